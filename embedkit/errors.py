@@ -1,0 +1,79 @@
+"""Errors meant for people: each says what is wrong, where, and how to mend it.
+
+The command line prints the one line of a `UserError` and exits with its `exit_code`; no traceback is shown.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EmbedkitError(Exception):
+    """Base class of every error that embedkit raises on purpose."""
+
+
+class UserError(EmbedkitError):
+    """Something the user can mend: input, settings, files.
+
+    Parameters
+    ----------
+    what : str
+        What is wrong, a short clause without a full stop.
+    where : str, optional
+        The place: ``file:row``, a recipe key, a column, a checkpoint path.
+    remedy : str, optional
+        How to mend it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None) -> None:
+        self.what, self.where, self.remedy = what, where, remedy
+        super().__init__(self.line())
+
+    def line(self) -> str:
+        """The message as one line: ``where: what; remedy``."""
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        text = f"{head}; {self.remedy}" if self.remedy else head
+        return " ".join(text.split())
+
+
+class RecipeError(UserError):
+    """A recipe or an override cannot be used as it is written."""
+
+
+class DataError(UserError):
+    """A data file, column, row or cell cannot be used."""
+
+
+class ModelError(UserError):
+    """A model folder or name cannot be loaded, saved or exported."""
+
+
+class UnsafeFileError(ModelError):
+    """A file that could run code when read was refused."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint is incomplete, damaged, or belongs to another run."""
+
+
+class NonFiniteError(UserError):
+    """A loss, gradient, embedding or score is NaN or infinite."""
+
+
+class MissingExtraError(UserError):
+    """An optional package is needed and not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs the package {package!r}", remedy=f'pip install "embedkit[{extra}]"')
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A clause that helps with a misspelt `name`: the nearest of `known`, or the list of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return "known: " + ", ".join(names)

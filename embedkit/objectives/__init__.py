@@ -1,0 +1,1 @@
+"""objectives of embedkit."""

@@ -1,0 +1,138 @@
+"""The contract between the trainer and every objective.
+
+An objective knows no model, no file and no process group. It is called with the embeddings of the *whole* batch (all
+processes, already gathered, each a leaf that wants a gradient) and returns this process's *share* of the loss: the
+sum of the shares over all processes is the loss of the batch. The trainer then sums gradients over processes. So a
+gradient does not depend on how many processes computed it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass
+class ObjectiveBatch:
+    """Everything an objective may know of a batch besides its embeddings. All tensors cover the whole batch.
+
+    Attributes
+    ----------
+    size : int
+        Rows B of the batch over all processes.
+    rows : slice
+        The rows whose anchors this process evaluates; ``slice(0, B)`` when there is one process.
+    owner : dict of str to LongTensor
+        For each name in the embeddings, shape (N_name,): the row that each vector belongs to. ``arange(B)`` for names
+        with one vector a row; "negatives" may have any number of vectors per row.
+    keys : dict of str to LongTensor
+        Like `owner`: a 64-bit hash of the input text or image, so that equal inputs have equal keys.
+    ids : LongTensor (B,)
+        Stable index of the row in the training data, for state by sample.
+    score, label, group : Tensor (B,) or None
+        Float similarity, integer class, integer group id of a row.
+    guide : dict of str to Tensor
+        Embeddings by a guide or teacher model under the same names (no gradient); empty when there is none.
+    step, total_steps, epoch : int
+        Position of the run.
+    """
+
+    size: int
+    rows: slice
+    owner: dict[str, Tensor]
+    keys: dict[str, Tensor]
+    ids: Tensor
+    score: Tensor | None = None
+    label: Tensor | None = None
+    group: Tensor | None = None
+    guide: dict[str, Tensor] = field(default_factory=dict)
+    step: int = 0
+    total_steps: int = 1
+    epoch: int = 0
+
+    @property
+    def share(self) -> float:
+        """The share of the rows that this process evaluates; what a loss that cannot be split is multiplied by."""
+        return (self.rows.stop - self.rows.start) / self.size
+
+    @classmethod
+    def of(cls, embeddings: dict[str, Tensor], **known: Any) -> ObjectiveBatch:
+        """The batch of one process without metadata: every name has one vector a row, or "negatives" k a row.
+
+        Negatives are row-major: vectors ``i*k .. i*k+k-1`` belong to row i. For tests and for use outside the trainer.
+        """
+        size = next(len(z) for name, z in embeddings.items() if name != "negatives")
+        device = next(iter(embeddings.values())).device
+        owner = {n: torch.arange(len(z), device=device) // max(1, len(z) // size) for n, z in embeddings.items()}
+        start, keys = 0, {}
+        for name, z in embeddings.items():
+            keys[name] = torch.arange(start, start + len(z), device=device)
+            start += len(z)
+        given: dict[str, Any] = {
+            "size": size, "rows": slice(0, size), "owner": owner, "keys": keys,
+            "ids": torch.arange(size, device=device),
+        }  # fmt: skip
+        return cls(**{**given, **known})
+
+
+@dataclass
+class LossOutput:
+    """What an objective returns.
+
+    Attributes
+    ----------
+    loss : Tensor ()
+        This process's share of the loss; carries the gradient.
+    terms : dict of str to Tensor ()
+        Detached shares of the named parts of the loss, logged separately (summed over processes).
+    metrics : dict of str to Tensor ()
+        Detached figures that are equal on every process, e.g. ``scale``.
+    """
+
+    loss: Tensor
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NegativeCount:
+    """Candidates that repel one anchor, by where they come from."""
+
+    in_batch: int
+    hard: int
+    other_processes: int
+    bank: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them: the columns of the score table less the positives."""
+        return self.in_batch + self.hard + self.other_processes + self.bank
+
+
+class Objective(nn.Module):
+    """Base class of all objectives; parameters and buffers are trained, saved and resumed with the model.
+
+    Class attributes
+    ----------------
+    requires : frozenset of str
+        Names and roles that must be there: of "anchor", "positive", "negatives", "score", "label", "group".
+    accepts : frozenset of str
+        Names that are used when they are there.
+    """
+
+    requires: frozenset[str] = frozenset({"anchor", "positive"})
+    accepts: frozenset[str] = frozenset()
+
+    def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
+        """This process's share of the loss. Embeddings: name -> (N_name, D), not normalised, the whole batch."""
+        raise TypeError(f"{type(self).__name__} does not define forward")
+
+    def after_step(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> None:
+        """Advance state (queue, running means, prototypes): once per optimiser step, the same on every process."""
+
+    def negatives(self, batch_size: int, hard: int, processes: int) -> NegativeCount:
+        """What repels an anchor when `batch_size` rows (all processes) carry `hard` negatives each."""
+        raise TypeError(f"{type(self).__name__} does not define negatives")

@@ -1,0 +1,219 @@
+"""The typed configuration of a run: one recipe says everything that decides what comes out.
+
+A recipe is read from YAML by `embedkit.recipe_io`, checked here before anything heavy is loaded, and written beside
+every checkpoint and model. Unknown keys are refused. No setting comes from an environment variable.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+class Settings(BaseModel):
+    """Base of all recipe sections: unknown keys are refused, values are checked on assignment."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, frozen=False)
+
+
+def _named(value: Any) -> Any:
+    """Let ``objective: infonce`` stand for ``objective: {name: infonce}``."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+class Component(BaseModel):
+    """A registered part chosen by name; its other keys are settings that the part itself checks."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every key but the name."""
+        return dict(self.model_extra or {})
+
+
+Named = Annotated[Component, BeforeValidator(_named)]
+
+
+class HeadConfig(Settings):
+    """A trainable layer on top of the pooled vector.
+
+    ``kind: tanh`` is SimCSE's MLP, Linear(d, d) + Tanh (Gao et al. 2021, section 6.3); ``linear`` has no activation.
+    With ``train_only`` the head is used in training and skipped by `encode`.
+    """
+
+    kind: Literal["tanh", "linear"] = "tanh"
+    dim: int | None = Field(None, gt=0, description="output size; the encoder's size when not given")
+    train_only: bool = False
+
+
+class LoraConfig(Settings):
+    """Low-rank adapters through peft (Hu et al. 2021)."""
+
+    rank: int = Field(8, gt=0)
+    alpha: float = Field(16.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: list[str] | Literal["all-linear"] = "all-linear"
+
+
+class ModelConfig(Settings):
+    """Which encoder, and how a text becomes one vector.
+
+    ``name`` is an embedkit, sentence-transformers or transformers folder or hub id. ``config`` builds a randomly
+    initialised transformers encoder instead (keys of the transformers configuration, with ``model_type``); it needs
+    ``tokenizer``. ``kind: static`` is a bag of word pieces and optional word n-grams. Settings left at None are taken
+    from the loaded model where it has them.
+    """
+
+    kind: Literal["text", "static", "dual"] = "text"
+    name: str | None = None
+    revision: str | None = None
+    config: dict[str, Any] | None = None
+    tokenizer: str | None = Field(None, description="tokenizer folder, vocab.txt, hub id, or 'builtin'")
+    pooling: str | None = Field(None, description="cls, mean, max, first-last, last-token, mask")
+    head: HeadConfig | None = None
+    max_length: int | None = Field(None, gt=1, description="tokens, special tokens included")
+    normalize: bool | None = Field(None, description="encode returns unit vectors")
+    prompts: dict[str, str] = Field(default_factory=dict)
+    default_prompt: str | None = None
+    dropout: float | None = Field(None, ge=0, lt=1, description="overrides the encoder's dropout rates")
+    lora: LoraConfig | None = None
+    dim: int | None = Field(None, gt=0, description="static: size of the vectors")
+    ngrams: int = Field(1, ge=1, le=4, description="static: word n-grams up to this length")
+    buckets: int = Field(200_000, gt=0, description="static: hash buckets for n-grams")
+    towers: dict[str, Any] | None = Field(None, description="dual: image and text tower")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModelConfig:
+        if self.kind == "text" and (self.name is None) == (self.config is None):
+            raise ValueError("give either model.name (a folder or hub id) or model.config (a random encoder)")
+        if self.config is not None and (self.tokenizer is None or "model_type" not in self.config):
+            raise ValueError("model.config needs model.tokenizer and the key model_type")
+        if self.kind == "static" and self.name is None and (self.tokenizer is None or self.dim is None):
+            raise ValueError("a static model from scratch needs model.tokenizer and model.dim")
+        if self.default_prompt is not None and self.default_prompt not in self.prompts:
+            raise ValueError(f"model.default_prompt {self.default_prompt!r} is not one of model.prompts")
+        return self
+
+
+class SourceConfig(Settings):
+    """One source of rows and how its columns become roles.
+
+    ``path`` is a file (csv, tsv, jsonl, parquet, txt, each also .gz), a folder of such files, a saved data set folder,
+    or a hub data set id; or ``builtin:NAME`` for data that embedkit generates itself. ``columns`` maps the user's
+    column to a role (``anchor``, ``positive``, ``negatives``, ``negative_1`` .., ``score``, ``label``, ``group``).
+    """
+
+    path: str
+    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt", "folder", "hub", "builtin"] = "auto"
+    name: str | None = Field(None, description="configuration of a hub data set")
+    split: str | None = None
+    revision: str | None = None
+    columns: dict[str, str] | None = Field(None, description="column -> role; guessed from role names when absent")
+    where: dict[str, Any] = Field(default_factory=dict, description="column -> value(s) a row must have to be kept")
+    limit: int | None = Field(None, gt=0, description="rows read at most")
+    weight: float | None = Field(None, gt=0, description="share of this source in a mixture")
+    stream: bool = Field(False, description="read while training, hold only a shuffle buffer")
+    explode: bool = Field(False, description="a list in role 'texts' becomes one row per neighbouring pair")
+
+
+class DataConfig(Settings):
+    """What is trained on, and in which order."""
+
+    train: list[SourceConfig] = Field(min_length=1)
+    sampler: Literal["shuffled", "no-duplicates", "by-label", "length"] = "shuffled"
+    mixing: Literal["concatenate", "weighted", "temperature"] = "concatenate"
+    mixing_temperature: float = Field(1.0, gt=0)
+    batches_from: Literal["mixed", "one-source"] = "mixed"
+    shuffle_buffer: int = Field(10_000, gt=0, description="rows held when streaming")
+    drop_last: bool = True
+    on_bad_row: Literal["error", "skip"] = "error"
+    max_chars: int = Field(100_000, gt=0, description="longer cells are refused, or cut with cut_long")
+    cut_long: bool = False
+
+    @model_validator(mode="after")
+    def _weights(self) -> DataConfig:
+        if self.mixing == "weighted" and any(source.weight is None for source in self.train):
+            raise ValueError("data.mixing 'weighted' needs a weight in every entry of data.train")
+        return self
+
+
+class GroupConfig(Settings):
+    """Settings for the parameters whose names match `pattern` (shell style, first match wins)."""
+
+    pattern: str
+    lr: float | None = Field(None, gt=0)
+    weight_decay: float | None = Field(None, ge=0)
+    frozen: bool = False
+
+
+class TrainConfig(Settings):
+    """The optimisation: how many steps of what size, with which numbers, on which arithmetic."""
+
+    output: str = "runs/{name}"
+    epochs: float | None = Field(None, gt=0)
+    max_steps: int | None = Field(None, gt=0)
+    batch_size: int = Field(64, gt=0, description="rows per optimiser step, over all processes")
+    lr: float = Field(2e-5, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: float = Field(0.0, ge=0, description="steps when >= 1, share of all steps when < 1")
+    clip: float | None = Field(1.0, gt=0, description="largest gradient norm")
+    groups: list[GroupConfig] = Field(default_factory=list)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    chunk_size: int | dict[str, int] | None = Field(None, description="gradient cache: inputs per chunk")
+    chunk_tokens: int | None = Field(None, gt=0, description="gradient cache: tokens per chunk")
+    keep_chunks: int = Field(1, ge=0, description="chunks whose activations are kept instead of computed again")
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of a running mean of the weights")
+    evaluate_ema: bool = True
+    log_every: int = Field(10, gt=0)
+    save_every: int | None = Field(None, gt=0, description="steps; every evaluation when not given")
+    keep_checkpoints: int = Field(2, gt=0)
+    trackers: list[Literal["tensorboard", "wandb"]] = Field(default_factory=list)
+    threads: int | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _length(self) -> TrainConfig:
+        if self.epochs is None and self.max_steps is None:
+            raise ValueError("give train.epochs or train.max_steps")
+        if self.chunk_size is not None and self.chunk_tokens is not None:
+            raise ValueError("give train.chunk_size or train.chunk_tokens, not both")
+        return self
+
+
+class EvaluationConfig(Settings):
+    """A suite that is run while training, and the metric that chooses the best checkpoint."""
+
+    suite: str = "sts"
+    data: str | None = None
+    tasks: list[str] | None = None
+    split: str = "dev"
+    every: int | None = Field(None, gt=0, description="steps; the end of each epoch when not given")
+    metric: str | None = Field(None, description="SUITE/TASK, e.g. sts/stsb; the suite's main metric when not given")
+    at_start: bool = False
+    load_best: bool = Field(True, description="the saved model is the best checkpoint, not the last")
+
+
+class Recipe(Settings):
+    """One run, from data to scores.
+
+    ``smoke`` holds dotted overrides that shrink the recipe to a run of seconds; `embedkit train R --smoke` applies
+    them.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    description: str = ""
+    seed: int = Field(42, ge=0, lt=2**31)
+    method: Named
+    model: ModelConfig
+    data: DataConfig
+    objective: Named | None = Field(None, description="replaces the method's own objective")
+    train: TrainConfig
+    evaluation: EvaluationConfig | None = None
+    smoke: dict[str, Any] = Field(default_factory=dict)
