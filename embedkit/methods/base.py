@@ -13,7 +13,7 @@ The trainer knows no paper; a method knows no training loop. One optimiser step 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -70,8 +70,12 @@ class Method:
     contract: ClassVar[Contract] = Contract()
     objective: ClassVar[dict[str, Any]] = {"name": "infonce", "temperature": 0.05}
 
-    def views(self, rows: Sequence[Row], rng: np.random.Generator) -> dict[str, View]:
-        """Named inputs of these rows. `rng` is a pure function of (seed, step, process)."""
+    def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
+        """Named inputs of these rows.
+
+        ``random(i)`` is the generator of row i, a pure function of (seed, epoch, step, place of the row in the whole
+        batch): what a method draws does not depend on the number of processes.
+        """
         raise TypeError(f"{type(self).__name__} does not define views")
 
     def parts(self, dim: int) -> nn.ModuleDict:
