@@ -1,0 +1,236 @@
+"""Read, override, check and write recipes.
+
+YAML is read with a safe loader that refuses duplicate keys and aliases bombs, and reads ``1e-5`` as a number and
+``no`` as text. Overrides are ``dotted.key=value``; the value is YAML and is checked like the file itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from embedkit.errors import RecipeError, nearest
+from embedkit.recipe import Recipe
+
+_LARGEST_FILE = 1_000_000  # bytes; a recipe is a page of text
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads back: text that looks like a number is quoted."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 numbers and booleans, unique keys, no aliases."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.constructor.ConstructorError(None, None, "aliases are not allowed in a recipe", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":float", ":bool", ":timestamp", ":int"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|false|True|False)$"), list("tfTF"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(0|[1-9][0-9_]*)$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?([0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+|([0-9][0-9_]*\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?)$"),
+    list("-+0123456789."),
+)
+
+
+_Dumper.yaml_implicit_resolvers = {
+    first: yaml.SafeDumper.yaml_implicit_resolvers.get(first, []) + _Loader.yaml_implicit_resolvers.get(first, [])
+    for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}
+}
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value of a YAML text.
+
+    Raises
+    ------
+    RecipeError
+        With line and column when the text is not YAML, a key stands twice, or a tag or alias is used.
+    """
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark is not None else where
+        what = getattr(error, "problem", None) or str(error)
+        raise RecipeError(f"not a valid YAML text: {what}", where=place, remedy="correct the line") from None
+    finally:
+        loader.dispose()
+
+
+def read_yaml(path: Path) -> Any:
+    """The value of a YAML file of at most 1 MB; errors as in `parse_yaml`."""
+    if not path.is_file():
+        raise RecipeError("no such file", where=str(path), remedy="give the path of a YAML file")
+    if path.stat().st_size > _LARGEST_FILE:
+        raise RecipeError("larger than 1 MB, so not a recipe", where=str(path), remedy="give the path of a recipe")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"byte {error.start} is not UTF-8", where=str(path), remedy="save it as UTF-8") from None
+    return parse_yaml(text, str(path))
+
+
+def load_recipe(
+    source: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[str] = (), *, smoke: bool = False
+) -> Recipe:
+    """Read a recipe by name, by path or from a mapping, and apply overrides.
+
+    Parameters
+    ----------
+    source : str, Path, mapping or Recipe
+        The name of a shipped recipe, the path of a YAML file, or its contents.
+    overrides : sequence of str
+        ``dotted.key=value`` each; they win over the file and over `smoke`.
+    smoke : bool
+        Apply the recipe's own ``smoke`` overrides first: a run of seconds.
+
+    Raises
+    ------
+    RecipeError
+        One line that names the key, what is wrong and the nearest known key.
+    """
+    data, where = _contents(source)
+    if smoke:
+        for key, value in (data.get("smoke") or {}).items():
+            _assign(data, key, value, f"{where}: smoke")
+    for override in overrides:
+        key, found, text = override.partition("=")
+        if not found or not key:
+            raise RecipeError(f"override {override!r} is not key=value", remedy="write it like train.lr=1e-5")
+        _assign(data, key, parse_yaml(text, f"override {key}"), f"override {key}")
+    return check_recipe(data, where)
+
+
+def check_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """Validate the contents of a recipe: types, unknown keys, cross-field rules, and the settings of its parts."""
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        raise RecipeError(_first_problem(error), where=where) from None
+    return recipe
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML that `load_recipe` reads back to an equal recipe."""
+    return yaml.dump(
+        recipe.model_dump(mode="json", exclude_none=True), Dumper=_Dumper, sort_keys=False, allow_unicode=True
+    )
+
+
+def _contents(source: str | Path | Mapping[str, Any] | Recipe) -> tuple[dict[str, Any], str]:
+    if isinstance(source, Recipe):
+        return source.model_dump(), f"recipe {source.name}"
+    if isinstance(source, Mapping):
+        return _copied(source), "recipe"
+    path = Path(source)
+    if path.suffix not in (".yaml", ".yml"):
+        from embedkit.resources import recipe_path
+
+        path = recipe_path(str(source))
+    data = read_yaml(path)
+    if not isinstance(data, dict):
+        raise RecipeError("a recipe is a mapping of sections", where=str(path), remedy="see `embedkit recipes`")
+    return data, str(path)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copied(item) for item in value]
+    return value
+
+
+def _assign(data: dict[str, Any], dotted: str, value: Any, where: str) -> None:
+    """Set one dotted key; list entries are reached by number, a component given by name becomes a mapping."""
+    parts = dotted.split(".")
+    node: Any = data
+    for depth, part in enumerate(parts[:-1]):
+        if isinstance(node, list):
+            node = node[_position(part, node, dotted, where)]
+            continue
+        child = node.get(part)
+        if child is None:
+            child = node[part] = {}
+        elif isinstance(child, str) and part in ("method", "objective"):
+            child = node[part] = {"name": child}
+        elif not isinstance(child, dict | list):
+            raise RecipeError(f"{'.'.join(parts[: depth + 1])!r} has no keys below it", where=where)
+        node = child
+    if isinstance(node, list):
+        node[_position(parts[-1], node, dotted, where)] = value
+    else:
+        node[parts[-1]] = value
+
+
+def _position(part: str, node: list[Any], dotted: str, where: str) -> int:
+    if not part.isdigit() or int(part) >= len(node):
+        raise RecipeError(
+            f"{dotted!r}: {part!r} is not an entry of a list of {len(node)}", where=where, remedy="count from 0"
+        )
+    return int(part)
+
+
+def _first_problem(error: ValidationError) -> str:
+    """One clause for the first error pydantic found, unknown keys first, with the nearest known key."""
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    problem = problems[0]
+    place = [part for part in problem["loc"] if not str(part).startswith(("function-", "list[", "literal["))]
+    dotted = ".".join(str(part) for part in place)
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {dotted!r}; {nearest(str(place[-1]), _fields_at(place[:-1]))}{more}"
+    if problem["type"] == "missing":
+        return f"key {dotted!r} is missing; add it{more}"
+    message = problem["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(problem["input"], dict | list) else f", not {problem['input']!r}"
+    return f"{dotted or 'recipe'}: {message[:1].lower()}{message[1:]}{shown}{more}"
+
+
+def _fields_at(place: list[Any]) -> list[str]:
+    """Known keys of the section at `place`."""
+    model: Any = Recipe
+    for part in place:
+        if isinstance(part, int) or not isinstance(model, type):
+            continue
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        model = _section(annotation) or model
+    return list(model.model_fields)
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The settings class inside an annotation such as ``list[X] | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        found = _section(inner)
+        if found is not None:
+            return found
+    return None
