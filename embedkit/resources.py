@@ -1,0 +1,69 @@
+"""Files that travel with the package: recipes, evaluation suites, published figures.
+
+In a checkout they stand at the top of the repository (``recipes/``, ``eval/``); in a wheel they are in
+``embedkit/shipped/``. Both are found by the same names.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from embedkit.errors import RecipeError, UserError, nearest
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def _folder(name: str) -> Path:
+    """``recipes`` or ``eval``: beside the package in a checkout, inside it in a wheel."""
+    shipped = _PACKAGE / "shipped" / name
+    return shipped if shipped.is_dir() else _PACKAGE.parent / name
+
+
+def _named(folder: Path) -> dict[str, Path]:
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes, sorted."""
+    return list(_named(_folder("recipes")))
+
+
+def recipe_path(name: str) -> Path:
+    """File of the shipped recipe `name`.
+
+    Raises
+    ------
+    RecipeError
+        No recipe has that name; the nearest one is offered.
+    """
+    known = _named(_folder("recipes"))
+    if name not in known:
+        raise RecipeError(f"no recipe named {name!r}", remedy=nearest(name, known))
+    return known[name]
+
+
+def suite_names() -> list[str]:
+    """Names of the shipped evaluation suites, sorted."""
+    return list(_named(_folder("eval")))
+
+
+def suite_path(name: str) -> Path:
+    """File of the shipped evaluation suite `name`.
+
+    Raises
+    ------
+    UserError
+        No suite has that name; the nearest one is offered.
+    """
+    known = _named(_folder("eval"))
+    if name not in known:
+        raise UserError(f"no evaluation suite named {name!r}", remedy=nearest(name, known))
+    return known[name]
+
+
+def published_path(name: str) -> Path:
+    """A file of published reference figures, ``eval/published/NAME``."""
+    path = _folder("eval") / "published" / name
+    if not path.is_file():
+        raise UserError(f"no published figures named {name!r}", where=str(path.parent))
+    return path

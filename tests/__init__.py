@@ -1,0 +1,1 @@
+"""Tests of embedkit; the folders mirror the package."""
