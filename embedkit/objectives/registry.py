@@ -1,0 +1,151 @@
+"""How objectives are found by name, checked when a recipe is read, and built.
+
+Two decorators file a preset. `objective` takes a class whose keyword arguments are the settings; `table_preset` (in
+`embedkit.objectives.kernel`) takes the slots of the score table. Both end in one registry, `presets`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from embedkit.errors import RecipeError, nearest
+from embedkit.objectives.base import Objective
+from embedkit.recipe import Component
+from embedkit.registry import Registry
+
+T = TypeVar("T", bound=type[Objective])
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One published objective: what it is called, where it comes from, how it is built.
+
+    Attributes
+    ----------
+    name, paper : str
+        Name in a recipe; authors, year, venue or arXiv id, and section or equation.
+    make : callable
+        ``make(settings, dim, num_rows) -> Objective``; refuses bad settings with a `RecipeError`.
+    settings : dict
+        Settings that can be overridden, with their defaults.
+    family : str
+        "table" for members of the score table kernel, else the name of the family.
+    slots : str
+        The parts it is made of, for the table in the docs.
+    state : str
+        What it keeps between steps besides trained parameters; empty when nothing.
+    cost : str
+        Time of one evaluation for B rows of D numbers.
+    tiled, splits : bool
+        Whether it can be evaluated without holding the score table; whether processes share its work (by anchors).
+    note : str
+        Anything that must be known, such as that a formula is not verified against its paper.
+    """
+
+    name: str
+    paper: str
+    make: Callable[[dict[str, Any], int | None, int | None], Objective]
+    settings: Mapping[str, Any]
+    family: str
+    slots: str = ""
+    state: str = ""
+    cost: str = "B² D"
+    tiled: bool = False
+    splits: bool = True
+    note: str = ""
+
+
+presets: Registry[Preset] = Registry("objective")
+"""Every objective, filled when `load` imports the modules of this package."""
+
+
+def load() -> None:
+    """Import every module of this package once, so that all presets are registered."""
+    package = importlib.import_module("embedkit.objectives")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"embedkit.objectives.{module.name}")
+
+
+def reject_unknown(given: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:
+    """Refuse the first key of `given` that is not in `known`."""
+    for key in given:
+        if key not in known:
+            raise RecipeError(f"unknown setting {key!r}", where=where, remedy=nearest(key, known))
+
+
+def settings_of(target: Callable[..., Any]) -> dict[str, Any]:
+    """Keyword arguments of a class or function with their defaults; those without a default map to ``...``."""
+    found = {}
+    for name, parameter in inspect.signature(target).parameters.items():
+        if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD) and name != "self":
+            found[name] = ... if parameter.default is parameter.empty else parameter.default
+    return found
+
+
+BUILD_ARGUMENTS = ("dim", "num_rows")
+
+
+def objective(name: str, *, paper: str, family: str, slots: str = "", state: str = "", cost: str = "B² D",
+              tiled: bool = False, splits: bool = False, note: str = "", **defaults: Any) -> Callable[[T], T]:  # fmt: skip
+    """File a class as the objective `name`; the keyword arguments of its constructor are the settings.
+
+    A constructor argument called ``dim`` or ``num_rows`` is not a setting: it receives the embedding size and the
+    number of training rows (None when not known, as in a check of a recipe). `defaults` replace the constructor's
+    defaults, so that one class can be filed under several names.
+    """
+
+    def file(cls: T) -> T:
+        arguments = settings_of(cls)
+        known = {k: v for k, v in arguments.items() if k not in BUILD_ARGUMENTS} | defaults
+
+        def make(given: dict[str, Any], dim: int | None, num_rows: int | None) -> Objective:
+            reject_unknown(given, known, f"objective {name}")
+            missing = [k for k, v in known.items() if v is ... and k not in given]
+            if missing:
+                raise RecipeError(f"{missing[0]} is missing", where=f"objective {name}", remedy="give it a value")
+            sizes = {k: v for k, v in {"dim": dim, "num_rows": num_rows}.items() if k in arguments}
+            return cls(**{**defaults, **given}, **sizes)
+
+        about = {"family": family, "slots": slots, "state": state, "cost": cost, "tiled": tiled, "splits": splits}
+        presets.add(name)(Preset(name=name, paper=paper, make=make, settings=known, note=note, **about))  # type: ignore[arg-type]
+        return cls
+
+    return file
+
+
+def build(config: Component | Mapping[str, Any] | str, *, dim: int | None = None,
+          num_rows: int | None = None) -> Objective:  # fmt: skip
+    """The objective that `config` describes.
+
+    Parameters
+    ----------
+    config : Component, mapping or str
+        ``{"name": "ntxent", "temperature": 0.1}``; a string is a name with the defaults.
+    dim : int, optional
+        Size of the embeddings; needed by objectives that keep a bank of vectors or train a layer.
+    num_rows : int, optional
+        Rows of the training data; needed by objectives that keep state by sample.
+
+    Raises
+    ------
+    RecipeError
+        Unknown name or setting, or a value that cannot work. No data is needed to find out: a check of a recipe calls
+        `build` without `dim` and `num_rows`, and an objective that needs them says so when it is first evaluated.
+    """
+    load()
+    if isinstance(config, Component):
+        config = {"name": config.name, **config.settings}
+    elif isinstance(config, str):
+        config = {"name": config}
+    given = dict(config)
+    name = given.pop("name", None)
+    if not isinstance(name, str):
+        raise RecipeError("the objective has no name", where="objective", remedy="give objective.name")
+    if name not in presets:
+        raise RecipeError(f"unknown objective {name!r}", where="objective.name", remedy=nearest(name, presets))
+    return presets[name].make(given, dim, num_rows)

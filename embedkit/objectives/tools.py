@@ -1,0 +1,102 @@
+"""Small numerical helpers that every objective shares: checks, normalisation, masked log-sum-exp."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from embedkit.errors import NonFiniteError, RecipeError
+
+EPSILON = 1e-8
+"""Added to a vector's length before dividing by it, so that a zero vector stays zero."""
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type a loss is computed in: float64 stays, everything else becomes float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def check_finite(embeddings: Mapping[str, Tensor]) -> None:
+    """Refuse NaN and infinite embeddings.
+
+    Raises
+    ------
+    NonFiniteError
+        Names the embedding and its first bad row.
+    """
+    for name, z in embeddings.items():
+        # One reduction per tensor; the row is searched for only when something is wrong.
+        if not bool(torch.isfinite(z.detach().sum())) and not bool(torch.isfinite(z.detach()).all()):
+            row = int((~torch.isfinite(z.detach()).all(-1)).nonzero()[0])
+            raise NonFiniteError(
+                "the embedding is NaN or infinite",
+                where=f"embeddings[{name!r}] row {row}",
+                remedy="lower the learning rate or the loss scale, or look at that input",
+            )
+
+
+def prepare(embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Check that all embeddings (N, D) are finite and cast them to the type the loss is computed in."""
+    check_finite(embeddings)
+    return {name: z.to(compute_dtype(z.dtype)) for name, z in embeddings.items()}
+
+
+def unit(z: Tensor) -> Tensor:
+    """Rows of `z` (..., D) divided by their length; a zero row stays zero and has a finite gradient."""
+    # The square root is kept away from 0, where its gradient is infinite.
+    length = (z * z).sum(-1, keepdim=True).clamp_min(EPSILON * EPSILON).sqrt()
+    return z / length
+
+
+def masked_lse(x: Tensor, mask: Tensor | None, dim: int = -1) -> Tensor:
+    """Log of the sum of exp(x) over `dim` where `mask` is true; -inf, with zero gradient, where it is true nowhere."""
+    if mask is not None:
+        x = x.masked_fill(~mask, -torch.inf)
+    top = x.detach().amax(dim, keepdim=True)
+    top = torch.where(torch.isfinite(top), top, torch.zeros_like(top))
+    total = (x - top).exp().sum(dim)
+    empty = total == 0
+    return torch.where(empty, -torch.inf, total.masked_fill(empty, 1.0).log() + top.squeeze(dim))
+
+
+def logaddexp(a: Tensor, b: Tensor) -> Tensor:
+    """log(e^a + e^b); unlike `torch.logaddexp` its gradient is 0, not NaN, where both are -inf."""
+    top = torch.maximum(a.detach(), b.detach())
+    top = torch.where(torch.isfinite(top), top, torch.zeros_like(top))
+    total = (a - top).exp() + (b - top).exp()
+    empty = total == 0
+    return torch.where(empty, -torch.inf, total.masked_fill(empty, 1.0).log() + top)
+
+
+def require(holds: bool, setting: str, value: Any, rule: str) -> None:
+    """Refuse the `value` of a `setting` unless the `rule` (for example "greater than 0") holds."""
+    if not holds:
+        raise RecipeError(f"{setting} is {value!r}", where="objective", remedy=f"it must be {rule}")
+
+
+def number(setting: str, value: Any, *, above: float | None = None, least: float | None = None,
+           below: float | None = None, most: float | None = None) -> float:  # fmt: skip
+    """`value` as a float inside the bounds (`above` and `below` exclude the bound), or a RecipeError."""
+    rules = [(above, "greater than", lambda v, b: v > b), (least, "at least", lambda v, b: v >= b),
+             (below, "less than", lambda v, b: v < b), (most, "at most", lambda v, b: v <= b)]  # fmt: skip
+    rule = "a number" + " and".join(f" {text} {bound:g}" for bound, text, _ in rules if bound is not None)
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+    require(good and all(bound is None or holds(value, bound) for bound, _, holds in rules), setting, value, rule)
+    return float(value)
+
+
+def whole(setting: str, value: Any, *, least: int = 0, most: int | None = None) -> int:
+    """`value` as an int inside the bounds, or a RecipeError."""
+    good = isinstance(value, int) and not isinstance(value, bool)
+    rule = f"a whole number of at least {least}" + (f" and at most {most}" if most is not None else "")
+    require(good and value >= least and (most is None or value <= most), setting, value, rule)
+    return int(value)
+
+
+def choice(setting: str, value: Any, known: tuple[Any, ...]) -> Any:
+    """`value` when it is one of `known`, or a RecipeError."""
+    require(value in known, setting, value, "one of " + ", ".join(map(str, known)))
+    return value
