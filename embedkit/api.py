@@ -1,0 +1,104 @@
+"""What `import embedkit` offers: load, train, export. Thin: each calls the room that does the work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from embedkit.models import Model
+    from embedkit.recipe import Recipe
+    from embedkit.training import TrainResult
+
+
+def load(
+    name_or_path: str | Path,
+    device: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+) -> Model:
+    """Load a model for use: an embedkit, sentence-transformers or transformers folder, or a hub id.
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+        The folder or hub id.
+    device : str, optional
+        ``cpu``, ``cuda``, ``cuda:1``, ``mps``; the best one there is when not given.
+    dtype : str or torch.dtype, optional
+        Type of the weights; float32 when not given.
+    trust_remote_code : bool
+        Run Python code that comes with the model. Never taken from a file.
+    revision : str, optional
+        Commit, tag or branch on the hub.
+
+    Raises
+    ------
+    ModelError
+        The folder is no model, or holds only files that could run code when read.
+    """
+    from embedkit.models import load as load_model
+
+    return load_model(name_or_path, device=device, dtype=dtype, trust_remote_code=trust_remote_code, revision=revision)
+
+
+def train(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    *,
+    resume: bool = False,
+    smoke: bool = False,
+    output: str | Path | None = None,
+    **overrides: Any,
+) -> TrainResult:
+    """Train by a recipe.
+
+    Parameters
+    ----------
+    recipe : str, Path, mapping or Recipe
+        Name of a shipped recipe, a YAML file, its contents, or a checked recipe.
+    resume : bool
+        Go on from the newest complete checkpoint of the output folder.
+    smoke : bool
+        Apply the recipe's own ``smoke`` settings: a run of seconds.
+    output : str or Path, optional
+        Folder of the run; wins over ``train.output``.
+    **overrides
+        Settings that win over the recipe; two underscores stand for a dot: ``train__lr=1e-5`` is ``train.lr``.
+
+    Raises
+    ------
+    RecipeError, DataError, ModelError
+        Before training starts: the key, row or file is named.
+    """
+    from embedkit.recipe_io import load_recipe
+    from embedkit.training import train as run
+
+    settings = [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in overrides.items()]
+    return run(load_recipe(recipe, settings, smoke=smoke), resume=resume, output=output)
+
+
+def export(model: Model | str | Path, path: str | Path, format: str = "sentence-transformers") -> Path:
+    """Write a model as a folder that another library reads.
+
+    Parameters
+    ----------
+    model : Model, str or Path
+        A loaded model, or what `load` takes.
+    path : str or Path
+        Folder to write.
+    format : str
+        ``sentence-transformers``, ``transformers``, ``open_clip`` or ``onnx``.
+
+    Raises
+    ------
+    ModelError
+        The format is unknown, does not fit this model, or the folder holds something else.
+    """
+    from embedkit.interop import export as write
+
+    return write(load(model, device="cpu") if isinstance(model, str | Path) else model, path, format=format)

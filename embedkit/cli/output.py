@@ -1,0 +1,106 @@
+"""What the commands share in talking to people and to programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from embedkit.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings that win over the recipe: train.lr=1e-5")
+]
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or a YAML file.")]
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or hub id.")]
+JsonFile = Annotated[
+    str | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON; - is standard output.")
+]
+Smoke = Annotated[bool, typer.Option("--smoke", help="Shrink the run to seconds, as the recipe's `smoke` says.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; the best one when not given.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
+]
+
+
+def console(json_file: str | None = None) -> Console:
+    """Where people are talked to: standard output, or standard error when that carries the JSON."""
+    from rich.console import Console
+
+    return Console(stderr=json_file == "-", highlight=False, soft_wrap=True)
+
+
+def write_json(target: str | None, value: Any) -> None:
+    """Write `value` to the file `target`, to standard output for ``-``, or nowhere for None.
+
+    Raises
+    ------
+    UserError
+        The file cannot be written.
+    """
+    if target is None:
+        return
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=_plain) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        Path(target).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"cannot be written: {error.strerror}", where=target, remedy="give another --json file"
+        ) from None
+
+
+def check_json(target: str | None) -> None:
+    """Refuse a JSON file that cannot be written before any work is done."""
+    if target not in (None, "-") and not Path(target).absolute().parent.is_dir():
+        raise UserError("the folder of the JSON file does not exist", where=target, remedy="make it first")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> Table:
+    """A plain table; cells are shown as text, numbers aligned to the right."""
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for index, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
+        shown.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*(Text(show(cell)) for cell in row))
+    return shown
+
+
+def show(value: Any) -> str:
+    """A value as people read it: 12,345, 0.0512, 2e-05, yes/no."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e5 else f"{value:,.0f}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {show(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(show(item) for item in value)
+    return str(value)
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no paths and no numpy numbers."""
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")

@@ -1,0 +1,47 @@
+"""``embedkit train``: run a recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from embedkit.cli.output import JsonFile, Overrides, RecipeName, Smoke, check_json, console, show, write_json
+
+
+def train(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="Folder of the run; wins over train.output.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint.")] = False,
+    smoke: Smoke = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Train a model by a recipe.
+
+    On several processes: accelerate launch -m embedkit train RECIPE
+    """
+    check_json(json_file)
+    from embedkit.recipe_io import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [], smoke=smoke)
+    from accelerate import PartialState
+
+    from embedkit.training import train as run
+
+    result = run(loaded, resume=resume, output=output)
+    if not PartialState().is_main_process:
+        return
+    out = console(json_file)
+    out.print(f"{result.steps:,} steps, loss {result.loss:.4f}; model in {result.output}")
+    for name, score in result.scores.items():
+        out.print(f"  {name}: {show(score)}")
+    write_json(
+        json_file,
+        {
+            "output": result.output, "steps": result.steps, "loss": result.loss, "scores": result.scores,
+            "best": result.best,
+        },
+    )  # fmt: skip
