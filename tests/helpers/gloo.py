@@ -34,7 +34,7 @@ def _answer(function: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
     except BaseException as error:
         text = traceback.format_exc()
         try:
-            pickle.loads(pickle.dumps(error))
+            pickle.loads(pickle.dumps(error))  # noqa: S301 (own processes only)
         except Exception:  # an exception whose constructor takes other arguments than it keeps
             error = RuntimeError(f"{type(error).__name__}: {error}")
         return pickle.dumps((False, error, text))
@@ -59,7 +59,7 @@ def _serve(rank: int, world: int, port: int, group: bool, timeout: float, pipe: 
             message = pipe.recv_bytes()
         except EOFError:
             break
-        function, args = pickle.loads(message)
+        function, args = pickle.loads(message)  # noqa: S301
         pipe.send_bytes(_answer(function, args))
     if group:
         dist.destroy_process_group()
@@ -141,7 +141,7 @@ class Processes:
             for pipe in wait(list(waiting), timeout=left):
                 rank = waiting.pop(pipe)  # type: ignore[call-overload]
                 try:
-                    answers[rank] = pickle.loads(pipe.recv_bytes())  # type: ignore[union-attr]
+                    answers[rank] = pickle.loads(pipe.recv_bytes())  # type: ignore[union-attr]  # noqa: S301
                 except EOFError:
                     self._members[rank][0].join(GRACE)
                     code = self._members[rank][0].exitcode
