@@ -1,1 +1,59 @@
-"""evaluation of embedkit."""
+"""Evaluation: suites, scores that can be repeated, comparison, reports.
+
+Names are imported when they are first used, so that importing the package stays light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from embedkit.evaluation.cache import EmbeddingCache
+    from embedkit.evaluation.embedder import Embedder, EncodedImage, Encoder
+    from embedkit.evaluation.report import Report
+    from embedkit.evaluation.run import OpenSuite, evaluate, evaluate_all, open_suite
+    from embedkit.evaluation.suites import SuiteConfig, TaskConfig, describe_suites, load_suite, metric_names
+    from embedkit.evaluation.task import TASKS, Task, TaskResult
+
+_HOMES = {
+    "cache": ("EmbeddingCache",),
+    "embedder": ("Embedder", "EncodedImage", "Encoder"),
+    "report": ("Report",),
+    "run": ("OpenSuite", "evaluate", "evaluate_all", "open_suite"),
+    "suites": ("SuiteConfig", "TaskConfig", "describe_suites", "load_suite", "metric_names"),
+    "task": ("TASKS", "Task", "TaskResult"),
+}
+_LAZY = {name: f"embedkit.evaluation.{home}" for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "TASKS",
+    "Embedder",
+    "EmbeddingCache",
+    "EncodedImage",
+    "Encoder",
+    "OpenSuite",
+    "Report",
+    "SuiteConfig",
+    "Task",
+    "TaskConfig",
+    "TaskResult",
+    "describe_suites",
+    "evaluate",
+    "evaluate_all",
+    "load_suite",
+    "metric_names",
+    "open_suite",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = getattr(importlib.import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

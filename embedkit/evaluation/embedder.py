@@ -1,0 +1,286 @@
+"""Encoding for evaluation: every distinct input once, checked, remembered, shared between tasks and processes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from embedkit.errors import DataError, NonFiniteError, UserError
+from embedkit.evaluation.stats import Array
+from embedkit.evaluation.task import Request
+
+if TYPE_CHECKING:
+    from embedkit.evaluation.cache import EmbeddingCache
+
+Progress = Callable[[int, int], None]
+
+
+class Encoder(Protocol):
+    """What evaluation needs of a model; ``describe()`` and ``similarity()`` are used where they exist."""
+
+    def encode(self, inputs: Any, /, **options: Any) -> Any:
+        """Vectors of `inputs` in their order: array or CPU tensor (N, D), floating point."""
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image as the bytes of its file; it is decoded when it is encoded, so that a corpus of images stays small."""
+
+    content: bytes
+    name: str = "image"
+
+    def decode(self) -> Any:
+        """The PIL image, in RGB (transparent pixels on white).
+
+        Raises
+        ------
+        DataError
+            The bytes are not an image that Pillow can read.
+        """
+        from PIL import Image, UnidentifiedImageError
+
+        try:
+            image: Any = Image.open(io.BytesIO(self.content))
+            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+                image = image.convert("RGBA")
+                ground = Image.new("RGBA", image.size, (255, 255, 255, 255))
+                return Image.alpha_composite(ground, image).convert("RGB")
+            return image.convert("RGB")
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+            raise DataError(f"not a readable image: {error}", where=self.name) from error
+
+
+Item = str | EncodedImage
+
+
+def item_key(item: Item) -> bytes:
+    """128-bit key of an input's content; texts and images never share one."""
+    if isinstance(item, str):
+        return hashlib.blake2b(item.encode("utf-8", "surrogatepass"), digest_size=16, person=b"text").digest()
+    return hashlib.blake2b(item.content, digest_size=16, person=b"image").digest()
+
+
+def _said(item: Item) -> str:
+    """A short quotation of an input for messages."""
+    if isinstance(item, EncodedImage):
+        return item.name
+    return repr(item if len(item) <= 60 else item[:57] + "...")
+
+
+def as_vectors(found: Any) -> Array:
+    """What a model returned as a numpy array, still unchecked; tensors are moved to the CPU and to float32."""
+    if hasattr(found, "detach"):
+        found = found.detach().cpu().float().numpy()
+    return np.asarray(found)
+
+
+def check_vectors(vectors: Array, items: Sequence[Item]) -> Array:
+    """The vectors as float32 (N, D) when there is one finite vector for each item.
+
+    Raises
+    ------
+    UserError
+        The shape or the type is wrong.
+    NonFiniteError
+        A vector holds NaN or infinity; the input is named.
+    """
+    if vectors.ndim != 2 or len(vectors) != len(items) or vectors.shape[1] == 0:
+        raise UserError(
+            f"encode returned shape {tuple(vectors.shape)} for {len(items)} inputs",
+            where="the model",
+            remedy=f"it must return ({len(items)}, D) with D > 0",
+        )
+    if not np.issubdtype(vectors.dtype, np.floating):
+        raise UserError(f"encode returned {vectors.dtype}, not floating point", where="the model")
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    good = np.isfinite(vectors).all(axis=1)
+    if not good.all():
+        row = int(np.argmin(good))
+        count = int((~good).sum())
+        raise NonFiniteError(f"{count} embeddings hold NaN or infinity, first for {_said(items[row])}")
+    return vectors
+
+
+class Embedder:
+    """Encodes for the tasks of a suite and remembers what it has encoded.
+
+    Parameters
+    ----------
+    model : Encoder
+        Anything with ``encode(list) -> (N, D)``.
+    prompt : str, optional
+        Name of a prompt for every input that a task does not give another prompt.
+    dim : int, optional
+        Keep the first `dim` numbers of every vector (Matryoshka truncation, Kusupati et al. 2022).
+    block : int
+        Inputs given to ``encode`` at a time, between two reports of progress.
+    cache : EmbeddingCache, optional
+        Shared memory of vectors over suites, models and calls; needs `model_key`.
+    model_key : str, optional
+        What decides the vectors besides input and prompt: weights, pooler, length, precision.
+    distributed : bool
+        Share the encoding among the processes of torch.distributed; all of them must make the same calls.
+    """
+
+    def __init__(
+        self,
+        model: Encoder,
+        *,
+        prompt: str | None = None,
+        dim: int | None = None,
+        block: int = 4096,
+        cache: EmbeddingCache | None = None,
+        model_key: str | None = None,
+        distributed: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        self.model, self.prompt, self.dim, self.block = model, prompt, dim, block
+        self.cache = cache if model_key is not None else None
+        self.model_key, self.distributed, self.progress = model_key, distributed, progress
+        self.encoded, self.reused, self.seconds = 0, 0, 0.0
+        self._known: dict[str | None, dict[bytes, int]] = {}
+        self._vectors: dict[str | None, list[Array]] = {}
+        self._table: dict[str | None, Array] = {}
+
+    def prepare(self, requests: Sequence[Request]) -> None:
+        """Encode every distinct input of all `requests` once and keep the vectors."""
+        by_prompt: dict[str | None, dict[bytes, Item]] = {}
+        for request in requests:
+            prompt = request.prompt or self.prompt
+            wanted = by_prompt.setdefault(prompt, {})
+            known = self._known.get(prompt, {})
+            for item in request.items:
+                key = item_key(item)
+                if key not in known:
+                    wanted.setdefault(key, item)
+        for prompt, wanted in by_prompt.items():
+            if wanted:
+                self._keep(prompt, list(wanted), self._encode(list(wanted.values()), list(wanted), prompt))
+
+    def _keep(self, prompt: str | None, keys: list[bytes], vectors: Array) -> None:
+        known = self._known.setdefault(prompt, {})
+        start = len(known)
+        known.update((key, start + place) for place, key in enumerate(keys))
+        self._vectors.setdefault(prompt, []).append(vectors)
+        self._table.pop(prompt, None)
+
+    def __call__(self, items: Sequence[Item], prompt: str | None = None) -> Array:
+        """Vectors of `items` in their order, float32 (N, D), from memory where they are known."""
+        prompt = prompt or self.prompt
+        self.prepare([Request(items, prompt)])
+        if prompt not in self._table:
+            parts = self._vectors[prompt]
+            self._table[prompt] = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            self._vectors[prompt] = [self._table[prompt]]
+        known = self._known[prompt]
+        return self._table[prompt][[known[item_key(item)] for item in items]]
+
+    def blocks(self, items: Sequence[Item], size: int, prompt: str | None = None) -> Iterator[tuple[int, Array]]:
+        """``(start, vectors)`` block by block in order, without keeping them: for corpora larger than memory."""
+        prompt = prompt or self.prompt
+        for start in range(0, len(items), size):
+            part = items[start : start + size]
+            keys = [item_key(item) for item in part]
+            yield start, self._encode(list(part), keys, prompt)
+
+    def _encode(self, items: list[Item], keys: list[bytes], prompt: str | None) -> Array:
+        """Vectors of distinct items, from the cache or the model, checked and cut to `dim`."""
+        found: dict[bytes, Array] = {}
+        if self.cache is not None and self.model_key is not None:
+            found = self.cache.get(self.model_key, prompt, keys)
+        missing = [place for place, key in enumerate(keys) if key not in found]
+        self.reused += len(items) - len(missing)
+        fresh: Array | None = None
+        if missing:
+            fresh = self._run([items[place] for place in missing], prompt)
+            if self.cache is not None and self.model_key is not None:
+                self.cache.put(self.model_key, prompt, [keys[place] for place in missing], fresh)
+        width = fresh.shape[1] if fresh is not None else len(next(iter(found.values())))
+        vectors = np.empty((len(items), width), dtype=np.float32)
+        if fresh is not None:
+            vectors[missing] = fresh
+        for place, key in enumerate(keys):
+            if key in found:
+                vectors[place] = found[key]
+        self._refuse_constant(vectors)
+        return self._cut(vectors)
+
+    def _cut(self, vectors: Array) -> Array:
+        if self.dim is None:
+            return vectors
+        if self.dim > vectors.shape[1]:
+            raise UserError(f"cannot keep {self.dim} numbers of vectors that have {vectors.shape[1]}")
+        return np.ascontiguousarray(vectors[:, : self.dim])
+
+    def _run(self, items: list[Item], prompt: str | None) -> Array:
+        """Vectors of `items` from the model; each process encodes its share when distributed."""
+        began = time.perf_counter()
+        rank, world = _place() if self.distributed else (0, 1)
+        share = items[rank * len(items) // world : (rank + 1) * len(items) // world]
+        vectors = self._blocks_by_length(share, prompt)
+        if world > 1:
+            vectors = _gather(vectors, len(items), world)
+        self.encoded += len(items)
+        self.seconds += time.perf_counter() - began
+        return vectors
+
+    def _blocks_by_length(self, items: list[Item], prompt: str | None) -> Array:
+        """Longest first, so that a block holds inputs of like length and memory peaks at the start."""
+        sizes = [len(item) if isinstance(item, str) else 0 for item in items]
+        order = sorted(range(len(items)), key=lambda i: -sizes[i])
+        options = {} if prompt is None else {"prompt": prompt}
+        parts = []
+        for start in range(0, len(items), self.block):
+            chosen = [items[i] for i in order[start : start + self.block]]
+            inputs = [item if isinstance(item, str) else item.decode() for item in chosen]
+            parts.append(check_vectors(as_vectors(self.model.encode(inputs, **options)), chosen))
+            if len({part.shape[1] for part in parts}) > 1:
+                raise UserError("encode returned vectors of different sizes", where="the model")
+            if self.progress is not None:
+                self.progress(min(start + self.block, len(items)), len(items))
+        if not parts:
+            return np.empty((0, 0), dtype=np.float32)
+        vectors = np.empty((len(items), parts[0].shape[1]), dtype=np.float32)
+        vectors[order] = np.concatenate(parts)
+        return vectors
+
+    def _refuse_constant(self, vectors: Array) -> None:
+        if len(vectors) < 2:
+            return
+        size = float(np.abs(vectors[0]).max())
+        if float(np.abs(vectors - vectors[0]).max()) <= 1e-6 * size:
+            raise NonFiniteError(
+                f"the embeddings of {len(vectors)} different inputs are all the same",
+                where="the model",
+                remedy="it has collapsed, or ignores its input",
+            )
+
+
+def _place() -> tuple[int, int]:
+    """Rank and number of processes; (0, 1) outside torch.distributed."""
+    import torch.distributed as dist
+
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def _gather(vectors: Array, total: int, world: int) -> Array:
+    """The shares of all processes one after the other, on each of them."""
+    import torch
+    import torch.distributed as dist
+
+    widths: list[Any] = [None] * world
+    dist.all_gather_object(widths, vectors.shape[1])
+    width = max(widths)
+    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+    sizes = [(r + 1) * total // world - r * total // world for r in range(world)]
+    padded = torch.zeros(max(sizes), width, device=device)
+    padded[: len(vectors), : vectors.shape[1]] = torch.from_numpy(vectors).to(device)
+    parts = [torch.empty_like(padded) for _ in range(world)]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]).cpu().numpy()

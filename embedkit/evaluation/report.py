@@ -1,0 +1,189 @@
+"""The result of a suite: scores, and everything needed to repeat and to compare them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedkit.errors import DataError
+from embedkit.evaluation.stats import Samples
+from embedkit.evaluation.task import TaskResult
+
+FORMAT = 1
+
+
+def plain(value: Any) -> Any:
+    """The value with numpy types made Python's and NaN or infinity made None, ready for strict JSON."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _short(values: np.ndarray[Any, Any]) -> list[Any]:
+    """Numbers for the file: integers as they are, others to seven digits."""
+    if values.dtype.kind in "iub":
+        return values.tolist()
+    return [float(f"{value:.7g}") for value in values.tolist()]
+
+
+@dataclass
+class Report:
+    """Scores of one model on one suite.
+
+    Attributes
+    ----------
+    suite : str
+    tasks : dict of str to TaskResult
+        In the suite's order.
+    scores : dict of str to float
+        Main score of each task, and "avg" where the suite has an average.
+    main_name : str
+        The key of `scores` that stands for the suite.
+    model, settings, timing : dict
+        Description of the model; split, prompt, data, versions, seed ...; seconds and counts.
+    interval : tuple of float or None
+        95 % bootstrap interval of the average.
+    """
+
+    suite: str
+    tasks: dict[str, TaskResult]
+    scores: dict[str, float]
+    main_name: str
+    model: dict[str, Any]
+    settings: dict[str, Any]
+    timing: dict[str, Any] = field(default_factory=dict)
+    interval: tuple[float, float] | None = None
+
+    @property
+    def main(self) -> float:
+        """The suite's main score."""
+        return self.scores[self.main_name]
+
+    @property
+    def notes(self) -> list[str]:
+        """Departures from the protocol, of all tasks."""
+        return [note for result in self.tasks.values() for note in result.notes]
+
+    def to_json(self, samples: bool = False) -> dict[str, Any]:
+        """The report as plain JSON types; with `samples` also what paired comparison needs (`save` writes them)."""
+        tasks = {}
+        for name, r in self.tasks.items():
+            tasks[name] = {
+                "metric": r.metric, "score": r.score, "interval": r.interval, "metrics": r.metrics,
+                "details": r.details,
+            }  # fmt: skip
+        found = {
+            "suite": self.suite, "scores": self.scores, "main": self.main_name, "interval": self.interval,
+            "notes": self.notes, "tasks": tasks, "model": self.model, "settings": self.settings,
+            "timing": self.timing, "format": FORMAT,
+        }  # fmt: skip
+        content: dict[str, Any] = plain(found)
+        if samples:
+            content["samples"] = {
+                name: {
+                    "statistic": r.samples.statistic,
+                    "unit": r.unit,
+                    "values": {key: _short(np.asarray(values)) for key, values in r.samples.values.items()},
+                }
+                for name, r in self.tasks.items()
+                if r.samples is not None
+            }
+        return content
+
+    def save(self, path: str | Path) -> Path:
+        """Write the result file, samples included, replacing it in one step."""
+        path = Path(path)
+        content = self.to_json(samples=True)
+        samples = content.pop("samples")
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        rows = ",\n".join(f"    {json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in samples.items())
+        text = f'{text[:-2]},\n  "samples": {{\n{rows}\n  }}\n}}\n'
+        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside.write_text(text, encoding="utf-8")
+            beside.replace(path)
+        except OSError as error:
+            raise DataError(f"cannot write the result file: {error.strerror}", where=str(path)) from error
+        return path
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], where: str = "result") -> Report:
+        """The report that `to_json` gave.
+
+        Raises
+        ------
+        DataError
+            A part is missing or of another kind, or the file was written by a newer format.
+        """
+        if not isinstance(content, Mapping) or content.get("format") != FORMAT:
+            raise DataError("not a result file of embedkit eval", where=where)
+        try:
+            samples = content.get("samples", {})
+            tasks = {name: _task(name, part, samples.get(name)) for name, part in content["tasks"].items()}
+            return cls(
+                suite=content["suite"],
+                tasks=tasks,
+                scores={name: float(value) for name, value in content["scores"].items()},
+                main_name=content["main"],
+                model=dict(content["model"]),
+                settings=dict(content["settings"]),
+                timing=dict(content["timing"]),
+                interval=_pair(content["interval"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(f"damaged result file: {error!r}", where=where) from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> Report:
+        """Read a result file."""
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise DataError(f"cannot be read as a result file: {error}", where=str(path)) from error
+        return cls.from_json(content, str(path))
+
+    def table(self) -> str:
+        """The scores as lines of text: task, score to two decimals, interval."""
+        width = max(len(name) for name in self.scores)
+        lines = []
+        for name, score in self.scores.items():
+            bounds = self.tasks[name].interval if name in self.tasks else self.interval
+            said = f"  [{bounds[0]:.2f}, {bounds[1]:.2f}]" if bounds is not None else ""
+            lines.append(f"{name:<{width}}  {score:8.2f}{said}")
+        return "\n".join(lines)
+
+
+def _pair(value: Any) -> tuple[float, float] | None:
+    return None if value is None else (float(value[0]), float(value[1]))
+
+
+def _task(name: str, part: Mapping[str, Any], drawn: Mapping[str, Any] | None) -> TaskResult:
+    samples = None
+    if drawn is not None:
+        samples = Samples(drawn["statistic"], {key: np.array(values) for key, values in drawn["values"].items()})
+    return TaskResult(
+        name=name,
+        metric=part["metric"],
+        score=float(part["score"]),
+        metrics=dict(part["metrics"]),
+        samples=samples,
+        unit=float(drawn["unit"]) if drawn is not None else 100.0,
+        interval=_pair(part["interval"]),
+        details=dict(part["details"]),
+    )

@@ -1,0 +1,224 @@
+"""Open a suite once, run it on any number of models."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedkit.errors import UserError
+from embedkit.evaluation import provenance
+from embedkit.evaluation import tasks as _kinds  # noqa: F401 - fills the registry of kinds
+from embedkit.evaluation.cache import EmbeddingCache
+from embedkit.evaluation.embedder import Embedder, Encoder, Progress
+from embedkit.evaluation.report import Report
+from embedkit.evaluation.stats import Array, bootstrap, generator, interval
+from embedkit.evaluation.suites import SuiteConfig, load_suite
+from embedkit.evaluation.task import TASKS, Opening, Task, TaskResult, check_settings
+
+
+@dataclass
+class OpenSuite:
+    """A suite whose data are open and checked; `run` it on a model as often as wanted.
+
+    Made by `open_suite`. The fields are its arguments.
+    """
+
+    config: SuiteConfig
+    tasks: list[Task]
+    split: str
+    main_name: str
+    seed: int
+    prompt: str | None
+    dim: int | None
+    resamples: int
+    given: Mapping[str, Any]
+
+    def run(
+        self,
+        model: Encoder,
+        progress: Progress | None = None,
+        *,
+        cache: EmbeddingCache | None = None,
+        distributed: bool = False,
+        name: str | None = None,
+    ) -> Report:
+        """Scores of `model`.
+
+        Parameters
+        ----------
+        model : Encoder
+            Anything with ``encode(list[str]) -> (N, D)``; ``describe()`` is used where it exists.
+        progress : callable, optional
+            Called with (inputs encoded, inputs in this round) after every block.
+        cache : EmbeddingCache, optional
+            Vectors shared with other runs; only used for models that can be told apart by a hash.
+        distributed : bool
+            Encode with all processes of torch.distributed, each of which must call this; all get the same report.
+        name : str, optional
+            How the report calls the model.
+
+        Raises
+        ------
+        NonFiniteError, UserError
+            The vectors are not finite, all the same, or of the wrong shape.
+        """
+        began = time.perf_counter()
+        described = provenance.describe_model(model, name)
+        embed = Embedder(
+            model, prompt=self.prompt, dim=self.dim, cache=cache, model_key=provenance.model_key(described),
+            distributed=distributed, progress=progress,
+        )  # fmt: skip
+        embed.prepare([request for task in self.tasks for request in task.requests()])
+        results: dict[str, TaskResult] = {}
+        draws: dict[str, Array] = {}
+        for task in self.tasks:
+            result = task.score(embed)
+            if self.resamples and result.samples is not None:
+                rng = generator(self.seed, task.name)
+                draws[task.name] = result.unit * bootstrap(result.samples, self.resamples, rng)
+                result.interval = interval(draws[task.name])
+            results[task.name] = result
+        scores = {name: result.score for name, result in results.items()}
+        bounds = None
+        if self.config.average != "none":
+            scores["avg"] = self._average(scores.values())
+            if len(draws) == len(results):
+                bounds = interval(np.mean(list(draws.values()), axis=0))
+        timing = {
+            "seconds": time.perf_counter() - began, "encode_seconds": embed.seconds,
+            "inputs_encoded": embed.encoded, "inputs_from_cache": embed.reused,
+        }  # fmt: skip
+        return Report(
+            self.config.name, results, scores, self.main_name, described, self._settings(described), timing, bounds
+        )
+
+    def _average(self, scores: Any) -> float:
+        values = [round(score, 2) if self.config.average == "rounded" else score for score in scores]
+        return float(np.mean(values))
+
+    def _settings(self, described: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "split": self.split,
+            "tasks": {task.name: task.settings.model_dump() for task in self.tasks},
+            "average": self.config.average,
+            "prompt": self.prompt,
+            "dim": self.dim,
+            "pooler": described.get("pooler"),
+            "max_length": described.get("max_length"),
+            "precision": described.get("dtype"),
+            "seed": self.seed,
+            "bootstrap": {"resamples": self.resamples, "level": 0.95},
+            "data": {task.name: task.data for task in self.tasks},
+            "versions": provenance.versions(),
+            "machine": provenance.machine(),
+            "date": provenance.now(),
+        }
+
+
+def open_suite(
+    suite: str | Path | SuiteConfig = "sts",
+    data: str | Path | None = None,
+    tasks: Sequence[str] | None = None,
+    split: str = "test",
+    *,
+    settings: Mapping[str, Any] | None = None,
+    prompt: str | None = None,
+    dim: int | None = None,
+    resamples: int = 0,
+    seed: int = 0,
+) -> OpenSuite:
+    """Open a suite: its files are read and checked before any model is loaded.
+
+    Parameters
+    ----------
+    suite : str, path or SuiteConfig
+        Name of a shipped suite, a YAML file, or a suite made in Python.
+    data : path, optional
+        Folder with the suite's files (or with sub-folders of several suites); without it they come from the hub.
+    tasks : sequence of str, optional
+        Only these tasks; all that have `split` when not given.
+    split : str
+        "test", "dev" or "train".
+    settings : mapping, optional
+        Settings of the tasks, e.g. ``{"aggregation": "wmean"}``; they replace the suite's.
+    prompt : str, optional
+        Name of the model's prompt for inputs that a task gives no prompt of its own.
+    dim : int, optional
+        Keep the first `dim` numbers of each vector.
+    resamples : int
+        Bootstrap draws for 95 % intervals; 0 for none.
+    seed : int
+        Seed of everything random: bootstrap, folds, probes.
+
+    Raises
+    ------
+    UserError, DataError
+        Naming file, row, column or setting.
+    """
+    config = load_suite(suite)
+    chosen = config.choose(tasks, split)
+    given = dict(settings or {})
+    check_settings([task.kind for task in chosen], given)
+    if resamples < 0:
+        raise UserError(f"resamples is {resamples}", remedy="use 0 or more")
+    opening = Opening(
+        Path(data) if data is not None else None, split, config.folder, seed, {**config.settings, **given}
+    )
+    opened = [TASKS[task.kind](task, opening) for task in chosen]
+    return OpenSuite(config, opened, split, config.main_of(chosen), seed, prompt, dim, resamples, given)
+
+
+def evaluate(
+    model: Encoder,
+    suite: str | Path | SuiteConfig = "sts",
+    data: str | Path | None = None,
+    tasks: Sequence[str] | None = None,
+    split: str = "test",
+    *,
+    settings: Mapping[str, Any] | None = None,
+    prompt: str | None = None,
+    dim: int | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    cache: EmbeddingCache | None = None,
+    distributed: bool = False,
+    name: str | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Scores of a model on a suite: `open_suite` and `OpenSuite.run` in one call, with 95 % intervals.
+
+    Examples
+    --------
+    >>> report = evaluate(model, "sts", data="data/sts")  # doctest: +SKIP
+    >>> report.scores["avg"]  # doctest: +SKIP
+    """
+    opened = open_suite(
+        suite, data, tasks, split, settings=settings, prompt=prompt, dim=dim, resamples=resamples, seed=seed
+    )
+    return opened.run(model, progress, cache=cache, distributed=distributed, name=name)
+
+
+def evaluate_all(
+    models: Mapping[str, Encoder],
+    suites: Sequence[str | Path | SuiteConfig],
+    data: str | Path | None = None,
+    *,
+    cache: EmbeddingCache | None = None,
+    **options: Any,
+) -> dict[tuple[str, str], Report]:
+    """Several models on several suites with one embedding cache: ``{(model name, suite name): Report}``.
+
+    All suites are opened before the first model runs. `options` are those of `open_suite` that fit every suite.
+    """
+    cache = EmbeddingCache() if cache is None else cache
+    opened = [open_suite(suite, data, **options) for suite in suites]
+    return {
+        (name, one.config.name): one.run(model, cache=cache, name=name)
+        for name, model in models.items()
+        for one in opened
+    }

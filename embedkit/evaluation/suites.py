@@ -1,0 +1,149 @@
+"""Suites: what is evaluated, written as YAML in ``eval/`` or in a file of one's own.
+
+Reading a suite loads no data and no model, so names of metrics are known before anything heavy starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from embedkit.errors import UserError, nearest
+from embedkit.recipe_io import parse_yaml
+from embedkit.resources import suite_names, suite_path
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HubSource(_Strict):
+    """Where a task's data stand on the hub; also read from a local copy of that repository.
+
+    ``columns`` maps the hub's column to embedkit's; ``splits`` maps embedkit's split to the hub's (the same name when
+    absent).
+    """
+
+    path: str
+    name: str | None = None
+    revision: str | None = None
+    columns: dict[str, str] = Field(default_factory=dict)
+    splits: dict[str, str | list[str]] = Field(default_factory=dict)
+
+
+class TaskConfig(_Strict):
+    """One task of a suite.
+
+    ``file`` is the name below the data folder, without ending. ``splits`` maps the split a user asks for to the split
+    (or splits) written in the file. ``rows`` is what the protocol has in a split: another number is reported.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    kind: str
+    file: str | None = None
+    splits: dict[str, str | list[str]] = {"test": "test"}
+    rows: dict[str, int] = Field(default_factory=dict)
+    hub: HubSource | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class SuiteConfig(_Strict):
+    """A named list of tasks.
+
+    ``average`` says how the main value "avg" is made: ``rounded`` is the mean of the task scores rounded to two
+    decimals (SimCSE's table), ``plain`` the mean of the scores as they are, ``none`` leaves it out and then ``main``
+    names a task. ``settings`` are given to every task that knows them. ``folder`` is the name of the sub-folder that
+    holds the suite's files where a data folder holds several suites.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    description: str
+    source: str = ""
+    folder: str | None = None
+    average: Literal["rounded", "plain", "none"] = "plain"
+    main: str = "avg"
+    settings: dict[str, Any] = Field(default_factory=dict)
+    tasks: list[TaskConfig] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SuiteConfig:
+        names = [task.name for task in self.tasks]
+        if len(set(names)) < len(names) or "avg" in names:
+            raise ValueError("task names must differ from each other and from 'avg'")
+        allowed = names if self.average == "none" else [*names, "avg"]
+        if self.main not in allowed:
+            raise ValueError(f"main {self.main!r} is not one of {allowed}")
+        return self
+
+    def choose(self, tasks: Sequence[str] | None, split: str) -> list[TaskConfig]:
+        """The tasks asked for, in the suite's order; without `tasks` all that have `split`.
+
+        Raises
+        ------
+        UserError
+            A task is unknown or does not have the split, or no task has it.
+        """
+        known = {task.name: task for task in self.tasks}
+        for name in tasks or ():
+            if name not in known:
+                raise UserError(f"suite {self.name!r} has no task {name!r}", remedy=nearest(name, known))
+            if split not in known[name].splits:
+                raise UserError(
+                    f"task {name!r} has no split {split!r}",
+                    where=f"suite {self.name}",
+                    remedy=f"it has {', '.join(known[name].splits)}",
+                )
+        chosen = [t for t in self.tasks if split in t.splits and (tasks is None or t.name in tasks)]
+        if not chosen:
+            splits = sorted({s for t in self.tasks for s in t.splits})
+            raise UserError(f"no task of suite {self.name!r} has a split {split!r}", remedy=f"use {', '.join(splits)}")
+        return chosen
+
+    def main_of(self, chosen: Sequence[TaskConfig]) -> str:
+        """The name of the main score when only `chosen` are run."""
+        names = [task.name for task in chosen]
+        if self.main == "avg" or self.main in names:
+            return self.main
+        return names[0]
+
+
+def load_suite(suite: str | Path | SuiteConfig) -> SuiteConfig:
+    """A suite by its shipped name, by the path of a YAML file, or as it is.
+
+    Raises
+    ------
+    UserError
+        The name is unknown, the file is missing, or a key or value is wrong; the place is named.
+    """
+    if isinstance(suite, SuiteConfig):
+        return suite
+    text = str(suite)
+    path = Path(text) if text.endswith((".yaml", ".yml")) else suite_path(text)
+    try:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UserError(f"cannot read the suite: {reason}", where=str(path)) from error
+    try:
+        return SuiteConfig.model_validate(parse_yaml(content, str(path)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UserError(first["msg"], where=f"{path}:{key}" if key else str(path)) from error
+
+
+def metric_names(suite: str | Path | SuiteConfig, tasks: Sequence[str] | None = None, split: str = "test") -> list[str]:
+    """Names ``suite/task`` of the scores that a run gives, the average last; loads neither data nor model."""
+    config = load_suite(suite)
+    names = [task.name for task in config.choose(tasks, split)]
+    if config.average != "none":
+        names.append("avg")
+    return [f"{config.name}/{name}" for name in names]
+
+
+def describe_suites() -> list[tuple[str, str]]:
+    """Name and one-line description of every shipped suite."""
+    return [(name, load_suite(name).description) for name in suite_names()]

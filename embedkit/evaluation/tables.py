@@ -1,0 +1,305 @@
+"""Tables of evaluation data: local files, a local copy of a hub repository, or the hub itself.
+
+A table remembers where each of its rows stands, so that a bad cell is named by file and row.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from embedkit.errors import DataError, nearest
+from embedkit.evaluation.suites import HubSource, TaskConfig
+
+ENDINGS = (".tsv.gz", ".tsv", ".csv.gz", ".csv", ".jsonl.gz", ".jsonl", ".parquet")
+
+
+@dataclass
+class Table:
+    """Columns of equal length and the place of each row.
+
+    Attributes
+    ----------
+    columns : dict of str to list
+        Cells by column; text for csv and tsv, the stored type for jsonl, parquet and the hub.
+    lines : list of int
+        Line (text files, the header is line 1) or row number (others, from 1) of each row.
+    source : str
+        File or hub id, used in messages and in the report.
+    """
+
+    columns: dict[str, list[Any]]
+    lines: list[int]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def place(self, row: int) -> str:
+        """``file:line`` of a row."""
+        return f"{self.source}:{self.lines[row]}"
+
+    def require(self, *names: str) -> None:
+        """Raise DataError unless every column of `names` is there."""
+        for name in names:
+            if name not in self.columns:
+                known = ", ".join(map(repr, self.columns))
+                raise DataError(f"there is no column {name!r}", where=self.source, remedy=f"its columns are {known}")
+
+    def texts(self, name: str) -> list[str]:
+        """A column of text with runs of white space made one blank; an empty or missing cell is refused."""
+        self.require(name)
+        found = []
+        for row, cell in enumerate(self.columns[name]):
+            text = " ".join(cell.split()) if isinstance(cell, str) else ""
+            if not text:
+                said = "is empty" if cell is None or isinstance(cell, str) else f"is {type(cell).__name__}, not text"
+                raise DataError(f"column {name!r} {said}", where=self.place(row), remedy="mend or remove the row")
+            found.append(text)
+        return found
+
+    def numbers(self, name: str) -> list[float]:
+        """A column of finite numbers; anything else is refused."""
+        self.require(name)
+        found = []
+        for row, cell in enumerate(self.columns[name]):
+            try:
+                value = float(cell)
+            except (TypeError, ValueError):
+                value = float("nan")
+            if value - value != 0:  # NaN and infinity
+                raise DataError(f"column {name!r} holds {cell!r}, not a finite number", where=self.place(row))
+            found.append(value)
+        return found
+
+    def take(self, rows: Sequence[int]) -> Table:
+        """The table of some rows, in the order given."""
+        columns = {name: [cells[i] for i in rows] for name, cells in self.columns.items()}
+        return Table(columns, [self.lines[i] for i in rows], self.source)
+
+    def renamed(self, names: dict[str, str]) -> Table:
+        """The table with columns renamed where the new name is still free."""
+        columns = {names.get(n, n) if names.get(n) not in self.columns else n: c for n, c in self.columns.items()}
+        return Table(columns, self.lines, self.source)
+
+
+def open_text(path: Path) -> IO[str]:
+    """A text file, also gzipped, opened as UTF-8 (a byte order mark is skipped)."""
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open("r", encoding="utf-8-sig", newline="")
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines of a text file, without their ends.
+
+    Raises
+    ------
+    DataError
+        The file is missing, damaged, or not UTF-8; the line is named.
+    """
+    number = 0
+    try:
+        with open_text(path) as handle:
+            for number, line in enumerate(handle, start=1):
+                yield number, line.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        place = f"{path}:{number + 1}"
+        raise DataError("bytes that are not UTF-8 text", where=place, remedy="save the file as UTF-8") from error
+    except (OSError, EOFError) as error:
+        raise DataError(f"cannot be read: {error}", where=str(path)) from error
+
+
+def _columns(header: Sequence[str], records: Iterable[tuple[int, Sequence[Any]]], path: Path) -> Table:
+    names = [name.strip() for name in header]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise DataError(f"the column {min(twice)!r} stands twice in the header", where=f"{path}:1")
+    columns: dict[str, list[Any]] = {name: [] for name in names}
+    lines = []
+    for line, cells in records:
+        if len(cells) != len(names):
+            raise DataError(f"{len(cells)} cells, the header has {len(names)}", where=f"{path}:{line}")
+        for name, cell in zip(names, cells, strict=True):
+            columns[name].append(cell)
+        lines.append(line)
+    return Table(columns, lines, str(path))
+
+
+def _read_tsv(path: Path) -> Table:
+    lines = read_lines(path)
+    _, header = next(lines, (0, ""))
+    return _columns(header.split("\t"), ((n, line.split("\t")) for n, line in lines if line), path)
+
+
+def _read_csv(path: Path) -> Table:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    reader = csv.reader(line + "\n" for _, line in read_lines(path))
+    try:
+        header = next(reader, [])
+        return _columns(header, [(reader.line_num, cells) for cells in reader if cells], path)
+    except csv.Error as error:
+        raise DataError(f"not a csv row: {error}", where=f"{path}:{reader.line_num}") from error
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Numbered objects of a file with one JSON object a line; anything else is refused by line."""
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"not JSON: {error.msg}", where=f"{path}:{number}") from error
+        if not isinstance(record, dict):
+            raise DataError("not a JSON object", where=f"{path}:{number}")
+        yield number, record
+
+
+def _read_jsonl(path: Path) -> Table:
+    numbered = list(read_jsonl(path))
+    names = list(dict.fromkeys(name for _, record in numbered for name in record))
+    columns = {name: [record.get(name) for _, record in numbered] for name in names}
+    return Table(columns, [number for number, _ in numbered], str(path))
+
+
+def _read_parquet(path: Path) -> Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"not a readable parquet file: {error}", where=str(path)) from error
+    return Table(table.to_pydict(), list(range(1, table.num_rows + 1)), str(path))
+
+
+def read_table(path: Path) -> Table:
+    """A tsv (no quoting), csv, jsonl or parquet file, the text ones also gzipped, as a table."""
+    name = path.name.removesuffix(".gz")
+    readers = {".tsv": _read_tsv, ".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    for ending, reader in readers.items():
+        if name.endswith(ending):
+            table = reader(path)
+            if not len(table):
+                raise DataError("no rows", where=str(path), remedy="check that the file is complete")
+            return table
+    raise DataError("unknown kind of file", where=str(path), remedy=f"use one of {', '.join(ENDINGS)}")
+
+
+def read_hub(hub: HubSource, split: str, folder: Path | None = None) -> Table:
+    """A split of a hub data set, or of a local copy of its repository in `folder`, with the columns renamed.
+
+    Raises
+    ------
+    DataError
+        It cannot be reached or read, or has no such split.
+    """
+    import datasets
+
+    path = str(folder) if folder is not None else hub.path
+    wanted = hub.splits.get(split, split)
+    tables = []
+    for one in [wanted] if isinstance(wanted, str) else wanted:
+        try:
+            rows = datasets.load_dataset(path, hub.name, split=one, revision=None if folder else hub.revision)
+        except Exception as error:  # the library raises many kinds, network ones among them; all are reported
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(
+                f"cannot load split {one!r} of the data set: {reason}",
+                where=path,
+                remedy="check the network, or give a folder of local files with --data",
+            ) from error
+        tables.append(Table(rows.to_dict(), list(range(1, len(rows) + 1)), f"{path} [{one}]"))
+    return concatenate(tables).renamed(hub.columns)
+
+
+def concatenate(tables: Sequence[Table]) -> Table:
+    """Tables one after the other; only the columns that all of them have are kept."""
+    if len(tables) == 1:
+        return tables[0]
+    names = [n for n in tables[0].columns if all(n in t.columns for t in tables)]
+    columns = {n: [cell for t in tables for cell in t.columns[n]] for n in names}
+    return Table(columns, [line for t in tables for line in t.lines], tables[0].source)
+
+
+def find_file(data: Path, name: str, folder: str | None = None) -> Path | None:
+    """``data/NAME.*`` or ``data/FOLDER/NAME.*`` with a known ending; None where there is none."""
+    for base in [data, *([data / folder] if folder else [])]:
+        for ending in ENDINGS:
+            path = base / f"{name}{ending}"
+            if path.is_file():
+                return path
+    return None
+
+
+def _find_copy(data: Path, hub: HubSource) -> Path | None:
+    for path in (data / hub.path, data / hub.path.rsplit("/", 1)[-1]):
+        if path.is_dir():
+            return path
+    return None
+
+
+def _rows_of(table: Table, wanted: str | Sequence[str], split: str) -> Table:
+    """The rows whose column "split" says so; a file without that column is its own test split."""
+    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    if "split" not in table.columns:
+        if split != "test":
+            raise DataError(f"no column 'split', so there is no split {split!r}", where=table.source)
+        return table
+    cells = table.columns["split"]
+    missing = [name for name in names if name not in set(cells)]
+    if missing:
+        raise DataError(
+            f"no row of split {missing[0]!r}", where=table.source, remedy=nearest(missing[0], set(map(str, cells)))
+        )
+    order = {name: place for place, name in enumerate(names)}
+    rows = [i for i, cell in enumerate(cells) if cell in order]
+    return table.take(sorted(rows, key=lambda i: order[cells[i]]))
+
+
+def open_table(task: TaskConfig, data: Path | None, split: str, folder: str | None = None) -> Table:
+    """The rows of `split` of a task: from `data` where it is given, else from the hub.
+
+    Raises
+    ------
+    DataError
+        `data` is not a folder, holds nothing for the task, or the file cannot be used.
+    """
+    if data is None:
+        if task.hub is None:
+            raise DataError(f"task {task.name!r} has no data on the hub", remedy="give the folder of its files: --data")
+        return read_hub(task.hub, split)
+    if not data.is_dir():
+        raise DataError("not a folder", where=str(data), remedy="give the folder that holds the suite's files")
+    name = task.file or task.name
+    path = find_file(data, name, folder)
+    if path is not None:
+        table = read_table(path)
+        if task.hub is not None:
+            table = table.renamed(task.hub.columns)
+        return _rows_of(table, task.splits[split], split)
+    copy = _find_copy(data, task.hub) if task.hub is not None else None
+    if copy is not None and task.hub is not None:
+        return read_hub(task.hub, split, copy)
+    raise DataError(
+        f"no file for task {task.name!r}", where=str(data), remedy=f"it should be {name} with {', '.join(ENDINGS)}"
+    )
+
+
+def content_hash(*columns: Sequence[Any]) -> str:
+    """SHA-256 of the rows in use, the same whatever file they came from."""
+    digest = hashlib.sha256()
+    for cells in columns:
+        for cell in cells:
+            digest.update(json.dumps(cell, ensure_ascii=False, default=str).encode())
+            digest.update(b"\n")
+        digest.update(b"\x00\n")
+    return digest.hexdigest()

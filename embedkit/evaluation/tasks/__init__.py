@@ -1,0 +1,7 @@
+"""The kinds of tasks, one file each; importing this package registers all of them."""
+
+from __future__ import annotations
+
+from embedkit.evaluation.tasks import sts
+
+__all__ = ["sts"]

@@ -1,0 +1,122 @@
+"""Semantic textual similarity: does the cosine of two sentences order pairs as people do?"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from embedkit.errors import DataError, NonFiniteError
+from embedkit.evaluation.embedder import Embedder
+from embedkit.evaluation.stats import Array, Samples, cosine_pairs, pearson, spearman
+from embedkit.evaluation.suites import TaskConfig
+from embedkit.evaluation.tables import content_hash, open_table
+from embedkit.evaluation.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
+
+Aggregation = Literal["all", "mean", "wmean"]
+
+
+class StsSettings(TaskSettings):
+    """How subsets become one figure.
+
+    ``aggregation``: one correlation over all subsets (SimCSE), or their mean, plain or by size (SentEval). With
+    ``subsets`` false the rows are one set whatever their column "subset" says (STS-B, SICK-R).
+    """
+
+    aggregation: Aggregation = "all"
+    subsets: bool = True
+
+
+@TASKS.add("sts")
+class StsTask(Task):
+    """Spearman's correlation x 100 of cosines and gold scores (SentEval's STS as SimCSE uses it).
+
+    Data: columns ``sentence1``, ``sentence2``, ``score``, optional ``subset`` and ``split``. Rows with a blank score
+    are left out, as SemEval's unscored pairs are.
+    """
+
+    settings_type = StsSettings
+
+    def __init__(self, config: TaskConfig, opening: Opening) -> None:
+        super().__init__(config, opening)
+        table = open_table(config, opening.data, opening.split, opening.folder)
+        table.require("sentence1", "sentence2", "score")
+        scored = [i for i, cell in enumerate(table.columns["score"]) if cell not in (None, "")]
+        self.unscored = len(table) - len(scored)
+        table = table.take(scored)
+        self.first, self.second = table.texts("sentence1"), table.texts("sentence2")
+        self.gold = np.array(table.numbers("score"))
+        if len(self.gold) < 2 or np.ptp(self.gold) == 0:
+            raise DataError("fewer than two different scores", where=table.source, remedy="nothing can be correlated")
+        self.subsets: list[str] | None = None
+        if not self.settings.subsets:
+            self.subsets = ["all"] * len(self.gold)
+        elif "subset" in table.columns:
+            self.subsets = [str(cell) for cell in table.columns["subset"]]
+        self.source = table.source
+        self.expect_rows(len(self.gold))
+        if self.subsets is None and self.settings.aggregation != "all":
+            raise DataError(
+                f"no column 'subset', so aggregation {self.settings.aggregation!r} is not defined",
+                where=self.source,
+                remedy="use aggregation=all or data with that column",
+            )
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Source, pairs in use and the hash of their texts and scores."""
+        digest = content_hash(self.first, self.second, self.gold.tolist())
+        return {"source": self.source, "rows": len(self.gold), "sha256": digest}
+
+    def requests(self) -> list[Request]:
+        """All sentences, under the suite's prompt."""
+        return [Request([*self.first, *self.second])]
+
+    def score(self, embed: Embedder) -> TaskResult:
+        """The correlation by every aggregation; the chosen one is the score."""
+        first, second = embed(self.first), embed(self.second)
+        cosines = cosine_pairs(first, second)
+        if np.ptp(cosines) == 0:
+            raise NonFiniteError("all pairs have the same similarity", where=f"task {self.name}")
+        samples = self._samples(cosines)
+        found = self._aggregated(cosines)
+        metrics = {f"spearman_{name}": 100 * value for name, value in found.items() if np.isfinite(value)}
+        metrics["pearson"] = 100 * pearson(self.gold, cosines)
+        score = 100 * found[self.settings.aggregation]
+        if not np.isfinite(score):
+            raise NonFiniteError("a subset has constant scores, so there is no correlation", where=f"task {self.name}")
+        zeros = int((~np.any(first, axis=1) | ~np.any(second, axis=1)).sum())
+        details: dict[str, Any] = {"pairs": len(self.gold), "unscored": self.unscored, "pairs_with_zero_vector": zeros}
+        if self.subsets is not None:
+            details["subsets"] = self._by_subset(cosines)
+        notes = list(self.notes)
+        if zeros:
+            notes.append(f"{self.name}: {zeros} pairs with a zero vector have similarity 0, as in SentEval")
+        return TaskResult(self.name, "spearman", score, metrics, samples, details=details, notes=notes)
+
+    def _numbered(self) -> Array:
+        _, numbers = np.unique(np.array(self.subsets), return_inverse=True)
+        return numbers
+
+    def _samples(self, cosines: Array) -> Samples:
+        values: dict[str, Array] = {"gold": self.gold, "prediction": cosines}
+        if self.settings.aggregation != "all":
+            values["subset"] = self._numbered()
+            values["by_size"] = np.full(len(self.gold), int(self.settings.aggregation == "wmean"))
+        return Samples("spearman", values)
+
+    def _aggregated(self, cosines: Array) -> dict[str, float]:
+        found = {"all": spearman(self.gold, cosines)}
+        if self.subsets is not None:
+            parts = list(self._by_subset(cosines).values())
+            values, sizes = np.array([p["spearman"] / 100 for p in parts]), np.array([p["pairs"] for p in parts])
+            found["mean"], found["wmean"] = float(values.mean()), float(values @ sizes / sizes.sum())
+        return found
+
+    def _by_subset(self, cosines: Array) -> dict[str, dict[str, float]]:
+        names = np.array(self.subsets)
+        found = {}
+        for name in dict.fromkeys(self.subsets or ()):
+            rows = np.flatnonzero(names == name)
+            found[name] = {"spearman": 100 * spearman(self.gold[rows], cosines[rows]), "pairs": len(rows)}
+        return found
