@@ -1,0 +1,137 @@
+"""What the families beside the score-table kernel share: named inputs, guides, masks, shares."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from embedkit.errors import NonFiniteError, UserError
+from embedkit.objectives.base import LossOutput, NegativeCount, Objective, ObjectiveBatch
+from embedkit.objectives.tools import prepare, unit
+
+PAIR = ("anchor", "positive")
+
+
+class Family(Objective):
+    """Base class of the objectives beside the kernel.
+
+    Class attributes
+    ----------------
+    repels : bool
+        Whether the positives of the other rows repel an anchor.
+    """
+
+    repels: bool = False
+
+    def negatives(self, batch_size: int, hard: int, processes: int) -> NegativeCount:
+        """The positives of the other rows when the objective `repels`, else none; hard ones when it accepts them."""
+        if not self.repels:
+            return NegativeCount(in_batch=0, hard=0, other_processes=0)
+        local = batch_size // max(processes, 1)
+        used = hard if "negatives" in self.accepts | self.requires else 0
+        return NegativeCount(in_batch=max(local - 1, 0), hard=used, other_processes=batch_size - local)
+
+
+def take(embeddings: dict[str, Tensor], *names: str) -> list[Tensor]:
+    """The named embeddings, finite and in the precision of the loss.
+
+    Raises
+    ------
+    UserError
+        One of them is missing.
+    NonFiniteError
+        One of them holds NaN or infinity.
+    """
+    for name in names:
+        if name not in embeddings:
+            raise UserError(
+                f"the objective needs the embedding {name!r} and has {sorted(embeddings)}",
+                where="objective",
+                remedy="use a method that makes this view, or another objective",
+            )
+    return list(prepare({name: embeddings[name] for name in names}).values())
+
+
+def all_views(embeddings: dict[str, Tensor]) -> list[Tensor]:
+    """Every embedding with one vector a row: "anchor", "positive", then "view3", "view4", ..."""
+    further = [name for name in embeddings if name.startswith("view")]
+    return take(embeddings, *PAIR, *sorted(further, key=lambda name: (len(name), name)))
+
+
+def guides(batch: ObjectiveBatch, *names: str, like: Tensor | None = None) -> list[Tensor]:
+    """The named vectors of the guide (a teacher, or the running mean of the encoder), without gradient.
+
+    Parameters
+    ----------
+    like : Tensor (N, D), optional
+        The guide's vectors must have as many columns as this one, and are given its precision.
+
+    Raises
+    ------
+    UserError
+        There is no guide, or its vectors have another size.
+    """
+    for name in names:
+        if name not in batch.guide:
+            raise UserError(
+                f"the objective needs the guide's vectors of {name!r} and has {sorted(batch.guide) or 'no guide'}",
+                where="objective",
+                remedy="choose a method with a guide: a teacher model or a running mean of the encoder",
+            )
+        width = batch.guide[name].shape[1]
+        if like is not None and width != like.shape[1]:
+            raise UserError(
+                f"the guide's vectors of {name!r} have {width} columns, the embeddings {like.shape[1]}",
+                where="objective",
+                remedy="give the model a head of the guide's size; inside matryoshka set cut_guide: true",
+            )
+    found = prepare({name: batch.guide[name].detach() for name in names})
+    return [found[name] if like is None else found[name].to(like.dtype) for name in names]
+
+
+def needed(value: Tensor | None, role: str) -> Tensor:
+    """A role of the batch, (B,).
+
+    Raises
+    ------
+    UserError
+        The role is missing.
+    NonFiniteError
+        It holds NaN or infinity.
+    """
+    if value is None:
+        raise UserError(
+            f"the objective needs the role {role!r}", where="objective", remedy=f"map a column of the data to {role!r}"
+        )
+    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        row = int((~torch.isfinite(value)).nonzero()[0])
+        raise NonFiniteError("the value is NaN or infinite", where=f"role {role!r} row {row}", remedy="mend the data")
+    return value
+
+
+def cosines(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine of each row of `a` with the same row of `b`: (N, D), (N, D) -> (N,)."""
+    return (unit(a) * unit(b)).sum(dim=-1)
+
+
+def square_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Squared Euclidean distances (N, M) of two sets of vectors; never below zero."""
+    square = a.square().sum(dim=1)[:, None] + b.square().sum(dim=1)[None, :] - 2.0 * a @ b.T
+    return square.clamp_min(0.0)
+
+
+def others(size: int, rows: slice, device: torch.device) -> Tensor:
+    """Mask (rows, size) that is true where row and column differ."""
+    index = torch.arange(size, device=device)
+    return index[rows, None] != index[None, :]
+
+
+def split(losses: dict[str, Tensor]) -> LossOutput:
+    """The share of a loss whose named parts are sums over this process's rows, already divided by the whole count."""
+    terms = {name: value.detach() for name, value in losses.items()}
+    return LossOutput(loss=torch.stack(list(losses.values())).sum(), terms=terms if len(terms) > 1 else {})
+
+
+def shared(losses: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
+    """The share of a loss whose named parts were computed over all rows on every process."""
+    return split({name: value * batch.share for name, value in losses.items()})

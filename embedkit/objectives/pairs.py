@@ -1,0 +1,285 @@
+"""Pairs with scores, a hinge on the hardest candidate, and distillation from a teacher.
+
+A teacher's vectors arrive in ``batch.guide`` under the names of the embeddings they belong to.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from embedkit.errors import DataError, UserError
+from embedkit.objectives.base import LossOutput, ObjectiveBatch
+from embedkit.objectives.family import PAIR, Family, cosines, guides, needed, others, shared, split, take
+from embedkit.objectives.registry import objective
+from embedkit.objectives.tools import choice, masked_lse, number, require, unit
+
+
+def ordered_pairs(similarity: Tensor, score: Tensor) -> Tensor:
+    """``log(1 + sum exp(similarity_i - similarity_j))`` over all pairs of rows with ``score_i < score_j``.
+
+    Zero when no two scores differ. Su 2022, "CoSENT", the loss formula.
+
+    Parameters
+    ----------
+    similarity, score : Tensor (B,)
+        What the model says (already scaled), and what the data say.
+    """
+    gaps = similarity[:, None] - similarity[None, :]  # (B, B)
+    wrong = masked_lse(gaps.flatten(), (score[:, None] < score[None, :]).flatten())
+    return F.softplus(wrong) if bool(torch.isfinite(wrong)) else 0.0 * similarity.sum()
+
+
+@objective(
+    "cosent", paper="Su 2022, kexue.fm/archives/8847, CoSENT", family="pairs", cost="B D + B²",
+    slots="order of all pairs of rows by score, log of one plus the sum of exponentials",
+)  # fmt: skip
+class CoSENT(Family):
+    """The cosine of a row with a higher score should exceed that of a row with a lower one.
+
+    ``log(1 + sum exp(scale * (cos_i - cos_j)))`` over rows with ``score_i < score_j``; only the order of scores counts.
+
+    Parameters
+    ----------
+    scale : float
+        Inverse temperature.
+    """
+
+    requires = frozenset({"anchor", "positive", "score"})
+
+    def __init__(self, *, scale: float = 20.0) -> None:
+        super().__init__()
+        self.scale = number("scale", scale, above=0)
+
+    def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
+        """All pairs of rows of the whole batch."""
+        score = needed(batch.score, "score")
+        similarity = self.scale * cosines(*take(embeddings, *PAIR))
+        return shared({"order": ordered_pairs(similarity, score)}, batch)
+
+
+@objective(
+    "angle", paper="Li and Li 2024, ACL, AnglE-optimized Text Embeddings, eq. 6 to 8", family="pairs", cost="B D + B²",
+    slots="order of all pairs of rows by score, difference of angles in complex space",
+    note="The angle term alone; the paper adds cosent and infonce, which `sum` does.",
+)  # fmt: skip
+class AnglE(Family):
+    """CoSENT on the angle between two vectors that are read as complex numbers.
+
+    The first half of a vector is the real part, the second half the imaginary part. The similarity is the absolute
+    value of the sum of the real and imaginary parts of the quotients ``a_k / b_k * |b|² / (|a| |b|)``, that is of
+    ``cos(a, b) + cos(a, i b)``; it has no vanishing gradient where the cosine is close to one.
+
+    Parameters
+    ----------
+    scale : float
+        Inverse temperature.
+    dim : int or None
+        Size of the embeddings, which must be even.
+    """
+
+    requires = frozenset({"anchor", "positive", "score"})
+
+    def __init__(self, *, scale: float = 20.0, dim: int | None = None) -> None:
+        super().__init__()
+        self.scale = number("scale", scale, above=0)
+        if dim is not None:
+            require(dim % 2 == 0, "dim", dim, "even: half of the columns are the imaginary part")
+
+    def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
+        """All pairs of rows of the whole batch."""
+        score = needed(batch.score, "score")
+        a, b = (unit(z) for z in take(embeddings, *PAIR))
+        require(a.shape[1] % 2 == 0, "dim", a.shape[1], "even: half of the columns are the imaginary part")
+        real, imaginary = b.chunk(2, dim=1)  # (B, D / 2) each
+        turned = torch.cat([-imaginary, real], dim=1)  # (B, D): b times the imaginary unit
+        similarity = self.scale * ((a * b).sum(dim=1) + (a * turned).sum(dim=1)).abs()
+        return shared({"order": ordered_pairs(similarity, score)}, batch)
+
+
+@objective(
+    "cosine-mse", paper="Reimers and Gurevych 2019, EMNLP, Sentence-BERT, section 3", family="pairs", splits=True,
+    cost="B D", slots="square of cosine less score",
+)  # fmt: skip
+class CosineMSE(Family):
+    """``mean_i (cos_i - score_i)²``; scores must be cosines, between -1 and 1."""
+
+    requires = frozenset({"anchor", "positive", "score"})
+
+    def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
+        """Rows of this process."""
+        a, b = take(embeddings, *PAIR)
+        score = needed(batch.score, "score").to(a.dtype)
+        beyond = score.abs() > 1
+        if bool(beyond.any()):
+            row = int(beyond.nonzero()[0])
+            raise DataError(
+                f"score {float(score[row]):g} is not a cosine", where=f"role 'score' row {row}",
+                remedy="scale the scores to [-1, 1], or use cosent, which reads only their order",
+            )  # fmt: skip
+        rows = batch.rows
+        return split({"square": (cosines(a[rows], b[rows]) - score[rows]).square().sum() / batch.size})
+
+
+@objective(
+    "energy-hinge", paper="Jiang et al. 2022, Findings of EMNLP, PromCSE, eq. 6", family="pairs", splits=True,
+    slots="hinge on the hardest candidate",
+)  # fmt: skip
+class EnergyHinge(Family):
+    """``mean_i max(0, margin + max(cosines with candidates) - cos(anchor_i, positive_i))``.
+
+    Candidates of an anchor are the positives of the other rows and every hard negative of the whole batch, its own
+    included. An anchor without candidates counts as zero. PromCSE adds it with weight 10 to InfoNCE (use `sum`).
+
+    Parameters
+    ----------
+    margin : float
+        Distance in cosine that is asked for.
+    """
+
+    accepts = frozenset({"negatives"})
+    repels = True
+
+    def __init__(self, *, margin: float = 0.2) -> None:
+        super().__init__()
+        self.margin = number("margin", margin, least=0)
+
+    def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
+        """Anchors of this process."""
+        a, b = (unit(z) for z in take(embeddings, *PAIR))
+        rows = batch.rows
+        table = (a[rows] @ b.T).masked_fill(~others(len(b), rows, b.device), -torch.inf)  # (rows, B)
+        if len(embeddings.get("negatives", ())):
+            table = torch.cat([table, a[rows] @ unit(take(embeddings, "negatives")[0]).T], dim=1)  # (rows, B + N)
+        hinge = torch.relu(self.margin + table.amax(dim=1) - (a[rows] * b[rows]).sum(dim=1))
+        return split({"hinge": hinge.sum() / batch.size})
+
+
+@objective(
+    "distill-kl", paper="Limkonchotiwat et al. 2023, TACL, SCT, eq. 2 (rows of similarities)", family="pairs",
+    splits=True, slots="soft targets by a teacher's similarities, softmax",
+)  # fmt: skip
+class DistillKL(Family):
+    """Kullback-Leibler divergence of the teacher's similarity rows to the student's.
+
+    ``mean_i KL(softmax(cos(teacher) / teacher_temperature) || softmax(cos(student) / temperature))`` over a row of
+    candidates: all positives, and all hard negatives where there are any. The teacher's vectors come from the guide,
+    under the same names and of any size.
+
+    Parameters
+    ----------
+    temperature, teacher_temperature : float
+        The student's and the teacher's.
+    symmetric : bool
+        Average with the rows of the positives over the anchors.
+    """
+
+    accepts = frozenset({"negatives"})
+
+    def __init__(
+        self, *, temperature: float = 0.05, teacher_temperature: float = 0.05, symmetric: bool = False
+    ) -> None:
+        super().__init__()
+        self.temperature = number("temperature", temperature, above=0)
+        self.teacher_temperature = number("teacher_temperature", teacher_temperature, above=0)
+        self.symmetric = choice("symmetric", symmetric, (True, False))
+
+    def _divergence(self, student: list[Tensor], teacher: list[Tensor], batch: ObjectiveBatch) -> Tensor:
+        """Sum of the divergences of this process's rows, divided by B. First of each list: anchors, then candidates."""
+        a, t = (unit(side[0])[batch.rows] for side in (student, teacher))
+        logits = a @ unit(torch.cat(student[1:])).T / self.temperature  # (rows, M)
+        target = t @ unit(torch.cat(teacher[1:])).T / self.teacher_temperature  # (rows, M)
+        log_target = target.to(logits.dtype).log_softmax(dim=1)
+        return (log_target.exp() * (log_target - logits.log_softmax(dim=1))).sum() / batch.size
+
+    def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
+        """Rows of the anchors of this process, and with `symmetric` those of its positives."""
+        names = (*PAIR, "negatives") if len(embeddings.get("negatives", ())) else PAIR
+        student, teacher = take(embeddings, *names), guides(batch, *names)
+        if not self.symmetric:
+            return split({"anchor": self._divergence(student, teacher, batch)})
+        back = self._divergence([student[1], student[0]], [teacher[1], teacher[0]], batch)
+        return split({"anchor": self._divergence(student, teacher, batch) / 2, "positive": back / 2})
+
+
+@objective(
+    "margin-mse", paper="Hofstätter et al. 2020, arXiv 2010.02666, section 3", family="pairs", splits=True,
+    cost="N D for N negatives", slots="square of the student's less the teacher's margin",
+)  # fmt: skip
+class MarginMSE(Family):
+    """``mean ((s(a, p) - s(a, n)) - teacher margin)²`` over all hard negatives of the batch.
+
+    The teacher's margin is made of the guide's vectors when there is a guide, else it is the role "score", which then
+    is the margin of the row to each of its negatives. A batch without negatives counts as zero.
+
+    Parameters
+    ----------
+    similarity : str
+        "dot" or "cosine", of student and teacher.
+    """
+
+    requires = frozenset({"anchor", "positive", "negatives"})
+    accepts = frozenset({"score"})
+
+    def __init__(self, *, similarity: str = "dot") -> None:
+        super().__init__()
+        self.similarity = choice("similarity", similarity, ("dot", "cosine"))
+
+    def _margins(self, vectors: list[Tensor], owner: Tensor) -> Tensor:
+        """Similarity with the positive less that with the negative, for each negative (N,)."""
+        a, p, n = (unit(z) for z in vectors) if self.similarity == "cosine" else vectors
+        return (a * p).sum(dim=1)[owner] - (a[owner] * n).sum(dim=1)
+
+    def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
+        """Negatives that belong to rows of this process."""
+        names = (*PAIR, "negatives")
+        student, owner = take(embeddings, *names), batch.owner["negatives"]
+        margins = self._margins(student, owner)  # (N,)
+        if batch.guide:
+            target = self._margins(guides(batch, *names), owner).to(margins.dtype)
+        else:
+            target = needed(batch.score, "score").to(margins.dtype)[owner]
+        mine = (owner >= batch.rows.start) & (owner < batch.rows.stop)
+        square = torch.where(mine, (margins - target).square(), 0.0)
+        return split({"square": square.sum() / max(len(owner), 1)})
+
+
+@objective(
+    "embedding-mse", paper="Reimers and Gurevych 2020, EMNLP, Making Monolingual Sentence Embeddings Multilingual, "
+    "eq. 1", family="pairs", splits=True, cost="B D", slots="square distance to the teacher's vectors",
+)  # fmt: skip
+class EmbeddingMSE(Family):
+    """Mean square of embedding less teacher's vector, over all columns and all vectors that the guide has too.
+
+    Parameters
+    ----------
+    normalize : bool
+        Compare directions: scale both to length one first.
+    """
+
+    requires = frozenset({"anchor"})
+    accepts = frozenset({"positive", "negatives", "view3", "view4"})
+
+    def __init__(self, *, normalize: bool = False) -> None:
+        super().__init__()
+        self.normalize = choice("normalize", normalize, (True, False))
+
+    def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
+        """Vectors that belong to rows of this process."""
+        names = [name for name in embeddings if name in batch.guide]
+        if not names:
+            raise UserError(
+                f"no embedding of {sorted(embeddings)} has a vector by the guide", where="objective",
+                remedy="choose a method with a teacher",
+            )  # fmt: skip
+        total, count = [], 0
+        for name, z in zip(names, take(embeddings, *names), strict=True):
+            (target,) = guides(batch, name, like=z)
+            if self.normalize:
+                z, target = unit(z), unit(target)
+            owner = batch.owner[name]
+            mine = (owner >= batch.rows.start) & (owner < batch.rows.stop)
+            total.append(torch.where(mine, (z - target).square().sum(dim=1), 0.0).sum())
+            count += z.numel()
+        return split({"square": torch.stack(total).sum() / max(count, 1)})
