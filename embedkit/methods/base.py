@@ -15,12 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from torch import Tensor, nn
 
 from embedkit.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 Row = Mapping[str, Any]
 
@@ -70,6 +72,11 @@ class Method:
     contract: ClassVar[Contract] = Contract()
     objective: ClassVar[dict[str, Any]] = {"name": "infonce", "temperature": 0.05}
 
+    @property
+    def provides(self) -> frozenset[str]:
+        """Names of views that exist whatever roles the rows have."""
+        return frozenset({"anchor"})
+
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         """Named inputs of these rows.
 
@@ -80,6 +87,8 @@ class Method:
 
     def parts(self, dim: int) -> nn.ModuleDict:
         """Extra trained modules, kept in checkpoints and left out of the exported model."""
+        from torch import nn
+
         return nn.ModuleDict()
 
     def project(self, embeddings: dict[str, Tensor], parts: nn.ModuleDict) -> dict[str, Tensor]:

@@ -1,0 +1,248 @@
+"""Checkpoints that are either complete or not there, and that run nothing when they are read.
+
+A checkpoint is a folder ``step-NNNNNNNN`` of safetensors and JSON files. It is written beside its place, every file is
+fsynced, a manifest with sizes and SHA-256 goes in last, the folder is renamed, and only then older ones are deleted.
+Reading takes the newest one whose manifest matches; incomplete and damaged ones are named and passed over.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from embedkit.errors import CheckpointError
+
+MANIFEST = "complete.json"
+_FOLDER = "step-{:08d}"
+_TEMPORARY = ".writing-"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint on disk."""
+
+    path: Path
+    step: int
+
+    def tensors(self, name: str) -> dict[str, Any]:
+        """The tensors of file ``NAME.safetensors``; empty when the checkpoint has none."""
+        from safetensors.torch import load_file
+
+        path = self.path / f"{name}.safetensors"
+        return load_file(path) if path.is_file() else {}
+
+    def json(self, name: str) -> Any:
+        """The contents of file ``NAME.json``."""
+        return json.loads((self.path / f"{name}.json").read_text(encoding="utf-8"))
+
+    def text(self, name: str) -> str:
+        """The contents of a text file."""
+        return (self.path / name).read_text(encoding="utf-8")
+
+
+class CheckpointStore:
+    """The checkpoints of one run folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Created on the first save; a symbolic link to a folder is followed.
+    keep : int
+        Complete checkpoints kept besides the best one.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder, self.keep = folder, keep
+
+    def save(
+        self, step: int, tensors: Mapping[str, Mapping[str, Any]], documents: Mapping[str, Any],
+        texts: Mapping[str, str], best_step: int | None = None,
+    ) -> Checkpoint:  # fmt: skip
+        """Write a complete checkpoint, then delete those that are no longer kept.
+
+        Parameters
+        ----------
+        tensors, documents, texts : mapping
+            File name without suffix -> named tensors; -> JSON value; file name -> text.
+        best_step : int, optional
+            The step of the checkpoint that retention never deletes.
+
+        Raises
+        ------
+        CheckpointError
+            When the disk is full or the folder cannot be written; older checkpoints are untouched.
+        """
+        final = self.folder / _FOLDER.format(step)
+        temporary = self.folder / f"{_TEMPORARY}{final.name}-{os.getpid()}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir()
+            _write_files(temporary, tensors, documents, texts)
+            if final.exists():
+                shutil.rmtree(final)
+            temporary.rename(final)
+            _sync_folder(self.folder)
+        except (OSError, RuntimeError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise _disk_error(error, self.folder, step) from error
+        self._retire(step, best_step)
+        return Checkpoint(final, step)
+
+    def newest(self) -> tuple[Checkpoint | None, list[str]]:
+        """The newest checkpoint that is whole, and one line for each one that was passed over."""
+        ignored = [f"ignored incomplete {path.name}" for path in sorted(self.folder.glob(f"{_TEMPORARY}*"))]
+        for path in sorted(self.folder.glob("step-*"), reverse=True):
+            problem = verify(path)
+            if problem is None:
+                return Checkpoint(path, int(path.name.removeprefix("step-"))), ignored
+            ignored.append(f"ignored damaged {path.name} ({problem})")
+        return None, ignored
+
+    def at(self, step: int) -> Checkpoint:
+        """The checkpoint of a step; raises CheckpointError when it is missing or damaged."""
+        path = self.folder / _FOLDER.format(step)
+        problem = verify(path)
+        if problem is not None:
+            raise CheckpointError(f"cannot be used: {problem}", where=str(path), remedy="resume from another one")
+        return Checkpoint(path, step)
+
+    def sweep(self) -> None:
+        """Delete what interrupted saves left behind; only for the holder of the run lock."""
+        for path in self.folder.glob(f"{_TEMPORARY}*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _retire(self, newest: int, best_step: int | None) -> None:
+        steps = sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*"))
+        kept = {*[s for s in steps if s <= newest][-self.keep :], best_step}
+        for step in steps:
+            if step not in kept:
+                shutil.rmtree(self.folder / _FOLDER.format(step), ignore_errors=True)
+
+
+def verify(path: Path) -> str | None:
+    """Why a checkpoint folder cannot be trusted, or None when every file is as it was written."""
+    manifest = path / MANIFEST
+    if not manifest.is_file():
+        return f"no {MANIFEST}"
+    try:
+        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        for name, known in files.items():
+            if Path(name).name != name:
+                return f"{MANIFEST} names {name!r}, a file outside the checkpoint"
+            file = path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != known["bytes"]:
+                return f"{name} has {file.stat().st_size} bytes, not {known['bytes']}"
+            if _digest(file) != known["sha256"]:
+                return f"{name} has changed since it was written"
+    except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
+        return f"{MANIFEST} is damaged"
+    return None
+
+
+class RunLock:
+    """An exclusive lock on a run folder, released when the process ends however it ends."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file: IO[str] = open(folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held until release
+        except OSError as error:
+            raise _disk_error(error, folder, None) from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.seek(0)
+            owner = self._file.read().strip() or "unknown"
+            self._file.close()
+            raise CheckpointError(
+                f"in use by process {owner}", where=str(folder), remedy="wait for it, or give another train.output"
+            ) from None
+        self._file.truncate(0)
+        self._file.write(str(os.getpid()))
+        self._file.flush()
+
+    def release(self) -> None:
+        """Give the folder back."""
+        self._file.close()
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a file through a temporary one in the same folder, fsync and rename; modes honour the umask."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_files(
+    folder: Path, tensors: Mapping[str, Mapping[str, Any]], documents: Mapping[str, Any], texts: Mapping[str, str]
+) -> None:
+    from safetensors.torch import save
+
+    payloads: dict[str, bytes] = {f"{name}.json": _json_bytes(value) for name, value in documents.items()}
+    payloads.update({name: text.encode("utf-8") for name, text in texts.items()})
+    manifest: dict[str, dict[str, Any]] = {}
+    for name, data in payloads.items():
+        manifest[name] = _put(folder / name, data)
+    for name, named in tensors.items():
+        manifest[f"{name}.safetensors"] = _put(folder / f"{name}.safetensors", save(dict(named)))
+    _put(folder / MANIFEST, _json_bytes({"files": manifest}))
+    _sync_folder(folder)
+
+
+def _put(path: Path, data: bytes) -> dict[str, Any]:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _json_bytes(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=True) + "\n").encode("utf-8")
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _slow_digest(file)
+
+
+def _slow_digest(file: IO[bytes]) -> str:
+    found = hashlib.sha256()
+    for block in iter(lambda: file.read(1 << 20), b""):
+        found.update(block)
+    return found.hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _disk_error(error: BaseException, folder: Path, step: int | None) -> CheckpointError:
+    doing = f"could not save step {step}" if step is not None else "cannot be used as a run folder"
+    number = getattr(error, "errno", None)
+    full = number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+    what = "no space left on the disk" if full else (getattr(error, "strerror", None) or str(error))
+    remedy = "free some space, or go on in another folder" if full else "give another train.output"
+    safe = "; older checkpoints are untouched" if step is not None else ""
+    return CheckpointError(f"{doing}: {what}{safe}", where=str(folder), remedy=remedy)

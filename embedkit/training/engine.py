@@ -1,0 +1,119 @@
+"""What accelerate gives a run: processes, device, trackers, and sharding of large models (FSDP2).
+
+Gradients of replicated parameters are summed by `World.sum_gradients`, once a step, so a replicated model is not wrapped.
+A model sharded by FSDP2 sums its own gradients in the last backward pass of a step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from embedkit.errors import RecipeError
+from embedkit.recipe import Recipe
+from embedkit.training.distributed import World
+from embedkit.training.step import Bundle
+
+if TYPE_CHECKING:
+    from embedkit.training.state import RunState
+
+
+class Engine:
+    """The accelerate side of a run."""
+
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        from accelerate import Accelerator
+
+        trackers = list(recipe.train.trackers)
+        self.accelerator = Accelerator(log_with=trackers or None, project_dir=str(folder) if trackers else None)
+        self.world = World(self.accelerator.device)
+        if trackers:
+            flat = {"recipe": json.dumps(recipe.model_dump(mode="json"))}
+            self.accelerator.init_trackers("embedkit", config=flat)
+        self._trackers = bool(trackers)
+        self._sharded: Any = None
+        self._plain: nn.Module | None = None
+
+    @property
+    def track(self) -> Callable[[dict[str, float], int], None] | None:
+        """Hands figures to the trackers, or None when there are none."""
+        if not self._trackers:
+            return None
+        return lambda figures, step: self.accelerator.log(figures, step=step)
+
+    def place(self, bundle: Bundle) -> Bundle:
+        """Move everything to the device, equal on every process, and shard the model when launched with FSDP2."""
+        bundle.to(self.world.device)
+        self._equalise(bundle)
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if plugin is not None:
+            if getattr(plugin, "fsdp_version", 1) != 2:
+                raise RecipeError("FSDP version 1 is not supported", where="accelerate", remedy="set fsdp_version to 2")
+            self._shard(bundle)
+        return bundle
+
+    def _equalise(self, bundle: Bundle) -> None:
+        if self.world.size > 1:
+            for tensor in [*bundle.parameters(), *bundle.buffers()]:
+                torch.distributed.broadcast(tensor.data, 0)
+
+    def _shard(self, bundle: Bundle) -> None:
+        """Shard the transformers encoder inside the model as accelerate's FSDP2 plugin says; the rest is replicated."""
+        from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+        from torch.distributed.fsdp import FSDPModule
+
+        encoder = getattr(bundle.model, "encoder", None)
+        if not isinstance(encoder, nn.Module):
+            raise RecipeError("this model has nothing to shard", where="accelerate", remedy="launch it without FSDP")
+        self._plain = copy.deepcopy(bundle.model).cpu()
+        fsdp2_prepare_model(self.accelerator, encoder)
+        for module in encoder.modules():
+            if isinstance(module, FSDPModule):
+                module.set_gradient_divide_factor(1.0)  # gradients are summed, never averaged
+        self._sharded = encoder
+
+    def defer_sync(self, deferred: bool) -> None:
+        """Whether the coming backward passes of a sharded model keep their gradients to themselves."""
+        if self._sharded is not None:
+            self._sharded.set_requires_gradient_sync(not deferred)
+
+    @contextlib.contextmanager
+    def whole_model(self, model: nn.Module) -> Iterator[nn.Module]:
+        """A model that one process can run by itself: the model, or a whole copy of a sharded one."""
+        if self._sharded is None:
+            yield model
+            return
+        yield self._whole_copy(model)
+
+    def _whole_copy(self, model: nn.Module) -> nn.Module:
+        weights = {n: p.full_tensor() if hasattr(p, "full_tensor") else p for n, p in model.state_dict().items()}
+        whole = self._plain if self._plain is not None else model
+        whole.load_state_dict({n: w.detach().cpu() for n, w in weights.items()})
+        return whole.to(self.world.device)
+
+    def save_model(self, model: nn.Module, path: Path, recipe: Recipe) -> None:
+        """Write the model folder from the main process."""
+        with self.whole_model(model) as whole:
+            if self.world.is_main:
+                whole.save(path, overwrite=True, recipe=recipe.model_dump(mode="json", exclude_none=True))  # type: ignore[operator]
+
+    def share(self, state: RunState) -> None:
+        """Give every process the main process's best evaluation."""
+        if self.world.size > 1:
+            best = torch.tensor([float(state.best.value or 0.0), float(state.best.step or 0), float(state.best.step is not None)])
+            best = best.to(self.world.device, torch.float64)
+            torch.distributed.broadcast(best, 0)
+            if best[2] > 0:
+                state.best.value, state.best.step = float(best[0]), int(best[1])
+
+    def close(self) -> None:
+        """End the trackers."""
+        if self._trackers:
+            self.accelerator.end_training()

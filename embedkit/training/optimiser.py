@@ -1,0 +1,196 @@
+"""Parameter groups by name pattern, AdamW, the learning-rate schedule, clipping, and a running mean of weights."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from embedkit.errors import RecipeError
+from embedkit.recipe import GroupConfig, TrainConfig
+
+
+@dataclass
+class ParameterGroup:
+    """Parameters that share a learning rate (at its peak) and weight decay.
+
+    `names` are those of `Bundle.named_parameters`; the order decides nothing.
+    """
+
+    name: str
+    lr: float
+    weight_decay: float
+    names: list[str]
+    count: int = 0
+
+
+def assign_groups(module: nn.Module, config: TrainConfig, undecayed: frozenset[str] = frozenset()) -> list[ParameterGroup]:
+    """Sort all trainable parameters into groups; parameters of a frozen group stop wanting gradients.
+
+    The first pattern of ``train.groups`` that matches a name decides. Vectors and scalars (biases, norms, temperatures)
+    and the names in `undecayed` get no weight decay unless their group asks for one.
+
+    Raises
+    ------
+    RecipeError
+        When a pattern matches nothing, or nothing is left to train.
+    """
+    groups: dict[tuple[str, float, float], ParameterGroup] = {}
+    matched: set[str] = set()
+    for name, parameter in module.named_parameters():
+        rule = next((g for g in config.groups if fnmatch.fnmatchcase(name, g.pattern)), None)
+        if rule is not None:
+            matched.add(rule.pattern)
+            if rule.frozen:
+                parameter.requires_grad_(False)
+        if not parameter.requires_grad:
+            continue
+        key = _group_key(name, parameter, rule, config, undecayed)
+        group = groups.setdefault(key, ParameterGroup(*key, names=[]))
+        group.names.append(name)
+        group.count += parameter.numel()
+    for rule in config.groups:
+        if rule.pattern not in matched:
+            raise RecipeError(
+                f"pattern {rule.pattern!r} matches no parameter", where="train.groups",
+                remedy="`embedkit plan` lists the names; patterns are shell style, e.g. model.encoder.layer.0.*",
+            )  # fmt: skip
+    if not groups:
+        raise RecipeError("every parameter is frozen", where="train.groups", remedy="leave something to train")
+    return list(groups.values())
+
+
+def _group_key(
+    name: str, parameter: nn.Parameter, rule: GroupConfig | None, config: TrainConfig, undecayed: frozenset[str]
+) -> tuple[str, float, float]:
+    lr = rule.lr if rule is not None and rule.lr is not None else config.lr
+    if rule is not None and rule.weight_decay is not None:
+        decay = rule.weight_decay
+    else:
+        decay = 0.0 if parameter.ndim < 2 or name in undecayed else config.weight_decay
+    label = rule.pattern if rule is not None else name.split(".", 1)[0]
+    return label, lr, decay
+
+
+def schedule_factor(step: int, total: int, config: TrainConfig) -> float:
+    """The factor on the peak learning rate at optimiser step `step` (0-based) of `total`: a pure function.
+
+    Warm-up rises linearly; then "linear" falls to 0, "cosine" falls along half a cosine, "constant" stays.
+    """
+    warmup = config.warmup if config.warmup >= 1 else config.warmup * total
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if config.schedule == "constant":
+        return 1.0
+    progress = min(1.0, (step - warmup) / max(1.0, total - warmup))
+    return 1.0 - progress if config.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+class Optimiser:
+    """AdamW over named groups, whose state is named tensors (no pickle) and whose update can be refused on the device.
+
+    Decoupled weight decay (Loshchilov and Hutter 2019). On CUDA a step with non-finite gradients is skipped without
+    waiting for the device; the caller learns of it at the next log line.
+    """
+
+    def __init__(self, module: nn.Module, groups: list[ParameterGroup], config: TrainConfig) -> None:
+        named = dict(module.named_parameters())
+        self.groups, self.config = groups, config
+        self._names = [name for group in groups for name in group.names]
+        self._parameters = [named[name] for name in self._names]
+        settings = [
+            {"params": [named[n] for n in g.names], "lr": g.lr, "weight_decay": g.weight_decay} for g in groups
+        ]
+        sharded = any(hasattr(p, "full_tensor") for p in self._parameters)
+        self.adamw = torch.optim.AdamW(settings, lr=config.lr, betas=config.betas, eps=config.eps, fused=not sharded)
+
+    def gradient_norm(self) -> Tensor:
+        """L2 norm of all gradients, a scalar tensor."""
+        grads = [p.grad for p in self._parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(grads)
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+
+    def scale_gradients(self, factor: Tensor | float) -> None:
+        """Multiply all gradients."""
+        grads = [p.grad for p in self._parameters if p.grad is not None]
+        if grads:
+            torch._foreach_mul_(grads, factor)
+
+    def clip(self, norm: Tensor) -> None:
+        """Scale gradients so that their norm is at most ``train.clip``."""
+        if self.config.clip is not None:
+            self.scale_gradients(torch.clamp(self.config.clip / (norm + 1e-6), max=1.0))
+
+    def step(self, factor: float, skip: Tensor | None = None) -> None:
+        """Update with every group's learning rate times `factor`; nothing moves where `skip` (device scalar) is 1."""
+        for settings, group in zip(self.adamw.param_groups, self.groups, strict=True):
+            settings["lr"] = group.lr * factor
+        if skip is not None:
+            self.adamw.found_inf = skip
+        self.adamw.step()
+        self.adamw.zero_grad(set_to_none=True)
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """First and second moments and step counts as ``NAME/exp_avg`` ..., on the CPU."""
+        state = self.adamw.state
+        return {
+            f"{name}/{key}": _whole(value)
+            for name, parameter in zip(self._names, self._parameters, strict=True)
+            for key, value in state.get(parameter, {}).items()
+        }
+
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Restore what `state_tensors` gave."""
+        by_name = dict(zip(self._names, self._parameters, strict=True))
+        for full, value in tensors.items():
+            name, key = full.rsplit("/", 1)
+            parameter = by_name[name]
+            device = parameter.device if key != "step" or parameter.device.type == "cuda" else torch.device("cpu")
+            self.adamw.state[parameter][key] = _like(value.to(device), parameter) if key != "step" else value.to(device)
+
+
+def _whole(value: Tensor) -> Tensor:
+    full = value.full_tensor() if hasattr(value, "full_tensor") else value
+    return full.detach().cpu().contiguous()
+
+
+def _like(value: Tensor, parameter: nn.Parameter) -> Tensor:
+    """`value` spread over processes as `parameter` is."""
+    if not hasattr(parameter, "full_tensor"):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements)
+
+
+class RunningMean:
+    """Exponential moving average of the trained parameters, for evaluation and export."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.mean = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Move the means by ``1 - decay`` towards the parameters."""
+        named = dict(module.named_parameters())
+        names = list(self.mean)
+        torch._foreach_lerp_([self.mean[n] for n in names], [named[n].detach() for n in names], 1.0 - self.decay)
+
+    def swapped(self, module: nn.Module) -> Iterator[None]:
+        """Generator for a context in which the module holds the means."""
+        named = dict(module.named_parameters())
+        kept = {name: named[name].detach().clone() for name in self.mean}
+        with torch.no_grad():
+            for name, value in self.mean.items():
+                named[name].copy_(value)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, value in kept.items():
+                    named[name].copy_(value)

@@ -1,0 +1,202 @@
+"""What a recipe would do, worked out before it does it: parameters, steps, negatives, memory, evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from embedkit.errors import RecipeError
+from embedkit.recipe import Recipe
+from embedkit.training import setup
+from embedkit.training.batches import StepBatch, prepare
+from embedkit.training.cache import Chunking
+from embedkit.training.optimiser import ParameterGroup, assign_groups
+from embedkit.training.precision import choose_precision
+from embedkit.training.step import Bundle
+
+_SAMPLE_STEPS = 4
+
+
+@dataclass
+class Plan:
+    """The figures of a run.
+
+    Attributes
+    ----------
+    parameters : list of dict
+        One entry a group: name, peak learning rate, weight decay, parameters trained.
+    rows : dict
+        What the data says of itself: rows by source, dropped rows by reason.
+    steps : dict
+        ``total``, ``per_epoch``, ``epochs``.
+    batch : dict
+        Rows of a step: ``whole``, ``per_process``, ``processes``; inputs and tokens of a step (mean of the first
+        batches), chunks of the gradient cache.
+    negatives : dict
+        Candidates that repel one anchor: ``in_batch``, ``hard``, ``other_processes``, ``bank``, ``total``.
+    memory : dict
+        Estimated bytes: weights, gradients, optimiser, activations of the largest chunk, and their sum.
+    evaluation : dict
+        Suite, tasks, how often, the metric that chooses, and all metric names.
+    """
+
+    recipe: str
+    method: str
+    objective: str
+    device: str
+    precision: str
+    parameters: list[dict[str, Any]]
+    rows: dict[str, Any]
+    steps: dict[str, Any]
+    batch: dict[str, Any]
+    negatives: dict[str, int]
+    memory: dict[str, str]
+    evaluation: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain values."""
+        return asdict(self)
+
+
+def plan(recipe: Recipe, processes: int = 1) -> Plan:
+    """Work out a plan: opens the data, builds the model, computes nothing with it.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        The checked recipe.
+    processes : int
+        How many processes the run will have.
+
+    Raises
+    ------
+    UserError
+        As `train` would.
+    """
+    method = setup.check(recipe)
+    rows = setup.open_rows(recipe, method)
+    total = setup.total_steps(recipe, rows)
+    from embedkit.models import build
+
+    model = build(recipe.model, recipe.seed)
+    objective = setup.build_objective(recipe, method, model.dim, rows.num_rows)
+    bundle = Bundle(model, method.parts(model.dim), objective)
+    groups = assign_groups(bundle, recipe.train, frozenset(f"objective.{n}" for n, _ in objective.named_parameters()))
+    batches = _first_batches(recipe, rows, method, model)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    size = batches[0].size
+    if size < processes:
+        raise RecipeError(f"{size} rows a step for {processes} processes", where="train.batch_size", remedy="raise it")
+    hard = round(float(np.mean([len(b.owner["negatives"]) / b.size if "negatives" in b.owner else 0 for b in batches])))
+    config = setup.objective_config(recipe, method)
+    precision = choose_precision(recipe.train.precision, device)
+    return Plan(
+        recipe=recipe.name,
+        method=recipe.method.name,
+        objective=", ".join(f"{key} {value}" if key != "name" else str(value) for key, value in config.items()),
+        device=str(device),
+        precision=precision,
+        parameters=[_group(group) for group in groups],
+        rows=dict(rows.summary()),
+        steps={"total": total, "per_epoch": rows.steps_per_epoch, "epochs": _epochs(total, rows.steps_per_epoch)},
+        batch=_batch(recipe, batches, processes),
+        negatives=_negatives(objective.negatives(size, hard, processes)),
+        memory=_memory(bundle, recipe, batches, processes, 2 if precision != "fp32" else 4),
+        evaluation=_evaluation(recipe),
+    )
+
+
+def _first_batches(recipe: Recipe, rows: Any, method: Any, model: Any) -> list[StepBatch]:
+    found = []
+    for batch in rows.batches(0):
+        found.append(prepare(batch, method, model, seed=recipe.seed, epoch=0))
+        if len(found) == _SAMPLE_STEPS:
+            break
+    if not found:
+        raise RecipeError("the data gives no batch", where="data.train", remedy="lower train.batch_size")
+    return found
+
+
+def _group(group: ParameterGroup) -> dict[str, Any]:
+    return {
+        "group": group.name, "learning_rate": group.lr, "weight_decay": group.weight_decay,
+        "tensors": len(group.names), "parameters": group.count,
+    }  # fmt: skip
+
+
+def _epochs(total: int, per_epoch: int | None) -> float | None:
+    return None if per_epoch is None else round(total / per_epoch, 3)
+
+
+def _chunk_tokens(recipe: Recipe, batches: Sequence[StepBatch]) -> tuple[int, int]:
+    """Most chunks of a step and most tokens of a chunk, in the sampled batches."""
+    chunking = Chunking(recipe.train.chunk_size, recipe.train.chunk_tokens, recipe.train.keep_chunks)
+    chunks, most = 0, 0
+    for batch in batches:
+        cuts = [(pool, index) for pool in batch.pools for index in chunking.cut(pool)]
+        chunks = max(chunks, len(cuts))
+        most = max([most, *(int(pool.inputs.costs[index].sum()) for pool, index in cuts)])
+    return chunks, most
+
+
+def _batch(recipe: Recipe, batches: Sequence[StepBatch], processes: int) -> dict[str, Any]:
+    chunks, _ = _chunk_tokens(recipe, batches)
+    return {
+        "rows": batches[0].size,
+        "rows_per_process": -(-batches[0].size // processes),
+        "processes": processes,
+        "inputs": round(float(np.mean([sum(len(p.inputs) for p in b.pools) for b in batches]))),
+        "tokens": round(float(np.mean([b.tokens for b in batches]))),
+        "chunks": chunks,
+    }
+
+
+def _negatives(count: Any) -> dict[str, int]:
+    return {**asdict(count), "total": count.total}
+
+
+def _memory(
+    bundle: Bundle, recipe: Recipe, batches: Sequence[StepBatch], processes: int, width: int
+) -> dict[str, str]:
+    """Estimated peak bytes of one process.
+
+    Activations: a transformer layer keeps about 16 hidden-sized and 2 feed-forward-sized vectors a token for its
+    backward pass, dropout masks included, and one attention row a head; counted for the largest chunk.
+    """
+    weights = sum(p.numel() * p.element_size() for p in bundle.parameters())
+    trained = sum(p.numel() * p.element_size() for p in bundle.parameters() if p.requires_grad)
+    _, tokens = _chunk_tokens(recipe, batches)
+    config = getattr(getattr(bundle.model, "encoder", None), "config", None)
+    per_token = _bytes_per_token(config, int(bundle.model.dim), width, batches)
+    activations = int(tokens / processes * per_token)
+    parts = {"weights": weights, "gradients": trained, "optimiser": 2 * trained, "activations": activations}
+    shown = {name: f"{value / 2**20:.0f} MiB" for name, value in parts.items()}
+    return {**shown, "peak": f"{sum(parts.values()) / 2**20:.0f} MiB"}
+
+
+def _bytes_per_token(config: Any, dim: int, width: int, batches: Sequence[StepBatch]) -> float:
+    if config is None:
+        return 4.0 * dim
+    known: Mapping[str, Any] = config.to_dict()
+    hidden = known.get("hidden_size") or known.get("d_model") or known.get("dim") or dim
+    layers = known.get("num_hidden_layers") or known.get("num_layers") or known.get("n_layers") or 1
+    inner = known.get("intermediate_size") or known.get("d_ff") or known.get("hidden_dim") or 4 * hidden
+    heads = known.get("num_attention_heads") or known.get("num_heads") or known.get("n_heads") or 1
+    costs = np.concatenate([pool.inputs.costs for batch in batches for pool in batch.pools]).astype(np.float64)
+    length = float((costs**2).sum() / max(1.0, costs.sum()))  # tokens that a token attends to, on average
+    return float(layers * (16 * hidden + 2 * inner + 3 * heads * length) * width)
+
+
+def _evaluation(recipe: Recipe) -> dict[str, Any]:
+    if recipe.evaluation is None:
+        return {}
+    from embedkit.evaluation import metric_names
+
+    config = recipe.evaluation
+    every = f"{config.every} steps" if config.every is not None else "epoch"
+    names = metric_names(config.suite, config.tasks)
+    return {"suite": config.suite, "split": config.split, "every": every, "chooses": setup.metric_of(recipe), "metrics": names}

@@ -1,0 +1,85 @@
+"""Which arithmetic a run uses, chosen safely for its device, and fp16 loss scaling."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from embedkit.errors import RecipeError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 matrices in hardware; elsewhere bf16 is emulated, hundreds of times slower."""
+    flags = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    known = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16", "arm_bf16")
+    if flags:
+        return any(bool(flags.get(name)) for name in known)
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def choose_precision(wanted: str, device: torch.device) -> Precision:
+    """The precision of a run: "auto" is bf16 on a GPU that has it and fp32 elsewhere.
+
+    Raises
+    ------
+    RecipeError
+        When the wanted arithmetic would be emulated or is not there: it is never taken silently.
+    """
+    if wanted == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if wanted == "fp16" and device.type == "cpu":
+        raise RecipeError("fp16 training needs a GPU", where="train.precision", remedy="use fp32 or auto")
+    if wanted == "bf16" and device.type == "cpu" and not cpu_has_bf16():
+        raise RecipeError(
+            "this CPU has no bf16 instructions and would emulate them, hundreds of times slower",
+            where="train.precision", remedy="use fp32 or auto",
+        )  # fmt: skip
+    if wanted == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise RecipeError("this GPU has no bf16", where="train.precision", remedy="use fp16, fp32 or auto")
+    return wanted  # type: ignore[return-value]
+
+
+def autocast(precision: Precision, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
+    """A maker of the context in which the encoder's forward pass runs."""
+    if precision == "fp32":
+        return contextlib.nullcontext
+    return lambda: torch.autocast(device.type, dtype=_TYPES[precision])
+
+
+class LossScale:
+    """Dynamic loss scaling for fp16 (Micikevicius et al. 2018, section 3.2); the factor is 1 for other precisions.
+
+    The factor is halved when a gradient overflows, that step is skipped, and doubled after 2,000 good steps.
+    """
+
+    def __init__(self, precision: Precision) -> None:
+        self.active = precision == "fp16"
+        self.factor = 65_536.0 if self.active else 1.0
+        self.good_steps = 0
+
+    def update(self, overflowed: Tensor | bool) -> None:
+        """Adapt the factor after a step."""
+        if not self.active:
+            return
+        if bool(overflowed):
+            self.factor, self.good_steps = max(1.0, self.factor / 2), 0
+        else:
+            self.good_steps += 1
+            if self.good_steps == 2_000:
+                self.factor, self.good_steps = self.factor * 2, 0
+
+    def state(self) -> dict[str, float]:
+        """Factor and good steps, for a checkpoint."""
+        return {"factor": self.factor, "good_steps": self.good_steps}
+
+    def load(self, state: dict[str, float]) -> None:
+        """Restore what `state` gave."""
+        self.factor, self.good_steps = float(state["factor"]), int(state["good_steps"])

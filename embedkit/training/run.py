@@ -1,0 +1,381 @@
+"""The run: set-up, loop, evaluation, checkpoints, the saved model. Read `Run.loop` from top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from embedkit.errors import CheckpointError, NonFiniteError, UserError
+from embedkit.recipe import Recipe
+from embedkit.recipe_io import dump_recipe, load_recipe
+from embedkit.training import setup
+from embedkit.training.batches import StepBatch, prepare
+from embedkit.training.cache import Chunking, RandomState
+from embedkit.training.checkpoint import CheckpointStore, RunLock, write_durably
+from embedkit.training.distributed import World
+from embedkit.training.engine import Engine
+from embedkit.training.log import Progress, RichProgress, RunLog
+from embedkit.training.optimiser import Optimiser, RunningMean, assign_groups, schedule_factor
+from embedkit.training.precision import LossScale, autocast, choose_precision
+from embedkit.training.state import Best, RunState, load_weights
+from embedkit.training.step import Bundle, TrainStep
+
+
+class Interrupted(UserError):
+    """The run was asked to stop and has saved a checkpoint; exit code 143 (SIGTERM) or 130 (SIGINT)."""
+
+    def __init__(self, step: int, output: Path, exit_code: int) -> None:
+        super().__init__(f"stopped after step {step}, saved", where=str(output), remedy="go on with --resume")
+        self.exit_code = exit_code
+
+
+@dataclass
+class TrainResult:
+    """What a finished run gives.
+
+    Attributes
+    ----------
+    output : Path
+        The saved model folder.
+    steps : int
+        Optimiser steps of the run.
+    loss : float
+        Mean loss of the steps since the last log line (the last step at least).
+    losses : list of float
+        Mean loss at every log step of this process's part of the run.
+    scores : dict of str to float
+        The last evaluation that was made of the saved weights, ``suite/task`` -> score.
+    best : dict
+        ``metric``, ``value`` and ``step`` of the best evaluation.
+    """
+
+    output: Path
+    steps: int
+    loss: float
+    losses: list[float] = field(default_factory=list)
+    scores: dict[str, float] = field(default_factory=dict)
+    best: dict[str, Any] = field(default_factory=dict)
+
+
+def train(
+    recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[str] = (), *, smoke: bool = False,
+    resume: bool = False, output: str | Path | None = None, progress: Progress | None = None,
+) -> TrainResult:  # fmt: skip
+    """Run a recipe: train, evaluate, keep checkpoints, save the model.
+
+    Parameters
+    ----------
+    recipe, overrides, smoke
+        As in `embedkit.recipe_io.load_recipe`.
+    resume : bool
+        Go on from the newest complete checkpoint in the output folder; start anew when there is none.
+    output : str or Path, optional
+        Folder of the run instead of ``train.output``.
+    progress : Progress, optional
+        Where progress is shown; a rich bar on standard error when not given.
+
+    Raises
+    ------
+    UserError
+        Everything a user can mend, before the model loads where that is possible.
+    """
+    loaded = load_recipe(recipe, overrides, smoke=smoke)
+    folder = Path(output) if output is not None else Path(loaded.train.output.format(name=loaded.name))
+    setup.check(loaded)
+    _check_folder(folder, resume)
+    run = Run(loaded, folder, progress or RichProgress())
+    try:
+        return run.start(resume)
+    finally:
+        run.close()
+
+
+def _check_folder(folder: Path, resume: bool) -> None:
+    used = folder.is_dir() and any(folder.glob("checkpoints/step-*"))
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError("is not a folder", where=str(folder), remedy="give another train.output")
+    if not resume and (used or (folder / "model").exists()):
+        raise CheckpointError(
+            "the output folder holds a run", where=str(folder), remedy="add --resume, or give another train.output"
+        )
+
+
+class Run:
+    """One training run. `start` builds everything, `loop` trains, `finish` saves."""
+
+    def __init__(self, recipe: Recipe, folder: Path, progress: Progress) -> None:
+        self.recipe, self.folder = recipe, folder
+        self.method = setup.check(recipe)
+        self.metric = setup.metric_of(recipe)
+        self.suite = self._open_suite()
+        self.rows = setup.open_rows(recipe, self.method)
+        self.total = setup.total_steps(recipe, self.rows)
+        if recipe.train.threads is not None:
+            torch.set_num_threads(recipe.train.threads)
+        self.engine = Engine(recipe, folder)
+        self.world: World = self.engine.world
+        self.progress = progress if self.world.is_main else Progress()
+        self.precision = choose_precision(recipe.train.precision, self.world.device)
+        self._lock = RunLock(folder) if self.world.is_main else None
+        self._stop_code: int | None = None
+
+    def _open_suite(self) -> Any:
+        from embedkit.evaluation import open_suite
+
+        config = self.recipe.evaluation
+        return None if config is None else open_suite(config.suite, config.data, config.tasks, config.split)
+
+    def start(self, resume: bool) -> TrainResult:
+        """Build the parts, go back to a checkpoint when asked to, and train to the end."""
+        self.state = self._build()
+        self.store = CheckpointStore(self.folder / "checkpoints", self.recipe.train.keep_checkpoints)
+        self.step = TrainStep(
+            self.state.bundle, self.method, self.world, self._chunking(),
+            autocast=autocast(self.precision, self.world.device), loss_scale=lambda: self.state.scale.factor,
+            defer_sync=self.engine.defer_sync, total_steps=self.total,
+        )  # fmt: skip
+        self._seed_process()
+        if resume:
+            self._resume()
+        if self.world.is_main:
+            self.store.sweep()
+            write_durably(self.folder / "recipe.yaml", dump_recipe(self.recipe).encode())
+        with self._signals():
+            losses = self.loop()
+        return self.finish(losses)
+
+    def loop(self) -> list[float]:
+        """Train to the last step; the logged losses of this part of the run."""
+        config, state = self.recipe.train, self.state
+        stream = self._stream()
+        log = RunLog(self.folder / "log.jsonl", self.world, self.progress, lambda: stream.waited, self.engine.track)
+        self.progress.start(self.total, state.position.step)
+        losses: list[float] = []
+        if self.recipe.evaluation is not None and self.recipe.evaluation.at_start and state.position.step == 0:
+            self._evaluate(log)
+        while state.position.step < self.total:
+            batch = next(stream)
+            factor = schedule_factor(state.position.step, self.total, config)
+            state.bundle.train()
+
+            result = self.step.gradients(batch)
+            norm = self._update(batch, result.loss, factor)
+
+            self._advance(batch)
+            computed = getattr(state.bundle.model, "computed_tokens", None)
+            inputs = sum(len(pool.inputs) for pool in batch.pools)
+            log.add(result, inputs, batch.tokens, computed(batch.tokens) if computed else batch.tokens)
+            figures = None
+            if state.position.step % config.log_every == 0 or state.position.step == self.total:
+                figures = log.write(state.position.step, {"lr": factor * config.lr, "gradient_norm": float(norm)})
+                losses.append(figures["loss"])
+                self._check_logged(figures)
+            self.progress.step(state.position.step, figures)
+            self._evaluate_and_save(log)
+            self._stop_if_asked()
+        stream.close()
+        return losses
+
+    def finish(self, losses: list[float]) -> TrainResult:
+        """Load the best weights when asked to, save the model, and write ``result.json``."""
+        state, evaluation = self.state, self.recipe.evaluation
+        if evaluation is not None and evaluation.load_best and state.best.step not in (None, state.position.step):
+            self.progress.say(f"best weights: step {state.best.step}, {state.best.metric} {state.best.value:.2f}")
+            load_weights(state.bundle, self.store.at(state.best.step or 0))
+            self._load_mean(state.best.step or 0)
+        chosen = state.best.step if evaluation is not None and evaluation.load_best else state.position.step
+        rows = [row for row in state.history if row["step"] == chosen]
+        target = self.folder / "model"
+        with self._mean_weights():
+            self.engine.save_model(state.bundle.model, target, self.recipe)
+        loss = losses[-1] if losses else math.nan
+        result = TrainResult(target, state.position.step, loss, losses, rows[-1]["scores"] if rows else {}, asdict(state.best))
+        if self.world.is_main:
+            text = json.dumps(asdict(result) | {"output": str(target)}, indent=1) + "\n"
+            write_durably(self.folder / "result.json", text.encode())
+        self.world.barrier()
+        self.progress.stop()
+        return result
+
+    def close(self) -> None:
+        """Release the folder and the trackers."""
+        self.progress.stop()
+        if self._lock is not None:
+            self._lock.release()
+        self.engine.close()
+
+    # -- parts of the set-up ------------------------------------------------------------------------------------
+
+    def _build(self) -> RunState:
+        from embedkit.models import build
+
+        recipe, train_config = self.recipe, self.recipe.train
+        torch.manual_seed(recipe.seed)
+        model = build(recipe.model, recipe.seed)
+        if train_config.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
+        if train_config.compile:
+            model.compile_layers()
+        torch.manual_seed(recipe.seed + 1)
+        parts = self.method.parts(model.dim)
+        objective = setup.build_objective(recipe, self.method, model.dim, self.rows.num_rows)
+        bundle = Bundle(model, parts, objective)
+        undecayed = frozenset(f"objective.{name}" for name, _ in objective.named_parameters())
+        groups = assign_groups(bundle, train_config, undecayed)
+        bundle = self.engine.place(bundle)
+        optimiser = Optimiser(bundle, groups, train_config)
+        ema = RunningMean(bundle, train_config.ema) if train_config.ema is not None else None
+        best = Best(metric=self.metric)
+        return RunState(bundle, optimiser, LossScale(self.precision), ema, best=best)
+
+    def _chunking(self) -> Chunking:
+        config = self.recipe.train
+        return Chunking(config.chunk_size, config.chunk_tokens, config.keep_chunks)
+
+    def _seed_process(self) -> None:
+        """Dropout differs between processes and is a function of the seed."""
+        torch.manual_seed(self.recipe.seed * 1_000_003 + self.world.rank)
+
+    def _resume(self) -> None:
+        checkpoint, ignored = self.store.newest()
+        for line in ignored:
+            self.progress.say(line)
+        if checkpoint is None:
+            self.progress.say(f"{self.folder}: no complete checkpoint, starting from step 0")
+            return
+        self.state.restore(checkpoint, self.recipe, self.rows.fingerprint, self.world)
+        at = self.state.position
+        self.progress.say(f"resuming from step {at.step} (epoch {at.epoch}, batch {at.epoch_step}): {checkpoint.path}")
+
+    def _stream(self) -> Any:
+        from embedkit.data import prefetch
+
+        model, seed = self.state.bundle.model, self.recipe.seed
+        source = setup.batches_from(self.rows, self.state.position, self.world.rank, self.world.size)
+        return prefetch((prepare(b, self.method, model, seed=seed, epoch=epoch) for epoch, b in source), 2)
+
+    # -- parts of the loop --------------------------------------------------------------------------------------
+
+    def _update(self, batch: StepBatch, loss: torch.Tensor, factor: float) -> torch.Tensor:
+        """Clip and apply the gradients; nothing moves when they are not finite."""
+        state, optimiser = self.state, self.state.optimiser
+        if state.scale.active:
+            optimiser.scale_gradients(1.0 / state.scale.factor)
+        norm = optimiser.gradient_norm()
+        bad = ~torch.isfinite(norm)
+        if state.scale.active and bool(bad):
+            state.scale.update(True)
+            optimiser.adamw.zero_grad(set_to_none=True)
+            return norm
+        if self.world.device.type == "cpu" and bool(bad):
+            self._refuse(batch, loss)
+        optimiser.clip(norm)
+        optimiser.step(factor, bad.float() if self.world.device.type == "cuda" else None)
+        state.scale.update(False)
+        self.step.after_update()
+        if state.ema is not None:
+            state.ema.update(state.bundle)
+        return norm
+
+    def _refuse(self, batch: StepBatch, loss: torch.Tensor) -> None:
+        step, ids = self.state.position.step + 1, batch.ids.tolist()
+        shown = ", ".join(str(i) for i in ids[:8]) + (" ..." if len(ids) > 8 else "")
+        raise NonFiniteError(
+            f"the gradient is not finite at step {step} (loss {float(loss):.4g}, rows {shown}); weights are unchanged",
+            where=str(self.folder), remedy="lower train.lr, check these rows, or resume from the last checkpoint",
+        )  # fmt: skip
+
+    def _check_logged(self, figures: Mapping[str, float]) -> None:
+        if not self.state.scale.active and not math.isfinite(figures["gradient_norm"]):
+            raise NonFiniteError(
+                f"the gradient is not finite near step {self.state.position.step}; those steps were skipped",
+                where=str(self.folder), remedy="lower train.lr, or resume from the last checkpoint",
+            )  # fmt: skip
+
+    def _advance(self, batch: StepBatch) -> None:
+        position = self.state.position
+        position.step += 1
+        position.epoch, position.epoch_step = batch.epoch, batch.step + 1
+        if self.rows.steps_per_epoch is not None and position.epoch_step >= self.rows.steps_per_epoch:
+            position.epoch, position.epoch_step = batch.epoch + 1, 0
+
+    def _due(self, every: int | None) -> bool:
+        position = self.state.position
+        if position.step == self.total:
+            return True
+        return position.step % every == 0 if every is not None else position.epoch_step == 0
+
+    def _evaluate_and_save(self, log: RunLog) -> None:
+        evaluation = self.recipe.evaluation
+        evaluated = evaluation is not None and self._due(evaluation.every)
+        if evaluated:
+            self._evaluate(log)
+        every = self.recipe.train.save_every
+        if (evaluated and every is None) or self._due(every):
+            self.state.save(self.store, self.recipe, self.rows.fingerprint, self.world)
+
+    def _evaluate(self, log: RunLog) -> None:
+        """Score the model on the main process; the random state of training is left as it was."""
+        before = RandomState(self.world.device)
+        state, suite = self.state, self.suite
+        with self._mean_weights(), self.engine.whole_model(state.bundle.model) as model:
+            if self.world.is_main:
+                model.eval()
+                report = suite.run(model)
+                name = self.recipe.evaluation.suite if self.recipe.evaluation else ""
+                scores = {f"{name}/{task}": float(score) for task, score in report.scores.items()}
+                value = scores[self.metric] if self.metric is not None else math.nan
+                state.history.append({"step": state.position.step, "scores": scores})
+                if state.best.better(value):
+                    state.best = Best(self.metric, value, state.position.step)
+                log.record({"step": state.position.step, "scores": scores})
+                self.progress.say(f"step {state.position.step}: {self.metric} {value:.2f} (best {state.best.value:.2f})")
+        self.engine.share(state)
+        before.restore()
+
+    def _mean_weights(self) -> contextlib.AbstractContextManager[Any]:
+        if self.state.ema is None or not self.recipe.train.evaluate_ema:
+            return contextlib.nullcontext()
+        return contextlib.contextmanager(self.state.ema.swapped)(self.state.bundle)
+
+    def _load_mean(self, step: int) -> None:
+        if self.state.ema is not None:
+            for name, value in self.store.at(step).tensors("ema").items():
+                self.state.ema.mean[name].copy_(value)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT end the run after the current step, with a checkpoint; a second one ends it at once."""
+
+        def ask(number: int, frame: Any) -> None:
+            self._stop_code = 128 + number
+            signal.signal(number, before[number])
+
+        try:
+            before = {n: signal.signal(n, ask) for n in (signal.SIGTERM, signal.SIGINT)}
+        except ValueError:  # not the main thread: signals are its business
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop_if_asked(self) -> None:
+        asked = self._stop_code is not None
+        at_log = self.state.position.step % self.recipe.train.log_every == 0
+        if self.world.size > 1 and (not at_log or not self.world.any(asked)):
+            return
+        if self.world.size == 1 and not asked:
+            return
+        self.state.save(self.store, self.recipe, self.rows.fingerprint, self.world)
+        raise Interrupted(self.state.position.step, self.folder, self._stop_code or 143)

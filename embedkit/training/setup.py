@@ -1,0 +1,131 @@
+"""Everything that is checked and built before the first step, cheapest first."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedkit.errors import RecipeError, nearest
+from embedkit.methods import methods
+from embedkit.methods.base import Method
+from embedkit.recipe import Recipe
+
+if TYPE_CHECKING:
+    from embedkit.data import TrainingRows
+    from embedkit.objectives.base import Objective
+
+
+def build_method(recipe: Recipe) -> Method:
+    """The method of a recipe with its settings.
+
+    Raises
+    ------
+    UserError, RecipeError
+        Unknown method (with the nearest name) or setting.
+    """
+    import inspect
+
+    cls = methods[recipe.method.name]
+    known = [name for name in inspect.signature(cls).parameters if name != "self"]
+    for key in recipe.method.settings:
+        if key not in known:
+            raise RecipeError(f"unknown setting {key!r}", where=f"method {recipe.method.name}", remedy=nearest(key, known))
+    return cls(**recipe.method.settings)
+
+
+def objective_config(recipe: Recipe, method: Method) -> dict[str, Any]:
+    """The objective of a run: the recipe's, over the method's own."""
+    if recipe.objective is None:
+        return dict(method.objective)
+    given = {"name": recipe.objective.name, **recipe.objective.settings}
+    return {**method.objective, **given} if given["name"] == method.objective["name"] else given
+
+
+def build_objective(recipe: Recipe, method: Method, dim: int | None = None, rows: int | None = None) -> Objective:
+    """The objective with its settings; without `dim` and `rows` it is only checked."""
+    from embedkit import objectives
+
+    return objectives.build(objective_config(recipe, method), dim=dim, num_rows=rows)
+
+
+def check(recipe: Recipe) -> Method:
+    """Check method, objective, roles and metric names of a recipe; nothing heavy is read."""
+    method = build_method(recipe)
+    objective = build_objective(recipe, method)
+    missing = objective.requires - method.contract.roles - set(method.provides)
+    if missing:
+        raise RecipeError(
+            f"objective {objective_config(recipe, method)['name']!r} needs {', '.join(sorted(missing))}",
+            where=f"method {recipe.method.name}", remedy="choose an objective that the method's views can feed",
+        )  # fmt: skip
+    metric_of(recipe)
+    return method
+
+
+def metric_of(recipe: Recipe) -> str | None:
+    """The metric that chooses the best checkpoint, checked against the names the suite gives."""
+    if recipe.evaluation is None:
+        return None
+    from embedkit.evaluation import metric_names
+
+    known = metric_names(recipe.evaluation.suite, recipe.evaluation.tasks)
+    if recipe.evaluation.metric is None:
+        return f"{recipe.evaluation.suite}/avg"
+    if recipe.evaluation.metric not in known:
+        raise RecipeError(
+            f"unknown metric {recipe.evaluation.metric!r}", where="evaluation.metric",
+            remedy=nearest(recipe.evaluation.metric, known),
+        )  # fmt: skip
+    return recipe.evaluation.metric
+
+
+def open_rows(recipe: Recipe, method: Method) -> TrainingRows:
+    """The training rows, checked against the method's contract."""
+    from embedkit.data import open_training
+
+    return open_training(
+        recipe.data, method.contract, batch_size=recipe.train.batch_size, seed=recipe.seed, base_dir=Path.cwd()
+    )
+
+
+def total_steps(recipe: Recipe, rows: TrainingRows) -> int:
+    """Optimiser steps of the whole run.
+
+    Raises
+    ------
+    RecipeError
+        When the data is a stream, whose length is not known, and ``train.max_steps`` is not given.
+    """
+    if rows.steps_per_epoch is None:
+        if recipe.train.max_steps is None:
+            raise RecipeError(
+                "a stream has no known length", where="train.epochs", remedy="give train.max_steps instead"
+            )
+        return recipe.train.max_steps
+    by_epochs = None if recipe.train.epochs is None else max(1, round(recipe.train.epochs * rows.steps_per_epoch))
+    return min(n for n in (by_epochs, recipe.train.max_steps) if n is not None)
+
+
+@dataclass
+class Position:
+    """Where a run stands: optimiser steps done, and the next batch as (epoch, step within it)."""
+
+    step: int = 0
+    epoch: int = 0
+    epoch_step: int = 0
+
+
+def batches_from(rows: TrainingRows, start: Position, rank: int, world: int) -> Iterator[tuple[int, Any]]:
+    """(epoch, RowBatch) from a position on, epoch after epoch, without end."""
+    first = start.epoch_step
+    for epoch in itertools.count(start.epoch):
+        found = False
+        for batch in rows.batches(epoch, first, rank, world):
+            found = True
+            yield epoch, batch
+        if not found and first == 0:
+            raise RecipeError("the data gives no batch", where="data.train", remedy="check limits and batch size")
+        first = 0

@@ -1,0 +1,181 @@
+"""What a checkpoint of a run holds, and how it goes back: the only place that knows both sides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from embedkit import __version__
+from embedkit.errors import CheckpointError
+from embedkit.recipe import Recipe
+from embedkit.recipe_io import check_recipe, dump_recipe, parse_yaml
+from embedkit.training.cache import RandomState
+from embedkit.training.checkpoint import Checkpoint, CheckpointStore
+from embedkit.training.distributed import World
+from embedkit.training.optimiser import Optimiser, RunningMean
+from embedkit.training.precision import LossScale
+from embedkit.training.setup import Position
+from embedkit.training.step import Bundle
+
+# Settings that change where a run writes and what it prints, not what comes out.
+_FREE = {"train.output", "train.log_every", "train.save_every", "train.keep_checkpoints", "train.trackers", "smoke",
+         "description", "train.threads"}  # fmt: skip
+
+
+@dataclass
+class Best:
+    """The best evaluation so far."""
+
+    metric: str | None = None
+    value: float | None = None
+    step: int | None = None
+
+    def better(self, value: float) -> bool:
+        """Whether `value` beats it (higher is better)."""
+        return self.value is None or value > self.value
+
+
+@dataclass
+class RunState:
+    """Everything of a run that changes while it goes on."""
+
+    bundle: Bundle
+    optimiser: Optimiser
+    scale: LossScale
+    ema: RunningMean | None
+    position: Position = field(default_factory=Position)
+    best: Best = field(default_factory=Best)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def save(self, store: CheckpointStore, recipe: Recipe, fingerprint: str, world: World) -> Checkpoint | None:
+        """Write a checkpoint; called on every process, written by the main one."""
+        random = _gather_random(world)
+        tensors = {"weights": _state_tensors(self.bundle), "optimiser": self.optimiser.state_tensors()}
+        if not world.is_main:
+            world.barrier()
+            return None
+        if self.ema is not None:
+            tensors["ema"] = {name: value.cpu() for name, value in self.ema.mean.items()}
+        tensors["random"] = random
+        document = {
+            "position": vars(self.position),
+            "best": vars(self.best),
+            "history": self.history,
+            "scale": self.scale.state(),
+            "world": world.size,
+            "data": fingerprint,
+            "embedkit": __version__,
+            "torch": torch.__version__,
+        }
+        saved = store.save(
+            self.position.step, tensors, {"state": document}, {"recipe.yaml": dump_recipe(recipe)}, self.best.step
+        )
+        world.barrier()
+        return saved
+
+    def restore(self, checkpoint: Checkpoint, recipe: Recipe, fingerprint: str, world: World) -> None:
+        """Go back to a checkpoint, or refuse it and list what differs."""
+        document = checkpoint.json("state")
+        differences = _recipe_differences(checkpoint, recipe)
+        for name, now in (("world", world.size), ("data", fingerprint), ("embedkit", __version__)):
+            if document[name] != now:
+                differences.append(f"{_WORDS[name]} was {document[name]}, is {now}")
+        if differences:
+            raise CheckpointError(
+                "belongs to another run: " + "; ".join(differences), where=str(checkpoint.path),
+                remedy="give the same settings, or start anew in another train.output",
+            )  # fmt: skip
+        load_weights(self.bundle, checkpoint)
+        self.optimiser.load_state_tensors(checkpoint.tensors("optimiser"))
+        if self.ema is not None:
+            for name, value in checkpoint.tensors("ema").items():
+                self.ema.mean[name].copy_(value)
+        self.position = Position(**document["position"])
+        self.best = Best(**document["best"])
+        self.history = document["history"]
+        self.scale.load(document["scale"])
+        _restore_random(checkpoint, world)
+
+
+_WORDS = {"world": "the number of processes", "data": "the data", "embedkit": "the version of embedkit"}
+
+
+def load_weights(bundle: Bundle, checkpoint: Checkpoint, file: str = "weights") -> None:
+    """Put the weights of a checkpoint into the bundle; ``ema`` holds the trained parameters only."""
+    tensors = checkpoint.tensors(file)
+    own = bundle.state_dict()
+    wrong = [n for n, value in tensors.items() if n not in own or _whole_shape(own[n]) != tuple(value.shape)]
+    missing = [] if file == "ema" else [name for name in own if name not in tensors]
+    if wrong or missing:
+        raise CheckpointError(
+            f"does not fit the model: {(wrong + missing)[0]!r} differs", where=str(checkpoint.path),
+            remedy="resume with the recipe it was written with",
+        )  # fmt: skip
+    with torch.no_grad():
+        for name, value in tensors.items():
+            _copy(own[name], value)
+
+
+def _whole_shape(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape)
+
+
+def _copy(target: Tensor, value: Tensor) -> None:
+    if hasattr(target, "full_tensor"):
+        from torch.distributed.tensor import distribute_tensor
+
+        value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
+    target.copy_(value)
+
+
+def _state_tensors(bundle: Bundle) -> dict[str, Tensor]:
+    """All weights and buffers, whole, on the CPU; tensors that share memory are written once each."""
+    found = {}
+    for name, value in bundle.state_dict().items():
+        whole = value.full_tensor() if hasattr(value, "full_tensor") else value
+        found[name] = whole.detach().cpu().clone().contiguous()
+    return found
+
+
+def _gather_random(world: World) -> dict[str, Tensor]:
+    """Generator states of all processes: ``cpu`` (W, n) and ``cuda`` (W, m), uint8."""
+    now = RandomState(world.device)
+    states = {"cpu": now.cpu} if now.cuda is None else {"cpu": now.cpu, "cuda": now.cuda}
+    return {name: _gathered_bytes(state, world).cpu() for name, state in states.items()}
+
+
+def _gathered_bytes(state: Tensor, world: World) -> Tensor:
+    return world.gather(state.to(world.device)[None], [1] * world.size)
+
+
+def _restore_random(checkpoint: Checkpoint, world: World) -> None:
+    states = checkpoint.tensors("random")
+    if "cpu" not in states or len(states["cpu"]) != world.size:
+        raise CheckpointError(
+            f"has no random state for process {world.rank}", where=str(checkpoint.path), remedy="use another checkpoint"
+        )
+    torch.set_rng_state(states["cpu"][world.rank].contiguous())
+    if "cuda" in states and world.device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"][world.rank].contiguous(), world.device)
+
+
+def _recipe_differences(checkpoint: Checkpoint, recipe: Recipe) -> list[str]:
+    text = checkpoint.text("recipe.yaml")
+    before = _flat(check_recipe(parse_yaml(text, str(checkpoint.path / "recipe.yaml"))).model_dump(mode="json"))
+    now = _flat(recipe.model_dump(mode="json"))
+    keys = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
+    free = [k for k in keys if any(k == f or k.startswith(f"{f}.") for f in _FREE)]
+    return [f"{k} was {before.get(k)}, is {now.get(k)}" for k in keys if k not in free]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict) and value:
+        items = value.items()
+    elif isinstance(value, list) and value:
+        items = ((str(i), item) for i, item in enumerate(value))  # type: ignore[assignment]
+    else:
+        return {prefix: value}
+    return {k: v for key, item in items for k, v in _flat(item, f"{prefix}.{key}" if prefix else str(key)).items()}
