@@ -1,0 +1,158 @@
+"""Models for training, from the `model` section of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedkit.errors import ModelError
+from embedkit.models.folder import inspect, locate
+from embedkit.recipe import ModelConfig
+from embedkit.registry import Registry
+
+if TYPE_CHECKING:
+    from embedkit.models.base import Model
+
+builders: Registry[Callable[[ModelConfig], Model]] = Registry("kind of model")
+
+# every rate that an encoder may have; classifier heads are not part of it
+_DROPOUT_KEYS = (
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "dropout_rate",
+    "embedding_dropout", "mlp_dropout", "hidden_dropout", "activation_dropout",
+)  # fmt: skip
+
+
+def build(config: ModelConfig, seed: int = 0) -> Model:
+    """The model of a recipe, in float32 on the CPU and in training mode.
+
+    New parameters (a random encoder, a head, adapters) are a pure function of `seed`; the global random state is left
+    as it was.
+
+    Raises
+    ------
+    ModelError
+        When the model cannot be read or built.
+    """
+    make = builders[config.kind]
+    if config.name is not None:
+        inspect(locate(config.name, config.revision))  # refuse a wrong folder before torch is imported
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make(config).train()
+
+
+@builders.add("text")
+def _text(config: ModelConfig) -> Model:
+    from embedkit.models.loading import assemble
+    from embedkit.models.text import Dense, TextEncoder
+
+    if config.name is not None:
+        plan = inspect(locate(config.name, config.revision))
+        if plan.kind != "text":
+            raise ModelError(f"is a {plan.kind} model", where=config.name, remedy=f"set model.kind to {plan.kind}")
+        _replace(plan.spec, config)
+        model = assemble(plan, overrides=_dropout_overrides(config, plan.weights))
+    else:
+        model = _random_text(config)
+    assert isinstance(model, TextEncoder)
+    if config.head is not None:
+        activation = {"tanh": "tanh", "linear": "identity"}[config.head.kind]
+        size = int(model.dense[-1].linear.out_features) if len(model.dense) else model.hidden_size
+        head = Dense(size, config.head.dim or size, activation, train_only=config.head.train_only)
+        torch_init(head, getattr(model.encoder.config, "initializer_range", 0.02))
+        model.dense.append(head)
+    if config.lora is not None:
+        from embedkit.models.adapters import add_lora
+
+        add_lora(model, config.lora)
+    return model
+
+
+def torch_init(head: Any, deviation: float) -> None:
+    """Initialise a dense layer as BERT does: normal weights, zero bias."""
+    from torch import nn
+
+    nn.init.normal_(head.linear.weight, std=deviation)
+    nn.init.zeros_(head.linear.bias)
+
+
+def _replace(spec: dict[str, Any], config: ModelConfig) -> None:
+    """Settings of the recipe replace those of the folder."""
+    for key in ("pooling", "max_length", "normalize"):
+        value = getattr(config, key)
+        if value is not None:
+            spec[key] = value
+    if config.prompts:
+        spec["prompts"] = {**spec.get("prompts", {}), **config.prompts}
+        spec["default_prompt"] = config.default_prompt or spec.get("default_prompt")
+
+
+def _dropout_overrides(config: ModelConfig, folder: Path | None = None, known: Any = None) -> dict[str, float]:
+    if config.dropout is None:
+        return {}
+    if known is None:
+        from transformers import AutoConfig
+
+        known = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return {key: config.dropout for key in _DROPOUT_KEYS if isinstance(getattr(known, key, None), float | int)}
+
+
+def _random_text(config: ModelConfig) -> Model:
+    from transformers import AutoConfig
+
+    from embedkit.models.loading import new_encoder
+    from embedkit.models.text import TextEncoder
+
+    assert config.config is not None
+    settings = dict(config.config)
+    kind = settings.pop("model_type")
+    tokenizer = open_tokenizer(str(config.tokenizer))
+    settings.setdefault("vocab_size", len(tokenizer))
+    for key in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
+        if getattr(tokenizer, key, None) is not None:
+            settings.setdefault(key, getattr(tokenizer, key))
+    try:
+        shape = AutoConfig.for_model(kind, **settings)
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"not a transformers configuration ({error})", where="model.config") from error
+    if shape.vocab_size < len(tokenizer):
+        raise ModelError(
+            f"vocab_size is {shape.vocab_size}, the tokenizer has {len(tokenizer)} entries", where="model.config",
+            remedy="leave vocab_size out",
+        )  # fmt: skip
+    for key, value in _dropout_overrides(config, known=shape).items():
+        setattr(shape, key, value)
+    spec: dict[str, Any] = {"normalize": True}
+    _replace(spec, config)
+    return TextEncoder(new_encoder(shape), tokenizer, **spec)
+
+
+def open_tokenizer(name: str) -> Any:
+    """A tokenizer from a vocab.txt (BERT, lower case), a tokenizer.json or its folder, a hub id, or 'builtin'."""
+    if name == "builtin":
+        from embedkit.data.builtin import tokenizer
+
+        return tokenizer()
+    path = Path(name).expanduser()
+    vocabulary = path / "vocab.txt" if path.is_dir() and not (path / "tokenizer.json").is_file() else path
+    if vocabulary.name.endswith("vocab.txt") and vocabulary.is_file():
+        from transformers import BertTokenizer
+
+        pieces = vocabulary.read_text(encoding="utf-8").split("\n")
+        table = {piece: number for number, piece in enumerate(pieces) if piece or number < len(pieces) - 1}
+        return BertTokenizer(vocab=table, do_lower_case=True, model_max_length=512)
+    if path.is_file() and path.suffix == ".json":
+        return open_tokenizer(str(path.parent))
+    from embedkit.models.loading import read_tokenizer
+
+    return read_tokenizer(locate(name))
+
+
+@builders.add("static")
+def _static(config: ModelConfig) -> Model:
+    from embedkit.models.static import build_static
+
+    return build_static(config)

@@ -1,0 +1,119 @@
+"""Texts to vectors in batches of similar length: the work behind `Model.encode`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from embedkit.errors import NonFiniteError, UserError
+from embedkit.models.inputs import Inputs
+from embedkit.models.tokens import check_texts, resolve_prompt
+
+if TYPE_CHECKING:
+    from embedkit.models.base import Model, Progress
+
+# Texts that are tokenised and sorted together: bounds the memory for token ids, long enough for even batches.
+WINDOW = 65_536
+BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536}
+
+
+def encode(
+    model: Model,
+    inputs: Sequence[str],
+    prompt: str | None,
+    normalize: bool | None,
+    truncate_dim: int | None,
+    batch_tokens: int | None,
+    progress: Progress,
+) -> np.ndarray:
+    """See `Model.encode`."""
+    texts = check_texts(inputs)
+    dim = _kept(model, truncate_dim)
+    text_of_prompt = resolve_prompt(prompt, model.prompts, model.default_prompt)
+    number = {text: k for k, text in enumerate(dict.fromkeys(texts))}  # each distinct text once
+    distinct = list(number)
+    unit = model.normalize if normalize is None else normalize
+    budget = batch_tokens or BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cuda"])
+    vectors = np.empty((len(distinct), dim), dtype=np.float32)
+    show = _reporter(progress, len(distinct))
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for start in range(0, len(distinct), WINDOW):
+                window = model.prepare(distinct[start : start + WINDOW], text_of_prompt)
+                for index in token_batches(window.costs, budget):
+                    batch = window.select(index)
+                    vectors[start + index] = _vectors(model, batch, dim, unit)
+                    _refuse_non_finite(vectors, start + index, distinct, texts)
+                    show(len(index))
+    finally:
+        model.train(was_training)
+    if len(distinct) == len(texts):
+        return vectors
+    return vectors[np.fromiter((number[text] for text in texts), np.int64, len(texts))]
+
+
+def token_batches(costs: np.ndarray, budget: int) -> Iterator[np.ndarray]:
+    """Indices of batches of at most `budget` tokens, longest inputs first (so that memory runs out at once or never)."""
+    order = np.argsort(-costs, kind="stable")
+    total = np.cumsum(costs[order])
+    first = 0
+    while first < len(order):
+        before = total[first - 1] if first else 0
+        last = int(np.searchsorted(total, before + budget, side="right"))
+        last = max(last, first + 1)
+        yield order[first:last]
+        first = last
+
+
+def _vectors(model: Model, batch: Inputs, dim: int, unit: bool) -> np.ndarray:
+    out = model(batch.to(model.device))[:, :dim].float()
+    if unit:
+        out = torch.nn.functional.normalize(out, dim=-1)
+    return out.cpu().numpy()
+
+
+def _kept(model: Model, truncate_dim: int | None) -> int:
+    if truncate_dim is None:
+        return model.dim
+    if not 0 < truncate_dim <= model.dim:
+        raise UserError(f"truncate_dim is {truncate_dim}", remedy=f"the model has vectors of size {model.dim}")
+    return truncate_dim
+
+
+def _refuse_non_finite(vectors: np.ndarray, index: np.ndarray, distinct: list[str], texts: list[str]) -> None:
+    finite = np.isfinite(vectors[index]).all(axis=1)
+    if not finite.all():
+        text = distinct[int(index[np.flatnonzero(~finite)[0]])]
+        raise NonFiniteError(
+            "the vector has NaN or infinite values", where=f"inputs[{texts.index(text)}]",
+            remedy="check the weights, or load the model with dtype float32",
+        )  # fmt: skip
+
+
+def _reporter(progress: Any, total: int) -> Any:
+    """A function that is told how many more texts are done."""
+    if progress is True:
+        bar = tqdm(total=total, unit=" texts", desc="encode")
+
+        def advance(count: int) -> None:
+            bar.update(count)
+            if bar.n >= total:
+                bar.close()
+
+        return advance
+    if not callable(progress):
+        return lambda count: None
+    done = 0
+
+    def tell(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done, total)
+
+    return tell

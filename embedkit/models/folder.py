@@ -1,0 +1,293 @@
+"""What a model folder holds, read without loading a model: quick checks with clear refusals.
+
+Nothing here imports torch or transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from embedkit.errors import ModelError, UnsafeFileError
+
+OWN_FILE = "embedkit.json"
+OWN_FORMAT = 1
+TRAIN_ONLY_FILE = "embedkit_train_only.safetensors"
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_MODULES = ("Transformer", "Pooling", "Dense", "Normalize", "StaticEmbedding")
+_POOLING_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+# sentence-transformers' name -> ours
+POOLING_NAMES = {"cls": "cls", "max": "max", "mean": "mean", "lasttoken": "last-token"}
+_HUB_PATTERNS = [
+    "*.json", "*.safetensors", "*.txt", "*.model", "*.jinja",
+    "*/config.json", "*/*.safetensors", "*/tokenizer*", "*/vocab*", "*/*.json",
+]  # fmt: skip
+
+
+@dataclass
+class FolderPlan:
+    """What a model folder says about how a text becomes a vector.
+
+    Attributes
+    ----------
+    root : Path
+        The folder.
+    weights : Path
+        The folder of the encoder's weights and tokenizer (a sub-folder in old sentence-transformers layouts).
+    kind : str
+        "text" or "static".
+    origin : str
+        "embedkit", "sentence-transformers" or "transformers".
+    spec : dict
+        Settings: pooling, max_length, normalize, prompts, default_prompt; keys that the folder leaves open are absent.
+    dense : list of (folder, settings)
+        Dense layers kept at use time, in order.
+    train_only : list of dict
+        Settings of layers used in training only.
+    """
+
+    root: Path
+    weights: Path
+    kind: str
+    origin: str
+    spec: dict[str, Any] = field(default_factory=dict)
+    dense: list[tuple[Path, dict[str, Any]]] = field(default_factory=list)
+    train_only: list[dict[str, Any]] = field(default_factory=list)
+    lower_case: bool = False
+
+
+def locate(name: str | Path, revision: str | None = None, code: bool = False, pickle: bool = False) -> Path:
+    """The local folder of a model: `name` itself, or the snapshot of a hub id.
+
+    Raises
+    ------
+    ModelError
+        When there is no such folder, or the hub cannot give it.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ModelError("is a file, not a model folder", where=str(name), remedy="give the folder that holds it")
+    text = str(name)
+    if not _HUB_ID.fullmatch(text) or text.count("/") > 1:
+        raise ModelError("no such model folder", where=text, remedy="check the path, or give a hub id like org/name")
+    return _snapshot(text, revision, code, pickle)
+
+
+def _snapshot(name: str, revision: str | None, code: bool, pickle: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = [*_HUB_PATTERNS, *(["*.py"] if code else []), *(["*.bin"] if pickle else [])]
+    # ONNX, OpenVINO and the like hold weights that are not read here
+    ignored = ["onnx/*", "openvino/*", "coreml/*", "*.onnx"]
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=ignored))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"neither a folder here nor a model that the hub can give ({reason})", where=name,
+            remedy="check the name and the network",
+        ) from error  # fmt: skip
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value of a file.
+
+    Raises
+    ------
+    ModelError
+        When it is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError("file is missing", where=str(path), remedy="the model folder is incomplete") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"is not valid JSON ({error})", where=str(path), remedy="write the folder again") from None
+
+
+def inspect(root: Path, *, trust_remote_code: bool = False, allow_pickle: bool = False) -> FolderPlan:
+    """What `root` holds.
+
+    Raises
+    ------
+    ModelError
+        When it is no model folder, or has parts that this library does not know.
+    UnsafeFileError
+        When reading it would run code: a pickle, or remote code.
+    """
+    if (root / OWN_FILE).is_file():
+        plan = _own(root)
+    elif (root / "modules.json").is_file():
+        plan = _sentence_transformers(root)
+    elif (root / "config.json").is_file():
+        plan = FolderPlan(root, root, "text", "transformers")
+    else:
+        held = ", ".join(sorted(p.name for p in root.iterdir())[:5]) or "nothing"
+        raise ModelError(
+            f"not a model folder: no config.json, modules.json or {OWN_FILE} (it holds {held})", where=str(root),
+            remedy="give a folder written by embedkit, sentence-transformers or transformers",
+        )  # fmt: skip
+    _check_weights(plan, allow_pickle)
+    if plan.kind == "text":
+        _check_code(plan.weights, trust_remote_code)
+    return plan
+
+
+def _own(root: Path) -> FolderPlan:
+    saved = read_json(root / OWN_FILE)
+    if not isinstance(saved, dict) or saved.get("format") != OWN_FORMAT or "kind" not in saved:
+        found = saved.get("format") if isinstance(saved, dict) else type(saved).__name__
+        raise ModelError(
+            f"format {found!r} is not {OWN_FORMAT}", where=str(root / OWN_FILE), remedy="use the embedkit that wrote it"
+        )
+    spec = dict(saved["spec"])
+    layers = spec.pop("dense", [])
+    dense = [(root / layer.pop("folder"), layer) for layer in layers if not layer["train_only"]]
+    train_only = [layer for layer in layers if layer["train_only"]]
+    return FolderPlan(root, root, saved["kind"], "embedkit", spec, dense, train_only)
+
+
+def _sentence_transformers(root: Path) -> FolderPlan:
+    listing = root / "modules.json"
+    modules = read_json(listing)
+    plan = FolderPlan(root, root, "text", "sentence-transformers", {"normalize": False})
+    if not isinstance(modules, list) or not all(isinstance(m, dict) and "type" in m for m in modules):
+        raise ModelError("is not a list of modules", where=str(listing), remedy="write the folder again")
+    for place, module in enumerate(modules):
+        kind = str(module["type"])
+        name = kind.rpartition(".")[2]
+        if not kind.startswith("sentence_transformers.") or name not in _MODULES:
+            raise ModelError(
+                f"module {kind!r} is not known", where=str(listing), remedy=f"known modules: {', '.join(_MODULES)}"
+            )
+        if (place == 0) != (name in ("Transformer", "StaticEmbedding")):
+            raise ModelError(f"module {name} at place {place} is not supported", where=str(listing))
+        _MODULE_READERS[name](plan, _inside(root, module.get("path", "")))
+    settings = root / "config_sentence_transformers.json"
+    saved = read_json(settings) if settings.is_file() else {}
+    prompts = {name: text for name, text in (saved.get("prompts") or {}).items() if text}
+    plan.spec["prompts"] = prompts
+    default = saved.get("default_prompt_name")
+    plan.spec["default_prompt"] = default if default in prompts else None
+    return plan
+
+
+def _inside(root: Path, path: str) -> Path:
+    """A module's folder, which must lie in the model folder."""
+    folder = (root / path).resolve()
+    if not folder.is_relative_to(root.resolve()):
+        raise UnsafeFileError(f"module path {path!r} leaves the model folder", where=str(root / "modules.json"))
+    return root / path
+
+
+def _transformer(plan: FolderPlan, folder: Path) -> None:
+    plan.weights = folder
+    for file in sorted(folder.glob("sentence_*_config.json")):
+        saved = read_json(file)
+        text = (saved.get("modality_config") or {}).get("text", {})
+        method, output = text.get("method", "forward"), text.get("method_output_name", "last_hidden_state")
+        if (method, output) != ("forward", "last_hidden_state"):
+            raise ModelError(f"a text goes through {method!r} of the model, which is not supported", where=str(file))
+        if saved.get("max_seq_length"):
+            plan.spec["max_length"] = int(saved["max_seq_length"])
+        plan.lower_case = bool(saved.get("do_lower_case", False))
+
+
+def _static(plan: FolderPlan, folder: Path) -> None:
+    plan.kind, plan.weights = "static", folder
+
+
+def _pooling(plan: FolderPlan, folder: Path) -> None:
+    saved = read_json(folder / "config.json")
+    modes = saved.get("pooling_mode") or [name for flag, name in _POOLING_FLAGS.items() if saved.get(flag)] or ["mean"]
+    modes = [modes] if isinstance(modes, str) else list(modes)
+    if len(modes) != 1 or modes[0] not in POOLING_NAMES:
+        raise ModelError(
+            f"pooling {'+'.join(modes)} is not supported", where=str(folder / "config.json"),
+            remedy=f"supported: {', '.join(POOLING_NAMES)}",
+        )  # fmt: skip
+    if not saved.get("include_prompt", True):
+        raise ModelError("pooling that leaves out the prompt is not supported", where=str(folder / "config.json"))
+    plan.spec["pooling"] = POOLING_NAMES[modes[0]]
+
+
+def _dense(plan: FolderPlan, folder: Path) -> None:
+    saved = read_json(folder / "config.json")
+    if saved.get("use_residual"):
+        raise ModelError("a Dense module with a residual is not supported", where=str(folder / "config.json"))
+    activation = str(saved.get("activation_function", "torch.nn.modules.activation.Tanh")).rpartition(".")[2].lower()
+    plan.dense.append(
+        (
+            folder,
+            {
+                "inputs": saved["in_features"], "outputs": saved["out_features"], "activation": activation,
+                "bias": saved.get("bias", True), "train_only": False,
+            },
+        )
+    )  # fmt: skip
+
+
+def _normalize(plan: FolderPlan, folder: Path) -> None:
+    plan.spec["normalize"] = True
+
+
+_MODULE_READERS = {
+    "Transformer": _transformer,
+    "StaticEmbedding": _static,
+    "Pooling": _pooling,
+    "Dense": _dense,
+    "Normalize": _normalize,
+}
+
+
+def _check_weights(plan: FolderPlan, allow_pickle: bool) -> None:
+    for folder in [plan.weights, *(folder for folder, _ in plan.dense)]:
+        if not folder.is_dir():
+            raise ModelError("folder is missing", where=str(folder), remedy="the model folder is incomplete")
+        if any(folder.glob("*.safetensors")):
+            continue
+        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt"))
+        if not pickles:
+            raise ModelError("no weights (*.safetensors) in the folder", where=str(folder), remedy="copy it completely")
+        if not allow_pickle:
+            raise UnsafeFileError(
+                f"the weights are a pickle ({pickles[0]}), which can run code when it is read", where=str(folder),
+                remedy="convert it to safetensors, or load with allow_pickle=True",
+            )  # fmt: skip
+
+
+def _check_code(folder: Path, trust_remote_code: bool) -> None:
+    for name in ("config.json", "tokenizer_config.json"):
+        path = folder / name
+        if path.is_file() and "auto_map" in read_json(path) and not trust_remote_code:
+            raise UnsafeFileError(
+                "the model brings its own code (auto_map)", where=str(path),
+                remedy="read that code, then load with trust_remote_code=True and a pinned revision",
+            )  # fmt: skip
+    if not (folder / "config.json").is_file():
+        raise ModelError("file is missing", where=str(folder / "config.json"), remedy="the model folder is incomplete")
+    config = read_json(folder / "config.json")
+    if "model_type" not in config and "architectures" not in config:
+        raise ModelError("names no model_type", where=str(folder / "config.json"), remedy="is it a transformers model?")
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise ModelError("no tokenizer in the folder", where=str(folder), remedy="copy tokenizer.json beside the weights")
+
+
+_TOKENIZER_FILES = (
+    "tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
+    "tokenizer_config.json",
+)  # fmt: skip

@@ -1,0 +1,257 @@
+"""Reading models from embedkit, sentence-transformers and transformers folders or the hub.
+
+The folder is checked before anything heavy is imported, so that a wrong name costs no time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedkit.errors import ModelError, UserError, nearest
+from embedkit.models.folder import TRAIN_ONLY_FILE, FolderPlan, inspect, locate
+
+if TYPE_CHECKING:
+    import torch
+
+    from embedkit.models.base import Model
+
+_log = logging.getLogger(__name__)
+
+
+def load(
+    name_or_path: str | Path,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+    *,
+    allow_pickle: bool = False,
+    pooling: str | None = None,
+    max_length: int | None = None,
+) -> Model:
+    """A model ready to encode (in evaluation mode).
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+        A folder of embedkit, sentence-transformers or transformers, or a hub id.
+    device : str or torch.device, optional
+        The best one at hand when None.
+    dtype : str or torch.dtype, optional
+        Type of the parameters; float32 when None, whatever the file holds.
+    trust_remote_code : bool
+        Allow the model to bring its own Python code.
+    revision : str, optional
+        Branch, tag or commit of a hub id.
+    allow_pickle : bool
+        Allow weights in a pickle, which are then read with ``weights_only=True``.
+    pooling, max_length : optional
+        Replace the folder's own settings.
+
+    Raises
+    ------
+    ModelError
+        Not a model, incomplete, damaged, or made of unknown parts.
+    UnsafeFileError
+        Reading it would run code, and that was not allowed.
+    """
+    root = locate(name_or_path, revision, trust_remote_code, allow_pickle)
+    plan = inspect(root, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+    if pooling is not None:
+        plan.spec["pooling"] = pooling
+    if max_length is not None:
+        plan.spec["max_length"] = max_length
+    model = assemble(plan, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+    return model.to(device=_device(device), dtype=as_dtype(dtype)).eval()
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    import torch
+
+    if device is not None:
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+    """A floating point type by name; float32 for None."""
+    import torch
+
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    known = {
+        "float32": torch.float32, "fp32": torch.float32, "float64": torch.float64, "fp64": torch.float64,
+        "float16": torch.float16, "fp16": torch.float16, "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
+    }  # fmt: skip
+    if dtype is None:
+        return torch.float32
+    if dtype not in known:
+        raise UserError(f"unknown dtype {dtype!r}", remedy=nearest(dtype, known))
+    return known[dtype]
+
+
+def assemble(
+    plan: FolderPlan,
+    *,
+    overrides: dict[str, Any] | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+) -> Model:
+    """The model of an inspected folder, on the CPU in float32.
+
+    `overrides` are keys of the transformers configuration to replace (dropout rates).
+    """
+    if plan.kind == "static":
+        from embedkit.models.static import read_static
+
+        return read_static(plan, allow_pickle=allow_pickle)
+    if plan.kind != "text":
+        raise ModelError(f"unknown kind of model {plan.kind!r}", where=str(plan.root), remedy="known: static, text")
+    from embedkit.models.text import Dense, TextEncoder
+
+    encoder = read_encoder(plan.weights, overrides, trust_remote_code, allow_pickle)
+    tokenizer = read_tokenizer(plan.weights, trust_remote_code, plan.lower_case)
+    dense = [Dense(**settings) for _, settings in plan.dense] + [Dense(**settings) for settings in plan.train_only]
+    for layer, (folder, _) in zip(dense, plan.dense, strict=False):
+        layer.load_state_dict(read_tensors(folder, allow_pickle))
+    if plan.train_only:
+        kept = read_safetensors(plan.root / TRAIN_ONLY_FILE)
+        for number, layer in enumerate(dense[len(plan.dense) :]):
+            prefix = f"{number}."
+            layer.load_state_dict({k.removeprefix(prefix): v for k, v in kept.items() if k.startswith(prefix)})
+    spec = {"normalize": False, **plan.spec}
+    return TextEncoder(encoder, tokenizer, dense=dense, **spec)
+
+
+def read_encoder(
+    folder: Path, overrides: dict[str, Any] | None = None, trust_remote_code: bool = False, allow_pickle: bool = False
+) -> Any:
+    """The transformers encoder of a folder in float32, without pooling layer and without the heads of a masked LM.
+
+    Raises
+    ------
+    ModelError
+        When the folder lacks some of the encoder's weights, or they do not fit.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+        for key, value in (overrides or {}).items():
+            setattr(config, key, value)
+        with quiet():
+            encoder, report = _encoder_class(config, trust_remote_code).from_pretrained(
+                folder, config=config, dtype=torch.float32, output_loading_info=True, local_files_only=True,
+                use_safetensors=not allow_pickle or any(folder.glob("*.safetensors")), weights_only=True,
+                trust_remote_code=trust_remote_code, **_encoder_settings(config),
+            )  # fmt: skip
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelError(f"cannot be loaded ({reason})", where=str(folder), remedy="is the folder complete?") from error
+    missing = sorted(key for key in report["missing_keys"] if not key.endswith("position_ids"))
+    if missing or report["mismatched_keys"]:
+        keys = missing or sorted(str(key) for key in report["mismatched_keys"])
+        raise ModelError(
+            f"{len(keys)} weights of the encoder are missing or have another shape (first: {keys[0]})",
+            where=str(folder), remedy="config.json and the weights do not belong together",
+        )  # fmt: skip
+    if report["unexpected_keys"]:
+        names = sorted({key.split(".")[0] for key in report["unexpected_keys"]})
+        _log.info("%s: %d weights not used (%s)", folder, len(report["unexpected_keys"]), ", ".join(names))
+    return encoder
+
+
+def new_encoder(config: Any) -> Any:
+    """A randomly initialised encoder of a transformers configuration."""
+    settings = _encoder_settings(config)
+    cls = _encoder_class(config, False)
+    direct = getattr(cls, "from_config", None) or getattr(cls, "_from_config")  # noqa: B009
+    return direct(config, **settings)
+
+
+def _encoder_class(config: Any, trust_remote_code: bool) -> Any:
+    from transformers import AutoModel
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
+
+    if getattr(config, "is_encoder_decoder", False) and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        return MODEL_FOR_TEXT_ENCODING_MAPPING[type(config)]
+    return AutoModel
+
+
+def _encoder_settings(config: Any) -> dict[str, Any]:
+    """Keywords of the model's constructor: no pooling layer, our attention where the architecture can run packed."""
+    import inspect as source
+
+    from transformers import AutoModel
+
+    from embedkit.models.packing import ATTENTION, PACKABLE
+
+    settings: dict[str, Any] = {}
+    if config.model_type in PACKABLE:
+        settings["attn_implementation"] = ATTENTION
+    mapping = AutoModel._model_mapping
+    cls = mapping[type(config)] if type(config) in mapping else None
+    if cls is not None and not isinstance(cls, tuple) and "add_pooling_layer" in source.signature(cls).parameters:
+        settings["add_pooling_layer"] = False
+    return settings
+
+
+def read_tokenizer(folder: Path, trust_remote_code: bool = False, lower_case: bool = False) -> Any:
+    """The tokenizer of a folder."""
+    from transformers import AutoTokenizer
+
+    try:
+        settings = {"do_lower_case": True} if lower_case else {}
+        return AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=trust_remote_code, local_files_only=True, **settings
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelError(f"the tokenizer cannot be read ({reason})", where=str(folder)) from error
+
+
+def read_tensors(folder: Path, allow_pickle: bool = False) -> dict[str, Any]:
+    """The weights of a module's folder: model.safetensors, or a pickle where that is allowed."""
+    path = folder / "model.safetensors"
+    if path.is_file() or not allow_pickle:
+        return read_safetensors(path)
+    import torch
+
+    return torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
+
+
+def read_safetensors(path: Path) -> dict[str, Any]:
+    """All tensors of a file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise ModelError("file is missing", where=str(path), remedy="the model folder is incomplete") from None
+    except SafetensorError as error:
+        raise ModelError(f"is damaged ({error})", where=str(path), remedy="copy or write it again") from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no load reports of transformers inside."""
+    from transformers.utils import logging as hf
+
+    shown, level = hf.is_progress_bar_enabled(), hf.get_verbosity()
+    hf.disable_progress_bar()
+    hf.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hf.set_verbosity(level)
+        if shown:
+            hf.enable_progress_bar()

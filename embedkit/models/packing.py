@@ -1,0 +1,221 @@
+"""Running an encoder on real tokens only.
+
+Three ways, equal in their numbers:
+
+``packed``
+    All sequences, sorted by length, form one row of T tokens. Linear layers, norms and activations see that row;
+    attention runs per group of equal lengths on mask-free views of it. Needs an architecture whose attention goes
+    through transformers' attention interface.
+``buckets``
+    One plain forward per group of equal lengths, without a mask. Works with every architecture.
+``padded``
+    One forward over a padded batch with a mask; what transformers does by itself, kept to compare with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from embedkit.models.inputs import Inputs
+
+ATTENTION = "embedkit_packed"
+
+# Architectures whose self-attention is a call of the attention interface and whose other token mixing (positions,
+# relative bias, windows) is handled here. Others run in buckets.
+PACKABLE = frozenset(
+    {
+        "albert", "bert", "camembert", "data2vec-text", "distilbert", "electra", "ernie", "modernbert", "mt5",
+        "roberta", "roberta-prelayernorm", "t5", "umt5", "xlm-roberta", "xlm-roberta-xl",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbouring sequences of one length: `count` sequences of `length` tokens from token `start` on."""
+
+    start: int
+    count: int
+    length: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the group."""
+        return self.count * self.length
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How N sequences lie in one row of T tokens, shortest first.
+
+    Attributes
+    ----------
+    order : int64 (N,)
+        ``order[k]`` is the input that stands at place k.
+    lengths, starts : int64 (N,)
+        Tokens and first token of the sequence at place k.
+    groups : tuple of Group
+        Runs of equal length.
+    """
+
+    order: np.ndarray
+    lengths: np.ndarray
+    starts: np.ndarray
+    groups: tuple[Group, ...]
+
+    @classmethod
+    def of(cls, lengths: np.ndarray) -> Plan:
+        """The plan for sequences of these lengths (at least one token each)."""
+        order = np.argsort(lengths, kind="stable")
+        ordered = lengths[order]
+        starts = np.cumsum(ordered) - ordered
+        first = np.flatnonzero(np.diff(ordered, prepend=-1))
+        counts = np.diff(np.append(first, len(ordered)))
+        groups = tuple(
+            Group(int(starts[at]), int(count), int(ordered[at])) for at, count in zip(first, counts, strict=True)
+        )
+        return cls(order, ordered, starts, groups)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all sequences."""
+        return int(self.lengths.sum())
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return int(self.lengths[-1])
+
+    def places(self) -> np.ndarray:
+        """Place of each token within its sequence, int64 (T,)."""
+        return np.arange(self.tokens) - np.repeat(self.starts, self.lengths)
+
+    def inverse(self) -> np.ndarray:
+        """``inverse()[i]`` is the place of input i."""
+        inverse = np.empty_like(self.order)
+        inverse[self.order] = np.arange(len(self.order))
+        return inverse
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    plan: Plan | None = None,
+    position_bias: Tensor | None = None,
+    sliding_window: int | None = None,
+    **settings: Any,
+) -> tuple[Tensor, None]:
+    """Attention within each sequence of a pack; the function behind the attention interface.
+
+    Query, key and value are (1, heads, T, d). Without a `plan` this is transformers' own attention.
+    """
+    if plan is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling,
+            position_bias=position_bias, sliding_window=sliding_window, **settings,
+        )  # fmt: skip
+    sizes = [group.tokens for group in plan.groups]
+    parts = [x[0].transpose(0, 1).split(sizes) for x in (query, key, value)]  # each (n * l, heads, d)
+    outputs = []
+    for group, q, k, v in zip(plan.groups, *parts, strict=True):
+        q, k, v = (x.unflatten(0, (group.count, group.length)).transpose(1, 2) for x in (q, k, v))
+        mask = _group_mask(group.length, position_bias, sliding_window, query)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
+        outputs.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs).unsqueeze(0), None
+
+
+def _group_mask(length: int, bias: Tensor | None, window: int | None, like: Tensor) -> Tensor | None:
+    """What is added to the scores of a group: a relative position bias (heads, l, l), a sliding window, or nothing."""
+    mask = None if bias is None else bias[..., :length, :length].to(like.dtype)
+    if window is not None and length > window:
+        place = torch.arange(length, device=like.device)
+        far = (place[:, None] - place[None, :]).abs() >= window
+        band = torch.zeros(length, length, dtype=like.dtype, device=like.device).masked_fill_(far, -torch.inf)
+        mask = band if mask is None else mask + band
+    return mask
+
+
+AttentionInterface.register(ATTENTION, packed_attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+def is_packable(encoder: Any) -> bool:
+    """Whether `encoder` can run packed."""
+    return encoder.config.model_type in PACKABLE and encoder.config._attn_implementation == ATTENTION
+
+
+def prepare_encoder(encoder: Any) -> None:
+    """Make a T5-like encoder compute its relative position bias for the longest sequence, not for the whole pack."""
+    for module in encoder.modules():
+        if hasattr(module, "relative_attention_bias") and hasattr(module, "compute_bias"):
+            module.register_forward_pre_hook(_short_bias, with_kwargs=True)
+
+
+def _short_bias(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    plan = kwargs.get("plan")
+    if plan is not None and kwargs.get("position_bias") is None:
+        kwargs["position_bias"] = module.compute_bias(plan.longest, plan.longest)
+    return args, kwargs
+
+
+def position_offset(encoder: Any) -> int:
+    """Position id of a first token: RoBERTa and its kin count from the padding id on."""
+    table = getattr(getattr(encoder, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return 0 if padding is None else padding + 1
+
+
+def run_packed(encoder: Any, inputs: Inputs, plan: Plan, layers: tuple[int, ...]) -> dict[int, Tensor]:
+    """Hidden states (T, H) of the layers asked for, sequences in the order of `plan`."""
+    ids = inputs.select(plan.order).ids[None]  # (1, T)
+    settings: dict[str, Any] = {"plan": plan}
+    if encoder.config.model_type not in ("t5", "mt5", "umt5"):
+        places = torch.from_numpy(plan.places() + position_offset(encoder))
+        settings["position_ids"] = places[None].to(ids.device)
+    # a mask of four axes is handed through by transformers as it is: nothing of size T x T is built
+    mask = torch.zeros(1, 1, 1, 1, device=ids.device)
+    output = encoder(input_ids=ids, attention_mask=mask, output_hidden_states=_needs_all(layers), **settings)
+    return {layer: _layer(output, layer)[0] for layer in layers}
+
+
+def run_buckets(encoder: Any, inputs: Inputs, plan: Plan, layers: tuple[int, ...]) -> dict[int, Tensor]:
+    """Like `run_packed`, by one plain forward per group of equal lengths."""
+    parts = inputs.select(plan.order).ids.split([group.tokens for group in plan.groups])
+    outputs = []
+    for group, ids in zip(plan.groups, parts, strict=True):
+        ids = ids.view(group.count, group.length)
+        mask = torch.ones_like(ids)
+        outputs.append(encoder(input_ids=ids, attention_mask=mask, output_hidden_states=_needs_all(layers)))
+    return {layer: torch.cat([_layer(output, layer).flatten(0, 1) for output in outputs]) for layer in layers}
+
+
+def run_padded(encoder: Any, inputs: Inputs, plan: Plan, layers: tuple[int, ...]) -> dict[int, Tensor]:
+    """Like `run_packed`, by one forward over a padded batch."""
+    real = torch.from_numpy(np.arange(plan.longest)[None, :] < plan.lengths[:, None]).to(inputs.device)  # (N, L)
+    ids = torch.full(real.shape, encoder.config.pad_token_id or 0, dtype=torch.int64, device=inputs.device)
+    ids[real] = inputs.select(plan.order).ids
+    output = encoder(input_ids=ids, attention_mask=real.long(), output_hidden_states=_needs_all(layers))
+    return {layer: _layer(output, layer)[real] for layer in layers}
+
+
+def _needs_all(layers: tuple[int, ...]) -> bool:
+    return any(layer != -1 for layer in layers)
+
+
+def _layer(output: Any, layer: int) -> Tensor:
+    return output.last_hidden_state if layer == -1 else output.hidden_states[layer]

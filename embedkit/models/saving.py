@@ -1,0 +1,114 @@
+"""Writing models: one folder that embedkit, sentence-transformers and transformers read."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedkit.errors import ModelError
+from embedkit.models.folder import OWN_FILE, OWN_FORMAT
+
+if TYPE_CHECKING:
+    from embedkit.models.base import Model
+
+
+def save(
+    model: Model, path: str | Path, *, recipe: dict[str, Any] | None = None, overwrite: bool = False
+) -> Path:
+    """Write `model` as a folder that is also a sentence-transformers folder where that can express it.
+
+    What sentence-transformers cannot say (a train-only head, templates, mask and first-last pooling, n-grams) is in
+    ``embedkit.json``; where the vectors would differ there, ``modules.json`` names a class that it refuses to load,
+    so that nobody gets other vectors silently. The folder is written beside, synced to the disk and renamed. An
+    embedkit folder at `path` is replaced; anything else only with `overwrite`.
+
+    Raises
+    ------
+    ModelError
+        When `path` holds something else.
+    """
+    from embedkit import __version__
+    from embedkit.interop.sentence_transformers import write_model
+
+    def write(folder: Path) -> None:
+        layout = write_model(model, folder)
+        own = {
+            "format": OWN_FORMAT, "kind": model.kind, "embedkit": __version__, "hash": model.hash(),
+            "spec": layout, "recipe": recipe,
+        }  # fmt: skip
+        write_json(folder / OWN_FILE, own)
+
+    return write_folder(path, write, ours=OWN_FILE, overwrite=overwrite)
+
+
+def write_folder(path: str | Path, write: Callable[[Path], None], *, ours: str | None, overwrite: bool) -> Path:
+    """Fill a new folder through `write` and put it at `path` in one step.
+
+    `ours` names a file that marks a folder which may be replaced. File modes follow the umask.
+    """
+    target = Path(path).expanduser().absolute()
+    if target.is_symlink():
+        target = target.resolve()
+    if target.exists() and not overwrite and not _replaceable(target, ours):
+        raise ModelError(
+            "exists and was not written by embedkit" if target.is_dir() else "is a file", where=str(path),
+            remedy="choose another folder, or pass overwrite=True",
+        )  # fmt: skip
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    try:
+        write(folder)
+        _settle(folder)
+        old = _set_aside(target)
+        os.rename(folder, target)
+        _sync(target.parent)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if old is not None:
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    return target
+
+
+def _replaceable(target: Path, ours: str | None) -> bool:
+    if not target.is_dir():
+        return False
+    return not any(target.iterdir()) or (ours is not None and (target / ours).is_file())
+
+
+def _set_aside(target: Path) -> Path | None:
+    """Rename what is at `target`; returned to be deleted when the new folder is in place."""
+    if not target.exists():
+        return None
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    os.rename(target, old)
+    return old
+
+
+def _settle(folder: Path) -> None:
+    """Modes by the umask (safetensors writes 0600) and everything on the disk."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask | (stat.S_IRUSR | stat.S_IWUSR))
+    for path in [*folder.rglob("*"), folder]:
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

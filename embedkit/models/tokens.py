@@ -1,0 +1,158 @@
+"""From texts to ragged token ids, with prompts and templates."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from embedkit.errors import DataError, UserError, nearest
+from embedkit.models.inputs import Inputs
+
+SLOT = "{}"
+_NAME = re.compile(r"[\w.-]+")
+
+
+def resolve_prompt(prompt: str | None, prompts: dict[str, str], default: str | None) -> str:
+    """The text of a prompt given by name, as text, or not at all.
+
+    None is the default prompt, ``""`` is no prompt. A string that is a key of `prompts` is a name; any other string
+    that has a slot, a space or a colon is taken as the prompt itself.
+
+    Raises
+    ------
+    UserError
+        For a single word that is no known name (most likely a misspelt one).
+    """
+    if prompt is None:
+        return prompts[default] if default is not None else ""
+    if prompt in prompts:
+        return prompts[prompt]
+    if prompt and SLOT not in prompt and _NAME.fullmatch(prompt):
+        raise UserError(f"unknown prompt {prompt!r}", remedy=nearest(prompt, prompts) if prompts else "none are defined")
+    return prompt
+
+
+def check_texts(texts: Sequence[Any], start: int = 0) -> list[str]:
+    """`texts` as a list of str.
+
+    Raises
+    ------
+    DataError
+        For a single string instead of a list, and for an item that is not a str, with its index (plus `start`).
+    """
+    if isinstance(texts, str | bytes):
+        raise DataError("one text was given where a list of texts is expected", remedy="pass [text]")
+    checked = list(texts)
+    for index, text in enumerate(checked):
+        if type(text) is not str and not isinstance(text, str):
+            raise DataError(
+                f"item is {type(text).__name__}, not str", where=f"inputs[{start + index}]", remedy="remove or convert it"
+            )
+    return checked
+
+
+class TextTokenizer:
+    """Texts to `Inputs`; safe to call from several threads.
+
+    A template ``prefix {} suffix`` is cut at its slot and the three parts are tokenised apart, so that truncation
+    shortens only the text (PromptBERT, Jiang et al. 2022, does the same). White space before the slot goes to the
+    text, because byte-level and SentencePiece vocabularies join it to the following word. A prompt without a slot, or
+    with the slot at its end, is put in front of the text and both are tokenised together, as sentence-transformers does.
+
+    Parameters
+    ----------
+    source : PreTrainedTokenizerBase
+        A transformers tokenizer; fast ones are used through their Rust core, others through their call.
+    max_length : int
+        Tokens of a sequence at most, special tokens and template included.
+    special : bool
+        Add the tokenizer's special tokens.
+    """
+
+    def __init__(self, source: Any, max_length: int, special: bool = True) -> None:
+        self.source, self.special, self._max_length = source, special, max_length
+        backend = getattr(source, "backend_tokenizer", None)
+        self._full: Tokenizer | None = None
+        self._bare: Tokenizer | None = None
+        if backend is not None:
+            # private copies: the shared one changes its truncation state at every call of the transformers tokenizer
+            self._bare = Tokenizer.from_str(backend.to_str())
+            self._bare.no_padding()
+            self._bare.no_truncation()
+        self._cut()
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a sequence at most."""
+        return self._max_length
+
+    @max_length.setter
+    def max_length(self, value: int) -> None:
+        self._max_length = value
+        self._cut()
+
+    def _cut(self) -> None:
+        if self._bare is not None:
+            self._full = Tokenizer.from_str(self._bare.to_str())
+            side = getattr(self.source, "truncation_side", "right")
+            self._full.enable_truncation(self._max_length, direction=side)
+
+    def json(self) -> str:
+        """Vocabulary and rules as text, without truncation or padding state."""
+        if self._bare is not None:
+            return self._bare.to_str()
+        return json.dumps(self.source.get_vocab(), sort_keys=True)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TextTokenizer:
+        return TextTokenizer(self.source, self._max_length, self.special)
+
+    def _ids(self, texts: list[str], whole: bool) -> list[list[int]]:
+        """Token ids: `whole` with special tokens and truncation, else bare."""
+        special = self.special and whole
+        if self._full is not None and self._bare is not None:
+            core = self._full if whole else self._bare
+            return [encoding.ids for encoding in core.encode_batch_fast(texts, add_special_tokens=special)]
+        settings = {"truncation": True, "max_length": self._max_length} if whole else {}
+        return list(self.source(texts, add_special_tokens=special, **settings)["input_ids"])
+
+    def __call__(self, texts: list[str], prompt: str = "") -> Inputs:
+        """`Inputs` of the texts under a prompt text (may hold one ``{}``)."""
+        prefix, slot, suffix = prompt.partition(SLOT)
+        if SLOT in suffix:
+            raise UserError(f"prompt {prompt!r} has more than one {SLOT}", remedy="keep one slot for the text")
+        if not texts:
+            return Inputs(torch.zeros(0, dtype=torch.int64), np.zeros(1, dtype=np.int64))
+        if not slot or not suffix:
+            return Inputs.of(self._ids([prefix + text for text in texts] if prefix else texts, whole=True))
+        return self._filled(texts, prefix, suffix)
+
+    def _filled(self, texts: list[str], prefix: str, suffix: str) -> Inputs:
+        head = prefix.rstrip()
+        space = prefix[len(head) :]
+        before, after = self._ids([head], whole=False)[0] if head else [], self._ids([suffix], whole=False)[0]
+        if self.special:
+            ends = self._ids(["x"], whole=True)[0]
+            core = self._ids(["x"], whole=False)[0]
+            at = next(i for i in range(len(ends)) if ends[i : i + len(core)] == core)
+            before, after = ends[:at] + before, after + ends[at + len(core) :]
+        room = self._max_length - len(before) - len(after)
+        if room < 1:
+            raise UserError(
+                f"the template leaves no room for text in {self._max_length} tokens", remedy="raise max_length"
+            )
+        middles = self._ids([space + text for text in texts] if space else texts, whole=False)
+        rows = [before + middle[:room] + after for middle in middles]
+        mask = getattr(self.source, "mask_token_id", None)
+        template = [*before, None, *after]
+        if mask is None or mask not in template:
+            return Inputs.of(rows)
+        at = template.index(mask)
+        if at < len(before):
+            return Inputs.of(rows, [at] * len(rows))
+        return Inputs.of(rows, [len(row) - len(template) + at for row in rows])
