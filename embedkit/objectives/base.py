@@ -126,6 +126,12 @@ class Objective(nn.Module):
     requires: frozenset[str] = frozenset({"anchor", "positive"})
     accepts: frozenset[str] = frozenset()
 
+    @property
+    def no_weight_decay(self) -> list[str]:
+        """Names of parameters that an optimiser must not decay: those a module lists in its attribute `undecayed`."""
+        return [f"{prefix}.{name}".lstrip(".") for prefix, module in self.named_modules()
+                for name in getattr(module, "undecayed", ()) if getattr(module, name, None) is not None]  # fmt: skip
+
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
         """This process's share of the loss. Embeddings: name -> (N_name, D), not normalised, the whole batch."""
         raise TypeError(f"{type(self).__name__} does not define forward")

@@ -1,0 +1,213 @@
+"""The two sides of a score table: vectors, what is known of each, and who is positive, negative or neither to whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from embedkit.errors import DataError
+from embedkit.objectives.base import ObjectiveBatch
+
+NOBODY = -(2**62)
+"""The id of a vector that a relation does not know (a bank vector has no row, no label ...)."""
+
+VIEWS = ("anchor", "positive") + tuple(f"view{n}" for n in range(3, 17))
+"""Names of the views of a row, in order; "negatives" is no view."""
+
+
+def views_of(embeddings: Mapping[str, Tensor]) -> list[str]:
+    """The names in `embeddings` that are views of a row, in order."""
+    return [name for name in VIEWS if name in embeddings]
+
+
+@dataclass
+class Side:
+    """Vectors (N, D) with integer ids (N,) by what they say: row, view, vector, key, label, group, hard.
+
+    ``vector`` is a number that no other vector of the batch has; ``hard`` is the row whose hard negative a vector is.
+    `guide` (N, G) holds unit embeddings by a guide model when there are any.
+    """
+
+    z: Tensor
+    ids: dict[str, Tensor]
+    guide: Tensor | None = None
+    score: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+    def take(self, index: Tensor | slice) -> Side:
+        """The vectors at `index`, with what is known of them."""
+        pick = [None if t is None else t[index] for t in (self.guide, self.score)]
+        return Side(self.z[index], {k: v[index] for k, v in self.ids.items()}, *pick)
+
+    def detach(self) -> Side:
+        """The same vectors without a gradient."""
+        return Side(self.z.detach(), self.ids, self.guide, self.score)
+
+    def id(self, name: str) -> Tensor:
+        """Ids (N,) by name; nobody's when they are not known."""
+        known = self.ids.get(name)
+        return torch.full((len(self.z),), NOBODY, device=self.z.device) if known is None else known
+
+    @classmethod
+    def join(cls, sides: Iterable[Side]) -> Side:
+        """All vectors one after another; ids that one side lacks become nobody's there."""
+        parts = [side for side in sides if len(side)]
+        if len(parts) == 1:
+            return parts[0]
+        names = {name: None for side in parts for name in side.ids}
+        guides = [side.guide for side in parts if side.guide is not None]
+        scores = [side.score for side in parts if side.score is not None]
+        return cls(
+            torch.cat([side.z for side in parts]),
+            {name: torch.cat([side.id(name) for side in parts]) for name in names},
+            torch.cat(guides) if len(guides) == len(parts) else None,
+            torch.cat(scores) if len(scores) == len(parts) else None,
+        )
+
+
+def collect(names: Iterable[str], embeddings: Mapping[str, Tensor], batch: ObjectiveBatch) -> Side:
+    """One side made of the vectors called `names`, those that are in the batch."""
+    first, sides = 0, []
+    wanted = set(names)
+    for name, z in embeddings.items():
+        if name in wanted:
+            row = batch.owner[name]
+            ids = {
+                "row": row, "key": batch.keys[name], "vector": torch.arange(first, first + len(z), device=z.device),
+                "view": torch.full_like(row, VIEWS.index(name) if name in VIEWS else -1),
+                "hard": row if name == "negatives" else torch.full_like(row, NOBODY),
+            }  # fmt: skip
+            # A label belongs to the row, not to its hard negatives, which were chosen because they differ.
+            for kind, values in (("label", batch.label), ("group", batch.group)):
+                if values is not None:
+                    ids[kind] = torch.full_like(row, NOBODY) if name == "negatives" else values[row]
+            guide = batch.guide.get(name)
+            score = None if batch.score is None else batch.score[row].to(z.dtype)
+            sides.append((name, Side(z, ids, guide, score)))
+        first += len(z)
+    order = {name: place for place, name in enumerate(names)}
+    return Side.join(side for _, side in sorted(sides, key=lambda pair: order[pair[0]]))
+
+
+@dataclass
+class Relation:
+    """Pairs (i, j) with ``left[i] == right[j]``; ids that nobody on the left has never match.
+
+    The ids are replaced by the first place on the left that has them, so that related vectors have near numbers and
+    most tiles of a table can be seen to hold no pair by comparing two ranges.
+    """
+
+    left: Tensor
+    right: Tensor
+    _ranges: dict[tuple[str, int, int], tuple[int, int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, left: Tensor, right: Tensor) -> Relation:
+        """The relation "has the same id" between two sides; `NOBODY` equals no one."""
+        values, code = torch.unique(torch.cat([left, right]), return_inverse=True)
+        place = torch.arange(len(left), device=left.device)
+        first = torch.full((len(values),), -1, device=left.device)
+        first.scatter_reduce_(0, code[: len(left)], place, "amin", include_self=False)
+        mine, theirs = first[code[: len(left)]], first[code[len(left) :]]
+        return cls(mine.masked_fill(left == NOBODY, -2), theirs.masked_fill(right == NOBODY, -1))
+
+    def share(self, index: Tensor | slice) -> Relation:
+        """The relation for some of the left side only."""
+        return Relation(self.left[index], self.right)
+
+    def flip(self) -> Relation:
+        """The relation seen from the other side."""
+        return Relation(self.right, self.left)
+
+    def _range(self, side: str, part: slice) -> tuple[int, int]:
+        key = (side, part.start, part.stop)
+        if key not in self._ranges:
+            ids = (self.left if side == "left" else self.right)[part]
+            ids = ids[ids >= 0]
+            self._ranges[key] = (int(ids.min()), int(ids.max())) if len(ids) else (1, 0)
+        return self._ranges[key]
+
+    def tile(self, rows: slice, columns: slice) -> Tensor | None:
+        """Which pairs of a tile are related, bool (rows, columns); None when no pair can be."""
+        (a, b), (c, d) = self._range("left", rows), self._range("right", columns)
+        if a > b or c > d or b < c or d < a:
+            return None
+        return self.left[rows, None] == self.right[None, columns]
+
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """All related pairs as two index vectors, sorted by the left one. Takes memory for the pairs only."""
+        order = torch.argsort(self.right, stable=True)
+        ranked = self.right[order].contiguous()
+        low = torch.searchsorted(ranked, self.left.contiguous())
+        count = torch.searchsorted(ranked, self.left.contiguous(), right=True) - low
+        row = torch.repeat_interleave(torch.arange(len(self.left), device=order.device), count)
+        within = torch.arange(len(row), device=order.device) - (count.cumsum(0) - count)[row]
+        return row, order[low[row] + within]
+
+
+@dataclass
+class Masks:
+    """Who is positive, negative, or neither: relations that are looked at one tile at a time.
+
+    A pair is positive when `positive` relates it and `same` does not; negative when it is in no relation of
+    {positive, same, *drop}, in every relation of `only`, and is not struck by the guide: a guide score above
+    `ceiling` (N,) of its anchor.
+    """
+
+    positive: Relation
+    same: Relation
+    drop: list[Relation] = field(default_factory=list)
+    only: list[Relation] = field(default_factory=list)
+    guide: tuple[Tensor, Tensor, Tensor] | None = None
+    keep_same: bool = False
+
+    def share(self, index: Tensor | slice) -> Masks:
+        """The masks for some of the left side only."""
+        guide = None if self.guide is None else (self.guide[0][index], self.guide[1], self.guide[2][index])
+        drop, only = ([relation.share(index) for relation in group] for group in (self.drop, self.only))
+        return Masks(self.positive.share(index), self.same.share(index), drop, only, guide, self.keep_same)
+
+    def positives(self, rows: slice, columns: slice) -> Tensor | None:
+        """Bool tile of positive pairs; None when there is none."""
+        tile = self.positive.tile(rows, columns)
+        same = None if tile is None or self.keep_same else self.same.tile(rows, columns)
+        return tile if tile is None or same is None else tile & ~same
+
+    def negatives(self, rows: slice, columns: slice) -> Tensor | None:
+        """Bool tile of negative pairs; None when all are."""
+        struck: Tensor | None = None
+        for relation in (self.positive, self.same, *self.drop):
+            tile = relation.tile(rows, columns)
+            if tile is not None:
+                struck = tile if struck is None else struck | tile
+        if self.guide is not None:
+            left, right, ceiling = self.guide
+            tile = left[rows] @ right[columns].T > ceiling[rows, None]
+            struck = tile if struck is None else struck | tile
+        for relation in self.only:
+            tile = relation.tile(rows, columns)
+            if tile is None:
+                tile = torch.zeros(1, 1, dtype=torch.bool, device=relation.left.device)
+            struck = ~tile if struck is None else struck | ~tile
+        if struck is None:
+            return None
+        return (~struck).expand(rows.stop - rows.start, columns.stop - columns.start)
+
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """Index vectors of all positive pairs, sorted by the left one."""
+        row, column = self.positive.pairs()
+        if not self.keep_same:
+            keep = self.same.left[row] != self.same.right[column]
+            row, column = row[keep], column[keep]
+        return row, column
+
+
+def need(present: object, role: str, why: str) -> None:
+    """Raise a DataError unless a role of the batch is there."""
+    if present is None:
+        raise DataError(f"{why} needs the role {role!r}", where="batch", remedy=f"map a column to {role!r}")
