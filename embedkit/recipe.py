@@ -124,6 +124,7 @@ class DataConfig(Settings):
 
     train: list[SourceConfig] = Field(min_length=1)
     sampler: Literal["shuffled", "no-duplicates", "by-label", "length"] = "shuffled"
+    per_label: int = Field(2, gt=1, description="by-label: rows of one label in a batch")
     mixing: Literal["concatenate", "weighted", "temperature"] = "concatenate"
     mixing_temperature: float = Field(1.0, gt=0)
     batches_from: Literal["mixed", "one-source"] = "mixed"
