@@ -1,0 +1,254 @@
+"""Records to rows of one source: filter, roles, checks of every cell, and an account of what was left out."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedkit.data.cells import TextReader, read_group, read_image, read_label, read_score, show
+from embedkit.data.roles import bind
+from embedkit.data.rows import BadRow, Part, Row
+from embedkit.data.sources import find_parts
+from embedkit.errors import DataError, nearest
+
+if TYPE_CHECKING:
+    from embedkit.recipe import DataConfig, SourceConfig
+
+HEAD = 100
+"""Rows of each source that are checked before anything is read in full."""
+
+Place = tuple[int, int]
+"""Part of the source, number of the row in the part."""
+
+
+@dataclass
+class Account:
+    """What became of the records of a source.
+
+    Attributes
+    ----------
+    read, filtered : int
+        Records read, and those that ``where`` left out.
+    dropped : Counter
+        Reason -> bad rows left out.
+    """
+
+    read: int = 0
+    filtered: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+class Source:
+    """One entry of ``data.train``, opened: its parts are found, its columns bound, its first rows checked.
+
+    Parameters
+    ----------
+    config : SourceConfig
+        The entry.
+    data : DataConfig
+        Settings for all sources (bad rows, lengths).
+    index : int
+        Position in ``data.train``.
+    requires, reads : frozenset of str
+        Roles that the method needs, and all that method and sampler read.
+    base_dir : Path
+        Where relative paths start.
+
+    Raises
+    ------
+    DataError
+        The source cannot be read, lacks a role, or has a bad row among its first rows.
+    """
+
+    def __init__(
+        self,
+        config: SourceConfig,
+        data: DataConfig,
+        index: int,
+        *,
+        requires: frozenset[str],
+        reads: frozenset[str],
+        base_dir: Path,
+    ) -> None:
+        self.config, self.index, self.name = config, index, config.path
+        self._skip = data.on_bad_row == "skip"
+        self._data = data
+        self.parts = find_parts(
+            config.path,
+            config.format,
+            name=config.name,
+            split=config.split,
+            revision=config.revision,
+            base_dir=base_dir,
+        )
+        head = list(itertools.islice(self._records(), HEAD))
+        found = list(dict.fromkeys(key for _, values in head if isinstance(values, dict) for key in values))
+        where = f"data.train[{index}] ({config.path})"
+        if not found:
+            raise next((values for _, values in head if isinstance(values, BadRow)), None) or DataError(
+                "it has no rows", where=where, remedy="check the file"
+            )
+        for column in config.where:
+            if column not in found:
+                raise DataError(f"'where' names no column {column!r}", where=where, remedy=nearest(column, found))
+        self._seen = {column: _values_of(column, head) for column in config.where}
+        binding = bind(
+            found, config.columns, requires=requires, reads=reads, where=where, explode=config.explode
+        )
+        self.roles, self.notes, self._required = binding.roles, binding.notes, requires
+        self._columns = binding.columns
+        self._negatives = sorted(
+            (slot for slot in binding.columns if slot.startswith("negative_")), key=lambda slot: int(slot[9:])
+        )
+        self.texts = TextReader(data.max_chars, data.cut_long)
+        self.account = Account()
+        for _ in itertools.islice(self.rows(HEAD), HEAD):
+            pass  # the first rows are checked now, so that a wrong mapping is told at once
+        self.texts.cut_texts = 0
+
+    def rows(self, records: int | None = None) -> Iterator[tuple[Place, Row]]:
+        """All rows from the start, with their places; `account` starts anew.
+
+        Raises
+        ------
+        BadRow
+            A row is bad and bad rows are not skipped.
+        DataError
+            A file cannot be read on, or no row is left.
+        """
+        account = self.account = Account()
+        wanted = [(column, _accepted(value)) for column, value in self.config.where.items()]
+        kept = 0
+        for place, values in itertools.islice(self._records(), records):
+            account.read += 1
+            try:
+                if isinstance(values, BadRow):
+                    raise values
+                if any(not _matches(values.get(column), accepted) for column, accepted in wanted):
+                    account.filtered += 1
+                    continue
+                made = self._make(values, place)
+            except BadRow as bad:
+                if not self._skip:
+                    raise
+                account.dropped[bad.reason] += 1
+                continue
+            for row in made:
+                yield place, row
+            kept += 1
+            if kept == self.config.limit:
+                return
+        if not kept and records is None:
+            raise self._nothing_left()
+
+    def where(self, place: Place) -> str:
+        """``file:row`` of a row."""
+        return f"{self.parts[place[0]].name}:{place[1]}"
+
+    def _records(self) -> Iterator[tuple[Place, dict[str, Any] | BadRow]]:
+        for index, part in enumerate(self.parts):
+            for number, values in part.records():
+                yield (index, number), values
+
+    def _make(self, values: Mapping[str, Any], place: Place) -> list[Row]:
+        row: Row = {}
+        for slot, column in self._columns.items():
+            try:
+                if column not in values:
+                    raise BadRow("missing column", "this row lacks the column", remedy="add it, or skip bad rows")
+                self._read(row, slot, values[column], self.parts[place[0]])
+            except BadRow as bad:
+                raise bad.at(f"{self.where(place)} column {column!r}") from bad.__cause__
+        if self._negatives:
+            extra = [row.pop(slot) for slot in self._negatives]
+            row["negatives"] = row.get("negatives", []) + [text for text in extra if text is not None]
+        if "negatives" in self._required and not row["negatives"]:
+            raise BadRow(
+                "no negatives", "the row has no negative", where=self.where(place), remedy="add one, or skip bad rows"
+            )
+        return self._explode(row, place) if self.config.explode else [row]
+
+    def _read(self, row: Row, slot: str, cell: Any, part: Part) -> None:
+        texts = self.texts
+        if slot in ("anchor", "positive"):
+            row[slot] = texts.text(cell)
+        elif slot.startswith("negative_"):
+            row[slot] = texts.optional_text(cell)
+        elif slot == "negatives":
+            row[slot] = texts.texts(cell)
+        elif slot == "texts":
+            row[slot] = texts.some_texts(cell)
+        elif slot == "image":
+            row[slot] = _image(read_image(cell), part)
+        else:
+            row[slot] = {"score": read_score, "label": read_label, "group": read_group}[slot](cell)
+
+    def _explode(self, row: Row, place: Place) -> list[Row]:
+        """Pairs (first, second), (second, third), ... of the texts, kept together by a group of their own."""
+        texts = row.pop("texts")
+        if len(texts) < 2:
+            raise BadRow(
+                "single text", "explode needs two texts or more", where=self.where(place), remedy="skip bad rows"
+            )
+        row.setdefault("group", f"{self.index}:{place[0]}:{place[1]}")
+        return [{**row, "anchor": first, "positive": second} for first, second in itertools.pairwise(texts)]
+
+    def _nothing_left(self) -> DataError:
+        account = self.account
+        reasons = [f"{account.read} read", f"{account.filtered} left out by 'where'"]
+        reasons += [f"{count} skipped: {reason}" for reason, count in account.dropped.items()]
+        seen = "; ".join(f"{column!r} has the values {', '.join(values)}" for column, values in self._seen.items())
+        return DataError(
+            f"no rows are left ({', '.join(reasons)})",
+            where=f"data.train[{self.index}] ({self.name})",
+            remedy=f"first rows: {seen}" if seen and account.filtered else "check the file and the mapping",
+        )
+
+
+def encode_group(group: int | str) -> str:
+    """A group as JSON text, so that numbers and names share a column and stay apart."""
+    return json.dumps(group)
+
+
+def _values_of(column: str, head: list[tuple[Place, dict[str, Any] | BadRow]]) -> list[str]:
+    values = dict.fromkeys(show(row.get(column)) for _, row in head if isinstance(row, dict))
+    return list(values)[:5]
+
+
+def _accepted(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _matches(cell: Any, accepted: list[Any]) -> bool:
+    """Whether a cell is one of the accepted values; text cells (csv, tsv) are compared with a value's text."""
+    for value in accepted:
+        if cell == value or (value is None and cell == ""):
+            return True
+        if isinstance(cell, str) and not isinstance(value, str) and cell.lower() == str(value).lower():
+            return True
+    return False
+
+
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
+
+
+def _image(image: bytes | str, part: Part) -> bytes | str:
+    """The image, a path made absolute; a path must be relative and stay inside the folder of the data file."""
+    if isinstance(image, bytes):
+        return image
+    remedy = "write paths relative to the folder of the data file"
+    if part.folder is None or _URL.match(image) or Path(image).is_absolute():
+        raise BadRow("bad path", f"the image path {show(image)} is not relative", remedy=remedy)
+    folder = part.folder.resolve()
+    path = (folder / image).resolve()
+    if not path.is_relative_to(folder):
+        raise BadRow("bad path", f"the image path {show(image)} leads out of the data folder", remedy=remedy)
+    if not path.is_file():
+        raise BadRow("missing image", f"there is no image file {show(image)}", remedy=remedy)
+    return str(path)

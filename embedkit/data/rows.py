@@ -1,0 +1,60 @@
+"""Words shared by the data modules: a row, a bad row, and where a row came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embedkit.errors import DataError
+
+Row = dict[str, Any]
+"""Role -> value. ``anchor``, ``positive``: str; ``negatives``, ``texts``: list of str; ``score``: float; ``label``: int;
+``group``: int or str; ``image``: bytes, or the path of an image file as str. Roles that a row lacks are absent."""
+
+
+class BadRow(DataError):
+    """One row that cannot be used; with ``on_bad_row: skip`` it is counted under `reason` and left out.
+
+    Parameters
+    ----------
+    reason : str
+        Short name under which skipped rows are counted, e.g. ``"blank text"``.
+    what, where, remedy : str
+        As in `embedkit.errors.UserError`.
+    """
+
+    def __init__(self, reason: str, what: str, *, where: str | None = None, remedy: str | None = None) -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.reason = reason
+
+    def at(self, where: str) -> BadRow:
+        """The same fault with its place filled in."""
+        return BadRow(self.reason, self.what, where=where, remedy=self.remedy)
+
+
+Record = tuple[int, "dict[str, Any] | BadRow"]
+"""The number of a row in its file (line number in text formats, 1, 2, ... in tables) and its cells by column."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file (or table) of a source.
+
+    Attributes
+    ----------
+    name : str
+        How messages call it.
+    records : callable
+        Starts reading from the beginning; every call gives a new iterator of `Record`.
+    folder : Path or None
+        Where relative image paths start.
+    file : Path or None
+        The file behind it, for the fingerprint of a stream.
+    """
+
+    name: str
+    records: Callable[[], Iterator[Record]]
+    folder: Path | None = None
+    file: Path | None = None

@@ -1,0 +1,177 @@
+"""From a path in a recipe to the parts it stands for, and plain reading of rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from embedkit.data.readers import TEXT_READERS
+from embedkit.data.rows import BadRow, Part, Record
+from embedkit.data.tables import choose_split, hub_part, read_parquet, saved_parts
+from embedkit.errors import DataError, nearest
+
+FILE_READERS = {**TEXT_READERS, "parquet": read_parquet}
+"""Reader of each file format."""
+
+_SUFFIXES = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".txt": "txt",
+}
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w-]+")
+_SPLIT = re.compile(r"(train|training|dev|val|valid|validation|eval|test|testing)(?![A-Za-z])", re.IGNORECASE)
+_SAME_SPLIT = {"training": "train", "testing": "test", "val": "validation", "valid": "validation", "dev": "validation"}
+
+
+def find_parts(
+    path: str,
+    format: str = "auto",
+    *,
+    name: str | None = None,
+    split: str | None = None,
+    revision: str | None = None,
+    base_dir: Path | None = None,
+) -> list[Part]:
+    """The files or tables that `path` stands for; the keys are those of `embedkit.recipe.SourceConfig`.
+
+    Raises
+    ------
+    DataError
+        Nothing is there, the format cannot be told, or a split must be chosen.
+    """
+    if format == "builtin" or path.startswith("builtin:"):
+        return [_builtin(path.removeprefix("builtin:"))]
+    if format == "hub":
+        local = (base_dir or Path()) / path
+        return [hub_part(str(local) if local.is_dir() else path, name, split, revision)]
+    place = (base_dir or Path()) / Path(path).expanduser()
+    if place.is_dir():
+        return _folder(place, split, format)
+    if format == "auto" and not place.exists() and _looks_like_hub_id(path, base_dir):
+        return [hub_part(path, name, split, revision)]
+    if not place.exists():
+        raise DataError("no such file or folder", where=str(place), remedy="check the path")
+    if format == "folder":
+        raise DataError("it is a file, not a folder", where=str(place), remedy="leave 'format' out")
+    return [_file(place, format)]
+
+
+def read_rows(
+    path: str | Path,
+    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt", "folder", "hub", "builtin"] = "auto",
+    columns: Sequence[str] | None = None,
+    *,
+    name: str | None = None,
+    split: str | None = None,
+    revision: str | None = None,
+    limit: int | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Rows of any source as dicts of column -> cell, one after the other in constant memory.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file (csv, tsv, jsonl, parquet, txt, also gzipped), a folder of files, a ``datasets.save_to_disk`` folder,
+        a hub data set id, or ``builtin:NAME``.
+    format : str
+        Says what `path` is where its name does not.
+    columns : sequence of str, optional
+        Keep these columns only; each must be there in every row.
+    name, split, revision : str, optional
+        Configuration, split and revision of a hub data set; `split` also chooses among a folder's splits.
+    limit : int, optional
+        Rows read at most.
+
+    Yields
+    ------
+    dict
+        Column -> cell. Cells of csv, tsv and txt (column ``text``) are text, never guessed to be anything else.
+
+    Raises
+    ------
+    DataError
+        At the first thing that cannot be read, naming file, row and remedy.
+    """
+    count = 0
+    for part in find_parts(str(path), format, name=name, split=split, revision=revision):
+        for number, values in part.records():
+            if isinstance(values, BadRow):
+                raise values
+            if limit is not None and count >= limit:
+                return
+            count += 1
+            yield values if columns is None else _select(values, columns, f"{part.name}:{number}")
+
+
+def _select(values: dict[str, Any], columns: Sequence[str], where: str) -> dict[str, Any]:
+    for column in columns:
+        if column not in values:
+            raise DataError(f"there is no column {column!r}", where=where, remedy=nearest(column, values))
+    return {column: values[column] for column in columns}
+
+
+def _file(path: Path, format: str) -> Part:
+    kind = _format_of(path) if format == "auto" else format
+    if kind is None:
+        raise DataError(
+            "the name does not tell the format",
+            where=str(path),
+            remedy=f"give 'format': {', '.join(sorted(FILE_READERS))}",
+        )
+    return Part(str(path), partial(FILE_READERS[kind], path), path.parent, path)
+
+
+def _format_of(path: Path) -> str | None:
+    name = path.name.lower().removesuffix(".gz")
+    return _SUFFIXES.get(Path(name).suffix)
+
+
+def _folder(folder: Path, split: str | None, format: str) -> list[Part]:
+    saved = saved_parts(folder, split)
+    if saved is not None:
+        return saved
+    wanted = format if format in FILE_READERS else None
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path, folder))
+    files = [path for path in files if (wanted or _format_of(path)) == _format_of(path) and _format_of(path)]
+    if not files:
+        kinds = ", ".join(sorted(_SUFFIXES))
+        raise DataError("no data file in this folder", where=str(folder), remedy=f"put files there that end in {kinds}")
+    splits: dict[str, list[Path]] = {}
+    for path in files:
+        found = _SPLIT.match(path.name) or _SPLIT.fullmatch(path.parent.name if path.parent != folder else "")
+        splits.setdefault(_split_name(found[1]) if found else "", []).append(path)
+    if split is not None and list(splits) == [""]:
+        raise DataError("its file names tell no splits", where=str(folder), remedy="leave 'split' out, use 'where'")
+    if split is None and len(splits) == 1:
+        return [_file(path, "auto") for path in files]
+    named = [key for key in splits if key]
+    return [_file(path, "auto") for path in splits[choose_split(named, split and _split_name(split), str(folder))]]
+
+
+def _split_name(text: str) -> str:
+    return _SAME_SPLIT.get(text.lower(), text.lower())
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    return any(piece.startswith((".", "_")) for piece in path.relative_to(folder).parts)
+
+
+def _looks_like_hub_id(path: str, base_dir: Path | None) -> bool:
+    if _format_of(Path(path)) or not _HUB_ID.fullmatch(path):
+        return False
+    return "/" not in path or not ((base_dir or Path()) / path.split("/")[0]).exists()
+
+
+def _builtin(name: str) -> Part:
+    def records() -> Iterator[Record]:
+        from embedkit.data import builtin
+
+        yield from enumerate((dict(row) for row in builtin.rows(name)), 1)
+
+    return Part(f"builtin:{name}", records)

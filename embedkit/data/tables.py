@@ -1,0 +1,174 @@
+"""Readers of binary tables: parquet files, folders written by ``datasets.save_to_disk``, and hub data sets."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from embedkit.data.files import open_bytes
+from embedkit.data.readers import check_header
+from embedkit.data.rows import Part, Record
+from embedkit.errors import DataError, nearest
+
+_BATCH = 1024  # rows decoded at a time; small because a row may hold an image
+
+
+def read_parquet(path: Path) -> Iterator[Record]:
+    """Rows of a parquet file, numbered from 1; nothing of the file is kept but one batch.
+
+    Raises
+    ------
+    DataError
+        The file is damaged, not parquet, has two columns of one name, or text that is not UTF-8.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with _seekable(path) as handle:
+        try:
+            file = pq.ParquetFile(handle)
+            check_header(file.schema_arrow.names, str(path))
+            yield from _numbered(file.iter_batches(_BATCH), str(path))
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+            raise DataError(
+                f"not a readable parquet file ({_first_line(error)})", where=str(path), remedy="write or copy it again"
+            ) from error
+
+
+def saved_parts(folder: Path, split: str | None) -> list[Part] | None:
+    """The tables of a folder written by ``datasets.save_to_disk``, or None when it is not such a folder.
+
+    Raises
+    ------
+    DataError
+        The folder is incomplete, holds several splits and `split` is not given, or has no such split.
+    """
+    if (folder / "dataset_dict.json").is_file():
+        splits = _json(folder / "dataset_dict.json").get("splits")
+        names = [name for name in splits if isinstance(name, str)] if isinstance(splits, list) else []
+        return saved_parts(folder / choose_split(names, split, str(folder)), None)
+    if not (folder / "state.json").is_file():
+        return None
+    files = _json(folder / "state.json").get("_data_files")
+    if not isinstance(files, list) or not all(isinstance(entry, dict) for entry in files):
+        raise DataError("state.json names no data files", where=str(folder), remedy="save the data set again")
+    parts = []
+    for entry in files:
+        name = str(entry.get("filename"))
+        if Path(name).name != name:
+            raise DataError(
+                f"state.json names a file outside the folder ({name!r})",
+                where=str(folder),
+                remedy="save the data set again",
+            )
+        parts.append(Part(str(folder / name), _arrow_reader(folder / name), folder, folder / name))
+    return parts
+
+
+def hub_part(path: str, name: str | None, split: str | None, revision: str | None) -> Part:
+    """Rows of a hub data set (or a local folder with a hub data set's layout), streamed through ``datasets``.
+
+    Raises
+    ------
+    DataError
+        The data set cannot be found or read, or `split` is needed or unknown.
+    """
+    import datasets
+
+    def load() -> Any:
+        remedy = "check the id, the revision and the network, or give a path of a local file"
+        try:
+            splits = datasets.load_dataset(path, name=name, revision=revision, streaming=True)
+            return splits[choose_split(list(splits), split, path)]
+        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+            raise DataError(f"cannot be loaded ({_first_line(error)})", where=path, remedy=remedy) from error
+
+    def records() -> Iterator[Record]:
+        import pyarrow as pa
+
+        try:
+            for number, row in enumerate(load(), 1):
+                yield number, dict(row)
+        except (pa.ArrowException, OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+            raise DataError(f"cannot be read ({_first_line(error)})", where=path, remedy="check the data set") from error
+
+    return Part(path, records, Path(path) if Path(path).is_dir() else None)
+
+
+def choose_split(names: list[str], split: str | None, where: str) -> str:
+    """The split to read: the one asked for, or the only one; raises `DataError` when that leaves a choice."""
+    if split is None and len(names) == 1:
+        return names[0]
+    if split is None:
+        listed = ", ".join(sorted(names)) or "none"
+        raise DataError(f"it has the splits {listed}", where=where, remedy="choose one with 'split'")
+    if split not in names:
+        raise DataError(f"it has no split {split!r}", where=where, remedy=nearest(split, names))
+    return split
+
+
+def _arrow_reader(path: Path) -> Any:
+    def records() -> Iterator[Record]:
+        import pyarrow as pa
+
+        with open_bytes(path) as handle:
+            try:
+                with pa.ipc.open_stream(handle) as reader:
+                    check_header(reader.schema.names, str(path))
+                    yield from _numbered((piece for batch in reader for piece in _pieces(batch)), str(path))
+            except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+                raise DataError(
+                    f"not a readable arrow file ({_first_line(error)})", where=str(path), remedy="save it again"
+                ) from error
+
+    return records
+
+
+def _pieces(batch: Any) -> Iterator[Any]:
+    for start in range(0, batch.num_rows, _BATCH):
+        yield batch.slice(start, _BATCH)
+
+
+def _numbered(batches: Iterator[Any], where: str) -> Iterator[Record]:
+    number = 0
+    for batch in batches:
+        batch.validate(full=True)  # text that is not UTF-8 and damaged offsets raise here
+        for values in batch.to_pylist():
+            number += 1
+            yield number, values
+
+
+def _seekable(path: Path) -> IO[bytes]:
+    """The file itself, or its unpacked content in a temporary file when it is gzipped."""
+    handle = open_bytes(path)
+    if not isinstance(handle, gzip.GzipFile):
+        return handle
+    unpacked = tempfile.TemporaryFile()
+    try:
+        with handle:
+            shutil.copyfileobj(handle, unpacked)
+    except (OSError, EOFError, zlib.error) as error:
+        unpacked.close()
+        raise DataError(f"cannot be unpacked ({error})", where=str(path), remedy="compress it again") from error
+    unpacked.seek(0)
+    return unpacked
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError("not readable JSON", where=str(path), remedy="save the data set again") from error
+    if not isinstance(value, dict):
+        raise DataError("not a JSON object", where=str(path), remedy="save the data set again")
+    return value
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

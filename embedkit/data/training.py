@@ -1,0 +1,328 @@
+"""Training rows: from ``data`` in a recipe to batches whose order depends on seed, epoch and step alone."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embedkit.data.held import Facts, TableBuilder, digest, facts_of, take_rows
+from embedkit.data.making import Source
+from embedkit.data.mixing import pools, shares
+from embedkit.data.rows import Row
+from embedkit.data.samplers import SAMPLERS, Request, check_sampler, fit
+from embedkit.errors import DataError, RecipeError
+
+if TYPE_CHECKING:
+    from embedkit.methods.base import Contract
+    from embedkit.recipe import DataConfig
+
+
+@dataclass(frozen=True)
+class RowBatch:
+    """One process's slice of a batch.
+
+    Attributes
+    ----------
+    rows : list of Row
+        Rows [rank * size // world, (rank + 1) * size // world) of the batch.
+    ids : list of int
+        Stable id of each of them (0 .. num_rows - 1 when the rows are held in memory).
+    size : int
+        Rows of the whole batch, over all processes.
+    offset : int
+        Place of the first of `rows` in the whole batch.
+    step : int
+        Place of the batch in the epoch.
+    """
+
+    rows: list[Row]
+    ids: list[int]
+    size: int
+    offset: int
+    step: int
+
+
+class TrainingRows(ABC):
+    """Rows to train on; made by `open_training`.
+
+    Attributes
+    ----------
+    num_rows : int or None
+        Rows of all sources; None for a stream.
+    steps_per_epoch : int or None
+        Batches of every epoch; None for a stream.
+    fingerprint : str
+        Changes when the rows change. For rows in memory a hash of all their content, the same from whatever kind of
+        file; for a stream a hash of the first MiB and the size of each file, of the mapping and the filter.
+    """
+
+    num_rows: int | None
+    steps_per_epoch: int | None
+    fingerprint: str
+
+    @abstractmethod
+    def batches(self, epoch: int, start_step: int = 0, rank: int = 0, world: int = 1) -> Iterator[RowBatch]:
+        """Batches of an epoch from `start_step` on, this process's slice of each.
+
+        The whole batch is a pure function of (seed, epoch, step); `rank` and `world` only choose the slice.
+        """
+
+    @abstractmethod
+    def summary(self) -> dict[str, Any]:
+        """What was read and what was left out, ready for JSON."""
+
+    @abstractmethod
+    def where(self, row_id: int) -> str:
+        """``file:row`` of the row with this id."""
+
+
+def open_training(
+    config: DataConfig, contract: Contract, *, batch_size: int, seed: int, base_dir: Path = Path()
+) -> TrainingRows:
+    """Open the training data of a recipe; the first rows of every source are checked before any is read in full.
+
+    Parameters
+    ----------
+    config : DataConfig
+        The section ``data`` of a recipe.
+    contract : Contract
+        The roles that the method reads.
+    batch_size : int
+        Rows of a batch over all processes.
+    seed : int
+        Decides the order, together with epoch and step.
+    base_dir : Path
+        Where relative paths start.
+
+    Raises
+    ------
+    DataError
+        A source cannot be used; the message names file, row and column, and the remedy.
+    RecipeError
+        Settings that contradict each other.
+    """
+    used = {"by-label": {"label"}, "no-duplicates": {"group"}}.get(config.sampler, set())
+    _check_settings(config)
+    sources = [
+        Source(
+            source,
+            config,
+            index,
+            requires=frozenset(contract.requires),
+            reads=frozenset(contract.roles) | used,
+            base_dir=Path(base_dir),
+        )
+        for index, source in enumerate(config.train)
+    ]
+    for source in sources:
+        check_sampler(
+            config.sampler, batch_size, config.per_label, source.roles, f"data.train[{source.index}] ({source.name})"
+        )
+    if any(source.config.stream for source in sources):
+        from embedkit.data.streams import StreamedRows
+
+        return StreamedRows(sources, config, frozenset(contract.roles), batch_size, seed)
+    return HeldRows(sources, config, frozenset(contract.roles), batch_size, seed)
+
+
+def _check_settings(config: DataConfig) -> None:
+    streaming = any(source.stream for source in config.train)
+    if config.mixing == "temperature" and streaming:
+        raise RecipeError(
+            "mixing by temperature needs the sizes of the sources, and a stream has none",
+            where="data.mixing",
+            remedy="use 'weighted' with a weight in each source",
+        )
+    for index, source in enumerate(config.train):
+        if source.weight is not None and config.mixing != "weighted":
+            raise RecipeError(
+                f"a weight is not read by mixing {config.mixing!r}",
+                where=f"data.train[{index}].weight",
+                remedy="set data.mixing: weighted, or remove the weight",
+            )
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """The batches of one epoch as row indices, and rows that are not in any of them."""
+
+    number: int
+    batches: list[np.ndarray]
+    left_over: int = 0
+    short: int = 0
+    pool_steps: list[int] = field(default_factory=list)
+
+
+class HeldRows(TrainingRows):
+    """Rows held in memory; made by `open_training`."""
+
+    num_rows: int
+    steps_per_epoch: int
+
+    def __init__(
+        self, sources: Sequence[Source], config: DataConfig, roles: frozenset[str], batch_size: int, seed: int
+    ) -> None:
+        self._sources, self._config, self._roles = sources, config, roles
+        self._batch_size, self._seed = batch_size, seed
+        self._table, self._sizes, self._places = _load(sources)
+        self.num_rows = self._table.num_rows
+        self.fingerprint = digest(self._table)
+        mixed = len(sources) > 1 and config.mixing != "concatenate"
+        self._facts = facts_of(self._table, repeated_rows=mixed)
+        self._shares = shares(
+            self._sizes, config.mixing, [source.config.weight for source in sources], config.mixing_temperature
+        )
+        self._mixed = mixed
+        self._pool_steps: list[int] | None = None
+        if config.drop_last and self.num_rows < batch_size:
+            raise DataError(
+                f"{self.num_rows} rows do not fill one batch of {batch_size}",
+                where="train.batch_size",
+                remedy=f"lower it to {self.num_rows} or less, or set data.drop_last: false",
+            )
+        self._epoch = self._plan(0)
+        self._first, self._pool_steps = self._epoch, self._epoch.pool_steps
+        self.steps_per_epoch = len(self._epoch.batches)
+        if not self.steps_per_epoch:
+            raise DataError(
+                f"the sampler {config.sampler} cannot fill one batch of {batch_size} from {self.num_rows} rows",
+                where="data.sampler",
+                remedy="lower train.batch_size, choose another sampler, or set data.drop_last: false",
+            )
+
+    def batches(self, epoch: int, start_step: int = 0, rank: int = 0, world: int = 1) -> Iterator[RowBatch]:
+        """See `TrainingRows.batches`."""
+        if self._epoch.number != epoch:
+            self._epoch = self._plan(epoch)
+        for step, indices in enumerate(self._epoch.batches[start_step:], start_step):
+            low, high = rank * len(indices) // world, (rank + 1) * len(indices) // world
+            mine = indices[low:high]
+            yield RowBatch(take_rows(self._table, mine, self._roles), mine.tolist(), len(indices), low, step)
+
+    def summary(self) -> dict[str, Any]:
+        """See `TrainingRows.summary`.
+
+        Keys: ``rows``; ``sources``, for each ``path``, ``rows``, ``read``, ``filtered``, ``dropped``, ``cut``,
+        ``share``; ``dropped`` (reason -> rows of all sources); ``hard_negatives`` with ``min`` and ``max`` a row;
+        ``duplicates`` with ``anchors`` (rows whose anchor occurred before) and ``positive_is_anchor``; ``epoch`` with
+        ``steps``, ``left_over`` rows and ``short_batches`` of epoch 0; ``notes``.
+        """
+        entries = [
+            source_summary(source) | {"rows": size, "share": share}
+            for source, size, share in zip(self._sources, self._sizes, self._shares, strict=True)
+        ]
+        dropped: Counter[str] = sum((source.account.dropped for source in self._sources), Counter())
+        return {
+            "rows": self.num_rows,
+            "sources": entries,
+            "dropped": dict(dropped),
+            "hard_negatives": _negatives(self._table),
+            "duplicates": _duplicates(self._table),
+            "epoch": {
+                "steps": self.steps_per_epoch,
+                "left_over": self._first.left_over,
+                "short_batches": self._first.short,
+            },
+            "notes": [note for source in self._sources for note in source.notes],
+        }
+
+    def where(self, row_id: int) -> str:
+        """See `TrainingRows.where`."""
+        source = int(np.searchsorted(np.cumsum(self._sizes), row_id, side="right"))
+        return self._sources[source].where((int(self._places[row_id, 0]), int(self._places[row_id, 1])))
+
+    def _plan(self, epoch: int) -> _Epoch:
+        config, size = self._config, self._batch_size
+        one_source = config.batches_from == "one-source" and len(self._sources) > 1
+        found = pools(
+            self._sizes,
+            self._shares if self._mixed else None,
+            one_source=one_source,
+            batch_size=size,
+            seed=self._seed,
+            epoch=epoch,
+        )
+        groups, left = [], 0
+        for index, order in enumerate(found):
+            request = Request(order, self._facts, size, config.per_label, (self._seed, epoch, index, 1))
+            grouping = SAMPLERS[config.sampler](request)
+            batches = grouping.batches
+            if self._pool_steps is not None:
+                full_first = sorted(batches, key=lambda batch: len(batch) < size) if config.drop_last else batches
+                batches = fit(full_first, self._pool_steps[index])
+            elif config.drop_last:
+                batches = [batch for batch in batches if len(batch) == size]
+            left += len(order) - sum(map(len, batches))
+            groups.append(batches)
+        flat = [batch for batches in groups for batch in batches]
+        if len(groups) > 1:
+            from embedkit.data.draws import permutation
+
+            flat = [flat[place] for place in permutation(len(flat), self._seed, epoch, len(groups), 2)]
+        short = sum(len(batch) < size for batch in flat)
+        return _Epoch(epoch, flat, left, short, [len(batches) for batches in groups])
+
+
+def _load(sources: Sequence[Source]) -> tuple[pa.Table, list[int], np.ndarray]:
+    """All rows in one table, the number of each source, and part and number of each row (rows, 2)."""
+    builder = TableBuilder()
+    sizes: list[int] = []
+    places: list[np.ndarray] = []
+    for source in sources:
+        own = array("q")
+        for place, row in source.rows():
+            builder.add(row)
+            own.extend(place)
+        sizes.append(len(own) // 2)
+        places.append(np.asarray(own, np.int64).reshape(-1, 2))
+    return builder.finish(), sizes, np.concatenate(places)
+
+
+def source_summary(source: Source) -> dict[str, Any]:
+    """What became of the records of one source: the keys of an entry of ``summary()["sources"]``."""
+    account = source.account
+    return {
+        "path": source.name,
+        "read": account.read,
+        "filtered": account.filtered,
+        "dropped": dict(account.dropped),
+        "cut": source.texts.cut_texts,
+    }
+
+
+def _negatives(table: pa.Table) -> dict[str, int]:
+    counts = pc.fill_null(pc.list_value_length(table.column("negatives")), 0)
+    found = pc.min_max(counts).as_py()
+    return {"min": int(found["min"] or 0), "max": int(found["max"] or 0)}
+
+
+def _duplicates(table: pa.Table) -> dict[str, int]:
+    anchors = table.column("anchor").drop_null()
+    equal = pc.sum(pc.equal(table.column("anchor"), table.column("positive"))).as_py()
+    return {"anchors": len(anchors) - pc.count_distinct(anchors).as_py(), "positive_is_anchor": int(equal or 0)}
+
+
+def stream_fingerprint(sources: Sequence[Source]) -> str:
+    """Hash of the settings of each source and of the first MiB and the size of each of its files."""
+    state = hashlib.blake2b(digest_size=16)
+    for source in sources:
+        settings = source.config.model_dump_json(include={"format", "name", "split", "revision", "columns", "where", "limit", "explode"})
+        state.update(settings.encode())
+        for part in source.parts:
+            if part.file is None:
+                state.update(part.name.encode())
+            else:
+                with open(part.file, "rb") as handle:
+                    state.update(handle.read(1 << 20))
+                state.update(str(part.file.stat().st_size).encode())
+    return state.hexdigest()
