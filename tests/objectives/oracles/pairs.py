@@ -84,3 +84,29 @@ def angle_similarity(x: np.ndarray, y: np.ndarray) -> float:
 def bce(logit: float, target: float) -> float:
     """Binary cross entropy of sigmoid(logit)."""
     return -target * math.log(sigmoid(logit)) - (1 - target) * math.log(sigmoid(-logit))
+
+
+def energy_hinge(z: Vectors, p: Vectors, hard: Vectors, margin: float) -> float:
+    """PromCSE (eq. 6): margin plus the hardest of other positives and all hard negatives, less the positive."""
+    terms = []
+    for i in range(len(z)):
+        rivals = [cosine(z[i], p[j]) for j in range(len(p)) if j != i] + [cosine(z[i], n) for n in hard]
+        terms.append(max(0.0, margin + max(rivals) - cosine(z[i], p[i])) if rivals else 0.0)
+    return mean(terms)
+
+
+def margin_mse(student: list[float], teacher: list[float]) -> float:
+    """Mean square of the student's margin less the teacher's."""
+    return mean((s - t) ** 2 for s, t in zip(student, teacher, strict=True))
+
+
+def predictor(z: Vectors, first: np.ndarray, scale: np.ndarray, shift: np.ndarray, second: np.ndarray,
+              bias: np.ndarray, epsilon: float = 1e-5) -> Vectors:  # fmt: skip
+    """Linear without bias, BatchNorm over the rows, ReLU, Linear (1.38)."""
+    hidden = np.array([[dot(w, row) for w in first] for row in z])
+    for h in range(hidden.shape[1]):
+        column = hidden[:, h].copy()
+        centre = mean(column)
+        spread = math.sqrt(mean((x - centre) ** 2 for x in column) + epsilon)
+        hidden[:, h] = [max(0.0, (x - centre) / spread * scale[h] + shift[h]) for x in column]
+    return np.array([[dot(w, row) + b for w, b in zip(second, bias, strict=True)] for row in hidden])

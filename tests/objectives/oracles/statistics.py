@@ -72,3 +72,18 @@ def wmse(views: list[Vectors], blocks: list[list[int]], epsilon: float) -> float
         for b in range(a + 1, len(views)):
             terms += [2 - 2 * cosine(x, y) for x, y in zip(out[a], out[b], strict=True)]
     return mean(terms)
+
+
+def feature_correlation(pairs: list[tuple[Vectors, Vectors]], weight: float, epsilon: float = 1e-12) -> float:
+    """All4One's feature term (1.11): columns scaled to length one over the batch, C = a^T b of each pair (D, D)."""
+    on, off = [], []
+    for a, b in pairs:
+        for i in range(a.shape[1]):
+            for j in range(a.shape[1]):
+                length = math.sqrt(sum(x * x for x in a[:, i]) * sum(x * x for x in b[:, j]))
+                c = sum(x * y for x, y in zip(a[:, i], b[:, j], strict=True)) / length
+                if i == j:
+                    on.append((c - 1) ** 2)
+                else:
+                    off.append(c**2)
+    return weight * (0.5 * math.sqrt(mean(on) + epsilon) + 0.5 * math.sqrt(mean(off) + epsilon))

@@ -1,0 +1,64 @@
+"""Second-order statistics."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tests.objectives.harness import Arrays, Case, Draw, Facts, views
+from tests.objectives.oracles import statistics as oracle
+
+
+def wide(rng: np.random.Generator, step: int) -> Draw:
+    """More rows than columns, so that covariances are regular."""
+    return views(rng, size=7, dim=3)
+
+
+def three(rng: np.random.Generator, step: int) -> Draw:
+    """Three views."""
+    return views(rng, count=3, size=7, dim=3)
+
+
+def guided(rng: np.random.Generator, step: int) -> Draw:
+    """Two views, and the guide's vectors of both."""
+    draw = views(rng, size=7, dim=3)
+    guide = {name: z + 0.3 * rng.normal(size=z.shape) for name, z in draw.vectors.items()}
+    return Draw(draw.vectors, {"guide": guide})
+
+
+def barlow(off: float, eps: float, scale: float = 1.0):
+    """Oracle of Barlow Twins."""
+    return lambda x, fixed, facts: scale * oracle.barlow(x["anchor"], x["positive"], off, eps)
+
+
+def vicreg(inv: float, var: float, cov: float):
+    """Oracle of VICReg."""
+
+    def loss(x: Arrays, fixed: Arrays, facts: Facts) -> float:
+        i, v, c = oracle.vicreg(x["anchor"], x["positive"])
+        return inv * i + var * v + cov * c
+
+    return loss
+
+
+def wmse(*names: str):
+    """Oracle of W-MSE with the whole batch as one block."""
+    return lambda x, fixed, facts: oracle.wmse([x[n] for n in names], [list(range(len(x["anchor"])))], 1e-4)
+
+
+def correlation(x: Arrays, fixed: Arrays, facts: Facts) -> float:
+    """All4One's feature term with the paper's weight 10."""
+    pairs = [(facts.guide["anchor"], x["positive"]), (facts.guide["positive"], x["anchor"])]
+    return oracle.feature_correlation(pairs, weight=10.0)
+
+
+CASES = [
+    Case("barlow-twins", barlow(0.0051, 1e-5), draw=wide),
+    Case(
+        "barlow-twins", barlow(0.2, 1e-9, 0.025), {"off_diagonal": 0.2, "scale": 0.025, "eps": 1e-9}, wide, "settings"
+    ),
+    Case("vicreg", vicreg(25, 25, 1), draw=wide),
+    Case("vicreg", vicreg(2, 3, 4), {"invariance": 2, "variance": 3, "covariance": 4}, wide, "settings"),
+    Case("w-mse", wmse("anchor", "positive"), draw=wide),
+    Case("w-mse", wmse("anchor", "positive", "view3"), draw=three, variant="three-views"),
+    Case("feature-correlation", correlation, draw=guided),
+]

@@ -1,0 +1,268 @@
+"""What the tests of objectives share: random batches, cases, and the way a loss and its gradients are read.
+
+A `Case` ties one preset, with settings, to inputs and to an oracle. Oracles get every array by name: embeddings as in
+the batch, trained parameters as ``objective.named_parameters()`` calls them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from embedkit.objectives import build
+from embedkit.objectives.base import Objective, ObjectiveBatch
+from embedkit.training.distributed import World
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass
+class Facts:
+    """What an oracle may know besides vectors and parameters: roles of the batch, guide vectors, state, position."""
+
+    size: int
+    owner: dict[str, np.ndarray]
+    keys: dict[str, np.ndarray]
+    ids: np.ndarray
+    score: np.ndarray | None = None
+    label: np.ndarray | None = None
+    group: np.ndarray | None = None
+    guide: dict[str, np.ndarray] = field(default_factory=dict)
+    state: dict[str, np.ndarray] = field(default_factory=dict)
+    step: int = 0
+    total_steps: int = 1
+    epoch: int = 0
+
+
+@dataclass
+class Draw:
+    """Random inputs: vectors by name, and the keyword arguments of the batch as numpy arrays."""
+
+    vectors: dict[str, np.ndarray]
+    known: dict[str, Any] = field(default_factory=dict)
+
+    def batch(self, **more: Any) -> ObjectiveBatch:
+        """The batch of one process."""
+        known = {name: tensors(value) for name, value in {**self.known, **more}.items()}
+        return ObjectiveBatch.of(tensors(self.vectors), **known)
+
+
+Oracle = Callable[[Arrays, Arrays, Facts], float]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One preset with settings, inputs and oracle.
+
+    Attributes
+    ----------
+    name : str
+        The preset.
+    oracle : callable
+        ``oracle(values, fixed, facts) -> loss``. What the formula takes without gradient is read from `fixed`.
+    settings : dict
+        Differ from the preset's defaults.
+    draw : callable
+        ``draw(rng, step) -> Draw``: inputs of one step.
+    variant : str
+        Tells cases of one preset apart.
+    warm : int
+        Steps taken before the loss is compared, so that there is state.
+    rows : int or None
+        ``num_rows`` for `build`.
+    """
+
+    name: str
+    oracle: Oracle
+    settings: dict[str, Any] = field(default_factory=dict)
+    draw: Callable[[np.random.Generator, int], Draw] = lambda rng, step: views(rng)
+    variant: str = ""
+    warm: int = 0
+    rows: int | None = None
+
+    @property
+    def id(self) -> str:
+        """Name of the test."""
+        return f"{self.name}-{self.variant}" if self.variant else self.name
+
+    def config(self, **more: Any) -> dict[str, Any]:
+        """What `build` is given."""
+        return {"name": self.name, **self.settings, **more}
+
+    def steps(self) -> list[Draw]:
+        """Inputs of the steps before, and last those that are compared; the same at every call."""
+        rng = np.random.default_rng(7)
+        draws = [self.draw(rng, step) for step in range(self.warm + 1)]
+        for step, draw in enumerate(draws):
+            draw.known = {"step": step, "total_steps": 10, **draw.known}
+        return draws
+
+    def build(self, **more: Any) -> Objective:
+        """The objective in fp64, its parameters moved off their starting point by a fixed noise."""
+        dim = self.steps()[0].vectors["anchor"].shape[1]
+        torch.manual_seed(0)
+        objective = build(self.config(**more), dim=dim, num_rows=self.rows).double()
+        noise = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in objective.parameters():
+                parameter += 0.05 * torch.randn(parameter.shape, generator=noise, dtype=torch.float64)
+        return objective
+
+
+def tensors(value: Any) -> Any:
+    """numpy arrays as tensors, inside dicts too; anything else unchanged."""
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy())
+    if isinstance(value, dict):
+        return {name: tensors(entry) for name, entry in value.items()}
+    return value
+
+
+def arrays(value: Any) -> Any:
+    """Tensors as numpy arrays, inside dicts too; anything else unchanged."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().numpy().copy()
+    if isinstance(value, dict):
+        return {name: arrays(entry) for name, entry in value.items()}
+    return value
+
+
+def views(
+    rng: np.random.Generator,
+    count: int = 2,
+    size: int = 5,
+    dim: int = 4,
+    *,
+    hard: list[int] | None = None,
+    **known: Any,
+) -> Draw:
+    """`count` views of `size` rows: the same point plus noise, so that pairs are closer than strangers.
+
+    `hard` gives the number of hard negatives of each row.
+    """
+    points = rng.normal(size=(size, dim))
+    names = ["anchor", "positive", *(f"view{k}" for k in range(3, count + 1))][:count]
+    vectors = {name: points + 0.6 * rng.normal(size=(size, dim)) for name in names}
+    if hard is not None:
+        owner = np.repeat(np.arange(size), hard)
+        vectors["negatives"] = points[owner] + rng.normal(size=(len(owner), dim))
+        every = {name: np.arange(size) for name in names} | {"negatives": owner}
+        known = {"owner": every, **known}
+    return Draw(vectors, known)
+
+
+@dataclass
+class Result:
+    """A loss with its gradients by name of embedding or parameter, and the state after the step."""
+
+    loss: float
+    grads: dict[str, np.ndarray]
+    terms: dict[str, float]
+    state: dict[str, np.ndarray]
+
+
+def evaluate(objective: Objective, draw: Draw, advance: bool = True, **more: Any) -> Result:
+    """Loss and gradients of one batch, and, when `advance` is set, the state after the step."""
+    leaves = {name: z.requires_grad_() for name, z in tensors(draw.vectors).items()}
+    batch = draw.batch(**more)
+    objective.zero_grad()
+    output = objective(leaves, batch)
+    output.loss.backward()
+    grads = {name: z.grad if z.grad is not None else torch.zeros_like(z) for name, z in leaves.items()}
+    for name, parameter in objective.named_parameters():
+        grads[name] = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+    if advance:
+        objective.after_step({name: z.detach() for name, z in leaves.items()}, batch)
+    terms = {name: float(term) for name, term in output.terms.items()}
+    return Result(float(output.loss.detach()), arrays(grads), terms, arrays(dict(objective.state_dict())))
+
+
+def warmed(case: Case, **more: Any) -> tuple[Objective, Draw]:
+    """The objective after the case's first steps, and the inputs of the step that is compared."""
+    objective = case.build(**more)
+    *before, last = case.steps()
+    for draw in before:
+        evaluate(objective, draw)
+    return objective, last
+
+
+def facts(objective: Objective, draw: Draw) -> Facts:
+    """What the oracle may know at this point of the run."""
+    batch = draw.batch()
+    state = arrays(dict(objective.named_buffers()))
+    roles = {
+        name: arrays(getattr(batch, name)) for name in ("owner", "keys", "ids", "score", "label", "group", "guide")
+    }
+    return Facts(batch.size, state=state, step=batch.step, total_steps=batch.total_steps, epoch=batch.epoch, **roles)
+
+
+def values(objective: Objective, draw: Draw) -> dict[str, np.ndarray]:
+    """Vectors and parameters by name: what an oracle is a function of."""
+    return {**arrays(draw.vectors), **arrays(dict(objective.named_parameters()))}
+
+
+def slope(oracle: Oracle, at: Arrays, known: Facts, direction: Arrays, step: float = 1e-4) -> float:
+    """Derivative of the oracle along `direction`: central differences at two steps, extrapolated (error O(step^4))."""
+
+    def difference(h: float) -> float:
+        ahead = {name: x + h * direction.get(name, 0.0) for name, x in at.items()}
+        behind = {name: x - h * direction.get(name, 0.0) for name, x in at.items()}
+        return (oracle(ahead, at, known) - oracle(behind, at, known)) / (2 * h)
+
+    return (4 * difference(step / 2) - difference(step)) / 3
+
+
+def share_of(draw: Draw, world: World) -> tuple[slice, dict[str, Tensor], dict[str, list[int]]]:
+    """This process's rows, its own vectors, and how many vectors of each name every process has."""
+    batch = draw.batch()
+    bounds = [rank * batch.size // world.size for rank in range(world.size + 1)]
+    rows = slice(bounds[world.rank], bounds[world.rank + 1])
+    own, counts = {}, {}
+    for name, z in tensors(draw.vectors).items():
+        owner = batch.owner[name]
+        own[name] = z[(owner >= rows.start) & (owner < rows.stop)]
+        counts[name] = [int(((owner >= a) & (owner < b)).sum()) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return rows, own, counts
+
+
+def shared_step(objective: Objective, draw: Draw, world: World, lr: float) -> Result:
+    """One optimiser step as the trainer does it: gather leaves, backward of the own share, sum gradients, after_step."""
+    rows, own, counts = share_of(draw, world)
+    leaves = {name: world.gather(z, counts[name]).requires_grad_() for name, z in own.items()}
+    batch = draw.batch(rows=rows)
+    objective.zero_grad()
+    output = objective(leaves, batch)
+    output.loss.backward()
+    grads = {}
+    for name, z in leaves.items():
+        mine = world.own_sum(z.grad if z.grad is not None else torch.zeros_like(z), counts[name])
+        grads[name] = world.gather(mine, counts[name])
+    world.sum_gradients(objective.parameters())
+    with torch.no_grad():
+        for name, parameter in objective.named_parameters():
+            grads[name] = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
+            parameter -= lr * grads[name]
+    objective.after_step({name: z.detach() for name, z in leaves.items()}, batch)
+    terms = {name: float(world.sum(term)) for name, term in output.terms.items()}
+    terms |= {f"metric {name}": float(value) for name, value in output.metrics.items()}
+    return Result(float(world.sum(output.loss.detach())), arrays(grads), terms, arrays(dict(objective.state_dict())))
+
+
+def train(case: Case, config: dict[str, Any], lr: float = 0.01) -> list[Result]:
+    """All steps of a case, in whatever processes there are; the random state of each process is its own."""
+    world = World()
+    objective = case.build(**config)
+    torch.manual_seed(1000 + world.rank)
+    return [shared_step(objective, draw, world, lr) for draw in case.steps()]
+
+
+def train_by_id(identity: str, config: dict[str, Any]) -> list[Result]:
+    """`train` for other processes: a case is found by its id."""
+    from tests.objectives.cases import CASES
+
+    return train(next(case for case in CASES if case.id == identity), config)

@@ -1,0 +1,46 @@
+"""Every preset against a naive oracle: loss to 1e-10, gradient against finite differences of the oracle."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from embedkit.objectives.registry import load, presets
+from tests.objectives.cases import CASES
+from tests.objectives.harness import Case, evaluate, facts, slope, values, warmed
+
+load()
+
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+
+
+@pytest.mark.parametrize("name", list(presets))
+def test_every_preset_has_an_oracle(name: str) -> None:
+    assert name in {case.name for case in CASES}, f"add a case for {name!r} to tests/objectives/cases"
+
+
+def test_every_case_has_a_preset() -> None:
+    assert {case.name for case in CASES} <= set(presets)
+
+
+@every_case
+def test_loss(case: Case) -> None:
+    objective, draw = warmed(case)
+    at = values(objective, draw)
+    expected = case.oracle(at, at, facts(objective, draw))
+    assert evaluate(objective, draw, advance=False).loss == pytest.approx(expected, rel=1e-10, abs=1e-12)
+
+
+@every_case
+def test_gradient(case: Case) -> None:
+    """Along three dense random directions of each array: a wrong entry cannot hide."""
+    objective, draw = warmed(case)
+    at, known = values(objective, draw), facts(objective, draw)
+    grads = evaluate(objective, draw, advance=False).grads
+    rng = np.random.default_rng(11)
+    for name, grad in grads.items():
+        for _ in range(3):
+            direction = {name: rng.normal(size=grad.shape)}
+            expected = slope(case.oracle, at, known, direction)
+            got = float((grad * direction[name]).sum())
+            assert got == pytest.approx(expected, rel=1e-6, abs=1e-8), name
