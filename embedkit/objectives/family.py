@@ -7,9 +7,14 @@ from torch import Tensor
 
 from embedkit.errors import NonFiniteError, UserError
 from embedkit.objectives.base import LossOutput, NegativeCount, Objective, ObjectiveBatch
+from embedkit.objectives.sides import VIEWS, views_of
 from embedkit.objectives.tools import prepare, unit
 
-PAIR = ("anchor", "positive")
+PAIR = VIEWS[:2]
+"""The names of the two views that every row has."""
+
+FURTHER = frozenset(VIEWS[2:])
+"""The names of the views that a row may have besides."""
 
 
 class Family(Objective):
@@ -24,11 +29,11 @@ class Family(Objective):
     repels: bool = False
 
     def negatives(self, batch_size: int, hard: int, processes: int) -> NegativeCount:
-        """The positives of the other rows when the objective `repels`, else none; hard ones when it accepts them."""
+        """The positives of the other rows when the objective `repels`, and all hard ones when it accepts them."""
         if not self.repels:
             return NegativeCount(in_batch=0, hard=0, other_processes=0)
         local = batch_size // max(processes, 1)
-        used = hard if "negatives" in self.accepts | self.requires else 0
+        used = hard * batch_size if "negatives" in self.accepts | self.requires else 0
         return NegativeCount(in_batch=max(local - 1, 0), hard=used, other_processes=batch_size - local)
 
 
@@ -54,8 +59,7 @@ def take(embeddings: dict[str, Tensor], *names: str) -> list[Tensor]:
 
 def all_views(embeddings: dict[str, Tensor]) -> list[Tensor]:
     """Every embedding with one vector a row: "anchor", "positive", then "view3", "view4", ..."""
-    further = [name for name in embeddings if name.startswith("view")]
-    return take(embeddings, *PAIR, *sorted(further, key=lambda name: (len(name), name)))
+    return take(embeddings, *PAIR, *(name for name in views_of(embeddings) if name not in PAIR))
 
 
 def guides(batch: ObjectiveBatch, *names: str, like: Tensor | None = None) -> list[Tensor]:

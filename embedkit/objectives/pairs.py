@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from embedkit.errors import DataError, UserError
-from embedkit.objectives.base import LossOutput, ObjectiveBatch
-from embedkit.objectives.family import PAIR, Family, cosines, guides, needed, others, shared, split, take
+from embedkit.objectives.base import LossOutput, NegativeCount, ObjectiveBatch
+from embedkit.objectives.family import FURTHER, PAIR, Family, cosines, guides, needed, others, shared, split, take
 from embedkit.objectives.registry import objective
 from embedkit.objectives.tools import choice, masked_lse, number, require, unit
 
@@ -175,6 +175,7 @@ class DistillKL(Family):
         Average with the rows of the positives over the anchors.
     """
 
+    requires = frozenset({"anchor", "positive", "guide"})
     accepts = frozenset({"negatives"})
 
     def __init__(
@@ -220,11 +221,15 @@ class MarginMSE(Family):
     """
 
     requires = frozenset({"anchor", "positive", "negatives"})
-    accepts = frozenset({"score"})
+    accepts = frozenset({"score", "guide"})
 
     def __init__(self, *, similarity: str = "dot") -> None:
         super().__init__()
         self.similarity = choice("similarity", similarity, ("dot", "cosine"))
+
+    def negatives(self, batch_size: int, hard: int, processes: int) -> NegativeCount:
+        """The row's own hard negatives."""
+        return NegativeCount(in_batch=0, hard=hard, other_processes=0)
 
     def _margins(self, vectors: list[Tensor], owner: Tensor) -> Tensor:
         """Similarity with the positive less that with the negative, for each negative (N,)."""
@@ -258,8 +263,8 @@ class EmbeddingMSE(Family):
         Compare directions: scale both to length one first.
     """
 
-    requires = frozenset({"anchor"})
-    accepts = frozenset({"positive", "negatives", "view3", "view4"})
+    requires = frozenset({"anchor", "guide"})
+    accepts = FURTHER | {"positive", "negatives"}
 
     def __init__(self, *, normalize: bool = False) -> None:
         super().__init__()

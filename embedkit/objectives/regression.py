@@ -96,6 +96,8 @@ class BYOL(Regression):
         Size of the embeddings.
     """
 
+    requires = frozenset({"anchor", "positive", "guide"})
+
     def __init__(self, *, hidden: int = 4096, dim: int | None = None) -> None:
         super().__init__(hidden=hidden, dim=dim)
 

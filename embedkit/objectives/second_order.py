@@ -12,7 +12,7 @@ from torch import Tensor
 
 from embedkit.errors import UserError
 from embedkit.objectives.base import LossOutput, ObjectiveBatch
-from embedkit.objectives.family import PAIR, Family, all_views, guides, shared, take
+from embedkit.objectives.family import FURTHER, PAIR, Family, all_views, guides, shared, take
 from embedkit.objectives.registry import objective
 from embedkit.objectives.tools import number, require, unit, whole
 
@@ -143,7 +143,7 @@ class WMSE(Family):
         Seed of the cuts.
     """
 
-    accepts = frozenset({"view3", "view4"})
+    accepts = FURTHER
 
     def __init__(
         self,
@@ -202,20 +202,22 @@ class FeatureCorrelation(Family):
     """All4One's feature term: correlation of the running-mean encoder's columns with the encoder's.
 
     Columns are scaled to length one over the batch, ``C1 = guide(anchor)^T positive`` and
-    ``C2 = guide(positive)^T anchor``; the loss is ``weight * (on + off) / 2``, ``on`` the root mean square of
+    ``C2 = guide(positive)^T anchor``; the loss is ``scale * (on + off) / 2``, ``on`` the root mean square of
     ``diag(C) - 1`` and ``off`` that of the other entries. The guide's vectors carry no gradient.
 
     Parameters
     ----------
-    weight : float
+    scale : float
         Factor of the loss; the paper's code has 10.
     eps : float
         Added under the roots, whose gradient at zero is infinite otherwise.
     """
 
-    def __init__(self, *, weight: float = 10.0, eps: float = 1e-12) -> None:
+    requires = frozenset({"anchor", "positive", "guide"})
+
+    def __init__(self, *, scale: float = 10.0, eps: float = 1e-12) -> None:
         super().__init__()
-        self.weight = number("weight", weight, above=0)
+        self.scale = number("scale", scale, above=0)
         self.eps = number("eps", eps, above=0)
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
@@ -228,5 +230,5 @@ class FeatureCorrelation(Family):
             correlation = unit(slow.T) @ unit(fast.T).T  # (D, D)
             on = on + (torch.diagonal(correlation) - 1.0).square().mean() / 2
             off = off + off_diagonal(correlation).square().sum() / max(dim * (dim - 1), 1) / 2
-        on, off = (self.weight / 2 * (x + self.eps).sqrt() for x in (on, off))
+        on, off = (self.scale / 2 * (x + self.eps).sqrt() for x in (on, off))
         return shared({"on_diagonal": on, "off_diagonal": off}, batch)

@@ -1,0 +1,228 @@
+"""Pairwise potentials: sums of a function of pairs, without a ratio per anchor."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from embedkit.objectives.base import LossOutput, ObjectiveBatch
+from embedkit.objectives.family import (
+    FURTHER,
+    PAIR,
+    Family,
+    all_views,
+    guides,
+    needed,
+    others,
+    shared,
+    split,
+    square_distances,
+    take,
+)
+from embedkit.objectives.registry import objective
+from embedkit.objectives.tools import choice, masked_lse, number, unit
+
+
+def log_mean_potential(vectors: Tensor, t: float) -> Tensor:
+    """``log mean_{i != j} exp(-t ||x_i - x_j||²)`` of (B, D); zero for a single vector.
+
+    Wang and Isola 2020, "Understanding Contrastive Representation Learning", eq. 3.
+    """
+    size = len(vectors)
+    if size < 2:
+        return 0.0 * vectors.sum()
+    mask = others(size, slice(0, size), vectors.device).flatten()
+    return masked_lse((-t * square_distances(vectors, vectors)).flatten(), mask) - math.log(size * (size - 1))
+
+
+@objective(
+    "align-uniform", paper="Wang and Isola 2020, ICML, Alignment and Uniformity on the Hypersphere, eq. 2 and 3",
+    family="potential", slots="power of the distance of pairs, log-mean Gaussian potential",
+)  # fmt: skip
+class AlignUniform(Family):
+    """``align * mean ||a - p||^alpha + uniform * (U(anchors) + U(positives)) / 2`` on unit vectors.
+
+    ``U(X) = log mean_{i<j} exp(-t ||x_i - x_j||²)``, zero for a single row.
+
+    Parameters
+    ----------
+    align, uniform : float
+        Weights of the terms.
+    alpha : float
+        Power of the distance.
+    t : float
+        Sharpness of the potential.
+    """
+
+    repels = True
+
+    def __init__(self, *, align: float = 1.0, uniform: float = 1.0, alpha: float = 2.0, t: float = 2.0) -> None:
+        super().__init__()
+        self.align, self.uniform = number("align", align, least=0), number("uniform", uniform, least=0)
+        self.alpha, self.t = number("alpha", alpha, above=0), number("t", t, above=0)
+
+    def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
+        """Terms ``alignment`` and ``uniformity`` (weighted)."""
+        a, b = (unit(z) for z in take(embeddings, *PAIR))
+        square = (a - b).square().sum(dim=1)  # (B,)
+        apart = square > 0  # a power below two has no gradient at zero
+        distance = torch.where(apart, torch.where(apart, square, 1.0) ** (self.alpha / 2), 0.0)
+        uniformity = (log_mean_potential(a, self.t) + log_mean_potential(b, self.t)) / 2
+        return shared({"alignment": self.align * distance.mean(), "uniformity": self.uniform * uniformity}, batch)
+
+
+@objective(
+    "spectral", paper="HaoChen et al. 2021, NeurIPS, Spectral Contrastive Loss, eq. 6", family="potential",
+    splits=True, slots="dot product with capped length, square",
+)  # fmt: skip
+class Spectral(Family):
+    """``(-2 mean_i z1_i . z2_i + mean_{i != j} (z1_i . z2_j)²) / mu`` on vectors no longer than the root of mu.
+
+    Longer vectors are scaled down to that length, shorter ones are left alone; the division by mu is the paper's
+    code's. A single row has no pairs, its second term is zero.
+
+    Parameters
+    ----------
+    mu : float
+        Square of the greatest length.
+    """
+
+    repels = True
+
+    def __init__(self, *, mu: float = 1.0) -> None:
+        super().__init__()
+        self.mu = number("mu", mu, above=0)
+
+    def _capped(self, vectors: Tensor) -> Tensor:
+        """Vectors (B, D) whose length is at most the root of mu."""
+        long = vectors.square().sum(dim=1, keepdim=True) >= self.mu
+        return torch.where(long, unit(vectors) * self.mu**0.5, vectors)
+
+    def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
+        """Terms ``attraction`` and ``repulsion`` of this process's anchors."""
+        a, b = (self._capped(z) for z in take(embeddings, *PAIR))
+        rows, size = batch.rows, batch.size
+        attraction = -2.0 * (a[rows] * b[rows]).sum() / (size * self.mu)
+        square = (a[rows] @ b.T).square().masked_fill(~others(size, rows, a.device), 0.0)  # (rows, B)
+        return split({"attraction": attraction, "repulsion": square.sum() / (max(size * (size - 1), 1) * self.mu)})
+
+
+@objective(
+    "decoupled-uniformity", paper="Dufumier et al. 2023, ICML, Integrating Prior Knowledge in Contrastive Learning "
+    "with Kernel, eq. 3 and section 4", family="potential", cost="B² D, B³ with a prior",
+    slots="centroids of views, kernel prior, log-mean Gaussian potential",
+)  # fmt: skip
+class DecoupledUniformity(Family):
+    """``log mean_{i != j} exp(-t ||m_i - m_j||²)``, m the means of a row's unit views, optionally smoothed by a prior.
+
+    There is no alignment term: views that disagree shorten their mean. With a prior, ``m`` becomes ``A m`` with
+    ``A = (K + ridge I)^-1 K``, K the kernel matrix of what is known of the rows, without gradient.
+
+    Parameters
+    ----------
+    t : float
+        Sharpness of the potential.
+    prior : str
+        "none"; "guide", a Gaussian kernel on the guide's vectors of the anchors as they are; or "label", one for
+        rows of equal label and zero otherwise.
+    sigma : float
+        Width of the Gaussian kernel, in units of the guide's vectors.
+    ridge : float
+        Regularisation of the inverse.
+    """
+
+    accepts = FURTHER
+    repels = True
+
+    def __init__(self, *, t: float = 2.0, prior: str = "none", sigma: float = 1.0, ridge: float = 0.01) -> None:
+        super().__init__()
+        self.t, self.sigma = number("t", t, above=0), number("sigma", sigma, above=0)
+        self.ridge = number("ridge", ridge, above=0)
+        self.prior = choice("prior", prior, ("none", "guide", "label"))
+        if prior != "none":
+            self.requires = self.requires | {prior}
+
+    def _smoother(self, batch: ObjectiveBatch) -> Tensor:
+        """The matrix A (B, B) in float64."""
+        if self.prior == "label":
+            label = needed(batch.label, "label")
+            kernel = (label[:, None] == label[None, :]).double()
+        else:
+            (known,) = (z.double() for z in guides(batch, "anchor"))
+            kernel = torch.exp(-square_distances(known, known) / (2 * self.sigma**2))
+        eye = torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
+        return torch.linalg.solve(kernel + self.ridge * eye, kernel)
+
+    def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
+        """Two views or more; one term, the uniformity."""
+        centroids = torch.stack([unit(z) for z in all_views(embeddings)]).mean(dim=0)  # (B, D)
+        if self.prior != "none":
+            centroids = self._smoother(batch).to(centroids.dtype) @ centroids
+        return shared({"uniformity": log_mean_potential(centroids, self.t)}, batch)
+
+
+@objective(
+    "cacr", paper="Zheng et al. 2021, arXiv 2105.03746, Contrastive Attraction and Contrastive Repulsion, eq. 5 to 8",
+    family="potential", splits=True, cost="V² B² D", slots="squared distance, softmax weights on both sides, linear",
+)  # fmt: skip
+class CACR(Family):
+    """Farther positives attract more, nearer negatives repel more; the cost is the squared distance of unit vectors.
+
+    ``attract * sum_y w+ D(x, y)`` with ``w+ = softmax(t_positive D)`` over the other views y of the row, averaged over
+    rows and over every view as x; less ``repel * sum_n w- D(x, n)`` with ``w- = softmax(-t_negative D)`` over the
+    other rows' vectors of a later view, averaged over rows and pairs of views. (The temperatures multiply.) A single
+    row has no negatives, its second term is zero.
+
+    Parameters
+    ----------
+    attract, repel : float
+        Weights of the terms.
+    t_positive, t_negative : float
+        Sharpness of the weights; zero weighs all alike.
+    detach : bool
+        No gradient through the weights, as in the paper's large runs.
+    """
+
+    accepts = FURTHER
+    repels = True
+
+    def __init__(
+        self,
+        *,
+        attract: float = 1.0,
+        repel: float = 1.0,
+        t_positive: float = 1.0,
+        t_negative: float = 2.0,
+        detach: bool = False,
+    ) -> None:
+        super().__init__()
+        self.attract, self.repel = number("attract", attract, least=0), number("repel", repel, least=0)
+        self.t_positive = number("t_positive", t_positive, least=0)
+        self.t_negative = number("t_negative", t_negative, least=0)
+        self.detach = choice("detach", detach, (True, False))
+
+    def _expected(self, cost: Tensor, logits: Tensor) -> Tensor:
+        """Mean of `cost` (R, n) under the softmax of `logits` (R, n), for each row (R,)."""
+        weight = logits.softmax(dim=1)
+        return ((weight.detach() if self.detach else weight) * cost).sum(dim=1)
+
+    def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
+        """Terms ``attraction`` and ``repulsion`` (weighted) of this process's rows."""
+        views = [unit(z) for z in all_views(embeddings)]
+        rows, count = batch.rows, len(views)
+        pull = push = views[0].new_zeros(())
+        for x in range(count):
+            rest = torch.stack([views[y][rows] for y in range(count) if y != x], dim=1)  # (rows, V - 1, D)
+            cost = (views[x][rows, None] - rest).square().sum(dim=2)  # (rows, V - 1)
+            pull = pull + self._expected(cost, self.t_positive * cost).sum() / count
+        pairs = list(combinations(range(count), 2)) if batch.size > 1 else []
+        other = others(batch.size, rows, views[0].device)  # (rows, B)
+        for x, y in pairs:
+            cost = square_distances(views[x][rows], views[y])  # (rows, B)
+            nearness = (-self.t_negative * cost).masked_fill(~other, -torch.inf)
+            push = push + self._expected(cost, nearness).sum() / len(pairs)
+        size = batch.size
+        return split({"attraction": self.attract * pull / size, "repulsion": -self.repel * push / size})

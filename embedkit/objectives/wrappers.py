@@ -1,0 +1,324 @@
+"""Objectives made of objectives: prefixes of the embeddings (Matryoshka), weighted sums, moved features.
+
+A wrapper builds its own copy of every objective inside it, so that each has its own temperature, queue and prototypes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from embedkit.errors import RecipeError, UserError
+from embedkit.objectives.base import LossOutput, NegativeCount, Objective, ObjectiveBatch
+from embedkit.objectives.family import PAIR, take
+from embedkit.objectives.registry import build, objective
+from embedkit.objectives.tools import choice, number, require, unit, whole
+
+Config = Mapping[str, Any] | str
+
+
+def merge(parts: Mapping[str, tuple[float, LossOutput]]) -> LossOutput:
+    """The weighted sum of named losses; its terms are the weighted losses, and the terms inside as ``name/term``."""
+    total, terms, metrics = [], {}, {}
+    for name, (weight, out) in parts.items():
+        total.append(weight * out.loss)
+        terms[name] = weight * out.loss.detach()
+        terms |= {f"{name}/{inner}": weight * value for inner, value in out.terms.items()}
+        metrics |= {f"{name}/{inner}": value for inner, value in out.metrics.items()}
+    return LossOutput(torch.stack(total).sum(), terms, metrics)
+
+
+class Wrapper(Objective):
+    """Base class of objectives that hold others in ``self.inner``."""
+
+    inner: nn.ModuleList
+
+    def _adopt(self, inner: Sequence[Objective]) -> None:
+        """Take these objectives, what they require and what they accept."""
+        self.inner = nn.ModuleList(inner)
+        self.requires = frozenset().union(*(part.requires for part in inner))
+        self.accepts = frozenset().union(*(part.accepts for part in inner))
+
+    def negatives(self, batch_size: int, hard: int, processes: int) -> NegativeCount:
+        """Those of the objective inside that has the most."""
+        counts = [part.negatives(batch_size, hard, processes) for part in self.inner]  # type: ignore[operator]
+        return max(counts, key=lambda count: count.total)
+
+
+@objective(
+    "matryoshka", paper="Kusupati et al. 2022, NeurIPS, Matryoshka Representation Learning, eq. 1", family="wrapper",
+    splits=True, slots="any objective, on prefixes of the embeddings", cost="that of the objective, for each prefix",
+)  # fmt: skip
+class Matryoshka(Wrapper):
+    """``sum_m weight_m * objective(embeddings[:, :m])`` with one copy of the objective for each m.
+
+    With one prefix, the whole embedding, and weight one it is the objective itself. Terms are called ``dim64`` and so
+    on.
+
+    Parameters
+    ----------
+    objective : mapping or str
+        Any objective.
+    dims : list of int
+        Sizes m of the prefixes.
+    weights : list of float or None
+        One for each size; one when not given.
+    normalize : bool
+        Scale the prefix to length one before the objective sees it. Objectives on the cosine do so themselves.
+    cut_guide : bool
+        Cut the guide's vectors too: for objectives that compare an embedding with the guide's vector itself (BYOL,
+        MoCo, embedding-mse) and not only similarities (distill-kl).
+    dim, num_rows : int or None
+        Size of the embeddings and of the training data.
+    """
+
+    def __init__(
+        self,
+        *,
+        objective: Config,
+        dims: Sequence[int],
+        weights: Sequence[float] | None = None,
+        normalize: bool = False,
+        cut_guide: bool = False,
+        dim: int | None = None,
+        num_rows: int | None = None,
+    ) -> None:
+        super().__init__()
+        require(isinstance(dims, Sequence) and len(dims) > 0, "dims", dims, "a list of sizes")
+        self.dims = [whole("dims", size, least=1, most=dim) for size in dims]
+        require(len(set(self.dims)) == len(self.dims), "dims", dims, "sizes that differ from each other")
+        weights = [1.0] * len(self.dims) if weights is None else list(weights)
+        require(len(weights) == len(self.dims), "weights", weights, f"{len(self.dims)} numbers, one for each of dims")
+        self.weights = [number("weights", weight, least=0) for weight in weights]
+        self.normalize = choice("normalize", normalize, (True, False))
+        self.cut_guide = choice("cut_guide", cut_guide, (True, False))
+        self._adopt([build(objective, dim=size, num_rows=num_rows) for size in self.dims])
+
+    def _cut(
+        self, size: int, embeddings: dict[str, Tensor], batch: ObjectiveBatch
+    ) -> tuple[dict[str, Tensor], ObjectiveBatch]:
+        """What the objective for prefixes of this size sees."""
+        for name, z in embeddings.items():
+            if z.shape[1] < size:
+                raise UserError(
+                    f"the embedding {name!r} has {z.shape[1]} columns, a prefix of {size} was asked for",
+                    where="objective.dims", remedy=f"use sizes up to {z.shape[1]}",
+                )  # fmt: skip
+        prefixes = {name: z[:, :size] for name, z in embeddings.items()}
+        if self.normalize:
+            prefixes = {name: unit(z) for name, z in zip(prefixes, take(prefixes, *prefixes), strict=True)}
+        if self.cut_guide:
+            batch = replace(batch, guide={name: z[:, :size] for name, z in batch.guide.items()})
+        return prefixes, batch
+
+    def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
+        """Sum over the sizes."""
+        parts = {}
+        for size, weight, part in zip(self.dims, self.weights, self.inner, strict=True):
+            parts[f"dim{size}"] = (weight, part(*self._cut(size, embeddings, batch)))
+        return merge(parts)
+
+    def after_step(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> None:
+        """Advance the state of every copy."""
+        for size, part in zip(self.dims, self.inner, strict=True):
+            part.after_step(*self._cut(size, embeddings, batch))  # type: ignore[operator]
+
+
+class Terms(Wrapper):
+    """Base class of sums: builds the terms and gives each the inputs it asks for.
+
+    Parameters
+    ----------
+    terms : list of mapping
+        Objectives with three keys besides their own: ``weight`` (1 when not given), ``label`` (the name in the log,
+        the objective's name when not given), ``inputs`` (which embedding takes which place, e.g.
+        ``{"positive": "view3"}``; the other names stay). An objective that has a setting of one of these names is
+        written ``{"objective": {"name": ..., "weight": ...}, "weight": 0.1}``.
+    dim, num_rows : int or None
+        Size of the embeddings and of the training data.
+    """
+
+    def __init__(self, terms: Sequence[Mapping[str, Any]], dim: int | None, num_rows: int | None) -> None:
+        super().__init__()
+        listed = isinstance(terms, Sequence) and len(terms) > 0 and all(isinstance(t, Mapping) for t in terms)
+        require(listed, "terms", terms, "a list of objectives, each with a name")
+        self.labels: list[str] = []
+        self.weights: list[float] = []
+        self.inputs: list[dict[str, str]] = []
+        inner = []
+        for term in terms:
+            given = dict(term)
+            self.weights.append(number("weight", given.pop("weight", 1.0), least=0))
+            inputs = given.pop("inputs", {})
+            label = given.pop("label", None)
+            if "objective" in given:
+                given = self._nested(given)
+            require(isinstance(inputs, Mapping), "inputs", inputs, "a mapping such as {positive: view3}")
+            self.inputs.append(dict(inputs))
+            label = given.get("name") if label is None else label
+            if label in self.labels:
+                raise RecipeError(
+                    f"two terms are called {label!r}", where="objective.terms", remedy="give one of them a label"
+                )
+            self.labels.append(label)
+            inner.append(build(given, dim=dim, num_rows=num_rows))
+        self._adopt(inner)
+        needs = [{names.get(n, n) for n in part.requires} for names, part in zip(self.inputs, inner, strict=True)]
+        takes = [{names.get(n, n) for n in part.accepts} for names, part in zip(self.inputs, inner, strict=True)]
+        self.requires = frozenset().union(*needs)
+        self.accepts = frozenset().union(*takes)
+
+    @staticmethod
+    def _nested(term: dict[str, Any]) -> dict[str, Any]:
+        """The objective of a term that is written ``{"objective": ..., "weight": ...}``."""
+        config = term.pop("objective")
+        require(not term, "terms", sorted(term), "settings inside the term's own objective")
+        return {"name": config} if isinstance(config, str) else dict(config)
+
+    def seen(
+        self, at: int, embeddings: dict[str, Tensor], batch: ObjectiveBatch
+    ) -> tuple[dict[str, Tensor], ObjectiveBatch]:
+        """What the term number `at` sees: embeddings, and what is known of them, under the names it asks for."""
+        names = self.inputs[at]
+        if not names:
+            return embeddings, batch
+        for source in names.values():
+            if source not in embeddings:
+                raise UserError(
+                    f"the term {self.labels[at]!r} asks for the embedding {source!r}, there are {sorted(embeddings)}",
+                    where="objective.terms", remedy="use a method that makes this view, or mend inputs",
+                )  # fmt: skip
+
+        def renamed(known: dict[str, Tensor]) -> dict[str, Tensor]:
+            # Views that this term did not ask for stay out: they would take part as further views of the row.
+            kept = {n: x for n, x in known.items() if n not in names and n not in names.values()}
+            return {n: known[source] for n, source in names.items() if source in known} | kept
+
+        known = {key: renamed(getattr(batch, key)) for key in ("owner", "keys", "guide")}
+        return renamed(embeddings), replace(batch, **known)
+
+    def after_step(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> None:
+        """Advance the state of every term."""
+        for at, part in enumerate(self.inner):
+            part.after_step(*self.seen(at, embeddings, batch))  # type: ignore[operator]
+
+
+@objective(
+    "sum", paper="a weighted sum of objectives, each logged by name", family="wrapper", splits=True,
+    slots="any objectives", cost="that of its terms",
+)  # fmt: skip
+class WeightedSum(Terms):
+    """``sum_t weight_t * objective_t``; every term is logged, weighted, under its label.
+
+    Parameters
+    ----------
+    terms : list of mapping
+        See `Terms`: ``[{"name": "infonce"}, {"name": "energy-hinge", "weight": 10}]``.
+    dim, num_rows : int or None
+        Size of the embeddings and of the training data.
+    """
+
+    def __init__(
+        self, *, terms: Sequence[Mapping[str, Any]], dim: int | None = None, num_rows: int | None = None
+    ) -> None:
+        super().__init__(terms, dim, num_rows)
+
+    def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
+        """Sum of the terms."""
+        outputs = [part(*self.seen(at, embeddings, batch)) for at, part in enumerate(self.inner)]
+        return merge(dict(zip(self.labels, zip(self.weights, outputs, strict=True), strict=True)))
+
+
+@objective(
+    "care", paper="Gupta et al. 2023, arXiv 2306.13924, CARE, eq. 5", family="wrapper", splits=True,
+    slots="ntxent plus gram-equivariance",
+)  # fmt: skip
+class CARE(WeightedSum):
+    """``NT-Xent + equivariance * Gram equivariance``; groups are the parts of a batch that share their augmentations.
+
+    Parameters
+    ----------
+    temperature : float
+        Of NT-Xent.
+    equivariance : float
+        Weight of the second term; the paper's code has 0.03 for CIFAR-10 with 16 groups.
+    """
+
+    def __init__(self, *, temperature: float = 0.5, equivariance: float = 0.03) -> None:
+        gram = {"name": "gram-equivariance", "weight": equivariance}
+        super().__init__(terms=[{"name": "ntxent", "temperature": temperature}, gram])
+
+
+@objective(
+    "feature-transform", paper="Zhu et al. 2021, ICCV, Improving Contrastive Learning by Visualizing Feature "
+    "Transformation, section 4", family="wrapper", splits=True, slots="any objective, on moved features",
+)  # fmt: skip
+class FeatureTransform(Wrapper):
+    """Positives are moved apart and hard negatives mixed before the objective sees them.
+
+    On unit vectors, with numbers drawn for each row: the pair (a, p) becomes ``(m a + (1 - m) p, m p + (1 - m) a)``
+    with ``m = 1 + Beta(extrapolate, extrapolate)``, which lowers their similarity; a hard negative n becomes
+    ``l n + (1 - l) n'`` with ``l = Beta(interpolate, interpolate)`` and n' another one of the batch. Numbers are a
+    function of `seed` and the step, the same on every process. State of the objective (a queue) gets the vectors as
+    they were. The paper moves only the pair's own score and mixes a queue; here the moved vectors are candidates of the
+    other rows too.
+
+    Parameters
+    ----------
+    objective : mapping or str
+        Any objective.
+    extrapolate, interpolate : float or None
+        Parameters of the distributions; None leaves the vectors alone.
+    seed : int
+        Of the numbers.
+    dim, num_rows : int or None
+        Size of the embeddings and of the training data.
+    """
+
+    def __init__(
+        self,
+        *,
+        objective: Config,
+        extrapolate: float | None = 2.0,
+        interpolate: float | None = 1.6,
+        seed: int = 0,
+        dim: int | None = None,
+        num_rows: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.extrapolate = None if extrapolate is None else number("extrapolate", extrapolate, above=0)
+        self.interpolate = None if interpolate is None else number("interpolate", interpolate, above=0)
+        self.seed = whole("seed", seed)
+        self._adopt([build(objective, dim=dim, num_rows=num_rows)])
+
+    def moved(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> dict[str, Tensor]:
+        """The embeddings that the objective sees."""
+        rng = np.random.default_rng((self.seed, batch.step))
+        moved = dict(embeddings)
+
+        def drawn(shape: float, like: Tensor) -> Tensor:
+            return torch.from_numpy(rng.beta(shape, shape, size=(len(like), 1))).to(like)  # (N, 1)
+
+        if self.extrapolate is not None:
+            a, p = (unit(z) for z in take(embeddings, *PAIR))
+            m = 1.0 + drawn(self.extrapolate, a)
+            moved |= {"anchor": m * a + (1 - m) * p, "positive": m * p + (1 - m) * a}
+        if self.interpolate is not None and len(embeddings.get("negatives", ())):
+            (n,) = (unit(z) for z in take(embeddings, "negatives"))
+            mix = drawn(self.interpolate, n)
+            other = torch.from_numpy(rng.permutation(len(n))).to(n.device)
+            moved["negatives"] = mix * n + (1 - mix) * n[other]
+        return moved
+
+    def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
+        """The objective on the moved embeddings."""
+        return self.inner[0](self.moved(embeddings, batch), batch)
+
+    def after_step(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> None:
+        """Advance the state of the objective, with the embeddings as they were."""
+        self.inner[0].after_step(embeddings, batch)  # type: ignore[operator]
