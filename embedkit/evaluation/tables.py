@@ -5,15 +5,17 @@ A table remembers where each of its rows stands, so that a bad cell is named by 
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import hashlib
 import json
 import sys
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from embedkit.errors import DataError, nearest
 from embedkit.evaluation.suites import HubSource, TaskConfig
@@ -90,30 +92,24 @@ class Table:
         return Table(columns, self.lines, self.source)
 
 
-def open_text(path: Path) -> IO[str]:
-    """A text file, also gzipped, opened as UTF-8 (a byte order mark is skipped)."""
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open("r", encoding="utf-8-sig", newline="")
-
-
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a text file, without their ends.
+    """Numbered lines of a text file, also gzipped, without their ends; a byte order mark is skipped.
 
     Raises
     ------
     DataError
         The file is missing, damaged, or not UTF-8; the line is named.
     """
-    number = 0
+    number = 1
     try:
-        with open_text(path) as handle:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as handle:
             for number, line in enumerate(handle, start=1):
-                yield number, line.rstrip("\r\n")
+                text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+                yield number, text.rstrip(b"\r\n").decode()
     except UnicodeDecodeError as error:
-        place = f"{path}:{number + 1}"
+        place = f"{path}:{number}"
         raise DataError("bytes that are not UTF-8 text", where=place, remedy="save the file as UTF-8") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"cannot be read: {error}", where=str(path)) from error
 
 

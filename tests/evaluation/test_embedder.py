@@ -1,0 +1,86 @@
+"""Order, blocks, progress, images and processes of the embedder."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from embedkit.errors import DataError, UserError
+from embedkit.evaluation.embedder import Embedder, EncodedImage
+from embedkit.evaluation.provenance import describe_model, model_key
+from embedkit.evaluation.task import Request
+from tests.evaluation.toys import BagOfWords, sentences
+
+
+@pytest.mark.parametrize("block", [1, 7, 1000])
+def test_vectors_are_in_the_order_asked_for(block: int) -> None:
+    items = sentences(50)
+    said: list[tuple[int, int]] = []
+    embed = Embedder(BagOfWords(), block=block, progress=lambda done, total: said.append((done, total)))
+    embed.prepare([Request(items[:30]), Request(items[20:])])
+    assert np.array_equal(embed(items), BagOfWords().encode(items))
+    distinct = len(set(items))
+    assert said[-1] == (distinct, distinct)
+    assert len(said) == -(-distinct // block)
+
+
+def test_blocks_give_all_vectors_without_keeping_them() -> None:
+    items, model = sentences(20), BagOfWords()
+    parts = list(Embedder(model).blocks(items, 8))
+    assert [start for start, _ in parts] == [0, 8, 16]
+    assert np.array_equal(np.concatenate([v for _, v in parts]), BagOfWords().encode(items))
+
+
+def test_tensors_of_any_precision_are_taken() -> None:
+    class Half(BagOfWords):
+        def encode(self, inputs: Any, **options: Any) -> Any:
+            return torch.from_numpy(super().encode(inputs)).to(torch.bfloat16).requires_grad_()
+
+    vectors = Embedder(Half())(["a cat", "a dog"])
+    assert vectors.dtype == np.float32
+    assert np.allclose(vectors, BagOfWords().encode(["a cat", "a dog"]), rtol=1e-2)
+
+
+def test_changing_width_is_refused() -> None:
+    class Odd(BagOfWords):
+        def encode(self, inputs: Any, **options: Any) -> Any:
+            return super().encode(inputs)[:, : 8 + len(inputs)]
+
+    with pytest.raises(UserError, match="different sizes"):
+        Embedder(Odd(), block=2)(["a b", "c d", "e f"])
+
+
+def _png(mode: str, color: Any) -> bytes:
+    handle = io.BytesIO()
+    Image.new(mode, (2, 2), color).save(handle, format="PNG")
+    return handle.getvalue()
+
+
+def test_images_are_decoded_to_rgb_on_white_and_encoded_once() -> None:
+    class Mean:
+        seen = 0
+
+        def encode(self, inputs: Any, **options: Any) -> Any:
+            self.seen += len(inputs)
+            return np.array([np.asarray(image).mean(axis=(0, 1)) for image in inputs], dtype=np.float32)
+
+    images = [EncodedImage(_png(*c)) for c in (("RGBA", (255, 0, 0, 0)), ("L", 7), ("RGB", (1, 2, 3)), ("L", 7))]
+    model = Mean()
+    assert Embedder(model)(images).tolist() == [[255, 255, 255], [7, 7, 7], [1, 2, 3], [7, 7, 7]]
+    assert model.seen == 3
+    with pytest.raises(DataError, match=r"cat\.png: not a readable image"):
+        Embedder(model)([EncodedImage(b"no image", "cat.png")])
+
+
+def test_description_of_a_plain_module_changes_with_its_weights() -> None:
+    first, second = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    keys = [model_key(describe_model(m)) for m in (first, second, first)]
+    assert keys[0] == keys[2] != keys[1]
+    assert model_key(describe_model(BagOfWords())) is None
+    assert model_key({"hash": "a", "name": "x"}) == model_key({"hash": "a", "name": "y"})
+    assert model_key({"hash": "a", "max_length": 8}) != model_key({"hash": "a", "max_length": 9})
