@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from embedkit.errors import DataError, UserError
 from embedkit.objectives.base import LossOutput, NegativeCount, ObjectiveBatch
 from embedkit.objectives.family import FURTHER, PAIR, Family, cosines, guides, needed, others, shared, split, take
 from embedkit.objectives.registry import objective
-from embedkit.objectives.tools import choice, masked_lse, number, require, unit
+from embedkit.objectives.tools import choice, logaddexp, masked_lse, number, require, unit
 
 
 def ordered_pairs(similarity: Tensor, score: Tensor) -> Tensor:
@@ -28,7 +27,8 @@ def ordered_pairs(similarity: Tensor, score: Tensor) -> Tensor:
     """
     gaps = similarity[:, None] - similarity[None, :]  # (B, B)
     wrong = masked_lse(gaps.flatten(), (score[:, None] < score[None, :]).flatten())
-    return F.softplus(wrong) if bool(torch.isfinite(wrong)) else 0.0 * similarity.sum()
+    # torch's softplus leaves out what is below e^-20 of its argument, this does not.
+    return logaddexp(wrong, torch.zeros_like(wrong))
 
 
 @objective(

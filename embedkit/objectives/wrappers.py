@@ -24,7 +24,9 @@ Config = Mapping[str, Any] | str
 
 def merge(parts: Mapping[str, tuple[float, LossOutput]]) -> LossOutput:
     """The weighted sum of named losses; its terms are the weighted losses, and the terms inside as ``name/term``."""
-    total, terms, metrics = [], {}, {}
+    total: list[Tensor] = []
+    terms: dict[str, Tensor] = {}
+    metrics: dict[str, Tensor] = {}
     for name, (weight, out) in parts.items():
         total.append(weight * out.loss)
         terms[name] = weight * out.loss.detach()
@@ -160,7 +162,7 @@ class Terms(Wrapper):
                 given = self._nested(given)
             require(isinstance(inputs, Mapping), "inputs", inputs, "a mapping such as {positive: view3}")
             self.inputs.append(dict(inputs))
-            label = given.get("name") if label is None else label
+            label = str(given.get("name") if label is None else label)
             if label in self.labels:
                 raise RecipeError(
                     f"two terms are called {label!r}", where="objective.terms", remedy="give one of them a label"
@@ -199,8 +201,8 @@ class Terms(Wrapper):
             kept = {n: x for n, x in known.items() if n not in names and n not in names.values()}
             return {n: known[source] for n, source in names.items() if source in known} | kept
 
-        known = {key: renamed(getattr(batch, key)) for key in ("owner", "keys", "guide")}
-        return renamed(embeddings), replace(batch, **known)
+        known = replace(batch, owner=renamed(batch.owner), keys=renamed(batch.keys), guide=renamed(batch.guide))
+        return renamed(embeddings), known
 
     def after_step(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> None:
         """Advance the state of every term."""
