@@ -108,6 +108,7 @@ class SourceConfig(Settings):
 
     path: str
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt", "folder", "hub", "builtin"] = "auto"
+    file: str | None = Field(None, description="one file of a hub data set or folder")
     name: str | None = Field(None, description="configuration of a hub data set")
     split: str | None = None
     revision: str | None = None

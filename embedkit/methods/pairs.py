@@ -18,9 +18,10 @@ def role_views(rows: Sequence[Row], prompts: dict[str, str] | None = None) -> di
         for role in ("anchor", "positive")
         if rows and role in rows[0]
     }
-    if rows and "negatives" in rows[0]:
-        owner = [i for i, row in enumerate(rows) for _ in row["negatives"]]
-        views["negatives"] = View([t for row in rows for t in row["negatives"]], owner, prompts.get("negatives"))
+    if any("negatives" in row for row in rows):
+        hard = [row.get("negatives") or [] for row in rows]
+        owner = [i for i, texts in enumerate(hard) for _ in texts]
+        views["negatives"] = View([text for texts in hard for text in texts], owner, prompts.get("negatives"))
     return views
 
 

@@ -6,10 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from embedkit.training.plan import Plan, plan
+    from embedkit.training.planning import Plan, plan
     from embedkit.training.run import TrainResult, train
 
-_LAZY = {"train": "run", "TrainResult": "run", "plan": "plan", "Plan": "plan"}
+_LAZY = {"train": "run", "TrainResult": "run", "plan": "planning", "Plan": "planning"}
 
 __all__ = ["Plan", "TrainResult", "plan", "train"]
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from embedkit.data import RowBatch
 from embedkit.methods.base import Method, View
-from embedkit.models import Inputs, Model
+
+if TYPE_CHECKING:
+    from embedkit.data import RowBatch
+    from embedkit.models import Inputs, Model
 
 _NO_GROUP = -1
 
