@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,10 @@ class Case:
         Steps taken before the loss is compared, so that there is state.
     rows : int or None
         ``num_rows`` for `build`.
+    peek : callable or None
+        ``peek(objective, draw) -> dict of arrays`` added to the facts' state: numbers that an objective drew at random.
+    gradient : callable or None
+        ``gradient(values, facts) -> dict of arrays``, for an objective whose gradient is not that of its loss.
     """
 
     name: str
@@ -84,6 +89,8 @@ class Case:
     variant: str = ""
     warm: int = 0
     rows: int | None = None
+    peek: Callable[[Objective, Draw], dict[str, np.ndarray]] | None = None
+    gradient: Callable[[Arrays, Facts], dict[str, np.ndarray]] | None = None
 
     @property
     def id(self) -> str:
@@ -191,10 +198,12 @@ def warmed(case: Case, **more: Any) -> tuple[Objective, Draw]:
     return objective, last
 
 
-def facts(objective: Objective, draw: Draw) -> Facts:
+def facts(case: Case, objective: Objective, draw: Draw) -> Facts:
     """What the oracle may know at this point of the run."""
     batch = draw.batch()
     state = arrays(dict(objective.named_buffers()))
+    if case.peek is not None:
+        state |= case.peek(objective, draw)
     roles = {
         name: arrays(getattr(batch, name)) for name in ("owner", "keys", "ids", "score", "label", "group", "guide")
     }
@@ -226,12 +235,12 @@ def share_of(draw: Draw, world: World) -> tuple[slice, dict[str, Tensor], dict[s
     for name, z in tensors(draw.vectors).items():
         owner = batch.owner[name]
         own[name] = z[(owner >= rows.start) & (owner < rows.stop)]
-        counts[name] = [int(((owner >= a) & (owner < b)).sum()) for a, b in zip(bounds, bounds[1:], strict=False)]
+        counts[name] = [int(((owner >= a) & (owner < b)).sum()) for a, b in pairwise(bounds)]
     return rows, own, counts
 
 
 def shared_step(objective: Objective, draw: Draw, world: World, lr: float) -> Result:
-    """One optimiser step as the trainer does it: gather leaves, backward of the own share, sum gradients, after_step."""
+    """One optimiser step as in the trainer: gather leaves, backward of the own share, sum gradients, after_step."""
     rows, own, counts = share_of(draw, world)
     leaves = {name: world.gather(z, counts[name]).requires_grad_() for name, z in own.items()}
     batch = draw.batch(rows=rows)
