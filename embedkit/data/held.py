@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedkit.data.making import encode_group
-from embedkit.data.rows import Row
 from embedkit.data.roles import ROLES
+from embedkit.data.rows import Row
 
 _TYPES = {
     "anchor": pa.large_string(),
@@ -48,7 +49,11 @@ class TableBuilder:
         return pa.Table.from_batches(self._batches, pa.schema(list(_TYPES.items()))).combine_chunks()
 
     def _flush(self) -> None:
-        columns: dict[str, list[Any]] = {role: [row.get(role) for row in self._waiting] for role in ROLES}
+        present = {role for row in self._waiting for role in row}
+        nothing = [None] * len(self._waiting)
+        columns: dict[str, list[Any]] = {
+            role: [row.get(role) for row in self._waiting] if role in present else nothing for role in ROLES
+        }
         columns["group"] = [None if group is None else encode_group(group) for group in columns["group"]]
         images = columns["image"]
         columns["image"] = [image if isinstance(image, bytes) else None for image in images]
@@ -68,8 +73,6 @@ def table_of(rows: Iterable[Row]) -> pa.Table:
 
 def take_rows(table: pa.Table, indices: Sequence[int] | np.ndarray, roles: Iterable[str]) -> list[Row]:
     """The rows at `indices` with those of `roles` that they have."""
-    import json
-
     chosen = set(roles)
     names = [name for name in _TYPES if ("image" if name == "image_path" else name) in chosen]
     piece = table.select(names).take(pa.array(indices, pa.int64()))
@@ -138,9 +141,6 @@ class Facts:
     lengths: np.ndarray
     labels: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.lengths)
-
 
 def facts_of(table: pa.Table, *, repeated_rows: bool = False) -> Facts:
     """The facts of a table's rows, in one vectorised pass without hash collisions.
@@ -161,7 +161,8 @@ def facts_of(table: pa.Table, *, repeated_rows: bool = False) -> Facts:
         flat.append(codes + base)
         base += int(codes.max(initial=-1)) + 1
     base = max(base, 1)
-    pairs = np.unique(np.concatenate([owner for owner, _ in pieces]) * base + np.concatenate(flat))
+    pairs = np.sort(np.concatenate([owner for owner, _ in pieces]) * base + np.concatenate(flat), kind="stable")
+    pairs = pairs[np.diff(pairs, prepend=-1) != 0]
     owner, keys = pairs // base, pairs % base
     if not repeated_rows:
         shared = np.bincount(keys, minlength=base)[keys] > 1

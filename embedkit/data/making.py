@@ -98,9 +98,7 @@ class Source:
             if column not in found:
                 raise DataError(f"'where' names no column {column!r}", where=where, remedy=nearest(column, found))
         self._seen = {column: _values_of(column, head) for column in config.where}
-        binding = bind(
-            found, config.columns, requires=requires, reads=reads, where=where, explode=config.explode
-        )
+        binding = bind(found, config.columns, requires=requires, reads=reads, where=where, explode=config.explode)
         self.roles, self.notes, self._required = binding.roles, binding.notes, requires
         self._columns = binding.columns
         self._negatives = sorted(
@@ -108,8 +106,8 @@ class Source:
         )
         self.texts = TextReader(data.max_chars, data.cut_long)
         self.account = Account()
-        for _ in itertools.islice(self.rows(HEAD), HEAD):
-            pass  # the first rows are checked now, so that a wrong mapping is told at once
+        first = [row for _, row in self.rows(HEAD)]  # a wrong mapping is told at once
+        self.notes += tuple(self._suspicions(first, where))
         self.texts.cut_texts = 0
 
     def rows(self, records: int | None = None) -> Iterator[tuple[Place, Row]]:
@@ -160,9 +158,9 @@ class Source:
         row: Row = {}
         for slot, column in self._columns.items():
             try:
-                if column not in values:
+                if column not in values and not slot.startswith("negative"):
                     raise BadRow("missing column", "this row lacks the column", remedy="add it, or skip bad rows")
-                self._read(row, slot, values[column], self.parts[place[0]])
+                self._read(row, slot, values.get(column), self.parts[place[0]])
             except BadRow as bad:
                 raise bad.at(f"{self.where(place)} column {column!r}") from bad.__cause__
         if self._negatives:
@@ -181,7 +179,7 @@ class Source:
         elif slot.startswith("negative_"):
             row[slot] = texts.optional_text(cell)
         elif slot == "negatives":
-            row[slot] = texts.texts(cell)
+            row[slot] = [] if cell is None else texts.texts(cell)
         elif slot == "texts":
             row[slot] = texts.some_texts(cell)
         elif slot == "image":
@@ -198,6 +196,15 @@ class Source:
             )
         row.setdefault("group", f"{self.index}:{place[0]}:{place[1]}")
         return [{**row, "anchor": first, "positive": second} for first, second in itertools.pairwise(texts)]
+
+    def _suspicions(self, rows: list[Row], where: str) -> Iterator[str]:
+        """What is allowed and looks like a mistake in the mapping."""
+        for role in ("anchor", "positive"):
+            texts = [row[role] for row in rows if role in row]
+            if texts and not any(char.isalpha() for text in texts for char in text):
+                yield f"{where}: no letter in the first texts of {self._columns.get(role)!r} ({role}); is it an id?"
+        if len(rows) > 1 and all("positive" in row and row["anchor"] == row["positive"] for row in rows):
+            yield f"{where}: anchor and positive are the same text in all of the first rows"
 
     def _nothing_left(self) -> DataError:
         account = self.account

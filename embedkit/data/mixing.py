@@ -70,18 +70,21 @@ def pools(
         One sequence a source.
     """
     total = sum(sizes)
-    starts = np.concatenate([[0], np.cumsum(sizes)])
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     if parts is None:
         if not one_source:
             return [permutation(total, seed, epoch)]
-        return [start + permutation(size, seed, epoch, index) for index, (start, size) in enumerate(zip(starts, sizes, strict=False))]
+        return [
+            start + permutation(size, seed, epoch, index)
+            for index, (start, size) in enumerate(zip(starts, sizes, strict=True))
+        ]
     if one_source:
         counts = [count * batch_size for count in quotas(parts, max(total // batch_size, 1))]
     else:
         counts = quotas(parts, total)
     drawn = [
         start + endless(size, epoch * count, count, seed, index)
-        for index, (start, size, count) in enumerate(zip(starts, sizes, counts, strict=False))
+        for index, (start, size, count) in enumerate(zip(starts, sizes, counts, strict=True))
     ]
     if one_source:
         return drawn

@@ -80,7 +80,7 @@ class Prefetcher(Generic[T]):
             for item in self._items:
                 if not self._put("item", item):
                     return
-        except BaseException as error:  # noqa: BLE001 - handed to the reader, which raises it
+        except BaseException as error:
             self._put("error", error)
         else:
             self._put("end", None)

@@ -65,6 +65,8 @@ def _table(path: Path, rows: Iterator[tuple[int, int, list[str] | BadRow]]) -> I
             if isinstance(cells, BadRow):
                 raise cells
             header = check_header(cells, f"{path}:{number}")
+            if header == [""]:
+                raise DataError("the header line is blank", where=f"{path}:{number}", remedy="name the columns there")
         elif isinstance(cells, BadRow):
             yield number, cells
         elif len(cells) == len(header):

@@ -95,7 +95,9 @@ def bind(
     missing = sorted(requires - roles)
     if missing:
         named = " and ".join(repr(role) for role in missing)
-        raise DataError(f"no column for role {named}, which the method needs", where=where, remedy=_advice(found, missing))
+        raise DataError(
+            f"no column for role {named}, which the method needs", where=where, remedy=_advice(found, missing)
+        )
     return Binding(columns, tuple(notes), frozenset(roles))
 
 
@@ -166,5 +168,3 @@ def _advice(found: Sequence[str], missing: Sequence[str]) -> str:
     if not found:
         return f"the source has no columns to map to {missing[0]}"
     return f"the columns are {listed}: map one with columns: {{COLUMN: {missing[0]}}}"
-
-

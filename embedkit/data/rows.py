@@ -10,8 +10,9 @@ from typing import Any
 from embedkit.errors import DataError
 
 Row = dict[str, Any]
-"""Role -> value. ``anchor``, ``positive``: str; ``negatives``, ``texts``: list of str; ``score``: float; ``label``: int;
-``group``: int or str; ``image``: bytes, or the path of an image file as str. Roles that a row lacks are absent."""
+"""Role -> value. ``anchor``, ``positive``: str; ``negatives``, ``texts``: list of str; ``score``: float;
+``label``: int; ``group``: int or str; ``image``: bytes, or the path of an image file as str. Roles that a row lacks are
+absent."""
 
 
 class BadRow(DataError):

@@ -17,7 +17,7 @@ from embedkit.data.held import Facts
 from embedkit.errors import DataError
 
 _WINDOW = 50
-"""Batches whose rows are sorted together by the length sampler: enough to even lengths out, few enough to stay random."""
+"""Batches whose rows the length sampler sorts together: enough to even lengths out, few enough to stay random."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def by_label(request: Request) -> Grouping:
 
 
 def by_length(request: Request) -> Grouping:
-    """Batches of rows of similar length (characters of all texts): sorted within windows of 50 batches, then shuffled."""
+    """Batches of rows of similar length (characters of all texts): sorted in windows of 50 batches, then shuffled."""
     size = request.batch_size
     whole = len(request.order) // size * size
     batches: list[np.ndarray] = []
@@ -142,7 +142,18 @@ def fit(batches: list[np.ndarray], steps: int) -> list[np.ndarray]:
     """Exactly `steps` batches, so that every epoch has the same length: surplus ones go, large ones are halved.
 
     Any part of a batch without duplicates has none either, so halving keeps what the sampler promised.
+
+    Raises
+    ------
+    DataError
+        There are fewer rows than steps.
     """
+    if sum(map(len, batches)) < steps:
+        raise DataError(
+            f"the sampler finds too few rows for {steps} batches in this epoch",
+            where="data.sampler",
+            remedy="lower train.batch_size or choose another sampler",
+        )
     batches = list(batches[:steps])
     while len(batches) < steps:
         widest = max(range(len(batches)), key=lambda index: len(batches[index]))

@@ -47,15 +47,14 @@ def find_parts(
     """
     if format == "builtin" or path.startswith("builtin:"):
         return [_builtin(path.removeprefix("builtin:"))]
+    place, kind = _look(path, base_dir)
     if format == "hub":
-        local = (base_dir or Path()) / path
-        return [hub_part(str(local) if local.is_dir() else path, name, split, revision)]
-    place = (base_dir or Path()) / Path(path).expanduser()
-    if place.is_dir():
+        return [hub_part(str(place) if kind == "folder" else path, name, split, revision)]
+    if kind == "folder":
         return _folder(place, split, format)
-    if format == "auto" and not place.exists() and _looks_like_hub_id(path, base_dir):
+    if kind == "nothing" and format == "auto" and _looks_like_hub_id(path, base_dir):
         return [hub_part(path, name, split, revision)]
-    if not place.exists():
+    if kind == "nothing":
         raise DataError("no such file or folder", where=str(place), remedy="check the path")
     if format == "folder":
         raise DataError("it is a file, not a folder", where=str(place), remedy="leave 'format' out")
@@ -114,6 +113,15 @@ def _select(values: dict[str, Any], columns: Sequence[str], where: str) -> dict[
         if column not in values:
             raise DataError(f"there is no column {column!r}", where=where, remedy=nearest(column, values))
     return {column: values[column] for column in columns}
+
+
+def _look(path: str, base_dir: Path | None) -> tuple[Path, Literal["file", "folder", "nothing"]]:
+    """The place on disk that a path means, and what is there."""
+    try:
+        place = (base_dir or Path()) / Path(path).expanduser()
+        return place, "folder" if place.is_dir() else "file" if place.exists() else "nothing"
+    except (OSError, ValueError, RuntimeError) as error:  # too long, NUL, no permission, unknown ~user
+        raise DataError(f"not a usable path ({error})", where=path[:200], remedy="check the path") from error
 
 
 def _file(path: Path, format: str) -> Part:

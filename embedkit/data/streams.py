@@ -1,10 +1,10 @@
 """Rows that are read while training: a bounded shuffle buffer instead of a table in memory.
 
 An epoch reads each source from its start. Every row passes a buffer of ``data.shuffle_buffer`` rows, from which one is
-picked at random for each row that comes in; the picks are a pure function of (seed, epoch, source). Batches of a sampler
-other than ``shuffled`` are made within windows of as many rows; what does not fill a batch goes on to the next window.
-A resumed epoch is read from its start and the batches before the resumed step are passed over, so it costs reading time
-and gives the same batches; every process reads everything and keeps its slice.
+picked at random for each row that comes in; the picks are a pure function of (seed, epoch, source). Batches of a
+sampler other than ``shuffled`` are made within windows of as many rows; what does not fill a batch goes on to the next
+window. A resumed epoch is read from its start and the batches before the resumed step are passed over, so it costs
+reading time and gives the same batches; every process reads everything and keeps its slice.
 """
 
 from __future__ import annotations
@@ -146,11 +146,15 @@ class Windows:
 
     def batches(self, rows: Iterator[Numbered], *key: int) -> Iterator[list[Numbered]]:
         """Batches of `rows`, which must be shuffled already; full ones, and short ones at the end if they are kept."""
-        size = self._batch_size if self._config.sampler == "shuffled" else self._size
+        plain = self._config.sampler == "shuffled"
+        size = self._batch_size if plain else self._size
         held: list[Numbered] = []
         for number in itertools.count():
             fresh = list(itertools.islice(rows, size - len(held)))
             last = len(held) + len(fresh) < size
+            if plain and not last:
+                yield fresh
+                continue
             batches, held = self._window(held + fresh, last, *key, number)
             yield from batches
             if last:
@@ -169,5 +173,6 @@ class Windows:
             full, short = full + short, []
         rest = sorted(np.concatenate([*short, grouping.left]).astype(np.int64).tolist())
         kept = [] if last else rest[: self._size // 2]  # what cannot be placed must not fill the window
-        self._left["end of the stream" if last else "too many duplicates or too few rows of a label"] += len(rest) - len(kept)
+        reason = "end of the stream" if last else "too many duplicates or too few rows of a label"
+        self._left[reason] += len(rest) - len(kept)
         return [[rows[index] for index in batch] for batch in full], [rows[index] for index in kept]

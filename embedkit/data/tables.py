@@ -79,24 +79,24 @@ def hub_part(path: str, name: str | None, split: str | None, revision: str | Non
     DataError
         The data set cannot be found or read, or `split` is needed or unknown.
     """
-    import datasets
-
-    def load() -> Any:
-        remedy = "check the id, the revision and the network, or give a path of a local file"
-        try:
-            splits = datasets.load_dataset(path, name=name, revision=revision, streaming=True)
-            return splits[choose_split(list(splits), split, path)]
-        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-            raise DataError(f"cannot be loaded ({_first_line(error)})", where=path, remedy=remedy) from error
 
     def records() -> Iterator[Record]:
-        import pyarrow as pa
+        import datasets
 
+        remedy = "check the id, the revision and the network, or give the path of a local file"
         try:
-            for number, row in enumerate(load(), 1):
+            splits = datasets.load_dataset(path, name=name, revision=revision, streaming=True)
+            names = list(splits)
+        except Exception as error:  # the hub client raises errors of several libraries
+            raise DataError(f"cannot be loaded ({_first_line(error)})", where=path, remedy=remedy) from error
+        rows = splits[choose_split(names, split, path)]
+        if rows.features:
+            rows = rows.decode(False)  # images stay bytes
+        try:
+            for number, row in enumerate(rows, 1):
                 yield number, dict(row)
-        except (pa.ArrowException, OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-            raise DataError(f"cannot be read ({_first_line(error)})", where=path, remedy="check the data set") from error
+        except Exception as error:
+            raise DataError(f"cannot be read ({_first_line(error)})", where=path, remedy=remedy) from error
 
     return Part(path, records, Path(path) if Path(path).is_dir() else None)
 
@@ -149,7 +149,7 @@ def _seekable(path: Path) -> IO[bytes]:
     handle = open_bytes(path)
     if not isinstance(handle, gzip.GzipFile):
         return handle
-    unpacked = tempfile.TemporaryFile()
+    unpacked = tempfile.TemporaryFile()  # noqa: SIM115 - closed by the caller
     try:
         with handle:
             shutil.copyfileobj(handle, unpacked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from abc import ABC, abstractmethod
 from array import array
 from collections import Counter
@@ -15,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedkit.data.held import Facts, TableBuilder, digest, facts_of, take_rows
+from embedkit.data.draws import permutation
+from embedkit.data.held import TableBuilder, digest, facts_of, take_rows
 from embedkit.data.making import Source
 from embedkit.data.mixing import pools, shares
 from embedkit.data.rows import Row
@@ -25,6 +27,8 @@ from embedkit.errors import DataError, RecipeError
 if TYPE_CHECKING:
     from embedkit.methods.base import Contract
     from embedkit.recipe import DataConfig
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,8 @@ def open_training(
         for index, source in enumerate(config.train)
     ]
     for source in sources:
+        for note in source.notes:
+            _LOG.warning(note)
         check_sampler(
             config.sampler, batch_size, config.per_label, source.roles, f"data.train[{source.index}] ({source.name})"
         )
@@ -266,8 +272,6 @@ class HeldRows(TrainingRows):
             groups.append(batches)
         flat = [batch for batches in groups for batch in batches]
         if len(groups) > 1:
-            from embedkit.data.draws import permutation
-
             flat = [flat[place] for place in permutation(len(flat), self._seed, epoch, len(groups), 2)]
         short = sum(len(batch) < size for batch in flat)
         return _Epoch(epoch, flat, left, short, [len(batches) for batches in groups])
@@ -312,11 +316,14 @@ def _duplicates(table: pa.Table) -> dict[str, int]:
     return {"anchors": len(anchors) - pc.count_distinct(anchors).as_py(), "positive_is_anchor": int(equal or 0)}
 
 
+_READING = {"format", "name", "split", "revision", "columns", "where", "limit", "explode"}
+
+
 def stream_fingerprint(sources: Sequence[Source]) -> str:
     """Hash of the settings of each source and of the first MiB and the size of each of its files."""
     state = hashlib.blake2b(digest_size=16)
     for source in sources:
-        settings = source.config.model_dump_json(include={"format", "name", "split", "revision", "columns", "where", "limit", "explode"})
+        settings = source.config.model_dump_json(include=_READING)
         state.update(settings.encode())
         for part in source.parts:
             if part.file is None:
