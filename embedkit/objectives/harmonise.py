@@ -17,7 +17,7 @@ from torch import Tensor
 
 from embedkit.objectives.base import LossOutput, ObjectiveBatch
 from embedkit.objectives.registry import objective
-from embedkit.objectives.tools import choice, number, prepare
+from embedkit.objectives.tools import choice, number, prepare, require
 from embedkit.objectives.wrappers import Terms, merge
 
 Gradient = dict[str, Tensor]
@@ -95,6 +95,7 @@ class Harmonise(Terms):
         num_rows: int | None = None,
     ) -> None:
         super().__init__(terms, dim, num_rows)
+        require(len(self.labels) > 1, "terms", self.labels, "two objectives or more")
         self.scope = choice("scope", scope, ("batch", "row"))
         self.drop_below = None if drop_below is None else number("drop_below", drop_below, least=-1, most=0)
 

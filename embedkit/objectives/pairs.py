@@ -263,8 +263,8 @@ class EmbeddingMSE(Family):
         Compare directions: scale both to length one first.
     """
 
-    requires = frozenset({"anchor", "guide"})
-    accepts = FURTHER | {"positive", "negatives"}
+    requires = frozenset({"guide"})
+    accepts = FURTHER | {"anchor", "positive", "negatives"}
 
     def __init__(self, *, normalize: bool = False) -> None:
         super().__init__()

@@ -173,16 +173,17 @@ class WMSE(Family):
 
     def _whitened(self, vectors: Tensor) -> Tensor:
         """Rows (n, D) with mean zero and covariance close to the identity."""
-        centred = vectors - vectors.mean(dim=0)
-        eye = torch.eye(vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
-        factor, failed = torch.linalg.cholesky_ex((1 - self.eps) * covariance(vectors) + self.eps * eye)
+        wide = vectors.double()  # in single precision eps is lost beside large variances
+        eye = torch.eye(wide.shape[1], dtype=wide.dtype, device=wide.device)
+        factor, failed = torch.linalg.cholesky_ex((1 - self.eps) * covariance(wide) + self.eps * eye)
         if int(failed):
             raise UserError(
                 f"{len(vectors)} rows do not span {vectors.shape[1]} dimensions, they cannot be whitened",
                 where="objective.eps",
                 remedy="use eps 0.0001, a larger sub_batch or a smaller projection",
             )
-        return torch.linalg.solve_triangular(factor, centred.T, upper=False).T
+        centred = wide - wide.mean(dim=0)
+        return torch.linalg.solve_triangular(factor, centred.T, upper=False).T.to(vectors.dtype)
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
         """Two views or more; one term, the distance."""

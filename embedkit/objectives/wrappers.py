@@ -253,7 +253,8 @@ class CARE(WeightedSum):
 
     def __init__(self, *, temperature: float = 0.5, equivariance: float = 0.03) -> None:
         gram = {"name": "gram-equivariance", "weight": equivariance}
-        super().__init__(terms=[{"name": "ntxent", "temperature": temperature}, gram])
+        # Here a group is a way of augmenting, not a reason to leave rows out of the negatives.
+        super().__init__(terms=[{"name": "ntxent", "temperature": temperature, "groups": False}, gram])
 
 
 @objective(
