@@ -6,11 +6,14 @@ from typing import Annotated
 
 import typer
 
-from embedkit.cli.output import JsonFile, check_json, console, write_json
+from embedkit.cli.output import JsonFile, Smoke, check_json, console, write_json
 
 
 def quickstart(
-    output: Annotated[str, typer.Option("--output", "-o", help="Folder of the run.")] = "runs/quickstart",
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="Folder of the run; a new one below runs/ when not given.")
+    ] = None,
+    smoke: Smoke = False,
     json_file: JsonFile = None,
 ) -> None:
     """Train, score and use a small encoder.
@@ -20,4 +23,4 @@ def quickstart(
     check_json(json_file)
     from embedkit.quickstart import run
 
-    write_json(json_file, run(output, console(json_file)))
+    write_json(json_file, run(output, console(json_file), smoke=smoke))

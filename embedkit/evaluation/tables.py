@@ -261,21 +261,36 @@ def _rows_of(table: Table, wanted: str | Sequence[str], split: str) -> Table:
     return table.take(sorted(rows, key=lambda i: order[cells[i]]))
 
 
+def _builtin(name: str) -> Table:
+    """A set of `embedkit.data.builtin`."""
+    from embedkit.data import builtin
+
+    rows = list(builtin.rows(name))
+    columns = {key: [row[key] for row in rows] for key in rows[0]}
+    return Table(columns, list(range(1, len(rows) + 1)), f"builtin:{name}")
+
+
 def open_table(task: TaskConfig, data: Path | None, split: str, folder: str | None = None) -> Table:
     """The rows of `split` of a task: from `data` where it is given, else from the hub.
+
+    A task whose ``file`` is ``builtin:NAME`` reads the set ``NAME-SPLIT`` that embedkit makes itself.
 
     Raises
     ------
     DataError
         `data` is not a folder, holds nothing for the task, or the file cannot be used.
     """
+    name = task.file or task.name
+    if name.startswith("builtin:"):
+        wanted = task.splits[split]
+        kept = [wanted] if isinstance(wanted, str) else wanted
+        return concatenate([_builtin(f"{name.removeprefix('builtin:')}-{one}") for one in kept])
     if data is None:
         if task.hub is None:
             raise DataError(f"task {task.name!r} has no data on the hub", remedy="give the folder of its files: --data")
         return read_hub(task.hub, split)
     if not data.is_dir():
         raise DataError("not a folder", where=str(data), remedy="give the folder that holds the suite's files")
-    name = task.file or task.name
     path = find_file(data, name, folder)
     if path is not None:
         table = read_table(path)

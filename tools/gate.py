@@ -1,0 +1,327 @@
+"""The style gate: the rules of the house that no other tool checks. Run: python tools/gate.py
+
+It reads the source and imports none of it. A line that must break a rule says why in a comment ``# gate: REASON``.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MAX_FILE_LINES = 500
+MAX_BODY_LINES = 60
+MIN_DOCUMENTED = 0.95
+MAX_DUPLICATED = 0.03
+BLOCK = 10
+"""Equal lines in a row, comments and blank lines aside, that count as a duplicated block."""
+
+PACKAGE_FOLDERS = ("embedkit", "tools")
+SIZED_FOLDERS = ("embedkit", "tools", "tests", "eval")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A broken rule at a line."""
+
+    path: Path
+    line: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.what}"
+
+
+@dataclass
+class Source:
+    """A parsed file."""
+
+    path: Path
+    text: str
+    tree: ast.Module
+    lines: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.lines = self.text.splitlines()
+
+
+@dataclass
+class Definition:
+    """A class, function or method that can be reached by a public name."""
+
+    source: Source
+    name: str
+    node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    owner: ast.ClassDef | None = None
+
+
+def read(root: Path, folders: Iterable[str]) -> list[Source]:
+    """All Python files below some folders of `root`, with paths relative to it."""
+    found = []
+    for folder in folders:
+        for path in sorted((root / folder).rglob("*.py")):
+            text = path.read_text(encoding="utf-8")
+            found.append(Source(path.relative_to(root), text, ast.parse(text)))
+    return found
+
+
+def check_size(source: Source) -> Iterator[Finding]:
+    """Files of at most `MAX_FILE_LINES` lines."""
+    if len(source.lines) > MAX_FILE_LINES:
+        yield Finding(source.path, MAX_FILE_LINES + 1, f"{len(source.lines)} lines, at most {MAX_FILE_LINES}")
+
+
+def check_bodies(source: Source) -> Iterator[Finding]:
+    """Function bodies of at most `MAX_BODY_LINES` lines, docstring not counted."""
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
+            if body and (length := (body[-1].end_lineno or 0) - body[0].lineno + 1) > MAX_BODY_LINES:
+                yield Finding(
+                    source.path, node.lineno, f"body of {node.name} has {length} lines, at most {MAX_BODY_LINES}"
+                )
+
+
+def check_head(source: Source) -> Iterator[Finding]:
+    """A docstring for the module, and postponed annotations where it defines anything."""
+    if ast.get_docstring(source.tree) is None:
+        yield Finding(source.path, 1, "the module has no docstring")
+    imports = [node for node in source.tree.body if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
+    if not imports and any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in source.tree.body):
+        yield Finding(source.path, 1, "`from __future__ import annotations` is missing")
+
+
+_UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
+
+
+def check_words(source: Source) -> Iterator[Finding]:
+    """No unfinished work left in comments."""
+    for number, line in enumerate(source.lines, start=1):
+        if _UNFINISHED.search(line.partition("#")[2]):
+            yield Finding(source.path, number, "unfinished work; finish it or file an issue")
+
+
+_BANNED_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
+_BANNED_CALLS = {
+    "yaml.load": "use a safe loader",
+    "yaml.unsafe_load": "use a safe loader",
+    "yaml.full_load": "use a safe loader",
+    "os.system": "use subprocess.run with a list",
+    "os.popen": "use subprocess.run with a list",
+    "os.getenv": "settings come from arguments and recipes",
+    "eval": "it runs code",
+    "exec": "it runs code",
+}
+
+
+def _dotted(node: ast.AST) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{_dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _is(keyword: ast.keyword, name: str, value: bool) -> bool:
+    return keyword.arg == name and isinstance(keyword.value, ast.Constant) and keyword.value.value is value
+
+
+def _banned_call(call: ast.Call) -> str | None:
+    name = _dotted(call.func)
+    if name == "torch.load" and not any(_is(k, "weights_only", True) for k in call.keywords):
+        return "torch.load without weights_only=True can run code"
+    if name.endswith(".extractall"):
+        return "extractall follows paths out of the folder; check each member"
+    for keyword in call.keywords:
+        for argument in ("shell", "allow_pickle", "trust_remote_code"):
+            if _is(keyword, argument, True):
+                return f"{argument}=True can run code"
+    return f"{name}: {_BANNED_CALLS[name]}" if name in _BANNED_CALLS else None
+
+
+def _banned(node: ast.AST) -> str | None:
+    """Why a node may not stand in the package, or None."""
+    if isinstance(node, ast.Call):
+        return _banned_call(node)
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+        return next((f"{n}: reading it can run code" for n in names if n.split(".")[0] in _BANNED_IMPORTS), None)
+    if isinstance(node, ast.Attribute) and _dotted(node) == "os.environ":
+        return "os.environ: settings come from arguments and recipes"
+    if isinstance(node, ast.Raise) and node.exc is not None:
+        raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+        return (
+            "raise NotImplementedError: finish it or leave it out" if _dotted(raised) == "NotImplementedError" else None
+        )
+    if isinstance(node, ast.ExceptHandler):
+        if node.type is None:
+            return "bare except"
+        silent = all(isinstance(statement, ast.Pass | ast.Continue) for statement in node.body)
+        if silent and _dotted(node.type) in ("Exception", "BaseException"):
+            return "a swallowed exception"
+    return None
+
+
+def check_banned(source: Source) -> Iterator[Finding]:
+    """No call that can run foreign code, no setting from the environment, no swallowed exception."""
+    excused = excuses(source)
+    for node in ast.walk(source.tree):
+        why = _banned(node)
+        if why is not None and (line := getattr(node, "lineno", 0)) not in excused:
+            yield Finding(source.path, line, why)
+
+
+def excuses(source: Source) -> set[int]:
+    """Lines that break a rule of `check_banned` and say why."""
+    broken = {getattr(node, "lineno", 0) for node in ast.walk(source.tree) if _banned(node) is not None}
+    return {line for line in broken if re.search(r"#\s*gate: \S", source.lines[line - 1])}
+
+
+def definitions(source: Source) -> Iterator[Definition]:
+    """Public classes, functions and methods of a module."""
+    if any(part.startswith("_") and part != "__init__.py" for part in source.path.parts):
+        return
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in source.tree.body:
+        if not isinstance(node, kinds) or node.name.startswith("_"):
+            continue
+        yield Definition(source, node.name, node)
+        if isinstance(node, ast.ClassDef):
+            for inner in node.body:
+                if isinstance(inner, kinds) and not inner.name.startswith("_"):
+                    yield Definition(source, f"{node.name}.{inner.name}", inner, node)
+
+
+def _documented_bases(found: list[Definition]) -> Callable[[Definition], bool]:
+    """A test whether a method overrides one that a base class of the project documents."""
+    bases: dict[str, set[str]] = defaultdict(set)
+    documented: dict[str, set[str]] = defaultdict(set)
+    for definition in found:
+        if isinstance(definition.node, ast.ClassDef):
+            names = [base.value if isinstance(base, ast.Subscript) else base for base in definition.node.bases]
+            bases[definition.node.name] |= {_dotted(base).rsplit(".", 1)[-1] for base in names}
+        elif definition.owner is not None and ast.get_docstring(definition.node) is not None:
+            documented[definition.owner.name].add(definition.node.name)
+
+    def overrides(definition: Definition) -> bool:
+        if definition.owner is None:
+            return False
+        above, seen = list(bases[definition.owner.name]), set[str]()
+        while above:
+            name = above.pop()
+            if definition.node.name in documented.get(name, ()):
+                return True
+            if name not in seen:
+                seen.add(name)
+                above += bases.get(name, ())
+        return False
+
+    return overrides
+
+
+def undocumented(found: list[Definition]) -> list[Finding]:
+    """Public names without a docstring of their own or of the method they override."""
+    overrides = _documented_bases(found)
+    return [
+        Finding(one.source.path, one.node.lineno, f"{one.name} has no docstring")
+        for one in found
+        if ast.get_docstring(one.node) is None and not overrides(one) and not _is_setter(one)
+    ]
+
+
+def _is_setter(definition: Definition) -> bool:
+    return any(_dotted(mark).endswith(".setter") for mark in getattr(definition.node, "decorator_list", ()))
+
+
+def untyped(found: list[Definition]) -> Iterator[Finding]:
+    """Parameters and results of public functions that have no type."""
+    for one in found:
+        if isinstance(one.node, ast.ClassDef):
+            continue
+        given = one.node.args
+        positional = [*given.posonlyargs, *given.args]
+        static = any(_dotted(mark) == "staticmethod" for mark in one.node.decorator_list)
+        wanted = positional[1:] if one.owner is not None and not static else positional
+        wanted = [*wanted, *given.kwonlyargs, *filter(None, [given.vararg, given.kwarg])]
+        missing = [argument.arg for argument in wanted if argument.annotation is None]
+        if one.node.returns is None:
+            missing.append("result")
+        if missing:
+            yield Finding(one.source.path, one.node.lineno, f"{one.name}: no type for {', '.join(missing)}")
+
+
+def _code_lines(source: Source) -> list[tuple[int, str]]:
+    """Numbered lines that hold code: no comments, docstrings, imports or lone brackets."""
+    skipped: set[int] = set()
+    for node in ast.walk(source.tree):
+        text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        if text or isinstance(node, ast.Import | ast.ImportFrom):
+            skipped.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))  # type: ignore[attr-defined]
+    kept = []
+    for number, line in enumerate(source.lines, start=1):
+        code = re.sub(r"\s*#.*$", "", line).strip()
+        if number not in skipped and re.search(r"\w", code):
+            kept.append((number, code))
+    return kept
+
+
+def duplicates(sources: list[Source]) -> tuple[float, list[Finding]]:
+    """Share of code lines that stand in a block of `BLOCK` equal lines elsewhere too, and where those blocks are."""
+    places: dict[tuple[str, ...], list[tuple[int, int]]] = defaultdict(list)
+    code = [_code_lines(source) for source in sources]
+    for which, lines in enumerate(code):
+        for start in range(len(lines) - BLOCK + 1):
+            places[tuple(text for _, text in lines[start : start + BLOCK])].append((which, start))
+    twice: set[tuple[int, int]] = set()
+    findings = []
+    for found in places.values():
+        if len(found) < 2:
+            continue
+        if not any((which, start) in twice for which, start in found):
+            first, second = found[0], found[1]
+            there = sources[second[0]].path, code[second[0]][second[1]][0]
+            what = f"{BLOCK} or more lines stand at {there[0]}:{there[1]} too"
+            findings.append(Finding(sources[first[0]].path, code[first[0]][first[1]][0], what))
+        twice.update((which, start + offset) for which, start in found for offset in range(BLOCK))
+    return len(twice) / max(1, sum(len(lines) for lines in code)), findings
+
+
+def run(root: Path) -> tuple[list[Finding], dict[str, str]]:
+    """All findings in a checkout, and the figures of the gate."""
+    package, sized = read(root, PACKAGE_FOLDERS), read(root, SIZED_FOLDERS)
+    findings = [finding for source in sized for check in (check_size, check_words) for finding in check(source)]
+    findings += [
+        finding for source in package for check in (check_bodies, check_head, check_banned) for finding in check(source)
+    ]
+    found = [definition for source in package for definition in definitions(source)]
+    findings += untyped(found)
+    bare = undocumented(found)
+    documented = 1 - len(bare) / max(1, len(found))
+    if documented < MIN_DOCUMENTED:
+        findings += bare
+    share, blocks = duplicates(package)
+    if share > MAX_DUPLICATED:
+        findings += blocks
+    figures = {
+        "files": f"{len(package)}, the longest {max(len(source.lines) for source in package)} lines",
+        "public names": f"{len(found)}, documented {documented:.1%}",
+        "duplicated code lines": f"{share:.1%}",
+        "lines excused": str(sum(len(excuses(source)) for source in package)),
+    }
+    return findings, figures
+
+
+def main() -> int:
+    """Print findings and figures; 1 when a rule is broken, else 0."""
+    findings, figures = run(Path(__file__).resolve().parent.parent)
+    for finding in findings:
+        print(finding)
+    print("; ".join(f"{name}: {value}" for name, value in figures.items()))
+    print(f"gate: {len(findings)} findings" if findings else "gate: passed")
+    return 1 if findings else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
