@@ -43,6 +43,11 @@ def taught_same(rng: np.random.Generator, step: int) -> Draw:
     return taught(rng, step, width=4)
 
 
+def target_network(rng: np.random.Generator, step: int) -> Draw:
+    """Two views, and their vectors by the running mean of the encoder."""
+    return taught(rng, step, width=4, negatives=False)
+
+
 def cosent(scale: float) -> Oracle:
     """CoSENT."""
 
@@ -159,5 +164,5 @@ CASES = [
     Case("embedding-mse", embedding_mse(False), draw=taught_same),
     Case("embedding-mse", embedding_mse(True), {"normalize": True}, taught_same, "unit"),
     Case("simsiam", simsiam, {"hidden": 3}),
-    Case("byol", byol, {"hidden": 3}, taught_same),
+    Case("byol", byol, {"hidden": 3}, target_network),
 ]
