@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from embedkit.evaluation.tasks import sts
+from embedkit.evaluation.tasks import retrieval, sts
 
-__all__ = ["sts"]
+__all__ = ["retrieval", "sts"]

@@ -1,0 +1,124 @@
+"""Retrieval: find the judged documents of a corpus for each query."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from embedkit.errors import DataError, NonFiniteError
+from embedkit.evaluation.beir import Collection, open_collection
+from embedkit.evaluation.embedder import Embedder
+from embedkit.evaluation.ranking import ranking_metrics, tie_rate
+from embedkit.evaluation.search import exact_top_k, faiss_top_k, trec_preference
+from embedkit.evaluation.stats import Array, Samples, unit_rows
+from embedkit.evaluation.suites import TaskConfig
+from embedkit.evaluation.tables import content_hash
+from embedkit.evaluation.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
+
+
+class RetrievalSettings(TaskSettings):
+    """How documents are found and scored.
+
+    ``similarity``: cosine, or the inner product of the vectors as they are. ``cutoffs``: depths of the measures.
+    ``main``: the measure that is the score. ``query_prompt``, ``document_prompt``: names of the model's prompts.
+    ``ignore_identical_ids``: a document with the query's id is no answer (ArguAna, Quora in MTEB). ``block``:
+    documents encoded and scored at a time. ``index``: "exact", or the description of a FAISS index, whose recall
+    against exact search is then measured; the score is the index's.
+    """
+
+    similarity: Literal["cosine", "dot"] = "cosine"
+    cutoffs: tuple[int, ...] = Field((1, 3, 5, 10, 100), min_length=1)
+    main: str = "ndcg@10"
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+    ignore_identical_ids: bool = False
+    block: int = Field(4096, gt=0)
+    index: str = "exact"
+    device: str = "cpu"
+
+
+@TASKS.add("retrieval")
+class RetrievalTask(Task):
+    """nDCG@10 x 100 (or ``main``) over the judged queries, with trec_eval's definitions and tie rule.
+
+    Data: a folder in BEIR's form. The corpus is encoded and searched block by block, so that memory holds one block of
+    vectors, whatever the size of the corpus.
+    """
+
+    settings_type = RetrievalSettings
+
+    def __init__(self, config: TaskConfig, opening: Opening) -> None:
+        super().__init__(config, opening)
+        if opening.data is None:
+            raise DataError(f"task {self.name!r} needs local files", remedy="give the folder of the collection: --data")
+        name = config.file or config.name
+        folders = [opening.data / (opening.folder or "") / name, opening.data / name, opening.data]
+        folder = next((f for f in folders if f.is_dir() and any(f.glob("corpus.jsonl*"))), folders[1])
+        split = config.splits[opening.split]
+        self.collection: Collection = open_collection(folder, split if isinstance(split, str) else split[0])
+        self.notes += [f"{self.name}: {note}" for note in self.collection.notes]
+        known = ranking_metrics(np.zeros((1, 1)), [[0]], self.settings.cutoffs)
+        if self.settings.main not in known:
+            raise DataError(f"no measure {self.settings.main!r}", where=f"task {self.name}", remedy=", ".join(known))
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Source, counts and the hash of documents, queries and judgements."""
+        c = self.collection
+        judged = [[query, document, value] for query, row in c.qrels.items() for document, value in sorted(row.items())]
+        digest = content_hash(c.document_ids, c.documents, c.query_ids, c.queries, judged)
+        counts = {"documents": len(c.documents), "queries": len(c.queries), "judgements": len(judged)}
+        return {"source": c.source, "rows": len(c.queries), "sha256": digest, **counts}
+
+    def requests(self) -> list[Request]:
+        """The queries; the corpus is encoded block by block when it is searched."""
+        return [Request(self.collection.queries, self.settings.query_prompt)]
+
+    def score(self, embed: Embedder) -> TaskResult:
+        """Measures at every cutoff, averaged over queries."""
+        c, s = self.collection, self.settings
+        depth = min(max(s.cutoffs) + int(s.ignore_identical_ids), len(c.documents))
+        queries = self._ready(embed(c.queries, s.query_prompt))
+        details: dict[str, Any] = {"documents": len(c.documents), "queries": len(c.queries)}
+        preference = trec_preference(c.document_ids)
+        if s.index == "exact":
+            scores, places = exact_top_k(
+                queries, self._blocks(embed), depth, len(c.documents), preference, device=s.device
+            )
+        else:
+            vectors = np.concatenate([block for _, block in self._blocks(embed)])
+            scores, places = faiss_top_k(queries, vectors, depth, s.index)
+            exact = exact_top_k(queries, [(0, vectors)], depth, len(c.documents), preference)[1]
+            shared = [len(np.intersect1d(a, b)) / depth for a, b in zip(places, exact, strict=True)]
+            details["index_recall"] = float(np.mean(shared))
+        if len(scores) > 1 and np.ptp(scores) == 0:
+            raise NonFiniteError("every document has the same score for every query", where=f"task {self.name}")
+        details["tie_rate"] = tie_rate(scores)
+        gains = self._gains(places)
+        judged = [list(c.qrels[query].values()) for query in c.query_ids]
+        found = ranking_metrics(gains, judged, s.cutoffs)
+        metrics = {name: 100 * float(values.mean()) for name, values in found.items()}
+        samples = Samples("mean", {"value": found[s.main]})
+        return TaskResult(self.name, s.main, metrics[s.main], metrics, samples, details=details, notes=list(self.notes))
+
+    def _ready(self, vectors: Array) -> Array:
+        return unit_rows(vectors) if self.settings.similarity == "cosine" else vectors
+
+    def _blocks(self, embed: Embedder) -> Iterator[tuple[int, Array]]:
+        for start, block in embed.blocks(self.collection.documents, self.settings.block, self.settings.document_prompt):
+            yield start, self._ready(block)
+
+    def _gains(self, places: Array) -> Array:
+        """Judgements of the ranked documents, (Q, K); a place of -1 is no document."""
+        c = self.collection
+        gains = np.zeros(places.shape)
+        for row, query in enumerate(c.query_ids):
+            names = [c.document_ids[i] for i in places[row] if i >= 0]
+            if self.settings.ignore_identical_ids:
+                names = [name for name in names if name != query]
+            names = names[: max(self.settings.cutoffs)]
+            gains[row, : len(names)] = [c.qrels[query].get(name, 0) for name in names]
+        return gains
