@@ -118,7 +118,7 @@ class Objective(nn.Module):
     Class attributes
     ----------------
     requires : frozenset of str
-        Names and roles that must be there: of "anchor", "positive", "negatives", "score", "label", "group".
+        Names and roles that must be there: of "anchor", "positive", "negatives", "score", "label", "group", "guide".
     accepts : frozenset of str
         Names that are used when they are there.
     """

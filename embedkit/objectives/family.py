@@ -89,8 +89,8 @@ def guides(batch: ObjectiveBatch, *names: str, like: Tensor | None = None) -> li
                 where="objective",
                 remedy="give the model a head of the guide's size; inside matryoshka set cut_guide: true",
             )
-    found = prepare({name: batch.guide[name].detach() for name in names})
-    return [found[name] if like is None else found[name].to(like.dtype) for name in names]
+    found = prepare({f"guide {name}": batch.guide[name].detach() for name in names}).values()
+    return [z if like is None else z.to(like.dtype) for z in found]
 
 
 def needed(value: Tensor | None, role: str) -> Tensor:

@@ -60,7 +60,7 @@ class CoSENT(Family):
 
 
 @objective(
-    "angle", paper="Li and Li 2024, ACL, AnglE-optimized Text Embeddings, eq. 6 to 8", family="pairs", cost="B D + B²",
+    "angle", paper="Li and Li 2024, ACL, AnglE-optimized Text Embeddings", family="pairs", cost="B D + B²",
     slots="order of all pairs of rows by score, difference of angles in complex space",
     note="The angle term alone; the paper adds cosent and infonce, which `sum` does.",
 )  # fmt: skip
@@ -123,7 +123,7 @@ class CosineMSE(Family):
 
 
 @objective(
-    "energy-hinge", paper="Jiang et al. 2022, Findings of EMNLP, PromCSE, eq. 6", family="pairs", splits=True,
+    "energy-hinge", paper="Jiang et al. 2022, Findings of EMNLP, PromCSE", family="pairs", splits=True,
     slots="hinge on the hardest candidate",
 )  # fmt: skip
 class EnergyHinge(Family):

@@ -29,7 +29,7 @@ from embedkit.objectives.tools import choice, masked_lse, number, unit
 def log_mean_potential(vectors: Tensor, t: float) -> Tensor:
     """``log mean_{i != j} exp(-t ||x_i - x_j||²)`` of (B, D); zero for a single vector.
 
-    Wang and Isola 2020, "Understanding Contrastive Representation Learning", eq. 3.
+    Wang and Isola 2020, "Understanding Contrastive Representation Learning", section 4.1.
     """
     size = len(vectors)
     if size < 2:
@@ -39,7 +39,7 @@ def log_mean_potential(vectors: Tensor, t: float) -> Tensor:
 
 
 @objective(
-    "align-uniform", paper="Wang and Isola 2020, ICML, Alignment and Uniformity on the Hypersphere, eq. 2 and 3",
+    "align-uniform", paper="Wang and Isola 2020, ICML, Alignment and Uniformity on the Hypersphere, section 4.1",
     family="potential", slots="power of the distance of pairs, log-mean Gaussian potential",
 )  # fmt: skip
 class AlignUniform(Family):
@@ -75,7 +75,7 @@ class AlignUniform(Family):
 
 
 @objective(
-    "spectral", paper="HaoChen et al. 2021, NeurIPS, Spectral Contrastive Loss, eq. 6", family="potential",
+    "spectral", paper="HaoChen et al. 2021, NeurIPS, Spectral Contrastive Loss", family="potential",
     splits=True, slots="dot product with capped length, square",
 )  # fmt: skip
 class Spectral(Family):
@@ -112,7 +112,7 @@ class Spectral(Family):
 
 @objective(
     "decoupled-uniformity", paper="Dufumier et al. 2023, ICML, Integrating Prior Knowledge in Contrastive Learning "
-    "with Kernel, eq. 3 and section 4", family="potential", cost="B² D, B³ with a prior",
+    "with Kernel", family="potential", cost="B² D, B³ with a prior",
     slots="centroids of views, kernel prior, log-mean Gaussian potential",
 )  # fmt: skip
 class DecoupledUniformity(Family):
@@ -165,7 +165,7 @@ class DecoupledUniformity(Family):
 
 
 @objective(
-    "cacr", paper="Zheng et al. 2021, arXiv 2105.03746, Contrastive Attraction and Contrastive Repulsion, eq. 5 to 8",
+    "cacr", paper="Zheng et al. 2021, arXiv 2105.03746, Contrastive Attraction and Contrastive Repulsion",
     family="potential", splits=True, cost="V² B² D", slots="squared distance, softmax weights on both sides, linear",
 )  # fmt: skip
 class CACR(Family):
@@ -226,3 +226,38 @@ class CACR(Family):
             push = push + self._expected(cost, nearness).sum() / len(pairs)
         size = batch.size
         return split({"attraction": self.attract * pull / size, "repulsion": -self.repel * push / size})
+
+
+@objective(
+    "mv-dhel", paper="Koromilas et al. 2025, arXiv 2507.06979, Multi-View Contrastive Learning",
+    family="potential", splits=True, cost="V B² D", slots="cosine, joint sum over own pairs, log-sum per view",
+)  # fmt: skip
+class MVDHEL(Family):
+    """``mean_i [-log sum_{l < m} exp(s_il,im / t) + sum_l log sum_{j != i} exp(s_il,jl / t)]``, s the cosine.
+
+    All pairs of a row's own views attract jointly; only vectors of the same view repel, each view by a sum of its own,
+    and no positive is among them. With two views it is DHEL. A single row has no negatives, its second term is zero.
+
+    Parameters
+    ----------
+    temperature : float
+        The t above.
+    """
+
+    accepts = FURTHER
+    repels = True
+
+    def __init__(self, *, temperature: float = 0.5) -> None:
+        super().__init__()
+        self.temperature = number("temperature", temperature, above=0)
+
+    def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
+        """Terms ``attraction`` and ``repulsion`` of this process's rows."""
+        views, rows = [unit(z) for z in all_views(embeddings)], batch.rows
+        own = [(a[rows] * b[rows]).sum(dim=1) / self.temperature for a, b in combinations(views, 2)]
+        attraction = -torch.stack(own).logsumexp(dim=0).sum() / batch.size
+        repulsion = torch.zeros_like(attraction)
+        other = others(batch.size, rows, views[0].device)  # (rows, B)
+        for z in views if batch.size > 1 else []:
+            repulsion = repulsion + masked_lse(z[rows] @ z.T / self.temperature, other).sum() / batch.size
+        return split({"attraction": attraction, "repulsion": repulsion})

@@ -39,7 +39,7 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
 
 
 @objective(
-    "swav", paper="Caron et al. 2020, NeurIPS, SwAV, eq. 2 to 5", family="prototypes", splits=True,
+    "swav", paper="Caron et al. 2020, NeurIPS, SwAV, section 3.1", family="prototypes", splits=True,
     slots="cosine with learned prototypes, Sinkhorn codes of the other view, softmax", cost="B K D",
     state="prototypes (K, D); queue (2, L, D) when asked for",
 )  # fmt: skip

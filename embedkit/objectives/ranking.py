@@ -102,7 +102,7 @@ class GroCo(Family):
 
 
 @objective(
-    "gram-equivariance", paper="Gupta et al. 2023, arXiv 2306.13924, CARE, eq. 4", family="equivariance", splits=True,
+    "gram-equivariance", paper="Gupta et al. 2023, arXiv 2306.13924, CARE", family="equivariance", splits=True,
     slots="equality of the Gram matrices of two views within a group",
     note="CARE adds it to ntxent; its group is the part of a batch that shares one pair of augmentations.",
 )  # fmt: skip

@@ -114,7 +114,7 @@ class BYOL(Regression):
 
 
 @objective(
-    "simsiam", paper="Chen and He 2021, CVPR, Exploring Simple Siamese Representation Learning, eq. 2",
+    "simsiam", paper="Chen and He 2021, CVPR, Exploring Simple Siamese Representation Learning, section 3",
     family="regression", splits=True, slots="predictor, stopped gradient, cosine", cost="B D hidden",
 )  # fmt: skip
 class SimSiam(Regression):

@@ -196,7 +196,7 @@ class WMSE(Family):
 
 
 @objective(
-    "feature-correlation", paper="Estepa et al. 2023, ICCV, All4One, section 3.3", family="second order", cost=COST,
+    "feature-correlation", paper="Estepa et al. 2023, ICCV, All4One", family="second order", cost=COST,
     slots="cross-correlation of the guide's columns with the encoder's, identity target",
 )  # fmt: skip
 class FeatureCorrelation(Family):

@@ -237,7 +237,7 @@ class WeightedSum(Terms):
 
 
 @objective(
-    "care", paper="Gupta et al. 2023, arXiv 2306.13924, CARE, eq. 5", family="wrapper", splits=True,
+    "care", paper="Gupta et al. 2023, arXiv 2306.13924, CARE", family="wrapper", splits=True,
     slots="ntxent plus gram-equivariance",
 )  # fmt: skip
 class CARE(WeightedSum):
@@ -259,7 +259,7 @@ class CARE(WeightedSum):
 
 @objective(
     "feature-transform", paper="Zhu et al. 2021, ICCV, Improving Contrastive Learning by Visualizing Feature "
-    "Transformation, section 4", family="wrapper", splits=True, slots="any objective, on moved features",
+    "Transformation", family="wrapper", splits=True, slots="any objective, on moved features",
 )  # fmt: skip
 class FeatureTransform(Wrapper):
     """Positives are moved apart and hard negatives mixed before the objective sees them.
