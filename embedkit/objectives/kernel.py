@@ -1,27 +1,33 @@
 """The score table kernel: anchors x candidates, and a part for each slot that says what becomes of their scores.
 
-The order of evaluation is: sides, masks, scores, scale, margin on positives, sums over negatives, reducer, mean.
+The order of evaluation is: sides, masks, scores, scale, positives, sums over negatives, prior, reducer, mean.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from embedkit.errors import RecipeError, nearest
+from embedkit.objectives.banks import Bank
 from embedkit.objectives.base import LossOutput, NegativeCount, Objective, ObjectiveBatch
-from embedkit.objectives.candidates import Direction, FalseNegatives, Target, count_negatives
-from embedkit.objectives.reducers import Reducer, Row, Weight
+from embedkit.objectives.candidates import Direction, FalseNegatives, Target
+from embedkit.objectives.problem import Extra, Problem, Row
+from embedkit.objectives.reducers import COUNT, Prior, Reducer, Weight
 from embedkit.objectives.registry import Preset, presets
-from embedkit.objectives.scales import Margin, Scale, Score
-from embedkit.objectives.sides import Side
+from embedkit.objectives.scales import Positive, Scale
+from embedkit.objectives.scores import Score
+from embedkit.objectives.sides import Relation, Side
 from embedkit.objectives.slots import Chosen, choose, exposed, make
-from embedkit.objectives.stats import Table, dense_stats
-from embedkit.objectives.tools import prepare
+from embedkit.objectives.stats import Stat, Table, pair_scores, reduce_logits
+from embedkit.objectives.tiled import row_stats
+from embedkit.objectives.tools import logaddexp, prepare, whole
 
 TABLE_SETTINGS: dict[str, Any] = {"tile": None}
+POOLED = [Stat("sum", "positive"), Stat("lse", "positive")]
 
 
 class TableObjective(Objective):
@@ -32,7 +38,8 @@ class TableObjective(Objective):
     chosen : Chosen
         Part and settings of every slot.
     tile : int, "auto" or None
-        Rows and columns of the tiles in which the table is evaluated; None holds the whole table.
+        Rows and columns of the tiles in which the table is evaluated; None holds the whole table, "auto" tiles a
+        table with more than 2**24 entries.
     dim, num_rows : int, optional
         Size of the embeddings and of the training data, for parts with state.
     """
@@ -42,65 +49,195 @@ class TableObjective(Objective):
     def __init__(self, chosen: Chosen, *, tile: int | str | None = None, dim: int | None = None,
                  num_rows: int | None = None) -> None:  # fmt: skip
         super().__init__()
-        self.chosen, self.tile = chosen, tile
+        self.chosen = chosen
+        self.tile = tile if tile in (None, "auto") else whole("tile", tile, least=1)
         built = {slot: make(chosen, slot, dim, num_rows) for slot in chosen}
         self.score, self.scale = cast(Score, built["score"]), cast(Scale, built["scale"])
-        self.margin, self.direction = cast(Margin, built["margin"]), cast(Direction, built["direction"])
+        self.positive, self.direction = cast(Positive, built["positive"]), cast(Direction, built["direction"])
         self.target, self.mask = cast(Target, built["target"]), cast(FalseNegatives, built["mask"])
-        self.weight, self.reducer = cast(Weight, built["weight"]), cast(Reducer, built["reducer"])
-        self.requires = self.direction.requires | self.target.requires
+        self.weight, self.prior = cast(Weight, built["weight"]), cast(Prior, built["prior"])
+        self.reducer, self.bank = cast(Reducer, built["reducer"]), cast(Bank, built["bank"])
+        parts = (self.direction, self.target, self.score, self.weight, self.bank, self.mask)
+        self.requires = frozenset().union(*(part.requires for part in parts))
         self._check()
 
     def _check(self) -> None:
-        if not self.reducer.ratio and not self.weight.plain:
-            raise RecipeError(
-                f"the reducer {self.chosen['reducer'][0]!r} has no weighted sum over negatives",
-                where="objective.weight", remedy="use the weight 'uniform' with its defaults, or another reducer",
-            )  # fmt: skip
+        def refuse(when: bool, slot: str, what: str, remedy: str) -> None:
+            if when:
+                raise RecipeError(f"{slot} {self.chosen[slot][0]!r} {what}", where=f"objective.{slot}", remedy=remedy)
+
+        reducer = f"reducer {self.chosen['reducer'][0]!r}"
+        no_sum = not self.reducer.ratio
+        refuse(no_sum and not self.weight.plain, "weight", f"does not go with the {reducer}, which has no weighted sum",
+               "use weight 'uniform' with its defaults, or another reducer")  # fmt: skip
+        refuse(no_sum and not self.prior.absent, "prior", f"does not go with the {reducer}", "use prior 'none'")
+        refuse(not self.prior.absent and self.score.lowest is None, "prior", "needs a score with a smallest value",
+               "use score 'cosine' or 'distance'")  # fmt: skip
+        refuse(self.positive.cosine_only and not self.score.cosine, "positive", "needs cosines", "use score 'cosine'")
+        refuse(self.bank.size > 0 and not self.score.cosine, "bank", "keeps unit vectors", "use score 'cosine'")
+        refuse(self.scale.per_row and not self.reducer.keeps_state, "scale", "is moved by the reducer 'global' only",
+               "use reducer 'global', or scale 'fixed'")  # fmt: skip
+        refuse(self.tile is not None and self.reducer.dense, "reducer", "needs the whole table", "set tile: null")
+        refuse(self.reducer.dense and self.bank.makes_extras, "bank", f"does not go with the {reducer}",
+               "use bank 'queue'")  # fmt: skip
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
         """This process's share of the loss."""
         z = prepare(embeddings)
-        losses = [self._direction(left, right, batch) for left, right in self.direction.sides(z, batch)]
-        loss = torch.stack(losses).sum()
-        if self.direction.combine == "mean":
-            loss = loss / len(losses)
-        return LossOutput(loss, {}, self.scale.metrics())
+        sides = self.direction.sides(z, batch)
+        problems = [self._problem(left, right, batch, place) for place, (left, right) in enumerate(sides)]
+        tables = [self._table(problem) for problem in problems]
+        stats = row_stats(tables, self._wanted(), self.tile)
+        losses, terms = [], dict[str, Tensor]()
+        for problem, table, found in zip(problems, tables, stats, strict=True):
+            loss, named = self._loss(problem, table, dict(zip(self._wanted(), found, strict=True)))
+            losses.append(loss)
+            for name, value in named.items():
+                terms[name] = terms.get(name, 0) + value.detach() * self.direction.factor(sides)
+        return LossOutput(torch.stack(losses).sum() * self.direction.factor(sides), terms, self.scale.metrics())
 
-    def _direction(self, whole: Side, right: Side, batch: ObjectiveBatch) -> Tensor:
-        """The share of the loss of one direction."""
-        masks = self.target.masks(whole, right, batch)
-        self.mask.extend(masks, whole, right)
-        weights = self.weight.weights(whole, right)
-        row = whole.id("row")
-        mine = ((row >= batch.rows.start) & (row < batch.rows.stop)).nonzero().squeeze(1)
-        all_pairs = masks.pairs()
-        anchors = len(whole) if self.reducer.average == "all" else len(all_pairs[0].unique())
-        left = whole.take(mine)
-        scale, bias = self.scale(left, None, batch)
-        table = Table(self.score.parts(left, right, batch), scale, bias, masks.share(mine), weights.share(mine))
-        pair_row, pair_column = table.masks.pairs()
-        scores = table.pair_scores(pair_row, pair_column)
-        logit = table.logits(self.margin(scores, scale, batch), pair_row)
-        wanted = list(dict.fromkeys((self.weight.wanted() if self.reducer.ratio else []) + self.reducer.wanted()))
-        stats = dict(zip(wanted, dense_stats(table, wanted), strict=True))
-        count = torch.bincount(pair_row, minlength=len(left)).to(scores.dtype)
-        log_neg = self.weight.log_neg(stats) if self.reducer.ratio else None
-        per_row = self.reducer(Row(pair_row, logit, scores, count, stats, log_neg, scale))
-        return (per_row * self.scale.factor(scale)).sum() / max(1, anchors)
+    def _problem(self, left: Side, right: Side, batch: ObjectiveBatch, place: int) -> Problem:
+        """Who looks at whom in one direction."""
+        inside, held = len(right), self.bank.side(left)
+        everyone = right if held is None else Side.join([right, held])
+        masks = self.target.masks(left, everyone, batch)
+        self.mask.extend(masks, left, everyone)
+        if not self.bank.in_batch:
+            bank_only = torch.full((len(everyone),), -1, device=left.z.device)
+            bank_only[inside:] = 0
+            masks.only.append(Relation(torch.zeros(len(left), dtype=torch.long, device=left.z.device), bank_only))
+        row = left.id("row")
+        inside_rows = (row >= batch.rows.start) & (row < batch.rows.stop)
+        mine = slice(0, len(left)) if bool(inside_rows.all()) else inside_rows.nonzero().squeeze(1)
+        problem = Problem(batch, left, everyone, mine, masks, self.score.parts(left, everyone, batch), place)
+        problem.extras = self.bank.extras(problem)
+        return problem
+
+    def _table(self, problem: Problem) -> Table:
+        """The table of this process's anchors."""
+        scale, bias = self.scale(problem)
+        weights = self.weight.weights(problem.whole, problem.right).share(problem.mine)
+        held = slice(len(problem.right) - self.bank.held, len(problem.right))
+        band = self.bank.band(problem, held)
+        return Table(problem.my_parts, scale, bias, problem.masks.share(problem.mine), weights, band)
+
+    @property
+    def _pools(self) -> bool:
+        return self.target.many and self.reducer.pools and self.positive.plain and not self.bank.makes_extras
+
+    def _wanted(self) -> list[Stat]:
+        """Sums over rows that the parts read."""
+        wanted = self.reducer.wanted() + (self.weight.wanted() if self.reducer.ratio else [])
+        wanted += ([] if self.prior.absent else [COUNT]) + (POOLED if self._pools else [])
+        return list(dict.fromkeys(wanted))
+
+    def _row(self, problem: Problem, table: Table, stats: dict[Stat, Tensor]) -> Row:
+        """What the reducer reads."""
+        n, kind = table.shape[0], problem.whole.z.dtype
+        for extra in problem.extras:
+            if not extra.positive:
+                _add_extra(stats, extra, table)
+        pooled, omega = None, None
+        if self._pools:
+            count = table.masks.count().to(kind)
+            row = count.nonzero().squeeze(1)
+            logit = (stats[POOLED[0]] / count.clamp_min(1))[row]
+            scores, part, pooled = logit, torch.ones_like(logit), stats[POOLED[1]]
+        else:
+            row, column = table.masks.pairs()
+            scores = pair_scores(table.parts, row, column)
+            scale = table.scale if table.scale.dim() == 0 else table.scale.squeeze(1)[row]
+            kept, omega = self.positive(problem, {"row": row, "column": column, "scores": scores, "scale": scale})
+            logit = table.logits(kept, row)
+            row, logit, scores = _add_positives(problem.extras, table, row, logit, scores)
+            count = torch.bincount(row, minlength=n).to(kind)
+            part = 1 / count[row]
+        law = lambda positive, valid: self.target.law(problem, positive, valid)  # noqa: E731
+        found = Row(problem, row, logit, scores, part, count, stats, None, table.scale, table, law, omega, pooled)
+        if self.reducer.ratio:
+            log_neg = self.weight.log_neg(stats)
+            if not self.prior.absent:
+                assert self.score.lowest is not None
+                lowest = self.score.lowest * table.scale.flatten() + (0.0 if table.bias is None else table.bias)
+                log_neg = self.prior(found, log_neg, lowest)
+            found.log_neg = log_neg
+        return found
+
+    def _loss(self, problem: Problem, table: Table, stats: dict[Stat, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The share of one direction, and its named parts."""
+        row = self._row(problem, table, stats)
+        loss = self.reducer(row).sum() * self.scale.factor()
+        anchors = {"all": lambda: len(problem.whole), "rows": lambda: problem.batch.size,
+                   "positive": lambda: int((problem.masks.count() > 0).sum())}[self.reducer.average]()  # fmt: skip
+        anchors = max(1, anchors)
+        terms = {name: value / anchors for name, value in self.reducer.metrics(row).items()}
+        penalty = self.score.penalty(problem.left)
+        if penalty is None:
+            return loss / anchors, terms
+        pull = penalty.sum() / anchors
+        return loss / anchors + pull, {**terms, "contrast": loss / anchors, "compactness": pull}
 
     def after_step(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> None:
-        """Advance the state of all parts."""
-        self.scale.after_step()
+        """Advance the state of all parts; the same on every process, since all see the whole batch."""
+        with torch.no_grad():
+            z = prepare(embeddings)
+            if self.reducer.keeps_state:
+                self._advance(z, batch)
+            right = self.direction.sides(z, batch)[0][1]
+            self.bank.after_step(z, batch, right.take(right.id("hard") < 0))
+            self.score.after_step(z, batch)
+            self.direction.after_step(z, batch)
+            self.scale.after_step()
+
+    def _advance(self, z: dict[str, Tensor], batch: ObjectiveBatch) -> None:
+        """State by sample: sums of all anchors of the batch, not of this process's only."""
+        everything = ObjectiveBatch(**{**vars(batch), "rows": slice(0, batch.size)})
+        for place, (left, right) in enumerate(self.direction.sides(z, everything)):
+            problem = self._problem(left, right, everything, place)
+            table = self._table(problem)
+            stats = dict(zip(self._wanted(), row_stats([table], self._wanted(), self.tile)[0], strict=True))
+            row = self._row(problem, table, stats)
+            slope = self.reducer.advance(problem, stats, row.add(row.logit * row.part), table.scale)
+            if slope is not None:
+                self.scale.advance(problem, slope)
 
     def negatives(self, batch_size: int, hard: int, processes: int) -> NegativeCount:
-        """What repels an anchor."""
-        return count_negatives(self.direction, batch_size, hard, processes, 0)
+        """What repels an anchor: views of other rows, hard negatives of all rows, what the bank holds when full."""
+        if not self.bank.in_batch:
+            return NegativeCount(0, 0, 0, self.bank.size)
+        inside, _ = self.direction.count(batch_size // processes, hard)
+        everywhere, hard_ones = self.direction.count(batch_size, hard)
+        return NegativeCount(inside, hard_ones, everywhere - inside, self.bank.size)
+
+
+def _add_extra(stats: dict[Stat, Tensor], extra: Extra, table: Table) -> None:
+    """Add candidates of single anchors to the sums over negatives."""
+    logits = extra.scores * table.scale if table.bias is None else extra.scores * table.scale + table.bias
+    there = None if extra.log_weight is None else ~torch.isneginf(extra.log_weight)
+    weight = None if extra.log_weight is None else extra.log_weight.clamp_min(-1e30)
+    for stat, value in stats.items():
+        if stat.over == "negative":
+            more = reduce_logits(stat, logits, there, weight)
+            stats[stat] = logaddexp(value, more) if stat.kind == "lse" else value + more
+
+
+def _add_positives(extras: list[Extra], table: Table, row: Tensor, logit: Tensor, scores: Tensor) -> tuple[Tensor, ...]:
+    """Add positive candidates of single anchors to the pairs."""
+    for extra in extras:
+        if extra.positive:
+            there = torch.ones_like(extra.scores) if extra.log_weight is None else (extra.log_weight > -math.inf)
+            more, place = there.nonzero().T
+            found = extra.scores[more, place]
+            row = torch.cat([row, more])
+            scores, logit = torch.cat([scores, found]), torch.cat([logit, table.logits(found, more)])
+    return row, logit, scores
 
 
 def table_preset(name: str, *, paper: str, note: str = "", cost: str = "B² D", state: str = "", **slots: Any) -> None:
     """File a member of the kernel: a name, a citation, and what its slots hold. Slots not named hold the default."""
-    chosen, rest = choose(slots, {}, f"objective {name}")
+    chosen, rest = choose({}, slots, f"objective {name}")
+    if rest.keys() - TABLE_SETTINGS.keys():
+        raise ValueError(f"preset {name}: {sorted(rest)} belong to no part")
     known = {**exposed(chosen), **TABLE_SETTINGS, **rest}
 
     def make_table(given: dict[str, Any], dim: int | None, num_rows: int | None) -> Objective:
@@ -111,5 +248,7 @@ def table_preset(name: str, *, paper: str, note: str = "", cost: str = "B² D", 
                                   remedy=nearest(key, {**exposed(picked), **TABLE_SETTINGS, **picked}))  # fmt: skip
         return TableObjective(picked, **{**TABLE_SETTINGS, **others}, dim=dim, num_rows=num_rows)
 
-    told = ", ".join(f"{slot} {part}" for slot, (part, _) in chosen.items() if slot in slots)
-    presets.add(name)(Preset(name, paper, make_table, known, "table", told, state, cost, True, True, note))
+    told = ", ".join(f"{slot}: {part}" for slot, (part, _) in chosen.items() if slot in slots)
+    tiled = chosen["reducer"][0] != "divergence"
+    presets.add(name)(Preset(name, paper, make_table, known, "table", told, state, cost, tiled, True, note))
+

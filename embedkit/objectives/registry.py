@@ -91,7 +91,8 @@ BUILD_ARGUMENTS = ("dim", "num_rows")
 
 
 def objective(name: str, *, paper: str, family: str, slots: str = "", state: str = "", cost: str = "B² D",
-              tiled: bool = False, splits: bool = False, note: str = "", **defaults: Any) -> Callable[[T], T]:  # fmt: skip
+              tiled: bool = False, splits: bool = False, note: str = "",
+              **defaults: Any) -> Callable[[T], T]:  # fmt: skip
     """File a class as the objective `name`; the keyword arguments of its constructor are the settings.
 
     A constructor argument called ``dim`` or ``num_rows`` is not a setting: it receives the embedding size and the

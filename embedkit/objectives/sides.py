@@ -14,7 +14,7 @@ from embedkit.objectives.base import ObjectiveBatch
 NOBODY = -(2**62)
 """The id of a vector that a relation does not know (a bank vector has no row, no label ...)."""
 
-VIEWS = ("anchor", "positive") + tuple(f"view{n}" for n in range(3, 17))
+VIEWS = ("anchor", "positive", *(f"view{n}" for n in range(3, 17)))
 """Names of the views of a row, in order; "negatives" is no view."""
 
 
@@ -83,7 +83,8 @@ def collect(names: Iterable[str], embeddings: Mapping[str, Tensor], batch: Objec
                 "hard": row if name == "negatives" else torch.full_like(row, NOBODY),
             }  # fmt: skip
             # A label belongs to the row, not to its hard negatives, which were chosen because they differ.
-            for kind, values in (("label", batch.label), ("group", batch.group)):
+            same_score = None if batch.score is None else torch.unique(batch.score, return_inverse=True)[1]
+            for kind, values in (("label", batch.label), ("group", batch.group), ("score", same_score)):
                 if values is not None:
                     ids[kind] = torch.full_like(row, NOBODY) if name == "negatives" else values[row]
             guide = batch.guide.get(name)
@@ -132,22 +133,61 @@ class Relation:
             self._ranges[key] = (int(ids.min()), int(ids.max())) if len(ids) else (1, 0)
         return self._ranges[key]
 
+    def overlaps(self, rows: slice, columns: slice) -> bool:
+        """Whether a tile can hold related pairs: the ranges of its two sides' ids meet."""
+        (a, b), (c, d) = self._range("left", rows), self._range("right", columns)
+        return a <= b and c <= d and c <= b and a <= d
+
     def tile(self, rows: slice, columns: slice) -> Tensor | None:
         """Which pairs of a tile are related, bool (rows, columns); None when no pair can be."""
-        (a, b), (c, d) = self._range("left", rows), self._range("right", columns)
-        if a > b or c > d or b < c or d < a:
+        if not self.overlaps(rows, columns):
             return None
         return self.left[rows, None] == self.right[None, columns]
 
+    def _matches(self) -> tuple[Tensor, Tensor, Tensor]:
+        order = torch.argsort(self.right, stable=True)
+        ranked, left = self.right[order].contiguous(), self.left.contiguous()
+        low = torch.searchsorted(ranked, left)
+        return order, low, torch.searchsorted(ranked, left, right=True) - low
+
+    def count(self) -> Tensor:
+        """Related candidates of each anchor, (N,)."""
+        return self._matches()[2]
+
     def pairs(self) -> tuple[Tensor, Tensor]:
         """All related pairs as two index vectors, sorted by the left one. Takes memory for the pairs only."""
-        order = torch.argsort(self.right, stable=True)
-        ranked = self.right[order].contiguous()
-        low = torch.searchsorted(ranked, self.left.contiguous())
-        count = torch.searchsorted(ranked, self.left.contiguous(), right=True) - low
+        order, low, count = self._matches()
         row = torch.repeat_interleave(torch.arange(len(self.left), device=order.device), count)
         within = torch.arange(len(row), device=order.device) - (count.cumsum(0) - count)[row]
         return row, order[low[row] + within]
+
+
+@dataclass
+class Listed:
+    """Pairs named one by one: ``columns[i]`` (k,) are related to i; for relations that are no equality of ids."""
+
+    columns: Tensor
+
+    def share(self, index: Tensor | slice) -> Listed:
+        """The relation for some of the left side only."""
+        return Listed(self.columns[index])
+
+    def tile(self, rows: slice, columns: slice) -> Tensor | None:
+        """Which pairs of a tile are related."""
+        width = columns.stop - columns.start
+        place = self.columns[rows] - columns.start
+        inside = (place >= 0) & (place < width)
+        tile = torch.zeros(len(place), width + 1, dtype=torch.bool, device=place.device)
+        return tile.scatter_(1, place.where(inside, torch.full_like(place, width)), True)[:, :width]
+
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """All related pairs, sorted by the left one."""
+        row = torch.arange(len(self.columns), device=self.columns.device)
+        return row.repeat_interleave(self.columns.shape[1]), self.columns.flatten()
+
+    def count(self) -> Tensor:
+        """Related candidates of each anchor, (N,)."""
+        return torch.full((len(self.columns),), self.columns.shape[1], device=self.columns.device)
 
 
 @dataclass
@@ -159,7 +199,7 @@ class Masks:
     `ceiling` (N,) of its anchor.
     """
 
-    positive: Relation
+    positive: Relation | Listed
     same: Relation
     drop: list[Relation] = field(default_factory=list)
     only: list[Relation] = field(default_factory=list)
@@ -171,6 +211,10 @@ class Masks:
         guide = None if self.guide is None else (self.guide[0][index], self.guide[1], self.guide[2][index])
         drop, only = ([relation.share(index) for relation in group] for group in (self.drop, self.only))
         return Masks(self.positive.share(index), self.same.share(index), drop, only, guide, self.keep_same)
+
+    def repels(self, rows: slice, columns: slice) -> bool:
+        """Whether a tile can hold negatives, as far as ranges of ids tell."""
+        return all(relation.overlaps(rows, columns) for relation in self.only)
 
     def positives(self, rows: slice, columns: slice) -> Tensor | None:
         """Bool tile of positive pairs; None when there is none."""
@@ -197,6 +241,12 @@ class Masks:
         if struck is None:
             return None
         return (~struck).expand(rows.stop - rows.start, columns.stop - columns.start)
+
+    def count(self) -> Tensor:
+        """Positives of each anchor, (N,)."""
+        # Where an anchor is among its own candidates it has its own id, so one of the matches is itself.
+        found = self.positive.count()
+        return found if self.keep_same else found - (self.same.count() * (found > 0)).clamp_max(found)
 
     def pairs(self) -> tuple[Tensor, Tensor]:
         """Index vectors of all positive pairs, sorted by the left one."""

@@ -15,12 +15,12 @@ P = TypeVar("P", bound=type[nn.Module])
 
 SLOTS: dict[str, Registry[type[nn.Module]]] = {
     slot: Registry(f"{slot} part")
-    for slot in ("score", "scale", "margin", "direction", "bank", "target", "weight", "prior", "mask", "reducer")
+    for slot in ("score", "scale", "positive", "direction", "bank", "target", "weight", "prior", "mask", "reducer")
 }
 """Slot name -> parts that fit into it."""
 
 DEFAULTS: dict[str, str] = {
-    "score": "cosine", "scale": "fixed", "margin": "none", "direction": "rows", "bank": "none", "target": "same",
+    "score": "cosine", "scale": "fixed", "positive": "plain", "direction": "rows", "bank": "none", "target": "same",
     "weight": "uniform", "prior": "none", "mask": "standard", "reducer": "out",
 }  # fmt: skip
 """The part a slot holds when nothing else is said; together they are InfoNCE."""
@@ -62,8 +62,8 @@ def choose(base: Mapping[str, Any], given: Mapping[str, Any], where: str) -> tup
     """The part and settings of every slot.
 
     `base` are the choices of a preset, `given` those of a recipe. A key that is a slot replaces the part (when the
-    name stays, the preset's settings of it stay too); any other key is a setting of one of the chosen parts. Keys that
-    are neither are returned; it is for the caller to know or refuse them.
+    name stays, the preset's settings of it stay too); any other key is a setting of the chosen parts, of all that have
+    it. Keys of `given` that are neither are returned; it is for the caller to know or refuse them.
     """
     chosen: Chosen = {slot: _entry(slot, value, where) for slot, value in {**DEFAULTS, **base}.items() if slot in SLOTS}
     for slot in given.keys() & SLOTS.keys():
@@ -71,18 +71,12 @@ def choose(base: Mapping[str, Any], given: Mapping[str, Any], where: str) -> tup
         kept = chosen[slot][1] if name == chosen[slot][0] else {}
         chosen[slot] = name, {**kept, **settings}
     rest: dict[str, Any] = {}
-    for source in (base, given):
-        for key, value in source.items():
-            if key in SLOTS:
-                continue
-            homes = [slot for slot, (name, _) in chosen.items() if key in part_settings(slot, name)]
-            if len(homes) > 1:
-                raise RecipeError(f"{key!r} is a setting of {' and '.join(homes)}", where=where,
-                                  remedy=f"say which: {homes[0]}: {{name: ..., {key}: ...}}")  # fmt: skip
-            if homes and source is given or homes and key not in given:
-                chosen[homes[0]][1][key] = value
-            elif not homes:
-                rest[key] = value
+    for key, value in {**base, **given}.items():
+        homes = [settings for slot, (name, settings) in chosen.items() if key in part_settings(slot, name)]
+        for settings in homes:
+            settings[key] = value
+        if not homes and key not in SLOTS and key in given:
+            rest[key] = value
     return chosen, rest
 
 

@@ -62,6 +62,15 @@ def masked_lse(x: Tensor, mask: Tensor | None, dim: int = -1) -> Tensor:
     return torch.where(empty, -torch.inf, total.masked_fill(empty, 1.0).log() + top.squeeze(dim))
 
 
+def grouped_lse(x: Tensor, group: Tensor, groups: int) -> Tensor:
+    """Log-sum-exp of the entries of `x` (P,) with the same number in `group` (P,), (groups,); -inf for empty groups."""
+    top = x.new_full((groups,), -torch.inf).scatter_reduce(0, group, x.detach(), "amax")
+    top = torch.where(torch.isfinite(top), top, torch.zeros_like(top))
+    total = x.new_zeros(groups).index_add(0, group, (x - top[group]).exp())
+    empty = total == 0
+    return torch.where(empty, -torch.inf, total.masked_fill(empty, 1.0).log() + top)
+
+
 def logaddexp(a: Tensor, b: Tensor) -> Tensor:
     """log(e^a + e^b); unlike `torch.logaddexp` its gradient is 0, not NaN, where both are -inf."""
     top = torch.maximum(a.detach(), b.detach())
