@@ -71,6 +71,11 @@ def uniformity(t: float, prior: str = "none", sigma: float = 1.0, ridge: float =
     return loss
 
 
+def mv_dhel(tau: float) -> Oracle:
+    """Pairs of a row together, negatives inside a view."""
+    return lambda x, fixed, facts: several.mv_dhel(stacked(x), tau)
+
+
 def cacr(attract: float, repel: float, tp: float, tn: float, detach: bool) -> Oracle:
     """Attraction and repulsion with weights."""
 
@@ -153,6 +158,8 @@ CASES = [
         "guide",
     ),
     Case("decoupled-uniformity", uniformity(2.0, "label"), {"prior": "label"}, labelled, "label"),
+    Case("mv-dhel", mv_dhel(0.5), draw=three),
+    Case("mv-dhel", mv_dhel(0.3), {"temperature": 0.3}, variant="two-views"),
     Case("cacr", cacr(1, 1, 1, 2, False), draw=three),
     Case(
         "cacr",
