@@ -2,19 +2,47 @@
 
 from __future__ import annotations
 
-import inspect
+from dataclasses import asdict
+from typing import Annotated, Any
 
-from embedkit.cli.output import JsonFile, check_json, console, table, write_json
+import typer
+
+from embedkit.cli.output import JsonFile, check_json, console, show, table, write_json
 
 
-def objectives(json_file: JsonFile = None) -> None:
-    """List the objectives."""
+def objectives(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one with its settings.")] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """List the objectives, or show one."""
     check_json(json_file)
-    from embedkit.objectives import objectives as registry
+    from embedkit.objectives import load, presets
 
-    rows = [
-        {"name": name, "what": (inspect.getdoc(entry) or "").split("\n\n")[0].replace("\n", " ")}
-        for name, entry in registry.items()
-    ]
-    console(json_file).print(table(["objective", "what it is"], [list(row.values()) for row in rows]))
-    write_json(json_file, rows)
+    load()
+    out = console(json_file)
+    if name is None:
+        rows = [_facts(preset) for _, preset in presets.items()]
+        out.print(table(["objective", "family", "paper"], [[r["name"], r["family"], r["paper"]] for r in rows]))
+        write_json(json_file, rows)
+        return
+    facts = _facts(presets[name])
+    for key, value in facts.items():
+        if key != "settings" and value != "":
+            out.print(f"{key}: {show(value)}")
+    out.print("settings and defaults:")
+    for key, value in facts["settings"].items():
+        out.print(f"  {key}: {show(value)}")
+    write_json(json_file, facts)
+
+
+def _facts(preset: Any) -> dict[str, Any]:
+    """Everything a preset says of itself, as plain values."""
+    facts = {key: value for key, value in vars(preset).items() if key != "make"}
+    return facts | {"settings": {key: _plain(value) for key, value in preset.settings.items()}}
+
+
+def _plain(value: Any) -> Any:
+    """A default as JSON can hold it."""
+    if isinstance(value, dict | list | tuple | str | int | float | bool | None):
+        return value
+    return asdict(value) if hasattr(value, "__dataclass_fields__") else str(value)

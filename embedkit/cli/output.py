@@ -35,7 +35,9 @@ def console(json_file: str | None = None) -> Console:
     """Where people are talked to: standard output, or standard error when that carries the JSON."""
     from rich.console import Console
 
-    return Console(stderr=json_file == "-", highlight=False, soft_wrap=True)
+    stream = sys.stderr if json_file == "-" else sys.stdout
+    width = None if stream.isatty() else 1000  # a file or a pipe has no edge to wrap at
+    return Console(file=stream, width=width, highlight=False, markup=False, soft_wrap=True)
 
 
 def write_json(target: str | None, value: Any) -> None:
@@ -83,7 +85,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | No
 def show(value: Any) -> str:
     """A value as people read it: 12,345, 0.0512, 2e-05, yes/no."""
     if value is None:
-        return "-"
+        return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -91,9 +93,9 @@ def show(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1e5 else f"{value:,.0f}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {show(item)}" for key, item in value.items())
+        return ", ".join(f"{key} {show(item)}" for key, item in value.items()) or "none"
     if isinstance(value, list | tuple):
-        return ", ".join(show(item) for item in value)
+        return ", ".join(show(item) for item in value) or "none"
     return str(value)
 
 
