@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from embedkit.evaluation.cache import EmbeddingCache
-    from embedkit.evaluation.embedder import Embedder, EncodedImage, Encoder
+    from embedkit.evaluation.embedder import Embedder, Encoder
+    from embedkit.evaluation.inputs import EncodedImage
     from embedkit.evaluation.report import Report
     from embedkit.evaluation.run import OpenSuite, evaluate, evaluate_all, open_suite
     from embedkit.evaluation.suites import SuiteConfig, TaskConfig, describe_suites, load_suite, metric_names
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "cache": ("EmbeddingCache",),
-    "embedder": ("Embedder", "EncodedImage", "Encoder"),
+    "embedder": ("Embedder", "Encoder"),
+    "inputs": ("EncodedImage",),
     "report": ("Report",),
     "run": ("OpenSuite", "evaluate", "evaluate_all", "open_suite"),
     "suites": ("SuiteConfig", "TaskConfig", "describe_suites", "load_suite", "metric_names"),

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from embedkit.errors import DataError, nearest
+from embedkit.evaluation.inputs import EncodedImage
 from embedkit.evaluation.suites import HubSource, TaskConfig
 
 ENDINGS = (".tsv.gz", ".tsv", ".csv.gz", ".csv", ".jsonl.gz", ".jsonl", ".parquet")
@@ -79,6 +80,18 @@ class Table:
             if value - value != 0:  # NaN and infinity
                 raise DataError(f"column {name!r} holds {cell!r}, not a finite number", where=self.place(row))
             found.append(value)
+        return found
+
+    def images(self, name: str) -> list[EncodedImage]:
+        """A column of image files as bytes, or as the hub's ``{"bytes": ..}``; anything else is refused."""
+        self.require(name)
+        found = []
+        for row, cell in enumerate(self.columns[name]):
+            content = cell.get("bytes") if isinstance(cell, dict) else cell
+            if not isinstance(content, bytes) or not content:
+                said = f"holds {type(content).__name__}, not the bytes of an image"
+                raise DataError(f"column {name!r} {said}", where=self.place(row))
+            found.append(EncodedImage(content, self.place(row)))
         return found
 
     def take(self, rows: Sequence[int]) -> Table:
@@ -206,6 +219,9 @@ def read_hub(hub: HubSource, split: str, folder: Path | None = None) -> Table:
     for one in [wanted] if isinstance(wanted, str) else wanted:
         try:
             rows = datasets.load_dataset(path, hub.name, split=one, revision=None if folder else hub.revision)
+            for column, feature in rows.features.items():
+                if isinstance(feature, datasets.Image):  # the bytes are decoded when they are encoded
+                    rows = rows.cast_column(column, datasets.Image(decode=False))
         except Exception as error:  # the library raises many kinds, network ones among them; all are reported
             reason = " ".join(str(error).split())[:200]
             raise DataError(
@@ -270,27 +286,33 @@ def _builtin(name: str) -> Table:
     return Table(columns, list(range(1, len(rows) + 1)), f"builtin:{name}")
 
 
+def open_splits(task: TaskConfig, data: Path | None, splits: Sequence[str], folder: str | None = None) -> list[Table]:
+    """Several splits of a task, named as the file names them; see `open_table`."""
+    if data is not None and data.is_dir():
+        path = find_file(data, task.file or task.name, folder)
+        if path is not None:
+            table = read_table(path)
+            if task.hub is not None:
+                table = table.renamed(task.hub.columns)
+            return [_rows_of(table, split, split) for split in splits]
+    return [open_table(task.model_copy(update={"splits": {s: s}}), data, s, folder) for s in splits]
+
+
 def open_table(task: TaskConfig, data: Path | None, split: str, folder: str | None = None) -> Table:
     """The rows of `split` of a task: from `data` where it is given, else from the hub.
-
-    A task whose ``file`` is ``builtin:NAME`` reads the set ``NAME-SPLIT`` that embedkit makes itself.
 
     Raises
     ------
     DataError
         `data` is not a folder, holds nothing for the task, or the file cannot be used.
     """
-    name = task.file or task.name
-    if name.startswith("builtin:"):
-        wanted = task.splits[split]
-        kept = [wanted] if isinstance(wanted, str) else wanted
-        return concatenate([_builtin(f"{name.removeprefix('builtin:')}-{one}") for one in kept])
     if data is None:
         if task.hub is None:
             raise DataError(f"task {task.name!r} has no data on the hub", remedy="give the folder of its files: --data")
         return read_hub(task.hub, split)
     if not data.is_dir():
         raise DataError("not a folder", where=str(data), remedy="give the folder that holds the suite's files")
+    name = task.file or task.name
     path = find_file(data, name, folder)
     if path is not None:
         table = read_table(path)
@@ -310,7 +332,10 @@ def content_hash(*columns: Sequence[Any]) -> str:
     digest = hashlib.sha256()
     for cells in columns:
         for cell in cells:
-            digest.update(json.dumps(cell, ensure_ascii=False, default=str).encode())
+            if isinstance(cell, EncodedImage):
+                digest.update(cell.content)
+            else:
+                digest.update(json.dumps(cell, ensure_ascii=False, default=str).encode())
             digest.update(b"\n")
         digest.update(b"\x00\n")
     return digest.hexdigest()

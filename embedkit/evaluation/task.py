@@ -16,7 +16,8 @@ from embedkit.evaluation.suites import TaskConfig
 from embedkit.registry import Registry
 
 if TYPE_CHECKING:
-    from embedkit.evaluation.embedder import Embedder, Item
+    from embedkit.evaluation.embedder import Embedder
+    from embedkit.evaluation.inputs import Item
 
 
 class TaskSettings(BaseModel):

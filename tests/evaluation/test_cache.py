@@ -9,7 +9,8 @@ import pytest
 
 from embedkit.errors import UserError
 from embedkit.evaluation import EmbeddingCache, evaluate, evaluate_all
-from embedkit.evaluation.embedder import Embedder, EncodedImage, item_key
+from embedkit.evaluation.embedder import Embedder
+from embedkit.evaluation.inputs import EncodedImage, item_key
 from tests.evaluation.toys import BagOfWords, Described, sts_folder
 
 ITEMS = ["a cat", "a dog", "a house"]

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from embedkit.errors import DataError, UserError
-from embedkit.evaluation.embedder import Embedder, EncodedImage
+from embedkit.evaluation.embedder import Embedder
+from embedkit.evaluation.inputs import EncodedImage
 from embedkit.evaluation.provenance import describe_model, model_key
 from embedkit.evaluation.task import Request
 from tests.evaluation.toys import BagOfWords, sentences

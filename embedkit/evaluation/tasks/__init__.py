@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from embedkit.evaluation.tasks import retrieval, sts
+from embedkit.evaluation.tasks import probe, retrieval, sts
 
-__all__ = ["retrieval", "sts"]
+__all__ = ["probe", "retrieval", "sts"]

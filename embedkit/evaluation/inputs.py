@@ -1,0 +1,48 @@
+"""What is encoded: texts, and images kept as the bytes of their files."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from typing import Any
+
+from embedkit.errors import DataError
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image as the bytes of its file; it is decoded when it is encoded, so that a corpus of images stays small."""
+
+    content: bytes
+    name: str = "image"
+
+    def decode(self) -> Any:
+        """The PIL image, in RGB (transparent pixels on white).
+
+        Raises
+        ------
+        DataError
+            The bytes are not an image that Pillow can read.
+        """
+        from PIL import Image, UnidentifiedImageError
+
+        try:
+            image: Any = Image.open(io.BytesIO(self.content))
+            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+                image = image.convert("RGBA")
+                ground = Image.new("RGBA", image.size, (255, 255, 255, 255))
+                return Image.alpha_composite(ground, image).convert("RGB")
+            return image.convert("RGB")
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+            raise DataError(f"not a readable image: {error}", where=self.name) from error
+
+
+Item = str | EncodedImage
+
+
+def item_key(item: Item) -> bytes:
+    """128-bit key of an input's content; texts and images never share one."""
+    if isinstance(item, str):
+        return hashlib.blake2b(item.encode("utf-8", "surrogatepass"), digest_size=16, person=b"text").digest()
+    return hashlib.blake2b(item.content, digest_size=16, person=b"image").digest()

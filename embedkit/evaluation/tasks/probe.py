@@ -1,0 +1,149 @@
+"""Transfer: how much of a label can be read from frozen vectors, of one text, two texts or an image."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from embedkit.errors import DataError
+from embedkit.evaluation.embedder import Embedder
+from embedkit.evaluation.inputs import Item
+from embedkit.evaluation.probes import FOLD_SEED, Fidelity, Labelled, Probe, few_of_each, nearest_neighbours
+from embedkit.evaluation.stats import Array, Samples, generator
+from embedkit.evaluation.suites import TaskConfig
+from embedkit.evaluation.tables import Table, content_hash, open_splits
+from embedkit.evaluation.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
+
+
+class ProbeSettings(TaskSettings):
+    """What is trained on what.
+
+    ``protocol``: "nested" is cross-validation with the strength chosen inside every fold (rows of one split);
+    "folds" chooses it by cross-validation on the training split, "dev" on the dev split. ``fidelity``: the classifier.
+    ``train``, ``dev``: names of these splits in the file. ``shots``: rows of each class for low-shot accuracies, the
+    mean of ``draws`` draws. ``neighbours``: also a vote of so many nearest neighbours, for protocols with a test set.
+    """
+
+    protocol: Literal["nested", "folds", "dev"] = "folds"
+    fidelity: Fidelity = "scikit-learn"
+    folds: int = Field(10, gt=1)
+    fold_seed: int = FOLD_SEED
+    train: str = "train"
+    dev: str = "dev"
+    label: str = "label"
+    shots: tuple[int, ...] = ()
+    draws: int = Field(10, gt=0)
+    neighbours: int | None = Field(None, gt=0)
+
+
+@TASKS.add("probe")
+class ProbeTask(Task):
+    """Accuracy x 100 of a classifier on frozen vectors (SentEval's transfer tasks; linear probes of image encoders).
+
+    Data: columns ``label`` and ``text``, or ``sentence1`` and ``sentence2`` (features [abs(u - v), u * v]), or
+    ``image``; and ``split``.
+    """
+
+    settings_type = ProbeSettings
+
+    def __init__(self, config: TaskConfig, opening: Opening) -> None:
+        super().__init__(config, opening)
+        s = self.settings
+        test = config.splits[opening.split]
+        names = {"nested": [], "folds": [s.train], "dev": [s.train, s.dev]}[s.protocol]
+        names = [*names, test if isinstance(test, str) else test[0]]
+        self.tables = open_splits(config, opening.data, names, opening.folder)
+        for table in self.tables:
+            table.require(s.label)
+        self.classes = sorted({str(cell) for table in self.tables for cell in table.columns[s.label]})
+        if len(self.classes) < 2:
+            raise DataError("fewer than two classes", where=self.tables[0].source)
+        self.parts = [self._inputs(table) for table in self.tables]
+        self.expect_rows(len(self.tables[-1]))
+
+    def _inputs(self, table: Table) -> tuple[list[list[Item]], Array]:
+        """The inputs of the rows, one list or two, and the labels as integers (N,)."""
+        number = {name: place for place, name in enumerate(self.classes)}
+        labels = np.array([number[str(cell)] for cell in table.columns[self.settings.label]])
+        inputs: list[list[Item]]
+        if "image" in table.columns:
+            inputs = [list(table.images("image"))]
+        elif "text" in table.columns:
+            inputs = [list(table.texts("text"))]
+        else:
+            inputs = [list(table.texts("sentence1")), list(table.texts("sentence2"))]
+        return inputs, labels
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Source, rows of each split, and the hash of inputs and labels."""
+        columns = [cells for inputs, labels in self.parts for cells in [*inputs, labels.tolist()]]
+        rows = [len(table) for table in self.tables]
+        return {"source": self.tables[-1].source, "rows": rows[-1], "splits": rows, "sha256": content_hash(*columns)}
+
+    def requests(self) -> list[Request]:
+        """All inputs of all splits."""
+        return [Request(cells) for inputs, _ in self.parts for cells in inputs]
+
+    def _features(self, embed: Embedder) -> list[Labelled]:
+        """Vectors (N, D), or (N, 2D) for pairs, and labels, by split."""
+        found = []
+        for inputs, labels in self.parts:
+            vectors = [embed(cells) for cells in inputs]
+            x = vectors[0]
+            if len(vectors) == 2:
+                x = np.concatenate([np.abs(vectors[0] - vectors[1]), vectors[0] * vectors[1]], axis=1)
+            found.append((x, labels))
+        return found
+
+    def score(self, embed: Embedder) -> TaskResult:
+        """Accuracy, F1 where there are two classes, and what else the settings ask for."""
+        s, parts = self.settings, self._features(embed)
+        probe = Probe(s.fidelity, s.folds, s.fold_seed, len(self.classes))
+        x, y = parts[-1]
+        details: dict[str, Any] = {"classes": len(self.classes), "rows": [len(labels) for _, labels in parts]}
+        metrics: dict[str, float] = {}
+        if s.protocol == "nested":
+            predictions, accuracies, strengths = probe.nested(x, y)
+            metrics["accuracy"] = 100 * float(np.mean(accuracies))
+            details |= {"folds": [100 * a for a in accuracies], "strengths": strengths}
+        else:
+            valid = parts[1] if s.protocol == "dev" else None
+            chosen = probe.choose(*parts[0], wide=True) if valid is None else probe.choose_on(parts[0], valid)
+            predictions = probe.fit(parts[0], chosen[0], valid)(x)
+            metrics["accuracy"] = 100 * float((predictions == y).mean())
+            metrics["dev_accuracy"] = 100 * chosen[1]
+            details["strengths"] = [chosen[0]]
+            metrics |= self._others(probe, parts)
+        if len(self.classes) == 2:
+            metrics["f1"] = 100 * _f1(predictions, y)
+        samples = Samples("mean", {"value": (predictions == y).astype(np.int64)})
+        return TaskResult(self.name, "accuracy", metrics["accuracy"], metrics, samples, details=details,
+                          notes=list(self.notes))  # fmt: skip
+
+    def _others(self, probe: Probe, parts: list[Labelled]) -> dict[str, float]:
+        """Nearest neighbours and low-shot accuracies, where they are asked for."""
+        s, (train_x, train_y), (x, y) = self.settings, parts[0], parts[-1]
+        found = {}
+        if s.neighbours is not None:
+            votes = nearest_neighbours((train_x, train_y), x, s.neighbours)
+            found["knn_accuracy"] = 100 * float((votes == y).mean())
+        for shots in s.shots:
+            accuracies = []
+            for draw in range(s.draws):
+                rows = few_of_each(train_y, shots, generator(self.opening.seed, f"{self.name}/{shots}/{draw}"))
+                # the strength cannot be chosen from so few rows; 1 is scikit-learn's default
+                few = Probe("scikit-learn", probe.folds, probe.seed, probe.classes)
+                accuracies.append(float((few.fit((train_x[rows], train_y[rows]), 1.0)(x) == y).mean()))
+            found[f"accuracy_{shots}_shot"] = 100 * float(np.mean(accuracies))
+            found[f"accuracy_{shots}_shot_std"] = 100 * float(np.std(accuracies))
+        return found
+
+
+def _f1(predictions: Array, y: Array) -> float:
+    """F1 of class 1, the class whose name sorts last."""
+    hits = float(((predictions == 1) & (y == 1)).sum())
+    total = float((predictions == 1).sum() + (y == 1).sum())
+    return 2 * hits / total if total else 0.0

@@ -1,0 +1,231 @@
+"""Transfer tasks against plain scikit-learn, SentEval's classifier against its rules written out."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
+from sklearn.neighbors import KNeighborsClassifier
+
+from embedkit.errors import DataError
+from embedkit.evaluation import evaluate, open_suite
+from embedkit.evaluation.probes import few_of_each, nearest_neighbours, senteval_softmax
+from tests.evaluation.toys import WORDS, BagOfWords, write_tsv
+
+
+def _labelled(count: int, seed: int, classes: int = 2) -> list[tuple[str, int]]:
+    """Sentences whose label leans on one of their words."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        words = list(rng.choice(WORDS, 5))
+        label = WORDS.index(words[0]) % classes if rng.uniform() < 0.8 else int(rng.integers(classes))
+        rows.append((" ".join(words), label))
+    return rows
+
+
+def _folds(folds: int) -> StratifiedKFold:
+    return StratifiedKFold(folds, shuffle=True, random_state=1111)
+
+
+def _logistic(strength: float = 1.0) -> LogisticRegression:
+    return LogisticRegression(C=strength, max_iter=1000)
+
+
+NARROW, WIDE = [2.0**p for p in range(-2, 4)], [2.0**p for p in range(-1, 6)]
+
+
+def test_nested_protocol_is_scikit_learns_nested_cross_validation(tmp_path: Path) -> None:
+    rows = _labelled(150, 0)
+    write_tsv(tmp_path / "cr.tsv", ("text", "label", "split"), [(*row, "all") for row in rows])
+    report = evaluate(BagOfWords(8), "transfer", tmp_path, ["cr"], settings={"folds": 4}, resamples=20)
+    x, y = BagOfWords(8).encode([text for text, _ in rows]), np.array([label for _, label in rows])
+    search = GridSearchCV(_logistic(), {"C": NARROW}, cv=_folds(4))
+    wanted = cross_val_score(search, x, y, cv=_folds(4))
+    assert report.tasks["cr"].details["folds"] == pytest.approx(100 * wanted, abs=1e-9)
+    assert report.scores["cr"] == pytest.approx(100 * wanted.mean(), abs=1e-9)
+    low, high = report.tasks["cr"].interval
+    assert low < report.scores["cr"] < high
+
+
+@pytest.mark.parametrize("task", ["trec", "mrpc"])
+def test_train_and_test_protocol_chooses_by_folds(tmp_path: Path, task: str) -> None:
+    train, test = _labelled(160, 1, 3 if task == "trec" else 2), _labelled(60, 2, 3 if task == "trec" else 2)
+    model = BagOfWords(8)
+    if task == "trec":
+        header = ("text", "label", "split")
+        features = [model.encode([text for text, _ in rows]) for rows in (train, test)]
+    else:
+        header = ("sentence1", "sentence2", "label", "split")
+        train, test = (
+            [(text, " ".join(WORDS[: n % 4 + 1]), label) for n, (text, label) in enumerate(rows)]
+            for rows in (train, test)
+        )
+        features = []
+        for rows in (train, test):
+            u, v = model.encode([row[0] for row in rows]), model.encode([row[1] for row in rows])
+            features.append(np.hstack([np.abs(u - v), u * v]))
+    labels = [np.array([row[-1] for row in rows]) for rows in (train, test)]
+    write_tsv(
+        tmp_path / f"{task}.tsv", header, [(*r, s) for s, rows in (("train", train), ("test", test)) for r in rows]
+    )
+    report = evaluate(BagOfWords(8), "transfer", tmp_path, [task], settings={"folds": 3}, resamples=0)
+    search = GridSearchCV(_logistic(), {"C": WIDE}, cv=_folds(3)).fit(features[0], labels[0])
+    predictions = search.predict(features[1])
+    assert report.scores[task] == pytest.approx(100 * (predictions == labels[1]).mean(), abs=1e-9)
+    assert report.tasks[task].details["strengths"] == [search.best_params_["C"]]
+    if task == "mrpc":
+        assert report.tasks[task].metrics["f1"] == pytest.approx(100 * f1_score(labels[1], predictions), abs=1e-9)
+
+
+def _write_sst2(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    parts = {"train": _labelled(120, 3), "dev": _labelled(40, 4), "test": _labelled(50, 5)}
+    rows = [(*row, split) for split, found in parts.items() for row in found]
+    write_tsv(folder / "sst2.tsv.gz", ("text", "label", "split"), rows)
+    model = BagOfWords(8)
+    return {s: (model.encode([t for t, _ in r]), np.array([label for _, label in r])) for s, r in parts.items()}
+
+
+def test_dev_protocol_chooses_on_dev(tmp_path: Path) -> None:
+    parts = _write_sst2(tmp_path)
+    report = evaluate(BagOfWords(8), "transfer", tmp_path, ["sst2"], resamples=0)
+    on_dev = [_logistic(c).fit(*parts["train"]).score(*parts["dev"]) for c in NARROW]
+    best = _logistic(NARROW[int(np.argmax(on_dev))]).fit(*parts["train"])
+    assert report.scores["sst2"] == pytest.approx(100 * best.score(*parts["test"]), abs=1e-9)
+    assert report.tasks["sst2"].metrics["dev_accuracy"] == pytest.approx(100 * max(on_dev), abs=0.01)
+
+
+def _senteval(train: Any, valid: Any, decay: float) -> tuple[torch.nn.Linear, int]:
+    """SentEval's training loop by the book: looks every 4 epochs, 6 looks without gain in all end it."""
+    generator = np.random.RandomState(1111)
+    torch.manual_seed(1111)
+    layer = torch.nn.Linear(train[0].shape[1], 2)
+    optimizer = torch.optim.Adam(layer.parameters(), weight_decay=decay)
+    x, y = torch.from_numpy(train[0]), torch.from_numpy(train[1])
+    epoch, failures, best, state = 0, 0, -1.0, None
+    while epoch <= 200:
+        for _ in range(4):
+            order = generator.permutation(len(x))
+            for start in range(0, len(x), 64):
+                rows = torch.from_numpy(order[start : start + 64])
+                loss = torch.nn.functional.cross_entropy(layer(x[rows]), y[rows])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        epoch += 4
+        accuracy = (layer(torch.from_numpy(valid[0])).argmax(1).numpy() == valid[1]).mean()
+        if accuracy > best:
+            best, state = accuracy, {k: v.clone() for k, v in layer.state_dict().items()}
+        elif failures == 5:
+            break
+        else:
+            failures += 1
+    layer.load_state_dict(state)
+    return layer, epoch
+
+
+@pytest.mark.parametrize("decay", [1e-5, 1e-2])
+def test_sentevals_classifier_step_by_step(tmp_path: Path, decay: float) -> None:
+    parts = _write_sst2(tmp_path)
+    layer, epochs = _senteval(parts["train"], parts["dev"], decay)
+    assert 24 <= epochs < 200
+    predict = senteval_softmax(parts["train"], decay, parts["dev"], 2)
+    x = np.random.default_rng(0).standard_normal((400, 8)).astype(np.float32)
+    assert np.array_equal(predict(x), layer(torch.from_numpy(x)).argmax(1).numpy())
+
+
+def test_senteval_fidelity_is_another_classifier_with_its_own_grid(tmp_path: Path) -> None:
+    parts = _write_sst2(tmp_path)
+    report = evaluate(BagOfWords(8), "transfer", tmp_path, ["sst2"], settings={"fidelity": "senteval"}, resamples=0)
+    grid = [1e-5, 1e-4, 1e-3, 1e-2]
+    fitted = [_senteval(parts["train"], parts["dev"], decay)[0] for decay in grid]
+    x, y = parts["dev"]
+    on_dev = [(m(torch.from_numpy(x)).argmax(1).numpy() == y).mean() for m in fitted]
+    chosen = fitted[int(np.argmax(np.round(on_dev, 4)))]
+    x, y = parts["test"]
+    assert report.scores["sst2"] == pytest.approx(100 * (chosen(torch.from_numpy(x)).argmax(1).numpy() == y).mean())
+    assert report.settings["tasks"]["sst2"]["fidelity"] == "senteval"
+
+
+def test_nearest_neighbours_vote_by_weight() -> None:
+    rng = np.random.default_rng(0)
+    train, y = rng.standard_normal((90, 6)).astype(np.float32), rng.integers(0, 3, 90)
+    x = rng.standard_normal((40, 6)).astype(np.float32)
+    for k in (1, 7):
+        oracle = KNeighborsClassifier(k, metric="cosine", weights=lambda d: np.exp(-d / 0.07)).fit(train, y)
+        assert np.array_equal(nearest_neighbours((train, y), x, k), oracle.predict(x))
+
+
+def test_few_of_each_takes_at_most_what_is_there() -> None:
+    y = np.array([0] * 9 + [1] * 2)
+    rows = few_of_each(y, 4, np.random.default_rng(0))
+    assert np.bincount(y[rows]).tolist() == [4, 2]
+    assert len(set(rows)) == 6
+
+
+def _square(color: tuple[int, int, int]) -> bytes:
+    handle = io.BytesIO()
+    Image.new("RGB", (4, 4), color).save(handle, format="PNG")
+    return handle.getvalue()
+
+
+class Colors:
+    """Encodes an image as its mean colour."""
+
+    def encode(self, inputs: Any, **options: Any) -> np.ndarray:
+        return np.array([np.asarray(image).mean(axis=(0, 1)) / 255 - 0.5 for image in inputs], dtype=np.float32)
+
+
+def test_image_probe_with_neighbours_and_few_shots(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows: dict[str, list[Any]] = {"image": [], "label": [], "split": []}
+    for split, count in (("train", 60), ("val", 12), ("test", 30)):
+        for i in range(count):
+            color = [40, 40, 40]
+            color[i % 3] = int(rng.integers(150, 250))
+            values = (_square(tuple(color)), ["red", "green", "blue"][i % 3], split)
+            for key, value in zip(rows, values, strict=True):
+                rows[key].append(value)
+    pq.write_table(pa.table(rows), tmp_path / "cifar10.parquet")
+    report = evaluate(Colors(), "image-probe", tmp_path, resamples=0)
+    metrics = report.tasks["cifar10"].metrics
+    assert report.main == 100.0
+    assert metrics["knn_accuracy"] == 100.0
+    assert metrics["accuracy_1_shot"] <= metrics["accuracy_10_shot"] == 100.0
+    assert report.to_json()["settings"]["data"]["cifar10"]["splits"] == [60, 12, 30]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([("a b", 1, "all")] * 5, "fewer than two classes"),
+        ([("a b", 1, "all"), ("c", 0, "all")] * 3, "a class has 3 rows, too few for 10 folds"),
+        ([("a b", 1, "train"), ("c", 0, "train")], "no row of split 'all'"),
+    ],
+)
+def test_unusable_labels_are_refused(tmp_path: Path, rows: list, said: str) -> None:
+    write_tsv(tmp_path / "mr.tsv", ("text", "label", "split"), rows)
+    with pytest.raises(DataError, match=said):
+        evaluate(BagOfWords(), "transfer", tmp_path, ["mr"])
+
+
+def test_a_cell_that_is_no_image_is_named(tmp_path: Path) -> None:
+    pq.write_table(
+        pa.table({"image": ["x", "y"], "label": [0, 1], "split": ["train"] * 2}), tmp_path / "cifar10.parquet"
+    )
+    with pytest.raises(DataError, match="no row of split 'val'"):
+        open_suite("image-probe", tmp_path)
+    rows = {"image": ["x"] * 3, "label": [0, 1, 0], "split": ["train", "val", "test"]}
+    pq.write_table(pa.table(rows), tmp_path / "cifar10.parquet")
+    with pytest.raises(DataError, match="holds str, not the bytes of an image"):
+        open_suite("image-probe", tmp_path)
