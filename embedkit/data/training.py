@@ -197,7 +197,7 @@ class HeldRows(TrainingRows):
                 remedy=f"lower it to {self.num_rows} or less, or set data.drop_last: false",
             )
         self._epoch = self._plan(0)
-        self._first, self._pool_steps = self._epoch, self._epoch.pool_steps
+        self._pool_steps = self._epoch.pool_steps
         self.steps_per_epoch = len(self._epoch.batches)
         if not self.steps_per_epoch:
             raise DataError(
@@ -221,7 +221,7 @@ class HeldRows(TrainingRows):
         Keys: ``rows``; ``sources``, for each ``path``, ``rows``, ``read``, ``filtered``, ``dropped``, ``cut``,
         ``share``; ``dropped`` (reason -> rows of all sources); ``hard_negatives`` with ``min`` and ``max`` a row;
         ``duplicates`` with ``anchors`` (rows whose anchor occurred before) and ``positive_is_anchor``; ``epoch`` with
-        ``steps``, ``left_over`` rows and ``short_batches`` of epoch 0; ``notes``.
+        ``number``, ``steps``, ``left_over`` rows and ``short_batches`` of the latest epoch; ``notes``.
         """
         entries = [
             source_summary(source) | {"rows": size, "share": share}
@@ -235,9 +235,10 @@ class HeldRows(TrainingRows):
             "hard_negatives": _negatives(self._table),
             "duplicates": _duplicates(self._table),
             "epoch": {
+                "number": self._epoch.number,
                 "steps": self.steps_per_epoch,
-                "left_over": self._first.left_over,
-                "short_batches": self._first.short,
+                "left_over": self._epoch.left_over,
+                "short_batches": self._epoch.short,
             },
             "notes": [note for source in self._sources for note in source.notes],
         }

@@ -6,6 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Examples are the same on every run, and a slow machine fails no test.
+settings.register_profile("data", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("data")
 
 
 @pytest.fixture

@@ -57,9 +57,7 @@ CELLS: list[tuple[str, Any, str, str]] = [
 
 @pytest.mark.parametrize(("role", "cell", "reason", "what"), CELLS, ids=[f"{c[0]}-{i}" for i, c in enumerate(CELLS)])
 @pytest.mark.parametrize("late", [False, True])
-def test_bad_cell_is_refused_or_counted(
-    write: Write, role: str, cell: Any, reason: str, what: str, late: bool
-) -> None:
+def test_bad_cell_is_refused_or_counted(write: Write, role: str, cell: Any, reason: str, what: str, late: bool) -> None:
     before = 150 if late else 2  # within and behind the rows that are checked first
     lines = [json.dumps(GOOD)] * before + [json.dumps({**GOOD, role: cell}), json.dumps(GOOD)]
     path = write("t.jsonl", "\n".join(lines) + "\n")
@@ -178,13 +176,10 @@ def test_fuzz_any_cell_is_a_value_or_a_bad_row(cell: Any) -> None:
     ]:
         try:
             value = read(cell)
-        except BadRow as bad:
-            assert bad.reason
-            assert bad.what
-        else:
-            assert isinstance(value, kind)
-            if isinstance(value, float):
-                assert math.isfinite(value)
+        except BadRow:
+            continue
+        assert isinstance(value, kind)
+        assert not isinstance(value, float) or math.isfinite(value)
 
 
 @given(st.text())

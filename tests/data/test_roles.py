@@ -106,7 +106,9 @@ def test_a_guessed_role_that_nothing_reads_is_reported(write: Write, caplog: pyt
 
 def test_an_id_column_as_text_is_reported(write: Write) -> None:
     path = write("t.tsv", "id\tpositive\n17\tA dog\n18\tA cat\n")
-    rows = opened([{"path": path, "columns": {"id": "anchor", "positive": "positive"}}], "anchor positive", batch_size=1)
+    rows = opened(
+        [{"path": path, "columns": {"id": "anchor", "positive": "positive"}}], "anchor positive", batch_size=1
+    )
     assert "no letter in the first texts of 'id' (anchor); is it an id?" in rows.summary()["notes"][0]
 
 

@@ -1,0 +1,134 @@
+"""Mixtures: realised shares, each row once, and one source a batch."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedkit.data.mixing import endless, interleave, quotas, shares
+from tests.data.helpers import opened
+
+Write = Callable[[str, "str | bytes"], str]
+
+
+def _sources(write: Write, sizes: dict[str, int], **settings: Any) -> list[dict[str, Any]]:
+    made = []
+    for name, size in sizes.items():
+        path = write(f"{name}.txt", "".join(f"{name}{index}\n" for index in range(size)))
+        made.append({"path": path, **settings})
+    return made
+
+
+def _names(batch: Any) -> list[str]:
+    return [row["anchor"][0] for row in batch.rows]
+
+
+@given(st.lists(st.floats(0.01, 10), min_size=1, max_size=6), st.integers(0, 5000))
+def test_quotas_sum_up_and_are_next_to_exact(parts: list[float], total: int) -> None:
+    counts = quotas(parts, total)
+    assert sum(counts) == total
+    assert all(abs(count - total * part / sum(parts)) < 1 for count, part in zip(counts, parts, strict=True))
+
+
+def test_shares() -> None:
+    assert shares([1, 3], "concatenate", [None, None], 1.0) == [0.25, 0.75]
+    assert shares([1, 3], "weighted", [3.0, 1.0], 1.0) == [0.75, 0.25]
+    assert shares([1, 3], "temperature", [None, None], 1.0) == pytest.approx([0.25, 0.75])
+    assert shares([1, 16], "temperature", [None, None], 4.0) == pytest.approx([1 / 3, 2 / 3])
+    assert shares([1, 1000], "temperature", [None, None], 1e6) == pytest.approx([0.5, 0.5], abs=1e-4)
+
+
+@given(st.integers(1, 9), st.integers(0, 30), st.integers(0, 30))
+def test_the_endless_order_uses_all_rows_before_any_again(size: int, start: int, count: int) -> None:
+    whole = endless(size, 0, start + count, 1, 2)
+    assert endless(size, start, count, 1, 2).tolist() == whole[start:].tolist()
+    for cycle in range(0, len(whole) - size + 1, size):
+        assert sorted(whole[cycle : cycle + size].tolist()) == list(range(size))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("batches_from", ["mixed", "one-source"])
+def test_concatenated_sources_give_each_row_once(write: Write, stream: bool, batches_from: str) -> None:
+    sources = _sources(write, {"a": 100, "b": 37, "c": 5}, stream=stream)
+    rows = opened(sources, batch_size=8, batches_from=batches_from, drop_last=False, shuffle_buffer=20)
+    batches = list(rows.batches(0))
+    texts = Counter(row["anchor"] for batch in batches for row in batch.rows)
+    assert set(texts.values()) == {1}
+    assert Counter(text[0] for text in texts) == {"a": 100, "b": 37, "c": 5}
+    pure = [len(set(_names(batch))) == 1 for batch in batches]
+    assert all(pure) if batches_from == "one-source" else not all(pure)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("batches_from", ["mixed", "one-source"])
+def test_realised_shares_are_within_one_percent(write: Write, stream: bool, batches_from: str) -> None:
+    sources = _sources(write, {"a": 4000, "b": 2000, "c": 50}, stream=stream)
+    for source, weight in zip(sources, [5.0, 3.0, 2.0], strict=True):
+        source["weight"] = weight
+    rows = opened(sources, batch_size=10, batches_from=batches_from, mixing="weighted", shuffle_buffer=100)
+    batches = list(itertools.islice(rows.batches(0), 600))
+    assert len(batches) == 600
+    counts = Counter(name for batch in batches for name in _names(batch))
+    for name, share in {"a": 0.5, "b": 0.3, "c": 0.2}.items():
+        assert counts[name] / 6000 == pytest.approx(share, abs=0.01)
+    if batches_from == "one-source":
+        assert all(len(set(_names(batch))) == 1 for batch in batches)
+
+
+def test_temperature_evens_sources_out(write: Write) -> None:
+    sources = _sources(write, {"a": 900, "b": 100})
+    rows = opened(sources, batch_size=10, mixing="temperature", mixing_temperature=2.0)
+    counts = Counter(name for batch in rows.batches(0) for name in _names(batch))
+    assert counts == {"a": 750, "b": 250}
+    assert [source["share"] for source in rows.summary()["sources"]] == pytest.approx([0.75, 0.25])
+
+
+def test_a_weighted_source_goes_on_where_the_epoch_before_left_it(write: Write) -> None:
+    sources = _sources(write, {"a": 30, "b": 30})
+    sources[0]["weight"], sources[1]["weight"] = 1.0, 5.0
+    rows = opened(sources, batch_size=6, mixing="weighted")
+    seen = Counter(row["anchor"] for epoch in range(3) for batch in rows.batches(epoch) for row in batch.rows)
+    assert {count for text, count in seen.items() if text[0] == "a"} == {1}  # 10 of 30 in each epoch
+    assert {count for text, count in seen.items() if text[0] == "b"} == {5}  # 50 of 30 in each epoch
+
+
+def test_no_duplicates_holds_where_rows_are_drawn_again(write: Write) -> None:
+    sources = _sources(write, {"a": 90, "b": 10})
+    sources[0]["weight"], sources[1]["weight"] = 1.0, 1.0
+    for stream in (False, True):
+        settings = [{**source, "stream": stream} for source in sources]
+        rows = opened(settings, batch_size=8, mixing="weighted", sampler="no-duplicates")
+        batches = list(rows.batches(0))
+        assert len(batches) > 5
+        assert all(len({row["anchor"] for row in batch.rows}) == batch.size == 8 for batch in batches)
+
+
+def test_interleave_ends_when_each_weighted_iterator_has_ended_once() -> None:
+    starts = [lambda cycle: iter(range(100 * cycle, 100 * cycle + 3)), lambda cycle: iter(range(1000, 1050))]
+    items = list(interleave(starts, [1.0, 1.0], 4))
+    second = [item for index, item in items if index == 1]
+    assert second[:50] == list(range(1000, 1050))
+    assert len(second) <= 51
+    first = [item for index, item in items if index == 0]
+    assert first[:6] == [0, 1, 2, 100, 101, 102]
+
+
+def test_sources_may_have_different_roles(write: Write) -> None:
+    pairs = write("p.jsonl", "".join(json.dumps({"anchor": f"a{i}", "positive": f"b{i}"}) + "\n" for i in range(4)))
+    triplets = write(
+        "t.jsonl",
+        "".join(json.dumps({"anchor": f"c{i}", "positive": f"d{i}", "negative": f"e{i}"}) + "\n" for i in range(4)),
+    )
+    rows = opened([{"path": pairs}, {"path": triplets}], "anchor positive", "negatives", batch_size=8)
+    batch = next(rows.batches(0))
+    for row in batch.rows:
+        assert ("negatives" in row) == (row["anchor"][0] == "c")
+    assert np.array_equal(np.sort(batch.ids), np.arange(8))
