@@ -1,0 +1,118 @@
+"""The gate passes on this checkout, and each of its rules catches what it is for."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def gate(root: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("gate", root / "tools" / "gate.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["gate"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def source(gate: ModuleType, text: str, path: str = "embedkit/some.py") -> object:
+    return gate.Source(Path(path), text, ast.parse(text))
+
+
+def test_this_checkout_passes(gate: ModuleType, root: Path) -> None:
+    findings, figures = gate.run(root)
+    assert [str(finding) for finding in findings] == []
+    assert float(figures["public names"].split("documented ")[1].rstrip("%")) >= 95
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("torch.load(path)", "weights_only"),
+        ("torch.load(path, weights_only=False)", "weights_only"),
+        ("yaml.load(text)", "safe loader"),
+        ("import pickle", "pickle"),
+        ("from pickle import loads", "pickle"),
+        ("subprocess.run('ls', shell=True)", "shell=True"),
+        ("archive.extractall(path)", "extractall"),
+        ("x = os.environ['HOME']", "os.environ"),
+        ("x = os.environ.get('HOME')", "os.environ"),
+        ("x = os.getenv('HOME')", "os.getenv"),
+        ("np.load(path, allow_pickle=True)", "allow_pickle"),
+        ("AutoModel.from_pretrained(path, trust_remote_code=True)", "trust_remote_code"),
+        ("eval('1')", "eval"),
+        ("def f():\n    raise NotImplementedError", "NotImplementedError"),
+        ("try:\n    f()\nexcept Exception:\n    pass", "swallowed"),
+        ("try:\n    f()\nexcept:\n    g()", "bare except"),
+    ],
+)
+def test_banned_lines_are_found(gate: ModuleType, line: str, word: str) -> None:
+    (finding,) = list(gate.check_banned(source(gate, line)))
+    assert word in finding.what
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "torch.load(path, weights_only=True)",
+        "yaml.safe_load(text)",
+        "subprocess.run(['ls'])",
+        "x = os.environ['HOME']  # gate: tests need it",
+        "AutoModel.from_pretrained(path, trust_remote_code=trust_remote_code)",
+        "try:\n    f()\nexcept OSError:\n    pass",
+        "model.eval()",
+    ],
+)
+def test_allowed_lines_are_not(gate: ModuleType, line: str) -> None:
+    assert list(gate.check_banned(source(gate, line))) == []
+
+
+def test_long_files_and_bodies(gate: ModuleType) -> None:
+    assert not list(gate.check_size(source(gate, "x = 1\n" * 500)))
+    assert list(gate.check_size(source(gate, "x = 1\n" * 501)))
+    body = '    """Doc\n\n    string."""\n' + "    x = 1\n" * 60
+    assert not list(gate.check_bodies(source(gate, "def f():\n" + body)))
+    assert list(gate.check_bodies(source(gate, "def f():\n" + body + "    x = 1\n")))
+
+
+def test_undocumented_and_untyped_names(gate: ModuleType) -> None:
+    text = (
+        "class Base:\n    '''Doc.'''\n\n    def run(self, x: int) -> int:\n        '''Doc.'''\n\n    def _hidden(self): ...\n\n"
+        "class Child(Base):\n    '''Doc.'''\n\n    def run(self, x: int) -> int: ...\n\n    def other(self, y) -> None: ...\n\n"
+        "def free(a, *, b: int): ...\n"
+    )
+    found = list(gate.definitions(source(gate, text)))
+    assert [finding.what for finding in gate.undocumented(found)] == ["Child.other has no docstring", "free has no docstring"]
+    assert [finding.what for finding in gate.untyped(found)] == [
+        "Child.other: no type for y",
+        "free: no type for a, result",
+    ]
+
+
+def test_private_modules_are_left_alone(gate: ModuleType) -> None:
+    assert not list(gate.definitions(source(gate, "def f(): ...", "embedkit/_private.py")))
+
+
+def test_unfinished_work_and_missing_heads(gate: ModuleType) -> None:
+    assert list(gate.check_words(source(gate, "x = 1  # TO" + "DO: finish")))
+    assert not list(gate.check_words(source(gate, "x = 'todo list'  # a list")))
+    assert [f.what for f in gate.check_head(source(gate, "def f(): ..."))] == [
+        "the module has no docstring",
+        "`from __future__ import annotations` is missing",
+    ]
+
+
+def test_duplicated_blocks(gate: ModuleType) -> None:
+    block = "".join(f"    y{number} = x + {number}\n" for number in range(gate.BLOCK))
+    one = source(gate, f"def f(x):\n{block}", "embedkit/one.py")
+    two = source(gate, f"def g(x):\n    # a comment between\n{block}    return x\n", "embedkit/two.py")
+    share, findings = gate.duplicates([one, two])
+    assert share == pytest.approx(2 * gate.BLOCK / (2 * gate.BLOCK + 3))
+    assert len(findings) == 1 and "embedkit/two.py" in findings[0].what
+    assert gate.duplicates([one]) == (0.0, [])
