@@ -16,7 +16,7 @@ def objectives(
 ) -> None:
     """List the objectives, or show one."""
     check_json(json_file)
-    from embedkit.objectives import load, presets
+    from embedkit.objectives.registry import load, presets
 
     load()
     out = console(json_file)

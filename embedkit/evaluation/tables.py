@@ -94,6 +94,29 @@ class Table:
             found.append(EncodedImage(content, self.place(row)))
         return found
 
+    def lists(self, name: str, *, empty: bool = False) -> list[list[str]]:
+        """A column whose cells are lists of texts; an empty list is refused unless `empty` is given."""
+        self.require(name)
+        found = []
+        for row, cell in enumerate(self.columns[name]):
+            if not isinstance(cell, list) or not all(isinstance(text, str) and text.strip() for text in cell):
+                raise DataError(f"column {name!r} does not hold a list of texts", where=self.place(row))
+            if not cell and not empty:
+                raise DataError(f"column {name!r} holds an empty list", where=self.place(row))
+            found.append([" ".join(text.split()) for text in cell])
+        return found
+
+    def exploded(self) -> Table:
+        """One row whose cells are all lists, as MTEB stores some tasks, as the table of their items."""
+        cells = [column[0] for column in self.columns.values()] if len(self) == 1 else []
+        if not cells or not all(isinstance(cell, list) for cell in cells):
+            return self
+        sizes = {len(cell) for cell in cells}
+        if len(sizes) > 1:
+            raise DataError("lists of different length in one row", where=self.place(0))
+        columns = {name: column[0] for name, column in self.columns.items()}
+        return Table(columns, list(range(1, sizes.pop() + 1)), self.source)
+
     def take(self, rows: Sequence[int]) -> Table:
         """The table of some rows, in the order given."""
         columns = {name: [cells[i] for i in rows] for name, cells in self.columns.items()}
@@ -301,18 +324,24 @@ def open_splits(task: TaskConfig, data: Path | None, splits: Sequence[str], fold
 def open_table(task: TaskConfig, data: Path | None, split: str, folder: str | None = None) -> Table:
     """The rows of `split` of a task: from `data` where it is given, else from the hub.
 
+    A task whose ``file`` is ``builtin:NAME`` reads the set ``NAME-SPLIT`` that embedkit makes itself.
+
     Raises
     ------
     DataError
         `data` is not a folder, holds nothing for the task, or the file cannot be used.
     """
+    name = task.file or task.name
+    if name.startswith("builtin:"):
+        wanted = task.splits[split]
+        kept = [wanted] if isinstance(wanted, str) else wanted
+        return concatenate([_builtin(f"{name.removeprefix('builtin:')}-{one}") for one in kept])
     if data is None:
         if task.hub is None:
             raise DataError(f"task {task.name!r} has no data on the hub", remedy="give the folder of its files: --data")
         return read_hub(task.hub, split)
     if not data.is_dir():
         raise DataError("not a folder", where=str(data), remedy="give the folder that holds the suite's files")
-    name = task.file or task.name
     path = find_file(data, name, folder)
     if path is not None:
         table = read_table(path)

@@ -1,0 +1,136 @@
+"""Each command does what it says, on the smoke size of shipped recipes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import embedkit
+from embedkit.cli.app import main
+from embedkit.recipe_io import load_recipe
+from embedkit.resources import recipe_names, recipe_path
+
+
+def json_of(tmp_path: Path, *words: str) -> Any:
+    """What a command writes with --json; the command must succeed."""
+    target = tmp_path / "out.json"
+    assert main([*words, "--json", str(target)]) == 0
+    return json.loads(target.read_text())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The smoke run of the quickstart recipe by the command line: its folder and its JSON."""
+    folder = tmp_path_factory.mktemp("cli")
+    result = json_of(folder, "train", "quickstart", "--smoke", "--output", str(folder / "run"))
+    return folder / "run", result
+
+
+def test_train_writes_a_model_and_its_figures(trained: tuple[Path, dict[str, Any]]) -> None:
+    folder, result = trained
+    assert result["steps"] == 4 and result["loss"] > 0
+    assert Path(result["output"]) == folder / "model"
+    model = embedkit.load(result["output"])
+    assert model.encode(["the chef buys the red car"]).shape == (1, model.dim)
+
+
+def test_train_refuses_a_used_folder_and_resumes(trained: tuple[Path, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    folder, _ = trained
+    assert main(["train", "quickstart", "--smoke", "--output", str(folder)]) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert main(["train", "quickstart", "--smoke", "--output", str(folder), "--resume"]) == 0
+    assert "resuming from step 4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_is_valid_and_runs_its_smoke_size(name: str, tmp_path: Path) -> None:
+    written = json_of(tmp_path, "validate", name)
+    assert written["name"] == name and written["description"] and written["smoke"]
+    result = json_of(tmp_path, "train", name, "--smoke", "--output", str(tmp_path / "run"))
+    assert result["steps"] >= 1 and np.isfinite(result["loss"])
+
+
+def test_overrides_win_over_recipe_and_smoke(tmp_path: Path) -> None:
+    words = ["validate", "quickstart", "--smoke", "train.lr=0.5", "train.max_steps=7"]
+    facts = json_of(tmp_path, *words)
+    assert facts["train"]["lr"] == 0.5 and facts["train"]["max_steps"] == 7 and facts["train"]["batch_size"] == 16
+
+
+def test_plan_counts_what_the_recipe_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = json_of(tmp_path, "plan", "quickstart")
+    recipe = load_recipe("quickstart")
+    assert facts["rows"]["rows"] == 20_000
+    assert facts["steps"]["total"] == 20_000 // recipe.train.batch_size
+    assert facts["negatives"]["in_batch"] == recipe.train.batch_size - 1 and facts["negatives"]["hard"] == 0
+    shown = capsys.readouterr().out
+    for word in ("negatives", "parameters", "builtin-sts/graded", "20,000"):
+        assert word in shown
+    with_negatives = json_of(tmp_path, "plan", "quickstart", "data.train=[{path: 'builtin:triplets-train'}]")
+    assert with_negatives["negatives"]["hard"] == recipe.train.batch_size
+    assert with_negatives["negatives"]["total"] == 2 * recipe.train.batch_size - 1
+
+
+def test_eval_scores_a_model(trained: tuple[Path, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, result = trained
+    report = json_of(tmp_path, "eval", result["output"], "--suite", "builtin-sts")
+    assert report["suite"] == "builtin-sts" and {"graded", "avg"} == set(report["scores"])
+    assert f"{report['scores']['graded']:.2f}" in capsys.readouterr().out
+    dev = json_of(tmp_path, "eval", result["output"], "--suite", "builtin-sts", "--split", "dev")
+    assert dev["scores"]["graded"] != report["scores"]["graded"]
+
+
+def test_eval_refuses_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    assert main(["eval", str(tmp_path / "empty"), "--suite", "builtin-sts"]) == 2
+    err = capsys.readouterr().err
+    assert str(tmp_path / "empty") in err and err.count("\n") == 1
+
+
+def test_recipes_prints_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes", "quickstart"]) == 0
+    assert capsys.readouterr().out == recipe_path("quickstart").read_text()
+
+
+def test_recipes_lists_all(tmp_path: Path) -> None:
+    rows = json_of(tmp_path, "recipes")
+    assert [row["name"] for row in rows] == recipe_names()
+    assert all(row["description"] for row in rows)
+
+
+def test_methods_lists_roles_and_papers(tmp_path: Path) -> None:
+    rows = {row["name"]: row for row in json_of(tmp_path, "methods")}
+    assert rows["simcse-unsup"]["needs"] == ["anchor"]
+    assert "negatives" in rows["pairs"]["uses"] and "positive" in rows["pairs"]["needs"]
+    assert all(row["paper"] for row in rows.values())
+
+
+def test_objectives_lists_and_shows_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [row["name"] for row in json_of(tmp_path, "objectives")]
+    assert {"infonce", "cosent", "siglip"} <= set(names) and names == sorted(names)
+    assert json_of(tmp_path, "objectives", "infonce")["settings"]["temperature"] == 0.05
+    assert "temperature: 0.05" in capsys.readouterr().out
+
+
+def test_quickstart_shows_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = json_of(tmp_path, "quickstart", "--smoke", "--output", str(tmp_path / "run"))
+    assert result["after"] > result["before"], "four steps already help"
+    similarity = np.array(result["similarity"])
+    assert similarity.shape == (3, 3) and np.allclose(np.diag(similarity), 1, atol=1e-5)
+    shown = capsys.readouterr().out
+    for sentence in result["sentences"]:
+        assert sentence in shown
+    vectors = embedkit.load(result["model"]).encode(result["sentences"])
+    np.testing.assert_allclose(vectors @ vectors.T, similarity, atol=1e-5)
+
+
+def test_quickstart_takes_a_free_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from embedkit.quickstart import _free_folder
+
+    monkeypatch.chdir(tmp_path)
+    assert _free_folder() == Path("runs/quickstart")
+    (tmp_path / "runs" / "quickstart").mkdir(parents=True)
+    assert _free_folder() == Path("runs/quickstart-2")
