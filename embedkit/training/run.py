@@ -148,14 +148,13 @@ class Run:
         if self.world.is_main:
             self.store.sweep()
             write_durably(self.folder / "recipe.yaml", dump_recipe(self.recipe).encode())
-        with self._signals():
-            losses = self.loop()
+        with self._signals(), contextlib.closing(self._stream()) as stream:
+            losses = self.loop(stream)
         return self.finish(losses)
 
-    def loop(self) -> list[float]:
+    def loop(self, stream: Any) -> list[float]:
         """Train to the last step; the logged losses of this part of the run."""
         config, state = self.recipe.train, self.state
-        stream = self._stream()
         log = RunLog(self.folder / "log.jsonl", self.world, self.progress, lambda: stream.waited, self.engine.track)
         self.progress.start(self.total, state.position.step)
         losses: list[float] = []
@@ -181,7 +180,6 @@ class Run:
             self.progress.step(state.position.step, figures)
             self._evaluate_and_save(log)
             self._stop_if_asked()
-        stream.close()
         return losses
 
     def finish(self, losses: list[float]) -> TrainResult:

@@ -157,9 +157,9 @@ def _restore_random(checkpoint: Checkpoint, world: World) -> None:
         raise CheckpointError(
             f"has no random state for process {world.rank}", where=str(checkpoint.path), remedy="use another checkpoint"
         )
-    torch.set_rng_state(states["cpu"][world.rank].contiguous())
+    torch.set_rng_state(states["cpu"][world.rank].clone())
     if "cuda" in states and world.device.type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"][world.rank].contiguous(), world.device)
+        torch.cuda.set_rng_state(states["cuda"][world.rank].clone(), world.device)
 
 
 def _recipe_differences(checkpoint: Checkpoint, recipe: Recipe) -> list[str]:

@@ -93,7 +93,9 @@ class Processes:
         import torch.distributed as dist
 
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "torch.distributed", "numpy", "tests.helpers.gloo"])
+        # the server imports what costs seconds, once for all processes
+        heavy = ["torch.distributed", "accelerate", "embedkit.models.text", "embedkit.training.run"]
+        context.set_forkserver_preload([*heavy, "tests.helpers.gloo"])
         # the parent holds the store, so that the port is chosen by the system and nobody can take it in between
         self._store = dist.TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
         for rank in range(self.world):
