@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 
+_Space = tuple[str | None, bool]
+
+
 class Encoder(Protocol):
     """What evaluation needs of a model; ``describe()`` and ``similarity()`` are used where they exist."""
 
@@ -104,42 +107,45 @@ class Embedder:
         self.cache = cache if model_key is not None else None
         self.model_key, self.distributed, self.progress = model_key, distributed, progress
         self.encoded, self.reused, self.seconds = 0, 0, 0.0
-        self._known: dict[str | None, dict[bytes, int]] = {}
-        self._vectors: dict[str | None, list[Array]] = {}
-        self._table: dict[str | None, Array] = {}
+        self._known: dict[_Space, dict[bytes, int]] = {}
+        self._vectors: dict[_Space, list[Array]] = {}
+        self._table: dict[_Space, Array] = {}
+
+    def _space(self, items: Sequence[Item], prompt: str | None) -> _Space:
+        """What `items` are filed under: their prompt, and whether they are texts or images (never both)."""
+        return prompt or self.prompt, bool(items) and not isinstance(items[0], str)
 
     def prepare(self, requests: Sequence[Request]) -> None:
         """Encode every distinct input of all `requests` once and keep the vectors."""
-        by_prompt: dict[str | None, dict[bytes, Item]] = {}
+        wanted: dict[_Space, dict[bytes, Item]] = {}
         for request in requests:
-            prompt = request.prompt or self.prompt
-            wanted = by_prompt.setdefault(prompt, {})
-            known = self._known.get(prompt, {})
+            space = self._space(request.items, request.prompt)
+            known, new = self._known.get(space, {}), wanted.setdefault(space, {})
             for item in request.items:
                 key = item_key(item)
                 if key not in known:
-                    wanted.setdefault(key, item)
-        for prompt, wanted in by_prompt.items():
-            if wanted:
-                self._keep(prompt, list(wanted), self._encode(list(wanted.values()), list(wanted), prompt))
+                    new.setdefault(key, item)
+        for space, new in wanted.items():
+            if new:
+                self._keep(space, list(new), self._encode(list(new.values()), list(new), space[0]))
 
-    def _keep(self, prompt: str | None, keys: list[bytes], vectors: Array) -> None:
-        known = self._known.setdefault(prompt, {})
+    def _keep(self, space: _Space, keys: list[bytes], vectors: Array) -> None:
+        known = self._known.setdefault(space, {})
         start = len(known)
         known.update((key, start + place) for place, key in enumerate(keys))
-        self._vectors.setdefault(prompt, []).append(vectors)
-        self._table.pop(prompt, None)
+        self._vectors.setdefault(space, []).append(vectors)
+        self._table.pop(space, None)
 
     def __call__(self, items: Sequence[Item], prompt: str | None = None) -> Array:
-        """Vectors of `items` in their order, float32 (N, D), from memory where they are known."""
-        prompt = prompt or self.prompt
+        """Vectors of `items`, all texts or all images, in their order, float32 (N, D); from memory where known."""
+        space = self._space(items, prompt)
         self.prepare([Request(items, prompt)])
-        if prompt not in self._table:
-            parts = self._vectors[prompt]
-            self._table[prompt] = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            self._vectors[prompt] = [self._table[prompt]]
-        known = self._known[prompt]
-        return self._table[prompt][[known[item_key(item)] for item in items]]
+        if space not in self._table:
+            parts = self._vectors[space]
+            self._table[space] = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            self._vectors[space] = [self._table[space]]
+        known = self._known[space]
+        return self._table[space][[known[item_key(item)] for item in items]]
 
     def blocks(self, items: Sequence[Item], size: int, prompt: str | None = None) -> Iterator[tuple[int, Array]]:
         """``(start, vectors)`` block by block in order, without keeping them: for corpora larger than memory."""

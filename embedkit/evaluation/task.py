@@ -28,7 +28,7 @@ class TaskSettings(BaseModel):
 
 @dataclass(frozen=True)
 class Request:
-    """Inputs (texts or images) that a task will ask for, so that a suite can encode each distinct one once."""
+    """Inputs, all texts or all images, that a task will ask for, so that a suite encodes each distinct one once."""
 
     items: Sequence[Item]
     prompt: str | None = None

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from embedkit.evaluation.tasks import probe, retrieval, sts
+from embedkit.evaluation.tasks import clustering, geometry, image_text, pairs, probe, retrieval, sts, zero_shot
 
-__all__ = ["probe", "retrieval", "sts"]
+__all__ = ["clustering", "geometry", "image_text", "pairs", "probe", "retrieval", "sts", "zero_shot"]

@@ -1,0 +1,112 @@
+"""Image-text retrieval: the captions of an image, and the image of a caption."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from embedkit.errors import DataError, NonFiniteError
+from embedkit.evaluation.embedder import Embedder
+from embedkit.evaluation.inputs import Item
+from embedkit.evaluation.search import exact_top_k
+from embedkit.evaluation.stats import Array, Samples, unit_rows
+from embedkit.evaluation.suites import TaskConfig
+from embedkit.evaluation.tables import content_hash, open_table
+from embedkit.evaluation.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
+
+
+class ImageTextSettings(TaskSettings):
+    """``cutoffs``: depths k. ``captions``: only the first so many of each image. ``folds``: score so many equal parts
+    of consecutive images apart and average (COCO 1K: 5 folds of 1,000; Faghri et al. 2018)."""
+
+    cutoffs: tuple[int, ...] = Field((1, 5, 10), min_length=1)
+    captions: int | None = Field(None, gt=0)
+    folds: int = Field(1, gt=0)
+
+
+@TASKS.add("image-text")
+class ImageTextTask(Task):
+    """Mean x 100 of the hit rates at every cutoff, both ways (CLIP's "R@k"; Radford et al. 2021).
+
+    ``hit_rate@k``: share of queries with any right answer among the first k, what CLIP papers call R@k.
+    ``recall@k``: share of the right answers that are there, what MTEB calls recall; at most 1/5 at k = 1 for an image
+    with five captions. Data: columns ``image`` and ``captions`` (a list).
+    """
+
+    settings_type = ImageTextSettings
+
+    def __init__(self, config: TaskConfig, opening: Opening) -> None:
+        super().__init__(config, opening)
+        table = open_table(config, opening.data, opening.split, opening.folder)
+        self.source = table.source
+        self.images: list[Item] = list(table.images("image"))
+        found = [row[: self.settings.captions] for row in table.lists("captions")]
+        self.texts: list[Item] = [caption for row in found for caption in row]
+        self.owner = np.array([place for place, row in enumerate(found) for _ in row])
+        if len(self.images) % self.settings.folds:
+            raise DataError(
+                f"{len(self.images)} images cannot be cut into {self.settings.folds} equal folds", where=table.source
+            )
+        self.expect_rows(len(self.images))
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Source, images, captions and the hash of both."""
+        digest = content_hash(self.images, self.texts, self.owner.tolist())
+        return {"source": self.source, "rows": len(self.images), "captions": len(self.texts), "sha256": digest}
+
+    def requests(self) -> list[Request]:
+        """All images, all captions."""
+        return [Request(self.images), Request(self.texts)]
+
+    def score(self, embed: Embedder) -> TaskResult:
+        """Hit rates and recalls both ways, and their mean over folds."""
+        images, texts = unit_rows(embed(self.images)), unit_rows(embed(self.texts))
+        if images.shape[1] != texts.shape[1]:
+            raise DataError(
+                f"images have {images.shape[1]} numbers and texts {texts.shape[1]}",
+                where="the model",
+                remedy="they must share one space",
+            )
+        size = len(images) // self.settings.folds
+        parts, values = [], []
+        for start in range(0, len(images), size):
+            chosen = (self.owner >= start) & (self.owner < start + size)
+            metrics, value = self._fold(images[start : start + size], texts[chosen], self.owner[chosen] - start)
+            parts.append(metrics)
+            values.append(value)
+        metrics = {name: 100 * float(np.mean([part[name] for part in parts])) for name in parts[0]}
+        ways = [name for name in metrics if "hit_rate" in name]
+        metrics["mean_hit_rate"] = float(np.mean([metrics[name] for name in ways]))
+        metrics["rsum"] = float(np.sum([metrics[name] for name in ways]))
+        counts = np.bincount(self.owner, minlength=len(images))
+        details = {
+            "images": len(images), "captions": len(texts), "folds": self.settings.folds,
+            "fewest_captions": int(counts.min()), "most_captions": int(counts.max()),
+        }  # fmt: skip
+        samples = Samples("mean", {"value": np.concatenate(values)})
+        return TaskResult(self.name, "mean_hit_rate", metrics["mean_hit_rate"], metrics, samples, details=details,
+                          notes=list(self.notes))  # fmt: skip
+
+    def _fold(self, images: Array, texts: Array, owner: Array) -> tuple[dict[str, float], Array]:
+        """Measures on 0..1, and for each image its part of the mean hit rate (their mean is that rate)."""
+        depth, metrics = max(self.settings.cutoffs), {}
+        positives = np.bincount(owner, minlength=len(images))
+        scores, places = exact_top_k(images, [(0, texts)], depth, len(texts))
+        back_scores, back = exact_top_k(texts, [(0, images)], depth, len(images))
+        if np.ptp(scores) == 0 or np.ptp(back_scores) == 0:
+            raise NonFiniteError("every image has the same score for every text", where=f"task {self.name}")
+        right = owner[places] == np.arange(len(images))[:, None]  # (I, k)
+        found = back == owner[:, None]  # (T, k)
+        to_text, to_image = np.zeros(len(images)), np.zeros(len(texts))
+        for k in self.settings.cutoffs:
+            hits = right[:, :k].any(axis=1)
+            metrics[f"image_to_text_hit_rate@{k}"] = float(hits.mean())
+            metrics[f"image_to_text_recall@{k}"] = float((right[:, :k].sum(axis=1) / positives).mean())
+            metrics[f"text_to_image_hit_rate@{k}"] = float(found[:, :k].any(axis=1).mean())
+            to_text += hits / len(self.settings.cutoffs)
+            to_image += found[:, :k].any(axis=1) / len(self.settings.cutoffs)
+        by_image = np.bincount(owner, weights=to_image, minlength=len(images)) * len(images) / len(texts)
+        return metrics, (to_text + by_image) / 2

@@ -1,0 +1,182 @@
+"""Pair classification, bitext mining and reranking, as MTEB defines them (Muennighoff et al. 2023, section 3.2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from embedkit.errors import DataError, NonFiniteError
+from embedkit.evaluation.embedder import Embedder
+from embedkit.evaluation.ranking import ranking_metrics
+from embedkit.evaluation.search import array_blocks, exact_top_k
+from embedkit.evaluation.stats import Array, Samples, average_precision_statistic, cosine_pairs, unit_rows
+from embedkit.evaluation.suites import TaskConfig
+from embedkit.evaluation.tables import content_hash, open_table
+from embedkit.evaluation.task import TASKS, Opening, Request, Task, TaskResult
+
+
+def best_thresholds(prediction: Array, gold: Array) -> dict[str, float]:
+    """Accuracy and F1 (with its precision and recall) at the best threshold between two different predictions."""
+    order = np.argsort(-prediction, kind="stable")
+    ranked, hits = prediction[order], np.cumsum(gold[order])
+    cuts = np.flatnonzero(ranked[1:] < ranked[:-1])  # a threshold never separates equal predictions
+    taken, found = cuts + 1, hits[cuts].astype(np.float64)
+    positives, total = float(gold.sum()), len(gold)
+    accuracy = (found + (total - positives) - (taken - found)) / total
+    precision, recall = found / taken, found / max(positives, 1)
+    f1 = np.divide(2 * precision * recall, precision + recall, out=np.zeros(len(cuts)), where=found > 0)
+    if not len(cuts):
+        return {"accuracy": 0.0, "f1": 0.0, "precision": 0.0, "recall": 0.0}
+    best = int(f1.argmax())
+    return {
+        "accuracy": float(accuracy.max()), "f1": float(f1[best]),
+        "precision": float(precision[best]), "recall": float(recall[best]),
+    }  # fmt: skip
+
+
+@TASKS.add("pair-classification")
+class PairClassificationTask(Task):
+    """Average precision x 100 of the similarity for "these two belong together", the best of four similarities.
+
+    Data: columns ``sentence1``, ``sentence2`` and ``label`` (0 or 1), a row a pair or one row of lists. Metrics are
+    given for cosine, dot product, Euclidean and Manhattan distance, and as ``max_*`` over them.
+    """
+
+    def __init__(self, config: TaskConfig, opening: Opening) -> None:
+        super().__init__(config, opening)
+        table = open_table(config, opening.data, opening.split, opening.folder).exploded()
+        self.first, self.second = table.texts("sentence1"), table.texts("sentence2")
+        self.gold = np.array(table.numbers("label")).astype(np.int64)
+        if set(self.gold.tolist()) != {0, 1}:
+            raise DataError("column 'label' must hold 0 and 1", where=table.source)
+        self.source = table.source
+        self.expect_rows(len(self.gold))
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Source, pairs and the hash of texts and labels."""
+        digest = content_hash(self.first, self.second, self.gold.tolist())
+        return {"source": self.source, "rows": len(self.gold), "sha256": digest}
+
+    def requests(self) -> list[Request]:
+        """Both sides."""
+        return [Request([*self.first, *self.second])]
+
+    def score(self, embed: Embedder) -> TaskResult:
+        """Average precision, best accuracy and best F1 by similarity."""
+        a, b = (embed(texts).astype(np.float64) for texts in (self.first, self.second))
+        similarities = {
+            "cosine": cosine_pairs(a, b),
+            "dot": (a * b).sum(axis=1),
+            "euclidean": -np.linalg.norm(a - b, axis=1),
+            "manhattan": -np.abs(a - b).sum(axis=1),
+        }
+        if np.ptp(similarities["cosine"]) == 0:
+            raise NonFiniteError("all pairs have the same similarity", where=f"task {self.name}")
+        metrics: dict[str, float] = {}
+        weights = np.ones(len(self.gold))
+        for name, values in similarities.items():
+            found = {"ap": average_precision_statistic({"gold": self.gold, "prediction": values})(weights)}
+            found |= best_thresholds(values, self.gold)
+            metrics |= {f"{name}_{key}": 100 * value for key, value in found.items()}
+        for key in ("ap", "accuracy", "f1"):
+            metrics[f"max_{key}"] = max(metrics[f"{name}_{key}"] for name in similarities)
+        best = max(similarities, key=lambda name: metrics[f"{name}_ap"])
+        samples = Samples("average_precision", {"gold": self.gold, "prediction": similarities[best]})
+        details = {"pairs": len(self.gold), "positives": int(self.gold.sum()), "best_similarity": best}
+        return TaskResult(self.name, "max_ap", metrics["max_ap"], metrics, samples, details=details,
+                          notes=list(self.notes))  # fmt: skip
+
+
+@TASKS.add("bitext")
+class BitextTask(Task):
+    """F1 x 100 of finding, for each sentence of one language, its translation by cosine.
+
+    Data: columns ``sentence1`` and ``sentence2``, row by row translations. F1 is weighted by sentence, as in MTEB: a
+    translation that is chosen for m sentences counts 2 / (m + 1) where it is right.
+    """
+
+    def __init__(self, config: TaskConfig, opening: Opening) -> None:
+        super().__init__(config, opening)
+        table = open_table(config, opening.data, opening.split, opening.folder)
+        self.first, self.second = table.texts("sentence1"), table.texts("sentence2")
+        self.source = table.source
+        self.expect_rows(len(self.first))
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Source, pairs and the hash of the texts."""
+        return {"source": self.source, "rows": len(self.first), "sha256": content_hash(self.first, self.second)}
+
+    def requests(self) -> list[Request]:
+        """Both languages."""
+        return [Request([*self.first, *self.second])]
+
+    def score(self, embed: Embedder) -> TaskResult:
+        """F1 and accuracy."""
+        first, second = unit_rows(embed(self.first)), unit_rows(embed(self.second))
+        scores, places = exact_top_k(first, array_blocks(second, 4096), 1, len(second))
+        if len(scores) > 1 and np.ptp(scores) == 0 and len(np.unique(places)) == 1:
+            raise NonFiniteError("every sentence has the same nearest neighbour", where=f"task {self.name}")
+        chosen = places[:, 0]
+        right = chosen == np.arange(len(first))
+        value = 2 * right / (1 + np.bincount(chosen, minlength=len(second))[: len(first)])
+        metrics = {"f1": 100 * float(value.mean()), "accuracy": 100 * float(right.mean())}
+        samples = Samples("mean", {"value": value})
+        return TaskResult(self.name, "f1", metrics["f1"], metrics, samples, details={"pairs": len(first)},
+                          notes=list(self.notes))  # fmt: skip
+
+
+@TASKS.add("reranking")
+class RerankingTask(Task):
+    """MAP x 100 of ordering the candidates of each query by cosine; also MRR@10 and nDCG@10.
+
+    Data: columns ``query`` (text), ``positive`` and ``negative`` (lists of texts). Equal scores are ordered against
+    the model: negatives first, as MTEB's document ids have it. Queries without a positive or a negative are left out.
+    """
+
+    def __init__(self, config: TaskConfig, opening: Opening) -> None:
+        super().__init__(config, opening)
+        table = open_table(config, opening.data, opening.split, opening.folder)
+        queries = table.texts("query")
+        positives, negatives = (table.lists(name, empty=True) for name in ("positive", "negative"))
+        kept = [i for i in range(len(queries)) if positives[i] and negatives[i]]
+        if not kept:
+            raise DataError("no query has a positive and a negative", where=table.source)
+        if len(kept) < len(queries):
+            self.notes.append(f"{self.name}: {len(queries) - len(kept)} queries lack positives or negatives, left out")
+        self.queries = [queries[i] for i in kept]
+        self.positives, self.negatives = [positives[i] for i in kept], [negatives[i] for i in kept]
+        self.source = table.source
+        self.expect_rows(len(self.queries))
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Source, queries and the hash of queries and candidates."""
+        digest = content_hash(self.queries, self.positives, self.negatives)
+        return {"source": self.source, "rows": len(self.queries), "sha256": digest}
+
+    def requests(self) -> list[Request]:
+        """Queries and candidates."""
+        candidates = [text for rows in (self.positives, self.negatives) for row in rows for text in row]
+        return [Request([*self.queries, *candidates])]
+
+    def score(self, embed: Embedder) -> TaskResult:
+        """MAP, MRR@10 and nDCG@10."""
+        queries = unit_rows(embed(self.queries))
+        depth = max(len(p) + len(n) for p, n in zip(self.positives, self.negatives, strict=True))
+        gains, flat = np.zeros((len(queries), depth)), True
+        for row, (good, bad) in enumerate(zip(self.positives, self.negatives, strict=True)):
+            scores = unit_rows(embed([*good, *bad])) @ queries[row]
+            relevant = np.array([1] * len(good) + [0] * len(bad))
+            gains[row, : len(scores)] = relevant[np.lexsort((relevant, -scores))]
+            flat = flat and bool(np.ptp(scores) == 0)
+        if flat:
+            raise NonFiniteError("every candidate has the same score", where=f"task {self.name}")
+        found = ranking_metrics(gains, [[1] * len(p) for p in self.positives], (10, depth))
+        values = {"map": found[f"map@{depth}"], "mrr@10": found["mrr@10"], "ndcg@10": found["ndcg@10"]}
+        metrics = {name: 100 * float(value.mean()) for name, value in values.items()}
+        samples = Samples("mean", {"value": values["map"]})
+        details = {"queries": len(queries), "most_candidates": depth}
+        return TaskResult(self.name, "map", metrics["map"], metrics, samples, details=details, notes=list(self.notes))

@@ -1,0 +1,108 @@
+"""Zero-shot classification: the class whose name, put into templates, is nearest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from embedkit.errors import DataError, NonFiniteError
+from embedkit.evaluation.embedder import Embedder
+from embedkit.evaluation.inputs import Item
+from embedkit.evaluation.stats import Array, Samples, unit_rows
+from embedkit.evaluation.suites import TaskConfig
+from embedkit.evaluation.tables import content_hash, open_table
+from embedkit.evaluation.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
+
+
+class ZeroShotSettings(TaskSettings):
+    """``templates``: with ``{}`` where the class name goes; several are an ensemble. ``label``: the column with the
+    class, whose values are the names unless ``names`` maps them to better ones."""
+
+    templates: tuple[str, ...] = Field(("a photo of a {}.",), min_length=1)
+    label: str = "label_name"
+    names: dict[str, str] = Field(default_factory=dict)
+
+
+def class_vectors(vectors: Array) -> Array:
+    """One unit vector a class, (C, D), from those of its templates (C, T, D): normalise, mean, normalise.
+
+    CLIP (Radford et al. 2021, section 3.1.4). The mean before normalising, or of the scores, is another method.
+    """
+    classes, templates, dim = vectors.shape
+    unit = unit_rows(vectors.reshape(classes * templates, dim).astype(np.float64)).reshape(vectors.shape)
+    return unit_rows(unit.mean(axis=1))
+
+
+@TASKS.add("zero-shot")
+class ZeroShotTask(Task):
+    """Top-1 accuracy x 100; also top-5, the mean of the accuracies by class, and the first template alone.
+
+    Data: a label column and ``image`` or ``text``.
+    """
+
+    settings_type = ZeroShotSettings
+
+    def __init__(self, config: TaskConfig, opening: Opening) -> None:
+        super().__init__(config, opening)
+        s = self.settings
+        wrong = [template for template in s.templates if template.count("{}") != 1]
+        if wrong:
+            raise DataError(f"the template {wrong[0]!r} must have one {{}}", where=f"task {self.name}")
+        table = open_table(config, opening.data, opening.split, opening.folder)
+        table.require(s.label)
+        self.source = table.source
+        self.items: list[Item] = list(table.images("image") if "image" in table.columns else table.texts("text"))
+        labels = [str(cell) for cell in table.columns[s.label]]
+        self.classes = sorted(set(labels))
+        if len(self.classes) < 2:
+            raise DataError("fewer than two classes", where=table.source)
+        strangers = sorted(set(s.names) - set(self.classes))
+        if strangers:
+            raise DataError(f"settings.names has a class {strangers[0]!r} that no row has", where=f"task {self.name}")
+        number = {name: place for place, name in enumerate(self.classes)}
+        self.labels = np.array([number[label] for label in labels])
+        said = [s.names.get(name, name) for name in self.classes]
+        if len(set(said)) < len(said):
+            raise DataError("two classes have the same name", where=f"task {self.name}: settings.names")
+        self.prompts = [template.replace("{}", name) for name in said for template in s.templates]
+        self.expect_rows(len(labels))
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Source, rows, classes and the hash of inputs and labels."""
+        digest = content_hash(self.items, self.labels.tolist(), self.classes)
+        return {"source": self.source, "rows": len(self.items), "classes": len(self.classes), "sha256": digest}
+
+    def requests(self) -> list[Request]:
+        """The inputs, and every class name in every template."""
+        return [Request(self.items), Request(self.prompts)]
+
+    def score(self, embed: Embedder) -> TaskResult:
+        """Accuracies of the nearest class."""
+        items = unit_rows(embed(self.items).astype(np.float64))
+        prompts = embed(self.prompts)
+        count = len(self.settings.templates)
+        names = class_vectors(prompts.reshape(len(self.classes), count, prompts.shape[1]))
+        if items.shape[1] != names.shape[1]:
+            raise DataError(f"inputs have {items.shape[1]} numbers, class names {names.shape[1]}", where="the model")
+        scores = items @ names.T  # (N, C)
+        if np.ptp(scores) == 0:
+            raise NonFiniteError("every class has the same score for every input", where=f"task {self.name}")
+        ranking = np.argsort(-scores, axis=1, kind="stable")  # equal scores: the class whose name sorts first
+        right = ranking == self.labels[:, None]
+        by_class = [float(right[self.labels == label, 0].mean()) for label in range(len(self.classes))]
+        first = unit_rows(prompts[::count].astype(np.float64))
+        metrics = {
+            "top1": 100 * float(right[:, 0].mean()),
+            "top5": 100 * float(right[:, :5].any(axis=1).mean()),
+            "mean_per_class": 100 * float(np.mean(by_class)),
+            "top1_first_template": 100 * float(((items @ first.T).argmax(axis=1) == self.labels).mean()),
+        }
+        details = {
+            "classes": len(self.classes), "templates": count,
+            "by_class": {name: 100 * value for name, value in zip(self.classes, by_class, strict=True)},
+        }  # fmt: skip
+        samples = Samples("mean", {"value": right[:, 0].astype(np.int64)})
+        return TaskResult(self.name, "top1", metrics["top1"], metrics, samples, details=details, notes=list(self.notes))
