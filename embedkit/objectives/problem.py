@@ -33,7 +33,7 @@ class Problem:
     whole, right : Side
         All anchors of the batch, all candidates.
     mine : slice or LongTensor
-        Which anchors this process evaluates; n of them.
+        Which anchors this process evaluates; n of them. A slice stands for all.
     masks, parts : Masks, list of Part
         Over all anchors.
     place : int
@@ -57,8 +57,9 @@ class Problem:
 
     def __post_init__(self) -> None:
         # Made here and not on first use, which may be where gradients are off.
-        self.left = self.whole.take(self.mine)
-        self.my_parts = [Part(p.left[self.mine], p.right, p.function) for p in self.parts]
+        whole = isinstance(self.mine, slice)
+        self.left = self.whole if whole else self.whole.take(self.mine)
+        self.my_parts = self.parts if whole else [Part(p.left[self.mine], p.right, p.function) for p in self.parts]
 
     @cached_property
     def all_pairs(self) -> tuple[Tensor, Tensor]:

@@ -31,8 +31,14 @@ class Score(nn.Module):
 
     def parts(self, left: Side, right: Side, batch: ObjectiveBatch) -> list[Part]:
         """The summands of the score."""
-        a = self.features(left, "left", batch)
-        return [Part(a, a if right is left and self.symmetric else self.features(right, "right", batch), self.function)]
+        return [Part(self._once(left, "left", batch), self._once(right, "right", batch), self.function)]
+
+    def _once(self, side: Side, role: str, batch: ObjectiveBatch) -> Tensor:
+        """Features of a side, made once for both roles where they are the same."""
+        key = "both" if self.symmetric else role
+        if key not in side.memo:
+            side.memo[key] = self.features(side, role, batch)
+        return side.memo[key]
 
     symmetric = True
     """Whether a vector has the same features on both sides."""
@@ -247,7 +253,8 @@ class Gated(Score):
         classes, label_dim = whole("classes", classes, least=1), whole("label_dim", label_dim, least=1)
         hidden = whole("hidden", hidden, least=1)
         self.gate = None if dim is None else nn.Sequential(
-            nn.Embedding(classes, label_dim), nn.Linear(label_dim, hidden), nn.ReLU(), nn.Linear(hidden, dim), nn.Sigmoid()
+            nn.Embedding(classes, label_dim), nn.Linear(label_dim, hidden), nn.ReLU(), nn.Linear(hidden, dim),
+            nn.Sigmoid(),
         )  # fmt: skip
 
     def features(self, side: Side, role: str, batch: ObjectiveBatch) -> Tensor:

@@ -28,13 +28,15 @@ class Side:
     """Vectors (N, D) with integer ids (N,) by what they say: row, view, vector, key, label, group, hard.
 
     ``vector`` is a number that no other vector of the batch has; ``hard`` is the row whose hard negative a vector is.
-    `guide` (N, G) holds unit embeddings by a guide model when there are any.
+    `guide` (N, G) holds embeddings by a guide model, `score` (N,) the role of that name, when there are any. `memo`
+    keeps features that were made of the vectors, so that two directions share them.
     """
 
     z: Tensor
     ids: dict[str, Tensor]
     guide: Tensor | None = None
     score: Tensor | None = None
+    memo: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.z)

@@ -14,7 +14,7 @@ from torch.nn.functional import softplus
 from embedkit.objectives.sides import Masks, Relation
 from embedkit.objectives.tools import masked_lse
 
-PAIRS_AT_ONCE = 65_536
+PAIRS_AT_ONCE = 4096
 """Pairs whose features are gathered at a time."""
 
 
