@@ -24,7 +24,11 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass
 class Facts:
-    """What an oracle may know besides vectors and parameters: roles of the batch, guide vectors, state, position."""
+    """What an oracle may know besides vectors and parameters: roles of the batch, guide vectors, position.
+
+    `history` holds the inputs of all earlier steps, from which an oracle makes state itself; `initial` the buffers at
+    the start, `state` the buffers now.
+    """
 
     size: int
     owner: dict[str, np.ndarray]
@@ -35,6 +39,8 @@ class Facts:
     group: np.ndarray | None = None
     guide: dict[str, np.ndarray] = field(default_factory=dict)
     state: dict[str, np.ndarray] = field(default_factory=dict)
+    initial: dict[str, np.ndarray] = field(default_factory=dict)
+    history: list[Draw] = field(default_factory=list)
     step: int = 0
     total_steps: int = 1
     epoch: int = 0
@@ -207,7 +213,10 @@ def facts(case: Case, objective: Objective, draw: Draw) -> Facts:
     roles = {
         name: arrays(getattr(batch, name)) for name in ("owner", "keys", "ids", "score", "label", "group", "guide")
     }
-    return Facts(batch.size, state=state, step=batch.step, total_steps=batch.total_steps, epoch=batch.epoch, **roles)
+    initial = arrays(dict(case.build().named_buffers()))
+    known = {"state": state, "initial": initial, "history": case.steps()[:-1]}
+    place = {"step": batch.step, "total_steps": batch.total_steps, "epoch": batch.epoch}
+    return Facts(batch.size, **roles, **known, **place)
 
 
 def values(objective: Objective, draw: Draw) -> dict[str, np.ndarray]:

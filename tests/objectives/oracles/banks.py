@@ -75,6 +75,12 @@ def hardness(z1: Vectors, z2: Vectors, tau: list[float]) -> list[list[list[float
     return out
 
 
+def relative_hardness(a: Vectors, c: Vectors) -> list[list[float]]:
+    """Two-tower hardness of each row: s_ij - s_ii of the other rows."""
+    size = len(a)
+    return [[cosine(a[i], c[j]) - cosine(a[i], c[i]) for j in range(size) if j != i] for i in range(size)]
+
+
 def sogclr_state(z1: Vectors, z2: Vectors, old: list[float], seen: list[bool], gamma: float, tau: list[float]) -> list:
     """SogCLR's u (1.20) after this batch: both views averaged; the first visit takes the batch value."""
     views = hardness(z1, z2, tau)
