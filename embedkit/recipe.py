@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 class Settings(BaseModel):
     """Base of all recipe sections: unknown keys are refused, values are checked on assignment."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False, strict=True)
 
 
 def _named(value: Any) -> Any:
@@ -35,6 +35,7 @@ class Component(BaseModel):
 
 
 Named = Annotated[Component, BeforeValidator(_named)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class HeadConfig(Settings):
@@ -160,7 +161,7 @@ class TrainConfig(Settings):
     batch_size: int = Field(64, gt=0, description="rows per optimiser step, over all processes")
     lr: float = Field(2e-5, gt=0)
     weight_decay: float = Field(0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), strict=False)
     eps: float = Field(1e-8, gt=0)
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup: float = Field(0.0, ge=0, description="steps when >= 1, share of all steps when < 1")

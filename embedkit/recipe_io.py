@@ -80,6 +80,9 @@ def parse_yaml(text: str, where: str) -> Any:
         place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark is not None else where
         what = getattr(error, "problem", None) or str(error)
         raise RecipeError(f"not a valid YAML text: {what}", where=place, remedy="correct the line") from None
+    except (RecursionError, ValueError) as error:  # brackets a thousand deep, an integer of a thousand digits
+        what = "nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
+        raise RecipeError(f"not a valid YAML text: {what}", where=where, remedy="write it shorter") from None
     finally:
         loader.dispose()
 
@@ -118,8 +121,11 @@ def load_recipe(
     """
     data, where = _contents(source)
     if smoke:
-        for key, value in (data.get("smoke") or {}).items():
-            _assign(data, key, value, f"{where}: smoke")
+        small = data.get("smoke") or {}
+        if not isinstance(small, Mapping):
+            raise RecipeError("smoke is not a mapping", where=where, remedy="write dotted.key: value lines below it")
+        for key, value in small.items():
+            _assign(data, key, _copied(value), f"{where}: smoke")
     for override in overrides:
         key, found, text = override.partition("=")
         if not found or not key:
@@ -138,10 +144,11 @@ def check_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML that `load_recipe` reads back to an equal recipe."""
-    return yaml.dump(
-        recipe.model_dump(mode="json", exclude_none=True), Dumper=_Dumper, sort_keys=False, allow_unicode=True
-    )
+    """The recipe as YAML that `load_recipe` reads back to an equal recipe.
+
+    Settings of None are written too: ``clip: null`` is not the default.
+    """
+    return yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _contents(source: str | Path | Mapping[str, Any] | Recipe) -> tuple[dict[str, Any], str]:
@@ -173,36 +180,36 @@ def _assign(data: dict[str, Any], dotted: str, value: Any, where: str) -> None:
     parts = dotted.split(".")
     node: Any = data
     for depth, part in enumerate(parts[:-1]):
-        if isinstance(node, list):
-            node = node[_position(part, node, dotted, where)]
-            continue
-        child = node.get(part)
+        place: Any = _position(part, node, dotted, where) if isinstance(node, list) else part
+        child = node[place] if isinstance(node, list) else node.get(place)
         if child is None:
-            child = node[part] = {}
+            child = node[place] = {}
         elif isinstance(child, str) and part in ("method", "objective"):
-            child = node[part] = {"name": child}
+            child = node[place] = {"name": child}
         elif not isinstance(child, dict | list):
-            raise RecipeError(f"{'.'.join(parts[: depth + 1])!r} has no keys below it", where=where)
+            raise RecipeError(
+                f"{'.'.join(parts[: depth + 1])!r} has no keys below it", where=where, remedy="give the whole of it"
+            )
         node = child
-    if isinstance(node, list):
-        node[_position(parts[-1], node, dotted, where)] = value
-    else:
-        node[parts[-1]] = value
+    node[_position(parts[-1], node, dotted, where) if isinstance(node, list) else parts[-1]] = value
 
 
 def _position(part: str, node: list[Any], dotted: str, where: str) -> int:
-    if not part.isdigit() or int(part) >= len(node):
+    if not part.isdecimal() or int(part) >= len(node):
         raise RecipeError(
             f"{dotted!r}: {part!r} is not an entry of a list of {len(node)}", where=where, remedy="count from 0"
         )
     return int(part)
 
 
+_BRANCH = re.compile(r"function-.*|(list|dict|literal)\[.*|int|str")  # how pydantic names the parts of a union
+
+
 def _first_problem(error: ValidationError) -> str:
     """One clause for the first error pydantic found, unknown keys first, with the nearest known key."""
     problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     problem = problems[0]
-    place = [part for part in problem["loc"] if not str(part).startswith(("function-", "list[", "literal["))]
+    place = [part for part in problem["loc"] if not _BRANCH.fullmatch(str(part))]
     dotted = ".".join(str(part) for part in place)
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     if problem["type"] == "extra_forbidden":

@@ -1,7 +1,7 @@
 """What accelerate gives a run: processes, device, trackers, and sharding of large models (FSDP2).
 
-Gradients of replicated parameters are summed by `World.sum_gradients`, once a step, so a replicated model is not wrapped.
-A model sharded by FSDP2 sums its own gradients in the last backward pass of a step.
+Gradients of replicated parameters are summed by `World.sum_gradients`, once a step, so a replicated model is not
+wrapped. A model sharded by FSDP2 sums its own gradients in the last backward pass of a step.
 """
 
 from __future__ import annotations
@@ -102,13 +102,14 @@ class Engine:
         """Write the model folder from the main process."""
         with self.whole_model(model) as whole:
             if self.world.is_main:
-                whole.save(path, overwrite=True, recipe=recipe.model_dump(mode="json", exclude_none=True))  # type: ignore[operator]
+                whole.save(path, overwrite=True, recipe=recipe.model_dump(mode="json"))  # type: ignore[operator]
 
     def share(self, state: RunState) -> None:
         """Give every process the main process's best evaluation."""
         if self.world.size > 1:
-            best = torch.tensor([float(state.best.value or 0.0), float(state.best.step or 0), float(state.best.step is not None)])
-            best = best.to(self.world.device, torch.float64)
+            known = state.best
+            values = [float(known.value or 0.0), float(known.step or 0), float(known.step is not None)]
+            best = torch.tensor(values, dtype=torch.float64, device=self.world.device)
             torch.distributed.broadcast(best, 0)
             if best[2] > 0:
                 state.best.value, state.best.step = float(best[0]), int(best[1])

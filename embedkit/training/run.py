@@ -88,7 +88,7 @@ def train(
         Everything a user can mend, before the model loads where that is possible.
     """
     loaded = load_recipe(recipe, overrides, smoke=smoke)
-    folder = Path(output) if output is not None else Path(loaded.train.output.format(name=loaded.name))
+    folder = Path(output) if output is not None else Path(loaded.train.output.replace("{name}", loaded.name))
     setup.check(loaded)
     _check_folder(folder, resume)
     run = Run(loaded, folder, progress or RichProgress())
