@@ -93,6 +93,7 @@ BAD: list[tuple[str, str | bytes, list[str]]] = [
     ("t.csv", 'a,b\n"1\n2",3,4\n', ["t.csv:2-3", "3 cells"]),
     ("t.txt", b"good\nna\xefve\n", ["t.txt:2", "byte 7", "0xef", "not UTF-8", "iconv"]),
     ("t.csv", b"\xef\xbb\xbfa\nb\xff\n", ["t.csv:2", "byte 6", "0xff"]),
+    ("t.txt", b"\xef\xbb\xbfok\xff\n", ["t.txt:1", "byte 5", "0xff"]),
     ("t.txt", b"ok\nlone \xed\xa0\x80\n", ["t.txt:2", "byte 8", "not UTF-8"]),
     ("t.txt", b"ok\nwith \x00 nul\n", ["t.txt:2", "NUL byte at byte 8"]),
     ("t.txt", "text".encode("utf-16"), ["t.txt", "UTF-16", "save it as UTF-8"]),

@@ -81,6 +81,14 @@ def test_an_image_twice_is_a_duplicate() -> None:
     assert all({0, 1} - set(batch.tolist()) for batch in batches)
 
 
+def test_a_text_and_a_group_are_never_taken_for_one_another() -> None:
+    rows: list[Row] = [{"anchor": f"a{i}", "positive": f"b{i}", "group": i} for i in range(8)]
+    rows += [{"anchor": f"c{i}", "image": bytes([i])} for i in range(8)]
+    facts = facts_of(table_of(rows), repeated_rows=True)
+    assert len(set(facts.keys.tolist())) == len(facts.keys) == 40
+    assert [len(batch) for batch in _run("no-duplicates", rows, 16).batches] == [16]
+
+
 @given(rows=ROWS, size=SIZES)
 def test_by_label_takes_rows_of_a_label_together(rows: list[Row], size: int) -> None:
     found = _run("by-label", rows, size)

@@ -32,6 +32,7 @@ def test_the_buffer_loses_nothing_and_looks_no_further_than_its_size(count: int,
 def test_the_buffer_shuffles() -> None:
     out = [index for index, _ in shuffle_buffer(_numbered(1000), 100, 1)]
     assert sum(index == place for place, index in enumerate(out)) < 20
+    assert sum(after == before + 1 for before, after in itertools.pairwise(out)) < 20
     assert out != [index for index, _ in shuffle_buffer(_numbered(1000), 100, 2)]
 
 

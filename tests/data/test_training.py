@@ -190,6 +190,24 @@ def test_fingerprint_sees_negatives_scores_and_labels(write: Write) -> None:
     assert len(marks) == 6
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ([{"anchor": "ab"}, {"anchor": "c"}], [{"anchor": "a"}, {"anchor": "bc"}]),
+        (
+            [{"anchor": "a", "negatives": ["x"]}, {"anchor": "b", "negatives": ["y", "z"]}],
+            [{"anchor": "a", "negatives": ["x", "y"]}, {"anchor": "b", "negatives": ["z"]}],
+        ),
+    ],
+)
+def test_fingerprint_sees_where_cells_end(write: Write, first: list[Any], second: list[Any]) -> None:
+    marks = []
+    for lines in (first, second):
+        path = write("t.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+        marks.append(opened([{"path": path}], "anchor", "negatives", batch_size=1).fingerprint)
+    assert marks[0] != marks[1]
+
+
 def test_fingerprint_of_a_stream_sees_head_and_size(write: Write) -> None:
     def mark(content: str, **source: Any) -> str:
         path = write("t.txt", content)
