@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 builders: Registry[Callable[[ModelConfig], Model]] = Registry("kind of model")
 
-# every rate that an encoder may have; classifier heads are not part of it
-_DROPOUT_KEYS = (
+# Configuration keys of the rates inside an encoder; those of classifier heads are not among them.
+DROPOUT_KEYS = (
     "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "dropout_rate",
     "embedding_dropout", "mlp_dropout", "hidden_dropout", "activation_dropout",
 )  # fmt: skip
@@ -97,7 +97,7 @@ def _dropout_overrides(config: ModelConfig, folder: Path | None = None, known: A
         from transformers import AutoConfig
 
         known = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    return {key: config.dropout for key in _DROPOUT_KEYS if isinstance(getattr(known, key, None), float | int)}
+    return {key: config.dropout for key in DROPOUT_KEYS if isinstance(getattr(known, key, None), float | int)}
 
 
 def _random_text(config: ModelConfig) -> Model:

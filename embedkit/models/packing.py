@@ -26,6 +26,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from embedkit.models.inputs import Inputs
+from embedkit.models.kernels import grouped_attention, swap_dropout
 
 ATTENTION = "embedkit_packed"
 
@@ -128,13 +129,16 @@ def packed_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling,
             position_bias=position_bias, sliding_window=sliding_window, **settings,
         )  # fmt: skip
-    sizes = [group.tokens for group in plan.groups]
-    parts = [x[0].transpose(0, 1).split(sizes) for x in (query, key, value)]  # each (n * l, heads, d)
+    flat = [x[0].transpose(0, 1) for x in (query, key, value)]  # each (T, heads, d)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    windowed = sliding_window is not None and plan.longest > sliding_window
+    if query.device.type == "cpu" and position_bias is None and not windowed:
+        return grouped_attention(*flat, plan, scale, dropout).unsqueeze(0), None
     outputs = []
-    for group, q, k, v in zip(plan.groups, *parts, strict=True):
+    for group, q, k, v in zip(plan.groups, *(x.split([g.tokens for g in plan.groups]) for x in flat), strict=True):
         q, k, v = (x.unflatten(0, (group.count, group.length)).transpose(1, 2) for x in (q, k, v))
         mask = _group_mask(group.length, position_bias, sliding_window, query)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
         outputs.append(out.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs).unsqueeze(0), None
 
@@ -160,7 +164,9 @@ def is_packable(encoder: Any) -> bool:
 
 
 def prepare_encoder(encoder: Any) -> None:
-    """Make a T5-like encoder compute its relative position bias for the longest sequence, not for the whole pack."""
+    """Fit a transformers encoder for packed runs: quick dropout, and in T5 and its kin a relative position bias that is
+    computed for the longest sequence and not for the whole pack."""
+    swap_dropout(encoder)
     for module in encoder.modules():
         if hasattr(module, "relative_attention_bias") and hasattr(module, "compute_bias"):
             module.register_forward_pre_hook(_short_bias, with_kwargs=True)
