@@ -12,18 +12,27 @@ if TYPE_CHECKING:
     from embedkit.evaluation.cache import EmbeddingCache
     from embedkit.evaluation.embedder import Embedder, Encoder
     from embedkit.evaluation.inputs import EncodedImage
+    from embedkit.evaluation.mteb_adapter import MtebEncoder, MtebSuite, open_mteb
     from embedkit.evaluation.report import Report
     from embedkit.evaluation.run import OpenSuite, evaluate, evaluate_all, open_suite
-    from embedkit.evaluation.suites import SuiteConfig, TaskConfig, describe_suites, load_suite, metric_names
+    from embedkit.evaluation.suites import (
+        SuiteConfig,
+        TaskConfig,
+        describe_suites,
+        load_suite,
+        main_metric,
+        metric_names,
+    )
     from embedkit.evaluation.task import TASKS, Task, TaskResult
 
 _HOMES = {
     "cache": ("EmbeddingCache",),
     "embedder": ("Embedder", "Encoder"),
     "inputs": ("EncodedImage",),
+    "mteb_adapter": ("MtebEncoder", "MtebSuite", "open_mteb"),
     "report": ("Report",),
     "run": ("OpenSuite", "evaluate", "evaluate_all", "open_suite"),
-    "suites": ("SuiteConfig", "TaskConfig", "describe_suites", "load_suite", "metric_names"),
+    "suites": ("SuiteConfig", "TaskConfig", "describe_suites", "load_suite", "main_metric", "metric_names"),
     "task": ("TASKS", "Task", "TaskResult"),
 }
 _LAZY = {name: f"embedkit.evaluation.{home}" for home, names in _HOMES.items() for name in names}
@@ -34,6 +43,8 @@ __all__ = [
     "EmbeddingCache",
     "EncodedImage",
     "Encoder",
+    "MtebEncoder",
+    "MtebSuite",
     "OpenSuite",
     "Report",
     "SuiteConfig",
@@ -44,7 +55,9 @@ __all__ = [
     "evaluate",
     "evaluate_all",
     "load_suite",
+    "main_metric",
     "metric_names",
+    "open_mteb",
     "open_suite",
 ]
 

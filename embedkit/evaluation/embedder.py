@@ -155,8 +155,14 @@ class Embedder:
             keys = [item_key(item) for item in part]
             yield start, self._encode(list(part), keys, prompt)
 
+    def _text_of(self, prompt: str | None) -> str | None:
+        """The text of a named prompt: encoders agree on texts, but not on whether they know names."""
+        known = getattr(self.model, "prompts", None)
+        return str(known[prompt]) if prompt is not None and isinstance(known, dict) and prompt in known else prompt
+
     def _encode(self, items: list[Item], keys: list[bytes], prompt: str | None) -> Array:
         """Vectors of distinct items, from the cache or the model, checked and cut to `dim`."""
+        prompt = self._text_of(prompt)
         found: dict[bytes, Array] = {}
         if self.cache is not None and self.model_key is not None:
             found = self.cache.get(self.model_key, prompt, keys)

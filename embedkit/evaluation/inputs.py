@@ -10,6 +10,17 @@ from typing import Any
 from embedkit.errors import DataError
 
 
+def to_rgb(image: Any) -> Any:
+    """A PIL image in RGB, transparent pixels on white."""
+    from PIL import Image
+
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        ground = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(ground, image).convert("RGB")
+    return image.convert("RGB")
+
+
 @dataclass(frozen=True)
 class EncodedImage:
     """An image as the bytes of its file; it is decoded when it is encoded, so that a corpus of images stays small."""
@@ -28,12 +39,7 @@ class EncodedImage:
         from PIL import Image, UnidentifiedImageError
 
         try:
-            image: Any = Image.open(io.BytesIO(self.content))
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                image = image.convert("RGBA")
-                ground = Image.new("RGBA", image.size, (255, 255, 255, 255))
-                return Image.alpha_composite(ground, image).convert("RGB")
-            return image.convert("RGB")
+            return to_rgb(Image.open(io.BytesIO(self.content)))
         except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
             raise DataError(f"not a readable image: {error}", where=self.name) from error
 
@@ -46,3 +52,10 @@ def item_key(item: Item) -> bytes:
     if isinstance(item, str):
         return hashlib.blake2b(item.encode("utf-8", "surrogatepass"), digest_size=16, person=b"text").digest()
     return hashlib.blake2b(item.content, digest_size=16, person=b"image").digest()
+
+
+def image_item(image: Any) -> EncodedImage:
+    """A PIL image as an item: in RGB, as a PNG that loses nothing."""
+    handle = io.BytesIO()
+    to_rgb(image).save(handle, format="PNG", compress_level=1)
+    return EncodedImage(handle.getvalue())

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,8 +17,11 @@ from embedkit.evaluation.cache import EmbeddingCache
 from embedkit.evaluation.embedder import Embedder, Encoder, Progress
 from embedkit.evaluation.report import Report
 from embedkit.evaluation.stats import Array, bootstrap, generator, interval
-from embedkit.evaluation.suites import SuiteConfig, load_suite
+from embedkit.evaluation.suites import SuiteConfig, is_mteb, load_suite
 from embedkit.evaluation.task import TASKS, Opening, Task, TaskResult, check_settings
+
+if TYPE_CHECKING:
+    from embedkit.evaluation.mteb_adapter import MtebSuite
 
 
 @dataclass
@@ -108,7 +111,7 @@ class OpenSuite:
             "average": self.config.average,
             "prompt": self.prompt,
             "dim": self.dim,
-            "pooler": described.get("pooler"),
+            "pooler": described.get("pooling", described.get("pooler")),
             "max_length": described.get("max_length"),
             "precision": described.get("dtype"),
             "seed": self.seed,
@@ -118,6 +121,16 @@ class OpenSuite:
             "machine": provenance.machine(),
             "date": provenance.now(),
         }
+
+
+def _open_mteb(
+    suite: str, data: Any, tasks: Any, split: str, settings: Any, prompt: str | None, dim: int | None, seed: int
+) -> MtebSuite:
+    from embedkit.evaluation.mteb_adapter import open_mteb
+
+    if data is not None or tasks is not None or settings:
+        raise UserError("mteb tasks take no data folder, task list or settings", remedy="name the tasks after mteb:")
+    return open_mteb(suite, split, prompt=prompt, dim=dim, seed=seed)
 
 
 def open_suite(
@@ -131,13 +144,14 @@ def open_suite(
     dim: int | None = None,
     resamples: int = 0,
     seed: int = 0,
-) -> OpenSuite:
+) -> OpenSuite | MtebSuite:
     """Open a suite: its files are read and checked before any model is loaded.
 
     Parameters
     ----------
     suite : str, path or SuiteConfig
-        Name of a shipped suite, a YAML file, or a suite made in Python.
+        Name of a shipped suite, a YAML file, a suite made in Python, or ``mteb:TASK,TASK`` (MTEB's own tasks, which
+        download their data; ``mieb:`` for those with images).
     data : path, optional
         Folder with the suite's files (or with sub-folders of several suites); without it they come from the hub.
     tasks : sequence of str, optional
@@ -160,6 +174,8 @@ def open_suite(
     UserError, DataError
         Naming file, row, column or setting.
     """
+    if is_mteb(suite):
+        return _open_mteb(str(suite), data, tasks, split, settings, prompt, dim, seed)
     config = load_suite(suite)
     chosen = config.choose(tasks, split)
     given = dict(settings or {})
@@ -217,8 +233,5 @@ def evaluate_all(
     """
     cache = EmbeddingCache() if cache is None else cache
     opened = [open_suite(suite, data, **options) for suite in suites]
-    return {
-        (name, one.config.name): one.run(model, cache=cache, name=name)
-        for name, model in models.items()
-        for one in opened
-    }
+    reports = [one.run(model, cache=cache, name=name) for name, model in models.items() for one in opened]
+    return {(str(report.model["name"]), report.suite): report for report in reports}

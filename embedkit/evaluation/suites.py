@@ -135,13 +135,42 @@ def load_suite(suite: str | Path | SuiteConfig) -> SuiteConfig:
         raise UserError(first["msg"], where=f"{path}:{key}" if key else str(path)) from error
 
 
+def mteb_names(suite: str) -> list[str]:
+    """Task names of ``"mteb:A,B"`` or ``"mieb:A"``.
+
+    Raises
+    ------
+    UserError
+        No name stands after the colon.
+    """
+    names = [name.strip() for name in suite.partition(":")[2].split(",") if name.strip()]
+    if not names:
+        raise UserError(f"suite {suite!r} names no task", remedy="write mteb:TASK or mteb:TASK,TASK")
+    return names
+
+
+def is_mteb(suite: object) -> bool:
+    """Whether a suite is a list of mteb's tasks, ``"mteb:.."`` or ``"mieb:.."``."""
+    return isinstance(suite, str) and suite.startswith(("mteb:", "mieb:"))
+
+
 def metric_names(suite: str | Path | SuiteConfig, tasks: Sequence[str] | None = None, split: str = "test") -> list[str]:
     """Names ``suite/task`` of the scores that a run gives, the average last; loads neither data nor model."""
+    if is_mteb(suite):
+        return [f"mteb/{name}" for name in [*mteb_names(str(suite)), "avg"]]
     config = load_suite(suite)
     names = [task.name for task in config.choose(tasks, split)]
     if config.average != "none":
         names.append("avg")
     return [f"{config.name}/{name}" for name in names]
+
+
+def main_metric(suite: str | Path | SuiteConfig, tasks: Sequence[str] | None = None, split: str = "test") -> str:
+    """The name ``suite/task`` of the score that stands for the suite, e.g. to choose the best checkpoint by."""
+    if is_mteb(suite):
+        return "mteb/avg"
+    config = load_suite(suite)
+    return f"{config.name}/{config.main_of(config.choose(tasks, split))}"
 
 
 def describe_suites() -> list[tuple[str, str]]:

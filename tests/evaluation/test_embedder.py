@@ -85,3 +85,12 @@ def test_description_of_a_plain_module_changes_with_its_weights() -> None:
     assert model_key(describe_model(BagOfWords())) is None
     assert model_key({"hash": "a", "name": "x"}) == model_key({"hash": "a", "name": "y"})
     assert model_key({"hash": "a", "max_length": 8}) != model_key({"hash": "a", "max_length": 9})
+
+
+def test_a_named_prompt_reaches_the_model_as_text() -> None:
+    model = BagOfWords()
+    model.prompts = {"query": "find: "}  # type: ignore[attr-defined]
+    embed = Embedder(model, prompt="query")
+    embed(["a cat"])
+    embed(["a cat"], "own words: ")
+    assert model.prompts_used == ["find: ", "own words: "]
