@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from embedkit.evaluation.cache import EmbeddingCache
+    from embedkit.evaluation.comparison import Comparison, compare, compare_reports
     from embedkit.evaluation.embedder import Embedder, Encoder
     from embedkit.evaluation.inputs import EncodedImage
     from embedkit.evaluation.mteb_adapter import MtebEncoder, MtebSuite, open_mteb
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "cache": ("EmbeddingCache",),
+    "comparison": ("Comparison", "compare", "compare_reports"),
     "embedder": ("Embedder", "Encoder"),
     "inputs": ("EncodedImage",),
     "mteb_adapter": ("MtebEncoder", "MtebSuite", "open_mteb"),
@@ -39,6 +41,7 @@ _LAZY = {name: f"embedkit.evaluation.{home}" for home, names in _HOMES.items() f
 
 __all__ = [
     "TASKS",
+    "Comparison",
     "Embedder",
     "EmbeddingCache",
     "EncodedImage",
@@ -51,6 +54,8 @@ __all__ = [
     "Task",
     "TaskConfig",
     "TaskResult",
+    "compare",
+    "compare_reports",
     "describe_suites",
     "evaluate",
     "evaluate_all",

@@ -85,7 +85,7 @@ class Report:
         for name, r in self.tasks.items():
             tasks[name] = {
                 "metric": r.metric, "score": r.score, "interval": r.interval, "metrics": r.metrics,
-                "details": r.details,
+                "details": r.details, "notes": r.notes,
             }  # fmt: skip
         found = {
             "suite": self.suite, "scores": self.scores, "main": self.main_name, "interval": self.interval,
@@ -186,4 +186,5 @@ def _task(name: str, part: Mapping[str, Any], drawn: Mapping[str, Any] | None) -
         unit=float(drawn["unit"]) if drawn is not None else 100.0,
         interval=_pair(part["interval"]),
         details=dict(part["details"]),
+        notes=list(part["notes"]),
     )
