@@ -82,13 +82,16 @@ def test_long_files_and_bodies(gate: ModuleType) -> None:
 
 
 def test_undocumented_and_untyped_names(gate: ModuleType) -> None:
-    text = (
-        "class Base:\n    '''Doc.'''\n\n    def run(self, x: int) -> int:\n        '''Doc.'''\n\n    def _hidden(self): ...\n\n"
-        "class Child(Base):\n    '''Doc.'''\n\n    def run(self, x: int) -> int: ...\n\n    def other(self, y) -> None: ...\n\n"
-        "def free(a, *, b: int): ...\n"
+    base = (
+        "class Base:\n    'Doc.'\n\n    def run(self, x: int) -> int:\n        'Doc.'\n\n    def _hidden(self): ...\n"
     )
+    child = "class Child(Base):\n    'Doc.'\n\n    def run(self, x: int) -> int: ...\n\n    def other(self, y) -> None: ...\n"
+    text = base + child + "def free(a, *, b: int): ...\n"
     found = list(gate.definitions(source(gate, text)))
-    assert [finding.what for finding in gate.undocumented(found)] == ["Child.other has no docstring", "free has no docstring"]
+    assert [finding.what for finding in gate.undocumented(found)] == [
+        "Child.other has no docstring",
+        "free has no docstring",
+    ]
     assert [finding.what for finding in gate.untyped(found)] == [
         "Child.other: no type for y",
         "free: no type for a, result",

@@ -11,7 +11,17 @@ import pytest
 
 import embedkit
 
-HEAVY = ("torch", "transformers", "datasets", "accelerate", "pandas", "pyarrow", "scipy", "numpy", "sentence_transformers")
+HEAVY = (
+    "torch",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "pandas",
+    "pyarrow",
+    "scipy",
+    "numpy",
+    "sentence_transformers",
+)
 
 
 def loaded_after(code: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""What is installed: the wheel carries recipes and suites, CI runs README's command, constraints name what is required."""
+"""What is installed: the wheel carries recipes and suites, CI runs README's command, constraints are complete."""
 
 from __future__ import annotations
 
