@@ -203,6 +203,19 @@ class EvaluationConfig(Settings):
     load_best: bool = Field(True, description="the saved model is the best checkpoint, not the last")
 
 
+class GuideConfig(Settings):
+    """A second encoder whose embeddings guide the objective: a frozen one, or a running mean of the model itself."""
+
+    model: ModelConfig | None = None
+    ema: float | None = Field(None, ge=0, lt=1, description="decay of the running mean, e.g. 0.999")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> GuideConfig:
+        if (self.model is None) == (self.ema is None):
+            raise ValueError("give either guide.model or guide.ema")
+        return self
+
+
 class Recipe(Settings):
     """One run, from data to scores.
 
@@ -217,6 +230,7 @@ class Recipe(Settings):
     model: ModelConfig
     data: DataConfig
     objective: Named | None = Field(None, description="replaces the method's own objective")
+    guide: GuideConfig | None = None
     train: TrainConfig
     evaluation: EvaluationConfig | None = None
     smoke: dict[str, Any] = Field(default_factory=dict)

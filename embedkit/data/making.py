@@ -86,6 +86,7 @@ class Source:
             split=config.split,
             revision=config.revision,
             base_dir=base_dir,
+            file=config.file,
         )
         head = list(itertools.islice(self._records(), HEAD))
         found = list(dict.fromkeys(key for _, values in head if isinstance(values, dict) for key in values))

@@ -37,6 +37,7 @@ def find_parts(
     split: str | None = None,
     revision: str | None = None,
     base_dir: Path | None = None,
+    file: str | None = None,
 ) -> list[Part]:
     """The files or tables that `path` stands for; the keys are those of `embedkit.recipe.SourceConfig`.
 
@@ -48,6 +49,8 @@ def find_parts(
     if format == "builtin" or path.startswith("builtin:"):
         return [_builtin(path.removeprefix("builtin:"))]
     place, kind = _look(path, base_dir)
+    if file is not None:
+        return [_file(_file_of(path, file, place if kind == "folder" else None, revision), format)]
     if format == "hub":
         return [hub_part(str(place) if kind == "folder" else path, name, split, revision)]
     if kind == "folder":
@@ -106,6 +109,25 @@ def read_rows(
                 return
             count += 1
             yield values if columns is None else _select(values, columns, f"{part.name}:{number}")
+
+
+def _file_of(path: str, file: str, folder: Path | None, revision: str | None) -> Path:
+    """One file of a local folder, or of a hub data set, which is downloaded to the hub's cache."""
+    if Path(file).is_absolute() or ".." in Path(file).parts:
+        raise DataError("it must lie inside the data set", where=f"{path}: {file}", remedy="give a relative path")
+    if folder is not None:
+        if not (folder / file).is_file():
+            raise DataError("no such file in this folder", where=f"{folder}: {file}", remedy="check the name")
+        return folder / file
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(path, file, repo_type="dataset", revision=revision))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        remedy = "check the id, the file name and the network, or download it and give its folder as path"
+        raise DataError(f"cannot be downloaded ({said})", where=f"{path}: {file}", remedy=remedy) from error
 
 
 def _select(values: dict[str, Any], columns: Sequence[str], where: str) -> dict[str, Any]:

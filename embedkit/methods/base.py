@@ -96,7 +96,7 @@ class Method:
         return embeddings
 
     def local_loss(self, name: str, embeddings: Tensor, inputs: Sequence[Any], parts: nn.ModuleDict) -> Tensor | None:
-        """A loss summed over these rows of one view, given their projected embeddings (n, D); None when there is none."""
+        """A loss summed over these rows of one view, given their projected embeddings (n, D), or None."""
         return None
 
 

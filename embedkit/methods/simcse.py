@@ -16,8 +16,8 @@ class SimCSEUnsupervised(Method):
     """Unsupervised SimCSE (Gao et al. 2021, section 3).
 
     Views: every sentence twice; the only difference is the encoder's own dropout. Objective: InfoNCE from the first
-    copy to the second, the other sentences' second copies as negatives, temperature 0.05. The recipe gives the encoder a
-    tanh head on [CLS] that is used in training only; evaluation reads [CLS] itself (section 6.3), and the saved model
+    copy to the second, the other sentences' second copies as negatives, temperature 0.05. The recipe gives the encoder
+    a tanh head on [CLS] that is used in training only; evaluation reads [CLS] itself (section 6.3), and the saved model
     says so.
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,6 +52,8 @@ class StepBatch:
         Of "score", "label", "group", those that the rows have.
     offset, size, epoch, step : int
         First row of this process, rows of the whole batch, and the position in the run.
+    guide_pools : list of Pool
+        The same views prepared by a guide with another tokenizer; empty when there is none.
     """
 
     pools: list[Pool]
@@ -64,6 +66,7 @@ class StepBatch:
     size: int
     epoch: int
     step: int
+    guide_pools: list[Pool] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
@@ -71,7 +74,9 @@ class StepBatch:
         return int(sum(pool.inputs.costs.sum() for pool in self.pools))
 
 
-def prepare(batch: RowBatch, method: Method, model: Model, *, seed: int, epoch: int) -> StepBatch:
+def prepare(
+    batch: RowBatch, method: Method, model: Model, *, seed: int, epoch: int, guide: Model | None = None
+) -> StepBatch:
     """Make the views of a batch's rows and tokenise them. Pure; safe to run in a background thread.
 
     What a method draws at random for a row depends on (seed, epoch, step, place of the row in the whole batch) only.
@@ -81,17 +86,8 @@ def prepare(batch: RowBatch, method: Method, model: Model, *, seed: int, epoch: 
         return np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[batch.step, batch.offset + row, 0, 0]))
 
     views = method.views(batch.rows, random)
-    grouped: dict[tuple[str, str], list[str]] = {}
-    for name, view in views.items():
-        grouped.setdefault((view.tower, repr(sorted(view.settings.items()))), []).append(name)
-    pools = []
-    for (tower, _), names in grouped.items():
-        prepared = [model.prepare(views[name].inputs, views[name].prompt) for name in names]
-        inputs = prepared[0] if len(prepared) == 1 else type(prepared[0]).concat(prepared)
-        sizes = [(name, len(views[name].inputs)) for name in names]
-        pools.append(Pool(inputs, sizes, tower, views[names[0]].settings))
     return StepBatch(
-        pools=pools,
+        pools=_pools(views, model),
         views=views,
         owner={name: torch.as_tensor(view.owner, dtype=torch.int64) + batch.offset for name, view in views.items()},
         keys={name: torch.as_tensor([_key(x) for x in view.inputs], dtype=torch.int64) for name, view in views.items()},
@@ -101,7 +97,21 @@ def prepare(batch: RowBatch, method: Method, model: Model, *, seed: int, epoch: 
         size=batch.size,
         epoch=epoch,
         step=batch.step,
+        guide_pools=[] if guide is None else _pools(views, guide),
     )
+
+
+def _pools(views: dict[str, View], model: Model) -> list[Pool]:
+    grouped: dict[tuple[str, str], list[str]] = {}
+    for name, view in views.items():
+        grouped.setdefault((view.tower, repr(sorted(view.settings.items()))), []).append(name)
+    pools = []
+    for (tower, _), names in grouped.items():
+        prepared = [model.prepare(views[name].inputs, views[name].prompt) for name in names]
+        inputs = prepared[0] if len(prepared) == 1 else type(prepared[0]).concat(prepared)
+        sizes = [(name, len(views[name].inputs)) for name in names]
+        pools.append(Pool(inputs, sizes, tower, views[names[0]].settings))
+    return pools
 
 
 def _labels(rows: Sequence[Any]) -> dict[str, Tensor]:

@@ -28,7 +28,9 @@ class ParameterGroup:
     count: int = 0
 
 
-def assign_groups(module: nn.Module, config: TrainConfig, undecayed: frozenset[str] = frozenset()) -> list[ParameterGroup]:
+def assign_groups(
+    module: nn.Module, config: TrainConfig, undecayed: frozenset[str] = frozenset()
+) -> list[ParameterGroup]:
     """Sort all trainable parameters into groups; parameters of a frozen group stop wanting gradients.
 
     The first pattern of ``train.groups`` that matches a name decides. Vectors and scalars (biases, norms, temperatures)
@@ -102,9 +104,7 @@ class Optimiser:
         self.groups, self.config = groups, config
         self._names = [name for group in groups for name in group.names]
         self._parameters = [named[name] for name in self._names]
-        settings = [
-            {"params": [named[n] for n in g.names], "lr": g.lr, "weight_decay": g.weight_decay} for g in groups
-        ]
+        settings = [{"params": [named[n] for n in g.names], "lr": g.lr, "weight_decay": g.weight_decay} for g in groups]
         sharded = any(hasattr(p, "full_tensor") for p in self._parameters)
         self.adamw = torch.optim.AdamW(settings, lr=config.lr, betas=config.betas, eps=config.eps, fused=not sharded)
 

@@ -159,9 +159,7 @@ def _negatives(count: Any) -> dict[str, int]:
     return {**asdict(count), "total": count.total}
 
 
-def _memory(
-    bundle: Bundle, recipe: Recipe, batches: Sequence[StepBatch], processes: int, width: int
-) -> dict[str, str]:
+def _memory(bundle: Bundle, recipe: Recipe, batches: Sequence[StepBatch], processes: int, width: int) -> dict[str, str]:
     """Estimated peak bytes of one process.
 
     Activations: a transformer layer keeps about 16 hidden-sized and 2 feed-forward-sized vectors a token for its
@@ -199,4 +197,10 @@ def _evaluation(recipe: Recipe) -> dict[str, Any]:
     config = recipe.evaluation
     every = f"{config.every} steps" if config.every is not None else "epoch"
     names = metric_names(config.suite, config.tasks)
-    return {"suite": config.suite, "split": config.split, "every": every, "chooses": setup.metric_of(recipe), "metrics": names}
+    return {
+        "suite": config.suite,
+        "split": config.split,
+        "every": every,
+        "chooses": setup.metric_of(recipe),
+        "metrics": names,
+    }

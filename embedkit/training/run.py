@@ -22,6 +22,7 @@ from embedkit.training.cache import Chunking, RandomState
 from embedkit.training.checkpoint import CheckpointStore, RunLock, write_durably
 from embedkit.training.distributed import World
 from embedkit.training.engine import Engine
+from embedkit.training.guide import Guide
 from embedkit.training.log import Progress, RichProgress, RunLog
 from embedkit.training.optimiser import Optimiser, RunningMean, assign_groups, schedule_factor
 from embedkit.training.precision import LossScale, autocast, choose_precision
@@ -195,7 +196,9 @@ class Run:
         with self._mean_weights():
             self.engine.save_model(state.bundle.model, target, self.recipe)
         loss = losses[-1] if losses else math.nan
-        result = TrainResult(target, state.position.step, loss, losses, rows[-1]["scores"] if rows else {}, asdict(state.best))
+        result = TrainResult(
+            target, state.position.step, loss, losses, rows[-1]["scores"] if rows else {}, asdict(state.best)
+        )
         if self.world.is_main:
             text = json.dumps(asdict(result) | {"output": str(target)}, indent=1) + "\n"
             write_durably(self.folder / "result.json", text.encode())
@@ -225,10 +228,13 @@ class Run:
         torch.manual_seed(recipe.seed + 1)
         parts = self.method.parts(model.dim)
         objective = setup.build_objective(recipe, self.method, model.dim, self.rows.num_rows)
-        bundle = Bundle(model, parts, objective)
+        guide = Guide(recipe.guide, model) if recipe.guide is not None else None
+        bundle = Bundle(model, parts, objective, guide)
         undecayed = frozenset(f"objective.{name}" for name, _ in objective.named_parameters())
         groups = assign_groups(bundle, train_config, undecayed)
         bundle = self.engine.place(bundle)
+        if guide is not None:
+            guide.place(self.world.device)
         optimiser = Optimiser(bundle, groups, train_config)
         ema = RunningMean(bundle, train_config.ema) if train_config.ema is not None else None
         best = Best(metric=self.metric)
@@ -256,9 +262,11 @@ class Run:
     def _stream(self) -> Any:
         from embedkit.data import prefetch
 
-        model, seed = self.state.bundle.model, self.recipe.seed
+        model, seed, guide = self.state.bundle.model, self.recipe.seed, self.state.bundle.guide
+        other = guide.encoder if guide is not None and guide.own_inputs else None
         source = setup.batches_from(self.rows, self.state.position, self.world.rank, self.world.size)
-        return prefetch((prepare(b, self.method, model, seed=seed, epoch=epoch) for epoch, b in source), 2)
+        made = (prepare(b, self.method, model, seed=seed, epoch=epoch, guide=other) for epoch, b in source)
+        return prefetch(made, 2)
 
     # -- parts of the loop --------------------------------------------------------------------------------------
 
@@ -335,7 +343,9 @@ class Run:
                 if state.best.better(value):
                     state.best = Best(self.metric, value, state.position.step)
                 log.record({"step": state.position.step, "scores": scores})
-                self.progress.say(f"step {state.position.step}: {self.metric} {value:.2f} (best {state.best.value:.2f})")
+                self.progress.say(
+                    f"step {state.position.step}: {self.metric} {value:.2f} (best {state.best.value:.2f})"
+                )
         self.engine.share(state)
         before.restore()
 

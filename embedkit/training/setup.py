@@ -32,7 +32,9 @@ def build_method(recipe: Recipe) -> Method:
     known = [name for name in inspect.signature(cls).parameters if name != "self"]
     for key in recipe.method.settings:
         if key not in known:
-            raise RecipeError(f"unknown setting {key!r}", where=f"method {recipe.method.name}", remedy=nearest(key, known))
+            raise RecipeError(
+                f"unknown setting {key!r}", where=f"method {recipe.method.name}", remedy=nearest(key, known)
+            )
     return cls(**recipe.method.settings)
 
 
@@ -55,11 +57,13 @@ def check(recipe: Recipe) -> Method:
     """Check method, objective, roles and metric names of a recipe; nothing heavy is read."""
     method = build_method(recipe)
     objective = build_objective(recipe, method)
-    missing = objective.requires - method.contract.roles - set(method.provides)
+    fed = method.contract.roles | method.provides | ({"guide"} if recipe.guide is not None else set())
+    missing = objective.requires - fed
     if missing:
         raise RecipeError(
             f"objective {objective_config(recipe, method)['name']!r} needs {', '.join(sorted(missing))}",
-            where=f"method {recipe.method.name}", remedy="choose an objective that the method's views can feed",
+            where=f"method {recipe.method.name}",
+            remedy="add a guide section" if "guide" in missing else "choose an objective that these views can feed",
         )  # fmt: skip
     metric_of(recipe)
     return method

@@ -17,17 +17,20 @@ from embedkit.objectives.base import LossOutput, Objective, ObjectiveBatch
 from embedkit.training.batches import Pool, StepBatch
 from embedkit.training.cache import CachedEmbeddings, Chunking
 from embedkit.training.distributed import World
+from embedkit.training.guide import Guide
 
 
 class Bundle(nn.Module):
-    """All that is trained and saved in a run: the model, the method's parts and the objective.
+    """All that is trained and saved in a run: the model, the method's parts, the objective, and a guide that follows.
 
-    Its state dict has keys ``model.*``, ``parts.*`` and ``objective.*``; parameter groups match these names.
+    Its state dict has keys ``model.*``, ``parts.*``, ``objective.*``, ``guide.*``; parameter groups match these names.
     """
 
-    def __init__(self, model: nn.Module, parts: nn.ModuleDict, objective: Objective) -> None:
+    def __init__(
+        self, model: nn.Module, parts: nn.ModuleDict, objective: Objective, guide: Guide | None = None
+    ) -> None:
         super().__init__()
-        self.model, self.parts, self.objective = model, parts, objective
+        self.model, self.parts, self.objective, self.guide = model, parts, objective, guide
 
 
 @dataclass
@@ -79,6 +82,7 @@ class TrainStep:
         counts = {name: self.world.counts(len(z)) for name, z in local.items()}
         whole = {name: self._leaf(self.world.gather(z, counts[name])) for name, z in local.items()}
         known = self._objective_batch(batch, counts)
+        known.guide = self._guide(batch, counts)
         projected = self.method.project(whole, self.bundle.parts)
         seen = {name: self._leaf(z) for name, z in projected.items()}
 
@@ -97,7 +101,9 @@ class TrainStep:
         return StepResult(output.loss.detach() + sum(extra.values()), terms, output.metrics)
 
     def after_update(self) -> None:
-        """Advance the objective's state, once an optimiser step."""
+        """Advance the objective's state and the guide, once an optimiser step."""
+        if self.bundle.guide is not None:
+            self.bundle.guide.after_update(self.bundle.model)
         if self._seen is not None:
             with torch.no_grad():
                 self.bundle.objective.after_step(*self._seen)
@@ -111,6 +117,12 @@ class TrainStep:
         weight = next(self.bundle.model.parameters())
         empty = torch.empty(0, int(self.bundle.model.dim), dtype=weight.dtype, device=self.world.device)
         return CachedEmbeddings(encode, batch.pools, self.chunking, empty, lambda: self._defer_sync(False))
+
+    def _guide(self, batch: StepBatch, counts: dict[str, list[int]]) -> dict[str, Tensor]:
+        if self.bundle.guide is None:
+            return {}
+        own = self.bundle.guide.embed(batch, self.chunking, self.autocast, self.world.device)
+        return {name: self.world.gather(z, counts[name]) for name, z in own.items()}
 
     @staticmethod
     def _leaf(tensor: Tensor) -> Tensor:

@@ -23,7 +23,28 @@ TINY = {
     "intermediate_size": 48, "max_position_embeddings": 64,
 }  # fmt: skip
 
-WORDS = "a the cat dog bird sings sleeps runs red blue small near river house tree and child with old song".split()
+WORDS = [
+    "a",
+    "the",
+    "cat",
+    "dog",
+    "bird",
+    "sings",
+    "sleeps",
+    "runs",
+    "red",
+    "blue",
+    "small",
+    "near",
+    "river",
+    "house",
+    "tree",
+    "and",
+    "child",
+    "with",
+    "old",
+    "song",
+]
 
 
 def model_config(dropout: float = 0.0, **changes: Any) -> ModelConfig:
@@ -34,7 +55,10 @@ def model_config(dropout: float = 0.0, **changes: Any) -> ModelConfig:
 
 def texts(count: int, salt: int = 0) -> list[str]:
     """Texts of 1 to 9 words, a pure function of the arguments."""
-    return [" ".join(WORDS[(i * 7 + j * (3 + salt) + salt) % len(WORDS)] for j in range(1 + (i * 5 + salt) % 9)) for i in range(count)]
+    return [
+        " ".join(WORDS[(i * 7 + j * (3 + salt) + salt) % len(WORDS)] for j in range(1 + (i * 5 + salt) % 9))
+        for i in range(count)
+    ]
 
 
 def rows(count: int, ragged: bool = True) -> list[dict[str, Any]]:
@@ -43,7 +67,9 @@ def rows(count: int, ragged: bool = True) -> list[dict[str, Any]]:
     found = []
     for i in range(count):
         hard = texts(1 + (i % 3 if ragged else 0), 2 + i)
-        found.append({"anchor": anchors[i], "positive": positives[i], "negatives": hard, "label": i % 3, "score": (i % 6) / 5})
+        found.append(
+            {"anchor": anchors[i], "positive": positives[i], "negatives": hard, "label": i % 3, "score": (i % 6) / 5}
+        )
     return found
 
 
@@ -76,10 +102,16 @@ def step_batch(step: TrainStep, data: list[dict[str, Any]], number: int = 0) -> 
 
 def gradients(step: TrainStep) -> dict[str, torch.Tensor]:
     """Gradients by parameter name; zeros where there is none."""
-    return {n: (p.grad if p.grad is not None else torch.zeros_like(p)).clone() for n, p in step.bundle.named_parameters()}
+    return {
+        n: (p.grad if p.grad is not None else torch.zeros_like(p)).clone() for n, p in step.bundle.named_parameters()
+    }
 
 
 def largest_error(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:
     """Largest relative error over tensors: norm of the difference over norm of the wanted one (1e-12 at least)."""
     assert found.keys() == wanted.keys()
-    return max(float((found[n] - wanted[n]).norm() / wanted[n].norm().clamp_min(1e-12)) for n in wanted if wanted[n].norm() > 1e-14 or found[n].norm() > 1e-14)
+    return max(
+        float((found[n] - wanted[n]).norm() / wanted[n].norm().clamp_min(1e-12))
+        for n in wanted
+        if wanted[n].norm() > 1e-14 or found[n].norm() > 1e-14
+    )

@@ -47,9 +47,10 @@ def killed_at(step: int, given: dict[str, Any], output: Path, **settings: Any) -
             raise KilledError
         return real(self, *args)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunState, "save", save)
-        train(given, output=output, progress=Progress(), **settings)
+        with pytest.raises(KilledError):
+            train(given, output=output, progress=Progress(), **settings)
 
 
 def write_data(folder: Path) -> None:
@@ -58,7 +59,11 @@ def write_data(folder: Path) -> None:
         with open(folder / f"{name}.jsonl", "w", encoding="utf-8") as file:
             for i in range(start, start + count):
                 words = common.WORDS[i % 7 : i % 7 + 1 + i % 5]
-                row = {"anchor": f"{' '.join(words)} {common.WORDS[i % 19]} red", "positive": f"the {' '.join(words)} old", "label": i % 3}
+                row = {
+                    "anchor": f"{' '.join(words)} {common.WORDS[i % 19]} red",
+                    "positive": f"the {' '.join(words)} old",
+                    "label": i % 3,
+                }
                 file.write(json.dumps(row) + "\n")
 
 
@@ -149,7 +154,13 @@ def test_settings_that_decide_nothing_may_change(tmp_path: Path) -> None:
     given = recipe(tmp_path, "shuffled", "full")
     whole = run_whole(str(tmp_path), "shuffled", "full", str(tmp_path / "whole"))
     killed_at(4, given, tmp_path / "run")
-    train(given, ["train.log_every=1", "train.keep_checkpoints=5"], output=tmp_path / "run", resume=True, progress=Progress())
+    train(
+        given,
+        ["train.log_every=1", "train.keep_checkpoints=5"],
+        output=tmp_path / "run",
+        resume=True,
+        progress=Progress(),
+    )
     assert final_state(tmp_path / "run")["hashes"] == whole["hashes"]
 
 

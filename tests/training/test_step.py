@@ -17,7 +17,13 @@ OBJECTIVES = [
     {"name": "siglip"},
     {"name": "cosent"},
 ]
-CHUNKINGS = [Chunking(), Chunking(size=1, keep=0), Chunking(size=5, keep=1), Chunking(tokens=40, keep=2), Chunking(size=100)]
+CHUNKINGS = [
+    Chunking(),
+    Chunking(size=1, keep=0),
+    Chunking(size=5, keep=1),
+    Chunking(tokens=40, keep=2),
+    Chunking(size=100),
+]
 BOUND = 1e-9
 
 
@@ -43,7 +49,9 @@ def test_chunks_do_not_change_the_gradient(objective: dict[str, Any], chunking: 
 @pytest.mark.parametrize("world", [2, 4])
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: o["name"])
 @pytest.mark.parametrize("chunking", [Chunking(), Chunking(size=3, keep=1)], ids=["whole", "chunked"])
-def test_processes_do_not_change_the_gradient(processes: Any, objective: dict[str, Any], chunking: Chunking, world: int) -> None:
+def test_processes_do_not_change_the_gradient(
+    processes: Any, objective: dict[str, Any], chunking: Chunking, world: int
+) -> None:
     count = 13  # does not divide evenly
     loss, wanted, _ = _one(objective, Chunking(), count)
     results = processes(world).run(_one, objective, chunking, count)
@@ -74,7 +82,9 @@ def _counted_all_reduces() -> int:
 @pytest.mark.parametrize("changes", [{}, {"lora": {"rank": 4, "dropout": 0.1}}], ids=["full", "lora"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
 def test_second_forward_repeats_the_first_bit_for_bit(changes: dict[str, Any], checkpointing: bool) -> None:
-    step = common.make_step("infonce", Chunking(size=3, keep=0), dtype=torch.float32, config=common.model_config(0.1, **changes))
+    step = common.make_step(
+        "infonce", Chunking(size=3, keep=0), dtype=torch.float32, config=common.model_config(0.1, **changes)
+    )
     if checkpointing:
         step.bundle.model.gradient_checkpointing_enable()
     batch = common.step_batch(step, common.rows(8))
@@ -98,7 +108,9 @@ def test_second_forward_repeats_the_first_bit_for_bit(changes: dict[str, Any], c
 def test_dropout_stream_goes_on_as_if_nothing_was_replayed() -> None:
     step = common.make_step("infonce", Chunking(size=3, keep=0), dtype=torch.float32, config=common.model_config(0.1))
     batch = common.step_batch(step, common.rows(6))
-    cached = CachedEmbeddings(lambda pool, inputs: step.bundle.model(inputs), batch.pools, step.chunking, torch.empty(0, 32))
+    cached = CachedEmbeddings(
+        lambda pool, inputs: step.bundle.model(inputs), batch.pools, step.chunking, torch.empty(0, 32)
+    )
     torch.manual_seed(0)
     embeddings = cached.forward()
     expected = torch.rand(3)
