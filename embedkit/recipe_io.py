@@ -21,7 +21,14 @@ _LARGEST_FILE = 1_000_000  # bytes; a recipe is a page of text
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what `_Loader` reads back: text that looks like a number is quoted."""
+    """Writes what `_Loader` reads back: text that looks like a number is quoted, and so is odd white space."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        odd = any(c in data for c in "\x85\u2028\u2029\ufeff")  # line breaks to YAML, which only quotes protect
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if odd else None)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 class _Loader(yaml.SafeLoader):
@@ -72,8 +79,9 @@ def parse_yaml(text: str, where: str) -> Any:
     RecipeError
         With line and column when the text is not YAML, a key stands twice, or a tag or alias is used.
     """
-    loader = _Loader(text)
+    loader: _Loader | None = None
     try:
+        loader = _Loader(text)  # refuses control characters at once
         return loader.get_single_data()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -84,7 +92,8 @@ def parse_yaml(text: str, where: str) -> Any:
         what = "nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
         raise RecipeError(f"not a valid YAML text: {what}", where=where, remedy="write it shorter") from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def read_yaml(path: Path) -> Any:
