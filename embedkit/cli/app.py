@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
@@ -30,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for _name, _command in {
+_COMMANDS: dict[str, Callable[..., None]] = {
     "quickstart": quickstart,
     "train": train,
     "plan": plan,
@@ -40,7 +40,8 @@ for _name, _command in {
     "recipes": recipes,
     "objectives": objectives,
     "methods": methods,
-}.items():
+}
+for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)
 
 # Typer brings its own copy of click or depends on it, by version; the class of usage errors is found through what

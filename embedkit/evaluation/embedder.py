@@ -25,8 +25,8 @@ _Space = tuple[str | None, bool]
 class Encoder(Protocol):
     """What evaluation needs of a model; ``describe()`` and ``similarity()`` are used where they exist."""
 
-    def encode(self, inputs: Any, /, **options: Any) -> Any:
-        """Vectors of `inputs` in their order: array or CPU tensor (N, D), floating point."""
+    def encode(self, *inputs: Any, **options: Any) -> Any:
+        """Vectors of the one list of inputs in its order: array or CPU tensor (N, D), floating point."""
 
 
 def _said(item: Item) -> str:

@@ -85,7 +85,7 @@ def test_undocumented_and_untyped_names(gate: ModuleType) -> None:
     base = (
         "class Base:\n    'Doc.'\n\n    def run(self, x: int) -> int:\n        'Doc.'\n\n    def _hidden(self): ...\n"
     )
-    child = "class Child(Base):\n    'Doc.'\n\n    def run(self, x: int) -> int: ...\n\n    def other(self, y) -> None: ...\n"
+    child = "class Child(Base):\n    'Doc.'\n\n    def run(self, x: int) -> int: ...\n    def other(self, y) -> None: ...\n"
     text = base + child + "def free(a, *, b: int): ...\n"
     found = list(gate.definitions(source(gate, text)))
     assert [finding.what for finding in gate.undocumented(found)] == [
