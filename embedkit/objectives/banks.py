@@ -70,7 +70,7 @@ class Queue(Bank):
         draw = torch.Generator().manual_seed(size)
         start = torch.randn(self.size if dim else 0, dim or 0, generator=draw)
         self.register_buffer("vectors", unit(start))
-        self.register_buffer("guides", torch.zeros(self.size if guide else 0, guide))
+        self.register_buffer("guides", unit(torch.randn(self.size if guide else 0, guide, generator=draw)))
         self.register_buffer("keys", torch.full((self.size,), -1, dtype=torch.long))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
         self.register_buffer("filled", torch.tensor(self.size if random_start else 0))
@@ -125,8 +125,9 @@ class FilteredQueue(Queue):
         """From between the scores of the last of the hardest and the next, to the ceiling."""
         if problem.batch.step < self.warmup * problem.batch.total_steps:
             return None
-        features = problem.my_parts[0].left
-        held = problem.my_parts[0].right[bank]
+        features, held = problem.my_parts[0].left, problem.my_parts[0].right[bank]
+        if not len(held):
+            return None
         low = []
         for block in features.split(1024):
             scores = block @ held.T
@@ -168,6 +169,8 @@ class MixedQueue(Queue):
             return []
         every, held = len(problem.whole), problem.my_parts[0].right[len(problem.right) - self.held :].detach()
         top = min(self.hardest, len(held))
+        if not top:
+            return []
         generator = drawn(problem, 1)
         # Drawn for all anchors of the batch, then cut to this process's: the same numbers for any number of processes.
         first, second = (torch.randint(top, (every, total), generator=generator) for _ in range(2))

@@ -12,7 +12,7 @@ from embedkit.errors import DataError
 from embedkit.objectives.base import ObjectiveBatch
 from embedkit.objectives.problem import Problem
 from embedkit.objectives.scores import partners
-from embedkit.objectives.sides import NOBODY, Listed, Masks, Relation, Side, collect, need, views_of
+from embedkit.objectives.sides import NOBODY, Listed, Masks, Relation, Side, collect, views_of
 from embedkit.objectives.slots import part
 from embedkit.objectives.tools import choice, number, unit, whole
 
@@ -160,7 +160,8 @@ class Target(nn.Module):
 
     def law(self, problem: Problem, positive: Tensor, valid: Tensor) -> Tensor:
         """Probabilities (n, M) of the candidates, 0 outside `valid`, without gradient: the positives, evenly."""
-        return positive / positive.sum(-1, keepdim=True).clamp_min(1)
+        weight = positive.to(problem.whole.z.dtype)
+        return weight / weight.sum(-1, keepdim=True).clamp_min(1)
 
 
 def _itself(left: Side, right: Side) -> Relation:
@@ -179,10 +180,17 @@ class Same(Target):
 
     def masks(self, left: Side, right: Side, batch: ObjectiveBatch) -> Masks:
         """Positive: equal ids of the kind `by`; a row's hard negatives are never positive."""
-        if self.requires:
-            need(getattr(batch, self.by), self.by, f"a target by {self.by}")
         theirs = right.id(self.by).masked_fill(right.id("hard") >= 0, NOBODY)
         return Masks(Relation.of(left.id(self.by), theirs), _itself(left, right))
+
+
+def guides(left: Side, right: Side) -> tuple[Tensor, Tensor]:
+    """The guide's unit vectors of both sides, without gradient, in the type of the vectors."""
+    if left.guide is None or right.guide is None:
+        raise DataError("the guide's vectors are not there for all candidates", where="batch.guide",
+                        remedy="use a method with a guide; with a bank, set its guide_dim")  # fmt: skip
+    kind = left.z.dtype
+    return unit(left.guide.detach().to(kind)), unit(right.guide.detach().to(kind))
 
 
 @part("target", "itself")
@@ -207,7 +215,6 @@ class Partner(Target):
 
     def masks(self, left: Side, right: Side, batch: ObjectiveBatch) -> Masks:
         """Positive: the partner's label."""
-        need(batch.label, "label", "a target by partner")
         partner = partners(batch, self.pairing)[left.id("row")]
         own = Relation.of(left.id("label"), right.id("label"))
         return Masks(Relation.of(partner, right.id("label")), _itself(left, right), [own])
@@ -215,7 +222,10 @@ class Partner(Target):
 
 @part("target", "nearest")
 class Nearest(Target):
-    """Positive are the `neighbours` candidates that the guide model finds most similar (MLS, arXiv 2308.03286; [R])."""
+    """Positive are the `neighbours` vectors of the bank that the guide finds most similar (MLS, arXiv 2308.03286; [R]).
+
+    The bank must keep the guide's vectors: its setting `guide_dim`.
+    """
 
     requires = frozenset({"guide"})
 
@@ -226,13 +236,11 @@ class Nearest(Target):
     @torch.no_grad()
     def masks(self, left: Side, right: Side, batch: ObjectiveBatch) -> Masks:
         """Positive: the nearest by the guide's cosine; the list of candidates is searched a block at a time."""
-        need(left.guide if right.guide is not None else None, "guide", "a target by nearest neighbours")
-        assert left.guide is not None
-        assert right.guide is not None
-        known = min(self.neighbours, len(right))
-        mine, theirs = unit(left.guide), unit(right.guide)
-        found = [(block @ theirs.T).topk(known, dim=1).indices for block in mine.split(1024)]
-        return Masks(Listed(torch.cat(found)), _itself(left, right))
+        mine, theirs = guides(left, right)
+        held = (right.id("row") == NOBODY).nonzero().squeeze(1)
+        known = min(self.neighbours, len(held))
+        found = [(block @ theirs[held].T).topk(known, dim=1).indices for block in mine.split(1024)]
+        return Masks(Listed(held[torch.cat(found)]), _itself(left, right))
 
 
 @part("mask", "standard")
@@ -244,7 +252,8 @@ class FalseNegatives(nn.Module):
     groups : bool
         Vectors of the same group, when rows have groups.
     equal_inputs : bool
-        Vectors of equal input text or image.
+        Vectors of equal input text or image, and vectors of which one equals a view of the other's row: the same image
+        with another caption, the same caption of another image.
     guide_margin : float, optional
         Pairs whose cosine by the guide model is above that of the anchor's own positive less this margin (GISTEmbed,
         Solatorio, arXiv 2402.16829, is margin 0); needs guide embeddings.
@@ -261,14 +270,14 @@ class FalseNegatives(nn.Module):
 
     def extend(self, masks: Masks, left: Side, right: Side) -> None:
         """Add what does not count."""
-        for wanted, kind in ((self.groups, "group"), (self.equal, "key"), (self.own_views, "row")):
-            if wanted and kind in left.ids:
-                masks.drop.append(Relation.of(left.id(kind), right.id(kind)))
+        alike = [("group", "group")] if self.groups else []
+        alike += [("row", "row")] if self.own_views else []
+        if self.equal:
+            views = [kind for kind in left.ids if kind.startswith("key of ")]
+            alike += [("key", "key"), *(("key", view) for view in views), *((view, "key") for view in views)]
+        masks.drop += [Relation.of(left.id(a), right.id(b)) for a, b in alike if a in left.ids and b in right.ids]
         if self.guide_margin is not None:
-            need(left.guide if right.guide is not None else None, "guide", "guide_margin")
-            assert left.guide is not None
-            assert right.guide is not None
-            mine, theirs = unit(left.guide.detach()), unit(right.guide.detach())
+            mine, theirs = guides(left, right)
             row, column = masks.pairs()
             ceiling = mine.new_full((len(left),), torch.inf)
             # An anchor with several positives is as strict as its least similar one.

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 from torch.special import xlogy
 
-from embedkit.errors import DataError
 from embedkit.objectives.base import ObjectiveBatch
-from embedkit.objectives.candidates import Same, Target
+from embedkit.objectives.candidates import Same, Target, guides
 from embedkit.objectives.problem import Problem, Row
 from embedkit.objectives.reducers import Reducer
 from embedkit.objectives.sides import Masks, Side
@@ -24,14 +23,6 @@ class SoftTarget(Target):
     def masks(self, left: Side, right: Side, batch: ObjectiveBatch) -> Masks:
         """The anchor's own row."""
         return Same().masks(left, right, batch)
-
-def _guides(problem: Problem) -> tuple[Tensor, Tensor]:
-    mine, theirs = problem.left.guide, problem.right.guide
-    if mine is None or theirs is None:
-        raise DataError("the target is made from guide embeddings and there are none", where="batch.guide",
-                        remedy="use a method with a teacher, or another target")  # fmt: skip
-    return unit(mine.detach()).to(problem.whole.z.dtype), unit(theirs.detach()).to(problem.whole.z.dtype)
-
 
 def _softmax(logits: Tensor, valid: Tensor) -> Tensor:
     return logits.masked_fill(~valid, -torch.inf).softmax(-1).nan_to_num(0.0)
@@ -49,7 +40,7 @@ class GuideTarget(SoftTarget):
 
     def law(self, problem: Problem, positive: Tensor, valid: Tensor) -> Tensor:
         """The guide's softmax."""
-        mine, theirs = _guides(problem)
+        mine, theirs = guides(problem.left, problem.right)
         return _softmax(mine @ theirs.T / self.temperature, valid)
 
 
@@ -71,7 +62,7 @@ class GraphTarget(SoftTarget):
 
     def law(self, problem: Problem, positive: Tensor, valid: Tensor) -> Tensor:
         """Where a walk that starts at the anchor ends."""
-        mine, theirs = _guides(problem)
+        mine, theirs = guides(problem.left, problem.right)
         law = self._step(mine @ theirs.T, valid)
         if self.hops > 1:
             step = self._step(theirs @ theirs.T, ~torch.eye(len(theirs), dtype=torch.bool, device=theirs.device))
@@ -140,8 +131,8 @@ class Divergence(Reducer):
         negative = r.table.negatives(rows, columns)
         valid = torch.ones_like(positive) if negative is None else negative | positive
         with torch.no_grad():
-            law = r.law(positive, valid).to(logits.dtype)
-            even = valid / valid.sum(-1, keepdim=True).clamp_min(1)
+            law, counts = r.law(positive, valid), valid.to(logits.dtype)
+            even = counts / counts.sum(-1, keepdim=True).clamp_min(1)
             p = (1 - self.leak_p) * law + self.leak_p * even * (law.sum(-1, keepdim=True) > 0)
         logits = logits.masked_fill(~valid & valid.any(-1, keepdim=True), -torch.inf)
         log_q = logits.log_softmax(-1)

@@ -20,7 +20,7 @@ from embedkit.objectives.reducers import COUNT, Prior, Reducer, Weight
 from embedkit.objectives.registry import Preset, presets
 from embedkit.objectives.scales import Positive, Scale
 from embedkit.objectives.scores import Score
-from embedkit.objectives.sides import Relation, Side
+from embedkit.objectives.sides import Relation, Side, check_roles
 from embedkit.objectives.slots import Chosen, choose, exposed, make
 from embedkit.objectives.stats import Stat, Table, pair_scores, reduce_logits
 from embedkit.objectives.tiled import row_stats
@@ -83,6 +83,7 @@ class TableObjective(Objective):
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
         """This process's share of the loss."""
+        check_roles(self.requires, embeddings, batch)
         z = prepare(embeddings)
         sides = self.direction.sides(z, batch)
         problems = [self._problem(left, right, batch, place) for place, (left, right) in enumerate(sides)]

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embedkit.errors import DataError
 from embedkit.objectives.banks import Bank
 from embedkit.objectives.problem import Extra, Problem
 from embedkit.objectives.slots import part
@@ -41,8 +40,7 @@ class LabelMixes(Bank):
     def extras(self, problem: Problem) -> list[Extra]:
         """Scores of both kinds of mixtures."""
         target = problem.whole.score
-        if target is None:
-            raise DataError("mixtures along a target need the role 'score'", where="batch", remedy="map a column to it")
+        assert target is not None
         rng = np.random.default_rng([problem.batch.step, problem.place, 20])
         return [e for e in (self._negatives(problem, target, rng), self._positives(problem, target, rng)) if e]
 

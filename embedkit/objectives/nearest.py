@@ -98,9 +98,9 @@ class Centroids(_Lookup):
         """First output of the transformer over (N, k, D) with sinusoidal positions, (N, D)."""
         assert self.mixer is not None
         k, dim = tokens.shape[1:]
-        rate = torch.exp(torch.arange(0, dim, 2, device=tokens.device) * (-math.log(10_000.0) / dim))
-        angle = torch.arange(k, device=tokens.device)[:, None] * rate
-        place = torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :dim].to(tokens.dtype)
+        rate = torch.exp(torch.arange(0, dim, 2, device=tokens.device, dtype=tokens.dtype) * (-math.log(10_000.0) / dim))
+        angle = torch.arange(k, device=tokens.device, dtype=tokens.dtype)[:, None] * rate
+        place = torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :dim]
         return self.mixer(tokens + place)[:, 0]
 
     def _sides(self, embeddings: Embeddings, batch: ObjectiveBatch) -> Sides:

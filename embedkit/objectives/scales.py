@@ -35,7 +35,7 @@ class Scale(nn.Module):
         """Bring parameters back into their bounds."""
 
     def advance(self, problem: Problem, slope: Tensor) -> None:
-        """Change a scale of its own for each training row, given the slope of the loss by temperature (n,)."""
+        """Change a scale of its own for each training row, given the slope of the loss by temperature (n,), without what the policy adds."""
 
     def metrics(self) -> dict[str, Tensor]:
         """Figures to log."""
@@ -159,7 +159,7 @@ class PerSample(Scale):
     def advance(self, problem: Problem, slope: Tensor) -> None:
         """One step of gradient descent on the temperatures of the rows in this batch."""
         tau, old = self.get_buffer("tau")[problem.place], self.get_buffer("slope")[problem.place]
-        ids, mean = mean_by_sample(self._ids(problem), slope)
+        ids, mean = mean_by_sample(self._ids(problem), slope + self.rho)
         smooth = self.momentum * old[ids] + (1 - self.momentum) * mean.clamp(-self.clip, self.clip).to(old.dtype)
         old[ids] = smooth
         tau[ids] = (tau[ids] - self.rate * smooth).clamp(self.low, self.high)

@@ -27,7 +27,8 @@ def views_of(embeddings: Mapping[str, Tensor]) -> list[str]:
 class Side:
     """Vectors (N, D) with integer ids (N,) by what they say: row, view, vector, key, label, group, hard.
 
-    ``vector`` is a number that no other vector of the batch has; ``hard`` is the row whose hard negative a vector is.
+    ``vector`` is a number that no other vector of the batch has; ``hard`` is the row whose hard negative a vector is;
+    ``key of VIEW`` is the key of that view of the vector's row.
     `guide` (N, G) holds embeddings by a guide model, `score` (N,) the role of that name, when there are any. `memo`
     keeps features that were made of the vectors, so that two directions share them.
     """
@@ -36,7 +37,7 @@ class Side:
     ids: dict[str, Tensor]
     guide: Tensor | None = None
     score: Tensor | None = None
-    memo: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    memo: dict[str, Tensor] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.z)
@@ -89,6 +90,8 @@ def collect(names: Iterable[str], embeddings: Mapping[str, Tensor], batch: Objec
             for kind, values in (("label", batch.label), ("group", batch.group), ("score", same_score)):
                 if values is not None:
                     ids[kind] = torch.full_like(row, NOBODY) if name == "negatives" else values[row]
+            for view in views_of(embeddings):
+                ids[f"key of {view}"] = torch.full_like(row, NOBODY) if name == "negatives" else batch.keys[view][row]
             guide = batch.guide.get(name)
             score = None if batch.score is None else batch.score[row].to(z.dtype)
             sides.append((name, Side(z, ids, guide, score)))
@@ -259,7 +262,10 @@ class Masks:
         return row, column
 
 
-def need(present: object, role: str, why: str) -> None:
-    """Raise a DataError unless a role of the batch is there."""
-    if present is None:
-        raise DataError(f"{why} needs the role {role!r}", where="batch", remedy=f"map a column to {role!r}")
+def check_roles(requires: Iterable[str], embeddings: Mapping[str, Tensor], batch: ObjectiveBatch) -> None:
+    """Raise a DataError naming the first of the names and roles in `requires` that is not there."""
+    for role in sorted(requires):
+        known = embeddings.get(role) if role in (*VIEWS, "negatives") else getattr(batch, role)
+        if known is None or (role == "guide" and not known):
+            remedy = "use a method with a guide" if role == "guide" else f"map a column of the data to {role!r}"
+            raise DataError(f"the objective needs {role!r}, which this batch does not have", where="batch", remedy=remedy)

@@ -112,7 +112,8 @@ class _Work:
         """Room for a tile that is used again for the next."""
         like = self.features[0]
         if name not in self.buffers:
-            self.buffers[name] = like.new_empty(min(self.size, self.table.shape[0]) * min(self.size, self.table.shape[1]))
+            n, m = self.table.shape
+            self.buffers[name] = like.new_empty(min(self.size, n) * min(self.size, m))
         return self.buffers[name][: shape[0] * shape[1]].view(shape)
 
     def masked(self, rows: slice, columns: slice) -> tuple[dict[str, Tensor | None], Tensor | None]:
@@ -123,7 +124,7 @@ class _Work:
             masks["negative"] = self.table.negatives(rows, columns)
         if "positive" in kinds:
             found = self.table.masks.positives(rows, columns)
-            masks["positive"] = torch.zeros(1, 1, dtype=torch.bool, device=self.features[0].device) if found is None else found
+            masks["positive"] = self.features[0].new_zeros(1, 1, dtype=torch.bool) if found is None else found
         return masks, self.table.weights.tile(rows, columns)
 
     def bound(self) -> float:
@@ -247,7 +248,7 @@ def _pass(runs: Sequence[_Running], parts: tuple[slice, slice], logits: Tensor, 
 
 def _exponent(stat: Stat, logits: Tensor, mask: Tensor | None, extra: Tensor | None, small: bool,
               alone: bool) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """factor · logits + log weight, and its exponential when that is safe; in place when nobody else reads the logits."""
+    """factor · logits + log weight, and its exponential when safe; in place when nobody else reads the logits."""
     x = logits if stat.factor == 1 else logits * stat.factor
     if extra is not None and stat.over == "negative":
         x = x + extra
