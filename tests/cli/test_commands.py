@@ -47,11 +47,10 @@ def test_train_refuses_a_used_folder_and_resumes(trained: tuple[Path, Any], caps
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_is_valid_and_runs_its_smoke_size(name: str, tmp_path: Path) -> None:
+def test_every_recipe_is_valid_and_shrinks(name: str, tmp_path: Path) -> None:
     written = json_of(tmp_path, "validate", name)
     assert written["name"] == name and written["description"] and written["smoke"]
-    result = json_of(tmp_path, "train", name, "--smoke", "--output", str(tmp_path / "run"))
-    assert result["steps"] >= 1 and np.isfinite(result["loss"])
+    assert json_of(tmp_path, "validate", name, "--smoke")["train"]["max_steps"] < 50
 
 
 def test_overrides_win_over_recipe_and_smoke(tmp_path: Path) -> None:

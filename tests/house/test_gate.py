@@ -85,15 +85,15 @@ def test_undocumented_and_untyped_names(gate: ModuleType) -> None:
     base = (
         "class Base:\n    'Doc.'\n\n    def run(self, x: int) -> int:\n        'Doc.'\n\n    def _hidden(self): ...\n"
     )
-    child = "class Child(Base):\n    'Doc.'\n\n    def run(self, x: int) -> int: ...\n    def other(self, y) -> None: ...\n"
+    child = "class Child(Base):\n    'Doc.'\n    def run(self, x: int) -> int: ...\n    def go(self, y) -> int: ...\n"
     text = base + child + "def free(a, *, b: int): ...\n"
     found = list(gate.definitions(source(gate, text)))
     assert [finding.what for finding in gate.undocumented(found)] == [
-        "Child.other has no docstring",
+        "Child.go has no docstring",
         "free has no docstring",
     ]
     assert [finding.what for finding in gate.untyped(found)] == [
-        "Child.other: no type for y",
+        "Child.go: no type for y",
         "free: no type for a, result",
     ]
 
