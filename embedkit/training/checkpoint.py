@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -99,12 +100,18 @@ class CheckpointStore:
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest checkpoint that is whole, and one line for each one that was passed over."""
         ignored = [f"ignored incomplete {path.name}" for path in sorted(self.folder.glob(f"{_TEMPORARY}*"))]
-        for path in sorted(self.folder.glob("step-*"), reverse=True):
+        for step in reversed(self.steps()):
+            path = self.folder / _FOLDER.format(step)
             problem = verify(path)
             if problem is None:
-                return Checkpoint(path, int(path.name.removeprefix("step-"))), ignored
+                return Checkpoint(path, step), ignored
             ignored.append(f"ignored damaged {path.name} ({problem})")
         return None, ignored
+
+    def steps(self) -> list[int]:
+        """Steps that have a folder, whole or not, in order; folders that merely look alike are the user's own."""
+        names = (re.fullmatch(r"step-(\d{8,})", path.name) for path in self.folder.glob("step-*"))
+        return sorted(int(name[1]) for name in names if name is not None)
 
     def at(self, step: int) -> Checkpoint:
         """The checkpoint of a step; raises CheckpointError when it is missing or damaged."""
@@ -120,7 +127,7 @@ class CheckpointStore:
             shutil.rmtree(path, ignore_errors=True)
 
     def _retire(self, newest: int, best_step: int | None) -> None:
-        steps = sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*"))
+        steps = self.steps()
         kept = {*[s for s in steps if s <= newest][-self.keep :], best_step}
         for step in steps:
             if step not in kept:
@@ -134,6 +141,8 @@ def verify(path: Path) -> str | None:
         return f"no {MANIFEST}"
     try:
         files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        if not files:
+            return f"{MANIFEST} names no file"
         for name, known in files.items():
             if Path(name).name != name:
                 return f"{MANIFEST} names {name!r}, a file outside the checkpoint"
@@ -146,6 +155,8 @@ def verify(path: Path) -> str | None:
                 return f"{name} has changed since it was written"
     except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
         return f"{MANIFEST} is damaged"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
     return None
 
 
@@ -177,7 +188,13 @@ class RunLock:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Write a file through a temporary one in the same folder, fsync and rename; modes honour the umask."""
+    """Write a file through a temporary one in the same folder, fsync and rename; modes honour the umask.
+
+    Raises
+    ------
+    CheckpointError
+        When the disk is full or the folder cannot be written; an older file is untouched.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -186,6 +203,8 @@ def write_durably(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
+    except OSError as error:
+        raise _disk_error(error, path, None) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -241,7 +260,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _disk_error(error: BaseException, folder: Path, step: int | None) -> CheckpointError:
-    doing = f"could not save step {step}" if step is not None else "cannot be used as a run folder"
+    doing = f"could not save step {step}" if step is not None else "cannot be written"
     number = getattr(error, "errno", None)
     full = number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
     what = "no space left on the disk" if full else (getattr(error, "strerror", None) or str(error))

@@ -85,7 +85,7 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
     model = build(recipe.model, recipe.seed)
     objective = setup.build_objective(recipe, method, model.dim, rows.num_rows)
     bundle = Bundle(model, method.parts(model.dim), objective)
-    groups = assign_groups(bundle, recipe.train, frozenset(f"objective.{n}" for n, _ in objective.named_parameters()))
+    groups = assign_groups(bundle, recipe.train, frozenset(f"objective.{n}" for n in objective.no_weight_decay))
     batches = _first_batches(recipe, rows, method, model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     size = batches[0].size
@@ -196,7 +196,7 @@ def _evaluation(recipe: Recipe) -> dict[str, Any]:
 
     config = recipe.evaluation
     every = f"{config.every} steps" if config.every is not None else "epoch"
-    names = metric_names(config.suite, config.tasks)
+    names = metric_names(config.suite, config.tasks, config.split)
     return {
         "suite": config.suite,
         "split": config.split,

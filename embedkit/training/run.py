@@ -127,6 +127,7 @@ class Run:
         self.precision = choose_precision(recipe.train.precision, self.world.device)
         self._lock = RunLock(folder) if self.world.is_main else None
         self._stop_code: int | None = None
+        self._saved: int | None = None
 
     def _open_suite(self) -> Any:
         from embedkit.evaluation import open_suite
@@ -161,6 +162,7 @@ class Run:
         losses: list[float] = []
         if self.recipe.evaluation is not None and self.recipe.evaluation.at_start and state.position.step == 0:
             self._evaluate(log)
+            self._save()
         while state.position.step < self.total:
             batch = next(stream)
             factor = schedule_factor(state.position.step, self.total, config)
@@ -230,7 +232,7 @@ class Run:
         objective = setup.build_objective(recipe, self.method, model.dim, self.rows.num_rows)
         guide = Guide(recipe.guide, model) if recipe.guide is not None else None
         bundle = Bundle(model, parts, objective, guide)
-        undecayed = frozenset(f"objective.{name}" for name, _ in objective.named_parameters())
+        undecayed = frozenset(f"objective.{name}" for name in objective.no_weight_decay)
         groups = assign_groups(bundle, train_config, undecayed)
         bundle = self.engine.place(bundle)
         if guide is not None:
@@ -252,6 +254,12 @@ class Run:
         checkpoint, ignored = self.store.newest()
         for line in ignored:
             self.progress.say(line)
+        found = self.world.counts(-1 if checkpoint is None else checkpoint.step)
+        if len(set(found)) > 1:
+            raise CheckpointError(
+                f"processes see different checkpoints (steps {found})", where=str(self.store.folder),
+                remedy="put train.output on a disk that all machines share",
+            )  # fmt: skip
         if checkpoint is None:
             self.progress.say(f"{self.folder}: no complete checkpoint, starting from step 0")
             return
@@ -325,8 +333,15 @@ class Run:
         if evaluated:
             self._evaluate(log)
         every = self.recipe.train.save_every
-        if (evaluated and every is None) or self._due(every):
+        new_best = evaluated and self.state.best.step == self.state.position.step
+        if new_best or (evaluated and every is None) or self._due(every):
+            self._save()
+
+    def _save(self) -> None:
+        """Write a checkpoint of this step, once: a whole one is never replaced, not even by its equal."""
+        if self._saved != self.state.position.step:
             self.state.save(self.store, self.recipe, self.rows.fingerprint, self.world)
+            self._saved = self.state.position.step
 
     def _evaluate(self, log: RunLog) -> None:
         """Score the model on the main process; the random state of training is left as it was."""
@@ -336,16 +351,14 @@ class Run:
             if self.world.is_main:
                 model.eval()
                 report = suite.run(model)
-                name = self.recipe.evaluation.suite if self.recipe.evaluation else ""
-                scores = {f"{name}/{task}": float(score) for task, score in report.scores.items()}
+                scores = {f"{report.suite}/{task}": float(score) for task, score in report.scores.items()}
                 value = scores[self.metric] if self.metric is not None else math.nan
                 state.history.append({"step": state.position.step, "scores": scores})
                 if state.best.better(value):
                     state.best = Best(self.metric, value, state.position.step)
                 log.record({"step": state.position.step, "scores": scores})
-                self.progress.say(
-                    f"step {state.position.step}: {self.metric} {value:.2f} (best {state.best.value:.2f})"
-                )
+                best = "none" if state.best.value is None else f"{state.best.value:.2f}"
+                self.progress.say(f"step {state.position.step}: {self.metric} {value:.2f} (best {best})")
         self.engine.share(state)
         before.restore()
 
@@ -385,5 +398,5 @@ class Run:
             return
         if self.world.size == 1 and not asked:
             return
-        self.state.save(self.store, self.recipe, self.rows.fingerprint, self.world)
+        self._save()
         raise Interrupted(self.state.position.step, self.folder, self._stop_code or 143)

@@ -73,17 +73,17 @@ def metric_of(recipe: Recipe) -> str | None:
     """The metric that chooses the best checkpoint, checked against the names the suite gives."""
     if recipe.evaluation is None:
         return None
-    from embedkit.evaluation import metric_names
+    from embedkit.evaluation import main_metric, metric_names
 
-    known = metric_names(recipe.evaluation.suite, recipe.evaluation.tasks)
-    if recipe.evaluation.metric is None:
-        return f"{recipe.evaluation.suite}/avg"
-    if recipe.evaluation.metric not in known:
+    config = recipe.evaluation
+    known = metric_names(config.suite, config.tasks, config.split)
+    if config.metric is None:
+        return main_metric(config.suite, config.tasks, config.split)
+    if config.metric not in known:
         raise RecipeError(
-            f"unknown metric {recipe.evaluation.metric!r}", where="evaluation.metric",
-            remedy=nearest(recipe.evaluation.metric, known),
-        )  # fmt: skip
-    return recipe.evaluation.metric
+            f"unknown metric {config.metric!r}", where="evaluation.metric", remedy=nearest(config.metric, known)
+        )
+    return config.metric
 
 
 def open_rows(recipe: Recipe, method: Method) -> TrainingRows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,8 +35,8 @@ class Best:
     step: int | None = None
 
     def better(self, value: float) -> bool:
-        """Whether `value` beats it (higher is better)."""
-        return self.value is None or value > self.value
+        """Whether `value` beats it (higher is better); a score that is not a number beats nothing."""
+        return not math.isnan(value) and (self.value is None or value > self.value)
 
 
 @dataclass
