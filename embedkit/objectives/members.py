@@ -15,6 +15,7 @@ from embedkit.objectives import divergence, memory, mixtures  # noqa: F401  (the
 from embedkit.objectives.base import LossOutput, NegativeCount, Objective, ObjectiveBatch
 from embedkit.objectives.kernel import table_preset
 from embedkit.objectives.registry import build, objective
+from embedkit.objectives.sides import check_roles
 from embedkit.objectives.tools import number, prepare, unit, whole
 from embedkit.objectives.wrappers import WeightedSum
 
@@ -169,6 +170,7 @@ class Hallucinator(Objective):
         """Both terms."""
         if self.layer is None:
             raise RecipeError("the layer's size is not known", where="objective", remedy="give build(..., dim=)")
+        check_roles(self.requires, embeddings, batch)
         z = prepare(embeddings)
         q, k = unit(z["anchor"]), unit(z["positive"])
         far = mixtures.uniforms(len(k), batch.step).to(k) * self.reach

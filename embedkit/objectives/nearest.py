@@ -98,8 +98,8 @@ class Centroids(_Lookup):
         """First output of the transformer over (N, k, D) with sinusoidal positions, (N, D)."""
         assert self.mixer is not None
         k, dim = tokens.shape[1:]
-        rate = torch.exp(torch.arange(0, dim, 2, device=tokens.device, dtype=tokens.dtype) * (-math.log(10_000.0) / dim))
-        angle = torch.arange(k, device=tokens.device, dtype=tokens.dtype)[:, None] * rate
+        even, place = torch.arange(0, dim, 2).to(tokens), torch.arange(k).to(tokens)
+        angle = place[:, None] * torch.exp(even * (-math.log(10_000.0) / dim))
         place = torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :dim]
         return self.mixer(tokens + place)[:, 0]
 

@@ -35,7 +35,7 @@ class Scale(nn.Module):
         """Bring parameters back into their bounds."""
 
     def advance(self, problem: Problem, slope: Tensor) -> None:
-        """Change a scale of its own for each training row, given the slope of the loss by temperature (n,), without what the policy adds."""
+        """Move temperatures by training row, given the slope of the loss by temperature (n,) but for what this adds."""
 
     def metrics(self) -> dict[str, Tensor]:
         """Figures to log."""

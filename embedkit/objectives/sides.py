@@ -59,7 +59,8 @@ class Side:
     @classmethod
     def join(cls, sides: Iterable[Side]) -> Side:
         """All vectors one after another; ids that one side lacks become nobody's there."""
-        parts = [side for side in sides if len(side)]
+        given = list(sides)
+        parts = [side for side in given if len(side)] or given[:1]
         if len(parts) == 1:
             return parts[0]
         names = {name: None for side in parts for name in side.ids}
@@ -268,4 +269,4 @@ def check_roles(requires: Iterable[str], embeddings: Mapping[str, Tensor], batch
         known = embeddings.get(role) if role in (*VIEWS, "negatives") else getattr(batch, role)
         if known is None or (role == "guide" and not known):
             remedy = "use a method with a guide" if role == "guide" else f"map a column of the data to {role!r}"
-            raise DataError(f"the objective needs {role!r}, which this batch does not have", where="batch", remedy=remedy)
+            raise DataError(f"the objective needs {role!r}, which is not there", where="batch", remedy=remedy)
