@@ -3,8 +3,8 @@
 ``run_processes(function, 2, *args)`` calls ``function(*args)`` in two processes that form a process group and returns
 the two results, by rank. `Processes` keeps the processes, and their group, for more than one call.
 
-The processes are forked from one server that has imported torch already, so that one costs milliseconds. Function,
-arguments and results travel as bytes: a function must be importable (module level), tensors arrive as copies.
+The processes are forked from one server that has imported torch and a part of embedkit, so one costs milliseconds.
+Function, arguments and results travel as bytes: a function must be importable (module level), tensors are copied.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 HOST = "127.0.0.1"
 GRACE = 1.0  # seconds the other processes have to answer after one of them failed
+PRELOAD = ["torch", "torch.distributed", "numpy", "embedkit.objectives.registry", "embedkit.training.distributed"]
 
 
 class ProcessError(RuntimeError):

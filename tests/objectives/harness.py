@@ -249,7 +249,10 @@ def share_of(draw: Draw, world: World) -> tuple[slice, dict[str, Tensor], dict[s
 
 
 def shared_step(objective: Objective, draw: Draw, world: World, lr: float) -> Result:
-    """One optimiser step as in the trainer: gather leaves, backward of the own share, sum gradients, after_step."""
+    """One optimiser step as in the trainer: gather leaves, backward of the own share, sum gradients, after_step.
+
+    Gradients of embeddings are those of this process's rows.
+    """
     rows, own, counts = share_of(draw, world)
     leaves = {name: world.gather(z, counts[name]).requires_grad_() for name, z in own.items()}
     batch = draw.batch(rows=rows)
@@ -258,17 +261,17 @@ def shared_step(objective: Objective, draw: Draw, world: World, lr: float) -> Re
     output.loss.backward()
     grads = {}
     for name, z in leaves.items():
-        mine = world.own_sum(z.grad if z.grad is not None else torch.zeros_like(z), counts[name])
-        grads[name] = world.gather(mine, counts[name])
+        grads[name] = world.own_sum(z.grad if z.grad is not None else torch.zeros_like(z), counts[name])
     world.sum_gradients(objective.parameters())
     with torch.no_grad():
         for name, parameter in objective.named_parameters():
             grads[name] = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
             parameter -= lr * grads[name]
     objective.after_step({name: z.detach() for name, z in leaves.items()}, batch)
-    terms = {name: float(world.sum(term)) for name, term in output.terms.items()}
+    summed = world.sum(torch.stack([output.loss.detach(), *(term.double() for term in output.terms.values())]))
+    terms = dict(zip(output.terms, summed[1:].tolist(), strict=True))
     terms |= {f"metric {name}": float(value) for name, value in output.metrics.items()}
-    return Result(float(world.sum(output.loss.detach())), arrays(grads), terms, arrays(dict(objective.state_dict())))
+    return Result(float(summed[0]), arrays(grads), terms, arrays(dict(objective.state_dict())))
 
 
 def train(case: Case, config: dict[str, Any], lr: float = 0.01) -> list[Result]:

@@ -70,11 +70,11 @@ def test_lightly_ntxent(lightly: Any) -> None:
 
 
 def test_lightly_moco(lightly: Any) -> None:
-    """A memory bank of (dim, K), or K: its NTXentLoss is then MoCo's. Filled by hand here: it starts random."""
+    """Same temperature; with a memory bank its NTXentLoss is MoCo's. Filled by hand: both start at random."""
     peer = lightly.NTXentLoss(temperature=0.2, memory_bank_size=(16, 6)).double()
     torch.manual_seed(5)
     keys = unit(torch.randn(16, 6, dtype=torch.float64))
-    peer.memory_bank.bank = keys.T.clone()
+    peer.memory_bank.bank = keys.clone()
     peer.memory_bank.bank_ptr = torch.zeros(1, dtype=torch.long)
     fill_and_check(
         {"name": "moco", "temperature": 0.2, "size": 16}, keys, lambda v: peer(v["anchor"], v["positive"].detach())

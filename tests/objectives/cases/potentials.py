@@ -134,11 +134,6 @@ def gram(x: Arrays, fixed: Arrays, facts: Facts) -> float:
     return several.care(x["anchor"], x["positive"], 2)
 
 
-def dhel(tau: float) -> Oracle:
-    """MV-DHEL of all views."""
-    return lambda x, fixed, facts: several.mv_dhel(np.stack(list(x.values()), axis=1), tau)
-
-
 CASES = [
     Case("align-uniform", align_uniform(1, 1, 2, 2)),
     Case(
@@ -179,6 +174,4 @@ CASES = [
     ),
     Case("swav", swav_queue, {"prototypes": 3, "freeze_steps": 0, "queue": 7}, late, "queue", warm=3),
     Case("gram-equivariance", gram, draw=chunks),
-    Case("mv-dhel", dhel(0.5), draw=three),
-    Case("mv-dhel", dhel(0.2), {"temperature": 0.2}, variant="two-views"),
 ]

@@ -12,12 +12,13 @@ Vectors = np.ndarray  # (N, D) fp64
 
 def unit(z: Vectors) -> Vectors:
     """Each row divided by its Euclidean length."""
-    return np.array([row / math.sqrt(sum(x * x for x in row)) for row in z]).reshape(z.shape)
+    return np.array([row / math.sqrt(dot(row, row)) for row in z]).reshape(z.shape)
 
 
 def dot(a: np.ndarray, b: np.ndarray) -> float:
     """Sum of products."""
-    return float(sum(x * y for x, y in zip(a, b, strict=True)))
+    assert a.shape == b.shape
+    return float(a @ b)
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -27,7 +28,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:
     """Euclidean distance."""
-    return math.sqrt(sum((x - y) ** 2 for x, y in zip(a, b, strict=True)))
+    return math.sqrt(dot(a - b, a - b))
 
 
 def table(a: Vectors, b: Vectors) -> np.ndarray:

@@ -14,7 +14,7 @@ Weights = Mapping[str, np.ndarray]
 
 def linear(z: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """Each row times the matrix, plus the bias."""
-    return np.array([[dot(w, row) + b for w, b in zip(weight, bias, strict=True)] for row in z])
+    return np.array([weight @ row + bias for row in z])
 
 
 def layer_norm(z: np.ndarray, scale: np.ndarray, shift: np.ndarray) -> np.ndarray:
