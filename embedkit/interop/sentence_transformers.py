@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embedkit.errors import ModelError
 from embedkit.models.folder import POOLING_NAMES, TRAIN_ONLY_FILE
 from embedkit.models.saving import write_json
 from embedkit.models.tokens import SLOT
@@ -129,3 +130,22 @@ def _dense_config(layer: Any) -> dict[str, Any]:
         "in_features": layer.linear.in_features, "out_features": layer.linear.out_features,
         "bias": layer.linear.bias is not None, "activation_function": _ACTIVATIONS[layer.activation],
     }  # fmt: skip
+
+
+def write(model: Model, folder: Path) -> dict[str, Any]:
+    """Write a sentence-transformers folder.
+
+    Raises
+    ------
+    ModelError
+        When sentence-transformers would give other vectors.
+    """
+    reasons = reasons_against(model)
+    if reasons:
+        raise ModelError(
+            f"sentence-transformers cannot express this model: {'; '.join(reasons)}",
+            remedy="save it as an embedkit folder",
+        )
+    write_model(model, folder)
+    (folder / TRAIN_ONLY_FILE).unlink(missing_ok=True)
+    return {}

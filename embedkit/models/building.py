@@ -53,7 +53,7 @@ def _text(config: ModelConfig) -> Model:
         plan = inspect(locate(config.name, config.revision))
         if plan.kind != "text":
             raise ModelError(f"is a {plan.kind} model", where=config.name, remedy=f"set model.kind to {plan.kind}")
-        _replace(plan.spec, config)
+        plan.spec = replaced(plan.spec, config)
         model = assemble(plan, overrides=_dropout_overrides(config, plan.weights))
     else:
         model = _random_text(config)
@@ -62,7 +62,7 @@ def _text(config: ModelConfig) -> Model:
         activation = {"tanh": "tanh", "linear": "identity"}[config.head.kind]
         size = int(model.dense[-1].linear.out_features) if len(model.dense) else model.hidden_size
         head = Dense(size, config.head.dim or size, activation, train_only=config.head.train_only)
-        torch_init(head, getattr(model.encoder.config, "initializer_range", 0.02))
+        _start(head, getattr(model.encoder.config, "initializer_range", 0.02))
         model.dense.append(head)
     if config.lora is not None:
         from embedkit.models.adapters import add_lora
@@ -71,7 +71,7 @@ def _text(config: ModelConfig) -> Model:
     return model
 
 
-def torch_init(head: Any, deviation: float) -> None:
+def _start(head: Any, deviation: float) -> None:
     """Initialise a dense layer as BERT does: normal weights, zero bias."""
     from torch import nn
 
@@ -79,15 +79,18 @@ def torch_init(head: Any, deviation: float) -> None:
     nn.init.zeros_(head.linear.bias)
 
 
-def _replace(spec: dict[str, Any], config: ModelConfig) -> None:
-    """Settings of the recipe replace those of the folder."""
+def replaced(spec: dict[str, Any], config: ModelConfig) -> dict[str, Any]:
+    """The settings of a folder with those of the recipe in their place."""
+    spec = dict(spec)
     for key in ("pooling", "max_length", "normalize"):
         value = getattr(config, key)
         if value is not None:
             spec[key] = value
     if config.prompts:
         spec["prompts"] = {**spec.get("prompts", {}), **config.prompts}
-        spec["default_prompt"] = config.default_prompt or spec.get("default_prompt")
+    if config.default_prompt is not None:
+        spec["default_prompt"] = config.default_prompt
+    return spec
 
 
 def _dropout_overrides(config: ModelConfig, folder: Path | None = None, known: Any = None) -> dict[str, float]:
@@ -125,9 +128,7 @@ def _random_text(config: ModelConfig) -> Model:
         )  # fmt: skip
     for key, value in _dropout_overrides(config, known=shape).items():
         setattr(shape, key, value)
-    spec: dict[str, Any] = {"normalize": True}
-    _replace(spec, config)
-    return TextEncoder(new_encoder(shape), tokenizer, **spec)
+    return TextEncoder(new_encoder(shape), tokenizer, **replaced({"normalize": True}, config))
 
 
 def open_tokenizer(name: str) -> Any:

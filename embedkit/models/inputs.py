@@ -89,10 +89,10 @@ class Inputs:
         """
         if not parts:
             raise UserError("nothing to concatenate")
-        if len({part.marks is None for part in parts}) > 1:
+        if len({part.marks is None for part in parts if len(part)}) > 1:
             raise UserError("marked and unmarked inputs cannot be joined", remedy="prepare all with the same template")
         offsets = np.concatenate([[0], np.cumsum(np.concatenate([part.costs for part in parts]))])
-        marks = [part.marks for part in parts if part.marks is not None]
+        marks = [part.marks for part in parts if part.marks is not None and len(part)]
         return Inputs(torch.cat([part.ids for part in parts]), offsets, np.concatenate(marks) if marks else None)
 
     def to(self, device: torch.device | str | None, non_blocking: bool = False) -> Inputs:

@@ -159,7 +159,7 @@ class TextEncoder(Model):
     def forward(self, inputs: Inputs, packing: str | None = None) -> Tensor:
         """Vectors (N, D) in input order, not normalised; train-only layers are applied in training mode only."""
         if len(inputs) == 0:
-            return torch.zeros(0, self.dim, device=self.device, dtype=self.dtype)
+            return self.project(torch.zeros(0, self.hidden_size, device=self.device, dtype=self.dtype))
         states = self.token_states(inputs, self._pooler.layers, packing)
         pooled = self._pooler.pool(states)  # (N, H), shortest input first
         pooled = pooled.index_select(0, torch.from_numpy(states.plan.inverse()).to(pooled.device))
@@ -190,12 +190,19 @@ class TextEncoder(Model):
         """The tokenizer as text."""
         return self._tokenize.json()
 
-    def write_weights(self, folder: Path) -> None:
-        """Write encoder and tokenizer as a transformers folder; adapters are merged into the weights."""
+    def write_weights(self, folder: Path, extra: dict[str, Tensor] | None = None) -> None:
+        """Write encoder and tokenizer as a transformers folder.
+
+        Adapters are merged into the weights; `extra` are further tensors for the file.
+        """
+        from embedkit.models.adapters import has_adapters, merged_state
         from embedkit.models.loading import quiet
 
+        state = merged_state(self.encoder) if has_adapters(self.encoder) else None
+        if extra:
+            state = {**(state or self.encoder.state_dict()), **extra}
         with quiet():
-            self.encoder.save_pretrained(folder)
+            self.encoder.save_pretrained(folder, state_dict=state)
             self.tokenizer.save_pretrained(folder)
 
 

@@ -103,10 +103,10 @@ class TextTokenizer:
             side = getattr(self.source, "truncation_side", "right")
             self._full.enable_truncation(self._max_length, direction=side)
 
-    def json(self) -> str:
-        """Vocabulary and rules as text, without truncation or padding state."""
-        if self._bare is not None:
-            return self._bare.to_str()
+    def json(self, cut: bool = False) -> str:
+        """Vocabulary and rules as text; with `cut` the length limit is part of it."""
+        if self._bare is not None and self._full is not None:
+            return (self._full if cut else self._bare).to_str()
         return json.dumps(self.source.get_vocab(), sort_keys=True)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TextTokenizer:

@@ -1,0 +1,51 @@
+"""Export of the encoder alone, as a transformers folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedkit.errors import ModelError
+
+if TYPE_CHECKING:
+    from embedkit.models.base import Model
+
+# Architectures whose own pooler is Linear + tanh on the first token.
+_TANH_POOLER = frozenset({"bert", "camembert", "ernie", "roberta", "roberta-prelayernorm", "xlm-roberta"})
+
+
+def write(model: Model, folder: Path) -> dict[str, Any]:
+    """Write encoder and tokenizer; a head that equals the architecture's pooler is written as that pooler.
+
+    Raises
+    ------
+    ModelError
+        For a static model, and for dense layers that are no pooler.
+    """
+    from embedkit.models.text import TextEncoder
+
+    if not isinstance(model, TextEncoder):
+        raise ModelError(f"transformers has no {model.kind} model", remedy="export to sentence-transformers")
+    kept = [layer for layer in model.dense if not layer.train_only]
+    extra: dict[str, Any] = {}
+    if kept:
+        if not _is_pooler(model, kept):
+            raise ModelError(
+                "a transformers folder cannot hold this head", remedy="export to sentence-transformers or onnx"
+            )
+        extra = {f"pooler.dense.{key}": value for key, value in kept[0].linear.state_dict().items()}
+    model.write_weights(folder, extra)
+    said = {"pooling": model.pooling, "normalize": model.normalize, "max_length": model.max_length}
+    return {"use": said, "prompts": model.prompts, "default_prompt": model.default_prompt}
+
+
+def _is_pooler(model: Any, kept: list[Any]) -> bool:
+    first = kept[0]
+    return (
+        len(kept) == 1
+        and model.pooling == "cls"
+        and model.encoder.config.model_type in _TANH_POOLER
+        and first.activation == "tanh"
+        and first.linear.weight.shape == (model.hidden_size, model.hidden_size)
+        and first.linear.bias is not None
+    )
