@@ -44,13 +44,19 @@ def uniformity(vectors: Array, t: float = 2.0) -> float:
     return float(np.log((total - own) / (len(unit) * (len(unit) - 1))))
 
 
+def _singular_values(vectors: Array) -> Array:
+    """Singular values of the unit vectors, largest first, by way of the smaller of the two Gram matrices."""
+    unit = _unit(vectors)
+    gram = unit.T @ unit if len(unit) > unit.shape[1] else unit @ unit.T
+    return np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0))
+
+
 def effective_rank(vectors: Array) -> float:
     """exp of the entropy of the singular values of the unit vectors: 1 when all lie on a line, at most min(N, D).
 
     Roy and Vetterli 2007; used for embeddings as RankMe by Garrido et al. 2023.
     """
-    unit = _unit(vectors)
-    values = np.sqrt(np.maximum(np.linalg.eigvalsh(unit.T @ unit if len(unit) > unit.shape[1] else unit @ unit.T), 0))
+    values = _singular_values(vectors)
     shares = values[values > 0] / values.sum()
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
@@ -76,6 +82,18 @@ def hubness(vectors: Array, k: int = 10) -> float:
     centred = counts - counts.mean()
     spread = float((centred**2).mean() ** 1.5)
     return float((centred**3).mean() / spread) if spread > 0 else float("nan")
+
+
+def spectrum(vectors: Array, most: int = 64) -> list[float]:
+    """The largest singular values of the unit vectors as shares of their sum, largest first, at most `most`."""
+    values = _singular_values(vectors)
+    return [float(value) for value in (values / values.sum())[:most]]
+
+
+def cosine_counts(first: Array, second: Array, bins: int = 40) -> list[int]:
+    """How many of the cosines of the rows of two (N, D) fall into each of `bins` equal parts of -1..1."""
+    cosines = np.clip((_unit(first) * _unit(second)).sum(axis=1), -1, 1)
+    return [int(count) for count in np.histogram(cosines, bins=bins, range=(-1, 1))[0]]
 
 
 def modality_gap(first: Array, second: Array) -> float:

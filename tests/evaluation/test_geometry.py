@@ -112,3 +112,14 @@ def test_minilm_has_the_reference_geometry(shared: Path) -> None:
     metrics = evaluate(model, "geometry", shared / "data" / "sts").tasks["stsb"].metrics
     assert metrics["alignment"] == pytest.approx(0.2512, abs=1e-4)
     assert metrics["uniformity"] == pytest.approx(-3.8047, abs=1e-4)
+
+
+def test_spectrum_and_cosines_for_the_plots() -> None:
+    x, y = _vectors(), _vectors(seed=1)
+    values = torch.linalg.svdvals(_unit(x))
+    assert geometry.spectrum(x) == pytest.approx((values / values.sum()).tolist(), abs=1e-9)
+    assert len(geometry.spectrum(x, most=2)) == 2
+    cosines = (_unit(x) * _unit(y)).sum(1).numpy()
+    counts = geometry.cosine_counts(x, y, bins=4)
+    assert counts == [int(((cosines >= low) & (cosines < low + 0.5)).sum()) for low in (-1, -0.5, 0, 0.5)]
+    assert geometry.cosine_counts(x, x, bins=4) == [0, 0, 0, 60]

@@ -11,7 +11,7 @@ from embedkit.errors import DataError
 from embedkit.evaluation import geometry
 from embedkit.evaluation.embedder import Embedder
 from embedkit.evaluation.inputs import Item
-from embedkit.evaluation.stats import Array
+from embedkit.evaluation.stats import Array, generator
 from embedkit.evaluation.suites import TaskConfig
 from embedkit.evaluation.tables import Table, content_hash, open_table
 from embedkit.evaluation.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
@@ -88,6 +88,13 @@ class GeometryTask(Task):
         else:
             metrics |= geometry.shape_of(np.concatenate([first, second]))
         details: dict[str, Any] = {"positives": len(pairs), "vectors": len(first) + len(second)}
+        details["spectrum"] = geometry.spectrum(np.concatenate([first, second]))
+        rng = generator(self.opening.seed, self.name)
+        strangers = rng.integers(0, len(first), 20_000), rng.integers(0, len(second), 20_000)
+        details["cosine_counts"] = {
+            "positives": geometry.cosine_counts(first[pairs[:, 0]], second[pairs[:, 1]]),
+            "random pairs": geometry.cosine_counts(first[strangers[0]], second[strangers[1]]),
+        }
         if self.groups is not None:
             details["groups"] = self._by_group(first)
         metrics = {name: value for name, value in metrics.items() if np.isfinite(value)}
