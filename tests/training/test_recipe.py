@@ -23,8 +23,24 @@ BASE: dict[str, Any] = {
     "data": {"train": [{"path": "rows.csv"}]},
     "train": {"epochs": 1},
 }
-PLAIN = ["no", "yes", "on", "off", "y", "N", "NO", "2024-01-31", "2024-01-31 10:00:00", "12:30:45", "0x1F", "0o17",
-         "007", "1.2.3", "1e", "e5", ".", "+", "-1x", "nan", ".nan", ".inf", "-.inf", "infinity", "TRUE", "_1"]  # fmt: skip
+PLAIN = [
+    *(
+        "no",
+        "yes",
+        "on",
+        "off",
+        "y",
+        "N",
+        "NO",
+        "TRUE",
+        "2024-01-31",
+        "2024-01-31 10:00:00",
+        "12:30:45",
+        "0x1F",
+        "0o17",
+    ),
+    *("007", "1.2.3", "1e", "e5", ".", "+", "-1x", "nan", ".nan", ".inf", "-.inf", "infinity", "_1"),
+]
 
 
 def refused(data: Any, *overrides: str, smoke: bool = False) -> str:
@@ -175,9 +191,12 @@ def test_missing_keys_are_named() -> None:
 def test_overrides_reach_lists_components_and_missing_sections() -> None:
     changed = load_recipe(
         {**BASE, "objective": "infonce"},
-        ["train.lr=1e-5", "data.train.0.path=other.csv", "data.train.0.columns={a: anchor}", "method.prompts={anchor: q}",
-         "objective.temperature=0.1", "model.head.kind=linear", "evaluation.suite=sts", "train.clip=null", "name=2b"],
-    )  # fmt: skip
+        [
+            *("train.lr=1e-5", "train.clip=null", "data.train.0.path=other.csv", "data.train.0.columns={a: anchor}"),
+            *("method.prompts={anchor: q}", "objective.temperature=0.1", "model.head.kind=linear"),
+            *("evaluation.suite=sts", "name=2b"),
+        ],
+    )
     assert changed.train.lr == 1e-5
     assert (changed.data.train[0].path, changed.data.train[0].columns) == ("other.csv", {"a": "anchor"})
     assert (changed.method.name, changed.method.settings) == ("pairs", {"prompts": {"anchor": "q"}})
@@ -228,15 +247,41 @@ def test_smoke_is_applied_before_overrides_and_kept_as_written() -> None:
 
 # -- round trip -----------------------------------------------------------------------------------------------------
 
+ODD = [
+    "1e-5",
+    "1_000",
+    "true",
+    "null",
+    "~",
+    "",
+    " a",
+    "a ",
+    "#a",
+    "a: b",
+    "- a",
+    "[a",
+    "{a",
+    "*a",
+    "&a",
+    "!a",
+    "%a",
+    "@a",
+]
+ODD += ["`a", "<<", "=", "'", '"', "a\nb", "\n", "\t", "\x85", "\u2028", "\ufeff", "\U0001f600"]
 LOOKALIKES = st.one_of(
-    st.sampled_from([*PLAIN, "1e-5", "1_000", "true", "null", "~", "", " a", "a ", "#a", "a: b", "- a", "[a", "{a", "*a", "&a",
-                     "!a", "%a", "@a", "`a", "<<", "=", "'", '"', "a\nb", "\n", "\t", "\x85", "\u2028", "\ufeff", "\U0001f600"]),
+    st.sampled_from([*PLAIN, *ODD]),
     st.text(alphabet="0123456789eE+-._: xonyNfalsetru", max_size=8),
     st.text(max_size=20),
     st.floats(allow_nan=False, allow_infinity=False).map(repr),
     st.integers().map(str),
-)  # fmt: skip
-VALUES = st.one_of(LOOKALIKES, st.integers(-(10**18), 10**18), st.floats(allow_nan=False, allow_infinity=False), st.booleans(), st.none())
+)
+VALUES = st.one_of(
+    LOOKALIKES,
+    st.integers(-(10**18), 10**18),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.booleans(),
+    st.none(),
+)
 
 
 @settings(max_examples=300, deadline=None)
@@ -297,7 +342,9 @@ def test_smoke_run_of_shipped_recipe(name: str, tmp_path: Path, monkeypatch: pyt
     assert abs(vectors).sum() > 0
 
 
-def test_recipe_on_real_files_runs_beside_them(shared: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipe_on_real_files_runs_beside_them(
+    shared: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(root)  # the recipe's paths begin with ../shared
     small = ["train.epochs=null", "train.max_steps=2", "train.batch_size=32", "model.dim=8", "evaluation=null"]
     limits = [f"data.train.{i}.limit=200" for i in range(len(load_recipe("nli-static").data.train))]
