@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from embedkit import __version__
+from embedkit.cli.doctor import doctor
 from embedkit.cli.evaluate import evaluate
 from embedkit.cli.export import export
 from embedkit.cli.methods import methods
@@ -40,6 +41,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "recipes": recipes,
     "objectives": objectives,
     "methods": methods,
+    "doctor": doctor,
 }
 for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)

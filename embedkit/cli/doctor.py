@@ -1,0 +1,35 @@
+"""``embedkit doctor``: find what is wrong with a model, a run, a recipe or data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from embedkit.cli.output import JsonFile, TrustRemoteCode, check_json, console, show, write_json
+
+
+def doctor(
+    subject: Annotated[
+        str, typer.Argument(metavar="MODEL|RUN|RECIPE|DATA", help="Folder, hub id, recipe name, or file.")
+    ],
+    trust_remote_code: TrustRemoteCode = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Find faults in a model, run, recipe or data.
+
+    Prints figures and findings, each with evidence and remedy. Exit code 0 also with findings: they are advice.
+    """
+    check_json(json_file)
+    from embedkit.doctor import examine
+
+    found = examine(subject, trust_remote_code=trust_remote_code)
+    out = console(json_file)
+    out.print(f"{found.kind} {found.subject}")
+    for key, value in found.facts.items():
+        out.print(f"  {key}: {show(value)}")
+    for finding in found.findings:
+        out.print(f"! {finding.what} ({finding.evidence})\n  {finding.remedy}")
+    out.print(f"findings: {len(found.findings)}" if found.findings else "nothing found")
+    write_json(json_file, asdict(found))
