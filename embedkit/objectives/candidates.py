@@ -12,7 +12,7 @@ from embedkit.errors import DataError
 from embedkit.objectives.base import ObjectiveBatch
 from embedkit.objectives.problem import Problem
 from embedkit.objectives.scores import partners
-from embedkit.objectives.sides import NOBODY, Listed, Masks, Relation, Side, collect, views_of
+from embedkit.objectives.sides import NOBODY, VIEWS, Listed, Masks, Relation, Side, collect, views_of
 from embedkit.objectives.slots import part
 from embedkit.objectives.tools import choice, number, unit, whole
 
@@ -32,6 +32,7 @@ class Direction(nn.Module):
     """
 
     requires: frozenset[str] = frozenset({"anchor", "positive"})
+    accepts: frozenset[str] = frozenset({"negatives", *VIEWS[2:]})
 
     def __init__(self, combine: str = "mean", detach: bool = False) -> None:
         super().__init__()
@@ -97,6 +98,8 @@ def guide_keys(side: Side) -> Side:
 class Columns(Direction):
     """Positives (and further views) look at the anchors of the whole batch."""
 
+    accepts = frozenset(VIEWS[2:])
+
     def _sides(self, embeddings: Embeddings, batch: ObjectiveBatch) -> Sides:
         return [(_others(embeddings, batch), collect(["anchor"], embeddings, batch))]
 
@@ -138,6 +141,7 @@ class Alone(Direction):
     """Anchors look at all anchors, themselves included."""
 
     requires = frozenset({"anchor"})
+    accepts = frozenset()
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,7 +180,8 @@ class Same(Target):
         super().__init__()
         self.by = choice("by", by, ("row", "label", "group", "key", "score"))
         self.many = by != "row"
-        self.requires = frozenset({by}) if by in ("label", "group", "score") else frozenset()
+        role = "positive" if by == "row" else by
+        self.requires = frozenset() if by == "key" else frozenset({role})
 
     def masks(self, left: Side, right: Side, batch: ObjectiveBatch) -> Masks:
         """Positive: equal ids of the kind `by`; a row's hard negatives are never positive."""

@@ -44,8 +44,6 @@ class TableObjective(Objective):
         Size of the embeddings and of the training data, for parts with state.
     """
 
-    accepts = frozenset({"negatives"})
-
     def __init__(self, chosen: Chosen, *, tile: int | str | None = None, dim: int | None = None,
                  num_rows: int | None = None) -> None:  # fmt: skip
         super().__init__()
@@ -59,6 +57,7 @@ class TableObjective(Objective):
         self.reducer, self.bank = cast(Reducer, built["reducer"]), cast(Bank, built["bank"])
         parts = (self.direction, self.target, self.score, self.weight, self.bank, self.mask)
         self.requires = frozenset().union(*(part.requires for part in parts))
+        self.accepts = self.direction.accepts | (frozenset({"group"}) if self.mask.groups else frozenset())
         self._check()
 
     def _check(self) -> None:
@@ -249,7 +248,7 @@ def table_preset(name: str, *, paper: str, note: str = "", cost: str = "B² D", 
                                   remedy=nearest(key, {**exposed(picked), **TABLE_SETTINGS, **picked}))  # fmt: skip
         return TableObjective(picked, **{**TABLE_SETTINGS, **others}, dim=dim, num_rows=num_rows)
 
-    told = ", ".join(f"{slot}: {part}" for slot, (part, _) in chosen.items() if slot in slots)
+    told = ", ".join(f"{key}: {value}" for key, value in slots.items())
     tiled = chosen["reducer"][0] != "divergence"
     presets.add(name)(Preset(name, paper, make_table, known, "table", told, state, cost, tiled, True, note))
 

@@ -19,6 +19,8 @@ from embedkit.objectives.sides import check_roles
 from embedkit.objectives.tools import number, prepare, unit, whole
 from embedkit.objectives.wrappers import WeightedSum
 
+QUEUE = {"state": "queue of Q keys", "cost": "B (B + Q) D"}
+
 # One positive, softmax over the batch.
 table_preset("table", paper="free composition of the slots")
 table_preset("infonce", paper="van den Oord et al. 2018 (arXiv 1807.03748); hard negatives: Gao et al. 2021, SimCSE")
@@ -62,16 +64,16 @@ table_preset("simo", paper="Lepage and Dehak, sslsv; margin as a number of negat
 
 # Banks.
 table_preset("moco", paper="He et al. 2020 (arXiv 1911.05722); v2 constants, Chen et al. 2020", detach=True,
-             temperature=0.2, bank="queue", state="queue of keys",
+             temperature=0.2, bank="queue", **QUEUE,
              note="keys: guide takes the positives of a running mean of the encoder")  # fmt: skip
 table_preset("moco-filtered", paper="arXiv 2501.16360 (abstract only)", direction="both", detach=True, temperature=0.2,
-             bank="filtered-queue", state="queue of keys", note="[R] formulas are a reconstruction")  # fmt: skip
+             bank="filtered-queue", **QUEUE, note="[R] formulas are a reconstruction")  # fmt: skip
 table_preset("mochi", paper="Kalantidis et al. 2020 (arXiv 2010.01028)", detach=True, temperature=0.2,
-             bank="mixed-queue", state="queue of keys", note="[M] constants from memory")  # fmt: skip
+             bank="mixed-queue", **QUEUE, note="[M] constants from memory")  # fmt: skip
 table_preset("ascl", paper="Feng and Patras, ICPR 2022", detach=True, temperature=0.1, bank="queue", size=4096,
-             target="adaptive", reducer="divergence", form="cross-entropy", state="queue of keys")  # fmt: skip
+             target="adaptive", reducer="divergence", form="cross-entropy", **QUEUE)  # fmt: skip
 table_preset("mls", paper="arXiv 2308.03286, ICCV 2023 (abstract only)", scale="fixed", temperature=0.1, bias=-5.0,
-             bank="queue", size=4096, detach=True, target="nearest", reducer="sigmoid", state="queue of keys",
+             bank="queue", size=4096, detach=True, target="nearest", reducer="sigmoid", **QUEUE,
              note="[R] number of neighbours, scale and balance are not verified")  # fmt: skip
 
 # Laws over candidates.

@@ -24,6 +24,8 @@ from embedkit.objectives.wrappers import WeightedSum
 class _Lookup(Direction):
     """A queue of unit anchors, a predictor, and the search for nearest neighbours."""
 
+    accepts = frozenset()
+
     def __init__(self, size: int, hidden: int, keys: str, random_start: bool, dim: int | None) -> None:
         super().__init__()
         hidden, self.keys = whole("hidden", hidden, least=1), choice("keys", keys, ("own", "guide"))
@@ -116,11 +118,11 @@ class Centroids(_Lookup):
 
 table_preset(
     "nnclr", paper="Dwibedi et al. 2021 (arXiv 2104.14548)", direction="nearest", temperature=0.1,
-    state="queue of anchors",
+    state="queue of Q anchors", cost="B (B + Q) D",
 )  # fmt: skip
 table_preset(
     "neighbour-centroid", paper="Estepa et al. 2023 (arXiv 2303.09417), All4One, section 3.2", direction="centroids",
-    temperature=0.1, state="queue of anchors",
+    temperature=0.1, state="queue of Q anchors", cost="B (B + Q) D",
 )  # fmt: skip
 
 
