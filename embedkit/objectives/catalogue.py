@@ -1,0 +1,95 @@
+"""The list of objectives as data, and as the page docs/objectives.md.
+
+Write the page anew with ``python -m embedkit.objectives.catalogue > docs/objectives.md``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import Any
+
+from embedkit.objectives.registry import Preset, load, presets
+from embedkit.objectives.sides import VIEWS
+from embedkit.objectives.slots import DEFAULTS, SLOTS, part_settings
+
+COLUMNS = ("name", "paper", "slots", "inputs", "state", "cost", "tiled", "cached", "distributed", "note")
+
+INTRO = """# Objectives
+
+This page is written by `python -m embedkit.objectives.catalogue`; do not edit it.
+
+An objective is chosen in a recipe by its name; its other keys are settings:
+
+```yaml
+objective: {name: ntxent, temperature: 0.1}
+```
+
+Members of the score table kernel are settings of its slots. Any slot can be replaced, and `name: table` composes
+freely:
+
+```yaml
+objective: {name: table, direction: both, scale: learnable, weight: {name: exponential, beta: 0.25}, tile: auto}
+```
+
+Columns: *inputs* are the embeddings and roles that must be there (in brackets: used when there); *state* is kept
+between steps and saved in checkpoints; *cost* is the time of one evaluation for B rows of D numbers; *tiled* objectives
+run without holding the table of scores (setting `tile`); *cached* ones can be used with the gradient cache;
+*distributed* says what a process computes of a batch: `anchors` its own part, `whole` all of it, with the same result
+on every process. Every objective gives the same gradient for any number of processes and chunks. [M] marks what was
+taken from memory, [R] a reconstruction where a paper's formula was not at hand.
+"""
+
+
+def table() -> list[dict[str, Any]]:
+    """One mapping for each objective, sorted by family and name; keys are `COLUMNS` and "family"."""
+    load()
+    rows = [_row(preset) for _, preset in presets.items()]
+    return sorted(rows, key=lambda row: (row["family"] != "table", row["family"]))
+
+
+def _row(preset: Preset) -> dict[str, Any]:
+    return {
+        "name": preset.name, "family": preset.family, "paper": preset.paper, "slots": preset.slots or "the defaults",
+        "inputs": _inputs(preset), "state": preset.state or "none", "cost": preset.cost, "tiled": preset.tiled,
+        "cached": True, "distributed": "anchors" if preset.splits else "whole", "note": preset.note,
+    }  # fmt: skip
+
+
+def _inputs(preset: Preset) -> str:
+    if ... in preset.settings.values():
+        return "those of its objectives"
+    built = preset.make({}, None, None)
+    more = built.accepts - built.requires
+    views = ["further views"] if more & set(VIEWS[2:]) else []
+    return ", ".join([*sorted(built.requires), *(f"({name})" for name in [*sorted(more - set(VIEWS[2:])), *views])])
+
+
+def page() -> str:
+    """The text of docs/objectives.md."""
+    rows, blocks = table(), [INTRO]
+    for family in dict.fromkeys(row["family"] for row in rows):
+        title = "Score table" if family == "table" else family.capitalize()
+        members = [row for row in rows if row["family"] == family]
+        blocks.append(f"## {title}\n\n" + _markdown([COLUMNS, *([_cell(row[c]) for c in COLUMNS] for row in members)]))
+    parts = [("slot", "part", "what it does", "settings")]
+    for slot, registry in SLOTS.items():
+        for name, cls in registry.items():
+            told = (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " ")
+            known = ", ".join(f"`{k}` {_cell(v)}" for k, v in part_settings(slot, name).items())
+            parts.append((slot, f"**{name}**" if DEFAULTS[slot] == name else name, told, known))
+    blocks.append("## Slots and parts\n\nDefaults are in bold.\n\n" + _markdown(parts))
+    return "\n".join(blocks)
+
+
+def _cell(value: Any) -> str:
+    return {True: "yes", False: "no", None: "none"}[value] if value is None or isinstance(value, bool) else str(value)
+
+
+def _markdown(rows: list[Any]) -> str:
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
