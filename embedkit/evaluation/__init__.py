@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from embedkit.evaluation.cache import EmbeddingCache
+    from embedkit.evaluation.card import model_card, write_card
     from embedkit.evaluation.comparison import Comparison, compare, compare_reports
     from embedkit.evaluation.embedder import Embedder, Encoder
     from embedkit.evaluation.inputs import EncodedImage
     from embedkit.evaluation.mteb_adapter import MtebEncoder, MtebSuite, open_mteb
+    from embedkit.evaluation.pages import html_report, write_html
     from embedkit.evaluation.report import Report
     from embedkit.evaluation.run import OpenSuite, evaluate, evaluate_all, open_suite
     from embedkit.evaluation.suites import (
@@ -28,10 +30,12 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "cache": ("EmbeddingCache",),
+    "card": ("model_card", "write_card"),
     "comparison": ("Comparison", "compare", "compare_reports"),
     "embedder": ("Embedder", "Encoder"),
     "inputs": ("EncodedImage",),
     "mteb_adapter": ("MtebEncoder", "MtebSuite", "open_mteb"),
+    "pages": ("html_report", "write_html"),
     "report": ("Report",),
     "run": ("OpenSuite", "evaluate", "evaluate_all", "open_suite"),
     "suites": ("SuiteConfig", "TaskConfig", "describe_suites", "load_suite", "main_metric", "metric_names"),
@@ -59,11 +63,15 @@ __all__ = [
     "describe_suites",
     "evaluate",
     "evaluate_all",
+    "html_report",
     "load_suite",
     "main_metric",
     "metric_names",
+    "model_card",
     "open_mteb",
     "open_suite",
+    "write_card",
+    "write_html",
 ]
 
 

@@ -107,7 +107,7 @@ class OpenSuite:
     def _settings(self, described: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "split": self.split,
-            "tasks": {task.name: task.settings.model_dump() for task in self.tasks},
+            "tasks": {task.name: {"kind": task.config.kind, **task.settings.model_dump()} for task in self.tasks},
             "average": self.config.average,
             "prompt": self.prompt,
             "dim": self.dim,

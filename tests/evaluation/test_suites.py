@@ -92,3 +92,15 @@ def test_a_wrong_suite_is_refused_by_place(tmp_path: Path, text: str, said: str)
 def test_a_missing_suite_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.yaml"):
         load_suite(tmp_path / "none.yaml")
+
+
+def test_public_names_are_what_they_say_and_no_module_hides_one() -> None:
+    import types
+
+    import embedkit.evaluation as evaluation
+
+    for name in evaluation.__all__:
+        assert not isinstance(getattr(evaluation, name), types.ModuleType)
+    for name in evaluation.__all__:  # a second time, when every module has been imported
+        assert not isinstance(getattr(evaluation, name), types.ModuleType)
+    assert set(evaluation.__all__) == set(evaluation._LAZY)

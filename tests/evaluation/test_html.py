@@ -1,0 +1,126 @@
+"""The HTML report: whole, self-contained, and safe with hostile names."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from embedkit.errors import DataError
+from embedkit.evaluation import evaluate
+from embedkit.evaluation.charts import Bar, bars, histogram, lines, ticks
+from embedkit.evaluation.pages import html_report, write_html
+from embedkit.evaluation.report import Report
+from tests.evaluation.test_retrieval import collection
+from tests.evaluation.toys import Described, sts_folder
+
+VOID = {"meta", "line", "rect", "polygon", "polyline", "circle", "br"}
+
+
+class Balanced(HTMLParser):
+    """Counts tags and refuses what is not closed, or is loaded from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: dict[str, int] = {}
+
+    def handle_starttag(self, tag: str, attributes: list) -> None:
+        self.tags[tag] = self.tags.get(tag, 0) + 1
+        assert not {"src", "href", "onload", "onerror"} & {name for name, _ in attributes}
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+def parsed(text: str) -> Balanced:
+    parser = Balanced()
+    parser.feed(text)
+    assert parser.open == []
+    assert "script" not in parser.tags
+    return parser
+
+
+@pytest.fixture
+def reports(tmp_path: Path) -> list[Report]:
+    data = sts_folder(tmp_path / "data", ["stsb"], 60)
+    collection(tmp_path / "data" / "retrieval" / "scifact")
+    found = []
+    for seed, name in ((0, "<b>first</b>"), (1, 'second" & co')):
+        model = Described(seed=seed)
+        found.append(evaluate(model, "sts", data, ["stsb"], resamples=50, name=name))
+        found.append(evaluate(model, "geometry", data, resamples=0, name=name))
+        found.append(evaluate(model, "retrieval", data, ["scifact"], resamples=50, name=name))
+    return found
+
+
+def test_report_is_whole_and_needs_nothing_else(reports: list[Report]) -> None:
+    text = html_report(reports, title="A & B")
+    tags = parsed(text).tags
+    assert not re.search(r"https?://|@import|url\(", text)
+    assert "<b>first" not in text
+    assert "&lt;b&gt;first&lt;/b&gt;" in text
+    for report in reports:
+        assert f"{report.main:.2f}" in text
+    assert tags["svg"] == 3 + 3 + 4  # bars; geometry plots; distributions of two tasks and two models
+    assert "p</th>" in text
+    assert reports[0].notes[0] in text
+    assert reports[0].settings["data"]["stsb"]["sha256"] in text
+
+
+def test_result_files_give_the_same_report(reports: list[Report], tmp_path: Path) -> None:
+    again = [Report.load(report.save(tmp_path / f"{n}.json")) for n, report in enumerate(reports)]
+    assert html_report(again[:3]) == html_report(reports[:3])
+
+
+def test_training_curves_of_a_run_folder(reports: list[Report], tmp_path: Path) -> None:
+    rows = [{"step": step, "loss": 1 / step, "lr": 1e-4} for step in range(10, 60, 10)]
+    rows.insert(2, {"step": 20, "scores": {"sts/stsb": 61.5}})
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = write_html(tmp_path / "out" / "report.html", reports[:1], run=tmp_path)
+    tags = parsed(path.read_text()).tags
+    assert tags["polyline"] == 3
+    assert list(path.parent.iterdir()) == [path]
+    with pytest.raises(DataError, match="no run folder"):
+        html_report(reports[:1], run=tmp_path / "out")
+    with pytest.raises(DataError, match="no result"):
+        html_report([])
+
+
+def test_bars_are_drawn_to_scale_from_zero() -> None:
+    svg = bars("t", [("a", [Bar(10.0, (8.0, 12.0))]), ("b", [Bar(-5.0)]), ("c", [None])], ["one"])
+    widths = [float(width) for width in re.findall(r'<rect [^>]*width="([\d.]+)"', svg)]
+    assert len(widths) == 2
+    assert widths[0] == pytest.approx(2 * widths[1], rel=0.01)
+    assert svg.count('class="whisker"') == 3
+
+
+def test_charts_survive_empty_constant_and_non_finite_input() -> None:
+    for svg in (
+        bars("t", [("a", [Bar(0.0)])], ["one"]),
+        histogram("t", [("a", [0, 0, 0])], 0.0, 1.0, "x"),
+        lines("t", [("a", [])], "x"),
+        lines("t", [("a", [(1.0, 2.0)])], "x"),
+        lines("t", [("a", [(1.0, float("nan")), (2.0, 3.0), (3.0, 3.0)])], "x"),
+    ):
+        assert "nan" not in svg
+        parsed(svg)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "wanted"),
+    [
+        (0, 100, [0, 20, 40, 60, 80, 100]),
+        (-1, 1, [-1, -0.5, 0, 0.5, 1]),
+        (0.13, 0.17, [0.13, 0.14, 0.15, 0.16, 0.17]),
+        (3, 3, [3]),
+    ],
+)
+def test_ticks_are_round(low: float, high: float, wanted: list[float]) -> None:
+    assert ticks(low, high) == wanted
