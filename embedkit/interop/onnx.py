@@ -45,9 +45,9 @@ class PaddedEncoder(nn.Module):
             raise ModelError("the model has adapters", remedy="save and load it first, which merges them")
         self.encoder = copy.deepcopy(model.encoder)
         self.encoder.set_attn_implementation("eager")
-        self.dense = copy.deepcopy(nn.ModuleList(layer for layer in model.dense if not layer.train_only))
+        self.dense = copy.deepcopy(nn.ModuleList(layer for layer in model.layers if not layer.train_only))
         self.pooling, self.normalize = model.pooling, model.normalize
-        self.mask_id = getattr(model.tokenizer, "mask_token_id", None)
+        self.mask_id = int(getattr(model.tokenizer, "mask_token_id", None) or 0)
         self.layers = {"first-last": 1, "embedding-last": 0}
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class PaddedEncoder(nn.Module):
         if self.pooling == "max":
             return hidden.masked_fill(mask[..., None] == 0, -torch.inf).amax(1)
         if self.pooling in ("last-token", "mask"):
-            place = mask.sum(1) - 1 if self.pooling == "last-token" else (ids == self.mask_id).long().argmax(1)
+            place = mask.sum(1) - 1 if self.pooling == "last-token" else (ids - self.mask_id).eq(0).long().argmax(1)
             return hidden.gather(1, place[:, None, None].expand(-1, 1, hidden.shape[-1]))[:, 0]
         weights = mask[..., None].to(hidden.dtype)
         return (hidden * weights).sum(1) / weights.sum(1)

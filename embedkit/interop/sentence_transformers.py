@@ -108,7 +108,7 @@ def _write_text_parts(model: Any, folder: Path, spec: dict[str, Any]) -> list[tu
         saved = {"embedding_dimension": model.hidden_size, "pooling_mode": mode, "include_prompt": True}
         write_json(folder / "1_Pooling" / "config.json", saved)
     kept_back: dict[str, Any] = {}
-    for layer, entry in zip(model.dense, spec["dense"], strict=True):
+    for layer, entry in zip(model.layers, spec["dense"], strict=True):
         tensors = {key: value.detach().cpu().contiguous() for key, value in layer.state_dict().items()}
         if layer.train_only:
             number = sum(1 for other in spec["dense"][: spec["dense"].index(entry)] if other["train_only"])

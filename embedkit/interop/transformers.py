@@ -26,7 +26,7 @@ def write(model: Model, folder: Path) -> dict[str, Any]:
 
     if not isinstance(model, TextEncoder):
         raise ModelError(f"transformers has no {model.kind} model", remedy="export to sentence-transformers")
-    kept = [layer for layer in model.dense if not layer.train_only]
+    kept = [layer for layer in model.layers if not layer.train_only]
     extra: dict[str, Any] = {}
     if kept:
         if not _is_pooler(model, kept):

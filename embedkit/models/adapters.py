@@ -28,7 +28,10 @@ def add_lora(model: Any, config: LoraConfig) -> None:
     except ImportError:
         raise MissingExtraError("peft", "lora", "model.lora") from None
     settings = PeftConfig(
-        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=config.targets
+        r=config.rank,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]  # used as a factor
+        lora_dropout=config.dropout,
+        target_modules=config.targets,
     )
     try:
         inject_adapter_in_model(settings, model.encoder)

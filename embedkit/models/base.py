@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from embedkit.errors import UserError
+from embedkit.errors import ModelError, UserError
 from embedkit.models.inputs import Inputs
 
 Progress = bool | Callable[[int, int], None] | None
@@ -62,8 +62,8 @@ class Model(nn.Module):
         """Tokenise on the CPU; safe to call from several threads. `prompt` is a name or a text."""
 
     @abstractmethod
-    def forward(self, inputs: Inputs, **settings: Any) -> Tensor:
-        """Vectors (N, D) in input order, not normalised."""
+    def forward(self, *inputs: Any, **settings: Any) -> Tensor:
+        """Vectors (N, D) of `Inputs`, in input order, not normalised; settings are the encoder's own."""
 
     @abstractmethod
     def spec(self) -> dict[str, Any]:
@@ -127,6 +127,31 @@ class Model(nn.Module):
         from embedkit.models.saving import save
 
         return save(self, path, recipe=recipe, overwrite=overwrite)
+
+    @property
+    def training_dim(self) -> int:
+        """Size of the vectors that `forward` returns in training mode; train-only layers may change it."""
+        return self.dim
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Keep one activation a layer in training and compute the others again (Chen et al. 2016).
+
+        Raises
+        ------
+        ModelError
+            When the model has no layers.
+        """
+        raise ModelError(f"a {self.kind} model has no layers", remedy="leave train.gradient_checkpointing out")
+
+    def compile_layers(self) -> None:
+        """Compile what runs on all tokens alike with torch.compile; attention, whose groups change, stays as it is.
+
+        Raises
+        ------
+        ModelError
+            When the model has no layers.
+        """
+        raise ModelError(f"a {self.kind} model has no layers", remedy="leave train.compile out")
 
     def hash(self) -> str:
         """A name for exactly this encoder: 16 hexadecimal digits over weights, tokenizer and settings.

@@ -60,7 +60,7 @@ def _text(config: ModelConfig) -> Model:
     assert isinstance(model, TextEncoder)
     if config.head is not None:
         activation = {"tanh": "tanh", "linear": "identity"}[config.head.kind]
-        size = int(model.dense[-1].linear.out_features) if len(model.dense) else model.hidden_size
+        size = model.layers[-1].linear.out_features if model.layers else model.hidden_size
         head = Dense(size, config.head.dim or size, activation, train_only=config.head.train_only)
         _start(head, getattr(model.encoder.config, "initializer_range", 0.02))
         model.dense.append(head)
@@ -93,13 +93,14 @@ def replaced(spec: dict[str, Any], config: ModelConfig) -> dict[str, Any]:
     return spec
 
 
-def _dropout_overrides(config: ModelConfig, folder: Path | None = None, known: Any = None) -> dict[str, float]:
+def _dropout_overrides(config: ModelConfig, known: Any) -> dict[str, float]:
+    """The configuration's rates to replace; `known` is the configuration or the folder that holds it."""
     if config.dropout is None:
         return {}
-    if known is None:
+    if isinstance(known, Path):
         from transformers import AutoConfig
 
-        known = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        known = AutoConfig.from_pretrained(known, local_files_only=True, trust_remote_code=False)
     return {key: config.dropout for key in DROPOUT_KEYS if isinstance(getattr(known, key, None), float | int)}
 
 
@@ -126,7 +127,7 @@ def _random_text(config: ModelConfig) -> Model:
             f"vocab_size is {shape.vocab_size}, the tokenizer has {len(tokenizer)} entries", where="model.config",
             remedy="leave vocab_size out",
         )  # fmt: skip
-    for key, value in _dropout_overrides(config, known=shape).items():
+    for key, value in _dropout_overrides(config, shape).items():
         setattr(shape, key, value)
     return TextEncoder(new_encoder(shape), tokenizer, **replaced({"normalize": True}, config))
 

@@ -29,9 +29,10 @@ def encode(
     truncate_dim: int | None,
     batch_tokens: int | None,
     progress: Progress,
+    first: int = 0,
 ) -> np.ndarray:
-    """See `Model.encode`."""
-    texts = check_texts(inputs)
+    """See `Model.encode`; messages count the inputs from `first`."""
+    texts = check_texts(inputs, first)
     dim = _kept(model, truncate_dim)
     text_of_prompt = resolve_prompt(prompt, model.prompts, model.default_prompt)
     number = {text: k for k, text in enumerate(dict.fromkeys(texts))}  # each distinct text once
@@ -49,7 +50,7 @@ def encode(
                 for index in token_batches(window.costs, budget):
                     batch = window.select(index)
                     vectors[start + index] = _vectors(model, batch, dim, unit)
-                    _refuse_non_finite(vectors, start + index, distinct, texts)
+                    _refuse_non_finite(vectors, start + index, distinct, texts, first)
                     show(len(index))
     finally:
         model.train(was_training)
@@ -59,7 +60,7 @@ def encode(
 
 
 def token_batches(costs: np.ndarray, budget: int) -> Iterator[np.ndarray]:
-    """Indices of batches of at most `budget` tokens, longest inputs first (so that memory runs out at once or never)."""
+    """Indices of batches of at most `budget` tokens, longest inputs first: memory runs out at once or never."""
     order = np.argsort(-costs, kind="stable")
     total = np.cumsum(costs[order])
     first = 0
@@ -86,12 +87,14 @@ def _kept(model: Model, truncate_dim: int | None) -> int:
     return truncate_dim
 
 
-def _refuse_non_finite(vectors: np.ndarray, index: np.ndarray, distinct: list[str], texts: list[str]) -> None:
+def _refuse_non_finite(
+    vectors: np.ndarray, index: np.ndarray, distinct: list[str], texts: list[str], first: int
+) -> None:
     finite = np.isfinite(vectors[index]).all(axis=1)
     if not finite.all():
         text = distinct[int(index[np.flatnonzero(~finite)[0]])]
         raise NonFiniteError(
-            "the vector has NaN or infinite values", where=f"inputs[{texts.index(text)}]",
+            "the vector has NaN or infinite values", where=f"inputs[{first + texts.index(text)}]",
             remedy="check the weights, or load the model with dtype float32",
         )  # fmt: skip
 

@@ -284,7 +284,7 @@ def _check_code(folder: Path, trust_remote_code: bool) -> None:
     if "model_type" not in config and "architectures" not in config:
         raise ModelError("names no model_type", where=str(folder / "config.json"), remedy="is it a transformers model?")
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        raise ModelError("no tokenizer in the folder", where=str(folder), remedy="copy tokenizer.json beside the weights")
+        raise ModelError("no tokenizer in the folder", where=str(folder), remedy="copy tokenizer.json there")
 
 
 _TOKENIZER_FILES = (

@@ -146,18 +146,17 @@ def _walk(plan: Plan, blocks: Tensor, scores: Tensor, factors: Tensor | None, he
         at = end
 
 
-def grouped_attention(query: Tensor, key: Tensor, value: Tensor, plan: Plan, scale: float, dropout: float) -> Tensor:
-    """`GroupedAttention` where a gradient or dropout is wanted, else the same without keeping anything."""
-    needs = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
-    if needs or dropout > 0.0:
-        return GroupedAttention.apply(query, key, value, plan, scale, dropout)
-    output = query.new_empty(query.shape)
+def grouped_attention(flat: tuple[Tensor, ...], plan: Plan, scale: float, dropout: float) -> Tensor:
+    """`GroupedAttention` of query, key and value; without gradient and dropout the same with nothing kept."""
+    if dropout > 0.0 or (torch.is_grad_enabled() and any(x.requires_grad for x in flat)):
+        return GroupedAttention.apply(*flat, plan, scale, dropout)
+    output = flat[0].new_empty(flat[0].shape)
     for group in plan.groups:
         if group.length > LONGEST_PLAIN:
-            q, k, v = (_block(x, group) for x in (query, key, value))
+            q, k, v = (_block(x, group) for x in flat)
             _put(output, group, F.scaled_dot_product_attention(q, k, v, scale=scale))
             continue
-        q, k, v = (_take(x, group) for x in (query, key, value))
+        q, k, v = (_take(x, group) for x in flat)
         scores = q.new_empty(len(q), group.length, group.length)
         torch.baddbmm(scores, q, k.transpose(1, 2), beta=0, alpha=scale, out=scores)
         _put(output, group, torch.bmm(torch.softmax(scores, -1, out=scores), v))

@@ -117,7 +117,7 @@ def assemble(
 
     encoder = read_encoder(plan.weights, overrides, trust_remote_code, allow_pickle)
     tokenizer = read_tokenizer(plan.weights, trust_remote_code, plan.lower_case)
-    dense = [Dense(**settings) for _, settings in plan.dense] + [Dense(**settings) for settings in plan.train_only]
+    dense = [Dense(**settings) for settings in [*(settings for _, settings in plan.dense), *plan.train_only]]
     for layer, (folder, _) in zip(dense, plan.dense, strict=False):
         layer.load_state_dict(read_tensors(folder, allow_pickle))
     if plan.train_only:
@@ -197,8 +197,7 @@ def _encoder_settings(config: Any) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     if config.model_type in PACKABLE:
         settings["attn_implementation"] = ATTENTION
-    mapping = AutoModel._model_mapping
-    cls = mapping[type(config)] if type(config) in mapping else None
+    cls = AutoModel._model_mapping.get(type(config), None)
     if cls is not None and not isinstance(cls, tuple) and "add_pooling_layer" in source.signature(cls).parameters:
         settings["add_pooling_layer"] = False
     return settings

@@ -129,11 +129,11 @@ def packed_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling,
             position_bias=position_bias, sliding_window=sliding_window, **settings,
         )  # fmt: skip
-    flat = [x[0].transpose(0, 1) for x in (query, key, value)]  # each (T, heads, d)
+    flat = tuple(x[0].transpose(0, 1) for x in (query, key, value))  # each (T, heads, d)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     windowed = sliding_window is not None and plan.longest > sliding_window
     if query.device.type == "cpu" and position_bias is None and not windowed:
-        return grouped_attention(*flat, plan, scale, dropout).unsqueeze(0), None
+        return grouped_attention(flat, plan, scale, dropout).unsqueeze(0), None
     outputs = []
     for group, q, k, v in zip(plan.groups, *(x.split([g.tokens for g in plan.groups]) for x in flat), strict=True):
         q, k, v = (x.unflatten(0, (group.count, group.length)).transpose(1, 2) for x in (q, k, v))

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from embedkit.models.base import Model
 
 
-def save(
-    model: Model, path: str | Path, *, recipe: dict[str, Any] | None = None, overwrite: bool = False
-) -> Path:
+def save(model: Model, path: str | Path, *, recipe: dict[str, Any] | None = None, overwrite: bool = False) -> Path:
     """Write `model` as a folder that is also a sentence-transformers folder where that can express it.
 
     What sentence-transformers cannot say (a train-only head, templates, mask and first-last pooling, n-grams) is in

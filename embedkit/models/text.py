@@ -138,8 +138,13 @@ class TextEncoder(Model):
     @property
     def dim(self) -> int:  # type: ignore[override]
         """Size of the vectors that `encode` returns."""
-        kept = [layer for layer in self.dense if not layer.train_only]
-        return int(kept[-1].linear.out_features) if kept else self.hidden_size
+        kept = [layer for layer in self.layers if not layer.train_only]
+        return kept[-1].linear.out_features if kept else self.hidden_size
+
+    @property
+    def layers(self) -> list[Dense]:
+        """The dense layers."""
+        return [layer for layer in self.dense if isinstance(layer, Dense)]
 
     def prepare(self, inputs: Sequence[str], prompt: str | None = None) -> Inputs:
         """Tokenise texts on the CPU; safe to call from several threads."""
@@ -172,9 +177,25 @@ class TextEncoder(Model):
         hidden = _RUNS[self.way(packing)](self.encoder, inputs, plan, layers)
         return TokenStates(hidden, plan, marks)
 
+    @property
+    def training_dim(self) -> int:
+        """Size of the vectors in training mode."""
+        return int(self.dense[-1].linear.out_features) if len(self.dense) else self.hidden_size  # type: ignore[union-attr, arg-type]
+
+    def gradient_checkpointing_enable(self) -> None:
+        """See `Model`."""
+        self.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+    def compile_layers(self) -> None:
+        """See `Model`."""
+        layers = [layer for stack in self.encoder.modules() if isinstance(stack, nn.ModuleList) for layer in stack]
+        for name, part in [(name, part) for layer in layers for name, part in layer.named_children()]:
+            if "attn" not in name.lower() and "attention" not in name.lower() and list(part.parameters()):
+                part.compile(dynamic=True)
+
     def project(self, pooled: Tensor) -> Tensor:
         """The dense layers, (N, H) -> (N, D)."""
-        for layer in self.dense:
+        for layer in self.layers:
             if self.training or not layer.train_only:
                 pooled = layer(pooled)
         return pooled
@@ -182,7 +203,7 @@ class TextEncoder(Model):
     def spec(self) -> dict[str, Any]:
         """Settings that decide the vectors."""
         return {
-            "pooling": self.pooling, "dense": [layer.spec() for layer in self.dense], "max_length": self.max_length,
+            "pooling": self.pooling, "dense": [layer.spec() for layer in self.layers], "max_length": self.max_length,
             "normalize": self.normalize, "prompts": self.prompts, "default_prompt": self.default_prompt,
         }  # fmt: skip
 

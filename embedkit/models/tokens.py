@@ -34,7 +34,8 @@ def resolve_prompt(prompt: str | None, prompts: dict[str, str], default: str | N
     if prompt in prompts:
         return prompts[prompt]
     if prompt and SLOT not in prompt and _NAME.fullmatch(prompt):
-        raise UserError(f"unknown prompt {prompt!r}", remedy=nearest(prompt, prompts) if prompts else "none are defined")
+        known = nearest(prompt, prompts) if prompts else "none are defined"
+        raise UserError(f"unknown prompt {prompt!r}", remedy=known)
     return prompt
 
 
@@ -51,9 +52,8 @@ def check_texts(texts: Sequence[Any], start: int = 0) -> list[str]:
     checked = list(texts)
     for index, text in enumerate(checked):
         if type(text) is not str and not isinstance(text, str):
-            raise DataError(
-                f"item is {type(text).__name__}, not str", where=f"inputs[{start + index}]", remedy="remove or convert it"
-            )
+            where = f"inputs[{start + index}]"
+            raise DataError(f"item is {type(text).__name__}, not str", where=where, remedy="remove or convert it")
     return checked
 
 
@@ -63,7 +63,7 @@ class TextTokenizer:
     A template ``prefix {} suffix`` is cut at its slot and the three parts are tokenised apart, so that truncation
     shortens only the text (PromptBERT, Jiang et al. 2022, does the same). White space before the slot goes to the
     text, because byte-level and SentencePiece vocabularies join it to the following word. A prompt without a slot, or
-    with the slot at its end, is put in front of the text and both are tokenised together, as sentence-transformers does.
+    with the slot at its end, is put in front of the text and both are tokenised together, as in sentence-transformers.
 
     Parameters
     ----------

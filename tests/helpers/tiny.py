@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import PreTrainedTokenizerFast
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-WORDS = (
+WORDS = (  # noqa: SIM905
     "a the man woman dog cat is are playing running on in with this sentence means of guitar street green red big "
     "small house two three people child children ball water not some bird sings today and or who what where how "
     "to from by park train plane he she it they we you car road sits stands eats reads book long very"

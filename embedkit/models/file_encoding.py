@@ -1,0 +1,264 @@
+"""Encoding a file of any length: constant memory, resumable, spread over processes.
+
+The rows are cut into blocks. Process k of n encodes the blocks k, k + n, ... and writes each as a file of its own,
+named by its number and the hash of its texts. When all are there, the first process joins them in order. A block that
+is there already is not computed again, so a run that was stopped goes on where it was; and because blocks do not
+depend on the number of processes, neither do the vectors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedkit.errors import DataError, UserError
+
+if TYPE_CHECKING:
+    from embedkit.models.base import Model, Progress
+
+BLOCK_ROWS = 16_384
+_TEXT_COLUMNS = ("text", "sentence", "anchor")
+
+
+@dataclass(frozen=True)
+class EncodedFile:
+    """What `encode_file` did.
+
+    Attributes
+    ----------
+    output : Path
+        The file.
+    rows, dim : int
+        Its shape.
+    reused : int
+        Rows that an earlier, stopped run had encoded already.
+    """
+
+    output: Path
+    rows: int
+    dim: int
+    reused: int
+
+
+def encode_file(
+    model: Model,
+    input: str | Path,
+    output: str | Path,
+    *,
+    column: str | None = None,
+    format: str = "auto",
+    prompt: str | None = None,
+    normalize: bool | None = None,
+    truncate_dim: int | None = None,
+    batch_tokens: int | None = None,
+    block_rows: int = BLOCK_ROWS,
+    overwrite: bool = False,
+    progress: Progress = None,
+) -> EncodedFile:
+    """Encode the texts of a file; row i of the output belongs to row i of the input.
+
+    Run under ``accelerate launch`` the work is shared by all processes.
+
+    Parameters
+    ----------
+    model : Model
+        The encoder.
+    input : str or Path
+        Whatever `embedkit.data.read_rows` reads: csv, tsv, jsonl, parquet, txt, also gzipped, or a folder.
+    output : str or Path
+        ``.npy``: float32 (N, D). ``.parquet``: columns ``row`` (int64) and ``embedding`` (D float32 values).
+    column : str, optional
+        The column of the texts; the only one, or text, sentence or anchor, when None.
+    format : str
+        Format of the input where its name does not tell.
+    prompt, normalize, truncate_dim, batch_tokens
+        See `Model.encode`.
+    block_rows : int
+        Rows of a block: what is held in memory and what a stopped run loses at most.
+    overwrite : bool
+        Replace an existing output.
+    progress : bool or callable, optional
+        True shows a bar; a callable gets (rows done by this process, 0).
+
+    Raises
+    ------
+    UserError
+        When the output exists, has another suffix, or the parts of a stopped run belong to other settings.
+    DataError
+        When a cell is missing or no text; the row is named.
+    """
+    target = _check_output(Path(output).expanduser().absolute(), overwrite)
+    rank, world, wait = _processes(model)
+    settings = {
+        "model": model.hash(), "prompt": prompt, "normalize": normalize, "truncate_dim": truncate_dim,
+        "column": column, "block_rows": block_rows,
+    }  # fmt: skip
+    parts = target.with_name(f".{target.name}.parts")
+    if rank == 0:
+        _open_parts(parts, settings)
+    wait()
+    tell = _reporter(progress)
+    total, reused, names = 0, 0, []
+    for number, texts in enumerate(_blocks(str(input), format, column, block_rows)):
+        name = f"{number:08d}-{_digest(texts)}.npy"
+        names.append(name)
+        first, total = total, total + len(texts)
+        if number % world != rank:
+            continue
+        if (parts / name).is_file():
+            reused += len(texts)
+        else:
+            from embedkit.models.encoding import encode
+
+            vectors = encode(model, texts, prompt, normalize, truncate_dim, batch_tokens, None, first)
+            _write_atomically(parts / name, partial(_save, vectors))
+        tell(len(texts))
+    wait()
+    if not names:
+        raise DataError("no rows", where=str(input), remedy="give a file with at least one text")
+    dim = int(np.load(parts / names[0], mmap_mode="r").shape[1])
+    if rank == 0:
+        _join(target, [parts / name for name in names], total, dim)
+        shutil.rmtree(parts)
+    wait()
+    return EncodedFile(target, total, dim, reused)
+
+
+def _check_output(target: Path, overwrite: bool) -> Path:
+    if target.suffix not in (".npy", ".parquet"):
+        raise UserError(f"output has the suffix {target.suffix!r}", where=str(target), remedy="use .npy or .parquet")
+    if not target.parent.is_dir():
+        raise UserError("folder does not exist", where=str(target.parent), remedy="create it")
+    if target.exists() and not overwrite:
+        raise UserError("exists already", where=str(target), remedy="choose another name, or overwrite")
+    return target
+
+
+def _processes(model: Model) -> tuple[int, int, Callable[[], None]]:
+    """This process's number, their count, and a function that waits for all."""
+    from accelerate import PartialState
+
+    state = PartialState(cpu=model.device.type == "cpu")
+    return state.process_index, state.num_processes, state.wait_for_everyone
+
+
+def _open_parts(parts: Path, settings: dict[str, Any]) -> None:
+    """Make the folder of the blocks, or check that the one there is of the same run."""
+    marker = parts / "settings.json"
+    if marker.is_file():
+        if json.loads(marker.read_text(encoding="utf-8")) != settings:
+            raise UserError(
+                "holds the parts of a stopped run with another model or other settings", where=str(parts),
+                remedy="delete this folder, or repeat that run to finish it",
+            )  # fmt: skip
+        return
+    parts.mkdir(exist_ok=True)
+    _write_atomically(marker, lambda file: file.write(json.dumps(settings).encode()))
+
+
+def _blocks(source: str, format: str, column: str | None, size: int) -> Iterator[list[str]]:
+    from embedkit.data import read_rows
+
+    block: list[str] = []
+    for count, row in enumerate(read_rows(source, format), 1):  # type: ignore[arg-type]
+        column = column or _text_column(row, source)
+        if column not in row:
+            raise DataError(f"no column {column!r}", where=f"{source}: row {count}", remedy=f"it has {', '.join(row)}")
+        text = row[column]
+        if not isinstance(text, str):
+            kind = "empty" if text is None else type(text).__name__
+            raise DataError(f"cell is {kind}, not text", where=f"{source}: row {count}, column {column}")
+        block.append(text)
+        if len(block) == size:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def _text_column(row: dict[str, Any], source: str) -> str:
+    if len(row) == 1:
+        return next(iter(row))
+    for name in _TEXT_COLUMNS:
+        if name in row:
+            return name
+    raise DataError(f"columns {', '.join(row)}: which one holds the text?", where=source, remedy="name it: column=...")
+
+
+def _digest(texts: list[str]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
+
+
+def _save(vectors: np.ndarray, file: Any) -> None:
+    np.save(file, vectors)
+
+
+def _write_atomically(path: Path, write: Callable[[Any], Any]) -> None:
+    """Write beside, sync, rename: the file is whole or absent."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _join(target: Path, blocks: list[Path], rows: int, dim: int) -> None:
+    """One file of all blocks, in order."""
+    join = _join_npy if target.suffix == ".npy" else _join_parquet
+    _write_atomically(target, lambda file: join(file, blocks, rows, dim))
+
+
+def _join_npy(file: Any, blocks: list[Path], rows: int, dim: int) -> None:
+    header = {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)}
+    np.lib.format.write_array_header_2_0(file, header)
+    for block in blocks:
+        file.write(np.ascontiguousarray(np.load(block), dtype="<f4").data)
+
+
+def _join_parquet(file: Any, blocks: list[Path], rows: int, dim: int) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([("row", pa.int64()), ("embedding", pa.list_(pa.float32(), dim))])
+    first = 0
+    with pq.ParquetWriter(file, schema) as writer:
+        for block in blocks:
+            vectors = np.load(block)
+            values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), dim)
+            writer.write_table(pa.table([pa.array(np.arange(first, first + len(vectors))), values], schema=schema))
+            first += len(vectors)
+
+
+def _reporter(progress: Progress) -> Callable[[int], None]:
+    if progress is True:
+        from tqdm import tqdm
+
+        bar = tqdm(unit=" rows", desc="encode")
+        return lambda count: bar.update(count) and None
+    if not callable(progress):
+        return lambda count: None
+    done = 0
+
+    def tell(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done, 0)
+
+    return tell

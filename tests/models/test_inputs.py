@@ -1,0 +1,120 @@
+"""Ragged inputs, prompts and templates."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from embedkit.errors import DataError, UserError
+from embedkit.models.inputs import Inputs
+from embedkit.models.tokens import TextTokenizer, resolve_prompt
+from tests.helpers import tiny
+
+ROWS = [[5, 6, 7], [8], [], [9, 10]]
+
+
+def test_inputs_by_hand() -> None:
+    inputs = Inputs.of(ROWS)
+    assert (len(inputs), inputs.tokens, inputs.costs.tolist()) == (4, 6, [3, 1, 0, 2])
+    assert inputs.rows() == ROWS
+    assert inputs.select([3, 0, 3]).rows() == [ROWS[3], ROWS[0], ROWS[3]]
+    assert inputs.select(slice(1, 3)).rows() == ROWS[1:3]
+    assert inputs.select(np.array([], dtype=np.int64)).rows() == []
+    assert Inputs.concat([inputs, inputs.select([1])]).rows() == [*ROWS, ROWS[1]]
+    assert inputs.to("cpu").rows() == ROWS
+
+
+def test_marks_travel_with_their_rows() -> None:
+    inputs = Inputs.of(ROWS, marks=[2, 0, 0, 1])
+    both = Inputs.concat([inputs.select([3, 0]), inputs.select([1])])
+    assert both.marks is not None
+    assert both.marks.tolist() == [1, 2, 0]
+
+
+def test_marked_and_unmarked_do_not_mix() -> None:
+    with pytest.raises(UserError, match="cannot be joined"):
+        Inputs.concat([Inputs.of(ROWS), Inputs.of(ROWS, marks=[0, 0, 0, 0])])
+    empty = Inputs.of([])
+    assert Inputs.concat([empty, Inputs.of(ROWS, marks=[2, 0, 0, 1])]).marks is not None
+
+
+def test_resolve_prompt() -> None:
+    prompts = {"query": "query: ", "none": ""}
+    assert resolve_prompt(None, prompts, None) == ""
+    assert resolve_prompt(None, prompts, "query") == "query: "
+    assert resolve_prompt("", prompts, "query") == ""
+    assert resolve_prompt("query", prompts, None) == "query: "
+    assert resolve_prompt("say: ", prompts, None) == "say: "
+    with pytest.raises(UserError, match="did you mean 'query'"):
+        resolve_prompt("qury", prompts, None)
+
+
+def test_ids_equal_the_transformers_call() -> None:
+    source = tiny.tokenizer()
+    ours = TextTokenizer(source, 6)
+    texts = [*tiny.SENTENCES, "Zebra , unknown"]
+    expected = source(texts, truncation=True, max_length=6)["input_ids"]
+    assert ours(texts).rows() == expected
+    assert ours(texts, "the ").rows() == source(["the " + t for t in texts], truncation=True, max_length=6)["input_ids"]
+    ours.max_length = 4
+    assert max(map(len, ours(texts).rows())) == 4
+
+
+def test_template_shortens_only_the_text() -> None:
+    source = tiny.tokenizer()
+    ours = TextTokenizer(source, 12)
+    template = 'this sentence : "{}" means [MASK] .'
+    words = source.convert_tokens_to_ids
+    before = [2, *words(["this", "sentence", ":", '"'])]
+    after = [*words(['"', "means", "[MASK]", "."]), 3]
+    inputs = ours(["a dog", "a man is playing guitar on the street"], template)
+    assert inputs.rows() == [[*before, *words(["a", "dog"]), *after], [*before, *words(["a", "man"]), *after]]
+    assert inputs.marks is not None
+    assert [row[mark] for row, mark in zip(inputs.rows(), inputs.marks, strict=True)] == [4, 4]
+    with pytest.raises(UserError, match="no room"):
+        TextTokenizer(source, 10)(["a"], template)
+    with pytest.raises(UserError, match="more than one"):
+        ours(["a"], "{} and {}")
+
+
+def test_a_mask_in_the_text_is_not_the_marked_one() -> None:
+    model = tiny.text_encoder(pooling="mask", prompts={"t": "{} means [MASK] ."}, default_prompt="t")
+    inputs = model.prepare(["the [MASK] dog"])
+    assert inputs.marks is not None
+    assert inputs.marks.tolist() == [5]
+
+
+def test_mask_before_the_text() -> None:
+    model = tiny.text_encoder(pooling="mask", prompts={"t": "[MASK] : {} ."}, default_prompt="t")
+    marks = model.prepare(["the dog", ""]).marks
+    assert marks is not None
+    assert marks.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("bad", [None, 3, b"x"])
+def test_wrong_items_are_named(bad: object) -> None:
+    model = tiny.text_encoder()
+    with pytest.raises(DataError, match=r"inputs\[1\]"):
+        model.prepare(["a", bad])  # type: ignore[list-item]
+
+
+def test_one_string_is_no_list() -> None:
+    with pytest.raises(DataError, match=r"pass \[text\]"):
+        tiny.text_encoder().encode("a dog")
+
+
+def test_prepare_from_several_threads() -> None:
+    model = tiny.text_encoder()
+    texts = [f"the dog {i % 10} and the man" for i in range(2000)]
+    expected = model.prepare(texts).ids
+    found: list[torch.Tensor] = []
+    threads = [threading.Thread(target=lambda: found.append(model.prepare(texts).ids)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 6
+    assert all(torch.equal(ids, expected) for ids in found)

@@ -1,0 +1,139 @@
+"""Quick dropout and grouped attention against torch's own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from embedkit.models.kernels import Dropout, GroupedAttention, dropout_scale, grouped_attention, swap_dropout
+from embedkit.models.packing import Plan
+
+
+def naive_attention(query, key, value, lengths, scale, factors=None):
+    """Sequence by sequence, written out; `factors` per place as lists of (heads, l, l)."""
+    outputs, at = [], 0
+    for place, length in enumerate(lengths):
+        q, k, v = (x[at : at + length].transpose(0, 1) for x in (query, key, value))
+        weights = torch.softmax(q @ k.transpose(1, 2) * scale, -1)
+        if factors is not None:
+            weights = weights * factors[place]
+        outputs.append((weights @ v).transpose(0, 1))
+        at += length
+    return torch.cat(outputs)
+
+
+@pytest.fixture
+def case():
+    generator = torch.Generator().manual_seed(0)
+    plan = Plan.of(np.array([4, 1, 4, 2, 7, 2]))
+    tensors = [torch.randn(plan.tokens, 3, 5, dtype=torch.float64, generator=generator) for _ in range(4)]
+    return plan, tensors
+
+
+def test_attention_and_its_gradient(case) -> None:
+    plan, (query, key, value, upstream) = case
+    leaves = [x.clone().requires_grad_() for x in (query, key, value)]
+    expected = naive_attention(*leaves, plan.lengths, 0.4)
+    expected.backward(upstream)
+    ours = [x.clone().requires_grad_() for x in (query, key, value)]
+    found = grouped_attention(tuple(ours), plan, 0.4, 0.0)
+    found.backward(upstream)
+    torch.testing.assert_close(found, expected)
+    for a, b in zip(ours, leaves, strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+    with torch.no_grad():
+        torch.testing.assert_close(grouped_attention((query, key, value), plan, 0.4, 0.0), expected.detach())
+
+
+def test_attention_dropout_and_its_gradient(case) -> None:
+    plan, (query, key, value, upstream) = case
+    torch.manual_seed(1)
+    size = sum(g.count * g.length**2 for g in plan.groups) * 3
+    flat = dropout_scale((size,), 0.3, torch.float64)
+    factors, at = [], 0
+    for length in plan.lengths:
+        factors.append(flat[at : at + 3 * length**2].view(3, length, length))
+        at += 3 * length**2
+    leaves = [x.clone().requires_grad_() for x in (query, key, value)]
+    expected = naive_attention(*leaves, plan.lengths, 0.4, factors)
+    expected.backward(upstream)
+    ours = [x.clone().requires_grad_() for x in (query, key, value)]
+    torch.manual_seed(1)
+    found = grouped_attention(tuple(ours), plan, 0.4, 0.3)
+    found.backward(upstream)
+    torch.testing.assert_close(found, expected)
+    for a, b in zip(ours, leaves, strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_attention_gradcheck(case) -> None:
+    plan, (query, key, value, _) = case
+    leaves = [x.clone().requires_grad_() for x in (query, key, value)]
+    assert torch.autograd.gradcheck(lambda *x: GroupedAttention.apply(*x, plan, 0.4, 0.0), leaves)
+
+
+def test_attention_takes_strided_views(case) -> None:
+    plan, (query, key, value, _) = case
+    joined = torch.stack([query, key, value], dim=1)  # (T, 3, heads, d)
+    found = grouped_attention(joined.unbind(1), plan, 0.4, 0.0)
+    torch.testing.assert_close(found, naive_attention(query, key, value, plan.lengths, 0.4))
+
+
+@pytest.mark.parametrize("p", [0.1, 0.15, 0.5])
+def test_dropout_rate_scale_and_independence(p: float) -> None:
+    torch.manual_seed(0)
+    size = 400_000
+    factors = dropout_scale((size,), p, torch.float32)
+    assert set(np.unique(factors.numpy()).tolist()) == {0.0, float(np.float32(1 / (1 - p)))}
+    dropped = (factors == 0).double()
+    deviation = (p * (1 - p) / size) ** 0.5
+    assert abs(dropped.mean().item() - p) < 5 * deviation
+    for lag in (1, 2, 3, 4, 8):  # neighbours come from the same 64-bit word
+        together = (dropped[lag:] * dropped[:-lag]).mean().item()
+        assert abs(together - p * p) < 5 * (p * p * (1 - p * p) / size) ** 0.5
+
+
+def test_dropout_threshold_is_unbiased() -> None:
+    """p far below 1 / 65536 steps still comes out right on average, by drawing one of two thresholds per call."""
+    torch.manual_seed(0)
+    p = 0.3 / 65536
+    dropped = sum(int((dropout_scale((65_536,), p, torch.float32) == 0).sum()) for _ in range(400))
+    assert abs(dropped - 120) < 5 * (120 * 2) ** 0.5
+
+
+def test_dropout_follows_the_torch_generator() -> None:
+    layer = Dropout(0.4).train()
+    x = torch.ones(7, 5)
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    first, second = layer(x), layer(x)
+    torch.set_rng_state(state)
+    assert torch.equal(layer(x), first)
+    assert torch.equal(layer(x), second)
+    assert not torch.equal(first, second)
+
+
+def test_dropout_gradient_and_off() -> None:
+    layer = Dropout(0.4).train()
+    x = torch.randn(50, 3, requires_grad=True)
+    out = layer(x)
+    out.sum().backward()
+    torch.testing.assert_close(x.grad * x, out)
+    assert layer.eval()(x) is x
+    assert Dropout(0.0).train()(x) is x
+    assert layer.train()(x.half()).dtype == torch.float16
+    assert Dropout(1.0).train()(x).abs().sum() == 0
+
+
+def test_swap_keeps_names_rates_and_mode() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.3), torch.nn.Sequential(torch.nn.Dropout(0.1)))
+    net.eval()
+    keys = list(net.state_dict())
+    swap_dropout(net)
+    assert [type(net[1]), type(net[2][0])] == [Dropout, Dropout]
+    assert (net[1].p, net[2][0].p, net[1].training) == (0.3, 0.1, False)
+    assert list(net.state_dict()) == keys
+    x = torch.randn(3, 2)
+    torch.testing.assert_close(net(x), F.linear(x, net[0].weight, net[0].bias))
