@@ -238,7 +238,7 @@ def _fields_at(place: list[Any]) -> list[str]:
             continue
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
         model = _section(annotation) or model
-    return list(model.model_fields)
+    return list(getattr(model, "model_fields", ()))
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:

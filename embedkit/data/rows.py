@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,13 @@ from embedkit.errors import DataError
 
 Row = dict[str, Any]
 """Role -> value. ``anchor``, ``positive``: str; ``negatives``, ``texts``: list of str; ``score``: float;
-``label``: int; ``group``: int or str; ``image``: bytes, or the path of an image file as str. Roles that a row lacks are
-absent."""
+``label``: int; ``group``: int or str; ``image``: bytes, or the path of an image file as str. In the rows of one run the
+same roles stand in every row; a role that a row lacks, because its source has none, is None (``negatives``: empty)."""
+
+
+def filled(row: Row, roles: Iterable[str]) -> Row:
+    """The row with every one of `roles`: None, or an empty list for ``negatives``, where it has none."""
+    return {role: row.get(role, [] if role == "negatives" else None) for role in roles}
 
 
 class BadRow(DataError):

@@ -20,7 +20,7 @@ from embedkit.data.draws import raw_numbers
 from embedkit.data.held import facts_of, table_of
 from embedkit.data.making import Source
 from embedkit.data.mixing import interleave
-from embedkit.data.rows import Row
+from embedkit.data.rows import Row, filled
 from embedkit.data.samplers import SAMPLERS, Request
 from embedkit.data.training import RowBatch, TrainingRows, source_summary, stream_fingerprint
 from embedkit.errors import DataError
@@ -45,7 +45,7 @@ class StreamedRows(TrainingRows):
     def __init__(
         self, sources: Sequence[Source], config: DataConfig, roles: frozenset[str], batch_size: int, seed: int
     ) -> None:
-        self._sources, self._config, self._roles = sources, config, roles
+        self._sources, self._config, self.roles = sources, config, roles
         self._batch_size, self._seed = batch_size, seed
         self._left: Counter[str] = Counter()
         self._windows = Windows(config, batch_size, self._left)
@@ -59,7 +59,7 @@ class StreamedRows(TrainingRows):
                 continue
             size = len(batch)
             low, high = rank * size // world, (rank + 1) * size // world
-            rows = [{role: row[role] for role in row if role in self._roles} for _, row in batch[low:high]]
+            rows = [filled(row, self.roles) for _, row in batch[low:high]]
             yield RowBatch(rows, [row_id for row_id, _ in batch[low:high]], size, low, step)
         if step < 0:
             raise DataError(

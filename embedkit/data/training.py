@@ -20,7 +20,7 @@ from embedkit.data.draws import permutation
 from embedkit.data.held import TableBuilder, digest, facts_of, take_rows
 from embedkit.data.making import Source
 from embedkit.data.mixing import pools, shares
-from embedkit.data.rows import Row
+from embedkit.data.rows import Row, filled
 from embedkit.data.samplers import SAMPLERS, Request, check_sampler, fit
 from embedkit.errors import DataError, RecipeError
 
@@ -68,11 +68,14 @@ class TrainingRows(ABC):
     fingerprint : str
         Changes when the rows change. For rows in memory a hash of all their content, the same from whatever kind of
         file; for a stream a hash of the first MiB and the size of each file, of the mapping and the filter.
+    roles : frozenset of str
+        Roles that every row has, whatever its source.
     """
 
     num_rows: int | None
     steps_per_epoch: int | None
     fingerprint: str
+    roles: frozenset[str]
 
     @abstractmethod
     def batches(self, epoch: int, start_step: int = 0, rank: int = 0, world: int = 1) -> Iterator[RowBatch]:
@@ -137,8 +140,14 @@ def open_training(
     if any(source.config.stream for source in sources):
         from embedkit.data.streams import StreamedRows
 
-        return StreamedRows(sources, config, frozenset(contract.roles), batch_size, seed)
-    return HeldRows(sources, config, frozenset(contract.roles), batch_size, seed)
+        return StreamedRows(sources, config, _roles_of(sources, contract), batch_size, seed)
+    return HeldRows(sources, config, _roles_of(sources, contract), batch_size, seed)
+
+
+def _roles_of(sources: Sequence[Source], contract: Contract) -> frozenset[str]:
+    """The roles that any source has and the method reads; explode makes three of them itself."""
+    made = {"anchor", "positive", "group"} if any(source.config.explode for source in sources) else set()
+    return contract.roles & made.union(*(source.roles for source in sources))
 
 
 def _check_settings(config: DataConfig) -> None:
@@ -178,7 +187,7 @@ class HeldRows(TrainingRows):
     def __init__(
         self, sources: Sequence[Source], config: DataConfig, roles: frozenset[str], batch_size: int, seed: int
     ) -> None:
-        self._sources, self._config, self._roles = sources, config, roles
+        self._sources, self._config, self.roles = sources, config, roles
         self._batch_size, self._seed = batch_size, seed
         self._table, self._sizes, self._places = _load(sources)
         self.num_rows = self._table.num_rows
@@ -213,7 +222,8 @@ class HeldRows(TrainingRows):
         for step, indices in enumerate(self._epoch.batches[start_step:], start_step):
             low, high = rank * len(indices) // world, (rank + 1) * len(indices) // world
             mine = indices[low:high]
-            yield RowBatch(take_rows(self._table, mine, self._roles), mine.tolist(), len(indices), low, step)
+            rows = [filled(row, self.roles) for row in take_rows(self._table, mine, self.roles)]
+            yield RowBatch(rows, mine.tolist(), len(indices), low, step)
 
     def summary(self) -> dict[str, Any]:
         """See `TrainingRows.summary`.

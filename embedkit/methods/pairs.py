@@ -18,8 +18,8 @@ def role_views(rows: Sequence[Row], prompts: dict[str, str] | None = None) -> di
         for role in ("anchor", "positive")
         if rows and role in rows[0]
     }
-    if any("negatives" in row for row in rows):
-        hard = [row.get("negatives") or [] for row in rows]
+    if rows and "negatives" in rows[0]:
+        hard = [row["negatives"] for row in rows]
         owner = [i for i, texts in enumerate(hard) for _ in texts]
         views["negatives"] = View([text for texts in hard for text in texts], owner, prompts.get("negatives"))
     return views

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,13 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from embedkit.errors import DataError
 from embedkit.methods.base import Method, View
 
 if TYPE_CHECKING:
     from embedkit.data import RowBatch
     from embedkit.models import Inputs, Model
-
-_NO_GROUP = -1
 
 
 @dataclass
@@ -85,6 +85,11 @@ def prepare(
     def random(row: int) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[batch.step, batch.offset + row, 0, 0]))
 
+    if not batch.rows:
+        raise DataError(
+            f"a batch of {batch.size} rows leaves a process without one", where="train.batch_size",
+            remedy="set data.drop_last: true, or use fewer processes",
+        )  # fmt: skip
     views = method.views(batch.rows, random)
     return StepBatch(
         pools=_pools(views, model),
@@ -92,7 +97,7 @@ def prepare(
         owner={name: torch.as_tensor(view.owner, dtype=torch.int64) + batch.offset for name, view in views.items()},
         keys={name: torch.as_tensor([_key(x) for x in view.inputs], dtype=torch.int64) for name, view in views.items()},
         ids=torch.as_tensor(batch.ids, dtype=torch.int64),
-        labels=_labels(batch.rows),
+        labels=_labels(batch.rows, batch.offset),
         offset=batch.offset,
         size=batch.size,
         epoch=epoch,
@@ -114,15 +119,16 @@ def _pools(views: dict[str, View], model: Model) -> list[Pool]:
     return pools
 
 
-def _labels(rows: Sequence[Any]) -> dict[str, Tensor]:
+def _labels(rows: Sequence[Any], offset: int) -> dict[str, Tensor]:
+    """Score, label and group of rows whose sources have them; a row without one is like no other row."""
     labels: dict[str, Tensor] = {}
     if rows and "score" in rows[0]:
-        labels["score"] = torch.tensor([row["score"] for row in rows], dtype=torch.float32)
-    if rows and "label" in rows[0]:
-        labels["label"] = torch.tensor([row["label"] for row in rows], dtype=torch.int64)
-    if rows and "group" in rows[0]:
-        groups = [row["group"] for row in rows]
-        labels["group"] = torch.tensor([_NO_GROUP if g is None else _key(str(g)) for g in groups], dtype=torch.int64)
+        scores = [math.nan if row["score"] is None else row["score"] for row in rows]
+        labels["score"] = torch.tensor(scores, dtype=torch.float32)
+    for name, number in (("label", int), ("group", lambda group: _key(str(group)))):
+        if rows and name in rows[0]:
+            own = [-1 - offset - i if row[name] is None else number(row[name]) for i, row in enumerate(rows)]
+            labels[name] = torch.tensor(own, dtype=torch.int64)
     return labels
 
 

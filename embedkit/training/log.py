@@ -52,8 +52,9 @@ class RichProgress(Progress):
         self._bar.start()
 
     def step(self, done: int, figures: Mapping[str, float] | None) -> None:
-        last = {"last": f"loss {figures['loss']:.4f}"} if figures else {}
-        self._bar.update(self._task, completed=done, **last)
+        self._bar.update(self._task, completed=done)
+        if figures:
+            self._bar.update(self._task, last=f"loss {figures['loss']:.4f}")
         if figures and not self._console.is_terminal:
             self._console.print(log_line(done, figures))
 

@@ -130,7 +130,7 @@ class Optimiser:
         for settings, group in zip(self.adamw.param_groups, self.groups, strict=True):
             settings["lr"] = group.lr * factor
         if skip is not None:
-            self.adamw.found_inf = skip
+            self.adamw.found_inf = skip  # type: ignore[attr-defined]
         self.adamw.step()
         self.adamw.zero_grad(set_to_none=True)
 
@@ -164,7 +164,7 @@ def _like(value: Tensor, parameter: nn.Parameter) -> Tensor:
         return value
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(value, parameter.device_mesh, parameter.placements)
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements)  # type: ignore[attr-defined]
 
 
 class RunningMean:

@@ -83,8 +83,8 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
     from embedkit.models import build
 
     model = build(recipe.model, recipe.seed)
-    objective = setup.build_objective(recipe, method, model.dim, rows.num_rows)
-    bundle = Bundle(model, method.parts(model.dim), objective)
+    objective = setup.build_objective(recipe, method, model.training_dim, rows.num_rows)
+    bundle = Bundle(model, method.parts(model.training_dim), objective)
     groups = assign_groups(bundle, recipe.train, frozenset(f"objective.{n}" for n in objective.no_weight_decay))
     batches = _first_batches(recipe, rows, method, model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -228,8 +228,8 @@ class Run:
         if train_config.compile:
             model.compile_layers()
         torch.manual_seed(recipe.seed + 1)
-        parts = self.method.parts(model.dim)
-        objective = setup.build_objective(recipe, self.method, model.dim, self.rows.num_rows)
+        parts = self.method.parts(model.training_dim)
+        objective = setup.build_objective(recipe, self.method, model.training_dim, self.rows.num_rows)
         guide = Guide(recipe.guide, model) if recipe.guide is not None else None
         bundle = Bundle(model, parts, objective, guide)
         undecayed = frozenset(f"objective.{name}" for name in objective.no_weight_decay)
@@ -378,7 +378,7 @@ class Run:
 
         def ask(number: int, frame: Any) -> None:
             self._stop_code = 128 + number
-            signal.signal(number, before[number])
+            signal.signal(number, before[signal.Signals(number)])
 
         try:
             before = {n: signal.signal(n, ask) for n in (signal.SIGTERM, signal.SIGINT)}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import RecipeError, nearest
 from embedkit.methods import methods
-from embedkit.methods.base import Method
+from embedkit.methods.base import Contract, Method
 from embedkit.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -87,11 +87,13 @@ def metric_of(recipe: Recipe) -> str | None:
 
 
 def open_rows(recipe: Recipe, method: Method) -> TrainingRows:
-    """The training rows, checked against the method's contract."""
+    """The training rows, checked against what the method and its objective need."""
     from embedkit.data import open_training
 
+    needed = build_objective(recipe, method).requires & method.contract.roles
+    contract = Contract(method.contract.requires | needed, method.contract.accepts - needed)
     return open_training(
-        recipe.data, method.contract, batch_size=recipe.train.batch_size, seed=recipe.seed, base_dir=Path.cwd()
+        recipe.data, contract, batch_size=recipe.train.batch_size, seed=recipe.seed, base_dir=Path.cwd()
     )
 
 

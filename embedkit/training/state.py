@@ -128,7 +128,7 @@ def _copy(target: Tensor, value: Tensor) -> None:
     if hasattr(target, "full_tensor"):
         from torch.distributed.tensor import distribute_tensor
 
-        value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
+        value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements)  # type: ignore[attr-defined]
     target.copy_(value)
 
 

