@@ -82,7 +82,9 @@ def train(
     return run(load_recipe(recipe, settings, smoke=smoke), resume=resume, output=output)
 
 
-def export(model: Model | str | Path, path: str | Path, format: str = "sentence-transformers") -> Path:
+def export(
+    model: Model | str | Path, path: str | Path, format: str = "sentence-transformers", *, overwrite: bool = False
+) -> Path:
     """Write a model as a folder that another library reads.
 
     Parameters
@@ -92,7 +94,9 @@ def export(model: Model | str | Path, path: str | Path, format: str = "sentence-
     path : str or Path
         Folder to write.
     format : str
-        ``sentence-transformers``, ``transformers``, ``open_clip`` or ``onnx``.
+        ``sentence-transformers``, ``transformers`` or ``onnx``.
+    overwrite : bool
+        Replace a folder that is no earlier export.
 
     Raises
     ------
@@ -101,4 +105,5 @@ def export(model: Model | str | Path, path: str | Path, format: str = "sentence-
     """
     from embedkit.interop import export as write
 
-    return write(load(model, device="cpu") if isinstance(model, str | Path) else model, path, format=format)
+    loaded = load(model, device="cpu") if isinstance(model, str | Path) else model
+    return write(loaded, path, format=format, overwrite=overwrite)

@@ -11,6 +11,7 @@ import typer
 
 from embedkit import __version__
 from embedkit.cli.doctor import doctor
+from embedkit.cli.encode import encode
 from embedkit.cli.evaluate import evaluate
 from embedkit.cli.export import export
 from embedkit.cli.methods import methods
@@ -37,6 +38,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "plan": plan,
     "validate": validate,
     "eval": evaluate,
+    "encode": encode,
     "export": export,
     "recipes": recipes,
     "objectives": objectives,

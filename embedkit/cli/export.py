@@ -14,13 +14,14 @@ def export(
     model: ModelName,
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder to write.")],
     format: Annotated[
-        str, typer.Option("--format", "-f", help="sentence-transformers, transformers, open_clip or onnx.")
+        str, typer.Option("--format", "-f", help="sentence-transformers, transformers or onnx.")
     ] = "sentence-transformers",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is no export.")] = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Write a model for another library."""
     from embedkit.api import export as write
     from embedkit.models import load
 
-    write(load(model, device="cpu", trust_remote_code=trust_remote_code), output, format=format)
+    write(load(model, device="cpu", trust_remote_code=trust_remote_code), output, format=format, overwrite=overwrite)
     console().print(f"written to {output}")

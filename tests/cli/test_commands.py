@@ -133,3 +133,27 @@ def test_quickstart_takes_a_free_folder(tmp_path: Path, monkeypatch: pytest.Monk
     assert _free_folder() == Path("runs/quickstart")
     (tmp_path / "runs" / "quickstart").mkdir(parents=True)
     assert _free_folder() == Path("runs/quickstart-2")
+
+
+def test_encode_writes_one_vector_a_line(trained: tuple[Path, Any], tmp_path: Path) -> None:
+    _, result = trained
+    sentences = ["the chef buys the red car", "a dog", "the chef buys the red car"]
+    (tmp_path / "in.txt").write_text("\n".join(sentences) + "\n")
+    words = ["encode", result["output"], "--input", str(tmp_path / "in.txt"), "--output", str(tmp_path / "out.npy")]
+    assert json_of(tmp_path, *words)["rows"] == 3
+    expected = embedkit.load(result["output"]).encode(sentences)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-6)
+    assert main(words) == 2, "an output is not replaced unasked"
+    assert main([*words, "--overwrite", "--dim", "8"]) == 0
+    assert np.load(tmp_path / "out.npy").shape == (3, 8)
+
+
+def test_export_writes_what_others_read(trained: tuple[Path, Any], tmp_path: Path) -> None:
+    _, result = trained
+    assert main(["export", result["output"], str(tmp_path / "tf"), "--format", "transformers"]) == 0
+    from transformers import AutoModel
+
+    assert AutoModel.from_pretrained(tmp_path / "tf").config.hidden_size == embedkit.load(result["output"]).dim
+    assert main(["export", result["output"], str(tmp_path / "x"), "--format", "onx"]) == 2
+    assert not (tmp_path / "x").exists()
+    assert embedkit.export(result["output"], tmp_path / "tf2", format="transformers").is_dir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import os
@@ -93,3 +94,29 @@ def test_constraints_name_every_direct_dependency(root: Path) -> None:
 
 def test_version_is_in_the_changelog(root: Path) -> None:
     assert f"## {embedkit.__version__}" in (root / "CHANGELOG.md").read_text()
+
+
+def test_every_import_is_a_declared_dependency(root: Path) -> None:
+    """What the package imports is required by it or by one of its extras."""
+    text = (root / "pyproject.toml").read_text()
+    declared = {name.lower().replace("-", "_") for name in re.findall(r'"([A-Za-z0-9_.-]+)>=', text)}
+    known_as = {
+        "yaml": "pyyaml",
+        "pil": "pillow",
+        "sklearn": "scikit_learn",
+        "open_clip": "open_clip_torch",
+        "faiss": "faiss_cpu",
+    }
+    missing = {}
+    for path in (root / "embedkit").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for name in names:
+                top = name.split(".")[0]
+                if top in sys.stdlib_module_names or top in ("embedkit", "__future__"):
+                    continue
+                package = known_as.get(top.lower(), top.lower())
+                if package not in declared:
+                    missing[top] = str(path.relative_to(root))
+    assert missing == {}

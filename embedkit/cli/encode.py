@@ -1,0 +1,47 @@
+"""``embedkit encode``: vectors of the texts of a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from embedkit.cli.output import Device, JsonFile, ModelName, TrustRemoteCode, check_json, console, write_json
+
+
+def encode(
+    model: ModelName,
+    input: Annotated[str, typer.Option("--input", "-i", help="txt, csv, tsv, jsonl or parquet file, also .gz.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .npy or .parquet.")],
+    column: Annotated[
+        str | None, typer.Option("--column", help="Column of the texts, where there are several.")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="Name or text of a prompt.")] = None,
+    dim: Annotated[int | None, typer.Option("--dim", help="Keep the first coordinates only (Matryoshka).")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output where it exists.")] = False,
+    device: Device = None,
+    trust_remote_code: TrustRemoteCode = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Encode the texts of a file.
+
+    Row i of the output belongs to row i of the input. Memory stays constant; a run that was stopped goes on when it is
+    started again. On several processes: accelerate launch -m embedkit encode ...
+    """
+    check_json(json_file)
+    from accelerate import PartialState
+
+    from embedkit.models import encode_file, load
+
+    state = PartialState(cpu=device == "cpu")
+    chosen = str(state.device) if device is None and state.num_processes > 1 else device
+    loaded = load(model, device=chosen, trust_remote_code=trust_remote_code)
+    result = encode_file(
+        loaded, input, output, column=column, prompt=prompt, truncate_dim=dim, overwrite=overwrite,
+        progress=state.is_main_process,
+    )  # fmt: skip
+    if not state.is_main_process:
+        return
+    console(json_file).print(f"{result.rows:,} rows of {result.dim} numbers in {result.output}")
+    write_json(json_file, vars(result))
