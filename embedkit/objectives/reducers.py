@@ -6,13 +6,12 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
 from embedkit.objectives.problem import Problem, Row
 from embedkit.objectives.sides import Relation, Side
 from embedkit.objectives.slots import part
 from embedkit.objectives.stats import LogWeights, Stat
-from embedkit.objectives.tools import choice, grouped_lse, logaddexp, number
+from embedkit.objectives.tools import choice, grouped_lse, logaddexp, number, softplus
 
 LSE, COUNT, SUM = Stat("lse", "negative"), Stat("count", "negative"), Stat("sum", "negative")
 Stats = dict[Stat, Tensor]

@@ -74,7 +74,8 @@ def choose(base: Mapping[str, Any], given: Mapping[str, Any], where: str) -> tup
     for key, value in {**base, **given}.items():
         homes = [settings for slot, (name, settings) in chosen.items() if key in part_settings(slot, name)]
         for settings in homes:
-            settings[key] = value
+            # What a recipe says inside a slot comes before what the preset says beside it.
+            settings[key] = value if key in given else settings.get(key, value)
         if not homes and key not in SLOTS and key in given:
             rest[key] = value
     return chosen, rest

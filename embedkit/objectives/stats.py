@@ -9,10 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import softplus
 
 from embedkit.objectives.sides import Masks, Relation
-from embedkit.objectives.tools import masked_lse
+from embedkit.objectives.tools import masked_lse, softplus
 
 PAIRS_AT_ONCE = 4096
 """Pairs whose features are gathered at a time."""

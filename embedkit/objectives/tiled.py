@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import softplus
 
 from embedkit.objectives.sides import Relation
 from embedkit.objectives.stats import Stat, Table, dense_stats
+from embedkit.objectives.tools import softplus
 
 AUTO_ENTRIES = 2**24
 AUTO_TILE = 1024

@@ -62,6 +62,11 @@ def masked_lse(x: Tensor, mask: Tensor | None, dim: int = -1) -> Tensor:
     return torch.where(empty, -torch.inf, total.masked_fill(empty, 1.0).log() + top.squeeze(dim))
 
 
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + e^x), exact in fp64 too: torch's own becomes linear at 20 unless told otherwise."""
+    return torch.nn.functional.softplus(x, threshold=40.0)
+
+
 def grouped_lse(x: Tensor, group: Tensor, groups: int) -> Tensor:
     """Log-sum-exp of the entries of `x` (P,) with the same number in `group` (P,), (groups,); -inf for empty groups."""
     top = x.new_full((groups,), -torch.inf).scatter_reduce(0, group, x.detach(), "amax")
