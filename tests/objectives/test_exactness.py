@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 
 from embedkit.errors import RecipeError
 from embedkit.objectives.registry import load, presets
 from tests.helpers.gloo import Processes
 from tests.objectives.cases import CASES
-from tests.objectives.harness import Case, Result, train, train_by_id
+from tests.objectives.harness import Case, Result, train, train_by_id, warmed
 
 load()
 
 LIMIT = 1e-9  # of the relative error; everything is fp64
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+FIRST = list({case.name: case for case in reversed(CASES)}.values())
 with_tile = [case for case in CASES if "tile" in presets[case.name].settings]
 tiled_cases = [case for case in with_tile if presets[case.name].tiled]
 
@@ -42,23 +45,28 @@ def assert_equal(got: list[Result], expected: list[Result]) -> None:
             ours, theirs = getattr(one, part), getattr(other, part)
             assert ours.keys() == theirs.keys()
             for name, value in theirs.items():
-                size = max(1.0, float(np.abs(value).max(initial=0.0)))
+                size = max(1.0, float(np.abs(value[np.isfinite(value)]).max(initial=0.0)))
                 np.testing.assert_allclose(ours[name], value, rtol=0, atol=LIMIT * size, err_msg=f"{part} {name}")
 
 
+@functools.cache
+def alone(identity: str) -> list[Result]:
+    """The steps of a case in this process, whole tables."""
+    case = next(case for case in CASES if case.id == identity)
+    return train(case, {"tile": None} if case in with_tile else {})
+
+
+@pytest.mark.parametrize("tile", [1, 3])
 @pytest.mark.parametrize("case", tiled_cases, ids=lambda case: case.id)
-def test_tiles_change_nothing(case: Case) -> None:
-    dense = train(case, {"tile": None})
-    for tile in (1, 2, 3):
-        assert_equal(train(case, {"tile": tile}), dense)
+def test_tiles_change_nothing(case: Case, tile: int) -> None:
+    assert_equal(train(case, {"tile": tile}), alone(case.id))
 
 
 @every_case
 def test_processes_change_nothing(case: Case, processes: Processes) -> None:
-    alone = train(case, {})
-    tiles = [{}, {"tile": 2}] if case in tiled_cases else [{}]
-    for config in tiles:
-        assert_equal(joined(processes.run(train_by_id, case.id, config), case), alone)
+    """Two processes with the preset's own tile, four with a small one."""
+    config = {"tile": 2} if case in tiled_cases and processes.world == 4 else {}
+    assert_equal(joined(processes.run(train_by_id, case.id, config), case), alone(case.id))
 
 
 def joined(every: list[list[Result]], case: Case) -> list[Result]:
@@ -86,10 +94,39 @@ def test_what_cannot_be_tiled_says_so(name: str) -> None:
         case.build(tile=2)
 
 
+@pytest.mark.parametrize("case", FIRST, ids=lambda case: case.name)
+def test_chunks_change_nothing(case: Case) -> None:
+    """Gradient of an encoder through embeddings kept in the graph = gradient cache with one input a chunk."""
+    draw = case.steps()[-1]
+    width = draw.vectors["anchor"].shape[1]
+    inputs = {name: torch.from_numpy(z) for name, z in draw.vectors.items()}
+    start = torch.eye(width, dtype=torch.float64) + 0.1 * torch.arange(width, dtype=torch.float64)
+    found = []
+    for chunked in (False, True):
+        objective, weight = warmed(case)[0], start.clone().requires_grad_()
+        objective.zero_grad()
+        embeddings = {name: x @ weight for name, x in inputs.items()}
+        if chunked:
+            leaves = {name: z.detach().requires_grad_() for name, z in embeddings.items()}
+            objective(leaves, draw.batch()).loss.backward()
+            for name, x in inputs.items():
+                cached = leaves[name].grad
+                for row in range(len(x)) if cached is not None else []:
+                    ((x[row] @ weight) * cached[row]).sum().backward()
+        else:
+            objective(embeddings, draw.batch()).loss.backward()
+        parameters = {name: p.grad.clone() for name, p in objective.named_parameters() if p.grad is not None}
+        found.append({"weight": weight.grad, **parameters})
+    plain, cache = found
+    assert plain.keys() == cache.keys()
+    for name, grad in plain.items():
+        torch.testing.assert_close(cache[name], grad, rtol=LIMIT, atol=LIMIT * max(1.0, float(grad.abs().max())))
+
+
 @every_case
 def test_gradients_reach_every_input_that_counts(case: Case) -> None:
     """A comparison of zeros would prove nothing."""
-    last = train(case, {})[-1]
+    last = alone(case.id)[-1]
     assert any(np.abs(grad).max(initial=0.0) > 1e-6 for grad in last.grads.values())
 
 
