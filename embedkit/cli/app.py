@@ -19,6 +19,7 @@ from embedkit.cli.objectives import objectives
 from embedkit.cli.plan import plan
 from embedkit.cli.quickstart import quickstart
 from embedkit.cli.recipes import recipes
+from embedkit.cli.suites import suites
 from embedkit.cli.train import train
 from embedkit.cli.validate import validate
 from embedkit.errors import UserError
@@ -43,6 +44,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "recipes": recipes,
     "objectives": objectives,
     "methods": methods,
+    "suites": suites,
     "doctor": doctor,
 }
 for _name, _command in _COMMANDS.items():

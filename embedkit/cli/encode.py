@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from embedkit.cli.output import Device, JsonFile, ModelName, TrustRemoteCode, check_json, console, write_json
+from embedkit.cli.output import Device, JsonFile, ModelName, TrustRemoteCode, check_json, console, place, write_json
 
 
 def encode(
@@ -30,13 +30,10 @@ def encode(
     started again. On several processes: accelerate launch -m embedkit encode ...
     """
     check_json(json_file)
-    from accelerate import PartialState
-
     from embedkit.models import encode_file, load
 
-    state = PartialState(cpu=device == "cpu")
-    chosen = str(state.device) if device is None and state.num_processes > 1 else device
-    loaded = load(model, device=chosen, trust_remote_code=trust_remote_code)
+    state, device = place(device)
+    loaded = load(model, device=device, trust_remote_code=trust_remote_code)
     result = encode_file(
         loaded, input, output, column=column, prompt=prompt, truncate_dim=dim, overwrite=overwrite,
         progress=state.is_main_process,

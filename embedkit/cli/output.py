@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ import typer
 from embedkit.errors import UserError
 
 if TYPE_CHECKING:
+    from accelerate import PartialState
     from rich.console import Console
     from rich.table import Table
 
@@ -38,6 +40,14 @@ def console(json_file: str | None = None) -> Console:
     stream = sys.stderr if json_file == "-" else sys.stdout
     width = None if stream.isatty() else 1000  # a file or a pipe has no edge to wrap at
     return Console(file=stream, width=width, highlight=False, markup=False, soft_wrap=True)
+
+
+def place(device: str | None) -> tuple[PartialState, str | None]:
+    """The processes of `accelerate launch`, and the device for this one where none was chosen and there are several."""
+    from accelerate import PartialState
+
+    state = PartialState(cpu=device == "cpu")
+    return state, str(state.device) if device is None and state.num_processes > 1 else device
 
 
 def write_json(target: str | None, value: Any) -> None:
@@ -66,6 +76,17 @@ def check_json(target: str | None) -> None:
     """Refuse a JSON file that cannot be written before any work is done."""
     if target not in (None, "-") and not Path(target).absolute().parent.is_dir():
         raise UserError("the folder of the JSON file does not exist", where=target, remedy="make it first")
+
+
+@contextmanager
+def bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on standard error while the block runs; gives a function to call with (done, in all)."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task(label, total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> Table:

@@ -12,7 +12,7 @@ import pytest
 import embedkit
 from embedkit.cli.app import main
 from embedkit.recipe_io import load_recipe
-from embedkit.resources import recipe_names, recipe_path
+from embedkit.resources import recipe_names, recipe_path, suite_names
 
 
 def json_of(tmp_path: Path, *words: str) -> Any:
@@ -78,6 +78,10 @@ def test_eval_scores_a_model(trained: tuple[Path, Any], tmp_path: Path, capsys: 
     report = json_of(tmp_path, "eval", result["output"], "--suite", "builtin-sts")
     assert report["suite"] == "builtin-sts" and {"graded", "avg"} == set(report["scores"])
     assert f"{report['scores']['graded']:.2f}" in capsys.readouterr().out
+    assert report["interval"] is None
+    words = ["eval", result["output"], "--suite", "builtin-sts", "--intervals", "--dim", "8", "--tasks", "graded"]
+    low, high = json_of(tmp_path, *words)["tasks"]["graded"]["interval"]
+    assert low < high and f"{low:.2f} to {high:.2f}" in capsys.readouterr().out
     dev = json_of(tmp_path, "eval", result["output"], "--suite", "builtin-sts", "--split", "dev")
     assert dev["scores"]["graded"] != report["scores"]["graded"]
 
@@ -112,6 +116,11 @@ def test_objectives_lists_and_shows_one(tmp_path: Path, capsys: pytest.CaptureFi
     assert {"infonce", "cosent", "siglip"} <= set(names) and names == sorted(names)
     assert json_of(tmp_path, "objectives", "infonce")["settings"]["temperature"] == 0.05
     assert "temperature: 0.05" in capsys.readouterr().out
+
+
+def test_suites_lists_all(tmp_path: Path) -> None:
+    rows = json_of(tmp_path, "suites")
+    assert [row["name"] for row in rows] == suite_names() and all(row["description"] for row in rows)
 
 
 def test_quickstart_shows_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
