@@ -9,6 +9,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import ModelError, UserError, nearest
@@ -153,7 +154,7 @@ def read_encoder(
                 use_safetensors=not allow_pickle or any(folder.glob("*.safetensors")), weights_only=True,
                 trust_remote_code=trust_remote_code, **_encoder_settings(config),
             )  # fmt: skip
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(f"cannot be loaded ({reason})", where=str(folder), remedy="is the folder complete?") from error
     missing = sorted(key for key in report["missing_keys"] if not key.endswith("position_ids"))
@@ -181,9 +182,9 @@ def _encoder_class(config: Any, trust_remote_code: bool) -> Any:
     from transformers import AutoModel
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
-    if getattr(config, "is_encoder_decoder", False) and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
-        return MODEL_FOR_TEXT_ENCODING_MAPPING[type(config)]
-    return AutoModel
+    whole = AutoModel._model_mapping.get(type(config), None)
+    encoder = MODEL_FOR_TEXT_ENCODING_MAPPING.get(type(config), None)
+    return AutoModel if encoder is None or encoder is whole else encoder  # T5: the encoder without the decoder
 
 
 def _encoder_settings(config: Any) -> dict[str, Any]:

@@ -80,10 +80,10 @@ def test_static_and_unknown_formats(tmp_path: Path) -> None:
     ("family", "settings"),
     [
         ("bert", {"dense": [Dense(32, 8)]}),
-        ("modernbert", {"pooling": "first-last", "normalize": False}),
-        ("t5", {"pooling": "max"}),
-        ("roberta", {"pooling": "mask", **TEMPLATE}),
-        ("mpnet", {"pooling": "last-token"}),
+        pytest.param("modernbert", {"pooling": "first-last", "normalize": False}, marks=pytest.mark.slow),
+        pytest.param("t5", {"pooling": "max"}, marks=pytest.mark.slow),
+        pytest.param("roberta", {"pooling": "mask", **TEMPLATE}, marks=pytest.mark.slow),
+        pytest.param("mpnet", {"pooling": "last-token"}, marks=pytest.mark.slow),
     ],
 )
 def test_onnx(family: str, settings: dict, tmp_path: Path) -> None:

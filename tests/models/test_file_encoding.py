@@ -98,7 +98,7 @@ def test_columns(tmp_path: Path) -> None:
 
 def test_refusals(source: Path, tmp_path: Path) -> None:
     model = tiny.text_encoder()
-    with pytest.raises(UserError, match="use .npy or .parquet"):
+    with pytest.raises(UserError, match=r"use \.npy or \.parquet"):
         encode_file(model, source, tmp_path / "v.csv")
     with pytest.raises(UserError, match="folder does not exist"):
         encode_file(model, source, tmp_path / "no" / "v.npy")

@@ -51,11 +51,11 @@ def test_sentence_transformers_gives_the_same(family: str, pooling: str, tmp_pat
     theirs = sentence_transformer(tmp_path / "m")
     for prompt in (None, "query"):
         ours = model.encode(TEXTS, prompt=prompt)
-        np.testing.assert_allclose(theirs.encode(TEXTS, prompt_name=prompt), ours, atol=1e-6)
+        np.testing.assert_allclose(theirs.encode(TEXTS, prompt_name=prompt), ours, atol=1e-5)
     theirs.save(str(tmp_path / "theirs"))
     back = load(tmp_path / "theirs", device="cpu")
     assert back.spec() == model.spec()
-    np.testing.assert_allclose(back.encode(TEXTS), model.encode(TEXTS), atol=1e-6)
+    np.testing.assert_allclose(back.encode(TEXTS), model.encode(TEXTS), atol=1e-5)
 
 
 def test_real_model_equals_sentence_transformers(tmp_path: Path) -> None:
@@ -90,10 +90,11 @@ def test_train_only_head_is_kept_but_not_used(tmp_path: Path) -> None:
     assert again.dim == 32
     assert again.hash() == model.hash()
     inputs = model.prepare(TEXTS)
-    torch.testing.assert_close(again.train()(inputs).detach().shape, torch.Size([len(TEXTS), 8]))
-    for module in (*again.encoder.modules(), *model.encoder.modules()):
-        module.training = False
-    torch.testing.assert_close(again(inputs), model.train()(inputs).detach(), check_stride=False)
+    for both in (again, model):
+        both.train()
+        both.encoder.eval()  # no dropout, so that only the head tells the modes apart
+    assert again(inputs).shape == (len(TEXTS), 8)
+    torch.testing.assert_close(again(inputs), model(inputs))
     np.testing.assert_allclose(sentence_transformer(tmp_path / "m").encode(TEXTS, normalize_embeddings=True),
                                model.encode(TEXTS), atol=1e-6)  # fmt: skip
 
