@@ -9,7 +9,6 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import ModelError, UserError, nearest
@@ -141,7 +140,6 @@ def read_encoder(
         When the folder lacks some of the encoder's weights, or they do not fit.
     """
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoConfig
 
     try:
@@ -154,7 +152,7 @@ def read_encoder(
                 use_safetensors=not allow_pickle or any(folder.glob("*.safetensors")), weights_only=True,
                 trust_remote_code=trust_remote_code, **_encoder_settings(config),
             )  # fmt: skip
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
+    except Exception as error:  # a damaged file can make the readers below raise anything; all of it is the folder's
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(f"cannot be loaded ({reason})", where=str(folder), remedy="is the folder complete?") from error
     missing = sorted(key for key in report["missing_keys"] if not key.endswith("position_ids"))
