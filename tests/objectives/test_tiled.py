@@ -73,13 +73,13 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
         torch.testing.assert_close(one[key], value, rtol=1e-9, atol=1e-11, msg=lambda text, key=key: f"{key}: {text}")
 
 
-@pytest.mark.parametrize("hard", [False, True], ids=["views", "hard"])
-@pytest.mark.parametrize("name", TILED)
+@pytest.mark.parametrize(
+    ("name", "hard"),
+    [(name, hard) for name in TILED for hard in (False, True) if not (hard and name in NO_HARD)],
+)
 def test_tiles_change_nothing(name: str, hard: bool) -> None:
-    if hard and name in NO_HARD:
-        pytest.skip(f"{name} has no use for hard negatives")
     dense = run(config_of(name), hard)
-    for tile in (1, 3, 64):
+    for tile in (2, 64):
         assert_same(run(config_of(name, tile=tile), hard), dense)
 
 
@@ -115,7 +115,7 @@ VARIANTS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("config", VARIANTS, ids=str)
 def test_tiles_change_nothing_for_compositions(config: dict[str, Any]) -> None:
     dense = run(config, hard=True)
-    for tile in (1, 4, 64):
+    for tile in (4, 64):
         assert_same(run({**config, "tile": tile}, hard=True), dense)
 
 

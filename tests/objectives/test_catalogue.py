@@ -1,0 +1,58 @@
+"""The list of objectives, its page in the docs, and the page on adding one, whose code runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from embedkit.objectives import table
+from embedkit.objectives.catalogue import COLUMNS, page
+from embedkit.objectives.registry import presets
+from embedkit.objectives.slots import SLOTS
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_page_of_objectives_is_up_to_date() -> None:
+    written = (ROOT / "docs" / "objectives.md").read_text(encoding="utf-8")
+    assert written == page(), "run: python -m embedkit.objectives.catalogue > docs/objectives.md"
+
+
+def test_the_table_has_every_objective_with_all_columns() -> None:
+    rows = {row["name"]: row for row in table()}
+    assert rows.keys() == set(presets)
+    for row in rows.values():
+        assert row.keys() == {*COLUMNS, "family"}
+        assert row["inputs"]
+    assert rows["ntxent"]["inputs"].startswith("anchor, positive")
+    assert rows["moco"]["state"] == "queue of Q keys"
+    assert rows["clip"]["tiled"]
+    assert not rows["barlow-twins"]["tiled"]
+    assert rows["supcon"]["distributed"] == "anchors"
+    assert rows["vicreg"]["distributed"] == "whole"
+
+
+def test_formulas_that_are_not_verified_say_so() -> None:
+    notes = {row["name"]: row["note"] for row in table()}
+    for name in ("moco-filtered", "hallucinator", "mls", "focal-infonce"):
+        assert "[R]" in notes[name], name
+    for name in ("mochi", "cmim", "supcon-in", "poly-view-statistics", "poly-view-geometric"):
+        assert "[M]" in notes[name], name
+
+
+def test_the_page_names_every_part() -> None:
+    text = page()
+    for slot, parts in SLOTS.items():
+        for name in parts:
+            assert f"| {slot} | {name} |" in text or f"| {slot} | **{name}** |" in text
+
+
+def test_the_code_of_adding_an_objective_runs() -> None:
+    text = (ROOT / "docs" / "adding-an-objective.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) >= 5
+    # In a process of its own, so that its objectives do not stay registered.
+    done = subprocess.run([sys.executable, "-c", "\n".join(blocks)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
