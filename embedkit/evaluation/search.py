@@ -71,6 +71,7 @@ class TopK:
             raise NonFiniteError("a query embedding holds NaN or infinity")
         self.k, self.size, self.query_block, self.device = min(k, size), size, query_block, device
         self._queries = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32)).to(device)
+        self._largest = float(self._queries.abs().max()) if len(queries) else 0.0
         self._prefer = np.arange(size - 1, -1, -1, dtype=np.int64) if preference is None else preference
         self._best = np.full((len(queries), 2 * self.k + 64), _NONE, dtype=np.int64)  # (Q, room)
         self._used = np.zeros(len(queries), dtype=np.int64)
@@ -81,6 +82,10 @@ class TopK:
         import torch
 
         block = torch.from_numpy(np.ascontiguousarray(documents)).to(self.device).float()
+        # checked here, once for all queries: a score that is NaN would fail every comparison in silence
+        largest = float(block.abs().max()) * self._largest * block.shape[1]
+        if not largest < np.finfo(np.float32).max:
+            raise NonFiniteError(f"documents {start}..{start + len(block) - 1} hold NaN, infinity or too large numbers")
         low = self._prefer[start : start + len(block)]
         for first in range(0, len(self._queries), self.query_block):
             rows = slice(first, min(first + self.query_block, len(self._queries)))
@@ -88,9 +93,6 @@ class TopK:
             least = torch.from_numpy(self._least[rows]).to(self.device)
             if torch.isinf(least).any() and scores.shape[1] > self.k:
                 least = torch.maximum(least, scores.topk(self.k, dim=1).values[:, -1])
-            # NaN would fail the comparison silently; the sum of a block finds it in one pass
-            if not torch.isfinite(scores.sum()):
-                raise NonFiniteError(f"a score of documents {start}..{start + len(block) - 1} is NaN or infinite")
             found = torch.nonzero(scores >= least[:, None])
             values = scores[found[:, 0], found[:, 1]].cpu().numpy()
             found_rows, columns = found.cpu().numpy().T

@@ -18,7 +18,8 @@ import numpy as np
 import yaml
 
 import embedkit
-from embedkit.evaluation import evaluate, open_mteb
+from embedkit.evaluation import Embedder, EmbeddingCache, evaluate, open_mteb
+from embedkit.evaluation.provenance import model_key
 from embedkit.resources import published_path
 
 
@@ -45,9 +46,11 @@ def cranfield(model: Any, data: Path, known: dict[str, Any]) -> bool:
 
     from embedkit.evaluation.beir import open_collection
 
-    report = evaluate(model, "retrieval", data, ["cranfield"], resamples=0)
+    cache = EmbeddingCache()
+    report = evaluate(model, "retrieval", data, ["cranfield"], resamples=0, cache=cache)
     collection = open_collection(data / "retrieval" / "cranfield", "test")
-    queries, documents = (np.asarray(model.encode(texts)) for texts in (collection.queries, collection.documents))
+    embed = Embedder(model, cache=cache, model_key=model_key(report.model))
+    queries, documents = embed(collection.queries), embed(collection.documents)
     queries, documents = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (queries, documents))
     scores = queries @ documents.T
     run = {q: dict(zip(collection.document_ids, map(float, row), strict=True))

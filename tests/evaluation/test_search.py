@@ -72,7 +72,7 @@ def test_non_finite_vectors_and_short_corpora_are_refused() -> None:
     good, bad = np.ones((4, 2), dtype=np.float32), np.full((4, 2), np.nan, dtype=np.float32)
     with pytest.raises(NonFiniteError, match="query"):
         exact_top_k(bad, [(0, good)], 2, 4)
-    with pytest.raises(NonFiniteError, match=r"documents 0\.\.3"):
+    with pytest.raises(NonFiniteError, match=r"documents 0\.\.3 hold NaN"):
         exact_top_k(good, [(0, bad)], 2, 4)
     with pytest.raises(DataError, match="fewer documents"):
         exact_top_k(good, [(0, good[:1])], 3, 4)
