@@ -190,7 +190,7 @@ def open_suite(
 
 
 def evaluate(
-    model: Encoder,
+    model: Encoder | str | Path,
     suite: str | Path | SuiteConfig = "sts",
     data: str | Path | None = None,
     tasks: Sequence[str] | None = None,
@@ -208,6 +208,8 @@ def evaluate(
 ) -> Report:
     """Scores of a model on a suite: `open_suite` and `OpenSuite.run` in one call, with 95 % intervals.
 
+    `model` may also be a folder or hub id for `embedkit.load`; it is loaded when the suite's data have been checked.
+
     Examples
     --------
     >>> report = evaluate(model, "sts", data="data/sts")  # doctest: +SKIP
@@ -216,6 +218,11 @@ def evaluate(
     opened = open_suite(
         suite, data, tasks, split, settings=settings, prompt=prompt, dim=dim, resamples=resamples, seed=seed
     )
+    if isinstance(model, str | Path):
+        from embedkit.models import load
+
+        name = name or str(model)
+        model = load(str(model))
     return opened.run(model, progress, cache=cache, distributed=distributed, name=name)
 
 

@@ -208,6 +208,21 @@ def test_zero_vectors_count_as_similarity_zero_and_are_noted(tmp_path: Path) -> 
     assert any("zero vector" in note for note in report.notes)
 
 
+def test_a_model_given_by_path_is_loaded_after_the_data_were_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import embedkit.models
+
+    asked: list[str] = []
+    monkeypatch.setattr(embedkit.models, "load", lambda path: asked.append(path) or Described())
+    with pytest.raises(DataError):
+        evaluate("some/model", "sts", tmp_path / "none")
+    assert asked == []
+    report = evaluate("some/model", "sts", sts_folder(tmp_path), ["stsb"], resamples=0)
+    assert asked == ["some/model"]
+    assert report.model["name"] == "some/model"
+
+
 class Broken(BagOfWords):
     """A model that returns something wrong."""
 
