@@ -168,7 +168,8 @@ class Run:
             factor = schedule_factor(state.position.step, self.total, config)
             state.bundle.train()
 
-            result = self.step.gradients(batch)
+            with self._named(batch):
+                result = self.step.gradients(batch)
             norm = self._update(batch, result.loss, factor)
 
             self._advance(batch)
@@ -300,12 +301,24 @@ class Run:
         return norm
 
     def _refuse(self, batch: StepBatch, loss: torch.Tensor) -> None:
-        step, ids = self.state.position.step + 1, batch.ids.tolist()
-        shown = ", ".join(str(i) for i in ids[:8]) + (" ..." if len(ids) > 8 else "")
         raise NonFiniteError(
-            f"the gradient is not finite at step {step} (loss {float(loss):.4g}, rows {shown}); weights are unchanged",
+            f"the gradient is not finite at {self._place(batch)} (loss {float(loss):.4g}); weights are unchanged",
             where=str(self.folder), remedy="lower train.lr, check these rows, or resume from the last checkpoint",
         )  # fmt: skip
+
+    def _place(self, batch: StepBatch) -> str:
+        ids = batch.ids.tolist()
+        shown = ", ".join(str(i) for i in ids[:8]) + (" ..." if len(ids) > 8 else "")
+        return f"step {self.state.position.step + 1}, rows {shown}"
+
+    @contextlib.contextmanager
+    def _named(self, batch: StepBatch) -> Iterator[None]:
+        """Say at which step, and with which rows, an embedding was not finite."""
+        try:
+            yield
+        except NonFiniteError as error:
+            what = f"{error.what} at {self._place(batch)}; weights are unchanged"
+            raise NonFiniteError(what, where=error.where, remedy=error.remedy) from error
 
     def _check_logged(self, figures: Mapping[str, float]) -> None:
         if not self.state.scale.active and not math.isfinite(figures["gradient_norm"]):

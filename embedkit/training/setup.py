@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -66,6 +67,11 @@ def check(recipe: Recipe) -> Method:
             remedy="add a guide section" if "guide" in missing else "choose an objective that these views can feed",
         )  # fmt: skip
     metric_of(recipe)
+    for tracker in recipe.train.trackers:
+        if importlib.util.find_spec(tracker) is None:  # accelerate would leave it out without a word
+            raise RecipeError(
+                f"the package {tracker!r} is not installed", where="train.trackers", remedy=f"pip install {tracker}"
+            )
     return method
 
 

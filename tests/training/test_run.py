@@ -1,0 +1,464 @@
+"""Whole runs: evaluation and the best weights, running means, signals, bad numbers, the log, special settings."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from embedkit.data import builtin
+from embedkit.errors import DataError, NonFiniteError, RecipeError, UserError
+from embedkit.evaluation import evaluate
+from embedkit.evaluation.run import OpenSuite
+from embedkit.models import load
+from embedkit.recipe_io import dump_recipe, load_recipe
+from embedkit.training import precision
+from embedkit.training.checkpoint import CheckpointStore
+from embedkit.training.optimiser import Optimiser
+from embedkit.training.run import Run
+from embedkit.training.step import TrainStep
+from tests.training import common, runs
+
+
+def model_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of a saved model folder by the names they have in a checkpoint."""
+    return {f"model.{name}": value for name, value in load(folder).state_dict().items()}
+
+
+def same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
+    """Whether all tensors of `wanted` are in `found`, bit for bit."""
+    return all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> dict[str, Any]:
+    """A suite of sixty pairs in a folder of its own, as an evaluation section."""
+    (tmp_path / "own").mkdir()
+    with open(tmp_path / "own" / "tiny.tsv", "w", encoding="utf-8") as file:
+        file.write("sentence1\tsentence2\tscore\tsplit\n")
+        for row, _ in zip(builtin.rows("graded-dev"), range(60), strict=False):
+            file.write(f"{row['sentence1']}\t{row['sentence2']}\t{row['score']}\tdev\n")
+    task = "  - {name: tiny, kind: sts, file: tiny, splits: {dev: dev}}\n"
+    (tmp_path / "own.yaml").write_text(f"name: own\ndescription: sixty pairs\ntasks:\n{task}")
+    return {"suite": str(tmp_path / "own.yaml"), "data": str(tmp_path / "own"), "tasks": ["tiny"]}
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> list[float]:
+    """Make evaluations return these scores, one after the other; the list shrinks as they are used."""
+    real, left = OpenSuite.run, list(scores)
+
+    def run(self: OpenSuite, *args: Any, **options: Any) -> Any:
+        report = real(self, *args, **options)
+        report.scores = dict.fromkeys(report.scores, left.pop(0))
+        return report
+
+    monkeypatch.setattr(OpenSuite, "run", run)
+    return left
+
+
+# -- evaluation and the best weights --------------------------------------------------------------------------------
+
+
+def test_scores_are_those_of_the_saved_model(tmp_path: Path, suite: dict[str, Any]) -> None:
+    given = runs.recipe(evaluation={**suite, "every": 2, "load_best": False}, dropout=0.1)
+    progress = runs.Recorder()
+    result = runs.run(tmp_path / "run", given, progress=progress)
+    report = evaluate(load(result.output), suite["suite"], data=suite["data"], split="dev", resamples=0)
+    assert result.scores == {
+        "own/tiny": pytest.approx(report.scores["tiny"], abs=1e-4),
+        "own/avg": result.scores["own/avg"],
+    }
+    assert result.best["metric"] == "own/avg"
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in log if "scores" in row] == [2, 4]
+    assert [row["scores"] for row in log if "scores" in row][-1] == result.scores
+    assert sum("own/avg" in line for line in progress.lines) >= 2
+
+
+def test_evaluation_changes_nothing_of_the_training(tmp_path: Path, suite: dict[str, Any]) -> None:
+    plain = runs.recipe(dropout=0.1)
+    evaluated = {**plain, "evaluation": {**suite, "every": 1, "at_start": True, "load_best": False}}
+    runs.run(tmp_path / "plain", plain)
+    runs.run(tmp_path / "evaluated", evaluated)
+    assert same(runs.checkpoint(tmp_path / "evaluated", 4), runs.checkpoint(tmp_path / "plain", 4))
+
+
+@pytest.mark.parametrize("save_every", [None, 1, 4], ids=lambda every: f"save_every={every}")
+@pytest.mark.parametrize("ema", [None, 0.5], ids=["plain", "ema"])
+def test_the_best_weights_are_saved_when_the_last_are_worse(
+    tmp_path: Path, suite: dict[str, Any], monkeypatch: pytest.MonkeyPatch, save_every: int | None, ema: float | None
+) -> None:
+    left = scripted(monkeypatch, [50.0, 70.0, 60.0, 65.0])
+    train = {"save_every": save_every, "keep_checkpoints": 1, "ema": ema}
+    given = runs.recipe(evaluation={**suite, "every": 1}, train=train)
+    result = runs.run(tmp_path / "run", given)
+    assert left == []
+    assert result.best == {"metric": "own/avg", "value": 70.0, "step": 2}
+    assert result.scores["own/avg"] == 70.0
+    assert runs.steps_kept(tmp_path / "run") == [2, 4]
+    file = "weights" if ema is None else "ema"
+    best, last = (runs.checkpoint(tmp_path / "run", step, file) for step in (2, 4))
+    saved = model_weights(tmp_path / "run" / "model")
+    assert same(saved, best)
+    assert not same(saved, last)
+
+
+def test_the_last_weights_are_saved_when_that_is_asked_for(
+    tmp_path: Path, suite: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, [50.0, 70.0, 60.0, 65.0])
+    result = runs.run(tmp_path / "run", runs.recipe(evaluation={**suite, "every": 1, "load_best": False}))
+    assert result.best["step"] == 2
+    assert result.scores["own/avg"] == 65.0
+    assert same(model_weights(result.output), runs.checkpoint(tmp_path / "run", 4))
+
+
+def test_the_start_can_be_the_best(tmp_path: Path, suite: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from embedkit.models import build
+
+    scripted(monkeypatch, [90.0, 70.0, 60.0])
+    given = runs.recipe(evaluation={**suite, "every": 2, "at_start": True})
+    result = runs.run(tmp_path / "run", given)
+    assert (result.best["step"], result.best["value"]) == (0, 90.0)
+    start = build(load_recipe(given).model, given["seed"]).state_dict()
+    assert same(model_weights(result.output), {f"model.{name}": value for name, value in start.items()})
+
+
+def test_a_score_that_is_no_number_is_never_the_best(
+    tmp_path: Path, suite: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, [math.nan, 40.0, math.nan, 30.0])
+    result = runs.run(tmp_path / "run", runs.recipe(evaluation={**suite, "every": 1}))
+    assert (result.best["step"], result.best["value"]) == (2, 40.0)
+
+
+def test_the_best_is_remembered_over_a_resume(
+    tmp_path: Path, suite: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, [50.0, 70.0, 60.0, 65.0, 65.0])  # the last one is evaluated twice
+    given = runs.recipe(evaluation={**suite, "every": 1}, train={"keep_checkpoints": 1})
+    real = CheckpointStore.save
+
+    def save(self: CheckpointStore, step: int, *args: Any, **options: Any) -> Any:
+        if step == 4:
+            raise KeyboardInterrupt
+        return real(self, step, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointStore, "save", save)
+        with pytest.raises(KeyboardInterrupt):
+            runs.run(tmp_path / "run", given)
+    result = runs.run(tmp_path / "run", given, resume=True)
+    assert result.best == {"metric": "own/avg", "value": 70.0, "step": 2}
+    assert same(model_weights(result.output), runs.checkpoint(tmp_path / "run", 2))
+
+
+def test_the_running_mean_is_evaluated_and_saved(tmp_path: Path, suite: dict[str, Any]) -> None:
+    scores = {}
+    for name, use in (("mean", True), ("plain", False)):
+        evaluation = {**suite, "every": 4, "load_best": False}
+        given = runs.recipe(evaluation=evaluation, train={"ema": 0.9, "evaluate_ema": use, "lr": 0.01})
+        result = runs.run(tmp_path / name, given)
+        wanted = runs.checkpoint(tmp_path / name, 4, "ema" if use else "weights")
+        assert same(model_weights(result.output), wanted)
+        report = evaluate(load(result.output), suite["suite"], data=suite["data"], split="dev", resamples=0)
+        assert result.scores["own/tiny"] == pytest.approx(report.scores["tiny"], abs=1e-4)
+        scores[name] = result.scores["own/tiny"]
+    weights, mean = (runs.checkpoint(tmp_path / "mean", 4, file) for file in ("weights", "ema"))
+    assert not same(weights, mean)
+    assert scores["mean"] != scores["plain"]
+
+
+# -- signals --------------------------------------------------------------------------------------------------------
+
+
+def test_a_signal_ends_the_run_with_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
+    steps = 120
+    given = runs.recipe(train={"max_steps": steps, "save_every": 1000, "log_every": 5}, dropout=0.1)
+    (tmp_path / "r.yaml").write_text(dump_recipe(load_recipe(given)), encoding="utf-8")
+    output = tmp_path / "run"
+    command = [sys.executable, "-m", "embedkit", "train", str(tmp_path / "r.yaml"), "--output", str(output)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=tmp_path)
+    end = time.monotonic() + 120
+    while not (output / "log.jsonl").exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    [stopped] = runs.steps_kept(output)
+    assert 5 <= stopped < steps
+    last = errors.strip().splitlines()[-1]
+    assert last == f"embedkit: {output}: stopped after step {stopped}, saved; go on with --resume"
+    assert "Traceback" not in errors
+    assert not (output / "model").exists()
+
+    subprocess.run([*command, "--resume"], check=True, capture_output=True, cwd=tmp_path, timeout=120)
+    runs.run(tmp_path / "whole", given)
+    assert same(runs.checkpoint(output, steps), runs.checkpoint(tmp_path / "whole", steps))
+    assert same(model_weights(output / "model"), model_weights(tmp_path / "whole" / "model"))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["TERM", "INT"])
+def test_a_signal_after_a_saved_step_does_not_write_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    saved: list[int] = []
+    real = CheckpointStore.save
+
+    def save(self: CheckpointStore, step: int, *args: Any, **options: Any) -> Any:
+        saved.append(step)
+        os.kill(os.getpid(), number)
+        return real(self, step, *args, **options)
+
+    monkeypatch.setattr(CheckpointStore, "save", save)
+    before = signal.getsignal(number)
+    with pytest.raises(UserError, match="stopped after step 2, saved") as caught:
+        runs.run(tmp_path / "run", runs.recipe(train={"save_every": 2}))
+    assert caught.value.exit_code == code
+    assert saved == [2]
+    assert signal.getsignal(number) is before
+
+
+# -- numbers that are not finite ------------------------------------------------------------------------------------
+
+
+def _watched(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """Runs as they are built, so that a test can look at one that failed."""
+    found: list[Run] = []
+    real = Run._build
+
+    def build(self: Run) -> Any:
+        found.append(self)
+        return real(self)
+
+    monkeypatch.setattr(Run, "_build", build)
+    return found
+
+
+@pytest.mark.parametrize("where", ["gradient", "loss", "embeddings"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_bad_number_ends_the_run_before_it_reaches_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, value: float
+) -> None:
+    started = _watched(monkeypatch)
+    real = TrainStep.gradients
+
+    def poison(tensor: Tensor) -> Tensor:
+        return tensor * torch.tensor(value)
+
+    def gradients(self: TrainStep, batch: Any) -> Any:
+        if started[0].state.position.step != 2:
+            return real(self, batch)
+        if where == "gradient":
+            result = real(self, batch)
+            for parameter in list(self.bundle.parameters())[:1]:
+                assert parameter.grad is not None
+                parameter.grad.view(-1)[0] = value
+            return result
+        target = self.bundle.objective if where == "loss" else self.bundle.model
+        handle = target.register_forward_hook(
+            lambda module, given, out: poison(out) if where == "embeddings" else _with_loss(out, poison(out.loss))
+        )
+        try:
+            return real(self, batch)
+        finally:
+            handle.remove()
+
+    monkeypatch.setattr(TrainStep, "gradients", gradients)
+    with pytest.raises(NonFiniteError) as caught:
+        runs.run(tmp_path / "run", runs.recipe(train={"save_every": 1, "ema": 0.9}))
+    line = caught.value.line()
+    assert "step 3" in line
+    assert "row" in line
+    assert runs.steps_kept(tmp_path / "run") == [1, 2]
+    assert not (tmp_path / "run" / "model").exists()
+    state = started[0].state
+    assert state.position.step == 2
+    assert same(dict(state.bundle.state_dict()), runs.checkpoint(tmp_path / "run", 2))
+    assert state.ema is not None
+    assert same(state.ema.mean, runs.checkpoint(tmp_path / "run", 2, "ema"))
+    assert same(state.optimiser.state_tensors(), runs.checkpoint(tmp_path / "run", 2, "optimiser"))
+
+
+def _with_loss(output: Any, loss: Tensor) -> Any:
+    output.loss = loss
+    return output
+
+
+def test_rows_of_a_bad_batch_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[int]] = []
+    real = TrainStep.gradients
+
+    def gradients(self: TrainStep, batch: Any) -> Any:
+        seen.append(batch.ids.tolist())
+        result = real(self, batch)
+        for parameter in self.bundle.parameters():
+            parameter.grad = None if parameter.grad is None else parameter.grad * math.nan
+        return result
+
+    monkeypatch.setattr(TrainStep, "gradients", gradients)
+    with pytest.raises(NonFiniteError) as caught:
+        runs.run(tmp_path / "run")
+    assert ", ".join(str(row) for row in seen[0]) in caught.value.line()
+
+
+# -- the log --------------------------------------------------------------------------------------------------------
+
+
+def test_the_log_has_a_row_a_log_step_with_means_and_speeds(tmp_path: Path) -> None:
+    every = runs.run(tmp_path / "every", runs.recipe(train={"max_steps": 5}))
+    progress = runs.Recorder()
+    result = runs.run(tmp_path / "run", runs.recipe(train={"max_steps": 5, "log_every": 2}), progress=progress)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4, 5]  # the last step is always there
+    losses = every.losses
+    wanted = [(losses[0] + losses[1]) / 2, (losses[2] + losses[3]) / 2, losses[4]]
+    assert [row["loss"] for row in rows] == pytest.approx(wanted, rel=1e-5)
+    assert [row["loss"] for row in rows] == result.losses
+    assert result.loss == result.losses[-1]
+    for row in rows:
+        assert {"lr", "gradient_norm", "sentences_per_s", "tokens_per_s", "padding_share", "data_wait_share"} <= set(
+            row
+        )
+        assert row["sentences_per_s"] > 0
+        assert row["tokens_per_s"] > row["sentences_per_s"] * 3  # [CLS], [SEP] and a word at least
+        assert 0 <= row["padding_share"] < 1
+        assert 0 <= row["data_wait_share"] <= 1
+        assert row["gradient_norm"] > 0
+        assert progress.figures[row["step"]]["loss"] == row["loss"]
+    known = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert known["steps"] == 5
+    assert known["losses"] == result.losses
+    assert load_recipe(tmp_path / "run" / "recipe.yaml").train.log_every == 2
+
+
+def test_a_log_that_cannot_be_written_is_said_once_and_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run" / "log.jsonl").mkdir(parents=True)
+    progress = runs.Recorder()
+    result = runs.run(tmp_path / "run", progress=progress)
+    assert result.steps == 4
+    assert [line for line in progress.lines if "log cannot be written" in line] == [
+        f"{tmp_path / 'run' / 'log.jsonl'}: the log cannot be written (Is a directory); training goes on"
+    ]
+
+
+def test_trackers_get_the_figures_and_missing_ones_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorboard", reason="needs the package tensorboard")
+    runs.run(tmp_path / "run", runs.recipe(train={"trackers": ["tensorboard"]}))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    [file] = (tmp_path / "run").rglob("events.out.tfevents*.0")
+    events = EventAccumulator(str(file))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    from importlib import util
+
+    real = util.find_spec
+    monkeypatch.setattr(util, "find_spec", lambda name, *rest: None if name == "wandb" else real(name, *rest))
+    with pytest.raises(RecipeError, match=r"'wandb' is not installed; pip install wandb"):
+        runs.run(tmp_path / "other", runs.recipe(train={"trackers": ["wandb"]}))
+    assert not (tmp_path / "other").exists()
+
+
+# -- settings that change the arithmetic or must be refused ---------------------------------------------------------
+
+
+def test_gradient_checkpointing_trains_to_the_same_weights(tmp_path: Path) -> None:
+    plain = runs.recipe(dropout=0.1)
+    runs.run(tmp_path / "plain", plain)
+    runs.run(tmp_path / "saving", plain, "train.gradient_checkpointing=true")
+    wanted, found = (runs.checkpoint(tmp_path / name, 4) for name in ("plain", "saving"))
+    assert same(found, wanted)
+
+
+def test_compiled_layers_train_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[Any] = []
+    real = torch.nn.Module.compile
+
+    def compile_eagerly(self: torch.nn.Module, *args: Any, **options: Any) -> None:
+        compiled.append(self)
+        real(self, *args, **{**options, "backend": "aot_eager"})  # traced and differentiated; no compiler needed
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_eagerly)
+    runs.run(tmp_path / "plain")
+    runs.run(tmp_path / "compiled", None, "train.compile=true")
+    assert compiled
+    wanted, found = (runs.checkpoint(tmp_path / name, 4) for name in ("plain", "compiled"))
+    assert found.keys() == wanted.keys()  # no trace of the compiler in the names
+    assert common.largest_error(found, wanted) < 1e-5
+
+
+@pytest.mark.parametrize("wanted", ["bf16", "fp16"])
+def test_arithmetic_that_the_machine_lacks_is_refused_before_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str
+) -> None:
+    from embedkit import models
+
+    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: False)
+    monkeypatch.setattr(models, "build", None)
+    with pytest.raises(RecipeError, match=r"train\.precision: .*use fp32 or auto"):
+        runs.run(tmp_path / "run", None, f"train.precision={wanted}")
+    assert precision.choose_precision("auto", torch.device("cpu")) == "fp32"
+
+
+def test_bf16_trains_near_fp32_where_the_machine_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)  # emulated here; four tiny steps do not mind
+    wanted = runs.run(tmp_path / "fp32", runs.recipe()).losses
+    found = runs.run(tmp_path / "bf16", None, "train.precision=bf16").losses
+    assert found == pytest.approx(wanted, rel=0.05)
+    assert found != wanted
+    assert all(value.dtype == torch.float32 for value in runs.checkpoint(tmp_path / "bf16", 4).values())
+
+
+def test_a_stream_needs_steps_and_more_rows_than_a_batch_are_needed(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"anchor": f"a cat {i}", "positive": f"the dog {i}"}) + "\n" for i in range(10)))
+    source = {"path": str(path)}
+    stream = runs.recipe(data={"train": [{**source, "stream": True}]}, train={"max_steps": None, "epochs": 1})
+    with pytest.raises(RecipeError, match=r"train\.epochs: a stream has no known length; give train\.max_steps"):
+        runs.run(tmp_path / "run", stream)
+    assert runs.run(tmp_path / "stream", stream, "train.max_steps=3").steps == 3
+    held = runs.recipe(data={"train": [source]}, train={"batch_size": 11})
+    with pytest.raises(DataError, match=r"10 rows do not fill one batch of 11; lower it to 10 or less"):
+        runs.run(tmp_path / "run", held)
+    assert runs.run(tmp_path / "short", held, "data.drop_last=false").steps == 4
+
+
+def test_the_output_folder_comes_from_the_recipe_unless_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from embedkit.training import train
+
+    monkeypatch.chdir(tmp_path)
+    given = runs.recipe(train={"max_steps": 1, "output": "out/{name}-{x}"})
+    assert train(given, progress=runs.Recorder()).output == Path("out/tiny-{x}/model")
+    assert train(given, output="other", progress=runs.Recorder()).output == Path("other/model")
+
+
+def test_gradients_are_clipped_to_the_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    norms: list[float] = []
+    real = Optimiser.step
+
+    def step(self: Optimiser, *args: Any) -> None:
+        norms.append(float(self.gradient_norm()))
+        real(self, *args)
+
+    monkeypatch.setattr(Optimiser, "step", step)
+    progress = runs.Recorder()
+    runs.run(tmp_path / "run", None, "train.clip=0.01", progress=progress)
+    assert norms == pytest.approx([0.01] * 4, rel=1e-3)
+    assert all(figures["gradient_norm"] > 0.02 for figures in progress.figures.values())  # the norm before clipping
+    norms.clear()
+    runs.run(tmp_path / "free", None, "train.clip=null", progress=progress)
+    assert norms == pytest.approx([progress.figures[step]["gradient_norm"] for step in (1, 2, 3, 4)], rel=1e-5)
