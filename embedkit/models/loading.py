@@ -191,7 +191,8 @@ def _encoder_settings(config: Any) -> dict[str, Any]:
 
     from transformers import AutoModel
 
-    from embedkit.models.packing import ATTENTION, PACKABLE
+    from embedkit.models.attention import ATTENTION
+    from embedkit.models.packing import PACKABLE
 
     settings: dict[str, Any] = {}
     if config.model_type in PACKABLE:

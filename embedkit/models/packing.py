@@ -19,16 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from torch import Tensor
 
+from embedkit.models.attention import ATTENTION
 from embedkit.models.inputs import Inputs
-from embedkit.models.kernels import grouped_attention, swap_dropout
-
-ATTENTION = "embedkit_packed"
+from embedkit.models.kernels import swap_dropout
 
 # Architectures whose self-attention is a call of the attention interface and whose other token mixing (positions,
 # relative bias, windows) is handled here. Others run in buckets.
@@ -105,57 +100,6 @@ class Plan:
         inverse = np.empty_like(self.order)
         inverse[self.order] = np.arange(len(self.order))
         return inverse
-
-
-def packed_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    plan: Plan | None = None,
-    position_bias: Tensor | None = None,
-    sliding_window: int | None = None,
-    **settings: Any,
-) -> tuple[Tensor, None]:
-    """Attention within each sequence of a pack; the function behind the attention interface.
-
-    Query, key and value are (1, heads, T, d). Without a `plan` this is transformers' own attention.
-    """
-    if plan is None:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling,
-            position_bias=position_bias, sliding_window=sliding_window, **settings,
-        )  # fmt: skip
-    flat = tuple(x[0].transpose(0, 1) for x in (query, key, value))  # each (T, heads, d)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    windowed = sliding_window is not None and plan.longest > sliding_window
-    if query.device.type == "cpu" and position_bias is None and not windowed:
-        return grouped_attention(flat, plan, scale, dropout).unsqueeze(0), None
-    outputs = []
-    for group, q, k, v in zip(plan.groups, *(x.split([g.tokens for g in plan.groups]) for x in flat), strict=True):
-        q, k, v = (x.unflatten(0, (group.count, group.length)).transpose(1, 2) for x in (q, k, v))
-        mask = _group_mask(group.length, position_bias, sliding_window, query)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
-        outputs.append(out.transpose(1, 2).flatten(0, 1))
-    return torch.cat(outputs).unsqueeze(0), None
-
-
-def _group_mask(length: int, bias: Tensor | None, window: int | None, like: Tensor) -> Tensor | None:
-    """What is added to the scores of a group: a relative position bias (heads, l, l), a sliding window, or nothing."""
-    mask = None if bias is None else bias[..., :length, :length].to(like.dtype)
-    if window is not None and length > window:
-        place = torch.arange(length, device=like.device)
-        far = (place[:, None] - place[None, :]).abs() >= window
-        band = torch.zeros(length, length, dtype=like.dtype, device=like.device).masked_fill_(far, -torch.inf)
-        mask = band if mask is None else mask + band
-    return mask
-
-
-AttentionInterface.register(ATTENTION, packed_attention)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 def is_packable(encoder: Any) -> bool:

@@ -180,7 +180,7 @@ class TextEncoder(Model):
     @property
     def training_dim(self) -> int:
         """Size of the vectors in training mode."""
-        return int(self.dense[-1].linear.out_features) if len(self.dense) else self.hidden_size  # type: ignore[union-attr, arg-type]
+        return self.layers[-1].linear.out_features if self.layers else self.hidden_size
 
     def gradient_checkpointing_enable(self) -> None:
         """See `Model`."""

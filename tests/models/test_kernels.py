@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from embedkit.models import attention
 from embedkit.models.kernels import Dropout, GroupedAttention, dropout_scale, grouped_attention, swap_dropout
 from embedkit.models.packing import Plan
 
@@ -66,6 +67,36 @@ def test_attention_dropout_and_its_gradient(case) -> None:
     torch.testing.assert_close(found, expected)
     for a, b in zip(ours, leaves, strict=True):
         torch.testing.assert_close(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("biased", [False, True])
+def test_padded_attention_equals_groups(case, window: int | None, biased: bool) -> None:
+    """What a GPU runs equals what a CPU runs, with relative bias and sliding window."""
+    plan, (query, key, value, upstream) = case
+    bias = torch.randn(1, 3, plan.longest, plan.longest, dtype=torch.float64) if biased else None
+
+    def run(attend) -> list[torch.Tensor]:
+        leaves = [x.clone().requires_grad_() for x in (query, key, value)]
+        out = attend(tuple(leaves), plan, 0.4, 0.0, bias, window)
+        out.backward(upstream)
+        return [out.detach(), *(x.grad for x in leaves)]
+
+    for found, expected in zip(run(attention.padded_attention), run(attention._masked_groups), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_on_cuda(case, dtype: torch.dtype) -> None:
+    plan, (query, key, value, _) = case
+    flat = [torch.cat([x, x, x], -1)[..., :8].to("cuda", dtype) for x in (query, key, value)]
+    stacked = [x.transpose(0, 1)[None] for x in flat]
+    found, _ = attention.packed_attention(torch.nn.Identity(), *stacked, None, plan=plan)
+    expected = naive_attention(*(x.double().cpu() for x in flat), plan.lengths, 8**-0.5)
+    torch.testing.assert_close(
+        found[0].double().cpu(), expected, atol=2e-2 if dtype == torch.bfloat16 else 1e-5, rtol=0
+    )
 
 
 def test_attention_gradcheck(case) -> None:

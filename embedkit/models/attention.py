@@ -1,0 +1,136 @@
+"""Attention within each sequence of a pack, behind transformers' attention interface.
+
+On a CPU: batched products per group of equal lengths (see `embedkit.models.kernels`). On a GPU, where many small
+kernels cost more than some padding: the flash kernel for ragged sequences in half precision without dropout, else one
+call over queries, keys and values that are padded for this call only; linear layers never see padding.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from embedkit.models.kernels import grouped_attention
+
+if TYPE_CHECKING:
+    from embedkit.models.packing import Plan
+
+ATTENTION = "embedkit_packed"
+
+
+@torch.compiler.disable
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    plan: Plan | None = None,
+    position_bias: Tensor | None = None,
+    sliding_window: int | None = None,
+    **settings: Any,
+) -> tuple[Tensor, None]:
+    """The attention function of packed runs; query, key and value are (1, heads, T, d), the result (1, T, heads, d).
+
+    Without a `plan` this is transformers' own attention. `position_bias` (1, heads, L, L) is added to the scores and
+    cut to each sequence (it depends on distances only); a token sees those nearer than `sliding_window`.
+    """
+    if plan is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling,
+            position_bias=position_bias, sliding_window=sliding_window, **settings,
+        )  # fmt: skip
+    flat = tuple(x[0].transpose(0, 1) for x in (query, key, value))  # each (T, heads, d)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    window = sliding_window if sliding_window is not None and plan.longest > sliding_window else None
+    if query.device.type != "cpu":
+        if position_bias is None and window is None and _has_varlen(query, dropout, scale):
+            return _varlen_attention(flat, plan).unsqueeze(0), None
+        return padded_attention(flat, plan, scale, dropout, position_bias, window).unsqueeze(0), None
+    if position_bias is None and window is None:
+        return grouped_attention(flat, plan, scale, dropout).unsqueeze(0), None
+    return _masked_groups(flat, plan, scale, dropout, position_bias, window).unsqueeze(0), None
+
+
+def _masked_groups(
+    flat: tuple[Tensor, ...], plan: Plan, scale: float, dropout: float, bias: Tensor | None, window: int | None
+) -> Tensor:
+    """Per group of equal lengths, with what is added to its scores; (T, heads, d)."""
+    sizes = [group.tokens for group in plan.groups]
+    outputs = []
+    for group, *parts in zip(plan.groups, *(x.split(sizes) for x in flat), strict=True):
+        q, k, v = (x.unflatten(0, (group.count, group.length)).transpose(1, 2) for x in parts)
+        mask = _score_bias(group.length, bias, window, q)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
+        outputs.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs)
+
+
+def _score_bias(length: int, bias: Tensor | None, window: int | None, like: Tensor) -> Tensor | None:
+    """What is added to scores (.., l, l): a relative position bias, minus infinity beyond a window, both or nothing."""
+    mask = None if bias is None else bias[..., :length, :length].to(like.dtype)
+    if window is None or length <= window:
+        return mask
+    place = torch.arange(length, device=like.device)
+    far = (place[:, None] - place[None, :]).abs() >= window
+    band = torch.zeros(length, length, dtype=like.dtype, device=like.device).masked_fill_(far, -torch.inf)
+    return band if mask is None else mask + band
+
+
+def padded_attention(
+    flat: tuple[Tensor, ...], plan: Plan, scale: float, dropout: float, bias: Tensor | None, window: int | None
+) -> Tensor:
+    """One call for all sequences, padded to the longest for this call only; (T, heads, d) -> (T, heads, d)."""
+    places, real = _padding(plan, flat[0].device)
+    count, longest = real.shape
+    padded = [x.new_zeros(count * longest, *x.shape[1:]).index_copy(0, places, x) for x in flat]
+    q, k, v = (x.unflatten(0, (count, longest)).transpose(1, 2) for x in padded)
+    mask = real[:, None, None, :]  # (N, 1, 1, L)
+    added = _score_bias(longest, bias, window, q)
+    if added is not None:
+        mask = added.masked_fill(~mask, -torch.inf)
+        # a padded query may see nothing within its window; its row must not be empty, for softmax gives NaN there
+        mask = mask.masked_fill(~real[:, None, :, None], 0.0)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
+    return out.transpose(1, 2).flatten(0, 1).index_select(0, places)
+
+
+@lru_cache(maxsize=8)
+def _padding(plan: Plan, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Where each token goes in a padded batch (T,), and which places there are real (N, L)."""
+    lengths = torch.from_numpy(plan.lengths).to(device)
+    real = torch.arange(plan.longest, device=device)[None, :] < lengths[:, None]
+    places = torch.arange(len(plan.lengths), device=device).repeat_interleave(lengths, output_size=plan.tokens)
+    return places * plan.longest + torch.from_numpy(plan.places()).to(device), real
+
+
+def _has_varlen(query: Tensor, dropout: float, scale: float) -> bool:
+    """Whether torch's flash kernel for ragged sequences is there and does what is asked."""
+    if query.device.type != "cuda" or query.dtype not in (torch.float16, torch.bfloat16) or dropout > 0.0:
+        return False
+    try:
+        from torch.nn.attention.varlen import varlen_attn  # noqa: F401
+    except ImportError:  # before torch 2.10
+        return False
+    size = query.shape[-1]
+    return size % 8 == 0 and size <= 256 and abs(scale * size**0.5 - 1.0) < 1e-6
+
+
+def _varlen_attention(flat: tuple[Tensor, ...], plan: Plan) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    limits = F.pad(torch.from_numpy(plan.lengths).cumsum(0), (1, 0)).to(flat[0].device, torch.int32)
+    return varlen_attn(*flat, limits, limits, plan.longest, plan.longest)
+
+
+AttentionInterface.register(ATTENTION, packed_attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
