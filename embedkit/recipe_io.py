@@ -234,7 +234,7 @@ def _fields_at(place: list[Any]) -> list[str]:
     """Known keys of the section at `place`."""
     model: Any = Recipe
     for part in place:
-        if isinstance(part, int) or not isinstance(model, type):
+        if isinstance(part, int) or not hasattr(model, "model_fields"):
             continue
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
         model = _section(annotation) or model

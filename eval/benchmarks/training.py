@@ -48,10 +48,11 @@ class Ours:
     name = "embedkit"
 
     def __init__(self, folder: str, data: str, steps: int) -> None:
+        columns = {"anchor": "anchor", "positive": "positive", "negative": "negatives"}
         self.recipe: dict[str, Any] = {
             "name": "benchmark", "method": "pairs", "objective": {"name": "infonce", "temperature": 1 / SCALE},
             "model": {"name": folder, "max_length": LENGTH},
-            "data": {"train": [{"path": data, "columns": {"anchor": "anchor", "positive": "positive", "negative": "negatives"}}]},
+            "data": {"train": [{"path": data, "columns": columns}]},
             "train": {"epochs": 1, "batch_size": BATCH, "lr": 2e-5, "save_every": 10**6},
         }  # fmt: skip
         self.steps = steps
@@ -216,7 +217,8 @@ def main() -> None:
     for name, taken in seconds.items():
         median = statistics.median(taken)
         share = operations / median / peak
-        print(f"{name}: {median:.2f} s a step (min {min(taken):.2f}, max {max(taken):.2f}), {BATCH / median:.1f} rows/s, "
+        spread = f"min {min(taken):.2f}, max {max(taken):.2f}"
+        print(f"{name}: {median:.2f} s a step ({spread}), {BATCH / median:.1f} rows/s, "
               f"{share:.0%} of the measured {peak / 1e9:.0f} GFLOP/s; embedkit is {median / base:.2f} x")  # fmt: skip
 
 
