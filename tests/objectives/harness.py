@@ -169,6 +169,18 @@ def views(
     return Draw(vectors, known)
 
 
+def only(draw: Draw, rows: int) -> Draw:
+    """The first rows of a batch with all that belongs to them."""
+    owner = {name: o.numpy() for name, o in draw.batch().owner.items()}
+    known = {}
+    for name, value in draw.known.items():
+        if name in ("owner", "guide", "keys"):
+            known[name] = {key: entry[owner[key] < rows] for key, entry in value.items()}
+        else:
+            known[name] = value[:rows] if isinstance(value, np.ndarray) else value
+    return Draw({name: z[owner[name] < rows] for name, z in draw.vectors.items()}, known)
+
+
 @dataclass
 class Result:
     """A loss with its gradients by name of embedding or parameter, and the state after the step."""
@@ -274,16 +286,20 @@ def shared_step(objective: Objective, draw: Draw, world: World, lr: float) -> Re
     return Result(float(summed[0]), arrays(grads), terms, arrays(dict(objective.state_dict())))
 
 
-def train(case: Case, config: dict[str, Any], lr: float = 0.01) -> list[Result]:
-    """All steps of a case, in whatever processes there are; the random state of each process is its own."""
+def train(case: Case, config: dict[str, Any], rows: int | None = None, lr: float = 0.01) -> list[Result]:
+    """All steps of a case, or of its first rows, in whatever processes there are.
+
+    The random state of each process is its own: nothing may depend on it.
+    """
     world = World()
     objective = case.build(**config)
     torch.manual_seed(1000 + world.rank)
-    return [shared_step(objective, draw, world, lr) for draw in case.steps()]
+    draws = case.steps() if rows is None else [only(draw, rows) for draw in case.steps()]
+    return [shared_step(objective, draw, world, lr) for draw in draws]
 
 
-def train_by_id(identity: str, config: dict[str, Any]) -> list[Result]:
+def train_by_id(identity: str, config: dict[str, Any], rows: int | None = None) -> list[Result]:
     """`train` for other processes: a case is found by its id."""
     from tests.objectives.cases import CASES
 
-    return train(next(case for case in CASES if case.id == identity), config)
+    return train(next(case for case in CASES if case.id == identity), config, rows)

@@ -69,6 +69,14 @@ def test_processes_change_nothing(case: Case, processes: Processes) -> None:
     assert_equal(joined(processes.run(train_by_id, case.id, config), case), alone(case.id))
 
 
+@pytest.mark.parametrize("case", FIRST, ids=lambda case: case.name)
+def test_processes_without_rows_change_nothing(case: Case, processes: Processes) -> None:
+    """Three rows on four processes: one of them has no anchor, and no row of its own."""
+    if processes.world == 4:
+        every = processes.run(train_by_id, case.id, {}, 3)
+        assert_equal(joined(every, case), train(case, {}, 3))
+
+
 def joined(every: list[list[Result]], case: Case) -> list[Result]:
     """The results of one process, with the gradients of all rows; what else they found must be the same."""
     for other in every[1:]:

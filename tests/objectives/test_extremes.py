@@ -14,7 +14,7 @@ from embedkit.errors import NonFiniteError, UserError
 from embedkit.objectives import build
 from embedkit.objectives.base import ObjectiveBatch
 from tests.objectives.cases import CASES
-from tests.objectives.harness import Case, Draw, evaluate, tensors, warmed
+from tests.objectives.harness import Case, Draw, evaluate, only, tensors, warmed
 
 FIRST = list({case.name: case for case in reversed(CASES)}.values())
 every_preset = pytest.mark.parametrize("case", FIRST, ids=lambda case: case.name)
@@ -25,18 +25,6 @@ def per_vector(draw: Draw, change: Callable[[str, np.ndarray], np.ndarray]) -> D
     guide = {name: change(name, z) for name, z in draw.known.get("guide", {}).items()}
     known = {**draw.known, "guide": guide} if guide else draw.known
     return Draw({name: change(name, z) for name, z in draw.vectors.items()}, known)
-
-
-def only(draw: Draw, rows: int) -> Draw:
-    """The first rows of a batch with all that belongs to them."""
-    owner = {name: o.numpy() for name, o in draw.batch().owner.items()}
-    known = {}
-    for name, value in draw.known.items():
-        if name in ("owner", "guide", "keys"):
-            known[name] = {key: entry[owner[key] < rows] for key, entry in value.items()}
-        else:
-            known[name] = value[:rows] if isinstance(value, np.ndarray) else value
-    return Draw({name: z[owner[name] < rows] for name, z in draw.vectors.items()}, known)
 
 
 def assert_finite(case: Case, draw: Draw) -> float:
@@ -236,3 +224,15 @@ def test_empty_hard_negatives_are_the_same_as_none() -> None:
     keys = {"anchor": torch.arange(3), "positive": torch.arange(3, 6), "negatives": torch.zeros(0, dtype=torch.long)}
     empty = {"anchor": a, "positive": p, "negatives": np.empty((0, 2))}
     assert loss_of({"name": "infonce"}, empty, owner=owner, keys=keys) == without
+
+
+def test_a_learnt_scale_stops_at_its_bound_and_can_come_back() -> None:
+    """The parameter is clamped after the step, not in the forward pass: at the cap its gradient still flows."""
+    objective = build({"name": "clip", "max_scale": 100.0}).double()
+    far = {"anchor": torch.tensor(PAIR, dtype=torch.float64), "positive": torch.tensor(PAIR[::-1], dtype=torch.float64)}
+    batch = ObjectiveBatch.of(far)
+    objective.scale.log_scale.data.fill_(9.0)
+    objective.after_step(far, batch)
+    assert math.exp(float(objective.scale.log_scale)) == pytest.approx(100.0, rel=1e-6)
+    objective(far, batch).loss.backward()
+    assert float(objective.scale.log_scale.grad) > 1.0

@@ -7,7 +7,7 @@ import numpy as np
 from tests.objectives.harness import Arrays, Case, Draw, Facts, Oracle, views
 from tests.objectives.oracles import pairs, ranking
 from tests.objectives.oracles import views as several
-from tests.objectives.oracles.plain import cosine, mean, table
+from tests.objectives.oracles.plain import cosine, mean, table, unit
 
 
 def three(rng: np.random.Generator, step: int) -> Draw:
@@ -116,10 +116,13 @@ def swav(tau: float, epsilon: float, rounds: int, frozen: bool) -> Oracle:
 
 
 def swav_queue(x: Arrays, fixed: Arrays, facts: Facts) -> float:
-    """The queue of each view takes part in the assignment of that view."""
+    """The queue of each view takes part in the assignment of that view: batches pushed in at the front, seven rows."""
     codes = []
-    for view, name in enumerate(("anchor", "positive")):
-        every = np.concatenate([fixed[name], facts.state["queue"][view]])
+    for name in ("anchor", "positive"):
+        queue = np.empty((0, 4))
+        for draw in facts.history:
+            queue = np.concatenate([unit(draw.vectors[name]), queue])[:7]
+        every = np.concatenate([fixed[name], queue])
         codes.append(ranking.sinkhorn(table(every, fixed["prototypes"]), 0.05, 3)[: len(fixed[name])])
     return ranking.swav([x["anchor"], x["positive"]], codes, x["prototypes"], 0.1)
 
