@@ -34,10 +34,10 @@ objective: {name: table, direction: both, scale: learnable, weight: {name: expon
 
 Columns: *inputs* are the embeddings and roles that must be there (in brackets: used when there); *state* is kept
 between steps and saved in checkpoints; *cost* is the time of one evaluation for B rows of D numbers; *tiled* objectives
-run without holding the table of scores (setting `tile`); *cached* ones can be used with the gradient cache;
-*distributed* says what a process computes of a batch: `anchors` its own part, `whole` all of it, with the same result
-on every process. Every objective gives the same gradient for any number of processes and chunks. [M] marks what was
-taken from memory, [R] a reconstruction where a paper's formula was not at hand.
+do not hold the table of scores when it is large (setting `tile`: "auto", a number of rows, or none for never); *cached*
+ones can be used with the gradient cache; *distributed* says what a process computes of a batch: `anchors` its own part,
+`whole` all of it, with the same result on every process. Every objective gives the same gradient for any number of
+processes and chunks. [M] marks what was taken from memory, [R] a reconstruction where a paper's formula was not at hand.
 """
 
 

@@ -26,7 +26,7 @@ from embedkit.objectives.stats import Stat, Table, pair_scores, reduce_logits
 from embedkit.objectives.tiled import row_stats
 from embedkit.objectives.tools import logaddexp, prepare, whole
 
-TABLE_SETTINGS: dict[str, Any] = {"tile": None}
+TABLE_SETTINGS: dict[str, Any] = {"tile": "auto"}
 POOLED = [Stat("sum", "positive"), Stat("lse", "positive")]
 
 
@@ -39,12 +39,12 @@ class TableObjective(Objective):
         Part and settings of every slot.
     tile : int, "auto" or None
         Rows and columns of the tiles in which the table is evaluated; None holds the whole table, "auto" tiles a
-        table with more than 2**24 entries.
+        table with more than 2**24 entries when the reducer allows it.
     dim, num_rows : int, optional
         Size of the embeddings and of the training data, for parts with state.
     """
 
-    def __init__(self, chosen: Chosen, *, tile: int | str | None = None, dim: int | None = None,
+    def __init__(self, chosen: Chosen, *, tile: int | str | None = "auto", dim: int | None = None,
                  num_rows: int | None = None) -> None:  # fmt: skip
         super().__init__()
         self.chosen = chosen
@@ -76,14 +76,18 @@ class TableObjective(Objective):
         refuse(self.bank.size > 0 and not self.score.cosine, "bank", "keeps unit vectors", "use score 'cosine'")
         refuse(self.scale.per_row and not self.reducer.keeps_state, "scale", "is moved by the reducer 'global' only",
                "use reducer 'global', or scale 'fixed'")  # fmt: skip
-        refuse(self.tile is not None and self.reducer.dense, "reducer", "needs the whole table", "set tile: null")
+        refuse(isinstance(self.tile, int) and self.reducer.dense, "reducer", "needs the whole table", "leave out tile")
         refuse(self.reducer.dense and self.bank.makes_extras, "bank", f"does not go with the {reducer}",
                "use bank 'queue'")  # fmt: skip
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
         """This process's share of the loss."""
         check_roles(self.requires, embeddings, batch)
-        z = prepare(embeddings)
+        # Sums are kept in the type that `prepare` chose, whatever context the caller is in.
+        with torch.autocast(next(iter(embeddings.values())).device.type, enabled=False):
+            return self._evaluate(prepare(embeddings), batch)
+
+    def _evaluate(self, z: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
         sides = self.direction.sides(z, batch)
         problems = [self._problem(left, right, batch, place) for place, (left, right) in enumerate(sides)]
         tables = [self._table(problem) for problem in problems]

@@ -132,7 +132,7 @@ class KernelMixture(WeightedSum):
     """
 
     def __init__(self, *, mixture: float = 0.5, gamma: float = 1.0, temperature: float = 0.5, temperature2: float = 0.5,
-                 tile: int | str | None = None) -> None:  # fmt: skip
+                 tile: int | str | None = "auto") -> None:  # fmt: skip
         number("mixture", mixture, least=0, most=1)
         shared = {"name": "kernel-infonce", "tile": tile}
         super().__init__(terms=[

@@ -22,7 +22,8 @@ from embedkit.objectives.stats import Stat, Table, dense_stats
 from embedkit.objectives.tools import softplus
 
 AUTO_ENTRIES = 2**24
-AUTO_TILE = 1024
+AUTO_TILE = {"cpu": 1024, "other": 4096}
+"""Rows and columns of a tile by kind of device: as large as stays in a processor's cache, or as fills a GPU."""
 
 
 def row_stats(tables: Sequence[Table], wanted: Sequence[Stat], tile: int | str | None) -> list[list[Tensor]]:
@@ -45,7 +46,9 @@ def _tile_size(table: Table, tile: int | str) -> int | None:
     if isinstance(tile, int):
         return tile
     n, m = table.shape
-    return AUTO_TILE if n * m > AUTO_ENTRIES else None
+    if n * m <= AUTO_ENTRIES:
+        return None
+    return AUTO_TILE["cpu" if table.parts[0].left.device.type == "cpu" else "other"]
 
 
 def _transposed(one: Table, two: Table) -> bool:
