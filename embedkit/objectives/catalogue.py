@@ -37,7 +37,8 @@ between steps and saved in checkpoints; *cost* is the time of one evaluation for
 do not hold the table of scores when it is large (setting `tile`: "auto", a number of rows, or none for never); *cached*
 ones can be used with the gradient cache; *distributed* says what a process computes of a batch: `anchors` its own part,
 `whole` all of it, with the same result on every process. Every objective gives the same gradient for any number of
-processes and chunks. [M] marks what was taken from memory, [R] a reconstruction where a paper's formula was not at hand.
+processes and chunks. [M] marks what was taken from memory, [R] a reconstruction where a paper's formula was not at
+hand.
 """
 
 
