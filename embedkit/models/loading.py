@@ -204,17 +204,23 @@ def _encoder_settings(config: Any) -> dict[str, Any]:
 
 
 def read_tokenizer(folder: Path, trust_remote_code: bool = False, lower_case: bool = False) -> Any:
-    """The tokenizer of a folder."""
+    """The tokenizer of a folder; `lower_case` puts a step in front that lower-cases the text, as sentence-transformers
+    does for folders that ask for it."""
+    from tokenizers import normalizers
     from transformers import AutoTokenizer
 
     try:
-        settings = {"do_lower_case": True} if lower_case else {}
-        return AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=trust_remote_code, local_files_only=True, **settings
-        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(f"the tokenizer cannot be read ({reason})", where=str(folder)) from error
+    core = getattr(tokenizer, "backend_tokenizer", None)
+    if lower_case and core is None:
+        raise ModelError("do_lower_case needs a fast tokenizer", where=str(folder), remedy="save it as tokenizer.json")
+    if lower_case:
+        steps = [normalizers.Lowercase(), *([core.normalizer] if core.normalizer is not None else [])]
+        core.normalizer = normalizers.Sequence(steps)
+    return tokenizer
 
 
 def read_tensors(folder: Path, allow_pickle: bool = False) -> dict[str, Any]:

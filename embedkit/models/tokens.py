@@ -16,6 +16,7 @@ from embedkit.models.inputs import Inputs
 
 SLOT = "{}"
 _NAME = re.compile(r"[\w.-]+")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def resolve_prompt(prompt: str | None, prompts: dict[str, str], default: str | None) -> str:
@@ -45,15 +46,20 @@ def check_texts(texts: Sequence[Any], start: int = 0) -> list[str]:
     Raises
     ------
     DataError
-        For a single string instead of a list, and for an item that is not a str, with its index (plus `start`).
+        For a single string instead of a list, and for an item that is no str or has half a surrogate pair, with its
+        index (plus `start`).
     """
     if isinstance(texts, str | bytes):
         raise DataError("one text was given where a list of texts is expected", remedy="pass [text]")
     checked = list(texts)
     for index, text in enumerate(checked):
-        if type(text) is not str and not isinstance(text, str):
-            where = f"inputs[{start + index}]"
+        where = f"inputs[{start + index}]"
+        if not isinstance(text, str):
             raise DataError(f"item is {type(text).__name__}, not str", where=where, remedy="remove or convert it")
+        if not text.isascii() and _SURROGATE.search(text):
+            raise DataError(
+                "text has half a surrogate pair, which is no character", where=where, remedy="mend the file"
+            )
     return checked
 
 

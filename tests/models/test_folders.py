@@ -291,6 +291,27 @@ def test_old_sentence_transformers_layout(folder: Path, tmp_path: Path) -> None:
         load(old)
 
 
+def test_lower_casing_of_the_folder(tmp_path: Path) -> None:
+    from tokenizers import normalizers
+
+    model = tiny.text_encoder()
+    model.tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    cased = type(model)(model.encoder, model.tokenizer).eval()
+    cased.save(tmp_path / "m")
+    (tmp_path / "m" / "embedkit.json").unlink()
+    edit(tmp_path / "m" / "sentence_bert_config.json", do_lower_case=True)
+    found = load(tmp_path / "m", device="cpu")
+    assert not np.allclose(cased.encode(["The DOG"]), cased.encode(["the dog"]))
+    np.testing.assert_allclose(found.encode(["The DOG"]), cased.encode(["the dog"]), atol=1e-6)
+    np.testing.assert_allclose(
+        sentence_transformer(tmp_path / "m").encode(["The DOG"]), found.encode(["The DOG"]), atol=1e-6
+    )
+    found.save(tmp_path / "again")
+    np.testing.assert_allclose(
+        load(tmp_path / "again", device="cpu").encode(["The DOG"]), found.encode(["The DOG"]), atol=1e-6
+    )
+
+
 def test_plain_transformers_folder(folder: Path) -> None:
     expected = load(folder, device="cpu", max_length=64).encode(TEXTS, normalize=False)
     for name in ("embedkit.json", "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"):

@@ -94,7 +94,7 @@ def test_mask_before_the_text() -> None:
     assert marks.tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("bad", [None, 3, b"x"])
+@pytest.mark.parametrize("bad", [None, 3, b"x", "a \ud800 b"])
 def test_wrong_items_are_named(bad: object) -> None:
     model = tiny.text_encoder()
     with pytest.raises(DataError, match=r"inputs\[1\]"):
@@ -104,6 +104,22 @@ def test_wrong_items_are_named(bad: object) -> None:
 def test_one_string_is_no_list() -> None:
     with pytest.raises(DataError, match=r"pass \[text\]"):
         tiny.text_encoder().encode("a dog")
+
+
+def test_a_tokenizer_without_rust_core() -> None:
+    from transformers import ByT5Tokenizer
+
+    source = ByT5Tokenizer()
+    texts = ["a dog", "", "größer"]
+    found = TextTokenizer(source, 5)(texts)
+    assert found.rows() == source(texts, truncation=True, max_length=5)["input_ids"]
+    assert TextTokenizer(source, 5, special=False)(["dog"]).rows() == [[ord(c) + 3 for c in "dog"]]
+    assert TextTokenizer(source, 9)(["dog"], "<{}>").rows() == [[*(ord(c) + 3 for c in "<dog>"), 1]]
+
+
+def test_odd_characters_are_texts() -> None:
+    rows = tiny.text_encoder().prepare(["\0", "\u200b", "😀 dog", "a\nb", "\ufeffdog"]).rows()
+    assert all(row[0] == 2 and row[-1] == 3 for row in rows)
 
 
 def test_prepare_from_several_threads() -> None:
