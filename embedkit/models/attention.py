@@ -129,7 +129,10 @@ def _varlen_attention(flat: tuple[Tensor, ...], plan: Plan) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     limits = F.pad(torch.from_numpy(plan.lengths).cumsum(0), (1, 0)).to(flat[0].device, torch.int32)
-    return varlen_attn(*flat, limits, limits, plan.longest, plan.longest)
+    query, key, value = flat
+    output = varlen_attn(query, key, value, limits, limits, plan.longest, plan.longest)
+    assert isinstance(output, Tensor)  # a pair only where the log-sum-exp is asked for
+    return output
 
 
 AttentionInterface.register(ATTENTION, packed_attention)

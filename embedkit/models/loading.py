@@ -214,10 +214,10 @@ def read_tokenizer(folder: Path, trust_remote_code: bool = False, lower_case: bo
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(f"the tokenizer cannot be read ({reason})", where=str(folder)) from error
-    core = getattr(tokenizer, "backend_tokenizer", None)
-    if lower_case and core is None:
-        raise ModelError("do_lower_case needs a fast tokenizer", where=str(folder), remedy="save it as tokenizer.json")
     if lower_case:
+        core = getattr(tokenizer, "backend_tokenizer", None)
+        if core is None:
+            raise ModelError("do_lower_case needs tokenizer.json", where=str(folder), remedy="save a fast tokenizer")
         steps = [normalizers.Lowercase(), *([core.normalizer] if core.normalizer is not None else [])]
         core.normalizer = normalizers.Sequence(steps)
     return tokenizer

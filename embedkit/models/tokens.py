@@ -53,13 +53,13 @@ def check_texts(texts: Sequence[Any], start: int = 0) -> list[str]:
         raise DataError("one text was given where a list of texts is expected", remedy="pass [text]")
     checked = list(texts)
     for index, text in enumerate(checked):
-        where = f"inputs[{start + index}]"
         if not isinstance(text, str):
-            raise DataError(f"item is {type(text).__name__}, not str", where=where, remedy="remove or convert it")
-        if not text.isascii() and _SURROGATE.search(text):
-            raise DataError(
-                "text has half a surrogate pair, which is no character", where=where, remedy="mend the file"
-            )
+            what, remedy = f"item is {type(text).__name__}, not str", "remove or convert it"
+        elif not text.isascii() and _SURROGATE.search(text):
+            what, remedy = "text has half a surrogate pair, which is no character", "mend the file"
+        else:
+            continue
+        raise DataError(what, where=f"inputs[{start + index}]", remedy=remedy)
     return checked
 
 
