@@ -6,6 +6,7 @@ The order of evaluation is: sides, masks, scores, scale, positives, sums over ne
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -156,7 +157,7 @@ class TableObjective(Objective):
             row, logit, scores = _add_positives(problem.extras, table, row, logit, scores)
             count = torch.bincount(row, minlength=n).to(kind)
             part = 1 / count[row]
-        law = lambda positive, valid: self.target.law(problem, positive, valid)  # noqa: E731
+        law = partial(self.target.law, problem)
         found = Row(problem, row, logit, scores, part, count, stats, None, table.scale, table, law, omega, pooled)
         if self.reducer.ratio:
             log_neg = self.weight.log_neg(stats)
