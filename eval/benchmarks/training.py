@@ -48,7 +48,7 @@ class Ours:
     name = "embedkit"
 
     def __init__(self, folder: str, data: str, steps: int) -> None:
-        columns = {"anchor": "anchor", "positive": "positive", "negative": "negatives"}
+        columns = {"anchor": "anchor", "positive": "positive", "negative": "negative_1"}
         self.recipe: dict[str, Any] = {
             "name": "benchmark", "method": "pairs", "objective": {"name": "infonce", "temperature": 1 / SCALE},
             "model": {"name": folder, "max_length": LENGTH},

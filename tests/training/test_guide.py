@@ -69,5 +69,5 @@ def test_momentum_keys_train_and_resume_exactly(tmp_path: Path) -> None:
 def test_an_objective_that_needs_a_guide_says_so(tmp_path: Path) -> None:
     write_data(tmp_path)
     given = recipe(tmp_path, "shuffled", "full") | {"objective": MASKED}
-    with pytest.raises(RecipeError, match="needs guide.*add a guide section"):
+    with pytest.raises(RecipeError, match=r"needs guide.*add a guide section"):
         train(given, output=tmp_path / "run", progress=Progress())
