@@ -12,6 +12,7 @@ import torch
 from tokenizers import Tokenizer
 
 from embedkit.errors import DataError, UserError, nearest
+from embedkit.models.chunks import ChunkTokenizer, is_local
 from embedkit.models.inputs import Inputs
 
 SLOT = "{}"
@@ -104,10 +105,24 @@ class TextTokenizer:
         self._cut()
 
     def _cut(self) -> None:
-        if self._bare is not None:
-            self._full = Tokenizer.from_str(self._bare.to_str())
-            side = getattr(self.source, "truncation_side", "right")
-            self._full.enable_truncation(self._max_length, direction=side)
+        self._quick: ChunkTokenizer | None = None
+        if self._bare is None:
+            return
+        side = getattr(self.source, "truncation_side", "right")
+        rules = self._bare.to_str()
+        self._full = Tokenizer.from_str(rules)
+        self._full.enable_truncation(self._max_length, direction=side)
+        ends = self._specials()
+        if ends is not None and is_local(rules):
+            self._quick = ChunkTokenizer(self._bare, *ends, self._max_length, cut_left=side == "left")
+
+    def _specials(self) -> tuple[list[int], list[int]] | None:
+        """The special tokens before and after every text; None where they cannot be told from the text."""
+        if not self.special:
+            return [], []
+        whole, core = self._ids(["x"], whole=True)[0], self._ids(["x"], whole=False)[0]
+        at = next((i for i in range(len(whole)) if core and whole[i : i + len(core)] == core), None)
+        return None if at is None else (whole[:at], whole[at + len(core) :])
 
     def json(self, cut: bool = False) -> str:
         """Vocabulary and rules as text; with `cut` the length limit is part of it."""
@@ -135,18 +150,20 @@ class TextTokenizer:
         if not texts:
             return Inputs(torch.zeros(0, dtype=torch.int64), np.zeros(1, dtype=np.int64))
         if not slot or not suffix:
-            return Inputs.of(self._ids([prefix + text for text in texts] if prefix else texts, whole=True))
+            texts = [prefix + text for text in texts] if prefix else texts
+            return self._quick(texts) if self._quick is not None else Inputs.of(self._ids(texts, whole=True))
         return self._filled(texts, prefix, suffix)
 
     def _filled(self, texts: list[str], prefix: str, suffix: str) -> Inputs:
         head = prefix.rstrip()
         space = prefix[len(head) :]
         before, after = self._ids([head], whole=False)[0] if head else [], self._ids([suffix], whole=False)[0]
-        if self.special:
-            ends = self._ids(["x"], whole=True)[0]
-            core = self._ids(["x"], whole=False)[0]
-            at = next(i for i in range(len(ends)) if ends[i : i + len(core)] == core)
-            before, after = ends[:at] + before, after + ends[at + len(core) :]
+        ends = self._specials()
+        if ends is None:
+            raise UserError(
+                "this tokenizer's special tokens cannot be found", remedy="use a prompt without text behind"
+            )
+        before, after = ends[0] + before, after + ends[1]
         room = self._max_length - len(before) - len(after)
         if room < 1:
             raise UserError(

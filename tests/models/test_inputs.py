@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from embedkit.errors import DataError, UserError
+from embedkit.models.building import open_tokenizer
+from embedkit.models.chunks import is_local
 from embedkit.models.inputs import Inputs
 from embedkit.models.tokens import TextTokenizer, resolve_prompt
 from tests.helpers import tiny
@@ -134,3 +137,54 @@ def test_prepare_from_several_threads() -> None:
         thread.join()
     assert len(found) == 6
     assert all(torch.equal(ids, expected) for ids in found)
+
+
+PIECES = [
+    "a", "dog", "Dog's", "größer", "naïve", "don't", "x" * 70, "[MASK]", "[SEP]dog", "日本語", "e\u0301", "\u0301e",
+    "a\tb", "a\nb", "a\x1cb", "a\u00a0b", "a\u2028b", "\u00b4", "ﬁ", "İstanbul", "ΟΔΟΣ", "😀!", "--", "3.14", "",
+    "\x00", "\ufeff", "un", "believable,unbelievable",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_chunks_from_memory_equal_the_tokenizer(special: bool, side: str, shared: Path) -> None:
+    source = open_tokenizer(str(shared / "data" / "tokenizers" / "bert-base-uncased" / "vocab.txt"))
+    source.truncation_side = side
+    ours = TextTokenizer(source, 9, special=special)
+    assert ours._quick is not None
+    draws = np.random.default_rng(0)
+    texts = [" ".join(draws.choice(PIECES, size=draws.integers(0, 7))) for _ in range(600)]
+    texts += ["", " ", "   a  dog ", " \u0301x"]
+    expected = source(texts, truncation=True, max_length=9, add_special_tokens=special)["input_ids"]
+    for part in (slice(0, 300), slice(None)):
+        assert ours(texts[part]).rows() == expected[part]
+
+
+def test_memory_of_chunks_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedkit.models.chunks.MOST_CHUNKS", 20)
+    ours = TextTokenizer(tiny.tokenizer(), 30)
+    assert ours._quick is not None
+    for start in range(0, 100, 10):
+        texts = [f"dog {i} " + "y" * 100 for i in range(start, start + 10)]
+        assert ours(texts).rows() == tiny.tokenizer()(texts)["input_ids"]
+        assert len(ours._quick._known) <= 20
+        assert all(len(chunk) <= 64 for chunk in ours._quick._known)
+
+
+def test_tokenizers_that_look_across_spaces_are_told_apart() -> None:
+    from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+
+    core = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    assert not is_local(core.to_str())  # nothing splits at spaces
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    assert is_local(core.to_str())
+    core.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace("a b", "c")])
+    assert not is_local(core.to_str())
+    core.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    assert is_local(core.to_str())
+    core.add_tokens([AddedToken("two words")])
+    assert not is_local(core.to_str())
+    byte_level = Tokenizer(models.BPE())
+    byte_level.pre_tokenizer = pre_tokenizers.ByteLevel()
+    assert not is_local(byte_level.to_str())
