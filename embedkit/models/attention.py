@@ -17,7 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from embedkit.models.kernels import grouped_attention
+from embedkit.models.kernels import grouped_attention, score_bias
 
 if TYPE_CHECKING:
     from embedkit.models.packing import Plan
@@ -56,34 +56,7 @@ def packed_attention(
         if position_bias is None and window is None and _has_varlen(query, dropout, scale):
             return _varlen_attention(flat, plan).unsqueeze(0), None
         return padded_attention(flat, plan, scale, dropout, position_bias, window).unsqueeze(0), None
-    if position_bias is None and window is None:
-        return grouped_attention(flat, plan, scale, dropout).unsqueeze(0), None
-    return _masked_groups(flat, plan, scale, dropout, position_bias, window).unsqueeze(0), None
-
-
-def _masked_groups(
-    flat: tuple[Tensor, ...], plan: Plan, scale: float, dropout: float, bias: Tensor | None, window: int | None
-) -> Tensor:
-    """Per group of equal lengths, with what is added to its scores; (T, heads, d)."""
-    sizes = [group.tokens for group in plan.groups]
-    outputs = []
-    for group, *parts in zip(plan.groups, *(x.split(sizes) for x in flat), strict=True):
-        q, k, v = (x.unflatten(0, (group.count, group.length)).transpose(1, 2) for x in parts)
-        mask = _score_bias(group.length, bias, window, q)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
-        outputs.append(out.transpose(1, 2).flatten(0, 1))
-    return torch.cat(outputs)
-
-
-def _score_bias(length: int, bias: Tensor | None, window: int | None, like: Tensor) -> Tensor | None:
-    """What is added to scores (.., l, l): a relative position bias, minus infinity beyond a window, both or nothing."""
-    mask = None if bias is None else bias[..., :length, :length].to(like.dtype)
-    if window is None or length <= window:
-        return mask
-    place = torch.arange(length, device=like.device)
-    far = (place[:, None] - place[None, :]).abs() >= window
-    band = torch.zeros(length, length, dtype=like.dtype, device=like.device).masked_fill_(far, -torch.inf)
-    return band if mask is None else mask + band
+    return grouped_attention(flat, plan, scale, dropout, position_bias, window).unsqueeze(0), None
 
 
 def padded_attention(
@@ -95,7 +68,7 @@ def padded_attention(
     padded = [x.new_zeros(count * longest, *x.shape[1:]).index_copy(0, places, x) for x in flat]
     q, k, v = (x.unflatten(0, (count, longest)).transpose(1, 2) for x in padded)
     mask = real[:, None, None, :]  # (N, 1, 1, L)
-    added = _score_bias(longest, bias, window, q)
+    added = score_bias(longest, bias, window, q)
     if added is not None:
         mask = added.masked_fill(~mask, -torch.inf)
         # a padded query may see nothing within its window; its row must not be empty, for softmax gives NaN there

@@ -71,7 +71,15 @@ class GroupedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: Plan, scale: float, dropout: float
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        bias: Tensor | None,
+        plan: Plan,
+        scale: float,
+        dropout: float,
+        window: int | None,
     ) -> Tensor:
         """(T, heads, d) -> (T, heads, d)."""
         tokens, heads, size = query.shape
@@ -81,29 +89,51 @@ class GroupedAttention(torch.autograd.Function):
         factors = dropout_scale((entries,), dropout, query.dtype) if dropout > 0.0 else None
         output = query.new_empty(tokens, heads, size)
         for group, (q, k, v), p, f in _walk(plan, blocks, scores, factors, heads, size):
-            torch.baddbmm(p, q, k.transpose(1, 2), beta=0, alpha=scale, out=p)
-            torch.softmax(p, -1, out=p)
+            _scores(p, q, k, scale, score_bias(group.length, bias, window, q))
             _put(output, group, torch.bmm(p if f is None else p * f, v))
         ctx.save_for_backward(blocks, scores, factors)
-        ctx.plan, ctx.scale, ctx.shape = plan, scale, (heads, size)
+        ctx.plan, ctx.scale, ctx.shape, ctx.bias = plan, scale, (heads, size), None if bias is None else bias.shape
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of query, key and value."""
+        """Gradients of query, key, value and bias."""
         blocks, scores, factors = ctx.saved_tensors
         heads, size = ctx.shape
         outputs = [grad.new_empty(grad.shape) for _ in range(3)]
+        for_bias = grad.new_zeros(ctx.bias) if ctx.bias is not None else None
         for group, (q, k, v), p, f in _walk(ctx.plan, blocks, scores, factors, heads, size):
             g = _take(grad, group)
             used = p if f is None else p * f
             _put(outputs[2], group, torch.bmm(used.transpose(1, 2), g))
             g = torch.bmm(g, v.transpose(1, 2))  # gradient of the probabilities, (n * heads, l, l)
             g = torch._softmax_backward_data(g if f is None else g.mul_(f), p, -1, p.dtype)
+            if for_bias is not None:
+                for_bias[..., : group.length, : group.length] += g.unflatten(0, (group.count, heads)).sum(0)
             _put(outputs[0], group, torch.baddbmm(q, g, k, beta=0, alpha=ctx.scale))
             _put(outputs[1], group, torch.baddbmm(k, g.transpose(1, 2), q, beta=0, alpha=ctx.scale))
-        return (*outputs, None, None, None)
+        return (*outputs, for_bias, None, None, None, None)
+
+
+def score_bias(length: int, bias: Tensor | None, window: int | None, like: Tensor) -> Tensor | None:
+    """What is added to scores (.., l, l): a relative position bias, minus infinity beyond a window, both or nothing."""
+    mask = None if bias is None else bias[..., :length, :length].to(like.dtype)
+    if window is None or length <= window:
+        return mask
+    place = torch.arange(length, device=like.device)
+    far = (place[:, None] - place[None, :]).abs() >= window
+    band = torch.zeros(length, length, dtype=like.dtype, device=like.device).masked_fill_(far, -torch.inf)
+    return band if mask is None else mask + band
+
+
+def _scores(p: Tensor, q: Tensor, k: Tensor, scale: float, extra: Tensor | None) -> None:
+    """Softmax of the scores into `p` (n * heads, l, l)."""
+    torch.baddbmm(p, q, k.transpose(1, 2), beta=0, alpha=scale, out=p)
+    if extra is not None:
+        heads = extra.shape[1] if extra.dim() == 4 else 1
+        p.view(-1, heads, *p.shape[1:]).add_(extra)
+    torch.softmax(p, -1, out=p)
 
 
 def _block(x: Tensor, group: Any) -> Tensor:
@@ -146,18 +176,31 @@ def _walk(plan: Plan, blocks: Tensor, scores: Tensor, factors: Tensor | None, he
         at = end
 
 
-def grouped_attention(flat: tuple[Tensor, ...], plan: Plan, scale: float, dropout: float) -> Tensor:
-    """`GroupedAttention` of query, key and value; without gradient and dropout the same with nothing kept."""
-    if dropout > 0.0 or (torch.is_grad_enabled() and any(x.requires_grad for x in flat)):
-        return GroupedAttention.apply(*flat, plan, scale, dropout)
+def grouped_attention(
+    flat: tuple[Tensor, ...],
+    plan: Plan,
+    scale: float,
+    dropout: float = 0.0,
+    bias: Tensor | None = None,
+    window: int | None = None,
+) -> Tensor:
+    """Attention of query, key and value (T, heads, d) on a CPU.
+
+    `bias` (1, heads, L, L) is added to the scores, cut to each sequence; a token sees those nearer than `window`. In
+    inference mode nothing is kept and long groups go through torch's fused kernel; outside of it one path is taken
+    with and without gradients, so that a forward repeated with them is equal bit for bit.
+    """
+    if dropout > 0.0 or not torch.is_inference_mode_enabled():
+        return GroupedAttention.apply(*flat, bias, plan, scale, dropout, window)
     output = flat[0].new_empty(flat[0].shape)
     for group in plan.groups:
+        extra = score_bias(group.length, bias, window, flat[0])
         if group.length > LONGEST_PLAIN:
             q, k, v = (_block(x, group) for x in flat)
-            _put(output, group, F.scaled_dot_product_attention(q, k, v, scale=scale))
+            _put(output, group, F.scaled_dot_product_attention(q, k, v, attn_mask=extra, scale=scale))
             continue
         q, k, v = (_take(x, group) for x in flat)
-        scores = q.new_empty(len(q), group.length, group.length)
-        torch.baddbmm(scores, q, k.transpose(1, 2), beta=0, alpha=scale, out=scores)
-        _put(output, group, torch.bmm(torch.softmax(scores, -1, out=scores), v))
+        p = q.new_empty(len(q), group.length, group.length)
+        _scores(p, q, k, scale, extra)
+        _put(output, group, torch.bmm(p, v))
     return output

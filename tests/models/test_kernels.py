@@ -12,12 +12,19 @@ from embedkit.models.kernels import Dropout, GroupedAttention, dropout_scale, gr
 from embedkit.models.packing import Plan
 
 
-def naive_attention(query, key, value, lengths, scale, factors=None):
+def naive_attention(query, key, value, lengths, scale, factors=None, bias=None, window=None):
     """Sequence by sequence, written out; `factors` per place as lists of (heads, l, l)."""
     outputs, at = [], 0
     for place, length in enumerate(lengths):
         q, k, v = (x[at : at + length].transpose(0, 1) for x in (query, key, value))
-        weights = torch.softmax(q @ k.transpose(1, 2) * scale, -1)
+        scores = q @ k.transpose(1, 2) * scale
+        if bias is not None:
+            scores = scores + bias[0, :, :length, :length]
+        for i in range(length):
+            for j in range(length):
+                if window is not None and abs(i - j) >= window:
+                    scores[:, i, j] = -torch.inf
+        weights = torch.softmax(scores, -1)
         if factors is not None:
             weights = weights * factors[place]
         outputs.append((weights @ v).transpose(0, 1))
@@ -71,19 +78,44 @@ def test_attention_dropout_and_its_gradient(case) -> None:
 
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("biased", [False, True])
-def test_padded_attention_equals_groups(case, window: int | None, biased: bool) -> None:
-    """What a GPU runs equals what a CPU runs, with relative bias and sliding window."""
+@pytest.mark.parametrize("attend", [grouped_attention, attention.padded_attention])
+def test_bias_and_window(case, attend, window: int | None, biased: bool) -> None:
+    """What a CPU and what a GPU runs, with relative bias and sliding window."""
     plan, (query, key, value, upstream) = case
     bias = torch.randn(1, 3, plan.longest, plan.longest, dtype=torch.float64) if biased else None
 
-    def run(attend) -> list[torch.Tensor]:
+    def run(function) -> list[torch.Tensor]:
         leaves = [x.clone().requires_grad_() for x in (query, key, value)]
-        out = attend(tuple(leaves), plan, 0.4, 0.0, bias, window)
+        added = None if bias is None else bias.clone().requires_grad_()
+        out = function(tuple(leaves), added)
         out.backward(upstream)
-        return [out.detach(), *(x.grad for x in leaves)]
+        return [out.detach(), *(x.grad for x in leaves), *([] if added is None else [added.grad])]
 
-    for found, expected in zip(run(attention.padded_attention), run(attention._masked_groups), strict=True):
-        torch.testing.assert_close(found, expected)
+    found = run(lambda x, b: attend(x, plan, 0.4, 0.0, b, window))
+    expected = run(lambda x, b: naive_attention(*x, plan.lengths, 0.4, bias=b, window=window))
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+    with torch.inference_mode():
+        torch.testing.assert_close(attend((query, key, value), plan, 0.4, 0.0, bias, window), expected[0])
+
+
+def test_long_groups_in_inference_mode(case, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, (query, key, value, _) = case
+    monkeypatch.setattr("embedkit.models.kernels.LONGEST_PLAIN", 2)
+    with torch.inference_mode():
+        found = grouped_attention((query, key, value), plan, 0.4)
+    torch.testing.assert_close(found, naive_attention(query, key, value, plan.lengths, 0.4))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_forward_is_the_same_bits_with_and_without_gradient(case, dropout: float) -> None:
+    plan, (query, key, value, _) = case
+    flat = tuple(x.float() for x in (query, key, value))
+    torch.manual_seed(4)
+    with torch.no_grad():
+        first = grouped_attention(flat, plan, 0.4, dropout)
+    torch.manual_seed(4)
+    assert torch.equal(grouped_attention(tuple(x.requires_grad_() for x in flat), plan, 0.4, dropout), first)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -102,7 +134,7 @@ def test_attention_on_cuda(case, dtype: torch.dtype) -> None:
 def test_attention_gradcheck(case) -> None:
     plan, (query, key, value, _) = case
     leaves = [x.clone().requires_grad_() for x in (query, key, value)]
-    assert torch.autograd.gradcheck(lambda *x: GroupedAttention.apply(*x, plan, 0.4, 0.0), leaves)
+    assert torch.autograd.gradcheck(lambda *x: GroupedAttention.apply(*x, None, plan, 0.4, 0.0, None), leaves)
 
 
 def test_attention_takes_strided_views(case) -> None:
