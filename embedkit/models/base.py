@@ -161,10 +161,14 @@ class Model(nn.Module):
         """
         digest = hashlib.sha256(json.dumps(self.spec(), sort_keys=True).encode())
         digest.update(self.tokenizer_json().encode())
-        for name, tensor in sorted(self.state_dict().items()):
+        for name, tensor in sorted(self.tensors().items()):
             digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights as `save` writes them, by name."""
+        return self.state_dict()
 
     def describe(self) -> dict[str, Any]:
         """What a score file says about the model."""

@@ -91,10 +91,12 @@ def _set_aside(target: Path) -> Path | None:
 
 def _settle(folder: Path) -> None:
     """Modes by the umask (safetensors writes 0600) and everything on the disk."""
-    mask = os.umask(0)
-    os.umask(mask)
+    probe = folder / ".mode"
+    probe.touch()  # asking the umask itself would set it for all threads
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
     for path in [folder, *folder.rglob("*")]:
-        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask | (stat.S_IRUSR | stat.S_IWUSR))
+        path.chmod(mode | (mode & 0o444) >> 2 if path.is_dir() else mode)
     for path in [*folder.rglob("*"), folder]:
         _sync(path)
 

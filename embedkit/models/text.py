@@ -211,6 +211,15 @@ class TextEncoder(Model):
         """The tokenizer as text."""
         return self._tokenize.json()
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights by name; adapters are merged into their layers."""
+        from embedkit.models.adapters import has_adapters, merged_state
+
+        if not has_adapters(self.encoder):
+            return self.state_dict()
+        dense = {f"dense.{name}": tensor for name, tensor in self.dense.state_dict().items()}
+        return {f"encoder.{name}": tensor for name, tensor in merged_state(self.encoder).items()} | dense
+
     def write_weights(self, folder: Path, extra: dict[str, Tensor] | None = None) -> None:
         """Write encoder and tokenizer as a transformers folder.
 

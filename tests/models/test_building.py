@@ -105,6 +105,7 @@ def test_lora_trains_little_and_merges(tokenizer: str, tmp_path: Path) -> None:
     model.save(tmp_path / "m")
     again = load(tmp_path / "m", device="cpu")
     np.testing.assert_allclose(again.encode(tiny.SENTENCES), expected, atol=1e-5)
+    assert again.hash() == model.hash()
     assert merged_state(model.encoder).keys() == plain.encoder.state_dict().keys()
 
 

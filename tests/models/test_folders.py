@@ -242,6 +242,8 @@ def test_damaged_folders(break_it, message: str, folder: Path) -> None:
 def test_not_a_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such model folder"):
         load(tmp_path / "nowhere" / "deep" / "m")
+    with pytest.raises(ModelError, match="neither a folder here nor a model that the hub can give"):
+        load("nobody/nothing-here")
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(ModelError, match=r"not a model folder.*notes.txt"):
         load(tmp_path)
