@@ -59,5 +59,8 @@ def test_a_dead_process_is_named() -> None:
 
 
 def test_late_processes_are_named() -> None:
-    with pytest.raises(TimeoutError, match=r"processes \[1\] of 2"):
-        run_processes(sleep_on_one, 2, timeout=2.0)
+    with Processes(2) as processes:
+        processes.run(total, 1.0)  # both have started
+        processes.timeout = 3.0
+        with pytest.raises(TimeoutError, match=r"processes \[1\] of 2"):
+            processes.run(sleep_on_one)

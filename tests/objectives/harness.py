@@ -6,6 +6,7 @@ the batch, trained parameters as ``objective.named_parameters()`` calls them.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -207,13 +208,23 @@ def evaluate(objective: Objective, draw: Draw, advance: bool = True, **more: Any
     return Result(float(output.loss.detach()), arrays(grads), terms, arrays(dict(objective.state_dict())))
 
 
-def warmed(case: Case, **more: Any) -> tuple[Objective, Draw]:
-    """The objective after the case's first steps, and the inputs of the step that is compared."""
-    objective = case.build(**more)
+_WARM: dict[str, Objective] = {}
+_START: dict[str, dict[str, np.ndarray]] = {}
+
+
+def warmed(case: Case) -> tuple[Objective, Draw]:
+    """The objective after the case's first steps, and the inputs of the step that is compared.
+
+    A copy of one that is made once, because many tests ask for the same.
+    """
     *before, last = case.steps()
-    for draw in before:
-        evaluate(objective, draw)
-    return objective, last
+    if case.id not in _WARM:
+        _WARM[case.id] = case.build()
+        _START[case.id] = arrays(dict(_WARM[case.id].named_buffers()))
+        for draw in before:
+            evaluate(_WARM[case.id], draw)
+        _WARM[case.id].zero_grad()
+    return copy.deepcopy(_WARM[case.id]), last
 
 
 def facts(case: Case, objective: Objective, draw: Draw) -> Facts:
@@ -225,8 +236,7 @@ def facts(case: Case, objective: Objective, draw: Draw) -> Facts:
     roles = {
         name: arrays(getattr(batch, name)) for name in ("owner", "keys", "ids", "score", "label", "group", "guide")
     }
-    initial = arrays(dict(case.build().named_buffers()))
-    known = {"state": state, "initial": initial, "history": case.steps()[:-1]}
+    known = {"state": state, "initial": _START[case.id], "history": case.steps()[:-1]}
     place = {"step": batch.step, "total_steps": batch.total_steps, "epoch": batch.epoch}
     return Facts(batch.size, **roles, **known, **place)
 

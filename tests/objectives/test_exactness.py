@@ -26,7 +26,7 @@ with_tile = [case for case in CASES if "tile" in presets[case.name].settings]
 tiled_cases = [case for case in with_tile if presets[case.name].tiled]
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[2, 4], ids="{}-processes".format)
 def processes(request: pytest.FixtureRequest) -> Iterator[Processes]:
     """Processes that live as long as the tests of this file."""
     with Processes(request.param) as found:
@@ -69,12 +69,11 @@ def test_processes_change_nothing(case: Case, processes: Processes) -> None:
     assert_equal(joined(processes.run(train_by_id, case.id, config), case), alone(case.id))
 
 
+@pytest.mark.parametrize("processes", [4], indirect=True)
 @pytest.mark.parametrize("case", FIRST, ids=lambda case: case.name)
 def test_processes_without_rows_change_nothing(case: Case, processes: Processes) -> None:
     """Three rows on four processes: one of them has no anchor, and no row of its own."""
-    if processes.world == 4:
-        every = processes.run(train_by_id, case.id, {}, 3)
-        assert_equal(joined(every, case), train(case, {}, 3))
+    assert_equal(joined(processes.run(train_by_id, case.id, {}, 3), case), train(case, {}, 3))
 
 
 def joined(every: list[list[Result]], case: Case) -> list[Result]:
