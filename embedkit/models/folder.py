@@ -19,6 +19,7 @@ TRAIN_ONLY_FILE = "embedkit_train_only.safetensors"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _MODULES = ("Transformer", "Pooling", "Dense", "Normalize", "StaticEmbedding")
+_SEQUENCE = re.compile(r"(Transformer Pooling( Dense)*|StaticEmbedding)( Normalize)?")
 _POOLING_FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -167,18 +168,25 @@ def _sentence_transformers(root: Path) -> FolderPlan:
     plan = FolderPlan(root, root, "text", "sentence-transformers", {"normalize": False})
     if not isinstance(modules, list) or not all(isinstance(m, dict) and "type" in m for m in modules):
         raise ModelError("is not a list of modules", where=str(listing), remedy="write the folder again")
-    for place, module in enumerate(modules):
+    names = []
+    for module in modules:
         kind = str(module["type"])
-        name = kind.rpartition(".")[2]
-        if not kind.startswith("sentence_transformers.") or name not in _MODULES:
+        names.append(kind.rpartition(".")[2])
+        if not kind.startswith("sentence_transformers.") or names[-1] not in _MODULES:
             raise ModelError(
                 f"module {kind!r} is not known", where=str(listing), remedy=f"known modules: {', '.join(_MODULES)}"
             )
-        if (place == 0) != (name in ("Transformer", "StaticEmbedding")):
-            raise ModelError(f"module {name} at place {place} is not supported", where=str(listing))
+    if not _SEQUENCE.fullmatch(" ".join(names)):
+        raise ModelError(f"modules in the order {', '.join(names)} are not supported", where=str(listing))
+    for name, module in zip(names, modules, strict=True):
         _MODULE_READERS[name](plan, _inside(root, module.get("path", "")))
     settings = root / "config_sentence_transformers.json"
     saved = read_json(settings) if settings.is_file() else {}
+    if saved.get("truncate_dim"):
+        raise ModelError(
+            f"vectors are cut to {saved['truncate_dim']} coordinates", where=str(settings),
+            remedy="remove truncate_dim there and pass it to encode",
+        )  # fmt: skip
     prompts = {name: text for name, text in (saved.get("prompts") or {}).items() if text}
     plan.spec["prompts"] = prompts
     default = saved.get("default_prompt_name")
@@ -227,8 +235,11 @@ def _pooling(plan: FolderPlan, folder: Path) -> None:
 
 def _dense(plan: FolderPlan, folder: Path) -> None:
     saved = read_json(folder / "config.json")
-    if saved.get("use_residual"):
-        raise ModelError("a Dense module with a residual is not supported", where=str(folder / "config.json"))
+    ends = {saved.get("module_input_name"), saved.get("module_output_name")}
+    if saved.get("use_residual") or not ends <= {None, "sentence_embedding"}:
+        raise ModelError(
+            "a Dense module with a residual or on token vectors is not supported", where=str(folder / "config.json")
+        )
     activation = str(saved.get("activation_function", "torch.nn.modules.activation.Tanh")).rpartition(".")[2].lower()
     plan.dense.append(
         (

@@ -266,6 +266,40 @@ def test_wrong_names_are_refused_before_torch_is_imported(tmp_path: Path) -> Non
     assert "not a model folder" in result.stdout
 
 
+def test_orders_that_mean_something_else_are_refused(folder: Path) -> None:
+    (folder / "embedkit.json").unlink()
+    listing = folder / "modules.json"
+    transformer, pooling, normalize = json.loads(listing.read_text())
+    for modules in ([transformer, normalize, pooling], [transformer], [transformer, normalize], [pooling]):
+        listing.write_text(json.dumps(modules))
+        with pytest.raises(ModelError, match="order"):
+            load(folder)
+    listing.write_text(json.dumps([transformer, pooling]))
+    settings = folder / "config_sentence_transformers.json"
+    edit(settings, truncate_dim=8)
+    with pytest.raises(ModelError, match="cut to 8"):
+        load(folder)
+    edit(settings, truncate_dim=None)
+    assert not load(folder, device="cpu").normalize
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"use_residual": True}, "residual"),
+        ({"module_input_name": "token_embeddings"}, "token vectors"),
+        ({"activation_function": "torch.nn.modules.activation.Softshrink"}, "unknown activation 'softshrink'"),
+    ],
+)
+def test_dense_modules_that_are_not_known(changes: dict, message: str, tmp_path: Path) -> None:
+    tiny.model_folder(tmp_path / "m", dense=[Dense(32, 8)])
+    (tmp_path / "m" / "embedkit.json").unlink()
+    assert load(tmp_path / "m", device="cpu").dim == 8
+    edit(tmp_path / "m" / "2_Dense" / "config.json", **changes)
+    with pytest.raises(ModelError, match=message):
+        load(tmp_path / "m")
+
+
 def test_old_sentence_transformers_layout(folder: Path, tmp_path: Path) -> None:
     """Weights in a sub-folder, pooling as flags, module names of version 2."""
     expected = load(folder, device="cpu")

@@ -115,6 +115,18 @@ def test_plan_by_hand() -> None:
     assert (plan.tokens, plan.longest) == (9, 3)
 
 
+@pytest.mark.parametrize("family", ["albert", "distilbert", "modernbert", "mpnet", "t5"])
+def test_first_last_in_other_families(family: str) -> None:
+    model = tiny.text_encoder(family, pooling="first-last")
+    inputs = model.prepare(tiny.SENTENCES)
+    expected = []
+    with torch.no_grad():
+        for row in inputs.rows():
+            output = model.encoder(input_ids=torch.tensor([row]), output_hidden_states=True)
+            expected.append(((output.hidden_states[1] + output.last_hidden_state) / 2)[0].mean(0))
+        torch.testing.assert_close(model(inputs), torch.stack(expected), atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", list(poolers))
 def test_poolers_against_naive(name: str) -> None:
     template = 'this sentence : "{}" means [MASK] .'
