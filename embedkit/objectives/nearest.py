@@ -127,7 +127,7 @@ table_preset(
 
 
 @objective(
-    "all4one", paper="Estepa et al. 2023 (arXiv 2303.09417)", family="wrapper", splits=True, state="queues of anchors",
+    "all4one", paper="Estepa et al. 2023 (arXiv 2303.09417)", family="table", splits=True, state="queues of anchors",
     slots="neighbour-centroid, nnclr and feature-correlation",
 )  # fmt: skip
 class All4One(WeightedSum):

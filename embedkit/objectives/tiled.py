@@ -64,15 +64,9 @@ def _transposed(one: Table, two: Table) -> bool:
 
 def _tiled(table: Table, rows: Sequence[Stat], columns: Sequence[Stat], size: int) -> list[Tensor]:
     """Sums over rows, then sums over columns."""
-    scale, bias = table.scale, table.bias
-    left = [p.left for p in table.parts]
-    inside = scale
-    if all(p.function.identity for p in table.parts):
-        # The scale goes into the features, where autograd finds its gradient without another pass over tiles.
-        left, inside = [z * scale for z in left], scale.new_ones(())
-    work = _Work(replace(table, scale=inside.detach()), tuple(rows), tuple(columns), size)
-    features = [z for pair in zip(left, (p.right for p in table.parts), strict=True) for z in pair]
-    return list(_Sums.apply(work, inside, bias, *features))
+    work = _Work(replace(table, scale=table.scale.detach()), tuple(rows), tuple(columns), size)
+    features = [z for p in table.parts for z in (p.left, p.right)]
+    return list(_Sums.apply(work, table.scale, table.bias, *features))
 
 
 @dataclass
@@ -85,6 +79,12 @@ class _Work:
     size: int
     features: list[Tensor] = field(default_factory=list)
     buffers: dict[str, Tensor] = field(default_factory=dict)
+    strip: tuple[int, Tensor] | None = None
+
+    def release(self) -> None:
+        """Let go of everything that autograd does not keep."""
+        self.features, self.strip = [], None
+        self.buffers.clear()
 
     def tiles(self) -> Iterator[tuple[slice, slice]]:
         """Every tile that can hold a wanted pair, by rows."""
@@ -97,18 +97,31 @@ class _Work:
                 if not only_negatives or self.table.masks.repels(rows, columns):
                     yield rows, columns
 
+    @property
+    def linear(self) -> bool:
+        """Whether logits are scaled dot products, so that anchors can be scaled instead."""
+        return len(self.table.parts) == 1 and self.table.parts[0].function.identity
+
+    def scale(self, rows: slice) -> Tensor:
+        """Scale of some anchors, () or (rows, 1)."""
+        return self.table.scale if self.table.scale.dim() == 0 else self.table.scale[rows]
+
+    def scaled(self, rows: slice) -> Tensor:
+        """Anchors times scale, kept while tiles of the same rows pass by."""
+        if self.strip is None or self.strip[0] != rows.start:
+            self.strip = rows.start, self.features[0][rows] * self.scale(rows)
+        return self.strip[1]
+
     def logits(self, rows: slice, columns: slice) -> tuple[Tensor, list[Tensor]]:
         """Logits of a tile in a buffer that the next tile overwrites, and the dot products if a function needs them."""
-        t = self.table
-        dots = [self.features[2 * k][rows] @ self.features[2 * k + 1][columns].T for k in range(1, len(t.parts))]
-        shape = (rows.stop - rows.start, columns.stop - columns.start)
-        first = torch.mm(self.features[0][rows], self.features[1][columns].T, out=self.buffer("logits", shape))
-        dots.insert(0, first)
-        if t.parts[0].function.identity and len(t.parts) == 1:
-            logits, dots = first, []
+        t, dots = self.table, list[Tensor]()
+        if self.linear:
+            shape = (rows.stop - rows.start, columns.stop - columns.start)
+            logits = torch.mm(self.scaled(rows), self.features[1][columns].T, out=self.buffer("logits", shape))
         else:
+            dots = [self.features[2 * k][rows] @ self.features[2 * k + 1][columns].T for k in range(len(t.parts))]
             values = [p.function.value(s) for p, s in zip(t.parts, dots, strict=True)]
-            logits = sum(values[1:], values[0]) * (t.scale if t.scale.dim() == 0 else t.scale[rows])
+            logits = sum(values[1:], values[0]) * self.scale(rows)
         return (logits if t.bias is None else logits.add_(t.bias)), dots
 
     def buffer(self, name: str, shape: tuple[int, int]) -> Tensor:
@@ -132,10 +145,11 @@ class _Work:
 
     def bound(self) -> float:
         """The largest |logit| there can be, by the lengths of the features; inf when a function hides it."""
-        if len(self.features) > 2 or not self.table.parts[0].function.identity:
+        if not self.linear or not all(len(z) for z in self.features):
             return math.inf
-        longest = [float(torch.linalg.vector_norm(z, dim=1).max()) if len(z) else 0.0 for z in self.features]
-        return longest[0] * longest[1] + (0.0 if self.table.bias is None else float(self.table.bias.abs()))
+        longest = [torch.linalg.vector_norm(z, dim=1).max() for z in self.features]
+        bias = 0.0 if self.table.bias is None else float(self.table.bias.abs())
+        return float(longest[0] * longest[1] * self.table.scale.abs().max()) + bias
 
 
 class _Running:
@@ -204,11 +218,10 @@ class _Sums(torch.autograd.Function):
             logits, _ = work.logits(rows, columns)
             masks, extra = work.masked(rows, columns)
             _pass(runs, (columns, rows), logits, masks, extra, small)
-        work.buffers.clear()
+        work.release()
         results = tuple(run.result() for run in runs)
         ctx.work, ctx.small = work, small
         ctx.save_for_backward(scale, bias, *features, *results)
-        work.features = []
         fixed = [r for r, s in zip(results, work.rows + work.columns, strict=True) if s.kind in ("count", "expect")]
         ctx.mark_non_differentiable(*fixed)
         return results
@@ -230,8 +243,9 @@ class _Sums(torch.autograd.Function):
             if d_bias is not None:
                 d_bias += d_logits.sum()
             _into_features(work, (rows, columns), d_logits, dots, out, d_scale)
-        work.buffers.clear()
-        work.features = []
+        if work.linear:
+            _unscale(work, out[0], d_scale)
+        work.release()
         return None, d_scale, d_bias, *out
 
 
@@ -342,11 +356,11 @@ def _into_features(work: _Work, tile: tuple[slice, slice], d_logits: Tensor, dot
     """Add a tile's gradient to those of the features, and of the scale where it is applied to scores."""
     rows, columns = tile
     t = work.table
-    if not dots:
+    if work.linear:
         out[0][rows].addmm_(d_logits, work.features[1][columns])
-        out[1][columns].addmm_(d_logits.T, work.features[0][rows])
+        out[1][columns].addmm_(d_logits.T, work.scaled(rows))
         return
-    scale = t.scale if t.scale.dim() == 0 else t.scale[rows]
+    scale = work.scale(rows)
     for k, (p, s) in enumerate(zip(t.parts, dots, strict=True)):
         score = d_logits * p.function.value(s)
         if t.scale.dim() == 0:
@@ -357,3 +371,14 @@ def _into_features(work: _Work, tile: tuple[slice, slice], d_logits: Tensor, dot
         out[2 * k][rows].addmm_(d_dot, work.features[2 * k + 1][columns])
         out[2 * k + 1][columns].addmm_(d_dot.T, work.features[2 * k][rows])
 
+
+def _unscale(work: _Work, out: Tensor, d_scale: Tensor) -> None:
+    """From the gradient of scaled anchors, in place, that of anchors; adds that of the scale. A strip at a time."""
+    for at in range(0, len(out), work.size):
+        rows = slice(at, min(len(out), at + work.size))
+        along = torch.linalg.vecdot(out[rows], work.features[0][rows])
+        if d_scale.dim() == 0:
+            d_scale += along.sum()
+        else:
+            d_scale[rows] += along[:, None]
+        out[rows] *= work.scale(rows)

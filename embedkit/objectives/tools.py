@@ -11,7 +11,7 @@ from torch import Tensor
 from embedkit.errors import NonFiniteError, RecipeError
 
 EPSILON = 1e-8
-"""Added to a vector's length before dividing by it, so that a zero vector stays zero."""
+"""The least that a vector is divided by, so that a zero vector stays zero."""
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -44,11 +44,32 @@ def prepare(embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: z.to(compute_dtype(z.dtype)) for name, z in embeddings.items()}
 
 
+class _Unit(torch.autograd.Function):
+    """Division by length that keeps its output only, and makes no further tensor of its size on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
+        if z.numel() and not bool(torch.isfinite(length).all()):
+            # Squares of very long vectors overflow; NaN and infinity themselves were refused before.
+            top = z.abs().amax(-1, keepdim=True).clamp_min(1.0)
+            length = torch.linalg.vector_norm(z / top, dim=-1, keepdim=True) * top
+        length = length.clamp_min(EPSILON)
+        out = z / length
+        ctx.save_for_backward(out, length)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        out, length = ctx.saved_tensors
+        # A vector shorter than EPSILON is only scaled: nothing is taken from its gradient.
+        along = torch.linalg.vecdot(grad, out).unsqueeze(-1) * (length > EPSILON)
+        return torch.addcmul(grad, out, along, value=-1).div_(length)
+
+
 def unit(z: Tensor) -> Tensor:
     """Rows of `z` (..., D) divided by their length; a zero row stays zero and has a finite gradient."""
-    # The square root is kept away from 0, where its gradient is infinite.
-    length = (z * z).sum(-1, keepdim=True).clamp_min(EPSILON * EPSILON).sqrt()
-    return z / length
+    return _Unit.apply(z)
 
 
 def masked_lse(x: Tensor, mask: Tensor | None, dim: int = -1) -> Tensor:

@@ -96,7 +96,7 @@ def measure(name: str, rows: int, dim: int, threads: int) -> dict[str, float]:
     value.backward()
     wall, processor = time.perf_counter() - wall, time.process_time() - processor
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"wall": wall, "cpu": processor, "peak": peak - before, "total": peak, "loss": float(value)}
+    return {"wall": wall, "cpu": processor, "peak": peak - before, "total": peak, "loss": float(value.detach())}
 
 
 def check(name: str, dim: int) -> None:
