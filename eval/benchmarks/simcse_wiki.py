@@ -2,9 +2,9 @@
 
     python eval/benchmarks/simcse_wiki.py [--seeds 3] [--steps 250] [--shared ../shared]
 
-The backbone is raw-bert-mini (its README: a small masked-LM BERT made for such comparisons), so compare before
-with after, not with published numbers. Before: the raw [CLS] and the mean of the last layer, no training. After: the recipe's
-own pooler ([CLS], head in training only), best checkpoint by STS-B dev, as the recipe says.
+The backbone is raw-bert-mini (its README: a small masked-LM BERT made for such comparisons), so compare before with
+after, not with published numbers. Before: the raw [CLS] and the mean of the last layer, no training. After: the
+recipe's own pooler ([CLS], head in training only), best checkpoint by STS-B dev, as the recipe says.
 """
 
 from __future__ import annotations
