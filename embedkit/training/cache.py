@@ -71,6 +71,7 @@ def _by_budget(order: np.ndarray, costs: np.ndarray, budget: int) -> list[np.nda
 class _Chunk:
     pool: int
     index: np.ndarray
+    idle: bool = False  # computed so that all processes run equally many passes; its result is not used
     state: RandomState | None = None
     output: Tensor | None = None
 
@@ -101,15 +102,22 @@ class CachedEmbeddings:
         What views yield when no process input is there at all; tells type and device.
     last_backward : callable, optional
         Called right before the last forward or backward pass of the step, for engines that communicate in it.
+    passes : callable (int) -> int, optional
+        How many chunks every process runs, given how many this one has, for engines that communicate in each pass.
+        Missing ones are filled with an input whose result is not used.
     """
 
     def __init__(
         self, encode: Callable[[Pool, Any], Tensor], pools: Sequence[Pool], chunking: Chunking, empty: Tensor,
-        last_backward: Callable[[], None] | None = None,
+        last_backward: Callable[[], None] | None = None, passes: Callable[[int], int] | None = None,
     ) -> None:  # fmt: skip
         self.encode, self.pools, self.empty, self.device = encode, pools, empty, empty.device
         self._last_backward = last_backward or (lambda: None)
         self._chunks = [_Chunk(p, index) for p, pool in enumerate(pools) for index in chunking.cut(pool) if len(index)]
+        if passes is not None and self._chunks:
+            missing = passes(len(self._chunks)) - len(self._chunks)
+            spare = self._chunks[-1]
+            self._chunks[:0] = [_Chunk(spare.pool, spare.index[:1], idle=True) for _ in range(missing)]
         self._kept = len(self._chunks) if chunking.whole else min(chunking.keep, len(self._chunks))
 
     def forward(self) -> dict[str, Tensor]:
@@ -122,7 +130,7 @@ class CachedEmbeddings:
                 chunk.output = self._run(chunk)
         found: dict[str, Tensor] = {}
         for number, pool in enumerate(self.pools):
-            found.update(self._by_name(pool, [c for c in self._chunks if c.pool == number]))
+            found.update(self._by_name(pool, [c for c in self._chunks if c.pool == number and not c.idle]))
         for chunk in self._chunks[:first_kept]:
             chunk.output = None
         return found
@@ -162,7 +170,8 @@ class CachedEmbeddings:
         return self.encode(pool, pool.inputs if whole else pool.inputs.select(chunk.index))
 
     def _gradient(self, chunk: _Chunk, by_pool: list[Tensor]) -> Tensor:
-        return by_pool[chunk.pool][torch.as_tensor(chunk.index, device=by_pool[chunk.pool].device)]
+        gradient = by_pool[chunk.pool][torch.as_tensor(chunk.index, device=by_pool[chunk.pool].device)]
+        return torch.zeros_like(gradient) if chunk.idle else gradient
 
     def _by_name(self, pool: Pool, chunks: list[_Chunk]) -> dict[str, Tensor]:
         outputs = [chunk.output.detach() for chunk in chunks if chunk.output is not None]

@@ -52,12 +52,22 @@ class Engine:
         """Move everything to the device, equal on every process, and shard the model when launched with FSDP2."""
         bundle.to(self.world.device)
         self._equalise(bundle)
-        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        plugin = self._plugin()
         if plugin is not None:
             if getattr(plugin, "fsdp_version", 1) != 2:
                 raise RecipeError("FSDP version 1 is not supported", where="accelerate", remedy="set fsdp_version to 2")
             self._shard(bundle)
         return bundle
+
+    def _plugin(self) -> Any:
+        """accelerate's FSDP plugin; on CPUs, where accelerate leaves it out, made from the same launch settings."""
+        from accelerate.utils import FullyShardedDataParallelPlugin, parse_flag_from_env
+
+        state = self.accelerator.state
+        known = getattr(state, "fsdp_plugin", None)
+        if known is None and self.world.size > 1 and parse_flag_from_env("ACCELERATE_USE_FSDP"):
+            known = state.fsdp_plugin = FullyShardedDataParallelPlugin()
+        return known
 
     def _equalise(self, bundle: Bundle) -> None:
         if self.world.size > 1:
@@ -69,15 +79,25 @@ class Engine:
         from accelerate.utils.fsdp_utils import fsdp2_prepare_model
         from torch.distributed.fsdp import FSDPModule
 
+        from embedkit.models.text import TextEncoder
+
         encoder = getattr(bundle.model, "encoder", None)
         if not isinstance(encoder, nn.Module):
             raise RecipeError("this model has nothing to shard", where="accelerate", remedy="launch it without FSDP")
+        if isinstance(bundle.model, TextEncoder) and bundle.model.way() == "buckets":
+            bundle.model.packing = "padded"  # buckets would make another number of passes on each process
         self._plain = copy.deepcopy(bundle.model).cpu()
         fsdp2_prepare_model(self.accelerator, encoder)
         for module in encoder.modules():
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)  # gradients are summed, never averaged
+                module.set_force_sum_reduction_for_comms(True)  # a plain sum, which gloo has too
         self._sharded = encoder
+
+    @property
+    def sharded(self) -> bool:
+        """Whether FSDP2 has sharded the encoder: every pass through it communicates."""
+        return self._sharded is not None
 
     def defer_sync(self, deferred: bool) -> None:
         """Whether the coming backward passes of a sharded model keep their gradients to themselves."""

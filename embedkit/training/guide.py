@@ -80,6 +80,7 @@ class Guide(nn.Module):
         """Move the running mean towards the model; buffers are copied."""
         if self.mean is None or self.decay is None:
             return
-        torch._foreach_lerp_(list(self.mean.parameters()), [p.detach() for p in model.parameters()], 1.0 - self.decay)
+        now_all = [p.full_tensor() if hasattr(p, "full_tensor") else p.detach() for p in model.parameters()]
+        torch._foreach_lerp_(list(self.mean.parameters()), now_all, 1.0 - self.decay)
         for own, now in zip(self.mean.buffers(), model.buffers(), strict=True):
             own.copy_(now)

@@ -6,6 +6,7 @@ import fnmatch
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -105,20 +106,25 @@ class Optimiser:
         self._names = [name for group in groups for name in group.names]
         self._parameters = [named[name] for name in self._names]
         settings = [{"params": [named[n] for n in g.names], "lr": g.lr, "weight_decay": g.weight_decay} for g in groups]
-        sharded = any(hasattr(p, "full_tensor") for p in self._parameters)
-        self.adamw = torch.optim.AdamW(settings, lr=config.lr, betas=config.betas, eps=config.eps, fused=not sharded)
+        way = {"foreach": False} if any(_is_sharded(p) for p in self._parameters) else {"fused": True}
+        self.adamw = torch.optim.AdamW(settings, lr=config.lr, betas=config.betas, eps=config.eps, **way)
 
     def gradient_norm(self) -> Tensor:
         """L2 norm of all gradients, a scalar tensor."""
-        grads = [p.grad for p in self._parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(grads)
-        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        norms = [torch.nn.utils.get_total_norm(grads) for grads in self._gradients()]
+        whole = [norm.full_tensor() if hasattr(norm, "full_tensor") else norm for norm in norms]
+        return torch.stack(whole).norm() if len(whole) > 1 else whole[0]
 
     def scale_gradients(self, factor: Tensor | float) -> None:
         """Multiply all gradients."""
-        grads = [p.grad for p in self._parameters if p.grad is not None]
-        if grads:
+        for grads in self._gradients():
             torch._foreach_mul_(grads, factor)
+
+    def _gradients(self) -> list[list[Tensor]]:
+        """All gradients, sharded ones apart from whole ones, which one operation cannot mix."""
+        grads = [p.grad for p in self._parameters if p.grad is not None]
+        apart = [[g for g in grads if _is_sharded(g) == sharded] for sharded in (True, False)]
+        return [part for part in apart if part]
 
     def clip(self, norm: Tensor) -> None:
         """Scale gradients so that their norm is at most ``train.clip``."""
@@ -138,7 +144,7 @@ class Optimiser:
         """First and second moments and step counts as ``NAME/exp_avg`` ..., on the CPU."""
         state = self.adamw.state
         return {
-            f"{name}/{key}": _whole(value)
+            f"{name}/{key}": whole(value)
             for name, parameter in zip(self._names, self._parameters, strict=True)
             for key, value in state.get(parameter, {}).items()
         }
@@ -150,21 +156,26 @@ class Optimiser:
             name, key = full.rsplit("/", 1)
             parameter = by_name[name]
             device = parameter.device if key != "step" or parameter.device.type == "cuda" else torch.device("cpu")
-            self.adamw.state[parameter][key] = _like(value.to(device), parameter) if key != "step" else value.to(device)
+            self.adamw.state[parameter][key] = like(value.to(device), parameter) if key != "step" else value.to(device)
 
 
-def _whole(value: Tensor) -> Tensor:
+def _is_sharded(tensor: Tensor) -> bool:
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(value: Tensor) -> Tensor:
+    """The whole of a tensor that FSDP2 may have spread over processes, on the CPU; called on every process."""
     full = value.full_tensor() if hasattr(value, "full_tensor") else value
     return full.detach().cpu().contiguous()
 
 
-def _like(value: Tensor, parameter: nn.Parameter) -> Tensor:
-    """`value` spread over processes as `parameter` is."""
-    if not hasattr(parameter, "full_tensor"):
+def like(value: Tensor, parameter: Any) -> Tensor:
+    """`value` spread over processes as `parameter` is; called on every process."""
+    if not _is_sharded(parameter):
         return value
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(value, parameter.device_mesh, parameter.placements)  # type: ignore[attr-defined]
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements)
 
 
 class RunningMean:
@@ -174,12 +185,24 @@ class RunningMean:
         self.decay = decay
         self.mean = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
 
+    def state_tensors(self) -> dict[str, Tensor]:
+        """The means, whole, on the CPU."""
+        return {name: whole(value) for name, value in self.mean.items()}
+
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Restore what `state_tensors` gave."""
+        for name, value in tensors.items():
+            self.mean[name].copy_(like(value.to(self.mean[name].device), self.mean[name]))
+
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """Move the means by ``1 - decay`` towards the parameters."""
         named = dict(module.named_parameters())
-        names = list(self.mean)
-        torch._foreach_lerp_([self.mean[n] for n in names], [named[n].detach() for n in names], 1.0 - self.decay)
+        for sharded in (True, False):
+            names = [n for n, value in self.mean.items() if _is_sharded(value) == sharded]
+            if names:
+                now = [named[n].detach() for n in names]
+                torch._foreach_lerp_([self.mean[n] for n in names], now, 1.0 - self.decay)
 
     def swapped(self, module: nn.Module) -> Iterator[None]:
         """Generator for a context in which the module holds the means."""

@@ -142,7 +142,7 @@ class Run:
         self.step = TrainStep(
             self.state.bundle, self.method, self.world, self._chunking(),
             autocast=autocast(self.precision, self.world.device), loss_scale=lambda: self.state.scale.factor,
-            defer_sync=self.engine.defer_sync, total_steps=self.total,
+            defer_sync=self.engine.defer_sync, total_steps=self.total, equal_passes=self.engine.sharded,
         )  # fmt: skip
         self._seed_process()
         if resume:
@@ -382,8 +382,7 @@ class Run:
 
     def _load_mean(self, step: int) -> None:
         if self.state.ema is not None:
-            for name, value in self.store.at(step).tensors("ema").items():
-                self.state.ema.mean[name].copy_(value)
+            self.state.ema.load_state_tensors(self.store.at(step).tensors("ema"))
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

@@ -16,7 +16,7 @@ from embedkit.recipe_io import check_recipe, dump_recipe, parse_yaml
 from embedkit.training.cache import RandomState
 from embedkit.training.checkpoint import Checkpoint, CheckpointStore
 from embedkit.training.distributed import World
-from embedkit.training.optimiser import Optimiser, RunningMean
+from embedkit.training.optimiser import Optimiser, RunningMean, like, whole
 from embedkit.training.precision import LossScale
 from embedkit.training.setup import Position
 from embedkit.training.step import Bundle
@@ -55,12 +55,12 @@ class RunState:
         """Write a checkpoint; called on every process, written by the main one."""
         random = _gather_random(world)
         tensors = {"weights": _state_tensors(self.bundle), "optimiser": self.optimiser.state_tensors()}
+        if self.ema is not None:
+            tensors["ema"] = self.ema.state_tensors()
+        tensors["random"] = random
         if not world.is_main:
             world.barrier()
             return None
-        if self.ema is not None:
-            tensors["ema"] = {name: value.cpu() for name, value in self.ema.mean.items()}
-        tensors["random"] = random
         document = {
             "position": vars(self.position),
             "best": vars(self.best),
@@ -92,8 +92,7 @@ class RunState:
         load_weights(self.bundle, checkpoint)
         self.optimiser.load_state_tensors(checkpoint.tensors("optimiser"))
         if self.ema is not None:
-            for name, value in checkpoint.tensors("ema").items():
-                self.ema.mean[name].copy_(value)
+            self.ema.load_state_tensors(checkpoint.tensors("ema"))
         self.position = Position(**document["position"])
         self.best = Best(**document["best"])
         self.history = document["history"]
@@ -117,28 +116,16 @@ def load_weights(bundle: Bundle, checkpoint: Checkpoint, file: str = "weights") 
         )  # fmt: skip
     with torch.no_grad():
         for name, value in tensors.items():
-            _copy(own[name], value)
+            own[name].copy_(like(value.to(own[name].device), own[name]))
 
 
 def _whole_shape(tensor: Tensor) -> tuple[int, ...]:
     return tuple(tensor.shape)
 
 
-def _copy(target: Tensor, value: Tensor) -> None:
-    if hasattr(target, "full_tensor"):
-        from torch.distributed.tensor import distribute_tensor
-
-        value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements)  # type: ignore[attr-defined]
-    target.copy_(value)
-
-
 def _state_tensors(bundle: Bundle) -> dict[str, Tensor]:
     """All weights and buffers, whole, on the CPU; tensors that share memory are written once each."""
-    found = {}
-    for name, value in bundle.state_dict().items():
-        whole = value.full_tensor() if hasattr(value, "full_tensor") else value
-        found[name] = whole.detach().cpu().clone().contiguous()
-    return found
+    return {name: whole(value).clone() for name, value in bundle.state_dict().items()}
 
 
 def _gather_random(world: World) -> dict[str, Tensor]:

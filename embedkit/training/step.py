@@ -63,16 +63,19 @@ class TrainStep:
         The factor that fp16 multiplies the loss with; 1 otherwise. Cached gradients already carry it.
     defer_sync : callable (bool), optional
         Tells a sharding engine whether to communicate in the coming backward passes.
+    equal_passes : bool
+        Whether all processes must run equally many forward passes, because they communicate in each.
     """
 
     def __init__(
         self, bundle: Bundle, method: Method, world: World, chunking: Chunking, *,
         autocast: Callable[[], Any], loss_scale: Callable[[], float] = lambda: 1.0,
-        defer_sync: Callable[[bool], None] | None = None, total_steps: int = 1,
+        defer_sync: Callable[[bool], None] | None = None, total_steps: int = 1, equal_passes: bool = False,
     ) -> None:  # fmt: skip
         self.bundle, self.method, self.world, self.chunking = bundle, method, world, chunking
         self.autocast, self.loss_scale, self.total_steps = autocast, loss_scale, total_steps
         self._defer_sync = defer_sync or (lambda deferred: None)
+        self._passes = (lambda own: max(world.counts(own))) if equal_passes else None
         self._seen: tuple[dict[str, Tensor], ObjectiveBatch] | None = None
 
     def gradients(self, batch: StepBatch) -> StepResult:
@@ -118,7 +121,9 @@ class TrainStep:
 
         weight = next(self.bundle.model.parameters())
         empty = torch.empty(0, self.bundle.model.training_dim, dtype=weight.dtype, device=self.world.device)
-        return CachedEmbeddings(encode, batch.pools, self.chunking, empty, lambda: self._defer_sync(False))
+        return CachedEmbeddings(
+            encode, batch.pools, self.chunking, empty, lambda: self._defer_sync(False), self._passes
+        )
 
     def _guide(self, batch: StepBatch, counts: dict[str, list[int]]) -> dict[str, Tensor]:
         if self.bundle.guide is None:
