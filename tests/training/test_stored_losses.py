@@ -1,0 +1,81 @@
+"""The losses of twenty steps of every method, kept in ``stored_losses.json``: a change of them is always on purpose.
+
+Random tiny models with dropout, built-in data and tokenizer, so that nothing but this repository decides the figures.
+After a change that is meant to change them, or for a new method: ``python -m tests.training.test_stored_losses``.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embedkit.methods import methods
+from tests.training import common, runs
+
+STORED = Path(__file__).with_name("stored_losses.json")
+STEPS = 20
+
+TEXT = common.model_config(0.1).model_dump(exclude_none=True)
+CLS = {**TEXT, "pooling": "cls"}
+STATIC = {"kind": "static", "tokenizer": "builtin", "dim": 16, "max_length": 32}
+
+
+def data(name: str) -> dict[str, Any]:
+    return {"train": [{"path": f"builtin:{name}", "limit": 200}]}
+
+
+# One entry a method at least; the name up to a "+" is the method's.
+CASES: dict[str, dict[str, Any]] = {
+    "simcse-unsup": {"model": {**CLS, "head": {"kind": "tanh", "train_only": True}}, "data": data("sentences")},
+    "simcse-sup": {"model": {**CLS, "head": {"kind": "tanh"}}, "data": data("triplets-train")},
+    "pairs": {"model": TEXT, "data": data("triplets-train")},
+    "pairs+cosent": {"model": TEXT, "data": data("graded-train"), "objective": "cosent", "train": {"lr": 3e-3}},
+    "nli-static": {"model": STATIC, "data": data("pairs-train"), "train": {"lr": 0.05}},
+}
+
+
+def recipe(case: str) -> dict[str, Any]:
+    """Twenty steps of a case."""
+    changes = CASES[case]
+    train = {"max_steps": STEPS, "batch_size": 16, "lr": 5e-4, "warmup": 0.1, "weight_decay": 0.01, "log_every": 1}
+    return {
+        "name": "stored", "seed": 42, "method": case.partition("+")[0],
+        **{name: value for name, value in changes.items() if name != "train"},
+        "train": {**train, **changes.get("train", {})},
+    }  # fmt: skip
+
+
+def test_every_method_has_stored_losses() -> None:
+    known = json.loads(STORED.read_text())
+    assert {case.partition("+")[0] for case in CASES} == set(methods), "add a case for every method"
+    assert known.keys() == CASES.keys()
+    assert all(len(losses) == STEPS for losses in known.values())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_losses_are_the_stored_ones(tmp_path: Path, case: str) -> None:
+    wanted = json.loads(STORED.read_text())[case]
+    assert runs.run(tmp_path, recipe(case)).losses == pytest.approx(wanted, rel=1e-5, abs=1e-5)
+    assert sum(wanted[-5:]) < sum(wanted[:5])
+
+
+def test_another_seed_or_rate_has_other_losses(tmp_path: Path) -> None:
+    given, short = recipe("simcse-unsup"), ["train.max_steps=6", "train.schedule=constant"]
+    wanted = runs.run(tmp_path / "plain", given, *short).losses
+    for change in ("seed=43", "train.lr=5.1e-4", "model.dropout=0.11"):
+        found = runs.run(tmp_path / change, given, *short, change).losses
+        assert found != pytest.approx(wanted, rel=1e-5, abs=1e-5), change
+
+
+if __name__ == "__main__":
+    import torch
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        losses = {case: runs.run(Path(folder) / case, recipe(case)).losses for case in CASES}
+    rows = [f" {json.dumps(case)}: {json.dumps([round(x, 7) for x in values])}" for case, values in losses.items()]
+    STORED.write_text("{\n" + ",\n".join(rows) + "\n}\n")
