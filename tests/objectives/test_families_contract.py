@@ -35,7 +35,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 FAMILIES = [name for name, preset in presets.items() if preset.family != "table"]
 # Objectives that stop a gradient, whose loss has other finite differences; their oracles hold the stopped part fixed.
-STOPPED = {"simsiam", "groco", "swav", "harmonise"}
+STOPPED = {"simsiam", "groco", "swav", "harmonise", "hallucinator"}
 
 every_family = pytest.mark.parametrize("name", FAMILIES)
 
