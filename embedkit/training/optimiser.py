@@ -96,8 +96,8 @@ def schedule_factor(step: int, total: int, config: TrainConfig) -> float:
 class Optimiser:
     """AdamW over named groups, whose state is named tensors (no pickle) and whose update can be refused on the device.
 
-    Decoupled weight decay (Loshchilov and Hutter 2019). On CUDA a step with non-finite gradients is skipped without
-    waiting for the device; the caller learns of it at the next log line.
+    Decoupled weight decay (Loshchilov and Hutter 2019). With `can_skip` an update is skipped on the device, without
+    waiting for it; sharded parameters have no fused update and cannot do that.
     """
 
     def __init__(self, module: nn.Module, groups: list[ParameterGroup], config: TrainConfig) -> None:
@@ -106,7 +106,8 @@ class Optimiser:
         self._names = [name for group in groups for name in group.names]
         self._parameters = [named[name] for name in self._names]
         settings = [{"params": [named[n] for n in g.names], "lr": g.lr, "weight_decay": g.weight_decay} for g in groups]
-        way = {"foreach": False} if any(_is_sharded(p) for p in self._parameters) else {"fused": True}
+        self.can_skip = not any(_is_sharded(p) for p in self._parameters)
+        way = {"fused": True} if self.can_skip else {"foreach": False}
         self.adamw = torch.optim.AdamW(settings, lr=config.lr, betas=config.betas, eps=config.eps, **way)
 
     def gradient_norm(self) -> Tensor:

@@ -128,6 +128,7 @@ class Run:
         self._lock = RunLock(folder) if self.world.is_main else None
         self._stop_code: int | None = None
         self._saved: int | None = None
+        self._skipped = torch.zeros((), device=self.world.device)
 
     def _open_suite(self) -> Any:
         from embedkit.evaluation import open_suite
@@ -180,7 +181,7 @@ class Run:
             if state.position.step % config.log_every == 0 or state.position.step == self.total:
                 figures = log.write(state.position.step, {"lr": factor * config.lr, "gradient_norm": float(norm)})
                 losses.append(figures["loss"])
-                self._check_logged(figures)
+                self._check_skipped()
             self.progress.step(state.position.step, figures)
             self._evaluate_and_save(log)
             self._stop_if_asked()
@@ -290,15 +291,21 @@ class Run:
             state.scale.update(True)
             optimiser.adamw.zero_grad(set_to_none=True)
             return norm
-        if self.world.device.type == "cpu" and bool(bad):
+        if not self._refuses_later and bool(bad):
             self._refuse(batch, loss)
         optimiser.clip(norm)
-        optimiser.step(factor, bad.float() if self.world.device.type == "cuda" else None)
+        optimiser.step(factor, bad.float() if self._refuses_later else None)
+        self._skipped = self._skipped + bad
         state.scale.update(False)
         self.step.after_update()
         if state.ema is not None:
             state.ema.update(state.bundle)
         return norm
+
+    @property
+    def _refuses_later(self) -> bool:
+        """Whether bad steps are skipped on the device and told at the next log line, so that nothing waits for it."""
+        return self.world.device.type == "cuda" and self.state.optimiser.can_skip
 
     def _refuse(self, batch: StepBatch, loss: torch.Tensor) -> None:
         raise NonFiniteError(
@@ -320,10 +327,10 @@ class Run:
             what = f"{error.what} at {self._place(batch)}; weights are unchanged"
             raise NonFiniteError(what, where=error.where, remedy=error.remedy) from error
 
-    def _check_logged(self, figures: Mapping[str, float]) -> None:
-        if not self.state.scale.active and not math.isfinite(figures["gradient_norm"]):
+    def _check_skipped(self) -> None:
+        if bool(self._skipped > 0):
             raise NonFiniteError(
-                f"the gradient is not finite near step {self.state.position.step}; those steps were skipped",
+                f"the gradient was not finite shortly before step {self.state.position.step}; weights are unchanged",
                 where=str(self.folder), remedy="lower train.lr, or resume from the last checkpoint",
             )  # fmt: skip
 
@@ -353,6 +360,7 @@ class Run:
     def _save(self) -> None:
         """Write a checkpoint of this step, once: a whole one is never replaced, not even by its equal."""
         if self._saved != self.state.position.step:
+            self._check_skipped()
             self.state.save(self.store, self.recipe, self.rows.fingerprint, self.world)
             self._saved = self.state.position.step
 

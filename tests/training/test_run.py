@@ -295,6 +295,31 @@ def _with_loss(output: Any, loss: Tensor) -> Any:
     return output
 
 
+def test_a_step_skipped_on_the_device_is_told_before_anything_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way of a GPU, which is not waited for in every step, on the CPU."""
+    started = _watched(monkeypatch)
+    monkeypatch.setattr(Run, "_refuses_later", True)
+    real = TrainStep.gradients
+    weights: list[dict[str, Tensor]] = []
+
+    def gradients(self: TrainStep, batch: Any) -> Any:
+        weights.append({name: p.detach().clone() for name, p in self.bundle.named_parameters()})
+        result = real(self, batch)
+        if started[-1].state.position.step == 2:
+            next(p for p in self.bundle.parameters() if p.grad is not None).grad.view(-1)[0] = math.nan  # type: ignore[union-attr]
+        return result
+
+    monkeypatch.setattr(TrainStep, "gradients", gradients)
+    with pytest.raises(NonFiniteError, match="not finite shortly before step 4; weights are unchanged"):
+        runs.run(tmp_path / "run", runs.recipe(train={"save_every": 2, "log_every": 4, "max_steps": 8}))
+    assert len(weights) == 4
+    assert same(weights[3], weights[2])
+    assert not same(weights[2], weights[1])
+    assert runs.steps_kept(tmp_path / "run") == [2]
+
+
 def test_rows_of_a_bad_batch_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[int]] = []
     real = TrainStep.gradients
