@@ -203,9 +203,10 @@ class Run:
         result = TrainResult(
             target, state.position.step, loss, losses, rows[-1]["scores"] if rows else {}, asdict(state.best)
         )
-        if self.world.is_main:
-            text = json.dumps(asdict(result) | {"output": str(target)}, indent=1) + "\n"
-            write_durably(self.folder / "result.json", text.encode())
+        file = self.folder / "result.json"
+        if self.world.is_main and (losses or not file.exists()):  # a finished run that is resumed keeps its figures
+            known = asdict(result) | {"output": str(target), "loss": loss if losses else None}
+            write_durably(file, (json.dumps(known, indent=1) + "\n").encode())
         self.world.barrier()
         self.progress.stop()
         return result

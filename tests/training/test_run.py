@@ -365,6 +365,11 @@ def test_the_log_has_a_row_a_log_step_with_means_and_speeds(tmp_path: Path) -> N
     assert known["steps"] == 5
     assert known["losses"] == result.losses
     assert load_recipe(tmp_path / "run" / "recipe.yaml").train.log_every == 2
+    runs.run(tmp_path / "run", runs.recipe(train={"max_steps": 5, "log_every": 2}), resume=True)  # nothing left to do
+    assert json.loads((tmp_path / "run" / "result.json").read_text()) == known
+    (tmp_path / "run" / "result.json").unlink()
+    runs.run(tmp_path / "run", runs.recipe(train={"max_steps": 5, "log_every": 2}), resume=True)
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["loss"] is None
 
 
 def test_a_log_that_cannot_be_written_is_said_once_and_training_goes_on(
