@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Texts that are tokenised and sorted together: bounds the memory for token ids, long enough for even batches.
 WINDOW = 65_536
-BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536}
+BATCH_TOKENS = {"cpu": 4_096, "mps": 16_384, "cuda": 65_536}
 
 
 def encode(
