@@ -40,7 +40,7 @@ class TableObjective(Objective):
         Part and settings of every slot.
     tile : int, "auto" or None
         Rows and columns of the tiles in which the table is evaluated; None holds the whole table, "auto" tiles a
-        table with more than 2**24 entries when the reducer allows it.
+        table with more than 2**21 entries when the reducer allows it.
     dim, num_rows : int, optional
         Size of the embeddings and of the training data, for parts with state.
     """

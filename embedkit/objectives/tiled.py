@@ -21,7 +21,8 @@ from embedkit.objectives.sides import Relation
 from embedkit.objectives.stats import Stat, Table, dense_stats
 from embedkit.objectives.tools import softplus
 
-AUTO_ENTRIES = 2**24
+AUTO_ENTRIES = 2**21
+"""Tables with more entries than this are tiled: from there on tiles are no slower, and smaller."""
 AUTO_TILE = {"cpu": 1024, "other": 4096}
 """Rows and columns of a tile by kind of device: as large as stays in a processor's cache, or as fills a GPU."""
 
