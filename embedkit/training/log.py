@@ -6,6 +6,7 @@ Losses stay on the device between log steps; nothing here waits for the device e
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from embedkit.training.checkpoint import write_durably
 from embedkit.training.distributed import World
 from embedkit.training.step import StepResult
 
@@ -73,6 +75,14 @@ def log_line(step: int, figures: Mapping[str, float]) -> str:
     return f"{first}, {speed}, {shares}"
 
 
+def _step_of(line: str) -> float:
+    """The step of a row of the log; infinity for a row that a kill cut short."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
 class RunLog:
     """Adds up the steps between two log lines.
 
@@ -128,6 +138,15 @@ class RunLog:
             self._track(figures, step)
         self._reset()
         return figures
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows after `step`, which a resumed run writes again."""
+        if not (self.world.is_main and self.path.is_file()):
+            return
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if _step_of(line) <= step]
+        if len(kept) < len(lines):
+            write_durably(self.path, "".join(kept).encode("utf-8"))
 
     def record(self, row: Mapping[str, Any]) -> None:
         """Append a row to ``log.jsonl``. A log that cannot be written is said once and does not end the run."""

@@ -159,9 +159,11 @@ class Run:
         """Train to the last step; the logged losses of this part of the run."""
         config, state = self.recipe.train, self.state
         log = RunLog(self.folder / "log.jsonl", self.world, self.progress, lambda: stream.waited, self.engine.track)
+        log.rewind(state.position.step if state.position.step or state.history else -1)
         self.progress.start(self.total, state.position.step)
         losses: list[float] = []
-        if self.recipe.evaluation is not None and self.recipe.evaluation.at_start and state.position.step == 0:
+        evaluation = self.recipe.evaluation
+        if evaluation is not None and evaluation.at_start and state.position.step == 0 and not state.history:
             self._evaluate(log)
             self._save()
         while state.position.step < self.total:

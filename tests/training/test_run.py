@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -338,6 +339,17 @@ def test_rows_of_a_bad_batch_are_named(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 # -- the log --------------------------------------------------------------------------------------------------------
+
+
+def test_a_resumed_run_does_not_log_a_step_twice(tmp_path: Path) -> None:
+    given = runs.recipe(train={"max_steps": 4, "save_every": 2, "log_every": 1})
+    runs.run(tmp_path / "run", given)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000004")  # as if killed on the way to step 4
+    shutil.rmtree(tmp_path / "run" / "model")
+    log = tmp_path / "run" / "log.jsonl"
+    log.write_text(log.read_text() + '{"step": 4, "lo')
+    runs.run(tmp_path / "run", given, resume=True)
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 2, 3, 4]
 
 
 def test_the_log_has_a_row_a_log_step_with_means_and_speeds(tmp_path: Path) -> None:
