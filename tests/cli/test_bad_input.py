@@ -25,7 +25,7 @@ CASES: dict[str, tuple[str, str | bytes | None, list[str], list[str]]] = {
     "missing column": ("t.tsv", "anchor\tother\nx\ty\n", [], ["t.tsv", "no column for role 'positive'"]),
     "extra column": ("t.tsv", "anchor\tpositive\nx\ty\tz\n", [], ["t.tsv:2", "3 cells where the header has 2"]),
     "wrong type": ("t.jsonl", '{"anchor": "a", "positive": 3}\n', [], ["t.jsonl:1", "positive", "text"]),
-    "score is no number": ("t.tsv", "anchor\tpositive\tscore\na\tb\thigh\n", ["objective=cosent"], ["t.tsv:2", "score"]),
+    "score of letters": ("t.tsv", "anchor\tpositive\tscore\na\tb\thigh\n", ["objective=cosent"], ["t.tsv:2", "score"]),
     "empty text": ("t.tsv", "anchor\tpositive\na\t\n", [], ["t.tsv:2", "positive", "empty"]),
     "None text": ("t.jsonl", '{"anchor": "a", "positive": null}\n', [], ["t.jsonl:1", "positive"]),
     "not UTF-8": ("t.tsv", b"anchor\tpositive\na\tna\xefve\n", [], ["t.tsv:2", "not UTF-8", "0xef"]),
