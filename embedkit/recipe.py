@@ -59,6 +59,71 @@ class LoraConfig(Settings):
     targets: list[str] | Literal["all-linear"] = "all-linear"
 
 
+class TextTowerConfig(Settings):
+    """The text tower of a dual encoder: the keys of `ModelConfig` that make an encoder, and a projection.
+
+    ``name`` is a folder or hub id of any text encoder, ``size`` a named random CLIP text tower, ``config`` a random
+    transformers encoder; ``kind: static`` a bag of word pieces. A tower from a loaded dual encoder takes none of these.
+    """
+
+    kind: Literal["text", "static"] = "text"
+    name: str | None = None
+    revision: str | None = None
+    size: str | None = Field(None, description="a random tower by name, e.g. clip-text-tiny")
+    config: dict[str, Any] | None = None
+    tokenizer: str | None = Field(None, description="as in model.tokenizer; 'clip' is CLIP's own")
+    pooling: str | None = None
+    max_length: int | None = Field(None, gt=1)
+    prompts: dict[str, str] = Field(default_factory=dict)
+    default_prompt: str | None = None
+    dropout: float | None = Field(None, ge=0, lt=1)
+    lora: LoraConfig | None = None
+    dim: int | None = Field(None, gt=0, description="static: size of the vectors")
+    ngrams: int = Field(1, ge=1, le=4)
+    buckets: int = Field(200_000, gt=0)
+    projection: Literal["none", "linear", "mlp"] | None = Field(None, description="linear when not given")
+
+    @property
+    def has_origin(self) -> bool:
+        """Whether this says where a tower comes from."""
+        return any(value is not None for value in (self.name, self.size, self.config)) or self.kind == "static"
+
+
+class ImageTowerConfig(Settings):
+    """The image tower of a dual encoder.
+
+    ``size`` is a named random tower (embedkit's own such as vit-tiny-64, or an architecture of open_clip such as
+    ViT-B-32). ``config`` is a random tower: a configuration of transformers (with ``model_type``), or a ``vision_cfg``
+    of open_clip (with ``timm_model_name`` any model of timm). ``name`` is a folder or hub id of a vision model.
+    ``preprocess`` holds settings of `embedkit.models.preprocess.Preprocess`.
+    """
+
+    name: str | None = None
+    revision: str | None = None
+    size: str | None = Field(None, description="a random tower by name, e.g. vit-tiny-64")
+    config: dict[str, Any] | None = None
+    quick_gelu: bool = False
+    pooling: Literal["cls", "mean", "pooler"] | None = None
+    patch_dropout: float | None = Field(None, ge=0, lt=1, description="share of patches left out in training (FLIP)")
+    freeze_batch_norm: bool = Field(False, description="batch normalisation keeps its running statistics")
+    lora: LoraConfig | None = None
+    preprocess: dict[str, Any] = Field(default_factory=dict)
+    projection: Literal["none", "linear", "mlp"] | None = Field(None, description="linear where the tower has none")
+
+    @property
+    def has_origin(self) -> bool:
+        """Whether this says where a tower comes from."""
+        return any(value is not None for value in (self.name, self.size, self.config))
+
+
+class TowersConfig(Settings):
+    """Both towers of a dual encoder and the space they share."""
+
+    text: TextTowerConfig = Field(default_factory=TextTowerConfig)
+    image: ImageTowerConfig = Field(default_factory=ImageTowerConfig)
+    dim: int | None = Field(None, gt=0, description="size of the shared space")
+
+
 class ModelConfig(Settings):
     """Which encoder, and how a text becomes one vector.
 
@@ -84,7 +149,7 @@ class ModelConfig(Settings):
     dim: int | None = Field(None, gt=0, description="static: size of the vectors")
     ngrams: int = Field(1, ge=1, le=4, description="static: word n-grams up to this length")
     buckets: int = Field(200_000, gt=0, description="static: hash buckets for n-grams")
-    towers: dict[str, Any] | None = Field(None, description="dual: image and text tower")
+    towers: TowersConfig | None = Field(None, description="dual: text tower, image tower, shared space")
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelConfig:
@@ -96,7 +161,20 @@ class ModelConfig(Settings):
             raise ValueError("a static model from scratch needs model.tokenizer and model.dim")
         if self.default_prompt is not None and self.default_prompt not in self.prompts:
             raise ValueError(f"model.default_prompt {self.default_prompt!r} is not one of model.prompts")
+        self._check_towers()
         return self
+
+    def _check_towers(self) -> None:
+        if self.kind != "dual":
+            if self.towers is not None:
+                raise ValueError("model.towers needs model.kind: dual")
+            return
+        towers = self.towers or TowersConfig()
+        origins = [towers.text.has_origin, towers.image.has_origin]
+        if self.name is None and not (all(origins) and towers.dim is not None):
+            raise ValueError("a dual encoder needs model.name, or model.towers with text, image and dim")
+        if self.name is not None and (any(origins) or towers.dim is not None):
+            raise ValueError("model.name brings its own towers: leave name, size, config and dim out of model.towers")
 
 
 class SourceConfig(Settings):
@@ -230,6 +308,9 @@ class Recipe(Settings):
     model: ModelConfig
     data: DataConfig
     objective: Named | None = Field(None, description="replaces the method's own objective")
+    auxiliary: list[Named] = Field(
+        default_factory=list, description="methods whose loss is added: name, weight, decay, decay_steps, settings"
+    )
     guide: GuideConfig | None = None
     train: TrainConfig
     evaluation: EvaluationConfig | None = None

@@ -107,6 +107,7 @@ def _dropout_overrides(config: ModelConfig, known: Any) -> dict[str, float]:
 def _random_text(config: ModelConfig) -> Model:
     from transformers import AutoConfig
 
+    from embedkit.models.clip_text import CAUSAL, PADDED, ClipTextEncoder
     from embedkit.models.loading import new_encoder
     from embedkit.models.text import TextEncoder
 
@@ -129,11 +130,19 @@ def _random_text(config: ModelConfig) -> Model:
         )  # fmt: skip
     for key, value in _dropout_overrides(config, shape).items():
         setattr(shape, key, value)
-    return TextEncoder(new_encoder(shape), tokenizer, **replaced({"normalize": True}, config))
+    spec = replaced({"normalize": True}, config)
+    if kind in (CAUSAL, PADDED):
+        cleaning = "lower" if config.tokenizer == "clip" else "none"
+        return ClipTextEncoder(new_encoder(shape), tokenizer, cleaning=cleaning, **spec)
+    return TextEncoder(new_encoder(shape), tokenizer, **spec)
 
 
 def open_tokenizer(name: str) -> Any:
-    """A tokenizer from a vocab.txt (BERT, lower case), a tokenizer.json or its folder, a hub id, or 'builtin'."""
+    """A tokenizer from a vocab.txt (BERT, lower case), a tokenizer.json or its folder, a hub id, 'builtin', 'clip'."""
+    if name == "clip":
+        from embedkit.models.clip_text import clip_tokenizer
+
+        return clip_tokenizer()
     if name == "builtin":
         from embedkit.data.builtin import tokenizer
 
@@ -158,3 +167,10 @@ def _static(config: ModelConfig) -> Model:
     from embedkit.models.static import build_static
 
     return build_static(config)
+
+
+@builders.add("dual")
+def _dual(config: ModelConfig) -> Model:
+    from embedkit.models.dual_building import build_dual
+
+    return build_dual(config)

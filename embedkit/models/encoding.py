@@ -33,14 +33,14 @@ def encode(
 ) -> np.ndarray:
     """See `Model.encode`; messages count the inputs from `first`."""
     texts = check_texts(inputs, first)
-    dim = _kept(model, truncate_dim)
+    dim = kept_dim(model, truncate_dim)
     text_of_prompt = resolve_prompt(prompt, model.prompts, model.default_prompt)
     number = {text: k for k, text in enumerate(dict.fromkeys(texts))}  # each distinct text once
     distinct = list(number)
     unit = model.normalize if normalize is None else normalize
     budget = batch_tokens or BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cuda"])
     vectors = np.empty((len(distinct), dim), dtype=np.float32)
-    show = _reporter(progress, len(distinct))
+    show = reporter(progress, len(distinct), "texts")
     was_training = model.training
     model.eval()
     try:
@@ -79,7 +79,8 @@ def _vectors(model: Model, batch: Inputs, dim: int, unit: bool) -> np.ndarray:
     return out.cpu().numpy()
 
 
-def _kept(model: Model, truncate_dim: int | None) -> int:
+def kept_dim(model: Model, truncate_dim: int | None) -> int:
+    """Coordinates that `encode` keeps."""
     if truncate_dim is None:
         return model.dim
     if not 0 < truncate_dim <= model.dim:
@@ -99,10 +100,10 @@ def _refuse_non_finite(
         )  # fmt: skip
 
 
-def _reporter(progress: Any, total: int) -> Any:
-    """A function that is told how many more texts are done."""
+def reporter(progress: Any, total: int, noun: str) -> Any:
+    """A function that is told how many more inputs are done."""
     if progress is True:
-        bar = tqdm(total=total, unit=" texts", desc="encode")
+        bar = tqdm(total=total, unit=f" {noun}", desc="encode")
 
         def advance(count: int) -> None:
             bar.update(count)

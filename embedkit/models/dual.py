@@ -1,0 +1,216 @@
+"""Dual encoders: a text tower and an image tower into one space (Radford et al. 2021, section 2.3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from embedkit.errors import DataError, ModelError, nearest
+from embedkit.models.base import Model, Progress
+from embedkit.models.image_towers import ImageTower, channel_factors, save_tower
+from embedkit.models.images import ImageInputs, is_image, pixels_of
+from embedkit.models.inputs import Inputs
+from embedkit.models.preprocess import Preprocess
+
+PROJECTIONS = ("none", "linear", "mlp")
+TEXT_FOLDER, IMAGE_FOLDER, PROJECTION_FILE = "text", "image", "projections.safetensors"
+
+
+class Projection(nn.Module):
+    """From a tower's vector to the shared space, (N, I) -> (N, D).
+
+    Parameters
+    ----------
+    kind : str
+        "none" (sizes must be equal), "linear", or "mlp": linear to (I + D) // 2, GELU, linear; as in open_clip.
+    inputs, outputs : int
+        Sizes.
+    bias : bool
+        Whether the linear layers have one; CLIP's have none.
+    """
+
+    def __init__(self, kind: str, inputs: int, outputs: int, bias: bool = False) -> None:
+        super().__init__()
+        if kind not in PROJECTIONS:
+            raise ModelError(f"unknown projection {kind!r}", remedy=nearest(kind, PROJECTIONS))
+        if kind == "none" and inputs != outputs:
+            raise ModelError(f"vectors of size {inputs} need a projection to {outputs}", where="model.towers")
+        self.kind, self.inputs, self.outputs, self.bias = kind, inputs, outputs, bias
+        hidden = (inputs + outputs) // 2
+        sizes = {"none": [], "linear": [(inputs, outputs)], "mlp": [(inputs, hidden), (hidden, outputs)]}[kind]
+        self.layers = nn.ModuleList(nn.Linear(i, o, bias=bias) for i, o in sizes)
+        for layer in self.layers:
+            assert isinstance(layer, nn.Linear)
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, I) -> (N, D)."""
+        for place, layer in enumerate(self.layers):
+            x = layer(nn.functional.gelu(x) if place else x)
+        return x
+
+    def spec(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {"kind": self.kind, "inputs": self.inputs, "outputs": self.outputs, "bias": self.bias}
+
+
+class DualEncoder(Model):
+    """Texts and images to vectors in one space.
+
+    Parameters
+    ----------
+    text : Model
+        Any text encoder; its own normalisation is not applied, its prompts and length limit are kept.
+    image : ImageTower
+        Any image tower.
+    text_projection, image_projection : Projection
+        Into the shared space; both have the same output size.
+    preprocess : Preprocess
+        How an image becomes the tower's pixels.
+    scale, bias : float
+        Factor and offset of cosine similarities that the model was trained with: the start of a learnable scale in an
+        objective, and written back when a run ends. The vectors do not depend on them.
+    normalize : bool
+        Unit vectors from `encode`.
+    """
+
+    kind = "dual"
+
+    def __init__(
+        self,
+        text: Model,
+        image: ImageTower,
+        text_projection: Projection,
+        image_projection: Projection,
+        preprocess: Preprocess,
+        scale: float = 1 / 0.07,
+        bias: float | None = None,
+        normalize: bool = True,
+    ) -> None:
+        super().__init__()
+        if text_projection.outputs != image_projection.outputs:
+            raise ModelError(
+                f"the towers end in {text_projection.outputs} and {image_projection.outputs} coordinates",
+                where="model.towers", remedy="give both projections the same size",
+            )  # fmt: skip
+        if preprocess.size != image.size:
+            raise ModelError(
+                f"images of {preprocess.size} for a tower of {image.size}", where="model.towers.image",
+                remedy="leave preprocess.size out",
+            )  # fmt: skip
+        self.text: Model = text
+        self.image: ImageTower = image
+        self.projections = nn.ModuleDict({"text": text_projection, "image": image_projection})
+        self.preprocess, self.scale, self.bias, self.normalize = preprocess, float(scale), bias, normalize
+        self.dim = text_projection.outputs
+        self.prompts, self.default_prompt = text.prompts, text.default_prompt
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a text at most, special tokens included."""
+        return self.text.max_length
+
+    def prepare(self, inputs: Sequence[Any], prompt: str | None = None) -> Any:
+        """`Inputs` of a list of texts (str), or `ImageInputs` of a list of images; safe to call from several threads.
+
+        An image is a PIL image, the bytes or the `Path` of a file, or pixels uint8 (H, W, 3); pixels (3, H, W) are
+        taken as they are.
+
+        Raises
+        ------
+        DataError
+            For a list of both kinds, and for an image that cannot be read.
+        """
+        kinds = {is_image(item) for item in inputs}
+        if len(kinds) > 1:
+            raise DataError("texts and images in one list", remedy="prepare them apart, or use encode")
+        if kinds != {True}:
+            return self.text.prepare(inputs, prompt)
+        return ImageInputs(pixels_of(inputs, self.preprocess), self.image.patches)
+
+    def forward(self, inputs: Inputs | ImageInputs, **settings: Any) -> Tensor:
+        """Vectors (N, D) of texts or images, in their order, not normalised; settings are those of the text tower."""
+        if isinstance(inputs, ImageInputs):
+            return self._project("image", self.image(self.pixels(inputs)))
+        return self._project("text", self.text(inputs, **settings))
+
+    def _project(self, name: str, vectors: Tensor) -> Tensor:
+        return self.projections[name](vectors)
+
+    def pixels(self, inputs: ImageInputs) -> Tensor:
+        """Normalised pixels (N, 3, H, W) in the type of the weights."""
+        full = 1.0 if inputs.pixels.is_floating_point() else 255.0
+        pixels = inputs.pixels.to(self.dtype)
+        scale, shift = channel_factors(self.preprocess.mean, self.preprocess.std, full, pixels)
+        return pixels * scale - shift
+
+    @property
+    def log_scale(self) -> float:
+        """The natural logarithm of `scale`, as other libraries store it."""
+        return math.log(self.scale)
+
+    def spec(self) -> dict[str, Any]:
+        """Settings that decide the vectors, and the scale."""
+        return {
+            "text": {"kind": self.text.kind, **self.text.spec()},
+            "image": self.image.spec(),
+            "projections": {name: part.spec() for name, part in self.projections.items()},
+            "preprocess": self.preprocess.to_json(),
+            "normalize": self.normalize, "scale": self.scale, "bias": self.bias,
+        }  # fmt: skip
+
+    def tokenizer_json(self) -> str:
+        """The text tower's tokenizer as text."""
+        return self.text.tokenizer_json()
+
+    def write_weights(self, folder: Path) -> None:
+        """Write the towers into sub-folders and the projections beside them."""
+        from safetensors.torch import save_file
+
+        (folder / TEXT_FOLDER).mkdir()
+        self.text.write_weights(folder / TEXT_FOLDER)
+        save_tower(self.image, folder / IMAGE_FOLDER)
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.projections.state_dict().items()}
+        save_file(state, folder / PROJECTION_FILE)
+
+    def encode(
+        self,
+        inputs: Sequence[Any],
+        prompt: str | None = None,
+        normalize: bool | None = None,
+        truncate_dim: int | None = None,
+        batch_tokens: int | None = None,
+        progress: Progress = None,
+    ) -> np.ndarray:
+        """Vectors of texts, images, or a mixed list, float32 (N, D), in input order; see `Model.encode`.
+
+        A str is a text; images are as in `prepare`. `batch_tokens` counts patches for images.
+        """
+        from embedkit.models.encoding import encode
+        from embedkit.models.image_encoding import encode_images
+
+        settings = (normalize, truncate_dim, batch_tokens, progress)
+        places = [place for place, item in enumerate(inputs) if is_image(item)]
+        if not places:
+            return encode(self, inputs, prompt, *settings)
+        images = encode_images(self, [inputs[place] for place in places], *settings)
+        if len(places) == len(inputs):
+            return images
+        others = [place for place, item in enumerate(inputs) if not is_image(item)]
+        texts = encode(self, [inputs[place] for place in others], prompt, *settings)
+        vectors = np.empty((len(inputs), images.shape[1]), dtype=np.float32)
+        vectors[places], vectors[others] = images, texts
+        return vectors
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.projections.parameters(), next(self.image.parameters())).device
