@@ -42,6 +42,8 @@ def reasons_against(model: Model) -> list[str]:
     pooling = getattr(model, "pooling", None)
     if pooling is not None and pooling not in _POOLING:
         reasons.append(f"it has no {pooling} pooling")
+    if model.kind in ("clip-text", "dual"):
+        reasons.append(f"a {model.kind} model alone is none of its modules")
     templates = [name for name, text in model.prompts.items() if not is_prefix(text)]
     if templates:
         reasons.append(f"prompt {templates[0]!r} is a template with text behind the slot")
@@ -61,9 +63,10 @@ def write_model(model: Model, folder: Path) -> dict[str, Any]:
     Returns the model's spec with the sub-folder of each dense layer, as ``embedkit.json`` holds it.
     """
     spec = model.spec()
-    modules = [("Transformer" if model.kind == "text" else "StaticEmbedding", "")]
+    is_text = model.kind in ("text", "clip-text")
+    modules = [("Transformer" if is_text else "StaticEmbedding", "")]
     model.write_weights(folder)
-    if model.kind == "text":
+    if is_text:
         modules += _write_text_parts(model, folder, spec)
     if model.normalize:
         modules.append(("Normalize", f"{len(modules)}_Normalize"))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from embedkit.models.causal import ATTENTION, run_causal
 from embedkit.models.cleaning import cleaner
 from embedkit.models.image_towers import need
 from embedkit.models.inputs import Inputs
@@ -46,6 +47,8 @@ class ClipTextEncoder(TextEncoder):
         self.cleaning = cleaning
         self._clean = cleaner(cleaning)
         self.padded = encoder.config.model_type == PADDED
+        if not self.padded:
+            encoder.set_attn_implementation(ATTENTION)
 
     def prepare(self, inputs: Sequence[str], prompt: str | None = None) -> Inputs:
         """Tokenise texts on the CPU; safe to call from several threads."""
@@ -72,6 +75,13 @@ class ClipTextEncoder(TextEncoder):
         real = torch.from_numpy(np.arange(length)[None, :] < inputs.costs[:, None])
         rows[real] = inputs.ids
         return Inputs(rows.flatten(), np.arange(len(inputs) + 1) * length)
+
+    def pooled(self, inputs: Inputs, packing: str | None = None, **settings: Any) -> Tensor:
+        """Pooled vectors (N, H) in input order; CLIP's text model runs packed unless something is changed in it."""
+        plain = self.pooling == "last-token" and not settings and (packing or self.packing) in ("auto", "packed")
+        if self.padded or not plain or len(inputs) == 0:
+            return super().pooled(inputs, packing, **settings)
+        return run_causal(self.encoder, inputs)
 
     @property
     def dim(self) -> int:  # type: ignore[override]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +14,12 @@ from torch import Tensor, nn
 
 from embedkit.errors import DataError, ModelError, nearest
 from embedkit.models.base import Model, Progress
-from embedkit.models.image_towers import ImageTower, channel_factors, save_tower
+from embedkit.models.image_towers import ImageTower, channel_factors
 from embedkit.models.images import ImageInputs, is_image, pixels_of
 from embedkit.models.inputs import Inputs
 from embedkit.models.preprocess import Preprocess
 
 PROJECTIONS = ("none", "linear", "mlp")
-TEXT_FOLDER, IMAGE_FOLDER, PROJECTION_FILE = "text", "image", "projections.safetensors"
 
 
 class Projection(nn.Module):
@@ -139,11 +139,9 @@ class DualEncoder(Model):
     def forward(self, inputs: Inputs | ImageInputs, **settings: Any) -> Tensor:
         """Vectors (N, D) of texts or images, in their order, not normalised; settings are those of the text tower."""
         if isinstance(inputs, ImageInputs):
-            return self._project("image", self.image(self.pixels(inputs)))
-        return self._project("text", self.text(inputs, **settings))
-
-    def _project(self, name: str, vectors: Tensor) -> Tensor:
-        return self.projections[name](vectors)
+            with self.image.drawing(inputs.data.get("seeds")):
+                return self.projections["image"](self.image(self.pixels(inputs)))
+        return self.projections["text"](self.text(inputs, **settings))
 
     def pixels(self, inputs: ImageInputs) -> Tensor:
         """Normalised pixels (N, 3, H, W) in the type of the weights."""
@@ -173,13 +171,31 @@ class DualEncoder(Model):
 
     def write_weights(self, folder: Path) -> None:
         """Write the towers into sub-folders and the projections beside them."""
-        from safetensors.torch import save_file
+        from embedkit.models.dual_folder import write_dual
 
-        (folder / TEXT_FOLDER).mkdir()
-        self.text.write_weights(folder / TEXT_FOLDER)
-        save_tower(self.image, folder / IMAGE_FOLDER)
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.projections.state_dict().items()}
-        save_file(state, folder / PROJECTION_FILE)
+        write_dual(self, folder)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights by name; adapters are merged into their layers."""
+        from embedkit.models.adapters import has_adapters, merged_state
+
+        image = self.image.encoder
+        state = merged_state(image) if has_adapters(image) else image.state_dict()
+        found = {f"text.{name}": tensor for name, tensor in self.text.tensors().items()}
+        found |= {f"image.encoder.{name}": tensor for name, tensor in state.items()}
+        return found | {f"projections.{name}": tensor for name, tensor in self.projections.state_dict().items()}
+
+    def gradient_checkpointing_enable(self) -> None:
+        """See `Model`; towers without layers run as they are."""
+        self.image.gradient_checkpointing_enable()
+        with contextlib.suppress(ModelError):  # a static text tower
+            self.text.gradient_checkpointing_enable()
+
+    def compile_layers(self) -> None:
+        """See `Model`: the blocks of both towers."""
+        self.image.compile_layers()
+        with contextlib.suppress(ModelError):  # a static text tower
+            self.text.compile_layers()
 
     def encode(
         self,

@@ -47,7 +47,7 @@ class FolderPlan:
     weights : Path
         The folder of the encoder's weights and tokenizer (a sub-folder in old sentence-transformers layouts).
     kind : str
-        "text" or "static".
+        "text", "clip-text", "static" or "dual".
     origin : str
         "embedkit", "sentence-transformers" or "transformers".
     spec : dict
@@ -143,7 +143,7 @@ def inspect(root: Path, *, trust_remote_code: bool = False, allow_pickle: bool =
             remedy="give a folder written by embedkit, sentence-transformers or transformers",
         )  # fmt: skip
     _check_weights(plan, allow_pickle)
-    if plan.kind == "text":
+    if plan.kind in ("text", "clip-text"):
         _check_code(plan.weights, trust_remote_code)
     return plan
 

@@ -6,15 +6,17 @@ touching a number.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from embedkit.errors import MissingExtraError, ModelError, nearest
-from embedkit.models.patch_dropout import place_patch_dropout
+from embedkit.models.patch_dropout import PatchDropout, place_patch_dropout
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 POOLINGS = ("cls", "mean", "pooler")
@@ -70,9 +72,42 @@ class ImageTower(nn.Module):
         self.patch_dropout = rate
         place_patch_dropout(self, rate)
 
+    @contextlib.contextmanager
+    def drawing(self, seeds: np.ndarray | None) -> Iterator[None]:
+        """Draw what is random for each image from its seed inside."""
+        drops = [module for module in self.encoder.modules() if isinstance(module, PatchDropout)]
+        for drop in drops:
+            drop.seeds = seeds
+        try:
+            yield
+        finally:
+            for drop in drops:
+                drop.seeds = None
+
     def forward(self, pixels: Tensor) -> Tensor:
         """(N, 3, H, W) normalised -> (N, dim)."""
         raise TypeError(f"{type(self).__name__} does not define forward")
+
+    def blocks(self) -> list[nn.Module]:
+        """The blocks, first to last; empty for towers that are no stack of blocks."""
+        stacks = [m for m in self.encoder.modules() if isinstance(m, nn.ModuleList | nn.Sequential) and len(m) > 1]
+        equal = [stack for stack in stacks if len({type(block) for block in stack}) == 1]
+        return list(max(equal, key=lambda stack: sum(p.numel() for p in stack.parameters()), default=[]))
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Keep one activation a block in training and compute the others again (Chen et al. 2016).
+
+        Raises
+        ------
+        ModelError
+            When the library's module cannot do that.
+        """
+        raise ModelError("this image tower has no checkpointing", remedy="leave train.gradient_checkpointing out")
+
+    def compile_layers(self) -> None:
+        """Compile the blocks with torch.compile."""
+        for block in self.blocks():
+            block.compile()
 
     def spec(self) -> dict[str, Any]:
         """What `build_image_tower` needs to make this tower again, as plain JSON values."""
@@ -127,6 +162,14 @@ class OpenClipTower(ImageTower):
         found = self.encoder(pixels)
         return found[0] if isinstance(found, tuple) else found
 
+    def gradient_checkpointing_enable(self) -> None:
+        """See `ImageTower`."""
+        from open_clip.model import ModifiedResNet
+
+        if isinstance(self.encoder, ModifiedResNet):
+            super().gradient_checkpointing_enable()
+        self.encoder.set_grad_checkpointing(True)
+
     def spec(self) -> dict[str, Any]:
         """See `ImageTower`."""
         return {"family": self.family, "dim": self.dim, "config": self.config, "quick_gelu": self.quick_gelu}
@@ -172,6 +215,10 @@ class TransformersTower(ImageTower):
             return output.pooler_output
         hidden = output.last_hidden_state  # (N, prefix + patches, dim)
         return hidden[:, 0] if self.pooling == "cls" else hidden[:, self.prefix :].mean(1)
+
+    def gradient_checkpointing_enable(self) -> None:
+        """See `ImageTower`."""
+        self.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
     def spec(self) -> dict[str, Any]:
         """See `ImageTower`."""
@@ -224,15 +271,6 @@ def need(package: str, extra: str, purpose: str) -> None:
 
     if find_spec(package) is None:
         raise MissingExtraError(package, extra, purpose)
-
-
-def save_tower(tower: ImageTower, folder: Path) -> None:
-    """Write the tower's weights as ``model.safetensors``."""
-    from safetensors.torch import save_file
-
-    folder.mkdir(exist_ok=True)
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tower.encoder.state_dict().items()}
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _pair(size: Any) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,16 @@ class ImageInputs:
         uint8 from 0 to 255, or floating point from 0 to 1; not normalised.
     patches : int
         What one image costs: its patches, or what the tower counts in their place.
+    data : mapping of str to array (N, ...), optional
+        Further values of each image; they go where the image goes. ``seeds`` (N,) uint64: what is drawn at random for
+        an image (patch dropout) is a function of its seed, whatever the chunks and processes.
     """
 
-    __slots__ = ("patches", "pixels")
+    __slots__ = ("data", "patches", "pixels")
 
-    def __init__(self, pixels: Tensor, patches: int = 1) -> None:
+    def __init__(self, pixels: Tensor, patches: int = 1, data: Mapping[str, np.ndarray] | None = None) -> None:
         self.pixels, self.patches = pixels, patches
+        self.data: dict[str, np.ndarray] = dict(data or {})
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -48,9 +52,15 @@ class ImageInputs:
     def select(self, indices: Any) -> ImageInputs:
         """The images at `indices` (integers, repeats allowed, or a slice), in that order."""
         if isinstance(indices, slice):
-            return ImageInputs(self.pixels[indices], self.patches)
-        index = torch.as_tensor(np.asarray(indices, dtype=np.int64).reshape(-1), device=self.device)
-        return ImageInputs(self.pixels.index_select(0, index), self.patches)
+            indices = np.arange(len(self))[indices]
+        index = np.asarray(indices, dtype=np.int64).reshape(-1)
+        pixels = self.pixels.index_select(0, torch.from_numpy(index).to(self.device))
+        return ImageInputs(pixels, self.patches, {name: value[index] for name, value in self.data.items()})
+
+    def replace(self, **data: Any) -> ImageInputs:
+        """The same images with these further values of each."""
+        added = {name: np.asarray(value) for name, value in data.items()}
+        return ImageInputs(self.pixels, self.patches, {**self.data, **added})
 
     @staticmethod
     def concat(parts: Sequence[ImageInputs]) -> ImageInputs:
@@ -66,11 +76,13 @@ class ImageInputs:
         kinds = {(part.pixels.shape[1:], part.pixels.dtype) for part in parts}
         if len(kinds) > 1:
             raise UserError("images of different sizes or types cannot be joined", remedy="give them other settings")
-        return ImageInputs(torch.cat([part.pixels for part in parts]), parts[0].patches)
+        shared = set.intersection(*(set(part.data) for part in parts))
+        data = {name: np.concatenate([part.data[name] for part in parts]) for name in sorted(shared)}
+        return ImageInputs(torch.cat([part.pixels for part in parts]), parts[0].patches, data)
 
     def to(self, device: torch.device | str | None, non_blocking: bool = False) -> ImageInputs:
         """The same images on `device`."""
-        return ImageInputs(self.pixels.to(device, non_blocking=non_blocking), self.patches)
+        return ImageInputs(self.pixels.to(device, non_blocking=non_blocking), self.patches, self.data)
 
 
 def is_image(value: Any) -> bool:

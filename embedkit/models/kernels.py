@@ -102,7 +102,7 @@ class GroupedAttention(torch.autograd.Function):
         blocks, scores, factors = ctx.saved_tensors
         heads, size = ctx.shape
         outputs = [grad.new_empty(grad.shape) for _ in range(3)]
-        for_bias = grad.new_zeros(ctx.bias) if ctx.bias is not None else None
+        for_bias = grad.new_zeros(ctx.bias) if ctx.bias is not None and ctx.needs_input_grad[3] else None
         for group, (q, k, v), p, f in _walk(ctx.plan, blocks, scores, factors, heads, size):
             g = _take(grad, group)
             used = p if f is None else p * f

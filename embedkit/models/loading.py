@@ -111,8 +111,14 @@ def assemble(
         from embedkit.models.static import read_static
 
         return read_static(plan, allow_pickle=allow_pickle)
-    if plan.kind != "text":
-        raise ModelError(f"unknown kind of model {plan.kind!r}", where=str(plan.root), remedy="known: static, text")
+    if plan.kind == "dual":
+        from embedkit.models.dual_folder import read_dual
+
+        return read_dual(plan)
+    if plan.kind not in ("text", "clip-text"):
+        known = "known: clip-text, dual, static, text"
+        raise ModelError(f"unknown kind of model {plan.kind!r}", where=str(plan.root), remedy=known)
+    from embedkit.models.clip_text import ClipTextEncoder
     from embedkit.models.text import Dense, TextEncoder
 
     encoder = read_encoder(plan.weights, overrides, trust_remote_code, allow_pickle)
@@ -126,7 +132,8 @@ def assemble(
             prefix = f"{number}."
             layer.load_state_dict({k.removeprefix(prefix): v for k, v in kept.items() if k.startswith(prefix)})
     spec = {"normalize": False, **plan.spec}
-    return TextEncoder(encoder, tokenizer, dense=dense, **spec)
+    cls = ClipTextEncoder if plan.kind == "clip-text" else TextEncoder
+    return cls(encoder, tokenizer, dense=dense, **spec)
 
 
 def read_encoder(

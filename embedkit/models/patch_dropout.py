@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +14,8 @@ from embedkit.errors import ModelError
 class PatchDropout(nn.Module):
     """Keeps a random share of the patch tokens of each image, in their order; (N, prefix + P, W) -> (N, prefix + K, W).
 
-    Drawn from torch's generator of the device, so that a replayed forward pass draws the same patches.
+    With `seeds` what is drawn for an image is a function of its seed; without, it comes from torch's generator of the
+    device. Either way a replayed forward pass draws the same patches.
 
     Parameters
     ----------
@@ -26,6 +28,7 @@ class PatchDropout(nn.Module):
     def __init__(self, rate: float, prefix: int) -> None:
         super().__init__()
         self.rate, self.prefix = rate, prefix
+        self.seeds: np.ndarray | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Same type and width."""
@@ -33,10 +36,22 @@ class PatchDropout(nn.Module):
             return x
         count = x.shape[1] - self.prefix
         kept = max(1, int(count * (1.0 - self.rate)))
-        draws = torch.rand(x.shape[0], count, device=x.device)
+        draws = (
+            torch.rand(len(x), count, device=x.device) if self.seeds is None else seeded(self.seeds, count, x.device)
+        )
         places = draws.topk(kept, dim=-1).indices.sort(dim=-1).values + self.prefix  # (N, K)
         patches = x.gather(1, places[:, :, None].expand(-1, -1, x.shape[2]))
         return torch.cat([x[:, : self.prefix], patches], dim=1)
+
+
+def seeded(seeds: np.ndarray, count: int, device: torch.device) -> Tensor:
+    """Random orders of `count` places for each seed, int64 (N, count): the finaliser of SplitMix64 over a counter."""
+    with np.errstate(over="ignore"):
+        x = seeds.astype(np.uint64)[:, None] + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x = x ^ (x >> np.uint64(31))
+    return torch.from_numpy((x >> np.uint64(1)).astype(np.int64)).to(device)
 
 
 def place_patch_dropout(tower: Any, rate: float) -> None:

@@ -31,18 +31,22 @@ def save(model: Model, path: str | Path, *, recipe: dict[str, Any] | None = None
     ModelError
         When `path` holds something else.
     """
+    return write_folder(path, lambda folder: write_own(model, folder, recipe), ours=OWN_FILE, overwrite=overwrite)
+
+
+def write_own(model: Model, folder: Path, recipe: dict[str, Any] | None = None) -> None:
+    """Fill an empty folder with `model` and its ``embedkit.json``."""
     from embedkit import __version__
     from embedkit.interop.sentence_transformers import write_model
+    from embedkit.models.dual import DualEncoder
+    from embedkit.models.dual_folder import write_dual
 
-    def write(folder: Path) -> None:
-        layout = write_model(model, folder)
-        own = {
-            "format": OWN_FORMAT, "kind": model.kind, "embedkit": __version__, "hash": model.hash(),
-            "spec": layout, "recipe": recipe,
-        }  # fmt: skip
-        write_json(folder / OWN_FILE, own)
-
-    return write_folder(path, write, ours=OWN_FILE, overwrite=overwrite)
+    layout = write_dual(model, folder) if isinstance(model, DualEncoder) else write_model(model, folder)
+    own = {
+        "format": OWN_FORMAT, "kind": model.kind, "embedkit": __version__, "hash": model.hash(), "spec": layout,
+        "recipe": recipe,
+    }  # fmt: skip
+    write_json(folder / OWN_FILE, own)
 
 
 def write_folder(path: str | Path, write: Callable[[Path], None], *, ours: str | None, overwrite: bool) -> Path:
