@@ -32,10 +32,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sum": {"terms": [{"name": "clip"}, {"name": "energy-hinge", "weight": 10.0}]},
     "harmonise": {"terms": PAIR_OF_TERMS},
     "feature-transform": {"objective": "clip"},
+    "sct": {"size": 6},
 }
 FAMILIES = [name for name, preset in presets.items() if preset.family != "table"]
 # Objectives that stop a gradient, whose loss has other finite differences; their oracles hold the stopped part fixed.
-STOPPED = {"simsiam", "groco", "swav", "harmonise", "hallucinator"}
+STOPPED = {"simsiam", "groco", "swav", "harmonise", "hallucinator", "dclr"}
 
 every_family = pytest.mark.parametrize("name", FAMILIES)
 
@@ -215,7 +216,7 @@ def test_can_be_checked_without_sizes(name: str) -> None:
     assert objective.negatives(8, 1, 2).total >= 0
 
 
-@pytest.mark.parametrize("name", ["byol", "simsiam", "swav"])
+@pytest.mark.parametrize("name", ["byol", "simsiam", "swav", "sct"])
 def test_without_a_size_it_cannot_be_evaluated(name: str) -> None:
     embeddings, batch = drawn()
     with pytest.raises(RecipeError, match="dim"):
@@ -244,6 +245,8 @@ REFUSED = [
     ("sum", {"terms": [{"name": "clip", "weight": -1}]}), ("sum", {"terms": [{"weight": 1}]}),
     ("sum", {"terms": [{"objective": "clip", "temperature": 0.1}]}),
     ("sum", {"terms": [{"name": "clip", "inputs": 3}]}),
+    ("dclr", {"fidelity": "talk"}), ("dclr", {"noise": -1}), ("dclr", {"ascent": 1.5}), ("sg-opt", {"temperature": 0}),
+    ("sct", {"size": 0}), ("sct", {"fidelity": "talk"}),
     ("harmonise", {"terms": PAIR_OF_TERMS[:1]}), ("harmonise", {"scope": "epoch"}), ("harmonise", {"drop_below": 0.5}),
 ]  # fmt: skip
 
@@ -320,7 +323,7 @@ def test_sub_batches_are_whitened_apart() -> None:
     torch.testing.assert_close(objective(embeddings, batch).loss, torch.stack(expected).mean())
 
 
-@pytest.mark.parametrize("name", ["w-mse", "feature-transform"])
+@pytest.mark.parametrize("name", ["w-mse", "feature-transform", "dclr"])
 def test_random_numbers_follow_the_step(name: str) -> None:
     objective = made(name)
     embeddings, batch = drawn()

@@ -1,0 +1,137 @@
+"""Similarity distributions over queues of the other view (SCT), and contrast with all layers of a teacher (SG-OPT)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from embedkit.errors import RecipeError
+from embedkit.objectives.base import LossOutput, NegativeCount, ObjectiveBatch
+from embedkit.objectives.family import PAIR, Family, guides, others, split, take
+from embedkit.objectives.registry import objective
+from embedkit.objectives.tools import choice, compute_dtype, logaddexp, masked_lse, number, require, unit, whole
+
+
+@objective(
+    "sct", paper="Limkonchotiwat et al. 2023, TACL, An Efficient Self-Supervised Cross-View Training, eq. 2",
+    family="pairs", splits=True, cost="B (B + Q) D", state="two queues of Q reference vectors",
+    slots="KL of the online law of one view from the reference law of the other, over the other's queue",
+)  # fmt: skip
+class SCT(Family):
+    """``KL(SR(r_1, D_1, reference) || SR(o_2, D_1, online)) + KL(SR(r_2, D_2, reference) || SR(o_1, D_2, online))``.
+
+    o are the embeddings, r the guide's (the encoder itself without gradient and projector, or a teacher), both unit
+    vectors; SR(z, D, t) = softmax(z D' / t); D_v is the queue of view v with the batch's own r_v behind it. After a
+    step the newest r_v replace the oldest vectors; the queues start with random unit vectors.
+
+    Parameters
+    ----------
+    reference_temperature, online_temperature : float
+        Of the target law and of the learnt law.
+    size : int
+        Q, vectors of each queue.
+    fidelity : str
+        "code" adds the two terms, "paper" takes their mean.
+    dim : int or None
+        Size of the embeddings, which the guide must share.
+    """
+
+    requires = frozenset({*PAIR, "guide"})
+    repels = True
+
+    def __init__(
+        self, *, reference_temperature: float = 0.04, online_temperature: float = 0.05, size: int = 65_536,
+        fidelity: str = "code", dim: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.reference_temperature = number("reference_temperature", reference_temperature, above=0)
+        self.online_temperature = number("online_temperature", online_temperature, above=0)
+        self.size = whole("size", size, least=1)
+        self.factor = {"code": 1.0, "paper": 0.5}[choice("fidelity", fidelity, ("code", "paper"))]
+        # Drawn with a generator of its own, so that the start is the same on every process.
+        draw = torch.Generator().manual_seed(self.size)
+        start = unit(torch.randn(2, self.size if dim else 0, dim or 0, generator=draw))
+        self.register_buffer("queue", start)
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
+
+    def negatives(self, batch_size: int, hard: int, processes: int) -> NegativeCount:
+        """The other rows, and a queue."""
+        known = super().negatives(batch_size, hard, processes)
+        return NegativeCount(known.in_batch, known.hard, known.other_processes, bank=self.size)
+
+    def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
+        """Rows of this process."""
+        online = [unit(z) for z in take(embeddings, *PAIR)]
+        reference = [unit(z) for z in guides(batch, *PAIR, like=online[0])]
+        queue = self.get_buffer("queue")
+        require(queue.shape[2] > 0, "dim", None, "given: build(..., dim=) must know the size of the embeddings")
+        if queue.shape[2] != online[0].shape[1]:
+            raise RecipeError(
+                f"the queues hold {queue.shape[2]} columns, the embeddings {online[0].shape[1]}", where="objective",
+                remedy="the projector must give vectors of the encoder's size",
+            )  # fmt: skip
+        total = []
+        for view in (0, 1):
+            bank = torch.cat([queue[view].to(online[0].dtype), reference[view]])  # (Q + B, D)
+            target = (reference[view][batch.rows] @ bank.T / self.reference_temperature).log_softmax(dim=1)
+            learnt = (online[1 - view][batch.rows] @ bank.T / self.online_temperature).log_softmax(dim=1)
+            total.append((target.exp() * (target - learnt)).sum())
+        return split({f"view{v + 1}": self.factor * part / batch.size for v, part in enumerate(total)})
+
+    @torch.no_grad()
+    def after_step(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> None:
+        """The newest reference vectors replace the oldest."""
+        queue, start = self.get_buffer("queue"), int(self.get_buffer("pointer"))
+        newest = [unit(z.to(compute_dtype(z.dtype)))[-self.size :] for z in guides(batch, *PAIR)]
+        place = (start + torch.arange(len(newest[0]), device=queue.device)) % self.size
+        for view in (0, 1):
+            queue[view, place] = newest[view].to(queue.dtype)
+        self.get_buffer("pointer").fill_((start + len(newest[0])) % self.size)
+
+
+@objective(
+    "sg-opt", paper="Kim, Yoo and Lee 2021, ACL, Self-Guided Contrastive Learning, eq. 6 (SG-OPT)",
+    family="pairs", splits=True, cost="L B² D for L layers",
+    slots="one positive of several a row at a time, against all layers of the other rows",
+)  # fmt: skip
+class SelfGuided(Family):
+    """An anchor c_i and several vectors h_i1 .. h_iL of the same row, one for each layer of a teacher.
+
+    ``L_ik = -log( phi(c_i, h_ik) / ( phi(c_i, h_ik) + sum over m != i, n of phi(c_i, h_mn) ) )``, phi = e^(cos / tau),
+    and the loss is the mean over i and k: the other layers of one's own row are neither positive nor negative. With one
+    layer it is InfoNCE.
+
+    The embedding "positive" (B, L D) holds the L vectors of a row one behind the other, D being the anchor's size.
+
+    Parameters
+    ----------
+    temperature : float
+        tau.
+    """
+
+    requires = frozenset(PAIR)
+
+    def __init__(self, *, temperature: float = 0.01) -> None:
+        super().__init__()
+        self.temperature = number("temperature", temperature, above=0)
+
+    def negatives(self, batch_size: int, hard: int, processes: int) -> NegativeCount:
+        """The other rows, each counted once, whatever the number of layers."""
+        local = batch_size // max(processes, 1)
+        return NegativeCount(in_batch=max(local - 1, 0), hard=0, other_processes=batch_size - local)
+
+    def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
+        """Anchors of this process against the layers of all rows."""
+        anchor, layers = take(embeddings, *PAIR)
+        width = anchor.shape[1]
+        if layers.shape[1] % width:
+            raise RecipeError(f"positives have {layers.shape[1]} columns, the anchor {width}", where="objective sg-opt",
+                              remedy="a positive must be whole vectors of the anchor's size")  # fmt: skip
+        mine, layers = unit(anchor[batch.rows]), unit(layers.unflatten(1, (-1, width)))  # (n, D), (B, L, D)
+        logits = torch.einsum("nd,bld->nbl", mine, layers) / self.temperature
+        other = others(batch.size, batch.rows, logits.device)  # (n, B)
+        negative = masked_lse(logits.flatten(1), other[..., None].expand_as(logits).flatten(1))  # (n,)
+        index = torch.arange(len(mine), device=logits.device)
+        own = logits[index, index + batch.rows.start]  # (n, L)
+        losses = logaddexp(own, negative[:, None].expand_as(own)) - own
+        return split({"layers": losses.sum() / (batch.size * own.shape[1])})
