@@ -180,13 +180,17 @@ class ModelConfig(Settings):
 class SourceConfig(Settings):
     """One source of rows and how its columns become roles.
 
-    ``path`` is a file (csv, tsv, jsonl, parquet, txt, each also .gz), a folder of such files, a saved data set folder,
-    or a hub data set id; or ``builtin:NAME`` for data that embedkit generates itself. ``columns`` maps the user's
-    column to a role (``anchor``, ``positive``, ``negatives``, ``negative_1`` .., ``score``, ``label``, ``group``).
+    ``path`` is a file (csv, tsv, jsonl, parquet, txt, each also .gz), a webdataset shard (.tar; several as
+    ``a-{000..012}.tar``), a folder of such files, a folder of images, a saved data set folder, or a hub data set id; or
+    ``builtin:NAME`` for data that embedkit generates itself. ``columns`` maps the user's column to a role (``anchor``,
+    ``positive``, ``negatives``, ``negative_1`` .., ``image``, ``texts``, ``text_1`` .., ``score``, ``label``,
+    ``group``).
     """
 
     path: str
-    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt", "folder", "hub", "builtin"] = "auto"
+    format: Literal[
+        "auto", "csv", "tsv", "jsonl", "parquet", "txt", "webdataset", "folder", "images", "hub", "builtin"
+    ] = "auto"
     file: str | None = Field(None, description="one file of a hub data set or folder")
     name: str | None = Field(None, description="configuration of a hub data set")
     split: str | None = None
@@ -210,9 +214,14 @@ class DataConfig(Settings):
     batches_from: Literal["mixed", "one-source"] = "mixed"
     shuffle_buffer: int = Field(10_000, gt=0, description="rows held when streaming")
     drop_last: bool = True
-    on_bad_row: Literal["error", "skip"] = "error"
+    on_bad_row: Literal["error", "skip", "quarantine"] = Field(
+        "error", description="skip counts bad rows by reason; quarantine lists each of them too"
+    )
     max_chars: int = Field(100_000, gt=0, description="longer cells are refused, or cut with cut_long")
     cut_long: bool = False
+    max_pixels: int = Field(89_000_000, gt=0, description="larger images are bad rows")
+    workers: int | None = Field(None, gt=0, description="threads that decode images; one a core, at most 8, if None")
+    lanes: int = Field(8, gt=0, description="shards: streams that a batch is put together from; part of the order")
 
     @model_validator(mode="after")
     def _weights(self) -> DataConfig:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from embedkit.data import builtin_shapes
 from embedkit.data.builtin_words import FILLERS, SLOTS
 from embedkit.errors import DataError, nearest
 
@@ -50,6 +51,9 @@ _SETS = {
     "graded-train": _Set("graded", "train", 5_000, 4),
     "graded-dev": _Set("graded", "dev", 1_000, 5),
     "graded-test": _Set("graded", "test", 2_000, 6),
+    "shapes-train": _Set("shapes", "train", 4_000, 7),
+    "shapes-dev": _Set("shapes", "dev", 96, 8),
+    "shapes-test": _Set("shapes", "test", 96, 9),
 }
 
 
@@ -89,8 +93,9 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
     ----------
     name : str
         ``pairs-train`` (anchor, positive), ``triplets-train`` (anchor, positive, negatives: one sentence that differs
-        in one or two slots), ``sentences`` (anchor), or ``graded-train``, ``graded-dev``, ``graded-test`` (sentence1,
-        sentence2, score from 0 to 5).
+        in one or two slots), ``sentences`` (anchor), ``graded-train``, ``graded-dev``, ``graded-test`` (sentence1,
+        sentence2, score from 0 to 5), or ``shapes-train``, ``shapes-dev``, ``shapes-test`` (image, captions, label,
+        label_name; see `embedkit.data.builtin_shapes`).
 
     Raises
     ------
@@ -99,19 +104,23 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
     """
     chosen = _set(name)
     draws = _Draws(chosen.seed * 0x1000003D1)
+    if chosen.kind == "shapes":
+        return _shapes(draws, chosen)
     make = {"pairs": _pair, "triplets": _triplet, "sentences": _single, "graded": _graded}[chosen.kind]
     return (make(draws, chosen.split) for _ in range(chosen.size))
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer(shapes: bool = False) -> PreTrainedTokenizerFast:
     """A lower-casing WordPiece tokenizer with exactly the words of the grammar, and letters for all other words.
 
-    Single sentences become ``[CLS] words [SEP]``, pairs ``[CLS] a [SEP] b [SEP]``.
+    With `shapes` it has the words of the captions too. Single sentences become ``[CLS] words [SEP]``, pairs
+    ``[CLS] a [SEP] b [SEP]``.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    ids = {word: number for number, word in enumerate(vocabulary())}
+    more = sorted(builtin_shapes.words() - set(vocabulary())) if shapes else []
+    ids = {word: number for number, word in enumerate([*vocabulary(), *more])}
     core = Tokenizer(models.WordPiece(vocab=ids, unk_token="[UNK]"))
     core.normalizer = normalizers.BertNormalizer(lowercase=True)
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -200,6 +209,19 @@ def _graded(draws: _Draws, split: str) -> dict[str, Any]:
         "sentence2": _tell(other, second, draws),
         "score": scene_similarity(scene, other),
     }
+
+
+def _shapes(draws: _Draws, chosen: _Set) -> Iterator[dict[str, Any]]:
+    """Pictures; in dev and test no two have the same features."""
+    seen: set[Scene] = set()
+    left = chosen.size
+    while left:
+        found = builtin_shapes.features(draws.below)
+        if _belongs((*found[:4], 0), chosen.split) and found not in seen:
+            if chosen.split != "train":
+                seen.add(found)
+            left -= 1
+            yield builtin_shapes.row(found, draws.below)
 
 
 def _belongs(scene: Scene, split: str) -> bool:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedkit.data.making import encode_group
-from embedkit.data.roles import ROLES
+from embedkit.data.roles import IMAGE_ROLES, ROLES
 from embedkit.data.rows import Row
 
 _TYPES = {
@@ -26,7 +26,10 @@ _TYPES = {
     "group": pa.large_string(),  # JSON
     "image": pa.large_binary(),
     "image_path": pa.large_string(),
+    "image2": pa.large_binary(),
+    "image2_path": pa.large_string(),
 }
+_PATHS = {f"{role}_path": role for role in IMAGE_ROLES}
 _FLUSH = 20_000
 
 
@@ -55,9 +58,10 @@ class TableBuilder:
             role: [row.get(role) for row in self._waiting] if role in present else nothing for role in ROLES
         }
         columns["group"] = [None if group is None else encode_group(group) for group in columns["group"]]
-        images = columns["image"]
-        columns["image"] = [image if isinstance(image, bytes) else None for image in images]
-        columns["image_path"] = [image if isinstance(image, str) else None for image in images]
+        for path, role in _PATHS.items():
+            images = columns[role]
+            columns[role] = [image if isinstance(image, bytes) else None for image in images]
+            columns[path] = [image if isinstance(image, str) else None for image in images]
         arrays = [pa.array(columns[name], kind) for name, kind in _TYPES.items()]
         self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=pa.schema(list(_TYPES.items()))))
         self._waiting = []
@@ -74,13 +78,13 @@ def table_of(rows: Iterable[Row]) -> pa.Table:
 def take_rows(table: pa.Table, indices: Sequence[int] | np.ndarray, roles: Iterable[str]) -> list[Row]:
     """The rows at `indices` with those of `roles` that they have."""
     chosen = set(roles)
-    names = [name for name in _TYPES if ("image" if name == "image_path" else name) in chosen]
+    names = [name for name in _TYPES if _PATHS.get(name, name) in chosen]
     piece = table.select(names).take(pa.array(indices, pa.int64()))
     rows: list[Row] = [{} for _ in range(piece.num_rows)]
     for name in names:
         for row, value in zip(rows, piece.column(name).to_pylist(), strict=True):
             if value is not None:
-                row["image" if name == "image_path" else name] = json.loads(value) if name == "group" else value
+                row[_PATHS.get(name, name)] = json.loads(value) if name == "group" else value
     return rows
 
 
@@ -152,7 +156,7 @@ def facts_of(table: pa.Table, *, repeated_rows: bool = False) -> Facts:
     owners, texts = _owned_texts(table)
     lengths = np.bincount(owners, np.asarray(pc.utf8_length(texts)), minlength=total).astype(np.int64)
     pieces = [(owners, _codes(texts))]
-    for name in ("group", "image", "image_path"):
+    for name in ("group", *IMAGE_ROLES, *_PATHS):
         column = _whole(table.column(name))
         valid = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
         pieces.append((valid, _codes(column.drop_null())))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.data.cells import TextReader, read_group, read_image, read_label, read_score, show
-from embedkit.data.roles import bind
+from embedkit.data.roles import IMAGE_ROLES, bind
 from embedkit.data.rows import BadRow, Part, Row
 from embedkit.data.sources import find_parts
 from embedkit.errors import DataError, nearest
@@ -37,11 +39,14 @@ class Account:
         Records read, and those that ``where`` left out.
     dropped : Counter
         Reason -> bad rows left out.
+    bad : list of (str, str, str)
+        Place, reason and fault of each of them.
     """
 
     read: int = 0
     filtered: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    bad: list[tuple[str, str, str]] = field(default_factory=list)
 
 
 class Source:
@@ -77,7 +82,7 @@ class Source:
         base_dir: Path,
     ) -> None:
         self.config, self.index, self.name = config, index, config.path
-        self._skip = data.on_bad_row == "skip"
+        self._skip = data.on_bad_row != "error"
         self._data = data
         self.parts = find_parts(
             config.path,
@@ -102,9 +107,10 @@ class Source:
         binding = bind(found, config.columns, requires=requires, reads=reads, where=where, explode=config.explode)
         self.roles, self.notes, self._required = binding.roles, binding.notes, requires
         self._columns = binding.columns
-        self._negatives = sorted(
-            (slot for slot in binding.columns if slot.startswith("negative_")), key=lambda slot: int(slot[9:])
-        )
+        self._numbered = {
+            role: sorted((slot for slot in binding.columns if slot.startswith(prefix)), key=_number_of)
+            for role, prefix in (("negatives", "negative_"), ("texts", "text_"))
+        }
         self.texts = TextReader(data.max_chars, data.cut_long)
         self.account = Account()
         first = [row for _, row in self.rows(HEAD)]  # a wrong mapping is told at once
@@ -132,11 +138,12 @@ class Source:
                 if any(not _matches(values.get(column), accepted) for column, accepted in wanted):
                     account.filtered += 1
                     continue
-                made = self._make(values, place)
+                made = self.make(values, place)
             except BadRow as bad:
                 if not self._skip:
                     raise
                 account.dropped[bad.reason] += 1
+                account.bad.append((bad.where or self.where(place), bad.reason, bad.what))
                 continue
             for row in made:
                 yield place, row
@@ -155,35 +162,39 @@ class Source:
             for number, values in part.records():
                 yield (index, number), values
 
-    def _make(self, values: Mapping[str, Any], place: Place) -> list[Row]:
+    def make(self, values: Mapping[str, Any], place: Place) -> list[Row]:
+        """The rows of one record (one, or several with ``explode``); raises `BadRow` with the place."""
         row: Row = {}
         for slot, column in self._columns.items():
             try:
-                if column not in values and not slot.startswith("negative"):
+                if column not in values and not slot.startswith(("negative", "text_")):
                     raise BadRow("missing column", "this row lacks the column", remedy="add it, or skip bad rows")
                 self._read(row, slot, values.get(column), self.parts[place[0]])
             except BadRow as bad:
                 raise bad.at(f"{self.where(place)} column {column!r}") from bad.__cause__
-        if self._negatives:
-            extra = [row.pop(slot) for slot in self._negatives]
-            row["negatives"] = row.get("negatives", []) + [text for text in extra if text is not None]
+        for role, slots in self._numbered.items():
+            if slots:
+                extra = [row.pop(slot) for slot in slots]
+                row[role] = row.get(role, []) + [text for text in extra if text is not None]
         if "negatives" in self._required and not row["negatives"]:
             raise BadRow(
                 "no negatives", "the row has no negative", where=self.where(place), remedy="add one, or skip bad rows"
             )
+        if self._numbered["texts"] and not row["texts"]:
+            raise BadRow("blank text", "all captions are empty", where=self.where(place), remedy="skip bad rows")
         return self._explode(row, place) if self.config.explode else [row]
 
     def _read(self, row: Row, slot: str, cell: Any, part: Part) -> None:
         texts = self.texts
         if slot in ("anchor", "positive"):
             row[slot] = texts.text(cell)
-        elif slot.startswith("negative_"):
+        elif slot.startswith(("negative_", "text_")):
             row[slot] = texts.optional_text(cell)
         elif slot == "negatives":
             row[slot] = [] if cell is None else texts.texts(cell)
         elif slot == "texts":
             row[slot] = texts.some_texts(cell)
-        elif slot == "image":
+        elif slot in IMAGE_ROLES:
             row[slot] = _image(read_image(cell), part)
         else:
             row[slot] = {"score": read_score, "label": read_label, "group": read_group}[slot](cell)
@@ -219,6 +230,10 @@ class Source:
         )
 
 
+def _number_of(slot: str) -> int:
+    return int(slot.rpartition("_")[2])
+
+
 def encode_group(group: int | str) -> str:
     """A group as JSON text, so that numbers and names share a column and stay apart."""
     return json.dumps(group)
@@ -243,20 +258,37 @@ def _matches(cell: Any, accepted: list[Any]) -> bool:
     return False
 
 
+_MEND = "mend the file, or set data.on_bad_row: skip"
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 
 
 def _image(image: bytes | str, part: Part) -> bytes | str:
-    """The image, a path made absolute; a path must be relative and stay inside the folder of the data file."""
+    """The image, a path made absolute; a path must stay inside the folder of the data file."""
     if isinstance(image, bytes):
         return image
     remedy = "write paths relative to the folder of the data file"
-    if part.folder is None or _URL.match(image) or Path(image).is_absolute():
+    if part.folder is None or _URL.match(image):
         raise BadRow("bad path", f"the image path {show(image)} is not relative", remedy=remedy)
-    folder = part.folder.resolve()
-    path = (folder / image).resolve()
-    if not path.is_relative_to(folder):
+    folder = str(part.folder) if part.folder.is_absolute() else str(part.folder.resolve())
+    path = os.path.normpath(os.path.join(folder, image))
+    if not _inside(path, folder):
         raise BadRow("bad path", f"the image path {show(image)} leads out of the data folder", remedy=remedy)
-    if not path.is_file():
+    try:
+        size = os.stat(path).st_size if os.path.isfile(path) else -1
+    except ValueError:
+        size = -1
+    if size < 0:
         raise BadRow("missing image", f"there is no image file {show(image)}", remedy=remedy)
-    return str(path)
+    if size == 0:
+        raise BadRow("empty image", f"the image file {show(image)} has no bytes", remedy=_MEND)
+    return path
+
+
+def _inside(path: str, folder: str) -> bool:
+    """Whether a normalised path lies in a folder, symbolic links followed."""
+    return os.path.realpath(path).startswith(_real(folder).rstrip(os.sep) + os.sep)
+
+
+@cache
+def _real(folder: str) -> str:
+    return os.path.realpath(folder)

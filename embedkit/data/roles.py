@@ -20,16 +20,26 @@ ALIASES: Mapping[str, Sequence[str]] = {
     "score": ("similarity", "similarity_score"),
     "label": ("labels",),
     "group": (),
-    "image": (),
+    "image": ("img", "file_name", "filename", "image_path", "filepath"),
+    "image2": ("img2",),
     "texts": ("captions",),
+    "text_1": ("caption",),
 }
-"""Role -> names of columns that are taken for it when the recipe maps nothing, besides the role's own name."""
+"""Role -> names of columns that are taken for it when the recipe maps nothing, besides the role's own name. A column
+``text`` is a caption where the method reads captions and no anchor."""
 
-ROLES = ("anchor", "positive", "negatives", "score", "label", "group", "image", "texts")
-"""Roles of a finished row; columns ``negative_1``, ``negative_2`` ... become entries of ``negatives``."""
+ROLES = ("anchor", "positive", "negatives", "score", "label", "group", "image", "image2", "texts")
+"""Roles of a finished row; columns ``negative_1``, ``negative_2`` ... become entries of ``negatives``, columns
+``text_1``, ``text_2`` ... of one caption each become entries of ``texts``."""
 
-_NEGATIVE = re.compile(r"negative_(\d{1,4})")
-_NEGATIVE_ALIAS = re.compile(r"(?:neg|hard_neg|hard_negative)_(\d{1,4})")
+IMAGE_ROLES = ("image", "image2")
+"""Roles whose values are images: the bytes of a file, or its path."""
+
+_SLOTS = {"negatives": re.compile(r"negative_(\d{1,4})"), "texts": re.compile(r"text_(\d{1,4})")}
+_NUMBERED_ALIASES = {
+    "negative": re.compile(r"(?:neg|hard_neg|hard_negative)_(\d{1,4})"),
+    "text": re.compile(r"caption_?(\d{1,4})"),
+}
 
 
 @dataclass(frozen=True)
@@ -102,7 +112,7 @@ def bind(
 
 
 def _role_of(slot: str) -> str:
-    return "negatives" if _NEGATIVE.fullmatch(slot) else slot
+    return next((role for role, pattern in _SLOTS.items() if pattern.fullmatch(slot)), slot)
 
 
 def _mapped(found: Sequence[str], mapping: Mapping[str, str], wanted: frozenset[str], where: str) -> dict[str, str]:
@@ -117,7 +127,7 @@ def _mapped(found: Sequence[str], mapping: Mapping[str, str], wanted: frozenset[
             raise DataError(
                 f"columns {columns[slot]!r} and {column!r} are both mapped to {slot}",
                 where=where,
-                remedy="keep one of them (several negatives: negative_1, negative_2, ...)",
+                remedy="keep one of them (several negatives: negative_1, negative_2, ...; captions: text_1, ...)",
             )
         if role not in wanted:
             raise DataError(
@@ -134,7 +144,7 @@ def _guess(found: Sequence[str], wanted: frozenset[str], where: str) -> tuple[di
     notes: list[str] = []
     guesses: dict[str, list[str]] = {}
     for column in found:
-        slot = _slot_named(column)
+        slot = _slot_named(column, wanted)
         if slot is not None:
             guesses.setdefault(slot, []).append(column)
     for slot, candidates in guesses.items():
@@ -153,13 +163,16 @@ def _guess(found: Sequence[str], wanted: frozenset[str], where: str) -> tuple[di
     return columns, notes
 
 
-def _slot_named(column: str) -> str | None:
+def _slot_named(column: str, wanted: frozenset[str]) -> str | None:
     """The role or slot that a column's name stands for, or None."""
-    if column in ROLES or _NEGATIVE.fullmatch(column):
+    if column == "text" and "texts" in wanted and "anchor" not in wanted:
+        return "text_1"
+    if column in ROLES or _role_of(column) != column:
         return column
-    numbered = _NEGATIVE_ALIAS.fullmatch(column)
-    if numbered:
-        return f"negative_{numbered[1]}"
+    for slot, pattern in _NUMBERED_ALIASES.items():
+        numbered = pattern.fullmatch(column)
+        if numbered:
+            return f"{slot}_{numbered[1]}"
     return next((role for role, names in ALIASES.items() if column in names), None)
 
 

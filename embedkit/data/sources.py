@@ -8,12 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from embedkit.data.image_folders import image_files, image_folder
 from embedkit.data.readers import TEXT_READERS
 from embedkit.data.rows import BadRow, Part, Record
+from embedkit.data.shards import expand, read_shard
 from embedkit.data.tables import choose_split, hub_part, read_parquet, saved_parts
 from embedkit.errors import DataError, nearest
 
-FILE_READERS = {**TEXT_READERS, "parquet": read_parquet}
+FILE_READERS = {**TEXT_READERS, "parquet": read_parquet, "webdataset": read_shard}
 """Reader of each file format."""
 
 _SUFFIXES = {
@@ -23,7 +25,10 @@ _SUFFIXES = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
     ".txt": "txt",
+    ".tar": "webdataset",
+    ".tgz": "webdataset",
 }
+Format = Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt", "webdataset", "folder", "images", "hub", "builtin"]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w-]+")
 _SPLIT = re.compile(r"(train|training|dev|val|valid|validation|eval|test|testing)(?![A-Za-z])", re.IGNORECASE)
 _SAME_SPLIT = {"training": "train", "testing": "test", "val": "validation", "valid": "validation", "dev": "validation"}
@@ -48,25 +53,30 @@ def find_parts(
     """
     if format == "builtin" or path.startswith("builtin:"):
         return [_builtin(path.removeprefix("builtin:"))]
+    shards = expand(path)
+    if len(shards) > 1:
+        return [part for one in shards for part in find_parts(one, format, base_dir=base_dir)]
     place, kind = _look(path, base_dir)
     if file is not None:
         return [_file(_file_of(path, file, place if kind == "folder" else None, revision), format)]
     if format == "hub":
         return [hub_part(str(place) if kind == "folder" else path, name, split, revision)]
+    if format == "images" and kind == "folder":
+        return [image_folder(place)]
     if kind == "folder":
         return _folder(place, split, format)
     if kind == "nothing" and format == "auto" and _looks_like_hub_id(path, base_dir):
         return [hub_part(path, name, split, revision)]
     if kind == "nothing":
         raise DataError("no such file or folder", where=str(place), remedy="check the path")
-    if format == "folder":
+    if format in ("folder", "images"):
         raise DataError("it is a file, not a folder", where=str(place), remedy="leave 'format' out")
     return [_file(place, format)]
 
 
 def read_rows(
     path: str | Path,
-    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt", "folder", "hub", "builtin"] = "auto",
+    format: Format = "auto",
     columns: Sequence[str] | None = None,
     *,
     name: str | None = None,
@@ -79,8 +89,9 @@ def read_rows(
     Parameters
     ----------
     path : str or Path
-        A file (csv, tsv, jsonl, parquet, txt, also gzipped), a folder of files, a ``datasets.save_to_disk`` folder,
-        a hub data set id, or ``builtin:NAME``.
+        A file (csv, tsv, jsonl, parquet, txt, also gzipped), a tar shard of webdataset (several as
+        ``a-{000..012}.tar``), a folder of files or of images, a ``datasets.save_to_disk`` folder, a hub data set id, or
+        ``builtin:NAME``.
     format : str
         Says what `path` is where its name does not.
     columns : sequence of str, optional
@@ -169,6 +180,8 @@ def _folder(folder: Path, split: str | None, format: str) -> list[Part]:
     wanted = format if format in FILE_READERS else None
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path, folder))
     files = [path for path in files if (wanted or _format_of(path)) == _format_of(path) and _format_of(path)]
+    if not files and wanted is None and image_files(folder):
+        return [image_folder(folder / split if split is not None and (folder / split).is_dir() else folder)]
     if not files:
         kinds = ", ".join(sorted(_SUFFIXES))
         raise DataError("no data file in this folder", where=str(folder), remedy=f"put files there that end in {kinds}")

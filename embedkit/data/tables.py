@@ -30,7 +30,7 @@ def read_parquet(path: Path) -> Iterator[Record]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with _seekable(path) as handle:
+    with seekable(path) as handle:
         try:
             file = pq.ParquetFile(handle)
             check_header(file.schema_arrow.names, str(path))
@@ -144,7 +144,7 @@ def _numbered(batches: Iterator[Any], where: str) -> Iterator[Record]:
             yield number, values
 
 
-def _seekable(path: Path) -> IO[bytes]:
+def seekable(path: Path) -> IO[bytes]:
     """The file itself, or its unpacked content in a temporary file when it is gzipped."""
     handle = open_bytes(path)
     if not isinstance(handle, gzip.GzipFile):

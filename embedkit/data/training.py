@@ -25,6 +25,7 @@ from embedkit.data.samplers import SAMPLERS, Request, check_sampler, fit
 from embedkit.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
+    from embedkit.data.decoding import Skipped
     from embedkit.methods.base import Contract
     from embedkit.recipe import DataConfig
 
@@ -47,6 +48,10 @@ class RowBatch:
         Place of the first of `rows` in the whole batch.
     step : int
         Place of the batch in the epoch.
+    places : list of int
+        Place of each of `rows` in the whole batch, from `offset` on; with gaps where bad rows were dropped.
+    skipped : list of Skipped
+        Rows that were drawn and dropped because they are bad.
     """
 
     rows: list[Row]
@@ -54,6 +59,12 @@ class RowBatch:
     size: int
     offset: int
     step: int
+    places: list[int] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.places:
+            object.__setattr__(self, "places", list(range(self.offset, self.offset + len(self.rows))))
 
 
 class TrainingRows(ABC):
@@ -76,6 +87,7 @@ class TrainingRows(ABC):
     steps_per_epoch: int | None
     fingerprint: str
     roles: frozenset[str]
+    _sources: Sequence[Source]
 
     @abstractmethod
     def batches(self, epoch: int, start_step: int = 0, rank: int = 0, world: int = 1) -> Iterator[RowBatch]:
@@ -91,6 +103,10 @@ class TrainingRows(ABC):
     @abstractmethod
     def where(self, row_id: int) -> str:
         """``file:row`` of the row with this id."""
+
+    def left_out(self) -> list[tuple[str, str, str]]:
+        """Place, reason and fault of every bad row that was left out when the data was read; with streams so far."""
+        return [bad for source in self._sources for bad in source.account.bad]
 
 
 def open_training(
@@ -138,8 +154,11 @@ def open_training(
             config.sampler, batch_size, config.per_label, source.roles, f"data.train[{source.index}] ({source.name})"
         )
     if any(source.config.stream for source in sources):
+        from embedkit.data.lanes import LaneRows, only_shards
         from embedkit.data.streams import StreamedRows
 
+        if only_shards(sources):
+            return LaneRows(sources, config, _roles_of(sources, contract), batch_size, seed)
         return StreamedRows(sources, config, _roles_of(sources, contract), batch_size, seed)
     return HeldRows(sources, config, _roles_of(sources, contract), batch_size, seed)
 

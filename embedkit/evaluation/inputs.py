@@ -7,18 +7,8 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
+from embedkit.data.pictures import to_rgb
 from embedkit.errors import DataError
-
-
-def to_rgb(image: Any) -> Any:
-    """A PIL image in RGB, transparent pixels on white."""
-    from PIL import Image
-
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        ground = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(ground, image).convert("RGB")
-    return image.convert("RGB")
 
 
 @dataclass(frozen=True)
@@ -39,7 +29,9 @@ class EncodedImage:
         from PIL import Image, UnidentifiedImageError
 
         try:
-            return to_rgb(Image.open(io.BytesIO(self.content)))
+            image = Image.open(io.BytesIO(self.content))
+            image.load()
+            return to_rgb(image)
         except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
             raise DataError(f"not a readable image: {error}", where=self.name) from error
 

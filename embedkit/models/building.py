@@ -143,10 +143,10 @@ def open_tokenizer(name: str) -> Any:
         from embedkit.models.clip_text import clip_tokenizer
 
         return clip_tokenizer()
-    if name == "builtin":
+    if name in ("builtin", "builtin-shapes"):
         from embedkit.data.builtin import tokenizer
 
-        return tokenizer()
+        return tokenizer(shapes=name == "builtin-shapes")
     path = Path(name).expanduser()
     vocabulary = path / "vocab.txt" if path.is_dir() and not (path / "tokenizer.json").is_file() else path
     if vocabulary.name.endswith("vocab.txt") and vocabulary.is_file():

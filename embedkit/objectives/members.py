@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from embedkit.errors import RecipeError
-from embedkit.objectives import divergence, memory, mixtures  # noqa: F401  (they file parts)
+from embedkit.objectives import divergence, memory, mixtures, shared_inputs  # noqa: F401  (they file parts)
 from embedkit.objectives.base import LossOutput, NegativeCount, Objective, ObjectiveBatch
 from embedkit.objectives.kernel import table_preset
 from embedkit.objectives.registry import build, objective

@@ -1,0 +1,91 @@
+"""Images with captions that embedkit makes itself: a coloured shape on a plain ground; no download, no chance.
+
+A picture has five features: colour, shape, size, place and ground. A combination of the first four belongs to exactly
+one of train, dev and test, so a held-out score measures whether features are told apart, not whether pictures are
+remembered. An image is a binary PPM file (32 x 32), which takes no library to write, so that its bytes are equal on
+every machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+EDGE = 32
+"""Height and width of an image in pixels."""
+
+COLOURS = {
+    "red": (214, 39, 40), "green": (44, 160, 44), "blue": (31, 119, 200), "yellow": (240, 210, 40),
+    "purple": (148, 60, 189), "orange": (255, 127, 14), "pink": (247, 140, 200), "brown": (120, 72, 40),
+}  # fmt: skip
+GROUNDS = {"white": (250, 250, 250), "black": (12, 12, 12), "grey": (128, 128, 128)}
+SIZES = {"small": 5, "large": 9}
+PLACES = {
+    "in the middle": (16, 16), "at the top left": (10, 10), "at the top right": (10, 22),
+    "at the bottom left": (22, 10), "at the bottom right": (22, 22),
+}  # fmt: skip
+
+Grid = np.ndarray
+SHAPES: dict[str, Callable[[Grid, Grid, int], Grid]] = {
+    "circle": lambda y, x, r: y * y + x * x <= r * r,
+    "square": lambda y, x, r: np.maximum(np.abs(y), np.abs(x)) <= r - 1,
+    "diamond": lambda y, x, r: np.abs(y) + np.abs(x) <= r,
+    "triangle": lambda y, x, r: (2 * np.abs(x) <= y + r) & (y <= r - 1),
+    "cross": lambda y, x, r: (np.minimum(np.abs(y), np.abs(x)) * 3 <= r) & (np.maximum(np.abs(y), np.abs(x)) <= r),
+    "ring": lambda y, x, r: (y * y + x * x <= r * r) & (4 * (y * y + x * x) >= r * r),
+}
+"""Name -> where the shape is, from integer distances (32, 32) to its centre and its radius."""
+
+Features = tuple[int, int, int, int, int]
+"""Numbers of colour, shape, size, place and ground."""
+_SIDES = (len(COLOURS), len(SHAPES), len(SIZES), len(PLACES), len(GROUNDS))
+
+
+def features(below: Callable[[int], int]) -> Features:
+    """Drawn features; `below` gives numbers in [0, bound)."""
+    colour, shape, size, place, ground = (below(side) for side in _SIDES)
+    return colour, shape, size, place, ground
+
+
+def row(chosen: Features, below: Callable[[int], int]) -> dict[str, Any]:
+    """The row of a picture: ``image``, ``captions`` (two), ``label`` and ``label_name`` (the shape)."""
+    colour, shape, size, place, ground = (
+        list(names)[number] for names, number in zip((COLOURS, SHAPES, SIZES, PLACES, GROUNDS), chosen, strict=True)
+    )
+    captions = [
+        f"a {size} {colour} {shape} {place} on a {ground} ground",
+        f"{place} there is a {colour} {shape}, {size}, the ground is {ground}",
+        f"{ground} ground with a {size} {shape} in {colour} {place}",
+        f"a {colour} {shape} of {size} size {place}, {ground} behind it",
+    ]
+    first = below(len(captions))
+    second = (first + 1 + below(len(captions) - 1)) % len(captions)
+    shift = (below(3) - 1, below(3) - 1)
+    return {
+        "image": draw(chosen, shift),
+        "captions": [captions[first], captions[second]],
+        "label": chosen[1],
+        "label_name": shape,
+    }
+
+
+def draw(chosen: Features, shift: tuple[int, int] = (0, 0)) -> bytes:
+    """The PPM file of a picture; `shift` moves the shape by pixels (down, right)."""
+    colour, shape, size, place, ground = chosen
+    row, column = list(PLACES.values())[place]
+    y, x = np.mgrid[0:EDGE, 0:EDGE]
+    inside = list(SHAPES.values())[shape](y - row - shift[0], x - column - shift[1], list(SIZES.values())[size])
+    pixels = np.empty((EDGE, EDGE, 3), np.uint8)
+    pixels[:] = list(GROUNDS.values())[ground]
+    pixels[inside] = list(COLOURS.values())[colour]
+    return b"P6 %d %d 255\n" % (EDGE, EDGE) + pixels.tobytes()
+
+
+def words() -> set[str]:
+    """All words of the captions, for a vocabulary."""
+    told = "a on ground there is the with in of size behind it photo " + " ".join(
+        [*COLOURS, *SHAPES, *SIZES, *PLACES, *GROUNDS]
+    )
+    return set(told.split())

@@ -1,0 +1,229 @@
+"""Views of images: random crops and colour changes for training, rendered late, in worker threads.
+
+A method makes an `ImageInput` for each view of a row: the decoded picture, what is to be done with it, and a seed. Its
+pixels are computed when the view is prepared for the model, whose size is known then. What is drawn is a pure function
+of the seed, made of raw generator output, so that it stays the same with every version of NumPy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedkit.data.pictures import Picture, to_rgb
+from embedkit.errors import RecipeError, nearest
+
+if TYPE_CHECKING:
+    from embedkit.models.images import ImageInputs
+
+_DRAWS = 64  # numbers drawn for one view; a crop takes 4 for each of at most 10 tries, the rest fewer than 16
+_BICUBIC = 3  # Pillow's number
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Random changes of a training image.
+
+    Attributes
+    ----------
+    crop : (float, float) or None
+        Share of the image's area that a random crop keeps; None leaves the framing to the model's preprocessing.
+    ratio : (float, float)
+        Width over height of a crop, before it is resized to the model's size.
+    flip : float
+        How often the image is mirrored left to right.
+    jitter : (float, float, float, float)
+        Strengths of random brightness, contrast, saturation and hue; factors are drawn from 1 - s to 1 + s, the hue's
+        shift from -s to s of the colour circle.
+    jitter_rate, grey, blur : float
+        How often colours are changed, the image is made grey, or blurred (Gaussian, radius 0.1 to 2 pixels).
+    """
+
+    crop: tuple[float, float] | None = (0.9, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.0
+    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    jitter_rate: float = 0.0
+    grey: float = 0.0
+    blur: float = 0.0
+
+    @classmethod
+    def of(cls, config: str | Mapping[str, Any] | None, where: str = "method.transform") -> Transform | None:
+        """The transform of a name in `TRANSFORMS`, or of settings (``name`` says which ones they change).
+
+        Raises
+        ------
+        RecipeError
+            Unknown name or setting, or a value out of bounds.
+        """
+        if config is None or config == "none":
+            return None
+        settings = {"name": config} if isinstance(config, str) else dict(config)
+        name = settings.pop("name", "clip")
+        if name not in TRANSFORMS:
+            raise RecipeError(f"unknown transform {name!r}", where=where, remedy=nearest(str(name), TRANSFORMS))
+        known = {field.name: getattr(TRANSFORMS[name], field.name) for field in fields(cls)}
+        for key in settings:
+            if key not in known:
+                raise RecipeError(f"unknown setting {key!r}", where=where, remedy=nearest(key, known))
+        made = cls(**{key: _value(value) for key, value in {**known, **settings}.items()})
+        made._check(where)
+        return made
+
+    def _check(self, where: str) -> None:
+        pairs = {"ratio": self.ratio} if self.crop is None else {"crop": self.crop, "ratio": self.ratio}
+        for key, pair in pairs.items():
+            top = 1.0 if key == "crop" else math.inf
+            if not (_numbers(pair, 2) and 0 < pair[0] <= pair[1] <= top):
+                raise RecipeError(f"{key} is {pair!r}", where=where, remedy="give two numbers, the smaller first")
+        if not (_numbers(self.jitter, 4) and all(0 <= value <= 1 for value in self.jitter) and self.jitter[3] <= 0.5):
+            raise RecipeError(f"jitter is {self.jitter!r}", where=where, remedy="give four numbers from 0 to 1")
+        for key in ("flip", "jitter_rate", "grey", "blur"):
+            if not (_numbers((getattr(self, key),), 1) and 0 <= getattr(self, key) <= 1):
+                raise RecipeError(f"{key} is {getattr(self, key)!r}", where=where, remedy="give a number from 0 to 1")
+
+    @property
+    def margin(self) -> float:
+        """How many times larger than the model's image a picture should be decoded, so that crops stay sharp.
+
+        At most 2: for the smallest crops of strong transforms a little sharpness is given up for memory.
+        """
+        return 1.0 if self.crop is None else min(2.0, self.crop[0] ** -0.5)
+
+    def __call__(self, image: Any, size: tuple[int, int], seed: tuple[int, int]) -> Any:
+        """A PIL image in RGB of `size` (height, width), or of the old size when nothing is cropped."""
+        draws = _uniform(seed)
+        image = to_rgb(image)
+        if self.crop is not None:
+            box = _crop(image.size, self.crop, self.ratio, draws)
+            image = image.resize((size[1], size[0]), _BICUBIC, box=box, reducing_gap=2.0)
+        draws = _uniform(seed, 1)
+        if next(draws) < self.flip:
+            image = image.transpose(0)  # left to right
+        if next(draws) < self.jitter_rate:
+            image = _jittered(image, self.jitter, draws)
+        draws = _uniform(seed, 2)
+        if next(draws) < self.grey:
+            image = image.convert("L").convert("RGB")
+        if next(draws) < self.blur:
+            from PIL import ImageFilter
+
+            image = image.filter(ImageFilter.GaussianBlur(0.1 + 1.9 * next(draws)))
+        return image
+
+
+TRANSFORMS: dict[str, Transform] = {
+    "clip": Transform(),
+    "simclr": Transform((0.08, 1.0), flip=0.5, jitter=(0.8, 0.8, 0.8, 0.2), jitter_rate=0.8, grey=0.2, blur=0.5),
+    "moco": Transform((0.2, 1.0), flip=0.5, jitter=(0.4, 0.4, 0.4, 0.1), jitter_rate=0.8, grey=0.2, blur=0.5),
+    "weak": Transform((0.5, 1.0), flip=0.5),
+    "small": Transform((0.2, 1.0), flip=0.5, jitter=(0.4, 0.4, 0.4, 0.1), jitter_rate=0.8, grey=0.2),
+}
+"""Transforms by name. ``clip``: a random crop of nine tenths, as open_clip; ``simclr``: Chen et al. 2020, appendix A,
+strength 1; ``moco``: Chen et al. 2020 (MoCo v2); ``weak``: CLIP-rocket's weak view; ``small``: for images of 32 pixels
+or so, which blurring would wipe out."""
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """One image of a view.
+
+    Attributes
+    ----------
+    picture : Picture
+        The decoded file.
+    transform : Transform or None
+        Random changes; None for the model's own preprocessing alone.
+    seed : (int, int)
+        What the changes are drawn from, two numbers below 2**64.
+    """
+
+    picture: Picture
+    transform: Transform | None = None
+    seed: tuple[int, int] = (0, 0)
+
+    @property
+    def key(self) -> bytes:
+        """Equal for equal files, whatever was drawn."""
+        return self.picture.key
+
+    def render(self, size: tuple[int, int]) -> Any:
+        """What `prepare` of a model takes: pixels uint8 (3, H, W) of a crop, or a PIL image."""
+        if self.transform is None:
+            return self.picture.image
+        image = self.transform(self.picture.image, size, self.seed)
+        if self.transform.crop is None:
+            return image
+        return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
+
+
+def seed_of(random: np.random.Generator) -> tuple[int, int]:
+    """The seed of one view: the next two raw numbers of a row's generator."""
+    first, second = random.bit_generator.random_raw(2).tolist()  # type: ignore[attr-defined]
+    return first, second
+
+
+def prepare_images(model: Any, inputs: Sequence[Any]) -> ImageInputs:
+    """Images of a view as the model takes them; an empty list is an empty `ImageInputs`."""
+    from embedkit.models.images import ImageInputs, pixels_of
+
+    size = model.preprocess.size
+    images = [image.render(size) if isinstance(image, ImageInput) else image for image in inputs]
+    return ImageInputs(pixels_of(images, model.preprocess), model.image.patches)
+
+
+def _uniform(seed: tuple[int, int], stream: int = 0) -> Iterator[float]:
+    raw = np.random.Philox(key=seed, counter=[0, 0, 0, stream]).random_raw(_DRAWS)
+    return iter(((raw >> np.uint64(11)) * 2.0**-53).tolist())
+
+
+def _crop(
+    sides: tuple[int, int], area: tuple[float, float], ratio: tuple[float, float], draws: Iterator[float]
+) -> tuple[int, int, int, int]:
+    """A box (left, top, right, bottom) of a drawn area and shape inside (width, height); the middle if none fits."""
+    wide, high = sides
+    for _ in range(10):
+        size = wide * high * (area[0] + (area[1] - area[0]) * next(draws))
+        low, top = math.log(ratio[0]), math.log(ratio[1])
+        shape = math.exp(low + (top - low) * next(draws))
+        width, height = round(math.sqrt(size * shape)), round(math.sqrt(size / shape))
+        across, down = next(draws), next(draws)
+        if 0 < width <= wide and 0 < height <= high:
+            left, upper = int(across * (wide - width + 1)), int(down * (high - height + 1))
+            return left, upper, left + width, upper + height
+    shape = min(max(wide / high, ratio[0]), ratio[1])
+    width, height = min(wide, max(1, round(high * shape))), min(high, max(1, round(wide / shape)))
+    left, upper = (wide - width) // 2, (high - height) // 2
+    return left, upper, left + width, upper + height
+
+
+def _jittered(image: Any, strength: tuple[float, float, float, float], draws: Iterator[float]) -> Any:
+    from PIL import Image, ImageEnhance
+
+    kinds = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    for kind, amount in zip(kinds, strength[:3], strict=True):
+        factor = 1 + amount * (2 * next(draws) - 1)
+        if amount:
+            image = kind(image).enhance(factor)
+    shift = round(255 * strength[3] * (2 * next(draws) - 1))
+    if shift:
+        hue, saturation, value = image.convert("HSV").split()
+        turned = Image.fromarray(np.asarray(hue) + np.uint8(shift % 256))
+        image = Image.merge("HSV", (turned, saturation, value)).convert("RGB")
+    return image
+
+
+def _value(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _numbers(values: Any, count: int) -> bool:
+    return (
+        isinstance(values, tuple)
+        and len(values) == count
+        and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    )
