@@ -1,0 +1,123 @@
+"""How views are named, put in a row, and applied to the texts of a batch.
+
+A view is a chain of steps. A step changes the text, puts a template around it, or says how the encoder runs; each is
+registered under its name as a function of its settings::
+
+    method:
+      name: views
+      positive:
+        - {name: word-deletion, rate: 0.2}
+        - {name: dropout, rate: 0.15}
+
+What a chain draws for a row depends on the generator that it is given only; the trainer's is a pure function of (seed,
+epoch, step, place of the row in the batch).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from embedkit.errors import RecipeError, nearest
+from embedkit.methods.base import View
+from embedkit.registry import Registry
+
+TextEdit = Callable[[str, np.random.Generator], "str | list[str]"]
+"""A pure function of a text and a generator; a list is parts of the text whose vectors are composed to one."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one entry of a chain does; usually one of the three.
+
+    Attributes
+    ----------
+    edit : callable, optional
+        ``(text, generator) -> text``, or a list of its parts.
+    prompt : str, optional
+        A template with ``{}`` around the text.
+    forward : dict
+        Settings of the encoder's forward pass.
+    splits : bool
+        Whether `edit` may give several parts.
+    """
+
+    edit: TextEdit | None = None
+    prompt: str | None = None
+    forward: dict[str, Any] = field(default_factory=dict)
+    splits: bool = False
+
+
+views: Registry[Callable[..., Step]] = Registry("view")
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Steps in order: edits one after the other, one template at most, forward settings joined."""
+
+    steps: tuple[Step, ...] = ()
+
+    @classmethod
+    def of(cls, config: Sequence[str | Mapping[str, Any]] | str | Mapping[str, Any], where: str = "view") -> Chain:
+        """The chain of a list of names or ``{name, settings}``; one entry may stand without a list.
+
+        Raises
+        ------
+        UserError, RecipeError
+            Unknown view or setting, a value out of bounds, two templates, two values for one forward setting.
+        """
+        from embedkit.views import views as registry  # with every file of views read
+
+        entries = [config] if isinstance(config, str | Mapping) else list(config)
+        steps = []
+        for entry in entries:
+            settings = {"name": entry} if isinstance(entry, str) else dict(entry)
+            if not isinstance(settings.get("name"), str):
+                raise RecipeError("an entry has no name", where=where, remedy="write {name: word-deletion, rate: 0.1}")
+            make = registry[settings.pop("name")]
+            known = list(inspect.signature(make).parameters)
+            for key in settings:
+                if key not in known:
+                    raise RecipeError(f"unknown setting {key!r}", where=where, remedy=nearest(key, known))
+            steps.append(make(**settings))
+        chain = cls(tuple(steps))
+        keys = [key for step in chain.steps for key in step.forward]
+        if len(set(keys)) < len(keys) or sum(step.prompt is not None for step in chain.steps) > 1:
+            raise RecipeError("two entries set the same thing", where=where, remedy="keep one of them")
+        return chain
+
+    def texts(self, text: str, random: np.random.Generator) -> list[str]:
+        """The text after all edits; several where a step cut it into parts."""
+        parts = [text]
+        for step in self.steps:
+            if step.edit is not None:
+                found = [step.edit(part, random) for part in parts]
+                parts = [p for new in found for p in ([new] if isinstance(new, str) else new)]
+        return parts
+
+    @property
+    def prompt(self) -> str | None:
+        """The template, if a step has one."""
+        return next((step.prompt for step in self.steps if step.prompt is not None), None)
+
+    @property
+    def splits(self) -> bool:
+        """Whether a text may become several."""
+        return any(step.splits for step in self.steps)
+
+    @property
+    def forward(self) -> dict[str, Any]:
+        """All forward settings."""
+        return {key: value for step in self.steps for key, value in step.forward.items()}
+
+    def apply(self, view: View, random: Sequence[np.random.Generator]) -> View:
+        """The view with every input changed; input i draws from ``random[owner[i]]``, in order."""
+        made = [self.texts(text, random[row]) for text, row in zip(view.inputs, view.owner, strict=True)]
+        inputs = [text for parts in made for text in parts]
+        owner = [row for row, parts in zip(view.owner, made, strict=True) for _ in parts]
+        prompt = self.prompt if self.prompt is not None else view.prompt
+        return replace(view, inputs=inputs, owner=owner, prompt=prompt, settings={**view.settings, **self.forward})

@@ -1,0 +1,116 @@
+"""Views that change how the encoder sees a text: dropout, positions, cutoffs, noise, an adversary.
+
+They are settings of a forward pass (see `embedkit.models.text.TextEncoder.token_states`); what they draw depends on the
+seed of the input only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from embedkit.views.base import Step, views
+from embedkit.views.text import between
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from embedkit.models.inputs import Inputs
+
+BELOW_ONE = 1 - 1e-9
+
+
+@views.add("dropout")
+def dropout(rate: float) -> Step:
+    """All dropout of the encoder at this rate (SupCL-Seq, Sedghamiz et al. 2021, makes views of several rates)."""
+    return Step(forward={"dropout": float(between("rate", rate, 0, BELOW_ONE))})
+
+
+@views.add("token-shuffle")
+def token_shuffle() -> Step:
+    """Permuted position ids, special tokens included; the tokens stay (ConSERT, Yan et al. 2021, section 3.2)."""
+    return Step(forward={"shuffle": True})
+
+
+@views.add("token-cutoff")
+def token_cutoff(rate: float = 0.15) -> Step:
+    """Zero this share of a text's rows of the embedding layer's output (ConSERT)."""
+    return Step(forward={"token_cutoff": float(between("rate", rate, 0, BELOW_ONE))})
+
+
+@views.add("feature-cutoff")
+def feature_cutoff(rate: float = 0.2) -> Step:
+    """Zero this share of its columns, the same for all tokens of a text (ConSERT)."""
+    return Step(forward={"feature_cutoff": float(between("rate", rate, 0, BELOW_ONE))})
+
+
+@views.add("element-cutoff")
+def element_cutoff(rate: float = 0.2) -> Step:
+    """Zero this share of its single numbers, without rescaling (ConSERT's "dropout")."""
+    return Step(forward={"element_cutoff": float(between("rate", rate, 0, BELOW_ONE))})
+
+
+@views.add("noise")
+def noise(deviation: float = 0.01) -> Step:
+    """Add normal noise to the embedding layer's output."""
+    return Step(forward={"noise": float(between("deviation", deviation, 0, 1e3))})
+
+
+@views.add("adversarial")
+def adversarial(epsilon: float = 1.0) -> Step:
+    """Add the perturbation of length `epsilon` a text that moves its vector most, see `adversary`."""
+    return Step(forward={"adversarial": float(between("epsilon", epsilon, 0, 1e6))})
+
+
+def adversary(embed: Any, inputs: Inputs, epsilon: float, probe: float = 1e-2) -> Any:
+    """The edit of the embedding layer's output that moves the vectors of these inputs most: virtual adversarial noise.
+
+    One step of power iteration (Miyato et al. 2018, section 3.3): with random d of length `probe` a text, g is the
+    gradient of 1 - cos(f(x + d), f(x)) by d, and the perturbation epsilon g / |g|. It needs no label, and depends on
+    the text alone, so that it fits any objective; ConSERT's FGV takes the gradient of a supervised loss instead.
+
+    Parameters
+    ----------
+    embed : callable
+        ``embed(edit) -> vectors (n, K)`` of the inputs under an edit (or None).
+    inputs : Inputs
+        With seeds.
+    epsilon, probe : float
+        Euclidean lengths, over all tokens of a text.
+
+    Returns
+    -------
+    callable
+        An `embedkit.models.edits.Edit`.
+    """
+    import torch
+
+    from embedkit.models.edits import normal
+
+    found: dict[str, Any] = {}
+
+    def probing(hidden: Tensor, now: Inputs) -> Tensor:
+        start = per_text(normal(hidden, now, "adversarial"), now) * probe
+        found["direction"] = start.detach().requires_grad_()
+        return hidden.detach() + found["direction"]
+
+    with torch.no_grad():
+        clean = embed(None)
+    with torch.enable_grad():
+        moved = embed(probing)
+        distance = 1 - torch.nn.functional.cosine_similarity(moved.float(), clean.float(), dim=1)
+        (gradient,) = torch.autograd.grad(distance.sum(), found["direction"])
+
+    def edit(hidden: Tensor, now: Inputs) -> Tensor:
+        return hidden + epsilon * per_text(gradient.to(hidden.dtype), now)  # tokens stand in the same order
+
+    return edit
+
+
+def per_text(values: Tensor, inputs: Inputs) -> Tensor:
+    """Rows (T, H) divided by the Euclidean length of all values of their text; zero where that is zero."""
+    import torch
+
+    owner = torch.from_numpy(inputs.owner).to(values.device)
+    square = values.new_zeros(len(inputs)).index_add(0, owner, values.square().sum(dim=1))
+    length = square.sqrt().clamp_min(torch.finfo(values.dtype).tiny)
+    return values / length[owner, None]

@@ -1,0 +1,146 @@
+"""Views that need something besides the text: a file of back-translations, a table of synonyms, a masked LM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from embedkit.errors import DataError, RecipeError
+from embedkit.views import words
+from embedkit.views.base import Step, views
+from embedkit.views.text import between, count, on_words
+
+
+@views.add("back-translation")
+def back_translation(path: str, text: str = "text", translation: str = "translation", missing: str = "error") -> Step:
+    """Replace a text by one of its translations there and back, read from a file (any format that data sources have).
+
+    The file has the columns `text` and `translation`; a text may stand in several rows, and one is drawn. White space
+    is collapsed before texts are compared. A text without a row is refused, or kept with ``missing: keep``.
+    """
+    if missing not in ("error", "keep"):
+        raise RecipeError(f"missing is {missing!r}", where="view", remedy="it must be error or keep")
+    table = read_table(path, text, translation)
+
+    def run(given: str, random: np.random.Generator) -> str:
+        known = table.get(" ".join(given.split()))
+        if known:
+            return known[int(random.integers(len(known)))]
+        if missing == "keep":
+            return given
+        raise DataError(
+            f"no back-translation of {given[:60]!r}", where=path, remedy="add it, or set missing: keep on the view"
+        )
+
+    return Step(edit=run)
+
+
+@lru_cache(maxsize=8)
+def read_table(path: str, key: str, value: str) -> dict[str, list[str]]:
+    """Cells of one column by those of another, white space collapsed, in the order of the file."""
+    from embedkit.data import read_rows
+
+    table: dict[str, list[str]] = {}
+    for row in read_rows(path, columns=[key, value]):
+        table.setdefault(" ".join(str(row[key]).split()), []).append(str(row[value]))
+    return table
+
+
+@views.add("substitution")
+def substitution(
+    rate: float = 0.3, model: str | None = None, table: str | None = None, top: int = 5, word: str = "word",
+    substitute: str = "substitute",
+) -> Step:  # fmt: skip
+    """Replace each word with probability `rate`.
+
+    With a `model` (folder or id of a masked language model) its place is masked, together with all others that are
+    drawn, and one of the `top` whole words that the model finds likeliest, other than the word itself, takes it. With a
+    `table` (a file with the columns `word` and `substitute`) one of the substitutes is drawn; words that it lacks stay.
+    """
+    between("rate", rate, 0, 1)
+    count("top", top)
+    if (model is None) == (table is None):
+        raise RecipeError("give either model or table", where="view substitution", remedy="remove or add one")
+    if model is not None:
+        candidates: words.Candidates = MaskedLM(model, top)
+    else:
+        known = read_table(str(table), word, substitute)
+
+        def candidates(items: Sequence[str], places: Sequence[int]) -> list[list[str]]:
+            return [known.get(items[place], []) for place in places]
+
+    return on_words(lambda items, random: words.substitute(items, random, rate=rate, candidates=candidates))
+
+
+class MaskedLM:
+    """Words that a masked language model puts at given places of a sentence.
+
+    Parameters
+    ----------
+    name : str
+        Folder or hub id; it is read at first use, runs on the CPU and draws nothing: the candidates of a sentence are
+        always the same.
+    top : int
+        Candidates a place.
+
+    Only whole words are candidates: pieces that go on with a word, special tokens and signs are left out.
+    """
+
+    def __init__(self, name: str, top: int = 5) -> None:
+        self.name, self.top = name, top
+        self._lock = Lock()
+        self._parts: tuple[Any, Any, Any] | None = None
+
+    def _read(self) -> tuple[Any, Any, Any]:
+        """Tokenizer, model, and which vocabulary entries are whole words (V,)."""
+        with self._lock:
+            if self._parts is None:
+                import torch
+                from transformers import AutoModelForMaskedLM
+
+                from embedkit.models.folder import locate
+                from embedkit.models.loading import read_tokenizer
+
+                folder: Path = locate(self.name)
+                tokenizer = read_tokenizer(folder)
+                model = AutoModelForMaskedLM.from_pretrained(
+                    folder, local_files_only=True, trust_remote_code=False, dtype=torch.float32
+                )
+                self._parts = (tokenizer, model.eval().requires_grad_(False), whole_words(tokenizer))
+            return self._parts
+
+    def __call__(self, items: Sequence[str], places: Sequence[int]) -> list[list[str]]:
+        """Candidates for each place, likeliest first."""
+        import torch
+
+        tokenizer, model, whole = self._read()
+        hidden = set(places)
+        text = " ".join(tokenizer.mask_token if i in hidden else item for i, item in enumerate(items))
+        limit = model.config.max_position_embeddings - 2
+        ids = tokenizer(text, truncation=True, max_length=limit, return_tensors="pt")["input_ids"]
+        at = (ids[0] == tokenizer.mask_token_id).nonzero()[:, 0]
+        logits = model(input_ids=ids).logits[0, at]  # (places, V); V may be larger than the vocabulary
+        allowed = torch.zeros(logits.shape[1], dtype=torch.bool)
+        allowed[: len(whole)] = torch.from_numpy(whole)
+        logits = logits.masked_fill(~allowed, -torch.inf)
+        best = logits.topk(min(self.top + 1, int(whole.sum())), dim=1).indices.tolist()
+        found = [[tokenizer.decode([token]).strip() for token in row] for row in best]
+        own = [items[place].lower() for place in places]
+        kept = [[w for w in row if w.lower() != mine][: self.top] for row, mine in zip(found, own, strict=False)]
+        return kept + [[] for _ in places[len(kept) :]]  # places that were cut off have no candidate
+
+
+def whole_words(tokenizer: Any) -> np.ndarray:
+    """Which entries of a vocabulary are words by themselves, bool (V,)."""
+    table = tokenizer.get_vocab()
+    special = set(tokenizer.all_special_tokens)
+    mark = next((m for m in ("Ġ", "▁") if sum(piece.startswith(m) for piece in table) > len(table) // 10), "")
+    whole = np.zeros(max(table.values()) + 1, dtype=bool)
+    for piece, number in table.items():
+        whole[number] = piece not in special and piece.startswith(mark) and piece[len(mark) :].isalpha()
+    return whole

@@ -1,0 +1,110 @@
+"""Edits of a sequence of words: deletion, repetition, reordering, substitution.
+
+Every function is pure: items, settings and a random generator in, a new list out. Items may be words or token ids. No
+function empties a sequence that had items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+
+
+def delete(items: Sequence[T], random: np.random.Generator, *, rate: float = 0.1, marker: T | None = None) -> list[T]:
+    """Drop each item with probability `rate`; one survives at least.
+
+    With a `marker`, every run of dropped items leaves one marker behind (CLEAR, Wu et al. 2020, section 3.1).
+    """
+    dropped = random.random(len(items)) < rate
+    if len(items) and marker is None and dropped.all():
+        dropped[random.integers(len(items))] = False
+    return _without(items, dropped, marker)
+
+
+def delete_spans(
+    items: Sequence[T], random: np.random.Generator, *, spans: int = 5, share: float = 0.05, marker: T | None = None
+) -> list[T]:
+    """Drop up to `spans` disjoint spans, each `share` of the items long and one item at least (CLEAR, section 3.1).
+
+    Fewer spans are dropped where less than one item would be left; a `marker` stands for each run that is gone.
+    """
+    dropped = np.zeros(len(items), dtype=bool)
+    for start, stop in disjoint_spans(len(items), random, spans, share):
+        dropped[start:stop] = True
+    return _without(items, dropped, marker)
+
+
+def swap_spans(items: Sequence[T], random: np.random.Generator, *, pairs: int = 5, share: float = 0.05) -> list[T]:
+    """Exchange up to `pairs` random pairs of disjoint spans, each `share` of the items long (CLEAR, section 3.1)."""
+    found = disjoint_spans(len(items), random, 2 * pairs, share)
+    order = random.permutation(len(found))
+    new = list(items)
+    for one, two in zip(order[0::2], order[1::2], strict=False):
+        (a, a_end), (b, b_end) = found[one], found[two]
+        new[a:a_end], new[b:b_end] = items[b:b_end], items[a:a_end]
+    return new
+
+
+def shuffle(items: Sequence[T], random: np.random.Generator, *, window: int | None = None) -> list[T]:
+    """The items in random order; with a `window` none moves further than that many places (Lample et al. 2018)."""
+    keys = random.random(len(items)) * (len(items) if window is None else window + 1)
+    order = np.argsort(keys if window is None else np.arange(len(items)) + keys, kind="stable")
+    return [items[i] for i in order]
+
+
+def repeat(items: Sequence[T], random: np.random.Generator, *, rate: float = 0.32) -> list[T]:
+    """Say some items twice (ESimCSE, Wu et al. 2022, section 3.1).
+
+    Their number is uniform from 0 to the larger of 2 and `rate` x length (at most all), the items are distinct.
+    """
+    most = min(len(items), max(2, int(rate * len(items))))
+    twice = set(random.choice(len(items), size=random.integers(most + 1), replace=False).tolist()) if most else set()
+    return [item for place, item in enumerate(items) for _ in range(2 if place in twice else 1)]
+
+
+Candidates = Callable[[Sequence[str], Sequence[int]], Sequence[Sequence[str]]]
+"""``(words, places)`` -> for each place the words that may stand there, none where nothing is known."""
+
+
+def substitute(
+    items: Sequence[str], random: np.random.Generator, *, rate: float = 0.3, candidates: Candidates
+) -> list[str]:
+    """Replace each word with probability `rate` by one of its candidates, all equally likely.
+
+    Places are drawn first and asked for together, so that a masked language model sees all of them hidden.
+    """
+    chosen = np.flatnonzero(random.random(len(items)) < rate).tolist()
+    new = list(items)
+    if chosen:
+        for place, known in zip(chosen, candidates(items, chosen), strict=True):
+            if known:
+                new[place] = known[random.integers(len(known))]
+    return new
+
+
+def disjoint_spans(length: int, random: np.random.Generator, count: int, share: float) -> list[tuple[int, int]]:
+    """Up to `count` random disjoint spans of 0 .. `length`, in order, that leave at least one place free.
+
+    Each is max(1, round(`share` x `length`)) long; all placements are equally likely.
+    """
+    size = max(1, round(share * length))
+    count = min(count, max(0, length - 1) // size)
+    if count == 0:
+        return []
+    # k spans of size s in n places are k places in n - k (s - 1)
+    places = np.sort(random.choice(length - count * (size - 1), size=count, replace=False))
+    return [(int(at) + i * (size - 1), int(at) + i * (size - 1) + size) for i, at in enumerate(places)]
+
+
+def _without(items: Sequence[T], dropped: np.ndarray, marker: T | None) -> list[T]:
+    new: list[T] = []
+    for place, item in enumerate(items):
+        if not dropped[place]:
+            new.append(item)
+        elif marker is not None and (place == 0 or not dropped[place - 1]):
+            new.append(marker)
+    return new
