@@ -147,20 +147,27 @@ class Embedder:
         known = self._known[space]
         return self._table[space][[known[item_key(item)] for item in items]]
 
-    def blocks(self, items: Sequence[Item], size: int, prompt: str | None = None) -> Iterator[tuple[int, Array]]:
-        """``(start, vectors)`` block by block in order, without keeping them: for corpora larger than memory."""
+    def blocks(
+        self, items: Sequence[Item], size: int, prompt: str | None = None, *, own: bool = False
+    ) -> Iterator[tuple[int, Array]]:
+        """``(start, vectors)`` block by block in order, without keeping them: for corpora larger than memory.
+
+        When distributed, every process gets all blocks; with `own` it gets, and encodes alone, only its part of them.
+        """
         prompt = prompt or self.prompt
-        for start in range(0, len(items), size):
-            part = items[start : start + size]
+        rank, world = _place() if self.distributed and own else (0, 1)
+        end = (rank + 1) * len(items) // world
+        for start in range(rank * len(items) // world, end, size):
+            part = items[start : min(start + size, end)]
             keys = [item_key(item) for item in part]
-            yield start, self._encode(list(part), keys, prompt)
+            yield start, self._encode(list(part), keys, prompt, alone=own)
 
     def _text_of(self, prompt: str | None) -> str | None:
         """The text of a named prompt: encoders agree on texts, but not on whether they know names."""
         known = getattr(self.model, "prompts", None)
         return str(known[prompt]) if prompt is not None and isinstance(known, dict) and prompt in known else prompt
 
-    def _encode(self, items: list[Item], keys: list[bytes], prompt: str | None) -> Array:
+    def _encode(self, items: list[Item], keys: list[bytes], prompt: str | None, alone: bool = False) -> Array:
         """Vectors of distinct items, from the cache or the model, checked and cut to `dim`."""
         prompt = self._text_of(prompt)
         found: dict[bytes, Array] = {}
@@ -170,7 +177,7 @@ class Embedder:
         self.reused += len(items) - len(missing)
         fresh: Array | None = None
         if missing:
-            fresh = self._run([items[place] for place in missing], prompt)
+            fresh = self._run([items[place] for place in missing], prompt, alone)
             if self.cache is not None and self.model_key is not None:
                 self.cache.put(self.model_key, prompt, [keys[place] for place in missing], fresh)
         width = fresh.shape[1] if fresh is not None else len(next(iter(found.values())))
@@ -190,10 +197,10 @@ class Embedder:
             raise UserError(f"cannot keep {self.dim} numbers of vectors that have {vectors.shape[1]}")
         return np.ascontiguousarray(vectors[:, : self.dim])
 
-    def _run(self, items: list[Item], prompt: str | None) -> Array:
-        """Vectors of `items` from the model; each process encodes its share when distributed."""
+    def _run(self, items: list[Item], prompt: str | None, alone: bool) -> Array:
+        """Vectors of `items` from the model; each process encodes its share when distributed, unless `alone`."""
         began = time.perf_counter()
-        rank, world = _place() if self.distributed else (0, 1)
+        rank, world = _place() if self.distributed and not alone else (0, 1)
         share = items[rank * len(items) // world : (rank + 1) * len(items) // world]
         vectors = self._blocks_by_length(share, prompt)
         if world > 1:

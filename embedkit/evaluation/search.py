@@ -1,9 +1,10 @@
 """Exact nearest neighbours of queries in a corpus that need not fit into memory.
 
-The corpus comes in blocks. A block of scores is compared with each query's k-th best score so far, and only what
-reaches it is kept; so a block costs one matrix product and one pass over its scores. A candidate is one 64-bit number:
-its float32 score, made to sort like an integer, above its preference among equal scores. Ties are therefore decided
-exactly, by any rule, at any depth, and the result does not depend on the size of the blocks.
+The corpus comes in blocks. The scores of a block go into a buffer that is used again; of every 64 documents only the
+largest score is compared with the k-th best of the query so far, and only where it is reached are the 64 looked at.
+That is seldom once some blocks have passed, so that the time is that of the matrix product. A candidate is one 64-bit
+number: its float32 score, made to sort like an integer, above its preference among equal scores. Ties are therefore
+decided exactly, by any rule, at any depth, and the result does not depend on the sizes of the blocks or the processes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from embedkit.evaluation.stats import Array
 
 _NONE = np.iinfo(np.int64).min
 _LOW = np.int64(0xFFFFFFFF)
+_LOWEST = np.finfo(np.float32).min
+_SEGMENT = 64
 
 
 def _sortable(scores: Array) -> Array:
@@ -34,7 +37,7 @@ def _unsortable(numbers: Array) -> Array:
 
 def trec_preference(ids: Sequence[str]) -> Array:
     """Preference (N,) among equal scores as trec_eval has it: the id that sorts last, as text, comes first."""
-    order = sorted(range(len(ids)), key=lambda i: ids[i])
+    order = sorted(range(len(ids)), key=ids.__getitem__)
     preference = np.empty(len(ids), dtype=np.int64)
     preference[order] = np.arange(len(ids))
     return preference
@@ -75,7 +78,8 @@ class TopK:
         self._prefer = np.arange(size - 1, -1, -1, dtype=np.int64) if preference is None else preference
         self._best = np.full((len(queries), 2 * self.k + 64), _NONE, dtype=np.int64)  # (Q, room)
         self._used = np.zeros(len(queries), dtype=np.int64)
-        self._least = np.full(len(queries), -np.inf, dtype=np.float32)
+        self._least = np.full(len(queries), _LOWEST, dtype=np.float32)
+        self._buffer = torch.empty(0, 0)  # (query_block, B rounded up to segments)
 
     def add(self, start: int, documents: Array) -> None:
         """Score documents (B, D) that stand at `start`.. in the corpus; any floating type."""
@@ -83,20 +87,44 @@ class TopK:
 
         block = torch.from_numpy(np.ascontiguousarray(documents)).to(self.device).float()
         # checked here, once for all queries: a score that is NaN would fail every comparison in silence
-        largest = float(block.abs().max()) * self._largest * block.shape[1]
-        if not largest < np.finfo(np.float32).max:
+        largest = float(torch.stack(torch.aminmax(block)).abs().max()) * self._largest * block.shape[1]
+        if not largest < -_LOWEST:
             raise NonFiniteError(f"documents {start}..{start + len(block) - 1} hold NaN, infinity or too large numbers")
         low = self._prefer[start : start + len(block)]
         for first in range(0, len(self._queries), self.query_block):
             rows = slice(first, min(first + self.query_block, len(self._queries)))
-            scores = self._queries[rows] @ block.T  # (q, B)
-            least = torch.from_numpy(self._least[rows]).to(self.device)
-            if torch.isinf(least).any() and scores.shape[1] > self.k:
-                least = torch.maximum(least, scores.topk(self.k, dim=1).values[:, -1])
-            found = torch.nonzero(scores >= least[:, None])
-            values = scores[found[:, 0], found[:, 1]].cpu().numpy()
-            found_rows, columns = found.cpu().numpy().T
-            self._push(rows, found_rows, (_sortable(values) << 32) | low[columns])
+            scores = self._scores(rows, block)  # (q, B rounded up)
+            found, columns, values = self._above(rows, scores, len(block))
+            if len(found):
+                self._push(rows, found, (_sortable(values) << 32) | low[columns])
+
+    def _scores(self, rows: slice, block: Any) -> Any:
+        """Inner products (q, B), in a buffer whose last columns are -inf so that it is made of whole segments."""
+        import torch
+
+        width = -(-len(block) // _SEGMENT) * _SEGMENT
+        if self._buffer.shape[1] != width:
+            self._buffer = torch.empty(min(self.query_block, len(self._queries)), width, device=self.device)
+        scores = self._buffer[: rows.stop - rows.start]
+        scores[:, len(block) :] = -torch.inf
+        torch.mm(self._queries[rows], block.T, out=scores[:, : len(block)])
+        return scores
+
+    def _above(self, rows: slice, scores: Any, size: int) -> tuple[Array, Array, Array]:
+        """Rows, columns and values of the scores that may be among the best, sorted by row."""
+        import torch
+
+        least = torch.from_numpy(self._least[rows]).to(self.device)[:, None]  # (q, 1)
+        if size > self.k and (self._least[rows] == _LOWEST).any():  # nothing is known yet: let the block say it
+            least = torch.maximum(least, scores.topk(self.k, dim=1).values[:, -1:])
+        segments = scores.unflatten(1, (-1, _SEGMENT))  # (q, S, 64)
+        places = torch.nonzero(segments.amax(dim=2) >= least)  # (h, 2)
+        picked = segments[places[:, 0], places[:, 1]]  # (h, 64)
+        inside = torch.nonzero(picked >= least[places[:, 0]])  # (n, 2)
+        chosen = places[inside[:, 0]]
+        columns = chosen[:, 1] * _SEGMENT + inside[:, 1]
+        values = picked[inside[:, 0], inside[:, 1]]
+        return chosen[:, 0].cpu().numpy(), columns.cpu().numpy(), values.cpu().numpy()
 
     def _push(self, rows: slice, found: Array, keys: Array) -> None:
         """Take candidates, sorted by their row `found` within `rows`."""
@@ -120,7 +148,7 @@ class TopK:
         inside = np.arange(len(found)) - starts[found]  # 0, 1, .. within each row
         self._best[rows.start + found, self._used[rows.start + found] + inside] = keys
         self._used[rows] += counts
-        if (self._least[rows] == -np.inf).any():
+        if (self._least[rows] == _LOWEST).any():
             self._compress(rows)
 
     def _compress(self, rows: slice) -> None:
@@ -130,7 +158,23 @@ class TopK:
         self._best[rows, : self.k] = best[:, ::-1]
         self._used[rows] = (best != _NONE).sum(axis=1)
         full = self._used[rows] == self.k
-        self._least[rows] = np.where(full, _unsortable(best[:, 0] >> 32), -np.inf)
+        self._least[rows] = np.where(full, _unsortable(best[:, 0] >> 32), _LOWEST)
+
+    def share(self) -> None:
+        """Take in what the other processes of torch.distributed found; each has added its own part of the corpus."""
+        import torch
+        import torch.distributed as dist
+
+        if not dist.is_initialized() or dist.get_world_size() == 1:
+            return
+        device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else "cpu"
+        own = np.ascontiguousarray(np.sort(self._best, axis=1)[:, -self.k :])
+        kept = torch.from_numpy(own).to(device)  # (Q, k)
+        parts = [torch.empty_like(kept) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, kept)
+        together = torch.cat(parts, dim=1).cpu().numpy()  # (Q, world * k)
+        self._best = np.ascontiguousarray(np.sort(together, axis=1)[:, -self.k :])
+        self._used[:] = (self._best != _NONE).sum(axis=1)
 
     def result(self) -> tuple[Array, Array]:
         """Scores float32 (Q, k) and corpus positions int64 (Q, k), best first; k is at most the corpus size."""
@@ -154,12 +198,19 @@ def exact_top_k(
     k: int,
     size: int,
     preference: Array | None = None,
+    *,
+    shared: bool = False,
     **options: Any,
 ) -> tuple[Array, Array]:
-    """Scores and positions (Q, min(k, size)) of the best documents by inner product; see `TopK`."""
+    """Scores and positions (Q, min(k, size)) of the best documents by inner product; see `TopK`.
+
+    With `shared` the `blocks` of the processes of torch.distributed are parts of one corpus, and all get its result.
+    """
     search = TopK(queries, k, size, preference, **options)
     for start, block in blocks:
         search.add(start, block)
+    if shared:
+        search.share()
     return search.result()
 
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from embedkit.evaluation import evaluate
+from embedkit.evaluation.search import exact_top_k
+from tests.evaluation.test_retrieval import collection
 from tests.evaluation.toys import BagOfWords, sts_folder
 from tests.helpers.gloo import run_processes
 
@@ -24,3 +28,39 @@ def test_two_processes_score_like_one(tmp_path: Path) -> None:
     asked = [count for _, count in answers]
     assert sum(asked) == whole
     assert abs(asked[0] - asked[1]) <= 1
+
+
+def _retrieved(data: str, distributed: bool) -> tuple[dict[str, float], list[float], int]:
+    model = BagOfWords()
+    report = evaluate(model, "retrieval", data, ["scifact"], distributed=distributed, resamples=0)
+    task = report.tasks["scifact"]
+    return task.metrics, task.samples.values["value"].tolist(), len(model.asked)  # type: ignore[union-attr]
+
+
+def test_two_processes_search_half_of_the_corpus_each(tmp_path: Path) -> None:
+    collection(tmp_path / "retrieval" / "scifact")
+    metrics, values, whole = _retrieved(str(tmp_path), False)
+    answers: list[Any] = run_processes(_retrieved, 2, str(tmp_path), True)
+    assert [answer[:2] for answer in answers] == [(metrics, values)] * 2
+    asked = [count for *_, count in answers]
+    assert sum(asked) == whole and abs(asked[0] - asked[1]) <= 2
+
+
+def _found(size: int, k: int, shared: bool) -> tuple[list[Any], list[Any]]:
+    """The search over a corpus with many ties; a process that is one of two adds its half of it."""
+    import torch.distributed as dist
+
+    rng = np.random.default_rng(size)
+    queries, documents = rng.integers(-1, 2, (7, 3)), rng.integers(-1, 2, (size, 3)).astype(np.float32)
+    half = (size + 1) // 2
+    blocks: list[Any] = [(0, documents[:half]), (half, documents[half:])]
+    blocks = [block for block in blocks if len(block[1])]
+    if shared:
+        blocks = blocks[dist.get_rank() : dist.get_rank() + 1]
+    scores, places = exact_top_k(queries.astype(np.float32), blocks, k, size, shared=shared)
+    return scores.tolist(), places.tolist()
+
+
+def test_shared_search_equals_one_search_with_ties_and_small_parts() -> None:
+    for size, k in ((1, 3), (5, 4), (40, 10), (300, 25)):
+        assert run_processes(_found, 2, size, k, True) == [_found(size, k, False)] * 2

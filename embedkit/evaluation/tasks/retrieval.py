@@ -45,7 +45,7 @@ class RetrievalTask(Task):
     """nDCG@10 x 100 (or ``main``) over the judged queries, with trec_eval's definitions and tie rule.
 
     Data: a folder in BEIR's form. The corpus is encoded and searched block by block, so that memory holds one block of
-    vectors, whatever the size of the corpus.
+    vectors, whatever the size of the corpus; several processes share it out.
     """
 
     settings_type = RetrievalSettings
@@ -86,8 +86,9 @@ class RetrievalTask(Task):
         preference = trec_preference(c.document_ids)
         if s.index == "exact":
             scores, places = exact_top_k(
-                queries, self._blocks(embed), depth, len(c.documents), preference, device=s.device
-            )
+                queries, self._blocks(embed, own=True), depth, len(c.documents), preference, device=s.device,
+                shared=embed.distributed,
+            )  # fmt: skip
         else:
             vectors = np.concatenate([block for _, block in self._blocks(embed)])
             scores, places = faiss_top_k(queries, vectors, depth, s.index)
@@ -107,8 +108,9 @@ class RetrievalTask(Task):
     def _ready(self, vectors: Array) -> Array:
         return unit_rows(vectors) if self.settings.similarity == "cosine" else vectors
 
-    def _blocks(self, embed: Embedder) -> Iterator[tuple[int, Array]]:
-        for start, block in embed.blocks(self.collection.documents, self.settings.block, self.settings.document_prompt):
+    def _blocks(self, embed: Embedder, own: bool = False) -> Iterator[tuple[int, Array]]:
+        documents, s = self.collection.documents, self.settings
+        for start, block in embed.blocks(documents, s.block, s.document_prompt, own=own):
             yield start, self._ready(block)
 
     def _gains(self, places: Array) -> Array:
