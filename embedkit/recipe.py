@@ -262,6 +262,10 @@ class TrainConfig(Settings):
     compile: bool = False
     ema: float | None = Field(None, gt=0, lt=1, description="decay of a running mean of the weights")
     evaluate_ema: bool = True
+    pull_to_start: float = Field(0.0, ge=0, description="weight of half the squared distance to the first weights")
+    interpolate: float | None = Field(
+        None, gt=0, le=1, description="evaluate and save the mean of first and tuned weights, this share of tuned ones"
+    )
     log_every: int = Field(10, gt=0)
     save_every: int | None = Field(None, gt=0, description="steps; every evaluation when not given")
     keep_checkpoints: int = Field(2, gt=0)

@@ -77,7 +77,7 @@ class Decoding:
 
 
 def decode_batches(
-    batches: Iterator[tuple[int, RowBatch]], settings: Decoding, where: Callable[[int], str]
+    batches: Iterator[tuple[int, RowBatch]], settings: Decoding, where: Callable[[int], str], *, empty: bool = False
 ) -> Iterator[tuple[int, RowBatch]]:
     """The same batches with a `Picture` in place of each image, and without the rows that have a bad one.
 
@@ -89,23 +89,28 @@ def decode_batches(
         How.
     where : callable
         ``file:row`` of a row by its id, for messages.
+    empty : bool
+        Let batches pass of which no row is left.
 
     Raises
     ------
     BadRow
         The first bad image, unless bad rows are skipped.
     DataError
-        No row of this process's part of a batch is left.
+        No row of this process's part of a batch is left, unless `empty` is set.
     """
+    check = (lambda batch: batch) if empty else checked
     with ThreadPoolExecutor(settings.threads, "embedkit-decode") as pool:
         coming: deque[tuple[int, RowBatch, list[Future[list[Any]]]]] = deque()
         try:
             for epoch, batch in batches:
                 coming.append((epoch, batch, _submit(pool, batch.rows, settings)))
                 if len(coming) > AHEAD:
-                    yield _finished(*coming.popleft(), settings, where)
+                    epoch, batch, parts = coming.popleft()
+                    yield epoch, check(_finished(batch, parts, settings, where))
             while coming:
-                yield _finished(*coming.popleft(), settings, where)
+                epoch, batch, parts = coming.popleft()
+                yield epoch, check(_finished(batch, parts, settings, where))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -137,12 +142,10 @@ def _decode(rows: Sequence[Row], settings: Decoding) -> list[Row | BadRow]:
 
 
 def _finished(
-    epoch: int, batch: RowBatch, parts: list[Future[list[Any]]], settings: Decoding, where: Callable[[int], str]
-) -> tuple[int, RowBatch]:
-    if not parts:
-        return epoch, checked(batch)
+    batch: RowBatch, parts: list[Future[list[Any]]], settings: Decoding, where: Callable[[int], str]
+) -> RowBatch:
     rows = [row for part in parts for row in part.result()]
-    return epoch, checked(without_bad(batch, rows, settings.skip, where))
+    return without_bad(batch, rows, settings.skip, where) if parts else batch
 
 
 def without_bad(batch: RowBatch, rows: Sequence[Row | BadRow], skip: bool, where: Callable[[int], str]) -> RowBatch:

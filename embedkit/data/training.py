@@ -244,6 +244,11 @@ class HeldRows(TrainingRows):
             rows = [filled(row, self.roles) for row in take_rows(self._table, mine, self.roles)]
             yield RowBatch(rows, mine.tolist(), len(indices), low, step)
 
+    def block(self, ids: Sequence[int]) -> RowBatch:
+        """The rows with these ids, as a batch of their own."""
+        rows = [filled(row, self.roles) for row in take_rows(self._table, ids, self.roles)]
+        return RowBatch(rows, list(ids), len(ids), 0, 0)
+
     def summary(self) -> dict[str, Any]:
         """See `TrainingRows.summary`.
 

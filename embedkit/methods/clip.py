@@ -1,0 +1,97 @@
+"""CLIP and its nearest relatives: images and their captions in one space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from embedkit.errors import RecipeError
+from embedkit.methods.base import Contract, Method, Row, View, methods
+from embedkit.views.image import ImageInput, Transform, seed_of
+
+
+def chosen_texts(texts: Sequence[str], count: int, random: np.random.Generator) -> list[str]:
+    """`count` different entries of a list in a drawn order (all of them when there are fewer)."""
+    order = np.argsort(random.bit_generator.random_raw(len(texts)), kind="stable")  # type: ignore[attr-defined]
+    return [texts[place] for place in order[:count]]
+
+
+class ImageText(Method):
+    """Base of methods on images with captions.
+
+    Views: ``anchor``, the image, randomly cropped; ``positive``, one of its captions (or `captions` of them, each a
+    positive), drawn anew each time. Rows that show the same image or say the same caption, or are of one group, are
+    positives of each other and not negatives (target "shared-input").
+
+    Parameters
+    ----------
+    transform : str or mapping
+        Random changes of the image, see `embedkit.views.image.Transform`; "none" for the model's preprocessing alone.
+    captions : int
+        Captions of an image in a step.
+    template : str, optional
+        Text with ``{}`` around each caption, e.g. "a photo of a {}." for class names.
+    """
+
+    contract: ClassVar[Contract] = Contract(
+        requires=frozenset({"image", "texts"}), accepts=frozenset({"label", "group"})
+    )
+    objective: ClassVar[dict[str, Any] | None] = {"name": "clip", "temperature": 0.07, "target": "shared-input"}
+
+    def __init__(
+        self, transform: str | Mapping[str, Any] | None = "clip", captions: int = 1, template: str | None = None
+    ) -> None:
+        self.transform = Transform.of(transform)
+        if isinstance(captions, bool) or not isinstance(captions, int) or captions < 1:
+            raise RecipeError(f"captions is {captions!r}", where="method.captions", remedy="give 1 or more")
+        if template is not None and template.count("{}") != 1:
+            raise RecipeError(f"template is {template!r}", where="method.template", remedy="write one {} in it")
+        self.captions, self.template = captions, template
+
+    @property
+    def image_margin(self) -> float:
+        """How many times larger than the model's image pictures are decoded."""
+        return 1.0 if self.transform is None else self.transform.margin
+
+    @property
+    def provides(self) -> frozenset[str]:
+        return frozenset({"anchor", "positive"})
+
+    def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
+        generators = [random(i) for i in range(len(rows))]
+        texts = [chosen_texts(row["texts"], self.captions, g) for row, g in zip(rows, generators, strict=True)]
+        owner = [i for i, found in enumerate(texts) for _ in found]
+        return {
+            "anchor": self.images(rows, generators),
+            "positive": View([text for found in texts for text in found], owner, self.template),
+        }
+
+    def images(self, rows: Sequence[Row], generators: Sequence[np.random.Generator]) -> View:
+        """One view of the image of every row."""
+        images = [ImageInput(r["image"], self.transform, seed_of(g)) for r, g in zip(rows, generators, strict=True)]
+        return View(images, list(range(len(rows))), tower="image")
+
+
+@methods.add("clip")
+class Clip(ImageText):
+    """CLIP (Radford et al. 2021, section 2.3).
+
+    Objective: softmax cross-entropy over the cosines of the whole batch, images to texts and texts to images, with a
+    learnt scale that starts at 1 / 0.07 and is at most 100.
+    """
+
+    paper: ClassVar[str] = "Radford et al. 2021, ICML, section 2.3"
+
+
+@methods.add("siglip")
+class SigLip(ImageText):
+    """SigLIP (Zhai et al. 2023, section 3).
+
+    Objective: every image-text pair of the batch is a question of yes or no; the sigmoid loss is summed over pairs and
+    divided by the batch size. The learnt scale starts at 10, the learnt bias at -10.
+    """
+
+    paper: ClassVar[str] = "Zhai et al. 2023, ICCV, section 3"
+    objective: ClassVar[dict[str, Any] | None] = {"name": "siglip", "target": "shared-input"}
