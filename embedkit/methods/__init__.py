@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from embedkit.methods.base import Contract, Method, View, methods
 
-_FILES = ("pairs", "simcse")
+_FILES = ("pairs", "simcse", "clip", "image_views", "joint", "lit")
 
 __all__ = ["Contract", "Method", "View", "methods"]
 

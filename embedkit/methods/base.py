@@ -1,14 +1,20 @@
 """The contract of a method: which views of a row, which extra parts, which objective, what stays at use time.
 
-The trainer knows no paper; a method knows no training loop. One optimiser step runs (see `embedkit.training.step`):
+The trainer knows no paper; a method knows no training loop. Before the first step `adapt` may change the model (what it
+adds is saved with it) and `parts` makes modules that are trained beside it. One optimiser step then runs (see
+`embedkit.training.step`):
 
-1. `views` makes named inputs of this process's rows;
-2. every input goes through the encoder, chunk by chunk (gradient cache);
-3. the embeddings of all processes are gathered; `project` may pass them through parts that need the whole batch
-   (a BatchNorm projector is exact for any number of chunks and processes there);
-4. the objective turns them into this process's share of the loss;
-5. `local_loss` adds, chunk by chunk, losses of single rows that read an embedding (a conditional discriminator);
-6. gradients flow back through the cached embeddings into the encoder.
+1. `views` makes named inputs of this process's rows, `prepare` their tokens;
+2. `embed` turns each chunk of a view into numbers (n, K): the encoder's vectors, or anything else of a row,
+   such as the sum of its masked-word losses (gradient cache);
+3. these outputs of all processes are gathered; `project` makes of them the embeddings that the objective sees, through
+   parts that need the whole batch if it wants (a BatchNorm is exact for any number of chunks and processes there);
+4. the objective and `terms` turn them into this process's share of the loss;
+5. `local_terms` adds, chunk by chunk, losses of single rows that read an embedding (a conditional discriminator);
+6. gradients flow back through the cached outputs into the encoder;
+7. once the weights have moved, `after_step` advances what the parts keep.
+
+A method object keeps no state: everything that changes is a parameter or a buffer of a part, and so in checkpoints.
 """
 
 from __future__ import annotations
@@ -24,6 +30,10 @@ from embedkit.registry import Registry
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from embedkit.models.base import Model
+    from embedkit.models.inputs import Inputs
+    from embedkit.objectives.base import ObjectiveBatch
+
 Row = Mapping[str, Any]
 
 
@@ -34,15 +44,20 @@ class View:
     Attributes
     ----------
     inputs : list
-        Texts (str) or images.
+        Texts (str), images, or feature arrays.
     owner : list of int
         For each input, the row of this process's batch it belongs to; not decreasing.
     prompt : str or None
-        Prompt text that is put in front of, or around (with ``{}``), each text.
+        Prompt text that is put in front of, or around (with ``{}``), each text; or the name of one.
     tower : str
         Which encoder: "text" or "image".
     settings : dict
-        Settings of the forward pass, e.g. ``{"cutoff": "token"}``; inputs with equal settings share chunks.
+        Settings of `Method.embed`, by default those of the forward pass, e.g. ``{"token_cutoff": 0.15}``; inputs with
+        equal settings share chunks. Plain values only.
+    data : dict of str to array
+        Further values of each input, first axis as `inputs`; they reach `embed` as ``inputs.data``.
+    guided : bool
+        Whether a guide, if there is one, embeds the view too (plainly, without `settings`).
     """
 
     inputs: list[Any]
@@ -50,6 +65,8 @@ class View:
     prompt: str | None = None
     tower: str = "text"
     settings: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    guided: bool = True
 
 
 @dataclass(frozen=True)
@@ -66,38 +83,124 @@ class Contract:
 
 
 class Method:
-    """Base class of methods; a subclass is one readable file with the paper in its docstring."""
+    """Base class of methods; a subclass is one readable file with the paper in its docstring.
+
+    Class attributes
+    ----------------
+    paper : str
+        Authors, year, venue, section.
+    contract : Contract
+        Roles of the rows.
+    objective : dict or None
+        The objective when the recipe names none; None for a method whose `terms` are all its loss.
+    """
 
     paper: ClassVar[str] = ""
     contract: ClassVar[Contract] = Contract()
-    objective: ClassVar[dict[str, Any]] = {"name": "infonce", "temperature": 0.05}
+    objective: ClassVar[dict[str, Any] | None] = {"name": "infonce", "temperature": 0.05}
 
     @property
     def provides(self) -> frozenset[str]:
-        """Names of views that exist whatever roles the rows have."""
+        """Names of embeddings that exist whatever roles the rows have."""
         return frozenset({"anchor"})
+
+    @property
+    def image_margin(self) -> float:
+        """How many times larger than the model's image pictures are decoded, so that crops of them stay sharp."""
+        return 1.0
+
+    caches_images: bool = False
+    """Whether the vectors of all images are computed by the locked image tower before the first step; rows then have
+    them as ``features``, and the key of the image (bytes) as ``image``."""
+
+    def adapt(self, model: Model) -> None:
+        """Change the model before training: freeze, add prompts or vocabulary. It is saved with what is added here.
+
+        Called once, under a random state that depends on the recipe's seed only; again when a run is resumed, before
+        the weights are read.
+        """
+
+    def parts(self, model: Model) -> nn.ModuleDict:
+        """Extra modules, kept in checkpoints and left out of the saved model. ``model.training_dim`` is D."""
+        from torch import nn
+
+        return nn.ModuleDict()
+
+    def embedding_dim(self, model: Model) -> int:
+        """Size of the embeddings that the objective sees."""
+        return model.training_dim
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         """Named inputs of these rows.
 
         ``random(i)`` is the generator of row i, a pure function of (seed, epoch, step, place of the row in the whole
-        batch): what a method draws does not depend on the number of processes.
+        batch): what a method draws does not depend on the number of processes. Draws on tokens come later, from
+        ``inputs.seeds``, which are just as pure (`embedkit.models.draws`).
         """
         raise TypeError(f"{type(self).__name__} does not define views")
 
-    def parts(self, dim: int) -> nn.ModuleDict:
-        """Extra trained modules, kept in checkpoints and left out of the exported model."""
-        from torch import nn
+    def beside(self, views: Mapping[str, View]) -> dict[str, View]:
+        """Views of this method as an auxiliary of another one that has these `views`; by default it cannot be one."""
+        from embedkit.errors import RecipeError
 
-        return nn.ModuleDict()
+        raise RecipeError(f"{type(self).__name__} is no auxiliary method", remedy="use it by itself")
 
-    def project(self, embeddings: dict[str, Tensor], parts: nn.ModuleDict) -> dict[str, Tensor]:
-        """Pass the gathered embeddings of the whole batch through parts; same names out."""
-        return embeddings
+    def prepare(self, model: Model, name: str, view: View) -> Inputs:
+        """Tokens or pixels of a view, one input for each of ``view.inputs``; runs in background threads, for images
+        on pieces of a view."""
+        return prepare_view(model, view)
 
-    def local_loss(self, name: str, embeddings: Tensor, inputs: Sequence[Any], parts: nn.ModuleDict) -> Tensor | None:
-        """A loss summed over these rows of one view, given their projected embeddings (n, D), or None."""
-        return None
+    def embed(self, model: Any, parts: nn.ModuleDict, inputs: Any, **settings: Any) -> Tensor:
+        """What one chunk of a view goes through: (n, K), row i a function of input i and the parameters only.
+
+        `settings` are the view's. Views of equal settings have equal K; others may differ. Randomness comes from
+        torch's generators (as dropout does) or from ``inputs.seeds``: the chunk may be computed twice.
+        """
+        return model(inputs, **settings)
+
+    def project(
+        self, outputs: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """The embeddings that the objective sees, from the gathered outputs of the whole batch, name -> (N, K).
+
+        Leave out the names that are no embeddings. For a name that is new, put its owners (and keys) in `batch`. Equal
+        on every process: random numbers come from ``batch.generator(...)``.
+        """
+        return outputs
+
+    def terms(
+        self, outputs: dict[str, Tensor], embeddings: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict
+    ) -> dict[str, Tensor]:
+        """Further parts of the loss over gathered outputs and projected embeddings, by name: weighted shares.
+
+        As in an objective, each process returns its share, of the rows ``batch.rows`` or times ``batch.share``.
+        """
+        return {}
+
+    def local_terms(
+        self, name: str, embeddings: Tensor, inputs: Any, batch: ObjectiveBatch, model: Any, parts: nn.ModuleDict
+    ) -> dict[str, Tensor]:
+        """Further parts of the loss of some inputs of one view, given their projected embeddings (n, D): weighted sums.
+
+        Called for chunks of this process's inputs; what is returned is divided by counts of the whole batch
+        (``len(batch.owner[name])``, ``batch.lengths[name]``) already, so that all of it adds up to the loss.
+        """
+        return {}
+
+    def after_step(
+        self, outputs: dict[str, Tensor], embeddings: dict[str, Tensor], batch: ObjectiveBatch, model: Any,
+        parts: nn.ModuleDict,
+    ) -> None:  # fmt: skip
+        """Advance what parts keep between steps, without gradient; equal on every process."""
+
+
+def prepare_view(model: Model, view: View) -> Inputs:
+    """What the tower of a view takes: tokens of texts, pixels of images, feature arrays as they are."""
+    if view.tower == "text":
+        return model.prepare(view.inputs, view.prompt)
+    from embedkit.views.image import prepare_images
+
+    return prepare_images(model, view.inputs)  # type: ignore[return-value]
 
 
 methods: Registry[type[Method]] = Registry("method")

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from embedkit.models.attention import ATTENTION
+from embedkit.models.edits import Edit, edited
 from embedkit.models.inputs import Inputs
 from embedkit.models.kernels import swap_dropout
 
@@ -130,21 +131,71 @@ def position_offset(encoder: Any) -> int:
     return 0 if padding is None else padding + 1
 
 
-def run_packed(encoder: Any, inputs: Inputs, plan: Plan, layers: tuple[int, ...]) -> dict[int, Tensor]:
+@dataclass(frozen=True)
+class Changes:
+    """What a run does besides: nothing of it is there in `encode`, except a soft prompt.
+
+    Attributes
+    ----------
+    edit : callable or None
+        See `embedkit.models.edits.Edit`.
+    prefix : Tensor (layers, 2, N, heads, p, d) or None
+        Keys and values of a soft prompt.
+    record : dict or None
+        Filled with attention probabilities, layer -> one tensor a group; packed runs only.
+    """
+
+    edit: Edit | None = None
+    prefix: Tensor | None = None
+    record: dict[int, list[Tensor]] | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether there is one."""
+        return self.edit is not None or self.prefix is not None or self.record is not None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Keywords for the encoder, which hands them to its attention."""
+        found = {"prefix": self.prefix, "record": self.record}
+        return {name: value for name, value in found.items() if value is not None}
+
+    @property
+    def shift(self) -> int:
+        """Positions that a soft prompt takes."""
+        return 0 if self.prefix is None else self.prefix.shape[4]
+
+
+NO_CHANGES = Changes()
+NO_POSITIONS = ("t5", "mt5", "umt5")
+
+
+def run_packed(
+    encoder: Any, inputs: Inputs, plan: Plan, layers: tuple[int, ...], changes: Changes = NO_CHANGES
+) -> dict[int, Tensor]:
     """Hidden states (T, H) of the layers asked for, sequences in the order of `plan`."""
-    ids = inputs.select(plan.order).ids[None]  # (1, T)
-    settings: dict[str, Any] = {"plan": plan}
-    if encoder.config.model_type not in ("t5", "mt5", "umt5"):
-        places = torch.from_numpy(plan.places() + position_offset(encoder))
-        settings["position_ids"] = places[None].to(ids.device)
+    ordered = inputs.select(plan.order)
+    ids = ordered.ids[None]  # (1, T)
+    settings: dict[str, Any] = {"plan": plan, **changes.settings}
+    if encoder.config.model_type not in NO_POSITIONS:
+        settings["position_ids"] = _positions(encoder, ordered, changes)[None].to(ids.device)
     # a mask of four axes is handed through by transformers as it is: nothing of size T x T is built
     mask = torch.zeros(1, 1, 1, 1, device=ids.device)
-    output = encoder(input_ids=ids, attention_mask=mask, output_hidden_states=_needs_all(layers), **settings)
+    with edited(encoder, changes.edit, ordered):
+        output = encoder(input_ids=ids, attention_mask=mask, output_hidden_states=_needs_all(layers), **settings)
     return {layer: _layer(output, layer)[0] for layer in layers}
 
 
-def run_buckets(encoder: Any, inputs: Inputs, plan: Plan, layers: tuple[int, ...]) -> dict[int, Tensor]:
-    """Like `run_packed`, by one plain forward per group of equal lengths."""
+def _positions(encoder: Any, ordered: Inputs, changes: Changes) -> Tensor:
+    """Position ids (T,) of the tokens."""
+    first = position_offset(encoder) + changes.shift
+    return (torch.from_numpy(ordered.places) if ordered.positions is None else ordered.positions) + first
+
+
+def run_buckets(
+    encoder: Any, inputs: Inputs, plan: Plan, layers: tuple[int, ...], changes: Changes = NO_CHANGES
+) -> dict[int, Tensor]:
+    """Like `run_packed`, by one plain forward per group of equal lengths; nothing can be changed in it."""
     parts = inputs.select(plan.order).ids.split([group.tokens for group in plan.groups])
     outputs = []
     for group, ids in zip(plan.groups, parts, strict=True):
@@ -154,12 +205,20 @@ def run_buckets(encoder: Any, inputs: Inputs, plan: Plan, layers: tuple[int, ...
     return {layer: torch.cat([_layer(output, layer).flatten(0, 1) for output in outputs]) for layer in layers}
 
 
-def run_padded(encoder: Any, inputs: Inputs, plan: Plan, layers: tuple[int, ...]) -> dict[int, Tensor]:
+def run_padded(
+    encoder: Any, inputs: Inputs, plan: Plan, layers: tuple[int, ...], changes: Changes = NO_CHANGES
+) -> dict[int, Tensor]:
     """Like `run_packed`, by one forward over a padded batch."""
+    ordered = inputs.select(plan.order)
     real = torch.from_numpy(np.arange(plan.longest)[None, :] < plan.lengths[:, None]).to(inputs.device)  # (N, L)
     ids = torch.full(real.shape, encoder.config.pad_token_id or 0, dtype=torch.int64, device=inputs.device)
-    ids[real] = inputs.select(plan.order).ids
-    output = encoder(input_ids=ids, attention_mask=real.long(), output_hidden_states=_needs_all(layers))
+    ids[real] = ordered.ids
+    settings: dict[str, Any] = changes.settings
+    if ordered.positions is not None or changes.shift:
+        settings["position_ids"] = torch.zeros_like(ids)
+        settings["position_ids"][real] = _positions(encoder, ordered, changes).to(ids.device)
+    with edited(encoder, changes.edit, ordered, real):
+        output = encoder(input_ids=ids, attention_mask=real.long(), output_hidden_states=_needs_all(layers), **settings)
     return {layer: _layer(output, layer)[real] for layer in layers}
 
 

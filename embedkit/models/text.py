@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,21 @@ from torch import Tensor, nn
 
 from embedkit.errors import ModelError, UserError, nearest
 from embedkit.models.base import Model
+from embedkit.models.denoising import TemplateBias, bare_templates
+from embedkit.models.edits import Edit, chain, dropout_rate, edits, shuffled
 from embedkit.models.inputs import Inputs
-from embedkit.models.packing import Plan, is_packable, prepare_encoder, run_buckets, run_packed, run_padded
+from embedkit.models.packing import (
+    NO_POSITIONS,
+    Changes,
+    Plan,
+    is_packable,
+    prepare_encoder,
+    run_buckets,
+    run_packed,
+    run_padded,
+)  # fmt: skip
 from embedkit.models.poolers import TokenStates, poolers
+from embedkit.models.soft_prompt import SoftPrompt
 from embedkit.models.tokens import TextTokenizer, check_texts, resolve_prompt
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -41,11 +53,14 @@ class Dense(nn.Module):
         Whether the linear layer has one.
     train_only : bool
         Used in training mode only: a projection that is dropped at use time (SimCSE, Gao et al. 2021, section 6.3).
+    norm : float, optional
+        A layer norm with this epsilon behind the activation.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, activation: str = "tanh", bias: bool = True, train_only: bool = False
-    ) -> None:
+        self, inputs: int, outputs: int, activation: str = "tanh", bias: bool = True, train_only: bool = False,
+        norm: float | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         if activation not in ACTIVATIONS:
             raise ModelError(f"unknown activation {activation!r}", remedy=nearest(activation, ACTIVATIONS))
@@ -53,17 +68,20 @@ class Dense(nn.Module):
         self.activation = activation
         self.function = ACTIVATIONS[activation]()
         self.train_only = train_only
+        self.norm = None if norm is None else nn.LayerNorm(outputs, eps=norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, I) -> (N, O)."""
-        return self.function(self.linear(x))
+        x = self.function(self.linear(x))
+        return x if self.norm is None else self.norm(x)
 
     def spec(self) -> dict[str, Any]:
         """The constructor's arguments."""
         linear = self.linear
+        norm = {} if self.norm is None else {"norm": self.norm.eps}
         return {
             "inputs": linear.in_features, "outputs": linear.out_features, "activation": self.activation,
-            "bias": linear.bias is not None, "train_only": self.train_only,
+            "bias": linear.bias is not None, "train_only": self.train_only, **norm,
         }  # fmt: skip
 
 
@@ -88,6 +106,10 @@ class TextEncoder(Model):
         See `Model`.
     packing : str
         "auto" (packed where the architecture allows it, buckets otherwise), "packed", "buckets" or "padded".
+    template_bias : mapping, optional
+        Fields of a `TemplateBias`.
+    soft_prompt : mapping, optional
+        Settings of a `SoftPrompt`.
     """
 
     kind = "text"
@@ -103,12 +125,15 @@ class TextEncoder(Model):
         prompts: dict[str, str] | None = None,
         default_prompt: str | None = None,
         packing: str = "auto",
+        template_bias: Mapping[str, Any] | None = None,
+        soft_prompt: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.tokenizer = tokenizer
         self.pooling = pooling
-        self._pooler = poolers[pooling]
+        self.template_bias = None if template_bias is None else TemplateBias(**template_bias)
+        self.soft_prompt = None if soft_prompt is None else SoftPrompt(encoder.config, **soft_prompt)
         self.dense = nn.ModuleList(dense)
         self.normalize = normalize
         self.prompts = dict(prompts or {})
@@ -119,6 +144,15 @@ class TextEncoder(Model):
             raise ModelError(f"max_length is {max_length}", remedy=f"this encoder takes at most {limit} tokens")
         self._tokenize = TextTokenizer(tokenizer, max_length or limit or 512)
         prepare_encoder(encoder)
+
+    @property
+    def pooling(self) -> str:
+        """The pooler's name."""
+        return self._pooling
+
+    @pooling.setter
+    def pooling(self, name: str) -> None:
+        self._pooling, self._pooler = name, poolers[name]
 
     @property
     def max_length(self) -> int:
@@ -161,21 +195,86 @@ class TextEncoder(Model):
             raise UserError(f"{self.encoder.config.model_type} cannot run packed", remedy="use packing 'buckets'")
         return packing
 
-    def forward(self, inputs: Inputs, packing: str | None = None) -> Tensor:
-        """Vectors (N, D) in input order, not normalised; train-only layers are applied in training mode only."""
-        if len(inputs) == 0:
-            return self.project(torch.zeros(0, self.hidden_size, device=self.device, dtype=self.dtype))
-        states = self.token_states(inputs, self._pooler.layers, packing)
-        pooled = self._pooler.pool(states)  # (N, H), shortest input first
-        pooled = pooled.index_select(0, torch.from_numpy(states.plan.inverse()).to(pooled.device))
-        return self.project(pooled)
+    def forward(self, inputs: Inputs, packing: str | None = None, **settings: Any) -> Tensor:
+        """Vectors (N, D) in input order, not normalised; train-only layers are applied in training mode only.
 
-    def token_states(self, inputs: Inputs, layers: tuple[int, ...] = (-1,), packing: str | None = None) -> TokenStates:
-        """Token vectors of the layers asked for, in the order of the plan (see `TokenStates`)."""
+        `settings` are those of `token_states`. A model with a template bias takes it off here.
+        """
+        pooled = self.pooled(inputs, packing, **settings)
+        bias = self.template_bias
+        if bias is None or (bias.when == "training" and not self.training) or len(inputs) == 0:
+            return self.project(pooled)
+        bare, own = bare_templates(inputs, bias.shift)
+        empty = self.pooled(bare, packing, dropout=settings.get("dropout"))
+        if bias.at == "pooled":
+            return self.project(pooled - empty.index_select(0, own))
+        return self.project(pooled) - self.project(empty).index_select(0, own)
+
+    def pooled(self, inputs: Inputs, packing: str | None = None, **settings: Any) -> Tensor:
+        """Pooled vectors (N, H) in input order, before any dense layer; `settings` are those of `token_states`."""
+        if len(inputs) == 0:
+            return torch.zeros(0, self.hidden_size, device=self.device, dtype=self.dtype)
+        states = self.token_states(inputs, self._pooler.layers, packing, **settings)
+        pooled = self._pooler.pool(states)  # (N, H), shortest input first
+        return pooled.index_select(0, torch.from_numpy(states.plan.inverse()).to(pooled.device))
+
+    def token_states(
+        self, inputs: Inputs, layers: tuple[int, ...] = (-1,), packing: str | None = None, *,
+        dropout: float | None = None, shuffle: bool = False, edit: Edit | None = None,
+        record: dict[int, list[Tensor]] | None = None, **named: Any,
+    ) -> TokenStates:  # fmt: skip
+        """Token vectors of the layers asked for, in the order of the plan (see `TokenStates`).
+
+        Parameters
+        ----------
+        inputs : Inputs
+            Of one token each at least; its `positions` replace 0, 1, 2, ...
+        layers : tuple of int
+            0 is the embedding layer, 1 the first transformer layer, -1 the last.
+        packing : str, optional
+            Instead of the model's own. Where "buckets" would run and something is changed, "padded" runs.
+        dropout : float, optional
+            Rate of all dropout inside the encoder instead of its own.
+        shuffle : bool
+            Permute the positions of each text's tokens.
+        edit : callable, optional
+            Changes the embedding layer's output; see `embedkit.models.edits.Edit`.
+        record : dict, optional
+            Filled with attention probabilities after dropout: layer number -> one (n, heads, l, l) for each of
+            ``plan.groups``. Packed runs only.
+        **named : float
+            Named edits with their number (``token_cutoff=0.15``), applied in the order given, before `edit`.
+
+        Raises
+        ------
+        UserError
+            Unknown setting; positions or attention that this encoder does not take or give.
+        """
+        for name in named:
+            if name not in edits:
+                known = [*edits, "dropout", "shuffle", "edit", "record", "packing"]
+                raise UserError(f"unknown setting {name!r} of a forward pass", remedy=nearest(name, known))
+        inputs = shuffled(inputs) if shuffle else inputs
+        steps = [edits[name](value) for name, value in named.items()] + ([edit] if edit is not None else [])
         plan = Plan.of(inputs.costs)
+        prefix = None if self.soft_prompt is None else self.soft_prompt(len(inputs))
+        changes = Changes(chain(steps), prefix, record)
+        way = self._way_with(changes, inputs, packing)
         marks = None if inputs.marks is None else torch.from_numpy(inputs.marks[plan.order]).to(inputs.device)
-        hidden = _RUNS[self.way(packing)](self.encoder, inputs, plan, layers)
+        with dropout_rate(self.encoder, dropout if self.training else None):
+            hidden = _RUNS[way](self.encoder, inputs, plan, layers, changes)
         return TokenStates(hidden, plan, marks)
+
+    def _way_with(self, changes: Changes, inputs: Inputs, packing: str | None) -> str:
+        """How a changed forward runs."""
+        way = self.way(packing)
+        kind = self.encoder.config.model_type
+        if inputs.positions is not None and kind in NO_POSITIONS:
+            raise UserError(f"{kind} has no position ids to change", remedy="choose another view or another encoder")
+        if changes.record is not None and way != "packed":
+            raise UserError(f"attention is recorded in packed runs, not in {way} ones", remedy="use packing 'packed'")
+        changed = changes.any or inputs.positions is not None
+        return "padded" if way == "buckets" and changed else way
 
     @property
     def training_dim(self) -> int:
@@ -205,6 +304,7 @@ class TextEncoder(Model):
         return {
             "pooling": self.pooling, "dense": [layer.spec() for layer in self.layers], "max_length": self.max_length,
             "normalize": self.normalize, "prompts": self.prompts, "default_prompt": self.default_prompt,
+            **{name: part.spec() for name in ("template_bias", "soft_prompt") if (part := getattr(self, name))},
         }  # fmt: skip
 
     def tokenizer_json(self) -> str:
@@ -218,7 +318,8 @@ class TextEncoder(Model):
         if not has_adapters(self.encoder):
             return self.state_dict()
         dense = {f"dense.{name}": tensor for name, tensor in self.dense.state_dict().items()}
-        return {f"encoder.{name}": tensor for name, tensor in merged_state(self.encoder).items()} | dense
+        prompt = {} if self.soft_prompt is None else {"soft_prompt.weight": self.soft_prompt.weight}
+        return {f"encoder.{name}": tensor for name, tensor in merged_state(self.encoder).items()} | dense | prompt
 
     def write_weights(self, folder: Path, extra: dict[str, Tensor] | None = None) -> None:
         """Write encoder and tokenizer as a transformers folder.

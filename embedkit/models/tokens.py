@@ -176,6 +176,6 @@ class TextTokenizer:
         if mask is None or mask not in template:
             return Inputs.of(rows)
         at = template.index(mask)
-        if at < len(before):
-            return Inputs.of(rows, [at] * len(rows))
-        return Inputs.of(rows, [len(row) - len(template) + at for row in rows])
+        gaps = np.asarray([[len(before), len(row) - len(after)] for row in rows], dtype=np.int64).reshape(-1, 2)
+        marks = [at if at < len(before) else len(row) - len(template) + at for row in rows]
+        return Inputs.of(rows, marks, {"gaps": gaps})

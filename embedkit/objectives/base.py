@@ -37,7 +37,11 @@ class ObjectiveBatch:
     guide : dict of str to Tensor
         Embeddings by a guide or teacher model under the same names (no gradient); empty when there is none.
     step, total_steps, epoch : int
-        Position of the run.
+        Position of the run: optimiser steps done before this one, of how many, and the epoch.
+    lengths : dict of str to LongTensor
+        Like `owner`: tokens of the input.
+    seed : int
+        The run's seed.
     """
 
     size: int
@@ -52,6 +56,12 @@ class ObjectiveBatch:
     step: int = 0
     total_steps: int = 1
     epoch: int = 0
+    lengths: dict[str, Tensor] = field(default_factory=dict)
+    seed: int = 0
+
+    def generator(self, salt: int = 0) -> torch.Generator:
+        """A CPU generator that depends on (seed, step, salt) only: the same on every process, and after a resume."""
+        return torch.Generator().manual_seed((self.seed * 1_000_003 + self.step) * 1_009 + salt)
 
     @property
     def share(self) -> float:
@@ -142,3 +152,17 @@ class Objective(nn.Module):
     def negatives(self, batch_size: int, hard: int, processes: int) -> NegativeCount:
         """What repels an anchor when `batch_size` rows (all processes) carry `hard` negatives each."""
         raise TypeError(f"{type(self).__name__} does not define negatives")
+
+
+class NoObjective(Objective):
+    """For methods whose own terms are all their loss (masked-word prediction): it sees nothing and adds zero."""
+
+    requires = frozenset()
+
+    def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
+        """Zero."""
+        return LossOutput(torch.zeros(()))
+
+    def negatives(self, batch_size: int, hard: int, processes: int) -> NegativeCount:
+        """None."""
+        return NegativeCount(0, 0, 0)

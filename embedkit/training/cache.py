@@ -96,7 +96,7 @@ class CachedEmbeddings:
 
     Parameters
     ----------
-    encode : callable (Pool, inputs of one chunk) -> Tensor (n, D)
+    encode : callable (Pool, inputs of one chunk) -> Tensor (n, K)
         The forward pass with gradient; called again for chunks that are not kept.
     empty : Tensor (0, D)
         What views yield when no process input is there at all; tells type and device.
@@ -121,7 +121,7 @@ class CachedEmbeddings:
         self._kept = len(self._chunks) if chunking.whole else min(chunking.keep, len(self._chunks))
 
     def forward(self) -> dict[str, Tensor]:
-        """Embeddings by view name, (n_name, D), detached."""
+        """Outputs by view name, (n_name, K) with K of the view's pool, detached."""
         first_kept = len(self._chunks) - self._kept
         for number, chunk in enumerate(self._chunks):
             kept = number >= first_kept
@@ -136,7 +136,7 @@ class CachedEmbeddings:
         return found
 
     def _nothing(self) -> Tensor:
-        """(0, D) for a pool without inputs, as wide as the other outputs."""
+        """(0, D) for a pool without inputs, as wide as the other outputs; other processes may know better."""
         outputs = (chunk.output for chunk in self._chunks if chunk.output is not None)
         first = next(outputs, self.empty)
         return first.new_empty(0, first.shape[1])
@@ -149,8 +149,10 @@ class CachedEmbeddings:
         if kept:
             if not again:
                 self._last_backward()
-            outputs = [chunk.output for chunk in kept if chunk.output is not None]
-            torch.autograd.backward(outputs, [self._gradient(chunk, by_pool) for chunk in kept])
+            # the output of a frozen copy, or of no encoder at all, has no way back
+            outputs = {i: c.output for i, c in enumerate(kept) if c.output is not None and c.output.requires_grad}
+            if outputs:
+                torch.autograd.backward(list(outputs.values()), [self._gradient(kept[i], by_pool) for i in outputs])
             for chunk in kept:
                 chunk.output = None
         if not again:
@@ -161,7 +163,9 @@ class CachedEmbeddings:
                 chunk.state.restore()
             if chunk is again[-1]:
                 self._last_backward()
-            self._run(chunk).backward(self._gradient(chunk, by_pool))
+            output = self._run(chunk)
+            if output.requires_grad:
+                output.backward(self._gradient(chunk, by_pool))
         after.restore()
 
     def _run(self, chunk: _Chunk) -> Tensor:

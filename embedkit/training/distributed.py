@@ -40,12 +40,16 @@ class World:
 
     def counts(self, count: int) -> list[int]:
         """`count` of every process."""
+        return [row[0] for row in self.tables([count])]
+
+    def tables(self, values: Sequence[int]) -> list[list[int]]:
+        """The `values` of every process, equally many on each, in one exchange."""
         if self.size == 1:
-            return [count]
-        mine = torch.tensor([count], dtype=torch.int64, device=self.device)
+            return [list(values)]
+        mine = torch.tensor(values, dtype=torch.int64, device=self.device)
         every = [torch.empty_like(mine) for _ in range(self.size)]
         dist.all_gather(every, mine)
-        return [int(c) for c in torch.cat(every).tolist()]
+        return [[int(value) for value in row] for row in torch.stack(every).tolist()]
 
     def gather(self, tensor: Tensor, counts: Sequence[int]) -> Tensor:
         """Rows of all processes in order of rank: (n_rank, ...) -> (sum of counts, ...). Carries no gradient."""

@@ -58,7 +58,7 @@ class Guide(nn.Module):
     def embed(self, batch: StepBatch, chunking: Chunking, autocast: Any, device: torch.device) -> dict[str, Tensor]:
         """Embeddings of this process's views, name -> (n_name, D')."""
         found: dict[str, Tensor] = {}
-        for pool in batch.guide_pools or batch.pools:
+        for pool in batch.guide_pools or [pool for pool in batch.pools if pool.guided]:
             outputs = self._pool(pool, chunking, autocast, device)
             sizes = [count for _, count in pool.names]
             found.update(zip([name for name, _ in pool.names], outputs.split(sizes), strict=True))
@@ -68,7 +68,7 @@ class Guide(nn.Module):
         whole: Tensor | None = None
         for index in chunking.cut(pool):
             with autocast():
-                part = self.encoder(pool.inputs.select(index).to(device), **pool.settings)
+                part = self.encoder(pool.inputs.select(index).to(device))
             part = part if part.dtype == torch.float64 else part.float()
             whole = part.new_empty(len(pool.inputs), part.shape[1]) if whole is None else whole
             whole[torch.as_tensor(index, device=part.device)] = part

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from embedkit.data.decoding import decode_batches
 from embedkit.errors import RecipeError
 from embedkit.recipe import Recipe
 from embedkit.training import setup
@@ -83,8 +84,10 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
     from embedkit.models import build
 
     model = build(recipe.model, recipe.seed)
-    objective = setup.build_objective(recipe, method, model.training_dim, rows.num_rows)
-    bundle = Bundle(model, method.parts(model.training_dim), objective)
+    method.adapt(model)
+    parts = method.parts(model)
+    objective = setup.build_objective(recipe, method, method.embedding_dim(model), rows.num_rows)
+    bundle = Bundle(model, parts, objective)
     groups = assign_groups(bundle, recipe.train, frozenset(f"objective.{n}" for n in objective.no_weight_decay))
     batches = _first_batches(recipe, rows, method, model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -112,7 +115,8 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
 
 def _first_batches(recipe: Recipe, rows: Any, method: Any, model: Any) -> list[StepBatch]:
     found = []
-    for batch in rows.batches(0):
+    source = ((0, batch) for batch in rows.batches(0))
+    for _, batch in decode_batches(source, setup.decoding(recipe, method, model), rows.where):
         found.append(prepare(batch, method, model, seed=recipe.seed, epoch=0))
         if len(found) == _SAMPLE_STEPS:
             break

@@ -7,9 +7,10 @@ import json
 import math
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,11 +24,16 @@ from embedkit.training.checkpoint import CheckpointStore, RunLock, write_durably
 from embedkit.training.distributed import World
 from embedkit.training.engine import Engine
 from embedkit.training.guide import Guide
+from embedkit.training.ledger import Ledger
 from embedkit.training.log import Progress, RichProgress, RunLog
 from embedkit.training.optimiser import Optimiser, RunningMean, assign_groups, schedule_factor
 from embedkit.training.precision import LossScale, autocast, choose_precision
+from embedkit.training.starting import StartingPoint
 from embedkit.training.state import Best, RunState, load_weights
 from embedkit.training.step import Bundle, TrainStep
+
+if TYPE_CHECKING:
+    from embedkit.training.image_cache import ImageCache
 
 
 class Interrupted(UserError):
@@ -128,6 +134,7 @@ class Run:
         self._lock = RunLock(folder) if self.world.is_main else None
         self._stop_code: int | None = None
         self._saved: int | None = None
+        self._threads: ThreadPoolExecutor | None = None
         self._skipped = torch.zeros((), device=self.world.device)
 
     def _open_suite(self) -> Any:
@@ -140,6 +147,8 @@ class Run:
         """Build the parts, go back to a checkpoint when asked to, and train to the end."""
         self.state = self._build()
         self.store = CheckpointStore(self.folder / "checkpoints", self.recipe.train.keep_checkpoints)
+        self.images = self._image_cache()
+        self.ledger = Ledger(self.folder, self.world, self.recipe.data.on_bad_row == "quarantine")
         self.step = TrainStep(
             self.state.bundle, self.method, self.world, self._chunking(),
             autocast=autocast(self.precision, self.world.device), loss_scale=lambda: self.state.scale.factor,
@@ -160,6 +169,7 @@ class Run:
         config, state = self.recipe.train, self.state
         log = RunLog(self.folder / "log.jsonl", self.world, self.progress, lambda: stream.waited, self.engine.track)
         log.rewind(state.position.step if state.position.step or state.history else -1)
+        self.ledger.rewind(state.position.step)
         self.progress.start(self.total, state.position.step)
         losses: list[float] = []
         evaluation = self.recipe.evaluation
@@ -199,6 +209,7 @@ class Run:
         chosen = state.best.step if evaluation is not None and evaluation.load_best else state.position.step
         rows = [row for row in state.history if row["step"] == chosen]
         target = self.folder / "model"
+        self.ledger.finish(self.rows)
         with self._mean_weights():
             self.engine.save_model(state.bundle.model, target, self.recipe)
         loss = losses[-1] if losses else math.nan
@@ -216,6 +227,8 @@ class Run:
     def close(self) -> None:
         """Release the folder and the trackers."""
         self.progress.stop()
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
         if self._lock is not None:
             self._lock.release()
         self.engine.close()
@@ -228,13 +241,14 @@ class Run:
         recipe, train_config = self.recipe, self.recipe.train
         torch.manual_seed(recipe.seed)
         model = build(recipe.model, recipe.seed)
+        torch.manual_seed(recipe.seed + 1)
+        self.method.adapt(model)
+        parts = self.method.parts(model)
         if train_config.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         if train_config.compile:
             model.compile_layers()
-        torch.manual_seed(recipe.seed + 1)
-        parts = self.method.parts(model.training_dim)
-        objective = setup.build_objective(recipe, self.method, model.training_dim, self.rows.num_rows)
+        objective = setup.build_objective(recipe, self.method, self.method.embedding_dim(model), self.rows.num_rows)
         guide = Guide(recipe.guide, model) if recipe.guide is not None else None
         bundle = Bundle(model, parts, objective, guide)
         undecayed = frozenset(f"objective.{name}" for name in objective.no_weight_decay)
@@ -243,9 +257,21 @@ class Run:
         if guide is not None:
             guide.place(self.world.device)
         optimiser = Optimiser(bundle, groups, train_config)
+        self.starting = StartingPoint(bundle, train_config.pull_to_start, train_config.interpolate)
         ema = RunningMean(bundle, train_config.ema) if train_config.ema is not None else None
         best = Best(metric=self.metric)
         return RunState(bundle, optimiser, LossScale(self.precision), ema, best=best)
+
+    def _image_cache(self) -> ImageCache | None:
+        """Vectors of all images, for methods that lock the image tower; a stream has none."""
+        if not self.method.caches_images or self.rows.num_rows is None:
+            return None
+        from embedkit.training import image_cache
+
+        model = self.state.bundle.model
+        decoding = setup.decoding(self.recipe, self.method, model)
+        rows: Any = self.rows
+        return image_cache.build(model, rows, self.folder, self.world, decoding, self.progress.say)
 
     def _chunking(self) -> Chunking:
         config = self.recipe.train
@@ -274,11 +300,20 @@ class Run:
 
     def _stream(self) -> Any:
         from embedkit.data import prefetch
+        from embedkit.data.decoding import decode_batches
 
         model, seed, guide = self.state.bundle.model, self.recipe.seed, self.state.bundle.guide
         other = guide.encoder if guide is not None and guide.own_inputs else None
         source = setup.batches_from(self.rows, self.state.position, self.world.rank, self.world.size)
-        made = (prepare(b, self.method, model, seed=seed, epoch=epoch, guide=other) for epoch, b in source)
+        decoding = setup.decoding(self.recipe, self.method, model)
+        if self.images is not None:
+            source = self.images.attach(source, decoding.skip, self.rows.where)
+        else:
+            source = decode_batches(source, decoding, self.rows.where)
+        numbered = enumerate(source, self.state.position.step)
+        self._threads = ThreadPoolExecutor(decoding.threads, "embedkit-pixels")
+        settings: dict[str, Any] = {"seed": seed, "guide": other, "threads": self._threads}
+        made = (prepare(b, self.method, model, epoch=e, number=n, **settings) for n, (e, b) in numbered)
         return prefetch(made, 2)
 
     # -- parts of the loop --------------------------------------------------------------------------------------
@@ -288,6 +323,7 @@ class Run:
         state, optimiser = self.state, self.state.optimiser
         if state.scale.active:
             optimiser.scale_gradients(1.0 / state.scale.factor)
+        self.starting.add_pull(state.bundle)
         norm = optimiser.gradient_norm()
         bad = ~torch.isfinite(norm)
         if state.scale.active and bool(bad):
@@ -340,6 +376,8 @@ class Run:
     def _advance(self, batch: StepBatch) -> None:
         position = self.state.position
         position.step += 1
+        self.state.samples.add(batch)
+        self.ledger.add(position.step, batch)
         position.epoch, position.epoch_step = batch.epoch, batch.step + 1
         if self.rows.steps_per_epoch is not None and position.epoch_step >= self.rows.steps_per_epoch:
             position.epoch, position.epoch_step = batch.epoch + 1, 0
@@ -365,6 +403,7 @@ class Run:
         if self._saved != self.state.position.step:
             self._check_skipped()
             self.state.save(self.store, self.recipe, self.rows.fingerprint, self.world)
+            self.ledger.write(self.state.position.step, self.state.samples.gathered(self.world), self.rows)
             self._saved = self.state.position.step
 
     def _evaluate(self, log: RunLog) -> None:
@@ -386,10 +425,15 @@ class Run:
         self.engine.share(state)
         before.restore()
 
-    def _mean_weights(self) -> contextlib.AbstractContextManager[Any]:
-        if self.state.ema is None or not self.recipe.train.evaluate_ema:
-            return contextlib.nullcontext()
-        return contextlib.contextmanager(self.state.ema.swapped)(self.state.bundle)
+    @contextlib.contextmanager
+    def _mean_weights(self) -> Iterator[None]:
+        """The weights that are evaluated and saved: the running mean's, mixed with those of the start."""
+        bundle, ema = self.state.bundle, self.state.ema
+        with contextlib.ExitStack() as stack:
+            if ema is not None and self.recipe.train.evaluate_ema:
+                stack.enter_context(contextlib.contextmanager(ema.swapped)(bundle))
+            stack.enter_context(contextlib.contextmanager(self.starting.mixed)(bundle))
+            yield
 
     def _load_mean(self, step: int) -> None:
         if self.state.ema is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,46 +13,64 @@ from typing import TYPE_CHECKING, Any
 from embedkit.errors import RecipeError, nearest
 from embedkit.methods import methods
 from embedkit.methods.base import Contract, Method
-from embedkit.recipe import Recipe
+from embedkit.recipe import Component, Recipe
 
 if TYPE_CHECKING:
     from embedkit.data import TrainingRows
+    from embedkit.data.decoding import Decoding
     from embedkit.objectives.base import Objective
 
 
 def build_method(recipe: Recipe) -> Method:
-    """The method of a recipe with its settings.
+    """The method of a recipe with its settings, and its auxiliaries around it.
 
     Raises
     ------
     UserError, RecipeError
         Unknown method (with the nearest name) or setting.
     """
+    from embedkit.methods.auxiliary import Auxiliary, WithAuxiliaries
+
+    main = _method(recipe.method, f"method {recipe.method.name}")
+    beside = []
+    for number, given in enumerate(recipe.auxiliary):
+        settings = dict(given.settings)
+        scale = {key: settings.pop(key) for key in ("weight", "decay", "decay_steps") if key in settings}
+        where = f"auxiliary.{number}"
+        beside.append(Auxiliary(_method(Component(name=given.name, **settings), where), given.name, where, **scale))
+    return WithAuxiliaries(main, beside) if beside else main
+
+
+def _method(given: Component, where: str) -> Method:
     import inspect
 
-    cls = methods[recipe.method.name]
+    cls = methods[given.name]
     known = [name for name in inspect.signature(cls).parameters if name != "self"]
-    for key in recipe.method.settings:
+    for key in given.settings:
         if key not in known:
-            raise RecipeError(
-                f"unknown setting {key!r}", where=f"method {recipe.method.name}", remedy=nearest(key, known)
-            )
-    return cls(**recipe.method.settings)
+            raise RecipeError(f"unknown setting {key!r}", where=where, remedy=nearest(key, known))
+    return cls(**given.settings)
 
 
 def objective_config(recipe: Recipe, method: Method) -> dict[str, Any]:
-    """The objective of a run: the recipe's, over the method's own."""
+    """The objective of a run: the recipe's, over the method's own; empty when there is none."""
+    own = method.objective or {}
     if recipe.objective is None:
-        return dict(method.objective)
+        return dict(own)
     given = {"name": recipe.objective.name, **recipe.objective.settings}
-    return {**method.objective, **given} if given["name"] == method.objective["name"] else given
+    return {**own, **given} if given["name"] == own.get("name") else given
 
 
 def build_objective(recipe: Recipe, method: Method, dim: int | None = None, rows: int | None = None) -> Objective:
     """The objective with its settings; without `dim` and `rows` it is only checked."""
     from embedkit import objectives
 
-    return objectives.build(objective_config(recipe, method), dim=dim, num_rows=rows)
+    config = objective_config(recipe, method)
+    if not config:
+        from embedkit.objectives.base import NoObjective
+
+        return NoObjective()
+    return objectives.build(config, dim=dim, num_rows=rows)
 
 
 def check(recipe: Recipe) -> Method:
@@ -62,7 +81,7 @@ def check(recipe: Recipe) -> Method:
     missing = objective.requires - fed
     if missing:
         raise RecipeError(
-            f"objective {objective_config(recipe, method)['name']!r} needs {', '.join(sorted(missing))}",
+            f"objective {objective_config(recipe, method).get('name')!r} needs {', '.join(sorted(missing))}",
             where=f"method {recipe.method.name}",
             remedy="add a guide section" if "guide" in missing else "choose an objective that these views can feed",
         )  # fmt: skip
@@ -101,6 +120,18 @@ def open_rows(recipe: Recipe, method: Method) -> TrainingRows:
     return open_training(
         recipe.data, contract, batch_size=recipe.train.batch_size, seed=recipe.seed, base_dir=Path.cwd()
     )
+
+
+def decoding(recipe: Recipe, method: Method, model: Any) -> Decoding:
+    """How images are decoded: as large as the model and the crops of the method need them."""
+    from embedkit.data.decoding import Decoding
+
+    preprocess = getattr(model, "preprocess", None)
+    need = None
+    if preprocess is not None and preprocess.resize != "none":
+        need = math.ceil(max(preprocess.edge or 0, *preprocess.size) * method.image_margin)
+    data = recipe.data
+    return Decoding(need, data.workers, data.max_pixels, data.on_bad_row != "error")
 
 
 def total_steps(recipe: Recipe, rows: TrainingRows) -> int:

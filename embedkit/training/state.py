@@ -16,6 +16,7 @@ from embedkit.recipe_io import check_recipe, dump_recipe, parse_yaml
 from embedkit.training.cache import RandomState
 from embedkit.training.checkpoint import Checkpoint, CheckpointStore
 from embedkit.training.distributed import World
+from embedkit.training.ledger import Samples
 from embedkit.training.optimiser import Optimiser, RunningMean, like, whole
 from embedkit.training.precision import LossScale
 from embedkit.training.setup import Position
@@ -23,7 +24,7 @@ from embedkit.training.step import Bundle
 
 # Settings that change where a run writes and what it prints, not what comes out.
 _FREE = {"train.output", "train.log_every", "train.save_every", "train.keep_checkpoints", "train.trackers", "smoke",
-         "description", "train.threads"}  # fmt: skip
+         "description", "train.threads", "data.workers"}  # fmt: skip
 
 
 @dataclass
@@ -50,6 +51,7 @@ class RunState:
     position: Position = field(default_factory=Position)
     best: Best = field(default_factory=Best)
     history: list[dict[str, Any]] = field(default_factory=list)
+    samples: Samples = field(default_factory=Samples)
 
     def save(self, store: CheckpointStore, recipe: Recipe, fingerprint: str, world: World) -> Checkpoint | None:
         """Write a checkpoint; called on every process, written by the main one."""
@@ -58,6 +60,7 @@ class RunState:
         if self.ema is not None:
             tensors["ema"] = self.ema.state_tensors()
         tensors["random"] = random
+        samples = self.samples.gathered(world)
         if not world.is_main:
             world.barrier()
             return None
@@ -66,6 +69,7 @@ class RunState:
             "best": vars(self.best),
             "history": self.history,
             "scale": self.scale.state(),
+            "samples": samples,
             "world": world.size,
             "data": fingerprint,
             "embedkit": __version__,
@@ -97,6 +101,7 @@ class RunState:
         self.best = Best(**document["best"])
         self.history = document["history"]
         self.scale.load(document["scale"])
+        self.samples = Samples.of(document["samples"][world.rank])
         _restore_random(checkpoint, world)
 
 

@@ -5,10 +5,11 @@ Everything a step needs to be exact for any number of chunks and processes is in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -76,48 +77,68 @@ class TrainStep:
         self.autocast, self.loss_scale, self.total_steps = autocast, loss_scale, total_steps
         self._defer_sync = defer_sync or (lambda deferred: None)
         self._passes = (lambda own: max(world.counts(own))) if equal_passes else None
-        self._seen: tuple[dict[str, Tensor], ObjectiveBatch] | None = None
+        self._seen: tuple[dict[str, Tensor], dict[str, Tensor], ObjectiveBatch] | None = None
 
     def gradients(self, batch: StepBatch) -> StepResult:
         """Forward and backward of one batch: parameter gradients are summed over processes when this returns."""
         self._defer_sync(True)
         cached = self._cached(batch)
-        local = cached.forward()  # name -> (n_name, D), this process
+        local, counts = self._aligned(cached.forward())  # name -> (n_name, K), this process
 
-        counts = {name: self.world.counts(len(z)) for name, z in local.items()}
         whole = {name: self._leaf(self.world.gather(z, counts[name])) for name, z in local.items()}
         known = self._objective_batch(batch, counts)
         known.guide = self._guide(batch, counts)
-        projected = self.method.project(whole, self.bundle.parts)
-        seen = {name: self._leaf(z) for name, z in projected.items()}
+        projected = self.method.project(whole, known, self.bundle.parts)
+        seen = {name: z if z is whole.get(name) else self._leaf(z) for name, z in projected.items()}
 
         output: LossOutput = self.bundle.objective(seen, known)
+        terms = self.method.terms(whole, seen, known, self.bundle.parts)
         scale = self.loss_scale()
-        if output.loss.requires_grad:
-            (output.loss * scale).backward()
-        extra = self._local_losses(batch, seen, counts, scale)
+        loss = output.loss + sum(terms.values())
+        if loss.requires_grad:
+            (loss * scale).backward()
+        extra = self._local_terms(batch, seen, known, counts, scale)
 
         self._through_projection(whole, projected, seen)
         own = {name: self.world.own_sum(_gradient(whole[name]), counts[name]) for name in local}
         cached.backward({name: own[name].to(local[name].dtype) for name in local})
         self.world.sum_gradients(self.bundle.parameters())
-        self._seen = ({name: z.detach() for name, z in seen.items()}, known)
-        terms = {**output.terms, **extra}
-        return StepResult(output.loss.detach() + sum(extra.values()), terms, output.metrics)
+        self._seen = (_detached(whole), _detached(seen), known)
+        logged = {**output.terms, **_detached(terms), **extra}
+        return StepResult(loss.detach() + sum(extra.values()), logged, output.metrics)
 
     def after_update(self) -> None:
-        """Advance the objective's state and the guide, once an optimiser step."""
+        """Advance the state of objective, method and guide, once an optimiser step."""
         if self.bundle.guide is not None:
             self.bundle.guide.after_update(self.bundle.model)
         if self._seen is not None:
+            outputs, embeddings, known = self._seen
             with torch.no_grad():
-                self.bundle.objective.after_step(*self._seen)
+                self.bundle.objective.after_step(embeddings, known)
+                self.method.after_step(outputs, embeddings, known, self.bundle.model, self.bundle.parts)
             self._seen = None
+
+    def _aligned(self, local: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
+        """Outputs, and the number of rows that each process has of them.
+
+        A process without an input of a view takes the width and type of its output from those that have one.
+        """
+        said = [number for z in local.values() for number in (len(z), z.shape[1], _TYPES.index(z.dtype))]
+        every = self.world.tables(said)
+        counts = {name: [row[3 * i] for row in every] for i, name in enumerate(local)}
+        found = {}
+        for i, (name, z) in enumerate(local.items()):
+            rows, width, kind = max(row[3 * i : 3 * i + 3] for row in every) if len(z) == 0 else (len(z), 0, 0)
+            empty = len(z) == 0 and rows > 0
+            found[name] = z.new_empty(0, width, dtype=_TYPES[kind]) if empty else z
+        return found, counts
 
     def _cached(self, batch: StepBatch) -> CachedEmbeddings:
         def encode(pool: Pool, inputs: Any) -> Tensor:
             with self.autocast():
-                return self.bundle.model(inputs.to(self.world.device), **pool.settings)
+                return self.method.embed(
+                    self.bundle.model, self.bundle.parts, inputs.to(self.world.device), **pool.settings
+                )
 
         weight = next(self.bundle.model.parameters())
         empty = torch.empty(0, self.bundle.model.training_dim, dtype=weight.dtype, device=self.world.device)
@@ -139,51 +160,80 @@ class TrainStep:
 
     def _objective_batch(self, batch: StepBatch, counts: dict[str, list[int]]) -> ObjectiveBatch:
         device, gather = self.world.device, self.world.gather
-        rows = self.world.counts(len(batch.ids))
+        rows = self.world.counts(len(batch.ids))  # bad rows are dropped already, by each process on its own
+        offset = sum(rows[: self.world.rank])
         labels = {name: gather(values.to(device), rows) for name, values in batch.labels.items()}
+        of_inputs = {
+            name: gather(
+                torch.stack([owner - batch.offset + offset, batch.keys[name], batch.lengths[name]], dim=1).to(device),
+                counts[name],
+            )
+            for name, owner in batch.owner.items()
+        }  # each (N_name, 3)
         return ObjectiveBatch(
-            size=batch.size,
-            rows=slice(batch.offset, batch.offset + len(batch.ids)),
-            owner={name: gather(owner.to(device), counts[name]) for name, owner in batch.owner.items()},
-            keys={name: gather(key.to(device), counts[name]) for name, key in batch.keys.items()},
+            size=sum(rows),
+            rows=slice(offset, offset + len(batch.ids)),
+            owner={name: values[:, 0] for name, values in of_inputs.items()},
+            keys={name: values[:, 1] for name, values in of_inputs.items()},
+            lengths={name: values[:, 2] for name, values in of_inputs.items()},
             ids=gather(batch.ids.to(device), rows),
             score=labels.get("score"),
             label=labels.get("label"),
             group=labels.get("group"),
-            step=batch.step,
+            step=batch.number,
             total_steps=self.total_steps,
             epoch=batch.epoch,
+            seed=batch.seed,
         )
 
-    def _local_losses(
-        self, batch: StepBatch, seen: dict[str, Tensor], counts: dict[str, list[int]], scale: float
-    ) -> dict[str, Tensor]:
-        """Losses of this process's own rows, chunk by chunk, into the gradients of `seen`; detached sums by view."""
+    def _local_terms(
+        self, batch: StepBatch, seen: dict[str, Tensor], known: ObjectiveBatch, counts: dict[str, list[int]],
+        scale: float,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """Losses of this process's own rows, chunk by chunk, into the gradients of `seen`; detached sums by name."""
         found: dict[str, Tensor] = {}
-        size = self.chunking.size if isinstance(self.chunking.size, int) else None
-        for name, view in batch.views.items():
-            start, total = sum(counts[name][: self.world.rank]), sum(counts[name])
-            step = size or max(1, len(view.inputs))
-            for first in range(0, len(view.inputs), step):
-                inputs = view.inputs[first : first + step]
-                embeddings = seen[name][start + first : start + first + len(inputs)]
-                loss = self.method.local_loss(name, embeddings, inputs, self.bundle.parts)
-                if loss is None:
-                    break
-                share = loss / total
-                (share * scale).backward()
-                found[f"{name}_local"] = found.get(f"{name}_local", torch.zeros_like(share.detach())) + share.detach()
+        if type(self.method).local_terms is Method.local_terms:
+            return found
+        for pool, name, inputs in _by_view(batch.pools):
+            if name not in seen:
+                continue
+            first = sum(counts[name][: self.world.rank])  # of this process's inputs among all
+            for index in self.chunking.cut(Pool(inputs, [(name, len(inputs))], pool.tower, pool.settings)):
+                chunk = inputs.select(index).to(self.world.device)
+                embeddings = seen[name][torch.as_tensor(index + first, device=self.world.device)]
+                with self.autocast():
+                    terms = self.method.local_terms(
+                        name, embeddings, chunk, known, self.bundle.model, self.bundle.parts
+                    )
+                if terms:
+                    (sum(terms.values()) * scale).backward()  # type: ignore[union-attr]
+                for term, value in terms.items():
+                    found[term] = found.get(term, 0) + value.detach()
         return found
 
     @staticmethod
     def _through_projection(whole: dict[str, Tensor], projected: dict[str, Tensor], seen: dict[str, Tensor]) -> None:
-        """Carry the gradients of the projected embeddings back to the gathered ones and to the parts."""
-        moved = [name for name in projected if projected[name].requires_grad and projected[name] is not whole.get(name)]
-        for name in projected:
-            if name not in moved and name in whole:
-                whole[name].grad = seen[name].grad
+        """Carry the gradients of the projected embeddings back to the gathered outputs and to the parts."""
+        moved = [name for name, z in projected.items() if z.requires_grad and z is not whole.get(name)]
         if moved:
             torch.autograd.backward([projected[n] for n in moved], [_gradient(seen[n]) for n in moved])
+
+
+_TYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+
+
+def _by_view(pools: list[Pool]) -> Iterator[tuple[Pool, str, Any]]:
+    """Pool, name and inputs of every view that has some here."""
+    for pool in pools:
+        start = 0
+        for name, count in pool.names:
+            if count:
+                yield pool, name, pool.inputs.select(np.arange(start, start + count))
+            start += count
+
+
+def _detached(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach() for name, tensor in tensors.items()}
 
 
 def _gradient(tensor: Tensor) -> Tensor:

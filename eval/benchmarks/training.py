@@ -149,7 +149,7 @@ def gradient_difference(folder: str, rows: list[dict[str, str]]) -> float:
 
     model = build(ModelConfig(name=folder, max_length=LENGTH), 0)
     bundle = Bundle(
-        model, Pairs().parts(model.dim), objectives.build({"name": "infonce", "temperature": 1 / SCALE})
+        model, Pairs().parts(model), objectives.build({"name": "infonce", "temperature": 1 / SCALE})
     ).eval()
     step = TrainStep(bundle, Pairs(), World(), Chunking(), autocast=contextlib.nullcontext)
     named = [{"anchor": r["anchor"], "positive": r["positive"], "negatives": [r["negative"]]} for r in batch]

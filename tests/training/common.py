@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from embedkit import objectives
+from embedkit.data import RowBatch
 from embedkit.methods.base import Method
 from embedkit.methods.pairs import Pairs
 from embedkit.models import build
@@ -77,7 +77,7 @@ def row_batch(data: list[dict[str, Any]], rank: int = 0, world: int = 1, step: i
     """This process's slice of a batch of rows, as the data part gives it."""
     size = len(data)
     start, stop = rank * size // world, (rank + 1) * size // world
-    return SimpleNamespace(rows=data[start:stop], ids=list(range(start, stop)), size=size, offset=start, step=step)
+    return RowBatch(data[start:stop], list(range(start, stop)), size, start, step)
 
 
 def make_step(
@@ -89,7 +89,7 @@ def make_step(
     torch.manual_seed(5)
     loss = objectives.build(objective, dim=model.dim, num_rows=64).to(dtype)
     method = method or Pairs()
-    bundle = Bundle(model, method.parts(model.dim).to(dtype), loss)
+    bundle = Bundle(model, method.parts(model).to(dtype), loss)
     bundle.train()
     return TrainStep(bundle, method, World(), chunking or Chunking(), autocast=contextlib.nullcontext)
 

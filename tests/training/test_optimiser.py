@@ -28,7 +28,7 @@ def config(**changes: Any) -> TrainConfig:
 
 def bundle(objective: dict[str, Any] | str = "clip") -> Bundle:
     model = build(common.model_config(head={"kind": "tanh"}), 3)
-    return Bundle(model, Pairs().parts(model.dim), objectives.build(objective, dim=model.dim))
+    return Bundle(model, Pairs().parts(model), objectives.build(objective, dim=model.dim))
 
 
 def where(groups: list[ParameterGroup]) -> dict[str, ParameterGroup]:
