@@ -51,6 +51,7 @@ _SETS = {
     "graded-train": _Set("graded", "train", 5_000, 4),
     "graded-dev": _Set("graded", "dev", 1_000, 5),
     "graded-test": _Set("graded", "test", 2_000, 6),
+    "grounded": _Set("grounded", "train", 5_000, 10),
     "shapes-train": _Set("shapes", "train", 4_000, 7),
     "shapes-dev": _Set("shapes", "dev", 96, 8),
     "shapes-test": _Set("shapes", "test", 96, 9),
@@ -93,7 +94,8 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
     ----------
     name : str
         ``pairs-train`` (anchor, positive), ``triplets-train`` (anchor, positive, negatives: one sentence that differs
-        in one or two slots), ``sentences`` (anchor), ``graded-train``, ``graded-dev``, ``graded-test`` (sentence1,
+        in one or two slots), ``sentences`` (anchor), ``grounded`` (anchor, and as features of its picture a 1 for each
+        concept of the scene among zeros for all others), ``graded-train``, ``graded-dev``, ``graded-test`` (sentence1,
         sentence2, score from 0 to 5), or ``shapes-train``, ``shapes-dev``, ``shapes-test`` (image, captions, label,
         label_name; see `embedkit.data.builtin_shapes`).
 
@@ -106,7 +108,9 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
     draws = _Draws(chosen.seed * 0x1000003D1)
     if chosen.kind == "shapes":
         return _shapes(draws, chosen)
-    make = {"pairs": _pair, "triplets": _triplet, "sentences": _single, "graded": _graded}[chosen.kind]
+    make = {
+        "pairs": _pair, "triplets": _triplet, "sentences": _single, "graded": _graded, "grounded": _grounded,
+    }[chosen.kind]  # fmt: skip
     return (make(draws, chosen.split) for _ in range(chosen.size))
 
 
@@ -197,6 +201,13 @@ def _triplet(draws: _Draws, split: str) -> dict[str, Any]:
 def _single(draws: _Draws, split: str) -> dict[str, Any]:
     scene = _scene(draws, split)
     return {"anchor": _tell(scene, _wordings(scene, draws), draws)}
+
+
+def _grounded(draws: _Draws, split: str) -> dict[str, Any]:
+    scene = _scene(draws, split)
+    shown = [float(concept == number) for slot, concept in zip(SLOTS.values(), scene, strict=True)
+             for number in range(len(slot))]  # fmt: skip
+    return {"anchor": _tell(scene, _wordings(scene, draws), draws), "features": shown}
 
 
 def _graded(draws: _Draws, split: str) -> dict[str, Any]:

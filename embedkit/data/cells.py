@@ -12,6 +12,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from embedkit.data.readers import check_characters
 from embedkit.data.rows import BadRow
 
@@ -131,14 +133,30 @@ def read_image(cell: Any) -> bytes | str:
     return cell
 
 
-def _json_list(cell: str) -> Any:
-    remedy = 'write ["first", "second"]; a column with one plain text is mapped to negative_1'
+def read_features(cell: Any) -> list[float]:
+    """A list of at least one finite number, given as a list or as the text of a JSON list."""
+    if isinstance(cell, str):
+        cell = _json_list(cell, "numbers", "write [0.5, 1.25]")
+    values = np.asarray(cell) if isinstance(cell, list) else np.asarray("")
+    if isinstance(cell, list) and not cell:
+        raise BadRow("empty list", "the list of numbers is empty", remedy=_FIX)
+    if values.ndim != 1 or values.dtype.kind not in "if":
+        raise _wrong("a list of numbers", cell)
+    if not np.isfinite(values).all():
+        raise BadRow("bad features", "a number of the list is not finite", remedy=_FIX)
+    return [float(value) for value in values.tolist()]
+
+
+def _json_list(
+    cell: str, items: str = "texts",
+    remedy: str = 'write ["first", "second"]; a column with one plain text is mapped to negative_1',
+) -> Any:  # fmt: skip
     try:
         found = json.loads(cell)
     except (ValueError, RecursionError) as error:
-        raise BadRow("bad list", f"expected a JSON list of texts, found {show(cell)}", remedy=remedy) from error
+        raise BadRow("bad list", f"expected a JSON list of {items}, found {show(cell)}", remedy=remedy) from error
     if not isinstance(found, list):
-        raise BadRow("bad list", f"expected a JSON list of texts, found {show(cell)}", remedy=remedy)
+        raise BadRow("bad list", f"expected a JSON list of {items}, found {show(cell)}", remedy=remedy)
     return found
 
 

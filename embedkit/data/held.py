@@ -28,6 +28,7 @@ _TYPES = {
     "image_path": pa.large_string(),
     "image2": pa.large_binary(),
     "image2_path": pa.large_string(),
+    "features": pa.large_list(pa.float32()),
 }
 _PATHS = {f"{role}_path": role for role in IMAGE_ROLES}
 _FLUSH = 20_000

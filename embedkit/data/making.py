@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedkit.data.cells import TextReader, read_group, read_image, read_label, read_score, show
+from embedkit.data.cells import TextReader, read_features, read_group, read_image, read_label, read_score, show
 from embedkit.data.roles import IMAGE_ROLES, bind
 from embedkit.data.rows import BadRow, Part, Row
 from embedkit.data.sources import find_parts
@@ -197,7 +197,8 @@ class Source:
         elif slot in IMAGE_ROLES:
             row[slot] = _image(read_image(cell), part)
         else:
-            row[slot] = {"score": read_score, "label": read_label, "group": read_group}[slot](cell)
+            readers = {"score": read_score, "label": read_label, "group": read_group, "features": read_features}
+            row[slot] = readers[slot](cell)
 
     def _explode(self, row: Row, place: Place) -> list[Row]:
         """Pairs (first, second), (second, third), ... of the texts, kept together by a group of their own."""

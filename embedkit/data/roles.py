@@ -22,13 +22,14 @@ ALIASES: Mapping[str, Sequence[str]] = {
     "group": (),
     "image": ("img", "file_name", "filename", "image_path", "filepath"),
     "image2": ("img2",),
+    "features": ("image_features",),
     "texts": ("captions",),
     "text_1": ("caption",),
 }
 """Role -> names of columns that are taken for it when the recipe maps nothing, besides the role's own name. A column
 ``text`` is a caption where the method reads captions and no anchor."""
 
-ROLES = ("anchor", "positive", "negatives", "score", "label", "group", "image", "image2", "texts")
+ROLES = ("anchor", "positive", "negatives", "score", "label", "group", "image", "image2", "features", "texts")
 """Roles of a finished row; columns ``negative_1``, ``negative_2`` ... become entries of ``negatives``, columns
 ``text_1``, ``text_2`` ... of one caption each become entries of ``texts``."""
 

@@ -10,9 +10,10 @@ from typing import Any
 from embedkit.errors import DataError
 
 Row = dict[str, Any]
-"""Role -> value. ``anchor``, ``positive``: str; ``negatives``, ``texts``: list of str; ``score``: float;
-``label``: int; ``group``: int or str; ``image``: bytes, or the path of an image file as str. In the rows of one run the
-same roles stand in every row; a role that a row lacks, because its source has none, is None (``negatives``: empty)."""
+"""Role -> value. ``anchor``, ``positive``: str; ``negatives``, ``texts``: list of str; ``score``: float; ``label``:
+int; ``group``: int or str; ``features``: list of float, numbers of another encoder; ``image``: bytes, or the path of
+an image file as str. In the rows of one run the same roles stand in every row; a role that a row lacks, because its
+source has none, is None (``negatives``: empty)."""
 
 
 def filled(row: Row, roles: Iterable[str]) -> Row:

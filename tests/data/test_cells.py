@@ -12,9 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedkit.data.cells import TextReader, is_blank, read_group, read_image, read_label, read_score
+from embedkit.data import open_training
+from embedkit.data.cells import TextReader, is_blank, read_features, read_group, read_image, read_label, read_score
 from embedkit.data.rows import BadRow
 from embedkit.errors import DataError
+from embedkit.methods.base import Contract
+from embedkit.recipe import DataConfig, SourceConfig
 from tests.data.helpers import opened
 
 Write = Callable[[str, "str | bytes"], str]
@@ -186,3 +189,35 @@ def test_fuzz_any_cell_is_a_value_or_a_bad_row(cell: Any) -> None:
 def test_blank_means_nothing_to_see(text: str) -> None:
     assert is_blank(f" {text}\u200b") == is_blank(text)
     assert not is_blank(text + "a")
+
+
+@pytest.mark.parametrize(("cell", "value"), [([1, 2.5], [1.0, 2.5]), ("[0, -1.5]", [0.0, -1.5])], ids=str)
+def test_features_are_lists_of_numbers(cell: Any, value: list[float]) -> None:
+    found = read_features(cell)
+    assert found == value
+    assert all(isinstance(number, float) for number in found)
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [([], "empty list"), (None, "missing value"), ([1.0, math.nan], "bad features"), ([True], "wrong type"),
+     (["1"], "wrong type"), ([[1.0], [2.0]], "wrong type"), (3.5, "wrong type"), ("x", "bad list"),
+     ("{}", "bad list"), ([1.0, None], "wrong type"), (b"12", "wrong type")],
+    ids=str,
+)  # fmt: skip
+def test_bad_features_are_refused(cell: Any, reason: str) -> None:
+    with pytest.raises(BadRow) as caught:
+        read_features(cell)
+    assert caught.value.reason == reason
+
+
+def test_features_reach_the_rows(tmp_path: Path) -> None:
+    path = tmp_path / "f.jsonl"
+    path.write_text("".join(json.dumps({"anchor": f"text {i}", "features": [i, 0.5]}) + "\n" for i in range(4)))
+    plain = tmp_path / "plain.jsonl"
+    plain.write_text("".join(json.dumps({"anchor": f"other {i}"}) + "\n" for i in range(4)))
+    config = DataConfig(train=[SourceConfig(path=str(path)), SourceConfig(path=str(plain))], drop_last=False)
+    rows = open_training(config, Contract(accepts=frozenset({"features"})), batch_size=8, seed=0)
+    (batch,) = rows.batches(0)
+    found = {row["anchor"]: row["features"] for row in batch.rows}
+    assert found == {f"text {i}": [float(i), 0.5] for i in range(4)} | {f"other {i}": None for i in range(4)}
