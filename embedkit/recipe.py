@@ -237,6 +237,9 @@ class GroupConfig(Settings):
     lr: float | None = Field(None, gt=0)
     weight_decay: float | None = Field(None, ge=0)
     frozen: bool = False
+    layer_decay: float | None = Field(
+        None, gt=0, le=1, description="factor on the learning rate from layer to layer down"
+    )
 
 
 class TrainConfig(Settings):

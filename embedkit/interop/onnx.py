@@ -88,14 +88,13 @@ def write(model: Model, folder: Path) -> dict[str, Any]:
 
     if not isinstance(model, TextEncoder):
         raise ModelError(f"a {model.kind} model has no ONNX export", remedy="export to sentence-transformers")
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        _need(package)
+    need_onnx()
     was_training = model.training
     model.eval()
     try:
         padded = PaddedEncoder(model).float().cpu().eval()
         ids, mask = _padded(model, _PROBES)
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet_exporter():
             program = torch.onnx.export(
                 padded, (ids, mask), dynamo=True, verbose=False, input_names=["input_ids", "attention_mask"],
                 output_names=["sentence_embedding"],
@@ -113,11 +112,13 @@ def write(model: Model, folder: Path) -> dict[str, Any]:
     return {"inputs": ["input_ids", "attention_mask"], "output": "sentence_embedding", "use": use, "difference": worst}
 
 
-def _need(package: str) -> None:
+def need_onnx() -> None:
+    """Refuse when a package that the export needs is not installed."""
     from importlib.util import find_spec
 
-    if find_spec(package) is None:
-        raise MissingExtraError(package, "onnx", "ONNX export")
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "onnx", "ONNX export")
 
 
 def _padded(model: Any, texts: list[str]) -> tuple[Tensor, Tensor]:
@@ -145,7 +146,7 @@ def _largest_difference(model: Any, path: Path) -> float:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """Without the exporter's progress lines."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]

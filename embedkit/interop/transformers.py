@@ -29,7 +29,7 @@ def write(model: Model, folder: Path) -> dict[str, Any]:
     kept = [layer for layer in model.layers if not layer.train_only]
     extra: dict[str, Any] = {}
     if kept:
-        if not _is_pooler(model, kept):
+        if pooler_of(model) is None:
             raise ModelError(
                 "a transformers folder cannot hold this head", remedy="export to sentence-transformers or onnx"
             )
@@ -39,13 +39,17 @@ def write(model: Model, folder: Path) -> dict[str, Any]:
     return {"use": said, "prompts": model.prompts, "default_prompt": model.default_prompt}
 
 
-def _is_pooler(model: Any, kept: list[Any]) -> bool:
+def pooler_of(model: Any) -> Any:
+    """The one dense layer of a text model that equals its architecture's own pooler, or None."""
+    kept = [layer for layer in model.layers if not layer.train_only]
+    if len(kept) != 1:
+        return None
     first = kept[0]
-    return (
-        len(kept) == 1
-        and model.pooling == "cls"
+    same = (
+        model.pooling == "cls"
         and model.encoder.config.model_type in _TANH_POOLER
         and first.activation == "tanh"
         and first.linear.weight.shape == (model.hidden_size, model.hidden_size)
         and first.linear.bias is not None
     )
+    return first if same else None

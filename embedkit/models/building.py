@@ -35,7 +35,7 @@ def build(config: ModelConfig, seed: int = 0) -> Model:
         When the model cannot be read or built.
     """
     make = builders[config.kind]
-    if config.name is not None:
+    if config.name is not None and not config.name.startswith("open_clip:"):
         inspect(locate(config.name, config.revision))  # refuse a wrong folder before torch is imported
     import torch
 

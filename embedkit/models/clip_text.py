@@ -24,7 +24,8 @@ CLIP_LENGTH = 77
 
 
 class ClipTextEncoder(TextEncoder):
-    """A text tower of CLIP (causal, read at the end token) or of SigLIP (padded, read at the last place).
+    """A text tower of CLIP (causal, read at the end token) or of SigLIP (padded, read at the last place); or any other
+    encoder whose captions are cleaned.
 
     A caption is put into its prompt, cleaned as `embedkit.models.cleaning` says, and tokenised as a whole; what is too
     long is cut with the end token kept. CLIP sees no padding, which its attention could not see either. SigLIP has no
@@ -32,23 +33,33 @@ class ClipTextEncoder(TextEncoder):
 
     Parameters
     ----------
-    encoder : CLIPTextModel or SiglipTextModel
+    encoder : CLIPTextModel, SiglipTextModel, or another PreTrainedModel
         A SigLIP head is applied to the pooled vector.
     cleaning : str
         A key of `embedkit.models.cleaning.CLEANINGS`.
     settings
-        As in `TextEncoder`; the pooling is "last-token".
+        As in `TextEncoder`; the pooling of CLIP and SigLIP is "last-token".
     """
 
     kind = "clip-text"
 
     def __init__(self, encoder: Any, tokenizer: Any, *, cleaning: str = "none", **settings: Any) -> None:
-        super().__init__(encoder, tokenizer, **{"pooling": "last-token", **settings})
+        kind = encoder.config.model_type
+        default = {"pooling": "last-token"} if kind in (CAUSAL, PADDED) else {}
+        super().__init__(encoder, tokenizer, **{**default, **settings})
         self.cleaning = cleaning
-        self._clean = cleaner(cleaning)
-        self.padded = encoder.config.model_type == PADDED
-        if not self.padded:
+        self.padded, self.causal = kind == PADDED, kind == CAUSAL
+        if self.causal:
             encoder.set_attn_implementation(ATTENTION)
+
+    @property
+    def cleaning(self) -> str:
+        """The cleaning of captions, a key of `embedkit.models.cleaning.CLEANINGS`."""
+        return self._cleaning
+
+    @cleaning.setter
+    def cleaning(self, name: str) -> None:
+        self._clean, self._cleaning = cleaner(name), name
 
     def prepare(self, inputs: Sequence[str], prompt: str | None = None) -> Inputs:
         """Tokenise texts on the CPU; safe to call from several threads."""
@@ -56,7 +67,9 @@ class ClipTextEncoder(TextEncoder):
         template = template if SLOT in template else template + SLOT
         texts = [self._clean(template.replace(SLOT, text)) for text in check_texts(inputs)]
         found = self._tokenize(texts)
-        return self._filled(found) if self.padded else self._ended(found)
+        if self.padded:
+            return self._padded(found)
+        return self._ended(found) if self.causal else found
 
     def _ended(self, inputs: Inputs) -> Inputs:
         """Sequences cut behind their first end token: a caption that spells it out ends there, as in open_clip."""
@@ -68,7 +81,7 @@ class ClipTextEncoder(TextEncoder):
         rows = [row[: row.index(end) + 1] if end in row else row for row in inputs.rows()]
         return Inputs.of(rows)
 
-    def _filled(self, inputs: Inputs) -> Inputs:
+    def _padded(self, inputs: Inputs) -> Inputs:
         """Every sequence padded to the full length."""
         length, filler = self.max_length, self.tokenizer.pad_token_id or 0
         rows = torch.full((len(inputs), length), filler, dtype=torch.int64)
@@ -79,7 +92,7 @@ class ClipTextEncoder(TextEncoder):
     def pooled(self, inputs: Inputs, packing: str | None = None, **settings: Any) -> Tensor:
         """Pooled vectors (N, H) in input order; CLIP's text model runs packed unless something is changed in it."""
         plain = self.pooling == "last-token" and not settings and (packing or self.packing) in ("auto", "packed")
-        if self.padded or not plain or len(inputs) == 0:
+        if not self.causal or not plain or len(inputs) == 0:
             return super().pooled(inputs, packing, **settings)
         return run_causal(self.encoder, inputs)
 

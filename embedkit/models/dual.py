@@ -75,9 +75,10 @@ class DualEncoder(Model):
         Into the shared space; both have the same output size.
     preprocess : Preprocess
         How an image becomes the tower's pixels.
-    scale, bias : float
+    scale, bias : float, optional
         Factor and offset of cosine similarities that the model was trained with: the start of a learnable scale in an
-        objective, and written back when a run ends. The vectors do not depend on them.
+        objective, and written back when a run ends (`embedkit.training.scale`). None before any training, where the
+        objective has its own start. The vectors do not depend on them.
     normalize : bool
         Unit vectors from `encode`.
     """
@@ -91,7 +92,7 @@ class DualEncoder(Model):
         text_projection: Projection,
         image_projection: Projection,
         preprocess: Preprocess,
-        scale: float = 1 / 0.07,
+        scale: float | None = None,
         bias: float | None = None,
         normalize: bool = True,
     ) -> None:
@@ -109,7 +110,7 @@ class DualEncoder(Model):
         self.text: Model = text
         self.image: ImageTower = image
         self.projections = nn.ModuleDict({"text": text_projection, "image": image_projection})
-        self.preprocess, self.scale, self.bias, self.normalize = preprocess, float(scale), bias, normalize
+        self.preprocess, self.scale, self.bias, self.normalize = preprocess, scale, bias, normalize
         self.dim = text_projection.outputs
         self.prompts, self.default_prompt = text.prompts, text.default_prompt
 
@@ -152,8 +153,8 @@ class DualEncoder(Model):
 
     @property
     def log_scale(self) -> float:
-        """The natural logarithm of `scale`, as other libraries store it."""
-        return math.log(self.scale)
+        """The natural logarithm of `scale`, as other libraries store it; CLIP's start before any training."""
+        return math.log(1 / 0.07 if self.scale is None else self.scale)
 
     def spec(self) -> dict[str, Any]:
         """Settings that decide the vectors, and the scale."""

@@ -37,9 +37,13 @@ def build_dual(config: ModelConfig) -> DualEncoder:
 
 
 def _loaded(config: ModelConfig) -> DualEncoder:
-    from embedkit.models.loading import assemble
+    from embedkit.models.loading import OPEN_CLIP, assemble
 
     assert config.name is not None
+    if config.name.startswith(OPEN_CLIP):
+        from embedkit.interop.open_clip import load_tag
+
+        return load_tag(config.name.removeprefix(OPEN_CLIP))
     plan = inspect(locate(config.name, config.revision))
     if plan.kind != "dual":
         raise ModelError(
@@ -93,7 +97,7 @@ def _image(config: ImageTowerConfig, dim: int) -> ImageTower:
     from embedkit.models.sizes import image_size
 
     if config.name is not None:
-        from embedkit.models.image_loading import read_vision_model
+        from embedkit.interop.dual_reading import read_vision_model
 
         return TransformersTower(read_vision_model(locate(config.name, config.revision)), config.pooling)
     if config.size is not None:

@@ -15,6 +15,8 @@ from embedkit.errors import ModelError, UnsafeFileError
 
 OWN_FILE = "embedkit.json"
 OWN_FORMAT = 1
+OPEN_CLIP_FILE = "open_clip_config.json"
+DUAL_TYPES = ("clip", "siglip", "vision-text-dual-encoder")
 TRAIN_ONLY_FILE = "embedkit_train_only.safetensors"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -76,6 +78,8 @@ def locate(name: str | Path, revision: str | None = None, code: bool = False, pi
     ModelError
         When there is no such folder, or the hub cannot give it.
     """
+    for scheme in ("local-dir:", "hf-hub:"):
+        name = str(name).removeprefix(scheme) if str(name).startswith(scheme) else name
     path = Path(name).expanduser()
     if path.is_dir():
         return path
@@ -132,10 +136,13 @@ def inspect(root: Path, *, trust_remote_code: bool = False, allow_pickle: bool =
     """
     if (root / OWN_FILE).is_file():
         plan = _own(root)
+    elif (root / OPEN_CLIP_FILE).is_file():
+        return FolderPlan(root, root, "dual", "open_clip")
     elif (root / "modules.json").is_file():
         plan = _sentence_transformers(root)
     elif (root / "config.json").is_file():
-        plan = FolderPlan(root, root, "text", "transformers")
+        kind = "dual" if _model_type(root) in DUAL_TYPES else "text"
+        plan = FolderPlan(root, root, kind, "transformers")
     else:
         held = ", ".join(sorted(p.name for p in root.iterdir())[:5]) or "nothing"
         raise ModelError(
@@ -146,6 +153,11 @@ def inspect(root: Path, *, trust_remote_code: bool = False, allow_pickle: bool =
     if plan.kind in ("text", "clip-text"):
         _check_code(plan.weights, trust_remote_code)
     return plan
+
+
+def _model_type(folder: Path) -> str:
+    known = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    return str(known.get("model_type")) if isinstance(known, dict) else ""
 
 
 def _own(root: Path) -> FolderPlan:
@@ -172,15 +184,38 @@ def _sentence_transformers(root: Path) -> FolderPlan:
     for module in modules:
         kind = str(module["type"])
         names.append(kind.rpartition(".")[2])
-        if not kind.startswith("sentence_transformers.") or names[-1] not in _MODULES:
+        if not kind.startswith("sentence_transformers.") or names[-1] not in (*_MODULES, "CLIPModel"):
             raise ModelError(
                 f"module {kind!r} is not known", where=str(listing), remedy=f"known modules: {', '.join(_MODULES)}"
             )
+    if names[0] == "CLIPModel" or _model_type(_inside(root, modules[0].get("path", ""))) in DUAL_TYPES:
+        return _dual_modules(plan, names, modules)
     if not _SEQUENCE.fullmatch(" ".join(names)):
         raise ModelError(f"modules in the order {', '.join(names)} are not supported", where=str(listing))
     for name, module in zip(names, modules, strict=True):
         _MODULE_READERS[name](plan, _inside(root, module.get("path", "")))
-    settings = root / "config_sentence_transformers.json"
+    _model_settings(plan)
+    return plan
+
+
+def _dual_modules(plan: FolderPlan, names: list[str], modules: list[dict[str, Any]]) -> FolderPlan:
+    """A CLIP model as one module, in the layout of before and after version 5.4."""
+    if " ".join(names) not in ("CLIPModel", "CLIPModel Normalize", "Transformer", "Transformer Normalize"):
+        raise ModelError(f"modules in the order {', '.join(names)} are not supported", where=str(plan.root))
+    plan.kind, plan.weights = "dual", _inside(plan.root, modules[0].get("path", ""))
+    plan.spec["normalize"] = names[-1] == "Normalize"
+    for file in sorted(plan.weights.glob("sentence_*_config.json")):
+        saved = read_json(file)
+        for kind, known in (saved.get("modality_config") or {}).items():
+            if kind not in ("text", "image") or known.get("method") != f"get_{kind}_features":
+                raise ModelError(f"a {kind} goes through {known.get('method')!r} of the model", where=str(file))
+    _model_settings(plan)
+    return plan
+
+
+def _model_settings(plan: FolderPlan) -> None:
+    """Prompts and the rest of config_sentence_transformers.json."""
+    settings = plan.root / "config_sentence_transformers.json"
     saved = read_json(settings) if settings.is_file() else {}
     if saved.get("truncate_dim"):
         raise ModelError(
@@ -191,7 +226,6 @@ def _sentence_transformers(root: Path) -> FolderPlan:
     plan.spec["prompts"] = prompts
     default = saved.get("default_prompt_name")
     plan.spec["default_prompt"] = default if default in prompts else None
-    return plan
 
 
 def _inside(root: Path, path: str) -> Path:

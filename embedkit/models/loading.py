@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from embedkit.models.base import Model
 
+OPEN_CLIP = "open_clip:"
 _log = logging.getLogger(__name__)
 
 
@@ -38,7 +39,9 @@ def load(
     Parameters
     ----------
     name_or_path : str or Path
-        A folder of embedkit, sentence-transformers or transformers, or a hub id.
+        A folder of embedkit, sentence-transformers, transformers or open_clip, or a hub id; ``local-dir:`` and
+        ``hf-hub:`` may stand in front, as in open_clip. ``open_clip:ARCHITECTURE/TAG`` is a pretrained model of
+        open_clip, without a tag one with random weights.
     device : str or torch.device, optional
         The best one at hand when None.
     dtype : str or torch.dtype, optional
@@ -59,8 +62,14 @@ def load(
     UnsafeFileError
         Reading it would run code, and that was not allowed.
     """
+    if str(name_or_path).startswith(OPEN_CLIP):
+        from embedkit.interop.open_clip import load_tag
+
+        return load_tag(str(name_or_path).removeprefix(OPEN_CLIP)).to(_device(device), as_dtype(dtype)).eval()
     root = locate(name_or_path, revision, trust_remote_code, allow_pickle)
     plan = inspect(root, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+    if plan.kind == "dual" and (pooling is not None or max_length is not None):
+        raise ModelError("pooling and max_length belong to one tower", where=str(name_or_path), remedy="leave them out")
     if pooling is not None:
         plan.spec["pooling"] = pooling
     if max_length is not None:
@@ -112,9 +121,7 @@ def assemble(
 
         return read_static(plan, allow_pickle=allow_pickle)
     if plan.kind == "dual":
-        from embedkit.models.dual_folder import read_dual
-
-        return read_dual(plan)
+        return _dual(plan, allow_pickle)
     if plan.kind not in ("text", "clip-text"):
         known = "known: clip-text, dual, static, text"
         raise ModelError(f"unknown kind of model {plan.kind!r}", where=str(plan.root), remedy=known)
@@ -134,6 +141,20 @@ def assemble(
     spec = {"normalize": False, **plan.spec}
     cls = ClipTextEncoder if plan.kind == "clip-text" else TextEncoder
     return cls(encoder, tokenizer, dense=dense, **spec)
+
+
+def _dual(plan: FolderPlan, allow_pickle: bool) -> Model:
+    if plan.origin == "embedkit":
+        from embedkit.models.dual_folder import read_dual
+
+        return read_dual(plan)
+    if plan.origin == "open_clip":
+        from embedkit.interop import open_clip
+
+        return open_clip.read(plan.root, allow_pickle=allow_pickle)
+    from embedkit.interop import dual_reading
+
+    return dual_reading.read(plan, allow_pickle=allow_pickle)
 
 
 def read_encoder(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from embedkit.errors import RecipeError
 from embedkit.recipe import GroupConfig, TrainConfig
+from embedkit.training.levels import layer_factors
 
 
 @dataclass
@@ -44,15 +45,19 @@ def assign_groups(
     """
     groups: dict[tuple[str, float, float], ParameterGroup] = {}
     matched: set[str] = set()
+    rules = {n: next((g for g in config.groups if fnmatch.fnmatchcase(n, g.pattern)), None)
+             for n, _ in module.named_parameters()}  # fmt: skip
+    factors = _layer_factors(rules)
     for name, parameter in module.named_parameters():
-        rule = next((g for g in config.groups if fnmatch.fnmatchcase(name, g.pattern)), None)
+        rule = rules[name]
         if rule is not None:
             matched.add(rule.pattern)
             if rule.frozen:
                 parameter.requires_grad_(False)
         if not parameter.requires_grad:
             continue
-        key = _group_key(name, parameter, rule, config, undecayed)
+        label, lr, decay = _group_key(name, parameter, rule, config, undecayed)
+        key = (label, lr * factors.get(name, 1.0), decay)
         group = groups.setdefault(key, ParameterGroup(*key, names=[]))
         group.names.append(name)
         group.count += parameter.numel()
@@ -65,6 +70,17 @@ def assign_groups(
     if not groups:
         raise RecipeError("every parameter is frozen", where="train.groups", remedy="leave something to train")
     return list(groups.values())
+
+
+def _layer_factors(rules: dict[str, GroupConfig | None]) -> dict[str, float]:
+    """Factors on the learning rate of the parameters whose group has a ``layer_decay``."""
+    found: dict[str, float] = {}
+    for pattern in dict.fromkeys(rule.pattern for rule in rules.values() if rule is not None):
+        own = [name for name, rule in rules.items() if rule is not None and rule.pattern == pattern]
+        rule = rules[own[0]]
+        if rule is not None and rule.layer_decay is not None:
+            found |= layer_factors(own, rule.layer_decay)
+    return found
 
 
 def _group_key(
