@@ -19,6 +19,7 @@ from torch import nn
 from embedkit.errors import RecipeError
 from embedkit.recipe import Recipe
 from embedkit.training.distributed import World
+from embedkit.training.memory import keep_freed_memory
 from embedkit.training.step import Bundle
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class Engine:
         trackers = list(recipe.train.trackers)
         self.accelerator = Accelerator(log_with=trackers or None, project_dir=str(folder) if trackers else None)
         self.world = World(self.accelerator.device)
+        if self.world.device.type == "cpu":
+            keep_freed_memory()
         if trackers:
             flat = {"recipe": json.dumps(recipe.model_dump(mode="json"))}
             self.accelerator.init_trackers("embedkit", config=flat)
