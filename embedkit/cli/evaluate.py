@@ -1,66 +1,252 @@
-"""``embedkit eval``: score a model on a suite."""
+"""``embedkit eval``: score models on suites, and compare result files."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from embedkit.cli.output import (
-    Device,
-    JsonFile,
-    ModelName,
-    TrustRemoteCode,
-    bar,
-    check_json,
-    console,
-    place,
-    table,
-    write_json,
-)
+from embedkit.cli.output import Device, JsonFile, TrustRemoteCode, bar, check_json, console, place, table, write_json
+from embedkit.errors import UserError
 
 if TYPE_CHECKING:
-    from embedkit.evaluation import Report
+    from embedkit.evaluation import EmbeddingCache, MtebSuite, OpenSuite, Report
+
+Models = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="MODEL...", help="Model folders, run folders or hub ids; result files with --compare."),
+]
+Suites = Annotated[
+    list[str] | None,
+    typer.Option("--suite", "-s", help="Name (see `embedkit suites`), YAML file, or mteb:TASK,TASK; may be repeated."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting of the suite's tasks: aggregation=wmean; repeatable."),
+]
 
 
 def evaluate(
-    model: ModelName,
-    suite: Annotated[str, typer.Option("--suite", "-s", help="Name (see `embedkit suites`) or YAML file.")] = "sts",
+    models: Models = None,
+    suite: Suites = None,
     data: Annotated[
-        str | None, typer.Option("--data", "-d", help="Folder with the suite's data; the hub when not given.")
+        str | None, typer.Option("--data", "-d", help="Folder with the suites' data; the hub when not given.")
     ] = None,
-    tasks: Annotated[str | None, typer.Option("--tasks", help="Tasks of the suite, separated by commas.")] = None,
+    tasks: Annotated[str | None, typer.Option("--tasks", help="Tasks of the one suite, separated by commas.")] = None,
     split: Annotated[str, typer.Option("--split", help="Which split to score.")] = "test",
+    settings: Settings = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="Name of one of the model's prompts.")] = None,
     dim: Annotated[int | None, typer.Option("--dim", help="Keep the first coordinates only (Matryoshka).")] = None,
+    pooling: Annotated[
+        str | None, typer.Option("--pooling", help="Replace the model's pooling: cls, mean, first-last ...")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option("--max-length", help="Replace the model's length in tokens.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="Type of the parameters: fp32, bf16, fp16.")] = None,
     intervals: Annotated[bool, typer.Option("--intervals", help="Add 95 % bootstrap intervals.")] = False,
+    resamples: Annotated[
+        int | None, typer.Option("--resamples", help="Bootstrap draws for the intervals; 1000 with --intervals.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of everything random.")] = 0,
+    metrics: Annotated[
+        bool, typer.Option("--metrics", help="Print every metric by its name, not only the scores.")
+    ] = False,
+    cache: Annotated[
+        str | None, typer.Option("--cache", metavar="DIR", help="Keep the embeddings there for later calls.")
+    ] = None,
+    report: Annotated[
+        str | None, typer.Option("--report", metavar="FILE.html", help="Write a report for people, one HTML file.")
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Compare result files, the first with each of the others.")
+    ] = False,
+    card: Annotated[
+        bool, typer.Option("--card/--no-card", help="Write whole suites' scores into the card of a local model folder.")
+    ] = True,
     device: Device = None,
     trust_remote_code: TrustRemoteCode = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Score a model on a suite of tasks.
+    """Score models on suites of tasks, or compare result files.
 
-    The JSON holds everything needed to repeat the score.
+    Several models and suites share one embedding cache. The JSON holds everything needed to repeat the scores, and what
+    --compare needs: embedkit eval --compare A.json B.json
     """
     check_json(json_file)
-    from embedkit.evaluation import open_suite
+    _check_paths(report, cache)
+    if compare:
+        _compare(models or [], resamples, seed, report, json_file)
+        return
+    names = _distinct(models or [])
+    from embedkit.evaluation import EmbeddingCache, open_suites
+    from embedkit.evaluation.report import reports_text, save_reports
 
-    chosen = [task.strip() for task in tasks.split(",")] if tasks else None
-    resamples = 1000 if intervals else 0
-    opened = open_suite(suite, data, chosen, split, prompt=prompt, dim=dim, resamples=resamples)
+    suites = suite or ["sts"]
+    if tasks is not None and len(suites) > 1:
+        raise UserError("--tasks goes with one --suite", remedy="give a suite file of your own for several")
+    options: dict[str, Any] = {"split": split, "prompt": prompt, "dim": dim, "seed": seed}
+    options["tasks"] = [task.strip() for task in tasks.split(",")] if tasks else None
+    options["resamples"] = (1000 if intervals else 0) if resamples is None else resamples
+    opened = open_suites(suites, data, settings=_settings(settings or []), **options)
+    reports = []
+    loading = {"device": device, "trust_remote_code": trust_remote_code, "dtype": dtype}
+    replaced = {"pooling": pooling, "max_length": max_length}
+    replaced = {key: value for key, value in replaced.items() if value is not None}
+    for name, found in _run(names, opened, EmbeddingCache(cache), {**loading, **replaced}):
+        reports += found
+        standard = not (tasks or settings or prompt or dim or dtype or replaced)
+        if card and standard and found:
+            _write_card(_folder(name), found)
+    if not reports:  # the other processes have nothing to tell
+        return
+    _print(reports, metrics, json_file)
+    if json_file == "-":
+        sys.stdout.write(reports_text(reports))
+    elif json_file is not None:
+        save_reports(json_file, reports)
+    _write_report(report, reports, [run for run in map(_run_folder, names) if run is not None])
+
+
+def _check_paths(report: str | None, cache: str | None) -> None:
+    """Refuse what cannot be written before any work is done."""
+    if report is not None and not Path(report).absolute().parent.is_dir():
+        raise UserError("the folder of the report does not exist", where=report, remedy="make it first")
+    if cache is not None and Path(cache).exists() and not Path(cache).is_dir():
+        raise UserError("the cache is a file, not a folder", where=cache)
+
+
+def _distinct(models: Sequence[str]) -> list[str]:
+    if not models:
+        raise UserError("no model is given", remedy="embedkit eval MODEL --suite NAME")
+    for name in models:
+        if list(models).count(name) > 1:
+            raise UserError("the model is given twice", where=name)
+    return list(models)
+
+
+def _settings(words: Sequence[str]) -> dict[str, Any]:
+    """Settings as the command line has them, values read as YAML."""
+    from embedkit.recipe_io import parse_yaml
+
+    found = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise UserError(f"the setting {word!r} is not KEY=VALUE", remedy="write it like --set aggregation=wmean")
+        found[key] = parse_yaml(text, f"--set {key}")
+    return found
+
+
+def _folder(model: str) -> Path:
+    """The model's folder: `model`, or the folder ``model`` of a run."""
+    path = Path(model)
+    return path / "model" if (path / "log.jsonl").is_file() and (path / "model").is_dir() else path
+
+
+def _run_folder(model: str) -> Path | None:
+    """The folder of the run that made the model, when it is one of embedkit's on this disk."""
+    folder = _folder(model).absolute().parent
+    return folder if (folder / "log.jsonl").is_file() else None
+
+
+def _run(
+    names: Sequence[str], opened: Sequence[OpenSuite | MtebSuite], cache: EmbeddingCache, loading: dict[str, Any]
+) -> Iterator[tuple[str, list[Report]]]:
+    """Each model's name and reports; no reports on processes other than the first. `loading` is for ``load``."""
     from embedkit.models import load
 
-    state, device = place(device)
-    loaded = load(model, device=device, trust_remote_code=trust_remote_code)
-    with bar("encoding") as progress:
-        report = opened.run(loaded, progress, distributed=state.num_processes > 1)
-    if not state.is_main_process:
-        return
-    rows = [[task, f"{score:.2f}", _interval(report, task)] for task, score in report.scores.items()]
-    console(json_file).print(table(["task", "score", "95 % interval"], rows))
-    write_json(json_file, report.to_json())
+    state, loading["device"] = place(loading["device"])
+    for name in names:
+        path = _folder(name)
+        loaded = load(str(path) if path.is_dir() else name, **loading)
+        with bar("encoding") as progress:
+            distributed = state.num_processes > 1
+            found = [one.run(loaded, progress, cache=cache, distributed=distributed, name=name) for one in opened]
+        yield name, found if state.is_main_process else []
+
+
+def _write_card(folder: Path, reports: Sequence[Report]) -> None:
+    """Put the scores into the card of a model folder of embedkit, where it may be written."""
+    if (folder / "embedkit.json").is_file() and os.access(folder, os.W_OK):
+        from embedkit.evaluation import write_card
+
+        write_card(folder, reports)
+
+
+def _write_report(report: str | None, reports: Sequence[Report], runs: Sequence[Path]) -> None:
+    if report is not None:
+        from embedkit.evaluation import write_html
+
+        write_html(report, reports, runs=list(dict.fromkeys(runs)))
+
+
+def _print(reports: Sequence[Report], metrics: bool, json_file: str | None) -> None:
+    """A table a suite, with a column a model, and what departs from the protocol."""
+    out = console(json_file)
+    suites: dict[str, list[Report]] = {}
+    for report in reports:
+        suites.setdefault(report.suite, []).append(report)
+    for name, found in suites.items():
+        title = name if len(suites) > 1 else None
+        keys = list(dict.fromkeys(key for one in found for key in one.scores))
+        kinds = {key: _metric(found, key) for key in keys}
+        if len(found) == 1:
+            rows = [[key, kinds[key], f"{found[0].scores[key]:.2f}", _interval(found[0], key)] for key in keys]
+            out.print(table(["task", "metric", "score", "95 % interval"], rows, title))
+        else:
+            names = [str(one.model["name"]) for one in found]
+            rows = [[key, kinds[key], *(_cell(one, key) for one in found)] for key in keys]
+            out.print(table(["task", "metric", *names], rows, title))
+        if metrics:
+            out.print(table(["task", "metric", *(str(one.model["name"]) for one in found)], _every_metric(found)))
+        for note in dict.fromkeys(note for one in found for note in one.notes):
+            out.print(f"note: {note}")
+
+
+def _metric(reports: Sequence[Report], task: str) -> str:
+    """The name of a task's main metric; "mean" for the average."""
+    return next((report.tasks[task].metric for report in reports if task in report.tasks), "mean")
+
+
+def _every_metric(reports: Sequence[Report]) -> list[list[str]]:
+    """Rows of task, metric and a value a model."""
+    rows = []
+    for task in dict.fromkeys(task for report in reports for task in report.tasks):
+        found = [report.tasks[task].metrics if task in report.tasks else {} for report in reports]
+        for key in dict.fromkeys(key for one in found for key in one):
+            rows.append([task, key, *(f"{one[key]:.4f}" if key in one else "-" for one in found)])
+    return rows
+
+
+def _cell(report: Report, task: str) -> str:
+    if task not in report.scores:
+        return "-"
+    bounds = _interval(report, task)
+    return f"{report.scores[task]:.2f}" + (f" ({bounds})" if bounds else "")
 
 
 def _interval(report: Report, task: str) -> str:
     bounds = report.tasks[task].interval if task in report.tasks else report.interval
     return f"{bounds[0]:.2f} to {bounds[1]:.2f}" if bounds else ""
+
+
+def _compare(
+    files: Sequence[str], resamples: int | None, seed: int, report: str | None, json_file: str | None
+) -> None:  # fmt: skip
+    """Print the differences of result files; an error when nothing in them can be compared."""
+    from embedkit.evaluation import compare, load_reports
+
+    found = compare(files, resamples=2000 if resamples is None else resamples, seed=seed)
+    out = console(json_file)
+    for number, comparison in enumerate(found):
+        out.print(("\n" if number else "") + comparison.table())
+    out.print("difference: second minus first; * where its 95 % interval (paired bootstrap) leaves out 0")
+    write_json(json_file, [comparison.to_json() for comparison in found])
+    _write_report(report, [one for file in files for one in load_reports(file)], [])
+    if all(row.difference is None for comparison in found for row in comparison.rows):
+        raise UserError("no task could be compared", remedy="the reasons stand beside the tasks")

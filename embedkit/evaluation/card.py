@@ -7,7 +7,7 @@ the user once it has been changed: then only the front matter is renewed.
 from __future__ import annotations
 
 import json
-import os
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from typing import Any
 import yaml
 
 from embedkit.errors import ModelError
-from embedkit.evaluation.report import Report, plain
+from embedkit.evaluation.report import Report, plain, write_text
 
 _MARK = "<!-- written by embedkit; delete this line to keep the text below from being renewed -->"
+
+_RESULTS = "evaluation"
 
 # Kinds of tasks as sentence-transformers and the hub call them.
 _TYPES = {
@@ -157,22 +159,49 @@ def _kept(path: Path) -> str | None:
     return text.lstrip("\n")
 
 
+def _with_earlier(folder: Path, own: Mapping[str, Any], reports: Sequence[Report]) -> list[Report]:
+    """Keep `reports` in the folder, without samples, and return them with the earlier ones of the same weights."""
+    known = {own.get("hash"), *(report.model.get("hash") for report in reports)}
+    for report in reports:
+        name = f"{report.suite}-{report.settings.get('split', 'test')}"
+        if report.suite == "mteb":  # a list of tasks rather than a suite
+            name += f"-{zlib.crc32(','.join(report.tasks).encode()):08x}"
+        write_text(folder / _RESULTS / f"{name}.json", json.dumps(report.to_json(), indent=1) + "\n", "a result")
+    stored = [Report.load(path) for path in sorted((folder / _RESULTS).glob("*.json"))]
+    return [report for report in stored if report.model.get("hash") in known]
+
+
 def write_card(folder: str | Path, reports: Sequence[Report] = (), *, name: str | None = None) -> Path:
     """Write ``README.md`` into a model folder, in one step; a text that a user has changed is kept.
 
+    The results are kept in the folder ``evaluation`` of the model, so that a card shows those of earlier calls too, as
+    long as the model has the same weights.
+
     Raises
     ------
-    ModelError
-        `folder` was not written by embedkit, or cannot be written.
+    ModelError, DataError
+        `folder` was not written by embedkit, or cannot be written; or a result in it is damaged.
     """
     folder = Path(folder)
     own, path = _read(folder / "embedkit.json"), folder / "README.md"
     recipe = own.get("recipe") or {}
-    text = model_card(name or recipe.get("name") or folder.name, own, reports, _kept(path))
-    beside = folder / f".README.{os.getpid()}.tmp"
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise ModelError(f"cannot write the model card: {error.strerror}", where=str(path)) from error
-    return path
+    shown = _with_earlier(folder, own, reports)
+    text = model_card(name or recipe.get("name") or folder.name, own, shown, _kept(path))
+    return write_text(path, text, "the model card")
+
+
+def _kept_at(run: Path, step: int) -> Path:
+    return run / "evaluations" / f"step-{step:08d}.json"
+
+
+def keep_report(run: str | Path, step: int, report: Report) -> Path:
+    """Keep the result of an evaluation during training in the run's folder, without samples."""
+    text = json.dumps(report.to_json(), indent=1) + "\n"
+    return write_text(_kept_at(Path(run), step), text, "a result")
+
+
+def card_of_run(run: str | Path, step: int | None) -> Path:
+    """Write the card of the folder ``model`` of a run, with the result that was kept at `step` where there is one."""
+    kept = None if step is None else _kept_at(Path(run), step)
+    reports = [Report.load(kept)] if kept is not None and kept.is_file() else []
+    return write_card(Path(run) / "model", reports)

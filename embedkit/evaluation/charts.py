@@ -9,6 +9,8 @@ from html import escape
 
 # Okabe and Ito's colours, told apart by people with any colour vision.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+# For parts of one model's samples, so that no part looks like another model.
+PARTS = ("#8A8F98", "#009E73")
 
 
 @dataclass(frozen=True)
@@ -19,9 +21,9 @@ class Bar:
     interval: tuple[float, float] | None = None
 
 
-def colour(place: int) -> str:
+def colour(place: int, colours: Sequence[str] = COLOURS) -> str:
     """The colour of a series."""
-    return COLOURS[place % len(COLOURS)]
+    return colours[place % len(colours)]
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -52,19 +54,29 @@ def _line(x1: float, y1: float, x2: float, y2: float, kind: str = "grid") -> str
     return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
-def bars(title: str, groups: Sequence[tuple[str, Sequence[Bar | None]]], series: Sequence[str]) -> str:
+def bars(
+    title: str,
+    groups: Sequence[tuple[str, Sequence[Bar | None]]],
+    series: Sequence[str],
+    first: int = 0,
+    size: int = 700,
+) -> str:
     """Horizontal bars, a group a task and a bar a series, with their intervals; the axis always holds 0.
 
     Parameters
     ----------
     groups : sequence of (name, bars)
         One bar for each of `series`; None leaves its place empty.
+    first : int
+        Which colour the first series has.
+    size : int
+        Width of the chart.
     """
     known = [bar for _, row in groups for bar in row if bar is not None]
     ends = [end for bar in known for end in (bar.value, *(bar.interval or ()))]
     low, high = min([0.0, *ends]), max([0.0, *ends])
     high = high if high > low else low + 1
-    left, right, thick, gap = 150, 640, 16, 14
+    left, right, thick, gap = min(150, size // 4), size - 60, 16, 14
     scale = (right - left) / (high - low)
     parts, y = [], 8.0
     body = sum(thick * len(row) + gap for _, row in groups)
@@ -81,24 +93,24 @@ def bars(title: str, groups: Sequence[tuple[str, Sequence[Bar | None]]], series:
                 said = f"{name}, {series[place]}: {bar.value:.2f}"
                 parts.append(
                     f'<rect x="{min(zero, end):.1f}" y="{y:.1f}" width="{abs(end - zero):.1f}" height="{thick - 3}" '
-                    f'fill="{colour(place)}"><title>{escape(said)}</title></rect>'
+                    f'fill="{colour(first + place)}"><title>{escape(said)}</title></rect>'
                 )
                 if bar.interval is not None:
                     a, b = (left + (bound - low) * scale for bound in bar.interval)
                     centre = y + (thick - 3) / 2
                     parts.append(_line(a, centre, b, centre, "whisker"))
                     parts += [_line(x, centre - 4, x, centre + 4, "whisker") for x in (a, b)]
-                reach = max([end, *([a, b] if bar.interval is not None else [])])
+                reach = max([end, zero, *([a, b] if bar.interval is not None else [])])
                 parts.append(_text(reach + 6, y + thick - 5, f"{bar.value:.2f}", "start"))
             y += thick
         y += gap
-    return _svg(700, int(body + 34), title, parts)
+    return _svg(size, int(body + 34), title, parts)
 
 
 def histogram(
     title: str, counts: Sequence[tuple[str, Sequence[float]]], low: float, high: float, axis: str, size: int = 340
 ) -> str:
-    """Shares by equal bins of low..high, one outline a series."""
+    """Shares by equal bins of low..high, one outline a series, in the colours `PARTS`."""
     left, right, top, bottom = 12, size - 12, 10, 128
     shares = [(name, [value / max(sum(row), 1e-12) for value in row]) for name, row in counts]
     highest = max((max(row) for _, row in shares), default=1.0) or 1.0
@@ -114,8 +126,8 @@ def histogram(
             points += [f"{left + n * width:.1f},{y:.1f}", f"{left + (n + 1) * width:.1f},{y:.1f}"]
         points.append(f"{right:.1f},{bottom}")
         parts.append(
-            f'<polygon points="{" ".join(points)}" fill="{colour(place)}" fill-opacity="0.25" '
-            f'stroke="{colour(place)}"><title>{escape(name)}</title></polygon>'
+            f'<polygon points="{" ".join(points)}" fill="{colour(place, PARTS)}" fill-opacity="0.3" '
+            f'stroke="{colour(place, PARTS)}"><title>{escape(name)}</title></polygon>'
         )
     parts += [_line(left, bottom, right, bottom, "axis"), _text((left + right) / 2, bottom + 32, axis)]
     return _svg(size, bottom + 40, title, parts)
@@ -154,9 +166,10 @@ def lines(title: str, series: Sequence[tuple[str, Sequence[tuple[float, float]]]
     return _svg(size, bottom + 40, title, parts)
 
 
-def legend(names: Sequence[str]) -> str:
+def legend(names: Sequence[str], colours: Sequence[str] = COLOURS) -> str:
     """Names beside their colours."""
     items = "".join(
-        f'<span><i style="background:{colour(place)}"></i>{escape(name)}</span>' for place, name in enumerate(names)
+        f'<span><i style="background:{colour(place, colours)}"></i>{escape(name)}</span>'
+        for place, name in enumerate(names)
     )
     return f'<p class="legend">{items}</p>'

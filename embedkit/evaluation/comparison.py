@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from embedkit.errors import UserError
-from embedkit.evaluation.report import Report, plain
+from embedkit.evaluation.report import Report, load_reports, plain
 from embedkit.evaluation.stats import Array, Samples, draw_weights, generator, interval
 
 # What is allowed to differ between the models, and is then told.
@@ -99,8 +99,13 @@ class Comparison:
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
-def _name(report: Report, place: int) -> str:
-    return str(report.model.get("name") or report.model.get("hash") or f"model {place}")
+def _names(first: Report, second: Report) -> tuple[str, str]:
+    """How the models are called; two of one name are told apart by their hashes."""
+    hashes = [str(report.model.get("hash") or f"model {place + 1}")[:8] for place, report in enumerate((first, second))]
+    names = [str(r.model.get("name") or given) for r, given in zip((first, second), hashes, strict=True)]
+    if names[0] == names[1]:
+        names = [f"{name} ({given})" for name, given in zip(names, hashes, strict=True)]
+    return names[0], names[1]
 
 
 def _unlike(first: Report, second: Report, task: str) -> str | None:
@@ -175,7 +180,7 @@ def compare_reports(first: Report, second: Report, *, resamples: int = 2000, see
         rows.append(difference)
     if "avg" in first.scores and "avg" in second.scores:
         rows.append(_average(first, second, rows, drawn))
-    return Comparison(first.suite, _name(first, 1), _name(second, 2), rows, _notes(first, second))
+    return Comparison(first.suite, *_names(first, second), rows, _notes(first, second))
 
 
 def _average(first: Report, second: Report, rows: Sequence[Difference], drawn: Mapping[str, Array]) -> Difference:
@@ -211,14 +216,26 @@ def _notes(first: Report, second: Report) -> list[str]:
 
 
 def compare(paths: Sequence[str | Path], *, resamples: int = 2000, seed: int = 0) -> list[Comparison]:
-    """The first result file against each of the others.
+    """For every suite of some result files, its first result against each of its others.
 
     Raises
     ------
     UserError
-        Fewer than two files, an unreadable one, or nothing in common.
+        Fewer than two results, an unreadable file, or no suite with two results.
     """
-    if len(paths) < 2:
-        raise UserError("one result file has nothing to be compared with", remedy="give two or more")
-    first, *others = [Report.load(path) for path in paths]
-    return [compare_reports(first, other, resamples=resamples, seed=seed) for other in others]
+    suites: dict[str, list[Report]] = {}
+    for path in paths:
+        for report in load_reports(path):
+            suites.setdefault(report.suite, []).append(report)
+    if sum(map(len, suites.values())) < 2:
+        raise UserError("one result has nothing to be compared with", remedy="give two or more result files")
+    found = []
+    for reports in suites.values():
+        found += [compare_reports(reports[0], other, resamples=resamples, seed=seed) for other in reports[1:]]
+    if not found:
+        raise UserError(
+            f"the results are of different suites: {', '.join(map(repr, suites))}",
+            remedy="compare results of one suite",
+        )
+    found[0].notes += [f"suite {name!r} has one result only" for name, rows in suites.items() if len(rows) == 1]
+    return found

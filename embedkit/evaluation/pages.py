@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from embedkit.errors import DataError
-from embedkit.evaluation.charts import Bar, bars, histogram, legend, lines
+from embedkit.evaluation.charts import PARTS, Bar, bars, histogram, legend, lines
 from embedkit.evaluation.comparison import Comparison, compare_reports
-from embedkit.evaluation.report import Report
+from embedkit.evaluation.report import Report, write_text
 from embedkit.evaluation.tables import read_jsonl
 from embedkit.evaluation.task import TaskResult
 
@@ -40,13 +39,16 @@ th,td{padding:4px 12px;text-align:right;border-bottom:1px solid var(--edge);whit
 th:first-child,td:first-child{text-align:left}thead th{color:var(--dim);font-weight:600}td small{color:var(--dim)}
 td.best{font-weight:700}.up{color:var(--good)}.down{color:var(--bad)}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:16px}
+.grid.two{grid-template-columns:repeat(2,minmax(0,440px))}.grid.three{grid-template-columns:repeat(3,minmax(0,1fr))}
+.sides{display:grid;grid-template-columns:minmax(0,1fr) minmax(0,1fr);gap:24px;align-items:start}
+@media(max-width:820px){.sides,.grid.two,.grid.three{grid-template-columns:1fr}}
 svg{width:100%;max-width:760px;height:auto;font:11px system-ui,sans-serif}svg text{fill:var(--fg)}
 .grid line,line.grid{stroke:var(--edge)}line.axis{stroke:var(--dim)}line.whisker{stroke:var(--fg);stroke-width:1.2}
 figure{margin:0}figcaption{font-weight:600}.legend span{margin-right:18px;white-space:nowrap}
 .legend i{display:inline-block;width:11px;height:11px;border-radius:2px;margin-right:6px}
 .note{background:var(--soft);border-left:4px solid var(--bad);padding:8px 12px;margin:6px 0}
 details{margin:8px 0}summary{cursor:pointer;font-weight:600}pre{background:var(--soft);padding:12px;overflow-x:auto;
-font-size:12px;border-radius:6px}@media print{details{display:none}}
+font-size:12px;border-radius:6px}@media print{details{display:none}figure,.card{break-inside:avoid}}
 """
 
 
@@ -96,46 +98,62 @@ def _scores(reports: Sequence[Report], names: Sequence[str]) -> str:
         rows.append(cells)
     chart = bars(f"Scores of suite {reports[0].suite}", groups, names)
     metrics = sorted({result.metric for report in reports for result in report.tasks.values()})
-    told = f'<p class="dim">Metric: {escape(", ".join(metrics))}. Brackets: 95 % bootstrap interval.</p>'
+    bounded = any(_interval_of(report, key) for report in reports for key in report.scores)
+    told = f"Metric: {escape(', '.join(metrics))}." + (" Brackets: 95 % bootstrap interval." if bounded else "")
+    told = f'<p class="dim">{told}</p>'
     return (legend(names) if len(names) > 1 else "") + chart + _table(["task", *names], rows) + told
 
 
-def _differences(comparison: Comparison) -> str:
+def _differences(comparison: Comparison, place: int) -> str:
+    """Table and bars of the differences from the first model; `place` is the second one's among the models."""
     rows = []
     for row in comparison.rows:
         if row.difference is None:
-            rows.append([escape(row.name), f"{row.first:.2f}", f"{row.second:.2f}", "-", escape(row.unlike or ""), ""])
+            rows.append([escape(row.name), "-", escape(row.unlike or ""), ""])
             continue
         kind = ("[up]" if row.difference > 0 else "[down]") if row.significant else ""
         bounds = f"[{row.interval[0]:+.2f}, {row.interval[1]:+.2f}]" if row.interval else "-"
         p = f"{row.p:.3g}" if row.p is not None else "-"
-        cells = [escape(row.name), f"{row.first:.2f}", f"{row.second:.2f}", f"{kind}{row.difference:+.2f}"]
-        rows.append([*cells, f"<small>{bounds}</small>", p])
+        rows.append([escape(row.name), f"{kind}{row.difference:+.2f}", f"<small>{bounds}</small>", p])
     head = f"<h3>{escape(comparison.second)} against {escape(comparison.first)}</h3>"
     notes = "".join(f'<p class="dim">{escape(note)}</p>' for note in comparison.notes)
-    header = ["task", comparison.first, comparison.second, "difference", "95 % interval", "p"]
+    header = ["task", "difference", "95 % interval", "p"]
     told = '<p class="dim">Paired bootstrap; coloured where the interval leaves out 0.</p>'
-    return head + _table(header, rows) + told + notes
+    known = [(row.name, [Bar(row.difference, row.interval)]) for row in comparison.rows if row.difference is not None]
+    chart = bars("Differences", known, [comparison.second], first=place, size=520) if known else ""
+    return f'{head}<div class="sides"><div>{_table(header, rows)}{told}{notes}</div>{chart}</div>'
 
 
-def _distribution(result: TaskResult, bins: int = 30) -> str | None:
-    """How a task's samples are spread: predictions by gold half, or values."""
-    if result.samples is None:
-        return None
-    values = result.samples.values
+def _split_samples(result: TaskResult) -> tuple[dict[str, np.ndarray[Any, Any]], str]:
+    """What a task's samples are, by part: predictions by gold half, or values; and the name of the axis."""
+    values = result.samples.values if result.samples is not None else {}
     if "prediction" in values:
         prediction, gold = np.asarray(values["prediction"], float), np.asarray(values["gold"], float)
         middle = (gold.min() + gold.max()) / 2
-        low, high = float(prediction.min()), float(prediction.max())
-        parts = dict(zip(_HALVES, (prediction[gold <= middle], prediction[gold > middle]), strict=True))
-        axis = "similarity"
-    else:
-        value = np.asarray(values["value"], float)
-        low, high, parts, axis = float(value.min()), float(value.max()), {"samples": value}, result.metric
-    if not high > low:
-        return None
-    counts = [(name, np.histogram(part, bins, (low, high))[0].tolist()) for name, part in parts.items()]
-    return histogram(f"{result.name}: distribution", counts, low, high, axis)
+        return dict(zip(_HALVES, (prediction[gold <= middle], prediction[gold > middle]), strict=True)), "similarity"
+    return ({"samples": np.asarray(values["value"], float)} if values else {}), result.metric
+
+
+def _distributions(reports: Sequence[Report], names: Sequence[str], bins: int = 30) -> str:
+    """How each task's samples are spread, the models side by side on one axis."""
+    figures, halves = [], False
+    for task in dict.fromkeys(task for report in reports for task in report.tasks):
+        found = [_split_samples(report.tasks[task]) if task in report.tasks else ({}, "") for report in reports]
+        ends = [end for parts, _ in found for part in parts.values() if len(part) for end in (part.min(), part.max())]
+        if not ends or not max(ends) > min(ends):
+            continue
+        low, high = float(min(ends)), float(max(ends))
+        for (parts, axis), name in zip(found, names, strict=True):
+            if parts:
+                halves = halves or len(parts) == 2
+                counts = [(key, np.histogram(part, bins, (low, high))[0].tolist()) for key, part in parts.items()]
+                drawn = histogram(f"{task}: distribution", counts, low, high, axis)
+                figures.append(_figure(f"{task}: {name}" if len(reports) > 1 else task, drawn))
+    if not figures:
+        return ""
+    width = {2: " two", 3: " three"}.get(len(reports), "")
+    told = legend(_HALVES, PARTS) if halves else ""
+    return f'<h3>Distributions</h3>{told}<div class="grid{width}">{"".join(figures)}</div>'
 
 
 def _geometry(reports: Sequence[Report], names: Sequence[str]) -> str:
@@ -146,8 +164,9 @@ def _geometry(reports: Sequence[Report], names: Sequence[str]) -> str:
         for task, result in report.tasks.items():
             counts = result.details.get("cosine_counts")
             if counts:
-                chart = histogram(f"{name}, {task}: cosines", list(counts.items()), -1, 1, "cosine")
-                figures.append(_figure(f"{name}: {task}", chart + legend(list(counts))))
+                parts = list(reversed(counts.items()))  # what belongs together in the colour of the upper half
+                chart = histogram(f"{name}, {task}: cosines", parts, -1, 1, "cosine")
+                figures.append(_figure(f"{name}: {task}", chart + legend([part for part, _ in parts], PARTS)))
             if result.details.get("spectrum"):
                 points = [(float(n + 1), math.log10(max(v, 1e-9))) for n, v in enumerate(result.details["spectrum"])]
                 spectra.append((f"{name} {task}", points))
@@ -156,12 +175,36 @@ def _geometry(reports: Sequence[Report], names: Sequence[str]) -> str:
         figures.append(_figure("Spectrum: log10 of each share", chart + legend([name for name, _ in spectra])))
     if not figures:
         return ""
-    keys = list(dict.fromkeys(k for r in reports for t in r.tasks.values() for k in t.metrics))
+    return f'<div class="grid">{"".join(figures)}</div>'
+
+
+def _metrics(reports: Sequence[Report], names: Sequence[str]) -> str:
+    """Every metric of every task, a table a task, folded where there are many."""
+    parts = []
+    for task in dict.fromkeys(task for report in reports for task in report.tasks):
+        found = [report.tasks[task].metrics if task in report.tasks else {} for report in reports]
+        keys = list(dict.fromkeys(key for metrics in found for key in metrics))
+        rows = [[escape(key), *(f"{m[key]:.4f}" if key in m else "-" for m in found)] for key in keys]
+        parts.append(f"<div><h3>{escape(task)}</h3>{_table(['metric', *names], rows)}</div>")
+    opened = " open" if len(parts) <= 2 else ""
+    return f'<details{opened}><summary>Every metric</summary><div class="grid">{"".join(parts)}</div></details>'
+
+
+def _subsets(reports: Sequence[Report], names: Sequence[str]) -> str:
+    """The parts of tasks that have some: subsets of STS, groups of rows, classes."""
     rows = []
-    for key in keys:
-        cells = [[t.metrics[key] for t in r.tasks.values() if key in t.metrics] for r in reports]
-        rows.append([escape(key), *(" / ".join(f"{value:.4f}" for value in found) or "-" for found in cells)])
-    return f'{_table(["figure", *names], rows)}<div class="grid">{"".join(figures)}</div>'
+    for task in dict.fromkeys(task for report in reports for task in report.tasks):
+        found = [_parts_of(report.tasks[task]) if task in report.tasks else {} for report in reports]
+        keys = list(dict.fromkeys(key for parts in found for key in parts))
+        rows += [[escape(f"{task}: {key}"), *(p.get(key, "-") for p in found)] for key in keys if len(keys) > 1]
+    return f"<details><summary>Parts of tasks</summary>{_table(['part', *names], rows)}</details>" if rows else ""
+
+
+def _parts_of(result: TaskResult) -> dict[str, str]:
+    details = result.details
+    found = {name: f"{part['spearman']:.2f}" for name, part in details.get("subsets", {}).items()}
+    found |= {name: f"anisotropy {part['anisotropy']:.3f}" for name, part in details.get("groups", {}).items()}
+    return found | {name: f"{value:.2f}" for name, value in details.get("by_class", {}).items()}
 
 
 def training_curves(run: Path) -> str:
@@ -195,39 +238,44 @@ def _suite(reports: Sequence[Report]) -> str:
     for note in dict.fromkeys(note for report in reports for note in report.notes):
         parts.append(f'<p class="note">{escape(note)}</p>')
     parts.append(_scores(reports, names))
-    for other in reports[1:]:
-        parts.append(_differences(compare_reports(reports[0], other)))
-    parts.append(_geometry(reports, names))
-    figures = []
-    for report, name in zip(reports, names, strict=True):
-        for task, result in report.tasks.items():
-            drawn = _distribution(result)
-            if drawn is not None:
-                figures.append(_figure(f"{task}: {name}" if len(reports) > 1 else task, drawn))
-    if figures:
-        halves = any("prediction" in t.samples.values for r in reports for t in r.tasks.values() if t.samples)
-        told = legend(_HALVES) if halves else ""
-        parts.append(f'<h3>Distributions</h3>{told}<div class="grid">{"".join(figures)}</div>')
+    for place, other in enumerate(reports[1:], start=1):
+        parts.append(_differences(compare_reports(reports[0], other), place))
+    parts += [_metrics(reports, names), _subsets(reports, names), _geometry(reports, names)]
+    parts.append(_distributions(reports, names))
     return "".join(parts)
+
+
+def _models(reports: Sequence[Report]) -> str:
+    """What was scored: one row a report."""
+    rows = []
+    for place, report in enumerate(reports):
+        model, settings, timing = report.model, report.settings, report.timing
+        cells = [_name(report, place), report.suite, str(settings.get("split", "")), str(model.get("hash") or "")[:12]]
+        cells += [str(settings.get("dim") or model.get("dim") or ""), str(settings.get("pooler") or "")]
+        cells += [
+            str(settings.get("max_length") or ""),
+            str(settings.get("prompt") or ""),
+            str(settings.get("precision") or ""),
+        ]
+        cells.append(f"{timing['encode_seconds']:.1f}" if "encode_seconds" in timing else "")
+        rows.append([escape(cell) for cell in cells])
+    header = ["model", "suite", "split", "hash", "dim", "pooler", "length", "prompt", "precision", "encoding, s"]
+    return f"<h2>What was scored</h2>{_table(header, rows)}"
 
 
 def _provenance(report: Report, place: int) -> str:
     content = report.to_json()
     kept = {key: content[key] for key in ("model", "settings", "timing")}
-    details = {name: task["metrics"] | {"details": task["details"]} for name, task in content["tasks"].items()}
-    for part in details.values():
-        for key in ("spectrum", "cosine_counts"):
-            part["details"].pop(key, None)
     title = f"{_name(report, place)}, {report.suite}"
     return (
         f"<details><summary>{escape(title)}: how to repeat it</summary>"
         f"<pre>{escape(json.dumps(kept, indent=1, ensure_ascii=False))}</pre></details>"
-        f"<details><summary>{escape(title)}: every metric</summary>"
-        f"<pre>{escape(json.dumps(details, indent=1, ensure_ascii=False))}</pre></details>"
     )
 
 
-def html_report(reports: Sequence[Report], *, title: str = "embedkit evaluation", run: str | Path | None = None) -> str:
+def html_report(
+    reports: Sequence[Report], *, title: str = "embedkit evaluation", runs: Sequence[str | Path] = ()
+) -> str:
     """The report as one HTML text.
 
     Parameters
@@ -235,8 +283,8 @@ def html_report(reports: Sequence[Report], *, title: str = "embedkit evaluation"
     reports : sequence of Report
         Any number of models and suites; results of one suite stand side by side, the first is compared with the rest.
     title : str
-    run : path, optional
-        A run folder whose training curves are drawn.
+    runs : sequence of path
+        Run folders whose training curves are drawn.
     """
     if not reports:
         raise DataError("no result to report")
@@ -247,33 +295,26 @@ def html_report(reports: Sequence[Report], *, title: str = "embedkit evaluation"
     for found in suites.values():
         for place, report in enumerate(found):
             bounds = _interval_of(report, report.main_name)
-            said = f"95 %: {bounds[0]:.2f} to {bounds[1]:.2f}" if bounds else escape(report.main_name)
-            of = f'<span class="dim">{escape(report.suite)} {escape(report.main_name)}</span>'
+            said = f"95 %: {bounds[0]:.2f} to {bounds[1]:.2f}" if bounds else "no interval"
+            result = report.tasks.get(report.main_name)
+            metric = f" {result.metric}" if result is not None else ""
+            of = f'<span class="dim">{escape(report.suite)} {escape(report.main_name + metric)}</span>'
             head = f"{escape(_name(report, place))}<br>{of}"
             cards.append(f'<div class="card">{head}<b>{report.main:.2f}</b><small class="dim">{said}</small></div>')
     date = max(str(report.settings.get("date", "")) for report in reports)
     version = escape(str(reports[0].settings.get("versions", {}).get("embedkit", "")))
     body = "".join(_suite(found) for found in suites.values())
-    curves = training_curves(Path(run)) if run is not None else ""
+    curves = "".join(training_curves(Path(run)) for run in runs)
     origin = "".join(_provenance(report, place) for found in suites.values() for place, report in enumerate(found))
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
         f"<style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>"
         f'<p class="dim">embedkit {version}, {escape(date)}</p><div class="cards">{"".join(cards)}</div>'
-        f"{body}{curves}<h2>Provenance</h2>{origin}</body></html>\n"
+        f"{body}{curves}{_models(reports)}<h2>Provenance</h2>{origin}</body></html>\n"
     )
 
 
 def write_html(path: str | Path, reports: Sequence[Report], **options: Any) -> Path:
     """Write `html_report` to a file, replacing it in one step."""
-    path = Path(path)
-    text = html_report(reports, **options)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise DataError(f"cannot write the report: {error.strerror}", where=str(path)) from error
-    return path
+    return write_text(Path(path), html_report(reports, **options), "the report")

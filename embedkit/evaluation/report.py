@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,20 +107,7 @@ class Report:
 
     def save(self, path: str | Path) -> Path:
         """Write the result file, samples included, replacing it in one step."""
-        path = Path(path)
-        content = self.to_json(samples=True)
-        samples = content.pop("samples")
-        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-        rows = ",\n".join(f"    {json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in samples.items())
-        text = f'{text[:-2]},\n  "samples": {{\n{rows}\n  }}\n}}\n'
-        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(text, encoding="utf-8")
-            beside.replace(path)
-        except OSError as error:
-            raise DataError(f"cannot write the result file: {error.strerror}", where=str(path)) from error
-        return path
+        return save_reports(path, [self])
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: str = "result") -> Report:
@@ -139,7 +126,7 @@ class Report:
             return cls(
                 suite=content["suite"],
                 tasks=tasks,
-                scores={name: float(value) for name, value in content["scores"].items()},
+                scores={n: math.nan if value is None else float(value) for n, value in content["scores"].items()},
                 main_name=content["main"],
                 model=dict(content["model"]),
                 settings=dict(content["settings"]),
@@ -151,12 +138,11 @@ class Report:
 
     @classmethod
     def load(cls, path: str | Path) -> Report:
-        """Read a result file."""
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise DataError(f"cannot be read as a result file: {error}", where=str(path)) from error
-        return cls.from_json(content, str(path))
+        """Read a result file of one model and one suite; `load_reports` reads any."""
+        reports = load_reports(path)
+        if len(reports) > 1:
+            raise DataError(f"holds {len(reports)} results, not one", where=str(path), remedy="use load_reports")
+        return reports[0]
 
     def table(self) -> str:
         """The scores as lines of text: task, score to two decimals, interval."""
@@ -167,6 +153,71 @@ class Report:
             said = f"  [{bounds[0]:.2f}, {bounds[1]:.2f}]" if bounds is not None else ""
             lines.append(f"{name:<{width}}  {score:8.2f}{said}")
         return "\n".join(lines)
+
+
+def _with_samples(report: Report) -> str:
+    """The report as JSON text, indented but for the samples, which stand on a line each."""
+    content = report.to_json(samples=True)
+    samples = content.pop("samples")
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    rows = ",\n".join(f"    {json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in samples.items())
+    return f'{text[:-2]},\n  "samples": {{\n{rows}\n  }}\n}}'
+
+
+def reports_text(reports: Sequence[Report]) -> str:
+    """The content of a result file: the report, or an object with a list of them where there are several."""
+    texts = [_with_samples(report) for report in reports]
+    if len(texts) == 1:
+        return texts[0] + "\n"
+    joined = ",\n".join(texts)
+    return f'{{\n"format": {FORMAT},\n"reports": [\n{joined}\n]\n}}\n'
+
+
+def save_reports(path: str | Path, reports: Sequence[Report]) -> Path:
+    """Write a result file of one or more reports, samples included, replacing it in one step.
+
+    Raises
+    ------
+    DataError
+        The file cannot be written.
+    """
+    return write_text(Path(path), reports_text(reports), "the result file")
+
+
+def load_reports(path: str | Path) -> list[Report]:
+    """The reports of a result file, one or more.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, is damaged, or is no result file.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"cannot be read as a result file: {error}", where=str(path)) from error
+    parts = content.get("reports") if isinstance(content, Mapping) else None
+    if not isinstance(parts, list) or not parts:
+        parts = [content]
+    return [Report.from_json(part, str(path)) for part in parts]
+
+
+def write_text(path: Path, text: str, what: str) -> Path:
+    """Write a text file, replacing it in one step; `what` names it in the error.
+
+    Raises
+    ------
+    DataError
+        It cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        raise DataError(f"cannot write {what}: {error.strerror}", where=str(path)) from error
+    return path
 
 
 def _pair(value: Any) -> tuple[float, float] | None:

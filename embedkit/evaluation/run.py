@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedkit.errors import UserError
+from embedkit.errors import UserError, nearest
 from embedkit.evaluation import provenance
 from embedkit.evaluation import tasks as _kinds  # noqa: F401 - fills the registry of kinds
 from embedkit.evaluation.cache import EmbeddingCache
 from embedkit.evaluation.embedder import Embedder, Encoder, Progress
 from embedkit.evaluation.report import Report
 from embedkit.evaluation.stats import Array, bootstrap, generator, interval
-from embedkit.evaluation.suites import SuiteConfig, is_mteb, load_suite
-from embedkit.evaluation.task import TASKS, Opening, Task, TaskResult, check_settings
+from embedkit.evaluation.suites import SuiteConfig, is_mteb, load_suite, mteb_names
+from embedkit.evaluation.task import TASKS, Opening, Task, TaskResult, check_settings, known_settings
 
 if TYPE_CHECKING:
     from embedkit.evaluation.mteb_adapter import MtebSuite
@@ -128,9 +128,13 @@ def _open_mteb(
 ) -> MtebSuite:
     from embedkit.evaluation.mteb_adapter import open_mteb
 
-    if data is not None or tasks is not None or settings:
-        raise UserError("mteb tasks take no data folder, task list or settings", remedy="name the tasks after mteb:")
-    return open_mteb(suite, split, prompt=prompt, dim=dim, seed=seed)
+    if tasks is not None or settings:
+        raise UserError("mteb tasks take no task list or settings", remedy="name the tasks after mteb:")
+    if data is None:
+        return open_mteb(suite, split, prompt=prompt, dim=dim, seed=seed)
+    from embedkit.evaluation.mteb_local import local_tasks
+
+    return open_mteb(local_tasks(mteb_names(suite), data, split), prompt=prompt, dim=dim, seed=seed)
 
 
 def open_suite(
@@ -150,8 +154,9 @@ def open_suite(
     Parameters
     ----------
     suite : str, path or SuiteConfig
-        Name of a shipped suite, a YAML file, a suite made in Python, or ``mteb:TASK,TASK`` (MTEB's own tasks, which
-        download their data; ``mieb:`` for those with images).
+        Name of a shipped suite, a YAML file, a suite made in Python, or ``mteb:TASK,TASK``: MTEB's own tasks, which
+        download their data (``mieb:`` for those with images), or with `data` those of a suite of embedkit,
+        ``mteb:SUITE/TASK`` or ``mteb:SUITE``, scored by mteb.
     data : path, optional
         Folder with the suite's files (or with sub-folders of several suites); without it they come from the hub.
     tasks : sequence of str, optional
@@ -219,15 +224,48 @@ def evaluate(
         suite, data, tasks, split, settings=settings, prompt=prompt, dim=dim, resamples=resamples, seed=seed
     )
     if isinstance(model, str | Path):
-        from embedkit.models import load
-
         name = name or str(model)
-        model = load(str(model))
-    return opened.run(model, progress, cache=cache, distributed=distributed, name=name)
+    return opened.run(_loaded(model), progress, cache=cache, distributed=distributed, name=name)
+
+
+def open_suites(
+    suites: Sequence[str | Path | SuiteConfig],
+    data: str | Path | None = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> list[OpenSuite | MtebSuite]:
+    """Open several suites for the same models; `options` are those of `open_suite`.
+
+    A setting goes to the suites that know it, and must be known to one of them; mteb's own tasks get neither settings
+    nor `data` where other suites stand beside them.
+
+    Raises
+    ------
+    UserError
+        A suite is given twice, a setting is unknown to all of them, or as `open_suite` says.
+    """
+    own = {place: load_suite(suite) for place, suite in enumerate(suites) if not is_mteb(suite)}
+    names = [own[place].name if place in own else "mteb" for place in range(len(suites))]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UserError(f"the suite {twice[0]!r} is given twice", remedy="name each once; mteb:A,B for several tasks")
+    given, opened = dict(settings or {}), []
+    known = {place: known_settings([task.kind for task in config.tasks]) for place, config in own.items()}
+    for key in given:
+        if own and not any(key in keys for keys in known.values()):
+            raise UserError(f"unknown evaluation setting {key!r}", remedy=nearest(key, set().union(*known.values())))
+    for place, suite in enumerate(suites):
+        if place in own:
+            chosen = {key: value for key, value in given.items() if key in known[place]}
+            opened.append(open_suite(own[place], data, settings=chosen, **options))
+        else:
+            opened.append(open_suite(suite, None if own else data, settings=None if own else given, **options))
+    return opened
 
 
 def evaluate_all(
-    models: Mapping[str, Encoder],
+    models: Mapping[str, Encoder | str | Path],
     suites: Sequence[str | Path | SuiteConfig],
     data: str | Path | None = None,
     *,
@@ -236,9 +274,23 @@ def evaluate_all(
 ) -> dict[tuple[str, str], Report]:
     """Several models on several suites with one embedding cache: ``{(model name, suite name): Report}``.
 
-    All suites are opened before the first model runs. `options` are those of `open_suite` that fit every suite.
+    All suites are opened before the first model runs; a model given by folder or hub id is loaded when its turn comes.
+    `options` are those of `open_suites`.
     """
     cache = EmbeddingCache() if cache is None else cache
-    opened = [open_suite(suite, data, **options) for suite in suites]
-    reports = [one.run(model, cache=cache, name=name) for name, model in models.items() for one in opened]
-    return {(str(report.model["name"]), report.suite): report for report in reports}
+    opened = open_suites(suites, data, **options)
+    reports = {}
+    for name, given in models.items():
+        model = _loaded(given)
+        for one in opened:
+            report = one.run(model, cache=cache, name=name)
+            reports[name, report.suite] = report
+    return reports
+
+
+def _loaded(model: Encoder | str | Path) -> Encoder:
+    if not isinstance(model, str | Path):
+        return model
+    from embedkit.models import load
+
+    return load(str(model))

@@ -85,7 +85,7 @@ class TopK:
         """Score documents (B, D) that stand at `start`.. in the corpus; any floating type."""
         import torch
 
-        block = torch.from_numpy(np.ascontiguousarray(documents)).to(self.device).float()
+        block = torch.from_numpy(np.array(documents)).to(self.device).float()  # a copy: a memory map may be read-only
         # checked here, once for all queries: a score that is NaN would fail every comparison in silence
         largest = float(torch.stack(torch.aminmax(block)).abs().max()) * self._largest * block.shape[1]
         if not largest < -_LOWEST:

@@ -131,9 +131,14 @@ class Task(ABC):
 TASKS: Registry[type[Task]] = Registry("kind of evaluation task")
 
 
+def known_settings(kinds: Sequence[str]) -> set[str]:
+    """Names of the settings that some task of these kinds knows."""
+    return {key for kind in kinds for key in TASKS[kind].settings_type.model_fields}
+
+
 def check_settings(kinds: Sequence[str], given: Mapping[str, Any]) -> None:
     """Raise UserError for a setting that no task of these kinds knows."""
-    known = {key for kind in kinds for key in TASKS[kind].settings_type.model_fields}
+    known = known_settings(kinds)
     for key in given:
         if key not in known:
             raise UserError(f"unknown evaluation setting {key!r}", remedy=nearest(key, known))

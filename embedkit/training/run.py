@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from embedkit.errors import CheckpointError, NonFiniteError, UserError
+from embedkit.evaluation.card import card_of_run, keep_report
 from embedkit.recipe import Recipe
 from embedkit.recipe_io import dump_recipe, load_recipe
 from embedkit.training import setup
@@ -212,6 +213,8 @@ class Run:
         self.ledger.finish(self.rows)
         with self._mean_weights():
             self.engine.save_model(state.bundle.model, target, self.recipe)
+        if self.world.is_main:
+            card_of_run(self.folder, chosen)
         loss = losses[-1] if losses else math.nan
         result = TrainResult(
             target, state.position.step, loss, losses, rows[-1]["scores"] if rows else {}, asdict(state.best)
@@ -420,6 +423,7 @@ class Run:
                 if state.best.better(value):
                     state.best = Best(self.metric, value, state.position.step)
                 log.record({"step": state.position.step, "scores": scores})
+                keep_report(self.folder, state.position.step, report)
                 best = "none" if state.best.value is None else f"{state.best.value:.2f}"
                 self.progress.say(f"step {state.position.step}: {self.metric} {value:.2f} (best {best})")
         self.engine.share(state)

@@ -125,7 +125,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     data = sts_folder(tmp_path / "data", ["stsb"])
     path = evaluate(Described(), "sts", data, ["stsb"], resamples=0).save(tmp_path / "a.json")
     other = evaluate(Described(), "sts-mteb", data, ["stsb"], resamples=0).save(tmp_path / "b.json")
-    with pytest.raises(UserError, match="different suites, 'sts' and 'sts-mteb'"):
+    with pytest.raises(UserError, match="different suites: 'sts', 'sts-mteb'"):
         compare([path, other])
     with pytest.raises(UserError, match="two or more"):
         compare([path])

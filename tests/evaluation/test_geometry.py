@@ -91,6 +91,8 @@ def test_groups_are_described_apart(tmp_path: Path) -> None:
     settings = {"group": "subset", "smallest_group": 5}
     report = evaluate(BagOfWords(), "geometry", sts_folder(tmp_path, ["stsb"], 60), settings=settings)
     groups = report.tasks["stsb"].details["groups"]
+    worst = max(group["anisotropy"] for group in groups.values())
+    assert report.tasks["stsb"].metrics["largest_group_anisotropy"] == worst
     assert set(groups) == {"one", "two"}
     assert sum(group["rows"] for group in groups.values()) == 60
 

@@ -68,7 +68,7 @@ def test_report_is_whole_and_needs_nothing_else(reports: list[Report]) -> None:
     assert "&lt;b&gt;first&lt;/b&gt;" in text
     for report in reports:
         assert f"{report.main:.2f}" in text
-    assert tags["svg"] == 3 + 3 + 4  # bars; geometry plots; distributions of two tasks and two models
+    assert tags["svg"] == 3 + 3 + 3 + 4  # scores; differences; geometry plots; distributions of two tasks, two models
     assert "p</th>" in text
     assert reports[0].notes[0] in text
     assert reports[0].settings["data"]["stsb"]["sha256"] in text
@@ -83,12 +83,12 @@ def test_training_curves_of_a_run_folder(reports: list[Report], tmp_path: Path) 
     rows = [{"step": step, "loss": 1 / step, "lr": 1e-4} for step in range(10, 60, 10)]
     rows.insert(2, {"step": 20, "scores": {"sts/stsb": 61.5}})
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    path = write_html(tmp_path / "out" / "report.html", reports[:1], run=tmp_path)
+    path = write_html(tmp_path / "out" / "report.html", reports[:1], runs=[tmp_path])
     tags = parsed(path.read_text()).tags
     assert tags["polyline"] == 3
     assert list(path.parent.iterdir()) == [path]
     with pytest.raises(DataError, match="no run folder"):
-        html_report(reports[:1], run=tmp_path / "out")
+        html_report(reports[:1], runs=[tmp_path / "out"])
     with pytest.raises(DataError, match="no result"):
         html_report([])
 

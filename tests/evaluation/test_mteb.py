@@ -244,5 +244,5 @@ def test_names_of_tasks() -> None:
         metric_names("mteb:")
     with pytest.raises(UserError, match="mteb has no task 'STS1234'"):
         evaluate(BagOfWords(), "mteb:STS1234")
-    with pytest.raises(UserError, match="take no data folder"):
-        evaluate(BagOfWords(), "mteb:STS12", "folder")
+    with pytest.raises(UserError, match="take no task list or settings"):
+        evaluate(BagOfWords(), "mteb:STS12", tasks=["STS12"])

@@ -96,7 +96,9 @@ class GeometryTask(Task):
             "random pairs": geometry.cosine_counts(first[strangers[0]], second[strangers[1]]),
         }
         if self.groups is not None:
-            details["groups"] = self._by_group(first)
+            details["groups"] = found = self._by_group(first)
+            if found:
+                metrics["largest_group_anisotropy"] = max(part["anisotropy"] for part in found.values())
         metrics = {name: value for name, value in metrics.items() if np.isfinite(value)}
         return TaskResult(self.name, "effective_rank", metrics["effective_rank"], metrics, details=details,
                           notes=list(self.notes))  # fmt: skip

@@ -94,7 +94,7 @@ class RetrievalTask(Task):
             scores, places = faiss_top_k(queries, vectors, depth, s.index)
             exact = exact_top_k(queries, [(0, vectors)], depth, len(c.documents), preference)[1]
             shared = [len(np.intersect1d(a, b)) / depth for a, b in zip(places, exact, strict=True)]
-            details["index_recall"] = float(np.mean(shared))
+            details["index_recall"] = 100 * float(np.mean(shared))
         if len(scores) > 1 and np.ptp(scores) == 0:
             raise NonFiniteError("every document has the same score for every query", where=f"task {self.name}")
         details["tie_rate"] = tie_rate(scores)
@@ -102,6 +102,7 @@ class RetrievalTask(Task):
         judged = [list(c.qrels[query].values()) for query in c.query_ids]
         found = ranking_metrics(gains, judged, s.cutoffs)
         metrics = {name: 100 * float(values.mean()) for name, values in found.items()}
+        metrics |= {name: details[name] for name in ("index_recall",) if name in details}
         samples = Samples("mean", {"value": found[s.main]})
         return TaskResult(self.name, s.main, metrics[s.main], metrics, samples, details=details, notes=list(self.notes))
 
