@@ -92,13 +92,24 @@ def collect(names: Iterable[str], embeddings: Mapping[str, Tensor], batch: Objec
                 if values is not None:
                     ids[kind] = torch.full_like(row, NOBODY) if name == "negatives" else values[row]
             for view in views_of(embeddings):
-                ids[f"key of {view}"] = torch.full_like(row, NOBODY) if name == "negatives" else batch.keys[view][row]
+                of_rows = _keys_of_rows(batch, view)
+                ids[f"key of {view}"] = torch.full_like(row, NOBODY) if name == "negatives" else of_rows[row]
             guide = batch.guide.get(name)
             score = None if batch.score is None else batch.score[row].to(z.dtype)
             sides.append((name, Side(z, ids, guide, score)))
         first += len(z)
     order = {name: place for place, name in enumerate(names)}
     return Side.join(side for _, side in sorted(sides, key=lambda pair: order[pair[0]]))
+
+
+def _keys_of_rows(batch: ObjectiveBatch, view: str) -> Tensor:
+    """The key of each row's vector of a view, (B,): of its first where it has several, nobody's where it has none."""
+    keys, owner = batch.keys[view], batch.owner[view]
+    place = torch.arange(len(keys), device=keys.device)
+    if len(keys) == batch.size and bool((owner == place).all()):
+        return keys
+    first = torch.full((batch.size,), len(keys), device=keys.device).scatter_reduce_(0, owner, place, "amin")
+    return torch.cat([keys, keys.new_full((1,), NOBODY)])[first]
 
 
 @dataclass

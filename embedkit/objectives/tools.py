@@ -74,6 +74,8 @@ def unit(z: Tensor) -> Tensor:
 
 def masked_lse(x: Tensor, mask: Tensor | None, dim: int = -1) -> Tensor:
     """Log of the sum of exp(x) over `dim` where `mask` is true; -inf, with zero gradient, where it is true nowhere."""
+    if x.shape[dim] == 0:
+        return x.sum(dim) - torch.inf
     if mask is not None:
         x = x.masked_fill(~mask, -torch.inf)
     top = x.detach().amax(dim, keepdim=True)
