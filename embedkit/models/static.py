@@ -75,6 +75,11 @@ class StaticEncoder(Model):
         self._continues = _continuations(tokenizer, self._pieces) if ngrams > 1 else np.zeros(0, dtype=bool)
 
     @property
+    def pieces(self) -> int:
+        """Rows of the table for word pieces; those behind are for n-grams."""
+        return self._pieces
+
+    @property
     def max_length(self) -> int:
         """Word pieces of a text at most."""
         return self._tokenize.max_length

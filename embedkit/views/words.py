@@ -82,7 +82,7 @@ def substitute(
     if chosen:
         for place, known in zip(chosen, candidates(items, chosen), strict=True):
             if known:
-                new[place] = known[random.integers(len(known))]
+                new[place] = known[int(random.integers(len(known)))]
     return new
 
 

@@ -1,0 +1,81 @@
+"""SCT: small models that learn to see one view in the light of the other, by themselves or from a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from embedkit.errors import RecipeError
+from embedkit.methods.base import Contract, Method, Row, View, methods
+from embedkit.methods.pairs import role_views
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from embedkit.models.base import Model
+    from embedkit.objectives.base import ObjectiveBatch
+
+
+@methods.add("sct")
+class SCT(Method):
+    """Self-supervised cross-view training (Limkonchotiwat et al. 2023, TACL, section 3).
+
+    Views: two texts of the same meaning, in the paper two back-translations of a sentence (by German and by French), as
+    roles anchor and positive. The *guide* gives the reference vectors. Self-supervised it is the encoder itself,
+    without gradient and without projector, in a forward pass of its own with dropout: ``guide: {ema: 0.0}``, a running
+    mean that forgets all but the newest weights. The online vectors pass a projector of three Linear(d, 10 d) - ReLU -
+    Linear(10 d, d), which is dropped at use time. The objective ``sct`` compares the distribution of similarities of
+    one view's online vector over the other view's queue with that of the other view's reference.
+
+    Distillation: ``guide: {model: ...}`` is the teacher and ``projector: 0``; where the teacher is wider, the recipe
+    gives the student a tanh head of the teacher's size, which stays at use time. The official code trains a student
+    that SCT has trained before; so ``model.name`` is such a folder. The paper's joint loss of both parts is not here.
+
+    ``fidelity: code`` adds the two directions, ``paper`` takes their mean. The code runs 20 epochs with patience where
+    the paper says 10, and feeds the teacher's vectors from a file.
+
+    Parameters
+    ----------
+    projector : int
+        Blocks of the projector; 0 for none.
+    expansion : int
+        Hidden size of a block by d.
+    fidelity : str
+        "code" or "paper".
+    """
+
+    paper: ClassVar[str] = "Limkonchotiwat et al. 2023, TACL, section 3"
+    contract: ClassVar[Contract] = Contract(requires=frozenset({"anchor", "positive"}))
+    objective: ClassVar[dict[str, Any]] = {"name": "sct"}
+
+    def __init__(self, projector: int = 3, expansion: int = 10, fidelity: str = "code") -> None:
+        for name, value, least in (("projector", projector, 0), ("expansion", expansion, 1)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise RecipeError(
+                    f"{name} is {value!r}", where=f"method.{name}", remedy=f"give a whole number from {least} on"
+                )
+        if fidelity not in ("code", "paper"):
+            raise RecipeError(f"fidelity is {fidelity!r}", where="method.fidelity", remedy="it must be code or paper")
+        self.projector, self.expansion = projector, expansion
+        self.objective = {**type(self).objective, "fidelity": fidelity}  # type: ignore[misc]
+
+    def parts(self, model: Model) -> nn.ModuleDict:
+        from torch import nn
+
+        dim = model.training_dim
+        blocks = [
+            layer
+            for _ in range(self.projector)
+            for layer in (nn.Linear(dim, self.expansion * dim), nn.ReLU(), nn.Linear(self.expansion * dim, dim))
+        ]
+        return nn.ModuleDict({"projector": nn.Sequential(*blocks)} if blocks else {})
+
+    def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
+        return role_views(rows)
+
+    def project(self, outputs: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict) -> dict[str, Tensor]:
+        if "projector" not in parts:
+            return outputs
+        return {name: parts["projector"](z) for name, z in outputs.items()}

@@ -1,0 +1,153 @@
+"""Sent2Vec: word and n-gram vectors whose mean predicts the missing word of a sentence."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from embedkit.errors import ModelError, RecipeError
+from embedkit.methods.base import Contract, Method, Row, View, methods
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from embedkit.models.base import Model
+
+_WORD = re.compile(r"\w+(?:'\w+)?|[^\w\s]")
+
+
+@methods.add("sent2vec")
+class Sent2Vec(Method):
+    """A static encoder (word pieces and word n-grams) trained on sentences alone (Pagliardini et al. 2018, section 2).
+
+    A word of a sentence is hidden; the mean vector of all that is left, n-grams included, predicts it by its vector
+    in an output table, which is dropped at use time. A hidden word leaves ``placeholder`` behind, so that n-grams
+    around it hold the placeholder. Words are drawn with the weight ``min(1, sqrt(t / f) + t / f)`` of their frequency
+    f, and only words seen ``least`` times or more. The objective is logistic, on dot products: l(s_target) + sum over
+    negatives of l(-s), l(x) = log(1 + e^-x).
+
+    What differs from the official code:
+
+    - One word a sentence and visit is predicted, not every word that sub-sampling keeps: give more epochs.
+    - Negatives are the targets of the other rows of the batch. Since targets are sub-sampled, their law is close to the
+      count^0.5 that the code draws its ten negatives from; equal words do not repel. The objective's bias
+      log(10 / (B - 1)) puts the optimum where ten negatives have it.
+    - Units are the tokenizer's word pieces (a word of several has their mean as target vector), not whole words of a
+      vocabulary. N-grams are hashed words all the same.
+    - N-gram dropout drops each n-gram with a probability, not those around up to K positions.
+    - AdamW, not SGD with one rate for all.
+
+    Parameters
+    ----------
+    frequencies : str or None
+        A file of sentences (column ``text``, ``anchor`` or ``sentence``) whose words are counted, usually the training
+        text; without one all words are drawn alike.
+    t : float
+        Threshold of sub-sampling.
+    least : int
+        Times that a target was seen at least; only with `frequencies`.
+    ngram_dropout : float
+        Probability that an n-gram is left out in training.
+    placeholder : str
+        A special token of the tokenizer.
+    start : float or None
+        Standard deviation that a new input table is scaled to; the model's own start when None.
+    """
+
+    paper: ClassVar[str] = "Pagliardini et al. 2018, NAACL, section 2"
+    contract: ClassVar[Contract] = Contract(requires=frozenset({"anchor"}))
+    objective: ClassVar[dict[str, Any]] = {
+        "name": "table", "score": "dot", "temperature": 1.0, "bias": -4.6, "reducer": "sigmoid", "equal_inputs": True,
+    }  # fmt: skip
+
+    def __init__(
+        self, frequencies: str | None = None, t: float = 5e-6, least: int = 5, ngram_dropout: float = 0.3,
+        placeholder: str = "[UNK]", start: float | None = None,
+    ) -> None:  # fmt: skip
+        for name, value, high in (("t", t, 1.0), ("ngram_dropout", ngram_dropout, 1.0)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < high:
+                raise RecipeError(f"{name} is {value!r}", where=f"method.{name}", remedy="give a number from 0 to 1")
+        self.frequencies, self.t, self.least = frequencies, t, least
+        self.ngram_dropout, self.placeholder, self.start = ngram_dropout, placeholder, start
+
+    @property
+    def provides(self) -> frozenset[str]:
+        return frozenset({"anchor", "positive"})
+
+    def adapt(self, model: Model) -> None:
+        if model.kind != "static":
+            raise ModelError(f"is a {model.kind} model", where="model.kind", remedy="sent2vec trains kind: static")
+        if self.start is not None:
+            import torch
+
+            table: Any = model.embedding
+            with torch.no_grad():
+                table.weight.mul_(self.start / table.weight.std())
+
+    def parts(self, model: Model) -> nn.ModuleDict:
+        from torch import nn
+
+        table = nn.Embedding(model.pieces, model.dim)  # type: ignore[arg-type]
+        nn.init.zeros_(table.weight)
+        return nn.ModuleDict({"output": table})
+
+    def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
+        contexts, targets, owner = [], [], list(range(len(rows)))
+        for i, row in enumerate(rows):
+            words = _WORD.findall(row["anchor"].lower()) or [row["anchor"]]
+            place = self.draw(words, random(i))
+            targets.append(words[place])
+            contexts.append(" ".join([*words[:place], self.placeholder, *words[place + 1 :]]))
+        return {
+            "anchor": View(contexts, owner, guided=False),
+            "positive": View(targets, owner, settings={"side": "output"}, guided=False),
+        }
+
+    def draw(self, words: Sequence[str], random: np.random.Generator) -> int:
+        """The place of the word to be hidden."""
+        weights = np.ones(len(words))
+        if self.frequencies is not None:
+            counts, total = word_counts(self.frequencies)
+            seen = np.array([counts[word] for word in words], dtype=float)
+            ratio = self.t * total / np.maximum(seen, 1.0)  # t / f
+            weights = np.where(seen >= self.least, np.minimum(1.0, np.sqrt(ratio) + ratio), 0.0)
+            if not weights.any():
+                weights = np.ones(len(words))
+        return int(random.choice(len(words), p=weights / weights.sum()))
+
+    def embed(
+        self, model: Any, parts: nn.ModuleDict, inputs: Any, side: str = "input", **settings: Any
+    ) -> Tensor:  # fmt: skip
+        """Mean vectors (n, D) of contexts by the encoder, or of targets by the output table."""
+        import torch
+        import torch.nn.functional as F
+
+        from embedkit.models.draws import uniforms
+
+        if side == "output":
+            offsets = torch.from_numpy(inputs.offsets[:-1]).to(inputs.device)
+            table: Any = parts["output"]
+            return F.embedding_bag(inputs.ids, table.weight, offsets, mode="mean")
+        if model.training and self.ngram_dropout > 0 and model.ngrams > 1:
+            single = (inputs.ids < model.pieces).cpu().numpy()
+            inputs = inputs.keep(single | (uniforms(inputs, "ngrams") >= self.ngram_dropout))
+        return model(inputs, **settings)
+
+
+@lru_cache(maxsize=2)
+def word_counts(path: str) -> tuple[Counter[str], int]:
+    """How often each word stands in a file of sentences, and how many words there are."""
+    from embedkit.data import read_rows
+
+    counts: Counter[str] = Counter()
+    for row in read_rows(path):
+        text = next((row[key] for key in ("text", "anchor", "sentence") if isinstance(row.get(key), str)), None)
+        if text is None:
+            raise RecipeError("has no column text, anchor or sentence", where=path, remedy="give a file of sentences")
+        counts.update(_WORD.findall(text.lower()))
+    return counts, counts.total()

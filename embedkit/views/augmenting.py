@@ -1,0 +1,98 @@
+"""Views on top of any method: the key ``augment`` of a recipe's method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from embedkit.errors import RecipeError
+from embedkit.methods.base import Method, Row, View
+from embedkit.views.base import Chain
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from embedkit.objectives.base import ObjectiveBatch
+
+
+class Augmenting(Method):
+    """A method whose views go through chains, by name; to be put in front of a method class (see `augmented`).
+
+    A view that a chain cuts into parts gets one vector a row: the mean of the parts' vectors (CompCSE's "avg").
+    """
+
+    chains: ClassVar[Mapping[str, Chain]] = {}
+
+    def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
+        """The method's views, changed. Chains draw from streams far from those that the method itself draws from."""
+        made = super().views(rows, random)
+        for name in self.chains:
+            if name not in made:
+                known = ", ".join(sorted(made))
+                raise RecipeError(f"there is no view {name!r}", where="method.augment", remedy=f"views here: {known}")
+        streams = [np.random.Generator(jumped(random(i))) for i in range(len(rows))]
+        found = {}
+        for name, view in made.items():
+            chain = self.chains.get(name)
+            if chain is not None and chain.splits and view.owner != list(range(len(rows))):
+                raise RecipeError(f"view {name!r} has not one text a row, it cannot be cut", where="method.augment")
+            found[name] = view if chain is None else chain.apply(view, streams)
+        return found
+
+    def embed(self, model: Any, parts: Any, inputs: Any, **settings: Any) -> Tensor:
+        """The method's own, with the adversarial perturbation first where one is asked for."""
+        epsilon = settings.pop("adversarial", None)
+        if epsilon is None or len(inputs) == 0:
+            return super().embed(model, parts, inputs, **settings)
+        from embedkit.views.encoder import adversary
+
+        def embed(edit: Any) -> Tensor:
+            return super(Augmenting, self).embed(model, parts, inputs, edit=edit, **settings)
+
+        return embed(adversary(embed, inputs, epsilon))
+
+    def project(self, outputs: dict[str, Tensor], batch: ObjectiveBatch, parts: Any) -> dict[str, Tensor]:
+        """Composes the parts of a row, then the method's own."""
+        outputs = dict(outputs)
+        for name, chain in self.chains.items():
+            if chain.splits:
+                outputs[name] = compose(name, outputs[name], batch)
+        return super().project(outputs, batch, parts)
+
+
+def compose(name: str, z: Tensor, batch: ObjectiveBatch) -> Tensor:
+    """Mean of the vectors (N, D) of each row, (B, D); owners, keys and lengths of the name become those of the rows."""
+    import torch
+
+    owner = batch.owner[name].contiguous()
+    counts = torch.bincount(owner, minlength=batch.size)
+    first = torch.searchsorted(owner, torch.arange(batch.size, device=owner.device))
+    mean = z.new_zeros(batch.size, z.shape[1]).index_add(0, owner, z) / counts[:, None].to(z.dtype)
+    batch.keys[name] = batch.keys[name][first]
+    if name in batch.lengths:
+        lengths = batch.lengths[name]
+        batch.lengths[name] = torch.zeros_like(counts).index_add(0, owner, lengths)
+    batch.owner[name] = torch.arange(batch.size, device=owner.device)
+    return mean
+
+
+def augmented(cls: type[Method], config: Mapping[str, Any]) -> type[Method]:
+    """A method class whose views go through chains, from ``{view name: list of steps}``.
+
+    Raises
+    ------
+    UserError, RecipeError
+        An unknown view step or setting.
+    """
+    if not isinstance(config, Mapping):
+        raise RecipeError("augment is no mapping", where="method.augment",
+                          remedy="write {positive: [{name: word-deletion, rate: 0.1}]}")  # fmt: skip
+    chains = {name: Chain.of(steps, f"method.augment.{name}") for name, steps in config.items()}
+    return type(f"Augmented{cls.__name__}", (Augmenting, cls), {"chains": chains, "__doc__": cls.__doc__})
+
+
+def jumped(random: np.random.Generator) -> Any:
+    """A bit generator 2^128 numbers further on."""
+    return random.bit_generator.jumped()  # type: ignore[attr-defined]

@@ -1,0 +1,158 @@
+"""The method `views` and the key `augment`: any chain with any method, drawn from (seed, epoch, step, row) only."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from embedkit.errors import RecipeError
+from embedkit.methods.pairs import Pairs
+from embedkit.methods.simcse import SimCSEUnsupervised
+from embedkit.methods.views import Views
+from embedkit.models import build
+from embedkit.training.batches import prepare
+from embedkit.training.cache import Chunking
+from embedkit.views.augmenting import augmented
+from embedkit.views.encoder import per_text
+from tests.training import common
+
+NOISY = [{"name": "word-deletion", "rate": 0.3}, "word-repetition", "word-shuffle"]
+ROWS = [{"anchor": text} for text in common.texts(9)]
+
+
+@lru_cache(maxsize=1)
+def tiny() -> Any:
+    """A model for its tokenizer."""
+    return build(common.model_config())
+
+
+def made(method: Any, rows: Any = ROWS, *, rank: int = 0, world: int = 1, step: int = 0, epoch: int = 0,
+         seed: int = 1) -> dict[str, list[str]]:  # fmt: skip
+    """Inputs of each view of this process's part of a batch."""
+    batch = common.row_batch(rows, rank, world, step)
+    views = prepare(batch, method, tiny(), seed=seed, epoch=epoch).views
+    return {name: view.inputs for name, view in views.items()}
+
+
+def test_views_are_a_function_of_seed_epoch_step_and_row() -> None:
+    method = Views(positive=NOISY, anchor="word-repetition", more=["word-shuffle"])
+    whole = made(method)
+    assert set(whole) == {"anchor", "positive", "view3"}
+    assert made(Views(positive=NOISY, anchor="word-repetition", more=["word-shuffle"])) == whole
+    for world in (2, 3):
+        parts = [made(method, rank=rank, world=world) for rank in range(world)]
+        for name, texts in whole.items():
+            assert [text for part in parts for text in part[name]] == texts
+    for change in ({"step": 1}, {"epoch": 1}, {"seed": 2}):
+        assert made(method, **change)["positive"] != whole["positive"], change
+
+
+def test_rows_with_positives_keep_them() -> None:
+    rows = [{"anchor": f"a{i}", "positive": None if i == 1 else f"p{i}", "negatives": ["n"] * i} for i in range(3)]
+    found = made(Views(negatives=[{"name": "template", "text": "say {}"}]), rows)
+    assert found == {"anchor": ["a0", "a1", "a2"], "positive": ["p0", "a1", "p2"], "negatives": ["n"] * 3}
+
+
+def test_augment_changes_the_views_of_any_method() -> None:
+    cls = augmented(SimCSEUnsupervised, {"positive": NOISY})
+    assert issubclass(cls, SimCSEUnsupervised)
+    assert cls.__doc__ == SimCSEUnsupervised.__doc__
+    found, plain = made(cls()), made(SimCSEUnsupervised())
+    assert found["anchor"] == plain["anchor"]
+    assert found["positive"] != plain["positive"]
+    assert made(SimCSEUnsupervised()) == plain  # the method itself is as it was
+
+
+def test_wrong_names_are_told() -> None:
+    with pytest.raises(RecipeError, match="no view 'positiv'"):
+        made(augmented(SimCSEUnsupervised, {"positiv": NOISY})())
+    with pytest.raises(RecipeError, match="mapping"):
+        augmented(SimCSEUnsupervised, ["word-deletion"])  # type: ignore[arg-type]
+    rows = [{"anchor": "a b", "positive": "c", "negatives": ["n", "m"]}] * 2
+    with pytest.raises(RecipeError, match="not one text a row"):
+        made(augmented(Pairs, {"negatives": "phrases"})(), rows)
+
+
+def gradients_of(method: Any, chunking: Chunking, rows: Any = ROWS, dropout: float = 0.0) -> Any:
+    step = common.make_step("infonce", chunking, method=method, config=common.model_config(dropout))
+    torch.manual_seed(0)
+    result = step.gradients(common.step_batch(step, rows))
+    return step, result, common.gradients(step)
+
+
+ENCODER = [{"name": "token-cutoff", "rate": 0.3}, "token-shuffle", {"name": "noise", "deviation": 0.1}]
+
+
+@pytest.mark.parametrize("chunking", [Chunking(size=2, keep=0), Chunking(tokens=14, keep=1)], ids=str)
+@pytest.mark.parametrize("positive", [NOISY, ENCODER, ["phrases"], ["feature-cutoff"], ["element-cutoff"],
+                                      [{"name": "adversarial", "epsilon": 0.5}]], ids=str)  # fmt: skip
+def test_chunks_do_not_change_the_gradient(positive: Any, chunking: Chunking) -> None:
+    _, loss, wanted = gradients_of(Views(positive=positive), Chunking())
+    _, again, found = gradients_of(Views(positive=positive), chunking)
+    assert float(again.loss) == pytest.approx(float(loss.loss), rel=1e-9)
+    assert common.largest_error(found, wanted) < 1e-8
+
+
+def test_processes_do_not_change_the_gradient(processes: Any) -> None:
+    wanted = _one()
+    for found in processes(2).run(_one):
+        assert common.largest_error(found, wanted) < 1e-8
+
+
+def _one() -> dict[str, torch.Tensor]:
+    return gradients_of(Views(positive=[*NOISY, *ENCODER, "phrases"]), Chunking(size=3, keep=1))[2]
+
+
+def test_phrases_are_composed_before_the_loss() -> None:
+    step, result, _ = gradients_of(Views(positive=[{"name": "phrases", "parts": 2, "even": True}]), Chunking())
+    model = step.bundle.model
+    anchors = torch.cat([model(model.prepare([row["anchor"]])) for row in ROWS])
+    composed = []
+    for row in ROWS:
+        words = row["anchor"].split()
+        half = len(words) // 2
+        parts = [" ".join(words[:half]), " ".join(words[half:])] if half else [row["anchor"]]
+        composed.append(torch.stack([model(model.prepare([part]))[0] for part in parts]).mean(0))
+    unit = torch.nn.functional.normalize
+    logits = unit(anchors, dim=1) @ unit(torch.stack(composed), dim=1).T / 0.05
+    expected = torch.nn.functional.cross_entropy(logits, torch.arange(9))
+    assert float(result.loss) == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_an_adversary_moves_vectors_more_than_noise_of_its_length() -> None:
+    method = Views(positive=[{"name": "adversarial", "epsilon": 0.5}])
+    step = common.make_step("infonce", method=method)
+    model = step.bundle.model
+    inputs = model.prepare(common.texts(12)).replace(seeds=np.arange(12, dtype=np.uint64))
+    clean = model(inputs).detach()
+
+    def moved(edit: Any) -> torch.Tensor:
+        return 1 - torch.nn.functional.cosine_similarity(model(inputs, edit=edit).detach(), clean, dim=1)
+
+    def noise(hidden: torch.Tensor, now: Any) -> torch.Tensor:
+        drawn = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(4), dtype=hidden.dtype)
+        return hidden + 0.5 * per_text(drawn, now)
+
+    attacked = 1 - torch.nn.functional.cosine_similarity(
+        method.embed(model, step.bundle.parts, inputs, adversarial=0.5).detach(), clean, dim=1
+    )
+    assert float((attacked > 2 * moved(noise)).double().mean()) > 0.9
+    assert torch.equal(attacked, attacked.abs())
+
+
+def test_dropout_rates_differ_by_view() -> None:
+    rows = ROWS[:4]
+    for rate, equal in ((0.0, True), (0.5, False)):
+        method = Views(anchor={"name": "dropout", "rate": 0.0}, positive={"name": "dropout", "rate": rate})
+        step = common.make_step("infonce", method=method, config=common.model_config(0.3))
+        batch = common.step_batch(step, rows)
+        outputs = {name: step.method.embed(step.bundle.model, step.bundle.parts, pool.inputs, **pool.settings)
+                   for pool in batch.pools for name, _ in pool.names}  # fmt: skip
+        if equal:
+            assert len(batch.pools) == 1
+        else:
+            assert not torch.allclose(outputs["anchor"], outputs["positive"])
