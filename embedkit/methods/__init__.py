@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from embedkit.methods.base import Contract, Method, View, methods
 
-_FILES = ("pairs", "simcse", "clip", "image_views", "joint", "lit")
+_FILES = (
+    "pairs", "simcse", "views", "sent2vec", "dclr", "sct", "sg_opt", "micse", "macl", "mcse",
+    "clip", "image_views", "joint", "lit",
+)  # fmt: skip
 
 __all__ = ["Contract", "Method", "View", "methods"]
 

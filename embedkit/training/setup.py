@@ -44,12 +44,16 @@ def build_method(recipe: Recipe) -> Method:
 def _method(given: Component, where: str) -> Method:
     import inspect
 
-    cls = methods[given.name]
+    cls, settings = methods[given.name], given.settings
     known = [name for name in inspect.signature(cls).parameters if name != "self"]
-    for key in given.settings:
+    if "augment" in settings:
+        from embedkit.views.augmenting import augmented
+
+        cls = augmented(cls, settings.pop("augment"))
+    for key in settings:
         if key not in known:
-            raise RecipeError(f"unknown setting {key!r}", where=where, remedy=nearest(key, known))
-    return cls(**given.settings)
+            raise RecipeError(f"unknown setting {key!r}", where=where, remedy=nearest(key, [*known, "augment"]))
+    return cls(**settings)
 
 
 def objective_config(recipe: Recipe, method: Method) -> dict[str, Any]:
@@ -111,12 +115,17 @@ def metric_of(recipe: Recipe) -> str | None:
     return config.metric
 
 
+def contract_of(recipe: Recipe, method: Method) -> Contract:
+    """The roles that the method reads, those required that its objective cannot do without."""
+    needed = build_objective(recipe, method).requires & method.contract.roles - method.provides
+    return Contract(method.contract.requires | needed, method.contract.accepts - needed)
+
+
 def open_rows(recipe: Recipe, method: Method) -> TrainingRows:
     """The training rows, checked against what the method and its objective need."""
     from embedkit.data import open_training
 
-    needed = build_objective(recipe, method).requires & method.contract.roles
-    contract = Contract(method.contract.requires | needed, method.contract.accepts - needed)
+    contract = contract_of(recipe, method)
     return open_training(
         recipe.data, contract, batch_size=recipe.train.batch_size, seed=recipe.seed, base_dir=Path.cwd()
     )
