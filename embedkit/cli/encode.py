@@ -1,4 +1,4 @@
-"""``embedkit encode``: vectors of the texts of a file."""
+"""``embedkit encode``: vectors of the texts or images of a file or folder."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from embedkit.cli.output import Device, JsonFile, ModelName, TrustRemoteCode, ch
 
 def encode(
     model: ModelName,
-    input: Annotated[str, typer.Option("--input", "-i", help="txt, csv, tsv, jsonl or parquet file, also .gz.")],
+    input: Annotated[
+        str, typer.Option("--input", "-i", help="txt, csv, tsv, jsonl or parquet file, also .gz; a folder of images.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .npy or .parquet.")],
     column: Annotated[
-        str | None, typer.Option("--column", help="Column of the texts, where there are several.")
+        str | None, typer.Option("--column", help="Column of the texts or images, where there are several.")
     ] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="Name or text of a prompt.")] = None,
     dim: Annotated[int | None, typer.Option("--dim", help="Keep the first coordinates only (Matryoshka).")] = None,
@@ -24,7 +26,7 @@ def encode(
     trust_remote_code: TrustRemoteCode = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Encode the texts of a file.
+    """Encode the texts or images of a file or folder.
 
     Row i of the output belongs to row i of the input. Memory stays constant; a run that was stopped goes on when it is
     started again. On several processes: accelerate launch -m embedkit encode ...

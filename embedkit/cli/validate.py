@@ -1,18 +1,62 @@
-"""``embedkit validate``: check a recipe without running it."""
+"""``embedkit validate``: check a recipe, and its data on demand, without running it."""
 
 from __future__ import annotations
 
-from embedkit.cli.output import JsonFile, Overrides, RecipeName, Smoke, check_json, console, write_json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from embedkit.cli.output import JsonFile, Overrides, RecipeName, Smoke, bar, check_json, console, table, write_json
+
+if TYPE_CHECKING:
+    from embedkit.recipe import Recipe
 
 
-def validate(recipe: RecipeName, overrides: Overrides = None, smoke: Smoke = False, json_file: JsonFile = None) -> None:
+def validate(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    smoke: Smoke = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Read all data too: make every row, decode every image, list what is bad.")
+    ] = False,
+    json_file: JsonFile = None,
+) -> None:
     """Check a recipe without running it.
 
-    Keys, types, cross-field rules; no data is read and no model loaded.
+    Keys, types, cross-field rules; no data is read and no model loaded. With --full all data is read once: the JSON
+    then lists every row that cannot be used, and the exit code is 2 where the recipe does not skip such rows.
     """
     check_json(json_file)
     from embedkit.recipe_io import load_recipe
 
     loaded = load_recipe(recipe, overrides or [], smoke=smoke)
     console(json_file).print(f"{loaded.name}: the recipe is valid")
-    write_json(json_file, loaded.model_dump(mode="json"))
+    if not full:
+        write_json(json_file, loaded.model_dump(mode="json"))
+        return
+    from embedkit.data.preflight import check_nothing_bad
+
+    reports = _read_all(loaded)
+    shown: list[list[Any]] = []
+    for report in reports:
+        shown.append([report.path, report.read, report.filtered, report.good, report.bad.total()])
+        shown += [[f"  {reason}", "", "", "", count] for reason, count in sorted(report.bad.items())]
+    console(json_file).print(table(["source", "read", "left out by where", "good", "bad"], shown))
+    write_json(json_file, {"sources": [report.to_json() for report in reports]})
+    if loaded.data.on_bad_row == "error":
+        check_nothing_bad(reports)
+
+
+def _read_all(recipe: Recipe) -> Any:
+    from embedkit.data.decoding import Decoding
+    from embedkit.data.preflight import inspect_sources
+    from embedkit.data.training import open_sources
+    from embedkit.training import setup
+
+    method = setup.check(recipe)
+    data = recipe.data.model_copy(update={"on_bad_row": "skip"})
+    sources = open_sources(data, setup.contract_of(recipe, method))
+    with bar("rows") as show:
+        return inspect_sources(
+            sources, Decoding(None, recipe.data.workers, recipe.data.max_pixels), lambda done: show(done, done)
+        )

@@ -128,30 +128,44 @@ class Source:
             A file cannot be read on, or no row is left.
         """
         account = self.account = Account()
+        kept = False
+        for place, made in self.outcomes(account, records):
+            if isinstance(made, BadRow):
+                if not self._skip:
+                    raise made
+                account.dropped[made.reason] += 1
+                account.bad.append((made.where or self.where(place), made.reason, made.what))
+                continue
+            kept = True
+            for row in made:
+                yield place, row
+        if not kept and records is None:
+            raise self._nothing_left()
+
+    def outcomes(self, account: Any, records: int | None = None) -> Iterator[tuple[Place, list[Row] | BadRow]]:
+        """The rows made of each record that ``where`` and ``limit`` let in, or its fault; all of it from the start.
+
+        `account` is told of records read (``read``) and left out by ``where`` (``filtered``).
+        """
         wanted = [(column, _accepted(value)) for column, value in self.config.where.items()]
         kept = 0
         for place, values in itertools.islice(self._records(), records):
             account.read += 1
+            if isinstance(values, BadRow):
+                yield place, values
+                continue
+            if any(not _matches(values.get(column), accepted) for column, accepted in wanted):
+                account.filtered += 1
+                continue
             try:
-                if isinstance(values, BadRow):
-                    raise values
-                if any(not _matches(values.get(column), accepted) for column, accepted in wanted):
-                    account.filtered += 1
-                    continue
                 made = self.make(values, place)
             except BadRow as bad:
-                if not self._skip:
-                    raise
-                account.dropped[bad.reason] += 1
-                account.bad.append((bad.where or self.where(place), bad.reason, bad.what))
+                yield place, bad
                 continue
-            for row in made:
-                yield place, row
+            yield place, made
             kept += 1
             if kept == self.config.limit:
                 return
-        if not kept and records is None:
-            raise self._nothing_left()
 
     def where(self, place: Place) -> str:
         """``file:row`` of a row."""

@@ -134,19 +134,8 @@ def open_training(
     RecipeError
         Settings that contradict each other.
     """
-    used = {"by-label": {"label"}, "no-duplicates": {"group"}}.get(config.sampler, set())
     _check_settings(config)
-    sources = [
-        Source(
-            source,
-            config,
-            index,
-            requires=frozenset(contract.requires),
-            reads=frozenset(contract.roles) | used,
-            base_dir=Path(base_dir),
-        )
-        for index, source in enumerate(config.train)
-    ]
+    sources = open_sources(config, contract, Path(base_dir))
     for source in sources:
         for note in source.notes:
             _LOG.warning(note)
@@ -161,6 +150,16 @@ def open_training(
             return LaneRows(sources, config, _roles_of(sources, contract), batch_size, seed)
         return StreamedRows(sources, config, _roles_of(sources, contract), batch_size, seed)
     return HeldRows(sources, config, _roles_of(sources, contract), batch_size, seed)
+
+
+def open_sources(config: DataConfig, contract: Contract, base_dir: Path = Path()) -> list[Source]:
+    """The sources of a recipe: parts found, columns bound, first rows checked; see `open_training`."""
+    used = {"by-label": {"label"}, "no-duplicates": {"group"}}.get(config.sampler, set())
+    requires, reads = frozenset(contract.requires), frozenset(contract.roles) | used
+    return [
+        Source(source, config, index, requires=requires, reads=reads, base_dir=base_dir)
+        for index, source in enumerate(config.train)
+    ]
 
 
 def _roles_of(sources: Sequence[Source], contract: Contract) -> frozenset[str]:

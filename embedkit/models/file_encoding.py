@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 BLOCK_ROWS = 16_384
 _TEXT_COLUMNS = ("text", "sentence", "anchor")
+_IMAGE_COLUMNS = ("image", "img", "file_name", "filename", "image_path", "filepath")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,11 @@ def encode_file(
     overwrite: bool = False,
     progress: Progress = None,
 ) -> EncodedFile:
-    """Encode the texts of a file; row i of the output belongs to row i of the input.
+    """Encode the texts or images of a file; row i of the output belongs to row i of the input.
+
+    An image is a cell of bytes (also ``{"bytes": ..}``), or a path in a column whose name says so (``image``,
+    ``file_name`` ...), relative to the file. Where a row has cells of both kinds and no `column` is named, the one that
+    is not empty counts: texts and images may be mixed.
 
     Run under ``accelerate launch`` the work is shared by all processes.
 
@@ -73,11 +78,12 @@ def encode_file(
     model : Model
         The encoder.
     input : str or Path
-        Whatever `embedkit.data.read_rows` reads: csv, tsv, jsonl, parquet, txt, also gzipped, or a folder.
+        Whatever `embedkit.data.read_rows` reads: csv, tsv, jsonl, parquet, txt, also gzipped, tar shards, a folder of
+        these, or a folder of images (in the order of their sorted paths).
     output : str or Path
         ``.npy``: float32 (N, D). ``.parquet``: columns ``row`` (int64) and ``embedding`` (D float32 values).
     column : str, optional
-        The column of the texts; the only one, or text, sentence or anchor, when None.
+        The column of the texts or images; the only one, or text, sentence, anchor or image, when None.
     format : str
         Format of the input where its name does not tell.
     prompt, normalize, truncate_dim, batch_tokens
@@ -108,20 +114,18 @@ def encode_file(
     wait()
     tell = _reporter(progress)
     total, reused, names = 0, 0, []
-    for number, texts in enumerate(_blocks(str(input), format, column, block_rows)):
-        name = f"{number:08d}-{_digest(texts)}.npy"
+    for number, items in enumerate(_blocks(str(input), format, column, block_rows)):
+        name = f"{number:08d}-{_digest(items)}.npy"
         names.append(name)
-        first, total = total, total + len(texts)
+        first, total = total, total + len(items)
         if number % world != rank:
             continue
         if (parts / name).is_file():
-            reused += len(texts)
+            reused += len(items)
         else:
-            from embedkit.models.encoding import encode
-
-            vectors = encode(model, texts, prompt, normalize, truncate_dim, batch_tokens, None, first)
+            vectors = _vectors(model, items, (prompt, normalize, truncate_dim, batch_tokens), first)
             _write_atomically(parts / name, partial(_save, vectors))
-        tell(len(texts))
+        tell(len(items))
     wait()
     if not names:
         raise DataError("no rows", where=str(input), remedy="give a file with at least one text")
@@ -165,39 +169,87 @@ def _open_parts(parts: Path, settings: dict[str, Any]) -> None:
     _write_atomically(marker, lambda file: file.write(json.dumps(settings).encode()))
 
 
-def _blocks(source: str, format: str, column: str | None, size: int) -> Iterator[list[str]]:
-    from embedkit.data import read_rows
+Item = str | bytes | Path
+"""A text, the content of an image file, or its path."""
 
-    block: list[str] = []
-    for count, row in enumerate(read_rows(source, format), 1):  # type: ignore[arg-type]
-        column = column or _text_column(row, source)
-        if column not in row:
-            raise DataError(f"no column {column!r}", where=f"{source}: row {count}", remedy=f"it has {', '.join(row)}")
-        text = row[column]
-        if not isinstance(text, str):
-            kind = "empty" if text is None else type(text).__name__
-            raise DataError(f"cell is {kind}, not text", where=f"{source}: row {count}, column {column}")
-        block.append(text)
-        if len(block) == size:
-            yield block
-            block = []
+
+def _vectors(model: Model, items: list[Item], settings: tuple[Any, ...], first: int) -> np.ndarray:
+    """Vectors of one block; messages count the rows from `first`."""
+    if all(isinstance(item, str) for item in items):
+        from embedkit.models.encoding import encode
+
+        return encode(model, items, *settings, None, first)  # type: ignore[arg-type]
+    if model.kind != "dual":
+        raise UserError(f"a {model.kind} model encodes no images", remedy="name the column of the texts: column=...")
+    try:
+        return model.encode(items, *settings)  # type: ignore[arg-type]
+    except DataError as error:
+        raise DataError(error.what, where=f"rows from {first + 1}: {error.where}", remedy=error.remedy) from error
+
+
+def _blocks(source: str, format: str, column: str | None, size: int) -> Iterator[list[Item]]:
+    from embedkit.data.rows import BadRow
+    from embedkit.data.sources import find_parts
+
+    block: list[Item] = []
+    for part in find_parts(source, format):
+        for number, row in part.records():
+            if isinstance(row, BadRow):
+                raise row
+            block.append(_item(row, column, part.folder, f"{part.name}:{number}"))
+            if len(block) == size:
+                yield block
+                block = []
     if block:
         yield block
 
 
-def _text_column(row: dict[str, Any], source: str) -> str:
-    if len(row) == 1:
+def _item(row: dict[str, Any], column: str | None, folder: Path | None, where: str) -> Item:
+    """The text or image of a row."""
+    column = column or _column_of(row, where)
+    if column not in row:
+        raise DataError(f"no column {column!r}", where=where, remedy=f"it has {', '.join(row)}")
+    cell = row[column]
+    if isinstance(cell, dict):  # an image as the hub has it
+        cell = cell.get("bytes") or cell.get("path")
+    if isinstance(cell, bytes):
+        return cell
+    if not isinstance(cell, str):
+        kind = "empty" if cell is None else type(cell).__name__
+        raise DataError(f"cell is {kind}, not text", where=f"{where}, column {column}")
+    if column not in _IMAGE_COLUMNS and not isinstance(row[column], dict):
+        return cell
+    path = (folder or Path()) / cell
+    if not path.is_file():
+        raise DataError(f"there is no image file {cell!r}", where=f"{where}, column {column}")
+    return path
+
+
+def _column_of(row: dict[str, Any], where: str) -> str:
+    texts = [name for name in _TEXT_COLUMNS if name in row]
+    images = [name for name in _IMAGE_COLUMNS if name in row]
+    if texts and images:  # a mixed list
+        filled = [name for name in (texts[0], images[0]) if row[name] not in (None, "", b"")]
+        if len(filled) == 1:
+            return filled[0]
+    elif texts or images:
+        return (texts or images)[0]
+    elif len(row) == 1:
         return next(iter(row))
-    for name in _TEXT_COLUMNS:
-        if name in row:
-            return name
-    raise DataError(f"columns {', '.join(row)}: which one holds the text?", where=source, remedy="name it: column=...")
+    raise DataError(
+        f"columns {', '.join(row)}: which one holds the texts or images?", where=where, remedy="name it: column=..."
+    )
 
 
-def _digest(texts: list[str]) -> str:
+def _digest(items: list[Item]) -> str:
+    """A hash of a block; of an image file its path, size and time of change."""
     digest = hashlib.blake2b(digest_size=8)
-    for text in texts:
-        data = text.encode("utf-8", "surrogatepass")
+    for item in items:
+        if isinstance(item, Path):
+            known = item.stat()
+            data = f"\0{item}\0{known.st_size}\0{known.st_mtime_ns}".encode("utf-8", "surrogatepass")
+        else:
+            data = item.encode("utf-8", "surrogatepass") if isinstance(item, str) else item
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()
 
