@@ -83,6 +83,7 @@ def evaluate(
         _compare(models or [], resamples, seed, report, json_file)
         return
     names = _distinct(models or [])
+    _check_models(names, trust_remote_code)
     from embedkit.evaluation import EmbeddingCache, open_suites
     from embedkit.evaluation.report import reports_text, save_reports
 
@@ -118,6 +119,17 @@ def _check_paths(report: str | None, cache: str | None) -> None:
         raise UserError("the folder of the report does not exist", where=report, remedy="make it first")
     if cache is not None and Path(cache).exists() and not Path(cache).is_dir():
         raise UserError("the cache is a file, not a folder", where=cache)
+
+
+def _check_models(names: Sequence[str], trust_remote_code: bool) -> None:
+    """Refuse folders that hold no model before data is looked for, which the hub may have to give."""
+    from embedkit.models.folder import inspect, locate
+
+    for name in names:
+        if _folder(name).is_dir():
+            inspect(_folder(name), trust_remote_code=trust_remote_code)
+        elif name.count("/") > 1:  # no id of the hub
+            locate(name)
 
 
 def _distinct(models: Sequence[str]) -> list[str]:

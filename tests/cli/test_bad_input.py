@@ -105,10 +105,8 @@ def test_using_refuses_what_is_no_model(
     command: str, folder: str, part: str, tmp_path: Path, refused: Callable[..., str]
 ) -> None:
     recipe(tmp_path, "t.txt", "a sentence\n")
-    rows = "subset\tsplit\tsentence1\tsentence2\tscore\n" + "x\ttest\ta\tb\t1\nx\ttest\tc\td\t2\n"
-    (tmp_path / "data" / "stsb.tsv").write_text(rows)
     more = {
-        "eval": ["--tasks", "stsb", "--data", str(tmp_path / "data")],
+        "eval": ["--data", str(tmp_path / "nowhere")],
         "encode": ["--input", str(tmp_path / "data" / "t.txt"), "--output", str(tmp_path / "v.npy")],
         "export": [str(tmp_path / "out")],
     }
