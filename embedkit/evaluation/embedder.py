@@ -174,6 +174,10 @@ class Embedder:
         if self.cache is not None and self.model_key is not None:
             found = self.cache.get(self.model_key, prompt, keys)
         missing = [place for place, key in enumerate(keys) if key not in found]
+        if self.cache is not None and self.distributed and not alone:
+            missing = _of_any_process(missing)
+            for place in missing:
+                found.pop(keys[place], None)
         self.reused += len(items) - len(missing)
         fresh: Array | None = None
         if missing:
@@ -246,6 +250,17 @@ def _place() -> tuple[int, int]:
     import torch.distributed as dist
 
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def _of_any_process(missing: list[int]) -> list[int]:
+    """What some process lacks: their caches differ where each has encoded a part of a corpus."""
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        return missing
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, missing)
+    return sorted(set().union(*parts))
 
 
 def _gather(vectors: Array, total: int, world: int) -> Array:

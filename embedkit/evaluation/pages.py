@@ -40,6 +40,7 @@ th:first-child,td:first-child{text-align:left}thead th{color:var(--dim);font-wei
 td.best{font-weight:700}.up{color:var(--good)}.down{color:var(--bad)}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:16px}
 .grid.two{grid-template-columns:repeat(2,minmax(0,440px))}.grid.three{grid-template-columns:repeat(3,minmax(0,1fr))}
+.tables{display:flex;flex-wrap:wrap;gap:8px 32px}
 .sides{display:grid;grid-template-columns:minmax(0,1fr) minmax(0,1fr);gap:24px;align-items:start}
 @media(max-width:820px){.sides,.grid.two,.grid.three{grid-template-columns:1fr}}
 svg{width:100%;max-width:760px;height:auto;font:11px system-ui,sans-serif}svg text{fill:var(--fg)}
@@ -186,8 +187,8 @@ def _metrics(reports: Sequence[Report], names: Sequence[str]) -> str:
         keys = list(dict.fromkeys(key for metrics in found for key in metrics))
         rows = [[escape(key), *(f"{m[key]:.4f}" if key in m else "-" for m in found)] for key in keys]
         parts.append(f"<div><h3>{escape(task)}</h3>{_table(['metric', *names], rows)}</div>")
-    opened = " open" if len(parts) <= 2 else ""
-    return f'<details{opened}><summary>Every metric</summary><div class="grid">{"".join(parts)}</div></details>'
+    opened = " open" if sum(part.count("<tr>") for part in parts) <= 16 else ""
+    return f'<details{opened}><summary>Every metric</summary><div class="tables">{"".join(parts)}</div></details>'
 
 
 def _subsets(reports: Sequence[Report], names: Sequence[str]) -> str:

@@ -187,9 +187,8 @@ def open_suite(
     check_settings([task.kind for task in chosen], given)
     if resamples < 0:
         raise UserError(f"resamples is {resamples}", remedy="use 0 or more")
-    opening = Opening(
-        Path(data) if data is not None else None, split, config.folder, seed, {**config.settings, **given}
-    )
+    folder = Path(data) if data is not None else None
+    opening = Opening(folder, split, config.folder, seed, config.settings, given)
     opened = [TASKS[task.kind](task, opening) for task in chosen]
     return OpenSuite(config, opened, split, config.main_of(chosen), seed, prompt, dim, resamples, given)
 

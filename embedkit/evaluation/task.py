@@ -71,13 +71,15 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class Opening:
-    """With what a task is opened: folder of data (None: the hub), split, sub-folder, seed, the user's settings."""
+    """With what a task is opened: folder of data (None: the hub), split, sub-folder, seed; settings of the suite, and
+    those that the user gave, which win over the task's own."""
 
     data: Path | None
     split: str
     folder: str | None = None
     seed: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
+    given: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Task(ABC):
@@ -95,12 +97,13 @@ class Task(ABC):
         self.config, self.name, self.split = config, config.name, opening.split
         self.opening = opening
         self.notes: list[str] = []
-        self.settings: Any = self._settings(opening.settings)
+        self.settings: Any = self._settings(opening.settings, opening.given)
 
-    def _settings(self, given: Mapping[str, Any]) -> TaskSettings:
-        """The suite's settings that this kind knows, then the task's own, which must all be known."""
+    def _settings(self, suite: Mapping[str, Any], given: Mapping[str, Any]) -> TaskSettings:
+        """The suite's settings that this kind knows, then the task's own, which must all be known, then the user's."""
         known = self.settings_type.model_fields
-        merged = {key: value for key, value in given.items() if key in known} | self.config.settings
+        merged = {key: value for key, value in suite.items() if key in known} | self.config.settings
+        merged |= {key: value for key, value in given.items() if key in known}
         try:
             return self.settings_type.model_validate(merged)
         except ValidationError as error:

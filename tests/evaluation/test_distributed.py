@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from embedkit.evaluation import evaluate
+from embedkit.evaluation import Embedder, EmbeddingCache, evaluate
 from embedkit.evaluation.search import exact_top_k
 from tests.evaluation.test_retrieval import collection
 from tests.evaluation.toys import BagOfWords, sts_folder
@@ -64,3 +64,19 @@ def _found(size: int, k: int, shared: bool) -> tuple[list[Any], list[Any]]:
 def test_shared_search_equals_one_search_with_ties_and_small_parts() -> None:
     for size, k in ((1, 3), (5, 4), (40, 10), (300, 25)):
         assert run_processes(_found, 2, size, k, True) == [_found(size, k, False)] * 2
+
+
+def _after_a_search(texts: list[str]) -> tuple[list[list[float]], int]:
+    """Vectors of all texts after each process has cached those of its part of them, and how many were encoded then."""
+    model, cache = BagOfWords(8), EmbeddingCache()
+    first, second = (Embedder(model, cache=cache, model_key="key", distributed=True) for _ in range(2))
+    for _ in first.blocks(texts, 4, own=True):
+        pass
+    return second(texts).tolist(), second.encoded
+
+
+def test_processes_with_different_caches_encode_the_same_texts() -> None:
+    texts = [f"text {number}" for number in range(11)]
+    answers: list[Any] = run_processes(_after_a_search, 2, texts)
+    assert [vectors for vectors, _ in answers] == [BagOfWords(8).encode(texts).tolist()] * 2
+    assert [encoded for _, encoded in answers] == [11, 11]

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from embedkit.errors import UserError
-from embedkit.evaluation import describe_suites, load_suite, metric_names
+from embedkit.evaluation import SuiteConfig, describe_suites, load_suite, metric_names, open_suite
 from embedkit.evaluation.task import TASKS
 from embedkit.resources import suite_names
+from tests.evaluation.toys import sts_folder
 
 SEVEN = ["sts12", "sts13", "sts14", "sts15", "sts16", "stsb", "sickr"]
 
@@ -104,3 +105,13 @@ def test_public_names_are_what_they_say_and_no_module_hides_one() -> None:
     for name in evaluation.__all__:  # a second time, when every module has been imported
         assert not isinstance(getattr(evaluation, name), types.ModuleType)
     assert set(evaluation.__all__) == set(evaluation._LAZY)
+
+
+def test_settings_of_the_user_win_over_those_of_the_task_and_of_the_suite(tmp_path: Path) -> None:
+    task = {"name": "stsb", "kind": "sts", "settings": {"subsets": False}}
+    suite = {"name": "own", "description": "x", "settings": {"aggregation": "mean"}, "tasks": [task]}
+    config = SuiteConfig.model_validate(suite)
+    data = sts_folder(tmp_path, ["stsb"])
+    assert open_suite(config, data).tasks[0].settings.model_dump() == {"aggregation": "mean", "subsets": False}
+    given = {"aggregation": "all", "subsets": True}
+    assert open_suite(config, data, settings=given).tasks[0].settings.model_dump() == given

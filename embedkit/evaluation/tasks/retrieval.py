@@ -26,7 +26,8 @@ class RetrievalSettings(TaskSettings):
     ``main``: the measure that is the score. ``query_prompt``, ``document_prompt``: names of the model's prompts.
     ``ignore_identical_ids``: a document with the query's id is no answer (ArguAna, Quora in MTEB). ``block``:
     documents encoded and scored at a time. ``index``: "exact", or the description of a FAISS index, whose recall
-    against exact search is then measured; the score is the index's.
+    against exact search is then measured; the score is the index's. ``device``: of the exact search; the model's GPU,
+    or else the CPU.
     """
 
     similarity: Literal["cosine", "dot"] = "cosine"
@@ -37,7 +38,7 @@ class RetrievalSettings(TaskSettings):
     ignore_identical_ids: bool = False
     block: int = Field(4096, gt=0)
     index: str = "exact"
-    device: str = "cpu"
+    device: str | None = None
 
 
 @TASKS.add("retrieval")
@@ -86,8 +87,8 @@ class RetrievalTask(Task):
         preference = trec_preference(c.document_ids)
         if s.index == "exact":
             scores, places = exact_top_k(
-                queries, self._blocks(embed, own=True), depth, len(c.documents), preference, device=s.device,
-                shared=embed.distributed,
+                queries, self._blocks(embed, own=True), depth, len(c.documents), preference,
+                device=s.device or _search_device(embed.model), shared=embed.distributed,
             )  # fmt: skip
         else:
             vectors = np.concatenate([block for _, block in self._blocks(embed)])
@@ -125,3 +126,8 @@ class RetrievalTask(Task):
             names = names[: max(self.settings.cutoffs)]
             gains[row, : len(names)] = [c.qrels[query].get(name, 0) for name in names]
         return gains
+
+
+def _search_device(model: Any) -> str:
+    place = str(getattr(model, "device", "cpu"))
+    return place if place.startswith("cuda") else "cpu"
