@@ -48,7 +48,8 @@ class Samples:
 
     def gathered(self, world: World) -> list[dict[str, Any]]:
         """The plain values of every process, on every process."""
-        mine = torch.tensor(list(json.dumps(asdict(self)).encode()), dtype=torch.uint8, device=world.device)
+        known = json.dumps({"trained": self.trained, "skipped": dict(self.skipped)})
+        mine = torch.tensor(list(known.encode()), dtype=torch.uint8, device=world.device)
         counts = world.counts(len(mine))
         parts = world.gather(mine, counts).cpu().split(counts)
         return [json.loads(bytes(part.tolist())) for part in parts]
