@@ -25,8 +25,10 @@ def train(
     """
     check_json(json_file)
     from embedkit.recipe_io import load_recipe
+    from embedkit.training.setup import check_early
 
     loaded = load_recipe(recipe, overrides or [], smoke=smoke)
+    check_early(loaded)
     from accelerate import PartialState
 
     from embedkit.training import train as run

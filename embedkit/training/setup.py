@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,19 @@ def contract_of(recipe: Recipe, method: Method) -> Contract:
     """The roles that the method reads, those required that its objective cannot do without."""
     needed = build_objective(recipe, method).requires & method.contract.roles - method.provides
     return Contract(method.contract.requires | needed, method.contract.accepts - needed)
+
+
+def check_early(recipe: Recipe) -> None:
+    """Look at the method's settings and the first rows of every source while nothing heavy is imported.
+
+    What is wrong there is then said at once. `Run` looks again, at more; where torch is imported already there is no
+    time to win and nothing is done.
+    """
+    if "torch" in sys.modules:
+        return
+    from embedkit.data.training import open_sources
+
+    open_sources(recipe.data, build_method(recipe).contract, Path.cwd())
 
 
 def open_rows(recipe: Recipe, method: Method) -> TrainingRows:

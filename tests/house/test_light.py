@@ -56,6 +56,12 @@ def test_data_modules_import_no_torch() -> None:
     assert not loaded_after(code) & {"torch", "transformers", "sentence_transformers"}
 
 
+def test_wrong_rows_are_refused_before_torch_is_imported() -> None:
+    words = ["train", "quickstart", "--output", "no-such-run", "data.train.0.path=no-such-file.tsv"]
+    code = f"from embedkit.cli.app import main\nassert main({words!r}) == 2"
+    assert not loaded_after(code) & {"torch", "transformers", "accelerate"}
+
+
 def test_every_public_name_can_be_had() -> None:
     for name in embedkit.__all__:
         assert getattr(embedkit, name) is not None
