@@ -298,7 +298,7 @@ def html_report(
             bounds = _interval_of(report, report.main_name)
             said = f"95 %: {bounds[0]:.2f} to {bounds[1]:.2f}" if bounds else "no interval"
             result = report.tasks.get(report.main_name)
-            metric = f" {result.metric}" if result is not None else ""
+            metric = f" {result.metric}" if result is not None else f" of {len(report.tasks)} tasks"
             of = f'<span class="dim">{escape(report.suite)} {escape(report.main_name + metric)}</span>'
             head = f"{escape(_name(report, place))}<br>{of}"
             cards.append(f'<div class="card">{head}<b>{report.main:.2f}</b><small class="dim">{said}</small></div>')
