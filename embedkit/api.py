@@ -83,8 +83,9 @@ def train(
 
 
 def export(
-    model: Model | str | Path, path: str | Path, format: str = "sentence-transformers", *, overwrite: bool = False
-) -> Path:
+    model: Model | str | Path, path: str | Path, format: str = "sentence-transformers", *, overwrite: bool = False,
+    samples: int = 100,
+) -> Path:  # fmt: skip
     """Write a model as a folder that another library reads.
 
     Parameters
@@ -94,9 +95,12 @@ def export(
     path : str or Path
         Folder to write.
     format : str
-        ``sentence-transformers``, ``transformers`` or ``onnx``.
+        ``sentence-transformers``, ``transformers`` or ``onnx``; for dual encoders also ``open_clip``, and ``clip``, one
+        folder that all three libraries read.
     overwrite : bool
         Replace a folder that is no earlier export.
+    samples : int
+        Images and texts that are compared for the certificate of a dual encoder.
 
     Raises
     ------
@@ -106,4 +110,4 @@ def export(
     from embedkit.interop import export as write
 
     loaded = load(model, device="cpu") if isinstance(model, str | Path) else model
-    return write(loaded, path, format=format, overwrite=overwrite)
+    return write(loaded, path, format=format, overwrite=overwrite, samples=samples)

@@ -14,14 +14,16 @@ def export(
     model: ModelName,
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder to write.")],
     format: Annotated[
-        str, typer.Option("--format", "-f", help="sentence-transformers, transformers or onnx.")
+        str, typer.Option("--format", "-f", help="sentence-transformers, transformers, onnx; dual: open_clip, clip.")
     ] = "sentence-transformers",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is no export.")] = False,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Dual: images and texts compared.")] = 100,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Write a model for another library."""
     from embedkit.api import export as write
     from embedkit.models import load
 
-    write(load(model, device="cpu", trust_remote_code=trust_remote_code), output, format=format, overwrite=overwrite)
+    loaded = load(model, device="cpu", trust_remote_code=trust_remote_code)
+    write(loaded, output, format=format, overwrite=overwrite, samples=samples)
     console().print(f"written to {output}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import ModelError
@@ -100,8 +101,9 @@ def refuse(library: str, reason: str) -> None:
 
 def end_id(text: ClipTextEncoder) -> int:
     """The token at which the text is read."""
-    tokenizer = text.tokenizer
-    found = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+    from embedkit.models.clip_text import special_ids
+
+    found = special_ids(text.tokenizer)["eos_token_id"]
     if found is None:
         refuse("CLIP", "its tokenizer has no end token")
     return int(found)
@@ -114,10 +116,15 @@ def has_clip_vocabulary(tokenizer: Any) -> bool:
     vocabulary = tokenizer.get_vocab()
     if len(vocabulary) != 49408 or find_spec("open_clip") is None:
         return False
+    return all(vocabulary.get(piece) == place for piece, place in _clip_pieces().items())
+
+
+@lru_cache(maxsize=1)
+def _clip_pieces() -> dict[str, int]:
+    """CLIP's tokens but for the two special ones."""
     from embedkit.models.clip_text import END, START, clip_tokenizer
 
-    known = clip_tokenizer().get_vocab()
-    return all(vocabulary.get(piece) == place for piece, place in known.items() if piece not in (START, END))
+    return {piece: place for piece, place in clip_tokenizer().get_vocab().items() if piece not in (START, END)}
 
 
 _ENTITIES = {
@@ -153,5 +160,7 @@ def with_cleaning(text: ClipTextEncoder) -> Any:
         steps += [normalizers.Lowercase()] if text.cleaning != "whitespace" else []
         steps += [replace(Regex(r"\s+"), " "), normalizers.Strip()]
         core.normalizer = normalizers.Sequence([*steps, *([core.normalizer] if core.normalizer is not None else [])])
-    names = {key: value for key, value in source.special_tokens_map.items() if isinstance(value, str)}
+    names: dict[str, Any] = {k: v for k, v in source.special_tokens_map.items() if isinstance(v, str)}
+    if text.padded:
+        names["model_input_names"] = ["input_ids"]  # no mask: its attention sees the padding, as in training
     return PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=text.max_length, **names)

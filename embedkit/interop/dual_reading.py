@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import ModelError
+from embedkit.interop.clip_text import end_id
 from embedkit.models.folder import FolderPlan
 from embedkit.models.preprocess import FILTERS, Preprocess
 
@@ -72,9 +73,9 @@ def _clip(model: Any, tokenizer: Any, preprocess: Preprocess, spec: dict[str, An
     from embedkit.models.image_towers import TransformersTower
 
     text = ClipTextEncoder(model.text_model, tokenizer, max_length=spec.get("max_length"))
-    if model.config.text_config.eos_token_id not in (2, text.tokenizer.eos_token_id):
+    if model.config.text_config.eos_token_id not in (2, end_id(text)):
         raise ModelError(
-            f"eos_token_id is {model.config.text_config.eos_token_id} and the tokenizer's is {tokenizer.eos_token_id}",
+            f"eos_token_id is {model.config.text_config.eos_token_id} and the tokenizer's is {end_id(text)}",
             where="config.json", remedy="transformers would read the text at another place; mend the configuration",
         )  # fmt: skip
     return DualEncoder(

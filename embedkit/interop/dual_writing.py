@@ -13,7 +13,7 @@ from embedkit.models.saving import write_json
 
 if TYPE_CHECKING:
     from embedkit.models.clip_text import ClipTextEncoder
-    from embedkit.models.dual import DualEncoder
+    from embedkit.models.dual import DualEncoder, Projection
 
 LIBRARY = "transformers"
 PIL_NOTE = (
@@ -81,7 +81,7 @@ def _clip(model: DualEncoder, text: ClipTextEncoder) -> tuple[Any, dict[str, Any
     own |= {"eos_token_id": end, "projection_dim": model.dim, "max_position_embeddings": text.max_length}
     if text.max_length != text.encoder.config.max_position_embeddings:
         refuse(LIBRARY, f"the position table has more places than max_length, {text.max_length}")
-    kind = model.projections["text"]
+    kind = model.projection("text")
     if kind.kind != "linear" or kind.bias or text.layers:
         refuse(LIBRARY, "a CLIPModel has one linear projection without bias behind each tower")
     config = CLIPConfig(
@@ -104,7 +104,7 @@ def _vision(model: DualEncoder) -> tuple[dict[str, Any], dict[str, Any], Any]:
     from embedkit.models.adapters import has_adapters, merged_state
     from embedkit.models.image_towers import OpenClipTower
 
-    tower, projection = model.image, model.projections["image"]
+    tower, projection = model.image, model.projection("image")
     state = merged_state(tower.encoder) if has_adapters(tower.encoder) else dict(tower.encoder.state_dict())
     if not isinstance(tower, OpenClipTower):
         if projection.kind != "linear" or projection.bias or tower.pooling != "pooler":  # type: ignore[union-attr]
@@ -138,7 +138,7 @@ def _siglip(model: DualEncoder, text: ClipTextEncoder) -> tuple[Any, dict[str, A
     from embedkit.models.adapters import has_adapters, merged_state
 
     encoder = model.image.encoder
-    kinds = {part.kind for part in model.projections.values()}
+    kinds = {part.kind for part in _projections(model)}
     known = getattr(getattr(encoder, "config", None), "model_type", "")
     if known != "siglip_vision_model" or getattr(model.image, "pooling", "") != "pooler" or kinds != {"none"}:
         refuse(LIBRARY, "a SiglipModel has SigLIP's own image tower and no projection behind the towers")
@@ -167,7 +167,7 @@ def _mixed(model: DualEncoder) -> tuple[Any, dict[str, Any], Any]:
     head = pooler_of(text)
     if head is None:
         refuse(LIBRARY, "a VisionTextDualEncoder reads the text through a tanh pooler on the first token")
-    if image.pooling != "pooler" or any(p.kind != "linear" or p.bias for p in model.projections.values()):  # type: ignore[union-attr]
+    if image.pooling != "pooler" or any(p.kind != "linear" or p.bias for p in _projections(model)):  # type: ignore[union-attr]
         refuse(LIBRARY, "a VisionTextDualEncoder reads poolers, with linear projections without bias")
     visual = merged_state(image.encoder) if has_adapters(image.encoder) else image.encoder.state_dict()
     config = VisionTextDualEncoderConfig.from_vision_text_configs(
@@ -176,10 +176,14 @@ def _mixed(model: DualEncoder) -> tuple[Any, dict[str, Any], Any]:
     config.architectures = ["VisionTextDualEncoderModel"]
     state = {f"vision_model.{name}": tensor for name, tensor in visual.items()} | _encoder_state(text, "text_model.")
     state |= {f"text_model.pooler.dense.{leaf}": tensor for leaf, tensor in head.linear.state_dict().items()}
-    state["visual_projection.weight"] = model.projections["image"].layers[0].weight
-    state["text_projection.weight"] = model.projections["text"].layers[0].weight
+    state["visual_projection.weight"] = model.projection("image").layers[0].weight
+    state["text_projection.weight"] = model.projection("text").layers[0].weight
     state["logit_scale"] = torch.tensor(model.log_scale)
     return config, state, text.tokenizer
+
+
+def _projections(model: DualEncoder) -> list[Projection]:
+    return [model.projection(name) for name in ("text", "image")]
 
 
 _PROCESSORS = {

@@ -28,7 +28,7 @@ class TextGraph(nn.Module):
         self.tower = PaddedEncoder(model.text)
         self.tower.normalize = False
         self.head = self.tower.encoder.head if getattr(model.text, "padded", False) else nn.Identity()
-        self.projection = copy.deepcopy(model.projections["text"])
+        self.projection = copy.deepcopy(model.projection("text"))
         self.normalize = model.normalize
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class ImageGraph(nn.Module):
         if has_adapters(model.image.encoder):
             raise ModelError("the model has adapters", remedy="save and load it first, which merges them")
         self.tower = copy.deepcopy(model.image)
-        self.projection = copy.deepcopy(model.projections["image"])
+        self.projection = copy.deepcopy(model.projection("image"))
         self.normalize = model.normalize
 
     def forward(self, pixel_values: Tensor) -> Tensor:

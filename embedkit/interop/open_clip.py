@@ -136,7 +136,7 @@ def _text(cfg: dict[str, Any], dim: int, quick: bool, state: dict[str, Any], fol
     """The text tower and its projection."""
     from transformers import AutoConfig
 
-    from embedkit.models.clip_text import ClipTextEncoder
+    from embedkit.models.clip_text import ClipTextEncoder, special_ids
     from embedkit.models.dual import Projection
     from embedkit.models.dual_folder import load_exactly
     from embedkit.models.loading import new_encoder
@@ -145,8 +145,7 @@ def _text(cfg: dict[str, Any], dim: int, quick: bool, state: dict[str, Any], fol
         return _hf_text(cfg, dim, state, folder)
     settings = text_config(cfg, dim, quick)
     tokenizer, cleaning = _tokenizer(cfg, folder)
-    ends = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
-    encoder = new_encoder(AutoConfig.for_model(**settings, **ends, pad_token_id=tokenizer.pad_token_id))
+    encoder = new_encoder(AutoConfig.for_model(**settings, **special_ids(tokenizer)))
     tensors = clip_keys.text_to_hf(state)
     if settings["model_type"] == "siglip_text_model":
         tensors |= {"head.weight": state["text_projection.weight"], "head.bias": state["text_projection.bias"]}
@@ -259,7 +258,7 @@ def vision_parts(model: DualEncoder) -> tuple[dict[str, Any], dict[str, Any], bo
     from embedkit.models.adapters import has_adapters, merged_state
     from embedkit.models.image_towers import OpenClipTower
 
-    tower, projection = model.image, model.projections["image"]
+    tower, projection = model.image, model.projection("image")
     state = merged_state(tower.encoder) if has_adapters(tower.encoder) else dict(tower.encoder.state_dict())
     if isinstance(tower, OpenClipTower):
         if projection.kind != "none":
@@ -285,7 +284,7 @@ def vision_parts(model: DualEncoder) -> tuple[dict[str, Any], dict[str, Any], bo
 
 def text_parts(model: DualEncoder, text: ClipTextEncoder) -> dict[str, Any]:
     """open_clip's weights of the text tower."""
-    projection = model.projections["text"]
+    projection = model.projection("text")
     if text.layers:
         refuse("open_clip", "the text tower has dense layers")
     held = {name.removeprefix("encoder."): tensor for name, tensor in text.tensors().items()}

@@ -11,17 +11,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from embedkit.models.base import Model
     from embedkit.models.building import build
+    from embedkit.models.dual import DualEncoder
     from embedkit.models.file_encoding import encode_file
+    from embedkit.models.images import ImageInputs
     from embedkit.models.inputs import Inputs
     from embedkit.models.loading import load
     from embedkit.models.poolers import poolers
+    from embedkit.models.preprocess import Preprocess
     from embedkit.models.saving import save
     from embedkit.models.static import StaticEncoder
     from embedkit.models.text import TextEncoder
 
 _HOME = {
+    "DualEncoder": "dual",
+    "ImageInputs": "images",
     "Inputs": "inputs",
     "Model": "base",
+    "Preprocess": "preprocess",
     "StaticEncoder": "static",
     "TextEncoder": "text",
     "build": "building",
@@ -32,8 +38,11 @@ _HOME = {
 }
 
 __all__ = [
+    "DualEncoder",
+    "ImageInputs",
     "Inputs",
     "Model",
+    "Preprocess",
     "StaticEncoder",
     "TextEncoder",
     "build",

@@ -107,7 +107,7 @@ def _dropout_overrides(config: ModelConfig, known: Any) -> dict[str, float]:
 def _random_text(config: ModelConfig) -> Model:
     from transformers import AutoConfig
 
-    from embedkit.models.clip_text import CAUSAL, PADDED, ClipTextEncoder
+    from embedkit.models.clip_text import CAUSAL, PADDED, ClipTextEncoder, special_ids
     from embedkit.models.loading import new_encoder
     from embedkit.models.text import TextEncoder
 
@@ -116,6 +116,8 @@ def _random_text(config: ModelConfig) -> Model:
     kind = settings.pop("model_type")
     tokenizer = open_tokenizer(str(config.tokenizer))
     settings.setdefault("vocab_size", len(tokenizer))
+    if kind in (CAUSAL, PADDED):
+        settings = {**special_ids(tokenizer), **settings}
     for key in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
         if getattr(tokenizer, key, None) is not None:
             settings.setdefault(key, getattr(tokenizer, key))

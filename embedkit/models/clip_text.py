@@ -73,7 +73,7 @@ class ClipTextEncoder(TextEncoder):
 
     def _ended(self, inputs: Inputs) -> Inputs:
         """Sequences cut behind their first end token: a caption that spells it out ends there, as in open_clip."""
-        end = getattr(self.tokenizer, "eos_token_id", None)
+        end = special_ids(self.tokenizer)["eos_token_id"]
         ids = inputs.ids.numpy()
         places = np.flatnonzero(ids == end) if end is not None else np.zeros(0, dtype=np.int64)
         if len(places) <= len(inputs):
@@ -113,6 +113,18 @@ class ClipTextEncoder(TextEncoder):
     def spec(self) -> dict[str, Any]:
         """Settings that decide the vectors."""
         return {**super().spec(), "cleaning": self.cleaning}
+
+
+def special_ids(tokenizer: Any) -> dict[str, int | None]:
+    """The tokens that a text begins, ends and is padded with; BERT's where there are no others."""
+
+    def first(*names: str) -> int | None:
+        return next((found for name in names if (found := getattr(tokenizer, name, None)) is not None), None)
+
+    return {
+        "bos_token_id": first("bos_token_id", "cls_token_id"), "eos_token_id": first("eos_token_id", "sep_token_id"),
+        "pad_token_id": first("pad_token_id"),
+    }  # fmt: skip
 
 
 def clip_tokenizer() -> Any:

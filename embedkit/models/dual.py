@@ -141,8 +141,8 @@ class DualEncoder(Model):
         """Vectors (N, D) of texts or images, in their order, not normalised; settings are those of the text tower."""
         if isinstance(inputs, ImageInputs):
             with self.image.drawing(inputs.data.get("seeds")):
-                return self.projections["image"](self.image(self.pixels(inputs)))
-        return self.projections["text"](self.text(inputs, **settings))
+                return self.projection("image")(self.image(self.pixels(inputs)))
+        return self.projection("text")(self.text(inputs, **settings))
 
     def pixels(self, inputs: ImageInputs) -> Tensor:
         """Normalised pixels (N, 3, H, W) in the type of the weights."""
@@ -150,6 +150,17 @@ class DualEncoder(Model):
         pixels = inputs.pixels.to(self.dtype)
         scale, shift = channel_factors(self.preprocess.mean, self.preprocess.std, full, pixels)
         return pixels * scale - shift
+
+    def projection(self, name: str) -> Projection:
+        """The projection behind the tower "text" or "image"."""
+        found = self.projections[name]
+        assert isinstance(found, Projection)
+        return found
+
+    @property
+    def mixes_inputs(self) -> bool:
+        """Whether in training a vector depends on the other inputs of its chunk."""
+        return self.image.mixes_images
 
     @property
     def log_scale(self) -> float:
@@ -161,7 +172,7 @@ class DualEncoder(Model):
         return {
             "text": {"kind": self.text.kind, **self.text.spec()},
             "image": self.image.spec(),
-            "projections": {name: part.spec() for name, part in self.projections.items()},
+            "projections": {name: self.projection(name).spec() for name in ("text", "image")},
             "preprocess": self.preprocess.to_json(),
             "normalize": self.normalize, "scale": self.scale, "bias": self.bias,
         }  # fmt: skip

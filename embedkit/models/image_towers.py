@@ -40,7 +40,7 @@ class ImageTower(nn.Module):
     """
 
     family = ""
-    encoder: nn.Module
+    encoder: Any
     dim: int
     size: tuple[int, int]
     patches: int
@@ -50,16 +50,16 @@ class ImageTower(nn.Module):
     def train(self, mode: bool = True) -> ImageTower:
         """Training or evaluation mode; frozen batch normalisation stays in evaluation mode."""
         super().train(mode)
-        frozen = self.freeze_batch_norm or not any(p.requires_grad for p in self.parameters())
-        for module in self.encoder.modules() if mode and frozen else ():
+        for module in self.encoder.modules() if mode and not self.mixes_images else ():
             if isinstance(module, BATCH_NORMS):
                 module.eval()
         return self
 
     @property
     def mixes_images(self) -> bool:
-        """Whether the vector of an image depends on the other images of its batch: batch normalisation in training."""
-        return any(isinstance(m, BATCH_NORMS) and m.training for m in self.encoder.modules())
+        """Whether in training the vector of an image depends on the other images: batch normalisation, not frozen."""
+        frozen = self.freeze_batch_norm or not any(p.requires_grad for p in self.parameters())
+        return not frozen and any(isinstance(module, BATCH_NORMS) for module in self.encoder.modules())
 
     def set_patch_dropout(self, rate: float) -> None:
         """Leave out a share of the patches in training (FLIP, Li et al. 2023, section 3).

@@ -205,9 +205,11 @@ def new_encoder(config: Any) -> Any:
 
 
 def _encoder_class(config: Any, trust_remote_code: bool) -> Any:
-    from transformers import AutoModel
+    from transformers import AutoModel, SiglipTextModel
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
+    if config.model_type == "siglip_text_model":  # known to no automatic class
+        return SiglipTextModel
     whole = AutoModel._model_mapping.get(type(config), None)
     encoder = MODEL_FOR_TEXT_ENCODING_MAPPING.get(type(config), None)
     return AutoModel if encoder is None or encoder is whole else encoder  # T5: the encoder without the decoder

@@ -59,12 +59,12 @@ def place_patch_dropout(tower: Any, rate: float) -> None:
     encoder = tower.encoder
     trunk = getattr(encoder, "trunk", None)
     if trunk is not None and hasattr(trunk, "patch_drop"):
-        trunk.patch_drop = PatchDropout(rate, int(trunk.num_prefix_tokens))
+        trunk.patch_drop = PatchDropout(rate, int(trunk.num_prefix_tokens)).train(trunk.training)
     elif hasattr(encoder, "patch_dropout"):
-        encoder.patch_dropout = PatchDropout(rate, 1)
+        encoder.patch_dropout = PatchDropout(rate, 1).train(encoder.training)
     elif hasattr(encoder, "embeddings") and hasattr(tower, "prefix"):
         # inside the embeddings: a module of its own, without parameters, whose hook changes their result
-        encoder.embeddings.patch_dropout = PatchDropout(rate, tower.prefix)
+        encoder.embeddings.patch_dropout = PatchDropout(rate, tower.prefix).train(encoder.training)
         if not getattr(encoder.embeddings, "_drops_patches", False):
             encoder.embeddings.register_forward_hook(_drop)
             encoder.embeddings._drops_patches = True

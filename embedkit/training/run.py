@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from embedkit.errors import CheckpointError, NonFiniteError, UserError
+from embedkit.errors import CheckpointError, NonFiniteError, RecipeError, UserError
 from embedkit.evaluation.card import card_of_run, keep_report
 from embedkit.recipe import Recipe
 from embedkit.recipe_io import dump_recipe, load_recipe
@@ -29,6 +29,7 @@ from embedkit.training.ledger import Ledger
 from embedkit.training.log import Progress, RichProgress, RunLog
 from embedkit.training.optimiser import Optimiser, RunningMean, assign_groups, schedule_factor
 from embedkit.training.precision import LossScale, autocast, choose_precision
+from embedkit.training.scale import keep_scale, start_scale
 from embedkit.training.starting import StartingPoint
 from embedkit.training.state import Best, RunState, load_weights
 from embedkit.training.step import Bundle, TrainStep
@@ -212,6 +213,7 @@ class Run:
         target = self.folder / "model"
         self.ledger.finish(self.rows)
         with self._mean_weights():
+            keep_scale(state.bundle.objective, state.bundle.model)
             self.engine.save_model(state.bundle.model, target, self.recipe)
         if self.world.is_main:
             card_of_run(self.folder, chosen)
@@ -252,6 +254,7 @@ class Run:
         if train_config.compile:
             model.compile_layers()
         objective = setup.build_objective(recipe, self.method, self.method.embedding_dim(model), self.rows.num_rows)
+        start_scale(objective, model, recipe.objective.settings if recipe.objective is not None else ())
         guide = Guide(recipe.guide, model) if recipe.guide is not None else None
         bundle = Bundle(model, parts, objective, guide)
         undecayed = frozenset(f"objective.{name}" for name in objective.no_weight_decay)
@@ -278,7 +281,13 @@ class Run:
 
     def _chunking(self) -> Chunking:
         config = self.recipe.train
-        return Chunking(config.chunk_size, config.chunk_tokens, config.keep_chunks)
+        chunking = Chunking(config.chunk_size, config.chunk_tokens, config.keep_chunks)
+        if not chunking.whole and getattr(self.state.bundle.model, "mixes_inputs", False):
+            raise RecipeError(
+                "batch normalisation sees one chunk at a time, which changes the gradient", where="train.chunk_size",
+                remedy="set model.towers.image.freeze_batch_norm: true, or leave chunks out",
+            )  # fmt: skip
+        return chunking
 
     def _seed_process(self) -> None:
         """Dropout differs between processes and is a function of the seed."""
