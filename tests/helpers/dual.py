@@ -36,7 +36,7 @@ IMAGES: dict[str, dict[str, Any]] = {
         "config": {"timm_model_name": "test_convnext", "timm_pool": "avg", "timm_proj": "linear", "image_size": 64},
     },
     "vit": {"family": "transformers", "config": {"model_type": "vit", **_HF}},
-    "clip": {"family": "transformers", "config": {"model_type": "clip_vision_model", **_HF}},
+    "clip": {"family": "transformers", "config": {"model_type": "clip_vision_model", "hidden_act": "gelu", **_HF}},
     "siglip": {"family": "transformers", "config": {"model_type": "siglip_vision_model", **_HF}},
     "dinov2": {"family": "transformers", "config": {"model_type": "dinov2", **_HF}},
     "dinov2-registers": {
