@@ -138,7 +138,7 @@ class ModelConfig(Settings):
     revision: str | None = None
     config: dict[str, Any] | None = None
     tokenizer: str | None = Field(None, description="tokenizer folder, vocab.txt, hub id, or 'builtin'")
-    pooling: str | None = Field(None, description="cls, mean, max, first-last, last-token, mask")
+    pooling: str | None = Field(None, description="cls, mean, max, first-last, last-two, last-token, mask")
     head: HeadConfig | None = None
     max_length: int | None = Field(None, gt=1, description="tokens, special tokens included")
     normalize: bool | None = Field(None, description="encode returns unit vectors")

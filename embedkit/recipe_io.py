@@ -117,7 +117,8 @@ def load_recipe(
     Parameters
     ----------
     source : str, Path, mapping or Recipe
-        The name of a shipped recipe, the path of a YAML file, or its contents.
+        The name of a shipped recipe, the path of a YAML file, or its contents. A file may say ``extends: NAME``: the
+        contents of the recipe NAME beside it come first, and its own keys over them.
     overrides : sequence of str
         ``dotted.key=value`` each; they win over the file and over `smoke`.
     smoke : bool
@@ -170,10 +171,34 @@ def _contents(source: str | Path | Mapping[str, Any] | Recipe) -> tuple[dict[str
         from embedkit.resources import recipe_path
 
         path = recipe_path(str(source))
+    return _read_extended(path, ()), str(path)
+
+
+def _read_extended(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """The contents of a recipe file over those of the recipe that it ``extends`` (a file beside it, by name)."""
     data = read_yaml(path)
     if not isinstance(data, dict):
         raise RecipeError("a recipe is a mapping of sections", where=str(path), remedy="see `embedkit recipes`")
-    return data, str(path)
+    base = data.pop("extends", None)
+    if base is None:
+        return data
+    if not isinstance(base, str) or Path(base).name != base:
+        raise RecipeError(f"extends: {base!r} is no name", where=str(path), remedy="name a recipe in the same folder")
+    file = path.with_name(base if Path(base).suffix in (".yaml", ".yml") else f"{base}.yaml")
+    if file in (*above, path):
+        raise RecipeError("a recipe extends itself", where=str(path), remedy="take one of the extends away")
+    return _merged(_read_extended(file, (*above, path)), data)
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes`: sections are merged key by key; lists, values and parts of another name are replaced."""
+    found = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
+        if both and key in ("method", "objective") and value.get("name", found[key].get("name")) != found[key]["name"]:
+            both = False
+        found[key] = _merged(found[key], value) if both else value
+    return found
 
 
 def _copied(value: Any) -> Any:

@@ -52,6 +52,7 @@ _SETS = {
     "graded-dev": _Set("graded", "dev", 1_000, 5),
     "graded-test": _Set("graded", "test", 2_000, 6),
     "grounded": _Set("grounded", "train", 5_000, 10),
+    "inference-train": _Set("inference", "train", 5_000, 11),
     "shapes-train": _Set("shapes", "train", 4_000, 7),
     "shapes-dev": _Set("shapes", "dev", 96, 8),
     "shapes-test": _Set("shapes", "test", 96, 9),
@@ -95,9 +96,10 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
     name : str
         ``pairs-train`` (anchor, positive), ``triplets-train`` (anchor, positive, negatives: one sentence that differs
         in one or two slots), ``sentences`` (anchor), ``grounded`` (anchor, and as features of its picture a 1 for each
-        concept of the scene among zeros for all others), ``graded-train``, ``graded-dev``, ``graded-test`` (sentence1,
-        sentence2, score from 0 to 5), or ``shapes-train``, ``shapes-dev``, ``shapes-test`` (image, captions, label,
-        label_name; see `embedkit.data.builtin_shapes`).
+        concept of the scene among zeros for all others), ``inference-train`` (anchor, positive, and as label 0 when
+        they tell one scene, 1 when they differ in one slot, 2 in three), ``graded-train``, ``graded-dev``,
+        ``graded-test`` (sentence1, sentence2, score from 0 to 5), or ``shapes-train``, ``shapes-dev``, ``shapes-test``
+        (image, captions, label, label_name; see `embedkit.data.builtin_shapes`).
 
     Raises
     ------
@@ -110,6 +112,7 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
         return _shapes(draws, chosen)
     make = {
         "pairs": _pair, "triplets": _triplet, "sentences": _single, "graded": _graded, "grounded": _grounded,
+        "inference": _inference,
     }[chosen.kind]  # fmt: skip
     return (make(draws, chosen.split) for _ in range(chosen.size))
 
@@ -220,6 +223,15 @@ def _graded(draws: _Draws, split: str) -> dict[str, Any]:
         "sentence2": _tell(other, second, draws),
         "score": scene_similarity(scene, other),
     }
+
+
+def _inference(draws: _Draws, split: str) -> dict[str, Any]:
+    scene = _scene(draws, split)
+    first = _wordings(scene, draws)
+    label = draws.below(3)
+    other = _changed(scene, (0, 1, 3)[label], draws, split)
+    second = _reworded(scene, other, first, draws, split)
+    return {"anchor": _tell(scene, first, draws), "positive": _tell(other, second, draws), "label": label}
 
 
 def _shapes(draws: _Draws, chosen: _Set) -> Iterator[dict[str, Any]]:

@@ -48,7 +48,7 @@ class PaddedEncoder(nn.Module):
         self.dense = copy.deepcopy(nn.ModuleList(layer for layer in model.layers if not layer.train_only))
         self.pooling, self.normalize = model.pooling, model.normalize
         self.mask_id = int(getattr(model.tokenizer, "mask_token_id", None) or 0)
-        self.layers = {"first-last": 1, "embedding-last": 0}
+        self.layers = {"first-last": 1, "embedding-last": 0, "last-two": -2}
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(N, L) ids and mask -> (N, D)."""
@@ -88,6 +88,9 @@ def write(model: Model, folder: Path) -> dict[str, Any]:
 
     if not isinstance(model, TextEncoder):
         raise ModelError(f"a {model.kind} model has no ONNX export", remedy="export to sentence-transformers")
+    if (model.template_bias is not None and model.template_bias.when == "always") or model.soft_prompt is not None:
+        what = "; ".join(model.beyond_modules)
+        raise ModelError(f"one graph cannot express this model: {what}", remedy="save it as an embedkit folder")
     need_onnx()
     was_training = model.training
     model.eval()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import ModelError
-from embedkit.models.folder import POOLING_NAMES, TRAIN_ONLY_FILE
+from embedkit.models.folder import POOLING_NAMES, SOFT_PROMPT_FILE, TRAIN_ONLY_FILE
 from embedkit.models.saving import write_json
 from embedkit.models.tokens import SLOT
 
@@ -47,6 +47,7 @@ def reasons_against(model: Model) -> list[str]:
     templates = [name for name, text in model.prompts.items() if not is_prefix(text)]
     if templates:
         reasons.append(f"prompt {templates[0]!r} is a template with text behind the slot")
+    reasons += getattr(model, "beyond_modules", [])
     if getattr(model, "ngrams", 1) > 1:
         reasons.append("its StaticEmbedding has no word n-grams")
     return reasons
@@ -125,6 +126,8 @@ def _write_text_parts(model: Any, folder: Path, spec: dict[str, Any]) -> list[tu
         save_file(tensors, folder / name / "model.safetensors")
     if kept_back:
         save_file(kept_back, folder / TRAIN_ONLY_FILE)
+    if model.soft_prompt is not None:
+        save_file(model.soft_prompt.state_dict(), folder / SOFT_PROMPT_FILE)
     return modules
 
 

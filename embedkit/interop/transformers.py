@@ -20,12 +20,15 @@ def write(model: Model, folder: Path) -> dict[str, Any]:
     Raises
     ------
     ModelError
-        For a static model, and for dense layers that are no pooler.
+        For a static model, for dense layers that are no pooler, for a soft prompt or a template bias.
     """
     from embedkit.models.text import TextEncoder
 
     if not isinstance(model, TextEncoder):
         raise ModelError(f"transformers has no {model.kind} model", remedy="export to sentence-transformers")
+    if model.beyond_modules:
+        what = "; ".join(model.beyond_modules)
+        raise ModelError(f"a transformers folder cannot express this model: {what}", remedy="save it with embedkit")
     kept = [layer for layer in model.layers if not layer.train_only]
     extra: dict[str, Any] = {}
     if kept:

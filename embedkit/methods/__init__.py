@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from embedkit.methods.base import Contract, Method, View, methods
 
 _FILES = (
-    "pairs", "simcse", "views", "sent2vec", "dclr", "sct", "sg_opt", "micse", "macl", "mcse",
+    "pairs", "simcse", "mlm", "diffcse", "promptbert", "consert", "promcse",
+    "views", "sent2vec", "dclr", "sct", "sg_opt", "micse", "macl", "mcse",
     "clip", "image_views", "joint", "lit",
 )  # fmt: skip
 

@@ -18,6 +18,7 @@ OWN_FORMAT = 1
 OPEN_CLIP_FILE = "open_clip_config.json"
 DUAL_TYPES = ("clip", "siglip", "vision-text-dual-encoder")
 TRAIN_ONLY_FILE = "embedkit_train_only.safetensors"
+SOFT_PROMPT_FILE = "embedkit_soft_prompt.safetensors"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _MODULES = ("Transformer", "Pooling", "Dense", "Normalize", "StaticEmbedding")

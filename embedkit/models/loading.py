@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import ModelError, UserError, nearest
-from embedkit.models.folder import TRAIN_ONLY_FILE, FolderPlan, inspect, locate
+from embedkit.models.folder import SOFT_PROMPT_FILE, TRAIN_ONLY_FILE, FolderPlan, inspect, locate
 
 if TYPE_CHECKING:
     import torch
@@ -140,7 +140,10 @@ def assemble(
             layer.load_state_dict({k.removeprefix(prefix): v for k, v in kept.items() if k.startswith(prefix)})
     spec = {"normalize": False, **plan.spec}
     cls = ClipTextEncoder if plan.kind == "clip-text" else TextEncoder
-    return cls(encoder, tokenizer, dense=dense, **spec)
+    model = cls(encoder, tokenizer, dense=dense, **spec)
+    if model.soft_prompt is not None:
+        model.soft_prompt.load_state_dict(read_safetensors(plan.root / SOFT_PROMPT_FILE))
+    return model
 
 
 def _dual(plan: FolderPlan, allow_pickle: bool) -> Model:

@@ -96,6 +96,10 @@ def _embedding_last(states: TokenStates) -> Tensor:
     return _mean((states.layers[0] + states.last) / 2, states.plan)
 
 
+def _last_two(states: TokenStates) -> Tensor:
+    return _mean((states.layers[-2] + states.last) / 2, states.plan)
+
+
 def _mask(states: TokenStates) -> Tensor:
     if states.marks is None:
         raise UserError(
@@ -118,3 +122,5 @@ poolers.add("mask")(Pooler(_mask))
 # (Gao et al. 2021, 56.70 on BERT-base).
 poolers.add("first-last")(Pooler(_first_last, layers=(1, -1)))
 poolers.add("embedding-last")(Pooler(_embedding_last, layers=(0, -1)))
+# last-two: mean over tokens of the mean of the last two layers (ConSERT, Yan et al. 2021, at test time).
+poolers.add("last-two")(Pooler(_last_two, layers=(-2, -1)))

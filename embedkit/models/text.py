@@ -14,6 +14,7 @@ from embedkit.models.base import Model
 from embedkit.models.denoising import TemplateBias, bare_templates
 from embedkit.models.edits import Edit, chain, dropout_rate, edits, shuffled
 from embedkit.models.inputs import Inputs
+from embedkit.models.masked import MaskedHead
 from embedkit.models.packing import (
     NO_POSITIONS,
     Changes,
@@ -134,6 +135,7 @@ class TextEncoder(Model):
         self.pooling = pooling
         self.template_bias = None if template_bias is None else TemplateBias(**template_bias)
         self.soft_prompt = None if soft_prompt is None else SoftPrompt(encoder.config, **soft_prompt)
+        self.mask_head: MaskedHead | None = None  # of a masked LM; given by methods, saved, never used in `encode`
         self.dense = nn.ModuleList(dense)
         self.normalize = normalize
         self.prompts = dict(prompts or {})
@@ -176,6 +178,18 @@ class TextEncoder(Model):
         return kept[-1].linear.out_features if kept else self.hidden_size
 
     @property
+    def beyond_modules(self) -> list[str]:
+        """What the vectors depend on at use time besides encoder, pooling and plain dense layers, in words."""
+        found = []
+        if self.template_bias is not None and self.template_bias.when == "always":
+            found.append("the bias of its template is taken off the vector")
+        if self.soft_prompt is not None:
+            found.append("it has a soft prompt in every layer")
+        if any(layer.norm is not None for layer in self.layers if not layer.train_only):
+            found.append("a dense layer has a layer norm")
+        return found
+
+    @property
     def layers(self) -> list[Dense]:
         """The dense layers."""
         return [layer for layer in self.dense if isinstance(layer, Dense)]
@@ -210,12 +224,16 @@ class TextEncoder(Model):
             return self.project(pooled - empty.index_select(0, own))
         return self.project(pooled) - self.project(empty).index_select(0, own)
 
-    def pooled(self, inputs: Inputs, packing: str | None = None, **settings: Any) -> Tensor:
-        """Pooled vectors (N, H) in input order, before any dense layer; `settings` are those of `token_states`."""
+    def pooled(self, inputs: Inputs, packing: str | None = None, pooling: str | None = None, **settings: Any) -> Tensor:
+        """Pooled vectors (N, H) in input order, before any dense layer.
+
+        `pooling` names another pooler than the model's; `settings` are those of `token_states`.
+        """
         if len(inputs) == 0:
             return torch.zeros(0, self.hidden_size, device=self.device, dtype=self.dtype)
-        states = self.token_states(inputs, self._pooler.layers, packing, **settings)
-        pooled = self._pooler.pool(states)  # (N, H), shortest input first
+        pooler = self._pooler if pooling is None else poolers[pooling]
+        states = self.token_states(inputs, pooler.layers, packing, **settings)
+        pooled = pooler.pool(states)  # (N, H), shortest input first
         return pooled.index_select(0, torch.from_numpy(states.plan.inverse()).to(pooled.device))
 
     def token_states(
@@ -299,6 +317,30 @@ class TextEncoder(Model):
                 pooled = layer(pooled)
         return pooled
 
+    def add_tokens(self, names: Sequence[str], ids: Sequence[int]) -> list[int]:
+        """Add words to the vocabulary that start with the vectors of the words `ids`; their own ids.
+
+        Raises
+        ------
+        ModelError
+            When a name is known already.
+        """
+        known = self.tokenizer.get_vocab()
+        for name in names:
+            if name in known:
+                raise ModelError(f"the vocabulary has {name!r} already", remedy="start from a model without it")
+        self.tokenizer.add_special_tokens({"additional_special_tokens": list(names)})
+        new = [int(self.tokenizer.convert_tokens_to_ids(name)) for name in names]
+        self.encoder.resize_token_embeddings(max(len(self.tokenizer), len(self._words)), mean_resizing=False)
+        with torch.no_grad():
+            self._words[new] = self._words[list(ids)].clone()
+        self._tokenize = TextTokenizer(self.tokenizer, self.max_length)
+        return new
+
+    @property
+    def _words(self) -> nn.Parameter:
+        return self.encoder.get_input_embeddings().weight
+
     def spec(self) -> dict[str, Any]:
         """Settings that decide the vectors."""
         return {
@@ -312,11 +354,11 @@ class TextEncoder(Model):
         return self._tokenize.json()
 
     def tensors(self) -> dict[str, Tensor]:
-        """The weights by name; adapters are merged into their layers."""
+        """The weights by name; adapters are merged into their layers, the head of a masked LM is left out."""
         from embedkit.models.adapters import has_adapters, merged_state
 
         if not has_adapters(self.encoder):
-            return self.state_dict()
+            return {name: x for name, x in self.state_dict().items() if not name.startswith("mask_head.")}
         dense = {f"dense.{name}": tensor for name, tensor in self.dense.state_dict().items()}
         prompt = {} if self.soft_prompt is None else {"soft_prompt.weight": self.soft_prompt.weight}
         return {f"encoder.{name}": tensor for name, tensor in merged_state(self.encoder).items()} | dense | prompt
@@ -324,12 +366,15 @@ class TextEncoder(Model):
     def write_weights(self, folder: Path, extra: dict[str, Tensor] | None = None) -> None:
         """Write encoder and tokenizer as a transformers folder.
 
-        Adapters are merged into the weights; `extra` are further tensors for the file.
+        Adapters are merged into the weights; `extra` are further tensors for the file. The head of a masked LM is in
+        it under the names of the architecture's own.
         """
         from embedkit.models.adapters import has_adapters, merged_state
         from embedkit.models.loading import quiet
 
         state = merged_state(self.encoder) if has_adapters(self.encoder) else None
+        if self.mask_head is not None:
+            extra = {**(extra or {}), **self.mask_head.named_as(self.encoder.config.model_type)}
         if extra:
             state = {**(state or self.encoder.state_dict()), **extra}
         with quiet():

@@ -17,6 +17,7 @@ DIGESTS = {
     "triplets-train": "ebf341395b7f3996",
     "sentences": "92efecd9f7ab05c4",
     "grounded": "5ec9062b0bdf0dbb",
+    "inference-train": "caf3f77313c72056",
     "graded-train": "8de5cdea5e72e686",
     "graded-dev": "39a69be86ad1ae98",
     "graded-test": "711c4d806c0239b1",

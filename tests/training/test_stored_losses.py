@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from embedkit.methods import methods
+from tests.methods.cases import CASES as SENTENCE_CASES
 from tests.training import common, runs
 
 STORED = Path(__file__).with_name("stored_losses.json")
@@ -21,6 +22,7 @@ STEPS = 20
 
 TEXT = common.model_config(0.1).model_dump(exclude_none=True)
 CLS = {**TEXT, "pooling": "cls"}
+TRAIN_ONLY = {"kind": "tanh", "train_only": True}
 STATIC = {"kind": "static", "tokenizer": "builtin", "dim": 16, "max_length": 32}
 
 
@@ -34,7 +36,69 @@ CASES: dict[str, dict[str, Any]] = {
     "simcse-sup": {"model": {**CLS, "head": {"kind": "tanh"}}, "data": data("triplets-train")},
     "pairs": {"model": TEXT, "data": data("triplets-train")},
     "pairs+cosent": {"model": TEXT, "data": data("graded-train"), "objective": "cosent", "train": {"lr": 3e-3}},
+    "simcse-unsup+augment": {
+        "model": CLS,
+        "data": data("sentences"),
+        "method": {"name": "simcse-unsup", "augment": {"positive": ["word-repetition", "token-shuffle"]}},
+    },
+    "views": {
+        "model": CLS,
+        "data": data("sentences"),
+        "objective": "ntxent",
+        "method": {
+            "name": "views",
+            "anchor": {"name": "feature-cutoff", "rate": 0.2},
+            "more": [["phrases"]],
+            "positive": [{"name": "word-deletion", "rate": 0.2}, {"name": "dropout", "rate": 0.2}],
+        },
+    },
+    "sent2vec": {
+        "model": {**STATIC, "ngrams": 2, "buckets": 500},
+        "data": data("sentences"),
+        "train": {"lr": 0.05},
+        "method": {"name": "sent2vec", "frequencies": "builtin:sentences", "t": 1e-2},
+    },
+    "dclr": {
+        "model": {**CLS, "head": TRAIN_ONLY},
+        "data": data("sentences"),
+        "guide": {"model": TEXT},
+        "objective": {"name": "dclr", "phi": 0.99},
+    },
+    "dclr+paper": {
+        "model": {**CLS, "head": TRAIN_ONLY},
+        "data": data("sentences"),
+        "guide": {"model": TEXT},
+        "method": {"name": "dclr", "fidelity": "paper"},
+        "objective": {"name": "dclr", "phi": 0.99, "noise": 2.0},
+    },
+    "sct": {
+        "model": TEXT,
+        "data": data("pairs-train"),
+        "guide": {"ema": 0.0},
+        "objective": {"name": "sct", "size": 64},
+        "method": {"name": "sct", "projector": 2, "expansion": 2},
+    },
+    "sct+distillation": {
+        "model": {**TEXT, "head": {"kind": "tanh", "dim": 32}},
+        "data": data("pairs-train"),
+        "guide": {"model": TEXT},
+        "objective": {"name": "sct", "size": 64},
+        "method": {"name": "sct", "projector": 0},
+    },
+    "sg-opt": {"model": CLS, "data": data("sentences"), "method": {"name": "sg-opt", "hidden": 48}},
+    "micse": {
+        "model": {**CLS, "head": TRAIN_ONLY},
+        "data": data("sentences"),
+        "method": {"name": "micse", "layers": [0, 1], "samples": 40, "weight": 0.05},
+    },
+    "macl": {"model": {**CLS, "head": TRAIN_ONLY}, "data": data("sentences")},
+    "mcse": {
+        "model": {**CLS, "head": TRAIN_ONLY},
+        "method": {"name": "mcse", "size": 82, "shared": 16, "weight": 0.3},
+        "data": {"train": [*data("sentences")["train"], *data("grounded")["train"]]},
+    },
     "nli-static": {"model": STATIC, "data": data("pairs-train"), "train": {"lr": 0.05}},
+    **SENTENCE_CASES,
 }
 
 
@@ -51,7 +115,8 @@ def recipe(case: str) -> dict[str, Any]:
 
 def test_every_method_has_stored_losses() -> None:
     known = json.loads(STORED.read_text())
-    assert {case.partition("+")[0] for case in CASES} == set(methods), "add a case for every method"
+    on_texts = {name for name, method in methods.items() if "image" not in method.contract.roles}
+    assert {case.partition("+")[0] for case in CASES} >= on_texts, "add a case for every method"
     assert known.keys() == CASES.keys()
     assert all(len(losses) == STEPS for losses in known.values())
 

@@ -1,0 +1,94 @@
+"""Masked-word prediction: by itself, or beside any other method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from embedkit.errors import ModelError, RecipeError
+from embedkit.methods.base import Contract, Method, Row, View, methods
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from embedkit.models.base import Model
+    from embedkit.objectives.base import ObjectiveBatch
+
+
+@methods.add("mlm")
+class MaskedWords(Method):
+    """Masked language modelling (Devlin et al. 2019, section 3.1).
+
+    Each token that is no special token is chosen with probability `rate`; of the chosen ones 80 % are masked, 10 %
+    replaced by a random token, 10 % left. The loss is the mean cross-entropy over all chosen tokens of the batch. The
+    head (the pretrained one of the encoder's folder, or a new one) shares the word vectors with the encoder, and is
+    saved with it, so that a later run, or transformers' fill-mask, finds it.
+
+    Beside another method (recipe key ``auxiliary: [{name: mlm, weight: 0.1}]``) it reads a masked copy of every text
+    view in a forward pass of its own, as SimCSE's ``--do_mlm`` does (Gao et al. 2021, section 6.3). The official code
+    had an error until November 2021: its contrastive branch read the masked copies too. Here it reads the texts.
+
+    Parameters
+    ----------
+    rate : float
+        Share of tokens to guess.
+    """
+
+    paper: ClassVar[str] = "Devlin et al. 2019, NAACL, section 3.1"
+    contract: ClassVar[Contract] = Contract(requires=frozenset({"anchor"}))
+    objective: ClassVar[dict[str, Any] | None] = None
+
+    def __init__(self, rate: float = 0.15) -> None:
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < 1:
+            raise RecipeError(f"rate is {rate!r}", where="method mlm", remedy="give a number between 0 and 1")
+        self.rate = rate
+
+    def adapt(self, model: Model) -> None:
+        from embedkit.models.masked import MaskedHead
+        from embedkit.models.text import TextEncoder
+
+        if not isinstance(model, TextEncoder):
+            raise ModelError(f"a {model.kind} model cannot guess words", remedy="use a transformers encoder")
+        model.mask_head = MaskedHead.of(model)
+
+    def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
+        return {"anchor": View([row["anchor"] for row in rows], list(range(len(rows))))}
+
+    def beside(self, views: Mapping[str, View]) -> dict[str, View]:
+        return {
+            name: View(view.inputs, view.owner, view.prompt, settings={})
+            for name, view in views.items()
+            if view.tower == "text"
+        }
+
+    def embed(self, model: Any, parts: nn.ModuleDict, inputs: Any, **settings: Any) -> Tensor:
+        """For each text the sum of its losses and the number of its chosen tokens: (n, 2)."""
+        import torch
+        import torch.nn.functional as F
+
+        from embedkit.models.masked import hide_tokens, in_plan_order
+
+        hidden = hide_tokens(inputs, model.tokenizer, self.rate)
+        place = np.flatnonzero(hidden.chosen)
+        chosen = torch.from_numpy(place).to(inputs.device)
+        owner = torch.from_numpy(inputs.owner[place]).to(inputs.device)
+        states = in_plan_order(model.token_states(hidden.inputs, **settings), inputs)
+        logits = model.mask_head(states[chosen], model.encoder.get_input_embeddings().weight)  # (M, V)
+        losses = F.cross_entropy(logits.float() if logits.dtype != torch.float64 else logits, inputs.ids[chosen],
+                                 reduction="none")  # fmt: skip
+        zeros = losses.new_zeros(len(inputs))
+        return torch.stack([zeros.index_add(0, owner, losses), zeros.index_add(0, owner, losses * 0 + 1)], dim=1)
+
+    def project(self, outputs: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict) -> dict[str, Tensor]:
+        return {}
+
+    def terms(
+        self, outputs: dict[str, Tensor], embeddings: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict
+    ) -> dict[str, Tensor]:
+        from embedkit.methods.parts import own_rows
+
+        count = sum(z[:, 1].sum() for z in outputs.values()).detach().clamp(min=1.0)  # type: ignore[union-attr]
+        mine = [z[own_rows(batch.owner[name], batch.rows), 0].sum() for name, z in outputs.items()]
+        return {"mlm": sum(mine) / count}  # type: ignore[dict-item]

@@ -1,0 +1,205 @@
+"""PromptBERT: the mask token of a template is the sentence's vector, and what the template says alone is taken off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from embedkit.errors import ModelError, RecipeError
+from embedkit.methods.base import Contract, Method, Row, View, methods
+from embedkit.methods.pairs import role_views
+
+if TYPE_CHECKING:
+    from embedkit.models.base import Model
+
+_ROBERTA = ("camembert", "roberta", "xlm-roberta")
+
+
+class _Prompted(Method):
+    """What the three methods share: mask pooling, and where positions of the bias pass start."""
+
+    paper: ClassVar[str] = "Jiang et al. 2022, EMNLP, PromptBERT"
+    objective: ClassVar[dict[str, Any] | None] = {"name": "infonce", "temperature": 0.05}
+
+    def __init__(self, fidelity: str = "code") -> None:
+        if fidelity not in ("code", "paper"):
+            raise RecipeError(f"fidelity is {fidelity!r}", where="method.fidelity", remedy="it must be code or paper")
+        self.fidelity = fidelity
+
+    def _text(self, model: Model) -> Any:
+        from embedkit.models.text import TextEncoder
+
+        if not isinstance(model, TextEncoder) or model.pooling != "mask" or not model.prompts:
+            raise ModelError(
+                "the method reads the mask token of a template", where="model",
+                remedy="set model.pooling: mask, model.prompts and model.default_prompt",
+            )  # fmt: skip
+        return model
+
+    def _shift(self, model: Any) -> int:
+        """RoBERTa's first position is 2; the official code starts at 0 in the bias pass."""
+        from embedkit.models.packing import position_offset
+
+        counts_from_zero = self.fidelity == "code" and model.encoder.config.model_type in _ROBERTA
+        return -position_offset(model.encoder) if counts_from_zero else 0
+
+
+@methods.add("promptbert-unsup")
+class PromptBERTUnsupervised(_Prompted):
+    """Unsupervised PromptBERT (Jiang et al. 2022, sections 4.2 and 4.3).
+
+    Views: the sentence under the templates ``model.prompts.first`` and ``model.prompts.second`` (and dropout). A view's
+    vector is the state of the mask token, less that of the template alone: the template without the sentence, its
+    later tokens at the positions that they have with it (`embedkit.models.denoising`). One bias is computed for each
+    template and sentence length of a chunk, with gradient and dropout. Objective: InfoNCE, temperature 0.05, behind a
+    tanh head that is used in training only (the recipe's ``model.head``).
+
+    As in the official code the saved model takes no bias off and uses the first template: that is what the published
+    test scores measure, although the code's own development scores take it off. The test script also puts a full stop
+    behind sentences that end in none of . ? " ' (training does not), worth points without fine-tuning; do so in the
+    texts that you encode if you want the same. The recipe's ``max_length`` counts the template too: 32 tokens of
+    sentence, as published, plus its own.
+
+    With ``fidelity: code`` the bias pass of RoBERTa counts positions from 0 instead of 2, as the official code does;
+    ``paper`` counts as in the sentence's own pass.
+    """
+
+    contract: ClassVar[Contract] = Contract(requires=frozenset({"anchor"}))
+
+    @property
+    def provides(self) -> frozenset[str]:
+        return frozenset({"anchor", "positive"})
+
+    def adapt(self, model: Model) -> None:
+        from embedkit.models.denoising import TemplateBias
+
+        text = self._text(model)
+        missing = [name for name in ("first", "second") if name not in text.prompts]
+        if missing:
+            raise ModelError(f"there is no prompt {missing[0]!r}", where="model.prompts", remedy="give both templates")
+        text.template_bias = TemplateBias("training", "pooled", self._shift(text))
+
+    def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
+        texts, owner = [row["anchor"] for row in rows], list(range(len(rows)))
+        return {"anchor": View(texts, owner, "first"), "positive": View(texts, owner, "second")}
+
+
+@methods.add("promptbert-sup")
+class PromptBERTSupervised(_Prompted):
+    """Supervised PromptBERT (Jiang et al. 2022, section 4.2): SimCSE's triplets under one template.
+
+    The bias of the template is taken off in training and at use time. Two heads, as in the official code: a model
+    without a head in its recipe (BERT) gets the transform of its pretrained masked-word head (linear layer, gelu, layer
+    norm), applied to the vector and to the bias *apart*; a model with a tanh head (RoBERTa) applies it to the
+    difference. Both stay at use time. Objective: InfoNCE with hard negatives, temperature 0.05.
+
+    The published transfer scores of this model were made without head and bias (the author, in an issue of the
+    project): load the model with them for STS only. `fidelity` as in `PromptBERTUnsupervised`.
+    """
+
+    contract: ClassVar[Contract] = Contract(
+        requires=frozenset({"anchor", "positive"}), accepts=frozenset({"negatives"})
+    )
+
+    def adapt(self, model: Model) -> None:
+        from embedkit.models.denoising import TemplateBias
+
+        text = self._text(model)
+        if text.layers:
+            text.template_bias = TemplateBias("always", "pooled", self._shift(text))
+        else:
+            text.dense.append(pretrained_transform(text))
+            text.template_bias = TemplateBias("always", "head", self._shift(text))
+
+    def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
+        return role_views(rows)
+
+
+@methods.add("promptbert-opti")
+class PromptBERTOptimised(_Prompted):
+    """PromptBERT with a learnt template (Jiang et al. 2022, section 4.1, "OptiPrompt").
+
+    The encoder is frozen. The words of the template, all but the mask token, become new words of the vocabulary that
+    start with the old ones' vectors; only these vectors are trained, and a head that is used in training only, the
+    transform of the pretrained masked-word head. Views: the sentence twice under the template (dropout). No bias is
+    taken off. Objective: InfoNCE, temperature 0.05.
+
+    The saved model is an encoder with a few more words whose template is written in them, so that it needs nothing
+    special at use time. The official script does not say that the encoder is frozen;
+    the paper reports the row among those without fine-tuning. ``train_encoder`` trains all.
+
+    Parameters
+    ----------
+    train_encoder : bool
+        Train the encoder too.
+    """
+
+    contract: ClassVar[Contract] = Contract(requires=frozenset({"anchor"}))
+
+    def __init__(self, train_encoder: bool = False) -> None:
+        super().__init__()
+        self.train_encoder = train_encoder
+
+    @property
+    def provides(self) -> frozenset[str]:
+        return frozenset({"anchor", "positive"})
+
+    def adapt(self, model: Model) -> None:
+        text = self._text(model)
+        name = text.default_prompt
+        if name is None:
+            raise ModelError("there is no default prompt to learn", where="model.default_prompt", remedy="name one")
+        text.prompts[name], first = learnable_template(text, text.prompts[name])
+        if not self.train_encoder:
+            text.encoder.requires_grad_(False)
+            words = text.encoder.get_input_embeddings().weight.requires_grad_(True)
+            words.register_hook(lambda gradient: _rows_from(gradient, first))
+        head = pretrained_transform(text)
+        head.train_only = True
+        text.dense.append(head)
+
+    def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
+        texts, owner = [row["anchor"] for row in rows], list(range(len(rows)))
+        return {"anchor": View(texts, owner), "positive": View(texts, owner)}
+
+
+def _rows_from(gradient: Any, first: int) -> Any:
+    """The gradient with zeros in the rows before `first`."""
+    import torch
+
+    return torch.cat([torch.zeros_like(gradient[:first]), gradient[first:]])
+
+
+def learnable_template(text: Any, template: str) -> tuple[str, int]:
+    """Replace the words of a template by new ones; the new template, and the id of the first new word."""
+    prefix, slot, suffix = template.partition("{}")
+    mask = text.tokenizer.mask_token
+    if not slot or mask not in suffix:
+        raise ModelError(f"template {template!r} has no {mask} behind its slot", where="model.prompts", remedy="add it")
+    known: list[int] = []
+
+    def renamed(part: str) -> str:
+        ids = text.tokenizer(part, add_special_tokens=False)["input_ids"] if part.strip() else []
+        start = len(known)
+        known.extend(ids)
+        return "".join(f"[template{start + i}]" for i in range(len(ids)))
+
+    before, _, after = suffix.partition(mask)
+    parts = renamed(prefix), renamed(before), renamed(after)
+    new = text.add_tokens([f"[template{i}]" for i in range(len(known))], known)
+    return f"{parts[0]}{slot}{parts[1]}{mask}{parts[2]}", min(new)
+
+
+def pretrained_transform(text: Any) -> Any:
+    """A dense layer like the transform of the encoder's masked-word head, pretrained where the folder has it."""
+    from embedkit.models.masked import MaskedHead
+    from embedkit.models.text import Dense
+
+    head = MaskedHead.of(text)
+    layer = Dense(text.hidden_size, text.hidden_size, "gelu", norm=head.norm.eps)
+    layer.linear.load_state_dict(head.dense.state_dict())
+    assert layer.norm is not None
+    layer.norm.load_state_dict(head.norm.state_dict())
+    return layer

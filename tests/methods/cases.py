@@ -1,0 +1,56 @@
+"""Tiny recipes of the sentence methods for the matrix of tests and the stored losses: name of the method, then "+"."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.training import common
+
+TEXT = common.model_config(0.1).model_dump(exclude_none=True)
+CLS = {**TEXT, "pooling": "cls"}
+TRAIN_ONLY = {"kind": "tanh", "train_only": True}
+TEMPLATES = {"first": 'the red "{}" a [MASK].', "second": 'the red: "{}" and [MASK].'}
+PROMPTED = {**TEXT, "pooling": "mask", "prompts": TEMPLATES, "default_prompt": "first"}
+
+
+def data(name: str) -> dict[str, Any]:
+    return {"train": [{"path": f"builtin:{name}", "limit": 200}]}
+
+
+def _texts(method: Any, model: dict[str, Any], source: str = "sentences", **more: Any) -> dict[str, Any]:
+    return {"model": model, "data": data(source), "method": method, **more}
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "simcse-unsup+mlm": _texts(
+        "simcse-unsup", {**CLS, "head": TRAIN_ONLY}, auxiliary=[{"name": "mlm", "weight": 0.1, "decay": 0.5}]
+    ),
+    "mlm": _texts("mlm", TEXT),
+    "diffcse": _texts({"name": "diffcse", "generator": None}, CLS),
+    "diffcse+paper": _texts({"name": "diffcse", "generator": None, "fidelity": "paper"}, CLS),
+    "promptbert-unsup": _texts("promptbert-unsup", {**PROMPTED, "head": TRAIN_ONLY}, train={"lr": 2e-3}),
+    "promptbert-sup": _texts("promptbert-sup", PROMPTED, "triplets-train"),
+    "promptbert-sup+head": _texts(
+        "promptbert-sup", {**PROMPTED, "head": {"kind": "tanh"}}, "triplets-train", train={"lr": 3e-3}
+    ),
+    "promptbert-opti": _texts("promptbert-opti", PROMPTED, train={"lr": 1e-2}),
+    "consert": _texts({"name": "consert", "first": {"feature_cutoff": 0.2}, "second": {"shuffle": True}},
+                      {**TEXT, "pooling": "last-two"}),
+    "consert+cutoffs": _texts(
+        {"name": "consert", "first": {"token_cutoff": 0.15}, "second": {"element_cutoff": 0.2}, "fidelity": "paper"},
+        {**TEXT, "pooling": "last-two"},
+    ),
+    "consert-sup": _texts(
+        {"name": "consert-sup", "second": {"token_cutoff": 0.1}}, TEXT, "inference-train", train={"lr": 2e-3}
+    ),
+    "consert-sup+adversarial": _texts(
+        {"name": "consert-sup", "second": {"adversarial": 0.5}}, TEXT, "inference-train", train={"lr": 2e-3}
+    ),
+    "consert-sup+sbert": _texts({"name": "consert-sup", "weight": 0.0}, TEXT, "inference-train", train={"lr": 2e-3}),
+    "promcse": _texts({"name": "promcse", "prompt_length": 3}, {**CLS, "head": TRAIN_ONLY}, train={"lr": 1e-2}),
+    "promcse+hinge": _texts(
+        {"name": "promcse", "prompt_length": 3}, {**CLS, "head": {"kind": "tanh"}}, "triplets-train",
+        objective={"name": "sum", "terms": [{"name": "infonce"}, {"name": "energy-hinge", "weight": 10}]},
+        train={"lr": 1e-2},
+    ),
+}  # fmt: skip
