@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from embedkit.data.rows import BadRow
+from embedkit.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -84,8 +85,10 @@ def _read(path: str) -> bytes:
 
 
 def _decoded(content: bytes, need: int | None, max_pixels: int) -> Image:
-    from PIL import Image, UnidentifiedImageError
-
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError as error:
+        raise MissingExtraError("pillow", "clip", "reading images") from error
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError as error:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from embedkit.errors import DataError, nearest
+from embedkit.evaluation.image_files import holds_images, image_content, read_folder
 from embedkit.evaluation.inputs import EncodedImage
 from embedkit.evaluation.suites import HubSource, TaskConfig
 
@@ -83,14 +84,17 @@ class Table:
         return found
 
     def images(self, name: str) -> list[EncodedImage]:
-        """A column of image files as bytes, or as the hub's ``{"bytes": ..}``; anything else is refused."""
+        """A column of image files as bytes, as the hub's ``{"bytes": ..}``, or as paths relative to the table; anything
+        else is refused."""
         self.require(name)
+        place = Path(self.source)
+        folder = place if place.is_dir() else place.parent
         found = []
         for row, cell in enumerate(self.columns[name]):
-            content = cell.get("bytes") if isinstance(cell, dict) else cell
-            if not isinstance(content, bytes) or not content:
-                said = f"holds {type(content).__name__}, not the bytes of an image"
-                raise DataError(f"column {name!r} {said}", where=self.place(row))
+            content = image_content(cell, folder)
+            if content is None:
+                said = f"no image file {cell!r}" if isinstance(cell, str) else f"{type(cell).__name__}"
+                raise DataError(f"column {name!r} holds {said}, not an image", where=self.place(row))
             found.append(EncodedImage(content, self.place(row)))
         return found
 
@@ -214,7 +218,10 @@ def _read_parquet(path: Path) -> Table:
 
 
 def read_table(path: Path) -> Table:
-    """A tsv (no quoting), csv, jsonl or parquet file, the text ones also gzipped, as a table."""
+    """A tsv (no quoting), csv, jsonl or parquet file, the text ones also gzipped, or a folder of images, as a table."""
+    if path.is_dir():
+        columns, numbers = read_folder(path)
+        return Table(columns, numbers, str(path))
     name = path.name.removesuffix(".gz")
     readers = {".tsv": _read_tsv, ".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
     for ending, reader in readers.items():
@@ -266,12 +273,15 @@ def concatenate(tables: Sequence[Table]) -> Table:
 
 
 def find_file(data: Path, name: str, folder: str | None = None) -> Path | None:
-    """``data/NAME.*`` or ``data/FOLDER/NAME.*`` with a known ending; None where there is none."""
+    """``data/NAME.*`` or ``data/FOLDER/NAME.*`` with a known ending, or the folder of images NAME (``.``: `data`); None
+    where there is none."""
     for base in [data, *([data / folder] if folder else [])]:
         for ending in ENDINGS:
             path = base / f"{name}{ending}"
             if path.is_file():
                 return path
+        if (base / name).is_dir() and holds_images(base / name):
+            return base / name
     return None
 
 

@@ -1,0 +1,84 @@
+"""Evaluation on folders of images: tables of paths, joined captions, classes by sub-folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embedkit.errors import DataError
+from embedkit.evaluation import evaluate
+from embedkit.evaluation.tables import read_table
+from tests.helpers import image_data
+
+CONTENT = image_data.samples(8)
+
+
+class ByPixels:
+    """Knows which caption belongs to which image: exact retrieval, whatever the order."""
+
+    def __init__(self, known: dict[bytes, int], texts: dict[str, int]) -> None:
+        self.known, self.texts = known, texts
+
+    def encode(self, inputs: Sequence[Any]) -> np.ndarray:
+        places = [self.texts[x] if isinstance(x, str) else self.known[x.tobytes()] for x in inputs]
+        return np.eye(len(self.known), dtype=np.float32)[places]
+
+
+def _knowing(texts: dict[str, int]) -> ByPixels:
+    from embedkit.evaluation.inputs import EncodedImage
+
+    return ByPixels({EncodedImage(image).decode().tobytes(): i for i, (image, _) in enumerate(CONTENT)}, texts)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_folder_with_a_table(kind: str, tmp_path: Path) -> None:
+    table = Path(image_data.write_csv(tmp_path, [*CONTENT]))
+    names = [f"files/{number:05d}.png" for number in range(8)]
+    if kind == "csv":
+        with table.open("a") as file:
+            file.write(f"{names[0]},again\n")
+    else:
+        table.unlink()
+        rows = [{"file_name": n, "captions": [t]} for n, (_, t) in zip(names, CONTENT, strict=True)]
+        rows[0]["captions"].append("again")  # type: ignore[attr-defined]
+        (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    read = read_table(tmp_path)
+    assert len(read) == 8
+    assert read.lists("captions")[0] == [CONTENT[0][1], "again"]
+    assert [image.content for image in read.images("image")] == [image for image, _ in CONTENT]
+    texts = {text: number for number, (_, text) in enumerate(CONTENT)} | {"again": 0}
+    report = evaluate(_knowing(texts), "own-images", data=tmp_path, resamples=0)
+    assert report.tasks["images"].metrics["text_to_image_hit_rate@1"] == 100
+    assert report.tasks["images"].metrics["image_to_text_hit_rate@1"] == 100
+    assert report.tasks["images"].details["captions"] == 9
+
+
+def test_sub_folders_are_classes(tmp_path: Path) -> None:
+    for number, (image, _) in enumerate(CONTENT):
+        folder = tmp_path / ("big_dog", "cat")[number % 2]
+        folder.mkdir(exist_ok=True)
+        (folder / f"{number}.png").write_bytes(image)
+
+    class Halves(ByPixels):
+        def encode(self, inputs: Sequence[Any]) -> np.ndarray:
+            if isinstance(inputs[0], str):
+                return np.stack([np.eye(3, dtype=np.float32)[int("cat" in text)] for text in inputs])
+            return np.eye(3, dtype=np.float32)[[self.known[image.tobytes()] % 2 for image in inputs]]
+
+    report = evaluate(Halves(_knowing({}).known, {}), "own-classes", data=tmp_path, resamples=0)
+    assert report.scores == {"images": 100.0}
+    assert set(report.tasks["images"].details["by_class"]) == {"big dog", "cat"}
+
+
+def test_what_is_no_image_is_named(tmp_path: Path) -> None:
+    image_data.write_csv(tmp_path, CONTENT, missing=(3,))
+    with pytest.raises(DataError, match=r"captions|:5: column 'image' holds no image file 'files/00003\.png'"):
+        read_table(tmp_path).images("image")
+    (tmp_path / "t.csv").write_text("image\n../secret.png\n")
+    with pytest.raises(DataError, match="holds no image file"):
+        read_table(tmp_path / "t.csv").images("image")
