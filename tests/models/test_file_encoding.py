@@ -115,7 +115,7 @@ def test_bad_rows_are_named(tmp_path: Path) -> None:
     model = tiny.text_encoder()
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "a dog"}\n{"text": null}\n')
-    with pytest.raises(DataError, match="row 2"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:2, column text: cell is empty"):
         encode_file(model, path, tmp_path / "v.npy", block_rows=1)
     import torch
 
