@@ -129,12 +129,14 @@ class Sent2Vec(Method):
 
         from embedkit.models.draws import uniforms
 
-        if side == "output":
-            offsets = torch.from_numpy(inputs.offsets[:-1]).to(inputs.device)
+        single = (inputs.ids < model.pieces).cpu().numpy()
+        if side == "output":  # a target such as "it's" is several words to the tokenizer; its n-grams have no row
             table: Any = parts["output"]
-            return F.embedding_bag(inputs.ids, table.weight, offsets, mode="mean")
+            counts = np.bincount(inputs.owner, single, len(inputs)).clip(1)
+            shares = torch.from_numpy(single / counts[inputs.owner]).to(table.weight)
+            ids, offsets = inputs.ids.clamp(max=model.pieces - 1), torch.from_numpy(inputs.offsets[:-1])
+            return F.embedding_bag(ids, table.weight, offsets.to(inputs.device), mode="sum", per_sample_weights=shares)
         if model.training and self.ngram_dropout > 0 and model.ngrams > 1:
-            single = (inputs.ids < model.pieces).cpu().numpy()
             inputs = inputs.keep(single | (uniforms(inputs, "ngrams") >= self.ngram_dropout))
         return model(inputs, **settings)
 
