@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,12 +56,20 @@ class WithAuxiliaries(Method):
             raise RecipeError("one method stands twice", where="auxiliary", remedy="keep one of them")
         self.paper = main.paper  # type: ignore[misc]
         self.objective = main.objective  # type: ignore[misc]
+        self.caches_images = main.caches_images
         needed = main.contract.requires.union(*(a.method.contract.requires for a in beside))
         self.contract = Contract(needed, main.contract.accepts - needed)  # type: ignore[misc]
 
     @property
     def provides(self) -> frozenset[str]:
         return self.main.provides
+
+    @property
+    def image_margin(self) -> float:
+        return self.main.image_margin
+
+    def embedding_dim(self, model: Model) -> int:
+        return self.main.embedding_dim(model)
 
     def adapt(self, model: Model) -> None:
         for method in (self.main, *(auxiliary.method for auxiliary in self.beside_main)):
@@ -132,7 +140,5 @@ class WithAuxiliaries(Method):
         return {name.removeprefix(start): z for name, z in outputs.items() if name.startswith(start)}
 
     def _batch(self, batch: ObjectiveBatch, auxiliary: Auxiliary) -> ObjectiveBatch:
-        from dataclasses import replace
-
-        kinds = {kind: self._own(getattr(batch, kind), auxiliary) for kind in ("owner", "keys", "lengths")}
-        return replace(batch, **kinds)
+        owner, keys, lengths = (self._own(kind, auxiliary) for kind in (batch.owner, batch.keys, batch.lengths))
+        return replace(batch, owner=owner, keys=keys, lengths=lengths)

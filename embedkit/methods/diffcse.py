@@ -66,14 +66,14 @@ class DiffCSE(SimCSEUnsupervised):
 
         from embedkit.methods.parts import BatchNormProjector, generator
 
-        size = model.hidden_size  # type: ignore[attr-defined]
+        text: Any = model
         discriminator: Any = copy.deepcopy(model)
         discriminator.dense = nn.ModuleList()
         return nn.ModuleDict(
             {
                 "projector": BatchNormProjector(model.training_dim),
                 "discriminator": discriminator,
-                "replaced": nn.Linear(size, 2),
+                "replaced": nn.Linear(text.hidden_size, 2),
                 "generator": generator(self.generator, model, dropout=self.fidelity == "code"),
             }
         )
@@ -95,7 +95,8 @@ class DiffCSE(SimCSEUnsupervised):
         from embedkit.models.masked import in_plan_order
 
         edited = self.edited(inputs, model, parts)
-        states = parts["discriminator"].token_states(edited.replace(first=embeddings), edit=replace_first)
+        discriminator: Any = parts["discriminator"]
+        states = discriminator.token_states(edited.replace(first=embeddings), edit=replace_first)
         logits = parts["replaced"](in_plan_order(states, edited))  # (T, 2)
         replaced = (edited.ids != inputs.ids).long()
         loss = F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), replaced, reduction="sum")
@@ -112,7 +113,8 @@ class DiffCSE(SimCSEUnsupervised):
         from embedkit.models.masked import hide_tokens
 
         hidden = hide_tokens(inputs, model.tokenizer, self.mask_rate)
-        ids = parts["generator"].module.guesses(hidden.inputs)
+        frozen: Any = parts["generator"]
+        ids = frozen.module.guesses(hidden.inputs)
         if self.fidelity == "paper":
             ids = torch.where(torch.from_numpy(hidden.chosen).to(ids.device), ids, inputs.ids)
         first = torch.from_numpy(inputs.offsets[:-1]).to(ids.device)

@@ -91,7 +91,9 @@ def padded_attention(
         # a padded query may see nothing within its window; its row must not be empty, for softmax gives NaN there
         mask = mask.masked_fill(~real[:, None, :, None], 0.0)
     if prefix is not None:
-        k, v, mask = _with_prefix(k, v, mask, prefix)
+        k, v, seen = _with_prefix(k, v, mask, prefix)
+        assert seen is not None
+        mask = seen
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
     return out.transpose(1, 2).flatten(0, 1).index_select(0, places)
 

@@ -59,7 +59,8 @@ def bare_templates(inputs: Inputs, shift: int = 0) -> tuple[Inputs, Tensor]:
     bare = inputs.keep(~inside)
     flat, ends = bare.ids.cpu().numpy(), bare.offsets
     known: dict[tuple[int, bytes], int] = {}
-    first, number = [], np.empty(len(inputs), dtype=np.int64)
+    first: list[int] = []
+    number = np.empty(len(inputs), dtype=np.int64)
     for i in range(len(inputs)):
         key = int(gaps[i, 1] - gaps[i, 0]), flat[ends[i] : ends[i + 1]].tobytes()
         if key not in known:

@@ -145,12 +145,17 @@ def edited(encoder: nn.Module, edit: Edit | None, inputs: Inputs, real: Tensor |
         changed[real] = edit(output[real], inputs)
         return changed
 
-    layer = getattr(encoder, "embeddings", None) or encoder.get_input_embeddings()  # type: ignore[operator]
-    handle = layer.register_forward_hook(hook)
+    handle = _embedding_layer(encoder).register_forward_hook(hook)
     try:
         yield
     finally:
         handle.remove()
+
+
+def _embedding_layer(encoder: nn.Module) -> nn.Module:
+    """What turns ids into the first layer's input: with positions and norm, or, as in T5, word vectors alone."""
+    found = getattr(encoder, "embeddings", None)
+    return found if found is not None else encoder.get_submodule("encoder.embed_tokens")
 
 
 _RATES = ("attention_dropout", "dropout", "dropout_prob", "out_drop_p")

@@ -1,7 +1,8 @@
 """The losses of twenty steps of every method, kept in ``stored_losses.json``: a change of them is always on purpose.
 
 Random tiny models with dropout, built-in data and tokenizer, so that nothing but this repository decides the figures.
-After a change that is meant to change them, or for a new method: ``python -m tests.training.test_stored_losses``.
+For new cases: ``python -m tests.training.test_stored_losses``; after a change that is meant to change some, with their
+names.
 """
 
 from __future__ import annotations
@@ -137,10 +138,15 @@ def test_another_seed_or_rate_has_other_losses(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
+    import sys
+
     import torch
 
     torch.set_num_threads(1)
+    stored = json.loads(STORED.read_text())
+    again = sys.argv[1:] or [case for case in CASES if case not in stored]
     with tempfile.TemporaryDirectory() as folder:
-        losses = {case: runs.run(Path(folder) / case, recipe(case)).losses for case in CASES}
-    rows = [f" {json.dumps(case)}: {json.dumps([round(x, 7) for x in values])}" for case, values in losses.items()]
+        new = {case: runs.run(Path(folder) / case, recipe(case)).losses for case in again}
+    stored |= {case: [round(x, 7) for x in values] for case, values in new.items()}
+    rows = [f" {json.dumps(case)}: {json.dumps(stored[case])}" for case in CASES]
     STORED.write_text("{\n" + ",\n".join(rows) + "\n}\n")

@@ -1,0 +1,64 @@
+"""One step of any recipe in float64 without dropout, so that ways of computing it can be compared."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+
+from embedkit.recipe_io import load_recipe
+from embedkit.training.cache import Chunking
+from embedkit.training.log import Progress
+from embedkit.training.run import Run
+from embedkit.training.step import TrainStep
+from tests.training import common
+
+
+@contextlib.contextmanager
+def no_dropout() -> Iterator[None]:
+    """Dropout of every kind lets all pass; modules stay in training mode."""
+    real = F.scaled_dot_product_attention
+
+    def attention(*args: Any, **settings: Any) -> Any:
+        return real(*args, **{**settings, "dropout_p": 0.0})
+
+    with (
+        mock.patch("embedkit.models.kernels.dropout_scale", lambda shape, p, dtype: torch.ones(shape, dtype=dtype)),
+        mock.patch.object(F, "dropout", lambda x, *args, **settings: x),
+        mock.patch.object(F, "scaled_dot_product_attention", attention),
+    ):
+        yield
+
+
+def gradients(
+    given: dict[str, Any], chunking: Chunking | None = None, packing: str | None = None
+) -> tuple[float, dict[str, torch.Tensor]]:
+    """Loss share of this process and gradients of the first step of a recipe."""
+    with tempfile.TemporaryDirectory() as folder, no_dropout():
+        run = Run(load_recipe(given), Path(folder), Progress())
+        try:
+            run.state = run._build()
+            bundle = run.state.bundle.double()
+            if bundle.guide is not None:
+                bundle.guide.encoder.double()
+            if packing is not None:
+                bundle.model.packing = packing
+            run.images = run._image_cache()
+            with contextlib.closing(run._stream()) as stream:
+                batch = next(stream)
+            bundle.train()
+            step = TrainStep(
+                bundle, run.method, run.world, chunking or Chunking(), autocast=contextlib.nullcontext, total_steps=20
+            )
+            torch.manual_seed(0)
+            loss = float(step.gradients(batch).loss)
+            step.after_update()
+            return loss, common.gradients(step)
+        finally:
+            run.close()
