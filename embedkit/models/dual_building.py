@@ -14,7 +14,9 @@ _TEXT_KEYS = (
     "kind", "name", "revision", "config", "tokenizer", "pooling", "max_length", "prompts", "default_prompt", "dropout",
     "lora", "dim", "ngrams", "buckets",
 )  # fmt: skip
-_NOT_DUAL = ("config", "tokenizer", "pooling", "head", "max_length", "dropout", "lora", "dim", "default_prompt")
+_NOT_DUAL = (
+    "config", "tokenizer", "pooling", "head", "max_length", "dropout", "lora", "dim", "prompts", "default_prompt",
+)  # fmt: skip
 
 
 def build_dual(config: ModelConfig) -> DualEncoder:
@@ -26,7 +28,7 @@ def build_dual(config: ModelConfig) -> DualEncoder:
         For settings that belong to a tower, and for towers that cannot be read or built.
     """
     for key in _NOT_DUAL:
-        if getattr(config, key) is not None:
+        if getattr(config, key) not in (None, {}):
             raise ModelError("belongs to a tower", where=f"model.{key}", remedy=f"write model.towers.text.{key}")
     towers = config.towers or TowersConfig()
     model = _loaded(config) if config.name is not None else _new(towers)

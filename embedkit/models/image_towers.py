@@ -150,6 +150,7 @@ class OpenClipTower(ImageTower):
         self.size = _pair(settings.image_size)
         self.patches = _grid(self.size, settings.patch_size if not settings.timm_model_name else 32)
         if settings.timm_model_name:
+            self.config.pop("timm_model_pretrained", None)  # the weights are here now
             self._fit_timm()
 
     def _fit_timm(self) -> None:

@@ -48,7 +48,8 @@ def train_two_steps(model: DualEncoder, pictures: list[Any]) -> None:
     objective = objectives.build("clip", dim=model.dim)
     sgd = torch.optim.SGD([*model.parameters(), *objective.parameters()], lr=1e-4)
     places = torch.arange(len(pictures))
-    batch = ObjectiveBatch(size=3, rows=slice(0, 3), owner={"anchor": places, "positive": places}, keys={}, ids=places)
+    owner, keys = {"anchor": places, "positive": places}, {"anchor": places, "positive": places + 3}
+    batch = ObjectiveBatch(size=3, rows=slice(0, 3), owner=owner, keys=keys, ids=places)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     model.train()
     for _ in range(2):
