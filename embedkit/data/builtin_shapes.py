@@ -8,7 +8,7 @@ every machine.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -51,9 +51,8 @@ def features(below: Callable[[int], int]) -> Features:
 
 def row(chosen: Features, below: Callable[[int], int]) -> dict[str, Any]:
     """The row of a picture: ``image``, ``captions`` (two), ``label`` and ``label_name`` (the shape)."""
-    colour, shape, size, place, ground = (
-        list(names)[number] for names, number in zip((COLOURS, SHAPES, SIZES, PLACES, GROUNDS), chosen, strict=True)
-    )
+    names: tuple[Iterable[str], ...] = (COLOURS, SHAPES, SIZES, PLACES, GROUNDS)
+    colour, shape, size, place, ground = (list(own)[number] for own, number in zip(names, chosen, strict=True))
     captions = [
         f"a {size} {colour} {shape} {place} on a {ground} ground",
         f"{place} there is a {colour} {shape}, {size}, the ground is {ground}",

@@ -178,7 +178,8 @@ def _vectors(model: Model, items: list[Item], settings: tuple[Any, ...], first: 
     if all(isinstance(item, str) for item in items):
         from embedkit.models.encoding import encode
 
-        return encode(model, items, *settings, None, first)  # type: ignore[arg-type]
+        prompt, normalize, truncate_dim, batch_tokens = settings
+        return encode(model, items, prompt, normalize, truncate_dim, batch_tokens, None, first)  # type: ignore[arg-type]
     if model.kind != "dual":
         raise UserError(f"a {model.kind} model encodes no images", remedy="name the column of the texts: column=...")
     try:
