@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 from embedkit.errors import DataError, NonFiniteError, UserError
 from embedkit.evaluation import evaluate, open_suite
 from embedkit.resources import published_path
-from tests.evaluation.toys import STS_HEADER, BagOfWords, Described, Fixed, sts_folder, sts_rows, write_tsv
+from tests.evaluation.toys import STS_HEADER, BagOfWords, Described, Fixed, sentences, sts_folder, sts_rows, write_tsv
 
 
 def _oracle(path: Path, model: Any, split: str, way: str) -> float:
@@ -331,3 +331,13 @@ def test_minilm_has_its_published_scores(shared: Path) -> None:
                 assert report.tasks[task].metrics[f"spearman_{way}"] == pytest.approx(
                     values[task], abs=known["tolerance_aggregations"]
                 )
+
+
+def test_pairs_of_equal_sentences_tie(tmp_path: Path) -> None:
+    texts = sentences(30, 4)
+    rows = [("one", float(n % 6), text, text if n % 2 else texts[n - 1], "test") for n, text in enumerate(texts)]
+    write_tsv(tmp_path / "stsb.tsv", STS_HEADER, rows)
+    samples = evaluate(BagOfWords(), "sts", tmp_path, ["stsb"], resamples=0).tasks["stsb"].samples
+    assert samples is not None
+    predictions = samples.values["prediction"]
+    assert np.unique(predictions[1::2]).tolist() == [1.0]

@@ -31,6 +31,7 @@ class StsSettings(TaskSettings):
 class StsTask(Task):
     """Spearman's correlation x 100 of cosines and gold scores (SentEval's STS as SimCSE uses it).
 
+    Cosines are compared as float32, so that pairs of equal sentences tie.
     Data: columns ``sentence1``, ``sentence2``, ``score``, optional ``subset`` and ``split``. Rows with a blank score
     are left out, as SemEval's unscored pairs are.
     """
@@ -75,7 +76,8 @@ class StsTask(Task):
     def score(self, embed: Embedder) -> TaskResult:
         """The correlation by every aggregation; the chosen one is the score."""
         first, second = embed(self.first), embed(self.second)
-        cosines = cosine_pairs(first, second)
+        # as float32, in which pairs of equal sentences tie; in float64 the noise of their cosines would order them
+        cosines = cosine_pairs(first, second).astype(np.float32).astype(np.float64)
         if np.ptp(cosines) == 0:
             raise NonFiniteError("all pairs have the same similarity", where=f"task {self.name}")
         samples = self._samples(cosines)
