@@ -46,8 +46,10 @@ def probe_images(count: int) -> list[Any]:
     for number in range(count):
         random = np.random.default_rng(number)
         high, wide = (int(v) for v in random.integers(48, 200, 2))
-        ends, tilt = random.integers(0, 256, (2, 3)), random.integers(-99, 99, 3)
-        ramps = np.linspace(*ends, wide)[None, :] + np.linspace(-tilt, tilt, high)[:, None]  # (H, W, 3)
+        begin, end = random.uniform(0, 255, (2, 3))
+        tilt = random.uniform(-99, 99, 3)
+        across, down = np.linspace(0, 1, wide)[None, :, None], np.linspace(-1, 1, high)[:, None, None]
+        ramps = begin + (end - begin) * across + tilt * down  # (H, W, 3)
         pixels = ramps + random.normal(0, 8, (high, wide, 3))
         top, left = int(random.integers(0, high - 16)), int(random.integers(0, wide - 16))
         pixels[top : top + high // 3, left : left + wide // 3] = random.integers(0, 256, 3)

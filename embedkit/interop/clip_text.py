@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from embedkit.errors import ModelError
 
@@ -94,7 +94,7 @@ def open_clip_text_cfg(text: ClipTextEncoder) -> tuple[dict[str, Any], bool]:
     return cfg | {"hf_tokenizer_name": "tokenizer", "tokenizer_kwargs": {"clean": text.cleaning}}, quick
 
 
-def refuse(library: str, reason: str) -> None:
+def refuse(library: str, reason: str) -> NoReturn:
     """Raise what `export` raises when a library cannot express a model."""
     raise ModelError(f"{library} cannot express this model: {reason}", remedy="save it as an embedkit folder")
 
@@ -105,8 +105,8 @@ def end_id(text: ClipTextEncoder) -> int:
 
     found = special_ids(text.tokenizer)["eos_token_id"]
     if found is None:
-        refuse("CLIP", "its tokenizer has no end token")
-    return int(found)
+        raise ModelError("its tokenizer has no end token", where="CLIP")
+    return found
 
 
 def has_clip_vocabulary(tokenizer: Any) -> bool:

@@ -112,9 +112,9 @@ def _export(model: DualEncoder, folder: Path) -> None:
 
 def padded(inputs: Inputs, model: DualEncoder) -> tuple[Tensor, Tensor]:
     """Ids and mask (N, L) of texts; SigLIP's are all real, for its attention sees its padding."""
-    rows = inputs.rows()
+    rows, text = inputs.rows(), model.text
     longest = max(map(len, rows))
-    ids = torch.full((len(rows), longest), getattr(model.text.encoder.config, "pad_token_id", None) or 0)
+    ids = torch.full((len(rows), longest), getattr(text.encoder.config, "pad_token_id", None) or 0)  # type: ignore[union-attr]
     mask = torch.zeros(len(rows), longest, dtype=torch.int64)
     for place, row in enumerate(rows):
         ids[place, : len(row)] = torch.tensor(row)

@@ -145,7 +145,8 @@ def _text(cfg: dict[str, Any], dim: int, quick: bool, state: dict[str, Any], fol
         return _hf_text(cfg, dim, state, folder)
     settings = text_config(cfg, dim, quick)
     tokenizer, cleaning = _tokenizer(cfg, folder)
-    encoder = new_encoder(AutoConfig.for_model(**settings, **special_ids(tokenizer)))
+    settings |= special_ids(tokenizer)
+    encoder = new_encoder(AutoConfig.for_model(**settings))
     tensors = clip_keys.text_to_hf(state)
     if settings["model_type"] == "siglip_text_model":
         tensors |= {"head.weight": state["text_projection.weight"], "head.bias": state["text_projection.bias"]}

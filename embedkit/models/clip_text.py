@@ -89,11 +89,11 @@ class ClipTextEncoder(TextEncoder):
         rows[real] = inputs.ids
         return Inputs(rows.flatten(), np.arange(len(inputs) + 1) * length)
 
-    def pooled(self, inputs: Inputs, packing: str | None = None, **settings: Any) -> Tensor:
+    def pooled(self, inputs: Inputs, packing: str | None = None, pooling: str | None = None, **settings: Any) -> Tensor:
         """Pooled vectors (N, H) in input order; CLIP's text model runs packed unless something is changed in it."""
-        plain = self.pooling == "last-token" and not settings and (packing or self.packing) in ("auto", "packed")
-        if not self.causal or not plain or len(inputs) == 0:
-            return super().pooled(inputs, packing, **settings)
+        plain = (pooling or self.pooling) == "last-token" and not settings
+        if not self.causal or not plain or (packing or self.packing) not in ("auto", "packed") or len(inputs) == 0:
+            return super().pooled(inputs, packing, pooling, **settings)
         return run_causal(self.encoder, inputs)
 
     @property

@@ -67,12 +67,10 @@ def _new(towers: TowersConfig) -> DualEncoder:
             f"the text tower has {text.dim} coordinates", where="model.towers.dim", remedy="add a projection"
         )
     ends = image.dim == towers.dim and image.family == "open_clip"  # these towers end in a projection of their own
-    projections = [
-        Projection(towers.text.projection or "linear", text.dim, towers.dim),
-        Projection(towers.image.projection or ("none" if ends else "linear"), image.dim, towers.dim),
-    ]
+    behind_text = Projection(towers.text.projection or "linear", text.dim, towers.dim)
+    behind_image = Projection(towers.image.projection or ("none" if ends else "linear"), image.dim, towers.dim)
     preprocess = Preprocess.of({"size": list(image.size), **towers.image.preprocess})
-    return DualEncoder(text, image, *projections, preprocess)
+    return DualEncoder(text, image, behind_text, behind_image, preprocess)
 
 
 def _text(config: TextTowerConfig) -> Model:

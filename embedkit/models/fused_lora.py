@@ -6,6 +6,8 @@ W + alpha / rank · B A, and the three parts of the fused one have updates of th
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -63,7 +65,8 @@ def add_fused_lora(module: nn.Module, config: LoraConfig) -> list[str]:
             )
         found.append(name)
         for part in wanted:
-            owner, key, parts = (layer, "in_proj_weight", 3) if part == "in_proj" else (layer.out_proj, "weight", 1)
+            owner: Any = layer if part == "in_proj" else layer.out_proj
+            key, parts = ("in_proj_weight", 3) if part == "in_proj" else ("weight", 1)
             weight = getattr(owner, key)
             parametrize.register_parametrization(owner, key, LowRank(weight.detach(), parts, config))
             owner.parametrizations[key].original.requires_grad_(False)

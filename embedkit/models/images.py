@@ -110,7 +110,7 @@ def pixels_of(images: Sequence[Any], preprocess: Preprocess) -> Tensor:
 
 
 def _is_ready(image: Any) -> bool:
-    shape = getattr(image, "shape", ())
+    shape: tuple[int, ...] = tuple(getattr(image, "shape", ()))
     return len(shape) == 3 and shape[0] == 3 and (shape[2] != 3 or isinstance(image, Tensor))
 
 

@@ -83,7 +83,8 @@ class Preprocess:
         for key in settings:
             if key not in known:
                 raise ModelError(f"unknown setting {key!r}", where="preprocess", remedy=nearest(key, known))
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+        return cls(**given)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -153,6 +154,7 @@ def open_image(image: Any) -> Any:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise DataError(f"pixels are {image.dtype} {image.shape}, not uint8 (H, W, 3)")
         return Image.fromarray(image)
+    source: Any
     if isinstance(image, bytes):
         name, source = "image", io.BytesIO(image)
     elif isinstance(image, str | Path):
