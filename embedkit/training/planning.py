@@ -100,7 +100,7 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
     return Plan(
         recipe=recipe.name,
         method=recipe.method.name,
-        objective=", ".join(f"{key} {value}" if key != "name" else str(value) for key, value in config.items()),
+        objective=_objective(config),
         device=str(device),
         precision=precision,
         parameters=[_group(group) for group in groups],
@@ -111,6 +111,11 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
         memory=_memory(bundle, recipe, batches, processes, 2 if precision != "fp32" else 4),
         evaluation=_evaluation(recipe),
     )
+
+
+def _objective(config: Mapping[str, Any]) -> str:
+    """Name and settings of the objective in words."""
+    return ", ".join(str(value) if key == "name" else f"{key} {value}" for key, value in config.items()) or "none"
 
 
 def _first_batches(recipe: Recipe, rows: Any, method: Any, model: Any) -> list[StepBatch]:

@@ -254,3 +254,13 @@ def test_more_processes_than_rows_are_refused(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", 0)
     with pytest.raises(RecipeError, match="6 rows a step for 7 processes"):
         plan(made(tmp_path / "rows.jsonl"), 7)
+
+
+def test_plan_of_a_method_with_parts_and_of_one_without_objective(tmp_path: Path) -> None:
+    changes = {"method": "mlm", "auxiliary": []}
+    found = plan(load_recipe({**runs.recipe(), **changes, "data": {"train": [{"path": "builtin:sentences"}]}}))
+    assert (found.objective, found.negatives["total"]) == ("none", 0)
+    words = found.parameters[0]["parameters"]
+    prompt = runs.recipe(model={"pooling": "cls"}) | {"method": {"name": "promcse", "prompt_length": 4}}
+    trained = sum(group["parameters"] for group in plan(load_recipe(prompt)).parameters)
+    assert trained == 4 * 2 * 2 * 32 < words
