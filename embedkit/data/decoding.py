@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from embedkit.data.training import RowBatch
 
 GROUP = 8  # rows that one task decodes
-AHEAD = 2  # batches that are decoded before they are asked for
+AHEAD = 1  # batches that are decoded before they are asked for; a decoded batch is much larger than its files
 
 
 @dataclass(frozen=True)

@@ -301,7 +301,9 @@ def _image(image: bytes | str, part: Part) -> bytes | str:
 
 def _inside(path: str, folder: str) -> bool:
     """Whether a normalised path lies in a folder, symbolic links followed."""
-    return os.path.realpath(path).startswith(_real(folder).rstrip(os.sep) + os.sep)
+    parent, name = os.path.split(path)
+    real = os.path.realpath(path) if os.path.islink(path) else os.path.join(_real(parent), name)
+    return real.startswith(_real(folder).rstrip(os.sep) + os.sep)
 
 
 @cache
