@@ -83,8 +83,7 @@ def evaluate(
         _compare(models or [], resamples, seed, report, json_file)
         return
     names = _distinct(models or [])
-    _check_models(names, trust_remote_code)
-    from embedkit.evaluation import EmbeddingCache, open_suites
+    from embedkit.evaluation import EmbeddingCache, metric_names, open_suites
     from embedkit.evaluation.report import reports_text, save_reports
 
     suites = suite or ["sts"]
@@ -93,6 +92,9 @@ def evaluate(
     options: dict[str, Any] = {"split": split, "prompt": prompt, "dim": dim, "seed": seed}
     options["tasks"] = [task.strip() for task in tasks.split(",")] if tasks else None
     options["resamples"] = (1000 if intervals else 0) if resamples is None else resamples
+    for one in suites:
+        metric_names(one, options["tasks"], split)  # wrong names are told before anything is read
+    _check_models(names, trust_remote_code)
     opened = open_suites(suites, data, settings=_settings(settings or []), **options)
     reports = []
     loading = {"device": device, "trust_remote_code": trust_remote_code, "dtype": dtype}
