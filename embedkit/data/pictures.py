@@ -11,6 +11,7 @@ import hashlib
 import io
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from embedkit.data.rows import BadRow
@@ -90,7 +91,7 @@ def _decoded(content: bytes, need: int | None, max_pixels: int) -> Image:
     except ImportError as error:
         raise MissingExtraError("pillow", "clip", "reading images") from error
     try:
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        image = Image.open(io.BytesIO(content), formats=_formats())
     except UnidentifiedImageError as error:
         raise BadRow("not an image", f"no image format begins like {content[:8]!r}", remedy=_REMEDY) from error
     except Image.DecompressionBombError as error:
@@ -105,6 +106,15 @@ def _decoded(content: bytes, need: int | None, max_pixels: int) -> Image:
         return _loaded(image, need)
     except Exception as error:  # as above
         raise _damaged(error) from error
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this build of Pillow reads."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _loaded(image: Any, need: int | None) -> Image:

@@ -66,6 +66,9 @@ class Prefetcher(Generic[T]):
         self._done = True
         self._stop.set()
         self._thread.join()
+        close = getattr(self._items, "close", None)
+        if close is not None:  # a generator ends the threads that it works with
+            close()
 
     def __enter__(self) -> Prefetcher[T]:
         return self

@@ -27,7 +27,7 @@ ALIASES: Mapping[str, Sequence[str]] = {
     "text_1": ("caption",),
 }
 """Role -> names of columns that are taken for it when the recipe maps nothing, besides the role's own name. A column
-``text`` is a caption where the method reads captions and no anchor."""
+``text`` is a caption where the method reads captions and no anchor, and no other column has captions."""
 
 ROLES = ("anchor", "positive", "negatives", "score", "label", "group", "image", "image2", "features", "texts")
 """Roles of a finished row; columns ``negative_1``, ``negative_2`` ... become entries of ``negatives``, columns
@@ -144,8 +144,9 @@ def _guess(found: Sequence[str], wanted: frozenset[str], where: str) -> tuple[di
     columns: dict[str, str] = {}
     notes: list[str] = []
     guesses: dict[str, list[str]] = {}
+    told = bool({"caption", "captions", "texts", "text_1"} & set(found))
     for column in found:
-        slot = _slot_named(column, wanted)
+        slot = _slot_named(column, wanted, told)
         if slot is not None:
             guesses.setdefault(slot, []).append(column)
     for slot, candidates in guesses.items():
@@ -164,10 +165,10 @@ def _guess(found: Sequence[str], wanted: frozenset[str], where: str) -> tuple[di
     return columns, notes
 
 
-def _slot_named(column: str, wanted: frozenset[str]) -> str | None:
-    """The role or slot that a column's name stands for, or None."""
+def _slot_named(column: str, wanted: frozenset[str], told: bool) -> str | None:
+    """The role or slot that a column's name stands for, or None; `told` when another column has the captions."""
     if column == "text" and "texts" in wanted and "anchor" not in wanted:
-        return "text_1"
+        return None if told else "text_1"
     if column in ROLES or _role_of(column) != column:
         return column
     for slot, pattern in _NUMBERED_ALIASES.items():

@@ -109,6 +109,15 @@ def test_text_is_an_anchor_for_those_who_read_anchors(tmp_path: Path) -> None:
     assert next(both.batches(0)).rows[0]["anchor"] == "hello"
 
 
+def test_text_beside_a_caption_is_not_read_twice(tmp_path: Path) -> None:
+    """As in shards of img2dataset, whose samples have the caption in a text file and in a JSON object."""
+    image_data.write_csv(tmp_path, CONTENT)
+    row = {"image": "files/00000.png", "text": "a dog", "caption": "a dog"}
+    (tmp_path / "t.jsonl").write_text(json.dumps(row) + "\n")
+    read = opened([{"path": str(tmp_path / "t.jsonl")}], "image texts", batch_size=1)
+    assert next(read.batches(0)).rows[0]["texts"] == ["a dog"]
+
+
 # -- shards ---------------------------------------------------------------------------------------------------------
 
 

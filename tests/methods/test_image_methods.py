@@ -235,3 +235,15 @@ def test_encode_reads_images_texts_and_mixed_lists(tmp_path: Path) -> None:
     text_model: Any = build(common.model_config(), 0).eval()
     with pytest.raises(UserError, match="encodes no images"):
         encode_file(text_model, tmp_path / "d" / "files", tmp_path / "p.npy")
+
+
+def test_a_second_image_is_the_second_view() -> None:
+    rows = _rows(4)
+    for row, other in zip(rows, [*rows[1:], rows[0]], strict=True):
+        row["image2"] = other["image"] if row is not rows[2] else None
+    made = _method("simclr").views(rows, lambda i: np.random.Generator(np.random.Philox(key=[i, 0])))
+    assert [image.key for image in made["anchor"].inputs] == [row["image"].key for row in rows]
+    wanted = [rows[1]["image"], rows[2]["image"], rows[2]["image"], rows[0]["image"]]
+    assert [image.key for image in made["positive"].inputs] == [picture.key for picture in wanted]
+    seeds = {image.seed for view in made.values() for image in view.inputs}
+    assert len(seeds) == 8
