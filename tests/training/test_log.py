@@ -1,0 +1,88 @@
+"""What a run writes of itself: rows of the log, figures for trackers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from embedkit.errors import RecipeError
+from embedkit.recipe_io import load_recipe
+from tests.training import runs
+
+
+def test_a_resumed_run_does_not_log_a_step_twice(tmp_path: Path) -> None:
+    given = runs.recipe(train={"max_steps": 4, "save_every": 2, "log_every": 1})
+    runs.run(tmp_path / "run", given)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000004")  # as if killed on the way to step 4
+    shutil.rmtree(tmp_path / "run" / "model")
+    log = tmp_path / "run" / "log.jsonl"
+    log.write_text(log.read_text() + '{"step": 4, "lo')
+    runs.run(tmp_path / "run", given, resume=True)
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 2, 3, 4]
+
+
+def test_the_log_has_a_row_a_log_step_with_means_and_speeds(tmp_path: Path) -> None:
+    every = runs.run(tmp_path / "every", runs.recipe(train={"max_steps": 5}))
+    progress = runs.Recorder()
+    result = runs.run(tmp_path / "run", runs.recipe(train={"max_steps": 5, "log_every": 2}), progress=progress)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4, 5]  # the last step is always there
+    losses = every.losses
+    wanted = [(losses[0] + losses[1]) / 2, (losses[2] + losses[3]) / 2, losses[4]]
+    assert [row["loss"] for row in rows] == pytest.approx(wanted, rel=1e-5)
+    assert [row["loss"] for row in rows] == result.losses
+    assert result.loss == result.losses[-1]
+    for row in rows:
+        assert {"lr", "gradient_norm", "sentences_per_s", "tokens_per_s", "padding_share", "data_wait_share"} <= set(
+            row
+        )
+        assert row["sentences_per_s"] > 0
+        assert row["tokens_per_s"] > row["sentences_per_s"] * 3  # [CLS], [SEP] and a word at least
+        assert 0 <= row["padding_share"] < 1
+        assert 0 <= row["data_wait_share"] <= 1
+        assert row["gradient_norm"] > 0
+        assert progress.figures[row["step"]]["loss"] == row["loss"]
+    known = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert known["steps"] == 5
+    assert known["losses"] == result.losses
+    assert load_recipe(tmp_path / "run" / "recipe.yaml").train.log_every == 2
+    runs.run(tmp_path / "run", runs.recipe(train={"max_steps": 5, "log_every": 2}), resume=True)  # nothing left to do
+    assert json.loads((tmp_path / "run" / "result.json").read_text()) == known
+    (tmp_path / "run" / "result.json").unlink()
+    runs.run(tmp_path / "run", runs.recipe(train={"max_steps": 5, "log_every": 2}), resume=True)
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["loss"] is None
+
+
+def test_a_log_that_cannot_be_written_is_said_once_and_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run" / "log.jsonl").mkdir(parents=True)
+    progress = runs.Recorder()
+    result = runs.run(tmp_path / "run", progress=progress)
+    assert result.steps == 4
+    assert [line for line in progress.lines if "log cannot be written" in line] == [
+        f"{tmp_path / 'run' / 'log.jsonl'}: the log cannot be written (Is a directory); training goes on"
+    ]
+
+
+def test_trackers_get_the_figures_and_missing_ones_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorboard", reason="needs the package tensorboard")
+    runs.run(tmp_path / "run", runs.recipe(train={"trackers": ["tensorboard"]}))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    [file] = (tmp_path / "run").rglob("events.out.tfevents*.0")
+    events = EventAccumulator(str(file))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    from importlib import util
+
+    real = util.find_spec
+    monkeypatch.setattr(util, "find_spec", lambda name, *rest: None if name == "wandb" else real(name, *rest))
+    with pytest.raises(RecipeError, match=r"'wandb' is not installed; pip install wandb"):
+        runs.run(tmp_path / "other", runs.recipe(train={"trackers": ["wandb"]}))
+    assert not (tmp_path / "other").exists()
