@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from embedkit.errors import ModelError
 from embedkit.models.folder import POOLING_NAMES, SOFT_PROMPT_FILE, TRAIN_ONLY_FILE
 from embedkit.models.saving import write_json
-from embedkit.models.tokens import SLOT
+from embedkit.models.tokens import SENTENCE_SLOT, SLOT
 
 if TYPE_CHECKING:
     from embedkit.models.base import Model
@@ -55,6 +55,8 @@ def reasons_against(model: Model) -> list[str]:
 
 def is_prefix(prompt: str) -> bool:
     """Whether a prompt only puts text in front."""
+    if SENTENCE_SLOT in prompt:
+        return False
     return SLOT not in prompt or (prompt.count(SLOT) == 1 and prompt.endswith(SLOT))
 
 

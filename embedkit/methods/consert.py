@@ -48,7 +48,8 @@ class ConSERT(Method):
     ids), or nothing. The published best is feature cutoff 0.2 against shuffle, with the encoder's own dropout off
     (``model.dropout: 0``) for the base model and on for all others. Vectors are the mean of the last layer's tokens in
     training; the recipes' model takes the mean of the last *two* layers at use time (``pooling: last-two``), as the
-    paper's evaluation does. Objective: NT-Xent over the 2N vectors, temperature 0.1.
+    paper's evaluation does (the official score that chooses the checkpoint reads the last layer; here it is that of the
+    model as it is used). Objective: NT-Xent over the 2N vectors, temperature 0.1.
 
     The official code sums the losses of both directions and multiplies by 0.15 (``fidelity: code``); the paper averages
     them (``paper``). Adam hides the factor; clipping does not. On RoBERTa the official shuffle numbers positions from

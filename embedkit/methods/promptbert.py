@@ -13,6 +13,7 @@ from embedkit.methods.pairs import role_views
 
 if TYPE_CHECKING:
     from embedkit.models.base import Model
+    from embedkit.models.inputs import Inputs
 
 _ROBERTA = ("camembert", "roberta", "xlm-roberta")
 
@@ -38,6 +39,11 @@ class _Prompted(Method):
             )  # fmt: skip
         return model
 
+    def prepare(self, model: Model, name: str, view: View) -> Inputs:
+        """Training reads the template ``first``, where there is one; the default is that of use time."""
+        prompt = "first" if view.prompt is None and "first" in model.prompts else view.prompt
+        return model.prepare(view.inputs, prompt)
+
     def _shift(self, model: Any) -> int:
         """RoBERTa's first position is 2; the official code starts at 0 in the bias pass."""
         from embedkit.models.packing import position_offset
@@ -57,10 +63,10 @@ class PromptBERTUnsupervised(_Prompted):
     tanh head that is used in training only (the recipe's ``model.head``).
 
     As in the official code the saved model takes no bias off and uses the first template: that is what the published
-    test scores measure, although the code's own development scores take it off. The test script also puts a full stop
-    behind sentences that end in none of . ? " ' (training does not), worth points without fine-tuning; do so in the
-    texts that you encode if you want the same. The recipe's ``max_length`` counts the template too: 32 tokens of
-    sentence, as published, plus its own.
+    test scores measure, although the code's own development scores take it off. The test script, and training not, puts
+    a full stop behind sentences that end in none of . ? " ', worth points without fine-tuning: the recipes' default
+    prompt does so with the slot ``{.}``. Their ``max_length`` counts the template too: 32 tokens of sentence, as
+    published, plus its own.
 
     With ``fidelity: code`` the bias pass of RoBERTa counts positions from 0 instead of 2, as the official code does;
     ``paper`` counts as in the sentence's own pass.
@@ -147,11 +153,17 @@ class PromptBERTOptimised(_Prompted):
         return frozenset({"anchor", "positive"})
 
     def adapt(self, model: Model) -> None:
+        from embedkit.models.tokens import SENTENCE_SLOT, SLOT
+
         text = self._text(model)
-        name = text.default_prompt
+        name = "first" if "first" in text.prompts else text.default_prompt
         if name is None:
-            raise ModelError("there is no default prompt to learn", where="model.default_prompt", remedy="name one")
-        text.prompts[name], first = learnable_template(text, text.prompts[name])
+            raise ModelError("there is no template to learn", where="model.prompts", remedy="give the prompt 'first'")
+        old = text.prompts[name]
+        new, first = learnable_template(text, old)
+        for other, template in text.prompts.items():  # the same template with another slot stays the same
+            if template.replace(SENTENCE_SLOT, SLOT) == old:
+                text.prompts[other] = new.replace(SLOT, SENTENCE_SLOT) if SENTENCE_SLOT in template else new
         if not self.train_encoder:
             text.encoder.requires_grad_(False)
             words = text.encoder.get_input_embeddings().weight.requires_grad_(True)

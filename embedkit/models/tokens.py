@@ -16,6 +16,8 @@ from embedkit.models.chunks import ChunkTokenizer, is_local
 from embedkit.models.inputs import Inputs
 
 SLOT = "{}"
+SENTENCE_SLOT = "{.}"
+"""A slot that ends its text with a full stop where it ends in none of ``. ? " '``."""
 _NAME = re.compile(r"[\w.-]+")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -64,6 +66,11 @@ def check_texts(texts: Sequence[Any], start: int = 0) -> list[str]:
     return checked
 
 
+def ended(text: str) -> str:
+    """The text with a full stop behind, unless it is empty or ends in one of ``. ? " '``."""
+    return text if not text or text[-1] in ".?\"'" else text + "."
+
+
 class TextTokenizer:
     """Texts to `Inputs`; safe to call from several threads.
 
@@ -71,6 +78,7 @@ class TextTokenizer:
     shortens only the text (PromptBERT, Jiang et al. 2022, does the same). White space before the slot goes to the
     text, because byte-level and SentencePiece vocabularies join it to the following word. A prompt without a slot, or
     with the slot at its end, is put in front of the text and both are tokenised together, as in sentence-transformers.
+    The slot ``{.}`` ends its text with a full stop where it has no such end (see `ended`).
 
     Parameters
     ----------
@@ -143,7 +151,9 @@ class TextTokenizer:
         return list(self.source(texts, add_special_tokens=special, **settings)["input_ids"])
 
     def __call__(self, texts: list[str], prompt: str = "") -> Inputs:
-        """`Inputs` of the texts under a prompt text (may hold one ``{}``)."""
+        """`Inputs` of the texts under a prompt text (may hold one ``{}`` or ``{.}``)."""
+        if SENTENCE_SLOT in prompt:
+            texts, prompt = [ended(text) for text in texts], prompt.replace(SENTENCE_SLOT, SLOT)
         prefix, slot, suffix = prompt.partition(SLOT)
         if SLOT in suffix:
             raise UserError(f"prompt {prompt!r} has more than one {SLOT}", remedy="keep one slot for the text")

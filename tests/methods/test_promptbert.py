@@ -155,3 +155,27 @@ def test_a_model_without_template_is_refused() -> None:
         PromptBERTUnsupervised().adapt(model)
     with pytest.raises(RecipeError, match="code or paper"):
         PromptBERTSupervised("book")
+
+
+def test_the_slot_of_sentences_ends_them_with_a_full_stop() -> None:
+    model = prompted()
+    model.prompts["sentence"] = FIRST.replace("{}", "{.}")
+    texts = ["a dog", "a dog.", "who?", 'he says "no"', "they' ", ""]
+    wanted = ["a dog.", "a dog.", "who?", 'he says "no"', "they' .", ""]
+    found, plain = model.prepare(texts, "sentence"), model.prepare(wanted, "first")
+    assert found.rows() == plain.rows()
+    assert found.data["gaps"].tolist() == plain.data["gaps"].tolist()
+    assert sentence_transformers.is_prefix("query: {}")
+    assert not sentence_transformers.is_prefix("query: {.}")
+
+
+def test_training_reads_the_first_template_and_use_time_the_default() -> None:
+    model = prompted()
+    model.prompts["sentence"], model.default_prompt = FIRST.replace("{}", "{.}"), "sentence"
+    PromptBERTOptimised().adapt(model)
+    assert model.prompts["sentence"] == model.prompts["first"].replace("{}", "{.}")
+    assert model.prompts["second"] == SECOND
+    for method in (PromptBERTSupervised(), PromptBERTOptimised()):
+        views = method.views([{"anchor": "a dog", "positive": "a cat"}], lambda i: np.random.default_rng(i))
+        assert method.prepare(model, "anchor", views["anchor"]).rows() == model.prepare(["a dog"], "first").rows()
+    assert model.prepare(["a dog"]).rows() == model.prepare(["a dog."], "first").rows()
