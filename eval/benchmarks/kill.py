@@ -1,6 +1,6 @@
 """Kill a training run at random moments, resume it, and compare the end with an unbroken run bit for bit.
 
-    python eval/benchmarks/kill.py [--trials 20] [--processes 1 2] [--each 4] [--steps 120] [--seed 0]
+    python eval/benchmarks/kill.py [--trials 20] [--processes 1 2] [--each 4] [--steps 120] [--seed 0] [--recipe FILE]
 
 A tiny encoder with dropout trains on built-in sentences by the command line, on one process and on two
 (``accelerate launch``), with a checkpoint every second step. A trial sends SIGKILL at a moment drawn uniformly from
@@ -49,8 +49,12 @@ class Count:
     problems: list[str] = field(default_factory=list)
 
 
-def recipe(steps: int) -> dict[str, Any]:
-    """A run whose time goes into steps and checkpoints in equal parts."""
+def recipe(steps: int, file: Path | None = None) -> dict[str, Any]:
+    """A run whose time goes into steps and checkpoints in equal parts: built in, or the recipe of a file."""
+    if file is not None:
+        given: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+        given["train"] |= {"max_steps": steps, "save_every": 2, "threads": 1}
+        return given
     shape = {
         "model_type": "bert", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
         "intermediate_size": 128, "max_position_embeddings": 64,
@@ -186,7 +190,7 @@ def check_restart(start: Start, before: int, code: int, count: Count) -> None:
 def run_trials(processes: int, arguments: argparse.Namespace, folder: Path) -> tuple[Count, float]:
     """All trials on a number of processes, and the seconds that an unbroken run trains."""
     file, count = folder / "kill.yaml", Count()
-    file.write_text(yaml.safe_dump(recipe(arguments.steps)), encoding="utf-8")
+    file.write_text(yaml.safe_dump(recipe(arguments.steps, arguments.recipe)), encoding="utf-8")
     whole = folder / f"whole-{processes}"
     unbroken = Start(command(processes, file, whole, False), folder / "errors.txt")
     if unbroken.wait() != 0:
@@ -223,6 +227,7 @@ def main() -> int:
     parser.add_argument("--each", type=int, default=4, help="kills of a run before it is left to finish")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--recipe", type=Path, help="another run, e.g. of image_faults.py --write")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     counts: dict[int, tuple[Count, float]] = {}
