@@ -54,6 +54,8 @@ class WithAuxiliaries(Method):
         names = [auxiliary.name for auxiliary in beside]
         if len(set(names)) < len(names):
             raise RecipeError("one method stands twice", where="auxiliary", remedy="keep one of them")
+        for auxiliary in beside:
+            auxiliary.method.beside({})  # refuses a method that is none
         self.paper = main.paper  # type: ignore[misc]
         self.objective = main.objective  # type: ignore[misc]
         self.caches_images = main.caches_images

@@ -61,3 +61,10 @@ def test_a_resumed_run_ends_bit_for_bit_like_a_whole_one(tmp_path: Path, case: s
         found, wanted = (runs.checkpoint(tmp_path / name, 4, file) for name in ("parts", "whole"))
         assert found.keys() == wanted.keys()
         assert all(torch.equal(found[name], value) for name, value in wanted.items()), file
+
+
+@pytest.mark.parametrize("case", ["promcse", "promptbert-unsup", "consert", "diffcse", "micse"])
+def test_layers_computed_again_change_nothing(case: str) -> None:
+    given = recipe(case)
+    given["train"]["gradient_checkpointing"] = True
+    same(gradients(given, Chunking(size=4, keep=1)), whole(case))

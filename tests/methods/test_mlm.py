@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from embedkit.errors import RecipeError
+from embedkit.errors import RecipeError, UserError
 from embedkit.methods.auxiliary import Auxiliary, WithAuxiliaries
 from embedkit.methods.base import View
 from embedkit.methods.mlm import MaskedWords
@@ -18,8 +19,11 @@ from embedkit.methods.simcse import SimCSEUnsupervised
 from embedkit.models import load
 from embedkit.models.inputs import Inputs
 from embedkit.models.masked import MaskedHead, hide_tokens
+from embedkit.recipe_io import load_recipe
+from embedkit.training import setup
 from tests.helpers import tiny
 from tests.methods import toys
+from tests.training import runs
 
 
 def test_fifteen_in_a_hundred_are_chosen_and_eight_of_ten_masked() -> None:
@@ -111,3 +115,29 @@ def test_wrong_settings_are_refused() -> None:
         Auxiliary(MaskedWords(), "mlm", "auxiliary.0", -1)
     with pytest.raises(RecipeError, match="is no auxiliary method"):
         SimCSEUnsupervised().beside({"anchor": View([], [])})
+
+
+@pytest.mark.parametrize(
+    ("auxiliary", "said"),
+    [
+        ([{"name": "mlm", "weigth": 1.0}], "unknown setting 'weigth'"),
+        ([{"name": "mlm"}, {"name": "mlm"}], "one method stands twice"),
+        ([{"name": "mlms"}], "unknown method 'mlms'"),
+        ([{"name": "simcse-unsup"}], "is no auxiliary method"),
+    ],
+)
+def test_auxiliaries_of_a_recipe_are_checked_before_anything_is_loaded(auxiliary: list[Any], said: str) -> None:
+    given = runs.recipe() | {"auxiliary": auxiliary}
+    with pytest.raises(UserError, match=said):
+        setup.check(load_recipe(given))
+
+
+def test_the_masked_loss_of_a_run_is_logged_and_added(tmp_path: Path) -> None:
+    given = runs.recipe(train={"max_steps": 2}) | {"auxiliary": [{"name": "mlm", "weight": 0.5}]}
+    both, alone = runs.Recorder(), runs.Recorder()
+    runs.run(tmp_path / "both", given, progress=both)
+    runs.run(tmp_path / "alone", runs.recipe(train={"max_steps": 2}), progress=alone)
+    first = both.figures[1]
+    words = load(tmp_path / "both" / "model").encoder.config.vocab_size
+    assert first["mlm"] == pytest.approx(0.5 * np.log(words), rel=0.05)  # a new head knows nothing
+    assert first["loss"] == pytest.approx(alone.figures[1]["loss"] + first["mlm"], rel=1e-5)
