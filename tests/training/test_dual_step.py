@@ -253,3 +253,38 @@ def test_a_loaded_scale_starts_the_objective_and_is_written_back() -> None:
     assert (model.scale, model.bias) == (pytest.approx(math.exp(2.0)), -3.0)
     assert model.hash() != before
     start_scale(objectives.build("infonce"), model)  # nothing learnable: nothing happens
+
+
+def run_recipe(folder: Any, **train: Any) -> dict[str, Any]:
+    """Two steps on the built-in shapes from a saved model."""
+    return {
+        "name": "dual", "method": {"name": "clip", "transform": "none"}, "model": {"kind": "dual", "name": str(folder)},
+        "data": {"train": [{"path": "builtin:shapes-train", "limit": 16}]},
+        "train": {"max_steps": 2, "batch_size": 8, "lr": 1e-3, "log_every": 1, **train},
+    }  # fmt: skip
+
+
+def test_a_run_goes_on_from_the_scale_of_its_model(tmp_path: Any) -> None:
+    from embedkit.models import load
+    from embedkit.training import train
+
+    model = dual.dual("bert")
+    model.scale = 50.0
+    model.save(tmp_path / "m")
+    result = train(run_recipe(tmp_path / "m"), output=tmp_path / "run")
+    trained = load(result.output, device="cpu")
+    assert isinstance(trained, DualEncoder)
+    assert trained.scale is not None and trained.scale != 50.0 and abs(trained.scale - 50.0) < 1.0
+    assert trained.hash() != model.hash()
+
+
+def test_batch_normalisation_is_not_cut_into_chunks(tmp_path: Any) -> None:
+    from embedkit.errors import RecipeError
+    from embedkit.training import train
+
+    dual.dual("bert", "open_clip-resnet").save(tmp_path / "m")
+    recipe = run_recipe(tmp_path / "m", chunk_size=4)
+    with pytest.raises(RecipeError, match="batch normalisation sees one chunk at a time"):
+        train(recipe, output=tmp_path / "run")
+    recipe["model"]["towers"] = {"image": {"freeze_batch_norm": True}}
+    assert train(recipe, output=tmp_path / "run2").steps == 2
