@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from embedkit.data import builtin_shapes
 from embedkit.data.builtin_words import FILLERS, SLOTS
 from embedkit.errors import DataError, nearest
 
@@ -125,6 +124,8 @@ def tokenizer(shapes: bool = False) -> PreTrainedTokenizerFast:
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
+
+    from embedkit.data import builtin_shapes
 
     more = sorted(builtin_shapes.words() - set(vocabulary())) if shapes else []
     ids = {word: number for number, word in enumerate([*vocabulary(), *more])}
@@ -236,6 +237,8 @@ def _inference(draws: _Draws, split: str) -> dict[str, Any]:
 
 def _shapes(draws: _Draws, chosen: _Set) -> Iterator[dict[str, Any]]:
     """Pictures; in dev and test no two have the same features."""
+    from embedkit.data import builtin_shapes
+
     seen: set[Scene] = set()
     left = chosen.size
     while left:

@@ -93,8 +93,8 @@ class Table:
         for row, cell in enumerate(self.columns[name]):
             content = image_content(cell, folder)
             if content is None:
-                said = f"no image file {cell!r}" if isinstance(cell, str) else f"{type(cell).__name__}"
-                raise DataError(f"column {name!r} holds {said}, not an image", where=self.place(row))
+                said = f"no image file {cell!r}" if isinstance(cell, str) else f"{type(cell).__name__}, not an image"
+                raise DataError(f"column {name!r} holds {said}", where=self.place(row))
             found.append(EncodedImage(content, self.place(row)))
         return found
 

@@ -227,5 +227,5 @@ def test_a_cell_that_is_no_image_is_named(tmp_path: Path) -> None:
         open_suite("image-probe", tmp_path)
     rows = {"image": ["x"] * 3, "label": [0, 1, 0], "split": ["train", "val", "test"]}
     pq.write_table(pa.table(rows), tmp_path / "cifar10.parquet")
-    with pytest.raises(DataError, match="holds str, not the bytes of an image"):
+    with pytest.raises(DataError, match="column 'image' holds no image file 'x'"):
         open_suite("image-probe", tmp_path)

@@ -143,6 +143,7 @@ def test_poolers_against_naive(name: str) -> None:
                 "mask": last[row.index(4)] if 4 in row else None,
                 "first-last": (second.mean(0) + last.mean(0)) / 2,
                 "embedding-last": (first.mean(0) + last.mean(0)) / 2,
+                "last-two": (output.hidden_states[-2][0].mean(0) + last.mean(0)) / 2,
             }  # fmt: skip
             expected.append(naive[name])
         torch.testing.assert_close(model(inputs), torch.stack(expected), atol=1e-5, rtol=1e-4)

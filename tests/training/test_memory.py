@@ -13,7 +13,7 @@ import resource, sys, torch
 from embedkit.training.memory import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
-for _ in range(5):
+for _ in range(12):
     torch.ones(16_000_000)  # an aligned block needs a little more than what it leaves: the first ones do not fit
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
@@ -30,4 +30,4 @@ def faults(setting: str) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives large blocks back at once")
 def test_large_tensors_reuse_memory() -> None:
-    assert faults("kept") < 1000 < faults("given back")
+    assert 2 * faults("kept") < faults("given back")
