@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from xxhash import xxh3_64_intdigest
 
 from embedkit.errors import DataError
 from embedkit.methods.base import Method, View, prepare_view
@@ -183,7 +183,7 @@ def _labels(rows: Sequence[Any], places: Sequence[int]) -> dict[str, Tensor]:
 def _key(value: Any) -> int:
     """A 63-bit hash of an input; equal inputs have equal keys on every process and in every run."""
     data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else _image_bytes(value)
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") >> 1
+    return xxh3_64_intdigest(data) >> 1
 
 
 def _image_bytes(value: Any) -> bytes:
