@@ -141,6 +141,10 @@ class ModelConfig(Settings):
     pooling: str | None = Field(None, description="cls, mean, max, first-last, last-two, last-token, mask")
     head: HeadConfig | None = None
     max_length: int | None = Field(None, gt=1, description="tokens, special tokens included")
+    use_max_length: Annotated[int, Field(gt=1)] | Literal["limit"] | None = Field(
+        None,
+        description="tokens outside of training steps: in evaluation and in the saved model; 'limit': all it takes",
+    )
     normalize: bool | None = Field(None, description="encode returns unit vectors")
     prompts: dict[str, str] = Field(default_factory=dict)
     default_prompt: str | None = None
@@ -159,6 +163,8 @@ class ModelConfig(Settings):
             raise ValueError("model.config needs model.tokenizer and the key model_type")
         if self.kind == "static" and self.name is None and (self.tokenizer is None or self.dim is None):
             raise ValueError("a static model from scratch needs model.tokenizer and model.dim")
+        if self.use_max_length is not None and self.kind != "text":
+            raise ValueError(f"model.use_max_length is a setting of text encoders, not of kind {self.kind!r}")
         if self.default_prompt is not None and self.default_prompt not in self.prompts:
             raise ValueError(f"model.default_prompt {self.default_prompt!r} is not one of model.prompts")
         self._check_towers()

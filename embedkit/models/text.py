@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -141,11 +142,28 @@ class TextEncoder(Model):
         self.prompts = dict(prompts or {})
         self.default_prompt = default_prompt
         self.packing = packing
-        limit = length_limit(encoder, tokenizer)
+        self._tokenize = self._tokenizer_for(max_length)
+        prepare_encoder(encoder)
+
+    def _tokenizer_for(self, max_length: int | None) -> TextTokenizer:
+        limit = length_limit(self.encoder, self.tokenizer)
+        if limit is not None and self.soft_prompt is not None:
+            limit -= self.soft_prompt.length
         if max_length is not None and limit is not None and max_length > limit:
             raise ModelError(f"max_length is {max_length}", remedy=f"this encoder takes at most {limit} tokens")
-        self._tokenize = TextTokenizer(tokenizer, max_length or limit or 512)
-        prepare_encoder(encoder)
+        return TextTokenizer(self.tokenizer, max_length or limit or 512)
+
+    def at_length(self, max_length: int | None) -> TextEncoder:
+        """The same encoder with another `max_length`, all that it takes when None; weights are shared.
+
+        Raises
+        ------
+        ModelError
+            When the encoder does not take so many tokens.
+        """
+        other = copy.copy(self)
+        other._tokenize = other._tokenizer_for(max_length)
+        return other
 
     @property
     def pooling(self) -> str:

@@ -41,6 +41,7 @@ class Engine:
             flat = {"recipe": json.dumps(recipe.model_dump(mode="json"))}
             self.accelerator.init_trackers("embedkit", config=flat)
         self._trackers = bool(trackers)
+        self._use_length = recipe.model.use_max_length
         self._sharded: Any = None
         self._plain: nn.Module | None = None
 
@@ -109,11 +110,11 @@ class Engine:
 
     @contextlib.contextmanager
     def whole_model(self, model: nn.Module) -> Iterator[nn.Module]:
-        """A model that one process can run by itself: the model, or a whole copy of a sharded one."""
-        if self._sharded is None:
-            yield model
-            return
-        yield self._whole_copy(model)
+        """The model as it is used outside of training steps, whole and with its `use_max_length`; weights are shared
+        unless it is sharded."""
+        whole = model if self._sharded is None else self._whole_copy(model)
+        length = self._use_length
+        yield whole if length is None else whole.at_length(None if length == "limit" else length)  # type: ignore[operator]
 
     def _whole_copy(self, model: nn.Module) -> nn.Module:
         weights = {n: p.full_tensor() if hasattr(p, "full_tensor") else p for n, p in model.state_dict().items()}

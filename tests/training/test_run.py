@@ -426,3 +426,17 @@ def test_gradients_are_clipped_to_the_setting(tmp_path: Path, monkeypatch: pytes
     norms.clear()
     runs.run(tmp_path / "free", None, "train.clip=null", progress=progress)
     assert norms == pytest.approx([progress.figures[step]["gradient_norm"] for step in (1, 2, 3, 4)], rel=1e-5)
+
+
+def test_inputs_may_be_longer_outside_of_training_steps(tmp_path: Path, suite: dict[str, Any]) -> None:
+    lengths: list[Any] = [None, 16, "limit"]
+    found = [
+        runs.run(tmp_path / str(n), runs.recipe(model={"max_length": 4, "use_max_length": n}, evaluation=suite))
+        for n in lengths
+    ]
+    assert [load(run.output).max_length for run in found] == [4, 16, 64]
+    assert found[0].losses == found[1].losses == found[2].losses  # steps see the same tokens
+    for run in found:
+        report = evaluate(load(run.output), suite["suite"], data=suite["data"], split="dev", resamples=0)
+        assert run.scores["own/tiny"] == pytest.approx(report.scores["tiny"], abs=1e-4)
+    assert found[0].scores["own/tiny"] != pytest.approx(found[1].scores["own/tiny"], abs=0.01)
