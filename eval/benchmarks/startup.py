@@ -43,7 +43,7 @@ def commands(folder: Path) -> dict[str, tuple[list[str], int]]:
         "import embedkit, then embedkit.load": (["-c", "import embedkit; embedkit.load"], 0),
         "embedkit --help": ([*cli, "--help"], 0),
         "an unknown recipe key": ([*cli, "validate", "quickstart", "train.batchsize=4"], 2),
-        "encode by a folder that is no model": ([*cli, "encode", str(folder), "--input", "x.txt", "--output", "x.npy"], 2),
+        "encode by no model": ([*cli, "encode", str(folder), "--input", "x.txt", "--output", "x.npy"], 2),
         **wrong,
     }
 
