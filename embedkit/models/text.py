@@ -146,9 +146,8 @@ class TextEncoder(Model):
         prepare_encoder(encoder)
 
     def _tokenizer_for(self, max_length: int | None) -> TextTokenizer:
-        limit = length_limit(self.encoder, self.tokenizer)
-        if limit is not None and self.soft_prompt is not None:
-            limit -= self.soft_prompt.length
+        prompt = 0 if self.soft_prompt is None else self.soft_prompt.length
+        limit = length_limit(self.encoder, self.tokenizer, prompt)
         if max_length is not None and limit is not None and max_length > limit:
             raise ModelError(f"max_length is {max_length}", remedy=f"this encoder takes at most {limit} tokens")
         return TextTokenizer(self.tokenizer, max_length or limit or 512)
@@ -400,15 +399,18 @@ class TextEncoder(Model):
             self.tokenizer.save_pretrained(folder)
 
 
-def length_limit(encoder: Any, tokenizer: Any) -> int | None:
-    """Tokens that tokenizer and position table allow, None when neither sets a limit."""
+def length_limit(encoder: Any, tokenizer: Any, prompt: int = 0) -> int | None:
+    """Tokens that tokenizer and position table allow, None when neither sets a limit.
+
+    `prompt` positions of the table are taken by a soft prompt, which the tokenizer does not see.
+    """
     from embedkit.models.packing import position_offset
 
     limits = [getattr(tokenizer, "model_max_length", None)]
     table = getattr(getattr(encoder, "embeddings", None), "position_embeddings", None)
     if table is not None:
-        limits.append(table.num_embeddings - position_offset(encoder))
+        limits.append(table.num_embeddings - position_offset(encoder) - prompt)
     elif getattr(encoder.config, "max_position_embeddings", None):
-        limits.append(encoder.config.max_position_embeddings)
+        limits.append(encoder.config.max_position_embeddings - prompt)
     known = [limit for limit in limits if limit is not None and 0 < limit < 10**9]
     return min(known) if known else None
