@@ -40,21 +40,14 @@ def _whole(folder: Path, allow_pickle: bool) -> Any:
     import torch
     from transformers import AutoModel
 
-    from embedkit.models.loading import quiet
+    from embedkit.models.loading import check_complete, reading
 
-    try:
-        with quiet():
-            model, report = AutoModel.from_pretrained(
-                folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, weights_only=True,
-                use_safetensors=not allow_pickle or any(folder.glob("*.safetensors")),
-            )  # fmt: skip
-    except Exception as error:  # a damaged file can make the readers below raise anything; all of it is the folder's
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ModelError(f"cannot be loaded ({reason})", where=str(folder), remedy="is the folder complete?") from error
-    missing = sorted(key for key in report["missing_keys"] if not key.endswith("position_ids"))
-    if missing or report["mismatched_keys"]:
-        first = missing[0] if missing else str(sorted(map(str, report["mismatched_keys"]))[0])
-        raise ModelError(f"weights are missing or have another shape (first: {first})", where=str(folder))
+    with reading(folder):
+        model, report = AutoModel.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, weights_only=True,
+            use_safetensors=not allow_pickle or any(folder.glob("*.safetensors")),
+        )  # fmt: skip
+    check_complete(report, folder)
     return model.float()
 
 

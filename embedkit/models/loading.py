@@ -173,26 +173,16 @@ def read_encoder(
     import torch
     from transformers import AutoConfig
 
-    try:
+    with reading(folder):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
         for key, value in (overrides or {}).items():
             setattr(config, key, value)
-        with quiet():
-            encoder, report = _encoder_class(config, trust_remote_code).from_pretrained(
-                folder, config=config, dtype=torch.float32, output_loading_info=True, local_files_only=True,
-                use_safetensors=not allow_pickle or any(folder.glob("*.safetensors")), weights_only=True,
-                trust_remote_code=trust_remote_code, **_encoder_settings(config),
-            )  # fmt: skip
-    except Exception as error:  # a damaged file can make the readers below raise anything; all of it is the folder's
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ModelError(f"cannot be loaded ({reason})", where=str(folder), remedy="is the folder complete?") from error
-    missing = sorted(key for key in report["missing_keys"] if not key.endswith("position_ids"))
-    if missing or report["mismatched_keys"]:
-        keys = missing or sorted(str(key) for key in report["mismatched_keys"])
-        raise ModelError(
-            f"{len(keys)} weights of the encoder are missing or have another shape (first: {keys[0]})",
-            where=str(folder), remedy="config.json and the weights do not belong together",
+        encoder, report = _encoder_class(config, trust_remote_code).from_pretrained(
+            folder, config=config, dtype=torch.float32, output_loading_info=True, local_files_only=True,
+            use_safetensors=not allow_pickle or any(folder.glob("*.safetensors")), weights_only=True,
+            trust_remote_code=trust_remote_code, **_encoder_settings(config),
         )  # fmt: skip
+    check_complete(report, folder)
     if report["unexpected_keys"]:
         names = sorted({key.split(".")[0] for key in report["unexpected_keys"]})
         _log.info("%s: %d weights not used (%s)", folder, len(report["unexpected_keys"]), ", ".join(names))
@@ -277,6 +267,40 @@ def read_safetensors(path: Path) -> dict[str, Any]:
         raise ModelError("file is missing", where=str(path), remedy="the model folder is incomplete") from None
     except SafetensorError as error:
         raise ModelError(f"is damaged ({error})", where=str(path), remedy="copy or write it again") from error
+
+
+@contextlib.contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Read a folder by transformers, quietly; whatever goes wrong inside is the folder's.
+
+    Raises
+    ------
+    ModelError
+        Instead of any error inside: a damaged file can make those readers raise anything.
+    """
+    try:
+        with quiet():
+            yield
+    except Exception as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelError(f"cannot be loaded ({reason})", where=str(folder), remedy="is the folder complete?") from error
+
+
+def check_complete(report: dict[str, Any], folder: Path) -> None:
+    """Refuse a transformers model whose loading report names weights that are missing or of another shape.
+
+    Raises
+    ------
+    ModelError
+        With the number of such weights and the first of them.
+    """
+    missing = sorted(key for key in report["missing_keys"] if not key.endswith("position_ids"))
+    if missing or report["mismatched_keys"]:
+        keys = missing or sorted(str(key) for key in report["mismatched_keys"])
+        raise ModelError(
+            f"{len(keys)} weights are missing or have another shape (first: {keys[0]})",
+            where=str(folder), remedy="config.json and the weights do not belong together",
+        )  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -64,6 +64,7 @@ def write_folder(path: str | Path, write: Callable[[Path], None], *, ours: str |
         )  # fmt: skip
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    old = None
     try:
         write(folder)
         _settle(folder)
@@ -72,6 +73,8 @@ def write_folder(path: str | Path, write: Callable[[Path], None], *, ours: str |
         _sync(target.parent)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
+        if old is not None and not target.exists():
+            os.rename(old, target)
         raise
     if old is not None:
         shutil.rmtree(old) if old.is_dir() else old.unlink()

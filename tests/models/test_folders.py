@@ -156,6 +156,25 @@ def test_a_failed_save_leaves_the_old_model(tmp_path: Path, monkeypatch: pytest.
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m"]
 
 
+def test_an_old_model_comes_back_when_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny.text_encoder()
+    model.save(tmp_path / "m")
+    rename = os.rename
+
+    def fail(source: Path, target: Path) -> None:
+        if str(source).endswith(".tmp"):
+            raise OSError(5, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        tiny.text_encoder(seed=1).save(tmp_path / "m")
+    assert load(tmp_path / "m", device="cpu").hash() == model.hash()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m"]
+
+
 def test_recipe_travels_along(tmp_path: Path) -> None:
     tiny.text_encoder().save(tmp_path / "m", recipe={"name": "r"})
     assert json.loads((tmp_path / "m" / "embedkit.json").read_text())["recipe"] == {"name": "r"}
@@ -228,7 +247,7 @@ def test_unknown_modules_are_refused(folder: Path) -> None:
         (lambda f: (f / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{"), "cannot be loaded"),
         (lambda f: edit(f / "embedkit.json", format=99), "format 99"),
         (lambda f: edit(f / "embedkit.json", kind="sound"), "unknown kind"),
-        (lambda f: edit(f / "config.json", num_hidden_layers=3), "weights of the encoder are missing"),
+        (lambda f: edit(f / "config.json", num_hidden_layers=3), "weights are missing or have another shape"),
         (lambda f: edit(f / "config.json", intermediate_size=48), "cannot be loaded|another shape"),
     ],
 )
