@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterator
@@ -31,9 +32,9 @@ def _is_local(address: Any) -> bool:
     return host in ("", "localhost", "::1", "0.0.0.0", socket.gethostname()) or str(host).startswith("127.")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _no_network() -> Iterator[None]:
-    """Only the loopback interface can be reached from Python code."""
+@contextlib.contextmanager
+def blocked_network() -> Iterator[None]:
+    """Inside, only the loopback interface can be reached from Python code."""
     patch = pytest.MonkeyPatch()
     for name in ("connect", "connect_ex"):
         real = getattr(socket.socket, name)
@@ -52,8 +53,16 @@ def _no_network() -> Iterator[None]:
         return real_lookup(host, *args, **kwargs)
 
     patch.setattr(socket, "getaddrinfo", lookup)
-    yield
-    patch.undo()
+    try:
+        yield
+    finally:
+        patch.undo()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_network() -> Iterator[None]:
+    with blocked_network():
+        yield
 
 
 @pytest.fixture(scope="session")

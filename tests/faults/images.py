@@ -1,0 +1,3 @@
+"""Broken and odd images: each a clear error, an accounted skip, or legal input; none silent."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Random bytes for every reader of files: no error but our own, and no crash."""
+
+from __future__ import annotations
