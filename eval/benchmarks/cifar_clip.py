@@ -1,7 +1,7 @@
 """CIFAR-10 with class names as captions: zero-shot accuracy of a dual encoder from random weights.
 
     python eval/benchmarks/cifar_clip.py [--shared ../shared] [--minutes 18] [--seed 0] [--batch 256]
-        [--output cifar_clip.jsonl] [--smoke]
+        [--output cifar_clip.jsonl] [--keep FOLDER] [--smoke]
 
 49,000 training images with the captions "a photo of a X" and "X"; rows of one class are positives of each other (their
 label is the group). The test is the suite zero-shot: 10,000 images, six templates. The number of steps is what fits
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -77,6 +78,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--output", type=Path, default=Path("cifar_clip.jsonl"))
+    parser.add_argument("--keep", type=Path, help="keep the trained model in this folder")
     parser.add_argument("--smoke", action="store_true", help="a few steps, nothing kept")
     options = parser.parse_args()
     from embedkit.evaluation import open_suite
@@ -92,6 +94,8 @@ def main() -> None:
         print(f"{pace:.1f} s for the first steps: {steps} steps of {options.batch} images")
         model, seconds = trained(options, steps, folder)
         report = suite.run(load(model, device="cpu"))
+        if options.keep is not None:
+            shutil.copytree(model, options.keep)
     row = {
         "steps": steps, "batch": options.batch, "images": steps * options.batch, "seed": options.seed,
         "top1": report.scores["cifar10"], "seconds": seconds, "seconds_in_all": time.perf_counter() - begun,

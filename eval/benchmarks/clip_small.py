@@ -1,7 +1,7 @@
 """Small dual encoders from scratch on real images: retrieval beside chance and beside open_clip's own training code.
 
     python eval/benchmarks/clip_small.py [--shared ../shared] [--seeds 3] [--steps 600] [--batch 128]
-        [--output clip_small.jsonl] [--smoke]
+        [--data emoji flickr8k] [--towers scratch minilm] [--output clip_small.jsonl] [--smoke]
 
 Data: emoji_noto72 (2,846 training images, short names and keywords) and flickr8k_1k (790 training images, five captions
 each). Towers: "scratch", a random text tower; "minilm", the text tower is all-MiniLM-L6-v2 (PyPI package
@@ -17,6 +17,7 @@ was stopped. The table at the end is made of the file.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import statistics
@@ -238,6 +239,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--image", default="vit-tiny-64")
+    parser.add_argument("--data", nargs="+", choices=list(DATA), default=list(DATA))
+    parser.add_argument("--towers", nargs="+", choices=TOWERS, default=list(TOWERS))
     parser.add_argument("--output", type=Path, default=Path("clip_small.jsonl"))
     parser.add_argument("--smoke", action="store_true", help="two steps of every kind, nothing kept")
     options = parser.parse_args()
@@ -249,7 +252,7 @@ def main() -> None:
     settings = {"steps": options.steps, "batch": options.batch, "image": options.image}
     run = {"embedkit": with_embedkit, "open_clip": with_open_clip}
     for seed in range(options.seeds):
-        for data, tower, trainer in ((d, t, r) for d in DATA for t in TOWERS for r in TRAINERS):
+        for data, tower, trainer in itertools.product(options.data, options.towers, TRAINERS):
             key = {"data": data, "tower": tower, "trainer": trainer, "seed": seed, **settings}
             if any(all(row.get(name) == value for name, value in key.items()) for row in done):
                 continue

@@ -148,9 +148,7 @@ def gradient_difference(folder: str, rows: list[dict[str, str]]) -> float:
     MultipleNegativesRankingLoss(theirs, scale=SCALE)(features, None).backward()
 
     model = build(ModelConfig(name=folder, max_length=LENGTH), 0)
-    bundle = Bundle(
-        model, Pairs().parts(model), objectives.build({"name": "infonce", "temperature": 1 / SCALE})
-    ).eval()
+    bundle = Bundle(model, Pairs().parts(model), objectives.build({"name": "infonce", "temperature": 1 / SCALE})).eval()
     step = TrainStep(bundle, Pairs(), World(), Chunking(), autocast=contextlib.nullcontext)
     named = [{"anchor": r["anchor"], "positive": r["positive"], "negatives": [r["negative"]]} for r in batch]
     step.gradients(prepare(RowBatch(named, list(range(BATCH)), BATCH, 0, 0), Pairs(), model, seed=0, epoch=0))
