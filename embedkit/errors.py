@@ -6,7 +6,14 @@ The command line prints the one line of a `UserError` and exits with its `exit_c
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_SECRET = re.compile(
+    r"(?<=://)[^/\s@]+(?=@)"  # https://user:password@host
+    r"|(?<![A-Za-z0-9])hf_[A-Za-z0-9]{16,}"
+    r"|(?i:(?<=[?&;])([\w.-]*(?:token|key|secret|password|signature|sig|credential)[\w.-]*)=[^&\s'\"]+)"
+)
 
 
 class EmbedkitError(Exception):
@@ -35,8 +42,18 @@ class UserError(EmbedkitError):
     def line(self) -> str:
         """The message as one line: ``where: what; remedy``."""
         head = f"{self.where}: {self.what}" if self.where else self.what
-        text = f"{head}; {self.remedy}" if self.remedy else head
-        return " ".join(text.split())
+        return one_line(f"{head}; {self.remedy}" if self.remedy else head)
+
+
+def one_line(text: str) -> str:
+    """`text` on one line, without secrets, and without characters that a terminal would obey or not show."""
+    line = without_secrets(" ".join(text.split()))
+    return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
+def without_secrets(text: str) -> str:
+    """`text` with passwords and tokens in URLs, and tokens of the hub, replaced by ``***``."""
+    return _SECRET.sub(lambda found: f"{found[1]}=***" if found[1] else "***", text)
 
 
 class RecipeError(UserError):
@@ -57,6 +74,14 @@ class UnsafeFileError(ModelError):
 
 class CheckpointError(UserError):
     """A checkpoint is incomplete, damaged, or belongs to another run."""
+
+
+class DiskError(UserError):
+    """A file or folder cannot be written: the disk is full, read-only, or closed to this user."""
+
+
+class ProcessLostError(UserError):
+    """Another process of the run has ended, and this one cannot go on alone."""
 
 
 class NonFiniteError(UserError):

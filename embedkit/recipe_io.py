@@ -7,14 +7,14 @@ YAML is read with a safe loader that refuses duplicate keys and aliases bombs, a
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from embedkit.errors import RecipeError, nearest
+from embedkit.errors import RecipeError, nearest, without_secrets
 from embedkit.recipe import Recipe
 
 _LARGEST_FILE = 1_000_000  # bytes; a recipe is a page of text
@@ -32,9 +32,13 @@ _Dumper.add_representer(str, _Dumper.represent_str)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 numbers and booleans, unique keys, no aliases."""
+    """YAML 1.2 numbers and booleans, unique keys, no aliases, no tags."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        if getattr(event, "tag", None) is not None:
+            what = f"tags like {event.tag!r} are not allowed"
+            raise yaml.constructor.ConstructorError(None, None, what, event.start_mark)
         if self.check_event(yaml.events.AliasEvent):
             mark = self.peek_event().start_mark
             raise yaml.constructor.ConstructorError(None, None, "aliases are not allowed in a recipe", mark)
@@ -98,12 +102,14 @@ def parse_yaml(text: str, where: str) -> Any:
 
 def read_yaml(path: Path) -> Any:
     """The value of a YAML file of at most 1 MB; errors as in `parse_yaml`."""
-    if not path.is_file():
-        raise RecipeError("no such file", where=str(path), remedy="give the path of a YAML file")
-    if path.stat().st_size > _LARGEST_FILE:
-        raise RecipeError("larger than 1 MB, so not a recipe", where=str(path), remedy="give the path of a recipe")
     try:
+        if not path.is_file():
+            raise RecipeError("no such file", where=str(path), remedy="give the path of a YAML file")
+        if path.stat().st_size > _LARGEST_FILE:
+            raise RecipeError("larger than 1 MB, so not a page of settings", where=str(path), remedy="check the path")
         text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"cannot be read ({error.strerror})", where=str(path), remedy="check the path") from None
     except UnicodeDecodeError as error:
         raise RecipeError(f"byte {error.start} is not UTF-8", where=str(path), remedy="save it as UTF-8") from None
     return parse_yaml(text, str(path))
@@ -146,11 +152,32 @@ def load_recipe(
 
 def check_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
     """Validate the contents of a recipe: types, unknown keys, cross-field rules, and the settings of its parts."""
+    for key, value in _texts(data, ()):
+        if without_secrets(value) != value:
+            raise RecipeError(
+                f"{key} holds a password or an access token", where=where,
+                remedy="a recipe is written beside every model: keep secrets out of it",
+            )  # fmt: skip
+        if "\0" in value:
+            raise RecipeError(f"{key} holds a NUL character", where=where, remedy="take it out")
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         raise RecipeError(_first_problem(error), where=where) from None
     return recipe
+
+
+def _texts(value: Any, place: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Every text of a recipe, keys too, with its dotted place."""
+    if isinstance(value, str):
+        yield ".".join(place), value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield ".".join(place) or "recipe", str(key)
+            yield from _texts(item, (*place, str(key)))
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from _texts(item, (*place, str(number)))
 
 
 def dump_recipe(recipe: Recipe) -> str:

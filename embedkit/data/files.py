@@ -15,6 +15,12 @@ from embedkit.errors import DataError
 MAX_LINE = 64 * 2**20
 """Longest line that is read, in bytes; it bounds the memory that a damaged or hostile file can take."""
 
+MAX_RATIO = 200
+"""A gzipped file may unpack to this many times its size (beyond `FREE`); text comes to 3 to 20, a bomb to 1000."""
+
+FREE = 64 * 2**20
+"""Unpacked bytes below which no ratio is looked at."""
+
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -38,6 +44,21 @@ def open_bytes(path: Path) -> IO[bytes]:
     raise DataError("the file is empty", where=str(path), remedy="check how it was written")
 
 
+def check_unpacked(handle: IO[bytes], path: Path, unpacked: int) -> None:
+    """Refuse a decompression bomb: `unpacked` bytes have come out of so few of `handle` that it cannot be text.
+
+    Raises
+    ------
+    DataError
+        They are more than `MAX_RATIO` times the bytes that were read, and more than `FREE`.
+    """
+    if unpacked > FREE and isinstance(handle, gzip.GzipFile) and unpacked > MAX_RATIO * handle.fileobj.tell():
+        raise DataError(
+            f"unpacks to more than {MAX_RATIO} times its size, like a decompression bomb", where=str(path),
+            remedy="if that is meant, unpack it and give the unpacked file",
+        )  # fmt: skip
+
+
 def text_lines(path: Path) -> Iterator[tuple[int, str | BadRow]]:
     r"""Number (from 1) and text of each line, its ``\n`` or ``\r\n`` kept; a byte order mark is dropped.
 
@@ -47,18 +68,25 @@ def text_lines(path: Path) -> Iterator[tuple[int, str | BadRow]]:
     Raises
     ------
     DataError
-        The file cannot be opened, is empty, is UTF-16, has damaged gzip data, or a line longer than `MAX_LINE`.
+        The file cannot be opened, is empty, is UTF-16, has damaged gzip data, CR line ends, or a line longer than
+        `MAX_LINE`.
     """
-    offset = 0
+    offset, look = 0, FREE
     with open_bytes(path) as handle:
         for number in itertools.count(1):
             raw = _read_line(handle, path, number)
             if not raw:
                 return
             start, offset = offset, offset + len(raw)
+            if offset > look:
+                check_unpacked(handle, path, offset)
+                look += FREE
             if number == 1:
                 if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
                     raise DataError("the file is UTF-16", where=str(path), remedy="save it as UTF-8")
+                if b"\r" in raw and not raw.endswith(b"\n"):
+                    remedy = "save the file with LF line ends"
+                    raise DataError("the lines end in CR, as on old Macs", where=f"{path}:1", remedy=remedy)
                 if raw.startswith(_BOM):
                     raw, start = raw[3:], 3
             yield number, _decode(raw, path, number, start)

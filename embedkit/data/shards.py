@@ -48,7 +48,7 @@ def read_shard(path: Path, start: int = 0) -> Iterator[Record]:
     """Samples of a shard, numbered from 1; the first `start` are passed over without reading their files.
 
     A sample that cannot be used comes as a `BadRow`, so that every sample keeps its number. A shard that breaks off
-    ends with a `BadRow` of the reason "damaged shard".
+    ends with a `BadRow` of the reason "damaged shard"; one without samples is a `BadRow` of the reason "empty file".
 
     Raises
     ------
@@ -91,7 +91,7 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
     with handle:
         try:
             tar = tarfile.open(fileobj=handle, mode="r:")  # noqa: SIM115 - closed below
-        except (tarfile.TarError, OSError, EOFError) as error:
+        except Exception as error:  # as below
             raise BadRow("damaged shard", f"not a tar file ({error})", where=str(path), remedy=remedy) from error
         with tar:
             yield tar
@@ -104,7 +104,8 @@ def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, list[tarfile.TarInfo] 
     while True:
         try:
             member = tar.next()
-        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+            tar.members.clear()  # which would grow with the shard
+        except Exception as error:  # headers can be anything: numbers out of range, a thousand links of names
             if members:
                 yield key or "", members
             what = f"the shard breaks off or is damaged ({error})"
@@ -122,6 +123,8 @@ def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, list[tarfile.TarInfo] 
         members.append(member)
     if members:
         yield key or "", members
+    elif key is None:
+        yield "", BadRow("empty file", "the shard has no samples", remedy="remove it, or set data.on_bad_row: skip")
 
 
 def _key(name: str) -> str:
@@ -161,7 +164,7 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     try:
         handle = tar.extractfile(member)
         content = b"" if handle is None else handle.read()
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except Exception as error:  # as above
         raise BadRow("damaged shard", f"{member.name!r} cannot be read ({error})", remedy="copy it again") from error
     if len(content) != member.size:
         raise BadRow("damaged shard", f"{member.name!r} is cut short", remedy="write or copy the shard again")

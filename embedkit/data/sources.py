@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -29,6 +30,8 @@ _SUFFIXES = {
     ".tgz": "webdataset",
 }
 Format = Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt", "webdataset", "folder", "images", "hub", "builtin"]
+_log = logging.getLogger(__name__)
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|pipe:|file:|data:", re.IGNORECASE)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w-]+")
 _SPLIT = re.compile(r"(train|training|dev|val|valid|validation|eval|test|testing)(?![A-Za-z])", re.IGNORECASE)
 _SAME_SPLIT = {"training": "train", "testing": "test", "val": "validation", "valid": "validation", "dev": "validation"}
@@ -53,6 +56,11 @@ def find_parts(
     """
     if format == "builtin" or path.startswith("builtin:"):
         return [_builtin(path.removeprefix("builtin:"))]
+    if _URL.match(path):
+        raise DataError(
+            "no address is read, only files, folders and data sets of the hub", where=path,
+            remedy="download it, and give the path of the file",
+        )  # fmt: skip
     shards = expand(path)
     if len(shards) > 1:
         return [part for one in shards for part in find_parts(one, format, base_dir=base_dir)]
@@ -66,6 +74,8 @@ def find_parts(
     if kind == "folder":
         return _folder(place, split, format)
     if kind == "nothing" and format == "auto" and _looks_like_hub_id(path, base_dir):
+        said = "%s: no file or folder of this name, so taken for a data set of the hub (revision %s)"
+        _log.warning(said, path, revision or "main")
         return [hub_part(path, name, split, revision)]
     if kind == "nothing":
         raise DataError("no such file or folder", where=str(place), remedy="check the path")

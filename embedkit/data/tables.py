@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import gzip
 import json
-import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from embedkit.data.files import open_bytes
+from embedkit.data.files import FREE, MAX_RATIO, check_unpacked, open_bytes
 from embedkit.data.readers import check_header
 from embedkit.data.rows import Part, Record
 from embedkit.errors import DataError, nearest
 
+_LARGEST_CARD = 1_000_000  # bytes
 _BATCH = 1024  # rows decoded at a time; small because a row may hold an image
 
 
@@ -33,12 +33,30 @@ def read_parquet(path: Path) -> Iterator[Record]:
     with seekable(path) as handle:
         try:
             file = pq.ParquetFile(handle)
+            check_parquet(file.metadata, path)
             check_header(file.schema_arrow.names, str(path))
             yield from _numbered(file.iter_batches(_BATCH), str(path))
         except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
             raise DataError(
                 f"not a readable parquet file ({_first_line(error)})", where=str(path), remedy="write or copy it again"
             ) from error
+
+
+def check_parquet(metadata: Any, path: Path) -> None:
+    """Refuse a decompression bomb by what the file says of itself; larger data than it says cannot be decoded.
+
+    Raises
+    ------
+    DataError
+        It holds more than `MAX_RATIO` bytes or rows for each of its bytes.
+    """
+    size = path.stat().st_size
+    unpacked = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
+    if max(unpacked, metadata.num_rows) > max(FREE, MAX_RATIO * size):
+        raise DataError(
+            f"holds {metadata.num_rows:,} rows and {unpacked:,} bytes in {size:,}, like a decompression bomb",
+            where=str(path), remedy="if that is meant, write it again without compression",
+        )  # fmt: skip
 
 
 def saved_parts(folder: Path, split: str | None) -> list[Part] | None:
@@ -84,6 +102,7 @@ def hub_part(path: str, name: str | None, split: str | None, revision: str | Non
         import datasets
 
         remedy = "check the id, the revision and the network, or give the path of a local file"
+        check_card(Path(path))
         try:
             splits = datasets.load_dataset(path, name=name, revision=revision, streaming=True)
             names = list(splits)
@@ -99,6 +118,45 @@ def hub_part(path: str, name: str | None, split: str | None, revision: str | Non
             raise DataError(f"cannot be read ({_first_line(error)})", where=path, remedy=remedy) from error
 
     return Part(path, records, Path(path) if Path(path).is_dir() else None)
+
+
+def check_card(folder: Path) -> None:
+    """Refuse a local copy of a hub data set whose card has its files fetched from elsewhere.
+
+    Raises
+    ------
+    DataError
+        A ``data_files`` or ``data_dir`` of its README.md is an address, or leads out of the folder.
+    """
+    card = folder / "README.md"
+    if not card.is_file():
+        return
+    text = card.read_bytes()[:_LARGEST_CARD].decode("utf-8", "replace")
+    front = text[4:].partition("\n---")[0] if text.startswith("---\n") else ""
+    for key, value in _named_files(front, str(card)):
+        if "://" in value or Path(value).is_absolute() or ".." in Path(value).parts:
+            raise DataError(
+                f"{key} names files elsewhere ({value!r})", where=str(card), remedy="name files of this folder only"
+            )
+
+
+def _named_files(front: str, where: str) -> Iterator[tuple[str, str]]:
+    """Every text below ``data_files`` or ``data_dir`` in the front matter of a card."""
+    import yaml
+
+    try:
+        waiting = [("", yaml.safe_load(front))]
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        raise DataError("its front matter is not YAML", where=where, remedy="mend it or remove the file") from error
+    seen: set[tuple[int, str]] = set()  # of an alias that holds itself
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, str) and key:
+            yield key, value
+        elif isinstance(value, dict | list) and (id(value), key) not in seen:
+            seen.add((id(value), key))
+            pairs = value.items() if isinstance(value, dict) else ((None, item) for item in value)
+            waiting += [(str(name) if name in ("data_files", "data_dir") else key, item) for name, item in pairs]
 
 
 def choose_split(names: list[str], split: str | None, where: str) -> str:
@@ -152,7 +210,12 @@ def seekable(path: Path) -> IO[bytes]:
     unpacked = tempfile.TemporaryFile()  # noqa: SIM115 - closed by the caller
     try:
         with handle:
-            shutil.copyfileobj(handle, unpacked)
+            while block := handle.read(2**20):
+                unpacked.write(block)
+                check_unpacked(handle, path, unpacked.tell())
+    except DataError:
+        unpacked.close()
+        raise
     except (OSError, EOFError, zlib.error) as error:
         unpacked.close()
         raise DataError(f"cannot be unpacked ({error})", where=str(path), remedy="compress it again") from error

@@ -7,6 +7,7 @@ the user once it has been changed: then only the front matter is renewed.
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,38 +75,55 @@ def _front(name: str, own: Mapping[str, Any], reports: Sequence[Report]) -> dict
 def _score_lines(reports: Sequence[Report]) -> list[str]:
     lines = []
     for report in reports:
-        lines += [f"### {report.suite}", "", "| task | metric | score | 95 % interval |", "|---|---|---|---|"]
+        lines += [f"### {_safe(report.suite)}", "", "| task | metric | score | 95 % interval |", "|---|---|---|---|"]
         for task, score in report.scores.items():
             result = report.tasks.get(task)
             bounds = result.interval if result is not None else report.interval
             said = f"{bounds[0]:.2f} to {bounds[1]:.2f}" if bounds is not None else ""
-            lines.append(f"| {task} | {result.metric if result is not None else 'mean'} | {score:.2f} | {said} |")
-        lines += ["", *(f"Note: {note}" for note in report.notes)]
+            metric = result.metric if result is not None else "mean"
+            lines.append(f"| {_safe(task)} | {_safe(metric)} | {score:.2f} | {said} |")
+        lines += ["", *(f"Note: {_safe(note)}" for note in report.notes)]
         settings, versions = report.settings, report.settings.get("versions", {})
         lines += [
-            f"Split {settings.get('split')}, seed {settings.get('seed')}, model hash {report.model.get('hash')}, "
-            f"{settings.get('precision')}, embedkit {versions.get('embedkit')}, torch {versions.get('torch')}, "
-            f"{settings.get('date')}.",
+            _safe(
+                f"Split {settings.get('split')}, seed {settings.get('seed')}, model hash {report.model.get('hash')}, "
+                f"{settings.get('precision')}, embedkit {versions.get('embedkit')}, torch {versions.get('torch')}, "
+                f"{settings.get('date')}."
+            ),
             "",
         ]
     return lines
 
 
+def _safe(text: object) -> str:
+    """A text from elsewhere on one line of Markdown: no HTML, no cell of a table, no link or image of its own."""
+    found = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return found.replace("|", "\\|").replace("](", "]\\(")
+
+
+def _fenced(kind: str, text: str) -> list[str]:
+    """A block of code whose fence is longer than any in the text."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return [f"{fence}{kind}", text, fence]
+
+
 def _body(name: str, own: Mapping[str, Any], reports: Sequence[Report]) -> str:
     spec = own.get("spec") or {}
-    lines = [_MARK, "", f"# {name}", ""]
+    lines = [_MARK, "", f"# {_safe(name)}", ""]
     recipe = own.get("recipe") or {}
     if recipe.get("description"):
-        lines += [str(recipe["description"]), ""]
-    lines += ["## Use", "", "```python", "import embedkit", "", f'model = embedkit.load("{name}")',
-              'vectors = model.encode(["one text", "another text"])', "print(model.similarity(vectors, vectors))",
-              "```", ""]  # fmt: skip
+        lines += [_safe(recipe["description"]), ""]
+    use = [
+        "import embedkit", "", f"model = embedkit.load({json.dumps(name)})",
+        'vectors = model.encode(["one text", "another text"])', "print(model.similarity(vectors, vectors))",
+    ]  # fmt: skip
+    lines += ["## Use", "", *_fenced("python", "\n".join(use)), ""]
     known = {key: spec[key] for key in sorted(spec) if isinstance(spec[key], str | int | float | bool)}
     if known:
-        lines += ["## Model", "", *(f"- {key}: {value}" for key, value in known.items()), ""]
+        lines += ["## Model", "", *(f"- {_safe(key)}: {_safe(value)}" for key, value in known.items()), ""]
     if recipe:
         said = yaml.safe_dump(plain(_without_empty(recipe)), sort_keys=False, allow_unicode=True).rstrip()
-        lines += ["## Training", "", "The recipe of the run:", "", "```yaml", said, "```", ""]
+        lines += ["## Training", "", "The recipe of the run:", "", *_fenced("yaml", said), ""]
     if reports:
         lines += ["## Evaluation", "", *_score_lines(reports)]
     return "\n".join(lines).rstrip() + "\n"

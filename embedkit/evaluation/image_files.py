@@ -52,7 +52,7 @@ def _row(values: dict[str, Any], home: Path, folder: Path) -> dict[str, Any]:
     image = next((name for name in IMAGE_COLUMNS if name in row), None)
     if image is not None:
         cell = row.pop(image)
-        row["image"] = str((home / cell).relative_to(folder)) if isinstance(cell, str) and cell else cell
+        row["image"] = str(home.relative_to(folder) / cell) if isinstance(cell, str) and cell else cell
     text = next((name for name in TEXT_COLUMNS if name in row), None)
     if "captions" not in row and text is not None:
         row["captions"] = [row[text]]
@@ -71,7 +71,9 @@ def image_content(cell: Any, folder: Path) -> bytes | None:
     content = cell.get("bytes") if isinstance(cell, dict) else cell
     if not isinstance(content, str) or not content:
         return content if isinstance(content, bytes) and content else None
-    path = (folder / content).resolve()
-    if not path.is_relative_to(folder.resolve()) or not path.is_file():
+    try:
+        path = (folder / content).resolve()
+        inside = path.is_relative_to(folder.resolve()) and path.is_file()
+        return (path.read_bytes() or None) if inside else None
+    except (OSError, ValueError, RuntimeError):  # too long, NUL, no permission, a circle of links
         return None
-    return path.read_bytes() or None

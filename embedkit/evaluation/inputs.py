@@ -7,7 +7,8 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
-from embedkit.data.pictures import to_rgb
+from embedkit.data.pictures import load_picture, to_rgb
+from embedkit.data.rows import BadRow
 from embedkit.errors import DataError
 
 
@@ -26,14 +27,10 @@ class EncodedImage:
         DataError
             The bytes are not an image that Pillow can read.
         """
-        from PIL import Image, UnidentifiedImageError
-
         try:
-            image = Image.open(io.BytesIO(self.content))
-            image.load()
-            return to_rgb(image)
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-            raise DataError(f"not a readable image: {error}", where=self.name) from error
+            return to_rgb(load_picture(self.content).image)
+        except BadRow as bad:
+            raise DataError(f"not a readable image: {bad.what}", where=self.name, remedy="mend the file") from bad
 
 
 Item = str | EncodedImage

@@ -7,17 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from embedkit.errors import UserError, nearest
-from embedkit.recipe_io import parse_yaml
+from embedkit.recipe_io import read_yaml
 from embedkit.resources import suite_names, suite_path
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _inside(path: str) -> str:
+    """A path that stays below the data folder."""
+    if "\0" in path or Path(path).is_absolute() or ".." in Path(path).parts:
+        raise ValueError(f"{path!r} leads out of the data folder")
+    return path
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+"""A name that results are kept under: part of a file name."""
+Inside = Annotated[str, AfterValidator(_inside)]
 
 
 class HubSource(_Strict):
@@ -27,7 +39,7 @@ class HubSource(_Strict):
     absent).
     """
 
-    path: str
+    path: Inside
     name: str | None = None
     revision: str | None = None
     columns: dict[str, str] = Field(default_factory=dict)
@@ -41,10 +53,10 @@ class TaskConfig(_Strict):
     (or splits) written in the file. ``rows`` is what the protocol has in a split: another number is reported.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Name
     kind: str
-    file: str | None = None
-    splits: dict[str, str | list[str]] = {"test": "test"}
+    file: Inside | None = None
+    splits: dict[Name, Inside | list[Inside]] = {"test": "test"}
     rows: dict[str, int] = Field(default_factory=dict)
     hub: HubSource | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -59,10 +71,10 @@ class SuiteConfig(_Strict):
     holds the suite's files where a data folder holds several suites.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Name
     description: str
     source: str = ""
-    folder: str | None = None
+    folder: Inside | None = None
     average: Literal["rounded", "plain", "none"] = "plain"
     main: str = "avg"
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -123,12 +135,7 @@ def load_suite(suite: str | Path | SuiteConfig) -> SuiteConfig:
     text = str(suite)
     path = Path(text) if text.endswith((".yaml", ".yml")) else suite_path(text)
     try:
-        content = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UserError(f"cannot read the suite: {reason}", where=str(path)) from error
-    try:
-        return SuiteConfig.model_validate(parse_yaml(content, str(path)))
+        return SuiteConfig.model_validate(read_yaml(path))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

@@ -5,18 +5,18 @@ A table remembers where each of its rows stands, so that a bad cell is named by 
 
 from __future__ import annotations
 
-import codecs
 import csv
-import gzip
 import hashlib
 import json
 import sys
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embedkit.data.files import text_lines
+from embedkit.data.rows import BadRow
+from embedkit.data.tables import check_card, check_parquet
 from embedkit.errors import DataError, nearest
 from embedkit.evaluation.image_files import holds_images, image_content, read_folder
 from embedkit.evaluation.inputs import EncodedImage
@@ -138,19 +138,12 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     Raises
     ------
     DataError
-        The file is missing, damaged, or not UTF-8; the line is named.
+        The file is missing, empty, damaged, or not UTF-8; the line is named.
     """
-    number = 1
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as handle:
-            for number, line in enumerate(handle, start=1):
-                text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-                yield number, text.rstrip(b"\r\n").decode()
-    except UnicodeDecodeError as error:
-        place = f"{path}:{number}"
-        raise DataError("bytes that are not UTF-8 text", where=place, remedy="save the file as UTF-8") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"cannot be read: {error}", where=str(path)) from error
+    for number, line in text_lines(path):
+        if isinstance(line, BadRow):
+            raise line
+        yield number, line.rstrip("\r\n")
 
 
 def _columns(header: Sequence[str], records: Iterable[tuple[int, Sequence[Any]]], path: Path) -> Table:
@@ -192,8 +185,9 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"not JSON: {error.msg}", where=f"{path}:{number}") from error
+        except (ValueError, RecursionError) as error:
+            said = getattr(error, "msg", None) or type(error).__name__
+            raise DataError(f"not JSON: {said}", where=f"{path}:{number}", remedy="one object a line") from error
         if not isinstance(record, dict):
             raise DataError("not a JSON object", where=f"{path}:{number}")
         yield number, record
@@ -211,10 +205,16 @@ def _read_parquet(path: Path) -> Table:
     import pyarrow.parquet as pq
 
     try:
+        check_parquet(pq.read_metadata(path), path)
         table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"not a readable parquet file: {error}", where=str(path)) from error
-    return Table(table.to_pydict(), list(range(1, table.num_rows + 1)), str(path))
+        table.validate(full=True)  # text that is not UTF-8 and damaged offsets raise here
+        columns = table.to_pydict()
+    except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"not a readable parquet file ({said})", where=str(path), remedy="write or copy it again"
+        ) from error
+    return Table(columns, list(range(1, table.num_rows + 1)), str(path))
 
 
 def read_table(path: Path) -> Table:
@@ -244,6 +244,8 @@ def read_hub(hub: HubSource, split: str, folder: Path | None = None) -> Table:
     import datasets
 
     path = str(folder) if folder is not None else hub.path
+    if folder is not None:
+        check_card(folder)
     wanted = hub.splits.get(split, split)
     tables = []
     for one in [wanted] if isinstance(wanted, str) else wanted:

@@ -45,6 +45,7 @@ def _whole(folder: Path, allow_pickle: bool) -> Any:
     with reading(folder):
         model, report = AutoModel.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, weights_only=True,
+            trust_remote_code=False,
             use_safetensors=not allow_pickle or any(folder.glob("*.safetensors")),
         )  # fmt: skip
     check_complete(report, folder)
@@ -127,7 +128,9 @@ def preprocess_of(folder: Path) -> Preprocess:
     from transformers import AutoImageProcessor
 
     try:
-        known = AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil").to_dict()
+        known = AutoImageProcessor.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, backend="pil"
+        ).to_dict()
     except (OSError, ValueError, ImportError) as error:
         raise ModelError("the image processor cannot be read", where=str(folder)) from error
     size, crop = dict(known.get("size") or {}), dict(known.get("crop_size") or {})

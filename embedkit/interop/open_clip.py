@@ -39,7 +39,7 @@ def read(folder: Path, *, allow_pickle: bool = False) -> DualEncoder:
 
 
 def _weights(folder: Path, allow_pickle: bool) -> dict[str, Any]:
-    from embedkit.models.loading import read_safetensors
+    from embedkit.models.loading import read_safetensors, reading
 
     if (folder / WEIGHTS).is_file():
         return read_safetensors(folder / WEIGHTS)
@@ -53,8 +53,10 @@ def _weights(folder: Path, allow_pickle: bool) -> dict[str, Any]:
         )  # fmt: skip
     import torch
 
-    found = torch.load(folder / pickles[0], map_location="cpu", weights_only=True)
-    return found.get("state_dict", found)
+    with reading(folder):
+        found = torch.load(folder / pickles[0], map_location="cpu", weights_only=True)
+        tensors: dict[str, Any] = found.get("state_dict", found)
+    return tensors
 
 
 def load_tag(name: str) -> DualEncoder:
@@ -169,10 +171,15 @@ def _hf_text(cfg: dict[str, Any], dim: int, state: dict[str, Any], folder: Path)
     pooler = cfg.get("hf_pooler_type", "mean_pooler")
     if pooler not in POOLERS:
         raise ModelError(f"open_clip's {pooler} is not supported", where="text_cfg.hf_pooler_type")
-    try:
-        encoder = new_encoder(AutoConfig.from_pretrained(cfg["hf_model_name"]))
+    try:  # a file may name any model: what is not here already is not fetched
+        known = AutoConfig.from_pretrained(cfg["hf_model_name"], local_files_only=True, trust_remote_code=False)
+        encoder = new_encoder(known)
     except (OSError, ValueError) as error:
-        raise ModelError("its configuration cannot be read", where=cfg["hf_model_name"]) from error
+        name = cfg["hf_model_name"]
+        raise ModelError(
+            f"the configuration of its text tower {name!r} is not in the hub's cache", where=str(folder / CONFIG),
+            remedy=f"read what it is, then fetch it once: hf download {name}",
+        ) from error  # fmt: skip
     own = {n: t for n, t in _under(state, "transformer.").items() if not n.startswith("pooler.")}
     load_exactly(encoder, {n: t for n, t in own.items() if n in encoder.state_dict()}, folder)
     kind = cfg.get("hf_proj_type") or "none"
@@ -202,7 +209,7 @@ def _tokenizer(cfg: dict[str, Any], folder: Path) -> tuple[Any, str]:
     held = (folder / "tokenizer.json").is_file() or (folder / "tokenizer_config.json").is_file()
     from embedkit.models.folder import locate
 
-    return read_tokenizer(folder if held else locate(name)), given.get("clean", "whitespace")
+    return read_tokenizer(folder if held else locate(name, fetch=False)), given.get("clean", "whitespace")
 
 
 # --- writing --------------------------------------------------------------------------------------------------------

@@ -5,8 +5,11 @@ Nothing here imports torch or transformers.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ DUAL_TYPES = ("clip", "siglip", "vision-text-dual-encoder")
 TRAIN_ONLY_FILE = "embedkit_train_only.safetensors"
 SOFT_PROMPT_FILE = "embedkit_soft_prompt.safetensors"
 
+_log = logging.getLogger(__name__)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _MODULES = ("Transformer", "Pooling", "Dense", "Normalize", "StaticEmbedding")
 _SEQUENCE = re.compile(r"(Transformer Pooling( Dense)*|StaticEmbedding)( Normalize)?")
@@ -71,8 +75,12 @@ class FolderPlan:
     lower_case: bool = False
 
 
-def locate(name: str | Path, revision: str | None = None, code: bool = False, pickle: bool = False) -> Path:
+def locate(
+    name: str | Path, revision: str | None = None, code: bool = False, pickle: bool = False, *, fetch: bool = True
+) -> Path:
     """The local folder of a model: `name` itself, or the snapshot of a hub id.
+
+    A hub id that only a file names is looked for in the hub's cache with ``fetch=False`` and never downloaded.
 
     Raises
     ------
@@ -81,31 +89,41 @@ def locate(name: str | Path, revision: str | None = None, code: bool = False, pi
     """
     for scheme in ("local-dir:", "hf-hub:"):
         name = str(name).removeprefix(scheme) if str(name).startswith(scheme) else name
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise ModelError("is a file, not a model folder", where=str(name), remedy="give the folder that holds it")
     text = str(name)
+    try:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            return path
+        known = path.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, NUL, no permission, unknown ~user
+        raise ModelError(f"not a usable path ({error})", where=text[:200], remedy="check the path") from error
+    if known:
+        raise ModelError("is a file, not a model folder", where=text, remedy="give the folder that holds it")
     if not _HUB_ID.fullmatch(text) or text.count("/") > 1:
         raise ModelError("no such model folder", where=text, remedy="check the path, or give a hub id like org/name")
-    return _snapshot(text, revision, code, pickle)
+    return _snapshot(text, revision, code, pickle, fetch)
 
 
-def _snapshot(name: str, revision: str | None, code: bool, pickle: bool) -> Path:
+def _snapshot(name: str, revision: str | None, code: bool, pickle: bool, fetch: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     patterns = [*_HUB_PATTERNS, *(["*.py"] if code else []), *(["*.bin"] if pickle else [])]
     # ONNX, OpenVINO and the like hold weights that are not read here
     ignored = ["onnx/*", "openvino/*", "coreml/*", "*.onnx"]
+    if fetch:
+        _log.warning("%s: no folder of this name, so taken for a hub id (revision %s)", name, revision or "main")
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=ignored))
+        return Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=patterns, ignore_patterns=ignored, local_files_only=not fetch
+            )
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"neither a folder here nor a model that the hub can give ({reason})", where=name,
-            remedy="check the name and the network",
+            remedy="check the name and the network" if fetch else f"fetch it once: hf download {name}",
         ) from error  # fmt: skip
 
 
@@ -121,7 +139,9 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError("file is missing", where=str(path), remedy="the model folder is incomplete") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise ModelError(f"cannot be read ({error.strerror})", where=str(path), remedy="check the folder") from None
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"is not valid JSON ({error})", where=str(path), remedy="write the folder again") from None
 
 
@@ -135,9 +155,27 @@ def inspect(root: Path, *, trust_remote_code: bool = False, allow_pickle: bool =
     UnsafeFileError
         When reading it would run code: a pickle, or remote code.
     """
+    with _described(root):
+        return _inspected(root, trust_remote_code, allow_pickle)
+
+
+@contextlib.contextmanager
+def _described(root: Path) -> Iterator[None]:
+    """Whatever the descriptions in a folder lack, or hold in the wrong place, is the folder's fault and told so."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise ModelError(
+            f"a description in this folder is damaged ({said})", where=str(root), remedy="write the folder again"
+        ) from error
+
+
+def _inspected(root: Path, trust_remote_code: bool, allow_pickle: bool) -> FolderPlan:
     if (root / OWN_FILE).is_file():
         plan = _own(root)
     elif (root / OPEN_CLIP_FILE).is_file():
+        _check_code(root, trust_remote_code)
         return FolderPlan(root, root, "dual", "open_clip")
     elif (root / "modules.json").is_file():
         plan = _sentence_transformers(root)
@@ -151,8 +189,9 @@ def inspect(root: Path, *, trust_remote_code: bool = False, allow_pickle: bool =
             remedy="give a folder written by embedkit, sentence-transformers or transformers",
         )  # fmt: skip
     _check_weights(plan, allow_pickle)
+    _check_code(plan.weights, trust_remote_code)
     if plan.kind in ("text", "clip-text"):
-        _check_code(plan.weights, trust_remote_code)
+        _check_text(plan.weights)
     return plan
 
 
@@ -170,7 +209,7 @@ def _own(root: Path) -> FolderPlan:
         )
     spec = dict(saved["spec"])
     layers = spec.pop("dense", [])
-    dense = [(root / layer.pop("folder"), layer) for layer in layers if not layer["train_only"]]
+    dense = [(_inside(root, layer.pop("folder"), OWN_FILE), layer) for layer in layers if not layer["train_only"]]
     train_only = [layer for layer in layers if layer["train_only"]]
     return FolderPlan(root, root, saved["kind"], "embedkit", spec, dense, train_only)
 
@@ -229,11 +268,13 @@ def _model_settings(plan: FolderPlan) -> None:
     plan.spec["default_prompt"] = default if default in prompts else None
 
 
-def _inside(root: Path, path: str) -> Path:
+def _inside(root: Path, path: str, listing: str = "modules.json") -> Path:
     """A module's folder, which must lie in the model folder."""
     folder = (root / path).resolve()
     if not folder.is_relative_to(root.resolve()):
-        raise UnsafeFileError(f"module path {path!r} leaves the model folder", where=str(root / "modules.json"))
+        raise UnsafeFileError(
+            f"module path {path!r} leaves the model folder", where=str(root / listing), remedy="write the folder again"
+        )
     return root / path
 
 
@@ -304,6 +345,7 @@ def _check_weights(plan: FolderPlan, allow_pickle: bool) -> None:
     for folder in [plan.weights, *(folder for folder, _ in plan.dense)]:
         if not folder.is_dir():
             raise ModelError("folder is missing", where=str(folder), remedy="the model folder is incomplete")
+        _check_shards(folder)
         if any(folder.glob("*.safetensors")):
             continue
         pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt"))
@@ -316,14 +358,64 @@ def _check_weights(plan: FolderPlan, allow_pickle: bool) -> None:
             )  # fmt: skip
 
 
+def _check_shards(folder: Path) -> None:
+    """Files of weights that are named in another file must be safetensors of this folder."""
+    index, config = folder / "model.safetensors.index.json", folder / "config.json"
+    named = [*read_json(index)["weight_map"].values()] if index.is_file() else []
+    named += [*_values(read_json(config), "transformers_weights")] if config.is_file() else []
+    for name in filter(None, named):
+        if Path(name).name != name or not name.endswith((".safetensors", ".safetensors.index.json")):
+            raise UnsafeFileError(
+                f"names the weights {name!r}, no safetensors of this folder", where=str(folder),
+                remedy="convert them to safetensors beside it",
+            )  # fmt: skip
+
+
+_MAY_NAME_CODE = (
+    "config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json",
+    "video_preprocessor_config.json", "image_processor_config.json",
+)  # fmt: skip
+
+
 def _check_code(folder: Path, trust_remote_code: bool) -> None:
-    for name in ("config.json", "tokenizer_config.json"):
+    """Refuse what transformers would run, or fetch from elsewhere, because a file of the folder says so."""
+    for name in _MAY_NAME_CODE:
         path = folder / name
-        if path.is_file() and "auto_map" in read_json(path) and not trust_remote_code:
+        known = read_json(path) if path.is_file() else {}
+        if _names_code(known) and not trust_remote_code:
             raise UnsafeFileError(
                 "the model brings its own code (auto_map)", where=str(path),
                 remedy="read that code, then load with trust_remote_code=True and a pinned revision",
             )  # fmt: skip
+        if any("/" in str(kernel) for kernel in _values(known, "attn_implementation", "_attn_implementation")):
+            raise UnsafeFileError(
+                "names attention kernels on the hub, which are code", where=str(path),
+                remedy="take attn_implementation out of the file",
+            )  # fmt: skip
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            "holds an adapter of peft, which is no model", where=str(folder / "adapter_config.json"),
+            remedy="merge it into its model (merge_and_unload) and save that",
+        )  # fmt: skip
+
+
+def _names_code(known: Any) -> bool:
+    return any(True for _ in _values(known, "auto_map"))
+
+
+def _values(known: Any, *keys: str) -> Iterator[Any]:
+    """What stands under some keys at any depth of a JSON value."""
+    waiting = [known]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield from (value[key] for key in keys if key in value)
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+
+
+def _check_text(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise ModelError("file is missing", where=str(folder / "config.json"), remedy="the model folder is incomplete")
     config = read_json(folder / "config.json")

@@ -141,6 +141,11 @@ class OpenClipTower(ImageTower):
         need("open_clip", "clip", "an open_clip image tower")
         from open_clip.model import CLIPVisionCfg, _build_vision_tower
 
+        if ":" in str(config.get("timm_model_name") or ""):  # hf-hub:.. and local-dir:.. would be read from there
+            raise ModelError(
+                f"timm_model_name {config['timm_model_name']!r} is no name of timm's own", where="model.towers.image",
+                remedy="give the name of an architecture of timm",
+            )  # fmt: skip
         self.dim, self.config, self.quick_gelu = dim, dict(config), quick_gelu
         try:
             settings = CLIPVisionCfg(**copy.deepcopy(config))

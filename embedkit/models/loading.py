@@ -115,7 +115,19 @@ def assemble(
     """The model of an inspected folder, on the CPU in float32.
 
     `overrides` are keys of the transformers configuration to replace (dropout rates).
+
+    Raises
+    ------
+    ModelError
+        When the parts are damaged, or do not belong together.
     """
+    with reading(plan.root):
+        return _assembled(plan, overrides, trust_remote_code, allow_pickle)
+
+
+def _assembled(
+    plan: FolderPlan, overrides: dict[str, Any] | None, trust_remote_code: bool, allow_pickle: bool
+) -> Model:
     if plan.kind == "static":
         from embedkit.models.static import read_static
 
@@ -253,7 +265,9 @@ def read_tensors(folder: Path, allow_pickle: bool = False) -> dict[str, Any]:
         return read_safetensors(path)
     import torch
 
-    return torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
+    with reading(folder):
+        tensors: dict[str, Any] = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
+    return tensors
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:
@@ -276,13 +290,17 @@ def reading(folder: Path) -> Iterator[None]:
     Raises
     ------
     ModelError
-        Instead of any error inside: a damaged file can make those readers raise anything.
+        Instead of any error inside but those meant for people: a damaged file can make those readers raise anything.
     """
     try:
         with quiet():
             yield
+    except UserError:
+        raise
     except Exception as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        if "Weights only load failed" in reason:
+            reason = "the pickle holds more than tensors, so it could run code"
         raise ModelError(f"cannot be loaded ({reason})", where=str(folder), remedy="is the folder complete?") from error
 
 

@@ -5,7 +5,6 @@ Only Pillow and numpy are used. Normalisation is not done here but on the device
 
 from __future__ import annotations
 
-import io
 import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from embedkit.data.pictures import load_picture
+from embedkit.data.rows import BadRow
 from embedkit.errors import DataError, ModelError, nearest
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -146,7 +147,7 @@ def open_image(image: Any) -> Any:
     DataError
         When it is none of these, or cannot be decoded.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     if isinstance(image, Image.Image):
         return image
@@ -154,22 +155,20 @@ def open_image(image: Any) -> Any:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise DataError(f"pixels are {image.dtype} {image.shape}, not uint8 (H, W, 3)")
         return Image.fromarray(image)
-    source: Any
+    source: bytes | str
     if isinstance(image, bytes):
-        name, source = "image", io.BytesIO(image)
+        name, source = "image", image
     elif isinstance(image, str | Path):
-        name, source = str(image), Path(image).expanduser()
+        name = str(image)
+        source = str(Path(image).expanduser())
     else:
         raise DataError(
             f"an image is {type(image).__name__}", remedy="give a PIL image, bytes, a path, or uint8 (H, W, 3)"
         )
     try:
-        picture = Image.open(source)
-        picture.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"is no image that can be read ({reason})", where=name) from error
-    return picture
+        return load_picture(source).image
+    except BadRow as bad:
+        raise DataError(f"is no image that can be read ({bad.what})", where=name, remedy="mend the file") from bad
 
 
 def rgb(picture: Any, alpha: str) -> Any:

@@ -103,14 +103,16 @@ class MaskedLM:
                 import torch
                 from transformers import AutoModelForMaskedLM
 
-                from embedkit.models.folder import locate
-                from embedkit.models.loading import read_tokenizer
+                from embedkit.models.folder import inspect, locate
+                from embedkit.models.loading import read_tokenizer, reading
 
-                folder: Path = locate(self.name)
+                folder: Path = inspect(locate(self.name)).weights
                 tokenizer = read_tokenizer(folder)
-                model = AutoModelForMaskedLM.from_pretrained(
-                    folder, local_files_only=True, trust_remote_code=False, dtype=torch.float32
-                )
+                with reading(folder):
+                    model = AutoModelForMaskedLM.from_pretrained(
+                        folder, local_files_only=True, trust_remote_code=False, dtype=torch.float32,
+                        use_safetensors=True, weights_only=True,
+                    )  # fmt: skip
                 self._parts = (tokenizer, model.eval().requires_grad_(False), whole_words(tokenizer))
             return self._parts
 

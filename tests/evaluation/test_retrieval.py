@@ -156,7 +156,7 @@ def test_mismatched_ids_are_reported_by_name(tmp_path: Path) -> None:
         ({"corpus": [{"_id": 7, "text": "a"}]}, "'_id' holds 7, not text"),
         ({"corpus": [{"_id": "d1", "text": None}]}, "'text' holds None"),
         ({"queries": [{"_id": "q1", "text": ""}]}, "query 'q1' has no text"),
-        ({"queries": []}, "no rows"),
+        ({"queries": []}, "empty"),
         ({"qrels": []}, "no judgements"),
         ({"qrels": [("q1", "d1", "much")]}, r"test\.tsv:2: the judgement 'much'"),
         ({"qrels": [("q1", "d1", 1), ("q1", "d1", 2)]}, r"test\.tsv:3: two different judgements"),
