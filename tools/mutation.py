@@ -1,6 +1,6 @@
 """Mutation testing: change the code in one place at random, and see whether the tests notice.
 
-    python tools/mutation.py [GROUP ...] [--mutants 60] [--seed 0] [--json FILE]
+    python -B tools/mutation.py [GROUP ...] [--mutants 60] [--seed 0] [--json FILE]
 
 Operators and their places come from cosmic-ray (``pip install cosmic-ray``). Of all places in the modules of a group so
 many are drawn, each with one of the operators that fit there. A mutant is tested in a copy of the last commit, by a
@@ -177,10 +177,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
-    sys.dont_write_bytecode = True
-    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1")
+    if not sys.flags.dont_write_bytecode:
+        parser.error("start it with python -B: compiled files of one mutant must not be read by the next")
     for name in ("torch", "scipy.stats", "sklearn.linear_model", "transformers", "pytest", "pydantic"):
         __import__(name)
+    sys.modules["torch"].set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / ROOT.name
         copy.mkdir()
