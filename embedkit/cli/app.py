@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,7 +23,7 @@ from embedkit.cli.recipes import recipes
 from embedkit.cli.suites import suites
 from embedkit.cli.train import train
 from embedkit.cli.validate import validate
-from embedkit.errors import UserError
+from embedkit.errors import DiskError, UserError
 
 app = typer.Typer(
     name="embedkit",
@@ -77,6 +78,18 @@ def _say(line: str) -> None:
     print(f"embedkit: {line}", file=sys.stderr, flush=True)
 
 
+def _outside(error: RuntimeError | OSError) -> UserError | None:
+    """The line for what neither the user's input nor embedkit has done: a full disk, another process that died."""
+    from embedkit.disk import FULL, disk_said
+    from embedkit.training.stopping import lost_process
+
+    if isinstance(error, OSError):
+        said = disk_said(error, Path.cwd())
+        where = str(error.filename) if error.filename else None
+        return DiskError(FULL, where=where, remedy="free some space") if said == FULL else None
+    return lost_process(error, "embedkit", "start all of them again; what was finished is kept")
+
+
 def _fail(error: BaseException, debug: bool) -> int:
     """Tell of an error in one line, and return the exit code."""
     if debug:
@@ -92,6 +105,11 @@ def _fail(error: BaseException, debug: bool) -> int:
         text = " ".join(str(getattr(error, "format_message", error.__str__)()).split()).rstrip(".")
         _say(f"{text}; see `{command} --help`")
         return 2
+    if isinstance(error, RuntimeError | OSError):
+        known = _outside(error)
+        if known is not None:
+            _say(known.line())
+            return known.exit_code
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         _say("interrupted")
         return 130

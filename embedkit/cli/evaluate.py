@@ -96,7 +96,7 @@ def evaluate(
         metric_names(one, options["tasks"], split)  # wrong names are told before anything is read
     _check_models(names, trust_remote_code)
     opened = open_suites(suites, data, settings=_settings(settings or []), **options)
-    reports = []
+    reports, cards = [], []
     loading = {"device": device, "trust_remote_code": trust_remote_code, "dtype": dtype}
     replaced = {"pooling": pooling, "max_length": max_length}
     replaced = {key: value for key, value in replaced.items() if value is not None}
@@ -104,7 +104,7 @@ def evaluate(
         reports += found
         standard = not (tasks or settings or prompt or dim or dtype or replaced)
         if card and standard and found:
-            _write_card(_folder(name), found)
+            cards.append((_folder(name), found))
     if not reports:  # the other processes have nothing to tell
         return
     _print(reports, metrics, json_file)
@@ -113,6 +113,8 @@ def evaluate(
     elif json_file is not None:
         save_reports(json_file, reports)
     _write_report(report, reports, [run for run in map(_run_folder, names) if run is not None])
+    for folder, found in cards:  # last: scores must not be lost because a model's folder cannot be written
+        _write_card(folder, found)
 
 
 def _check_paths(report: str | None, cache: str | None) -> None:

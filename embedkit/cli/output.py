@@ -55,7 +55,7 @@ def write_json(target: str | None, value: Any) -> None:
 
     Raises
     ------
-    UserError
+    DiskError
         The file cannot be written.
     """
     if target is None:
@@ -64,12 +64,9 @@ def write_json(target: str | None, value: Any) -> None:
     if target == "-":
         sys.stdout.write(text)
         return
-    try:
-        Path(target).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"cannot be written: {error.strerror}", where=target, remedy="give another --json file"
-        ) from None
+    from embedkit.disk import write_durably
+
+    write_durably(target, text.encode("utf-8"), "the JSON file")
 
 
 def check_json(target: str | None) -> None:

@@ -76,6 +76,8 @@ class TrainingRows(ABC):
         Rows of all sources; None for a stream.
     steps_per_epoch : int or None
         Batches of every epoch; None for a stream.
+    smallest_batch : int or None
+        Rows of the smallest batch of the first epoch; None for a stream.
     fingerprint : str
         Changes when the rows change. For rows in memory a hash of all their content, the same from whatever kind of
         file; for a stream a hash of the first MiB and the size of each file, of the mapping and the filter.
@@ -85,6 +87,7 @@ class TrainingRows(ABC):
 
     num_rows: int | None
     steps_per_epoch: int | None
+    smallest_batch: int | None = None
     fingerprint: str
     roles: frozenset[str]
     _sources: Sequence[Source]
@@ -232,6 +235,7 @@ class HeldRows(TrainingRows):
                 where="data.sampler",
                 remedy="lower train.batch_size, choose another sampler, or set data.drop_last: false",
             )
+        self.smallest_batch = min(len(batch) for batch in self._epoch.batches)
 
     def batches(self, epoch: int, start_step: int = 0, rank: int = 0, world: int = 1) -> Iterator[RowBatch]:
         """See `TrainingRows.batches`."""

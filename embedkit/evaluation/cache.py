@@ -8,12 +8,12 @@ it, so that several processes can write and a killed one leaves nothing half wri
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from embedkit.disk import write_durably
 from embedkit.errors import UserError
 from embedkit.evaluation.stats import Array
 
@@ -75,16 +75,7 @@ class EmbeddingCache:
         table = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), KEY_BYTES)
         content = save({"keys": table, "vectors": vectors})
         final = folder / f"{hashlib.sha256(content).hexdigest()[:32]}.safetensors"
-        beside = folder / f".{final.stem}.{os.getpid()}.tmp"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with beside.open("wb") as handle:
-                handle.write(content)
-                handle.flush()
-                os.fsync(handle.fileno())
-            beside.replace(final)
-        except OSError as error:
-            raise UserError(f"cannot write the embedding cache: {error.strerror}", where=str(folder)) from error
+        write_durably(final, content, "the embedding cache")
 
 
 def _read(path: Path) -> dict[bytes, Array]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from embedkit.disk import write_durably
 from embedkit.errors import DataError
 from embedkit.evaluation.stats import Samples
 from embedkit.evaluation.task import TaskResult
@@ -178,7 +178,7 @@ def save_reports(path: str | Path, reports: Sequence[Report]) -> Path:
 
     Raises
     ------
-    DataError
+    DiskError
         The file cannot be written.
     """
     return write_text(Path(path), reports_text(reports), "the result file")
@@ -207,17 +207,10 @@ def write_text(path: Path, text: str, what: str) -> Path:
 
     Raises
     ------
-    DataError
+    DiskError
         It cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise DataError(f"cannot write {what}: {error.strerror}", where=str(path)) from error
-    return path
+    return write_durably(path, text.encode("utf-8"), what)
 
 
 def _pair(value: Any) -> tuple[float, float] | None:

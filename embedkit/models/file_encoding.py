@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedkit.disk import FolderLock, write_durably, writing
 from embedkit.errors import DataError, UserError
 
 if TYPE_CHECKING:
@@ -98,7 +97,10 @@ def encode_file(
     Raises
     ------
     UserError
-        When the output exists, has another suffix, or the parts of a stopped run belong to other settings.
+        When the output exists, has another suffix, is being written by another run, or the parts of a stopped run
+        belong to other settings.
+    DiskError
+        When the disk is full or the folder cannot be written.
     DataError
         When a cell is missing or no text; the row is named.
     """
@@ -109,8 +111,7 @@ def encode_file(
         "column": column, "block_rows": block_rows,
     }  # fmt: skip
     parts = target.with_name(f".{target.name}.parts")
-    if rank == 0:
-        _open_parts(parts, settings)
+    lock = _open_parts(parts, settings) if rank == 0 else None
     wait()
     tell = _reporter(progress)
     total, reused, names = 0, 0, []
@@ -124,7 +125,7 @@ def encode_file(
             reused += len(items)
         else:
             vectors = _vectors(model, items, (prompt, normalize, truncate_dim, batch_tokens), first)
-            _write_atomically(parts / name, partial(_save, vectors))
+            _write_block(parts / name, vectors)
         tell(len(items))
     wait()
     if not names:
@@ -133,6 +134,8 @@ def encode_file(
     if rank == 0:
         _join(target, [parts / name for name in names], total, dim)
         shutil.rmtree(parts)
+    if lock is not None:
+        lock.release()
     wait()
     return EncodedFile(target, total, dim, reused)
 
@@ -155,8 +158,9 @@ def _processes(model: Model) -> tuple[int, int, Callable[[], None]]:
     return state.process_index, state.num_processes, state.wait_for_everyone
 
 
-def _open_parts(parts: Path, settings: dict[str, Any]) -> None:
-    """Make the folder of the blocks, or check that the one there is of the same run."""
+def _open_parts(parts: Path, settings: dict[str, Any]) -> FolderLock:
+    """Make the folder of the blocks, or check that the one there is of the same run; only one run may use it."""
+    lock = FolderLock(parts, "wait for it, or give another output")
     marker = parts / "settings.json"
     if marker.is_file():
         if json.loads(marker.read_text(encoding="utf-8")) != settings:
@@ -164,9 +168,9 @@ def _open_parts(parts: Path, settings: dict[str, Any]) -> None:
                 "holds the parts of a stopped run with another model or other settings", where=str(parts),
                 remedy="delete this folder, or repeat that run to finish it",
             )  # fmt: skip
-        return
-    parts.mkdir(exist_ok=True)
-    _write_atomically(marker, lambda file: file.write(json.dumps(settings).encode()))
+        return lock
+    write_durably(marker, json.dumps(settings).encode(), "the settings of the run")
+    return lock
 
 
 Item = str | bytes | Path
@@ -255,32 +259,25 @@ def _digest(items: list[Item]) -> str:
     return digest.hexdigest()
 
 
-def _save(vectors: np.ndarray, file: Any) -> None:
-    np.save(file, vectors)
+def _write_block(path: Path, vectors: np.ndarray) -> None:
+    with writing(path, "a block of vectors") as file:
+        _write_header(file, *vectors.shape)
+        file.write(np.ascontiguousarray(vectors, dtype="<f4").data)
 
 
-def _write_atomically(path: Path, write: Callable[[Any], Any]) -> None:
-    """Write beside, sync, rename: the file is whole or absent."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+def _write_header(file: Any, rows: int, dim: int) -> None:
+    np.lib.format.write_array_header_2_0(file, {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)})
 
 
 def _join(target: Path, blocks: list[Path], rows: int, dim: int) -> None:
     """One file of all blocks, in order."""
     join = _join_npy if target.suffix == ".npy" else _join_parquet
-    _write_atomically(target, lambda file: join(file, blocks, rows, dim))
+    with writing(target, "the output") as file:
+        join(file, blocks, rows, dim)
 
 
 def _join_npy(file: Any, blocks: list[Path], rows: int, dim: int) -> None:
-    header = {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)}
-    np.lib.format.write_array_header_2_0(file, header)
+    _write_header(file, rows, dim)
     for block in blocks:
         file.write(np.ascontiguousarray(np.load(block), dtype="<f4").data)
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import stat
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embedkit.disk import filling
 from embedkit.errors import ModelError
 from embedkit.models.folder import OWN_FILE, OWN_FORMAT
 
@@ -30,6 +27,8 @@ def save(model: Model, path: str | Path, *, recipe: dict[str, Any] | None = None
     ------
     ModelError
         When `path` holds something else.
+    DiskError
+        When it cannot be written; what was there is as it was.
     """
     return write_folder(path, lambda folder: write_own(model, folder, recipe), ours=OWN_FILE, overwrite=overwrite)
 
@@ -55,29 +54,13 @@ def write_folder(path: str | Path, write: Callable[[Path], None], *, ours: str |
     `ours` names a file that marks a folder which may be replaced. File modes follow the umask.
     """
     target = Path(path).expanduser().absolute()
-    if target.is_symlink():
-        target = target.resolve()
-    if target.exists() and not overwrite and not _replaceable(target, ours):
+    if target.exists() and not overwrite and not _replaceable(target.resolve(), ours):
         raise ModelError(
             "exists and was not written by embedkit" if target.is_dir() else "is a file", where=str(path),
             remedy="choose another folder, or pass overwrite=True",
         )  # fmt: skip
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
-    old = None
-    try:
+    with filling(target, "the model") as folder:
         write(folder)
-        _settle(folder)
-        old = _set_aside(target)
-        os.rename(folder, target)
-        _sync(target.parent)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        if old is not None and not target.exists():
-            os.rename(old, target)
-        raise
-    if old is not None:
-        shutil.rmtree(old) if old.is_dir() else old.unlink()
     return target
 
 
@@ -85,35 +68,6 @@ def _replaceable(target: Path, ours: str | None) -> bool:
     if not target.is_dir():
         return False
     return not any(target.iterdir()) or (ours is not None and (target / ours).is_file())
-
-
-def _set_aside(target: Path) -> Path | None:
-    """Rename what is at `target`; returned to be deleted when the new folder is in place."""
-    if not target.exists():
-        return None
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    os.rename(target, old)
-    return old
-
-
-def _settle(folder: Path) -> None:
-    """Modes by the umask (safetensors writes 0600) and everything on the disk."""
-    probe = folder / ".mode"
-    probe.touch()  # asking the umask itself would set it for all threads
-    mode = stat.S_IMODE(probe.stat().st_mode)
-    probe.unlink()
-    for path in [folder, *folder.rglob("*")]:
-        path.chmod(mode | (mode & 0o444) >> 2 if path.is_dir() else mode)
-    for path in [*folder.rglob("*"), folder]:
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_json(path: Path, value: Any) -> None:

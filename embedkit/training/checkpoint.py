@@ -7,18 +7,18 @@ Reading takes the newest one whose manifest matches; incomplete and damaged ones
 
 from __future__ import annotations
 
-import errno
-import fcntl
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from embedkit.disk import disk_error, sync_folder, write_durably
 from embedkit.errors import CheckpointError
 
 MANIFEST = "complete.json"
@@ -34,19 +34,35 @@ class Checkpoint:
     step: int
 
     def tensors(self, name: str) -> dict[str, Any]:
-        """The tensors of file ``NAME.safetensors``; empty when the checkpoint has none."""
+        """The tensors of file ``NAME.safetensors``."""
         from safetensors.torch import load_file
 
-        path = self.path / f"{name}.safetensors"
-        return load_file(path) if path.is_file() else {}
+        with self.reading(f"{name}.safetensors"):
+            return load_file(self.path / f"{name}.safetensors")
 
     def json(self, name: str) -> Any:
         """The contents of file ``NAME.json``."""
-        return json.loads((self.path / f"{name}.json").read_text(encoding="utf-8"))
+        with self.reading(f"{name}.json"):
+            return json.loads(self.text(f"{name}.json"))
 
     def text(self, name: str) -> str:
         """The contents of a text file."""
-        return (self.path / name).read_text(encoding="utf-8")
+        with self.reading(name):
+            return (self.path / name).read_text(encoding="utf-8")
+
+    @contextlib.contextmanager
+    def reading(self, name: str) -> Iterator[None]:
+        """What does not fit in a file raises CheckpointError: its hash is right, so embedkit has not written it so."""
+        from safetensors import SafetensorError
+
+        try:
+            yield
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+            said = str(error).splitlines()[0] if str(error) else ""
+            raise CheckpointError(
+                f"{name} does not hold what embedkit writes ({type(error).__name__}: {said})", where=str(self.path),
+                remedy="resume from another checkpoint",
+            ) from error  # fmt: skip
 
 
 class CheckpointStore:
@@ -78,7 +94,7 @@ class CheckpointStore:
 
         Raises
         ------
-        CheckpointError
+        DiskError
             When the disk is full or the folder cannot be written; older checkpoints are untouched.
         """
         final = self.folder / _FOLDER.format(step)
@@ -90,10 +106,14 @@ class CheckpointStore:
             if final.exists():
                 shutil.rmtree(final)
             temporary.rename(final)
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
         except (OSError, RuntimeError) as error:
+            failed = disk_error(
+                error, self.folder, f"could not save step {step}, older checkpoints are untouched",
+                "copy the folder of the run to another disk and go on there with --output and --resume",
+            )  # fmt: skip
             shutil.rmtree(temporary, ignore_errors=True)
-            raise _disk_error(error, self.folder, step) from error
+            raise failed from error
         self._retire(step, best_step)
         return Checkpoint(final, step)
 
@@ -153,60 +173,21 @@ def verify(path: Path) -> str | None:
                 return f"{name} has {file.stat().st_size} bytes, not {known['bytes']}"
             if _digest(file) != known["sha256"]:
                 return f"{name} has changed since it was written"
-    except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{MANIFEST} is damaged"
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     return None
 
 
-class RunLock:
-    """An exclusive lock on a run folder, released when the process ends however it ends."""
-
-    def __init__(self, folder: Path) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file: IO[str] = open(folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held until release
-        except OSError as error:
-            raise _disk_error(error, folder, None) from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.seek(0)
-            owner = self._file.read().strip() or "unknown"
-            self._file.close()
-            raise CheckpointError(
-                f"in use by process {owner}", where=str(folder), remedy="wait for it, or give another train.output"
-            ) from None
-        self._file.truncate(0)
-        self._file.write(str(os.getpid()))
-        self._file.flush()
-
-    def release(self) -> None:
-        """Give the folder back."""
-        self._file.close()
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a file through a temporary one in the same folder, fsync and rename; modes honour the umask.
-
-    Raises
-    ------
-    CheckpointError
-        When the disk is full or the folder cannot be written; an older file is untouched.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise _disk_error(error, path, None) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+def seal(folder: Path) -> None:
+    """Name size and hash of every file of a folder in its manifest, so that `verify` finds what changes later."""
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)}
+        for path in sorted(folder.iterdir())
+        if path.name != MANIFEST
+    }
+    write_durably(folder / MANIFEST, _json_bytes({"files": files}), "the manifest")
 
 
 def _write_files(
@@ -222,7 +203,7 @@ def _write_files(
     for name, named in tensors.items():
         manifest[f"{name}.safetensors"] = _put(folder / f"{name}.safetensors", save(dict(named)))
     _put(folder / MANIFEST, _json_bytes({"files": manifest}))
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 def _put(path: Path, data: bytes) -> dict[str, Any]:
@@ -249,21 +230,3 @@ def _slow_digest(file: IO[bytes]) -> str:
     for block in iter(lambda: file.read(1 << 20), b""):
         found.update(block)
     return found.hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _disk_error(error: BaseException, folder: Path, step: int | None) -> CheckpointError:
-    doing = f"could not save step {step}" if step is not None else "cannot be written"
-    number = getattr(error, "errno", None)
-    full = number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-    what = "no space left on the disk" if full else (getattr(error, "strerror", None) or str(error))
-    remedy = "free some space, or go on in another folder" if full else "give another train.output"
-    safe = "; older checkpoints are untouched" if step is not None else ""
-    return CheckpointError(f"{doing}: {what}{safe}", where=str(folder), remedy=remedy)

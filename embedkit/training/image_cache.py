@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,8 @@ import torch
 
 from embedkit.data.decoding import Decoding, checked, decode_batches, without_bad
 from embedkit.data.rows import BadRow, Row
-from embedkit.training.checkpoint import write_durably
+from embedkit.disk import disk_error, write_durably
+from embedkit.training.checkpoint import seal, verify
 from embedkit.views.image import ImageInput, prepare_images
 
 if TYPE_CHECKING:
@@ -71,15 +73,14 @@ def build(
     """
     place = folder / NAME
     identity = {"data": rows.fingerprint, "tower": tower_hash(model), "need": decoding.need}
-    if world.is_main:
-        place.mkdir(parents=True, exist_ok=True)
     if not _complete(place, identity):
         say(f"computing the vectors of {rows.num_rows:,} images by the locked tower")
         world.barrier()
         _fill(place, model, rows, world, decoding)
         world.barrier()
         if world.is_main:
-            write_durably(place / "identity.json", json.dumps(identity).encode())
+            write_durably(place / "identity.json", json.dumps(identity).encode(), "the image cache")
+            seal(place)
     world.barrier()
     bad: dict[int, tuple[str, str]] = {}
     for file in sorted(place.glob("bad-*.json")):
@@ -99,17 +100,22 @@ def tower_hash(model: Any) -> str:
 
 
 def _complete(place: Path, identity: dict[str, Any]) -> bool:
-    file = place / "identity.json"
-    return file.is_file() and json.loads(file.read_text("utf-8")) == identity
+    if verify(place) is not None:  # not there, stopped half-way, or changed since
+        return False
+    return bool(json.loads((place / "identity.json").read_text("utf-8")) == identity)
 
 
 def _fill(place: Path, model: Any, rows: HeldRows, world: World, decoding: Decoding) -> None:
     shapes = {"vectors": (np.float32, model.image.dim), "keys": (np.uint8, _KEY)}
     if world.is_main:
-        for file in place.glob("*"):
-            file.unlink()
-        for name, (kind, width) in shapes.items():
-            np.lib.format.open_memmap(place / f"{name}.npy", "w+", kind, (rows.num_rows, width)).flush()
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            for file in place.glob("*"):
+                file.unlink()
+            for name, (kind, width) in shapes.items():
+                _make_array(place / f"{name}.npy", np.dtype(kind), (rows.num_rows, width))
+        except OSError as error:
+            raise disk_error(error, place, "the image cache cannot be written", "give another train.output") from error
     world.barrier()
     vectors, keys = (np.load(place / f"{name}.npy", mmap_mode="r+") for name in shapes)
     blocks = range(world.rank * BLOCK, rows.num_rows, world.size * BLOCK)
@@ -122,7 +128,19 @@ def _fill(place: Path, model: Any, rows: HeldRows, world: World, decoding: Decod
             keys[batch.ids] = [np.frombuffer(row["image"].key, np.uint8) for row in batch.rows]
     vectors.flush()
     keys.flush()
-    write_durably(place / f"bad-{world.rank}.json", json.dumps(bad).encode())
+    write_durably(place / f"bad-{world.rank}.json", json.dumps(bad).encode(), "the image cache")
+
+
+def _make_array(path: Path, kind: np.dtype[Any], shape: tuple[int, int]) -> None:
+    """A file of zeros with its room on the disk: a mapped page that finds none later would kill the process."""
+    with open(path, "wb") as file:
+        form = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_2_0(file, form)
+        left = kind.itemsize * shape[0] * shape[1]
+        while left:
+            left -= file.write(bytes(min(left, 1 << 20)))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _vectors(model: Any, batch: RowBatch, device: torch.device) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from embedkit.training.checkpoint import write_durably
+from embedkit.disk import disk_error, write_durably
 
 if TYPE_CHECKING:
     from embedkit.data import TrainingRows
@@ -83,9 +83,12 @@ class Ledger:
     def add(self, step: int, batch: StepBatch) -> None:
         """List the bad rows of a finished step."""
         if self._listed and batch.skipped:
-            with open(self._file, "a", encoding="utf-8") as file:
-                for bad in batch.skipped:
-                    file.write(json.dumps({"step": step, **asdict(bad)}) + "\n")
+            text = "".join(json.dumps({"step": step, **asdict(bad)}) + "\n" for bad in batch.skipped)
+            try:
+                with open(self._file, "a", encoding="utf-8") as file:
+                    file.write(text)
+            except OSError as error:  # a row that is neither trained on nor listed would be lost
+                raise disk_error(error, self._file, "bad rows cannot be listed", "give another train.output") from error
 
     def write(self, step: int, samples: list[dict[str, Any]], rows: TrainingRows) -> None:
         """Write the totals of all processes; on the main one."""

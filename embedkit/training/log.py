@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from embedkit.training.checkpoint import write_durably
+from embedkit.disk import disk_said, write_durably
 from embedkit.training.distributed import World
 from embedkit.training.step import StepResult
 
@@ -157,4 +157,5 @@ class RunLog:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
             self._file_works = False
-            self.progress.say(f"{self.path}: the log cannot be written ({error.strerror}); training goes on")
+            said = disk_said(error, self.path.parent)
+            self.progress.say(f"{self.path}: the log cannot be written ({said}); training goes on")

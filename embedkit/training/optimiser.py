@@ -169,9 +169,13 @@ class Optimiser:
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Restore what `state_tensors` gave."""
         by_name = dict(zip(self._names, self._parameters, strict=True))
+        if len(tensors) % 3:  # three a parameter
+            raise ValueError(f"{len(tensors)} tensors")
         for full, value in tensors.items():
             name, key = full.rsplit("/", 1)
             parameter = by_name[name]
+            if value.shape != (torch.Size() if key == "step" else parameter.shape):
+                raise ValueError(f"{full} has the shape {tuple(value.shape)}")
             device = parameter.device if key != "step" or parameter.device.type == "cuda" else torch.device("cpu")
             self.adamw.state[parameter][key] = like(value.to(device), parameter) if key != "step" else value.to(device)
 

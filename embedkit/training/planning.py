@@ -92,8 +92,7 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
     batches = _first_batches(recipe, rows, method, model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     size = batches[0].size
-    if size < processes:
-        raise RecipeError(f"{size} rows a step for {processes} processes", where="train.batch_size", remedy="raise it")
+    setup.check_shares(size if rows.smallest_batch is None else rows.smallest_batch, processes)
     hard = round(float(np.mean([len(b.owner["negatives"]) / b.size if "negatives" in b.owner else 0 for b in batches])))
     config = setup.objective_config(recipe, method)
     precision = choose_precision(recipe.train.precision, device)

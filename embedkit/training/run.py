@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from embedkit.disk import FolderLock, write_durably
 from embedkit.errors import CheckpointError, NonFiniteError, RecipeError, UserError
 from embedkit.evaluation.card import card_of_run, keep_report
 from embedkit.recipe import Recipe
@@ -21,7 +21,7 @@ from embedkit.recipe_io import dump_recipe, load_recipe
 from embedkit.training import setup
 from embedkit.training.batches import StepBatch, prepare
 from embedkit.training.cache import Chunking, RandomState
-from embedkit.training.checkpoint import CheckpointStore, RunLock, write_durably
+from embedkit.training.checkpoint import CheckpointStore
 from embedkit.training.distributed import World
 from embedkit.training.engine import Engine
 from embedkit.training.guide import Guide
@@ -33,6 +33,7 @@ from embedkit.training.scale import keep_scale, start_scale
 from embedkit.training.starting import StartingPoint
 from embedkit.training.state import Best, RunState, load_weights
 from embedkit.training.step import Bundle, TrainStep
+from embedkit.training.stopping import StopRequest, lost_process
 
 if TYPE_CHECKING:
     from embedkit.training.image_cache import ImageCache
@@ -103,6 +104,9 @@ def train(
     run = Run(loaded, folder, progress or RichProgress())
     try:
         return run.start(resume)
+    except RuntimeError as error:
+        lost = lost_process(error, str(folder), "mend it, and go on from the last checkpoint with --resume")
+        raise lost or error from error
     finally:
         run.close()
 
@@ -132,9 +136,10 @@ class Run:
         self.engine = Engine(recipe, folder)
         self.world: World = self.engine.world
         self.progress = progress if self.world.is_main else Progress()
+        setup.check_shares(self.rows.smallest_batch, self.world.size)
         self.precision = choose_precision(recipe.train.precision, self.world.device)
-        self._lock = RunLock(folder) if self.world.is_main else None
-        self._stop_code: int | None = None
+        self._lock = FolderLock(folder, "wait for it, or give another train.output") if self.world.is_main else None
+        self._stop = StopRequest()
         self._saved: int | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._skipped = torch.zeros((), device=self.world.device)
@@ -147,6 +152,8 @@ class Run:
 
     def start(self, resume: bool) -> TrainResult:
         """Build the parts, go back to a checkpoint when asked to, and train to the end."""
+        if self.world.is_main:
+            _check_folder(self.folder, resume)  # again: another run may have filled it before this one had the lock
         self.state = self._build()
         self.store = CheckpointStore(self.folder / "checkpoints", self.recipe.train.keep_checkpoints)
         self.images = self._image_cache()
@@ -155,6 +162,7 @@ class Run:
             self.state.bundle, self.method, self.world, self._chunking(),
             autocast=autocast(self.precision, self.world.device), loss_scale=lambda: self.state.scale.factor,
             defer_sync=self.engine.defer_sync, total_steps=self.total, equal_passes=self.engine.sharded,
+            asked_to_stop=lambda: self._stop.code is not None,
         )  # fmt: skip
         self._seed_process()
         if resume:
@@ -162,7 +170,7 @@ class Run:
         if self.world.is_main:
             self.store.sweep()
             write_durably(self.folder / "recipe.yaml", dump_recipe(self.recipe).encode())
-        with self._signals(), contextlib.closing(self._stream()) as stream:
+        with self._stop, contextlib.closing(self._stream()) as stream:
             losses = self.loop(stream)
         return self.finish(losses)
 
@@ -452,31 +460,8 @@ class Run:
         if self.state.ema is not None:
             self.state.ema.load_state_tensors(self.store.at(step).tensors("ema"))
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT end the run after the current step, with a checkpoint; a second one ends it at once."""
-
-        def ask(number: int, frame: Any) -> None:
-            self._stop_code = 128 + number
-            signal.signal(number, before[signal.Signals(number)])
-
-        try:
-            before = {n: signal.signal(n, ask) for n in (signal.SIGTERM, signal.SIGINT)}
-        except ValueError:  # not the main thread: signals are its business
-            yield
-            return
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
     def _stop_if_asked(self) -> None:
-        asked = self._stop_code is not None
-        at_log = self.state.position.step % self.recipe.train.log_every == 0
-        if self.world.size > 1 and (not at_log or not self.world.any(asked)):
-            return
-        if self.world.size == 1 and not asked:
-            return
-        self._save()
-        raise Interrupted(self.state.position.step, self.folder, self._stop_code or 143)
+        """End the run after a step in which any process was asked to, with a checkpoint."""
+        if self.step.stop or (self.world.size == 1 and self._stop.code is not None):
+            self._save()
+            raise Interrupted(self.state.position.step, self.folder, self._stop.code or 143)

@@ -145,6 +145,15 @@ def open_rows(recipe: Recipe, method: Method) -> TrainingRows:
     )
 
 
+def check_shares(smallest: int | None, processes: int) -> None:
+    """Refuse batches that have fewer rows than there are processes; `smallest` is None where that is not known."""
+    if smallest is not None and smallest < processes:
+        raise RecipeError(
+            f"a batch of {smallest} rows cannot be shared by {processes} processes", where="train.batch_size",
+            remedy="set data.drop_last: true, raise train.batch_size, or use fewer processes",
+        )  # fmt: skip
+
+
 def decoding(recipe: Recipe, method: Method, model: Any) -> Decoding:
     """How images are decoded: as large as the model and the crops of the method need them."""
     from embedkit.data.decoding import Decoding

@@ -70,10 +70,7 @@ class RunState:
             "history": self.history,
             "scale": self.scale.state(),
             "samples": samples,
-            "world": world.size,
-            "data": fingerprint,
-            "embedkit": __version__,
-            "torch": torch.__version__,
+            **_origin(fingerprint, world),
         }
         saved = store.save(
             self.position.step, tensors, {"state": document}, {"recipe.yaml": dump_recipe(recipe)}, self.best.step
@@ -85,27 +82,45 @@ class RunState:
         """Go back to a checkpoint, or refuse it and list what differs."""
         document = checkpoint.json("state")
         differences = _recipe_differences(checkpoint, recipe)
-        for name, now in (("world", world.size), ("data", fingerprint), ("embedkit", __version__)):
-            if document[name] != now:
-                differences.append(f"{_WORDS[name]} was {document[name]}, is {now}")
+        with checkpoint.reading("state.json"):
+            for name, now in _origin(fingerprint, world).items():
+                if document[name] != now:
+                    differences.append(f"{_WORDS[name]} was {document[name]}, is {now}")
         if differences:
             raise CheckpointError(
                 "belongs to another run: " + "; ".join(differences), where=str(checkpoint.path),
                 remedy="give the same settings, or start anew in another train.output",
             )  # fmt: skip
         load_weights(self.bundle, checkpoint)
-        self.optimiser.load_state_tensors(checkpoint.tensors("optimiser"))
+        with checkpoint.reading("optimiser.safetensors"):
+            self.optimiser.load_state_tensors(checkpoint.tensors("optimiser"))
         if self.ema is not None:
-            self.ema.load_state_tensors(checkpoint.tensors("ema"))
-        self.position = Position(**document["position"])
-        self.best = Best(**document["best"])
-        self.history = document["history"]
-        self.scale.load(document["scale"])
-        self.samples = Samples.of(document["samples"][world.rank])
-        _restore_random(checkpoint, world)
+            with checkpoint.reading("ema.safetensors"):
+                self.ema.load_state_tensors(checkpoint.tensors("ema"))
+        with checkpoint.reading("state.json"):
+            self.position = Position(**document["position"])
+            self.best = Best(**document["best"])
+            self.history = [{"step": int(row["step"]), "scores": dict(row["scores"])} for row in document["history"]]
+            self.scale.load(document["scale"])
+            self.samples = Samples.of(document["samples"][world.rank])
+            if self.position.step != checkpoint.step:
+                raise ValueError(f"step {self.position.step} in the folder of step {checkpoint.step}")
+        with checkpoint.reading("random.safetensors"):
+            _restore_random(checkpoint, world)
 
 
-_WORDS = {"world": "the number of processes", "data": "the data", "embedkit": "the version of embedkit"}
+_WORDS = {
+    "world": "the number of processes", "data": "the data", "embedkit": "the version of embedkit",
+    "torch": "the version of torch", "device": "the kind of device",
+}  # fmt: skip
+
+
+def _origin(fingerprint: str, world: World) -> dict[str, Any]:
+    """What a run must share with the one that wrote its checkpoint, besides the recipe, to go on bit for bit."""
+    return {
+        "world": world.size, "data": fingerprint, "embedkit": __version__, "torch": str(torch.__version__),
+        "device": world.device.type,
+    }  # fmt: skip
 
 
 def load_weights(bundle: Bundle, checkpoint: Checkpoint, file: str = "weights") -> None:

@@ -66,17 +66,21 @@ class TrainStep:
         Tells a sharding engine whether to communicate in the coming backward passes.
     equal_passes : bool
         Whether all processes must run equally many forward passes, because they communicate in each.
+    asked_to_stop : callable () -> bool
+        Whether this process was asked to end the run; `stop` then is True on all processes after the step.
     """
 
     def __init__(
         self, bundle: Bundle, method: Method, world: World, chunking: Chunking, *,
         autocast: Callable[[], Any], loss_scale: Callable[[], float] = lambda: 1.0,
         defer_sync: Callable[[bool], None] | None = None, total_steps: int = 1, equal_passes: bool = False,
+        asked_to_stop: Callable[[], bool] = lambda: False,
     ) -> None:  # fmt: skip
         self.bundle, self.method, self.world, self.chunking = bundle, method, world, chunking
         self.autocast, self.loss_scale, self.total_steps = autocast, loss_scale, total_steps
         self._defer_sync = defer_sync or (lambda deferred: None)
         self._passes = (lambda own: max(world.counts(own))) if equal_passes else None
+        self._asked, self.stop = asked_to_stop, False
         self._seen: tuple[dict[str, Tensor], dict[str, Tensor], ObjectiveBatch] | None = None
 
     def gradients(self, batch: StepBatch) -> StepResult:
@@ -160,7 +164,9 @@ class TrainStep:
 
     def _objective_batch(self, batch: StepBatch, counts: dict[str, list[int]]) -> ObjectiveBatch:
         device, gather = self.world.device, self.world.gather
-        rows = self.world.counts(len(batch.ids))  # bad rows are dropped already, by each process on its own
+        # bad rows are dropped already, by each process on its own
+        rows, asked = zip(*self.world.tables([len(batch.ids), self._asked()]), strict=True)
+        self.stop = any(asked)
         offset = sum(rows[: self.world.rank])
         labels = {name: gather(values.to(device), rows) for name, values in batch.labels.items()}
         of_inputs = {

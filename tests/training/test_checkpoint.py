@@ -20,9 +20,10 @@ from typing import Any
 import pytest
 import torch
 
-from embedkit.errors import CheckpointError
+from embedkit.disk import FolderLock, write_durably
+from embedkit.errors import CheckpointError, DiskError, UserError
 from embedkit.training import checkpoint as module
-from embedkit.training.checkpoint import MANIFEST, Checkpoint, CheckpointStore, RunLock, verify, write_durably
+from embedkit.training.checkpoint import MANIFEST, Checkpoint, CheckpointStore, verify
 from tests.training import runs
 
 
@@ -54,7 +55,8 @@ def test_what_is_saved_is_read_back(store: CheckpointStore) -> None:
     tensors = found.tensors("weights")
     assert torch.equal(tensors["w"], torch.full((3, 4), 12.0))
     assert tensors["b"].dtype == torch.int64
-    assert found.tensors("ema") == {}
+    with pytest.raises(CheckpointError, match="ema.safetensors"):
+        found.tensors("ema")
     assert found.json("state") == {"step": 12}
     assert found.text("recipe.yaml") == "name: x\n"
     assert {path.suffix for path in found.path.iterdir()} == {".safetensors", ".json", ".yaml"}
@@ -64,7 +66,7 @@ def test_nothing_appears_under_its_name_before_it_is_complete(
     store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    put, sync, rename = module._put, module._sync_folder, Path.rename
+    put, sync, rename = module._put, module.sync_folder, Path.rename
 
     def watched_put(path: Path, data: bytes) -> Any:
         assert not (store.folder / "step-00000001").exists()
@@ -77,7 +79,7 @@ def test_nothing_appears_under_its_name_before_it_is_complete(
         return rename(self, target)
 
     monkeypatch.setattr(module, "_put", watched_put)
-    monkeypatch.setattr(module, "_sync_folder", lambda folder: (order.append("sync"), sync(folder))[1])
+    monkeypatch.setattr(module, "sync_folder", lambda folder: (order.append("sync"), sync(folder))[1])
     monkeypatch.setattr(Path, "rename", watched_rename)
     write(store, 1)
     assert order[-4:] == [MANIFEST, "sync", "rename", "sync"]
@@ -318,10 +320,10 @@ def test_a_full_disk_keeps_what_is_there(
         return real(path, data)
 
     monkeypatch.setattr(module, "_put", full)
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(DiskError) as caught:
         write(store, 2)
     line = caught.value.line()
-    assert "could not save step 2: no space left on the disk; older checkpoints are untouched" in line
+    assert "could not save step 2, older checkpoints are untouched: no space left on the disk; free some space" in line
     assert str(store.folder) in line
     assert {path: path.read_bytes() for path in store.folder.rglob("*") if path.is_file()} == before
     monkeypatch.setattr(module, "_put", real)
@@ -340,7 +342,7 @@ def test_a_run_on_a_full_disk_ends_with_one_line_and_resumes(tmp_path: Path, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "_put", full)
-        with pytest.raises(CheckpointError, match="no space left on the disk"):
+        with pytest.raises(DiskError, match="no space left on the disk"):
             runs.run(tmp_path / "run", given)
     assert runs.steps_kept(tmp_path / "run") == [1]
     runs.run(tmp_path / "run", given, resume=True)
@@ -352,7 +354,7 @@ def test_a_folder_that_cannot_be_made_is_told_before_anything_is_computed(tmp_pa
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(CheckpointError, match="is not a folder"):
         runs.run(tmp_path / "file")
-    with pytest.raises(CheckpointError, match="cannot be written"):
+    with pytest.raises(DiskError, match="cannot be locked: Not a directory"):
         runs.run(tmp_path / "file" / "below")
     assert (tmp_path / "file").read_text() == "not a folder"
 
@@ -365,7 +367,7 @@ def test_a_durable_write_keeps_the_old_file_when_it_fails(tmp_path: Path, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(CheckpointError, match="no space left"):
+        with pytest.raises(DiskError, match="no space left"):
             write_durably(tmp_path / "f", b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
     assert (tmp_path / "f").read_bytes() == b"old"
@@ -378,8 +380,8 @@ def test_a_durable_write_keeps_the_old_file_when_it_fails(tmp_path: Path, monkey
 HOLDER = """
 import sys, time
 from pathlib import Path
-from embedkit.training.checkpoint import RunLock
-lock = RunLock(Path(sys.argv[1]))
+from embedkit.disk import FolderLock
+lock = FolderLock(Path(sys.argv[1]), "wait for it, or give another")
 print("held", flush=True)
 time.sleep(600)
 """
@@ -391,17 +393,17 @@ def test_a_second_run_is_refused_until_the_first_ends_however_it_ends(tmp_path: 
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(CheckpointError, match=f"in use by process {holder.pid}; wait for it, or give another"):
-            RunLock(tmp_path)
+            FolderLock(tmp_path, "wait for it, or give another")
         with pytest.raises(CheckpointError, match="in use by process"):  # also by way of `train`, resumed or not
             runs.run(tmp_path, resume=True)
         assert not (tmp_path / "checkpoints").exists()
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.wait(30)
-    lock = RunLock(tmp_path)
+    lock = FolderLock(tmp_path, "wait for it, or give another")
     assert (tmp_path / ".lock").read_text() == str(os.getpid())
     lock.release()
-    RunLock(tmp_path).release()
+    FolderLock(tmp_path, "wait for it, or give another").release()
 
 
 def test_the_lock_is_given_back_after_success_and_after_failure(tmp_path: Path) -> None:
@@ -409,7 +411,7 @@ def test_the_lock_is_given_back_after_success_and_after_failure(tmp_path: Path) 
     runs.run(tmp_path, given)
     with pytest.raises(CheckpointError, match="another run"):
         runs.run(tmp_path, given, "seed=8", resume=True)
-    RunLock(tmp_path).release()
+    FolderLock(tmp_path, "wait for it, or give another").release()
 
 
 # -- no code is run -------------------------------------------------------------------------------------------------
@@ -441,7 +443,7 @@ def test_a_pickle_in_a_checkpoint_is_never_executed(tmp_path: Path) -> None:
         whole = (path / name).read_bytes()
         (path / name).write_bytes(bomb)
         _fit_manifest(path)
-        with pytest.raises(Exception):  # which error depends on the file
+        with pytest.raises(UserError):
             runs.run(tmp_path / "run", given, resume=True)
         assert not flag.exists(), name
         (path / name).write_bytes(whole)

@@ -244,8 +244,8 @@ def _refusal(output: str, given: dict[str, Any], settings: dict[str, Any]) -> st
 def test_a_signal_to_one_process_stops_all_with_one_checkpoint(tmp_path: Path, processes: Any) -> None:
     given = runs.recipe(dropout=0.1, train={"max_steps": 9, "save_every": 100, "log_every": 3})
     told = processes(2).run(_signalled, str(tmp_path / "run"), given)
-    assert told == ["stopped after step 6, saved 143"] * 2
-    assert runs.steps_kept(tmp_path / "run") == [6]
+    assert told == ["stopped after step 5, saved 143"] * 2
+    assert runs.steps_kept(tmp_path / "run") == [5]
     processes(2).run(trained, str(tmp_path / "run"), given, [], {"resume": True})
     processes(2).run(trained, str(tmp_path / "whole"), given, [], {})
     found, wanted = (runs.checkpoint(tmp_path / name, 9) for name in ("run", "whole"))

@@ -1,0 +1,260 @@
+"""Files and folders that are whole or not there, also after a kill, on a full disk, or when the power goes.
+
+What is written stands beside its place first, under ``.NAME.tmp``, is synced, and takes the place in one step. The
+writer holds a lock on it, and what a killed writer left is taken over by the next one. Links are followed, devices and
+pipes are written to as they are, and modes follow the umask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from embedkit.errors import CheckpointError, DiskError, UserError
+
+FULL = "no space left on the disk"
+
+
+def disk_said(error: BaseException, folder: Path) -> str | None:
+    """Why the disk refused a write, in words; None when `error` does not come from the disk.
+
+    Libraries hide a full disk behind errors of their own, so causes and texts count, and whether `folder` is full.
+    """
+    chain: list[BaseException] = []
+    seen: BaseException | None = error
+    while seen is not None and seen not in chain:
+        chain.append(seen)
+        seen = seen.__cause__ or seen.__context__
+    numbers = [one.errno for one in chain if isinstance(one, OSError)]
+    if any(n in (errno.ENOSPC, errno.EDQUOT) for n in numbers) or any("No space left" in str(one) for one in chain):
+        return FULL
+    said = next((one.strerror for one in chain if isinstance(one, OSError) and one.strerror), None)
+    return said or (FULL if _is_full(folder) else None)
+
+
+def _is_full(folder: Path) -> bool:
+    try:
+        known = os.statvfs(folder)
+    except OSError:
+        return False
+    return known.f_blocks > 0 and known.f_bavail == 0
+
+
+def disk_error(error: BaseException, path: Path, what: str, remedy: str = "write somewhere else") -> DiskError:
+    """The line for a write that failed: `what` cannot be written at `path`, and why."""
+    said = disk_said(error, path if path.is_dir() else path.parent) or str(error)
+    return DiskError(
+        f"{what}: {said}", where=str(path), remedy=f"free some space, or {remedy}" if said == FULL else remedy
+    )
+
+
+@contextlib.contextmanager
+def writing(path: str | Path, what: str = "the file") -> Iterator[IO[bytes]]:
+    """An open binary file that takes the place of `path` when the block ends without an error.
+
+    Parameters
+    ----------
+    path : str or Path
+        Its folder is made. A link is followed; what is no regular file (a device, a pipe) is written to directly.
+    what : str
+        Names the file in the error.
+
+    Raises
+    ------
+    DiskError
+        It cannot be written; an older file is as it was, and nothing is left beside it.
+    """
+    target = Path(path)
+    try:
+        target = target.resolve() if target.is_symlink() else target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        special = target.exists() and not target.is_file()
+        file = open(target, "wb") if special else _beside(target)  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise disk_error(error, target, f"{what} cannot be written") from error
+    try:
+        yield file
+        file.flush()
+        if not special:
+            os.fsync(file.fileno())
+            os.replace(_temporary(target), target)
+            sync_folder(target.parent)
+    except BaseException as error:
+        said = None if isinstance(error, UserError) else disk_said(error, target.parent)
+        if not special:
+            _temporary(target).unlink(missing_ok=True)
+        if said is None:
+            raise
+        raise disk_error(error, target, f"{what} cannot be written") from error
+    finally:
+        with contextlib.suppress(OSError):  # what could not be flushed above fails again here
+            file.close()
+
+
+def write_durably(path: str | Path, data: bytes, what: str = "the file") -> Path:
+    """Write a whole file in one step; see `writing`."""
+    with writing(path, what) as file:
+        file.write(data)
+    return Path(path)
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".{target.name}.tmp")
+
+
+def _beside(target: Path) -> IO[bytes]:
+    """The temporary file of a target, locked and empty; another writer of the same target is waited for."""
+    path = _temporary(target)
+    while True:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        if _locked(handle, path):
+            os.truncate(handle, 0)
+            return os.fdopen(handle, "wb")
+        os.close(handle)
+
+
+def _locked(handle: int, path: Path) -> bool:
+    """Wait for the lock of an open file or folder; False when `path` has become another one meanwhile."""
+    with contextlib.suppress(OSError):  # a disk without locks
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def filling(path: str | Path, what: str = "the folder") -> Iterator[Path]:
+    """An empty folder that takes the place of `path`, with all that is in it, when the block ends without an error.
+
+    Parameters
+    ----------
+    path : str or Path
+        The folders above it are made; a link is followed. What is there is replaced.
+    what : str
+        Names the folder in the error.
+
+    Raises
+    ------
+    DiskError
+        It cannot be written; what was there is as it was.
+    """
+    target = Path(path).expanduser().absolute()
+    target = target.resolve() if target.is_symlink() else target
+    folder, old = _temporary(target), target.with_name(f".{target.name}.old")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle = _empty(folder)
+    except OSError as error:
+        raise disk_error(error, target, f"{what} cannot be written") from error
+    try:
+        if old.exists():  # a writer was killed in the last step
+            _remove(old) if target.exists() else old.rename(target)
+        yield folder
+        _settle(folder)
+        if target.exists():
+            target.rename(old)
+        folder.rename(target)
+        sync_folder(target.parent)
+        _remove(old)
+    except BaseException as error:
+        said = None if isinstance(error, UserError) else disk_said(error, target.parent)
+        shutil.rmtree(folder, ignore_errors=True)
+        if old.exists() and not target.exists():
+            old.rename(target)
+        if said is None:
+            raise
+        raise disk_error(error, target, f"{what} cannot be written") from error
+    finally:
+        os.close(handle)
+
+
+def _empty(folder: Path) -> int:
+    """Make or take over the folder, lock it and empty it; the handle that holds the lock."""
+    while True:
+        folder.mkdir(exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        if _locked(handle, folder):
+            for path in folder.iterdir():
+                _remove(path)
+            return handle
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _settle(folder: Path) -> None:
+    """Modes by the umask (safetensors writes 0600) and everything on the disk."""
+    probe = folder / ".mode"
+    probe.touch()  # asking the umask itself would set it for all threads
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(mode | (mode & 0o444) >> 2 if path.is_dir() else mode)
+    for path in [*folder.rglob("*"), folder]:
+        _sync(path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk."""
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class FolderLock:
+    """An exclusive lock on a folder, released when the process ends however it ends.
+
+    Parameters
+    ----------
+    folder : Path
+        Made when it is not there.
+    remedy : str
+        What the user of a second process can do.
+
+    Raises
+    ------
+    CheckpointError
+        Another process holds it; its number is named.
+    DiskError
+        The folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, remedy: str) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file: IO[str] = open(folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held until release
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._file.seek(0)
+                owner = self._file.read().strip() or "unknown"
+                self._file.close()
+                raise CheckpointError(f"in use by process {owner}", where=str(folder), remedy=remedy) from None
+            self._file.truncate(0)
+            self._file.write(str(os.getpid()))
+            self._file.flush()
+        except OSError as error:
+            raise disk_error(error, folder, "the folder cannot be locked", remedy) from error
+
+    def release(self) -> None:
+        """Give the folder back."""
+        self._file.close()
