@@ -1,35 +1,52 @@
 """Mutation testing: change the code in one place at random, and see whether the tests notice.
 
-    python -B tools/mutation.py [GROUP ...] [--mutants 60] [--seed 0] [--json FILE]
+    python tools/mutation.py [GROUP ...] [--mutants 60] [--seed 0] [--commit HEAD] [--json FILE]
 
-Operators and their places come from cosmic-ray (``pip install cosmic-ray``). Of all places in the modules of a group so
-many are drawn, each with one of the operators that fit there. A mutant is tested in a copy of the last commit, by a
-process forked from one that has imported the heavy libraries; it is killed when a test fails, cannot be collected, or
-does not end in three times the time of the untouched code. A survivor is printed with its change: it is either a gap
-in the tests or a change that no test can see (an equivalent one: speed, the size of a buffer, the words of an error).
+Operators and their places come from cosmic-ray (``pip install "embedkit[mutation]"``). Of all places in the modules of
+a group so many are drawn, each with one of the operators that fit there; annotations and what ``raise`` says are left
+out. Everything runs in a copy of a commit. The tests of a group run once over the untouched code, and the lines
+that each of them reaches are noted; a mutant then meets the tests that reach its statement, the quickest first, in a
+process forked from one that has collected them. Only the code of the functions is exchanged there, unless the place
+runs at import: then everything is imported anew. A mutant is killed when a test fails, cannot be collected, or takes
+more than three times the processor time that the untouched code took. A survivor is printed with its change: it is a
+gap in the tests, or a change that no test can see (an equivalent one: speed, the size of a buffer).
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import difflib
+import gc
 import json
+import math
+import multiprocessing
 import os
 import random
 import re
+import resource
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
-SAID = "pytest.txt"
+SAID, REACHED, ROW = "pytest.txt", "reached.json", "row.json"
+IMPORT = "import"
+_SETTINGS = "_hypothesis_internal_use_settings"
+_DIFFERENT = 77
+_WORDS = {0: "passed", 5: "passed", _DIFFERENT: "different"}  # 5: a mutant has renamed the tests that would meet it
 OPERATORS = re.compile(
     r"core/(ReplaceBinaryOperator_(?!BitOr)|ReplaceComparisonOperator_(?!Is)|ReplaceUnaryOperator|AddNot|ReplaceTrue"
     r"|ReplaceFalse|ReplaceAnd|ReplaceOr|ReplaceBreak|ReplaceContinue|NumberReplacer|ZeroIterationForLoop)"
@@ -38,10 +55,15 @@ OPERATORS = re.compile(
 
 @dataclass(frozen=True)
 class Group:
-    """Modules (globs below embedkit/) and the tests (below tests/) that must notice, the quickest first."""
+    """Modules (globs below embedkit/) and the tests (below tests/) that must notice.
+
+    `apart` are tests that run the code in processes of their own, where its lines are not seen: what no other test
+    reaches meets them.
+    """
 
     modules: tuple[str, ...]
     tests: tuple[str, ...]
+    apart: tuple[str, ...] = ()
 
 
 GROUPS = {
@@ -52,17 +74,20 @@ GROUPS = {
     "checkpointing": Group(
         ("training/checkpoint.py", "training/state.py"),
         ("training/test_checkpoint.py", "training/test_outputs.py", "training/test_run.py", "training/test_resume.py"),
+        ("training/test_processes.py",),
     ),
     "metrics": Group(
         ("evaluation/ranking.py", "evaluation/stats.py", "evaluation/search.py", "evaluation/geometry.py"),
         ("evaluation/test_stats.py", "evaluation/test_geometry.py", "evaluation/test_search.py",
          "evaluation/test_retrieval.py", "evaluation/test_sts.py"),
+        ("evaluation/test_distributed.py",),
     ),
     "objectives": Group(
         ("objectives/*.py",),
         ("objectives/test_kernel.py", "objectives/test_families_contract.py", "objectives/test_identities.py",
          "objectives/test_wrappers.py", "objectives/test_tiled.py", "objectives/test_extremes.py",
-         "objectives/test_shared_input.py", "objectives/test_oracles.py"),
+         "objectives/test_shared_input.py", "objectives/test_oracles.py", "objectives/test_catalogue.py"),
+        ("objectives/test_exactness.py",),
     ),
 }  # fmt: skip
 
@@ -84,89 +109,350 @@ def mutants_of(path: Path, copy: Path) -> list[list[Mutant]]:
     from cosmic_ray.plugins import get_operator, operator_names
 
     source = path.read_text(encoding="utf-8")
-    tree, places = get_ast(source), defaultdict(list)
+    tree, silent, places = get_ast(source), _silent(source), defaultdict(list)
     for name in filter(OPERATORS.match, operator_names()):
         operator: Any = get_operator(name)()
         found = [place for node in ast_nodes(tree) for place in operator.mutation_positions(node)]
         for occurrence, (start, stop) in enumerate(found):
+            if any(low <= start and stop <= high for low, high in silent):
+                continue
             text = mutate_code(source, get_operator(name)(), occurrence)
             if text is not None and text != source:
                 places[start, stop].append(Mutant(path.relative_to(copy), start[0], name.split("/")[1], text))
     return [places[key] for key in sorted(places)]
 
 
+def _silent(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Spans (line from 1, column from 0) of annotations and of what is raised: no behaviour but the words of errors."""
+    lines, spans = source.splitlines(), []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Raise):
+            parts: list[ast.AST | None] = [node]
+        elif isinstance(node, (ast.arg, ast.AnnAssign)):
+            parts = [node.annotation]
+        else:
+            parts = [getattr(node, "returns", None)]
+        for part in parts:
+            if isinstance(part, (ast.stmt, ast.expr)):
+                ends = [(part.lineno, part.col_offset), (part.end_lineno or 0, part.end_col_offset or 0)]
+                low, high = [(line, len(lines[line - 1].encode()[:column].decode())) for line, column in ends]
+                spans.append((low, high))
+    return spans
+
+
+def files_of(group: Group, copy: Path) -> list[Path]:
+    """The modules of a group."""
+    return sorted({path for glob in group.modules for path in (copy / "embedkit").glob(glob)})
+
+
 def drawn(group: Group, copy: Path, count: int, draws: random.Random) -> list[Mutant]:
     """So many mutants of a group, at different places."""
-    files = sorted({path for glob in group.modules for path in (copy / "embedkit").glob(glob)})
-    places = [place for path in files for place in mutants_of(path, copy)]
+    places = [place for path in files_of(group, copy) for place in mutants_of(path, copy)]
     return [draws.choice(place) for place in draws.sample(places, min(count, len(places)))]
 
 
-def tested(copy: Path, tests: tuple[str, ...], limit: float | None) -> str:
-    """Run the tests of the copy in a forked process: "passed", "failed" or "too long"."""
+class Watch:
+    """A plugin of pytest that notes processor time and lines of given files for each test."""
+
+    def __init__(self, copy: Path, files: list[Path]) -> None:
+        self.copy, self.names = copy, {str(file): str(file.relative_to(copy)) for file in files}
+        self.lines: dict[str, dict[int, set[str]]] = {name: defaultdict(set) for name in self.names.values()}
+        self.seconds: dict[str, float] = {}
+        self.now = IMPORT
+
+    def trace(self, frame: FrameType, event: str, _: Any) -> Any:
+        """What sys.settrace calls at each function."""
+        lines = self.lines.get(self.names.get(frame.f_code.co_filename, ""))
+        if lines is None:
+            return None
+
+        def line(frame: FrameType, event: str, _: Any) -> Any:
+            if event == "line":
+                lines[frame.f_lineno].add(self.now)
+            return line
+
+        return line
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """A test begins, with its fixtures: they may serve the whole module."""
+        self.now, self._began = nodeid.split("::")[0], time.process_time()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_call(self, item: Any) -> None:
+        """The test itself begins."""
+        self.now = item.nodeid
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_teardown(self, item: Any) -> None:
+        """The test itself has ended."""
+        self.now = item.nodeid.split("::")[0]
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """A test has ended."""
+        self.seconds[nodeid] = time.process_time() - self._began
+
+    def tests_of(self, mutant: Mutant) -> tuple[dict[str, float], bool]:
+        """The tests that reach the statement of a mutant, with their seconds; does it run at import?"""
+        reached = self.lines[str(mutant.path)]
+        first, last = _statement((self.copy / mutant.path).read_text(encoding="utf-8"), mutant.line)
+        found = {test for line in range(first, last + 1) for test in reached.get(line, ())}
+        early = IMPORT in found
+        if early:  # a constant, say: any test that runs code of the file may see it
+            found = {test for tests in reached.values() for test in tests}
+        chosen = [test for test in self.seconds if test in found or test.split("::")[0] in found]
+        return {test: self.seconds[test] for test in chosen}, early
+
+
+def _statement(source: str, line: int) -> tuple[int, int]:
+    """First and last line of the innermost statement at a line (of its head, if it has a body)."""
+    best = (line, line)
+    for node in ast.walk(ast.parse(source)):  # outer ones first
+        if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or 0):
+            body = getattr(node, "body", None)
+            last = node.end_lineno if body is None else max(node.lineno, body[0].lineno - 1)
+            if line <= (last or 0):
+                best = (node.lineno, last or 0)
+    return best
+
+
+class Exchange:
+    """Puts changed code into the functions of files that are imported already."""
+
+    def __init__(self, files: list[Path]) -> None:
+        names = {str(file) for file in files}
+        found = [thing for thing in gc.get_objects() if isinstance(thing, FunctionType)]
+        self.functions = [function for function in found if function.__code__.co_filename in names]
+
+    def put(self, file: Path, before: str, after: str) -> None:
+        """Raise ValueError where the shape of the code differs, so that functions cannot be told apart."""
+        new: dict[CodeType, CodeType] = {}
+        _pair(compile(before, str(file), "exec"), compile(after, str(file), "exec"), new)
+        for function in self.functions:
+            if function.__code__ in new:
+                function.__code__ = new[function.__code__]
+
+
+def _pair(old: CodeType, new: CodeType, pairs: dict[CodeType, CodeType]) -> None:
+    pairs[old] = new
+    inner = [[const for const in code.co_consts if isinstance(const, CodeType)] for code in (old, new)]
+    for one, other in zip(*inner, strict=True):
+        _pair(one, other, pairs)
+
+
+class Trial:
+    """A plugin of pytest: after the collection it tests mutants, each in a forked process."""
+
+    def __init__(self, copy: Path, name: str, options: argparse.Namespace, zygote: Zygote) -> None:
+        self.copy, self.name, self.options, self.zygote = copy, name, options, zygote
+        self.out = os.dup(1)
+        self.watch = Watch(copy, files_of(GROUPS[name], copy))
+
+    def say(self, text: str) -> None:
+        """Print, past what pytest captures."""
+        os.write(self.out, f"{text}\n".encode())
+
+    def pytest_runtestloop(self, session: Any) -> bool:
+        """What pytest does in place of running the tests."""
+        sys.settrace(None)
+        threading.settrace(None)  # type: ignore[arg-type]
+        began = time.monotonic()
+        if forked(lambda: self._untouched(session), None) != "passed":
+            raise SystemExit(f"{self.name}: the tests fail before anything was changed")
+        found = json.loads((self.copy.parent / REACHED).read_text(encoding="utf-8"))
+        for file, lines in found["lines"].items():
+            for line, tests in lines.items():
+                self.watch.lines[file][int(line)].update(tests)
+        self.watch.seconds = found["seconds"]
+        self.say(f"{self.name}: {len(session.items)} tests, {sum(self.watch.seconds.values()):.0f} s of processor, "
+                 f"{time.monotonic() - began:.0f} s")  # fmt: skip
+        row = self._mutants(session)
+        (self.copy.parent / ROW).write_text(json.dumps(row), encoding="utf-8")
+        return True
+
+    def _untouched(self, session: Any) -> int:
+        import hypothesis
+
+        sys.settrace(self.watch.trace)
+        threading.settrace(self.watch.trace)
+        for item in session.items:  # a few examples reach what many reach
+            test = getattr(item, "obj", None)
+            if hasattr(test, _SETTINGS):
+                setattr(test, _SETTINGS, hypothesis.settings(getattr(test, _SETTINGS), max_examples=20))
+        code = _run_items(session, session.items)
+        text = json.dumps({"seconds": self.watch.seconds, "lines": self.watch.lines}, default=sorted)
+        (self.copy.parent / REACHED).write_text(text, encoding="utf-8")
+        return code
+
+    def _mutants(self, session: Any) -> dict[str, Any]:
+        group, count, survivors = GROUPS[self.name], defaultdict[str, int](int), []
+        exchange = Exchange(files_of(group, self.copy))
+        draws = random.Random(f"{self.options.seed} {self.name}")
+        for mutant in drawn(group, self.copy, self.options.mutants, draws):
+            tests, early = self.watch.tests_of(mutant)
+            if not tests:
+                tests, early = {f"tests/{test}": 20.0 for test in group.apart}, True
+            result = self._result(session, mutant, tests, None if early else exchange) if tests else "not reached"
+            count[result] += 1
+            self.say(
+                f"{sum(count.values())} {result}: {mutant.path}:{mutant.line} {mutant.operator}, {len(tests)} tests"
+            )
+            if result in ("passed", "not reached"):
+                survivors.append(self._survivor(mutant))
+        total = sum(count.values())
+        score = 100 * (count["failed"] + count["too long"]) / max(1, total)
+        self.say(f"{self.name}: {total} mutants, {count['failed']} failed a test, {count['too long']} took too long, "
+                 f"{count['passed']} passed, {count['not reached']} met no test: {score:.1f} %")  # fmt: skip
+        return {"group": self.name, "mutants": total, "score": score, **count, "survivors": survivors}
+
+    def _survivor(self, mutant: Mutant) -> dict[str, Any]:
+        before = (self.copy / mutant.path).read_text(encoding="utf-8")
+        change = difflib.unified_diff(before.splitlines(), mutant.text.splitlines(), n=0, lineterm="")
+        lines = [line for line in change if line[0] in "+-" and not line.startswith(("+++", "---"))]
+        self.say("  " + "\n  ".join(lines))
+        return {"file": str(mutant.path), "line": mutant.line, "change": lines}
+
+    def _result(self, session: Any, mutant: Mutant, tests: dict[str, float], exchange: Exchange | None) -> str:
+        file, limit = self.copy / mutant.path, 15 + 3 * sum(tests.values())
+        before = file.read_text(encoding="utf-8")
+        file.write_text(mutant.text, encoding="utf-8")  # also for processes that tests start
+
+        def warm() -> int:
+            try:
+                assert exchange is not None
+                exchange.put(file, before, mutant.text)
+            except ValueError:
+                return _DIFFERENT
+            return _run_items(session, _ordered(session.items, tests))
+
+        try:
+            result = "different" if exchange is None else forked(warm, limit)
+            if result == "different":
+                result = self.zygote(tests, limit)
+            return result
+        finally:
+            file.write_text(before, encoding="utf-8")
+
+
+class Only:
+    """A plugin of pytest that runs the given tests alone."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds = seconds
+
+    def pytest_runtestloop(self, session: Any) -> bool:
+        """What pytest does in place of running the tests."""
+        os._exit(_run_items(session, _ordered(session.items, self.seconds)))
+
+
+def _ordered(items: list[Any], seconds: dict[str, float]) -> list[Any]:
+    """The chosen tests, those of the quickest files first."""
+    files: dict[str, float] = defaultdict(float)
+    for test, own in seconds.items():
+        files[test.split("::")[0]] += own
+
+    def place(item: Any) -> tuple[float, str, float]:
+        file = item.nodeid.split("::")[0]
+        return files[file], file, seconds.get(item.nodeid, 0.0)
+
+    return sorted((item for item in items if {item.nodeid, item.nodeid.split("::")[0]} & seconds.keys()), key=place)
+
+
+def _run_items(session: Any, items: list[Any]) -> int:
+    """Run tests up to the first failure; the exit status."""
+    for item, following in zip(items, [*items[1:], None], strict=True):
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if session.testsfailed:
+            return 1
+    return 0
+
+
+def forked(work: Callable[[], int], seconds: float | None) -> str:
+    """Do the work in a forked process, with a limit of processor seconds; in a word what its exit status means."""
     child = os.fork()
     if child == 0:
-        _run_tests(copy, tests)
-    end = time.monotonic() + (limit or 3600.0)
-    while time.monotonic() < end:
+        code = 99
+        with contextlib.suppress(BaseException):
+            os.setpgid(0, 0)
+            if seconds is not None:
+                resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), math.ceil(seconds) + 5))
+            code = work()
+        os._exit(code)
+    end = time.monotonic() + (3600.0 if seconds is None else 60 + 8 * seconds)  # a mutant may also wait for ever
+    done = 0
+    while not done and time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            _end_group(child)
-            return "passed" if os.waitstatus_to_exitcode(status) == 0 else "failed"
-        time.sleep(0.05)
-    _end_group(child)
-    os.waitpid(child, 0)
-    return "too long"
-
-
-def _end_group(leader: int) -> None:
+        time.sleep(0.02)
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(leader, signal.SIGKILL)
+        os.killpg(child, signal.SIGKILL)
+    if not done:
+        os.waitpid(child, 0)
+        return "too long"
+    code = os.waitstatus_to_exitcode(status)
+    return "too long" if code == -signal.SIGXCPU else _WORDS.get(code, "failed")
 
 
-def _run_tests(copy: Path, tests: tuple[str, ...]) -> None:
-    import pytest
+def collect(copy: Path, tests: Sequence[str], plugins: list[Any]) -> int:
+    """Start pytest in the copy; what it prints goes into a file."""
+    import hypothesis
 
-    os.setpgid(0, 0)
     os.chdir(copy)
     sys.path.insert(0, str(copy))
     said = os.open(copy.parent / SAID, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(said, stream)
-    words = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *(f"tests/{name}" for name in tests)]
-    code = 99
-    with contextlib.suppress(BaseException):
-        code = int(pytest.main(words))
-    os._exit(code)
+    phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]  # the same examples every time, none made smaller
+    hypothesis.settings.register_profile("mutation", derandomize=True, database=None, deadline=None, phases=phases)
+    hypothesis.settings.load_profile("mutation")
+    words = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={copy.parent / 'temporary'}", *tests]
+    return int(pytest.main(words, plugins=plugins))
+
+
+class Zygote:
+    """A process that has imported the heavy libraries and nothing of embedkit, ready to be forked."""
+
+    def __init__(self, copy: Path) -> None:
+        self.copy = copy
+        self._inside, self._outside = multiprocessing.Pipe()
+
+    def __call__(self, tests: dict[str, float], limit: float) -> str:
+        """Called in the process of a group: run tests where embedkit is imported anew; what came of it."""
+        self._inside.send_bytes(json.dumps([tests, limit]).encode())
+        return self._inside.recv_bytes().decode()
+
+    def serve(self, group: Callable[[], int]) -> int:
+        """Fork the process of a group, do what it asks for, and give its exit status."""
+        child = os.fork()
+        if child == 0:
+            code = 99
+            with contextlib.suppress(SystemExit):
+                code = group()
+            os._exit(code)
+        while True:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                return os.waitstatus_to_exitcode(status)
+            if self._outside.poll(0.2):
+                tests, limit = json.loads(self._outside.recv_bytes())
+                files = sorted({test.split("::")[0] for test in tests})
+                result = forked(lambda: collect(self.copy, files, [Only(tests)]), limit + 15)  # noqa: B023
+                self._outside.send_bytes(result.encode())
 
 
 def run_group(name: str, options: argparse.Namespace, copy: Path) -> dict[str, Any]:
     """All drawn mutants of a group; the row of the table."""
-    group = GROUPS[name]
-    began = time.monotonic()
-    if tested(copy, group.tests, None) != "passed":
-        said = (copy.parent / SAID).read_text(encoding="utf-8", errors="replace")
-        raise SystemExit(f"{name}: the tests fail before anything was changed: {said[-1500:]}")
-    limit = 3 * (time.monotonic() - began) + 10
-    count: dict[str, int] = defaultdict(int)
-    survivors = []
-    for mutant in drawn(group, copy, options.mutants, random.Random(f"{options.seed} {name}")):
-        file = copy / mutant.path
-        before = file.read_text(encoding="utf-8")
-        file.write_text(mutant.text, encoding="utf-8")
-        result = tested(copy, group.tests, limit)
-        file.write_text(before, encoding="utf-8")
-        count[result] += 1
-        if result == "passed":
-            change = difflib.unified_diff(before.splitlines(), mutant.text.splitlines(), n=0, lineterm="")
-            lines = [line for line in change if line[0] in "+-" and not line.startswith(("+++", "---"))]
-            survivors.append({"file": str(mutant.path), "line": mutant.line, "change": lines})
-            print(f"survived {mutant.path}:{mutant.line} {mutant.operator}\n  " + "\n  ".join(lines), flush=True)
-    total = sum(count.values())
-    score = 100 * (total - count["passed"]) / max(1, total)
-    print(f"{name}: {total} mutants, {count['failed']} failed a test, {count['too long']} took too long, "
-          f"{count['passed']} survived: {score:.1f} %", flush=True)  # fmt: skip
-    return {"group": name, "mutants": total, "score": score, **count, "survivors": survivors}
+    zygote = Zygote(copy)
+
+    def group() -> int:
+        trial = Trial(copy, name, options, zygote)
+        sys.settrace(trial.watch.trace)  # what runs at import
+        return collect(copy, [f"tests/{test}" for test in GROUPS[name].tests], [trial, trial.watch])
+
+    row = copy.parent / ROW
+    row.unlink(missing_ok=True)
+    zygote.serve(group)
+    if not row.exists():
+        raise SystemExit((copy.parent / SAID).read_text(encoding="utf-8", errors="replace")[-3000:])
+    return dict(json.loads(row.read_text(encoding="utf-8")))
 
 
 def main() -> int:
@@ -175,17 +461,28 @@ def main() -> int:
     parser.add_argument("groups", nargs="*", choices=[*GROUPS, []], default=list(GROUPS))
     parser.add_argument("--mutants", type=int, default=60, help="drawn in each group")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--commit", default="HEAD", help="the state of the repository that is tested")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     if not sys.flags.dont_write_bytecode:
         parser.error("start it with python -B: compiled files of one mutant must not be read by the next")
-    for name in ("torch", "scipy.stats", "sklearn.linear_model", "transformers", "pytest", "pydantic"):
+    for name in (
+        "torch",
+        "scipy.stats",
+        "sklearn.linear_model",
+        "transformers",
+        "hypothesis",
+        "pyarrow.parquet",
+        "pydantic",
+    ):
         __import__(name)
     sys.modules["torch"].set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / ROOT.name
         copy.mkdir()
-        archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
+        archive = subprocess.run(
+            ["git", "archive", options.commit], cwd=ROOT, check=True, stdout=subprocess.PIPE
+        ).stdout
         subprocess.run(["tar", "-x"], cwd=copy, check=True, input=archive)
         if (ROOT.parent / "shared").is_dir():
             (Path(folder) / "shared").symlink_to(ROOT.parent / "shared")

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedkit.data.mixing import endless, interleave, quotas, shares
+from embedkit.data.mixing import endless, interleave, pools, quotas, shares
 from tests.data.helpers import opened
 
 Write = Callable[[str, "str | bytes"], str]
@@ -38,9 +39,19 @@ def test_quotas_sum_up_and_are_next_to_exact(parts: list[float], total: int) -> 
     assert all(abs(count - total * part / sum(parts)) < 1 for count, part in zip(counts, parts, strict=True))
 
 
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=6), st.integers(0, 500))
+def test_quotas_give_what_is_left_to_the_largest_remainders(parts: list[int], total: int) -> None:
+    exact = [Fraction(total * part, sum(parts)) for part in parts]
+    counts = quotas([float(part) for part in parts], total)
+    more = [share % 1 for share, count in zip(exact, counts, strict=True) if count > share // 1]
+    less = [share % 1 for share, count in zip(exact, counts, strict=True) if count == share // 1]
+    assert not more or not less or min(more) >= max(less)
+
+
 def test_shares() -> None:
     assert shares([1, 3], "concatenate", [None, None], 1.0) == [0.25, 0.75]
     assert shares([1, 3], "weighted", [3.0, 1.0], 1.0) == [0.75, 0.25]
+    assert shares([1, 3, 5], "weighted", [3.0, None, 1.0], 1.0) == [0.75, 0.0, 0.25]
     assert shares([1, 3], "temperature", [None, None], 1.0) == pytest.approx([0.25, 0.75])
     assert shares([1, 16], "temperature", [None, None], 4.0) == pytest.approx([1 / 3, 2 / 3])
     assert shares([1, 1000], "temperature", [None, None], 1e6) == pytest.approx([0.5, 0.5], abs=1e-4)
@@ -52,6 +63,47 @@ def test_the_endless_order_uses_all_rows_before_any_again(size: int, start: int,
     assert endless(size, start, count, 1, 2).tolist() == whole[start:].tolist()
     for cycle in range(0, len(whole) - size + 1, size):
         assert sorted(whole[cycle : cycle + size].tolist()) == list(range(size))
+
+
+def test_the_endless_order_is_a_new_one_each_time() -> None:
+    whole = endless(40, 0, 120, 3).reshape(3, 40).tolist()
+    assert whole[0] != whole[1] != whole[2] != whole[0]
+
+
+def _pools(parts: list[float] | None, one_source: bool, epoch: int = 0, **more: Any) -> list[list[int]]:
+    known = {"batch_size": 4, "seed": 3, **more}
+    return [pool.tolist() for pool in pools([30, 30, 7], parts, one_source=one_source, epoch=epoch, **known)]
+
+
+@pytest.mark.parametrize("parts", [None, [0.5, 0.3, 0.2]])
+@pytest.mark.parametrize("one_source", [False, True])
+def test_orders_change_with_seed_and_epoch(parts: list[float] | None, one_source: bool) -> None:
+    first = _pools(parts, one_source)
+    assert first == _pools(parts, one_source)
+    for other in (_pools(parts, one_source, epoch=1), _pools(parts, one_source, seed=4)):
+        assert all(one != two for one, two in zip(first, other, strict=True))
+
+
+def test_without_shares_each_row_comes_once_and_a_source_keeps_to_its_rows() -> None:
+    assert [sorted(pool) for pool in _pools(None, False)] == [list(range(67))]
+    apart = _pools(None, True)
+    assert [sorted(pool) for pool in apart] == [list(range(30)), list(range(30, 60)), list(range(60, 67))]
+    assert [row - 30 for row in apart[1]] != apart[0]
+
+
+def test_with_shares_rows_of_a_source_are_used_equally_often_over_epochs() -> None:
+    for one_source, sizes in ((False, [34, 20, 13]), (True, [32, 20, 12])):
+        used: Counter[int] = Counter()
+        for epoch in range(7):
+            drawn = [row for pool in _pools([0.5, 0.3, 0.2], one_source, epoch) for row in pool]
+            used.update(drawn)
+            parts = np.searchsorted([30, 60], drawn, side="right")
+            assert np.bincount(parts).tolist() == sizes
+        for start, stop, size in ((0, 30, sizes[0]), (30, 60, sizes[1]), (60, 67, sizes[2])):
+            counts = [used[row] for row in range(start, stop)]
+            assert sum(counts) == 7 * size
+            assert max(counts) - min(counts) <= 1
+    assert sum(map(len, _pools([1.0, 1.0, 1.0], True, batch_size=100))) == 100
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -119,6 +171,29 @@ def test_interleave_ends_when_each_weighted_iterator_has_ended_once() -> None:
     assert len(second) <= 51
     first = [item for index, item in items if index == 0]
     assert first[:6] == [0, 1, 2, 100, 101, 102]
+
+
+def test_interleave_meets_the_weights_in_every_block_and_mixes_within() -> None:
+    starts = [lambda cycle: itertools.count(), lambda cycle: itertools.count(), lambda cycle: itertools.count()]
+    chosen = [index for index, _ in itertools.islice(interleave(starts, [5.0, 3.0, 2.0], 4), 3000)]
+    blocks = [chosen[:1000], chosen[1000:2000], chosen[2000:]]
+    assert [[block.count(index) for index in range(3)] for block in blocks] == [[500, 300, 200]] * 3
+    assert blocks[0] != blocks[1] != blocks[2] != blocks[0]
+    runs = [len(list(group)) for _, group in itertools.groupby(blocks[0])]
+    assert len(runs) == pytest.approx(1000 * (1 - 0.25 - 0.09 - 0.04), rel=0.1)  # as of independent draws
+    uneven = Counter(index for index, _ in itertools.islice(interleave(starts, [1.0, 1.0, 1.0], 4), 3000))
+    assert max(uneven.values()) - min(uneven.values()) <= 1
+
+
+def test_interleave_without_weights_gives_each_item_once_and_picks_at_random() -> None:
+    sizes = [300, 300, 5]
+    starts = [lambda cycle, size=size: iter(range(size)) for size in sizes]
+    items = list(interleave(starts, None, 4))
+    for index, size in enumerate(sizes):
+        assert [item for source, item in items if source == index] == list(range(size))
+    early = Counter(index for index, _ in items[:200])
+    assert min(early[0], early[1]) > 60
+    assert items != list(interleave(starts, None, 5))
 
 
 def test_sources_may_have_different_roles(write: Write) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from embedkit.data.draws import permutation
 from embedkit.data.held import facts_of, table_of
 from embedkit.data.rows import Row
-from embedkit.data.samplers import SAMPLERS, Grouping, Request, fit
+from embedkit.data.samplers import SAMPLERS, Grouping, Request, check_sampler, fit
 from embedkit.errors import DataError
 
 TEXTS = st.integers(0, 12).map(lambda number: "text " + "x" * number)
@@ -60,6 +60,26 @@ def test_no_text_image_or_group_stands_in_two_rows_of_a_batch(rows: list[Row], s
             seen |= _things(rows[index])
 
 
+def _fitted(rows: list[Row], order: list[int], size: int) -> list[list[int]]:
+    """The rule as it is told: into the first batch with room after the last one that holds any of its things."""
+    batches: list[list[int]] = []
+    for index in order:
+        meets = [any(_things(rows[index]) & _things(rows[other]) for other in batch) for batch in batches]
+        number = max((place + 1 for place, met in enumerate(meets) if met), default=0)
+        while number < len(batches) and len(batches[number]) == size:
+            number += 1
+        if number == len(batches):
+            batches.append([])
+        batches[number].append(index)
+    return batches
+
+
+@given(rows=ROWS, size=SIZES)
+def test_no_duplicates_places_each_row_by_its_rule(rows: list[Row], size: int) -> None:
+    found = [batch.tolist() for batch in _run("no-duplicates", rows, size).batches]
+    assert found == _fitted(rows, permutation(len(rows), 5).tolist(), size)
+
+
 @given(st.integers(1, 40), SIZES)
 def test_no_duplicates_wastes_no_place_when_all_texts_differ(count: int, size: int) -> None:
     rows: list[Row] = [{"anchor": f"text {index}"} for index in range(count)]
@@ -98,6 +118,7 @@ def test_by_label_takes_rows_of_a_label_together(rows: list[Row], size: int) -> 
         assert (pairs[:, 0] == pairs[:, 1]).all()
     _, counts = np.unique(labels, return_counts=True)
     assert len(found.left) == (counts % 2).sum()
+    assert all(len(batch) == size for batch in found.batches[:-1])
 
 
 def test_by_label_has_different_labels_while_there_are_enough() -> None:
@@ -116,6 +137,29 @@ def test_length_batches_hold_rows_of_like_length_in_random_order() -> None:
     assert np.mean(spread) < 30  # of 1000
     means = np.array([lengths[batch].mean() for batch in batches])
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.3
+
+
+def test_length_batches_are_cut_from_sorted_windows_of_fifty_batches() -> None:
+    lengths = (permutation(1234, 3) % 40 + 1).tolist()
+    rows: list[Row] = [{"anchor": "x" * length} for length in lengths]
+    order = permutation(1234, 4)
+    *whole, rest = SAMPLERS["length"](Request(order, facts_of(table_of(rows)), 10, 2, (1,))).batches
+    wanted = []
+    for start, stop in ((0, 500), (500, 1000), (1000, 1230)):
+        window = sorted(order[start:stop].tolist(), key=lengths.__getitem__)
+        wanted += [window[place : place + 10] for place in range(0, len(window), 10)]
+    found = [batch.tolist() for batch in whole]
+    assert sorted(found) == sorted(wanted)
+    assert found != wanted
+    assert rest.tolist() == order[1230:].tolist()
+
+
+@pytest.mark.parametrize("name", ["by-label", "length"])
+def test_the_key_changes_the_order_of_batches(name: str) -> None:
+    rows: list[Row] = [{"anchor": "x" * (index % 17), "label": index % 9} for index in range(180)]
+    facts = facts_of(table_of(rows))
+    found = [SAMPLERS[name](Request(np.arange(180), facts, 6, 2, (key,))).batches for key in (1, 2)]
+    assert [batch.tolist() for batch in found[0]] != [batch.tolist() for batch in found[1]]
 
 
 def test_lengths_count_all_texts_of_a_row() -> None:
@@ -140,6 +184,33 @@ def test_fit_gives_exactly_the_asked_number_of_batches(sizes: list[int], steps: 
     assert all(len(batch) for batch in fitted)
     together = np.concatenate(fitted).tolist()
     assert together == list(range(len(together)))
+
+
+def test_fit_halves_the_largest_batch_first() -> None:
+    batches = np.split(np.arange(14), [5, 7])
+    assert [batch.tolist() for batch in fit(batches, 5)] == [
+        [0, 1], [2, 3, 4], [5, 6], [7, 8, 9], [10, 11, 12, 13],
+    ]  # fmt: skip
+    assert [batch.tolist() for batch in fit(batches, 2)] == [[0, 1, 2, 3, 4], [5, 6]]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "batch_size", "roles", "said"),
+    [
+        ("by-label", 12, {"anchor"}, "needs a column with role label"),
+        ("by-label", 13, {"label"}, "batches of 13 rows cannot hold 3 rows of each label"),
+        ("by-label", 12, {"label"}, None),
+        ("shuffled", 13, set(), None),
+    ],
+)
+def test_by_label_needs_labels_and_numbers_that_fit(
+    sampler: str, batch_size: int, roles: set[str], said: str | None
+) -> None:
+    if said is None:
+        check_sampler(sampler, batch_size, 3, frozenset(roles), "train[0]")
+        return
+    with pytest.raises(DataError, match=said):
+        check_sampler(sampler, batch_size, 3, frozenset(roles), "train[0]")
 
 
 def test_permutations_are_pinned() -> None:
