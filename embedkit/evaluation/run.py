@@ -105,14 +105,15 @@ class OpenSuite:
         return float(np.mean(values))
 
     def _settings(self, described: Mapping[str, Any]) -> dict[str, Any]:
+        texts = described.get("text", described)  # a dual encoder describes its towers apart
         return {
             "split": self.split,
             "tasks": {task.name: {"kind": task.config.kind, **task.settings.model_dump()} for task in self.tasks},
             "average": self.config.average,
             "prompt": self.prompt,
             "dim": self.dim,
-            "pooler": described.get("pooling", described.get("pooler")),
-            "max_length": described.get("max_length"),
+            "pooler": texts.get("pooling", texts.get("pooler")),
+            "max_length": texts.get("max_length"),
             "precision": described.get("dtype"),
             "seed": self.seed,
             "bootstrap": {"resamples": self.resamples, "level": 0.95},

@@ -39,6 +39,8 @@ def test_a_dual_encoder_is_scored_on_images_and_texts(place: Path) -> None:
     hits = [owner[row.argmax()] == place_ for place_, row in enumerate(images @ texts.T)]
     assert result.metrics["image_to_text_hit_rate@1"] == pytest.approx(100 * np.mean(hits), abs=1e-4)
     assert report.model["hash"] == model.hash()
+    assert report.settings["max_length"] == model.max_length
+    assert report.settings["pooler"] == model.text.spec()["pooling"], "of the text tower"
 
 
 def test_other_suites_with_images_share_its_vectors(place: Path) -> None:
