@@ -9,6 +9,8 @@ import typer
 from embedkit.cli.output import JsonFile, Overrides, RecipeName, Smoke, bar, check_json, console, table, write_json
 
 if TYPE_CHECKING:
+    from embedkit.data.preflight import SourceReport
+    from embedkit.methods.base import Method
     from embedkit.recipe import Recipe
 
 
@@ -23,8 +25,9 @@ def validate(
 ) -> None:
     """Check a recipe without running it.
 
-    Keys, types, cross-field rules; no data is read and no model loaded. With --full all data is read once: the JSON
-    then lists every row that cannot be used, and the exit code is 2 where the recipe does not skip such rows.
+    Keys, types, cross-field rules; no data is read and no model loaded. With --full all data is read: the JSON then
+    lists every row that cannot be used, and what is allowed and looks like a mistake; the exit code is 2 where the
+    recipe does not skip bad rows, or a run would refuse the data.
     """
     check_json(json_file)
     from embedkit.recipe_io import load_recipe
@@ -35,25 +38,30 @@ def validate(
         write_json(json_file, loaded.model_dump(mode="json"))
         return
     from embedkit.data.preflight import check_nothing_bad
+    from embedkit.training import setup
 
-    reports = _read_all(loaded)
+    method = setup.check(loaded)
+    reports = _read_all(loaded, method)
     shown: list[list[Any]] = []
     for report in reports:
         shown.append([report.path, report.read, report.filtered, report.good, report.bad.total()])
         shown += [[f"  {reason}", "", "", "", count] for reason, count in sorted(report.bad.items())]
     console(json_file).print(table(["source", "read", "left out by where", "good", "bad"], shown))
-    write_json(json_file, {"sources": [report.to_json() for report in reports]})
-    if loaded.data.on_bad_row == "error":
+    fatal = loaded.data.on_bad_row == "error" and any(report.faults for report in reports)
+    notes = [] if fatal else setup.open_rows(loaded, method).notes  # refuses what a run would refuse
+    for note in notes:
+        console(json_file).print(note)
+    write_json(json_file, {"sources": [report.to_json() for report in reports], "notes": notes})
+    if fatal:
         check_nothing_bad(reports)
 
 
-def _read_all(recipe: Recipe) -> Any:
+def _read_all(recipe: Recipe, method: Method) -> list[SourceReport]:
     from embedkit.data.decoding import Decoding
     from embedkit.data.preflight import inspect_sources
     from embedkit.data.training import open_sources
     from embedkit.training import setup
 
-    method = setup.check(recipe)
     data = recipe.data.model_copy(update={"on_bad_row": "skip"})
     sources = open_sources(data, setup.contract_of(recipe, method))
     with bar("rows") as show:

@@ -18,6 +18,7 @@ from embedkit.data.readers import check_characters
 from embedkit.data.rows import BadRow
 
 _INVISIBLE = {"Cc", "Cf", "Zs", "Zl", "Zp"}
+_BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and signs by their category, drawn as nothing
 _LARGEST = 2**63 - 1
 
 
@@ -77,10 +78,10 @@ _FIX = "mend the row, or set data.on_bad_row: skip"
 
 
 def is_blank(text: str) -> bool:
-    """True when a text has no visible character (white space, zero-width and control characters only)."""
+    """True when a text has no visible character (white space, zero-width, control and blank characters only)."""
     if text and "!" <= text[0] <= "~":
         return False
-    return all(char.isspace() or unicodedata.category(char) in _INVISIBLE for char in text)
+    return all(char.isspace() or char in _BLANK or unicodedata.category(char) in _INVISIBLE for char in text)
 
 
 def read_score(cell: Any) -> float:

@@ -23,7 +23,7 @@ from embedkit.data.making import Source
 from embedkit.data.rows import BadRow, Part, Row, filled
 from embedkit.data.shards import count_samples, is_shard, read_shard
 from embedkit.data.training import RowBatch, TrainingRows, stream_fingerprint
-from embedkit.errors import DataError, RecipeError
+from embedkit.errors import RecipeError
 
 if TYPE_CHECKING:
     from embedkit.recipe import DataConfig
@@ -108,7 +108,7 @@ class LaneRows(TrainingRows):
         sources = [{"path": source.name, "shards": len(source.parts)} for source in self._sources]
         return {
             "rows": None, "sources": sources, "lanes": self._count, "window": self._window, "dropped": {},
-            "notes": [note for source in self._sources for note in source.notes],
+            "notes": self.notes,
         }  # fmt: skip
 
     def where(self, row_id: int) -> str:
@@ -142,7 +142,6 @@ class LaneRows(TrainingRows):
             sizes = [self._size(shard) for shard in self._dealt[lane]]
             cycle, skip = divmod(start, max(1, sum(sizes)))
         for number in itertools.count(cycle):
-            found = bool(skip)
             for index in permutation(len(self._dealt[lane]), self._seed, lane, number, _SHARDS):
                 shard = self._dealt[lane][index]
                 if skip and skip >= self._size(shard):
@@ -150,12 +149,8 @@ class LaneRows(TrainingRows):
                     continue
                 assert shard.part.file is not None
                 for place, values in read_shard(shard.part.file, skip):
-                    found = True
                     yield (shard.number << _SHIFT) | place, values, shard
                 skip = 0
-            if not found:
-                names = ", ".join(shard.part.name for shard in self._dealt[lane][:3])
-                raise DataError("the shards hold no samples", where=names, remedy="check how they were written")
 
     def _size(self, shard: Shard) -> int:
         assert shard.part.file is not None

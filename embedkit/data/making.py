@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import re
 from collections import Counter
@@ -13,8 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embedkit.data import suspicions
 from embedkit.data.cells import TextReader, read_features, read_group, read_image, read_label, read_score, show
-from embedkit.data.roles import IMAGE_ROLES, bind
+from embedkit.data.pictures import load_picture
+from embedkit.data.roles import IMAGE_ROLES, bind, named_role
 from embedkit.data.rows import BadRow, Part, Row
 from embedkit.data.sources import find_parts
 from embedkit.errors import DataError, nearest
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
 
 HEAD = 100
 """Rows of each source that are checked before anything is read in full."""
+
+LOOKED_AT = 8
+"""Rows of each source whose images are decoded then."""
 
 Place = tuple[int, int]
 """Part of the source, number of the row in the part."""
@@ -62,6 +68,8 @@ class Source:
         Position in ``data.train``.
     requires, reads : frozenset of str
         Roles that the method needs, and all that method and sampler read.
+    limits : mapping
+        Role -> lowest and highest value that method and objective can take.
     base_dir : Path
         Where relative paths start.
 
@@ -80,10 +88,11 @@ class Source:
         requires: frozenset[str],
         reads: frozenset[str],
         base_dir: Path,
+        limits: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
         self.config, self.index, self.name = config, index, config.path
         self._skip = data.on_bad_row != "error"
-        self._data = data
+        self._data, self._limits = data, limits or {}
         self.parts = find_parts(
             config.path,
             config.format,
@@ -113,8 +122,11 @@ class Source:
         }
         self.texts = TextReader(data.max_chars, data.cut_long)
         self.account = Account()
-        first = [row for _, row in self.rows(HEAD)]  # a wrong mapping is told at once
-        self.notes += tuple(self._suspicions(first, where))
+        first = list(self.rows(HEAD))  # a wrong mapping is told at once
+        self._look_at_images(first[:LOOKED_AT])
+        named = {column: named_role(column) for column in found}
+        self.notes += tuple(suspicions.of_columns(binding.columns, named, where))
+        self.notes += tuple(suspicions.of_rows([row for _, row in first], binding.columns, where))
         self.texts.cut_texts = 0
 
     def rows(self, records: int | None = None) -> Iterator[tuple[Place, Row]]:
@@ -173,8 +185,13 @@ class Source:
 
     def _records(self) -> Iterator[tuple[Place, dict[str, Any] | BadRow]]:
         for index, part in enumerate(self.parts):
+            empty = len(self.parts) > 1
             for number, values in part.records():
+                empty = False
                 yield (index, number), values
+            if empty:
+                remedy = "remove it, or set data.on_bad_row: skip"
+                yield (index, 0), BadRow("empty file", "the file has no rows", where=part.name, remedy=remedy)
 
     def make(self, values: Mapping[str, Any], place: Place) -> list[Row]:
         """The rows of one record (one, or several with ``explode``); raises `BadRow` with the place."""
@@ -185,7 +202,7 @@ class Source:
                     raise BadRow("missing column", "this row lacks the column", remedy="add it, or skip bad rows")
                 self._read(row, slot, values.get(column), self.parts[place[0]])
             except BadRow as bad:
-                raise bad.at(f"{self.where(place)} column {column!r}") from bad.__cause__
+                raise bad.at(f"{self._sample(values, place)} column {column!r}") from bad.__cause__
         for role, slots in self._numbered.items():
             if slots:
                 extra = [row.pop(slot) for slot in slots]
@@ -195,8 +212,19 @@ class Source:
                 "no negatives", "the row has no negative", where=self.where(place), remedy="add one, or skip bad rows"
             )
         if self._numbered["texts"] and not row["texts"]:
-            raise BadRow("blank text", "all captions are empty", where=self.where(place), remedy="skip bad rows")
+            raise self._no_captions(values, place)
         return self._explode(row, place) if self.config.explode else [row]
+
+    def _sample(self, values: Mapping[str, Any], place: Place) -> str:
+        """The place of a record, with the name of the sample where it stands in a shard."""
+        return f"{self.where(place)} ({values['__key__']})" if "__key__" in values else self.where(place)
+
+    def _no_captions(self, values: Mapping[str, Any], place: Place) -> BadRow:
+        columns = [self._columns[slot] for slot in self._numbered["texts"]]
+        where = f"{self._sample(values, place)} column {' and '.join(map(repr, columns))}"
+        if not any(column in values for column in columns):
+            return BadRow("missing column", "this row lacks the caption", where=where, remedy="skip bad rows")
+        return BadRow("blank text", "all captions are empty", where=where, remedy="skip bad rows")
 
     def _read(self, row: Row, slot: str, cell: Any, part: Part) -> None:
         texts = self.texts
@@ -209,10 +237,20 @@ class Source:
         elif slot == "texts":
             row[slot] = texts.some_texts(cell)
         elif slot in IMAGE_ROLES:
-            row[slot] = _image(read_image(cell), part)
+            image = read_image(cell)
+            row[slot] = image if isinstance(image, bytes) else image_path(image, part.folder)
         else:
             readers = {"score": read_score, "label": read_label, "group": read_group, "features": read_features}
             row[slot] = readers[slot](cell)
+            self._check_limits(slot, row[slot])
+
+    def _check_limits(self, role: str, value: Any) -> None:
+        low, high = self._limits.get(role, (-math.inf, math.inf))
+        if role in self._limits and not low <= value <= high:
+            raise BadRow(
+                f"bad {role}", f"the {role} {value:g} is not between {low:g} and {high:g}",
+                remedy="scale or number it anew, or choose another objective or method",
+            )  # fmt: skip
 
     def _explode(self, row: Row, place: Place) -> list[Row]:
         """Pairs (first, second), (second, third), ... of the texts, kept together by a group of their own."""
@@ -224,14 +262,15 @@ class Source:
         row.setdefault("group", f"{self.index}:{place[0]}:{place[1]}")
         return [{**row, "anchor": first, "positive": second} for first, second in itertools.pairwise(texts)]
 
-    def _suspicions(self, rows: list[Row], where: str) -> Iterator[str]:
-        """What is allowed and looks like a mistake in the mapping."""
-        for role in ("anchor", "positive"):
-            texts = [row[role] for row in rows if role in row]
-            if texts and not any(char.isalpha() for text in texts for char in text):
-                yield f"{where}: no letter in the first texts of {self._columns.get(role)!r} ({role}); is it an id?"
-        if len(rows) > 1 and all("positive" in row and row["anchor"] == row["positive"] for row in rows):
-            yield f"{where}: anchor and positive are the same text in all of the first rows"
+    def _look_at_images(self, rows: list[tuple[Place, Row]]) -> None:
+        """Decode some images at once, as small as can be; a damaged one is told before a model is made."""
+        for place, row in rows if not self._skip else ():
+            for role in IMAGE_ROLES:
+                if isinstance(row.get(role), bytes | str):
+                    try:
+                        load_picture(row[role], 1, self._data.max_pixels)
+                    except BadRow as bad:
+                        raise bad.at(f"{self.where(place)} column {self._columns[role]!r}") from bad.__cause__
 
     def _nothing_left(self) -> DataError:
         account = self.account
@@ -277,14 +316,18 @@ _MEND = "mend the file, or set data.on_bad_row: skip"
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 
 
-def _image(image: bytes | str, part: Part) -> bytes | str:
-    """The image, a path made absolute; a path must stay inside the folder of the data file."""
-    if isinstance(image, bytes):
-        return image
+def image_path(image: str, home: Path | None) -> str:
+    """The path in a cell made absolute; it must stay inside `home`, the folder of the data file.
+
+    Raises
+    ------
+    BadRow
+        It leads elsewhere, or no file with content is there; the caller adds the place.
+    """
     remedy = "write paths relative to the folder of the data file"
-    if part.folder is None or _URL.match(image):
+    if home is None or _URL.match(image):
         raise BadRow("bad path", f"the image path {show(image)} is not relative", remedy=remedy)
-    folder = str(part.folder) if part.folder.is_absolute() else str(part.folder.resolve())
+    folder = str(home) if home.is_absolute() else str(home.resolve())
     path = os.path.normpath(os.path.join(folder, image))
     if not _inside(path, folder):
         raise BadRow("bad path", f"the image path {show(image)} leads out of the data folder", remedy=remedy)

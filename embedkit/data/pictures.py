@@ -1,8 +1,9 @@
-"""Files of images to decoded pictures: only as large as they are needed, every fault with a name.
+"""Files of images to decoded pictures: upright, only as large as they are needed, every fault with a name.
 
 JPEG files are decoded at a half, a quarter or an eighth of their size where that is enough (the decoder's own "draft"
 mode, which skips most of the work); other files are averaged over whole squares of pixels right after decoding, so that
-a batch of large photographs stays small in memory.
+a batch of large photographs stays small in memory. Of an animation the first picture is read. Pixels of 16 bits come
+with their upper 8, and a photograph that its EXIF data call turned is turned back: all who read files see the same.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF")
 MAX_PIXELS = 89_000_000
 """Pixels of an image at most, by its header: a small file can claim to be any size (a decompression bomb)."""
 
-FAULTS = ("missing image", "empty image", "not an image", "image too large", "damaged image")
+MAX_ASPECT = 100
+"""Times that the longer side may be the shorter one; scaled by its shorter side, a longer strip would fill memory."""
+
+FAULTS = ("missing image", "empty image", "not an image", "image too large", "damaged image", "unknown pixels")
 """Reasons of `load_picture`."""
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"})
@@ -42,7 +46,8 @@ class Picture:
     Attributes
     ----------
     image : PIL image
-        In the mode of its file, pixels loaded; smaller than the file where less was asked for.
+        In the mode of its file (8 bits a channel at most), pixels loaded, upright; smaller than the file where less
+        was asked for.
     key : bytes
         16-byte hash of the file's content: equal files have equal keys, whatever is made of them.
     """
@@ -66,7 +71,7 @@ def load_picture(source: bytes | str, need: int | None = None, max_pixels: int =
     Raises
     ------
     BadRow
-        With the reason "missing image", "empty image", "not an image", "image too large" or "damaged image".
+        With one of `FAULTS` as reason.
     """
     content = source if isinstance(source, bytes) else _read(source)
     if not content:
@@ -98,14 +103,59 @@ def _decoded(content: bytes, need: int | None, max_pixels: int) -> Image:
         raise BadRow("image too large", str(error).splitlines()[0], remedy=_REMEDY) from error
     except Exception as error:  # decoders raise anything on hostile bytes
         raise _damaged(error) from error
-    wide, high = image.size
+    _check_size(*image.size, max_pixels)
+    try:
+        if image.format == "PNG":  # which Pillow decodes without a look at the checksums
+            image.verify()
+            image = Image.open(io.BytesIO(content), formats=_formats())
+        image = _loaded(image, need)
+    except Exception as error:  # as above
+        raise _damaged(error) from error
+    picture, turn = eight_bits(image), _TURNS.get(_orientation(image))
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _check_size(wide: int, high: int, max_pixels: int) -> None:
+    if wide * high == 0:
+        raise BadRow("empty image", f"the image has {wide} x {high} pixels", remedy=_REMEDY)
     if wide * high > max_pixels:
         what = f"{wide} x {high} pixels are more than max_pixels = {max_pixels}"
         raise BadRow("image too large", what, remedy="raise data.max_pixels, or set data.on_bad_row: skip")
+    if max(wide, high) > MAX_ASPECT * min(wide, high):
+        what = f"{wide} x {high} pixels: one side is more than {MAX_ASPECT} times the other"
+        raise BadRow("image too large", what, remedy="cut the image, or set data.on_bad_row: skip")
+
+
+def _orientation(image: Any) -> int:
+    """The orientation that the EXIF data give; 1, upright, where they give none or cannot be read."""
     try:
-        return _loaded(image, need)
-    except Exception as error:  # as above
-        raise _damaged(error) from error
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:  # damaged EXIF data raise anything; the pixels are whole all the same
+        return 1
+
+
+_TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+"""EXIF orientation -> Pillow's number of the transposition that undoes it."""
+
+
+def eight_bits(image: Any) -> Image:
+    """An image of 16 bits a pixel in 8 (the upper ones), any other as it is; Pillow itself would cut at 255.
+
+    Raises
+    ------
+    BadRow
+        The pixels are of 32 bits or fractions, of which nobody knows what is white; reason "unknown pixels".
+    """
+    from PIL import Image
+
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        import numpy as np
+
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        what = f"pixels of mode {image.mode} (32 bits) have no known white"
+        raise BadRow("unknown pixels", what, remedy="save the image with 8 or 16 bits a channel")
+    return image  # type: ignore[no-any-return]
 
 
 @cache

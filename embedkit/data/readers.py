@@ -48,7 +48,7 @@ def read_jsonl(path: Path) -> Iterator[Record]:
             )
             blank = None
         try:
-            yield number, _json_object(line)
+            yield number, json_object(line)
         except BadRow as bad:
             yield number, bad.at(f"{path}:{number}")
 
@@ -69,6 +69,9 @@ def _table(path: Path, rows: Iterator[tuple[int, int, list[str] | BadRow]]) -> I
                 raise DataError("the header line is blank", where=f"{path}:{number}", remedy="name the columns there")
         elif isinstance(cells, BadRow):
             yield number, cells
+        elif cells == header and len(header) > 1:
+            what = "the line repeats the header"
+            yield number, BadRow("repeated header", what, where=f"{path}:{number}", remedy="remove it")
         elif len(cells) == len(header):
             yield number, dict(zip(header, cells, strict=True))
         else:
@@ -169,7 +172,8 @@ def _quoted(line: str, at: int, pieces: list[str]) -> int:
             return mark + 1
 
 
-def _json_object(line: str) -> dict[str, Any]:
+def json_object(line: str) -> dict[str, Any]:
+    """A JSON object, every key once and every text whole; raises `BadRow` without a place."""
     try:
         value = json.loads(line, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:

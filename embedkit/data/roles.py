@@ -36,6 +36,7 @@ ROLES = ("anchor", "positive", "negatives", "score", "label", "group", "image", 
 IMAGE_ROLES = ("image", "image2")
 """Roles whose values are images: the bytes of a file, or its path."""
 
+_SEPARATORS = {"\t": "a tab", ";": "';'", ",": "','", "|": "'|'"}
 _SLOTS = {"negatives": re.compile(r"negative_(\d{1,4})"), "texts": re.compile(r"text_(\d{1,4})")}
 _NUMBERED_ALIASES = {
     "negative": re.compile(r"(?:neg|hard_neg|hard_negative)_(\d{1,4})"),
@@ -146,7 +147,7 @@ def _guess(found: Sequence[str], wanted: frozenset[str], where: str) -> tuple[di
     guesses: dict[str, list[str]] = {}
     told = bool({"caption", "captions", "texts", "text_1"} & set(found))
     for column in found:
-        slot = _slot_named(column, wanted, told)
+        slot = (None if told else "text_1") if _is_caption(column, wanted) else named_role(column)
         if slot is not None:
             guesses.setdefault(slot, []).append(column)
     for slot, candidates in guesses.items():
@@ -165,10 +166,12 @@ def _guess(found: Sequence[str], wanted: frozenset[str], where: str) -> tuple[di
     return columns, notes
 
 
-def _slot_named(column: str, wanted: frozenset[str], told: bool) -> str | None:
-    """The role or slot that a column's name stands for, or None; `told` when another column has the captions."""
-    if column == "text" and "texts" in wanted and "anchor" not in wanted:
-        return None if told else "text_1"
+def _is_caption(column: str, wanted: frozenset[str]) -> bool:
+    return column == "text" and "texts" in wanted and "anchor" not in wanted
+
+
+def named_role(column: str) -> str | None:
+    """The role that a column's name stands for, ``negative_1`` and so on kept apart; None when it is no such name."""
     if column in ROLES or _role_of(column) != column:
         return column
     for slot, pattern in _NUMBERED_ALIASES.items():
@@ -182,4 +185,7 @@ def _advice(found: Sequence[str], missing: Sequence[str]) -> str:
     listed = ", ".join(repr(column) for column in list(found)[:20]) or "none"
     if not found:
         return f"the source has no columns to map to {missing[0]}"
+    between = next((name for sign, name in _SEPARATORS.items() if sign in found[0]), None)
+    if len(found) == 1 and between is not None:
+        return f"the only column is {listed}: cells are separated by ',' in csv and by a tab in tsv, not by {between}"
     return f"the columns are {listed}: map one with columns: {{COLUMN: {missing[0]}}}"

@@ -8,13 +8,13 @@ their own where the name is free; other files keep their extension as column. No
 from __future__ import annotations
 
 import contextlib
-import json
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from embedkit.data.pictures import SUFFIXES
+from embedkit.data.readers import json_object
 from embedkit.data.rows import BadRow, Record
 from embedkit.data.tables import seekable
 from embedkit.errors import DataError
@@ -112,6 +112,7 @@ def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, list[tarfile.TarInfo] 
             yield "", BadRow("damaged shard", what, remedy="write or copy it again")
             return
         if member is None:
+            damage = _damage_at_end(tar)
             break
         if not member.isfile() or PurePosixPath(member.name).name.startswith((".", "_")):
             continue
@@ -123,8 +124,24 @@ def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, list[tarfile.TarInfo] 
         members.append(member)
     if members:
         yield key or "", members
+    if damage:
+        yield "", BadRow("damaged shard", damage, remedy="write or copy it again")
     elif key is None:
         yield "", BadRow("empty file", "the shard has no samples", remedy="remove it, or set data.on_bad_row: skip")
+
+
+def _damage_at_end(tar: tarfile.TarFile) -> str:
+    """What is wrong where the archive seems to end; nothing where its end mark stands, a block of zeros.
+
+    The library takes a damaged or half a header for the end, and all samples after it would be lost without a word.
+    """
+    handle = tar.fileobj
+    assert handle is not None
+    handle.seek(tar.offset)
+    block = handle.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        return "the shard breaks off: there is no end mark"
+    return "the shard is damaged: what follows is no header of a file" if block.strip(b"\0") else ""
 
 
 def _key(name: str) -> str:
@@ -173,16 +190,13 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 def _text(content: bytes, name: str) -> str:
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadRow("not UTF-8", f"{name!r} is not UTF-8", remedy="write the shard again") from error
 
 
 def _object(content: bytes, name: str) -> dict[str, Any]:
     try:
-        found = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise BadRow("bad JSON", f"{name!r} is not JSON", remedy="write the shard again") from error
-    if not isinstance(found, dict):
-        raise BadRow("bad JSON", f"{name!r} is no JSON object", remedy="write the shard again")
-    return found
+        return json_object(_text(content, name))
+    except BadRow as bad:
+        raise BadRow(bad.reason, f"{name!r}: {bad.what}", remedy="write the shard again") from bad

@@ -76,7 +76,7 @@ class StreamedRows(TrainingRows):
             "sources": [source_summary(source) for source in self._sources],
             "dropped": dict(dropped),
             "left_over": dict(self._left),
-            "notes": [note for source in self._sources for note in source.notes],
+            "notes": self.notes,
         }
 
     def where(self, row_id: int) -> str:

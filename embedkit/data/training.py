@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from abc import ABC, abstractmethod
 from array import array
 from collections import Counter
@@ -22,14 +21,13 @@ from embedkit.data.making import Source
 from embedkit.data.mixing import pools, shares
 from embedkit.data.rows import Row, filled
 from embedkit.data.samplers import SAMPLERS, Request, check_sampler, fit
+from embedkit.data.suspicions import of_counts
 from embedkit.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from embedkit.data.decoding import Skipped
     from embedkit.methods.base import Contract
     from embedkit.recipe import DataConfig
-
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -103,6 +101,11 @@ class TrainingRows(ABC):
     def summary(self) -> dict[str, Any]:
         """What was read and what was left out, ready for JSON."""
 
+    @property
+    def notes(self) -> list[str]:
+        """What is allowed and looks like a mistake, a line each; see `embedkit.data.suspicions`."""
+        return [note for source in self._sources for note in source.notes]
+
     @abstractmethod
     def where(self, row_id: int) -> str:
         """``file:row`` of the row with this id."""
@@ -140,8 +143,6 @@ def open_training(
     _check_settings(config)
     sources = open_sources(config, contract, Path(base_dir))
     for source in sources:
-        for note in source.notes:
-            _LOG.warning(note)
         check_sampler(
             config.sampler, batch_size, config.per_label, source.roles, f"data.train[{source.index}] ({source.name})"
         )
@@ -160,7 +161,7 @@ def open_sources(config: DataConfig, contract: Contract, base_dir: Path = Path()
     used = {"by-label": {"label"}, "no-duplicates": {"group"}}.get(config.sampler, set())
     requires, reads = frozenset(contract.requires), frozenset(contract.roles) | used
     return [
-        Source(source, config, index, requires=requires, reads=reads, base_dir=base_dir)
+        Source(source, config, index, requires=requires, reads=reads, limits=contract.limits, base_dir=base_dir)
         for index, source in enumerate(config.train)
     ]
 
@@ -213,6 +214,7 @@ class HeldRows(TrainingRows):
         self._table, self._sizes, self._places = _load(sources)
         self.num_rows = self._table.num_rows
         self.fingerprint = digest(self._table)
+        self._duplicates = _duplicates(self._table)
         mixed = len(sources) > 1 and config.mixing != "concatenate"
         self._facts = facts_of(self._table, repeated_rows=mixed)
         self._shares = shares(
@@ -222,7 +224,7 @@ class HeldRows(TrainingRows):
         self._pool_steps: list[int] | None = None
         if config.drop_last and self.num_rows < batch_size:
             raise DataError(
-                f"{self.num_rows} rows do not fill one batch of {batch_size}",
+                f"{self.num_rows} rows of {_names(sources)} do not fill one batch of {batch_size}",
                 where="train.batch_size",
                 remedy=f"lower it to {self.num_rows} or less, or set data.drop_last: false",
             )
@@ -257,8 +259,9 @@ class HeldRows(TrainingRows):
 
         Keys: ``rows``; ``sources``, for each ``path``, ``rows``, ``read``, ``filtered``, ``dropped``, ``cut``,
         ``share``; ``dropped`` (reason -> rows of all sources); ``hard_negatives`` with ``min`` and ``max`` a row;
-        ``duplicates`` with ``anchors`` (rows whose anchor occurred before) and ``positive_is_anchor``; ``epoch`` with
-        ``number``, ``steps``, ``left_over`` rows and ``short_batches`` of the latest epoch; ``notes``.
+        ``duplicates`` with ``anchors`` and ``positives`` (rows whose anchor or positive occurred before) and
+        ``positive_is_anchor``; ``epoch`` with ``number``, ``steps``, ``left_over`` rows and ``short_batches`` of the
+        latest epoch; ``notes``.
         """
         entries = [
             source_summary(source) | {"rows": size, "share": share}
@@ -270,15 +273,20 @@ class HeldRows(TrainingRows):
             "sources": entries,
             "dropped": dict(dropped),
             "hard_negatives": _negatives(self._table),
-            "duplicates": _duplicates(self._table),
+            "duplicates": self._duplicates,
             "epoch": {
                 "number": self._epoch.number,
                 "steps": self.steps_per_epoch,
                 "left_over": self._epoch.left_over,
                 "short_batches": self._epoch.short,
             },
-            "notes": [note for source in self._sources for note in source.notes],
+            "notes": self.notes,
         }
+
+    @property
+    def notes(self) -> list[str]:
+        """See `TrainingRows.notes`; repeated texts are counted over all rows."""
+        return [*super().notes, *of_counts(self.num_rows, self._duplicates, self._config.sampler)]
 
     def where(self, row_id: int) -> str:
         """See `TrainingRows.where`."""
@@ -342,6 +350,10 @@ def source_summary(source: Source) -> dict[str, Any]:
     }
 
 
+def _names(sources: Sequence[Source]) -> str:
+    return ", ".join(source.name for source in sources[:3]) + (", ..." if len(sources) > 3 else "")
+
+
 def _negatives(table: pa.Table) -> dict[str, int]:
     counts = pc.fill_null(pc.list_value_length(table.column("negatives")), 0)
     found = pc.min_max(counts).as_py()
@@ -349,9 +361,10 @@ def _negatives(table: pa.Table) -> dict[str, int]:
 
 
 def _duplicates(table: pa.Table) -> dict[str, int]:
-    anchors = table.column("anchor").drop_null()
+    sides = {f"{role}s": table.column(role).drop_null() for role in ("anchor", "positive")}
     equal = pc.sum(pc.equal(table.column("anchor"), table.column("positive"))).as_py()
-    return {"anchors": len(anchors) - pc.count_distinct(anchors).as_py(), "positive_is_anchor": int(equal or 0)}
+    repeated = {name: len(texts) - pc.count_distinct(texts).as_py() for name, texts in sides.items()}
+    return {**repeated, "positive_is_anchor": int(equal or 0)}
 
 
 _READING = {"format", "name", "split", "revision", "columns", "where", "limit", "explode"}

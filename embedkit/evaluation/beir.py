@@ -69,7 +69,7 @@ def _read_texts(path: Path) -> tuple[list[str], list[str]]:
         title, body = _text(record, "title", place, needed=False), _text(record, "text", place)
         texts.append(f"{title} {body}".strip())
     if not ids:
-        raise DataError("no rows", where=str(path))
+        raise DataError("no rows", where=str(path), remedy="check that the file is complete")
     return list(ids), texts
 
 
@@ -83,16 +83,19 @@ def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
         if len(cells) == 4:  # trec's form has an iteration in column 2
             cells = [cells[0], *cells[2:]]
         if len(cells) != 3:
-            raise DataError(f"{len(cells)} cells, not query-id, corpus-id, score", where=place)
+            what = f"{len(cells)} cells, not query-id, corpus-id, score"
+            raise DataError(what, where=place, remedy="put a tab between them")
         query, document, score = cells
         try:
             value = int(score)
         except ValueError as error:
-            raise DataError(f"the judgement {score!r} is not an integer", where=place) from error
+            what = f"the judgement {score!r} is not an integer"
+            raise DataError(what, where=place, remedy="write 0, 1, 2, ...") from error
         if qrels.setdefault(query, {}).setdefault(document, value) != value:
-            raise DataError(f"two different judgements for query {query!r} and document {document!r}", where=place)
+            what = f"two different judgements for query {query!r} and document {document!r}"
+            raise DataError(what, where=place, remedy="keep one of them")
     if not qrels:
-        raise DataError("no judgements", where=str(path))
+        raise DataError("no judgements", where=str(path), remedy="check that the file is complete")
     return qrels
 
 
@@ -125,10 +128,11 @@ def open_collection(folder: Path, split: str) -> Collection:
     if not kept:
         raise DataError("no query has a judgement", where=str(judged), remedy="check that the ids are the same")
     if not any(value > 0 and d in known for row in kept for d, value in qrels[query_ids[row]].items()):
-        raise DataError("no judged document of the corpus is relevant", where=str(judged))
+        what = "no judged document of the corpus is relevant"
+        raise DataError(what, where=str(judged), remedy="check that the ids are the same")
     blank = [query_ids[row] for row in kept if not texts[row]]
     if blank:
-        raise DataError(f"query {blank[0]!r} has no text", where=str(queries))
+        raise DataError(f"query {blank[0]!r} has no text", where=str(queries), remedy="mend or remove it")
     empty = [name for name, text in zip(document_ids, documents, strict=True) if not text]
     if empty:
         notes.append(f"{len(empty)} documents have no text: {_some(empty)}")

@@ -5,24 +5,26 @@ A table remembers where each of its rows stands, so that a bad cell is named by 
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embedkit.data.cells import is_blank, read_score
 from embedkit.data.files import text_lines
-from embedkit.data.rows import BadRow
-from embedkit.data.tables import check_card, check_parquet
+from embedkit.data.readers import TEXT_READERS
+from embedkit.data.rows import BadRow, Record
+from embedkit.data.sources import FILE_READERS
+from embedkit.data.tables import check_card
 from embedkit.errors import DataError, nearest
 from embedkit.evaluation.image_files import holds_images, image_content, read_folder
 from embedkit.evaluation.inputs import EncodedImage
 from embedkit.evaluation.suites import HubSource, TaskConfig
 
 ENDINGS = (".tsv.gz", ".tsv", ".csv.gz", ".csv", ".jsonl.gz", ".jsonl", ".parquet")
+_MEND = "mend or remove the row"
 
 
 @dataclass
@@ -62,10 +64,10 @@ class Table:
         self.require(name)
         found = []
         for row, cell in enumerate(self.columns[name]):
-            text = " ".join(cell.split()) if isinstance(cell, str) else ""
+            text = " ".join(cell.split()) if isinstance(cell, str) and not is_blank(cell) else ""
             if not text:
                 said = "is empty" if cell is None or isinstance(cell, str) else f"is {type(cell).__name__}, not text"
-                raise DataError(f"column {name!r} {said}", where=self.place(row), remedy="mend or remove the row")
+                raise DataError(f"column {name!r} {said}", where=self.place(row), remedy=_MEND)
             found.append(text)
         return found
 
@@ -75,12 +77,10 @@ class Table:
         found = []
         for row, cell in enumerate(self.columns[name]):
             try:
-                value = float(cell)
-            except (TypeError, ValueError):
-                value = float("nan")
-            if value - value != 0:  # NaN and infinity
-                raise DataError(f"column {name!r} holds {cell!r}, not a finite number", where=self.place(row))
-            found.append(value)
+                found.append(read_score(cell))
+            except BadRow as bad:
+                what = f"column {name!r} holds {cell!r}, not a finite number"
+                raise DataError(what, where=self.place(row), remedy=_MEND) from bad
         return found
 
     def images(self, name: str) -> list[EncodedImage]:
@@ -94,7 +94,7 @@ class Table:
             content = image_content(cell, folder)
             if content is None:
                 said = f"no image file {cell!r}" if isinstance(cell, str) else f"{type(cell).__name__}, not an image"
-                raise DataError(f"column {name!r} holds {said}", where=self.place(row))
+                raise DataError(f"column {name!r} holds {said}", where=self.place(row), remedy=_MEND)
             found.append(EncodedImage(content, self.place(row)))
         return found
 
@@ -104,9 +104,10 @@ class Table:
         found = []
         for row, cell in enumerate(self.columns[name]):
             if not isinstance(cell, list) or not all(isinstance(text, str) and text.strip() for text in cell):
-                raise DataError(f"column {name!r} does not hold a list of texts", where=self.place(row))
+                what = f"column {name!r} does not hold a list of texts"
+                raise DataError(what, where=self.place(row), remedy=_MEND)
             if not cell and not empty:
-                raise DataError(f"column {name!r} holds an empty list", where=self.place(row))
+                raise DataError(f"column {name!r} holds an empty list", where=self.place(row), remedy=_MEND)
             found.append([" ".join(text.split()) for text in cell])
         return found
 
@@ -117,7 +118,7 @@ class Table:
             return self
         sizes = {len(cell) for cell in cells}
         if len(sizes) > 1:
-            raise DataError("lists of different length in one row", where=self.place(0))
+            raise DataError("lists of different length in one row", where=self.place(0), remedy=_MEND)
         columns = {name: column[0] for name, column in self.columns.items()}
         return Table(columns, list(range(1, sizes.pop() + 1)), self.source)
 
@@ -146,75 +147,31 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         yield number, line.rstrip("\r\n")
 
 
-def _columns(header: Sequence[str], records: Iterable[tuple[int, Sequence[Any]]], path: Path) -> Table:
-    names = [name.strip() for name in header]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise DataError(f"the column {min(twice)!r} stands twice in the header", where=f"{path}:1")
-    columns: dict[str, list[Any]] = {name: [] for name in names}
-    lines = []
-    for line, cells in records:
-        if len(cells) != len(names):
-            raise DataError(f"{len(cells)} cells, the header has {len(names)}", where=f"{path}:{line}")
-        for name, cell in zip(names, cells, strict=True):
-            columns[name].append(cell)
-        lines.append(line)
-    return Table(columns, lines, str(path))
-
-
-def _read_tsv(path: Path) -> Table:
-    lines = read_lines(path)
-    _, header = next(lines, (0, ""))
-    return _columns(header.split("\t"), ((n, line.split("\t")) for n, line in lines if line), path)
-
-
-def _read_csv(path: Path) -> Table:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    reader = csv.reader(line + "\n" for _, line in read_lines(path))
-    try:
-        header = next(reader, [])
-        return _columns(header, [(reader.line_num, cells) for cells in reader if cells], path)
-    except csv.Error as error:
-        raise DataError(f"not a csv row: {error}", where=f"{path}:{reader.line_num}") from error
+def _sound(records: Iterable[Record]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Numbered records; the first bad one is raised."""
+    for number, values in records:
+        if isinstance(values, BadRow):
+            raise values
+        yield number, values
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Numbered objects of a file with one JSON object a line; anything else is refused by line."""
-    for number, line in read_lines(path):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            said = getattr(error, "msg", None) or type(error).__name__
-            raise DataError(f"not JSON: {said}", where=f"{path}:{number}", remedy="one object a line") from error
-        if not isinstance(record, dict):
-            raise DataError("not a JSON object", where=f"{path}:{number}")
-        yield number, record
+    return _sound(TEXT_READERS["jsonl"](path))
 
 
-def _read_jsonl(path: Path) -> Table:
-    numbered = list(read_jsonl(path))
-    names = list(dict.fromkeys(name for _, record in numbered for name in record))
-    columns = {name: [record.get(name) for _, record in numbered] for name in names}
-    return Table(columns, [number for number, _ in numbered], str(path))
-
-
-def _read_parquet(path: Path) -> Table:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        check_parquet(pq.read_metadata(path), path)
-        table = pq.read_table(path)
-        table.validate(full=True)  # text that is not UTF-8 and damaged offsets raise here
-        columns = table.to_pydict()
-    except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(
-            f"not a readable parquet file ({said})", where=str(path), remedy="write or copy it again"
-        ) from error
-    return Table(columns, list(range(1, table.num_rows + 1)), str(path))
+def _read(path: Path, records: Iterable[Record]) -> Table:
+    """All records of a file; a record without a column has None there."""
+    columns: dict[str, list[Any]] = {}
+    lines: list[int] = []
+    for number, values in _sound(records):
+        for name in values:
+            if name not in columns:
+                columns[name] = [None] * len(lines)
+        for name, cells in columns.items():
+            cells.append(values.get(name))
+        lines.append(number)
+    return Table(columns, lines, str(path))
 
 
 def read_table(path: Path) -> Table:
@@ -222,15 +179,13 @@ def read_table(path: Path) -> Table:
     if path.is_dir():
         columns, numbers = read_folder(path)
         return Table(columns, numbers, str(path))
-    name = path.name.removesuffix(".gz")
-    readers = {".tsv": _read_tsv, ".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
-    for ending, reader in readers.items():
-        if name.endswith(ending):
-            table = reader(path)
-            if not len(table):
-                raise DataError("no rows", where=str(path), remedy="check that the file is complete")
-            return table
-    raise DataError("unknown kind of file", where=str(path), remedy=f"use one of {', '.join(ENDINGS)}")
+    kind = path.name.removesuffix(".gz").rpartition(".")[2]
+    if f".{kind}" not in ENDINGS:
+        raise DataError("unknown kind of file", where=str(path), remedy=f"use one of {', '.join(ENDINGS)}")
+    table = _read(path, FILE_READERS[kind](path))
+    if not len(table):
+        raise DataError("no rows", where=str(path), remedy="check that the file is complete")
+    return table
 
 
 def read_hub(hub: HubSource, split: str, folder: Path | None = None) -> Table:
@@ -299,7 +254,8 @@ def _rows_of(table: Table, wanted: str | Sequence[str], split: str) -> Table:
     names = [wanted] if isinstance(wanted, str) else list(wanted)
     if "split" not in table.columns:
         if split != "test":
-            raise DataError(f"no column 'split', so there is no split {split!r}", where=table.source)
+            what = f"no column 'split', so there is no split {split!r}"
+            raise DataError(what, where=table.source, remedy="add the column, or score split test")
         return table
     cells = table.columns["split"]
     missing = [name for name in names if name not in set(cells)]

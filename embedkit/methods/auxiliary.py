@@ -59,8 +59,10 @@ class WithAuxiliaries(Method):
         self.paper = main.paper  # type: ignore[misc]
         self.objective = main.objective  # type: ignore[misc]
         self.caches_images = main.caches_images
-        needed = main.contract.requires.union(*(a.method.contract.requires for a in beside))
-        self.contract = Contract(needed, main.contract.accepts - needed)  # type: ignore[misc]
+        contracts = [auxiliary.method.contract for auxiliary in beside]
+        needed = main.contract.requires.union(*(contract.requires for contract in contracts))
+        limits = {role: pair for contract in (main.contract, *contracts) for role, pair in contract.limits.items()}
+        self.contract = Contract(needed, main.contract.accepts - needed, limits)  # type: ignore[misc]
 
     @property
     def provides(self) -> frozenset[str]:

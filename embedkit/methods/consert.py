@@ -127,6 +127,8 @@ class ConSERTSupervised(Method):
         self.first = _settings(first, "method.first")
         self.second = _settings(second, "method.second", also=["adversarial"])
         self.weight, self.classes, self.fidelity = weight, classes, fidelity
+        limits = {"label": (0.0, classes - 1.0)}
+        self.contract = Contract(requires=type(self).contract.requires, limits=limits)  # type: ignore[misc]
         self.objective = _contrast(temperature, weight, fidelity) if weight else None  # type: ignore[misc]
 
     @property

@@ -12,6 +12,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,24 +114,24 @@ def encode_file(
     parts = target.with_name(f".{target.name}.parts")
     lock = _open_parts(parts, settings) if rank == 0 else None
     wait()
-    tell = _reporter(progress)
     total, reused, names = 0, 0, []
-    for number, items in enumerate(_blocks(str(input), format, column, block_rows)):
-        name = f"{number:08d}-{_digest(items)}.npy"
-        names.append(name)
-        first, total = total, total + len(items)
-        if number % world != rank:
-            continue
-        if (parts / name).is_file():
-            reused += len(items)
-        else:
-            vectors = _vectors(model, items, (prompt, normalize, truncate_dim, batch_tokens), first)
-            _write_block(parts / name, vectors)
-        tell(len(items))
+    with _reporter(progress) as tell:
+        for number, items in enumerate(_blocks(str(input), format, column, block_rows)):
+            name = f"{number:08d}-{_digest(items)}.npy"
+            names.append(name)
+            first, total = total, total + len(items)
+            if number % world != rank:
+                continue
+            if (parts / name).is_file():
+                reused += len(items)
+            else:
+                vectors = _vectors(model, items, (prompt, normalize, truncate_dim, batch_tokens), first)
+                _write_block(parts / name, vectors)
+            tell(len(items))
     wait()
     if not names:
         raise DataError("no rows", where=str(input), remedy="give a file with at least one text")
-    dim = int(np.load(parts / names[0], mmap_mode="r").shape[1])
+    dim = _load_part(parts / names[0]).shape[1]
     if rank == 0:
         _join(target, [parts / name for name in names], total, dim)
         shutil.rmtree(parts)
@@ -221,13 +222,16 @@ def _item(row: dict[str, Any], column: str | None, folder: Path | None, where: s
         return cell
     if not isinstance(cell, str):
         kind = "empty" if cell is None else type(cell).__name__
-        raise DataError(f"cell is {kind}, not text", where=f"{where}, column {column}")
+        raise DataError(f"cell is {kind}, not text", where=f"{where}, column {column}", remedy="mend or remove the row")
     if column not in _IMAGE_COLUMNS and not isinstance(row[column], dict):
         return cell
-    path = (folder or Path()) / cell
-    if not path.is_file():
-        raise DataError(f"there is no image file {cell!r}", where=f"{where}, column {column}")
-    return path
+    from embedkit.data.making import image_path
+    from embedkit.data.rows import BadRow
+
+    try:
+        return Path(image_path(cell, folder))
+    except BadRow as bad:
+        raise bad.at(f"{where}, column {column}") from bad.__cause__
 
 
 def _column_of(row: dict[str, Any], where: str) -> str:
@@ -276,10 +280,24 @@ def _join(target: Path, blocks: list[Path], rows: int, dim: int) -> None:
         join(file, blocks, rows, dim)
 
 
+def _load_part(path: Path, dim: int | None = None) -> np.ndarray:
+    """The vectors (n, D) of a block, which may be what a stopped run left behind."""
+    try:
+        vectors = np.load(path, mmap_mode="r")
+        if vectors.ndim != 2 or vectors.dtype != np.float32 or dim not in (None, vectors.shape[1]):
+            raise ValueError(f"{vectors.dtype} {vectors.shape}")
+    except (OSError, ValueError, EOFError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"is no block of vectors ({reason})", where=str(path), remedy="delete its folder and encode again"
+        ) from error
+    return vectors
+
+
 def _join_npy(file: Any, blocks: list[Path], rows: int, dim: int) -> None:
     _write_header(file, rows, dim)
     for block in blocks:
-        file.write(np.ascontiguousarray(np.load(block), dtype="<f4").data)
+        file.write(np.ascontiguousarray(_load_part(block, dim), dtype="<f4").data)
 
 
 def _join_parquet(file: Any, blocks: list[Path], rows: int, dim: int) -> None:
@@ -290,20 +308,24 @@ def _join_parquet(file: Any, blocks: list[Path], rows: int, dim: int) -> None:
     first = 0
     with pq.ParquetWriter(file, schema) as writer:
         for block in blocks:
-            vectors = np.load(block)
+            vectors = _load_part(block, dim)
             values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), dim)
             writer.write_table(pa.table([pa.array(np.arange(first, first + len(vectors))), values], schema=schema))
             first += len(vectors)
 
 
-def _reporter(progress: Progress) -> Callable[[int], None]:
+@contextmanager
+def _reporter(progress: Progress) -> Iterator[Callable[[int], object]]:
+    """A function that is told of rows; the bar is closed at the end, so that an error has a line of its own."""
     if progress is True:
         from tqdm import tqdm
 
-        bar = tqdm(unit=" rows", desc="encode")
-        return lambda count: bar.update(count) and None
+        with tqdm(unit=" rows", desc="encode", disable=None) as bar:  # a terminal's only
+            yield bar.update
+        return
     if not callable(progress):
-        return lambda count: None
+        yield lambda count: None
+        return
     done = 0
 
     def tell(count: int) -> None:
@@ -311,4 +333,4 @@ def _reporter(progress: Progress) -> Callable[[int], None]:
         done += count
         progress(done, 0)
 
-    return tell
+    yield tell

@@ -8,6 +8,7 @@ gradient does not depend on how many processes computed it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,10 +132,13 @@ class Objective(nn.Module):
         Names and roles that must be there: of "anchor", "positive", "negatives", "score", "label", "group", "guide".
     accepts : frozenset of str
         Names that are used when they are there.
+    limits : mapping
+        Role -> lowest and highest value that makes sense for it; checked when the data is opened.
     """
 
     requires: frozenset[str] = frozenset({"anchor", "positive"})
     accepts: frozenset[str] = frozenset()
+    limits: Mapping[str, tuple[float, float]] = {}
 
     @property
     def no_weight_decay(self) -> list[str]:

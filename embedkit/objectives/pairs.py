@@ -106,6 +106,7 @@ class CosineMSE(Family):
     """``mean_i (cos_i - score_i)²``; scores must be cosines, between -1 and 1."""
 
     requires = frozenset({"anchor", "positive", "score"})
+    limits = {"score": (-1.0, 1.0)}  # noqa: RUF012 - read only
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
         """Rows of this process."""

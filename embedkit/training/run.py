@@ -152,6 +152,8 @@ class Run:
 
     def start(self, resume: bool) -> TrainResult:
         """Build the parts, go back to a checkpoint when asked to, and train to the end."""
+        for note in self.rows.notes:
+            self.progress.say(note)
         if self.world.is_main:
             _check_folder(self.folder, resume)  # again: another run may have filled it before this one had the lock
         self.state = self._build()

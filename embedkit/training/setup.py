@@ -118,8 +118,12 @@ def metric_of(recipe: Recipe) -> str | None:
 
 def contract_of(recipe: Recipe, method: Method) -> Contract:
     """The roles that the method reads, those required that its objective cannot do without."""
-    needed = build_objective(recipe, method).requires & method.contract.roles - method.provides
-    return Contract(method.contract.requires | needed, method.contract.accepts - needed)
+    objective, own = build_objective(recipe, method), method.contract
+    needed = objective.requires & own.roles - method.provides
+    limits = dict(own.limits)
+    for part in objective.modules():
+        limits |= getattr(part, "limits", {})
+    return Contract(own.requires | needed, own.accepts - needed, limits)
 
 
 def check_early(recipe: Recipe) -> None:

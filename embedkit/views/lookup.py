@@ -44,10 +44,17 @@ def back_translation(path: str, text: str = "text", translation: str = "translat
 def read_table(path: str, key: str, value: str) -> dict[str, list[str]]:
     """Cells of one column by those of another, white space collapsed, in the order of the file."""
     from embedkit.data import read_rows
+    from embedkit.data.cells import is_blank, show
 
     table: dict[str, list[str]] = {}
-    for row in read_rows(path, columns=[key, value]):
-        table.setdefault(" ".join(str(row[key]).split()), []).append(str(row[value]))
+    for number, row in enumerate(read_rows(path, columns=[key, value]), 1):
+        for name in (key, value):
+            if not isinstance(row[name], str) or is_blank(row[name]):
+                raise DataError(
+                    f"expected text, found {show(row[name])}", where=f"{path}: row {number}, column {name!r}",
+                    remedy="mend or remove the row",
+                )  # fmt: skip
+        table.setdefault(" ".join(row[key].split()), []).append(row[value])
     return table
 
 

@@ -19,6 +19,7 @@ from embedkit.errors import DataError
 from embedkit.methods.base import Contract
 from embedkit.recipe import DataConfig, SourceConfig
 from tests.data.helpers import opened
+from tests.helpers import image_data
 
 Write = Callable[[str, "str | bytes"], str]
 
@@ -118,8 +119,8 @@ def test_groups_keep_their_type_and_may_not_clash(write: Write) -> None:
 
 
 def test_image_paths_stay_inside_the_data_folder(write: Write, tmp_path: Path) -> None:
-    write("data/in/x.png", b"png")
-    write("secret.png", b"png")
+    write("data/in/x.png", image_data.samples(1)[0][0])
+    write("secret.png", image_data.samples(1)[0][0])
     (tmp_path / "data" / "link.png").symlink_to(tmp_path / "secret.png")
 
     def image(cell: str) -> Any:

@@ -99,7 +99,7 @@ def test_several_captions_of_an_image(tmp_path: Path) -> None:
     read = opened([{"path": str(tmp_path / "t.jsonl")}], "image texts", batch_size=1)
     assert next(read.batches(0)).rows[0]["texts"] == ["one", "three"]
     (tmp_path / "u.jsonl").write_text(json.dumps({"image": "files/00000.png", "caption": " "}) + "\n")
-    with pytest.raises(DataError, match=r"u\.jsonl:1: all captions are empty"):
+    with pytest.raises(DataError, match=r"u\.jsonl:1 column 'caption': all captions are empty"):
         opened([{"path": str(tmp_path / "u.jsonl")}], "image texts", batch_size=1)
 
 

@@ -236,7 +236,7 @@ def test_summary_accounts_for_every_row(write: Write) -> None:
         ],
         "dropped": {"blank text": 1},
         "hard_negatives": {"min": 0, "max": 1},
-        "duplicates": {"anchors": 1, "positive_is_anchor": 1},
+        "duplicates": {"anchors": 1, "positives": 0, "positive_is_anchor": 1},
         "epoch": {"number": 0, "steps": 1, "left_over": 1, "short_batches": 0},
         "notes": [],
     }
@@ -251,7 +251,7 @@ def test_limit_counts_rows_that_are_kept(write: Write) -> None:
 
 def test_batch_larger_than_data(write: Write) -> None:
     path = write("t.txt", "a\nb\nc\n")
-    with pytest.raises(DataError, match=r"train\.batch_size: 3 rows do not fill one batch of 4; lower it to 3 or less"):
+    with pytest.raises(DataError, match=r"train\.batch_size: 3 rows of .*t\.txt do not fill one batch of 4; lower it"):
         opened([{"path": path}], batch_size=4)
     rows = opened([{"path": path}], batch_size=4, drop_last=False)
     assert [batch.size for batch in rows.batches(0)] == [3]

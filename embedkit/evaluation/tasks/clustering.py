@@ -47,7 +47,8 @@ class ClusteringTask(Task):
             for row, texts in enumerate(table.lists("sentences")):
                 labels = [str(label) for label in table.columns["labels"][row]]
                 if len(labels) != len(texts):
-                    raise DataError(f"{len(texts)} sentences and {len(labels)} labels", where=table.place(row))
+                    what = f"{len(texts)} sentences and {len(labels)} labels"
+                    raise DataError(what, where=table.place(row), remedy="give one label a sentence")
                 sets.append((list(texts), labels))
         else:
             table.require(self.settings.label)
@@ -55,7 +56,8 @@ class ClusteringTask(Task):
             sets.append((items, [str(cell) for cell in table.columns[self.settings.label]]))
         for place, (_, labels) in enumerate(sets):
             if not 2 <= len(set(labels)) <= len(labels):
-                raise DataError(f"set {place + 1} has fewer than two labels", where=table.source)
+                what = f"set {place + 1} has fewer than two labels"
+                raise DataError(what, where=table.source, remedy="give rows of two labels at least")
         return sets
 
     @property

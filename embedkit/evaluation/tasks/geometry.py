@@ -52,7 +52,8 @@ class GeometryTask(Task):
             self.positives = [(i, i) for i in np.flatnonzero(scores > self.settings.above).tolist()]
             self.expect_rows(len(table))
         if not self.positives:
-            raise DataError(f"no pair has a score above {self.settings.above:g}", where=table.source)
+            what = f"no pair has a score above {self.settings.above:g}"
+            raise DataError(what, where=table.source, remedy="check the scores, or set above lower")
         self.groups: list[str] | None = None
         if self.settings.group is not None:
             table.require(self.settings.group)

@@ -46,9 +46,8 @@ class ImageTextTask(Task):
         self.texts: list[Item] = [caption for row in found for caption in row]
         self.owner = np.array([place for place, row in enumerate(found) for _ in row])
         if len(self.images) % self.settings.folds:
-            raise DataError(
-                f"{len(self.images)} images cannot be cut into {self.settings.folds} equal folds", where=table.source
-            )
+            what = f"{len(self.images)} images cannot be cut into {self.settings.folds} equal folds"
+            raise DataError(what, where=table.source, remedy="set folds to a divisor")
         self.expect_rows(len(self.images))
 
     @property

@@ -49,7 +49,8 @@ class PairClassificationTask(Task):
         self.first, self.second = table.texts("sentence1"), table.texts("sentence2")
         self.gold = np.array(table.numbers("label")).astype(np.int64)
         if set(self.gold.tolist()) != {0, 1}:
-            raise DataError("column 'label' must hold 0 and 1", where=table.source)
+            what = "column 'label' must hold 0 and 1"
+            raise DataError(what, where=table.source, remedy="number the labels so, and give rows of both")
         self.source = table.source
         self.expect_rows(len(self.gold))
 
@@ -143,7 +144,8 @@ class RerankingTask(Task):
         positives, negatives = (table.lists(name, empty=True) for name in ("positive", "negative"))
         kept = [i for i in range(len(queries)) if positives[i] and negatives[i]]
         if not kept:
-            raise DataError("no query has a positive and a negative", where=table.source)
+            what = "no query has a positive and a negative"
+            raise DataError(what, where=table.source, remedy="give both for one query at least")
         if len(kept) < len(queries):
             self.notes.append(f"{self.name}: {len(queries) - len(kept)} queries lack positives or negatives, left out")
         self.queries = [queries[i] for i in kept]

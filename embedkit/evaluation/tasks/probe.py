@@ -59,7 +59,8 @@ class ProbeTask(Task):
             table.require(s.label)
         self.classes = sorted({str(cell) for table in self.tables for cell in table.columns[s.label]})
         if len(self.classes) < 2:
-            raise DataError("fewer than two classes", where=self.tables[0].source)
+            what = "fewer than two classes"
+            raise DataError(what, where=self.tables[0].source, remedy="give rows of two classes at least")
         self.parts = [self._inputs(table) for table in self.tables]
         self.expect_rows(len(self.tables[-1]))
 

@@ -49,7 +49,8 @@ class ZeroShotTask(Task):
         s = self.settings
         wrong = [template for template in s.templates if template.count("{}") != 1]
         if wrong:
-            raise DataError(f"the template {wrong[0]!r} must have one {{}}", where=f"task {self.name}")
+            what = f"the template {wrong[0]!r} must have one {{}}"
+            raise DataError(what, where=f"task {self.name}", remedy="mark the place of the name with {}")
         table = open_table(config, opening.data, opening.split, opening.folder)
         table.require(s.label)
         self.source = table.source
@@ -57,15 +58,17 @@ class ZeroShotTask(Task):
         labels = [str(cell) for cell in table.columns[s.label]]
         self.classes = sorted(set(labels))
         if len(self.classes) < 2:
-            raise DataError("fewer than two classes", where=table.source)
+            raise DataError("fewer than two classes", where=table.source, remedy="give rows of two classes at least")
         strangers = sorted(set(s.names) - set(self.classes))
         if strangers:
-            raise DataError(f"settings.names has a class {strangers[0]!r} that no row has", where=f"task {self.name}")
+            what = f"settings.names has a class {strangers[0]!r} that no row has"
+            raise DataError(what, where=f"task {self.name}", remedy="check its spelling, or leave it out")
         number = {name: place for place, name in enumerate(self.classes)}
         self.labels = np.array([number[label] for label in labels])
         said = [s.names.get(name, name) for name in self.classes]
         if len(set(said)) < len(said):
-            raise DataError("two classes have the same name", where=f"task {self.name}: settings.names")
+            where = f"task {self.name}: settings.names"
+            raise DataError("two classes have the same name", where=where, remedy="give each a name of its own")
         self.prompts = [template.replace("{}", name) for name in said for template in s.templates]
         self.expect_rows(len(labels))
 
@@ -86,7 +89,8 @@ class ZeroShotTask(Task):
         count = len(self.settings.templates)
         names = class_vectors(prompts.reshape(len(self.classes), count, prompts.shape[1]))
         if items.shape[1] != names.shape[1]:
-            raise DataError(f"inputs have {items.shape[1]} numbers, class names {names.shape[1]}", where="the model")
+            what = f"inputs have {items.shape[1]} numbers, class names {names.shape[1]}"
+            raise DataError(what, where="the model", remedy="give both towers one size of vector")
         scores = items @ names.T  # (N, C)
         if np.ptp(scores) == 0:
             raise NonFiniteError("every class has the same score for every input", where=f"task {self.name}")
