@@ -276,6 +276,9 @@ class TrainConfig(Settings):
         None, gt=0, le=1, description="evaluate and save the mean of first and tuned weights, this share of tuned ones"
     )
     log_every: int = Field(10, gt=0)
+    guards: Literal["warn", "stop", "off"] = Field(
+        "warn", description="when vectors collapse, the scale stays at its bound, or the loss at that of equal scores"
+    )
     save_every: int | None = Field(None, gt=0, description="steps; every evaluation when not given")
     keep_checkpoints: int = Field(2, gt=0)
     trackers: list[Literal["tensorboard", "wandb"]] = Field(default_factory=list)

@@ -72,7 +72,8 @@ def log_line(step: int, figures: Mapping[str, float]) -> str:
     first = f"step {step}: loss {figures['loss']:.4f}, lr {figures['lr']:.3g}"
     speed = f"{figures['sentences_per_s']:.0f} sentences/s, {figures['tokens_per_s']:.0f} tokens/s"
     shares = f"padding {figures['padding_share']:.1%}, waiting for data {figures['data_wait_share']:.1%}"
-    return f"{first}, {speed}, {shares}"
+    short = f", {figures['short_batches']:.0f} batches short of negatives" if figures.get("short_batches") else ""
+    return f"{first}, {speed}, {shares}{short}"
 
 
 def _step_of(line: str) -> float:

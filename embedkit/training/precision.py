@@ -57,20 +57,30 @@ def autocast(precision: Precision, device: torch.device) -> Callable[[], Abstrac
 class LossScale:
     """Dynamic loss scaling for fp16 (Micikevicius et al. 2018, section 3.2); the factor is 1 for other precisions.
 
-    The factor is halved when a gradient overflows, that step is skipped, and doubled after 2,000 good steps.
+    The factor is halved when a gradient overflows, that step is skipped, and doubled after 2,000 good steps. At a
+    factor of 1 an overflow is no matter of the scale any more.
     """
 
     def __init__(self, precision: Precision) -> None:
         self.active = precision == "fp16"
         self.factor = 65_536.0 if self.active else 1.0
-        self.good_steps = 0
+        self.good_steps, self.skipped = 0, 0
+
+    @property
+    def can_shrink(self) -> bool:
+        """Whether a gradient that is not finite may become finite with a smaller factor."""
+        return self.active and self.factor > 1.0
+
+    def figures(self) -> dict[str, float]:
+        """For the log: the factor, and the steps that this part of the run has skipped; nothing but for fp16."""
+        return {"loss_scale": self.factor, "skipped_steps": float(self.skipped)} if self.active else {}
 
     def update(self, overflowed: Tensor | bool) -> None:
         """Adapt the factor after a step."""
         if not self.active:
             return
         if bool(overflowed):
-            self.factor, self.good_steps = max(1.0, self.factor / 2), 0
+            self.factor, self.good_steps, self.skipped = max(1.0, self.factor / 2), 0, self.skipped + 1
         else:
             self.good_steps += 1
             if self.good_steps == 2_000:

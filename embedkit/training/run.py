@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from embedkit.disk import FolderLock, write_durably
-from embedkit.errors import CheckpointError, NonFiniteError, RecipeError, UserError
+from embedkit.errors import CheckpointError, RecipeError, UserError
 from embedkit.evaluation.card import card_of_run, keep_report
 from embedkit.recipe import Recipe
 from embedkit.recipe_io import dump_recipe, load_recipe
@@ -24,9 +24,11 @@ from embedkit.training.cache import Chunking, RandomState
 from embedkit.training.checkpoint import CheckpointStore
 from embedkit.training.distributed import World
 from embedkit.training.engine import Engine
+from embedkit.training.guards import Guards
 from embedkit.training.guide import Guide
 from embedkit.training.ledger import Ledger
 from embedkit.training.log import Progress, RichProgress, RunLog
+from embedkit.training.nonfinite import FiniteGuard
 from embedkit.training.optimiser import Optimiser, RunningMean, assign_groups, schedule_factor
 from embedkit.training.precision import LossScale, autocast, choose_precision
 from embedkit.training.scale import keep_scale, start_scale
@@ -142,7 +144,6 @@ class Run:
         self._stop = StopRequest()
         self._saved: int | None = None
         self._threads: ThreadPoolExecutor | None = None
-        self._skipped = torch.zeros((), device=self.world.device)
 
     def _open_suite(self) -> Any:
         from embedkit.evaluation import open_suite
@@ -152,8 +153,6 @@ class Run:
 
     def start(self, resume: bool) -> TrainResult:
         """Build the parts, go back to a checkpoint when asked to, and train to the end."""
-        for note in self.rows.notes:
-            self.progress.say(note)
         if self.world.is_main:
             _check_folder(self.folder, resume)  # again: another run may have filled it before this one had the lock
         self.state = self._build()
@@ -165,6 +164,11 @@ class Run:
             autocast=autocast(self.precision, self.world.device), loss_scale=lambda: self.state.scale.factor,
             defer_sync=self.engine.defer_sync, total_steps=self.total, equal_passes=self.engine.sharded,
             asked_to_stop=lambda: self._stop.code is not None,
+        )  # fmt: skip
+        self.finite = FiniteGuard(self.folder, self.world, self.store, self.step, self.rows.where)
+        self.guards = Guards(
+            self.recipe.train, self.state.bundle.objective, self.world, self.total, setup.most_negatives(self.rows),
+            self.progress.say,
         )  # fmt: skip
         self._seed_process()
         if resume:
@@ -182,6 +186,7 @@ class Run:
         log = RunLog(self.folder / "log.jsonl", self.world, self.progress, lambda: stream.waited, self.engine.track)
         log.rewind(state.position.step if state.position.step or state.history else -1)
         self.ledger.rewind(state.position.step)
+        self.finite.record = log.record
         self.progress.start(self.total, state.position.step)
         losses: list[float] = []
         evaluation = self.recipe.evaluation
@@ -190,11 +195,14 @@ class Run:
             self._save()
         while state.position.step < self.total:
             batch = next(stream)
+            number = state.position.step + 1
+            at_log = number % config.log_every == 0 or number == self.total
             factor = schedule_factor(state.position.step, self.total, config)
             state.bundle.train()
 
-            with self._named(batch):
+            with self.finite.named(number, batch):
                 result = self.step.gradients(batch)
+            result.metrics = {**result.metrics, **self.guards.step(self.step.latest, at_log)}
             norm = self._update(batch, result.loss, factor)
 
             self._advance(batch)
@@ -202,13 +210,17 @@ class Run:
             inputs = sum(len(pool.inputs) for pool in batch.pools)
             log.add(result, inputs, batch.tokens, computed(batch.tokens) if computed else batch.tokens)
             figures = None
-            if state.position.step % config.log_every == 0 or state.position.step == self.total:
-                figures = log.write(state.position.step, {"lr": factor * config.lr, "gradient_norm": float(norm)})
+            if at_log:
+                extra = {"lr": factor * config.lr, "gradient_norm": float(norm), **self.guards.figures()}
+                figures = log.write(number, extra | state.scale.figures())
                 losses.append(figures["loss"])
-                self._check_skipped()
-            self.progress.step(state.position.step, figures)
+                self.finite.check()
+            self.progress.step(number, figures)
+            if figures is not None:
+                self.guards.check(number, figures)
             self._evaluate_and_save(log)
             self._stop_if_asked()
+        self.guards.finish()
         return losses
 
     def finish(self, losses: list[float]) -> TrainResult:
@@ -264,6 +276,7 @@ class Run:
         if train_config.compile:
             model.compile_layers()
         objective = setup.build_objective(recipe, self.method, self.method.embedding_dim(model), self.rows.num_rows)
+        setup.check_batch(recipe, objective, self.rows)
         start_scale(objective, model, recipe.objective.settings if recipe.objective is not None else ())
         guide = Guide(recipe.guide, model) if recipe.guide is not None else None
         bundle = Bundle(model, parts, objective, guide)
@@ -348,15 +361,16 @@ class Run:
         self.starting.add_pull(state.bundle)
         norm = optimiser.gradient_norm()
         bad = ~torch.isfinite(norm)
+        if not self._refuses_later and bool(bad) and not state.scale.can_shrink:
+            raise self.finite.refuse(state.position.step + 1, batch, loss)
         if state.scale.active and bool(bad):
             state.scale.update(True)
             optimiser.adamw.zero_grad(set_to_none=True)
             return norm
-        if not self._refuses_later and bool(bad):
-            self._refuse(batch, loss)
         optimiser.clip(norm)
         optimiser.step(factor, bad.float() if self._refuses_later else None)
-        self._skipped = self._skipped + bad
+        if self._refuses_later:
+            self.finite.skipped(state.position.step + 1, batch, bad)
         state.scale.update(False)
         self.step.after_update()
         if state.ema is not None:
@@ -366,34 +380,8 @@ class Run:
     @property
     def _refuses_later(self) -> bool:
         """Whether bad steps are skipped on the device and told at the next log line, so that nothing waits for it."""
-        return self.world.device.type == "cuda" and self.state.optimiser.can_skip
-
-    def _refuse(self, batch: StepBatch, loss: torch.Tensor) -> None:
-        raise NonFiniteError(
-            f"the gradient is not finite at {self._place(batch)} (loss {float(loss):.4g}); weights are unchanged",
-            where=str(self.folder), remedy="lower train.lr, check these rows, or resume from the last checkpoint",
-        )  # fmt: skip
-
-    def _place(self, batch: StepBatch) -> str:
-        ids = batch.ids.tolist()
-        shown = ", ".join(str(i) for i in ids[:8]) + (" ..." if len(ids) > 8 else "")
-        return f"step {self.state.position.step + 1}, rows {shown}"
-
-    @contextlib.contextmanager
-    def _named(self, batch: StepBatch) -> Iterator[None]:
-        """Say at which step, and with which rows, an embedding was not finite."""
-        try:
-            yield
-        except NonFiniteError as error:
-            what = f"{error.what} at {self._place(batch)}; weights are unchanged"
-            raise NonFiniteError(what, where=error.where, remedy=error.remedy) from error
-
-    def _check_skipped(self) -> None:
-        if bool(self._skipped > 0):
-            raise NonFiniteError(
-                f"the gradient was not finite shortly before step {self.state.position.step}; weights are unchanged",
-                where=str(self.folder), remedy="lower train.lr, or resume from the last checkpoint",
-            )  # fmt: skip
+        on_device = self.world.device.type == "cuda" and self.state.optimiser.can_skip
+        return on_device and not self.state.scale.active
 
     def _advance(self, batch: StepBatch) -> None:
         position = self.state.position
@@ -423,7 +411,8 @@ class Run:
     def _save(self) -> None:
         """Write a checkpoint of this step, once: a whole one is never replaced, not even by its equal."""
         if self._saved != self.state.position.step:
-            self._check_skipped()
+            self.finite.check()
+            self.finite.check_weights(self.state.position.step, self.state.bundle)
             self.state.save(self.store, self.recipe, self.rows.fingerprint, self.world)
             self.ledger.write(self.state.position.step, self.state.samples.gathered(self.world), self.rows)
             self._saved = self.state.position.step
@@ -435,7 +424,8 @@ class Run:
         with self._mean_weights(), self.engine.whole_model(state.bundle.model) as model:
             if self.world.is_main:
                 model.eval()
-                report = suite.run(model)
+                with self.finite.evaluating(state.position.step):
+                    report = suite.run(model)
                 scores = {f"{report.suite}/{task}": float(score) for task, score in report.scores.items()}
                 value = scores[self.metric] if self.metric is not None else math.nan
                 state.history.append({"step": state.position.step, "scores": scores})

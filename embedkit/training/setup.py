@@ -118,12 +118,8 @@ def metric_of(recipe: Recipe) -> str | None:
 
 def contract_of(recipe: Recipe, method: Method) -> Contract:
     """The roles that the method reads, those required that its objective cannot do without."""
-    objective, own = build_objective(recipe, method), method.contract
-    needed = objective.requires & own.roles - method.provides
-    limits = dict(own.limits)
-    for part in objective.modules():
-        limits |= getattr(part, "limits", {})
-    return Contract(own.requires | needed, own.accepts - needed, limits)
+    needed = build_objective(recipe, method).requires & method.contract.roles - method.provides
+    return Contract(method.contract.requires | needed, method.contract.accepts - needed)
 
 
 def check_early(recipe: Recipe) -> None:
@@ -147,6 +143,22 @@ def open_rows(recipe: Recipe, method: Method) -> TrainingRows:
     return open_training(
         recipe.data, contract, batch_size=recipe.train.batch_size, seed=recipe.seed, base_dir=Path.cwd()
     )
+
+
+def most_negatives(rows: TrainingRows) -> int:
+    """Most hard negatives of a row; 1 for a stream whose rows have some, how many is not known."""
+    known = rows.summary().get("hard_negatives", {}).get("max")
+    return int("negatives" in rows.roles) if known is None else int(known)
+
+
+def check_batch(recipe: Recipe, objective: Objective, rows: TrainingRows) -> None:
+    """Refuse a batch of one row where it leaves an objective that compares rows with nothing to compare."""
+    hard = most_negatives(rows)
+    if objective.negatives(recipe.train.batch_size, hard, 1).total == 0 < objective.negatives(2, hard, 1).total:
+        raise RecipeError(
+            f"a batch of {recipe.train.batch_size} has no negatives, so nothing would be learnt",
+            where="train.batch_size", remedy="take 2 at least, or an objective without negatives",
+        )  # fmt: skip
 
 
 def check_shares(smallest: int | None, processes: int) -> None:

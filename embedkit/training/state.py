@@ -24,7 +24,7 @@ from embedkit.training.step import Bundle
 
 # Settings that change where a run writes and what it prints, not what comes out.
 _FREE = {"train.output", "train.log_every", "train.save_every", "train.keep_checkpoints", "train.trackers", "smoke",
-         "description", "train.threads", "data.workers"}  # fmt: skip
+         "description", "train.threads", "data.workers", "train.guards"}  # fmt: skip
 
 
 @dataclass

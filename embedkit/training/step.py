@@ -53,6 +53,15 @@ class StepResult:
     metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Latest:
+    """The gathered batch of the step at hand, without gradient: encoder outputs, embeddings, and what is known."""
+
+    outputs: dict[str, Tensor]
+    embeddings: dict[str, Tensor]
+    known: ObjectiveBatch
+
+
 class TrainStep:
     """Computes the exact gradient of a batch into the parameters of a bundle.
 
@@ -68,6 +77,11 @@ class TrainStep:
         Whether all processes must run equally many forward passes, because they communicate in each.
     asked_to_stop : callable () -> bool
         Whether this process was asked to end the run; `stop` then is True on all processes after the step.
+
+    Attributes
+    ----------
+    latest : Latest or None
+        The batch of the step at hand, from before its loss until its update.
     """
 
     def __init__(
@@ -81,10 +95,11 @@ class TrainStep:
         self._defer_sync = defer_sync or (lambda deferred: None)
         self._passes = (lambda own: max(world.counts(own))) if equal_passes else None
         self._asked, self.stop = asked_to_stop, False
-        self._seen: tuple[dict[str, Tensor], dict[str, Tensor], ObjectiveBatch] | None = None
+        self.latest: Latest | None = None
 
     def gradients(self, batch: StepBatch) -> StepResult:
         """Forward and backward of one batch: parameter gradients are summed over processes when this returns."""
+        self.latest = None
         self._defer_sync(True)
         cached = self._cached(batch)
         local, counts = self._aligned(cached.forward())  # name -> (n_name, K), this process
@@ -94,20 +109,20 @@ class TrainStep:
         known.guide = self._guide(batch, counts)
         projected = self.method.project(whole, known, self.bundle.parts)
         seen = {name: z if z is whole.get(name) else self._leaf(z) for name, z in projected.items()}
+        self.latest = Latest(_detached(whole), _detached(seen), known)
 
         output: LossOutput = self.bundle.objective(seen, known)
         terms = self.method.terms(whole, seen, known, self.bundle.parts)
         scale = self.loss_scale()
         loss = output.loss + sum(terms.values())
         if loss.requires_grad:
-            (loss * scale).backward()
+            _backward(loss, scale)
         extra = self._local_terms(batch, seen, known, counts, scale)
 
         self._through_projection(whole, projected, seen)
         own = {name: self.world.own_sum(_gradient(whole[name]), counts[name]) for name in local}
         cached.backward({name: own[name].to(local[name].dtype) for name in local})
         self.world.sum_gradients(self.bundle.parameters())
-        self._seen = (_detached(whole), _detached(seen), known)
         logged = {**output.terms, **_detached(terms), **extra}
         return StepResult(loss.detach() + sum(extra.values()), logged, output.metrics)
 
@@ -115,12 +130,12 @@ class TrainStep:
         """Advance the state of objective, method and guide, once an optimiser step."""
         if self.bundle.guide is not None:
             self.bundle.guide.after_update(self.bundle.model)
-        if self._seen is not None:
-            outputs, embeddings, known = self._seen
+        if self.latest is not None:
+            outputs, embeddings, known = self.latest.outputs, self.latest.embeddings, self.latest.known
             with torch.no_grad():
                 self.bundle.objective.after_step(embeddings, known)
                 self.method.after_step(outputs, embeddings, known, self.bundle.model, self.bundle.parts)
-            self._seen = None
+            self.latest = None
 
     def _aligned(self, local: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
         """Outputs, and the number of rows that each process has of them.
@@ -212,7 +227,7 @@ class TrainStep:
                         name, embeddings, chunk, known, self.bundle.model, self.bundle.parts
                     )
                 if terms:
-                    (sum(terms.values()) * scale).backward()  # type: ignore[union-attr]
+                    _backward(sum(terms.values()), scale)  # type: ignore[arg-type]
                 for term, value in terms.items():
                     found[term] = found.get(term, 0) + value.detach()
         return found
@@ -236,6 +251,12 @@ def _by_view(pools: list[Pool]) -> Iterator[tuple[Pool, str, Any]]:
             if count:
                 yield pool, name, pool.inputs.select(np.arange(start, start + count))
             start += count
+
+
+def _backward(loss: Tensor, scale: float) -> None:
+    """The way back of ``loss * scale``. A loss that is not finite makes all its gradients NaN, and so those that
+    processes sum: each of them sees it, with no exchange of its own and without waiting for the device."""
+    (loss * (scale + 0.0 * loss.detach())).backward()
 
 
 def _detached(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

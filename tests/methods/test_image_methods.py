@@ -140,8 +140,8 @@ def test_moco_keys_come_from_the_means() -> None:
     mean = [p.clone() for p in step.bundle.parts["mean"].parameters()]
     step.gradients(common.step_batch(step, _data("moco")))
     assert all(p.grad is None for p in step.bundle.parts["mean"].parameters())
-    assert step._seen is not None
-    keys = step._seen[1]["positive"]
+    assert step.latest is not None
+    keys = step.latest.embeddings["positive"]
     wanted = step.bundle.parts["mean"](_guide_vectors(step))
     assert torch.allclose(keys, wanted, atol=1e-12)
     with torch.no_grad():

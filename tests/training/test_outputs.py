@@ -105,7 +105,8 @@ def test_the_loss_is_the_sum_of_objective_and_terms() -> None:
     step = common.make_step({"name": "infonce"}, method=Toy())
     batch = common.step_batch(step, rows(11))
     result = step.gradients(batch)
-    outputs, embeddings, known = step._seen  # type: ignore[misc]
+    assert step.latest is not None
+    outputs, embeddings, known = step.latest.outputs, step.latest.embeddings, step.latest.known
     own = float(step.bundle.objective(embeddings, known).loss)
     assert float(result.loss) == pytest.approx(own + sum(float(result.terms[n]) for n in ("length", "spread", "local")))
     z = step.bundle.model(batch.pools[0].inputs.select(range(11)))
