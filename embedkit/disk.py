@@ -42,9 +42,14 @@ def disk_said(error: BaseException, folder: Path) -> str | None:
 def _is_full(folder: Path) -> bool:
     try:
         known = os.statvfs(folder)
-    except OSError:
+    except (OSError, ValueError):
         return False
     return known.f_blocks > 0 and known.f_bavail == 0
+
+
+def _is_foreign(error: BaseException) -> bool:
+    """Whether an error may come from the disk: it is neither a line for the user nor a wish to stop."""
+    return isinstance(error, Exception) and not isinstance(error, UserError)
 
 
 def disk_error(error: BaseException, path: Path, what: str, remedy: str = "write somewhere else") -> DiskError:
@@ -73,11 +78,11 @@ def writing(path: str | Path, what: str = "the file") -> Iterator[IO[bytes]]:
     """
     target = Path(path)
     try:
-        target = target.resolve() if target.is_symlink() else target
+        special = _is_special(target)
+        target = target.resolve() if target.is_symlink() and not special else target
         target.parent.mkdir(parents=True, exist_ok=True)
-        special = target.exists() and not target.is_file()
         file = open(target, "wb") if special else _beside(target)  # noqa: SIM115 - closed below
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise disk_error(error, target, f"{what} cannot be written") from error
     try:
         yield file
@@ -87,7 +92,7 @@ def writing(path: str | Path, what: str = "the file") -> Iterator[IO[bytes]]:
             os.replace(_temporary(target), target)
             sync_folder(target.parent)
     except BaseException as error:
-        said = None if isinstance(error, UserError) else disk_said(error, target.parent)
+        said = disk_said(error, target.parent) if _is_foreign(error) else None
         if not special:
             _temporary(target).unlink(missing_ok=True)
         if said is None:
@@ -103,6 +108,14 @@ def write_durably(path: str | Path, data: bytes, what: str = "the file") -> Path
     with writing(path, what) as file:
         file.write(data)
     return Path(path)
+
+
+def _is_special(path: Path) -> bool:
+    """Whether something is there that must not be replaced: a device, a pipe, standard output."""
+    place = path.absolute()
+    if place.parent == Path("/dev") or place.is_relative_to("/dev/fd") or place.is_relative_to("/proc"):
+        return True
+    return place.exists() and not place.is_file()
 
 
 def _temporary(target: Path) -> Path:
@@ -152,7 +165,7 @@ def filling(path: str | Path, what: str = "the folder") -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle = _empty(folder)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise disk_error(error, target, f"{what} cannot be written") from error
     try:
         if old.exists():  # a writer was killed in the last step
@@ -165,7 +178,7 @@ def filling(path: str | Path, what: str = "the folder") -> Iterator[Path]:
         sync_folder(target.parent)
         _remove(old)
     except BaseException as error:
-        said = None if isinstance(error, UserError) else disk_said(error, target.parent)
+        said = disk_said(error, target.parent) if _is_foreign(error) else None
         shutil.rmtree(folder, ignore_errors=True)
         if old.exists() and not target.exists():
             old.rename(target)
@@ -252,7 +265,7 @@ class FolderLock:
             self._file.truncate(0)
             self._file.write(str(os.getpid()))
             self._file.flush()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # as above
             raise disk_error(error, folder, "the folder cannot be locked", remedy) from error
 
     def release(self) -> None:

@@ -23,7 +23,7 @@ from embedkit.cli.recipes import recipes
 from embedkit.cli.suites import suites
 from embedkit.cli.train import train
 from embedkit.cli.validate import validate
-from embedkit.errors import DiskError, UserError
+from embedkit.errors import DiskError, UserError, one_line
 
 app = typer.Typer(
     name="embedkit",
@@ -113,7 +113,7 @@ def _fail(error: BaseException, debug: bool) -> int:
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         _say("interrupted")
         return 130
-    text = " ".join(str(error).split())[:500]
+    text = one_line(str(error))[:500]
     _say(f"internal error: {type(error).__name__}: {text}; please report it with what --debug shows")
     return 1
 

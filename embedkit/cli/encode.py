@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from embedkit.cli.output import Device, JsonFile, ModelName, TrustRemoteCode, check_json, console, place, write_json
+from embedkit.cli.output import (
+    Device,
+    JsonFile,
+    ModelName,
+    Revision,
+    TrustRemoteCode,
+    check_json,
+    console,
+    place,
+    write_json,
+)
 
 
 def encode(
@@ -23,6 +33,7 @@ def encode(
     dim: Annotated[int | None, typer.Option("--dim", help="Keep the first coordinates only (Matryoshka).")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output where it exists.")] = False,
     device: Device = None,
+    revision: Revision = None,
     trust_remote_code: TrustRemoteCode = False,
     json_file: JsonFile = None,
 ) -> None:
@@ -35,7 +46,7 @@ def encode(
     from embedkit.models import encode_file, load
 
     state, device = place(device)
-    loaded = load(model, device=device, trust_remote_code=trust_remote_code)
+    loaded = load(model, device=device, trust_remote_code=trust_remote_code, revision=revision)
     result = encode_file(
         loaded, input, output, column=column, prompt=prompt, truncate_dim=dim, overwrite=overwrite,
         progress=state.is_main_process,

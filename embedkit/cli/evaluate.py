@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from embedkit.cli.output import Device, JsonFile, TrustRemoteCode, bar, check_json, console, place, table, write_json
+from embedkit.cli.output import (
+    Device,
+    JsonFile,
+    Revision,
+    TrustRemoteCode,
+    bar,
+    check_json,
+    console,
+    place,
+    table,
+    write_json,
+)
 from embedkit.errors import UserError
 
 if TYPE_CHECKING:
@@ -69,6 +80,7 @@ def evaluate(
         bool, typer.Option("--card/--no-card", help="Write whole suites' scores into the card of a local model folder.")
     ] = True,
     device: Device = None,
+    revision: Revision = None,
     trust_remote_code: TrustRemoteCode = False,
     json_file: JsonFile = None,
 ) -> None:
@@ -97,7 +109,7 @@ def evaluate(
     _check_models(names, trust_remote_code)
     opened = open_suites(suites, data, settings=_settings(settings or []), **options)
     reports, cards = [], []
-    loading = {"device": device, "trust_remote_code": trust_remote_code, "dtype": dtype}
+    loading = {"device": device, "trust_remote_code": trust_remote_code, "dtype": dtype, "revision": revision}
     replaced = {"pooling": pooling, "max_length": max_length}
     replaced = {key: value for key, value in replaced.items() if value is not None}
     for name, found in _run(names, opened, EmbeddingCache(cache), {**loading, **replaced}):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from embedkit.cli.output import ModelName, TrustRemoteCode, console
+from embedkit.cli.output import ModelName, Revision, TrustRemoteCode, console
 
 
 def export(
@@ -18,12 +18,13 @@ def export(
     ] = "sentence-transformers",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is no export.")] = False,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Dual: images and texts compared.")] = 100,
+    revision: Revision = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Write a model for another library."""
     from embedkit.api import export as write
     from embedkit.models import load
 
-    loaded = load(model, device="cpu", trust_remote_code=trust_remote_code)
+    loaded = load(model, device="cpu", trust_remote_code=trust_remote_code, revision=revision)
     write(loaded, output, format=format, overwrite=overwrite, samples=samples)
     console().print(f"written to {output}")

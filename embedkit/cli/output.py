@@ -28,6 +28,9 @@ JsonFile = Annotated[
 ]
 Smoke = Annotated[bool, typer.Option("--smoke", help="Shrink the run to seconds, as the recipe's `smoke` says.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; the best one when not given.")]
+Revision = Annotated[
+    str | None, typer.Option("--revision", help="Branch, tag or commit of a hub id; a commit pins what is read.")
+]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
 ]

@@ -37,6 +37,12 @@ _POOLING_FLAGS = {
 }
 # sentence-transformers' name -> ours
 POOLING_NAMES = {"cls": "cls", "max": "max", "mean": "mean", "lasttoken": "last-token"}
+# a name with such an end is a file that is missing, no hub id
+_FILE_SUFFIXES = (
+    ".bin", ".csv", ".gz", ".html", ".jpg", ".json", ".jsonl", ".npy", ".npz", ".onnx", ".parquet", ".pkl", ".png",
+    ".pt", ".pth", ".safetensors", ".tar", ".tgz", ".tsv", ".txt", ".yaml", ".yml", ".zip",
+)  # fmt: skip
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _HUB_PATTERNS = [
     "*.json", "*.safetensors", "*.txt", "*.model", "*.jinja",
     "*/config.json", "*/*.safetensors", "*/tokenizer*", "*/vocab*", "*/*.json",
@@ -99,7 +105,7 @@ def locate(
         raise ModelError(f"not a usable path ({error})", where=text[:200], remedy="check the path") from error
     if known:
         raise ModelError("is a file, not a model folder", where=text, remedy="give the folder that holds it")
-    if not _HUB_ID.fullmatch(text) or text.count("/") > 1:
+    if not _HUB_ID.fullmatch(text) or text.count("/") > 1 or path.suffix.lower() in _FILE_SUFFIXES:
         raise ModelError("no such model folder", where=text, remedy="check the path, or give a hub id like org/name")
     return _snapshot(text, revision, code, pickle, fetch)
 
@@ -111,6 +117,7 @@ def _snapshot(name: str, revision: str | None, code: bool, pickle: bool, fetch: 
     patterns = [*_HUB_PATTERNS, *(["*.py"] if code else []), *(["*.bin"] if pickle else [])]
     # ONNX, OpenVINO and the like hold weights that are not read here
     ignored = ["onnx/*", "openvino/*", "coreml/*", "*.onnx"]
+    ignored += [*([] if code else ["*.py"]), *([] if pickle else [f"*{suffix}" for suffix in _PICKLES])]
     if fetch:
         _log.warning("%s: no folder of this name, so taken for a hub id (revision %s)", name, revision or "main")
     try:
@@ -348,7 +355,7 @@ def _check_weights(plan: FolderPlan, allow_pickle: bool) -> None:
         _check_shards(folder)
         if any(folder.glob("*.safetensors")):
             continue
-        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt"))
+        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
         if not pickles:
             raise ModelError("no weights (*.safetensors) in the folder", where=str(folder), remedy="copy it completely")
         if not allow_pickle:

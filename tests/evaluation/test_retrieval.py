@@ -58,6 +58,13 @@ def test_a_query_without_relevant_documents_counts_as_zero() -> None:
 
 def test_tie_rate_counts_equal_neighbours() -> None:
     assert tie_rate(np.array([[3.0, 3.0, 1.0], [3.0, 2.0, 1.0]])) == 0.25
+    assert tie_rate(np.array([[3.0, 3.0], [3.0, 2.0]])) == 0.5
+    assert tie_rate(np.array([[3.0], [3.0]])) == 0.0
+
+
+def test_only_queries_with_a_run_and_judgements_count() -> None:
+    found = evaluate_run({"q": {"a": 1}, "silent": {"a": 1}}, {"stranger": {"a": 1.0}, "q": {"a": 1.0}}, (1,))
+    assert found == {"q": dict.fromkeys(("ndcg@1", "map@1", "mrr@1", "recall@1", "precision@1", "hit_rate@1"), 1.0)}
 
 
 def collection(folder: Path, **changes: Any) -> Path:
