@@ -19,7 +19,7 @@ from embedkit.evaluation.stats import Array
 
 _NONE = np.iinfo(np.int64).min
 _LOW = np.int64(0xFFFFFFFF)
-_LOWEST = np.finfo(np.float32).min
+_LOWEST = float(np.finfo(np.float32).min)  # a number of Python: numpy would warn of what float32 cannot hold
 _SEGMENT = 64
 
 

@@ -55,6 +55,33 @@ def test_anisotropy_and_hubness_equal_loops() -> None:
     assert geometry.hubness(x) == pytest.approx(skew(counts))
 
 
+def test_hubness_with_other_numbers_of_neighbours() -> None:
+    x = _vectors()
+    cosines = (_unit(x) @ _unit(x).T).numpy() - 9 * np.eye(60)
+    counts = np.bincount(np.argsort(-cosines, axis=1)[:, :3].ravel(), minlength=60)
+    assert geometry.hubness(x, k=3) == pytest.approx(skew(counts))
+    assert np.isnan(geometry.hubness(x[:5]))  # each has the four others as its neighbours
+
+
+def test_equal_vectors() -> None:
+    same = np.ones((6, 3))
+    assert geometry.uniformity(same) == pytest.approx(0.0, abs=1e-12)
+    assert geometry.anisotropy(same) == pytest.approx(1.0)
+    assert geometry.dead_dimensions(same) == 3
+    assert geometry.shape_of(same)["dead_dimensions"] == 3.0
+
+
+def test_uniformity_takes_its_temperature() -> None:
+    x = _vectors()
+    wanted = float(torch.pdist(_unit(x)).pow(2).mul(-0.5).exp().mean().log())
+    assert geometry.uniformity(x, t=0.5) == pytest.approx(wanted)
+
+
+def test_dead_means_a_millionth_of_the_largest_spread() -> None:
+    x = np.random.default_rng(0).choice([-1.0, 1.0], (50, 4)) * [1e3, 1e-1, 2e-3, 5e-4]
+    assert geometry.dead_dimensions(x) == 1
+
+
 @pytest.mark.parametrize("shape", [(60, 5), (5, 60)])
 def test_effective_rank_equals_singular_values(shape: tuple[int, int]) -> None:
     x = _vectors(*shape)
@@ -121,6 +148,8 @@ def test_spectrum_and_cosines_for_the_plots() -> None:
     values = torch.linalg.svdvals(_unit(x))
     assert geometry.spectrum(x) == pytest.approx((values / values.sum()).tolist(), abs=1e-9)
     assert len(geometry.spectrum(x, most=2)) == 2
+    assert len(geometry.spectrum(_vectors(70, 80))) == 64
+    assert len(geometry.cosine_counts(x, y)) == 40
     cosines = (_unit(x) * _unit(y)).sum(1).numpy()
     counts = geometry.cosine_counts(x, y, bins=4)
     assert counts == [int(((cosines >= low) & (cosines < low + 0.5)).sum()) for low in (-1, -0.5, 0, 0.5)]

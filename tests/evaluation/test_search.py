@@ -78,6 +78,26 @@ def test_non_finite_vectors_and_short_corpora_are_refused() -> None:
         exact_top_k(good, [(0, good[:1])], 3, 4)
 
 
+def test_numbers_that_keep_nothing_are_refused() -> None:
+    good = np.ones((4, 2), dtype=np.float32)
+    for k, size in ((0, 4), (2, 0), (2, 2**32)):
+        with pytest.raises(DataError, match=f"cannot keep {k} of {size} documents"):
+            exact_top_k(good, [(0, good)], k, size)
+    assert exact_top_k(good, [(0, good[:1])], 1, 1)[1].tolist() == [[0]] * 4
+    assert exact_top_k(good[:0], [(0, good)], 2, 4)[1].shape == (0, 2)
+
+
+def test_scores_up_to_the_largest_float_are_kept_and_larger_ones_refused() -> None:
+    queries, documents = np.full((1, 2), 1e19, dtype=np.float32), np.full((3, 2), 1e18, dtype=np.float32)
+    documents[1] = 1.5e19
+    scores, places = exact_top_k(queries, [(0, documents)], 3, 3)
+    assert places.tolist() == [[1, 0, 2]]
+    assert scores[0] == pytest.approx([3e38, 2e37, 2e37])
+    documents[2] = -2e19
+    with pytest.raises(NonFiniteError, match=r"documents 0\.\.2 hold .* too large numbers"):
+        exact_top_k(queries, [(0, documents)], 3, 3)
+
+
 def test_flat_faiss_index_agrees() -> None:
     pytest.importorskip("faiss")
     rng = np.random.default_rng(1)

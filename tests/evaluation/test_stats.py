@@ -18,6 +18,7 @@ from embedkit.evaluation.stats import (
     midranks,
     pearson,
     spearman,
+    unit_rows,
 )
 
 
@@ -37,6 +38,47 @@ def test_constant_input_has_no_correlation() -> None:
 def test_cosine_is_zero_for_a_zero_vector_only() -> None:
     first, second = np.array([[3.0, 4.0], [0.0, 0.0], [1.0, 0.0]]), np.array([[4.0, 3.0], [1.0, 1.0], [-2.0, 0.0]])
     assert cosine_pairs(first, second).tolist() == pytest.approx([0.96, 0.0, -1.0])
+
+
+def test_unit_rows_keep_type_and_zero_rows() -> None:
+    found = unit_rows(np.array([[3.0, 4.0], [0.0, 0.0], [0.0, -0.25]], dtype=np.float32))
+    assert found.dtype == np.float32
+    assert found == pytest.approx(np.array([[0.6, 0.8], [0.0, 0.0], [0.0, -1.0]]))
+
+
+def test_weights_of_a_correlation_stand_for_repeated_samples() -> None:
+    rng = np.random.default_rng(0)
+    x, y, weights = rng.standard_normal(30), rng.standard_normal(30), rng.integers(0, 4, 30)
+    repeated = pearson(np.repeat(x, weights), np.repeat(y, weights))
+    assert pearson(x, y, weights) == pytest.approx(repeated, abs=1e-12)
+    assert np.isnan(pearson(x, np.full(30, 2.0), weights))
+
+
+def test_average_precision_needs_something_relevant() -> None:
+    gold, prediction = np.array([1.0, 0.0, 0.0]), np.array([0.5, 0.5, 0.1])
+    value = Samples("average_precision", {"gold": gold, "prediction": prediction}).build()
+    assert value(np.ones(3)) == 0.5
+    assert value(np.array([0.0, 2.0, 1.0])) != value(np.ones(3))
+    assert np.isnan(value(np.array([0.0, 2.0, 1.0])))
+
+
+@pytest.mark.parametrize("subset", [None, [0, 0, 0, 0, 1, 1, 1]])
+def test_any_sample_can_be_drawn_again(subset: list[int] | None) -> None:
+    values = {"gold": np.arange(7.0), "prediction": np.arange(7.0)}
+    if subset is not None:
+        values["subset"] = np.array(subset)
+    rng = np.random.default_rng(0)
+    drawn = np.array([draw_weights(Samples("spearman", values), rng) for _ in range(2000)])
+    assert (drawn.sum(axis=1) == 7).all()
+    assert drawn.mean(axis=0) == pytest.approx(np.ones(7), abs=0.1)
+    sizes = np.full(7, 7) if subset is None else np.array([4, 4, 4, 4, 3, 3, 3])
+    assert drawn.var(axis=0) == pytest.approx(1 - 1 / sizes, abs=0.15)  # of a binomial number
+
+
+def test_an_interval_leaves_out_draws_without_a_value() -> None:
+    values = np.array([np.nan, *range(101), np.nan])
+    assert interval(values) == pytest.approx((2.5, 97.5))
+    assert interval(values, 0.5) == pytest.approx((25, 75))
 
 
 def _cases(rng: np.random.Generator) -> dict[str, dict[str, np.ndarray]]:
