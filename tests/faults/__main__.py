@@ -21,7 +21,7 @@ def run_case(one: Case, options: argparse.Namespace) -> dict[str, Any]:
     shared = ROOT.parent / "shared"
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="embedkit-faults-") as folder:
-        world = World(Path(folder), options.trials, options.seed, shared if shared.is_dir() else None)
+        world = World(Path(folder), options.trials, options.seed, shared if shared.is_dir() else None, options.keep)
         try:
             state, outcome = "ok", one.run(world)
         except NotHere as reason:
@@ -39,6 +39,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, help="tries of the cases with random moments")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--match", default="", help="only cases whose name holds this")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave series and plots of the soak there")
     parser.add_argument("--json", type=Path, help="also write the rows here")
     options = parser.parse_args()
     if unknown := set(options.groups) - set(GROUPS):

@@ -29,12 +29,15 @@ class World:
         Of everything random.
     shared : Path or None
         The folder of real data, when it is there.
+    keep : Path or None
+        Where a case may leave what it measured and drew.
     """
 
     folder: Path
     trials: int | None = None
     seed: int = 0
     shared: Path | None = None
+    keep: Path | None = None
 
 
 @dataclass(frozen=True)
