@@ -8,7 +8,7 @@ out. Everything runs in a copy of a commit. The tests of a group run once over t
 that each of them reaches are noted; a mutant then meets the tests that reach its statement, the quickest first, in a
 process forked from one that has collected them. Only the code of the functions is exchanged there, unless the place
 runs at import: then everything is imported anew. A mutant is killed when a test fails, cannot be collected, or takes
-ten times the processor time that it took with the untouched code, and ten seconds. A survivor is printed with its
+eight times the processor time that it took with the untouched code, and four seconds. A survivor is printed with its
 change: it is a gap in the tests, or a change that no test can see (an equivalent one: speed, the size of a buffer).
 """
 
@@ -205,6 +205,7 @@ class Trial:
     def _mutants(self, session: Any) -> dict[str, Any]:
         group, count, survivors = GROUPS[self.name], defaultdict[str, int](int), []
         exchange = Exchange(files_of(group, self.copy))
+        gc.freeze()  # pages that the collector of a child does not touch need not be copied
         draws = random.Random(f"{self.options.seed} {self.name}")
         for mutant in drawn(group, self.copy, self.options.mutants, draws):
             tests, early = self.watch.tests_of(mutant)
@@ -231,7 +232,7 @@ class Trial:
         return {"file": str(mutant.path), "line": mutant.line, "change": lines}
 
     def _result(self, session: Any, mutant: Mutant, tests: dict[str, float], exchange: Exchange | None) -> str:
-        file, limit = self.copy / mutant.path, 90 + 10 * sum(tests.values())  # it may wait for ever
+        file, limit = self.copy / mutant.path, 60 + 10 * sum(tests.values())  # it may wait for ever
         before = file.read_text(encoding="utf-8")
         file.write_text(mutant.text, encoding="utf-8")  # also for processes that tests start
 
@@ -280,7 +281,7 @@ def _run_items(session: Any, items: list[Any], seconds: dict[str, float] | None 
     """Run tests up to the first failure; the exit status. With `seconds` one that takes far longer ends the process."""
     for item, following in zip(items, [*items[1:], None], strict=True):
         if seconds is not None:
-            signal.setitimer(signal.ITIMER_PROF, 10 + 10 * seconds.get(item.nodeid, 20.0))
+            signal.setitimer(signal.ITIMER_PROF, 4 + 8 * seconds.get(item.nodeid, 10.0))
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         if session.testsfailed:
             return 1
@@ -321,7 +322,16 @@ def collect(copy: Path, tests: Sequence[str], plugins: list[Any]) -> int:
     phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]  # the same examples every time, none made smaller
     hypothesis.settings.register_profile("mutation", derandomize=True, database=None, deadline=None, phases=phases)
     hypothesis.settings.load_profile("mutation")
-    words = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={copy.parent / 'temporary'}", *tests]
+    words = [
+        "-q",
+        "--tb=native",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        f"--basetemp={copy.parent / 'temporary'}",
+        *tests,
+    ]
     return int(pytest.main(words, plugins=plugins))
 
 
