@@ -49,9 +49,8 @@ GROUPS = {
     "objectives": Group(
         ("objectives/*.py",),
         ("objectives/test_kernel.py", "objectives/test_families_contract.py", "objectives/test_identities.py",
-         "objectives/test_wrappers.py", "objectives/test_tiled.py", "objectives/test_extremes.py",
-         "objectives/test_shared_input.py", "objectives/test_oracles.py", "objectives/test_catalogue.py"),
-        ("objectives/test_exactness.py",),
+         "objectives/test_wrappers.py", "objectives/test_tiled.py", "objectives/test_oracles.py"),
+        ("objectives/test_exactness.py", "objectives/test_catalogue.py"),
     ),
 }  # fmt: skip
 
