@@ -9,6 +9,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
+_LONGEST = 1500
 _SECRET = re.compile(
     r"(?<=://)[^/\s@]+(?=@)"  # https://user:password@host
     r"|(?<![A-Za-z0-9])hf_[A-Za-z0-9]{16,}"
@@ -48,6 +49,8 @@ class UserError(EmbedkitError):
 def one_line(text: str) -> str:
     """`text` on one line, without secrets, and without characters that a terminal would obey or not show."""
     line = without_secrets(" ".join(text.split()))
+    if len(line) > _LONGEST:  # a path or a cell of thousands of characters; the remedy stands at the end
+        line = f"{line[: _LONGEST - 400]} ... {line[-300:]}"
     return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 

@@ -105,11 +105,19 @@ def check_words(source: Source) -> Iterator[Finding]:
             yield Finding(source.path, number, "unfinished work; finish it or file an issue")
 
 
-_BANNED_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
+_BANNED_IMPORTS = {
+    "pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "jsonpickle",
+    "torch.distributed.checkpoint",
+}  # fmt: skip
+_LOADERS = {"yaml.Loader", "yaml.CLoader", "yaml.FullLoader", "yaml.UnsafeLoader"}
+_DOWNLOADS = ("snapshot_download", "hf_hub_download", "load_dataset")
 _BANNED_CALLS = {
     "yaml.load": "use a safe loader",
     "yaml.unsafe_load": "use a safe loader",
     "yaml.full_load": "use a safe loader",
+    "yaml.load_all": "use a safe loader",
+    "faiss.read_index": "it trusts what it reads; build the index from stored vectors",
+    "shutil.unpack_archive": "it follows paths out of the folder; check each member",
     "os.system": "use subprocess.run with a list",
     "os.popen": "use subprocess.run with a list",
     "os.getenv": "settings come from arguments and recipes",
@@ -132,8 +140,15 @@ def _banned_call(call: ast.Call) -> str | None:
     name = _dotted(call.func)
     if name == "torch.load" and not any(_is(k, "weights_only", True) for k in call.keywords):
         return "torch.load without weights_only=True can run code"
-    if name.endswith(".extractall"):
-        return "extractall follows paths out of the folder; check each member"
+    if name.endswith((".extractall", ".extract")):
+        return "extract and extractall follow paths out of the folder; check each member"
+    given = {keyword.arg for keyword in call.keywords}
+    if name.endswith(".from_pretrained") and not (
+        "trust_remote_code" in given and any(_is(k, "local_files_only", True) for k in call.keywords)
+    ):
+        return "from_pretrained without trust_remote_code and local_files_only=True can ask, fetch and run code"
+    if name.rpartition(".")[2] in _DOWNLOADS and "revision" not in given:
+        return f"{name} without revision cannot be pinned"
     for keyword in call.keywords:
         for argument in ("shell", "allow_pickle", "trust_remote_code"):
             if _is(keyword, argument, True):
@@ -147,7 +162,10 @@ def _banned(node: ast.AST) -> str | None:
         return _banned_call(node)
     if isinstance(node, ast.Import | ast.ImportFrom):
         names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-        return next((f"{n}: reading it can run code" for n in names if n.split(".")[0] in _BANNED_IMPORTS), None)
+        full = [".".join(n.split(".")[:depth]) for n in names for depth in (1, 3)]
+        return next((f"{n}: reading it can run code" for n in full if n in _BANNED_IMPORTS), None)
+    if isinstance(node, ast.Attribute) and _dotted(node) in _LOADERS:
+        return f"{_dotted(node)}: use a safe loader"
     if isinstance(node, ast.Attribute) and _dotted(node) == "os.environ":
         return "os.environ: settings come from arguments and recipes"
     if isinstance(node, ast.Raise) and node.exc is not None:

@@ -86,7 +86,9 @@ def _outside(error: RuntimeError | OSError) -> UserError | None:
     if isinstance(error, OSError):
         said = disk_said(error, Path.cwd())
         where = str(error.filename) if error.filename else None
-        return DiskError(FULL, where=where, remedy="free some space") if said == FULL else None
+        if said == FULL:
+            return DiskError(FULL, where=where, remedy="free some space")
+        return UserError(str(error.strerror), where=where[:200], remedy="check the path") if where else None
     return lost_process(error, "embedkit", "start all of them again; what was finished is kept")
 
 

@@ -36,6 +36,12 @@ class EmbeddingCache:
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = Path(folder) if folder is not None else None
+        try:
+            usable = self.folder is None or self.folder.is_dir() or not self.folder.exists()
+        except (OSError, ValueError):  # too long, NUL, no permission
+            usable = False
+        if not usable:
+            raise UserError("no folder can be there", where=str(folder)[:200], remedy="give another cache")
         self.hits = self.misses = 0
         self._spaces: dict[str, dict[bytes, Array]] = {}
 

@@ -146,8 +146,8 @@ def read_transformers(folder: Path, texts: list[str], images: list[Any], size: i
     from embedkit.models.loading import quiet
 
     with quiet():
-        model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+        model = AutoModel.from_pretrained(folder, local_files_only=True, trust_remote_code=False).eval()
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False, backend="pil")
     text_config = model.config.text_config
     length = getattr(text_config, "max_position_embeddings", None) or processor.tokenizer.model_max_length
     length = min(int(length), int(processor.tokenizer.model_max_length))

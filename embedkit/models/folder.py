@@ -102,7 +102,8 @@ def locate(
             return path
         known = path.exists()
     except (OSError, ValueError, RuntimeError) as error:  # too long, NUL, no permission, unknown ~user
-        raise ModelError(f"not a usable path ({error})", where=text[:200], remedy="check the path") from error
+        said = getattr(error, "strerror", None) or error
+        raise ModelError(f"not a usable path ({said})", where=text[:200], remedy="check the path") from error
     if known:
         raise ModelError("is a file, not a model folder", where=text, remedy="give the folder that holds it")
     if not _HUB_ID.fullmatch(text) or text.count("/") > 1 or path.suffix.lower() in _FILE_SUFFIXES:

@@ -114,8 +114,13 @@ def train(
 
 
 def _check_folder(folder: Path, resume: bool) -> None:
-    used = folder.is_dir() and any(folder.glob("checkpoints/step-*"))
-    if folder.exists() and not folder.is_dir():
+    try:
+        used = folder.is_dir() and any(folder.glob("checkpoints/step-*"))
+        there = folder.exists()
+    except (OSError, ValueError) as error:  # too long, NUL, no permission
+        said = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"not a usable path ({said})", where=str(folder)[:200], remedy="check it") from error
+    if there and not folder.is_dir():
         raise CheckpointError("is not a folder", where=str(folder), remedy="give another train.output")
     if not resume and (used or (folder / "model").exists()):
         raise CheckpointError(
@@ -155,6 +160,9 @@ class Run:
         """Build the parts, go back to a checkpoint when asked to, and train to the end."""
         if self.world.is_main:
             _check_folder(self.folder, resume)  # again: another run may have filled it before this one had the lock
+        setup.check_same(self.world, self.recipe, self.rows)
+        for note in self.rows.notes:
+            self.progress.say(note)
         self.state = self._build()
         self.store = CheckpointStore(self.folder / "checkpoints", self.recipe.train.keep_checkpoints)
         self.images = self._image_cache()

@@ -189,8 +189,8 @@ def names(world: World) -> Outcome:
             refused(lambda: runs.run(inside / path))  # noqa: B023
             import numpy as np
 
-            cache = EmbeddingCache(inside / path)
-            refused(lambda: cache.put("m", None, [b"k" * 16], np.ones((1, 2))))  # noqa: B023
+            vectors = np.ones((1, 2))
+            refused(lambda: EmbeddingCache(inside / path).put("m", None, [b"k" * 16], vectors))  # noqa: B023
             for words in (
                 ("eval", path, "--suite", "builtin-sts"), ("eval", "m", "--cache", inside / path), ("doctor", path),
                 ("eval", "m", "--report", inside / path / "r.html"), ("eval", "m", "--json", inside / path / "r.json"),
