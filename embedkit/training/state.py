@@ -70,6 +70,7 @@ class RunState:
             "history": self.history,
             "scale": self.scale.state(),
             "samples": samples,
+            "moments": len(tensors["optimiser"]),
             **_origin(fingerprint, world),
         }
         saved = store.save(
@@ -93,7 +94,10 @@ class RunState:
             )  # fmt: skip
         load_weights(self.bundle, checkpoint)
         with checkpoint.reading("optimiser.safetensors"):
-            self.optimiser.load_state_tensors(checkpoint.tensors("optimiser"))
+            moments = checkpoint.tensors("optimiser")
+            if len(moments) != document["moments"]:
+                raise ValueError(f"{len(moments)} tensors instead of {document['moments']}")
+            self.optimiser.load_state_tensors(moments)
         if self.ema is not None:
             with checkpoint.reading("ema.safetensors"):
                 self.ema.load_state_tensors(checkpoint.tensors("ema"))

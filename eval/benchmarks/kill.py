@@ -25,9 +25,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
@@ -70,14 +71,45 @@ def recipe(steps: int, file: Path | None = None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def command(processes: int, file: Path, output: Path, resume: bool) -> list[str]:
-    """The command line of a run."""
-    train = ["-m", "embedkit", "train", str(file), "--output", str(output), *(["--resume"] if resume else [])]
-    if processes == 1:
-        return [sys.executable, *train]
+class Running(Protocol):
+    """A start of ``embedkit`` on one or more processes, whatever has started them."""
+
+    def poll(self) -> int | None:
+        """The exit code, None while it runs."""
+
+    def kill(self, one: random.Random | None) -> None:
+        """SIGKILL to all processes, or to one drawn with `one`; then wait until all are gone."""
+
+    def wait(self) -> int:
+        """The exit code, once all have ended."""
+
+    @property
+    def said(self) -> str:
+        """Everything on standard error."""
+
+
+Starter = Callable[[int, list[str], Path], Running]
+"""Starts ``embedkit WORDS`` on a number of processes, standard error into a file."""
+
+
+def words(file: Path, output: Path, resume: bool) -> list[str]:
+    """The words of a run after ``embedkit``."""
+    return ["train", str(file), "--output", str(output), *(["--resume"] if resume else [])]
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return int(free.getsockname()[1])
+
+
+def command(processes: int, given: list[str]) -> list[str]:
+    """The command line of ``embedkit GIVEN``."""
+    train = ["-m", "embedkit", *given]
+    if processes == 1:
+        return [sys.executable, *train]
+    port = free_port()
     launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes), "--num_machines", "1"]
     options = ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(port)]
     return [sys.executable, *launch, *options, *train]
@@ -86,15 +118,23 @@ def command(processes: int, file: Path, output: Path, resume: bool) -> list[str]
 class Start:
     """One start of the run, in a process group of its own."""
 
-    def __init__(self, words: list[str], errors: Path) -> None:
+    def __init__(self, processes: int, given: list[str], errors: Path) -> None:
         self._errors = open(errors, "wb")  # noqa: SIM115 - closed when the run has ended
         self.path = errors
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         root = Path(__file__).resolve().parents[2]
         environment["PYTHONPATH"] = os.pathsep.join([str(root), environment.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
-            words, stdout=subprocess.DEVNULL, stderr=self._errors, start_new_session=True, env=environment
+            command(processes, given),
+            stdout=subprocess.DEVNULL,
+            stderr=self._errors,
+            start_new_session=True,
+            env=environment,
         )
+
+    def poll(self) -> int | None:
+        """The exit code, None while it runs."""
+        return self.process.poll()
 
     def kill(self, one: random.Random | None) -> None:
         """SIGKILL to all processes, or to a worker drawn with `one`; then wait until all are gone."""
@@ -131,13 +171,13 @@ def _children(pid: int) -> list[int]:
         return []
 
 
-def wait_for(path: Path, start: Start, newer_than: float = 0.0) -> bool:
+def wait_for(path: Path, start: Running, newer_than: float = 0.0) -> bool:
     """Wait until a file is there (and newer); False when the run ends first."""
     end = time.monotonic() + LIMIT
     while time.monotonic() < end:
         if path.exists() and path.stat().st_mtime > newer_than:
             return True
-        if start.process.poll() is not None:
+        if start.poll() is not None:
             return False
         time.sleep(0.002)
     raise SystemExit(f"nothing happens in {path.parent}")
@@ -161,13 +201,13 @@ def step_of(output: Path) -> int:
     return max((int(name.removeprefix("step-")) for name in done), default=0)
 
 
-def killed(output: Path, start: Start, seconds: float, draws: random.Random, one: bool, count: Count) -> None:
+def killed(output: Path, start: Running, seconds: float, draws: random.Random, one: bool, count: Count) -> None:
     """Let a start train for a random time and kill it."""
     if wait_for(output / "recipe.yaml", start, time.time()):
         end = time.monotonic() + draws.uniform(0.0, seconds)
-        while time.monotonic() < end and start.process.poll() is None:
+        while time.monotonic() < end and start.poll() is None:
             time.sleep(0.001)
-    finished = start.process.poll() is not None
+    finished = start.poll() is not None
     start.kill(draws if one else None)
     count.trials += 1
     count.late += finished
@@ -175,7 +215,7 @@ def killed(output: Path, start: Start, seconds: float, draws: random.Random, one
     count.writing += any((output / "checkpoints").glob(".writing-*"))
 
 
-def check_restart(start: Start, before: int, code: int, count: Count) -> None:
+def check_restart(start: Running, before: int, code: int, count: Count) -> None:
     """Whether a restart went on from the newest whole checkpoint."""
     said = start.said
     found = re.search(r"resuming from step (\d+) ", said)
@@ -187,12 +227,14 @@ def check_restart(start: Start, before: int, code: int, count: Count) -> None:
         count.problems.append(f"exit code {code}, newest step {before}: {said[-2000:]}")
 
 
-def run_trials(processes: int, arguments: argparse.Namespace, folder: Path) -> tuple[Count, float]:
+def run_trials(
+    processes: int, arguments: argparse.Namespace, folder: Path, begin: Starter = Start
+) -> tuple[Count, float]:
     """All trials on a number of processes, and the seconds that an unbroken run trains."""
     file, count = folder / "kill.yaml", Count()
     file.write_text(yaml.safe_dump(recipe(arguments.steps, arguments.recipe)), encoding="utf-8")
     whole = folder / f"whole-{processes}"
-    unbroken = Start(command(processes, file, whole, False), folder / "errors.txt")
+    unbroken = begin(processes, words(file, whole, False), folder / "errors.txt")
     if unbroken.wait() != 0:
         raise SystemExit(unbroken.said)
     wanted, seconds = final_state(whole, arguments.steps), trained_seconds(whole)
@@ -200,14 +242,14 @@ def run_trials(processes: int, arguments: argparse.Namespace, folder: Path) -> t
     while count.trials < arguments.trials:
         output = folder / f"run-{processes}-{count.ends}"
         kills = min(arguments.each, arguments.trials - count.trials)
-        start, before = Start(command(processes, file, output, False), folder / "errors.txt"), -1
+        start, before = begin(processes, words(file, output, False), folder / "errors.txt"), -1
         for _ in range(kills):
             # so that the moments of all kills of a run spread over the whole of it
             killed(output, start, seconds / kills * 1.1, draws, processes > 1 and count.trials % 2 == 1, count)
             if before >= 0:  # this start was a restart
                 check_restart(start, before, 0, count)
             before = step_of(output)
-            start = Start(command(processes, file, output, True), folder / f"errors-{count.trials}.txt")
+            start = begin(processes, words(file, output, True), folder / f"errors-{count.trials}.txt")
         code = start.wait()
         check_restart(start, before, code, count)
         count.ends += 1

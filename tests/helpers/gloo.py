@@ -24,6 +24,14 @@ GRACE = 1.0  # seconds the other processes have to answer after one of them fail
 PRELOAD = ["torch", "torch.distributed", "numpy", "embedkit.objectives.registry", "embedkit.training.distributed"]
 
 
+def forkserver() -> Any:
+    """Where processes are forked from: a server that has imported what costs seconds, once for all of them."""
+    context = multiprocessing.get_context("forkserver")
+    heavy = ["torch.distributed", "accelerate", "embedkit.models.text", "embedkit.training.run"]
+    context.set_forkserver_preload([*heavy, "embedkit.cli.app", "embedkit.evaluation", "tests.helpers.gloo"])
+    return context
+
+
 class ProcessError(RuntimeError):
     """A process failed; the message holds its rank and its traceback. The cause of the error that is raised."""
 
@@ -93,10 +101,7 @@ class Processes:
     def _start(self) -> None:
         import torch.distributed as dist
 
-        context = multiprocessing.get_context("forkserver")
-        # the server imports what costs seconds, once for all processes
-        heavy = ["torch.distributed", "accelerate", "embedkit.models.text", "embedkit.training.run"]
-        context.set_forkserver_preload([*heavy, "tests.helpers.gloo"])
+        context = forkserver()
         # the parent holds the store, so that the port is chosen by the system and nobody can take it in between
         self._store = dist.TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
         for rank in range(self.world):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from embedkit.errors import ModelError, UnsafeFileError, UserError
+from embedkit.errors import DiskError, ModelError, UnsafeFileError, UserError
 from embedkit.models import load
 from embedkit.models.text import Dense
 from tests.helpers import tiny
@@ -150,7 +150,7 @@ def test_a_failed_save_leaves_the_old_model(tmp_path: Path, monkeypatch: pytest.
 
     broken = tiny.text_encoder(seed=1)
     monkeypatch.setattr(broken, "write_weights", fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DiskError, match="the model cannot be written: no space left on the disk"):
         broken.save(tmp_path / "m")
     assert load(tmp_path / "m", device="cpu").hash() == model.hash()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m"]
@@ -169,7 +169,7 @@ def test_an_old_model_comes_back_when_the_new_one_cannot_take_its_place(
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", fail)
-    with pytest.raises(OSError, match="Input/output"):
+    with pytest.raises(DiskError, match="Input/output"):
         tiny.text_encoder(seed=1).save(tmp_path / "m")
     assert load(tmp_path / "m", device="cpu").hash() == model.hash()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m"]
