@@ -9,7 +9,7 @@ that each of them reaches are noted; a mutant then meets the tests that reach it
 process forked from one that has collected them. Only the code of the functions is exchanged there, unless the place
 runs at import: then everything is imported anew. A mutant is killed when a test fails, cannot be collected, or takes
 eight times the processor time that it took with the untouched code, and four seconds. A survivor is printed with its
-change: it is a gap in the tests, or a change that no test can see (an equivalent one: speed, the size of a buffer).
+change: it is a gap in the tests, or a change that no test can see: those are listed in tools/mutation_equivalent.yaml.
 """
 
 from __future__ import annotations
@@ -36,11 +36,13 @@ from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 import pytest
+import yaml
 from mutants import GROUPS, Mutant, drawn, files_of
 
 ROOT = Path(__file__).resolve().parent.parent
 SAID, REACHED, ROW = "pytest.txt", "reached.json", "row.json"
 IMPORT = "import"
+EQUIVALENT = Path(__file__).with_name("mutation_equivalent.yaml")
 _SETTINGS = "_hypothesis_internal_use_settings"
 _DIFFERENT = 77
 _WORDS = {0: "passed", 5: "passed", _DIFFERENT: "different"}  # 5: a mutant has renamed the tests that would meet it
@@ -219,17 +221,33 @@ class Trial:
             if result in ("passed", "not reached"):
                 survivors.append(self._survivor(mutant))
         total = sum(count.values())
-        score = 100 * (count["failed"] + count["too long"]) / max(1, total)
+        killed = count["failed"] + count["too long"]
+        score, same = 100 * killed / max(1, total), sum("why" in survivor for survivor in survivors)
+        adjusted = 100 * killed / max(1, total - same)
         self.say(f"{self.name}: {total} mutants, {count['failed']} failed a test, {count['too long']} took too long, "
-                 f"{count['passed']} passed, {count['not reached']} met no test: {score:.1f} %")  # fmt: skip
-        return {"group": self.name, "mutants": total, "score": score, **count, "survivors": survivors}
+                 f"{count['passed']} passed, {count['not reached']} met no test: {score:.1f} %; "
+                 f"{adjusted:.1f} % without {same} that no test can see")  # fmt: skip
+        return {
+            "group": self.name,
+            "mutants": total,
+            "score": score,
+            "adjusted": adjusted,
+            **count,
+            "survivors": survivors,
+        }
 
     def _survivor(self, mutant: Mutant) -> dict[str, Any]:
         before = (self.copy / mutant.path).read_text(encoding="utf-8")
         change = difflib.unified_diff(before.splitlines(), mutant.text.splitlines(), n=0, lineterm="")
         lines = [line for line in change if line[0] in "+-" and not line.startswith(("+++", "---"))]
         self.say("  " + "\n  ".join(lines))
-        return {"file": str(mutant.path), "line": mutant.line, "change": lines}
+        found = {"file": str(mutant.path), "line": mutant.line, "change": lines}
+        told = [sorted(line[1:].strip() for line in lines if line[0] == sign) for sign in "-+"]
+        for known in yaml.safe_load(EQUIVALENT.read_text(encoding="utf-8")):
+            if [found["file"], *told] == [known["file"], [known["before"]], [known["after"]]]:
+                self.say(f"  {known['why']}")
+                found["why"] = known["why"]
+        return found
 
     def _result(self, session: Any, mutant: Mutant, tests: dict[str, float], exchange: Exchange | None) -> str:
         file, limit = self.copy / mutant.path, 60 + 10 * sum(tests.values())  # it may wait for ever
