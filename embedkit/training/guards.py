@@ -110,7 +110,7 @@ class Negatives:
             return None
         return (
             f"{short:,.0f} of {self.steps:,} batches had fewer different negatives than the {self.planned:,} planned "
-            f"({found / self.steps:,.1f} on average): equal inputs, rows with fewer hard negatives, or short batches"
+            f"({found / self.steps:,.2f} on average): equal inputs, rows with fewer hard negatives, or short batches"
         )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import itertools
+import json
 import math
 import sys
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from embedkit.data import TrainingRows
     from embedkit.data.decoding import Decoding
     from embedkit.objectives.base import Objective
+    from embedkit.training.distributed import World
 
 
 def build_method(recipe: Recipe) -> Method:
@@ -118,8 +121,12 @@ def metric_of(recipe: Recipe) -> str | None:
 
 def contract_of(recipe: Recipe, method: Method) -> Contract:
     """The roles that the method reads, those required that its objective cannot do without."""
-    needed = build_objective(recipe, method).requires & method.contract.roles - method.provides
-    return Contract(method.contract.requires | needed, method.contract.accepts - needed)
+    objective, own = build_objective(recipe, method), method.contract
+    needed = objective.requires & own.roles - method.provides
+    limits = dict(own.limits)
+    for part in objective.modules():
+        limits |= getattr(part, "limits", {})
+    return Contract(own.requires | needed, own.accepts - needed, limits)
 
 
 def check_early(recipe: Recipe) -> None:
@@ -159,6 +166,25 @@ def check_batch(recipe: Recipe, objective: Objective, rows: TrainingRows) -> Non
             f"a batch of {recipe.train.batch_size} has no negatives, so nothing would be learnt",
             where="train.batch_size", remedy="take 2 at least, or an objective without negatives",
         )  # fmt: skip
+
+
+def check_same(world: World, recipe: Recipe, rows: TrainingRows) -> None:
+    """Refuse processes that read different data, or another recipe; called on every process, before the model is made.
+
+    Paths may differ between machines, what they hold may not.
+    """
+    document = recipe.model_dump(mode="json", exclude={"train": {"output"}, "data": {"train": {"__all__": {"path"}}}})
+    texts = [rows.fingerprint, json.dumps(document, sort_keys=True)]
+    mine = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big") for text in texts]
+    every = world.tables(mine)
+    for place, (what, where) in enumerate((("data", "data.train"), ("recipes", "recipe"))):
+        values = [row[place] for row in every]
+        if len(set(values)) > 1:
+            odd = [rank for rank, value in enumerate(values) if value != values[0]]
+            raise RecipeError(
+                f"processes read different {what}: process {odd[0]} has others than process 0", where=where,
+                remedy="give every machine the same files and the same recipe",
+            )  # fmt: skip
 
 
 def check_shares(smallest: int | None, processes: int) -> None:

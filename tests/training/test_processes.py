@@ -296,6 +296,29 @@ def _own_folder(folder: str, given: dict[str, Any]) -> str:
     return "trained"
 
 
+def test_processes_that_read_different_data_or_recipes_are_told(tmp_path: Path, processes: Any) -> None:
+    for rank in range(2):
+        rows = [{"anchor": f"text {i}", "positive": f"the text {i * (1 + rank)}"} for i in range(16)]
+        (tmp_path / f"rows{rank}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (tmp_path / f"same{rank}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:1] * 16))
+    told = processes(2).run(_own_files, str(tmp_path), "rows", 7, 7)
+    assert all("processes read different data: process 1 has others than process 0" in line for line in told)
+    told = processes(2).run(_own_files, str(tmp_path), "same", 7, 8)
+    assert all("processes read different recipes" in line for line in told)
+    assert processes(2).run(_own_files, str(tmp_path), "same", 7, 7) == ["trained", "trained"]
+    assert len(list(tmp_path.glob("*/model"))) == 1
+
+
+def _own_files(folder: str, name: str, *seeds: int) -> str:
+    rank = int(os.environ["RANK"])
+    given = runs.recipe(data={"train": [{"path": f"{folder}/{name}{rank}.jsonl"}]}, train={"max_steps": 1})
+    try:
+        trained(f"{folder}/{name}-{sum(seeds)}", {**given, "seed": seeds[rank]}, [], {})
+    except UserError as error:
+        return error.line()
+    return "trained"
+
+
 def test_a_bad_number_on_one_process_stops_all(tmp_path: Path, processes: Any) -> None:
     told = processes(2).run(_bad_number, str(tmp_path / "run"), runs.recipe(train={"save_every": 1}))
     assert all("gradient is not finite at step 2" in line for line in told)

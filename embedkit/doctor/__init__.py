@@ -1,0 +1,46 @@
+"""Examinations of a model, a run, a recipe or a data file: findings, each with its evidence and a remedy.
+
+A finding is a fact that was measured, not a guess; what is not measured is not mentioned.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from embedkit.doctor.data import examine_data
+from embedkit.doctor.finding import Examination, Finding
+from embedkit.doctor.model import examine_model
+from embedkit.doctor.recipe import examine_recipe
+from embedkit.doctor.run import examine_run
+
+__all__ = ["Examination", "Finding", "examine", "examine_data", "examine_model", "examine_recipe", "examine_run"]
+
+
+def examine(subject: str | Path, *, trust_remote_code: bool = False) -> Examination:
+    """Look at a model folder or hub id, a run folder, a recipe (name or YAML file), or a data file or folder.
+
+    Raises
+    ------
+    UserError
+        The subject cannot be read at all; the message is that of the part that reads it.
+    """
+    from embedkit.resources import recipe_names
+
+    path, subject = Path(subject), str(subject)
+    if path.suffix in (".yaml", ".yml") or (subject in recipe_names() and not path.exists()):
+        from embedkit.recipe_io import load_recipe
+
+        return Examination("recipe", subject, *examine_recipe(load_recipe(subject)))
+    if (path / "log.jsonl").is_file():
+        return Examination("run", subject, *examine_run(path))
+    if subject.startswith("builtin:") or path.is_file() or (path.is_dir() and not _is_model(path)):
+        return Examination("data", subject, *examine_data(subject))
+    from embedkit.models import load
+
+    model = load(subject, trust_remote_code=trust_remote_code)
+    return Examination("model", subject, *examine_model(model, path if path.is_dir() else None))
+
+
+def _is_model(folder: Path) -> bool:
+    names = ("config.json", "modules.json", "embedkit.json", "open_clip_config.json")
+    return any((folder / name).is_file() for name in names)

@@ -1,0 +1,128 @@
+"""Data: empty, repeated and equal texts, scores that say nothing or the opposite of what they should."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from embedkit.doctor.finding import Examined, Finding
+from embedkit.errors import UserError
+
+ROWS_READ = 100_000
+"""Rows of a data file that are looked at."""
+
+_SCORES = ("score", "similarity", "similarity_score", "label", "labels")
+_FEWEST = 50
+
+
+def examine_data(path: str) -> Examined:
+    """Columns, empty and repeated texts, pairs that are equal, and scores, in the first `ROWS_READ` rows."""
+    from embedkit.data import read_rows
+
+    rows = list(itertools.islice(read_rows(path), ROWS_READ))
+    if not rows:
+        raise UserError("there are no rows", where=path, remedy="check how it was written")
+    texts = {
+        column: [row[column] for row in rows if isinstance(row.get(column), str)]
+        for column in rows[0]
+        if isinstance(rows[0][column], str)
+    }
+    facts: dict[str, Any] = {"rows looked at": len(rows), "columns": list(rows[0])}
+    findings: list[Finding] = []
+    wordy = []
+    for column, cells in texts.items():
+        different = len(set(cells))
+        words = sum(len(cell.split()) for cell in cells) / max(1, len(cells))
+        facts[f"column {column}"] = f"{different:,} different texts, {words:.1f} words on average"
+        if words > 2:  # names, labels and ids are no texts
+            wordy.append(column)
+            findings += _column_findings(column, cells, different)
+    for one, two in itertools.combinations(texts, 2):
+        equal = sum(row.get(one) == row.get(two) for row in rows)
+        if equal > 0.01 * len(rows) and len(set(texts[one])) > 20:
+            findings.append(
+                Finding(
+                    f"columns {one!r} and {two!r} hold equal texts",
+                    f"{equal:,} of {len(rows):,} rows",
+                    "a positive that equals its anchor teaches nothing: drop these rows",
+                )
+            )
+    for column in [name for name in rows[0] if name in _SCORES and len(wordy) > 1]:
+        scored = [(row[wordy[0]], row[wordy[1]], row[column]) for row in rows
+                  if isinstance(row.get(wordy[0]), str) and isinstance(row.get(wordy[1]), str)]  # fmt: skip
+        findings += score_findings(column, scored)
+    return facts, findings
+
+
+def _column_findings(column: str, cells: list[str], different: int) -> Iterator[Finding]:
+    empty = sum(not cell.strip() for cell in cells)
+    if empty:
+        yield Finding(f"column {column!r} has empty texts", f"{empty:,} of {len(cells):,}", "drop these rows")
+    if different > 20 and different < 0.8 * len(cells):
+        most, count = Counter(cells).most_common(1)[0]
+        yield Finding(
+            f"column {column!r} repeats its texts",
+            f"{different:,} different among {len(cells):,}; {most[:40]!r} {count:,} times",
+            "equal texts in a batch are false negatives: set data.sampler=no-duplicates",
+        )
+
+
+def score_findings(column: str, rows: Sequence[tuple[str, str, Any]]) -> Iterator[Finding]:
+    """What is wrong with scores (or 0/1 labels) of pairs of texts: all equal, or falling as texts become more alike.
+
+    Parameters
+    ----------
+    rows : sequence of (text, text, score)
+        Classes, which are more than two whole numbers in a column of labels, are left alone.
+    """
+    import numpy as np
+
+    try:
+        values = np.array([float(score) for _, _, score in rows])
+    except (TypeError, ValueError):
+        return
+    kinds = set(values.tolist())
+    if column.startswith("label") and len(kinds) > 2 and all(value == int(value) for value in kinds):
+        return
+    if len(values) < _FEWEST or not np.isfinite(values).all():
+        return
+    if len(kinds) == 1:
+        yield Finding(
+            f"column {column!r} is the same everywhere", f"{values[0]:g} in {len(values):,} rows",
+            "an objective on scores learns nothing from it: check how it was written",
+        )  # fmt: skip
+        return
+    alike = np.array([_overlap(a, b) for a, b, _ in rows])
+    rho = _rank_correlation(alike, values)
+    if rho < -0.2 and rho * np.sqrt(len(values) - 1) < -4:
+        yield Finding(
+            f"column {column!r} falls as the two texts become more alike",
+            f"rank correlation {rho:.2f} with the share of common words, {len(values):,} rows",
+            "if high means alike, the labels are swapped: turn them round",
+        )
+
+
+def _overlap(a: str, b: str) -> float:
+    """Share of common words."""
+    one, two = set(plain(a).split()), set(plain(b).split())
+    return len(one & two) / max(1, len(one | two))
+
+
+def _rank_correlation(a: Any, b: Any) -> float:
+    """Spearman's rank correlation, ties averaged; 0 when one side is constant."""
+    import numpy as np
+
+    def ranks(values: Any) -> Any:
+        _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+        return (np.cumsum(count) - (count - 1) / 2)[place]
+
+    x, y = ranks(a) - ranks(a).mean(), ranks(b) - ranks(b).mean()
+    length = float(np.sqrt((x @ x) * (y @ y)))
+    return float(x @ y) / length if length else 0.0
+
+
+def plain(text: str) -> str:
+    """Text without case, punctuation and spacing."""
+    return " ".join("".join(c if c.isalnum() else " " for c in text.casefold()).split())

@@ -1,0 +1,193 @@
+"""Runs: what the log and the checkpoints of a run folder tell, while it goes on or after it has ended."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedkit.doctor.finding import Examined, Finding
+from embedkit.errors import UserError
+
+if TYPE_CHECKING:
+    from embedkit.recipe import Recipe
+
+_LINES = 3
+_EARLY = 50
+Row = Mapping[str, Any]
+
+
+def examine_run(folder: Path) -> Examined:
+    """A loss that does not move, collapse, a scale at a bound, fp16, waiting, bad numbers, dead towers, other data."""
+    from embedkit.recipe_io import load_recipe
+
+    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    try:
+        known = [json.loads(line) for line in lines]
+        rows = [row for row in known if "loss" in row]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"not a log: {error}", where=str(folder / "log.jsonl"), remedy="give another folder") from None
+    if not rows:
+        raise UserError("no step has been logged yet", where=str(folder / "log.jsonl"), remedy="wait, or train on")
+    recipe = load_recipe(folder / "recipe.yaml")
+    last = rows[-1]
+    mean = {key: sum(row.get(key, 0.0) for row in rows) / len(rows) for key in ("data_wait_share", "padding_share")}
+    facts = {"steps": last["step"], "first loss": rows[0]["loss"], "last loss": last["loss"], **mean}
+    findings = [*_log(rows, recipe), *_waiting(mean["data_wait_share"]), *_not_finite(rows, folder), *_fp16(rows)]
+    findings += _backwards(known)
+    findings += _checkpoints(folder)
+    facts["data"], changed = _data(folder, recipe)
+    return facts, [*findings, *changed]
+
+
+def _log(rows: Sequence[Row], recipe: Recipe) -> Iterator[Finding]:
+    """What the last log lines say of the loss and of the vectors; nothing before the run is under way."""
+    batch, last = recipe.train.batch_size, rows[-1]
+    tail = rows[-_LINES:]
+    if last["step"] < _EARLY or len(tail) < _LINES:
+        return
+    negatives = last.get("negatives") or batch - 1
+    chance = math.log(max(2.0, 1 + negatives))
+    if abs(last["loss"] - chance) < 0.02 * chance:
+        yield Finding(
+            "the loss stays at ln(batch): the model tells no pair from another",
+            f"{last['loss']:.4f} after {last['step']:,} steps, ln({1 + negatives:.0f}) = {chance:.4f}",
+            "check the columns and the learning rate; a collapsed encoder gives this too",
+        )
+    if all(row.get("mean_cosine", 0.0) > 0.99 for row in tail):
+        yield Finding(
+            "the vectors have collapsed",
+            f"mean cosine {last['mean_cosine']:.4f} between different inputs at the last {_LINES} log lines",
+            "lower train.lr, or choose an objective with negatives",
+        )
+    if all(row.get("gradient_norm") == 0.0 for row in tail):
+        yield Finding(
+            "the gradient is exactly zero", f"at the last {_LINES} log lines, up to step {last['step']:,}",
+            "check that scores, labels and texts are not all equal, and train.groups",
+        )  # fmt: skip
+    yield from _scale(rows, recipe)
+    if all("negatives" in row for row in tail):
+        found = sum(row["negatives"] for row in tail) / _LINES
+        if found < 0.8 * (batch - 1):
+            yield Finding(
+                "batches hold fewer different positives than rows",
+                f"{found:.1f} negatives an anchor at the last {_LINES} log lines, {batch} rows a batch",
+                "set data.sampler=no-duplicates, or drop repeated rows",
+            )
+
+
+def _scale(rows: Sequence[Row], recipe: Recipe) -> Iterator[Finding]:
+    given = recipe.objective.settings if recipe.objective is not None else {}
+    for key, bound, word in (("max_scale", 100.0, "upper"), ("min_scale", 0.01, "lower")):
+        bound = given.get(key, bound)
+
+        def there(row: Row, bound: Any = bound) -> bool:
+            return bound is not None and abs(row.get("scale", math.nan) - bound) <= 1e-3 * bound
+
+        lines = [row["step"] for row in rows if there(row)]
+        if all(there(row) for row in rows[-_LINES:]) and not there(rows[0]):
+            yield Finding(
+                f"the temperature is at its bound: the scale stays at the {word} one",
+                f"{bound:g} at {len(lines)} of {len(rows)} log lines, first at step {lines[0]:,}",
+                f"widen objective.{key}, or train the scale with a lower rate (train.groups)",
+            )
+
+
+def _waiting(share: float) -> Iterator[Finding]:
+    if share > 0.1:
+        told = f"{share:.0%} of the time"
+        yield Finding("training waits for data", told, "put the data on a faster disk, or do not stream it")
+
+
+def _not_finite(rows: Sequence[Row], folder: Path) -> Iterator[Finding]:
+    """Bad numbers; for fp16 an overflowing gradient is how the loss scale is found, and no finding."""
+    steps = [row["step"] for row in rows if not math.isfinite(row["loss"])
+             or ("loss_scale" not in row and not math.isfinite(row.get("gradient_norm", 0.0)))]  # fmt: skip
+    listed = sorted(folder.glob("nonfinite-step-*.json"))
+    later = rows[-1]["step"]
+    unsettled = [file for file in listed if not file.stem.rsplit("-", 1)[-1].isdigit()
+                 or int(file.stem.rsplit("-", 1)[-1]) >= later]  # fmt: skip
+    if steps or unsettled:
+        at = f"at step {steps[0]:,}" if steps else "in a step that was refused"
+        rows_in = f", rows in {unsettled[-1].name}" if unsettled else ""
+        yield Finding(
+            "loss or gradient was not finite",
+            f"{at}{rows_in}",
+            "lower train.lr, look at the rows, or use bf16",
+        )
+
+
+def _fp16(rows: Sequence[Row]) -> Iterator[Finding]:
+    last = rows[-1]
+    factor, skipped = last.get("loss_scale"), last.get("skipped_steps", 0.0)
+    if factor is None:
+        return
+    if factor <= 1.0 or skipped > max(20.0, 0.05 * last["step"]):
+        yield Finding(
+            "gradients overflow in fp16", f"loss scale {factor:g}, {skipped:.0f} of {last['step']:,} steps skipped",
+            "set train.precision=bf16, or lower train.lr",
+        )  # fmt: skip
+
+
+def _backwards(known: Sequence[Row]) -> Iterator[Finding]:
+    """Scores of a correlation that are clearly below zero."""
+    scored = [row["scores"] for row in known if "scores" in row]
+    for name, value in (scored[-1] if scored else {}).items():
+        if value is not None and value < -10:
+            yield Finding(
+                f"{name} is negative: similarities fall where they should rise", f"{value:.2f}",
+                "the labels of the training or of the evaluation data are swapped: turn one of them round",
+            )  # fmt: skip
+
+
+def _checkpoints(folder: Path) -> Iterator[Finding]:
+    """Towers that get no gradient or do not move, as the checkpoints that are kept tell."""
+    import torch
+
+    from embedkit.training.checkpoint import Checkpoint, CheckpointStore, verify
+
+    store = CheckpointStore(folder / "checkpoints")
+    kept = [Checkpoint(path, step) for step in store.steps()
+            if verify(path := store.folder / f"step-{step:08d}") is None]  # fmt: skip
+    if not kept:
+        return
+    squares = {name.rpartition("/")[0]: value for name, value in kept[-1].tensors("optimiser").items()
+               if name.endswith("/exp_avg_sq")}  # fmt: skip
+    older, newer = kept[0].tensors("weights"), kept[-1].tensors("weights")
+    for part, title in (("model.text.", "text tower"), ("model.image.", "image tower"), ("model.", "model")):
+        own = [name for name in squares if name.startswith(part)]
+        if not own:
+            continue
+        idle = [name for name in own if not bool(squares[name].any())]
+        still = len(kept) > 1 and all(torch.equal(older[name], newer[name]) for name in own if name in older)
+        if len(idle) == len(own):
+            evidence = f"{len(own)} tensors whose squared gradients are all zero at step {kept[-1].step:,}"
+            yield Finding(f"no gradient has reached the {title}", evidence, "check the objective, the method, and lr")
+        elif still:
+            evidence = f"{len(own)} tensors are equal at steps {kept[0].step:,} and {kept[-1].step:,}"
+            yield Finding(f"the weights of the {title} do not move", evidence, "check train.lr and train.groups")
+        elif idle and part == "model.":
+            evidence = f"{len(idle)} of {len(own)} tensors, first {idle[0]}"
+            yield Finding("trainable parameters never had a gradient", evidence, "freeze them (train.groups)")
+
+
+def _data(folder: Path, recipe: Recipe) -> tuple[str, list[Finding]]:
+    """Whether the data is what the newest checkpoint was trained on, where it can be read here."""
+    from embedkit.training import setup
+    from embedkit.training.checkpoint import CheckpointStore
+
+    newest, _ = CheckpointStore(folder / "checkpoints").newest()
+    if newest is None:
+        return "no checkpoint to compare with", []
+    then = newest.json("state").get("data")
+    try:
+        now = setup.open_rows(recipe, setup.check(recipe)).fingerprint
+    except UserError as error:
+        return f"cannot be read here: {error.line()}", []
+    if now == then:
+        return "as it was", []
+    evidence = f"{then} at step {newest.step:,}, {now} now"
+    remedy = "give every machine the same files; --resume refuses them"
+    return "changed", [Finding("the data is another than the run was trained on", evidence, remedy)]

@@ -1,0 +1,148 @@
+"""Settings that say different things of one model: its own file, the files of other libraries beside it, its recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from embedkit.doctor.finding import Finding
+
+_MODEL = ("pooling", "max_length", "normalize", "prompts", "default_prompt")
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any], who: str, where: str) -> Iterator[Finding]:
+    """A finding for each setting that both sides give, and give differently.
+
+    Parameters
+    ----------
+    one, other : mapping
+        Settings of the model, and of `who` uses or describes it.
+    where : str
+        How the model is called.
+    """
+    for name in _MODEL:
+        mine, theirs = one.get(name), other.get(name)
+        if mine in (None, {}) or theirs in (None, {}) or mine == theirs:
+            continue
+        yield Finding(
+            f"{who} has another {name.replace('_', ' ')} than the model",
+            f"{theirs!r}, {where} has {mine!r}",
+            "use what the model was trained with, or train it for the other",
+        )
+
+
+def examine_folder(folder: Path, model: Any) -> Iterator[Finding]:
+    """What the files of a model folder say against each other."""
+    from embedkit.models.folder import OWN_FILE, read_json
+
+    if (folder / OWN_FILE).is_file():
+        own = read_json(folder / OWN_FILE)
+        yield from _changed(own, model)
+        yield from differences(own.get("spec") or {}, beside(folder), "modules.json and its files", OWN_FILE)
+        recipe = (own.get("recipe") or {}).get("model") or {}
+        asked = {name: value for name, value in recipe.items() if name != "max_length"}
+        yield from differences(own.get("spec") or {}, asked, "the recipe in the folder", OWN_FILE)
+    yield from _activations(folder)
+    yield from _preprocessing(folder)
+
+
+def _changed(own: Mapping[str, Any], model: Any) -> Iterator[Finding]:
+    now = model.hash()
+    if own.get("hash") not in (None, now):
+        yield Finding(
+            "the folder has changed since it was written", f"hash {own['hash']} then, {now} now",
+            "its scores belong to another model: take the folder as it was, or save it again",
+        )  # fmt: skip
+
+
+def beside(folder: Path) -> dict[str, Any]:
+    """The settings that the files of sentence-transformers in an embedkit folder give; empty when there are none."""
+    from embedkit.models.folder import POOLING_NAMES, read_json
+
+    modules = folder / "modules.json"
+    if not modules.is_file():
+        return {}
+    listed = [(str(entry.get("type", "")).rsplit(".", 1)[-1], entry.get("path", "")) for entry in read_json(modules)]
+    names = [name for name, _ in listed]
+    if not {"Pooling", "StaticEmbedding"} & set(names):
+        return {}  # a model that sentence-transformers cannot express
+    found: dict[str, Any] = {"normalize": "Normalize" in names}
+    for name, path in listed:
+        if name == "Pooling":
+            pooling = read_json(folder / path / "config.json")
+            mode = pooling.get("pooling_mode")
+            found["pooling"] = POOLING_NAMES.get(mode, mode) if isinstance(mode, str) else None
+    if (folder / "sentence_bert_config.json").is_file():
+        found["max_length"] = read_json(folder / "sentence_bert_config.json").get("max_seq_length")
+    if (folder / "config_sentence_transformers.json").is_file():
+        known = read_json(folder / "config_sentence_transformers.json")
+        found["default_prompt"] = known.get("default_prompt_name")
+    return found
+
+
+def _activations(folder: Path) -> Iterator[Finding]:
+    """OpenAI's CLIP weights need a sigmoid approximation of GELU; with plain GELU the vectors are other ones."""
+    from embedkit.models.folder import read_json
+
+    clip, plain = folder / "open_clip_config.json", folder / "config.json"
+    if not (clip.is_file() and plain.is_file()):
+        return
+    model = read_json(clip).get("model_cfg", {})
+    quick = bool(model.get("quick_gelu", False))
+    config = read_json(plain)
+    for tower in ("text_config", "vision_config"):
+        act = (config.get(tower) or {}).get("hidden_act")
+        if act in ("quick_gelu", "gelu") and (act == "quick_gelu") != quick:
+            yield Finding(
+                "two files name different activations",
+                f"config.json {tower}: {act}, open_clip_config.json: {'quick_gelu' if quick else 'gelu'}",
+                "OpenAI's weights need quick_gelu; set both files to what the weights were trained with",
+            )
+            return
+
+
+def _preprocessing(folder: Path) -> Iterator[Finding]:
+    """Normalisation and size of images: those of the kind of model, the same in all files."""
+    from embedkit.models.folder import read_json
+    from embedkit.models.preprocess import CLIP_MEAN
+
+    said: dict[str, tuple[list[float] | None, int | None]] = {}
+    if (folder / "preprocessor_config.json").is_file():
+        known = read_json(folder / "preprocessor_config.json")
+        size = known.get("crop_size") or known.get("size")
+        said["preprocessor_config.json"] = (known.get("image_mean"), _edge(size))
+    if (folder / "open_clip_config.json").is_file():
+        known = read_json(folder / "open_clip_config.json")
+        size = (known.get("model_cfg") or {}).get("vision_cfg", {}).get("image_size")
+        said["open_clip_config.json"] = ((known.get("preprocess_cfg") or {}).get("mean"), _edge(size))
+    kind, size = None, None
+    if (folder / "config.json").is_file():
+        config = read_json(folder / "config.json")
+        kind, size = config.get("model_type"), (config.get("vision_config") or {}).get("image_size")
+    usual = {"clip": list(CLIP_MEAN), "siglip": [0.5, 0.5, 0.5]}.get(str(kind))
+    means = {name: mean for name, (mean, _) in said.items() if mean}
+    if usual is not None:
+        means["usual for " + str(kind)] = usual
+    sizes = {name: edge for name, (_, edge) in said.items() if edge} | ({"config.json": size} if size else {})
+    values: tuple[tuple[str, dict[str, Any]], ...] = (("mean", means), ("size", sizes))
+    for what, given in values:
+        first = next(iter(given.values()), None)
+        if any(not _near(value, first) for value in given.values()):
+            yield Finding(
+                f"images are prepared with another {what} than the model was made for",
+                "; ".join(f"{name}: {value}" for name, value in given.items()),
+                "give all files the values that the weights were trained with",
+            )
+
+
+def _edge(size: Any) -> int | None:
+    if isinstance(size, dict):
+        return size.get("height") or size.get("shortest_edge")
+    return size if isinstance(size, int) else None
+
+
+def _near(a: Any, b: Any) -> bool:
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(abs(x - y) < 1e-3 for x, y in zip(a, b, strict=True))
+    return bool(a == b)
