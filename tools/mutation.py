@@ -340,16 +340,8 @@ def collect(copy: Path, tests: Sequence[str], plugins: list[Any]) -> int:
     phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]  # the same examples every time, none made smaller
     hypothesis.settings.register_profile("mutation", derandomize=True, database=None, deadline=None, phases=phases)
     hypothesis.settings.load_profile("mutation")
-    words = [
-        "-q",
-        "--tb=native",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        f"--basetemp={copy.parent / 'temporary'}",
-        *tests,
-    ]
+    plain = ["-q", "--tb=native", "-m", "not slow", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    words = [*plain, f"--basetemp={copy.parent / 'temporary'}", *tests]
     return int(pytest.main(words, plugins=plugins))
 
 
