@@ -44,7 +44,7 @@ GROUPS = {
         ("evaluation/ranking.py", "evaluation/stats.py", "evaluation/search.py", "evaluation/geometry.py"),
         ("evaluation/test_stats.py", "evaluation/test_geometry.py", "evaluation/test_search.py",
          "evaluation/test_retrieval.py", "evaluation/test_sts.py"),
-        ("evaluation/test_distributed.py",),
+        ("evaluation/test_distributed.py::test_shared_search_equals_one_search_with_ties_and_small_parts",),
     ),
     "objectives": Group(
         ("objectives/*.py",),

@@ -31,6 +31,7 @@ def test_correlations_equal_scipy_with_ties(seed: int) -> None:
     assert pearson(x, y) == pytest.approx(scipy_stats.pearsonr(x, y).statistic, abs=1e-12)
 
 
+@pytest.mark.filterwarnings("error")
 def test_constant_input_has_no_correlation() -> None:
     assert np.isnan(spearman(np.ones(5), np.arange(5)))
 
@@ -54,6 +55,7 @@ def test_weights_of_a_correlation_stand_for_repeated_samples() -> None:
     assert np.isnan(pearson(x, np.full(30, 2.0), weights))
 
 
+@pytest.mark.filterwarnings("error")
 def test_average_precision_needs_something_relevant() -> None:
     gold, prediction = np.array([1.0, 0.0, 0.0]), np.array([0.5, 0.5, 0.1])
     value = Samples("average_precision", {"gold": gold, "prediction": prediction}).build()
