@@ -212,6 +212,8 @@ class RunningMean:
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Restore what `state_tensors` gave."""
+        if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in self.mean.items()}:
+            raise ValueError("other means than those of the trained parameters")
         for name, value in tensors.items():
             self.mean[name].copy_(like(value.to(self.mean[name].device), self.mean[name]))
 

@@ -458,7 +458,9 @@ class Run:
 
     def _load_mean(self, step: int) -> None:
         if self.state.ema is not None:
-            self.state.ema.load_state_tensors(self.store.at(step).tensors("ema"))
+            checkpoint = self.store.at(step)
+            with checkpoint.reading("ema.safetensors"):
+                self.state.ema.load_state_tensors(checkpoint.tensors("ema"))
 
     def _stop_if_asked(self) -> None:
         """End the run after a step in which any process was asked to, with a checkpoint."""

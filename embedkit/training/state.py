@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from embedkit import __version__
-from embedkit.errors import CheckpointError
+from embedkit.errors import CheckpointError, RecipeError
 from embedkit.recipe import Recipe
 from embedkit.recipe_io import check_recipe, dump_recipe, parse_yaml
 from embedkit.training.cache import RandomState
@@ -176,7 +176,13 @@ def _restore_random(checkpoint: Checkpoint, world: World) -> None:
 
 def _recipe_differences(checkpoint: Checkpoint, recipe: Recipe) -> list[str]:
     text = checkpoint.text("recipe.yaml")
-    before = _flat(check_recipe(parse_yaml(text, str(checkpoint.path / "recipe.yaml"))).model_dump(mode="json"))
+    try:
+        before = _flat(check_recipe(parse_yaml(text, str(checkpoint.path / "recipe.yaml"))).model_dump(mode="json"))
+    except RecipeError as error:
+        raise CheckpointError(
+            f"recipe.yaml cannot be read ({error.line()})", where=str(checkpoint.path),
+            remedy="resume with the embedkit that wrote it",
+        ) from error  # fmt: skip
     now = _flat(recipe.model_dump(mode="json"))
     keys = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
     free = [k for k in keys if any(k == f or k.startswith(f"{f}.") for f in _FREE)]

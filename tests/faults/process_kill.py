@@ -41,7 +41,7 @@ def both(name: str, short: int, long: int) -> Callable[[Callable[[World, int], O
 
 
 def _train(world: World, processes: int, trials: int) -> Outcome:
-    settings = argparse.Namespace(trials=trials, each=4, steps=16, seed=world.seed, recipe=None)
+    settings = argparse.Namespace(trials=trials, each=2, steps=16, seed=world.seed, recipe=None)
     with contextlib.redirect_stdout(io.StringIO()):
         count, seconds = kill.run_trials(processes, settings, world.folder, Forked)
     assert not count.problems, "\n".join(count.problems)
@@ -80,9 +80,7 @@ class Tally:
 
     def said(self, trials: int) -> str:
         """The outcome in a line."""
-        text = (
-            f"{trials} kills ({self.before} before anything was written, {self.writing} meanwhile, {self.after} after "
-        )
+        text = f"{trials} kills ({self.before} between writes, {self.writing} in the middle of one, {self.after} after "
         text += "the end); nothing half under a final name, repeats give the same"
         if self.away:
             text += f"; {self.away} in the moment between old and new"
