@@ -130,7 +130,7 @@ class Source:
         self.texts.cut_texts = 0
 
     def rows(self, records: int | None = None) -> Iterator[tuple[Place, Row]]:
-        """All rows from the start, with their places; `account` starts anew.
+        """All rows from the start, with their places; `account` is that of the longest pass so far.
 
         Raises
         ------
@@ -139,9 +139,10 @@ class Source:
         DataError
             A file cannot be read on, or no row is left.
         """
-        account = self.account = Account()
+        account = Account()
         kept = False
         for place, made in self.outcomes(account, records):
+            self._keep(account)
             if isinstance(made, BadRow):
                 if not self._skip:
                     raise made
@@ -151,8 +152,14 @@ class Source:
             kept = True
             for row in made:
                 yield place, row
+        self._keep(account)
         if not kept and records is None:
             raise self._nothing_left()
+
+    def _keep(self, account: Account) -> None:
+        """Make it the account of the source, unless an earlier pass went further: a stream that starts anew."""
+        if account.read >= self.account.read:
+            self.account = account
 
     def outcomes(self, account: Any, records: int | None = None) -> Iterator[tuple[Place, list[Row] | BadRow]]:
         """The rows made of each record that ``where`` and ``limit`` let in, or its fault; all of it from the start.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -108,11 +109,12 @@ def _decoded(content: bytes, need: int | None, max_pixels: int) -> Image:
         if image.format == "PNG":  # which Pillow decodes without a look at the checksums
             image.verify()
             image = Image.open(io.BytesIO(content), formats=_formats())
-        image = _loaded(image, need)
+        picture = _loaded(image, need)
     except Exception as error:  # as above
         raise _damaged(error) from error
-    picture, turn = eight_bits(image), _TURNS.get(_orientation(image))
-    return picture if turn is None else picture.transpose(turn)
+    turn = _TURNS.get(_orientation(picture))
+    picture = eight_bits(picture)
+    return picture if turn is None else picture.transpose(Image.Transpose(turn))
 
 
 def _check_size(wide: int, high: int, max_pixels: int) -> None:
@@ -163,6 +165,7 @@ def _formats() -> tuple[str, ...]:
     """Those of `FORMATS` that this build of Pillow reads."""
     from PIL import Image
 
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # sizes are checked here, and refused with a place
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 

@@ -104,7 +104,7 @@ def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, list[tarfile.TarInfo] 
     while True:
         try:
             member = tar.next()
-            tar.members.clear()  # which would grow with the shard
+            tar.members.clear()  # type: ignore[attr-defined]  # which would grow with the shard
         except Exception as error:  # headers can be anything: numbers out of range, a thousand links of names
             if members:
                 yield key or "", members

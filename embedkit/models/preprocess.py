@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from embedkit.data.pictures import load_picture
+from embedkit.data.pictures import eight_bits, load_picture
 from embedkit.data.rows import BadRow
 from embedkit.errors import DataError, ModelError, nearest
 
@@ -150,7 +150,7 @@ def open_image(image: Any) -> Any:
     from PIL import Image
 
     if isinstance(image, Image.Image):
-        return image
+        return eight_bits(image)
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise DataError(f"pixels are {image.dtype} {image.shape}, not uint8 (H, W, 3)")

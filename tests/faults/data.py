@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from tests.faults import data_evaluation, data_legal, data_refused
+from tests.faults import data_evaluation, data_late, data_legal, data_refused
 from tests.faults.data_frame import accepted, refused, warned
 from tests.faults.frame import case
 
@@ -18,3 +18,5 @@ for _broken in data_legal.WARNED:
     case("data", f"suspicious: {_broken.name}")(partial(warned, broken=_broken))
 case("data", "evaluation: some qrels to unknown ids")(data_evaluation.unknown_ids)
 case("data", "legal: 10 MB in a text that is encoded")(data_evaluation.encoded_long)
+case("data", "a bad row far into a stream")(data_late.in_a_stream)
+case("data", "a bad row far into a stream, skipped")(data_late.in_a_stream_skipped)

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from tests.faults.data_frame import TEXTS, Broken, jsonl, tsv
+from tests.faults.data_frame import TEXTS, Broken, csv, jsonl, tsv
 from tests.faults.data_refused import parquet
 
 Rows = list[dict[str, Any]]
@@ -53,8 +53,8 @@ ACCEPTED: list[tuple[Broken, Rows, str]] = [
      _spoken(_spoken(PAIRS, "a dog", "anchor"), BREAKS), "the row count is stable"),
     (Broken("U+2028 and form feeds, jsonl", {"t.jsonl": jsonl(json.dumps({**PAIRS[3], "positive": BREAKS},
             ensure_ascii=False))}), _spoken(PAIRS, BREAKS), "the row count is stable"),
-    (Broken("line ends inside quotes", {"t.csv": 'anchor,positive\n"a\r\nb, ""c""",d\n'}, change={"train":
-            {"batch_size": 1}}), [{"anchor": 'a\r\nb, "c"', "positive": "d"}], "RFC 4180"),
+    (Broken("line ends inside quotes", {"t.csv": csv('"a\r\nb, ""c""",d')}),
+     _spoken(_spoken(PAIRS, 'a\r\nb, "c"', "anchor"), "d"), "RFC 4180"),
     (Broken("quotation marks in a tsv", {"t.tsv": tsv('"a dog\t" an animal')}),
      _spoken(_spoken(PAIRS, '"a dog', "anchor"), '" an animal'), "a mark is a character"),
     (Broken("NA, null, 001, True, 1e5", {"t.tsv": _words(LOOKALIKES)}),

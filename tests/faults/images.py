@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.faults import data_images, data_shards
+from tests.faults import data_images, data_late, data_shards
 from tests.faults.data_frame import Broken, no_model, one_line, recipe
 from tests.faults.frame import Outcome, World, case, command
 
@@ -90,3 +90,4 @@ for _broken, _wanted, _checked in data_images.LEGAL:
     case("images", f"legal: {_broken.name}")(partial(legal, broken=_broken, wanted=_wanted, checked=_checked))
 for _broken, _checked in data_shards.LEGAL:
     case("images", f"legal: {_broken.name}")(partial(legal, broken=_broken, wanted=None, checked=_checked))
+case("images", "a truncated image beyond the first rows")(data_late.an_image)
