@@ -46,15 +46,14 @@ def test_two_processes_search_half_of_the_corpus_each(tmp_path: Path) -> None:
     assert sum(asked) == whole and abs(asked[0] - asked[1]) <= 2
 
 
-def _found(size: int, k: int, shared: bool) -> tuple[list[Any], list[Any]]:
-    """The search over a corpus with many ties; a process that is one of two adds its half of it."""
+def _found(size: int, k: int, world: int, shared: bool) -> tuple[list[Any], list[Any]]:
+    """The search over a corpus with many ties; a process that is one of `world` adds its part of it."""
     import torch.distributed as dist
 
     rng = np.random.default_rng(size)
     queries, documents = rng.integers(-1, 2, (7, 3)), rng.integers(-1, 2, (size, 3)).astype(np.float32)
-    half = (size + 1) // 2
-    blocks: list[Any] = [(0, documents[:half]), (half, documents[half:])]
-    blocks = [block for block in blocks if len(block[1])]
+    step = -(-size // world)
+    blocks: list[Any] = [(start, documents[start : start + step]) for start in range(0, size, step)]
     if shared:
         blocks = blocks[dist.get_rank() : dist.get_rank() + 1]
     scores, places = exact_top_k(queries.astype(np.float32), blocks, k, size, shared=shared)
@@ -62,8 +61,8 @@ def _found(size: int, k: int, shared: bool) -> tuple[list[Any], list[Any]]:
 
 
 def test_shared_search_equals_one_search_with_ties_and_small_parts() -> None:
-    for size, k in ((1, 3), (5, 4), (40, 10), (300, 25)):
-        assert run_processes(_found, 2, size, k, True) == [_found(size, k, False)] * 2
+    for size, k, world in ((1, 3, 2), (5, 4, 2), (40, 10, 3), (300, 25, 3)):
+        assert run_processes(_found, world, size, k, world, True) == [_found(size, k, world, False)] * world
 
 
 def _after_a_search(texts: list[str]) -> tuple[list[list[float]], int]:

@@ -55,6 +55,7 @@ def test_anisotropy_and_hubness_equal_loops() -> None:
     assert geometry.hubness(x) == pytest.approx(skew(counts))
 
 
+@pytest.mark.filterwarnings("error")
 def test_hubness_with_other_numbers_of_neighbours() -> None:
     x = _vectors()
     cosines = (_unit(x) @ _unit(x).T).numpy() - 9 * np.eye(60)

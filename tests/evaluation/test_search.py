@@ -78,6 +78,15 @@ def test_non_finite_vectors_and_short_corpora_are_refused() -> None:
         exact_top_k(good, [(0, good[:1])], 3, 4)
 
 
+def test_more_may_be_kept_than_a_block_holds() -> None:
+    rng = np.random.default_rng(2)
+    queries, documents = (rng.standard_normal((n, 3)).astype(np.float32) for n in (3, 150))
+    scores, places = exact_top_k(queries, array_blocks(documents, 10), 120, 150)
+    full = queries @ documents.T
+    assert places.tolist() == np.argsort(-full, axis=1, kind="stable")[:, :120].tolist()
+    assert scores == pytest.approx(np.take_along_axis(full, places, axis=1), rel=1e-5)
+
+
 def test_numbers_that_keep_nothing_are_refused() -> None:
     good = np.ones((4, 2), dtype=np.float32)
     for k, size in ((0, 4), (2, 0), (2, 2**32)):

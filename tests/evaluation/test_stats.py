@@ -62,6 +62,8 @@ def test_average_precision_needs_something_relevant() -> None:
     assert value(np.ones(3)) == 0.5
     assert value(np.array([0.0, 2.0, 1.0])) != value(np.ones(3))
     assert np.isnan(value(np.array([0.0, 2.0, 1.0])))
+    last = Samples("average_precision", {"gold": gold[::-1], "prediction": np.array([0.9, 0.5, 0.1])}).build()
+    assert last(np.ones(3)) == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize("subset", [None, [0, 0, 0, 0, 1, 1, 1]])
