@@ -36,7 +36,7 @@ def read_parquet(path: Path) -> Iterator[Record]:
             check_parquet(file.metadata, path)
             check_header(file.schema_arrow.names, str(path))
             yield from _numbered(file.iter_batches(_BATCH), str(path))
-        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
             raise DataError(
                 f"not a readable parquet file ({_first_line(error)})", where=str(path), remedy="write or copy it again"
             ) from error
@@ -180,7 +180,7 @@ def _arrow_reader(path: Path) -> Any:
                 with pa.ipc.open_stream(handle) as reader:
                     check_header(reader.schema.names, str(path))
                     yield from _numbered((piece for batch in reader for piece in _pieces(batch)), str(path))
-            except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+            except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
                 raise DataError(
                     f"not a readable arrow file ({_first_line(error)})", where=str(path), remedy="save it again"
                 ) from error

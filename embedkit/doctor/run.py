@@ -23,12 +23,8 @@ def examine_run(folder: Path) -> Examined:
     """A loss that does not move, collapse, a scale at a bound, fp16, waiting, bad numbers, dead towers, other data."""
     from embedkit.recipe_io import load_recipe
 
-    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    try:
-        known = [json.loads(line) for line in lines]
-        rows = [row for row in known if "loss" in row]
-    except (ValueError, TypeError) as error:
-        raise UserError(f"not a log: {error}", where=str(folder / "log.jsonl"), remedy="give another folder") from None
+    known = _read(folder / "log.jsonl")
+    rows = [row for row in known if "loss" in row]
     if not rows:
         raise UserError("no step has been logged yet", where=str(folder / "log.jsonl"), remedy="wait, or train on")
     recipe = load_recipe(folder / "recipe.yaml")
@@ -40,6 +36,34 @@ def examine_run(folder: Path) -> Examined:
     findings += _checkpoints(folder)
     facts["data"], changed = _data(folder, recipe)
     return facts, [*findings, *changed]
+
+
+def _read(path: Path) -> list[Row]:
+    """The rows of a log: a step, numbers by name, and scores by task.
+
+    Raises
+    ------
+    UserError
+        A line is something else.
+    """
+    known = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            row = json.loads(line.decode("utf-8"))
+            for value in [row["step"], *(value for key, value in row.items() if key != "scores")]:
+                if (
+                    isinstance(value, bool)
+                    or not isinstance(value, int | float)
+                    or (isinstance(value, int) and abs(value) > 2**63)
+                ):
+                    raise ValueError(f"{str(value)[:40]!r} is no number")
+            if any(not isinstance(value, int | float | None) for value in row.get("scores", {}).values()):
+                raise ValueError("a score is no number")
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            said = f"not a line of a log ({type(error).__name__}: {error})"
+            raise UserError(said, where=f"{path}:{number}", remedy="mend or remove this line") from None
+        known.append(row)
+    return known
 
 
 def _log(rows: Sequence[Row], recipe: Recipe) -> Iterator[Finding]:

@@ -164,7 +164,11 @@ def _open_parts(parts: Path, settings: dict[str, Any]) -> FolderLock:
     lock = FolderLock(parts, "wait for it, or give another output")
     marker = parts / "settings.json"
     if marker.is_file():
-        if json.loads(marker.read_text(encoding="utf-8")) != settings:
+        try:
+            known = json.loads(marker.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            known = None
+        if known != settings:
             raise UserError(
                 "holds the parts of a stopped run with another model or other settings", where=str(parts),
                 remedy="delete this folder, or repeat that run to finish it",
@@ -286,7 +290,7 @@ def _load_part(path: Path, dim: int | None = None) -> np.ndarray:
         vectors = np.load(path, mmap_mode="r")
         if vectors.ndim != 2 or vectors.dtype != np.float32 or dim not in (None, vectors.shape[1]):
             raise ValueError(f"{vectors.dtype} {vectors.shape}")
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # numpy reads the head as Python text, and raises anything on damaged ones
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"is no block of vectors ({reason})", where=str(path), remedy="delete its folder and encode again"

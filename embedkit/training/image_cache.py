@@ -21,6 +21,7 @@ import torch
 from embedkit.data.decoding import Decoding, checked, decode_batches, without_bad
 from embedkit.data.rows import BadRow, Row
 from embedkit.disk import disk_error, write_durably
+from embedkit.errors import CheckpointError
 from embedkit.training.checkpoint import seal, verify
 from embedkit.views.image import ImageInput, prepare_images
 
@@ -85,8 +86,20 @@ def build(
     bad: dict[int, tuple[str, str]] = {}
     for file in sorted(place.glob("bad-*.json")):
         bad |= {int(key): (reason, what) for key, (reason, what) in json.loads(file.read_text("utf-8")).items()}
-    vectors, keys = (np.load(place / f"{name}.npy", mmap_mode="r") for name in ("vectors", "keys"))
+    vectors, keys = (_opened(place / f"{name}.npy", rows.num_rows) for name in ("vectors", "keys"))
     return ImageCache(vectors, keys, bad)
+
+
+def _opened(path: Path, rows: int) -> np.ndarray:
+    try:
+        found = np.load(path, mmap_mode="r")
+        if found.ndim != 2 or len(found) != rows:
+            raise ValueError(f"shape {found.shape} for {rows} rows")
+    except Exception as error:  # numpy reads the head as Python text, and raises anything on damaged ones
+        raise CheckpointError(
+            f"the vectors of images cannot be read ({error})", where=str(path), remedy="delete the folder of this file"
+        ) from error
+    return found
 
 
 def tower_hash(model: Any) -> str:

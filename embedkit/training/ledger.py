@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from embedkit.disk import disk_error, write_durably
+from embedkit.errors import CheckpointError
 
 if TYPE_CHECKING:
     from embedkit.data import TrainingRows
@@ -73,11 +74,10 @@ class Ledger:
         """Forget what came after `step`, which a resumed run does again."""
         manifest = self._folder / MANIFEST
         if self._world.is_main and manifest.is_file():  # of a run that had ended
-            ended = manifest.read_text(encoding="utf-8").splitlines(keepends=True)
-            write_durably(self._file, "".join(line for line in ended if json.loads(line)["step"] is not None).encode())
+            ended = [line for line, done in _listed(manifest) if done is not None]
+            write_durably(self._file, "".join(ended).encode())
         if self._file.is_file():
-            lines = self._file.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            kept = [line for line, done in _listed(self._file) if done is not None and done <= step]
             write_durably(self._file, "".join(kept).encode())
 
     def add(self, step: int, batch: StepBatch) -> None:
@@ -119,6 +119,25 @@ class Ledger:
         write_durably(self._folder / MANIFEST, text.encode())
         for file in files:
             file.unlink(missing_ok=True)
+
+
+def _listed(path: Path) -> Iterator[tuple[str, float | None]]:
+    """The whole lines of a list of bad rows, with their steps.
+
+    Raises
+    ------
+    CheckpointError
+        A line is not one of embedkit's.
+    """
+    for number, raw in enumerate(path.read_bytes().split(b"\n")[:-1], 1):  # a kill can cut the last line short
+        try:
+            line = raw.decode("utf-8")
+            step = json.loads(line)["step"]
+            yield line + "\n", None if step is None else float(step)
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise CheckpointError(
+                "is no line of the list of bad rows", where=f"{path}:{number}", remedy="mend or remove this line"
+            ) from error
 
 
 def _reading(rows: TrainingRows) -> dict[str, Any]:

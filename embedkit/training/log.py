@@ -76,11 +76,11 @@ def log_line(step: int, figures: Mapping[str, float]) -> str:
     return f"{first}, {speed}, {shares}{short}"
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: bytes) -> float:
     """The step of a row of the log; infinity for a row that a kill cut short."""
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
         return math.inf
 
 
@@ -144,10 +144,10 @@ class RunLog:
         """Drop the rows after `step`, which a resumed run writes again."""
         if not (self.world.is_main and self.path.is_file()):
             return
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = self.path.read_bytes().splitlines(keepends=True)
         kept = [line for line in lines if _step_of(line) <= step]
         if len(kept) < len(lines):
-            write_durably(self.path, "".join(kept).encode("utf-8"))
+            write_durably(self.path, b"".join(kept))
 
     def record(self, row: Mapping[str, Any]) -> None:
         """Append a row to ``log.jsonl``. A log that cannot be written is said once and does not end the run."""
