@@ -252,7 +252,7 @@ def test_an_objective_without_its_rows_is_refused_before_the_model(
 
 def test_more_processes_than_rows_are_refused(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", 0)
-    with pytest.raises(RecipeError, match="6 rows a step for 7 processes"):
+    with pytest.raises(RecipeError, match="a batch of 6 rows cannot be shared by 7 processes"):
         plan(made(tmp_path / "rows.jsonl"), 7)
 
 

@@ -399,7 +399,7 @@ def test_a_stream_needs_steps_and_more_rows_than_a_batch_are_needed(tmp_path: Pa
         runs.run(tmp_path / "run", stream)
     assert runs.run(tmp_path / "stream", stream, "train.max_steps=3").steps == 3
     held = runs.recipe(data={"train": [source]}, train={"batch_size": 11})
-    with pytest.raises(DataError, match=r"10 rows do not fill one batch of 11; lower it to 10 or less"):
+    with pytest.raises(DataError, match=r"10 rows of .*rows.jsonl do not fill one batch of 11; lower it to 10 or less"):
         runs.run(tmp_path / "run", held)
     assert runs.run(tmp_path / "short", held, "data.drop_last=false").steps == 4
 
