@@ -44,7 +44,9 @@ def encode(
     """
     check_json(json_file)
     from embedkit.models import encode_file, load
+    from embedkit.models.file_encoding import check_encoding
 
+    check_encoding(input, output, column=column, overwrite=overwrite)
     state, device = place(device)
     loaded = load(model, device=device, trust_remote_code=trust_remote_code, revision=revision)
     result = encode_file(

@@ -105,7 +105,7 @@ def encode_file(
     DataError
         When a cell is missing or no text; the row is named.
     """
-    target = _check_output(Path(output).expanduser().absolute(), overwrite)
+    target = check_encoding(input, output, column=column, format=format, overwrite=overwrite)
     rank, world, wait = _processes(model)
     settings = {
         "model": model.hash(), "prompt": prompt, "normalize": normalize, "truncate_dim": truncate_dim,
@@ -129,8 +129,6 @@ def encode_file(
                 _write_block(parts / name, vectors)
             tell(len(items))
     wait()
-    if not names:
-        raise DataError("no rows", where=str(input), remedy="give a file with at least one text")
     dim = _load_part(parts / names[0]).shape[1]
     if rank == 0:
         _join(target, [parts / name for name in names], total, dim)
@@ -139,6 +137,27 @@ def encode_file(
         lock.release()
     wait()
     return EncodedFile(target, total, dim, reused)
+
+
+def check_encoding(
+    input: str | Path, output: str | Path, *, column: str | None = None, format: str = "auto", overwrite: bool = False
+) -> Path:
+    """Look at the first row of the input and at the place of the output, before a model is loaded.
+
+    Returns
+    -------
+    Path
+        The output, absolute.
+
+    Raises
+    ------
+    UserError
+        As `encode_file`, as far as that can be seen without a model.
+    """
+    target = _check_output(Path(output).expanduser().absolute(), overwrite)
+    if next(_blocks(str(input), format, column, 1), None) is None:
+        raise DataError("no rows", where=str(input), remedy="give a file with at least one text")
+    return target
 
 
 def _check_output(target: Path, overwrite: bool) -> Path:

@@ -195,7 +195,7 @@ def names(world: World) -> Outcome:
                 ("eval", path, "--suite", "builtin-sts"), ("eval", "m", "--cache", inside / path), ("doctor", path),
                 ("eval", "m", "--report", inside / path / "r.html"), ("eval", "m", "--json", inside / path / "r.json"),
                 ("train", "quickstart", "--output", inside / path), ("train", path), ("train", f"{path}.yaml"),
-                ("encode", path, "--input", path, "--output", "v.npy"), ("export", path, inside / path),
+                ("encode", path, "--input", path, "--output", inside / "v.npy"), ("export", path, inside / path),
             ):  # fmt: skip
                 ended = command(*words)
                 assert ended.code == 2, (words[:2], ended.err[-300:])

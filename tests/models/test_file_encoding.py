@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -145,3 +146,13 @@ def test_two_processes_give_the_same_file(source: Path, tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
     assert (tmp_path / "two.npy").read_bytes() == (tmp_path / "one.npy").read_bytes()
+
+
+@pytest.mark.parametrize("content", [None, ""], ids=["missing", "empty"])
+def test_an_input_without_rows_is_refused_and_leaves_nothing(content: str | None, tmp_path: Path) -> None:
+    file = tmp_path / "texts.txt"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(DataError, match=re.escape(str(file))):
+        encode_file(tiny.text_encoder(), file, tmp_path / "v.npy")
+    assert [p.name for p in tmp_path.iterdir()] == ([] if content is None else ["texts.txt"])
