@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.doctor.finding import Examined, Finding
 from embedkit.errors import UserError
+from embedkit.log_file import Row, read_log
 
 if TYPE_CHECKING:
     from embedkit.recipe import Recipe
 
 _LINES = 3
 _EARLY = 50
-Row = Mapping[str, Any]
 
 
 def examine_run(folder: Path) -> Examined:
     """A loss that does not move, collapse, a scale at a bound, fp16, waiting, bad numbers, dead towers, other data."""
     from embedkit.recipe_io import load_recipe
 
-    known = _read(folder / "log.jsonl")
+    known = read_log(folder / "log.jsonl")
     rows = [row for row in known if "loss" in row]
     if not rows:
         raise UserError("no step has been logged yet", where=str(folder / "log.jsonl"), remedy="wait, or train on")
@@ -36,34 +35,6 @@ def examine_run(folder: Path) -> Examined:
     findings += _checkpoints(folder)
     facts["data"], changed = _data(folder, recipe)
     return facts, [*findings, *changed]
-
-
-def _read(path: Path) -> list[Row]:
-    """The rows of a log: a step, numbers by name, and scores by task.
-
-    Raises
-    ------
-    UserError
-        A line is something else.
-    """
-    known = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            row = json.loads(line.decode("utf-8"))
-            for value in [row["step"], *(value for key, value in row.items() if key != "scores")]:
-                if (
-                    isinstance(value, bool)
-                    or not isinstance(value, int | float)
-                    or (isinstance(value, int) and abs(value) > 2**63)
-                ):
-                    raise ValueError(f"{str(value)[:40]!r} is no number")
-            if any(not isinstance(value, int | float | None) for value in row.get("scores", {}).values()):
-                raise ValueError("a score is no number")
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-            said = f"not a line of a log ({type(error).__name__}: {error})"
-            raise UserError(said, where=f"{path}:{number}", remedy="mend or remove this line") from None
-        known.append(row)
-    return known
 
 
 def _log(rows: Sequence[Row], recipe: Recipe) -> Iterator[Finding]:

@@ -18,8 +18,8 @@ from embedkit.errors import DataError
 from embedkit.evaluation.charts import PARTS, Bar, bars, histogram, legend, lines
 from embedkit.evaluation.comparison import Comparison, compare_reports
 from embedkit.evaluation.report import Report, write_text
-from embedkit.evaluation.tables import read_jsonl
 from embedkit.evaluation.task import TaskResult
+from embedkit.log_file import read_log
 
 _HALVES = ("gold score in the lower half", "gold score in the upper half")
 
@@ -132,7 +132,7 @@ def _split_samples(result: TaskResult) -> tuple[dict[str, np.ndarray[Any, Any]],
         prediction, gold = np.asarray(values["prediction"], float), np.asarray(values["gold"], float)
         middle = (gold.min() + gold.max()) / 2
         return dict(zip(_HALVES, (prediction[gold <= middle], prediction[gold > middle]), strict=True)), "similarity"
-    return ({"samples": np.asarray(values["value"], float)} if values else {}), result.metric
+    return ({"samples": np.asarray(values["value"], float)} if "value" in values else {}), result.metric
 
 
 def _distributions(reports: Sequence[Report], names: Sequence[str], bins: int = 30) -> str:
@@ -219,7 +219,7 @@ def training_curves(run: Path) -> str:
     path = run / "log.jsonl"
     if not path.is_file():
         raise DataError("no log.jsonl, so it is no run folder", where=str(run))
-    rows = [row for _, row in read_jsonl(path)]
+    rows = read_log(path)
     figures = []
     for key in ("loss", "lr", "gradient_norm", "sentences_per_s"):
         points = [(float(row["step"]), float(row[key])) for row in rows if isinstance(row.get(key), int | float)]
@@ -228,7 +228,8 @@ def training_curves(run: Path) -> str:
     scored = [(float(row["step"]), row["scores"]) for row in rows if isinstance(row.get("scores"), dict)]
     names = list(dict.fromkeys(name for _, scores in scored for name in scores))
     if names:
-        series = [(name, [(step, float(scores[name])) for step, scores in scored if name in scores]) for name in names]
+        known = {name: [(step, scores.get(name)) for step, scores in scored] for name in names}
+        series = [(name, [(step, float(s)) for step, s in pairs if s is not None]) for name, pairs in known.items()]
         figures.append(_figure("scores while training", lines("scores", series, "step") + legend(names)))
     return f'<h2>Training</h2><p class="dim">{escape(str(run))}</p><div class="grid">{"".join(figures)}</div>'
 

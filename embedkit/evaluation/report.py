@@ -13,7 +13,7 @@ import numpy as np
 
 from embedkit.disk import write_durably
 from embedkit.errors import DataError
-from embedkit.evaluation.stats import Samples
+from embedkit.evaluation.stats import STATISTICS, Samples
 from embedkit.evaluation.task import TaskResult
 
 FORMAT = 1
@@ -123,6 +123,7 @@ class Report:
         try:
             samples = content.get("samples", {})
             tasks = {name: _task(name, part, samples.get(name)) for name, part in content["tasks"].items()}
+            _ = content["scores"][content["main"]]
             return cls(
                 suite=content["suite"],
                 tasks=tasks,
@@ -133,8 +134,10 @@ class Report:
                 timing=dict(content["timing"]),
                 interval=_pair(content["interval"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"damaged result file: {error!r}", where=where) from error
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise DataError(
+                f"damaged result file: {error!r}", where=where, remedy="run the evaluation again"
+            ) from error
 
     @classmethod
     def load(cls, path: str | Path) -> Report:
@@ -194,8 +197,9 @@ def load_reports(path: str | Path) -> list[Report]:
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"cannot be read as a result file: {error}", where=str(path)) from error
+    except (OSError, ValueError, RecursionError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot be read as a result file: {said}", where=str(path), remedy="check the path") from error
     parts = content.get("reports") if isinstance(content, Mapping) else None
     if not isinstance(parts, list) or not parts:
         parts = [content]
@@ -217,10 +221,31 @@ def _pair(value: Any) -> tuple[float, float] | None:
     return None if value is None else (float(value[0]), float(value[1]))
 
 
+def _details(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The details of a task, those that pages show being what they show."""
+    found = dict(given)
+    numbers = [part["spearman"] for part in found.get("subsets", {}).values()]
+    numbers += [part["anisotropy"] for part in found.get("groups", {}).values()]
+    numbers += list(found.get("by_class", {}).values())
+    numbers += [n for counts in found.get("cosine_counts", {}).values() for n in counts] + [*found.get("spectrum", ())]
+    for number in numbers:
+        float(number)
+        if isinstance(number, str):
+            raise ValueError(f"{number[:40]!r} is no number")
+    return found
+
+
 def _task(name: str, part: Mapping[str, Any], drawn: Mapping[str, Any] | None) -> TaskResult:
     samples = None
     if drawn is not None:
-        samples = Samples(drawn["statistic"], {key: np.array(values) for key, values in drawn["values"].items()})
+        arrays = {key: np.array(values) for key, values in drawn["values"].items()}
+        sizes = {array.shape for array in arrays.values()}
+        if len(sizes) != 1 or len(sizes.pop()) != 1 or any(array.dtype.kind not in "biuf" for array in arrays.values()):
+            raise ValueError("samples are not lists of numbers of one length")
+        needed = {"value"} if drawn["statistic"] == "mean" else {"gold", "prediction"}
+        if drawn["statistic"] not in STATISTICS or not needed <= arrays.keys():
+            raise ValueError(f"samples of {drawn['statistic']!r}")
+        samples = Samples(drawn["statistic"], arrays)
     return TaskResult(
         name=name,
         metric=part["metric"],
@@ -229,6 +254,6 @@ def _task(name: str, part: Mapping[str, Any], drawn: Mapping[str, Any] | None) -
         samples=samples,
         unit=float(drawn["unit"]) if drawn is not None else 100.0,
         interval=_pair(part["interval"]),
-        details=dict(part["details"]),
+        details=_details(part["details"]),
         notes=list(part["notes"]),
     )

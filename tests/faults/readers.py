@@ -179,7 +179,7 @@ def model_readers(folder: Path) -> list[Reader]:
         _model_json(folder, "own", "embedkit.json", True), _model_json(folder, "transformers", "config.json", False),
         _model_json(folder, "transformers", "tokenizer.json", True),
         _model_json(folder, "transformers", "tokenizer_config.json", True),
-        _model_json(folder, "open_clip", "open_clip_config.json", False),
+        _model_json(folder, "open_clip", "open_clip_config.json", True),
         _model_json(folder, "clip", "preprocessor_config.json", False)
         if (model_copy("clip", folder / "look") / "preprocessor_config.json").is_file()
         else _model_json(folder, "clip", "processor_config.json", False),
@@ -387,7 +387,7 @@ def _arrays(folder: Path) -> list[Reader]:
 GROUPS: dict[str, Callable[[Path], list[Reader]]] = {
     "data and images": data_readers, "recipes and models": model_readers, "runs and results": run_readers,
 }  # fmt: skip
-SLOW = ("resealed", "(own)", "tokenizer")
+SLOW = ("resealed", "(own)", "tokenizer", "open_clip")
 """Parts of the names of readers that take tenths of a second an input."""
 
 

@@ -1,0 +1,46 @@
+"""Reading the log of a run, ``log.jsonl``: one object a line, with a step, and numbers or scores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from embedkit.errors import DataError
+
+Row = Mapping[str, Any]
+"""``step``, and either numbers by name or ``scores``: number or None by ``suite/task``."""
+
+
+def read_log(path: Path) -> list[Row]:
+    """The rows of a log.
+
+    Raises
+    ------
+    DataError
+        It cannot be read, or a line is something else.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", where=str(path), remedy="check the path") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(_checked(json.loads(line.decode("utf-8"))))
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            said = f"not a line of a log ({type(error).__name__}: {error})"
+            raise DataError(said, where=f"{path}:{number}", remedy="mend or remove this line") from None
+    return rows
+
+
+def _checked(row: Any) -> Row:
+    numbers = [row["step"], *(value for key, value in row.items() if key != "scores")]
+    numbers += [value for value in row.get("scores", {}).values() if value is not None]
+    for value in numbers:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{str(value)[:40]!r} is no number")
+        if isinstance(value, int) and abs(value) > 2**63:
+            raise ValueError("a number is out of range")
+    return dict(row)
