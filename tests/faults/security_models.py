@@ -175,7 +175,8 @@ def remote_code(world: World) -> Outcome:
         assert str(folder / name) in said and "trust_remote_code=True" in said, said
         edit_json(folder / name, auto_map={key: "modeling_evil.Evil"}, model_type="evil", trust_remote_code=True)
         refused(lambda: _load(folder), "brings its own code")  # noqa: B023
-        ended = command("encode", folder, "--input", __file__, "--output", world.folder / "v.npy")
+        (world.folder / "t.txt").write_text("a dog\n")
+        ended = command("encode", folder, "--input", world.folder / "t.txt", "--output", world.folder / "v.npy")
         ended.line("brings its own code")
         assert canary.alive(), f"{kind}/{name}"
         tries += 3
