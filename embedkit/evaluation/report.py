@@ -224,10 +224,14 @@ def _pair(value: Any) -> tuple[float, float] | None:
 def _details(given: Mapping[str, Any]) -> dict[str, Any]:
     """The details of a task, those that pages show being what they show."""
     found = dict(given)
-    numbers = [part["spearman"] for part in found.get("subsets", {}).values()]
-    numbers += [part["anisotropy"] for part in found.get("groups", {}).values()]
-    numbers += list(found.get("by_class", {}).values())
-    numbers += [n for counts in found.get("cosine_counts", {}).values() for n in counts] + [*found.get("spectrum", ())]
+
+    def of(key: str) -> Mapping[str, Any]:  # details of mteb's tasks are its own
+        return known if isinstance(known := found.get(key), Mapping) else {}
+
+    numbers = [part["spearman"] for part in of("subsets").values()]
+    numbers += [part["anisotropy"] for part in of("groups").values()]
+    numbers += list(of("by_class").values())
+    numbers += [n for counts in of("cosine_counts").values() for n in counts] + [*found.get("spectrum", ())]
     for number in numbers:
         float(number)
         if isinstance(number, str):
