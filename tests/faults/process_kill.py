@@ -25,14 +25,20 @@ ROWS, BLOCK = 240, 16
 FORMATS = ("sentence-transformers", "transformers", "onnx")
 
 
-def both(name: str, short: int, long: int) -> Callable[[Callable[[World, int], Outcome]], None]:
-    """Register a case twice: a few kills for every day, many on demand."""
+def kills(name: str, **trials: tuple[int, int]) -> Callable[[Callable[[World, int, int], Outcome]], None]:
+    """Register cases of a function of world, processes and trials: a few kills for every day, many on demand.
 
-    def register(function: Callable[[World, int], Outcome]) -> None:
-        case("process", f"kill -9: {name}")(lambda world: function(world, world.trials or short))
-        case("process", f"kill -9: {name}, {long} times", long=True)(
-            lambda world: function(world, world.trials or long)
-        )
+    `trials` holds both numbers for ``alone`` (1 process) and ``together`` (2).
+    """
+
+    def register(function: Callable[[World, int, int], Outcome]) -> None:
+        for how, numbers in trials.items():
+            processes = {"alone": 1, "together": 2}[how]
+            title = f"kill -9: {name}, {processes} process{'es' * (processes > 1)}"
+            for count, suffix, long in zip(numbers, ("", f", {numbers[1]} times"), (False, True), strict=True):
+                case("process", title + suffix, long=long)(
+                    lambda world, processes=processes, count=count: function(world, processes, world.trials or count)
+                )
 
     return register
 
@@ -40,6 +46,7 @@ def both(name: str, short: int, long: int) -> Callable[[Callable[[World, int], O
 # -- training -------------------------------------------------------------------------------------------------------
 
 
+@kills("train and resume", alone=(2, 30), together=(2, 20))
 def _train(world: World, processes: int, trials: int) -> Outcome:
     settings = argparse.Namespace(trials=trials, each=2, steps=16, seed=world.seed, recipe=None)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -53,16 +60,6 @@ def _train(world: World, processes: int, trials: int) -> Outcome:
         f"{count.equal} of {count.ends} ends bit for bit"
     )
     return Outcome(said, trials)
-
-
-@both("train and resume, 1 process", 2, 30)
-def _train_alone(world: World, trials: int) -> Outcome:
-    return _train(world, 1, trials)
-
-
-@both("train and resume, 2 processes, all or one of them", 2, 20)
-def _train_together(world: World, trials: int) -> Outcome:
-    return _train(world, 2, trials)
 
 
 # -- evaluation, encoding, export -----------------------------------------------------------------------------------
@@ -188,6 +185,7 @@ def _check_evaluation(folder: Path) -> None:
         EmbeddingCache(folder / "cache")._open(space.name)  # raises for a damaged file
 
 
+@kills("eval with cache, JSON, report and card", alone=(2, 10), together=(1, 10))
 def _evaluate(world: World, processes: int, trials: int) -> Outcome:
     prepared = world.folder / f"eval-{processes}"
     in_process(make_model, str(prepared / "model"), folder=world.folder)
@@ -198,16 +196,6 @@ def _evaluate(world: World, processes: int, trials: int) -> Outcome:
 
     tally = strike(world, Job(given, _check_evaluation, _scores, processes), prepared, trials)
     return Outcome(tally.said(trials), trials)
-
-
-@both("eval with cache, JSON, report and card, 1 process", 2, 10)
-def _evaluate_alone(world: World, trials: int) -> Outcome:
-    return _evaluate(world, 1, trials)
-
-
-@both("eval with cache, JSON, report and card, 2 processes", 1, 10)
-def _evaluate_together(world: World, trials: int) -> Outcome:
-    return _evaluate(world, 2, trials)
 
 
 def encode(folder: str, suffix: str) -> None:
@@ -230,6 +218,7 @@ def _check_vectors(folder: Path) -> None:
         assert pq.read_table(folder / "out.parquet").num_rows == ROWS
 
 
+@kills("encode to npy and parquet", alone=(2, 10), together=(1, 10))
 def _encode(world: World, processes: int, trials: int) -> Outcome:
     tallies = []
     for suffix, share in ((".npy", trials - trials // 2), (".parquet", trials // 2)):
@@ -246,16 +235,6 @@ def _encode(world: World, processes: int, trials: int) -> Outcome:
     total = Tally(*(sum(getattr(t, name) for t in tallies) for name in ("before", "writing", "after", "away")))
     total.alone = [seconds for tally in tallies for seconds in tally.alone]
     return Outcome(total.said(trials), trials)
-
-
-@both("encode to npy and parquet, 1 process", 2, 10)
-def _encode_alone(world: World, trials: int) -> Outcome:
-    return _encode(world, 1, trials)
-
-
-@both("encode to npy and parquet, 2 processes", 1, 10)
-def _encode_together(world: World, trials: int) -> Outcome:
-    return _encode(world, 2, trials)
 
 
 def export(folder: str, format: str, seed: int) -> None:

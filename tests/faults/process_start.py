@@ -10,7 +10,6 @@ import random
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,11 +39,7 @@ def _run(given: Any, said: str, place: dict[str, str]) -> None:
     if not callable(given[0]):
         sys.exit(main(given))
     function, *args = given
-    try:
-        function(*args)
-    except Exception:
-        traceback.print_exc()
-        raise
+    function(*args)
 
 
 class Forked:

@@ -153,7 +153,24 @@ def test_any_text_is_a_value_or_an_error_of_our_own(text: str) -> None:
         assert not isinstance(found, dict) or all(isinstance(key, str) for key in found)
 
 
-@given(word=st.text(max_size=30), rest=st.text(max_size=30))
+@given(
+    word=st.text(max_size=30) | st.sampled_from(["seed", "train.batch_size", "train.max_steps", "data.train.0.limit"]),
+    rest=st.text(max_size=30) | st.integers(-9, 99).map(str),
+)
 def test_any_override_is_applied_or_refused(word: str, rest: str) -> None:
-    with own_line():
-        load_recipe(GOOD, [f"{word}={rest}"])
+    with own_line() as line:
+        found: Any = load_recipe(GOOD, [f"{word}={rest}"]).model_dump()
+    if line:
+        return
+    key, _, text = f"{word}={rest}".partition("=")
+    for step in key.strip().split("."):
+        found = found[int(step)] if isinstance(found, list) else found[step]
+    assert found == parse_yaml(text, "override") or str(found) == text.strip()
+
+
+@given(key=st.sampled_from(["seed", "train.batch_size", "train.max_steps"]), number=st.integers(2, 60))
+def test_a_fitting_override_is_applied(key: str, number: int) -> None:
+    found: Any = load_recipe(GOOD, [f"{key}={number}"])
+    for step in key.split("."):
+        found = getattr(found, step)
+    assert found == number
