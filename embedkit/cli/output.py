@@ -47,9 +47,9 @@ def console(json_file: str | None = None) -> Console:
 
 def place(device: str | None) -> tuple[PartialState, str | None]:
     """The processes of `accelerate launch`, and the device for this one where none was chosen and there are several."""
-    from accelerate import PartialState
+    from embedkit.processes import join
 
-    state = PartialState(cpu=device == "cpu")
+    state = join(cpu=device == "cpu")
     return state, str(state.device) if device is None and state.num_processes > 1 else device
 
 

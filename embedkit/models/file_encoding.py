@@ -21,6 +21,7 @@ import numpy as np
 
 from embedkit.disk import FolderLock, write_durably, writing
 from embedkit.errors import DataError, UserError
+from embedkit.processes import join
 
 if TYPE_CHECKING:
     from embedkit.models.base import Model, Progress
@@ -172,9 +173,7 @@ def _check_output(target: Path, overwrite: bool) -> Path:
 
 def _processes(model: Model) -> tuple[int, int, Callable[[], None]]:
     """This process's number, their count, and a function that waits for all."""
-    from accelerate import PartialState
-
-    state = PartialState(cpu=model.device.type == "cpu")
+    state = join(cpu=model.device.type == "cpu")
     return state.process_index, state.num_processes, state.wait_for_everyone
 
 

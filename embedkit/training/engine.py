@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from embedkit.errors import RecipeError
+from embedkit.processes import join
 from embedkit.recipe import Recipe
 from embedkit.training.distributed import World
 from embedkit.training.memory import keep_freed_memory
@@ -31,7 +32,9 @@ class Engine:
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         from accelerate import Accelerator
+        from accelerate.utils import parse_flag_from_env
 
+        join(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
         trackers = list(recipe.train.trackers)
         self.accelerator = Accelerator(log_with=trackers or None, project_dir=str(folder) if trackers else None)
         self.world = World(self.accelerator.device)
