@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from embedkit.objectives import table
 from embedkit.objectives.catalogue import COLUMNS, page
 from embedkit.objectives.registry import presets
-from embedkit.objectives.slots import SLOTS
+from embedkit.objectives.slots import SLOTS, part_settings
 
 ROOT = Path(__file__).parents[2]
+STORED = Path(__file__).with_name("stored_settings.json")
 
 
 def test_the_page_of_objectives_is_up_to_date() -> None:
@@ -32,6 +35,19 @@ def test_the_table_has_every_objective_with_all_columns() -> None:
     assert not rows["barlow-twins"]["tiled"]
     assert rows["supcon"]["distributed"] == "anchors"
     assert rows["vicreg"]["distributed"] == "whole"
+
+
+def defaults() -> dict[str, Any]:
+    """Every setting of every objective and part with its default, as JSON shows it."""
+    table()  # imports all
+    parts = {f"{slot} {name}": part_settings(slot, name) for slot, known in SLOTS.items() for name in known}
+    found = {name: presets[name].settings for name in presets} | parts
+    return json.loads(json.dumps(found, default=lambda value: "required" if value is ... else str(value)))  # type: ignore[no-any-return]
+
+
+def test_defaults_are_those_that_were_stored() -> None:
+    """A changed default changes the results of every recipe that leaves it out: ``python -m`` this module stores."""
+    assert defaults() == json.loads(STORED.read_text(encoding="utf-8"))
 
 
 def test_formulas_that_are_not_verified_say_so() -> None:
@@ -56,3 +72,7 @@ def test_the_code_of_adding_an_objective_runs() -> None:
     # In a process of its own, so that its objectives do not stay registered.
     done = subprocess.run([sys.executable, "-c", "\n".join(blocks)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+if __name__ == "__main__":
+    STORED.write_text(json.dumps(defaults(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
