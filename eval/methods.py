@@ -6,12 +6,13 @@ Each (method, seed) runs in a process of its own and adds one line to OUT/result
 again, an interrupted one goes on from its checkpoint. OUT/methods.md and OUT/methods.json are written anew after each
 run.
 
-A method runs by its own shipped recipe (views, parts, objective, pooling, rate) with these replaced: backbone, data,
-batch size, number of steps, evaluation. Where a published rate belongs to another batch size or to a run a hundred
-times as long, `CASES` says which one is used and why. Unsupervised methods see the same Wikipedia sentences in the
-same order, supervised ones the same NLI triplets. Checkpoints are chosen by STS-B dev. Columns: the seven STS test
-tasks and their average, the average of the seven transfer tasks, alignment and uniformity on STS-B test, training
-rows per second (median step, evaluation left out), peak memory of the process while training, share of computed
+A method runs by its own shipped recipe (views, parts, objective, pooling, schedule) with these replaced: backbone,
+data, batch size, number of steps, evaluation, and the learning rate: one for all that train the whole encoder, since
+the published ones belong to runs a hundred times as long; frozen encoders and static ones keep theirs. Unsupervised
+methods see the same Wikipedia sentences in the same order, supervised ones the same NLI triplets. Checkpoints are
+chosen by STS-B dev. Columns: the seven STS test tasks and their average, the average of the seven transfer tasks,
+alignment and uniformity on STS-B test, training rows per second (median step, evaluation left out; on a CPU per second
+of processor time, which other programs do not disturb), peak memory of the process while training, share of computed
 tokens that are padding.
 """
 
@@ -24,6 +25,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,8 +45,8 @@ class Case:
         A shipped recipe.
     data : str
         A key of `sources`.
-    lr : float, optional
-        Instead of the recipe's.
+    own_rate : bool
+        Whether the recipe's learning rate is kept: where the encoder is frozen or not a transformer.
     overrides : tuple of str
         Further changes, ``dotted.key=value``; ``{BASE}`` is the folder of the same seed's simcse-unsup model.
     note : str
@@ -53,7 +55,7 @@ class Case:
 
     recipe: str
     data: str = "text"
-    lr: float | None = None
+    own_rate: bool = False
     overrides: tuple[str, ...] = ()
     note: str = ""
 
@@ -67,13 +69,13 @@ CASES: dict[str, Case] = {
     "simcse-unsup": Case("simcse-unsup"),
     "simcse-unsup-mlm": Case("simcse-unsup-mlm"),
     "diffcse": Case(
-        "diffcse", lr=3e-5, overrides=("method.generator={BACKBONE}",),
-        note="generator: the backbone itself; rate 3e-5, published 7e-6 for 31,250 steps",
+        "diffcse", overrides=("method.generator={BACKBONE}",),
+        note="generator: the backbone itself",
     ),
-    "promptbert-unsup": Case("promptbert-unsup", lr=3e-5, note="rate 3e-5, published 1e-5"),
-    "promptbert-opti": Case("promptbert-opti", note="the encoder is frozen"),
-    "consert": Case("consert", lr=3e-5, note="rate 3e-5, published 5e-7"),
-    "promcse": Case("promcse-unsup", note="the encoder is frozen"),
+    "promptbert-unsup": Case("promptbert-unsup"),
+    "promptbert-opti": Case("promptbert-opti", own_rate=True, note="the encoder is frozen"),
+    "consert": Case("consert"),
+    "promcse": Case("promcse-unsup", own_rate=True, note="the encoder is frozen"),
     "views": Case("views", note="word repetition in the second view (ESimCSE)"),
     "macl": Case("macl", note="alpha and offset of the paper not verified"),
     "dclr": Case(
@@ -81,20 +83,20 @@ CASES: dict[str, Case] = {
         note="complementary model: simcse-unsup of the same seed",
     ),
     "sct": Case(
-        "sct", data="paraphrases", lr=1e-4, overrides=("objective.size=4096",),
+        "sct", data="paraphrases", overrides=("objective.size=4096",),
         note="pairs: aligned Wikipedia sentences, for there are no back-translations here; queue 4096",
     ),
     "sg-opt": Case("sg-opt", overrides=("method.hidden=1536",), note="Wikipedia sentences, not STS-B's; head 1536"),
-    "micse": Case("micse", lr=3e-5, overrides=("method.layers=null",), note="layers 3 and 4 of 6"),
+    "micse": Case("micse", overrides=("method.layers=null",), note="layers 3 and 4 of 6"),
     "mcse": Case("mcse-flickr", data="captions", overrides=("method.size=192",), note="features: 8 x 8 pixels"),
-    "sent2vec": Case("sent2vec", data="text", note="a static encoder from scratch; few steps are little for it"),
+    "sent2vec": Case("sent2vec", own_rate=True, note="a static encoder from scratch; few steps are little for it"),
     "mlm": Case(
-        "mlm-small", lr=3e-5, overrides=("model.config=null", "model.tokenizer=null"),
+        "mlm-small", overrides=("model.config=null", "model.tokenizer=null"),
         note="masked words alone, no contrast",
     ),
     "simcse-sup": Case("simcse-sup", data="triplets"),
     "promptbert-sup": Case("promptbert-sup", data="triplets"),
-    "promcse-sup": Case("promcse-sup", data="triplets", note="the encoder is frozen"),
+    "promcse-sup": Case("promcse-sup", data="triplets", own_rate=True, note="the encoder is frozen"),
     "consert-sup": Case("consert-joint", data="labelled", note="labelled NLI pairs"),
 }  # fmt: skip
 
@@ -180,8 +182,8 @@ def overrides_of(case: Case, seed: int, options: argparse.Namespace) -> list[str
     else:
         tokenizer = shared / "data" / "tokenizers" / "bert-base-uncased" / "vocab.txt"
         changes |= {"model.tokenizer": str(tokenizer), "method.frequencies": sources("text", shared, out)[0]["path"]}
-    if case.lr is not None:
-        changes["train.lr"] = case.lr
+    if not case.own_rate:
+        changes["train.lr"] = options.rate
     own = [change.replace("{BASE}", base).replace("{BACKBONE}", backbone) for change in case.overrides]
     return [f"{key}={json.dumps(value)}" for key, value in changes.items()] + own
 
@@ -193,14 +195,15 @@ def run_folder(out: Path, method: str, seed: int) -> Path:
 
 @dataclass
 class Clock:
-    """Seconds between neighbouring steps, evaluations left out."""
+    """Seconds between neighbouring steps, evaluations left out: of the clock, or of all the process's threads."""
 
+    read: Callable[[], float] = time.process_time
     times: list[float] = field(default_factory=list)
     last: float | None = None
 
     def tick(self) -> None:
         """A step is finished."""
-        now = time.perf_counter()
+        now = self.read()
         if self.last is not None:
             self.times.append(now - self.last)
         self.last = now
@@ -218,7 +221,7 @@ def run_one(method: str, seed: int, options: argparse.Namespace) -> dict[str, An
     from embedkit.training import train
     from embedkit.training.log import Progress
 
-    clock = Clock()
+    clock = Clock(time.perf_counter if torch.cuda.is_available() else time.process_time)
 
     class Timed(Progress):
         def start(self, total: int | None, done: int) -> None:
@@ -270,7 +273,7 @@ def geometry_value(report: Any, key: str) -> float:
 def settings(options: argparse.Namespace) -> dict[str, Any]:
     """What two lines must share to stand in one table."""
     return {"steps": options.steps, "batch": options.batch, "backbone": options.backbone or "raw-bert-mini",
-            "suites": options.suites}  # fmt: skip
+            "suites": options.suites, "rate": options.rate, "threads": options.threads}  # fmt: skip
 
 
 def finished(out: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -322,7 +325,10 @@ def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def markdown(entries: list[dict[str, Any]], options: argparse.Namespace) -> str:
     """The table for people."""
     known = settings(options)
-    head = f"{known['backbone']}, {known['steps']} steps of {known['batch']} rows, {time.strftime('%Y-%m-%d')}"
+    head = (
+        f"{known['backbone']}, {known['steps']} steps of {known['batch']} rows, learning rate {known['rate']:g}, "
+        f"{known['threads']} threads, {time.strftime('%Y-%m-%d')}"
+    )
     names = ["method", *STS, "STS average", f"over {BASE}", "transfer", "alignment", "uniformity", "rows/s", "GiB",
              "padding", "seeds", "note"]  # fmt: skip
     base = next((entry["avg"] for entry in entries if entry["method"] == BASE), None)
@@ -364,6 +370,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rate", type=float, default=1e-4, help="learning rate of all that train the whole encoder")
     parser.add_argument("--backbone", help="folder; raw-bert-mini of the shared models when not given")
     parser.add_argument("--shared", default="../shared")
     parser.add_argument("--suites", default="sts,transfer,geometry")

