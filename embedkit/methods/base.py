@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from embedkit.models.base import Model
     from embedkit.models.inputs import Inputs
     from embedkit.objectives.base import ObjectiveBatch
+    from embedkit.views.image import Transform
 
 Row = Mapping[str, Any]
 
@@ -113,10 +114,13 @@ class Method:
         """Names of embeddings that exist whatever roles the rows have."""
         return frozenset({"anchor"})
 
+    transform: Transform | None = None
+    """Random changes of the images of a view, for methods that read images."""
+
     @property
     def image_margin(self) -> float:
         """How many times larger than the model's image pictures are decoded, so that crops of them stay sharp."""
-        return 1.0
+        return 1.0 if self.transform is None else self.transform.margin
 
     caches_images: bool = False
     """Whether the vectors of all images are computed by the locked image tower before the first step; rows then have

@@ -9,7 +9,7 @@ import numpy as np
 
 from embedkit.errors import RecipeError
 from embedkit.methods.base import Contract, Method, Row, View, methods
-from embedkit.views.image import ImageInput, Transform, seed_of
+from embedkit.views.image import Transform, image_inputs
 
 
 def chosen_texts(texts: Sequence[str], count: int, random: np.random.Generator) -> list[str]:
@@ -51,11 +51,6 @@ class ImageText(Method):
         self.captions, self.template = captions, template
 
     @property
-    def image_margin(self) -> float:
-        """How many times larger than the model's image pictures are decoded."""
-        return 1.0 if self.transform is None else self.transform.margin
-
-    @property
     def provides(self) -> frozenset[str]:
         return frozenset({"anchor", "positive"})
 
@@ -70,7 +65,7 @@ class ImageText(Method):
 
     def images(self, rows: Sequence[Row], generators: Sequence[np.random.Generator]) -> View:
         """One view of the image of every row."""
-        images = [ImageInput(r["image"], self.transform, seed_of(g)) for r, g in zip(rows, generators, strict=True)]
+        images = image_inputs([row["image"] for row in rows], self.transform, generators)
         return View(images, list(range(len(rows))), tower="image")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from embedkit.errors import ModelError, RecipeError
 from embedkit.methods.base import Contract, Method, Row, View, methods
-from embedkit.views.image import ImageInput, Transform, seed_of
+from embedkit.views.image import Transform, image_inputs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -55,10 +55,6 @@ class TwoViews(Method):
         self.hidden, self.size = hidden, size
 
     @property
-    def image_margin(self) -> float:
-        return 1.0 if self.transform is None else self.transform.margin
-
-    @property
     def provides(self) -> frozenset[str]:
         return frozenset({"anchor", "positive"})
 
@@ -76,8 +72,8 @@ class TwoViews(Method):
         generators = [random(i) for i in range(len(rows))]
         owner = list(range(len(rows)))
         second = [row["image"] if row.get("image2") is None else row["image2"] for row in rows]
-        first = [ImageInput(r["image"], self.transform, seed_of(g)) for r, g in zip(rows, generators, strict=True)]
-        other = [ImageInput(image, self.transform, seed_of(g)) for image, g in zip(second, generators, strict=True)]
+        first = image_inputs([row["image"] for row in rows], self.transform, generators)
+        other = image_inputs(second, self.transform, generators)
         return {"anchor": View(first, owner, tower="image"), "positive": View(other, owner, tower="image")}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from embedkit.errors import DataError
 from embedkit.methods.base import Contract, Row, View, methods
 from embedkit.methods.clip import ImageText, chosen_texts
-from embedkit.views.image import ImageInput, seed_of
+from embedkit.views.image import image_inputs
 
 
 @methods.add("clip-joint")
@@ -55,7 +55,7 @@ class ClipJoint(ImageText):
         texts = [_text(row, g) for row, g in zip(rows, generators, strict=True)]
         pairs = [row.get("positive") or text for row, text in zip(rows, texts, strict=True)]
         pictured = [i for i, row in enumerate(rows) if row.get("image") is not None]
-        images = [ImageInput(rows[i]["image"], self.transform, seed_of(generators[i])) for i in pictured]
+        images = image_inputs([rows[i]["image"] for i in pictured], self.transform, [generators[i] for i in pictured])
         owner = list(range(len(rows)))
         return {
             "anchor": View(texts, owner),

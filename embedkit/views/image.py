@@ -161,6 +161,16 @@ class ImageInput:
         return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
 
 
+def image_inputs(
+    pictures: Sequence[Picture], transform: Transform | None, generators: Sequence[np.random.Generator]
+) -> list[ImageInput]:
+    """The images of a view, each with a seed drawn from its row's generator."""
+    return [
+        ImageInput(picture, transform, seed_of(generator))
+        for picture, generator in zip(pictures, generators, strict=True)
+    ]
+
+
 def seed_of(random: np.random.Generator) -> tuple[int, int]:
     """The seed of one view: the next two raw numbers of a row's generator."""
     first, second = random.bit_generator.random_raw(2).tolist()  # type: ignore[attr-defined]
