@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ if TYPE_CHECKING:
     from accelerate import PartialState
 
 JOIN_SECONDS = 45.0
-"""How long a process that was started by hand waits for the others; ``EMBEDKIT_JOIN_SECONDS`` wins."""
+"""How long a process that no launcher watches waits for the others."""
 
 
 def join(cpu: bool = False) -> PartialState:
@@ -34,35 +33,23 @@ def join(cpu: bool = False) -> PartialState:
     """
     import torch.distributed as dist
     from accelerate import PartialState
+    from accelerate.utils import get_cpu_distributed_information
 
-    launched = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    if launched or dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    place = get_cpu_distributed_information()
+    if place.world_size == 1 or dist.is_initialized() or dist.is_torchelastic_launched():
         return PartialState(cpu=cpu)
-    seconds = _limit()
     try:
-        state = PartialState(cpu=cpu, timeout=timedelta(seconds=seconds))
+        state = PartialState(cpu=cpu, timeout=timedelta(seconds=JOIN_SECONDS))
     except (RuntimeError, ValueError) as error:  # torch's errors of stores and of gloo's connections
-        rank, size = os.environ.get("RANK", "?"), os.environ["WORLD_SIZE"]
         raise UserError(
-            f"process {rank} of {size} waited for the others, which did not all come within {seconds:g} s "
+            f"waited for the others, which did not all come within {JOIN_SECONDS:g} s "
             f"({type(error).__name__}: {str(error).splitlines()[0][:200]})",
-            where=f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}",
-            remedy="look at what the other processes said; where they only start slowly, set EMBEDKIT_JOIN_SECONDS",
+            where=f"process {place.rank} of {place.world_size}",
+            remedy="look at what they said; where they only start slowly, use accelerate launch, which waits longer",
         ) from error
     if dist.is_initialized():
         _usual_limit(state.backend)
     return state
-
-
-def _limit() -> float:
-    text = os.environ.get("EMBEDKIT_JOIN_SECONDS", "")
-    try:
-        seconds = float(text) if text else JOIN_SECONDS
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise UserError(f"EMBEDKIT_JOIN_SECONDS is {text!r}, no number of seconds", remedy="unset it, or give one")
-    return seconds
 
 
 def _usual_limit(backend: str | None) -> None:

@@ -37,7 +37,8 @@ GROUPS = {
     ),
     "checkpointing": Group(
         ("training/checkpoint.py", "training/state.py"),
-        ("training/test_checkpoint.py", "training/test_outputs.py", "training/test_run.py", "training/test_resume.py"),
+        ("training/test_state.py", "training/test_checkpoint.py", "training/test_outputs.py", "training/test_run.py",
+         "training/test_resume.py"),
         ("training/test_processes.py",),
     ),
     "metrics": Group(

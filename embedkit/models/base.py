@@ -159,12 +159,20 @@ class Model(nn.Module):
         Two models with equal hashes give equal vectors on the same machine; the device and the way of running do not
         enter.
         """
-        digest = hashlib.sha256(json.dumps(self.spec(), sort_keys=True).encode())
-        digest.update(self.tokenizer_json().encode())
+        digest = self._reading()
         for name, tensor in sorted(self.tensors().items()):
             digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
+
+    def reading_hash(self) -> str:
+        """A name for tokenizer and settings alone: what does not change in training, 16 hexadecimal digits."""
+        return self._reading().hexdigest()[:16]
+
+    def _reading(self) -> hashlib._Hash:
+        digest = hashlib.sha256(json.dumps(self.spec(), sort_keys=True).encode())
+        digest.update(self.tokenizer_json().encode())
+        return digest
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights as `save` writes them, by name."""

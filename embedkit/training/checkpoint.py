@@ -117,6 +117,18 @@ class CheckpointStore:
         self._retire(step, best_step)
         return Checkpoint(final, step)
 
+    def space_note(self, size: int) -> str | None:
+        """A line when the disk will not hold all that is kept of checkpoints of `size` bytes, and one being written."""
+        place = next(path for path in (self.folder, *self.folder.parents) if path.exists())
+        missing = max(1, self.keep + 2 - len(self.steps()))  # + 2: the best one, and the one being written
+        free, need = shutil.disk_usage(place).free, missing * size
+        if free >= need:
+            return None
+        return (
+            f"{self.folder}: {free / 2**20:,.0f} MiB are free on this disk, checkpoints may need {need / 2**20:,.0f}: "
+            "free some space, lower train.keep_checkpoints, or write elsewhere with --output"
+        )
+
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest checkpoint that is whole, and one line for each one that was passed over."""
         ignored = [f"ignored incomplete {path.name}" for path in sorted(self.folder.glob(f"{_TEMPORARY}*"))]

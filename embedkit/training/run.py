@@ -183,6 +183,8 @@ class Run:
             self._resume()
         if self.world.is_main:
             self.store.sweep()
+            if (full := self.store.space_note(self.state.nbytes)) is not None:
+                self.progress.say(full)
             write_durably(self.folder / "recipe.yaml", dump_recipe(self.recipe).encode())
         with self._stop, contextlib.closing(self._stream()) as stream:
             losses = self.loop(stream)

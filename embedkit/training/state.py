@@ -71,7 +71,7 @@ class RunState:
             "scale": self.scale.state(),
             "samples": samples,
             "moments": len(tensors["optimiser"]),
-            **_origin(fingerprint, world),
+            **self._origin(fingerprint, world),
         }
         saved = store.save(
             self.position.step, tensors, {"state": document}, {"recipe.yaml": dump_recipe(recipe)}, self.best.step
@@ -79,12 +79,19 @@ class RunState:
         world.barrier()
         return saved
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a checkpoint, nearly: weights, two moments of what is trained, and the running mean."""
+        weights = sum(tensor.numel() * tensor.element_size() for tensor in self.bundle.state_dict().values())
+        trained = sum(p.numel() * p.element_size() for p in self.bundle.parameters() if p.requires_grad)
+        return weights + (3 if self.ema is not None else 2) * trained
+
     def restore(self, checkpoint: Checkpoint, recipe: Recipe, fingerprint: str, world: World) -> None:
         """Go back to a checkpoint, or refuse it and list what differs."""
         document = checkpoint.json("state")
         differences = _recipe_differences(checkpoint, recipe)
         with checkpoint.reading("state.json"):
-            for name, now in _origin(fingerprint, world).items():
+            for name, now in self._origin(fingerprint, world).items():
                 if document[name] != now:
                     differences.append(f"{_WORDS[name]} was {document[name]}, is {now}")
         if differences:
@@ -112,19 +119,19 @@ class RunState:
         with checkpoint.reading("random.safetensors"):
             _restore_random(checkpoint, world)
 
+    def _origin(self, fingerprint: str, world: World) -> dict[str, Any]:
+        """What a run must share with the one that wrote its checkpoint, besides the recipe, to go on bit for bit."""
+        return {
+            "world": world.size, "data": fingerprint, "embedkit": __version__, "torch": str(torch.__version__),
+            "device": world.device.type, "reading": self.bundle.model.reading_hash(),
+        }  # fmt: skip
+
 
 _WORDS = {
     "world": "the number of processes", "data": "the data", "embedkit": "the version of embedkit",
     "torch": "the version of torch", "device": "the kind of device",
+    "reading": "the tokenizer or another file of the model that no weight shows",
 }  # fmt: skip
-
-
-def _origin(fingerprint: str, world: World) -> dict[str, Any]:
-    """What a run must share with the one that wrote its checkpoint, besides the recipe, to go on bit for bit."""
-    return {
-        "world": world.size, "data": fingerprint, "embedkit": __version__, "torch": str(torch.__version__),
-        "device": world.device.type,
-    }  # fmt: skip
 
 
 def load_weights(bundle: Bundle, checkpoint: Checkpoint, file: str = "weights") -> None:

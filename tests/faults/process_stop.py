@@ -134,19 +134,19 @@ def _alone(world: World) -> Outcome:
     return Outcome(f"after {slowest:.1f} s: {line}", trials=2)
 
 
-def _join_without(absent: int, seconds: str) -> None:
+def _join_without(absent: int, seconds: float) -> None:
     """Join the processes of a run, unless this is the one that is absent; the body of a process."""
     import os
     import sys
 
+    from embedkit import processes
     from embedkit.errors import EmbedkitError
-    from embedkit.processes import join
 
     if int(os.environ["RANK"]) == absent:
         os.kill(os.getpid(), signal.SIGKILL)
-    os.environ["EMBEDKIT_JOIN_SECONDS"] = seconds
+    processes.JOIN_SECONDS = seconds
     try:
-        join(cpu=True)
+        processes.join(cpu=True)
     except EmbedkitError as error:
         print(error)
         sys.stdout.flush()
@@ -157,12 +157,13 @@ def _join_without(absent: int, seconds: str) -> None:
 def _never_came(world: World) -> Outcome:
     line = ""
     for absent in (0, 1):
-        start = Forked(2, [_join_without, absent, "2"], world.folder / "said")
+        start = Forked(2, [_join_without, absent, 2.0], world.folder / "said")
         start.wait()
         assert start.codes[1 - absent] == 2 and start.codes[absent] == -signal.SIGKILL, (start.codes, start.said)
         line = start.lines(1 - absent)[-1]
-        assert f"process {1 - absent} of 2 waited for the others, which did not all come within 2 s" in line, start.said
-        assert "set EMBEDKIT_JOIN_SECONDS" in line and TRACEBACK not in start.said
+        said = f"process {1 - absent} of 2: waited for the others, which did not all come within 2 s"
+        assert said in line, start.said
+        assert "use accelerate launch" in line and TRACEBACK not in start.said
     return Outcome(line, trials=2)
 
 

@@ -170,3 +170,18 @@ def test_existing_run_is_not_overwritten(tmp_path: Path) -> None:
     killed_at(3, given, tmp_path / "run")
     with pytest.raises(CheckpointError, match="holds a run; add --resume"):
         train(given, output=tmp_path / "run", progress=Progress())
+
+
+def test_a_changed_vocabulary_is_refused(tmp_path: Path) -> None:
+    words = tmp_path / "vocab.txt"
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(set(common.WORDS))]
+    words.write_text("\n".join(pieces) + "\n")
+    write_data(tmp_path)
+    given = recipe(tmp_path, "shuffled", "full")
+    given["model"]["tokenizer"] = str(words)
+    killed_at(5, given, tmp_path / "run")
+    words.write_text("\n".join([*pieces[:-2], pieces[-1], pieces[-2]]) + "\n")
+    with pytest.raises(CheckpointError, match="belongs to another run: the tokenizer or another file of the model"):
+        train(given, output=tmp_path / "run", resume=True, progress=Progress())
+    words.write_text("\n".join(pieces) + "\n")
+    assert train(given, output=tmp_path / "run", resume=True, progress=Progress()).steps == TOTAL

@@ -7,6 +7,7 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,11 +30,23 @@ from embedkit.training.step import Bundle
 from tests.training import runs
 
 
+class Shared(nn.ModuleDict):
+    """One layer that two parts share, as a model whose tokenizer is `vocabulary`."""
+
+    vocabulary = "a b"
+
+    def __init__(self, width: int) -> None:
+        layer = nn.Linear(width, 3)
+        super().__init__({"first": layer, "again": layer})
+
+    def reading_hash(self) -> str:
+        return self.vocabulary
+
+
 def made(seed: int, ema: bool = True, width: int = 4) -> RunState:
-    """The state of a run over a model of one layer that two of its parts share."""
+    """The state of a run over a model of one layer."""
     torch.manual_seed(seed)
-    model: Any = nn.ModuleDict({"first": nn.Linear(width, 3)})
-    model["again"] = model["first"]
+    model: Any = Shared(width)
     parts = nn.ModuleDict({"part": nn.Linear(3, 2)})
     objective: Any = nn.Module()
     objective.register_buffer("seen", torch.full((2,), float(seed)))
@@ -47,7 +60,8 @@ def advance(state: RunState, steps: int) -> None:
     """Some updates from random inputs."""
     bundle: Any = state.bundle
     for _ in range(steps):
-        bundle.parts["part"](bundle.model["again"](torch.randn(5, 4))).square().sum().backward()
+        inputs = torch.randn(5, bundle.model["first"].in_features)
+        bundle.parts["part"](bundle.model["again"](inputs)).square().sum().backward()
         state.optimiser.step(1.0)
         state.bundle.zero_grad()
         if state.ema is not None:
@@ -151,11 +165,13 @@ def test_all_that_differs_is_listed(store: CheckpointStore, recipe: Recipe, monk
     world, other = World("meta"), load_recipe(runs.recipe(), ["seed=8"])
     world.size = 2
     monkeypatch.setattr(state_module, "__version__", "0.0.0")
+    monkeypatch.setattr(Shared, "vocabulary", "b a")
     with pytest.raises(CheckpointError) as caught:
         made(2).restore(checkpoint, other, "data v2", world)
     said = caught.value.line()
     for what in ("seed was 7, is 8; ", "the number of processes was 1, is 2; ", "the data was data v1, is data v2; ",
-                 "the version of embedkit was ", "the kind of device was cpu, is meta"):  # fmt: skip
+                 "the version of embedkit was ", "the kind of device was cpu, is meta",
+                 "the tokenizer or another file of the model that no weight shows was a b, is b a"):  # fmt: skip
         assert what in said
     assert "the version of torch" not in said
     assert torch.equal(tensors(state)["model.first.weight"], before)
@@ -201,6 +217,28 @@ def test_a_random_state_is_needed_for_every_process(store: CheckpointStore, reci
             state.restore(changed(checkpoint, "random.safetensors", wrong), recipe, "data v1", World())
 
 
+def test_the_random_state_of_a_gpu_is_left_alone_on_a_cpu(store: CheckpointStore, recipe: Recipe) -> None:
+    state = made(1)
+    checkpoint = saved(state, store, recipe)
+    random = checkpoint.tensors("random")
+    with_gpu = changed(checkpoint, "random.safetensors", {**random, "cuda": random["cpu"].clone()})
+    state.restore(with_gpu, recipe, "data v1", World())
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_another_number_of_moments_is_refused(store: CheckpointStore, recipe: Recipe, change: int) -> None:
+    state = made(1)
+    advance(state, 1)
+    checkpoint = saved(state, store, recipe)
+    moments = checkpoint.tensors("optimiser")
+    name = next(iter(moments))
+    fewer, more = {n: t for n, t in moments.items() if n != name}, {**moments, "more": moments[name].clone()}
+    other = more if change > 0 else fewer
+    said = f"{len(moments) + change} tensors instead of {len(moments)}"
+    with pytest.raises(CheckpointError, match=rf"optimiser\.safetensors does not hold .*{said}"):
+        state.restore(changed(checkpoint, "optimiser.safetensors", other), recipe, "data v1", World())
+
+
 def test_a_document_of_another_step_is_refused(store: CheckpointStore, recipe: Recipe) -> None:
     state = made(1)
     checkpoint = saved(state, store, recipe)
@@ -210,6 +248,36 @@ def test_a_document_of_another_step_is_refused(store: CheckpointStore, recipe: R
         CheckpointError, match=r"state\.json does not hold what embedkit writes \(ValueError: step 5 in"
     ):
         state.restore(changed(checkpoint, "state.json", document), recipe, "data v1", World())
+
+
+@pytest.mark.parametrize("ema", [True, False])
+def test_the_size_of_a_checkpoint_is_known_before_it_is_written(
+    store: CheckpointStore, recipe: Recipe, ema: bool
+) -> None:
+    state = made(1, ema, width=4000)
+    known = state.nbytes
+    advance(state, 1)
+    checkpoint = saved(state, store, recipe)
+    written = sum((checkpoint.path / f"{name}.safetensors").stat().st_size for name in ("weights", "optimiser"))
+    written += (checkpoint.path / "ema.safetensors").stat().st_size if ema else 0
+    assert abs(written - known) < 4000  # names and shapes
+
+
+def test_a_disk_that_will_be_full_is_told(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def free(amount: int) -> None:
+        monkeypatch.setattr(module.shutil, "disk_usage", lambda path: SimpleNamespace(free=amount))
+
+    free(4 << 20)
+    assert store.keep == 2
+    assert store.space_note(1 << 20) is None
+    said = store.space_note((1 << 20) + 1)
+    assert said is not None
+    assert said.startswith(f"{store.folder}: 4 MiB are free on this disk, checkpoints may need 4: ")
+    for step in (1, 2, 3):  # three are there already, one is written at a time
+        store.save(step, {}, {}, {}, best_step=1)
+    free(1 << 20)
+    assert store.space_note(1 << 20) is None
+    assert store.space_note((1 << 20) + 1) is not None
 
 
 # -- files of a checkpoint ------------------------------------------------------------------------------------------
