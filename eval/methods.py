@@ -100,6 +100,9 @@ CASES: dict[str, Case] = {
     "consert-sup": Case("consert-joint", data="labelled", note="labelled NLI pairs"),
 }  # fmt: skip
 
+UNTRAINED = {"untrained-cls": "cls", "untrained-mean": "mean"}
+"""Rows of the backbone as it is, with their pooling; they have no seed."""
+
 
 def sources(kind: str, shared: Path, out: Path) -> list[dict[str, Any]]:
     """The entries of ``data.train``."""
@@ -169,7 +172,6 @@ def overrides_of(case: Case, seed: int, options: argparse.Namespace) -> list[str
     """What is changed in the case's recipe."""
     shared, out = Path(options.shared), Path(options.out)
     base = str(run_folder(out, BASE, seed) / "model")
-    backbone = options.backbone or str(shared / "models" / "raw-bert-mini")
     changes: dict[str, Any] = {
         "seed": seed, "train.epochs": None, "train.max_steps": options.steps, "train.batch_size": options.batch,
         "train.chunk_tokens": None, "train.save_every": 10**6, "train.log_every": max(1, options.steps // 10),
@@ -178,14 +180,19 @@ def overrides_of(case: Case, seed: int, options: argparse.Namespace) -> list[str
         "evaluation.data": str(shared / "data" / "sts"), "evaluation.every": max(1, options.steps // 5),
     }  # fmt: skip
     if case.recipe != "sent2vec":
-        changes["model.name"] = backbone
+        changes["model.name"] = backbone(options)
     else:
         tokenizer = shared / "data" / "tokenizers" / "bert-base-uncased" / "vocab.txt"
         changes |= {"model.tokenizer": str(tokenizer), "method.frequencies": sources("text", shared, out)[0]["path"]}
     if not case.own_rate:
         changes["train.lr"] = options.rate
-    own = [change.replace("{BASE}", base).replace("{BACKBONE}", backbone) for change in case.overrides]
+    own = [change.replace("{BASE}", base).replace("{BACKBONE}", backbone(options)) for change in case.overrides]
     return [f"{key}={json.dumps(value)}" for key, value in changes.items()] + own
+
+
+def backbone(options: argparse.Namespace) -> str:
+    """Folder of the model that all methods but the static ones start from."""
+    return options.backbone or str(Path(options.shared) / "models" / "raw-bert-mini")
 
 
 def run_folder(out: Path, method: str, seed: int) -> Path:
@@ -235,6 +242,10 @@ def run_one(method: str, seed: int, options: argparse.Namespace) -> dict[str, An
             print(f"{method} seed {seed}: {line}", file=sys.stderr, flush=True)
 
     torch.set_num_threads(options.threads)
+    if method in UNTRAINED:
+        model = load(backbone(options))
+        model.pooling = UNTRAINED[method]
+        return {"method": method, "seed": seed, "settings": settings(options), **scores(model, options)}
     case, folder = CASES[method], run_folder(Path(options.out), method, seed)
     result = train(case.recipe, overrides_of(case, seed, options), output=folder, resume=True, progress=Timed())
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -309,16 +320,16 @@ def columns_of(rows: list[dict[str, Any]]) -> dict[str, float | None]:
 
 
 def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One entry a method, in the order of `CASES`: means, and the deviation of the STS average over seeds."""
+    """One entry a method, the untrained ones first: means, and the deviation of the STS average over seeds."""
     entries = []
-    for method in CASES:
+    for method in (*UNTRAINED, *CASES):
         own = [row for row in rows if row["method"] == method]
         if not own:
             continue
         averages = [row["sts"]["avg"] for row in own if "sts" in row]
         deviation = statistics.stdev(averages) if len(averages) >= SEVERAL else None
         entries.append({"method": method, "seeds": sorted(row["seed"] for row in own), **columns_of(own),
-                        "avg_deviation": deviation, "note": CASES[method].note})  # fmt: skip
+                        "avg_deviation": deviation, "note": CASES[method].note if method in CASES else ""})  # fmt: skip
     return entries
 
 
@@ -396,7 +407,7 @@ def main() -> int:
     unknown = [name for name, _ in wanted if name not in CASES]
     if unknown:
         raise SystemExit(f"unknown method {unknown[0]!r}; known: {', '.join(CASES)}")
-    needed = [(BASE, seed) for name, seed in wanted if CASES[name].needs_base]
+    needed = [(name, 0) for name in UNTRAINED] + [(BASE, seed) for name, seed in wanted if CASES[name].needs_base]
     failed = []
     for method, seed in dict.fromkeys([*needed, *wanted]):
         if any((row["method"], row["seed"]) == (method, seed) for row in finished(out, options)):
