@@ -59,9 +59,9 @@ def unit_rows(vectors: Array) -> Array:
     return vectors / np.where(lengths > 0, lengths, 1).astype(vectors.dtype)
 
 
-def _counted_ranks(group: Array, size: int, weights: Array) -> Array:
+def _counted_ranks(group: Array, weights: Array) -> Array:
     """Mid-ranks of the samples when sample i stands `weights[i]` times; `group` numbers the distinct values."""
-    counts = np.bincount(group, weights=weights, minlength=size)
+    counts = np.bincount(group, weights=weights)
     ranks: Array = np.cumsum(counts) - (counts - 1) / 2
     return ranks[group]
 
@@ -81,14 +81,14 @@ def spearman_statistic(samples: Mapping[str, Array]) -> Statistic:
     for rows in members:
         _, g = np.unique(gold[rows], return_inverse=True)
         _, p = np.unique(prediction[rows], return_inverse=True)
-        ranked.append((rows, g, int(g.max()) + 1, p, int(p.max()) + 1))
+        ranked.append((rows, g, p))
     shares = np.array([len(rows) if by_size else 1.0 for rows in members])
 
     def value(weights: Array) -> float:
         parts = []
-        for rows, g, g_size, p, p_size in ranked:
+        for rows, g, p in ranked:
             w = weights[rows]
-            parts.append(pearson(_counted_ranks(g, g_size, w), _counted_ranks(p, p_size, w), w))
+            parts.append(pearson(_counted_ranks(g, w), _counted_ranks(p, w), w))
         return float(shares @ np.array(parts) / shares.sum())
 
     return value
@@ -106,11 +106,10 @@ def average_precision_statistic(samples: Mapping[str, Array]) -> Statistic:
     """Average precision of ``prediction`` (N,) for binary ``gold`` (N,); tied predictions form one threshold."""
     gold, prediction = np.asarray(samples["gold"], dtype=np.float64), np.asarray(samples["prediction"])
     _, group = np.unique(-prediction, return_inverse=True)  # best first
-    size = int(group.max()) + 1
 
     def value(weights: Array) -> float:
-        hits = np.cumsum(np.bincount(group, weights=weights * gold, minlength=size))
-        drawn = np.cumsum(np.bincount(group, weights=weights, minlength=size))
+        hits = np.cumsum(np.bincount(group, weights=weights * gold))
+        drawn = np.cumsum(np.bincount(group, weights=weights))
         precision = np.divide(hits, drawn, out=np.zeros_like(hits), where=drawn > 0)
         gained = np.diff(hits, prepend=0.0)
         return float(precision @ gained / hits[-1]) if hits[-1] > 0 else float("nan")
