@@ -3,7 +3,7 @@
     python eval/benchmarks/kill.py [--trials 20] [--processes 1 2] [--each 4] [--steps 120] [--seed 0] [--recipe FILE]
 
 A tiny encoder with dropout trains on built-in sentences by the command line, on one process and on two
-(``accelerate launch``), with a checkpoint every second step. A trial sends SIGKILL at a moment drawn uniformly from
+(``torchrun``), with a checkpoint every second step. A trial sends SIGKILL at a moment drawn uniformly from
 the time that training takes; on two processes, to all of them in one trial and to a single one in the next. Then the
 run is started again with ``--resume``. After ``--each`` kills a run is left to finish, and the bytes of its last
 checkpoint (weights, optimiser, random states) and of its model are compared with those of the unbroken run. Exit code
@@ -33,6 +33,8 @@ from typing import Any, Protocol
 import yaml
 
 LIMIT = 600.0  # seconds that any one start of the run may take
+SETTINGS = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "ACCELERATE_USE_CPU": "true",
+            "ACCELERATE_MIXED_PRECISION": "no"}  # fmt: skip
 
 
 @dataclass
@@ -109,10 +111,8 @@ def command(processes: int, given: list[str]) -> list[str]:
     train = ["-m", "embedkit", *given]
     if processes == 1:
         return [sys.executable, *train]
-    port = free_port()
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes), "--num_machines", "1"]
-    options = ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(port)]
-    return [sys.executable, *launch, *options, *train]
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(free_port())]
+    return [sys.executable, *launch, *train]
 
 
 class Start:
@@ -121,7 +121,7 @@ class Start:
     def __init__(self, processes: int, given: list[str], errors: Path) -> None:
         self._errors = open(errors, "wb")  # noqa: SIM115 - closed when the run has ended
         self.path = errors
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment = {**os.environ, **SETTINGS}
         root = Path(__file__).resolve().parents[2]
         environment["PYTHONPATH"] = os.pathsep.join([str(root), environment.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
@@ -190,6 +190,13 @@ def final_state(output: Path, steps: int) -> dict[str, str]:
     return {str(f.relative_to(output)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
+def check_processes(output: Path, steps: int, processes: int) -> None:
+    """Refuse a run that was not made by so many processes."""
+    found = json.loads((output / "checkpoints" / f"step-{steps:08d}" / "state.json").read_text())["world"]
+    if found != processes:
+        raise SystemExit(f"the run was started on {processes} process(es) and ran on {found}")
+
+
 def trained_seconds(output: Path) -> float:
     """Seconds from the first step to the saved model of an unbroken run, as its files tell."""
     return (output / "result.json").stat().st_mtime - (output / "recipe.yaml").stat().st_mtime
@@ -237,6 +244,7 @@ def run_trials(
     unbroken = begin(processes, words(file, whole, False), folder / "errors.txt")
     if unbroken.wait() != 0:
         raise SystemExit(unbroken.said)
+    check_processes(whole, arguments.steps, processes)
     wanted, seconds = final_state(whole, arguments.steps), trained_seconds(whole)
     draws = random.Random(f"{arguments.seed} {processes}")
     while count.trials < arguments.trials:

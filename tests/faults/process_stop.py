@@ -89,7 +89,7 @@ def _stop_twice(world: World) -> Outcome:
     return _stop(world, 2, ask)
 
 
-@case("process", "SIGTERM to accelerate launch with two processes, then resumed", long=True)
+@case("process", "SIGTERM to torchrun with two processes, then resumed", long=True)
 def _stop_launched(world: World) -> Outcome:
     steps = 40
     file, output = recipe(world.folder, steps), world.folder / "run"
@@ -105,6 +105,7 @@ def _stop_launched(world: World) -> Outcome:
     assert again.wait() == 0 and f"resuming from step {step} " in again.said, again.said[-3000:]
     whole = kill.Start(2, kill.words(file, world.folder / "whole", False), world.folder / "whole.txt")
     assert whole.wait() == 0
+    kill.check_processes(output, steps, 2)
     assert kill.final_state(output, steps) == kill.final_state(world.folder / "whole", steps)
     return Outcome(
         f"stopped after step {step}, saved, {seconds:.1f} s after the signal; resumed, equal to the last bit"
