@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from embedkit.cli.app import app, main
 from embedkit.recipe_io import load_recipe
+from eval.benchmarks.kill import free_port
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
@@ -18,7 +23,7 @@ COMMANDS = [
     for language, block in BLOCKS
     if language == "bash"
     for line in block.splitlines()
-    if re.match(r"(embedkit|accelerate launch .* -m embedkit) ", line)
+    if re.match(r"(embedkit|torchrun .* -m embedkit) ", line)
 ]
 
 
@@ -36,6 +41,18 @@ def test_commands_of_the_readme_are_accepted(words: list[str]) -> None:
     if command in ("train", "plan") and not rest[0].endswith(".yaml"):
         overrides = [word for word in rest[1:] if "=" in word and not word.startswith("-")]
         load_recipe(rest[0], overrides)
+
+
+@pytest.mark.slow
+def test_the_command_for_two_processes_runs_two(tmp_path: Path) -> None:
+    (words,) = [words for words in COMMANDS if words[0] == "torchrun"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", f"--master-port={free_port()}"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": "no"}
+    command = [*launcher, *words[1:-1], str(tmp_path / "run"), "--smoke"]
+    done = subprocess.run(command, env=environment, cwd=README.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (state,) = (tmp_path / "run" / "checkpoints").glob("*/state.json")
+    assert json.loads(state.read_text())["world"] == 2
 
 
 @pytest.mark.slow
