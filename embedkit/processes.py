@@ -17,9 +17,9 @@ JOIN_SECONDS = 45.0
 def join(cpu: bool = False) -> PartialState:
     """This process's place among those of the run: accelerate's state, its process group formed.
 
-    ``accelerate launch`` and ``torchrun`` end all processes when one has died. Processes that were started otherwise
-    (MPI, Slurm, by hand) would wait half an hour for one that died before it was there: here they wait `JOIN_SECONDS`.
-    Once the group is formed, its operations have torch's usual time limits.
+    ``torchrun`` and (on GPUs) ``accelerate launch`` end all processes when one has died. Processes that were started
+    otherwise (MPI, Slurm, by hand) would wait half an hour for one that died before it was there: here they wait
+    `JOIN_SECONDS`. Once the group is formed, its operations have torch's usual time limits.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def join(cpu: bool = False) -> PartialState:
             f"waited for the others, which did not all come within {JOIN_SECONDS:g} s "
             f"({type(error).__name__}: {str(error).splitlines()[0][:200]})",
             where=f"process {place.rank} of {place.world_size}",
-            remedy="look at what they said; where they only start slowly, use accelerate launch, which waits longer",
+            remedy="look at what they said; where they only start slowly, use torchrun, which waits longer",
         ) from error
     if dist.is_initialized():
         _usual_limit(state.backend)

@@ -40,7 +40,7 @@ def encode(
     """Encode the texts or images of a file or folder.
 
     Row i of the output belongs to row i of the input. Memory stays constant; a run that was stopped goes on when it is
-    started again. On several processes: accelerate launch -m embedkit encode ...
+    started again. On several processes: torchrun --nproc-per-node 2 -m embedkit encode ...
     """
     check_json(json_file)
     from embedkit.models import encode_file, load

@@ -46,7 +46,7 @@ def console(json_file: str | None = None) -> Console:
 
 
 def place(device: str | None) -> tuple[PartialState, str | None]:
-    """The processes of `accelerate launch`, and the device for this one where none was chosen and there are several."""
+    """The processes of the run, and the device for this one where none was chosen and there are several."""
     from embedkit.processes import join
 
     state = join(cpu=device == "cpu")

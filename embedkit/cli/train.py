@@ -21,7 +21,7 @@ def train(
 ) -> None:
     """Train a model by a recipe.
 
-    On several processes: accelerate launch -m embedkit train RECIPE
+    On several processes: torchrun --nproc-per-node 2 -m embedkit train RECIPE
     """
     check_json(json_file)
     from embedkit.recipe_io import load_recipe

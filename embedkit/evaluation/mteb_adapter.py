@@ -160,7 +160,7 @@ class MtebSuite:
     ) -> Report:
         """Main scores x 100 by task, and their mean; see `embedkit.evaluation.run.OpenSuite.run`."""
         if distributed:
-            raise UserError("mteb tasks run in one process", remedy="start one process, without accelerate launch")
+            raise UserError("mteb tasks run in one process", remedy="start one process, without a launcher")
         mteb, began = import_mteb(), time.perf_counter()
         encoder = MtebEncoder(model, name or "model", prompt=self.prompt, dim=self.dim, cache=cache, progress=progress)
         results = {}

@@ -72,7 +72,7 @@ def encode_file(
     ``file_name`` ...), relative to the file. Where a row has cells of both kinds and no `column` is named, the one that
     is not empty counts: texts and images may be mixed.
 
-    Run under ``accelerate launch`` the work is shared by all processes.
+    Run under ``torchrun`` (on GPUs also ``accelerate launch``) the work is shared by all processes.
 
     Parameters
     ----------

@@ -164,7 +164,7 @@ def _never_came(world: World) -> Outcome:
         line = start.lines(1 - absent)[-1]
         said = f"process {1 - absent} of 2: waited for the others, which did not all come within 2 s"
         assert said in line, start.said
-        assert "use accelerate launch" in line and TRACEBACK not in start.said
+        assert "use torchrun" in line and TRACEBACK not in start.said
     return Outcome(line, trials=2)
 
 
