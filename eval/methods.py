@@ -100,8 +100,9 @@ CASES: dict[str, Case] = {
     "consert-sup": Case("consert-joint", data="labelled", note="labelled NLI pairs"),
 }  # fmt: skip
 
-UNTRAINED = {"untrained-cls": "cls", "untrained-mean": "mean"}
-"""Rows of the backbone as it is, with their pooling; they have no seed."""
+UNTRAINED = {"untrained-cls": ("cls", None), "untrained-mean": ("mean", None), "untrained-last-two": ("last-two", None),
+             "untrained-prompt": ("mask", 'This sentence : "{}" means [MASK].')}  # fmt: skip
+"""Rows of the backbone as it is: pooling and prompt; they have no seed."""
 
 
 def sources(kind: str, shared: Path, out: Path) -> list[dict[str, Any]]:
@@ -244,7 +245,9 @@ def run_one(method: str, seed: int, options: argparse.Namespace) -> dict[str, An
     torch.set_num_threads(options.threads)
     if method in UNTRAINED:
         model = load(backbone(options))
-        model.pooling = UNTRAINED[method]
+        model.pooling, prompt = UNTRAINED[method]
+        if prompt is not None:
+            model.prompts, model.default_prompt = {"sentence": prompt}, "sentence"
         return {"method": method, "seed": seed, "settings": settings(options), **scores(model, options)}
     case, folder = CASES[method], run_folder(Path(options.out), method, seed)
     result = train(case.recipe, overrides_of(case, seed, options), output=folder, resume=True, progress=Timed())
