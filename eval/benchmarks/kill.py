@@ -33,8 +33,7 @@ from typing import Any, Protocol
 import yaml
 
 LIMIT = 600.0  # seconds that any one start of the run may take
-SETTINGS = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "ACCELERATE_USE_CPU": "true",
-            "ACCELERATE_MIXED_PRECISION": "no"}  # fmt: skip
+ON_CPU = {"ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": "no"}  # whatever accelerate's own settings say
 
 
 @dataclass
@@ -121,7 +120,7 @@ class Start:
     def __init__(self, processes: int, given: list[str], errors: Path) -> None:
         self._errors = open(errors, "wb")  # noqa: SIM115 - closed when the run has ended
         self.path = errors
-        environment = {**os.environ, **SETTINGS}
+        environment = {**os.environ, **ON_CPU, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         root = Path(__file__).resolve().parents[2]
         environment["PYTHONPATH"] = os.pathsep.join([str(root), environment.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(

@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks.kill import LIMIT, free_port
+from eval.benchmarks.kill import LIMIT, ON_CPU, free_port
 from tests.helpers.gloo import HOST, forkserver
 
 ALONE = 60.0
 """Seconds that a process may take to end when another one of its run has died."""
 
-_SETTINGS = {"ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": HOST}
+_SETTINGS = {**ON_CPU, "MASTER_ADDR": HOST}
 
 
 def _run(given: Any, said: str, place: dict[str, str]) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from embedkit.cli.app import app, main
 from embedkit.recipe_io import load_recipe
-from eval.benchmarks.kill import free_port
+from eval.benchmarks.kill import ON_CPU, free_port
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
@@ -47,9 +47,8 @@ def test_commands_of_the_readme_are_accepted(words: list[str]) -> None:
 def test_the_command_for_two_processes_runs_two(tmp_path: Path) -> None:
     (words,) = [words for words in COMMANDS if words[0] == "torchrun"]
     launcher = [sys.executable, "-m", "torch.distributed.run", f"--master-port={free_port()}"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": "no"}
     command = [*launcher, *words[1:-1], str(tmp_path / "run"), "--smoke"]
-    done = subprocess.run(command, env=environment, cwd=README.parent, capture_output=True, text=True)
+    done = subprocess.run(command, env={**os.environ, **ON_CPU}, cwd=README.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     (state,) = (tmp_path / "run" / "checkpoints").glob("*/state.json")
     assert json.loads(state.read_text())["world"] == 2
