@@ -300,9 +300,11 @@ class EvaluationConfig(Settings):
     data: str | None = None
     tasks: list[str] | None = None
     split: str = "dev"
+    settings: dict[str, Any] = Field(default_factory=dict, description="of the tasks, e.g. folds: 5")
     every: int | None = Field(None, gt=0, description="steps; the end of each epoch when not given")
     metric: str | None = Field(None, description="SUITE/TASK, e.g. sts/stsb; the suite's main metric when not given")
     at_start: bool = False
+    patience: int | None = Field(None, gt=0, description="evaluations in a row without a new best that end the run")
     load_best: bool = Field(True, description="the saved model is the best checkpoint, not the last")
 
 

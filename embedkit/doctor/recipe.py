@@ -74,7 +74,7 @@ def _overlap(recipe: Recipe, trained: Iterable[str]) -> Iterator[Finding]:
     config = recipe.evaluation
     seen: set[str] = set()
     for split in dict.fromkeys([config.split, "test"]):
-        suite = open_suite(config.suite, config.data, config.tasks, split)
+        suite = open_suite(config.suite, config.data, config.tasks, split, settings=config.settings)
         if not isinstance(suite, OpenSuite):
             return
         items = [item for task in suite.tasks for request in task.requests() for item in request.items]

@@ -33,8 +33,9 @@ class SCT(Method):
     gives the student a tanh head of the teacher's size, which stays at use time. The official code trains a student
     that SCT has trained before; so ``model.name`` is such a folder. The paper's joint loss of both parts is not here.
 
-    ``fidelity: code`` adds the two directions, ``paper`` takes their mean. The code runs 20 epochs with patience where
-    the paper says 10, and feeds the teacher's vectors from a file.
+    ``fidelity: code`` adds the two directions, ``paper`` takes their mean. The code runs 20 epochs where the paper says
+    10, ends after 7 of them without a new best (``evaluation.patience`` counts evaluations; the recipes keep the best
+    and do not set it), and feeds the teacher's vectors from a file.
 
     Parameters
     ----------

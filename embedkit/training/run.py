@@ -154,7 +154,9 @@ class Run:
         from embedkit.evaluation import open_suite
 
         config = self.recipe.evaluation
-        return None if config is None else open_suite(config.suite, config.data, config.tasks, config.split)
+        if config is None:
+            return None
+        return open_suite(config.suite, config.data, config.tasks, config.split, settings=config.settings)
 
     def start(self, resume: bool) -> TrainResult:
         """Build the parts, go back to a checkpoint when asked to, and train to the end."""
@@ -191,7 +193,7 @@ class Run:
         return self.finish(losses)
 
     def loop(self, stream: Any) -> list[float]:
-        """Train to the last step; the logged losses of this part of the run."""
+        """Train to the last step or until patience ends; the logged losses of this part of the run."""
         config, state = self.recipe.train, self.state
         log = RunLog(self.folder / "log.jsonl", self.world, self.progress, lambda: stream.waited, self.engine.track)
         log.rewind(state.position.step if state.position.step or state.history else -1)
@@ -203,7 +205,7 @@ class Run:
         if evaluation is not None and evaluation.at_start and state.position.step == 0 and not state.history:
             self._evaluate(log)
             self._save()
-        while state.position.step < self.total:
+        while not self._over():
             batch = next(stream)
             number = state.position.step + 1
             at_log = number % config.log_every == 0 or number == self.total
@@ -402,9 +404,14 @@ class Run:
         if self.rows.steps_per_epoch is not None and position.epoch_step >= self.rows.steps_per_epoch:
             position.epoch, position.epoch_step = batch.epoch + 1, 0
 
+    def _over(self) -> bool:
+        """Whether all steps are done, or as many evaluations as the patience is were made without a new best."""
+        patience = self.recipe.evaluation.patience if self.recipe.evaluation is not None else None
+        return self.state.position.step >= self.total or (patience is not None and self.state.idle >= patience)
+
     def _due(self, every: int | None) -> bool:
         position = self.state.position
-        if position.step == self.total:
+        if self._over():
             return True
         return position.step % every == 0 if every is not None else position.epoch_step == 0
 
@@ -446,6 +453,9 @@ class Run:
                 best = "none" if state.best.value is None else f"{state.best.value:.2f}"
                 self.progress.say(f"step {state.position.step}: {self.metric} {value:.2f} (best {best})")
         self.engine.share(state)
+        state.idle = 0 if state.best.step == state.position.step else state.idle + 1
+        if self._over() and state.position.step < self.total:
+            self.progress.say(f"step {state.position.step}: the run ends, {state.idle} evaluations without a new best")
         before.restore()
 
     @contextlib.contextmanager

@@ -51,6 +51,7 @@ class RunState:
     position: Position = field(default_factory=Position)
     best: Best = field(default_factory=Best)
     history: list[dict[str, Any]] = field(default_factory=list)
+    idle: int = 0  # evaluations since the best one
     samples: Samples = field(default_factory=Samples)
 
     def save(self, store: CheckpointStore, recipe: Recipe, fingerprint: str, world: World) -> Checkpoint | None:
@@ -112,6 +113,7 @@ class RunState:
             self.position = Position(**document["position"])
             self.best = Best(**document["best"])
             self.history = [{"step": int(row["step"]), "scores": dict(row["scores"])} for row in document["history"]]
+            self.idle = sum(row["step"] > (-1 if self.best.step is None else self.best.step) for row in self.history)
             self.scale.load(document["scale"])
             self.samples = Samples.of(document["samples"][world.rank])
             if self.position.step != checkpoint.step:

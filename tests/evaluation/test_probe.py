@@ -19,7 +19,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from embedkit.errors import DataError
 from embedkit.evaluation import evaluate, open_suite
-from embedkit.evaluation.probes import few_of_each, nearest_neighbours, senteval_softmax
+from embedkit.evaluation.probes import SENTEVAL, few_of_each, nearest_neighbours, senteval_softmax
 from tests.evaluation.toys import WORDS, BagOfWords, write_tsv
 
 
@@ -105,28 +105,63 @@ def test_dev_protocol_chooses_on_dev(tmp_path: Path) -> None:
     assert report.tasks["sst2"].metrics["dev_accuracy"] == pytest.approx(100 * max(on_dev), abs=0.01)
 
 
-def _senteval(train: Any, valid: Any, decay: float) -> tuple[torch.nn.Linear, int]:
-    """SentEval's training loop by the book: looks every 4 epochs, 6 looks without gain in all end it."""
+def test_asked_for_dev_the_score_is_what_strengths_are_chosen_by(tmp_path: Path) -> None:
+    rows = _labelled(150, 0)
+    write_tsv(tmp_path / "cr.tsv", ("text", "label", "split"), [(*row, "all") for row in rows])
+    train = _labelled(160, 1, 3)
+    write_tsv(tmp_path / "trec.tsv", ("text", "label", "split"), [(*row, "train") for row in train])
+    both = [(*row, split) for split, seed in (("train", 3), ("dev", 4)) for row in _labelled(120, seed)]
+    write_tsv(tmp_path / "sst2.tsv", ("text", "label", "split"), both)
+    report = evaluate(
+        BagOfWords(8), "transfer", tmp_path, ["cr", "trec", "sst2"], "dev", settings={"folds": 4}, resamples=20
+    )
+
+    def read(found: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+        return BagOfWords(8).encode([row[0] for row in found]), np.array([row[1] for row in found])
+
+    x, y = read(rows)
+    inner = [
+        round(GridSearchCV(_logistic(), {"C": NARROW}, cv=_folds(4)).fit(x[part], y[part]).best_score_, 4)
+        for part, _ in _folds(4).split(x, y)
+    ]
+    folds = GridSearchCV(_logistic(), {"C": WIDE}, cv=_folds(4)).fit(*read(train)).best_score_
+    fitted = [_logistic(c).fit(*read(both[:120])) for c in NARROW]
+    on_dev = max(model.score(*read(both[120:])) for model in fitted)
+    assert report.scores["cr"] == pytest.approx(100 * np.mean(inner), abs=1e-9)
+    assert report.scores["trec"] == pytest.approx(100 * folds, abs=0.01)
+    assert report.scores["sst2"] == pytest.approx(100 * on_dev, abs=0.01)
+    assert report.scores["avg"] == pytest.approx(np.mean([report.scores[t] for t in ("cr", "trec", "sst2")]), abs=0.01)
+    assert {task.metric for task in report.tasks.values()} == {"dev_accuracy"}
+
+
+TEST_MODE = {"make": torch.optim.Adam, "batch": 64, "patience": 5, "between": 4}
+DEV_MODE = {"make": torch.optim.RMSprop, "batch": 128, "patience": 3, "between": 2}
+
+
+def _senteval(
+    train: Any, valid: Any, decay: float, make: Any, batch: int, patience: int, between: int
+) -> tuple[torch.nn.Linear, int]:
+    """SentEval's training loop by the book: looks every few epochs, patience + 1 looks without gain in all end it."""
     generator = np.random.RandomState(1111)
     torch.manual_seed(1111)
     layer = torch.nn.Linear(train[0].shape[1], 2)
-    optimizer = torch.optim.Adam(layer.parameters(), weight_decay=decay)
+    optimizer = make(layer.parameters(), weight_decay=decay)
     x, y = torch.from_numpy(train[0]), torch.from_numpy(train[1])
     epoch, failures, best, state = 0, 0, -1.0, None
     while epoch <= 200:
-        for _ in range(4):
+        for _ in range(between):
             order = generator.permutation(len(x))
-            for start in range(0, len(x), 64):
-                rows = torch.from_numpy(order[start : start + 64])
+            for start in range(0, len(x), batch):
+                rows = torch.from_numpy(order[start : start + batch])
                 loss = torch.nn.functional.cross_entropy(layer(x[rows]), y[rows])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-        epoch += 4
+        epoch += between
         accuracy = (layer(torch.from_numpy(valid[0])).argmax(1).numpy() == valid[1]).mean()
         if accuracy > best:
             best, state = accuracy, {k: v.clone() for k, v in layer.state_dict().items()}
-        elif failures == 5:
+        elif failures == patience:
             break
         else:
             failures += 1
@@ -135,26 +170,30 @@ def _senteval(train: Any, valid: Any, decay: float) -> tuple[torch.nn.Linear, in
 
 
 @pytest.mark.parametrize("decay", [1e-5, 1e-2])
-def test_sentevals_classifier_step_by_step(tmp_path: Path, decay: float) -> None:
+@pytest.mark.parametrize(("fidelity", "mode"), [("senteval", TEST_MODE), ("senteval-fast", DEV_MODE)])
+def test_sentevals_classifier_step_by_step(tmp_path: Path, fidelity: str, mode: dict[str, Any], decay: float) -> None:
     parts = _write_sst2(tmp_path)
-    layer, epochs = _senteval(parts["train"], parts["dev"], decay)
-    assert 24 <= epochs < 200
-    predict = senteval_softmax(parts["train"], decay, parts["dev"], 2)
+    layer, epochs = _senteval(parts["train"], parts["dev"], decay, **mode)
+    assert (mode["patience"] + 1) * mode["between"] <= epochs < 200
+    predict = senteval_softmax(parts["train"], decay, parts["dev"], 2, SENTEVAL[fidelity])
     x = np.random.default_rng(0).standard_normal((400, 8)).astype(np.float32)
     assert np.array_equal(predict(x), layer(torch.from_numpy(x)).argmax(1).numpy())
 
 
-def test_senteval_fidelity_is_another_classifier_with_its_own_grid(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("fidelity", "mode"), [("senteval", TEST_MODE), ("senteval-fast", DEV_MODE)])
+def test_senteval_fidelity_is_another_classifier_with_its_own_grid(
+    tmp_path: Path, fidelity: str, mode: dict[str, Any]
+) -> None:
     parts = _write_sst2(tmp_path)
-    report = evaluate(BagOfWords(8), "transfer", tmp_path, ["sst2"], settings={"fidelity": "senteval"}, resamples=0)
+    report = evaluate(BagOfWords(8), "transfer", tmp_path, ["sst2"], settings={"fidelity": fidelity}, resamples=0)
     grid = [1e-5, 1e-4, 1e-3, 1e-2]
-    fitted = [_senteval(parts["train"], parts["dev"], decay)[0] for decay in grid]
+    fitted = [_senteval(parts["train"], parts["dev"], decay, **mode)[0] for decay in grid]
     x, y = parts["dev"]
     on_dev = [(m(torch.from_numpy(x)).argmax(1).numpy() == y).mean() for m in fitted]
     chosen = fitted[int(np.argmax(np.round(on_dev, 4)))]
     x, y = parts["test"]
     assert report.scores["sst2"] == pytest.approx(100 * (chosen(torch.from_numpy(x)).argmax(1).numpy() == y).mean())
-    assert report.settings["tasks"]["sst2"]["fidelity"] == "senteval"
+    assert report.settings["tasks"]["sst2"]["fidelity"] == fidelity
 
 
 def test_nearest_neighbours_vote_by_weight() -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from embedkit.errors import ModelError, RecipeError
+from embedkit.errors import ModelError, RecipeError, UserError
+from embedkit.evaluation import evaluate
 from embedkit.methods.diffcse import DiffCSE
 from embedkit.methods.parts import generator
+from embedkit.models import load
 from embedkit.models.inputs import Inputs
 from embedkit.models.masked import hide_tokens
+from embedkit.recipe_io import load_recipe
+from embedkit.training import train
 from tests.helpers import tiny
 from tests.methods import toys
 
@@ -112,6 +118,26 @@ def test_a_generator_from_a_folder_guesses_like_transformers(tmp_path: Any) -> N
     other.tokenizer.add_tokens(["more"])
     with pytest.raises(ModelError, match="another vocabulary"):
         generator(str(tmp_path / "generator"), other, dropout=False)
+
+
+def test_the_transfer_recipe_chooses_its_checkpoint_by_development_accuracies(tmp_path: Path) -> None:
+    for task, split in (("cr", "all"), ("trec", "train")):
+        rows = [f"{toys.TEXTS[n % len(toys.TEXTS)]} {n % 7}\t{n % 4 // 2}\t{split}" for n in range(60)]
+        (tmp_path / f"{task}.tsv").write_text("\n".join(["text\tlabel\tsplit", *rows]) + "\n")
+    config = load_recipe("diffcse-transfer").evaluation
+    assert config is not None and config.settings == {"fidelity": "senteval-fast", "folds": 5}
+    here = config.model_dump() | {"data": str(tmp_path), "tasks": ["cr", "trec"], "every": 2}
+    result = train("diffcse-transfer", [f"evaluation={json.dumps(here)}"], output=tmp_path / "run", smoke=True)
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    found = {row["step"]: row["scores"]["transfer/avg"] for row in log if "scores" in row}
+    assert sorted(found) == [2, 4] and result.best["value"] == max(found.values())
+    asked = {"tasks": ["cr", "trec"], "split": "dev", "resamples": 0}
+    again = evaluate(load(result.output), "transfer", tmp_path, settings=config.settings, **asked)
+    assert again.scores["avg"] == pytest.approx(found[result.best["step"]], abs=1e-6)
+    assert evaluate(load(result.output), "transfer", tmp_path, **asked).scores["avg"] > again.scores["avg"] + 10
+    wrong = here | {"settings": {"fold": 5}}
+    with pytest.raises(UserError, match="unknown evaluation setting 'fold'"):
+        train("diffcse-transfer", [f"evaluation={json.dumps(wrong)}"], output=tmp_path / "wrong", smoke=True)
 
 
 def test_wrong_settings_are_refused() -> None:

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
+from embedkit.evaluation import OpenSuite
 from embedkit.training import TrainResult, train
 from embedkit.training.log import Progress
 from tests.training import common
@@ -58,3 +60,16 @@ def checkpoint(output: Path, step: int, file: str = "weights") -> dict[str, Tens
 def steps_kept(output: Path) -> list[int]:
     """Steps whose checkpoints are on disk."""
     return sorted(int(path.name.removeprefix("step-")) for path in (output / "checkpoints").glob("step-*"))
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> list[float]:
+    """Make evaluations return these scores, one after the other; the list shrinks as they are used."""
+    real, left = OpenSuite.run, list(scores)
+
+    def run(self: OpenSuite, *args: Any, **options: Any) -> Any:
+        report = real(self, *args, **options)
+        report.scores = dict.fromkeys(report.scores, left.pop(0))
+        return report
+
+    monkeypatch.setattr(OpenSuite, "run", run)
+    return left

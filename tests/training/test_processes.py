@@ -114,6 +114,20 @@ def test_sources_with_and_without_negatives_train_alike_on_any_number_of_process
     assert largest_difference(found, wanted) < 1e-5
 
 
+def test_patience_ends_the_run_on_all_processes(tmp_path: Path, processes: Any) -> None:
+    evaluation = {"suite": "builtin-sts", "every": 2, "patience": 2}
+    given = runs.recipe(evaluation=evaluation, train={"max_steps": 20})
+    assert processes(2).run(_patient, str(tmp_path / "run"), given) == [(8, 4), (8, 4)]
+
+
+def _patient(output: str, given: dict[str, Any]) -> tuple[int, int]:
+    """A run whose second evaluation is the best; its steps and the best one."""
+    with pytest.MonkeyPatch.context() as patch:
+        runs.scripted(patch, [50.0, 70.0, 60.0, 65.0, 99.0])
+        result = runs.run(Path(output), given)
+    return result.steps, result.best["step"]
+
+
 # -- FSDP2 ----------------------------------------------------------------------------------------------------------
 
 MPNET = {

@@ -19,7 +19,6 @@ from torch import Tensor
 from embedkit.data import builtin
 from embedkit.errors import DataError, NonFiniteError, RecipeError, UserError
 from embedkit.evaluation import evaluate
-from embedkit.evaluation.run import OpenSuite
 from embedkit.models import load
 from embedkit.recipe_io import dump_recipe, load_recipe
 from embedkit.training import precision
@@ -51,19 +50,6 @@ def suite(tmp_path: Path) -> dict[str, Any]:
     task = "  - {name: tiny, kind: sts, file: tiny, splits: {dev: dev}}\n"
     (tmp_path / "own.yaml").write_text(f"name: own\ndescription: sixty pairs\ntasks:\n{task}")
     return {"suite": str(tmp_path / "own.yaml"), "data": str(tmp_path / "own"), "tasks": ["tiny"]}
-
-
-def scripted(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> list[float]:
-    """Make evaluations return these scores, one after the other; the list shrinks as they are used."""
-    real, left = OpenSuite.run, list(scores)
-
-    def run(self: OpenSuite, *args: Any, **options: Any) -> Any:
-        report = real(self, *args, **options)
-        report.scores = dict.fromkeys(report.scores, left.pop(0))
-        return report
-
-    monkeypatch.setattr(OpenSuite, "run", run)
-    return left
 
 
 # -- evaluation and the best weights --------------------------------------------------------------------------------
@@ -98,7 +84,7 @@ def test_evaluation_changes_nothing_of_the_training(tmp_path: Path, suite: dict[
 def test_the_best_weights_are_saved_when_the_last_are_worse(
     tmp_path: Path, suite: dict[str, Any], monkeypatch: pytest.MonkeyPatch, save_every: int | None, ema: float | None
 ) -> None:
-    left = scripted(monkeypatch, [50.0, 70.0, 60.0, 65.0])
+    left = runs.scripted(monkeypatch, [50.0, 70.0, 60.0, 65.0])
     train = {"save_every": save_every, "keep_checkpoints": 1, "ema": ema}
     given = runs.recipe(evaluation={**suite, "every": 1}, train=train)
     result = runs.run(tmp_path / "run", given)
@@ -116,7 +102,7 @@ def test_the_best_weights_are_saved_when_the_last_are_worse(
 def test_the_last_weights_are_saved_when_that_is_asked_for(
     tmp_path: Path, suite: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scripted(monkeypatch, [50.0, 70.0, 60.0, 65.0])
+    runs.scripted(monkeypatch, [50.0, 70.0, 60.0, 65.0])
     result = runs.run(tmp_path / "run", runs.recipe(evaluation={**suite, "every": 1, "load_best": False}))
     assert result.best["step"] == 2
     assert result.scores["own/avg"] == 65.0
@@ -126,7 +112,7 @@ def test_the_last_weights_are_saved_when_that_is_asked_for(
 def test_the_start_can_be_the_best(tmp_path: Path, suite: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     from embedkit.models import build
 
-    scripted(monkeypatch, [90.0, 70.0, 60.0])
+    runs.scripted(monkeypatch, [90.0, 70.0, 60.0])
     given = runs.recipe(evaluation={**suite, "every": 2, "at_start": True})
     result = runs.run(tmp_path / "run", given)
     assert (result.best["step"], result.best["value"]) == (0, 90.0)
@@ -137,15 +123,46 @@ def test_the_start_can_be_the_best(tmp_path: Path, suite: dict[str, Any], monkey
 def test_a_score_that_is_no_number_is_never_the_best(
     tmp_path: Path, suite: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scripted(monkeypatch, [math.nan, 40.0, math.nan, 30.0])
+    runs.scripted(monkeypatch, [math.nan, 40.0, math.nan, 30.0])
     result = runs.run(tmp_path / "run", runs.recipe(evaluation={**suite, "every": 1}))
     assert (result.best["step"], result.best["value"]) == (2, 40.0)
+
+
+def test_patience_ends_the_run_after_evaluations_without_a_new_best(
+    tmp_path: Path, suite: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = runs.recipe(evaluation={**suite, "every": 1, "patience": 3}, train={"max_steps": 9, "save_every": 5})
+    scores = [50.0, 49.0, 70.0, 60.0, math.nan, 70.0]  # 70 again is no new best
+    left = runs.scripted(monkeypatch, scores + scores)
+    progress = runs.Recorder()
+    result = runs.run(tmp_path / "run", given, progress=progress)
+    assert (result.steps, result.best["step"], len(left)) == (6, 3, 6)
+    assert "step 6: the run ends, 3 evaluations without a new best" in progress.lines
+    assert 6 in runs.steps_kept(tmp_path / "run")
+    again = runs.run(tmp_path / "run", given, resume=True)
+    assert (again.steps, again.losses, len(left)) == (6, [], 6)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_stop_if_asked", _raised_at(5))
+        with pytest.raises(KeyboardInterrupt):
+            runs.run(tmp_path / "broken", given)
+    resumed = runs.run(tmp_path / "broken", given, resume=True)
+    assert (resumed.steps, len(resumed.losses), left) == (6, 1, [])
+    assert same(runs.checkpoint(tmp_path / "broken", 6), runs.checkpoint(tmp_path / "run", 6))
+
+
+def _raised_at(step: int) -> Any:
+    def check(run: Run) -> None:
+        if run.state.position.step == step:
+            raise KeyboardInterrupt
+
+    return check
 
 
 def test_the_best_is_remembered_over_a_resume(
     tmp_path: Path, suite: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scripted(monkeypatch, [50.0, 70.0, 60.0, 65.0, 65.0])  # the last one is evaluated twice
+    runs.scripted(monkeypatch, [50.0, 70.0, 60.0, 65.0, 65.0])  # the last one is evaluated twice
     given = runs.recipe(evaluation={**suite, "every": 1}, train={"keep_checkpoints": 1})
     real = CheckpointStore.save
 

@@ -21,9 +21,11 @@ class ProbeSettings(TaskSettings):
     """What is trained on what.
 
     ``protocol``: "nested" is cross-validation with the strength chosen inside every fold (rows of one split);
-    "folds" chooses it by cross-validation on the training split, "dev" on the dev split. ``fidelity``: the classifier.
-    ``train``, ``dev``: names of these splits in the file. ``shots``: rows of each class for low-shot accuracies, the
-    mean of ``draws`` draws. ``neighbours``: also a vote of so many nearest neighbours, for protocols with a test set.
+    "folds" chooses it by cross-validation on the training split, "dev" on the dev split. Where "dev" is the split
+    *asked for*, the score is the accuracy that the strength is chosen by (SentEval's ``devacc``; of "nested" the mean
+    over the outer folds) and a test split is not read. ``fidelity``: the classifier. ``train``, ``dev``: names of these
+    splits in the file. ``shots``: rows of each class for low-shot accuracies, the mean of ``draws`` draws.
+    ``neighbours``: also a vote of so many nearest neighbours, for protocols with a test set.
     """
 
     protocol: Literal["nested", "folds", "dev"] = "folds"
@@ -51,9 +53,9 @@ class ProbeTask(Task):
     def __init__(self, config: TaskConfig, opening: Opening) -> None:
         super().__init__(config, opening)
         s = self.settings
-        test = config.splits[opening.split]
+        asked = config.splits[opening.split]
         names = {"nested": [], "folds": [s.train], "dev": [s.train, s.dev]}[s.protocol]
-        names = [*names, test if isinstance(test, str) else test[0]]
+        names = list(dict.fromkeys([*names, asked if isinstance(asked, str) else asked[0]]))
         self.tables = open_splits(config, opening.data, names, opening.folder)
         for table in self.tables:
             table.require(s.label)
@@ -105,23 +107,41 @@ class ProbeTask(Task):
         probe = Probe(s.fidelity, s.folds, s.fold_seed, len(self.classes))
         x, y = parts[-1]
         details: dict[str, Any] = {"classes": len(self.classes), "rows": [len(labels) for _, labels in parts]}
+        if self.split == "dev":
+            return self._on_dev(probe, parts, details)
         metrics: dict[str, float] = {}
         if s.protocol == "nested":
             predictions, accuracies, strengths = probe.nested(x, y)
             metrics["accuracy"] = 100 * float(np.mean(accuracies))
             details |= {"folds": [100 * a for a in accuracies], "strengths": strengths}
         else:
-            valid = parts[1] if s.protocol == "dev" else None
-            chosen = probe.choose(*parts[0], wide=True) if valid is None else probe.choose_on(parts[0], valid)
-            predictions = probe.fit(parts[0], chosen[0], valid)(x)
+            strength, on_dev = self._choice(probe, parts)
+            predictions = probe.fit(parts[0], strength, parts[1] if s.protocol == "dev" else None)(x)
             metrics["accuracy"] = 100 * float((predictions == y).mean())
-            metrics["dev_accuracy"] = 100 * chosen[1]
-            details["strengths"] = [chosen[0]]
+            metrics["dev_accuracy"] = 100 * on_dev
+            details["strengths"] = [strength]
             metrics |= self._others(probe, parts)
         if len(self.classes) == 2:
             metrics["f1"] = 100 * _f1(predictions, y)
         samples = Samples("mean", {"value": (predictions == y).astype(np.int64)})
         return TaskResult(self.name, "accuracy", metrics["accuracy"], metrics, samples, details=details,
+                          notes=list(self.notes))  # fmt: skip
+
+    def _choice(self, probe: Probe, parts: list[Labelled]) -> tuple[float, float]:
+        """The strength for a protocol with a test set, and the accuracy (0..1) that chose it."""
+        if self.settings.protocol == "dev":
+            return probe.choose_on(parts[0], parts[1])
+        return probe.choose(*parts[0], wide=True)
+
+    def _on_dev(self, probe: Probe, parts: list[Labelled], details: dict[str, Any]) -> TaskResult:
+        """The accuracy that strengths are chosen by; no classifier is scored on rows that did not choose it."""
+        if self.settings.protocol == "nested":
+            choices = [choice for *_, choice in probe.chosen_by_fold(*parts[0])]
+        else:
+            choices = [self._choice(probe, parts)]
+        accuracy = 100 * float(np.mean([on_dev for _, on_dev in choices]))
+        details |= {"strengths": [strength for strength, _ in choices]}
+        return TaskResult(self.name, "dev_accuracy", accuracy, {"dev_accuracy": accuracy}, details=details,
                           notes=list(self.notes))  # fmt: skip
 
     def _others(self, probe: Probe, parts: list[Labelled]) -> dict[str, float]:
