@@ -3,8 +3,9 @@
     python eval/methods.py --out runs/methods [--methods simcse-unsup,diffcse] [--seeds 0,1,2] [--steps 250]
 
 Each (method, seed) runs in a process of its own and adds one line to OUT/results.jsonl; a finished one is not run
-again, an interrupted one goes on from its checkpoint. OUT/methods.md and OUT/methods.json are written anew after each
-run.
+again, an interrupted one goes on from its checkpoint, and one that lacks a suite asked for is only scored on it (the
+transfer tasks take the longest: `--suites transfer` adds them later). OUT/methods.md and OUT/methods.json are written
+anew after each run.
 
 A method runs by its own shipped recipe (views, parts, objective, pooling, schedule) with these replaced: backbone,
 data, batch size, number of steps, evaluation, and the learning rate: one for all that train the whole encoder, since
@@ -243,13 +244,16 @@ def run_one(method: str, seed: int, options: argparse.Namespace) -> dict[str, An
             print(f"{method} seed {seed}: {line}", file=sys.stderr, flush=True)
 
     torch.set_num_threads(options.threads)
+    known = {"method": method, "seed": seed, "settings": settings(options)}
     if method in UNTRAINED:
         model = load(backbone(options))
         model.pooling, prompt = UNTRAINED[method]
         if prompt is not None:
             model.prompts, model.default_prompt = {"sentence": prompt}, "sentence"
-        return {"method": method, "seed": seed, "settings": settings(options), **scores(model, options)}
+        return {**known, **scores(model, options)}
     case, folder = CASES[method], run_folder(Path(options.out), method, seed)
+    if (folder / "result.json").exists():  # only a suite is missing
+        return {**known, **scores(load(folder / "model"), options)}
     result = train(case.recipe, overrides_of(case, seed, options), output=folder, resume=True, progress=Timed())
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     if torch.cuda.is_available():
@@ -257,7 +261,7 @@ def run_one(method: str, seed: int, options: argparse.Namespace) -> dict[str, An
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     padding = [row["padding_share"] for row in log if "padding_share" in row]
     return {
-        "method": method, "seed": seed, "settings": settings(options), "note": case.note,
+        **known, "note": case.note,
         "rows_per_s": options.batch / statistics.median(clock.times) if clock.times else None,
         "memory_gib": memory, "padding_share": statistics.fmean(padding), "loss": result.loss,
         "dev": result.best.get("value"), "best_step": result.best.get("step"), **scores(load(result.output), options),
@@ -287,20 +291,30 @@ def geometry_value(report: Any, key: str) -> float:
 def settings(options: argparse.Namespace) -> dict[str, Any]:
     """What two lines must share to stand in one table."""
     return {"steps": options.steps, "batch": options.batch, "backbone": options.backbone or "raw-bert-mini",
-            "suites": options.suites, "rate": options.rate, "threads": options.threads}  # fmt: skip
+            "rate": options.rate, "threads": options.threads}  # fmt: skip
 
 
 def finished(out: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The lines of `results.jsonl` that were made with these settings; a line that a kill cut short is left out."""
-    path, found = out / "results.jsonl", []
+    """What `results.jsonl` says of each (method, seed) with these settings; later lines add what earlier ones lack.
+
+    A line that a kill cut short is left out.
+    """
+    path = out / "results.jsonl"
+    found: dict[tuple[str, int], dict[str, Any]] = {}
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
             row = json.loads(line)
         except ValueError:
             continue
-        if row["settings"] == settings(options):
-            found.append(row)
-    return found
+        if row["settings"].items() >= settings(options).items():
+            key = row["method"], row["seed"]
+            found[key] = row | found.get(key, {})
+    return list(found.values())
+
+
+def has_all(row: dict[str, Any], options: argparse.Namespace) -> bool:
+    """Whether a run has been scored on every suite asked for."""
+    return all(suite in row for suite in options.suites.split(","))
 
 
 def columns_of(rows: list[dict[str, Any]]) -> dict[str, float | None]:
@@ -341,7 +355,7 @@ def markdown(entries: list[dict[str, Any]], options: argparse.Namespace) -> str:
     known = settings(options)
     head = (
         f"{known['backbone']}, {known['steps']} steps of {known['batch']} rows, learning rate {known['rate']:g}, "
-        f"{known['threads']} threads, {time.strftime('%Y-%m-%d')}"
+        f"threads: {known['threads']}, {time.strftime('%Y-%m-%d')}"
     )
     names = ["method", *STS, "STS average", f"over {BASE}", "transfer", "alignment", "uniformity", "rows/s", "GiB",
              "padding", "seeds", "note"]  # fmt: skip
@@ -413,7 +427,7 @@ def main() -> int:
     needed = [(name, 0) for name in UNTRAINED] + [(BASE, seed) for name, seed in wanted if CASES[name].needs_base]
     failed = []
     for method, seed in dict.fromkeys([*needed, *wanted]):
-        if any((row["method"], row["seed"]) == (method, seed) for row in finished(out, options)):
+        if (method, seed) in {(row["method"], row["seed"]) for row in finished(out, options) if has_all(row, options)}:
             continue
         command = [sys.executable, __file__, *sys.argv[1:], "--one", f"{method}:{seed}"]
         if subprocess.run(command, check=False).returncode:

@@ -72,16 +72,21 @@ def test_the_table_is_the_mean_over_seeds(script: ModuleType, tmp_path: Path) ->
     known = script.settings(given)
     rows = [line("simcse-unsup", 0, 60.0, known), line("simcse-unsup", 1, 62.0, known), line("macl", 0, 64.0, known),
             line("macl", 1, 99.0, {**known, "steps": 3})]  # fmt: skip
+    del rows[2]["transfer"]
+    later = {"method": "macl", "seed": 0, "settings": {**known, "suites": "transfer"}, "transfer": {"avg": 77.0}}
+    rows.append(later)
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"method": "ma')
     assert [(row["method"], row["seed"]) for row in script.finished(tmp_path, given)] == [
         ("simcse-unsup", 0), ("simcse-unsup", 1), ("macl", 0),
     ]  # fmt: skip
+    assert all(script.has_all(row, given) for row in script.finished(tmp_path, given))
     text = script.write(tmp_path, given)
     first, second = json.loads((tmp_path / "methods.json").read_text())["rows"]
     assert (first["method"], first["avg"], first["seeds"]) == ("simcse-unsup", 61.0, [0, 1])
     assert first["avg_deviation"] == pytest.approx(2**0.5)
     assert first["rows_per_s"] == 15.0
     assert (second["avg"], second["avg_deviation"]) == (64.0, None)
+    assert (second["transfer"], second["rows_per_s"]) == (77.0, 10.0)
     assert "61.00 ± 1.41" in text
     assert "+3.00" in text
     assert text.count("\n|") == 4
