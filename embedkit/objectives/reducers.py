@@ -242,13 +242,18 @@ class SoftmaxOut(_Ratio):
             logit = (1 - self.smoothing) * logit + self.smoothing * spread[r.row]
         loss = den - logit
         if self.focal or self.reweight:
-            p = (r.logit - den).clamp_max(0.0)
-            rest = -torch.expm1(p)
+            if self.own == 1 and not self.others:
+                assert r.log_neg is not None
+                against = r.log_neg[r.row] - r.logit  # 1 - p and -log p without a difference of large numbers
+                rest = against.sigmoid()
+                loss = torch.nn.functional.softplus(against) if logit is r.logit else loss
+            else:
+                rest = -torch.expm1((r.logit - den).clamp_max(0.0))
             if self.focal:
                 # 0^focal has an infinite slope below focal 1.
                 loss = loss * rest.clamp_min(1e-12) ** self.focal
             if self.reweight:
-                loss = loss / rest.detach().clamp_min(1e-12)
+                loss = loss / rest.detach().clamp_min(torch.finfo(rest.dtype).tiny)
         return r.add(loss * r.part)
 
 

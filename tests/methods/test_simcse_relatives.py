@@ -74,6 +74,29 @@ def test_macl_pulls_every_anchor_equally() -> None:
     torch.testing.assert_close(other.grad, again.grad)
 
 
+@pytest.mark.parametrize("temperature", [0.05, 0.02])
+def test_macl_pulls_in_fp32_where_the_positive_has_all_the_probability(temperature: float) -> None:
+    """1 - p is 1e-8 and less here, below the rounding of p; the gradient by a cosine is still -1/tau an anchor."""
+    from embedkit import objectives
+    from embedkit.objectives.base import ObjectiveBatch
+
+    def gradient(dtype: torch.dtype) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        z = torch.eye(6, 8, dtype=torch.float64) + 0.05 * torch.randn(6, 8, generator=generator, dtype=torch.float64)
+        other = (z + 0.01 * torch.randn(6, 8, generator=generator, dtype=torch.float64)).to(dtype).requires_grad_()
+        views = {"anchor": z.to(dtype), "positive": other}
+        objective = objectives.build({**MACL.objective, "alpha": 0.0, "temperature": temperature})
+        loss = objective(views, ObjectiveBatch.of(views)).loss
+        assert float(loss.detach()) == pytest.approx(1.0, abs=1e-6)
+        loss.backward()
+        assert other.grad is not None
+        return other.grad.double()
+
+    exact = gradient(torch.float64)
+    assert float(exact.norm()) > 0.1
+    assert float((gradient(torch.float32) - exact).norm() / exact.norm()) < 1e-4
+
+
 def test_dclr_takes_its_fidelity() -> None:
     assert DCLR().objective["fidelity"] == "code"
     assert DCLR("paper").objective["fidelity"] == "paper"
