@@ -259,6 +259,7 @@ class TrainConfig(Settings):
     weight_decay: float = Field(0.0, ge=0)
     betas: tuple[Beta, Beta] = Field((0.9, 0.999), strict=False)
     eps: float = Field(1e-8, gt=0)
+    bias_correction: bool = Field(True, description="of Adam's means; first steps are larger without")
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup: float = Field(0.0, ge=0, description="steps when >= 1, share of all steps when < 1")
     clip: float | None = Field(1.0, gt=0, description="largest gradient norm")
@@ -303,6 +304,7 @@ class EvaluationConfig(Settings):
     settings: dict[str, Any] = Field(default_factory=dict, description="of the tasks, e.g. folds: 5")
     every: int | None = Field(None, gt=0, description="steps; the end of each epoch when not given")
     metric: str | None = Field(None, description="SUITE/TASK, e.g. sts/stsb; the suite's main metric when not given")
+    by_epoch: bool = Field(False, description="count `every` from the start of each epoch, and evaluate at its end")
     at_start: bool = False
     patience: int | None = Field(None, gt=0, description="evaluations in a row without a new best that end the run")
     load_best: bool = Field(True, description="the saved model is the best checkpoint, not the last")

@@ -8,8 +8,9 @@ transfer tasks take the longest: `--suites transfer` adds them later). OUT/metho
 anew after each run.
 
 A method runs by its own shipped recipe (views, parts, objective, pooling, schedule) with these replaced: backbone,
-data, batch size, number of steps, evaluation, and the learning rate: one for all that train the whole encoder, since
-the published ones belong to runs a hundred times as long; frozen encoders and static ones keep theirs. Unsupervised
+data, batch size, number of steps, evaluation, Adam's bias correction (on for all), and the learning rate: one for all
+that train the whole encoder, since the published ones belong to runs a hundred times as long; frozen encoders and
+static ones keep theirs. Unsupervised
 methods see the same Wikipedia sentences in the same order, supervised ones the same NLI triplets. Checkpoints are
 chosen by STS-B dev. Columns: the seven STS test tasks and their average, the average of the seven transfer tasks,
 alignment and uniformity on STS-B test, training rows per second (median step, evaluation left out; on a CPU per second
@@ -102,7 +103,7 @@ CASES: dict[str, Case] = {
 }  # fmt: skip
 
 UNTRAINED = {"untrained-cls": ("cls", None), "untrained-mean": ("mean", None), "untrained-last-two": ("last-two", None),
-             "untrained-prompt": ("mask", 'This sentence : "{}" means [MASK].')}  # fmt: skip
+             "untrained-prompt": ("mask", 'This sentence : "{.}" means [MASK].')}  # fmt: skip
 """Rows of the backbone as it is: pooling and prompt; they have no seed."""
 
 
@@ -176,6 +177,7 @@ def overrides_of(case: Case, seed: int, options: argparse.Namespace) -> list[str
     base = str(run_folder(out, BASE, seed) / "model")
     changes: dict[str, Any] = {
         "seed": seed, "train.epochs": None, "train.max_steps": options.steps, "train.batch_size": options.batch,
+        "train.bias_correction": True,
         "train.chunk_tokens": None, "train.save_every": 10**6, "train.log_every": max(1, options.steps // 10),
         "data.train": sources(case.data, shared, out), "data.drop_last": True, "evaluation.suite": "sts",
         "evaluation.tasks": ["stsb"], "evaluation.split": "dev", "evaluation.metric": "sts/stsb",

@@ -28,7 +28,7 @@ def _settings(given: Mapping[str, Any] | None, where: str, also: Sequence[str] =
     for name in given or {}:
         if name not in (*_VIEWS, *also):
             raise RecipeError(f"unknown view {name!r}", where=where, remedy=nearest(name, [*_VIEWS, *also]))
-    return dict(given or {})
+    return {name: value for name, value in (given or {}).items() if value is not False}
 
 
 def _contrast(temperature: float, rate: float, fidelity: str) -> dict[str, Any]:
@@ -52,8 +52,10 @@ class ConSERT(Method):
     model as it is used). Objective: NT-Xent over the 2N vectors, temperature 0.1.
 
     The official code sums the losses of both directions and multiplies by 0.15 (``fidelity: code``); the paper averages
-    them (``paper``). Adam hides the factor; clipping does not. On RoBERTa the official shuffle numbers positions from
-    0 instead of 2, which misplaces the view; here positions are permuted as the encoder counts them.
+    them (``paper``). Adam hides the factor; clipping does not. Its Adam has no bias correction, and it evaluates every
+    so many steps of an *epoch* and at the epoch's end: the recipes' ``bias_correction`` and ``by_epoch``. On RoBERTa
+    the official shuffle numbers positions from 0 instead of 2, which misplaces the view; here positions are permuted as
+    the encoder counts them.
 
     Parameters
     ----------
@@ -102,8 +104,9 @@ class ConSERTSupervised(Method):
     paper: set them.
 
     ``second: {adversarial: E}`` is the paper's FGV view: the embedding layer's output is moved by E, per text, along
-    the gradient of the pair's classification loss. Premise and hypothesis then go through the encoder side by side,
-    so that the gradient of a pair is exact in any chunk.
+    the gradient of the pair's classification loss (the official code moves each token by E).
+    Premise and hypothesis then go through the encoder side by side, so that the gradient of a pair is exact in any
+    chunk.
 
     Parameters
     ----------

@@ -22,8 +22,9 @@ class DCLR(SimCSEUnsupervised):
     from the paper in more, which is not imitated here: the attention mask is never passed to the encoder, so that
     padding is attended to (texts here have none); the vector in training passes BERT's own pretrained pooler and, for
     base models, a new Linear + Tanh (here the new one only); the complementary model has dropout on (here it is in
-    evaluation mode); checkpoints are chosen by the mean of STS-B and SICK-R dev, on the pooler's output (the recipes
-    choose by STS-B dev on [CLS], the vector that is tested).
+    evaluation mode) and gives the output of its SimCSE head, by whose cosines ``phi`` was tuned (here its [CLS], since
+    a released model's head is its pooler, which is not read); checkpoints are chosen by the mean of STS-B and SICK-R
+    dev, on the pooler's output (the recipes choose by STS-B dev on [CLS], the vector that is tested).
 
     Parameters
     ----------

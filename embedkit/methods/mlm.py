@@ -28,22 +28,27 @@ class MaskedWords(Method):
 
     Beside another method (recipe key ``auxiliary: [{name: mlm, weight: 0.1}]``) it reads a masked copy of every text
     view in a forward pass of its own, as SimCSE's ``--do_mlm`` does (Gao et al. 2021, section 6.3). The official code
-    had an error until November 2021: its contrastive branch read the masked copies too. Here it reads the texts.
+    had an error until November 2021: its contrastive branch read the masked copies too. Here it reads the texts. That
+    code's head has an output matrix of its own, which starts as the word vectors and is trained apart (so does
+    PromCSE's, whose encoder is frozen): ``tied: false``, as in the recipes with this auxiliary. Such a head is dropped
+    at use time.
 
     Parameters
     ----------
     rate : float
         Share of tokens to guess.
+    tied : bool
+        Whether the head's output matrix is the encoder's word vectors.
     """
 
     paper: ClassVar[str] = "Devlin et al. 2019, NAACL, section 3.1"
     contract: ClassVar[Contract] = Contract(requires=frozenset({"anchor"}))
     objective: ClassVar[dict[str, Any] | None] = None
 
-    def __init__(self, rate: float = 0.15) -> None:
+    def __init__(self, rate: float = 0.15, tied: bool = True) -> None:
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < 1:
             raise RecipeError(f"rate is {rate!r}", where="method mlm", remedy="give a number between 0 and 1")
-        self.rate = rate
+        self.rate, self.tied = rate, bool(tied)
 
     def adapt(self, model: Model) -> None:
         from embedkit.models.masked import MaskedHead
@@ -51,7 +56,19 @@ class MaskedWords(Method):
 
         if not isinstance(model, TextEncoder):
             raise ModelError(f"a {model.kind} model cannot guess words", remedy="use a transformers encoder")
-        model.mask_head = MaskedHead.of(model)
+        if self.tied:
+            model.mask_head = MaskedHead.of(model)
+
+    def parts(self, model: Model) -> nn.ModuleDict:
+        from torch import nn
+
+        from embedkit.models.masked import MaskedHead
+
+        if self.tied:
+            return nn.ModuleDict()
+        text: Any = model
+        words = text.encoder.get_input_embeddings().weight.detach().clone()
+        return nn.ModuleDict({"head": MaskedHead.of(model), "words": nn.Embedding(*words.shape, _weight=words)})
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         return {"anchor": View([row["anchor"] for row in rows], list(range(len(rows))))}
@@ -75,7 +92,9 @@ class MaskedWords(Method):
         chosen = torch.from_numpy(place).to(inputs.device)
         owner = torch.from_numpy(inputs.owner[place]).to(inputs.device)
         states = in_plan_order(model.token_states(hidden.inputs, **settings), inputs)
-        logits = model.mask_head(states[chosen], model.encoder.get_input_embeddings().weight)  # (M, V)
+        tied = (model.mask_head, model.encoder.get_input_embeddings()) if self.tied else None
+        head, words = tied or (parts["head"], parts["words"])
+        logits = head(states[chosen], words.weight)  # (M, V)
         losses = F.cross_entropy(logits.float() if logits.dtype != torch.float64 else logits, inputs.ids[chosen],
                                  reduction="none")  # fmt: skip
         zeros = losses.new_zeros(len(inputs))

@@ -65,7 +65,8 @@ class PromptBERTUnsupervised(_Prompted):
     As in the official code the saved model takes no bias off and uses the first template: that is what the published
     test scores measure, although the code's own development scores take it off. The test script, and training not, puts
     a full stop behind sentences that end in none of . ? " ', worth points without fine-tuning: the recipes' default
-    prompt does so with the slot ``{.}``. Their ``max_length`` counts the template too: 32 tokens of sentence, as
+    prompt does so with the slot ``{.}``, and the checkpoint is chosen by the vector that is tested, not by the code's
+    development score. Their ``max_length`` counts the template too: 32 tokens of sentence, as
     published, plus its own.
 
     With ``fidelity: code`` the bias pass of RoBERTa counts positions from 0 instead of 2, as the official code does;
@@ -133,8 +134,9 @@ class PromptBERTOptimised(_Prompted):
     taken off. Objective: InfoNCE, temperature 0.05.
 
     The saved model is an encoder with a few more words whose template is written in them, so that it needs nothing
-    special at use time. The official script does not say that the encoder is frozen;
-    the paper reports the row among those without fine-tuning. ``train_encoder`` trains all.
+    special at use time. In the official code a learnt word takes the place of the *last* one like it in the row, so
+    that a sentence which holds "this", "sentence" or ":" loses its own; here it is always the template's.
+    ``train_encoder`` trains all.
 
     Parameters
     ----------

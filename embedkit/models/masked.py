@@ -113,11 +113,16 @@ class MaskedHead(nn.Module):
                 remedy="use a BERT, RoBERTa or DistilBERT encoder",
             )
         head = cls(model.hidden_size, len(words), getattr(model.encoder.config, "layer_norm_eps", 1e-12))
-        names = _NAMES.get(_LIKE.get(model.encoder.config.model_type, model.encoder.config.model_type))
-        saved = _saved(getattr(model.encoder, "name_or_path", ""), names)
+        saved = cls.saved(model)
         if saved is not None:
             head.load_state_dict({**head.state_dict(), **_fitted(saved, len(words))})
         return head
+
+    @staticmethod
+    def saved(model: Any) -> dict[str, Tensor] | None:
+        """The tensors of the pretrained head in a text encoder's folder, None where it has none."""
+        names = _NAMES.get(_LIKE.get(model.encoder.config.model_type, model.encoder.config.model_type))
+        return _saved(getattr(model.encoder, "name_or_path", ""), names)
 
 
 def _fitted(saved: dict[str, Tensor], words: int) -> dict[str, Tensor]:
@@ -180,7 +185,13 @@ def in_plan_order(states: Any, inputs: Inputs) -> Tensor:
 
 
 def frozen_model(name: str) -> MaskedModel:
-    """The masked language model of a folder or hub id."""
+    """The masked language model of a folder or hub id.
+
+    Raises
+    ------
+    ModelError
+        When it is no text encoder, or has no masked-word head that can be read.
+    """
     from embedkit.models.folder import inspect, locate
     from embedkit.models.loading import assemble
     from embedkit.models.text import TextEncoder
@@ -189,5 +200,9 @@ def frozen_model(name: str) -> MaskedModel:
     model = assemble(plan)
     if not isinstance(model, TextEncoder):
         raise ModelError(f"is a {plan.kind} model", where=name, remedy="give a masked language model")
-    head = MaskedHead.of(model)
-    return MaskedModel(model, head).requires_grad_(False)
+    if MaskedHead.saved(model) is None:
+        raise ModelError(
+            "holds no masked-word head (or one of an unknown architecture)", where=name,
+            remedy="give a masked language model of BERT, RoBERTa or DistilBERT, saved as safetensors",
+        )  # fmt: skip
+    return MaskedModel(model, MaskedHead.of(model)).requires_grad_(False)

@@ -99,7 +99,7 @@ class DCLR(Family):
 
     def moved_noise(self, anchor: Tensor, positive: Tensor, batch: ObjectiveBatch) -> Tensor:
         """Noise (Q, D) after the ascent, the same on every process; unit vectors of the whole batch come in."""
-        draw = torch.Generator().manual_seed(1_000_003 * (batch.step + 1) + 7919 * batch.epoch)
+        draw = batch.generator(salt=batch.epoch)
         start = torch.randn(int(len(anchor) * self.noise), anchor.shape[1], generator=draw, dtype=torch.float64)
         noise = (start * self.deviation).to(anchor)
         if not len(noise):

@@ -152,10 +152,22 @@ class Optimiser:
         """Update with every group's learning rate times `factor`; nothing moves where `skip` (device scalar) is 1."""
         for settings, group in zip(self.adamw.param_groups, self.groups, strict=True):
             settings["lr"] = group.lr * factor
+            if not self.config.bias_correction:
+                self._undo_correction(settings, group)
         if skip is not None:
             self.adamw.found_inf = skip  # type: ignore[attr-defined]
         self.adamw.step()
         self.adamw.zero_grad(set_to_none=True)
+
+    def _undo_correction(self, settings: dict[str, Any], group: ParameterGroup) -> None:
+        """Set rate, eps and decay so that torch's update is the uncorrected lr m / (sqrt(v) + eps) + lr decay w."""
+        steps = (self.adamw.state[p]["step"] for p in settings["params"] if p in self.adamw.state)
+        number = 1.0 + float(next(steps, 0.0))
+        first, second = (1.0 - beta**number for beta in self.config.betas)
+        larger = first / math.sqrt(second)
+        settings["lr"] *= larger
+        settings["eps"] = self.config.eps / math.sqrt(second)
+        settings["weight_decay"] = group.weight_decay / larger
 
     def state_tensors(self) -> dict[str, Tensor]:
         """First and second moments and step counts as ``NAME/exp_avg`` ..., on the CPU."""

@@ -204,6 +204,7 @@ def _evaluation(recipe: Recipe) -> dict[str, Any]:
 
     config = recipe.evaluation
     every = f"{config.every} steps" if config.every is not None else "epoch"
+    every += " of an epoch, and its end" if config.by_epoch and config.every is not None else ""
     names = metric_names(config.suite, config.tasks, config.split)
     return {
         "suite": config.suite,

@@ -409,15 +409,17 @@ class Run:
         patience = self.recipe.evaluation.patience if self.recipe.evaluation is not None else None
         return self.state.position.step >= self.total or (patience is not None and self.state.idle >= patience)
 
-    def _due(self, every: int | None) -> bool:
+    def _due(self, every: int | None, by_epoch: bool = False) -> bool:
         position = self.state.position
         if self._over():
             return True
-        return position.step % every == 0 if every is not None else position.epoch_step == 0
+        if every is None:
+            return position.epoch_step == 0
+        return (position.epoch_step if by_epoch else position.step) % every == 0
 
     def _evaluate_and_save(self, log: RunLog) -> None:
         evaluation = self.recipe.evaluation
-        evaluated = evaluation is not None and self._due(evaluation.every)
+        evaluated = evaluation is not None and self._due(evaluation.every, evaluation.by_epoch)
         if evaluated:
             self._evaluate(log)
         every = self.recipe.train.save_every

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class Augmenting(Method):
     """A method whose views go through chains, by name; to be put in front of a method class (see `augmented`).
 
-    A view that a chain cuts into parts gets one vector a row: the mean of the parts' vectors (CompCSE's "avg").
+    A view that a chain cuts into parts gets one vector a row: the mean of the parts' vectors, as they leave
+    the method's `embed`.
     """
 
     chains: ClassVar[Mapping[str, Chain]] = {}

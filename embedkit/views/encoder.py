@@ -93,7 +93,9 @@ def adversary(embed: Any, inputs: Inputs, epsilon: float, probe: float = 1e-2) -
         found["direction"] = start.detach().requires_grad_()
         return hidden.detach() + found["direction"]
 
-    with torch.no_grad():
+    # Both passes draw the same dropout masks: the distance is that of the perturbation alone.
+    device = [inputs.device] if inputs.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=device), torch.no_grad():
         clean = embed(None)
     with torch.enable_grad():
         moved = embed(probing)

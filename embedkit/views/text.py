@@ -74,7 +74,7 @@ def word_shuffle(window: int | None = None) -> Step:
 
 @views.add("word-repetition")
 def word_repetition(rate: float = 0.32) -> Step:
-    """Say some words twice: from none up to `rate` x length of them (ESimCSE, Wu et al. 2022)."""
+    """Say some words twice: from none up to `rate` x length of them (ESimCSE, Wu et al. 2022, on sub-words)."""
     between("rate", rate, 0, 1)
     return on_words(lambda items, random: words.repeat(items, random, rate=rate))
 
@@ -99,7 +99,11 @@ def random_span(least: int = 32, most: int = 512, alpha: float = 4.0, beta: floa
 
 @views.add("phrases")
 def phrases(parts: int = 2, even: bool = False) -> Step:
-    """Cut the text into `parts` neighbouring phrases; the row's vector is the mean of theirs (CompCSE, "avg")."""
+    """Cut the text into `parts` neighbouring phrases; the row's vector is the mean of theirs (after CompCSE's "avg").
+
+    CompCSE composes before its training head and compares the first 256 numbers only (``matryoshka`` cuts so); here the
+    head of a method that has one comes first.
+    """
     count("parts", parts)
 
     def run(text: str, random: np.random.Generator) -> list[str]:

@@ -13,6 +13,8 @@ from embedkit import objectives
 from embedkit.errors import RecipeError, UserError
 from embedkit.methods.consert import ConSERT, ConSERTSupervised
 from embedkit.models.edits import edits, shuffled
+from embedkit.recipe_io import load_recipe
+from embedkit.training import setup
 from tests.methods import toys
 
 ROWS = [{"anchor": text, "positive": other, "label": label} for text, other, label in
@@ -177,6 +179,25 @@ def embedded(model: Any, ids: list[int]) -> torch.Tensor:
 def from_embedded(model: Any, x: torch.Tensor) -> torch.Tensor:
     mask = torch.zeros(1, 1, 1, 1, dtype=x.dtype)
     return model.encoder.encoder(x[None], attention_mask=mask).last_hidden_state[0]
+
+
+PUBLISHED = {
+    "consert": ({"feature_cutoff": 0.2}, {"shuffle": True}, 10),
+    "consert-bert-large": ({}, {"shuffle": True}, 25),
+    "consert-joint-unsup": ({}, {"shuffle": True}, 25),
+    "consert-joint-unsup-bert-large": ({}, {"shuffle": True}, 10),
+    "consert-sup-unsup": ({}, {"feature_cutoff": 0.1}, 25),
+    "consert-sup-unsup-bert-large": ({}, {"feature_cutoff": 0.1}, 10),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_recipes_that_extend_another_have_the_published_views(name: str) -> None:
+    recipe = load_recipe(name)
+    method = setup.build_method(recipe)
+    assert isinstance(method, ConSERT)
+    assert (method.settings["anchor"], method.settings["positive"], recipe.train.epochs) == PUBLISHED[name]
+    assert recipe.evaluation is not None and recipe.evaluation.patience == 10
 
 
 def test_wrong_views_are_refused() -> None:

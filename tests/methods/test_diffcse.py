@@ -114,6 +114,9 @@ def test_a_generator_from_a_folder_guesses_like_transformers(tmp_path: Any) -> N
     theirs = AutoModelForMaskedLM.from_pretrained(tmp_path / "generator").eval()
     wanted = [theirs(input_ids=torch.tensor([row])).logits[0].argmax(1).tolist() for row in inputs.rows()]
     assert Inputs(found.module.guesses(inputs), inputs.offsets).rows() == wanted
+    toys.encoder().float().save(tmp_path / "headless")
+    with pytest.raises(ModelError, match="holds no masked-word head"):
+        generator(str(tmp_path / "headless"), model, dropout=False)
     other = tiny.text_encoder("bert")
     other.tokenizer.add_tokens(["more"])
     with pytest.raises(ModelError, match="another vocabulary"):

@@ -132,6 +132,26 @@ def test_auxiliaries_of_a_recipe_are_checked_before_anything_is_loaded(auxiliary
         setup.check(load_recipe(given))
 
 
+def test_an_output_matrix_of_its_own_starts_as_the_word_vectors_and_is_trained_apart() -> None:
+    found = {}
+    for tied in (True, False):
+        method, model = MaskedWords(0.5, tied), toys.encoder()
+        torch.manual_seed(0)
+        method.adapt(model)
+        parts = method.parts(model).double()
+        model.double()
+        inputs = toys.seeded(model.prepare(toys.TEXTS))
+        loss = method.embed(model, parts, inputs)[:, 0].sum()
+        loss.backward()
+        found[tied] = (float(loss.detach()), model.encoder.get_input_embeddings().weight.grad, parts, model)
+    (loss, whole, none, saved), (same, reading, parts, without) = found[True], found[False]
+    assert same == pytest.approx(loss, rel=1e-12)
+    torch.testing.assert_close(reading + parts["words"].weight.grad, whole)  # both roles of a word vector
+    assert reading.abs().sum() > 0 and parts["words"].weight.grad.abs().sum() > 0
+    assert not list(none.parameters()) and parts["head"].bias.grad.abs().sum() > 0
+    assert saved.mask_head is not None and without.mask_head is None
+
+
 def test_the_masked_loss_of_a_run_is_logged_and_added(tmp_path: Path) -> None:
     given = runs.recipe(train={"max_steps": 2}) | {"auxiliary": [{"name": "mlm", "weight": 0.5}]}
     both, alone = runs.Recorder(), runs.Recorder()

@@ -17,7 +17,7 @@ from embedkit.models import build
 from embedkit.training.batches import prepare
 from embedkit.training.cache import Chunking
 from embedkit.views.augmenting import augmented
-from embedkit.views.encoder import per_text
+from embedkit.views.encoder import adversary, per_text
 from tests.training import common
 
 NOISY = [{"name": "word-deletion", "rate": 0.3}, "word-repetition", "word-shuffle"]
@@ -142,6 +142,22 @@ def test_an_adversary_moves_vectors_more_than_noise_of_its_length() -> None:
     )
     assert float((attacked > 2 * moved(noise)).double().mean()) > 0.9
     assert torch.equal(attacked, attacked.abs())
+
+
+def test_an_adversary_compares_vectors_of_the_same_dropout_masks() -> None:
+    step = common.make_step("infonce", method=Views(), config=common.model_config(0.3))
+    model = step.bundle.model.double()
+    inputs = model.prepare(common.texts(12)).replace(seeds=np.arange(12, dtype=np.uint64))
+    seen: list[torch.Tensor] = []
+
+    def embed(change: Any) -> torch.Tensor:
+        vectors = model(inputs, edit=change)
+        seen.append(vectors.detach())
+        return vectors
+
+    adversary(embed, inputs, 0.5, probe=1e-9)
+    torch.testing.assert_close(seen[0], seen[1], rtol=0, atol=1e-7)
+    assert not torch.allclose(seen[0], model(inputs).detach(), atol=1e-3)  # dropout is on
 
 
 def test_dropout_rates_differ_by_view() -> None:

@@ -190,9 +190,10 @@ def give_gradients(module: Two, step: int) -> None:
     module.vector.grad = torch.randn(4, generator=generator)
 
 
-def test_update_is_adamw_by_hand() -> None:
+@pytest.mark.parametrize("corrected", [True, False])
+def test_update_is_adamw_by_hand(corrected: bool) -> None:
     module = Two()
-    adamw = optimiser(module, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)
+    adamw = optimiser(module, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.1, bias_correction=corrected)
     weight, first, second = module.matrix.detach().double(), 0.0, 0.0
     idle = module.idle.detach().clone()
     for step in range(1, 6):
@@ -201,7 +202,8 @@ def test_update_is_adamw_by_hand() -> None:
         gradient = module.matrix.grad.double()
         adamw.step(1 / step)
         first, second = 0.8 * first + 0.2 * gradient, 0.95 * second + 0.05 * gradient**2
-        update = (first / (1 - 0.8**step)) / ((second / (1 - 0.95**step)).sqrt() + 1e-6)
+        by = (1 - 0.8**step, 1 - 0.95**step) if corrected else (1.0, 1.0)
+        update = (first / by[0]) / ((second / by[1]).sqrt() + 1e-3)
         rate = 0.1 / step
         weight = weight - rate * 0.1 * weight - rate * update
         assert module.matrix.grad is None

@@ -151,6 +151,14 @@ def test_patience_ends_the_run_after_evaluations_without_a_new_best(
     assert same(runs.checkpoint(tmp_path / "broken", 6), runs.checkpoint(tmp_path / "run", 6))
 
 
+def test_evaluations_may_be_counted_from_the_start_of_each_epoch(tmp_path: Path, suite: dict[str, Any]) -> None:
+    """Eight steps an epoch: after every third of each and at its end."""
+    evaluation = {**suite, "every": 3, "by_epoch": True}
+    runs.run(tmp_path / "run", runs.recipe(evaluation=evaluation, train={"max_steps": 12, "save_every": 20}))
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in log if "scores" in row] == [3, 6, 8, 11, 12]
+
+
 def _raised_at(step: int) -> Any:
     def check(run: Run) -> None:
         if run.state.position.step == step:
