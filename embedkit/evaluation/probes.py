@@ -8,6 +8,7 @@ four epochs between two looks at the validation accuracy, and a count of looks w
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -33,11 +34,19 @@ def _sklearn() -> Any:
     return sklearn
 
 
-def logistic(train: Labelled, strength: float, seed: int, iterations: int = 1000) -> Predict:
-    """scikit-learn's logistic regression with ``C=strength`` on vectors (N, D) and labels (N,)."""
-    model = _sklearn().linear_model.LogisticRegression(C=strength, max_iter=iterations, random_state=seed)
-    model.fit(*train)
-    return lambda x: np.asarray(model.predict(x))
+def logistic(train: Labelled, strengths: Sequence[float], seed: int, iterations: int = 1000) -> Iterator[Predict]:
+    """scikit-learn's logistic regression on vectors (N, D) and labels (N,) for each ``C`` of `strengths`, in order.
+
+    For two classes and many rows Newton's method, each from the solution before: several times faster than L-BFGS, and
+    it ends nearer to the optimum, which is one.
+    """
+    x, y = train
+    newton = len(np.unique(y)) == 2 and len(x) >= 2 * x.shape[1]
+    way = {"solver": "newton-cholesky", "warm_start": True} if newton else {}
+    x = x.astype(np.float64) if newton else x  # its linear system needs the digits
+    model = _sklearn().linear_model.LogisticRegression(max_iter=iterations, random_state=seed, **way)
+    for strength in strengths:
+        yield copy.deepcopy(model.set_params(C=strength).fit(x, y)).predict
 
 
 @dataclass(frozen=True)
@@ -128,11 +137,16 @@ class Probe:
             return [1e-5, 1e-4, 1e-3, 1e-2]
         return [2.0**power for power in (range(-1, 6) if wide else range(-2, 4))]
 
+    def fits(self, train: Labelled, strengths: Sequence[float], valid: Labelled | None = None) -> Iterator[Predict]:
+        """A classifier for each strength; `valid` is used by SentEval's early stopping only."""
+        if self.fidelity not in SENTEVAL:
+            return logistic(train, strengths, self.seed)
+        settings = SENTEVAL[self.fidelity]
+        return (senteval_softmax(train, strength, valid, self.classes, settings) for strength in strengths)
+
     def fit(self, train: Labelled, strength: float, valid: Labelled | None = None) -> Predict:
-        """One classifier; `valid` is used by SentEval's early stopping only."""
-        if self.fidelity in SENTEVAL:
-            return senteval_softmax(train, strength, valid, self.classes, SENTEVAL[self.fidelity])
-        return logistic(train, strength, self.seed)
+        """One classifier."""
+        return next(self.fits(train, [strength], valid))
 
     def _split(self, x: Array, y: Array) -> list[tuple[Array, Array]]:
         smallest = int(np.bincount(y, minlength=self.classes).min())
@@ -143,16 +157,15 @@ class Probe:
 
     def choose(self, x: Array, y: Array, wide: bool) -> tuple[float, float]:
         """The best strength by cross-validation and its accuracy (0..1, rounded as SentEval rounds)."""
-        grid, folds = self.grid(wide), self._split(x, y)
-        scores = []
-        for strength in grid:
-            parts = []
-            for train, held in folds:
-                predict = self.fit((x[train], y[train]), strength, (x[held], y[held]))
-                parts.append((predict(x[held]) == y[held]).mean())
-            scores.append(round(float(np.mean(parts)), 4))
+        grid = self.grid(wide)
+        parts = [self._accuracies((x[train], y[train]), (x[held], y[held]), grid) for train, held in self._split(x, y)]
+        scores = [round(float(np.mean(column)), 4) for column in zip(*parts, strict=True)]
         best = int(np.argmax(scores))
         return grid[best], scores[best]
+
+    def _accuracies(self, train: Labelled, valid: Labelled, grid: Sequence[float]) -> list[float]:
+        """Accuracy (0..1) on `valid` for each strength."""
+        return [float((predict(valid[0]) == valid[1]).mean()) for predict in self.fits(train, grid, valid)]
 
     def chosen_by_fold(self, x: Array, y: Array) -> Iterator[tuple[Array, Array, tuple[float, float]]]:
         """Of every fold: rows to train on, rows held out, and what `choose` finds in the former."""
@@ -171,7 +184,7 @@ class Probe:
     def choose_on(self, train: Labelled, valid: Labelled) -> tuple[float, float]:
         """The best strength by the accuracy on `valid`, and that accuracy."""
         grid = self.grid(wide=False)
-        scores = [round(float((self.fit(train, s, valid)(valid[0]) == valid[1]).mean()), 4) for s in grid]
+        scores = [round(accuracy, 4) for accuracy in self._accuracies(train, valid, grid)]
         best = int(np.argmax(scores))
         return grid[best], scores[best]
 

@@ -68,7 +68,8 @@ class MaskedWords(Method):
             return nn.ModuleDict()
         text: Any = model
         words = text.encoder.get_input_embeddings().weight.detach().clone()
-        return nn.ModuleDict({"head": MaskedHead.of(model), "words": nn.Embedding(*words.shape, _weight=words)})
+        output = nn.Embedding(len(words), words.shape[1], _weight=words)
+        return nn.ModuleDict({"head": MaskedHead.of(model), "words": output})
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         return {"anchor": View([row["anchor"] for row in rows], list(range(len(rows))))}
