@@ -10,12 +10,11 @@ anew after each run.
 A method runs by its own shipped recipe (views, parts, objective, pooling, schedule) with these replaced: backbone,
 data, batch size, number of steps, evaluation, Adam's bias correction (on for all), and the learning rate: one for all
 that train the whole encoder, since the published ones belong to runs a hundred times as long; frozen encoders and
-static ones keep theirs. Unsupervised
-methods see the same Wikipedia sentences in the same order, supervised ones the same NLI triplets. Checkpoints are
-chosen by STS-B dev. Columns: the seven STS test tasks and their average, the average of the seven transfer tasks,
-alignment and uniformity on STS-B test, training rows per second (median step, evaluation left out; on a CPU per second
-of processor time, which other programs do not disturb), peak memory of the process while training, share of computed
-tokens that are padding.
+static ones keep theirs. Unsupervised methods see the same Wikipedia sentences in the same order, supervised ones the
+same NLI triplets. Checkpoints are chosen by STS-B dev. Columns: the seven STS test tasks and their average, the
+average of the seven transfer tasks, alignment and uniformity on STS-B test, training rows per second (median step,
+evaluation left out; on a CPU per second of processor time, which other programs do not disturb), peak memory of the
+process while training, share of computed tokens that are padding.
 """
 
 from __future__ import annotations
@@ -247,15 +246,17 @@ def run_one(method: str, seed: int, options: argparse.Namespace) -> dict[str, An
 
     torch.set_num_threads(options.threads)
     known = {"method": method, "seed": seed, "settings": settings(options)}
+    before = row_of(method, seed, options)
+    suites = missing(before, options)
     if method in UNTRAINED:
         model = load(backbone(options))
         model.pooling, prompt = UNTRAINED[method]
         if prompt is not None:
             model.prompts, model.default_prompt = {"sentence": prompt}, "sentence"
-        return {**known, **scores(model, options)}
+        return {**known, **scores(model, suites, options)}
     case, folder = CASES[method], run_folder(Path(options.out), method, seed)
-    if (folder / "result.json").exists():  # only a suite is missing
-        return {**known, **scores(load(folder / "model"), options)}
+    if before:  # finished with these settings, only to be scored on these
+        return {**known, **scores(load(folder / "model"), suites, options)}
     result = train(case.recipe, overrides_of(case, seed, options), output=folder, resume=True, progress=Timed())
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     if torch.cuda.is_available():
@@ -266,17 +267,18 @@ def run_one(method: str, seed: int, options: argparse.Namespace) -> dict[str, An
         **known, "note": case.note,
         "rows_per_s": options.batch / statistics.median(clock.times) if clock.times else None,
         "memory_gib": memory, "padding_share": statistics.fmean(padding), "loss": result.loss,
-        "dev": result.best.get("value"), "best_step": result.best.get("step"), **scores(load(result.output), options),
+        "dev": result.best.get("value"), "best_step": result.best.get("step"),
+        **scores(load(result.output), suites, options),
     }  # fmt: skip
 
 
-def scores(model: Any, options: argparse.Namespace) -> dict[str, Any]:
-    """Test scores of a model on the suites asked for."""
+def scores(model: Any, suites: list[str], options: argparse.Namespace) -> dict[str, Any]:
+    """Test scores of a model on these suites."""
     from embedkit.evaluation import EmbeddingCache, open_suite
 
     data, cache = Path(options.shared) / "data", EmbeddingCache()
     found: dict[str, Any] = {}
-    for suite in options.suites.split(","):
+    for suite in suites:
         report = open_suite(suite, str(data)).run(model, cache=cache)
         if suite == "geometry":
             found["geometry"] = {key: geometry_value(report, key) for key in ("alignment", "uniformity")}
@@ -314,9 +316,15 @@ def finished(out: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def has_all(row: dict[str, Any], options: argparse.Namespace) -> bool:
-    """Whether a run has been scored on every suite asked for."""
-    return all(suite in row for suite in options.suites.split(","))
+def row_of(method: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """What is known of a run with these settings; empty where it is not finished."""
+    rows = finished(Path(options.out), options)
+    return next((row for row in rows if (row["method"], row["seed"]) == (method, seed)), {})
+
+
+def missing(row: dict[str, Any], options: argparse.Namespace) -> list[str]:
+    """The suites asked for that a run has not been scored on."""
+    return [suite for suite in options.suites.split(",") if suite not in row]
 
 
 def columns_of(rows: list[dict[str, Any]]) -> dict[str, float | None]:
@@ -429,7 +437,7 @@ def main() -> int:
     needed = [(name, 0) for name in UNTRAINED] + [(BASE, seed) for name, seed in wanted if CASES[name].needs_base]
     failed = []
     for method, seed in dict.fromkeys([*needed, *wanted]):
-        if (method, seed) in {(row["method"], row["seed"]) for row in finished(out, options) if has_all(row, options)}:
+        if not missing(row_of(method, seed, options), options):
             continue
         command = [sys.executable, __file__, *sys.argv[1:], "--one", f"{method}:{seed}"]
         if subprocess.run(command, check=False).returncode:

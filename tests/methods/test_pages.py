@@ -79,7 +79,11 @@ def test_the_table_is_the_mean_over_seeds(script: ModuleType, tmp_path: Path) ->
     assert [(row["method"], row["seed"]) for row in script.finished(tmp_path, given)] == [
         ("simcse-unsup", 0), ("simcse-unsup", 1), ("macl", 0),
     ]  # fmt: skip
-    assert all(script.has_all(row, given) for row in script.finished(tmp_path, given))
+    assert all(script.missing(row, given) == [] for row in script.finished(tmp_path, given))
+    more = options(script, "--out", str(tmp_path), "--suites", "sts,other")
+    assert script.missing(script.row_of("macl", 0, more), more) == ["other"]
+    longer = options(script, "--out", str(tmp_path), "--steps", "3")
+    assert script.row_of("macl", 0, longer) == {}  # another run, to be trained
     text = script.write(tmp_path, given)
     first, second = json.loads((tmp_path / "methods.json").read_text())["rows"]
     assert (first["method"], first["avg"], first["seeds"]) == ("simcse-unsup", 61.0, [0, 1])
