@@ -4,7 +4,8 @@
 
 Each (method, seed) runs in a process of its own and adds one line to OUT/results.jsonl; a finished one is not run
 again, an interrupted one goes on from its checkpoint, and one that lacks a suite asked for is only scored on it (the
-transfer tasks take the longest: `--suites transfer` adds them later). OUT/methods.md and OUT/methods.json are written
+transfer tasks take the longest: `--suites transfer` adds them later, and `--transfer limit=1000,folds=5` is a small
+form of them, good for comparing rows of one table only). OUT/methods.md and OUT/methods.json are written
 anew after each run.
 
 A method runs by its own shipped recipe (views, parts, objective, pooling, schedule) with these replaced: backbone,
@@ -278,12 +279,14 @@ def scores(model: Any, suites: list[str], options: argparse.Namespace) -> dict[s
 
     data, cache = Path(options.shared) / "data", EmbeddingCache()
     found: dict[str, Any] = {}
-    for suite in suites:
-        report = open_suite(suite, str(data)).run(model, cache=cache)
+    for key in suites:
+        suite, _, changes = key.partition(" ")
+        given = {name: int(value) for name, value in (change.split("=") for change in changes.split())}
+        report = open_suite(suite, str(data), settings=given).run(model, cache=cache)
         if suite == "geometry":
             found["geometry"] = {key: geometry_value(report, key) for key in ("alignment", "uniformity")}
         else:
-            found[suite] = {task: float(score) for task, score in report.scores.items()}
+            found[key] = {task: float(score) for task, score in report.scores.items()}
     return found
 
 
@@ -322,13 +325,19 @@ def row_of(method: str, seed: int, options: argparse.Namespace) -> dict[str, Any
     return next((row for row in rows if (row["method"], row["seed"]) == (method, seed)), {})
 
 
+def transfer_key(options: argparse.Namespace) -> str:
+    """Under what the scores of the transfer suite stand: "transfer", behind it the settings that were changed."""
+    return " ".join(["transfer", *filter(None, options.transfer.split(","))])
+
+
 def missing(row: dict[str, Any], options: argparse.Namespace) -> list[str]:
     """The suites asked for that a run has not been scored on."""
-    return [suite for suite in options.suites.split(",") if suite not in row]
+    keys = [transfer_key(options) if suite == "transfer" else suite for suite in options.suites.split(",")]
+    return [key for key in keys if key not in row]
 
 
-def columns_of(rows: list[dict[str, Any]]) -> dict[str, float | None]:
-    """The figures of one table row as means over seeds."""
+def columns_of(rows: list[dict[str, Any]], transfer: str) -> dict[str, float | None]:
+    """The figures of one table row as means over seeds; `transfer` is the key of those scores."""
 
     def mean(*path: str) -> float | None:
         values = []
@@ -341,12 +350,12 @@ def columns_of(rows: list[dict[str, Any]]) -> dict[str, float | None]:
         return statistics.fmean(values) if values else None
 
     found = {task: mean("sts", task) for task in STS}
-    found |= {"avg": mean("sts", "avg"), "dev": mean("dev"), "transfer": mean("transfer", "avg")}
+    found |= {"avg": mean("sts", "avg"), "dev": mean("dev"), "transfer": mean(transfer, "avg")}
     found |= {key: mean("geometry", key) for key in ("alignment", "uniformity")}
     return found | {key: mean(key) for key in ("rows_per_s", "memory_gib", "padding_share")}
 
 
-def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def table(rows: list[dict[str, Any]], transfer: str = "transfer") -> list[dict[str, Any]]:
     """One entry a method, the untrained ones first: means, and the deviation of the STS average over seeds."""
     entries = []
     for method in (*UNTRAINED, *CASES):
@@ -355,7 +364,7 @@ def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             continue
         averages = [row["sts"]["avg"] for row in own if "sts" in row]
         deviation = statistics.stdev(averages) if len(averages) >= SEVERAL else None
-        entries.append({"method": method, "seeds": sorted(row["seed"] for row in own), **columns_of(own),
+        entries.append({"method": method, "seeds": sorted(row["seed"] for row in own), **columns_of(own, transfer),
                         "avg_deviation": deviation, "note": CASES[method].note if method in CASES else ""})  # fmt: skip
     return entries
 
@@ -367,8 +376,8 @@ def markdown(entries: list[dict[str, Any]], options: argparse.Namespace) -> str:
         f"{known['backbone']}, {known['steps']} steps of {known['batch']} rows, learning rate {known['rate']:g}, "
         f"threads: {known['threads']}, {time.strftime('%Y-%m-%d')}"
     )
-    names = ["method", *STS, "STS average", f"over {BASE}", "transfer", "alignment", "uniformity", "rows/s", "GiB",
-             "padding", "seeds", "note"]  # fmt: skip
+    names = ["method", *STS, "STS average", f"over {BASE}", transfer_key(options), "alignment", "uniformity", "rows/s",
+             "GiB", "padding", "seeds", "note"]  # fmt: skip
     base = next((entry["avg"] for entry in entries if entry["method"] == BASE), None)
     lines = [
         f"# Sentence methods side by side\n\n{head}\n",
@@ -393,7 +402,7 @@ def _figure(value: float | None, digits: int) -> str:
 
 def write(out: Path, options: argparse.Namespace) -> str:
     """Write both tables; the text of one."""
-    entries = table(finished(out, options))
+    entries = table(finished(out, options), transfer_key(options))
     text = markdown(entries, options)
     (out / "methods.md").write_text(text)
     (out / "methods.json").write_text(json.dumps({"settings": settings(options), "rows": entries}, indent=1) + "\n")
@@ -412,6 +421,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--backbone", help="folder; raw-bert-mini of the shared models when not given")
     parser.add_argument("--shared", default="../shared")
     parser.add_argument("--suites", default="sts,transfer,geometry")
+    parser.add_argument("--transfer", default="", help="settings of the transfer tasks, name=number, comma between")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--one", metavar="METHOD:SEED", help="run this one in this process (used by the command itself)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_sco
 from sklearn.neighbors import KNeighborsClassifier
 
 from embedkit.errors import DataError
-from embedkit.evaluation import evaluate, open_suite
-from embedkit.evaluation.probes import SENTEVAL, few_of_each, nearest_neighbours, senteval_softmax
+from embedkit.evaluation import evaluate, open_suite, probes
+from embedkit.evaluation.probes import SENTEVAL, few_of_each, logistic, nearest_neighbours, senteval_softmax
 from tests.evaluation.toys import WORDS, BagOfWords, write_tsv
 
 
@@ -136,6 +137,47 @@ def test_asked_for_dev_the_score_is_what_strengths_are_chosen_by(tmp_path: Path)
 
 TEST_MODE = {"make": torch.optim.Adam, "batch": 64, "patience": 5, "between": 4}
 DEV_MODE = {"make": torch.optim.RMSprop, "batch": 128, "patience": 3, "between": 2}
+
+
+def test_a_limit_takes_the_same_rows_of_every_split_and_is_noted(tmp_path: Path) -> None:
+    _write_sst2(tmp_path)
+    suites = [open_suite("transfer", tmp_path, ["sst2"], settings={"limit": 45}) for _ in range(2)]
+    train, dev, test = (inputs[0] for inputs, _ in suites[0].tasks[0].parts)
+    whole = [inputs[0] for inputs, _ in open_suite("transfer", tmp_path, ["sst2"]).tasks[0].parts]
+    assert [len(train), len(dev), len(test)] == [45, 40, 45]
+    places = iter(whole[0])
+    assert all(text in places for text in train)  # rows of the split, in its order
+    assert train != whole[0][:45]
+    assert suites[1].tasks[0].parts[0][0][0] == train
+    notes = suites[0].run(BagOfWords(8)).tasks["sst2"].notes
+    assert "sst2: 45 of 120 rows: not comparable" in notes
+    assert "sst2: 45 of 50 rows: not comparable" in notes
+
+
+def test_regressions_meet_the_optimum_on_vectors_that_nearly_point_one_way() -> None:
+    """Untrained encoders give such vectors; the optimum is checked by its gradient."""
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(300, 40)) * np.geomspace(1e-2, 1, 40) + 20.0).astype(np.float32)
+    y = np.argmax(x[:, -3:] + 0.5 * rng.normal(size=(300, 3)), axis=1)
+    strengths = [0.5, 8.0, 32.0]
+    for strength, (predict, met) in zip(strengths, logistic((x, y), strengths, 0), strict=True):
+        model = predict.__self__
+        wide, truth = x.astype(np.float64), np.eye(3)[y]
+        error = model.predict_proba(wide) - truth
+        gradient = error.T @ wide / len(x) + model.coef_ / (strength * len(x))
+        assert met
+        assert np.abs(gradient).max() < 1e-5
+        assert np.abs(error.mean(axis=0)).max() < 1e-5
+
+
+def test_a_regression_that_ends_early_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [met for _, met in logistic((np.eye(40), np.arange(40) % 2), [1e9], 0, iterations=1)] == [False]
+    monkeypatch.setattr(probes, "logistic", lambda *given: logistic(*given, iterations=1))
+    _write_sst2(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        notes = evaluate(BagOfWords(8), "transfer", tmp_path, ["sst2"], resamples=0).tasks["sst2"].notes
+    assert any("ended before they met their optimum" in note for note in notes)
 
 
 def _senteval(

@@ -82,6 +82,8 @@ def test_the_table_is_the_mean_over_seeds(script: ModuleType, tmp_path: Path) ->
     assert all(script.missing(row, given) == [] for row in script.finished(tmp_path, given))
     more = options(script, "--out", str(tmp_path), "--suites", "sts,other")
     assert script.missing(script.row_of("macl", 0, more), more) == ["other"]
+    small = options(script, "--out", str(tmp_path), "--transfer", "limit=9,folds=2")
+    assert script.missing(script.row_of("macl", 0, small), small) == ["transfer limit=9 folds=2"]
     longer = options(script, "--out", str(tmp_path), "--steps", "3")
     assert script.row_of("macl", 0, longer) == {}  # another run, to be trained
     text = script.write(tmp_path, given)

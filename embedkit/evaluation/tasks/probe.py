@@ -25,7 +25,8 @@ class ProbeSettings(TaskSettings):
     *asked for*, the score is the accuracy that the strength is chosen by (SentEval's ``devacc``; of "nested" the mean
     over the outer folds) and a test split is not read. ``fidelity``: the classifier. ``train``, ``dev``: names of these
     splits in the file. ``shots``: rows of each class for low-shot accuracies, the mean of ``draws`` draws.
-    ``neighbours``: also a vote of so many nearest neighbours, for protocols with a test set.
+    ``neighbours``: also a vote of so many nearest neighbours, for protocols with a test set. ``limit``: only so many
+    rows of each split, the same ones for every model; a departure from the protocol that is noted.
     """
 
     protocol: Literal["nested", "folds", "dev"] = "folds"
@@ -38,6 +39,7 @@ class ProbeSettings(TaskSettings):
     shots: tuple[int, ...] = ()
     draws: int = Field(10, gt=0)
     neighbours: int | None = Field(None, gt=0)
+    limit: int | None = Field(None, gt=0)
 
 
 @TASKS.add("probe")
@@ -56,7 +58,7 @@ class ProbeTask(Task):
         asked = config.splits[opening.split]
         names = {"nested": [], "folds": [s.train], "dev": [s.train, s.dev]}[s.protocol]
         names = list(dict.fromkeys([*names, asked if isinstance(asked, str) else asked[0]]))
-        self.tables = open_splits(config, opening.data, names, opening.folder)
+        self.tables = [self._limited(table) for table in open_splits(config, opening.data, names, opening.folder)]
         for table in self.tables:
             table.require(s.label)
         self.classes = sorted({str(cell) for table in self.tables for cell in table.columns[s.label]})
@@ -65,6 +67,14 @@ class ProbeTask(Task):
             raise DataError(what, where=self.tables[0].source, remedy="give rows of two classes at least")
         self.parts = [self._inputs(table) for table in self.tables]
         self.expect_rows(len(self.tables[-1]))
+
+    def _limited(self, table: Table) -> Table:
+        """The table, or `limit` random rows of it in their order."""
+        if self.settings.limit is None or len(table) <= self.settings.limit:
+            return table
+        self.notes.append(f"{self.name}: {self.settings.limit:,} of {len(table):,} rows: not comparable")
+        drawn = generator(self.opening.seed, f"{self.name}/limit").permutation(len(table))
+        return table.take(sorted(drawn[: self.settings.limit].tolist()))
 
     def _inputs(self, table: Table) -> tuple[list[list[Item]], Array]:
         """The inputs of the rows, one list or two, and the labels as integers (N,)."""
@@ -125,7 +135,12 @@ class ProbeTask(Task):
             metrics["f1"] = 100 * _f1(predictions, y)
         samples = Samples("mean", {"value": (predictions == y).astype(np.int64)})
         return TaskResult(self.name, "accuracy", metrics["accuracy"], metrics, samples, details=details,
-                          notes=list(self.notes))  # fmt: skip
+                          notes=self._notes(probe))  # fmt: skip
+
+    def _notes(self, probe: Probe) -> list[str]:
+        """What is to be said of the data and of the classifiers."""
+        stopped = f"{self.name}: {probe.stopped} logistic regressions ended before they met their optimum"
+        return self.notes + ([stopped] if probe.stopped else [])
 
     def _choice(self, probe: Probe, parts: list[Labelled]) -> tuple[float, float]:
         """The strength for a protocol with a test set, and the accuracy (0..1) that chose it."""
@@ -142,7 +157,7 @@ class ProbeTask(Task):
         accuracy = 100 * float(np.mean([on_dev for _, on_dev in choices]))
         details |= {"strengths": [strength for strength, _ in choices]}
         return TaskResult(self.name, "dev_accuracy", accuracy, {"dev_accuracy": accuracy}, details=details,
-                          notes=list(self.notes))  # fmt: skip
+                          notes=self._notes(probe))  # fmt: skip
 
     def _others(self, probe: Probe, parts: list[Labelled]) -> dict[str, float]:
         """Nearest neighbours and low-shot accuracies, where they are asked for."""
@@ -158,6 +173,7 @@ class ProbeTask(Task):
                 # the strength cannot be chosen from so few rows; 1 is scikit-learn's default
                 few = Probe("scikit-learn", probe.folds, probe.seed, probe.classes)
                 accuracies.append(float((few.fit((train_x[rows], train_y[rows]), 1.0)(x) == y).mean()))
+                probe.stopped += few.stopped
             found[f"accuracy_{shots}_shot"] = 100 * float(np.mean(accuracies))
             found[f"accuracy_{shots}_shot_std"] = 100 * float(np.std(accuracies))
         return found
