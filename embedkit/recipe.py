@@ -22,6 +22,11 @@ def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+def _listed(value: Any) -> Any:
+    """Let a single entry stand for a list of it, and null for an empty one."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
 class Component(BaseModel):
     """A registered part chosen by name; its other keys are settings that the part itself checks."""
 
@@ -41,13 +46,21 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class HeadConfig(Settings):
     """A trainable layer on top of the pooled vector.
 
-    ``kind: tanh`` is SimCSE's MLP, Linear(d, d) + Tanh (Gao et al. 2021, section 6.3); ``linear`` has no activation.
-    With ``train_only`` the head is used in training and skipped by `encode`.
+    ``kind: tanh`` is SimCSE's MLP, Linear(d, d) + Tanh (Gao et al. 2021, section 6.3); ``linear`` has no activation;
+    ``pooler`` is the Linear + Tanh of the loaded folder itself: BERT's pooling layer (Devlin et al. 2019, section 3.1),
+    in SimCSE's released models the head they were trained with. With ``train_only`` the head is used in training and
+    skipped by `encode`.
     """
 
-    kind: Literal["tanh", "linear"] = "tanh"
+    kind: Literal["tanh", "linear", "pooler"] = "tanh"
     dim: int | None = Field(None, gt=0, description="output size; the encoder's size when not given")
     train_only: bool = False
+
+    @model_validator(mode="after")
+    def _whole_pooler(self) -> HeadConfig:
+        if self.kind == "pooler" and self.dim is not None:
+            raise ValueError("a head of kind pooler has the size that it was trained with: leave out dim")
+        return self
 
 
 class LoraConfig(Settings):
@@ -138,8 +151,10 @@ class ModelConfig(Settings):
     revision: str | None = None
     config: dict[str, Any] | None = None
     tokenizer: str | None = Field(None, description="tokenizer folder, vocab.txt, hub id, or 'builtin'")
-    pooling: str | None = Field(None, description="cls, mean, max, first-last, last-two, last-token, mask")
-    head: HeadConfig | None = None
+    pooling: str | None = Field(None, description="cls, mean, max, first-last, last-two, last-token, mask, pooler")
+    head: Annotated[list[HeadConfig], BeforeValidator(_listed)] = Field(
+        default_factory=list, description="one layer, or a list of layers, the first one on the pooled vector"
+    )
     max_length: int | None = Field(None, gt=1, description="tokens, special tokens included")
     use_max_length: Annotated[int, Field(gt=1)] | Literal["limit"] | None = Field(
         None,
@@ -167,6 +182,8 @@ class ModelConfig(Settings):
             raise ValueError(f"model.use_max_length is a setting of text encoders, not of kind {self.kind!r}")
         if self.default_prompt is not None and self.default_prompt not in self.prompts:
             raise ValueError(f"model.default_prompt {self.default_prompt!r} is not one of model.prompts")
+        if sorted(self.head, key=lambda head: head.train_only) != self.head:
+            raise ValueError("model.head: a layer that is kept would lose the train_only one before it: put it first")
         self._check_towers()
         return self
 

@@ -114,11 +114,12 @@ def _write_text_parts(model: Any, folder: Path, spec: dict[str, Any]) -> list[tu
         saved = {"embedding_dimension": model.hidden_size, "pooling_mode": mode, "include_prompt": True}
         write_json(folder / "1_Pooling" / "config.json", saved)
     kept_back: dict[str, Any] = {}
+    train_only = 0
     for layer, entry in zip(model.layers, spec["dense"], strict=True):
         tensors = {key: value.detach().cpu().contiguous() for key, value in layer.state_dict().items()}
         if layer.train_only:
-            number = sum(1 for other in spec["dense"][: spec["dense"].index(entry)] if other["train_only"])
-            kept_back |= {f"{number}.{key}": value for key, value in tensors.items()}
+            kept_back |= {f"{train_only}.{key}": value for key, value in tensors.items()}
+            train_only += 1
             continue
         name = f"{len(modules) + 1}_Dense"
         modules.append(("Dense", name))

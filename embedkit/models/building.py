@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import ModelError
 from embedkit.models.folder import inspect, locate
-from embedkit.recipe import ModelConfig
+from embedkit.recipe import HeadConfig, ModelConfig
 from embedkit.registry import Registry
 
 if TYPE_CHECKING:
     from embedkit.models.base import Model
+    from embedkit.models.text import Dense, TextEncoder
 
 builders: Registry[Callable[[ModelConfig], Model]] = Registry("kind of model")
 
@@ -46,8 +47,10 @@ def build(config: ModelConfig, seed: int = 0) -> Model:
 
 @builders.add("text")
 def _text(config: ModelConfig) -> Model:
+    from torch import nn
+
     from embedkit.models.loading import assemble
-    from embedkit.models.text import Dense, TextEncoder
+    from embedkit.models.text import TextEncoder
 
     if config.name is not None:
         plan = inspect(locate(config.name, config.revision))
@@ -58,12 +61,10 @@ def _text(config: ModelConfig) -> Model:
     else:
         model = _random_text(config)
     assert isinstance(model, TextEncoder)
-    if config.head is not None:
-        activation = {"tanh": "tanh", "linear": "identity"}[config.head.kind]
-        size = model.layers[-1].linear.out_features if model.layers else model.hidden_size
-        head = Dense(size, config.head.dim or size, activation, train_only=config.head.train_only)
-        _start(head, getattr(model.encoder.config, "initializer_range", 0.02))
-        model.dense.append(head)
+    if config.head:  # in the place of what an earlier training had for itself
+        model.dense = nn.ModuleList(layer for layer in model.layers if not layer.train_only)
+    for head in config.head:
+        model.dense.append(_new_head(model, head))
     if config.lora is not None:
         from embedkit.models.adapters import add_lora
 
@@ -71,12 +72,24 @@ def _text(config: ModelConfig) -> Model:
     return model
 
 
-def _start(head: Any, deviation: float) -> None:
-    """Initialise a dense layer as BERT does: normal weights, zero bias."""
+def _new_head(model: TextEncoder, config: HeadConfig) -> Dense:
+    """A dense layer for the end of a model: its own pretrained pooler, or one initialised as BERT does, with normal
+    weights and zero bias."""
     from torch import nn
 
-    nn.init.normal_(head.linear.weight, std=deviation)
+    from embedkit.models.loading import pretrained_pooler
+    from embedkit.models.text import Dense
+
+    size = model.training_dim
+    if config.kind == "pooler":
+        if model.layers:
+            raise ModelError("a pooler behind another head", where="model.head", remedy="give kind: pooler first")
+        return pretrained_pooler(model.encoder, train_only=config.train_only)
+    activation = {"tanh": "tanh", "linear": "identity"}[config.kind]
+    head = Dense(size, config.dim or size, activation, train_only=config.train_only)
+    nn.init.normal_(head.linear.weight, std=getattr(model.encoder.config, "initializer_range", 0.02))
     nn.init.zeros_(head.linear.bias)
+    return head
 
 
 def replaced(spec: dict[str, Any], config: ModelConfig) -> dict[str, Any]:
@@ -108,7 +121,7 @@ def _random_text(config: ModelConfig) -> Model:
     from transformers import AutoConfig
 
     from embedkit.models.clip_text import CAUSAL, PADDED, ClipTextEncoder, special_ids
-    from embedkit.models.loading import new_encoder
+    from embedkit.models.loading import POOLER, new_encoder
     from embedkit.models.text import TextEncoder
 
     assert config.config is not None
@@ -133,6 +146,8 @@ def _random_text(config: ModelConfig) -> Model:
     for key, value in _dropout_overrides(config, shape).items():
         setattr(shape, key, value)
     spec = replaced({"normalize": True}, config)
+    if spec.get("pooling") == POOLER:
+        raise ModelError("a random encoder has no pooler", where="model.pooling", remedy="use cls and model.head")
     if kind in (CAUSAL, PADDED):
         cleaning = "lower" if config.tokenizer == "clip" else "none"
         return ClipTextEncoder(new_encoder(shape), tokenizer, cleaning=cleaning, **spec)

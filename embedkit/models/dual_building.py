@@ -28,7 +28,7 @@ def build_dual(config: ModelConfig) -> DualEncoder:
         For settings that belong to a tower, and for towers that cannot be read or built.
     """
     for key in _NOT_DUAL:
-        if getattr(config, key) not in (None, {}):
+        if getattr(config, key) not in (None, {}, []):
             raise ModelError("belongs to a tower", where=f"model.{key}", remedy=f"write model.towers.text.{key}")
     towers = config.towers or TowersConfig()
     model = _loaded(config) if config.name is not None else _new(towers)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,14 @@ from embedkit.models.folder import SOFT_PROMPT_FILE, TRAIN_ONLY_FILE, FolderPlan
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from embedkit.models.base import Model
+    from embedkit.models.text import Dense
 
 OPEN_CLIP = "open_clip:"
+POOLER = "pooler"
+"""As a name of pooling: the first token through the layer that `pretrained_pooler` reads."""
 _log = logging.getLogger(__name__)
 
 
@@ -53,7 +57,8 @@ def load(
     allow_pickle : bool
         Allow weights in a pickle, which are then read with ``weights_only=True``.
     pooling, max_length : optional
-        Replace the folder's own settings.
+        Replace the folder's own settings. ``pooling="pooler"`` is [CLS] through the layer that the encoder was
+        pretrained with, which SimCSE's released supervised models are scored by.
 
     Raises
     ------
@@ -151,6 +156,9 @@ def _assembled(
             prefix = f"{number}."
             layer.load_state_dict({k.removeprefix(prefix): v for k, v in kept.items() if k.startswith(prefix)})
     spec = {"normalize": False, **plan.spec}
+    if spec.get("pooling") == POOLER:
+        dense.insert(0, pretrained_pooler(encoder, allow_pickle=allow_pickle))
+        spec["pooling"] = "cls"
     cls = ClipTextEncoder if plan.kind == "clip-text" else TextEncoder
     model = cls(encoder, tokenizer, dense=dense, **spec)
     if model.soft_prompt is not None:
@@ -199,6 +207,62 @@ def read_encoder(
         names = sorted({key.split(".")[0] for key in report["unexpected_keys"]})
         _log.info("%s: %d weights not used (%s)", folder, len(report["unexpected_keys"]), ", ".join(names))
     return encoder
+
+
+def pretrained_pooler(encoder: Any, train_only: bool = False, allow_pickle: bool = False) -> Dense:
+    """The layer on the first token that an encoder was pretrained with, Linear + Tanh, from the folder it came from.
+
+    BERT's was trained to tell following sentences (Devlin et al. 2019, section 3.1). The released models of SimCSE keep
+    their head under the same name, and the supervised ones are scored through it (Gao et al. 2021, section 6.3).
+
+    Raises
+    ------
+    ModelError
+        When the folder holds none.
+    """
+    from embedkit.models.text import Dense
+
+    base = encoder.base_model_prefix
+    stems = [f"{prefix}{stem}" for prefix in ("", f"{base}.") for stem in ("pooler.dense", "pooler")]
+    wanted = {key: [f"{stem}.{key}" for stem in stems] for key in ("weight", "bias")}
+    found = find_tensors(encoder, wanted, allow_pickle)
+    if len(found) < len(wanted):
+        where = encoder.name_or_path or "a random encoder"
+        raise ModelError("holds no pooler, BERT's layer on [CLS]", where=where, remedy="use pooling cls or mean")
+    outputs, inputs = found["weight"].shape
+    layer = Dense(inputs, outputs, "tanh", train_only=train_only)
+    layer.linear.load_state_dict(found)
+    return layer
+
+
+def find_tensors(encoder: Any, wanted: Mapping[str, Sequence[str]], allow_pickle: bool = False) -> dict[str, Tensor]:
+    """What else stands in the files that an encoder came from: for each key of `wanted` the first of its names there.
+
+    The tensors are float32; a key without one is absent. A pickle is looked into where `allow_pickle` says so and the safetensors hold nothing.
+    """
+    from safetensors import safe_open
+
+    folder, found = Path(encoder.name_or_path), dict[str, "Tensor"]()
+    if not encoder.name_or_path or not folder.is_dir():
+        return found
+
+    def take(held: set[str], read: Callable[[str], Tensor]) -> None:
+        for key, names in wanted.items():
+            name = next((name for name in names if name in held), None)
+            if name is not None:
+                found.setdefault(key, read(name).float())
+
+    with reading(folder):
+        for path in sorted(folder.glob("*.safetensors")):
+            with safe_open(path, "pt") as file:
+                take(set(file.keys()), file.get_tensor)
+        if not found and allow_pickle:
+            import torch
+
+            for path in sorted(folder.glob("pytorch_model*.bin")):
+                tensors = torch.load(path, map_location="cpu", weights_only=True)
+                take(set(tensors), tensors.__getitem__)
+    return found
 
 
 def new_encoder(config: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,37 +120,25 @@ class MaskedHead(nn.Module):
     @staticmethod
     def saved(model: Any) -> dict[str, Tensor] | None:
         """The tensors of the pretrained head in a text encoder's folder, None where it has none."""
+        from embedkit.models.loading import find_tensors
+
         names = _NAMES.get(_LIKE.get(model.encoder.config.model_type, model.encoder.config.model_type))
-        return _saved(getattr(model.encoder, "name_or_path", ""), names)
+        if names is None:
+            return None
+        dense, norm, bias = names
+        wanted = {
+            "dense.weight": [f"{dense}.weight"], "dense.bias": [f"{dense}.bias"],
+            "norm.weight": [f"{norm}.weight", f"{norm}.gamma"], "norm.bias": [f"{norm}.bias", f"{norm}.beta"],
+            "bias": [bias, bias.replace(".bias", ".decoder.bias")],
+        }  # fmt: skip
+        found = find_tensors(model.encoder, wanted)
+        return found if len(found) == len(wanted) else None
 
 
 def _fitted(saved: dict[str, Tensor], words: int) -> dict[str, Tensor]:
     """The bias cut or filled up to the entries of the vocabulary."""
     bias = saved["bias"][:words]
     return {**saved, "bias": F.pad(bias, (0, words - len(bias)))}
-
-
-def _saved(folder: str, names: tuple[str, str, str] | None) -> dict[str, Tensor] | None:
-    """The head's tensors in the weights of a folder, None where there are none."""
-    from safetensors import safe_open
-
-    if names is None or not folder or not Path(folder).is_dir():
-        return None
-    dense, norm, bias = names
-    wanted = {
-        "dense.weight": [f"{dense}.weight"], "dense.bias": [f"{dense}.bias"],
-        "norm.weight": [f"{norm}.weight", f"{norm}.gamma"], "norm.bias": [f"{norm}.bias", f"{norm}.beta"],
-        "bias": [bias, bias.replace(".bias", ".decoder.bias")],
-    }  # fmt: skip
-    found: dict[str, Tensor] = {}
-    for path in sorted(Path(folder).glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            held = set(file.keys())
-            for own, theirs in wanted.items():
-                name = next((name for name in theirs if name in held), None)
-                if name is not None:
-                    found.setdefault(own, file.get_tensor(name).float())
-    return found if len(found) == len(wanted) else None
 
 
 class MaskedModel(nn.Module):

@@ -202,7 +202,7 @@ def build_static(config: ModelConfig) -> StaticEncoder:
     from embedkit.models.loading import assemble
 
     for key in ("head", "lora", "dropout", "config"):
-        if getattr(config, key) is not None:
+        if getattr(config, key) not in (None, []):
             raise ModelError("a static model has no such setting", where=f"model.{key}", remedy="remove it")
     if config.pooling not in (None, "mean"):
         raise ModelError(f"a static model has no {config.pooling} pooling", where="model.pooling", remedy="remove it")

@@ -150,7 +150,9 @@ def test_unknown_keys_are_named_with_the_nearest_known_one(override: str, key: s
         ("data.train=rows.csv", "data.train"),
         ("data.train=[rows.csv]", "data.train.0"),
         ("data.train=[]", "data.train"),
-        ("model.head.kind=relu", "model.head.kind"),
+        ("model.head.kind=relu", "model.head.0.kind"),
+        ("model.head={kind: pooler, dim: 8}", "model.head.0"),
+        ("model.head=[{train_only: true}, {kind: linear}]", "model"),
         ("model.prompts={q: 1}", "model.prompts.q"),
         ("method=3", "method"),
         ("name=a/b", "name"),
@@ -202,8 +204,7 @@ def test_overrides_reach_lists_components_and_missing_sections() -> None:
     assert (changed.method.name, changed.method.settings) == ("pairs", {"prompts": {"anchor": "q"}})
     assert changed.objective is not None
     assert (changed.objective.name, changed.objective.settings) == ("infonce", {"temperature": 0.1})
-    assert changed.model.head is not None
-    assert changed.model.head.kind == "linear"
+    assert [head.kind for head in changed.model.head] == ["linear"]
     assert changed.evaluation is not None
     assert changed.train.clip is None
     assert changed.name == "2b"
