@@ -151,7 +151,10 @@ def load_recipe(
 
 
 def check_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
-    """Validate the contents of a recipe: types, unknown keys, cross-field rules, and the settings of its parts."""
+    """Validate the contents of a recipe: types, unknown keys, cross-field rules.
+
+    The settings of method, objective and evaluation are looked at by `embedkit.training.setup.check`.
+    """
     for key, value in _texts(data, ()):
         if without_secrets(value) != value:
             raise RecipeError(

@@ -25,22 +25,23 @@ def validate(
 ) -> None:
     """Check a recipe without running it.
 
-    Keys, types, cross-field rules; no data is read and no model loaded. With --full all data is read: the JSON then
-    lists every row that cannot be used, and what is allowed and looks like a mistake; the exit code is 2 where the
-    recipe does not skip bad rows, or a run would refuse the data.
+    Keys, types, cross-field rules, and the settings of method, objective and evaluation; no data is read and no model
+    loaded. With --full all data is read: the JSON then lists every row that cannot be used, and what is allowed and
+    looks like a mistake; the exit code is 2 where the recipe does not skip bad rows, or a run would refuse the data.
     """
     check_json(json_file)
     from embedkit.recipe_io import load_recipe
 
     loaded = load_recipe(recipe, overrides or [], smoke=smoke)
+    from embedkit.training import setup  # the objective's parts need torch; a wrong key or method is told before
+
+    method = setup.check(loaded)
     console(json_file).print(f"{loaded.name}: the recipe is valid")
     if not full:
         write_json(json_file, loaded.model_dump(mode="json"))
         return
     from embedkit.data.preflight import check_nothing_bad
-    from embedkit.training import setup
 
-    method = setup.check(loaded)
     reports = _read_all(loaded, method)
     shown: list[list[Any]] = []
     for report in reports:
