@@ -33,7 +33,7 @@ class Plan:
     rows : dict
         What the data says of itself: rows by source, dropped rows by reason.
     steps : dict
-        ``total``, ``per_epoch``, ``epochs``.
+        ``total``, ``per_epoch``, ``epochs``, and ``checkpoint_every`` in words.
     batch : dict
         Rows of a step: ``whole``, ``per_process``, ``processes``; inputs and tokens of a step (mean of the first
         batches), chunks of the gradient cache.
@@ -104,11 +104,11 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
         precision=precision,
         parameters=[_group(group) for group in groups],
         rows=dict(rows.summary()),
-        steps={"total": total, "per_epoch": rows.steps_per_epoch, "epochs": _epochs(total, rows.steps_per_epoch)},
+        steps=_steps(recipe, rows, total),
         batch=_batch(recipe, batches, processes),
         negatives=_negatives(objective.negatives(size, hard, processes)),
         memory=_memory(bundle, recipe, batches, processes, 2 if precision != "fp32" else 4),
-        evaluation=_evaluation(recipe),
+        evaluation=_evaluation(recipe, rows, total),
     )
 
 
@@ -136,8 +136,18 @@ def _group(group: ParameterGroup) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _epochs(total: int, per_epoch: int | None) -> float | None:
-    return None if per_epoch is None else round(total / per_epoch, 3)
+def _steps(recipe: Recipe, rows: Any, total: int) -> dict[str, Any]:
+    per_epoch, saved = rows.steps_per_epoch, _every(recipe.train.save_every, rows, total)
+    if recipe.evaluation is not None:
+        saved += f", and each {'new best' if recipe.train.save_every is not None else 'evaluation'}"
+    epochs = None if per_epoch is None else round(total / per_epoch, 3)
+    return {"total": total, "per_epoch": per_epoch, "epochs": epochs, "checkpoint_every": saved}
+
+
+def _every(given: int | None, rows: Any, total: int) -> str:
+    """How often something is done, in words."""
+    steps = setup.steps_between(given, rows, total)
+    return "epoch" if steps is None else f"{steps} step{'s' * (steps > 1)}"
 
 
 def _chunk_tokens(recipe: Recipe, batches: Sequence[StepBatch]) -> tuple[int, int]:
@@ -197,13 +207,13 @@ def _bytes_per_token(config: Any, dim: int, width: int, batches: Sequence[StepBa
     return float(layers * (16 * hidden + 2 * inner + 3 * heads * length) * width)
 
 
-def _evaluation(recipe: Recipe) -> dict[str, Any]:
+def _evaluation(recipe: Recipe, rows: Any, total: int) -> dict[str, Any]:
     if recipe.evaluation is None:
         return {}
     from embedkit.evaluation import metric_names
 
     config = recipe.evaluation
-    every = f"{config.every} steps" if config.every is not None else "epoch"
+    every = _every(config.every, rows, total)
     every += " of an epoch, and its end" if config.by_epoch and config.every is not None else ""
     names = metric_names(config.suite, config.tasks, config.split)
     return {

@@ -413,6 +413,7 @@ class Run:
         position = self.state.position
         if self._over():
             return True
+        every = setup.steps_between(every, self.rows, self.total)
         if every is None:
             return position.epoch_step == 0
         return (position.epoch_step if by_epoch else position.step) % every == 0

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from embedkit.objectives.base import Objective
     from embedkit.training.distributed import World
 
+_STREAM_STEPS = 1000  # a kill loses no more than these, whatever the length of the run
+
 
 def build_method(recipe: Recipe) -> Method:
     """The method of a recipe with its settings, and its auxiliaries around it.
@@ -214,9 +216,15 @@ def total_steps(recipe: Recipe, rows: TrainingRows) -> int:
     Raises
     ------
     RecipeError
-        When the data is a stream, whose length is not known, and ``train.max_steps`` is not given.
+        When the data is a stream, whose length is not known, and ``train.max_steps`` is not given or something is to
+        be done at the end of its epochs.
     """
     if rows.steps_per_epoch is None:
+        if recipe.evaluation is not None and recipe.evaluation.by_epoch:
+            raise RecipeError(
+                "the end of an epoch of a stream is not known", where="evaluation.by_epoch",
+                remedy="set it to false, evaluation.every then counts the steps of the run",
+            )  # fmt: skip
         if recipe.train.max_steps is None:
             raise RecipeError(
                 "a stream has no known length", where="train.epochs", remedy="give train.max_steps instead"
@@ -224,6 +232,17 @@ def total_steps(recipe: Recipe, rows: TrainingRows) -> int:
         return recipe.train.max_steps
     by_epochs = None if recipe.train.epochs is None else max(1, round(recipe.train.epochs * rows.steps_per_epoch))
     return min(n for n in (by_epochs, recipe.train.max_steps) if n is not None)
+
+
+def steps_between(every: int | None, rows: TrainingRows, total: int) -> int | None:
+    """Optimiser steps from one evaluation or checkpoint to the next; None where each waits for the end of an epoch.
+
+    The end of an epoch of a stream is not known, and a stream of shards has none. There it is a twentieth of the run
+    when `every` is not given, and at most 1,000 steps: ``train.max_steps`` may be as good as endless too.
+    """
+    if every is not None or rows.steps_per_epoch is not None:
+        return every
+    return max(1, min(total // 20, _STREAM_STEPS))
 
 
 @dataclass

@@ -165,7 +165,7 @@ def test_parameters_are_counted_by_group(tmp_path: Path) -> None:
 def test_steps_are_those_of_the_run(tmp_path: Path, train: dict[str, Any], total: int, epochs: float) -> None:
     write_rows(tmp_path / "rows.jsonl", 0)
     recipe = made(tmp_path / "rows.jsonl", train=train)
-    assert plan(recipe).steps == {"total": total, "per_epoch": 4, "epochs": epochs}
+    assert plan(recipe).steps == {"total": total, "per_epoch": 4, "epochs": epochs, "checkpoint_every": "epoch"}
     result = runs.run(tmp_path / "run", recipe)
     assert result.steps == total
 
@@ -199,7 +199,20 @@ def test_a_plan_says_what_is_evaluated(tmp_path: Path) -> None:
     }  # fmt: skip
     by_epoch = made(tmp_path / "rows.jsonl", evaluation={"suite": "sts", "metric": "sts/stsb"})
     assert plan(by_epoch).evaluation["every"] == "epoch"
+    assert plan(by_epoch).steps["checkpoint_every"] == "epoch, and each evaluation"
     assert plan(by_epoch).evaluation["metrics"] == ["sts/stsb", "sts/sickr", "sts/avg"]  # those with a dev split
+
+
+def test_a_plan_says_how_often_a_stream_is_saved_and_evaluated(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", 0)
+    data = {"train": [{"path": str(tmp_path / "rows.jsonl"), "stream": True}]}
+    given = runs.recipe(data=data, train={"batch_size": BATCH, "max_steps": 60}, evaluation={"suite": "builtin-sts"})
+    found = plan(load_recipe(given))
+    assert found.steps["checkpoint_every"] == "3 steps, and each evaluation"
+    assert found.evaluation["every"] == "3 steps"
+    found = plan(load_recipe(given, ["train.max_steps=1000000000", "train.save_every=7"]))
+    assert found.steps["checkpoint_every"] == "7 steps, and each new best"
+    assert found.evaluation["every"] == "1000 steps"  # however long the run
 
 
 # -- refusals -------------------------------------------------------------------------------------------------------

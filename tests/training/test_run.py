@@ -159,6 +159,34 @@ def test_evaluations_may_be_counted_from_the_start_of_each_epoch(tmp_path: Path,
     assert [row["step"] for row in log if "scores" in row] == [3, 6, 8, 11, 12]
 
 
+@pytest.fixture
+def stream(tmp_path: Path) -> dict[str, Any]:
+    """A stream of 400 rows, fifty steps an epoch, as a data section."""
+    rows = "".join(json.dumps({"anchor": f"a cat {i}", "positive": f"the dog {i}"}) + "\n" for i in range(400))
+    (tmp_path / "rows.jsonl").write_text(rows)
+    return {"train": [{"path": str(tmp_path / "rows.jsonl"), "stream": True}]}
+
+
+def test_a_stream_is_saved_and_evaluated_though_the_end_of_its_epoch_is_not_known(
+    tmp_path: Path, suite: dict[str, Any], stream: dict[str, Any]
+) -> None:
+    settings = {"max_steps": 41, "keep_checkpoints": 50}
+    runs.run(tmp_path / "run", runs.recipe(data=stream, train=settings))
+    assert runs.steps_kept(tmp_path / "run") == [*range(2, 41, 2), 41]
+    evaluated = runs.recipe(data=stream, train={**settings, "save_every": 100}, evaluation=suite)
+    runs.run(tmp_path / "evaluated", evaluated)
+    log = [json.loads(line) for line in (tmp_path / "evaluated" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in log if "scores" in row] == [*range(2, 41, 2), 41]
+
+
+def test_evaluations_by_epoch_are_refused_for_a_stream(
+    tmp_path: Path, suite: dict[str, Any], stream: dict[str, Any]
+) -> None:
+    given = runs.recipe(data=stream, evaluation={**suite, "every": 100, "by_epoch": True})
+    with pytest.raises(RecipeError, match=r"evaluation\.by_epoch: the end of an epoch of a stream is not known; set it"):
+        runs.run(tmp_path / "run", given)
+
+
 def _raised_at(step: int) -> Any:
     def check(run: Run) -> None:
         if run.state.position.step == step:
