@@ -18,13 +18,13 @@ class DCLR(SimCSEUnsupervised):
     weight from negatives whose cosine there reaches ``phi``. Without a guide section all weights are 1.
 
     ``fidelity: code`` is what the official code computes, a binary cross-entropy of softmax probabilities with weights
-    that multiply logits; ``paper`` is the printed formula (both are written down in the objective). The code departs
-    from the paper in more, which is not imitated here: the attention mask is never passed to the encoder, so that
-    padding is attended to (texts here have none); the vector in training passes BERT's own pretrained pooler and, for
-    base models, a new Linear + Tanh (here the new one only); the complementary model has dropout on (here it is in
-    evaluation mode) and gives the output of its SimCSE head, by whose cosines ``phi`` was tuned (here its [CLS], since
-    a released model's head is its pooler, which is not read); checkpoints are chosen by the mean of STS-B and SICK-R
-    dev, on the pooler's output (the recipes choose by STS-B dev on [CLS], the vector that is tested).
+    that multiply logits; ``paper`` is the printed formula (both are written down in the objective). As in the code, the
+    recipes train through the encoder's own pretrained pooler (a new one where it has none, as RoBERTa) and, for base
+    models, a new Linear + Tanh behind it, and compare by the guide's pooler, which in SimCSE's released models is the
+    head they were trained with; checkpoints are chosen by the mean of STS-B and SICK-R dev. The code departs from the
+    paper in more, which is not imitated here: the attention mask is never passed to the encoder, so that padding is
+    attended to (texts here have none); the complementary model has dropout on (here it is in evaluation mode);
+    development scores are of the pooler's output (here of [CLS], the vector that is tested).
 
     Parameters
     ----------
