@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,7 +77,7 @@ def train(
     from embedkit.recipe_io import load_recipe
     from embedkit.training import train as run
 
-    settings = [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in overrides.items()]
+    settings = {key.replace("__", "."): value for key, value in overrides.items()}
     return run(load_recipe(recipe, settings, smoke=smoke), resume=resume, output=output)
 
 

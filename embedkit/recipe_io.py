@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
@@ -18,6 +18,7 @@ from embedkit.errors import RecipeError, nearest, without_secrets
 from embedkit.recipe import Recipe
 
 _LARGEST_FILE = 1_000_000  # bytes; a recipe is a page of text
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class _Dumper(yaml.SafeDumper):
@@ -54,6 +55,12 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+        text = super().construct_scalar(node)
+        if not _SURROGATE.search(text):
+            return text
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")  # JSON writes \ud83d\ude00
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -116,7 +123,10 @@ def read_yaml(path: Path) -> Any:
 
 
 def load_recipe(
-    source: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[str] = (), *, smoke: bool = False
+    source: str | Path | Mapping[str, Any] | Recipe,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    *,
+    smoke: bool = False,
 ) -> Recipe:
     """Read a recipe by name, by path or from a mapping, and apply overrides.
 
@@ -125,8 +135,8 @@ def load_recipe(
     source : str, Path, mapping or Recipe
         The name of a shipped recipe, the path of a YAML file, or its contents. A file may say ``extends: NAME``: the
         contents of the recipe NAME beside it come first, and its own keys over them.
-    overrides : sequence of str
-        ``dotted.key=value`` each; they win over the file and over `smoke`.
+    overrides : sequence of str, or mapping
+        ``dotted.key=value`` each, or dotted key -> value; they win over the file and over `smoke`.
     smoke : bool
         Apply the recipe's own ``smoke`` overrides first: a run of seconds.
 
@@ -142,12 +152,21 @@ def load_recipe(
             raise RecipeError("smoke is not a mapping", where=where, remedy="write dotted.key: value lines below it")
         for key, value in small.items():
             _assign(data, key, _copied(value), f"{where}: smoke")
+    for key, value in _given(overrides):
+        _assign(data, key, value, f"override {key}")
+    return check_recipe(data, where)
+
+
+def _given(overrides: Sequence[str] | Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of each override."""
+    if isinstance(overrides, Mapping):
+        yield from ((key, _copied(value)) for key, value in overrides.items())
+        return
     for override in overrides:
         key, found, text = override.partition("=")
         if not found or not key:
             raise RecipeError(f"override {override!r} is not key=value", remedy="write it like train.lr=1e-5")
-        _assign(data, key, parse_yaml(text, f"override {key}"), f"override {key}")
-    return check_recipe(data, where)
+        yield key, parse_yaml(text, f"override {key}")
 
 
 def check_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
@@ -156,6 +175,10 @@ def check_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
     The settings of method, objective and evaluation are looked at by `embedkit.training.setup.check`.
     """
     for key, value in _texts(data, ()):
+        if _SURROGATE.search(value):  # in a path: a name on the disk that is not UTF-8
+            raise RecipeError(
+                f"{key} holds half a surrogate pair, which no file can take", where=where, remedy="write it as UTF-8"
+            )
         if without_secrets(value) != value:
             raise RecipeError(
                 f"{key} holds a password or an access token", where=where,
@@ -222,10 +245,14 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     """`base` with `changes`: sections are merged key by key; lists, values and parts of another name are replaced."""
     found = dict(base)
     for key, value in changes.items():
-        both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
-        if both and key in ("method", "objective") and value.get("name", found[key].get("name")) != found[key]["name"]:
+        old = found.get(key)
+        component = key in ("method", "objective")
+        if component and isinstance(old, str):
+            old = {"name": old}
+        both = isinstance(value, Mapping) and isinstance(old, Mapping)
+        if both and component and "name" in old and value.get("name", old["name"]) != old["name"]:
             both = False
-        found[key] = _merged(found[key], value) if both else value
+        found[key] = _merged(old, value) if both else value
     return found
 
 
@@ -234,7 +261,7 @@ def _copied(value: Any) -> Any:
         return {key: _copied(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_copied(item) for item in value]
-    return value
+    return str(value) if isinstance(value, PurePath) else value
 
 
 def _assign(data: dict[str, Any], dotted: str, value: Any, where: str) -> None:

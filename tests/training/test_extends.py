@@ -49,6 +49,26 @@ def test_sections_are_merged_and_lists_and_other_parts_replaced(tmp_path: Path) 
     assert load_recipe(tmp_path / "top.yaml", ["train.lr=3"]).train.lr == 3
 
 
+def test_a_component_by_its_name_alone_and_one_without_a_name_can_be_extended(tmp_path: Path) -> None:
+    rest = BASE.replace("method: {name: diffcse, generator: null, mask_rate: 0.2}\n", "")
+    files(
+        tmp_path,
+        name=f"method: simcse-unsup\n{rest}",
+        none=f"method: {{mask_rate: 0.2}}\n{rest}",
+        more="extends: name\nmethod: {augment: {delete: 0.1}}",
+        other="extends: name\nmethod: {name: mlm}",
+        named="extends: none\nmethod: {name: diffcse}",
+        never="extends: none\nmethod: {generator: null}",
+    )
+    more = load_recipe(tmp_path / "more.yaml").method
+    assert (more.name, more.settings) == ("simcse-unsup", {"augment": {"delete": 0.1}})
+    assert load_recipe(tmp_path / "other.yaml").method.settings == {}
+    named = load_recipe(tmp_path / "named.yaml").method
+    assert (named.name, named.settings) == ("diffcse", {"mask_rate": 0.2})
+    with pytest.raises(RecipeError, match=r"'method\.name' is missing"):
+        load_recipe(tmp_path / "never.yaml")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

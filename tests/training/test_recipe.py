@@ -10,6 +10,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import embedkit
+from embedkit import training
 from embedkit.errors import RecipeError
 from embedkit.recipe import Recipe
 from embedkit.recipe_io import check_recipe, dump_recipe, load_recipe, parse_yaml, read_yaml
@@ -227,6 +229,33 @@ def test_overrides_reach_lists_components_and_missing_sections() -> None:
 def test_overrides_that_reach_nothing(override: str, what: str) -> None:
     assert what in refused(BASE, override)
     assert "has no keys below it" in refused(BASE, "data.train=[rows.csv]", "data.train.0.path=x")
+
+
+def test_overrides_of_a_mapping_are_taken_as_they_are(tmp_path: Path) -> None:
+    odd = "\U0001f600 no: 1e-5 \x85 # {"
+    where = Path("a folder") / "t.tsv"
+    given = {"description": odd, "data.train.0.path": where, "train.lr": 0.5, "data.train.0.columns": {"a": "anchor"}}
+    recipe = load_recipe(BASE, given)
+    assert (recipe.description, recipe.train.lr) == (odd, 0.5)
+    assert (recipe.data.train[0].path, recipe.data.train[0].columns) == (str(where), {"a": "anchor"})
+    (tmp_path / "r.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    assert load_recipe(tmp_path / "r.yaml") == recipe
+    assert given["data.train.0.path"] == where
+    with pytest.raises(RecipeError, match=r"override name\.x: 'name' has no keys"):
+        load_recipe(BASE, {"name.x": 1})
+
+
+def test_keywords_of_train_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "train", lambda recipe, **_: recipe, raising=False)
+    found: Any = embedkit.train(BASE, description="\U0001f600", data__train__0__path=Path("t.tsv"))
+    assert (found.description, found.data.train[0].path) == ("\U0001f600", "t.tsv")
+
+
+def test_pairs_of_escapes_are_one_character_and_half_a_pair_is_refused() -> None:
+    assert load_recipe(BASE, [r'description="\ud83d\ude00"']).description == "\U0001f600"  # JSON is YAML too
+    for overrides in ([r'description="\ud83d"'], {"description": "\ud83d"}):
+        with pytest.raises(RecipeError, match="description holds half a surrogate pair"):
+            load_recipe(BASE, overrides)
 
 
 def test_the_given_mapping_is_left_as_it_was() -> None:
