@@ -25,7 +25,7 @@ from embedkit.cli.output import (
 from embedkit.errors import UserError
 
 if TYPE_CHECKING:
-    from embedkit.evaluation import EmbeddingCache, MtebSuite, OpenSuite, Report
+    from embedkit.evaluation import MtebSuite, OpenSuite, Report
 
 Models = Annotated[
     list[str] | None,
@@ -86,7 +86,7 @@ def evaluate(
 ) -> None:
     """Score models on suites of tasks, or compare result files.
 
-    Several models and suites share one embedding cache. The JSON holds everything needed to repeat the scores, and what
+    Suites share the embeddings of a model. The JSON holds everything needed to repeat the scores, and what
     --compare needs: embedkit eval --compare A.json B.json
     """
     check_json(json_file)
@@ -95,7 +95,7 @@ def evaluate(
         _compare(models or [], resamples, seed, report, json_file)
         return
     names = _distinct(models or [])
-    from embedkit.evaluation import EmbeddingCache, metric_names, open_suites
+    from embedkit.evaluation import metric_names, open_suites
     from embedkit.evaluation.report import reports_text, save_reports
 
     suites = suite or ["sts"]
@@ -112,7 +112,7 @@ def evaluate(
     loading = {"device": device, "trust_remote_code": trust_remote_code, "dtype": dtype, "revision": revision}
     replaced = {"pooling": pooling, "max_length": max_length}
     replaced = {key: value for key, value in replaced.items() if value is not None}
-    for name, found in _run(names, opened, EmbeddingCache(cache), {**loading, **replaced}):
+    for name, found in _run(names, opened, cache, {**loading, **replaced}):
         reports += found
         standard = not (tasks or settings or prompt or dim or dtype or replaced)
         if card and standard and found:
@@ -183,14 +183,15 @@ def _run_folder(model: str) -> Path | None:
 
 
 def _run(
-    names: Sequence[str], opened: Sequence[OpenSuite | MtebSuite], cache: EmbeddingCache, loading: dict[str, Any]
+    names: Sequence[str], opened: Sequence[OpenSuite | MtebSuite], folder: str | None, loading: dict[str, Any]
 ) -> Iterator[tuple[str, list[Report]]]:
     """Each model's name and reports; no reports on processes other than the first. `loading` is for ``load``."""
+    from embedkit.evaluation import EmbeddingCache
     from embedkit.models import load
 
     state, loading["device"] = place(loading["device"])
     for name in names:
-        path = _folder(name)
+        path, cache = _folder(name), EmbeddingCache(folder)  # of this model only: memory holds one model's vectors
         loaded = load(str(path) if path.is_dir() else name, **loading)
         with bar("encoding") as progress:
             distributed = state.num_processes > 1

@@ -2,14 +2,17 @@
 
 A vector is found by what decides it: the model's key (weights, tokenizer, pooler, length, precision), the prompt, and
 the content of the input. In a folder each call of `put` writes one safetensors file under a temporary name and renames
-it, so that several processes can write and a killed one leaves nothing half written that would be read.
+it, so that several processes can write and a killed one leaves nothing half written that would be read. Of a folder
+only the keys are held in memory; vectors are read when they are asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,12 +29,7 @@ class EmbeddingCache:
     Parameters
     ----------
     folder : path, optional
-        Where the vectors are kept; without it they live as long as this object.
-
-    Attributes
-    ----------
-    hits, misses : int
-        Inputs asked for and found, or not, since the object was made.
+        Where the vectors are kept; without it they are kept in memory, as long as this object lives.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
@@ -42,57 +40,102 @@ class EmbeddingCache:
             usable = False
         if not usable:
             raise UserError("no folder can be there", where=str(folder)[:200], remedy="give another cache")
-        self.hits = self.misses = 0
-        self._spaces: dict[str, dict[bytes, Array]] = {}
+        self._kept: dict[str, dict[bytes, Array]] = {}
+        self._shelves: dict[str, _Shelf] = {}
 
     def get(self, model_key: str, prompt: str | None, keys: Sequence[bytes]) -> dict[bytes, Array]:
-        """The vectors (D,) of those `keys` (16 bytes each) that are known."""
-        space = self._open(self._space(model_key, prompt))
-        found = {key: space[key] for key in keys if key in space}
-        self.hits += len(found)
-        self.misses += len(keys) - len(found)
-        return found
+        """The vectors (D,) of those `keys` (16 bytes each) that are known.
 
-    def put(self, model_key: str, prompt: str | None, keys: Sequence[bytes], vectors: Array) -> None:
-        """Keep `vectors` (N, D) under `keys`."""
+        Raises
+        ------
+        UserError
+            A file in the folder is damaged; it is named.
+        """
+        name = self._space(model_key, prompt)
+        if self.folder is not None:
+            return self._open(name).get(keys)
+        kept = self._kept.get(name, {})
+        return {key: kept[key] for key in keys if key in kept}
+
+    def put(
+        self, model_key: str, prompt: str | None, keys: Sequence[bytes], vectors: Array, *, keep: bool = True
+    ) -> None:
+        """Take `vectors` (N, D) under `keys`: into the folder, or else, unless `keep` is False, into memory."""
         name = self._space(model_key, prompt)
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-        self._open(name).update(zip(keys, vectors, strict=True))
-        if self.folder is not None and len(keys):
-            self._write(self.folder / name, keys, vectors)
+        if self.folder is None:
+            if keep:
+                self._kept.setdefault(name, {}).update(zip(keys, vectors, strict=True))
+        elif len(keys):
+            self._open(name).put(keys, vectors)
 
     def _space(self, model_key: str, prompt: str | None) -> str:
         said = "none" if prompt is None else f"prompt {prompt}"
         return hashlib.sha256(f"{model_key}\n{said}".encode()).hexdigest()[:32]
 
-    def _open(self, name: str) -> dict[bytes, Array]:
-        """The vectors of one model and prompt; read from the folder the first time."""
-        if name not in self._spaces:
-            space: dict[bytes, Array] = {}
-            if self.folder is not None and (self.folder / name).is_dir():
-                for path in sorted((self.folder / name).glob("*.safetensors")):
-                    space.update(_read(path))
-            self._spaces[name] = space
-        return self._spaces[name]
+    def _open(self, name: str) -> _Shelf:
+        """The folder of one model and prompt; its keys are read the first time."""
+        assert self.folder is not None
+        if name not in self._shelves:
+            self._shelves[name] = _Shelf(self.folder / name)
+        return self._shelves[name]
 
-    def _write(self, folder: Path, keys: Sequence[bytes], vectors: Array) -> None:
+
+class _Shelf:
+    """The folder of one model and prompt: where the vector of each key stands."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: list[Path] = []
+        self._places: dict[bytes, tuple[int, int]] = {}  # number of the file, row
+        if folder.is_dir():
+            for path in sorted(folder.glob("*.safetensors")):
+                with _opened(path) as (keys, _):
+                    self._add(path, [bytes(row) for row in keys[:]])
+
+    def _add(self, path: Path, keys: Sequence[bytes]) -> None:
+        self._places.update((key, (len(self._files), row)) for row, key in enumerate(keys))
+        self._files.append(path)
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, Array]:
+        """See `EmbeddingCache.get`; each file is opened once, and no more of it is read than lies between two rows."""
+        by_file: dict[int, dict[bytes, int]] = {}
+        for key in keys:
+            if key in self._places:
+                number, row = self._places[key]
+                by_file.setdefault(number, {})[key] = row
+        found: dict[bytes, Array] = {}
+        for number, rows in by_file.items():
+            low, high = min(rows.values()), max(rows.values())
+            with _opened(self._files[number]) as (_, vectors):
+                part = vectors[low : high + 1]
+            found.update((key, part[row - low]) for key, row in rows.items())
+        return found
+
+    def put(self, keys: Sequence[bytes], vectors: Array) -> None:
+        """Write a file of `vectors`, float32 (N, D)."""
         from safetensors.numpy import save
 
         table = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), KEY_BYTES)
         content = save({"keys": table, "vectors": vectors})
-        final = folder / f"{hashlib.sha256(content).hexdigest()[:32]}.safetensors"
+        final = self._folder / f"{hashlib.sha256(content).hexdigest()[:32]}.safetensors"
         write_durably(final, content, "the embedding cache")
+        self._add(final, keys)
 
 
-def _read(path: Path) -> dict[bytes, Array]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """The keys and the vectors of a file, to take slices of."""
+    from safetensors import SafetensorError, safe_open
 
     try:
-        parts = load_file(path)
-        keys, vectors = parts["keys"], parts["vectors"]
-        if keys.shape != (len(vectors), KEY_BYTES) or vectors.ndim != 2 or vectors.dtype != np.float32:
-            raise ValueError("unexpected shapes")
+        with safe_open(path, framework="numpy") as file:
+            keys, vectors = file.get_slice("keys"), file.get_slice("vectors")
+            size = vectors.get_shape()
+            if len(size) != 2 or keys.get_shape() != [size[0], KEY_BYTES]:
+                raise ValueError("unexpected shapes")
+            if (keys.get_dtype(), vectors.get_dtype()) != ("U8", "F32"):
+                raise ValueError("unexpected types")
+            yield keys, vectors
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise UserError(f"damaged embedding cache: {error}", where=str(path), remedy="delete this file") from error
-    return dict(zip(map(bytes, keys), vectors, strict=True))

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from embedkit.evaluation.cache import EmbeddingCache
 
 Progress = Callable[[int, int], None]
-
+FEWEST = 8
+"""Different inputs with one and the same vector that show a model to be collapsed; two or three may well mean the same
+to it, like a word in capitals and not, or texts of unknown words."""
 
 _Space = tuple[str | None, bool]
 
@@ -70,6 +72,37 @@ def check_vectors(vectors: Array, items: Sequence[Item]) -> Array:
     return vectors
 
 
+class _Sameness:
+    """Whether all inputs so far had the same vector."""
+
+    def __init__(self) -> None:
+        self.differs = False
+        self._first: Array | None = None
+        self._keys: set[bytes] = set()  # at most FEWEST
+
+    def see(self, keys: Sequence[bytes], vectors: Array) -> None:
+        """Take in the inputs with these keys and their vectors (N, D)."""
+        if self.differs or not len(vectors):
+            return
+        if self._first is None:
+            self._first = vectors[0].copy()
+        size = float(np.abs(self._first).max())
+        self.differs = len(self._first) != vectors.shape[1] or not np.abs(vectors - self._first).max() <= 1e-6 * size
+        for key in keys:
+            if len(self._keys) == FEWEST:
+                break
+            self._keys.add(key)
+
+    def refuse(self) -> None:
+        """Raise NonFiniteError when `FEWEST` different inputs had the same vector and no input another one."""
+        if not self.differs and len(self._keys) == FEWEST:
+            raise NonFiniteError(
+                "the embeddings of different inputs are all the same",
+                where="the model",
+                remedy="it has collapsed, or ignores its input",
+            )
+
+
 class Embedder:
     """Encodes for the tasks of a suite and remembers what it has encoded.
 
@@ -84,7 +117,7 @@ class Embedder:
     block : int
         Inputs given to ``encode`` at a time, between two reports of progress.
     cache : EmbeddingCache, optional
-        Shared memory of vectors over suites, models and calls; needs `model_key`.
+        Vectors shared over suites, models and calls; needs `model_key`.
     model_key : str, optional
         What decides the vectors besides input and prompt: weights, pooler, length, precision.
     distributed : bool
@@ -110,13 +143,20 @@ class Embedder:
         self._known: dict[_Space, dict[bytes, int]] = {}
         self._vectors: dict[_Space, list[Array]] = {}
         self._table: dict[_Space, Array] = {}
+        self._sameness: dict[_Space, _Sameness] = {}
 
     def _space(self, items: Sequence[Item], prompt: str | None) -> _Space:
         """What `items` are filed under: their prompt, and whether they are texts or images (never both)."""
         return prompt or self.prompt, bool(items) and not isinstance(items[0], str)
 
     def prepare(self, requests: Sequence[Request]) -> None:
-        """Encode every distinct input of all `requests` once and keep the vectors."""
+        """Encode every distinct input of all `requests` once and keep the vectors.
+
+        Raises
+        ------
+        NonFiniteError
+            A vector is not finite, or all vectors so far are the same, those of `FEWEST` different inputs at least.
+        """
         wanted: dict[_Space, dict[bytes, Item]] = {}
         for request in requests:
             space = self._space(request.items, request.prompt)
@@ -127,7 +167,8 @@ class Embedder:
                     new.setdefault(key, item)
         for space, new in wanted.items():
             if new:
-                self._keep(space, list(new), self._encode(list(new.values()), list(new), space[0]))
+                self._keep(space, list(new), self._encode(list(new.values()), list(new), space))
+                self._sameness[space].refuse()
 
     def _keep(self, space: _Space, keys: list[bytes], vectors: Array) -> None:
         known = self._known.setdefault(space, {})
@@ -148,28 +189,34 @@ class Embedder:
         return self._table[space][[known[item_key(item)] for item in items]]
 
     def blocks(
-        self, items: Sequence[Item], size: int, prompt: str | None = None, *, own: bool = False
+        self, items: Sequence[Item], size: int, prompt: str | None = None, *, own: bool = False, keep: bool = False
     ) -> Iterator[tuple[int, Array]]:
-        """``(start, vectors)`` block by block in order, without keeping them: for corpora larger than memory.
+        """``(start, vectors)`` block by block in order, for corpora larger than memory.
 
-        When distributed, every process gets all blocks; with `own` it gets, and encodes alone, only its part of them.
+        A cache in a folder gets the vectors, one in memory only with `keep`. When distributed, every process gets all
+        blocks; with `own` it gets, and encodes alone, only its part of them. Whether all vectors are the same, see
+        `prepare`, is judged after the last block, since one block may hold equal documents only.
         """
-        prompt = prompt or self.prompt
+        space = self._space(items, prompt)
         rank, world = _place() if self.distributed and own else (0, 1)
         end = (rank + 1) * len(items) // world
         for start in range(rank * len(items) // world, end, size):
             part = items[start : min(start + size, end)]
             keys = [item_key(item) for item in part]
-            yield start, self._encode(list(part), keys, prompt, alone=own)
+            yield start, self._encode(list(part), keys, space, alone=own, keep=keep)
+        if space in self._sameness:
+            self._sameness[space].refuse()
 
     def _text_of(self, prompt: str | None) -> str | None:
         """The text of a named prompt: encoders agree on texts, but not on whether they know names."""
         known = getattr(self.model, "prompts", None)
         return str(known[prompt]) if prompt is not None and isinstance(known, dict) and prompt in known else prompt
 
-    def _encode(self, items: list[Item], keys: list[bytes], prompt: str | None, alone: bool = False) -> Array:
-        """Vectors of distinct items, from the cache or the model, checked and cut to `dim`."""
-        prompt = self._text_of(prompt)
+    def _encode(
+        self, items: list[Item], keys: list[bytes], space: _Space, alone: bool = False, keep: bool = True
+    ) -> Array:
+        """Vectors of items, from the cache or the model, checked and cut to `dim`; `keep` as `EmbeddingCache.put`."""
+        prompt = self._text_of(space[0])
         found: dict[bytes, Array] = {}
         if self.cache is not None and self.model_key is not None:
             found = self.cache.get(self.model_key, prompt, keys)
@@ -183,7 +230,7 @@ class Embedder:
         if missing:
             fresh = self._run([items[place] for place in missing], prompt, alone)
             if self.cache is not None and self.model_key is not None:
-                self.cache.put(self.model_key, prompt, [keys[place] for place in missing], fresh)
+                self.cache.put(self.model_key, prompt, [keys[place] for place in missing], fresh, keep=keep)
         width = fresh.shape[1] if fresh is not None else len(next(iter(found.values())))
         vectors = np.empty((len(items), width), dtype=np.float32)
         if fresh is not None:
@@ -191,7 +238,7 @@ class Embedder:
         for place, key in enumerate(keys):
             if key in found:
                 vectors[place] = found[key]
-        self._refuse_constant(vectors)
+        self._sameness.setdefault(space, _Sameness()).see(keys, vectors)
         return self._cut(vectors)
 
     def _cut(self, vectors: Array) -> Array:
@@ -232,17 +279,6 @@ class Embedder:
         vectors = np.empty((len(items), parts[0].shape[1]), dtype=np.float32)
         vectors[order] = np.concatenate(parts)
         return vectors
-
-    def _refuse_constant(self, vectors: Array) -> None:
-        if len(vectors) < 2:
-            return
-        size = float(np.abs(vectors[0]).max())
-        if float(np.abs(vectors - vectors[0]).max()) <= 1e-6 * size:
-            raise NonFiniteError(
-                f"the embeddings of {len(vectors)} different inputs are all the same",
-                where="the model",
-                remedy="it has collapsed, or ignores its input",
-            )
 
 
 def _place() -> tuple[int, int]:

@@ -112,12 +112,16 @@ class MtebEncoder:
             images += [image_item(image) for image in batch.get("image", [])]
         if not texts and not images:
             raise DataError("a batch has neither text nor image", where=f"mteb task {task_metadata.name}")
-        prompt = self.prompt_for(task_metadata, getattr(prompt_type, "value", prompt_type))
-        parts = [self._vectors(items, prompt) for items in (texts, images) if items]
+        side = getattr(prompt_type, "value", prompt_type)
+        prompt = self.prompt_for(task_metadata, side)
+        # documents are a part of a corpus, which may be larger than memory
+        parts = [self._vectors(items, prompt, keep=side != "document") for items in (texts, images) if items]
         return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
-    def _vectors(self, items: list[Item], prompt: str | None) -> Array:
-        return next(self.embed.blocks(items, len(items), None if isinstance(items[0], EncodedImage) else prompt))[1]
+    def _vectors(self, items: list[Item], prompt: str | None, keep: bool) -> Array:
+        prompt = None if isinstance(items[0], EncodedImage) else prompt
+        ((_, vectors),) = self.embed.blocks(items, len(items), prompt, keep=keep)
+        return vectors
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Array:
         """Cosines (N, M) of vectors (N, D) and (M, D)."""

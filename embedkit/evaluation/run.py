@@ -39,7 +39,6 @@ class OpenSuite:
     prompt: str | None
     dim: int | None
     resamples: int
-    given: Mapping[str, Any]
 
     def run(
         self,
@@ -191,7 +190,7 @@ def open_suite(
     folder = Path(data) if data is not None else None
     opening = Opening(folder, split, config.folder, seed, config.settings, given)
     opened = [TASKS[task.kind](task, opening) for task in chosen]
-    return OpenSuite(config, opened, split, config.main_of(chosen), seed, prompt, dim, resamples, given)
+    return OpenSuite(config, opened, split, config.main_of(chosen), seed, prompt, dim, resamples)
 
 
 def evaluate(
@@ -272,18 +271,19 @@ def evaluate_all(
     cache: EmbeddingCache | None = None,
     **options: Any,
 ) -> dict[tuple[str, str], Report]:
-    """Several models on several suites with one embedding cache: ``{(model name, suite name): Report}``.
+    """Several models on several suites: ``{(model name, suite name): Report}``.
 
     All suites are opened before the first model runs; a model given by folder or hub id is loaded when its turn comes.
-    `options` are those of `open_suites`.
+    The suites share the embeddings of a model; without `cache` these are let go when its turn is over. `options` are
+    those of `open_suites`.
     """
-    cache = EmbeddingCache() if cache is None else cache
     opened = open_suites(suites, data, **options)
     reports = {}
     for name, given in models.items():
         model = _loaded(given)
+        kept = EmbeddingCache() if cache is None else cache
         for one in opened:
-            report = one.run(model, cache=cache, name=name)
+            report = one.run(model, cache=kept, name=name)
             reports[name, report.suite] = report
     return reports
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 import embedkit
 from embedkit.cli.app import main
-from embedkit.evaluation import Report, load_reports
+from embedkit.evaluation import EmbeddingCache, OpenSuite, Report, load_reports
 from tests.evaluation.toys import sts_folder
 
 
@@ -54,6 +56,22 @@ def test_several_models_and_suites_in_one_call(place: Path, tmp_path: Path, caps
     again = load_reports(target)
     assert code == 0 and sum(report.timing["inputs_encoded"] for report in again) == 0
     assert [report.scores for report in again] == [report.scores for report in reports]
+
+
+def test_no_vectors_of_a_model_are_held_after_its_turn(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    caches: list[weakref.ref[EmbeddingCache]] = []
+    run_suite = OpenSuite.run
+
+    def recorded(self: OpenSuite, *given: Any, cache: EmbeddingCache, **more: Any) -> Report:
+        if not caches or caches[-1]() is not cache:
+            caches.append(weakref.ref(cache))
+        gc.collect()
+        assert [known() is not None for known in caches] == [False] * (len(caches) - 1) + [True]
+        return run_suite(self, *given, cache=cache, **more)
+
+    monkeypatch.setattr(OpenSuite, "run", recorded)
+    assert main(["eval", *models(place), "-s", "builtin-sts", "-s", "geometry", "-d", str(place / "data")]) == 0
+    assert len(caches) == 2
 
 
 def test_results_equal_those_of_the_library(place: Path, tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from embedkit.errors import UserError
 from embedkit.evaluation import EmbeddingCache, evaluate, evaluate_all
 from embedkit.evaluation.embedder import Embedder
 from embedkit.evaluation.inputs import EncodedImage, item_key
+from tests.evaluation.test_retrieval import collection
 from tests.evaluation.toys import BagOfWords, Described, sts_folder
 
 ITEMS = ["a cat", "a dog", "a house"]
@@ -43,12 +47,55 @@ def test_models_and_prompts_do_not_share_vectors(tmp_path: Path) -> None:
 
 
 def test_a_model_without_hash_never_uses_a_cache(tmp_path: Path) -> None:
-    data, cache = sts_folder(tmp_path, ["stsb"]), EmbeddingCache()
+    data, cache = sts_folder(tmp_path / "data", ["stsb"]), EmbeddingCache(tmp_path / "cache")
     for _ in range(2):
         model = BagOfWords()
         evaluate(model, "sts", data, ["stsb"], cache=cache, resamples=0)
         assert model.asked
-    assert (cache.hits, cache.misses) == (0, 0)
+    assert not (tmp_path / "cache").exists()
+
+
+def _held(thing: Any) -> int:
+    """Vectors of a toy model that can be reached from an object."""
+    seen: set[int] = set()
+    todo, count = [thing], 0
+    while todo:
+        one = todo.pop()
+        if id(one) in seen or isinstance(one, type | ModuleType):
+            continue
+        seen.add(id(one))
+        count += isinstance(one, np.ndarray) and one.ndim == 1
+        todo += gc.get_referents(one)
+    return count
+
+
+def test_memory_keeps_queries_and_no_documents_and_a_folder_keeps_all(tmp_path: Path) -> None:
+    collection(tmp_path / "data" / "scifact")
+    told = {}
+    for folder in (None, tmp_path / "cache"):
+        cache, model = EmbeddingCache(folder), Described()
+        report = evaluate(model, "retrieval", tmp_path / "data", ["scifact"], cache=cache, settings={"block": 7})
+        told[folder] = _held(cache)
+        asked = len(set(model.asked))
+        again = Described()
+        evaluate(again, "retrieval", tmp_path / "data", ["scifact"], cache=cache, settings={"block": 11})
+        assert len(set(again.asked)) == (0 if folder else asked - told[None])
+        assert _held(cache) == told[folder]
+    assert told == {None: report.tasks["scifact"].details["queries"], tmp_path / "cache": 0}
+
+
+def test_a_folder_gives_the_vectors_of_any_keys(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    keys, vectors = [item_key(str(n)) for n in range(30)], rng.standard_normal((30, 5)).astype(np.float32)
+    writing = EmbeddingCache(tmp_path)
+    for start in range(0, 30, 10):
+        writing.put("m", None, keys[start : start + 10], vectors[start : start + 10], keep=False)
+    for cache in (writing, EmbeddingCache(tmp_path)):
+        for _ in range(20):
+            chosen = rng.permutation(30)[: int(rng.integers(0, 30))]
+            found = cache.get("m", None, [*(keys[i] for i in chosen), item_key("unknown")])
+            assert set(found) == {keys[i] for i in chosen}
+            assert all(np.array_equal(found[keys[i]], vectors[i]) for i in chosen)
 
 
 def test_truncation_is_applied_after_the_cache() -> None:

@@ -65,17 +65,20 @@ def test_shared_search_equals_one_search_with_ties_and_small_parts() -> None:
         assert run_processes(_found, world, size, k, world, True) == [_found(size, k, world, False)] * world
 
 
-def _after_a_search(texts: list[str]) -> tuple[list[list[float]], int]:
+def _after_a_search(texts: list[str], folder: str) -> tuple[list[list[float]], int]:
     """Vectors of all texts after each process has cached those of its part of them, and how many were encoded then."""
-    model, cache = BagOfWords(8), EmbeddingCache()
+    import torch.distributed as dist
+
+    model, cache = BagOfWords(8), EmbeddingCache(Path(folder) / str(dist.get_rank()))
     first, second = (Embedder(model, cache=cache, model_key="key", distributed=True) for _ in range(2))
     for _ in first.blocks(texts, 4, own=True):
         pass
+    assert any(cache.folder.rglob("*.safetensors"))  # type: ignore[union-attr]
     return second(texts).tolist(), second.encoded
 
 
-def test_processes_with_different_caches_encode_the_same_texts() -> None:
+def test_processes_with_different_caches_encode_the_same_texts(tmp_path: Path) -> None:
     texts = [f"text {number}" for number in range(11)]
-    answers: list[Any] = run_processes(_after_a_search, 2, texts)
+    answers: list[Any] = run_processes(_after_a_search, 2, texts, str(tmp_path))
     assert [vectors for vectors, _ in answers] == [BagOfWords(8).encode(texts).tolist()] * 2
     assert [encoded for _, encoded in answers] == [11, 11]

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from embedkit.errors import DataError, UserError
-from embedkit.evaluation.embedder import Embedder
+from embedkit.errors import DataError, NonFiniteError, UserError
+from embedkit.evaluation.embedder import FEWEST, Embedder
 from embedkit.evaluation.inputs import EncodedImage
 from embedkit.evaluation.provenance import describe_model, model_key
 from embedkit.evaluation.task import Request
@@ -35,6 +35,55 @@ def test_blocks_give_all_vectors_without_keeping_them() -> None:
     parts = list(Embedder(model).blocks(items, 8))
     assert [start for start, _ in parts] == [0, 8, 16]
     assert np.array_equal(np.concatenate([v for _, v in parts]), BagOfWords().encode(items))
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        ["abc", "bcd", "same", "same"],  # a block of one document twice
+        ["abc", "bcd", "cde", "Foo", "foo"],  # a last block, and a toy that knows no capitals
+        ["x", "X"],
+        ["same"] * (3 * FEWEST),
+        [letters for a in "sS" for b in "aA" for c in "mM" for d in "eE" for letters in (a + b + c + d,)] + ["other"],
+    ],
+)
+def test_documents_that_mean_the_same_end_no_run(items: list[str]) -> None:
+    parts = list(Embedder(BagOfWords()).blocks(items, 2))
+    assert np.array_equal(np.concatenate([v for _, v in parts]), BagOfWords().encode(items))
+    assert len(Embedder(BagOfWords())(items)) == len(items)
+
+
+class Collapsed(BagOfWords):
+    """Gives nearly the same vector for every input."""
+
+    def encode(self, inputs: Any, **options: Any) -> Any:
+        return np.ones((len(inputs), 4), dtype=np.float32) + 1e-7 * (len(inputs) % 2)
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_a_collapsed_model_is_told_however_its_inputs_come(size: int) -> None:
+    items = [f"text {number}" for number in range(FEWEST)]
+    for _ in Embedder(Collapsed()).blocks(items[1:], size):  # too few to say so
+        pass
+    with pytest.raises(NonFiniteError, match="different inputs are all the same"):
+        for _ in Embedder(Collapsed()).blocks(items, size):
+            pass
+    embed = Embedder(Collapsed())
+    for item in items[1:]:
+        embed([item])
+    with pytest.raises(NonFiniteError, match="different inputs are all the same"):
+        embed(items[:1])
+
+
+def test_one_kind_of_input_can_collapse() -> None:
+    class Half(BagOfWords):
+        def encode(self, inputs: Any, **options: Any) -> Any:
+            return np.ones((len(inputs), 32), dtype=np.float32) if options else super().encode(inputs)
+
+    items, embed = [f"text {number}" for number in range(FEWEST)], Embedder(Half())
+    embed(items)
+    with pytest.raises(NonFiniteError, match="different inputs are all the same"):
+        embed(items, "a prompt that fills all the room")
 
 
 def test_tensors_of_any_precision_are_taken() -> None:

@@ -45,8 +45,8 @@ class RetrievalSettings(TaskSettings):
 class RetrievalTask(Task):
     """nDCG@10 x 100 (or ``main``) over the judged queries, with trec_eval's definitions and tie rule.
 
-    Data: a folder in BEIR's form. The corpus is encoded and searched block by block, so that memory holds one block of
-    vectors, whatever the size of the corpus; several processes share it out.
+    Data: a folder in BEIR's form. For the exact search the corpus is encoded and searched block by block, so that
+    memory holds one block of its vectors, whatever its size; several processes share it out. A FAISS index needs all.
     """
 
     settings_type = RetrievalSettings
