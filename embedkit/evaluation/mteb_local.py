@@ -13,6 +13,7 @@ from typing import Any
 from embedkit.errors import UserError
 from embedkit.evaluation.inputs import EncodedImage, Item
 from embedkit.evaluation.run import OpenSuite, open_suite
+from embedkit.evaluation.suites import mteb_task_names
 from embedkit.evaluation.task import Task
 
 # kind of task -> mteb's type, category, modalities and main score
@@ -54,26 +55,26 @@ def _retrieval(documents: Any, queries: Any, relevant: dict[str, dict[str, int]]
     return {"default": {"test": split}}
 
 
-def _sts(task: Any) -> list[tuple[str, Any, dict[str, Any]]]:
+def _sts(task: Any) -> list[tuple[Any, dict[str, Any]]]:
     import datasets
     from mteb.abstasks.sts import AbsTaskSTS
 
     rows = {"sentence1": task.first, "sentence2": task.second, "score": task.gold.tolist()}
     limits = {"min_score": float(task.gold.min()), "max_score": float(task.gold.max())}
     dataset = {"default": datasets.DatasetDict(test=datasets.Dataset.from_dict(rows))}
-    return [("", AbsTaskSTS, {"data": dataset, **limits})]
+    return [(AbsTaskSTS, {"data": dataset, **limits})]
 
 
-def _pairs(task: Any) -> list[tuple[str, Any, dict[str, Any]]]:
+def _pairs(task: Any) -> list[tuple[Any, dict[str, Any]]]:
     import datasets
     from mteb.abstasks.pair_classification import AbsTaskPairClassification
 
     rows = {"sentence1": task.first, "sentence2": task.second, "labels": task.gold.tolist()}
     dataset = {"default": datasets.DatasetDict(test=datasets.Dataset.from_dict(rows))}
-    return [("", AbsTaskPairClassification, {"data": dataset})]
+    return [(AbsTaskPairClassification, {"data": dataset})]
 
 
-def _documents(task: Any) -> list[tuple[str, Any, dict[str, Any]]]:
+def _documents(task: Any) -> list[tuple[Any, dict[str, Any]]]:
     import datasets
     from mteb.abstasks.retrieval import AbsTaskRetrieval
 
@@ -81,10 +82,10 @@ def _documents(task: Any) -> list[tuple[str, Any, dict[str, Any]]]:
     corpus = {"id": c.document_ids, "title": [""] * len(c.documents), "text": c.documents}
     queries = datasets.Dataset.from_dict({"id": c.query_ids, "text": c.queries})
     relevant = {query: dict(row) for query, row in c.qrels.items()}
-    return [("", AbsTaskRetrieval, {"data": _retrieval(datasets.Dataset.from_dict(corpus), queries, relevant)})]
+    return [(AbsTaskRetrieval, {"data": _retrieval(datasets.Dataset.from_dict(corpus), queries, relevant)})]
 
 
-def _classes(task: Any) -> list[tuple[str, Any, dict[str, Any]]]:
+def _classes(task: Any) -> list[tuple[Any, dict[str, Any]]]:
     import datasets
     from mteb.abstasks.classification import AbsTaskClassification
 
@@ -99,10 +100,10 @@ def _classes(task: Any) -> list[tuple[str, Any, dict[str, Any]]]:
     }
     column = _column(task.parts[0][0][0][:1])[0]
     more = {"input_column_name": column, "modalities": [column], "category": f"{column[0]}2c"}
-    return [("", AbsTaskClassification, {"data": datasets.DatasetDict(parts), **more})]
+    return [(AbsTaskClassification, {"data": datasets.DatasetDict(parts), **more})]
 
 
-def _zero_shot(task: Any) -> list[tuple[str, Any, dict[str, Any]]]:
+def _zero_shot(task: Any) -> list[tuple[Any, dict[str, Any]]]:
     import datasets
     from mteb.abstasks.zeroshot_classification import AbsTaskZeroShotClassification
 
@@ -114,10 +115,10 @@ def _zero_shot(task: Any) -> list[tuple[str, Any, dict[str, Any]]]:
         "modalities": list(dict.fromkeys([column, "text"])),
         "category": f"{column[0]}2t",
     }
-    return [("", AbsTaskZeroShotClassification, {"data": dataset, "get_candidate_labels": lambda self: said, **more})]
+    return [(AbsTaskZeroShotClassification, {"data": dataset, "get_candidate_labels": lambda self: said, **more})]
 
 
-def _both_ways(task: Any) -> list[tuple[str, Any, dict[str, Any]]]:
+def _both_ways(task: Any) -> list[tuple[Any, dict[str, Any]]]:
     from mteb.abstasks.retrieval import AbsTaskRetrieval
 
     images, texts = [f"i{n}" for n in range(len(task.images))], [f"t{n}" for n in range(len(task.texts))]
@@ -129,19 +130,19 @@ def _both_ways(task: Any) -> list[tuple[str, Any, dict[str, Any]]]:
     pictures, captions = _table(task.images, "id", images), _table(task.texts, "id", texts)
     more = {"k_values": (1, 5, 10)}
     return [
-        ("-i2t", AbsTaskRetrieval, {"data": _retrieval(captions, pictures, there), **more}),
-        ("-t2i", AbsTaskRetrieval, {"data": _retrieval(pictures, captions, back), "category": "t2i", **more}),
+        (AbsTaskRetrieval, {"data": _retrieval(captions, pictures, there), **more}),
+        (AbsTaskRetrieval, {"data": _retrieval(pictures, captions, back), "category": "t2i", **more}),
     ]
 
 
-_MAKERS: dict[str, Callable[[Any], list[tuple[str, Any, dict[str, Any]]]]] = {
+_MAKERS: dict[str, Callable[[Any], list[tuple[Any, dict[str, Any]]]]] = {
     "sts": _sts, "pair-classification": _pairs, "retrieval": _documents, "probe": _classes, "zero-shot": _zero_shot,
     "image-text": _both_ways,
 }  # fmt: skip
 
 
 def mteb_tasks(suite: str, task: Task) -> list[Any]:
-    """An opened task as mteb tasks (two for image-text, one each way), named ``SUITE-TASK``.
+    """An opened task as mteb tasks (two for image-text, one each way), named as `mteb_task_names` says.
 
     Raises
     ------
@@ -157,8 +158,7 @@ def mteb_tasks(suite: str, task: Task) -> list[Any]:
 
     head, category, modalities, main = _KINDS[kind]
     data, made = task.data, []
-    for ending, base, more in _MAKERS[kind](task):
-        name = f"{suite}-{task.name}{ending}"
+    for name, (base, more) in zip(mteb_task_names(suite, task.name, kind), _MAKERS[kind](task), strict=True):
         metadata = TaskMetadata(
             name=name, description=f"Local data: {data['source']}", type=head, eval_splits=["test"],
             eval_langs=["eng-Latn"], main_score=main, modalities=more.pop("modalities", modalities),

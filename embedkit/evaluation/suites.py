@@ -156,6 +156,21 @@ def mteb_names(suite: str) -> list[str]:
     return names
 
 
+def mteb_task_names(suite: str, task: str, kind: str) -> list[str]:
+    """What a task of a suite of embedkit is called as a task of mteb; two names for image-text, one each way."""
+    return [f"{suite}-{task}{way}" for way in (("-i2t", "-t2i") if kind == "image-text" else ("",))]
+
+
+def _mteb_scores(name: str, split: str) -> list[str]:
+    """Names of the scores of one entry of `mteb_names`: a task of mteb's own, ``SUITE`` or ``SUITE/TASK``."""
+    suite, slash, task = name.partition("/")
+    if not slash and suite not in suite_names() and not suite.endswith((".yaml", ".yml")):
+        return [name]
+    config = load_suite(suite)
+    chosen = config.choose([task] if task else None, split)
+    return [called for one in chosen for called in mteb_task_names(config.name, one.name, one.kind)]
+
+
 def is_mteb(suite: object) -> bool:
     """Whether a suite is a list of mteb's tasks, ``"mteb:.."`` or ``"mieb:.."``."""
     return isinstance(suite, str) and suite.startswith(("mteb:", "mieb:"))
@@ -164,7 +179,8 @@ def is_mteb(suite: object) -> bool:
 def metric_names(suite: str | Path | SuiteConfig, tasks: Sequence[str] | None = None, split: str = "test") -> list[str]:
     """Names ``suite/task`` of the scores that a run gives, the average last; loads neither data nor model."""
     if is_mteb(suite):
-        return [f"mteb/{name}" for name in [*mteb_names(str(suite)), "avg"]]
+        found = [score for name in mteb_names(str(suite)) for score in _mteb_scores(name, split)]
+        return [f"mteb/{name}" for name in [*found, "avg"]]
     config = load_suite(suite)
     names = [task.name for task in config.choose(tasks, split)]
     if config.average != "none":

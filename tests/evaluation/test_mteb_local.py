@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("mteb")
 
 from embedkit.errors import UserError
-from embedkit.evaluation import evaluate
+from embedkit.evaluation import evaluate, metric_names
 from tests.evaluation.test_images import TwoTowers, _captions, _png, _write
 from tests.evaluation.test_retrieval import collection
 from tests.evaluation.toys import BagOfWords, sentences, sts_folder, write_tsv
@@ -23,7 +23,9 @@ def _both(suite: str, folder: Path, task: str, model: Any = None, **settings: An
     """The task's result by embedkit, and mteb's report of it."""
     model = model or BagOfWords(8)
     own = evaluate(model, suite, folder, [task], resamples=0, settings=settings).tasks[task]
-    return own, evaluate(model, f"mteb:{suite}/{task}", folder)
+    report = evaluate(model, f"mteb:{suite}/{task}", folder)
+    assert metric_names(f"mteb:{suite}/{task}") == [f"mteb/{name}" for name in report.scores]
+    return own, report
 
 
 def test_sts_has_the_same_correlation(tmp_path: Path) -> None:
@@ -40,6 +42,7 @@ def test_a_whole_suite_and_another_split(tmp_path: Path) -> None:
     report = evaluate(BagOfWords(8), "mteb:sts", folder, split="dev")
     own = evaluate(BagOfWords(8), "sts", folder, split="dev", resamples=0)
     assert list(report.scores) == ["sts-stsb", "sts-sickr", "avg"]
+    assert metric_names("mteb:sts", split="dev") == [f"mteb/{name}" for name in report.scores]
     assert report.scores["sts-sickr"] == pytest.approx(own.scores["sickr"], abs=1e-3)
 
 

@@ -39,6 +39,13 @@ def test_metric_names_follow_tasks_and_split() -> None:
     assert metric_names("sts", ["sickr", "sts13"]) == ["sts/sts13", "sts/sickr", "sts/avg"]
 
 
+def test_metric_names_of_local_tasks_for_mteb_are_those_of_its_report() -> None:
+    assert metric_names("mteb:sts/stsb, STS12") == ["mteb/sts-stsb", "mteb/STS12", "mteb/avg"]
+    assert metric_names("mteb:image-text/flickr8k")[:2] == [f"mteb/image-text-flickr8k-{way}" for way in ("i2t", "t2i")]
+    with pytest.raises(UserError, match="suite 'sts' has no task 'stsbb'"):
+        metric_names("mteb:sts/stsbb")
+
+
 def test_metric_names_import_nothing_heavy() -> None:
     code = (
         "import sys, embedkit.evaluation as e; e.metric_names('sts');"
