@@ -53,7 +53,23 @@ def logistic(
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             model.set_params(C=strength).fit(x, y)
-        yield copy.deepcopy(model).predict, not said
+        for one in said:
+            if not _ended_early(one) and "line search" not in str(one.message).lower():  # scipy's, of a single step
+                warnings.warn_explicit(one.message, one.category, one.filename, one.lineno, registry=_TOLD)
+        yield copy.deepcopy(model).predict, not any(map(_ended_early, said))
+
+
+_TOLD: dict[Any, Any] = {}  # so that a warning is shown as often as it would have been
+
+
+def _ended_early(said: warnings.WarningMessage) -> bool:
+    """Whether a warning says that Newton's method stopped: after the last step, or for want of a next one.
+
+    scikit-learn has a category for the first only; the second is a plain warning.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+
+    return issubclass(said.category, ConvergenceWarning) or str(said.message) == "Line Search failed"
 
 
 @dataclass(frozen=True)
@@ -81,14 +97,14 @@ def senteval_softmax(
     classes: int,
     settings: SentEvalSettings = SentEvalSettings(),
 ) -> Predict:
-    """SentEval's softmax classifier; without `valid` a random twentieth of the training rows stops it."""
+    """SentEval's softmax classifier; without `valid` a random twentieth of the training rows stops it, one at least."""
     import torch
 
     generator = np.random.RandomState(FOLD_SEED)
     x, y = train
     if valid is None:
         order = generator.permutation(len(x))
-        held = int(0.05 * len(x))
+        held = max(1, int(0.05 * len(x)))
         valid = x[order[:held]], y[order[:held]]
         x, y = x[order[held:]], y[order[held:]]
     inputs, labels = torch.from_numpy(np.asarray(x, dtype=np.float32)), torch.from_numpy(np.asarray(y, dtype=np.int64))

@@ -180,6 +180,39 @@ def test_a_regression_that_ends_early_is_told(tmp_path: Path, monkeypatch: pytes
     assert any("ended before they met their optimum" in note for note in notes)
 
 
+def test_only_warnings_of_an_early_end_count_and_others_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, fit = (np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 2), LogisticRegression.fit
+    for message, category, ended, passed in (
+        ("Line Search failed", UserWarning, True, False),
+        ("The line search algorithm did not converge", RuntimeWarning, False, False),
+        ("a setting is deprecated", FutureWarning, False, True),
+    ):
+
+        def warned(self: Any, x: Any, y: Any, message: str = message, category: type[Warning] = category) -> Any:
+            warnings.warn(message, category, stacklevel=1)
+            return fit(self, x, y)
+
+        monkeypatch.setattr(LogisticRegression, "fit", warned)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            assert [met for _, met in logistic(data, [1.0, 2.0], 0)] == [not ended] * 2
+        assert [str(one.message) for one in said] == [message] * (2 * passed)
+
+
+@pytest.mark.parametrize("fidelity", list(SENTEVAL))
+def test_sentevals_classifier_holds_a_row_out_of_few(tmp_path: Path, fidelity: str) -> None:
+    texts = [f"{word} {number}" for number in range(8) for word in ("cat", "dog")]
+    rows = [(text, int("cat" in text), split) for split in ("train", "test") for text in texts]
+    write_tsv(tmp_path / "trec.tsv", ("text", "label", "split"), rows)
+    settings = {"fidelity": fidelity, "folds": 2}
+    report = evaluate(BagOfWords(8), "transfer", tmp_path, ["trec"], settings=settings, resamples=0)
+    assert 0 <= report.scores["trec"] <= 100
+    x, y = BagOfWords(8).encode(texts), np.array([int("cat" in text) for text in texts])
+    for count in (2, 19):
+        predict = senteval_softmax((x[:count], y[:count]), 1e-5, None, 2, SENTEVAL[fidelity])
+        assert set(predict(x)) <= {0, 1}
+
+
 def _senteval(
     train: Any, valid: Any, decay: float, make: Any, batch: int, patience: int, between: int
 ) -> tuple[torch.nn.Linear, int]:
