@@ -44,9 +44,11 @@ class RichProgress(Progress):
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        # notes quote data and paths, which are no markup and no emoji codes
+        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
         columns = ("step", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        self._bar = Bar(*columns, TextColumn("{task.fields[last]}"), console=self._console, transient=True)
+        last = TextColumn("{task.fields[last]}", markup=False)
+        self._bar = Bar(*columns, last, console=self._console, transient=True)
         self._task = self._bar.add_task("steps", total=None, last="")
 
     def start(self, total: int | None, done: int) -> None:
