@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from embedkit.data.draws import permutation, raw_numbers
+from embedkit.errors import DataError
 
 T = TypeVar("T")
 
@@ -107,30 +108,50 @@ def interleave(
         item comes once.
     key : int
         Makes the choice a pure function of seed and epoch.
+
+    Raises
+    ------
+    DataError
+        An iterator gives nothing at all: its source would never be trained on, or be read again without end.
     """
     running = [start(0) for start in starts]
+    given = [False] * len(starts)
     if weights is None:
         active = list(range(len(starts)))
         numbers = raw_numbers(*key)
         while active:
             index = active[next(numbers) % len(active)]
             try:
-                yield index, next(running[index])
+                item = next(running[index])
             except StopIteration:
+                _check_given(given, index)
                 active.remove(index)
+            else:
+                given[index] = True
+                yield index, item
         return
     cycles = [0] * len(starts)
     for index in _schedule(weights, *key):
         while True:
             try:
                 item = next(running[index])
+                given[index] = True
                 break
             except StopIteration:
+                _check_given(given, index)
                 cycles[index] += 1
                 if all(cycles):
                     return
                 running[index] = starts[index](cycles[index])
         yield index, item
+
+
+def _check_given(given: Sequence[bool], index: int) -> None:
+    if not given[index]:
+        raise DataError(
+            "this source does not fill one batch, so it would never be trained on", where=f"data.train[{index}]",
+            remedy="lower train.batch_size, set data.drop_last: false, or leave the source out",
+        )  # fmt: skip
 
 
 def _schedule(weights: Sequence[float], *key: int) -> Iterator[int]:

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedkit.data.mixing import endless, interleave, pools, quotas, shares
+from embedkit.errors import DataError
 from tests.data.helpers import opened
 
 Write = Callable[[str, "str | bytes"], str]
@@ -194,6 +195,25 @@ def test_interleave_without_weights_gives_each_item_once_and_picks_at_random() -
     early = Counter(index for index, _ in items[:200])
     assert min(early[0], early[1]) > 60
     assert items != list(interleave(starts, None, 5))
+
+
+@pytest.mark.parametrize("weights", [None, [5.0, 1.0]])
+def test_a_stream_that_fills_no_batch_of_its_own_is_refused(write: Write, weights: list[float] | None) -> None:
+    sources = _sources(write, {"a": 50, "b": 7}, stream=True)
+    settings: dict[str, Any] = {"batch_size": 8, "batches_from": "one-source"}
+    if weights is not None:
+        settings["mixing"] = "weighted"
+        sources = [{**source, "weight": weight} for source, weight in zip(sources, weights, strict=True)]
+    with pytest.raises(DataError, match=r"data\.train\[1\]: this source does not fill one batch, .*; lower"):
+        list(itertools.islice(opened(sources, **settings).batches(0), 40))
+    kept = opened(sources, **settings, drop_last=False)
+    assert {"a", "b"} == {_names(batch)[0] for batch in itertools.islice(kept.batches(0), 40)}
+
+
+def test_interleave_goes_on_with_an_iterator_that_is_empty_only_once() -> None:
+    starts = [lambda cycle: iter([] if cycle == 1 else [cycle] * 3), lambda cycle: iter(range(20))]
+    items = list(interleave(starts, [1.0, 1.0], 4))
+    assert [item for index, item in items if index == 0][:6] == [0, 0, 0, 2, 2, 2]
 
 
 def test_sources_may_have_different_roles(write: Write) -> None:
