@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from embedkit.doctor.finding import Examined, Finding
 from embedkit.errors import UserError
 from embedkit.log_file import Row, read_log
 
 if TYPE_CHECKING:
+    from embedkit.objectives.base import Objective
     from embedkit.recipe import Recipe
 
-_LINES = 3
 _EARLY = 50
 
 
@@ -39,54 +39,67 @@ def examine_run(folder: Path) -> Examined:
 
 def _log(rows: Sequence[Row], recipe: Recipe) -> Iterator[Finding]:
     """What the last log lines say of the loss and of the vectors; nothing before the run is under way."""
+    from embedkit.training import guards
+
     batch, last = recipe.train.batch_size, rows[-1]
-    tail = rows[-_LINES:]
-    if last["step"] < _EARLY or len(tail) < _LINES:
+    tail = rows[-guards.LINES :]
+    if last["step"] < _EARLY or len(tail) < guards.LINES:
         return
-    negatives = last.get("negatives") or batch - 1
-    chance = math.log(max(2.0, 1 + negatives))
-    if abs(last["loss"] - chance) < 0.02 * chance:
+    lately = f"at the last {guards.LINES} log lines"
+    objective = _objective(recipe)
+    chance = guards.chance_loss(objective, last)
+    if chance is not None and abs(last["loss"] - chance) < guards.AT_CHANCE * chance:
         yield Finding(
             "the loss stays at ln(batch): the model tells no pair from another",
-            f"{last['loss']:.4f} after {last['step']:,} steps, ln({1 + negatives:.0f}) = {chance:.4f}",
-            "check the columns and the learning rate; a collapsed encoder gives this too",
+            f"{last['loss']:.4f} after {last['step']:,} steps, ln({1 + last['negatives']:.0f}) = {chance:.4f}",
+            guards.CHANCE_REMEDY,
         )
-    if all(row.get("mean_cosine", 0.0) > 0.99 for row in tail):
+    if all(row.get("mean_cosine", 0.0) > guards.COLLAPSED for row in tail):
         yield Finding(
             "the vectors have collapsed",
-            f"mean cosine {last['mean_cosine']:.4f} between different inputs at the last {_LINES} log lines",
-            "lower train.lr, or choose an objective with negatives",
+            f"mean cosine {last['mean_cosine']:.4f} between different inputs {lately}",
+            guards.COLLAPSE_REMEDY,
         )
     if all(row.get("gradient_norm") == 0.0 for row in tail):
-        yield Finding(
-            "the gradient is exactly zero", f"at the last {_LINES} log lines, up to step {last['step']:,}",
-            "check that scores, labels and texts are not all equal, and train.groups",
-        )  # fmt: skip
-    yield from _scale(rows, recipe)
+        evidence = f"{lately}, up to step {last['step']:,}"
+        yield Finding("the gradient is exactly zero", evidence, guards.IDLE_REMEDY)
+    yield from _scale(rows, objective)
     if all("negatives" in row for row in tail):
-        found = sum(row["negatives"] for row in tail) / _LINES
+        found = sum(row["negatives"] for row in tail) / len(tail)
         if found < 0.8 * (batch - 1):
             yield Finding(
                 "batches hold fewer different positives than rows",
-                f"{found:.1f} negatives an anchor at the last {_LINES} log lines, {batch} rows a batch",
+                f"{found:.1f} negatives an anchor {lately}, {batch} rows a batch",
                 "set data.sampler=no-duplicates, or drop repeated rows",
             )
 
 
-def _scale(rows: Sequence[Row], recipe: Recipe) -> Iterator[Finding]:
-    given = recipe.objective.settings if recipe.objective is not None else {}
-    for key, bound, word in (("max_scale", 100.0, "upper"), ("min_scale", 0.01, "lower")):
-        bound = given.get(key, bound)
+def _objective(recipe: Recipe) -> Objective:
+    """The objective of the run; one without candidates where it cannot be built here, which `_data` tells."""
+    from embedkit.objectives.base import NoObjective
+    from embedkit.training import setup
 
-        def there(row: Row, bound: Any = bound) -> bool:
-            return bound is not None and abs(row.get("scale", math.nan) - bound) <= 1e-3 * bound
+    try:
+        return setup.build_objective(recipe, setup.build_method(recipe))
+    except UserError:
+        return NoObjective()
+
+
+def _scale(rows: Sequence[Row], objective: Objective) -> Iterator[Finding]:
+    """A scale that came to a bound and stays there; one that began there is no finding."""
+    from embedkit.training import guards
+
+    for bound, word in dict.fromkeys((bound, word) for _, _, bound, word in guards.scale_bounds(objective)):
+
+        def there(row: Row, bound: float = bound) -> bool:
+            return abs(row.get("scale", math.nan) - bound) <= guards.AT_BOUND * bound
 
         lines = [row["step"] for row in rows if there(row)]
-        if all(there(row) for row in rows[-_LINES:]) and not there(rows[0]):
+        if all(there(row) for row in rows[-guards.LINES :]) and not there(rows[0]):
             yield Finding(
                 f"the temperature is at its bound: the scale stays at the {word} one",
                 f"{bound:g} at {len(lines)} of {len(rows)} log lines, first at step {lines[0]:,}",
-                f"widen objective.{key}, or train the scale with a lower rate (train.groups)",
+                guards.SCALE_REMEDY,
             )
 
 

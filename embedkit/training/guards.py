@@ -32,8 +32,13 @@ COLLAPSED = 0.99
 AT_CHANCE = 0.01
 """Relative distance of the loss to that of equal scores below which nothing is told apart."""
 
+AT_BOUND = 1e-4
+"""Relative distance of a scale to a bound below which it stands there."""
+
+LINES = 3
+"""Log lines in a row at which something must be bad."""
+
 _ROWS = 4096
-_LINES = 3
 _FIGURES = ("collapse", "chance", "idle")
 
 
@@ -52,7 +57,7 @@ class _Watch:
             self.since, self.lines = None, 0
             return False
         self.since, self.lines = step if self.since is None else self.since, self.lines + 1
-        self.said = self.lines >= _LINES and step - self.since >= self.patience
+        self.said = self.lines >= LINES and step - self.since >= self.patience
         return self.said
 
 
@@ -179,7 +184,7 @@ class Guards:
         """What is watched, and what to say and to do where it is bad now."""
         cosine, loss = figures.get("mean_cosine", 0.0), figures["loss"]
         collapsed = f"the vectors of a view have collapsed: mean cosine {cosine:.4f} between different inputs,"
-        chance = self._chance(figures)
+        chance = chance_loss(self._objective, figures)
         stuck = chance is not None and abs(loss - chance) < AT_CHANCE * chance
         idle = figures.get("gradient_norm") == 0.0
         found = [
@@ -196,13 +201,6 @@ class Guards:
                 found.append((name, told if name in now else None))
         return found
 
-    def _chance(self, figures: Mapping[str, float]) -> float | None:
-        """The loss of a ratio objective that gives all candidates the same score."""
-        ratio = isinstance(self._objective, TableObjective) and self._objective.reducer.ratio
-        if not ratio or not figures.get("negatives"):
-            return None
-        return math.log(1 + figures["negatives"])
-
     def finish(self) -> None:
         """Say at the end what was counted."""
         line = None if self.negatives is None or self._config.guards == "off" else self.negatives.line()
@@ -216,16 +214,30 @@ IDLE_REMEDY = "check that scores, labels and texts are not all equal, and train.
 SCALE_REMEDY = "widen objective.max_scale or min_scale, or train the scale with a lower rate (train.groups)"
 
 
+def chance_loss(objective: Objective, figures: Mapping[str, float]) -> float | None:
+    """The loss () of an objective that gives all candidates the same score, with the negatives of a log line.
+
+    None for an objective whose loss is no ratio of candidates, and where no negatives were counted.
+    """
+    ratio = isinstance(objective, TableObjective) and objective.reducer.ratio
+    if not ratio or not figures.get("negatives", 0.0) > 0:
+        return None
+    return math.log(1 + figures["negatives"])
+
+
+def scale_bounds(objective: Objective) -> list[tuple[str, float, float, str]]:
+    """Name, value now, bound, and "upper" or "lower", for each bound of the learnable scales."""
+    return [
+        (name or "scale", math.exp(float(part.log_scale.detach())), bound, word)
+        for name, part in objective.named_modules() if isinstance(part, Learnable)
+        for bound, word in ((part.max_scale, "upper"), (part.min_scale, "lower")) if bound is not None
+    ]  # fmt: skip
+
+
 def scales_at_bound(objective: Objective) -> list[tuple[str, float, str]]:
     """Name, bound, and "upper" or "lower", of the learnable scales that stand at a bound."""
-    found = []
-    for name, part in objective.named_modules():
-        if isinstance(part, Learnable):
-            now = math.exp(float(part.log_scale.detach()))
-            for bound, word in ((part.max_scale, "upper"), (part.min_scale, "lower")):
-                if bound is not None and abs(now - bound) <= 1e-4 * bound:
-                    found.append((name or "scale", bound, word))
-    return found
+    known = scale_bounds(objective)
+    return [(name, bound, word) for name, now, bound, word in known if abs(now - bound) <= AT_BOUND * bound]
 
 
 @torch.no_grad()

@@ -60,7 +60,7 @@ def test_overlap_of_training_and_evaluation_is_found(tmp_path: Path) -> None:
     ("change", "word"),
     [
         ({}, ""),
-        ({"loss": math.log(64)}, "stays at ln(batch)"),
+        ({"loss": math.log(64), "negatives": 63.0}, "stays at ln(batch)"),
         ({"data_wait_share": 0.5}, "waits for data"),
         ({"gradient_norm": math.inf}, "not finite"),
     ],

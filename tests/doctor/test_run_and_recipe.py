@@ -18,21 +18,28 @@ from embedkit.doctor import examine, examine_recipe
 from embedkit.doctor.data import _rank_correlation, score_findings
 from embedkit.doctor.recipe import one_step, order_findings
 from embedkit.recipe_io import dump_recipe, load_recipe
-from embedkit.training import setup
+from embedkit.training import guards, setup
 from embedkit.training.checkpoint import CheckpointStore
 from tests.training import runs
 
 GOOD = {"loss": 0.5, "data_wait_share": 0.0, "gradient_norm": 1.0, "mean_cosine": 0.2, "negatives": 63.0, "scale": 30.0}
+
+WATCHED = {
+    "the vectors have collapsed": guards.COLLAPSE_REMEDY, "the gradient is exactly zero": guards.IDLE_REMEDY,
+    "the loss stays at ln(batch)": guards.CHANCE_REMEDY, "the temperature is at its bound": guards.SCALE_REMEDY,
+}  # fmt: skip
 
 
 def whats(findings: Any) -> list[str]:
     return [finding.what for finding in findings]
 
 
-def run_folder(path: Path, change: dict[str, Any], rows: int = 5, first: dict[str, Any] | None = None) -> str:
+def run_folder(
+    path: Path, change: dict[str, Any], rows: int = 5, first: dict[str, Any] | None = None, recipe: Any = None
+) -> str:
     known = [{"step": 20 * n, **GOOD, **(change if n > 1 or first is None else first)} for n in range(1, rows + 1)]
     (path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in known))
-    (path / "recipe.yaml").write_text(dump_recipe(load_recipe("quickstart")))
+    (path / "recipe.yaml").write_text(dump_recipe(recipe or load_recipe("quickstart", ["objective=clip"])))
     return str(path)
 
 
@@ -54,12 +61,36 @@ def run_folder(path: Path, change: dict[str, Any], rows: int = 5, first: dict[st
     ],
 )
 def test_faults_in_a_log_are_found(tmp_path: Path, change: dict[str, Any], word: str | None) -> None:
-    found = whats(examine(run_folder(tmp_path, change, first=GOOD)).findings)
+    examined = examine(run_folder(tmp_path, change, first=GOOD))
+    found = whats(examined.findings)
+    for finding in examined.findings:  # a run that is watched says the same
+        assert finding.remedy == WATCHED.get(finding.what.partition(":")[0], finding.remedy)
     if word is None:
         assert found == []
     else:
         assert any(word in what for what in found), found
         assert len(found) == (2 if "negatives" in change else 1)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "left_out", "chance"),
+    [
+        ("simcse-unsup", [], True),
+        ("simcse-unsup", ["negatives"], False),  # nothing was counted, so nothing is known of chance
+        ("mlm-small", ["negatives"], False),  # its loss is near ln 64 when it guesses among 64 words
+        ("siglip", [], False),  # a pair is not one of several candidates
+    ],
+)
+def test_a_loss_is_held_against_chance_only_where_candidates_were_counted(
+    tmp_path: Path, recipe: str, left_out: list[str], chance: bool
+) -> None:
+    given = load_recipe(recipe, ["train.batch_size=64", "train.log_every=20"])
+    run_folder(tmp_path, {"loss": math.log(64)}, recipe=given)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    kept = [{key: value for key, value in row.items() if key not in left_out} for row in rows]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    found = examine(str(tmp_path)).findings
+    assert [finding.remedy for finding in found] == ([guards.CHANCE_REMEDY] if chance else [])
 
 
 def test_a_scale_that_began_at_its_bound_and_a_short_run_are_no_findings(tmp_path: Path) -> None:
@@ -208,6 +239,23 @@ def test_a_recipe_that_uses_a_checkpoint_otherwise_is_found(tmp_path: Path) -> N
     assert whats(examine_recipe(load_recipe(given))[1]) == ["the recipe has another pooling than the model"]
     given["model"] = {"name": str(tmp_path / "m")}
     assert examine_recipe(load_recipe(given))[1] == []
+
+
+@pytest.mark.parametrize(
+    ("file", "splits", "said"),
+    [
+        ("builtin:graded", "{dev: dev}", "no task of suite 'own' has a split 'test'"),
+        ("absent", "{dev: dev, test: test}", "absent"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_read_is_found(file: str, splits: str, said: str, tmp_path: Path) -> None:
+    task = f"{{name: graded, kind: sts, file: '{file}', splits: {splits}}}"
+    (tmp_path / "own.yaml").write_text(f"name: own\ndescription: x\naverage: plain\ntasks: [{task}]\n")
+    config = {"suite": str(tmp_path / "own.yaml"), "split": "dev", "data": str(tmp_path)}
+    given = runs.recipe() | {"evaluation": config}
+    facts, found = examine_recipe(load_recipe(given))
+    assert "were not looked for in the training data" in found[0].what and said in found[0].evidence
+    assert facts["model"] == "one step of it was made"
 
 
 def test_importing_the_doctor_is_light() -> None:
