@@ -40,13 +40,17 @@ class Engine:
         self.world = World(self.accelerator.device)
         if self.world.device.type == "cpu":
             keep_freed_memory()
-        if trackers:
-            flat = {"recipe": json.dumps(recipe.model_dump(mode="json"))}
-            self.accelerator.init_trackers("embedkit", config=flat)
-        self._trackers = bool(trackers)
+        self._trackers = False
         self._use_length = recipe.model.use_max_length
         self._sharded: Any = None
         self._plain: nn.Module | None = None
+
+    def start_trackers(self, recipe: Recipe) -> None:
+        """Open the run in its trackers. It is called last: a run that fails before its first step has nothing there."""
+        if recipe.train.trackers:
+            self._trackers = True
+            flat = {"recipe": json.dumps(recipe.model_dump(mode="json"))}
+            self.accelerator.init_trackers("embedkit", config=flat)
 
     @property
     def track(self) -> Callable[[dict[str, float], int], None] | None:
@@ -93,7 +97,7 @@ class Engine:
             raise RecipeError("this model has nothing to shard", where="accelerate", remedy="launch it without FSDP")
         if isinstance(bundle.model, TextEncoder) and bundle.model.way() == "buckets":
             bundle.model.packing = "padded"  # buckets would make another number of passes on each process
-        self._plain = copy.deepcopy(bundle.model).cpu()
+        self._plain = copy.deepcopy(bundle.model).cpu() if self.world.is_main else None
         fsdp2_prepare_model(self.accelerator, encoder)
         for module in encoder.modules():
             if isinstance(module, FSDPModule):
@@ -113,17 +117,30 @@ class Engine:
 
     @contextlib.contextmanager
     def whole_model(self, model: nn.Module) -> Iterator[nn.Module]:
-        """The model as it is used outside of training steps, whole and with its `use_max_length`; weights are shared
-        unless it is sharded."""
-        whole = model if self._sharded is None else self._whole_copy(model)
-        length = self._use_length
-        yield whole if length is None else whole.at_length(None if length == "limit" else length)  # type: ignore[operator]
+        """The model as it is used outside of training steps, whole and with its `use_max_length`.
 
-    def _whole_copy(self, model: nn.Module) -> nn.Module:
-        weights = {n: p.full_tensor() if hasattr(p, "full_tensor") else p for n, p in model.state_dict().items()}
-        whole = self._plain if self._plain is not None else model
-        whole.load_state_dict({n: w.detach().cpu() for n, w in weights.items()})
-        return whole.to(self.world.device)
+        Weights are shared unless it is sharded. Then the main process gets a copy, which is on the device inside the
+        block only; the others take part in the exchange, and get the sharded model, which is of no use to them.
+        """
+        whole = model if self._sharded is None else self._gathered(model)
+        length = self._use_length
+        try:
+            yield whole if length is None else whole.at_length(None if length == "limit" else length)  # type: ignore[operator]
+        finally:
+            if self._plain is not None:
+                self._plain.to("cpu")
+
+    def _gathered(self, model: nn.Module) -> nn.Module:
+        """The plain copy with the weights of now on the main process; `model` itself on the others."""
+        weights = {}
+        for name, value in model.state_dict().items():
+            full = value.full_tensor() if hasattr(value, "full_tensor") else value  # every process takes part
+            if self._plain is not None:
+                weights[name] = full.detach().cpu()
+        if self._plain is None:
+            return model
+        self._plain.load_state_dict(weights)
+        return self._plain.to(self.world.device)
 
     def save_model(self, model: nn.Module, path: Path, recipe: Recipe) -> None:
         """Write the model folder from the main process."""

@@ -103,14 +103,14 @@ def train(
     folder = Path(output) if output is not None else Path(loaded.train.output.replace("{name}", loaded.name))
     setup.check(loaded)
     _check_folder(folder, resume)
-    run = Run(loaded, folder, progress or RichProgress())
-    try:
-        return run.start(resume)
-    except RuntimeError as error:
-        lost = lost_process(error, str(folder), "mend it, and go on from the last checkpoint with --resume")
-        raise lost or error from error
-    finally:
-        run.close()
+    with contextlib.ExitStack() as held:
+        try:
+            run = Run(loaded, folder, progress or RichProgress())
+            held.callback(run.close)
+            return run.start(resume)
+        except RuntimeError as error:
+            lost = lost_process(error, str(folder), "mend it, and go on from the last checkpoint with --resume")
+            raise lost or error from error
 
 
 def _check_folder(folder: Path, resume: bool) -> None:
@@ -129,7 +129,7 @@ def _check_folder(folder: Path, resume: bool) -> None:
 
 
 class Run:
-    """One training run. `start` builds everything, `loop` trains, `finish` saves."""
+    """One training run. `start` builds everything, `loop` trains, `finish` saves; nothing is held before `start`."""
 
     def __init__(self, recipe: Recipe, folder: Path, progress: Progress) -> None:
         self.recipe, self.folder = recipe, folder
@@ -145,7 +145,7 @@ class Run:
         self.progress = progress if self.world.is_main else Progress()
         setup.check_shares(self.rows.smallest_batch, self.world.size)
         self.precision = choose_precision(recipe.train.precision, self.world.device)
-        self._lock = FolderLock(folder, "wait for it, or give another train.output") if self.world.is_main else None
+        self._lock: FolderLock | None = None
         self._stop = StopRequest()
         self._saved: int | None = None
         self._threads: ThreadPoolExecutor | None = None
@@ -161,6 +161,7 @@ class Run:
     def start(self, resume: bool) -> TrainResult:
         """Build the parts, go back to a checkpoint when asked to, and train to the end."""
         if self.world.is_main:
+            self._lock = FolderLock(self.folder, "wait for it, or give another train.output")
             _check_folder(self.folder, resume)  # again: another run may have filled it before this one had the lock
         setup.check_same(self.world, self.recipe, self.rows)
         for note in self.rows.notes:
@@ -188,6 +189,7 @@ class Run:
             if (full := self.store.space_note(self.state.nbytes)) is not None:
                 self.progress.say(full)
             write_durably(self.folder / "recipe.yaml", dump_recipe(self.recipe).encode())
+        self.engine.start_trackers(self.recipe)
         with self._stop, contextlib.closing(self._stream()) as stream:
             losses = self.loop(stream)
         return self.finish(losses)

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from embedkit.errors import RecipeError
+from embedkit.disk import FolderLock
+from embedkit.errors import CheckpointError, RecipeError, UserError
 from embedkit.recipe_io import load_recipe
+from embedkit.training import setup
+from embedkit.training.log import RichProgress
 from tests.training import runs
 
 
@@ -86,3 +89,54 @@ def test_trackers_get_the_figures_and_missing_ones_are_refused(tmp_path: Path, m
     with pytest.raises(RecipeError, match=r"'wandb' is not installed; pip install wandb"):
         runs.run(tmp_path / "other", runs.recipe(train={"trackers": ["wandb"]}))
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*no supported trackers")
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_cannot_begin_has_nothing_in_its_trackers_and_leaves_the_folder_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
+) -> None:
+    """A locked folder, shares that do not fit, a model that is not there, a checkpoint of another recipe."""
+    from importlib import util
+
+    from accelerate import Accelerator
+
+    started: list[str] = []
+    real = util.find_spec
+    monkeypatch.setattr(util, "find_spec", lambda name, *rest: real("json" if name == "wandb" else name, *rest))
+    monkeypatch.setattr(Accelerator, "init_trackers", lambda self, name, **settings: started.append(name))
+    given = runs.recipe(train={"trackers": ["wandb"], "max_steps": 1})
+    output = tmp_path / "run"
+    held = FolderLock(output, "wait")
+    with pytest.raises(CheckpointError, match="in use by process"):
+        runs.run(output, given, resume=resume)
+    held.release()
+    with monkeypatch.context() as patch:
+        patch.setattr(setup, "check_shares", _refuse)
+        with pytest.raises(RecipeError, match="does not fit"):
+            runs.run(output, given, resume=resume)
+    with pytest.raises(UserError, match="nowhere"):
+        runs.run(output, {**given, "model": {"name": "/nowhere/at/all"}}, resume=resume)
+    assert started == []
+    runs.run(output, given, resume=resume)
+    assert started == ["embedkit"]
+    with pytest.raises(CheckpointError, match="belongs to another run"):
+        runs.run(output, given, "seed=8", resume=True)
+    assert started == ["embedkit"]
+
+
+def _refuse(*given: object) -> None:
+    raise RecipeError("does not fit")
+
+
+def test_lines_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = RichProgress()
+    shown.start(2, 0)
+    for line in ("data.train[0]: the cell is '[/i1]'", "runs/[exp]/x: resuming", "runs/:cat:/[red]x[/red]"):
+        shown.say(line)
+    shown.step(1, {"loss": 0.5, **dict.fromkeys(("lr", "sentences_per_s", "tokens_per_s"), 1.0),
+                   "padding_share": 0.0, "data_wait_share": 0.0})  # fmt: skip
+    shown.stop()
+    told = capsys.readouterr().err
+    for line in ("data.train[0]: the cell is '[/i1]'", "runs/[exp]/x: resuming", "runs/:cat:/[red]x[/red]"):
+        assert line in told

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from embedkit.errors import CheckpointError, ModelError, RecipeError, UserError
 from embedkit.models import load
+from embedkit.training.engine import Engine
 from embedkit.training.run import Interrupted
 from embedkit.training.step import TrainStep
 from tests.helpers.gloo import Processes
@@ -200,6 +201,35 @@ def _shares(output: str, given: dict[str, Any]) -> tuple[float, int]:
     finally:
         TrainStep.gradients = real  # type: ignore[method-assign]
     return found[-1]
+
+
+def test_only_the_main_process_has_a_whole_copy_and_only_while_it_is_used(tmp_path: Path, fsdp: Processes) -> None:
+    main, other = fsdp.run(_copies, str(tmp_path / "run"), runs.recipe(evaluation={"suite": "builtin-sts"}))
+    assert main == ["device", "cpu"] * 2  # for the evaluation and for the saved model
+    assert other == ["no copy"] * 2
+
+
+def _copies(output: str, given: dict[str, Any]) -> list[str]:
+    """Where the whole copy of the model goes, for each use of it."""
+    seen: list[str] = []
+    real = Engine.whole_model
+
+    def whole_model(self: Engine, model: Any) -> Any:
+        if self._plain is None:
+            seen.append("no copy")
+        else:
+            self._plain.to = lambda place: (  # type: ignore[method-assign, assignment]
+                seen.append("device" if place == self.world.device and not isinstance(place, str) else str(place)),
+                self._plain,
+            )[1]
+        return real(self, model)
+
+    Engine.whole_model = whole_model  # type: ignore[method-assign, assignment]
+    try:
+        sharded(output, given, [], {})
+    finally:
+        Engine.whole_model = real  # type: ignore[method-assign]
+    return seen
 
 
 def test_a_sharded_run_resumes_bit_for_bit(tmp_path: Path, fsdp: Processes) -> None:
