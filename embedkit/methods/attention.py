@@ -42,6 +42,10 @@ class Maps(nn.Module):
         inverse = torch.from_numpy(Plan.of(lengths).inverse()).to(found[0].device)
         return torch.cat(found, dim=1).index_select(0, inverse)
 
+    def length(self, longest: int) -> int:
+        """P for maps of `longest` tokens."""
+        return len(self.layers) // 2 * longest**2
+
     def paired(self, output: Tensor) -> Tensor:
         """(B, D + ..) -> (B, R, P): R = heads x 2 parities of layers, P = layers / 2 x longest^2."""
         square = self.longest**2
@@ -56,8 +60,12 @@ def default_layers(depth: int) -> list[int]:
     return layers or list(range(depth))[-2:]
 
 
-def alignment(one: Tensor, two: Tensor, samples: int, batch: ObjectiveBatch) -> Tensor:
-    """This process's share of ``-mean(I) * (used^2 + 1e-6)`` over vectors (B, R, P) of two views."""
+def alignment(one: Tensor, two: Tensor, samples: int, batch: ObjectiveBatch, length: int) -> Tensor:
+    """This process's share of ``-mean(I) * (valid^2 + 1e-6)`` over vectors (B, R, P) of two views.
+
+    `valid` is the share of valid numbers in the vectors used, of `length`: what P would be were the maps filled up to
+    the longest text of the batch only.
+    """
     valid = (one.detach() > 0) & (two.detach() > 0)
     counts = valid.sum(dim=2)  # (B, R)
     used = counts >= samples
@@ -65,9 +73,9 @@ def alignment(one: Tensor, two: Tensor, samples: int, batch: ObjectiveBatch) -> 
         samples, used = int(counts.min()), torch.ones_like(used)
     if samples < 2:
         return one.sum() * 0.0
-    share = used.to(one.dtype).mean()
+    share = counts[used].to(one.dtype).mean() / length
     own = range(batch.size)[batch.rows]
-    drawn = [torch.rand(valid.shape[1:], generator=batch.generator(salt=row)) for row in own]
+    drawn = [torch.rand(valid.shape[1:], generator=batch.generator("attention", row)) for row in own]
     if not drawn:
         return one.sum() * 0.0
     keys = torch.stack(drawn).to(one.device).masked_fill(~valid[batch.rows], 2.0)

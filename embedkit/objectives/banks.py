@@ -139,11 +139,6 @@ class FilteredQueue(Queue):
         return least, torch.full_like(least, self.ceiling)
 
 
-def drawn(problem: Problem, salt: int) -> torch.Generator:
-    """A random generator that depends on the step alone, so that all processes draw the same numbers."""
-    return torch.Generator().manual_seed(1_000_003 * (problem.batch.step + 1) + 7919 * salt + problem.place)
-
-
 @part("bank", "mixed-queue")
 class MixedQueue(Queue):
     """A queue, and negatives mixed from it (Kalantidis et al. 2020, MoCHi; constants from memory [M]).
@@ -171,7 +166,7 @@ class MixedQueue(Queue):
         top = min(self.hardest, len(held))
         if not top:
             return []
-        generator = drawn(problem, 1)
+        generator = problem.batch.generator("mixed-queue", problem.place)
         # Drawn for all anchors of the batch, then cut to this process's: the same numbers for any number of processes.
         first, second = (torch.randint(top, (every, total), generator=generator) for _ in range(2))
         share = torch.rand(every, total, generator=generator)

@@ -8,10 +8,12 @@ gradient does not depend on how many processes computed it.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -60,9 +62,16 @@ class ObjectiveBatch:
     lengths: dict[str, Tensor] = field(default_factory=dict)
     seed: int = 0
 
-    def generator(self, salt: int = 0) -> torch.Generator:
-        """A CPU generator that depends on (seed, step, salt) only: the same on every process, and after a resume."""
-        return torch.Generator().manual_seed((self.seed * 1_000_003 + self.step) * 1_009 + salt)
+    def random(self, use: str, *places: int) -> np.random.Generator:
+        """Random numbers for one `use`: the same on every process, and after a resume.
+
+        They depend on the seed of the run, the step, `use` and `places` (non-negative) only.
+        """
+        return np.random.default_rng([self.seed, self.step, zlib.crc32(use.encode()), len(places), *places])
+
+    def generator(self, use: str, *places: int) -> torch.Generator:
+        """The same for torch, on the CPU."""
+        return torch.Generator().manual_seed(int(self.random(use, *places).integers(2**63)))
 
     @property
     def share(self) -> float:

@@ -35,15 +35,15 @@ def row_products(a: Gradient, b: Gradient, batch: ObjectiveBatch, scope: str) ->
 def realign(grads: list[Gradient], batch: ObjectiveBatch, scope: str) -> tuple[list[Gradient], Tensor]:
     """Project each gradient onto the normal plane of every other that it conflicts with.
 
-    Yu et al. 2020, "Gradient Surgery", algorithm 1: the others are taken in random order (a function of the step) and
-    as they were at first.
+    Yu et al. 2020, "Gradient Surgery", algorithm 1: the others are taken in random order (a function of seed and step)
+    and as they were at first.
 
     Returns
     -------
     (list of Gradient, Tensor ())
         The realigned gradients, and the share of pairs of terms (and rows) that were in conflict.
     """
-    generator = torch.Generator().manual_seed(batch.step)
+    generator = batch.generator("harmonise")
     done = []
     for at, own in enumerate(grads):
         moved = own

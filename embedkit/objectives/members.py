@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from embedkit.errors import RecipeError
@@ -175,7 +176,7 @@ class Hallucinator(Objective):
         check_roles(self.requires, embeddings, batch)
         z = prepare(embeddings)
         q, k = unit(z["anchor"]), unit(z["positive"])
-        far = mixtures.uniforms(len(k), batch.step).to(k) * self.reach
+        far = torch.from_numpy(batch.random("hallucinator").random(len(k))).to(k) * self.reach
         moved = unit(self.layer(k + far[:, None] * (k - q.detach())))
         plain, extra = self.base(embeddings, batch), self.base({**embeddings, "positive": moved}, batch)
         terms = {"base": plain.loss.detach(), "hallucinated": self.weight * extra.loss.detach()}

@@ -41,7 +41,7 @@ class LabelMixes(Bank):
         """Scores of both kinds of mixtures."""
         target = problem.whole.score
         assert target is not None
-        rng = np.random.default_rng([problem.batch.step, problem.place, 20])
+        rng = problem.batch.random("mixtures", problem.place)
         return [e for e in (self._negatives(problem, target, rng), self._positives(problem, target, rng)) if e]
 
     def _negatives(self, problem: Problem, target: Tensor, rng: np.random.Generator) -> Extra | None:
@@ -77,8 +77,3 @@ class LabelMixes(Bank):
         scores = share * torch.einsum("nd,nkd->nk", mine, z[j]) + (1 - share) * torch.einsum("nd,nkd->nk", mine, z[k])
         missing = torch.zeros_like(scores).masked_fill(~there[problem.mine], -torch.inf)
         return Extra(scores, missing, positive=True)
-
-
-def uniforms(count: int, step: int) -> Tensor:
-    """`count` numbers in [0, 1) that depend on the step alone."""
-    return torch.from_numpy(np.random.default_rng([step, 21]).random(count))

@@ -99,7 +99,7 @@ class DCLR(Family):
 
     def moved_noise(self, anchor: Tensor, positive: Tensor, batch: ObjectiveBatch) -> Tensor:
         """Noise (Q, D) after the ascent, the same on every process; unit vectors of the whole batch come in."""
-        draw = batch.generator(salt=batch.epoch)
+        draw = batch.generator("noise")
         start = torch.randn(int(len(anchor) * self.noise), anchor.shape[1], generator=draw, dtype=torch.float64)
         noise = (start * self.deviation).to(anchor)
         if not len(noise):

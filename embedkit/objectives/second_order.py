@@ -129,7 +129,7 @@ class WMSE(Family):
 
     Each view is cut into random sub-batches, each is whitened with the inverse Cholesky factor of
     ``(1 - eps) * covariance + eps * I``, and ``2 - 2 cos`` is averaged over all pairs of views. The cut is a function
-    of `seed` and the step, the same on every process; it is drawn anew for each of the `iterations`.
+    of the run's seed and the step, the same on every process; it is drawn anew for each of the `iterations`.
 
     Parameters
     ----------
@@ -139,8 +139,6 @@ class WMSE(Family):
         Random cuts whose losses are averaged.
     eps : float
         Shrinkage of the covariance towards the identity. The paper's 0 fails when rows do not span all dimensions.
-    seed : int
-        Seed of the cuts.
     """
 
     accepts = FURTHER
@@ -151,14 +149,12 @@ class WMSE(Family):
         sub_batch: int | None = None,
         iterations: int = 1,
         eps: float = 1e-4,
-        seed: int = 0,
         dim: int | None = None,
     ) -> None:
         super().__init__()
         self.sub_batch = None if sub_batch is None else whole("sub_batch", sub_batch, least=2)
         self.iterations = whole("iterations", iterations, least=1)
         self.eps = number("eps", eps, least=0, below=1)
-        self.seed = whole("seed", seed)
         if dim is not None and self.sub_batch is not None and self.eps == 0:
             require(self.sub_batch > dim, "sub_batch", sub_batch, f"greater than the dimension {dim}, or eps above 0")
 
@@ -166,7 +162,7 @@ class WMSE(Family):
         """For each iteration, the rows of each sub-batch; every row is in one of them."""
         if self.sub_batch is None:
             return [[torch.arange(batch.size, device=device)]]
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + batch.step)
+        generator = batch.generator("w-mse")
         parts = max(1, batch.size // self.sub_batch)
         orders = [torch.randperm(batch.size, generator=generator).to(device) for _ in range(self.iterations)]
         return [list(torch.tensor_split(order, parts)) for order in orders]

@@ -267,9 +267,9 @@ class FeatureTransform(Wrapper):
     On unit vectors, with numbers drawn for each row: the pair (a, p) becomes ``(m a + (1 - m) p, m p + (1 - m) a)``
     with ``m = 1 + Beta(extrapolate, extrapolate)``, which lowers their similarity; a hard negative n becomes
     ``l n + (1 - l) n'`` with ``l = Beta(interpolate, interpolate)`` and n' another one of the batch. Numbers are a
-    function of `seed` and the step, the same on every process. State of the objective (a queue) gets the vectors as
-    they were. The paper moves only the pair's own score and mixes a queue; here the moved vectors are candidates of the
-    other rows too.
+    function of the run's seed and the step, the same on every process. State of the objective (a queue) gets the
+    vectors as they were. The paper moves only the pair's own score and mixes a queue; here the moved vectors are
+    candidates of the other rows too.
 
     Parameters
     ----------
@@ -277,8 +277,6 @@ class FeatureTransform(Wrapper):
         Any objective.
     extrapolate, interpolate : float or None
         Parameters of the distributions; None leaves the vectors alone.
-    seed : int
-        Of the numbers.
     dim, num_rows : int or None
         Size of the embeddings and of the training data.
     """
@@ -289,19 +287,17 @@ class FeatureTransform(Wrapper):
         objective: Config,
         extrapolate: float | None = 2.0,
         interpolate: float | None = 1.6,
-        seed: int = 0,
         dim: int | None = None,
         num_rows: int | None = None,
     ) -> None:
         super().__init__()
         self.extrapolate = None if extrapolate is None else number("extrapolate", extrapolate, above=0)
         self.interpolate = None if interpolate is None else number("interpolate", interpolate, above=0)
-        self.seed = whole("seed", seed)
         self._adopt([build(objective, dim=dim, num_rows=num_rows)])
 
     def moved(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> dict[str, Tensor]:
         """The embeddings that the objective sees."""
-        rng = np.random.default_rng((self.seed, batch.step))
+        rng = batch.random("feature-transform")
         moved = dict(embeddings)
 
         def drawn(shape: float, like: Tensor) -> Tensor:
@@ -314,7 +310,8 @@ class FeatureTransform(Wrapper):
         if self.interpolate is not None and len(embeddings.get("negatives", ())):
             (n,) = (unit(z) for z in take(embeddings, "negatives"))
             mix = drawn(self.interpolate, n)
-            other = torch.from_numpy(rng.permutation(len(n))).to(n.device)
+            ring = rng.permutation(len(n))  # each with the next of a random ring, so that none is mixed with itself
+            other = torch.from_numpy(np.roll(ring, -1)[np.argsort(ring)]).to(n.device)
             moved["negatives"] = mix * n + (1 - mix) * n[other]
         return moved
 

@@ -19,6 +19,7 @@ from embedkit.training.cache import Chunking
 from tests.training import common
 
 LENGTH = 24
+PADDED = 50
 
 
 def batch_of(size: int, rows: slice | None = None) -> ObjectiveBatch:
@@ -37,7 +38,11 @@ def fixed_maps(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def restated(one: Any, two: Any, samples: int, batch: ObjectiveBatch) -> float:
-    """-mean(I) (share^2 + 1e-6) by loops; the places are those with the smallest drawn keys."""
+    """-mean(I) (share^2 + 1e-6) by loops; the places are those with the smallest drawn keys.
+
+    The share is that of valid entries in the padded maps of the vectors used (the official code's mask, its sum over
+    its number of elements); here maps are padded to 50 entries a vector.
+    """
     count, groups, _ = one.shape
     valid = [[[p for p in range(one.shape[2]) if one[i, r, p] > 0 and two[i, r, p] > 0] for r in range(groups)]
              for i in range(count)]  # fmt: skip
@@ -47,32 +52,33 @@ def restated(one: Any, two: Any, samples: int, batch: ObjectiveBatch) -> float:
         samples = min(len(valid[i][r]) for i, r in used)
     total = 0.0
     for i, r in used:
-        keys = torch.rand(one.shape[1:], generator=batch.generator(salt=i))[r]
+        keys = torch.rand(one.shape[1:], generator=batch.generator("attention", i))[r]
         places = sorted(valid[i][r], key=lambda p: float(keys[p]))[:samples]
         x, y = (np.log([float(z[i, r, p]) for p in places]) for z in (one, two))
         rho = float(np.corrcoef(x, y)[0, 1])
         total += -0.5 * math.log(max(1 - rho**2, 1e-6))
-    return -total / len(used) * ((len(used) / (count * groups)) ** 2 + 1e-6)
+    share = sum(len(valid[i][r]) for i, r in used) / (len(used) * PADDED)
+    return -total / len(used) * (share**2 + 1e-6)
 
 
 @pytest.mark.parametrize("samples", [2, 10, 100])
 def test_alignment_is_the_formula(samples: int) -> None:
     one, two = fixed_maps()
     expected = restated(one, two, samples, batch_of(5))
-    assert float(alignment(one, two, samples, batch_of(5))) == pytest.approx(expected, rel=1e-9)
-    shares = [float(alignment(one, two, samples, batch_of(5, rows))) for rows in (slice(0, 2), slice(2, 5))]
+    assert float(alignment(one, two, samples, batch_of(5), PADDED)) == pytest.approx(expected, rel=1e-9)
+    shares = [float(alignment(one, two, samples, batch_of(5, rows), PADDED)) for rows in (slice(0, 2), slice(2, 5))]
     assert sum(shares) == pytest.approx(expected, rel=1e-9)
 
 
 def test_equal_maps_have_the_most_that_is_allowed() -> None:
     one = fixed_maps()[0][:, :, :20] + 0.1
-    assert float(alignment(one, one, 10, batch_of(5))) == pytest.approx(0.5 * math.log(1e-6) * (1 + 1e-6))
+    assert float(alignment(one, one, 10, batch_of(5), 20)) == pytest.approx(0.5 * math.log(1e-6) * (1 + 1e-6))
 
 
 def test_the_gradient_is_that_of_finite_differences() -> None:
     one, two = (z[:2].clone().requires_grad_() for z in fixed_maps())
     valid = (one > 0) & (two > 0)
-    loss = alignment(one, two, 10, batch_of(2))
+    loss = alignment(one, two, 10, batch_of(2), PADDED)
     loss.backward()
     place = tuple(int(x) for x in (one.grad.abs() == one.grad.abs().max()).nonzero()[0])
     assert bool(valid[place])
@@ -80,7 +86,7 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
         ahead, behind = one.clone(), one.clone()
         ahead[place] += 1e-6
         behind[place] -= 1e-6
-        slope = (alignment(ahead, two, 10, batch_of(2)) - alignment(behind, two, 10, batch_of(2))) / 2e-6
+        slope = (alignment(ahead, two, 10, batch_of(2), PADDED) - alignment(behind, two, 10, batch_of(2), PADDED)) / 2e-6
     assert float(one.grad[place]) == pytest.approx(float(slope), rel=1e-4)
 
 
@@ -153,3 +159,14 @@ def test_chunks_do_not_change_the_gradient(chunking: Chunking) -> None:
         step.gradients(common.step_batch(step, rows))
         found.append(common.gradients(step))
     assert common.largest_error(found[1], found[0]) < 1e-9
+
+
+def test_the_share_is_of_maps_filled_up_to_the_longest_text_of_the_batch() -> None:
+    maps, method = Maps(dim=2, layers=[0, 1], longest=6), MiCSE(0.3, [0, 1], 10)
+    draw = torch.Generator().manual_seed(0)
+    outputs = {n: torch.rand(5, 2 + 2 * 4 * 36, generator=draw, dtype=torch.float64) for n in ("anchor", "positive")}
+    lengths = {"anchor": torch.tensor([3, 4, 5, 3, 3]), "positive": torch.tensor([3, 4, 4, 3, 3])}
+    batch = replace(batch_of(5), lengths=lengths)
+    found = method.terms(outputs, {}, batch, torch.nn.ModuleDict({"maps": maps}))["attention"]
+    one, two = (maps.paired(z) for z in outputs.values())
+    assert float(found) == pytest.approx(0.3 * float(alignment(one, two, 10, batch, 5 * 5)), rel=1e-12)

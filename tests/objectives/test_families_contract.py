@@ -298,6 +298,19 @@ def test_prototypes_are_frozen_at_first_and_kept_at_length_one() -> None:
     torch.testing.assert_close(objective.prototypes.norm(dim=1), torch.ones(3, dtype=torch.float64))
 
 
+def test_random_numbers_depend_on_seed_step_use_and_place() -> None:
+    def numbers(seed: int = 3, step: int = 4, use: str = "a", *places: int) -> tuple[float, float]:
+        _, batch = drawn()
+        batch = replace(batch, seed=seed, step=step)
+        drawn_by_torch = torch.rand(1, generator=batch.generator(use, *places), dtype=torch.float64)
+        return float(batch.random(use, *places).random()), float(drawn_by_torch)
+
+    assert numbers() == numbers()
+    others = [numbers(seed=4), numbers(step=5), numbers(use="b"), numbers(3, 4, "a", 0), numbers(3, 4, "a", 1009)]
+    others += [numbers(), numbers(3, 5, "a", 0)]
+    assert len(set(others)) == len(others)
+
+
 def test_swav_queue_waits_for_its_epoch() -> None:
     objective = made("swav", queue_from=1)
     for epoch, filled in [(0, 0), (1, 5)]:

@@ -216,9 +216,9 @@ def flat(grads: dict[str, np.ndarray], row: int | None, owner: dict[str, Tensor]
     return np.concatenate([p.ravel() for p in parts])
 
 
-def orders(step: int) -> list[list[int]]:
-    """The random orders of a step, as documented: three permutations of a generator that is seeded with it."""
-    generator = torch.Generator().manual_seed(step)
+def orders(batch: ObjectiveBatch) -> list[list[int]]:
+    """The random orders of a step, as documented: three permutations."""
+    generator = batch.generator("harmonise")
     return [torch.randperm(3, generator=generator).tolist() for _ in range(3)]
 
 
@@ -234,7 +234,7 @@ def test_conflicting_gradients_are_projected(scope: str, seed: int) -> None:
     assert got[0] == pytest.approx(plain[0], rel=1e-12)  # the value is the sum's
     assert np.abs(got[1]["anchor"] - plain[1]["anchor"]).max() > 1e-4  # the terms do conflict
     for row in [None] if scope == "batch" else range(ROWS):
-        wanted = surgery([flat(g, row, batch.owner) for g in single], orders(batch.step))
+        wanted = surgery([flat(g, row, batch.owner) for g in single], orders(batch))
         np.testing.assert_allclose(flat(got[1], row, batch.owner), wanted, atol=1e-14)
 
 
@@ -290,15 +290,16 @@ def test_harmonised_loss_can_be_read_without_gradients() -> None:
 
 def test_positives_move_apart_and_negatives_mix() -> None:
     embeddings, batch = drawn(step=3)
-    objective = build({"name": "feature-transform", "objective": "infonce", "seed": 5})
+    objective = build({"name": "feature-transform", "objective": "infonce"})
     moved = objective.moved(embeddings, batch)
     a, p, n = (z / z.norm(dim=1, keepdim=True) for z in (embeddings[k] for k in ("anchor", "positive", "negatives")))
     torch.testing.assert_close(moved["anchor"] + moved["positive"], a + p)
     assert bool(((moved["anchor"] * moved["positive"]).sum(1) < (a * p).sum(1)).all())
-    rng = np.random.default_rng((5, 3))
+    rng = batch.random("feature-transform")
     m = 1 + rng.beta(2.0, 2.0, size=(ROWS, 1))
     np.testing.assert_allclose(moved["anchor"], m * a.numpy() + (1 - m) * p.numpy(), atol=1e-14)
-    mix, order = rng.beta(1.6, 1.6, size=(2 * ROWS, 1)), rng.permutation(2 * ROWS)
+    mix, ring = rng.beta(1.6, 1.6, size=(2 * ROWS, 1)), rng.permutation(2 * ROWS).tolist()
+    order = [ring[(ring.index(i) + 1) % (2 * ROWS)] for i in range(2 * ROWS)]
     np.testing.assert_allclose(moved["negatives"], mix * n.numpy() + (1 - mix) * n.numpy()[order], atol=1e-14)
     assert torch.equal(objective(embeddings, batch).loss, build("infonce")(moved, batch).loss)
 

@@ -63,14 +63,14 @@ CASES: dict[str, dict[str, Any]] = {
         "model": {**CLS, "head": TRAIN_ONLY},
         "data": data("sentences"),
         "guide": {"model": TEXT},
-        "objective": {"name": "dclr", "phi": 0.99},
+        "objective": {"name": "dclr", "phi": 0.99, "temperature": 0.5},
     },
     "dclr+paper": {
         "model": {**CLS, "head": TRAIN_ONLY},
         "data": data("sentences"),
         "guide": {"model": TEXT},
         "method": {"name": "dclr", "fidelity": "paper"},
-        "objective": {"name": "dclr", "phi": 0.99, "noise": 2.0},
+        "objective": {"name": "dclr", "phi": 0.99, "noise": 2.0, "temperature": 0.5},
     },
     "sct": {
         "model": TEXT,

@@ -67,14 +67,12 @@ def filtered(top: int, ceiling: float) -> Oracle:
 def mochi(hardest: int, mixes: int, query_mixes: int) -> Oracle:
     """Mixtures of the hardest queue vectors, and of these with the query; without gradient.
 
-    Which vectors, and in what shares, is the objective's draw: a generator seeded by the step.
+    Which vectors, and in what shares, is the objective's draw.
     """
 
     def loss(x: Arrays, fixed: Arrays, facts: Facts) -> float:
         held, total = queue(facts, "positive"), mixes + query_mixes
-        generator = torch.Generator().manual_seed(1_000_003 * (facts.step + 1) + 7919)
-        one, two = (torch.randint(hardest, (facts.size, total), generator=generator).numpy() for _ in range(2))
-        share = torch.rand(facts.size, total, generator=generator).numpy().astype(np.float64)
+        one, two, share = (facts.state[name] for name in ("one", "two", "share"))
         rows = []
         for i in range(facts.size):
             q = unit(fixed["anchor"][i : i + 1])[0]
@@ -295,9 +293,16 @@ def supremix(tau: float, mixes: int, positive_mixes: int, window: float) -> Orac
     return loss
 
 
+def mochi_draw(draw: Draw, hardest: int, total: int) -> dict[str, np.ndarray]:
+    """Which two of the hardest vectors each mixture is made of, and the share of the first."""
+    generator, shape = draw.batch().generator("mixed-queue", 0), (len(draw.vectors["anchor"]), total)
+    one, two = (torch.randint(hardest, shape, generator=generator).numpy() for _ in range(2))
+    return {"one": one, "two": two, "share": torch.rand(shape, generator=generator).numpy().astype(np.float64)}
+
+
 def mixed(objective: Objective, draw: Draw) -> dict[str, np.ndarray]:
     """The objective's draw: partners and shares of 2B anchors, then two numbers for each positive mixture."""
-    rng, size = np.random.default_rng([draw.known["step"], 0, 20]), 2 * len(draw.vectors["anchor"])
+    rng, size = draw.batch().random("mixtures", 0), 2 * len(draw.vectors["anchor"])
     made = {"other": rng.integers(0, size, (size, 16)), "share": rng.beta(2, 8, (size, 16))}
     return {**made, **dict(zip(("below", "above"), rng.random((2, size, 1)), strict=True))}
 
@@ -318,7 +323,7 @@ def hallucinated(x: Arrays, fixed: Arrays, facts: Facts) -> float:
 
 def extrapolations(objective: Objective, draw: Draw) -> dict[str, np.ndarray]:
     """The objective's draw of one number for each row."""
-    return {"far": np.random.default_rng([draw.known["step"], 21]).random(len(draw.vectors["anchor"]))}
+    return {"far": draw.batch().random("hallucinator").random(len(draw.vectors["anchor"]))}
 
 
 BANK = {"size": SIZE}
@@ -343,7 +348,13 @@ CASES = [
         variant="ceiling",
         warm=2,
     ),
-    Case("mochi", mochi(4, 3, 2), {**BANK, "random_start": False, "hardest": 4, "mixes": 3, "query_mixes": 2}, warm=2),
+    Case(
+        "mochi",
+        mochi(4, 3, 2),
+        {**BANK, "random_start": False, "hardest": 4, "mixes": 3, "query_mixes": 2},
+        warm=2,
+        peek=lambda objective, draw: mochi_draw(draw, 4, 5),
+    ),
     Case("ascl", ascl(0.1, 0.05, 1.0), BANK, warm=2),
     Case(
         "ascl",
