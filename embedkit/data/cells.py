@@ -138,9 +138,12 @@ def read_features(cell: Any) -> list[float]:
     """A list of at least one finite number, given as a list or as the text of a JSON list."""
     if isinstance(cell, str):
         cell = _json_list(cell, "numbers", "write [0.5, 1.25]")
-    values = np.asarray(cell) if isinstance(cell, list) else np.asarray("")
     if isinstance(cell, list) and not cell:
         raise BadRow("empty list", "the list of numbers is empty", remedy=_FIX)
+    try:
+        values = np.asarray(cell if isinstance(cell, list) else "")
+    except ValueError as error:  # lists of several lengths in it, or nested without end
+        raise _wrong("a list of numbers", cell) from error
     if values.ndim != 1 or values.dtype.kind not in "if":
         raise _wrong("a list of numbers", cell)
     if not np.isfinite(values).all():

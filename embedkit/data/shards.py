@@ -31,7 +31,7 @@ def is_shard(path: Path) -> bool:
 
 
 def expand(pattern: str) -> list[str]:
-    """``a-{000..012}.tar`` and ``{a,b}.tar`` written out; text without braces is itself."""
+    """``a-{000..012}.tar`` and ``{a,b}.tar`` written out; braces around anything else are part of a name."""
     start, end = pattern.find("{"), pattern.find("}")
     if start < 0 or end < start:
         return [pattern]
@@ -40,7 +40,8 @@ def expand(pattern: str) -> list[str]:
     if dots and first.isdecimal() and last.isdecimal():
         choices = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
     else:
-        choices = inside.split(",")
+        choices = inside.split(",") if "," in inside else []
+    choices = choices or [pattern[start : end + 1]]
     return [pattern[:start] + choice + rest for choice in choices for rest in expand(pattern[end + 1 :])]
 
 

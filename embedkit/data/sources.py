@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -62,7 +63,7 @@ def find_parts(
             remedy="download it, and give the path of the file",
         )  # fmt: skip
     shards = expand(path)
-    if len(shards) > 1:
+    if shards != [path]:
         return [part for one in shards for part in find_parts(one, format, base_dir=base_dir)]
     place, kind = _look(path, base_dir)
     if file is not None:
@@ -121,15 +122,12 @@ def read_rows(
     DataError
         At the first thing that cannot be read, naming file, row and remedy.
     """
-    count = 0
-    for part in find_parts(str(path), format, name=name, split=split, revision=revision):
-        for number, values in part.records():
-            if isinstance(values, BadRow):
-                raise values
-            if limit is not None and count >= limit:
-                return
-            count += 1
-            yield values if columns is None else _select(values, columns, f"{part.name}:{number}")
+    parts = find_parts(str(path), format, name=name, split=split, revision=revision)
+    records = ((part, *record) for part in parts for record in part.records())
+    for part, number, values in itertools.islice(records, limit):
+        if isinstance(values, BadRow):
+            raise values
+        yield values if columns is None else _select(values, columns, f"{part.name}:{number}")
 
 
 def _file_of(path: str, file: str, folder: Path | None, revision: str | None) -> Path:
@@ -203,8 +201,12 @@ def _folder(folder: Path, split: str | None, format: str) -> list[Part]:
         raise DataError("its file names tell no splits", where=str(folder), remedy="leave 'split' out, use 'where'")
     if split is None and len(splits) == 1:
         return [_file(path, "auto") for path in files]
-    named = [key for key in splits if key]
-    return [_file(path, "auto") for path in splits[choose_split(named, split and _split_name(split), str(folder))]]
+    chosen = choose_split([key for key in splits if key], split and _split_name(split), str(folder))
+    if split is None:
+        others = splits[""]
+        listed = ", ".join(str(path.relative_to(folder)) for path in others[:3]) + (", ..." if others[3:] else "")
+        _log.warning("%s: only the files of split %s are read, not %s", folder, chosen, listed)
+    return [_file(path, "auto") for path in splits[chosen]]
 
 
 def _split_name(text: str) -> str:

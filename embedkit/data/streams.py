@@ -69,7 +69,7 @@ class StreamedRows(TrainingRows):
             )
 
     def summary(self) -> dict[str, Any]:
-        """See `TrainingRows.summary`; counts are those of the longest pass so far."""
+        """See `TrainingRows.summary`; counts are those of the longest pass so far, ``cut`` and ``left_over`` of all."""
         dropped: Counter[str] = sum((source.account.dropped for source in self._sources), Counter())
         return {
             "rows": None,

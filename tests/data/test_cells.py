@@ -202,7 +202,8 @@ def test_features_are_lists_of_numbers(cell: Any, value: list[float]) -> None:
 @pytest.mark.parametrize(
     ("cell", "reason"),
     [([], "empty list"), (None, "missing value"), ([1.0, math.nan], "bad features"), ([True], "wrong type"),
-     (["1"], "wrong type"), ([[1.0], [2.0]], "wrong type"), (3.5, "wrong type"), ("x", "bad list"),
+     (["1"], "wrong type"), ([[1.0], [2.0]], "wrong type"), ([[1, 2], [3]], "wrong type"),
+     (3.5, "wrong type"), ("x", "bad list"),
      ("{}", "bad list"), ([1.0, None], "wrong type"), (b"12", "wrong type")],
     ids=str,
 )  # fmt: skip

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from embedkit.data import read_rows
 from embedkit.data.rows import BadRow
 from embedkit.data.shards import count_samples, expand, read_shard
 from embedkit.errors import DataError, RecipeError
@@ -174,10 +175,19 @@ def test_a_cut_shard_ends_with_a_fault_and_counts_like_it_reads(keep: int, tmp_p
     assert [number for number, _ in records] == list(range(1, len(records) + 1))
 
 
+def test_a_pattern_of_one_shard_is_that_shard(tmp_path: Path) -> None:
+    _shard(tmp_path / "a-000.tar", ("1.txt", b"one"))
+    _shard(tmp_path / "b{x}.tar", ("1.txt", b"two"))
+    assert [row["text"] for row in read_rows(tmp_path / "a-{000..000}.tar")] == ["one"]
+    assert [row["text"] for row in read_rows(tmp_path / "b{x}.tar")] == ["two"]
+
+
 def test_patterns() -> None:
     assert expand("a-{08..11}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]
     assert expand("{a,b}-{1..2}") == ["a-1", "a-2", "b-1", "b-2"]
+    assert expand("a-{000..000}.tar") == ["a-000.tar"]
     assert expand("plain.tar") == ["plain.tar"]
+    assert expand("{x}-{2..1}-{0..1}") == ["{x}-{2..1}-0", "{x}-{2..1}-1"]
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,10 @@ def test_unknown_column_is_refused_with_the_nearest(write: Write) -> None:
 def test_limit_and_format(write: Write) -> None:
     path = write("t.dat", "x\ny\nz\n")
     assert list(read_rows(path, "txt", limit=2)) == [{"text": "x"}, {"text": "y"}]
+    path = write("t.jsonl", '{"a": 1}\nnot JSON\n')
+    assert list(read_rows(path, limit=1)) == [{"a": 1}], "what stands behind the limit is not read"
+    with pytest.raises(DataError, match=r"t\.jsonl:2"):
+        list(read_rows(path, limit=2))
 
 
 def test_a_long_line_is_refused_and_a_long_cell_is_read(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,6 +175,18 @@ def test_folder_reads_its_files_in_order_and_splits_must_be_chosen(write: Write,
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match="no data file in this folder"):
         list(read_rows(tmp_path / "none"))
+
+
+def test_files_that_a_folder_passes_over_are_named(
+    write: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write("train.jsonl", '{"text": "t"}\n')
+    write("more.jsonl", '{"text": "m"}\n')
+    assert [row["text"] for row in read_rows(tmp_path)] == ["t"]
+    assert caplog.messages == [f"{tmp_path}: only the files of split train are read, not more.jsonl"]
+    caplog.clear()
+    assert [row["text"] for row in read_rows(tmp_path, split="train")] == ["t"]
+    assert caplog.messages == []
 
 
 def test_builtin_rows_are_read_by_name() -> None:
