@@ -234,7 +234,7 @@ def _sync(path: Path) -> None:
 
 
 class FolderLock:
-    """An exclusive lock on a folder, released when the process ends however it ends.
+    """An exclusive lock on a folder, released at the end of its `with` block or of the process, however they end.
 
     Parameters
     ----------
@@ -271,3 +271,9 @@ class FolderLock:
     def release(self) -> None:
         """Give the folder back."""
         self._file.close()
+
+    def __enter__(self) -> FolderLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -51,7 +52,7 @@ def encode(
     loaded = load(model, device=device, trust_remote_code=trust_remote_code, revision=revision)
     result = encode_file(
         loaded, input, output, column=column, prompt=prompt, truncate_dim=dim, overwrite=overwrite,
-        progress=state.is_main_process,
+        progress=state.is_main_process and sys.stderr.isatty(),  # a bar is for people
     )  # fmt: skip
     if not state.is_main_process:
         return

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 
 from embedkit.errors import DataError, nearest
 
+IMAGE_NAMES = ("image", "img", "file_name", "filename", "image_path", "filepath")
+"""Names of columns that hold images or their paths, the likeliest first."""
+
 ALIASES: Mapping[str, Sequence[str]] = {
     "anchor": ("text", "sentence", "sent0", "sentence1", "premise", "query", "question"),
     "positive": ("pos", "sent1", "sentence2", "entailment", "answer", "passage", "document"),
@@ -20,7 +23,7 @@ ALIASES: Mapping[str, Sequence[str]] = {
     "score": ("similarity", "similarity_score"),
     "label": ("labels",),
     "group": (),
-    "image": ("img", "file_name", "filename", "image_path", "filepath"),
+    "image": IMAGE_NAMES[1:],
     "image2": ("img2",),
     "features": ("image_features",),
     "texts": ("captions",),

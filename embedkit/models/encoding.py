@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,11 +40,10 @@ def encode(
     unit = model.normalize if normalize is None else normalize
     budget = batch_tokens or BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cuda"])
     vectors = np.empty((len(distinct), dim), dtype=np.float32)
-    show = reporter(progress, len(distinct), "texts")
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        with reporter(progress, len(distinct), "texts") as show, torch.inference_mode():
             for start in range(0, len(distinct), WINDOW):
                 window = model.prepare(distinct[start : start + WINDOW], text_of_prompt)
                 for index in token_batches(window.costs, budget):
@@ -100,24 +99,33 @@ def _refuse_non_finite(
         )  # fmt: skip
 
 
-def reporter(progress: Any, total: int, noun: str) -> Any:
-    """A function that is told how many more inputs are done."""
-    if progress is True:
-        bar = tqdm(total=total, unit=f" {noun}", desc="encode")
+class Reporter:
+    """Told how many more inputs are done; made by `reporter`. Its bar ends with the `with` block, so that an error has
+    a line of its own."""
 
-        def advance(count: int) -> None:
-            bar.update(count)
-            if bar.n >= total:
-                bar.close()
+    def __init__(self, told: Callable[[int, int], None] | None, bar: tqdm[Any] | None, total: int) -> None:
+        self._told, self._bar, self._done, self._total = told, bar, 0, total
 
-        return advance
-    if not callable(progress):
-        return lambda count: None
-    done = 0
+    def __call__(self, count: int) -> None:
+        """`count` more are done."""
+        self._done += count
+        if self._told is not None:
+            self._told(self._done, self._total)
+        if self._bar is not None:
+            self._bar.update(count)
+            if self._done == self._total:
+                self._bar.close()
 
-    def tell(count: int) -> None:
-        nonlocal done
-        done += count
-        progress(done, total)
+    def __enter__(self) -> Reporter:
+        return self
 
-    return tell
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def reporter(progress: Progress, total: int | None, noun: str) -> Reporter:
+    """What shows `progress`: True a bar, a callable is called with (done, total), where 0 stands for no known total."""
+    shown = progress is True and total != 0
+    bar = tqdm(total=total, unit=f" {noun}", desc="encode") if shown else None
+    return Reporter(progress if callable(progress) else None, bar, total or 0)

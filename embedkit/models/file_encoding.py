@@ -12,13 +12,14 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedkit.data.roles import IMAGE_NAMES
 from embedkit.disk import FolderLock, write_durably, writing
 from embedkit.errors import DataError, UserError
 from embedkit.processes import join
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 BLOCK_ROWS = 16_384
 _TEXT_COLUMNS = ("text", "sentence", "anchor")
-_IMAGE_COLUMNS = ("image", "img", "file_name", "filename", "image_path", "filepath")
 
 
 @dataclass(frozen=True)
@@ -107,35 +107,35 @@ def encode_file(
         When a cell is missing or no text; the row is named.
     """
     target = check_encoding(input, output, column=column, format=format, overwrite=overwrite)
+    from embedkit.models.encoding import reporter
+
     rank, world, wait = _processes(model)
     settings = {
         "model": model.hash(), "prompt": prompt, "normalize": normalize, "truncate_dim": truncate_dim,
         "column": column, "block_rows": block_rows,
     }  # fmt: skip
     parts = target.with_name(f".{target.name}.parts")
-    lock = _open_parts(parts, settings) if rank == 0 else None
-    wait()
     total, reused, names = 0, 0, []
-    with _reporter(progress) as tell:
-        for number, items in enumerate(_blocks(str(input), format, column, block_rows)):
-            name = f"{number:08d}-{_digest(items)}.npy"
-            names.append(name)
-            first, total = total, total + len(items)
-            if number % world != rank:
-                continue
-            if (parts / name).is_file():
-                reused += len(items)
-            else:
-                vectors = _vectors(model, items, (prompt, normalize, truncate_dim, batch_tokens), first)
-                _write_block(parts / name, vectors)
-            tell(len(items))
-    wait()
-    dim = _load_part(parts / names[0]).shape[1]
-    if rank == 0:
-        _join(target, [parts / name for name in names], total, dim)
-        shutil.rmtree(parts)
-    if lock is not None:
-        lock.release()
+    with _opened(parts, settings) if rank == 0 else nullcontext():
+        wait()
+        with reporter(progress, None, "rows") as tell:
+            for number, items in enumerate(_blocks(str(input), format, column, block_rows)):
+                name = f"{number:08d}-{_digest(items)}.npy"
+                names.append(name)
+                first, total = total, total + len(items)
+                if number % world != rank:
+                    continue
+                if (parts / name).is_file():
+                    reused += len(items)
+                else:
+                    vectors = _vectors(model, items, (prompt, normalize, truncate_dim, batch_tokens), first)
+                    _write_block(parts / name, vectors)
+                tell(len(items))
+        wait()
+        dim = _load_part(parts / names[0]).shape[1]
+        if rank == 0:
+            _join(target, [parts / name for name in names], total, dim)
+            shutil.rmtree(parts)
     wait()
     return EncodedFile(target, total, dim, reused)
 
@@ -177,11 +177,13 @@ def _processes(model: Model) -> tuple[int, int, Callable[[], None]]:
     return state.process_index, state.num_processes, state.wait_for_everyone
 
 
-def _open_parts(parts: Path, settings: dict[str, Any]) -> FolderLock:
+@contextmanager
+def _opened(parts: Path, settings: dict[str, Any]) -> Iterator[None]:
     """Make the folder of the blocks, or check that the one there is of the same run; only one run may use it."""
-    lock = FolderLock(parts, "wait for it, or give another output")
-    marker = parts / "settings.json"
-    if marker.is_file():
+    with FolderLock(parts, "wait for it, or give another output"):
+        marker = parts / "settings.json"
+        if not marker.is_file():
+            write_durably(marker, json.dumps(settings).encode(), "the settings of the run")
         try:
             known = json.loads(marker.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
@@ -191,9 +193,7 @@ def _open_parts(parts: Path, settings: dict[str, Any]) -> FolderLock:
                 "holds the parts of a stopped run with another model or other settings", where=str(parts),
                 remedy="delete this folder, or repeat that run to finish it",
             )  # fmt: skip
-        return lock
-    write_durably(marker, json.dumps(settings).encode(), "the settings of the run")
-    return lock
+        yield
 
 
 Item = str | bytes | Path
@@ -245,7 +245,7 @@ def _item(row: dict[str, Any], column: str | None, folder: Path | None, where: s
     if not isinstance(cell, str):
         kind = "empty" if cell is None else type(cell).__name__
         raise DataError(f"cell is {kind}, not text", where=f"{where}, column {column}", remedy="mend or remove the row")
-    if column not in _IMAGE_COLUMNS and not isinstance(row[column], dict):
+    if column not in IMAGE_NAMES and not isinstance(row[column], dict):
         return cell
     from embedkit.data.making import image_path
     from embedkit.data.rows import BadRow
@@ -258,7 +258,7 @@ def _item(row: dict[str, Any], column: str | None, folder: Path | None, where: s
 
 def _column_of(row: dict[str, Any], where: str) -> str:
     texts = [name for name in _TEXT_COLUMNS if name in row]
-    images = [name for name in _IMAGE_COLUMNS if name in row]
+    images = [name for name in IMAGE_NAMES if name in row]
     if texts and images:  # a mixed list
         filled = [name for name in (texts[0], images[0]) if row[name] not in (None, "", b"")]
         if len(filled) == 1:
@@ -334,25 +334,3 @@ def _join_parquet(file: Any, blocks: list[Path], rows: int, dim: int) -> None:
             values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), dim)
             writer.write_table(pa.table([pa.array(np.arange(first, first + len(vectors))), values], schema=schema))
             first += len(vectors)
-
-
-@contextmanager
-def _reporter(progress: Progress) -> Iterator[Callable[[int], object]]:
-    """A function that is told of rows; the bar is closed at the end, so that an error has a line of its own."""
-    if progress is True:
-        from tqdm import tqdm
-
-        with tqdm(unit=" rows", desc="encode", disable=None) as bar:  # a terminal's only
-            yield bar.update
-        return
-    if not callable(progress):
-        yield lambda count: None
-        return
-    done = 0
-
-    def tell(count: int) -> None:
-        nonlocal done
-        done += count
-        progress(done, 0)
-
-    yield tell

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any, ClassVar
+
 import numpy as np
 import pytest
 import torch
 
 from embedkit.errors import DataError, NonFiniteError, UserError
+from embedkit.models import encode_file
 from embedkit.models.encoding import token_batches
 from tests.helpers import tiny
 
@@ -72,6 +76,40 @@ def test_progress_counts_distinct_texts() -> None:
     tiny.text_encoder().encode(tiny.SENTENCES, batch_tokens=8, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (7, 7)
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+
+
+class Bar:
+    """A bar of tqdm that is only written down."""
+
+    made: ClassVar[list[Bar]] = []
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings, self.done, self.closed = settings, 0, False
+        self.made.append(self)
+
+    def update(self, count: int) -> None:
+        self.done += count
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_bar_is_closed_at_the_end_and_on_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("embedkit.models.encoding.tqdm", Bar)
+    monkeypatch.setattr(Bar, "made", [])
+    model = tiny.text_encoder()
+    model.encode(["a", "b", "a"], progress=True)
+    model.encode([], progress=True)
+    (tmp_path / "t.txt").write_text("a dog\na man\n")
+    encode_file(model, tmp_path / "t.txt", tmp_path / "v.npy", progress=True)
+    assert [(bar.settings["total"], bar.done, bar.closed) for bar in Bar.made] == [(2, 2, True), (None, 2, True)]
+    with torch.no_grad():
+        model.encoder.embeddings.word_embeddings.weight.fill_(float("nan"))
+    with pytest.raises(NonFiniteError):
+        model.encode(["a"], progress=True)
+    with pytest.raises(NonFiniteError):
+        encode_file(model, tmp_path / "t.txt", tmp_path / "w.npy", progress=True)
+    assert len(Bar.made) == 4 and all(bar.closed for bar in Bar.made)
 
 
 def test_token_batches_cover_all_within_budget() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from embedkit.disk import FolderLock
 from embedkit.errors import DataError, NonFiniteError, UserError
 from embedkit.models import encode_file
 from embedkit.models import encoding as encoding_module
@@ -65,6 +66,16 @@ def test_a_stopped_run_goes_on(source: Path, tmp_path: Path, monkeypatch: pytest
     whole = encode_file(model, source, tmp_path / "w.npy", block_rows=8)
     assert whole.reused == 0
     assert (tmp_path / "v.npy").read_bytes() == (tmp_path / "w.npy").read_bytes()
+
+
+def test_a_failed_run_leaves_its_folder_free(source: Path, tmp_path: Path) -> None:
+    model, target = tiny.text_encoder(), tmp_path / "v.npy"
+    kept = []  # as a notebook keeps the last error, and with it everything that stood in the frames
+    for settings, said in (({"prompt": "{}{}"}, "more than one"), ({"prompt": ""}, "other settings")):
+        with pytest.raises(UserError, match=said) as caught:
+            encode_file(model, source, target, **settings)
+        kept.append(caught.value)
+    FolderLock(tmp_path / ".v.npy.parts", "wait").release()
 
 
 def test_changed_texts_are_encoded_again(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
