@@ -83,14 +83,17 @@ class ChunkTokenizer:
 
     def _learn(self, split: list[list[str]]) -> dict[str, list[int]]:
         """A memory that holds every chunk of `split`."""
-        known = self._known
-        new = list(set().union(*split).difference(known)) if split else []
+        known, met = self._known, set[str]().union(*split)
+        new = [chunk for chunk in met if chunk not in known]
         if not new:
             return known
-        pieces = dict(
-            zip(new, (e.ids for e in self._core.encode_batch_fast(new, add_special_tokens=False)), strict=True)
-        )
+        encodings = self._core.encode_batch_fast(new, add_special_tokens=False)
+        pieces = {chunk: encoding.ids for chunk, encoding in zip(new, encodings, strict=True)}
         worth = {chunk: ids for chunk, ids in pieces.items() if len(chunk) <= LONGEST_CHUNK}
-        # a new dictionary, not an update in place: another thread may be reading the old one
-        self._known = {**known, **worth} if len(known) + len(worth) <= MOST_CHUNKS else worth
-        return {**known, **pieces}
+        if len(known) + len(worth) > MOST_CHUNKS:
+            self._known = worth  # a new one: another thread may still look up chunks in the old one
+        else:
+            known.update(worth)  # in place: other threads only look chunks up, and none is taken out
+            if len(worth) == len(pieces):
+                return known
+        return {chunk: known[chunk] for chunk in met.difference(pieces)} | pieces

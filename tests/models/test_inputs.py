@@ -172,6 +172,37 @@ def test_memory_of_chunks_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert all(len(chunk) <= 64 for chunk in ours._quick._known)
 
 
+def test_new_chunks_come_to_the_memory_that_is_there() -> None:
+    source = tiny.tokenizer()
+    ours = TextTokenizer(source, 300)
+    assert ours._quick is not None
+    memory = ours._quick._known
+    long = "y" * 100
+    for texts in (["a dog", ""], [f"dog {long}", "man"], ["a man"]):
+        assert ours(texts).rows() == source(texts)["input_ids"]
+    assert ours._quick._known is memory, "no copy of all that is known for one new chunk"
+    assert set(memory) == {"a", "dog", "", "man"}
+
+
+def test_a_full_memory_starts_anew_and_is_right_in_every_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedkit.models.chunks.MOST_CHUNKS", 50)
+    ours = TextTokenizer(tiny.tokenizer(), 30)
+    texts = [[f"the dog {number % 7} {number + start}" for number in range(20)] for start in range(0, 400, 10)]
+    expected = [tiny.tokenizer()(batch)["input_ids"] for batch in texts]
+    wrong: list[int] = []
+
+    def work(order: np.ndarray) -> None:
+        wrong.extend(place for place in order.tolist() if ours(texts[place]).rows() != expected[place])
+
+    draws = np.random.default_rng(0)
+    threads = [threading.Thread(target=work, args=(draws.permutation(len(texts)),)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
 def test_tokenizers_that_look_across_spaces_are_told_apart() -> None:
     from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
