@@ -86,9 +86,10 @@ class WithAuxiliaries(Method):
         return nn.ModuleDict({"main": self.main.parts(model), **found})
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
-        found = dict(self.main.views(rows, random))
+        own = self.main.views(rows, random)
+        found = dict(own)
         for auxiliary in self.beside_main:
-            for name, view in auxiliary.method.beside(self.main.views(rows, random)).items():
+            for name, view in auxiliary.method.beside(own).items():
                 view.settings = {**view.settings, _MARK: auxiliary.name}
                 view.guided = False
                 found[f"{auxiliary.name}/{name}"] = view

@@ -108,6 +108,16 @@ def test_as_auxiliary_it_reads_every_text_view_and_its_weight_decays() -> None:
     assert float(term) == pytest.approx(0.1 * 0.95**2.5 * 24 / 12)
 
 
+def test_the_views_of_the_main_method_are_made_once_whatever_stands_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    plain = SimCSEUnsupervised.views
+    monkeypatch.setattr(SimCSEUnsupervised, "views", lambda *given: made.append(1) or plain(*given))
+    beside = [Auxiliary(MaskedWords(), "mlm", "auxiliary.0"), Auxiliary(MaskedWords(), "more", "auxiliary.1")]
+    views = WithAuxiliaries(SimCSEUnsupervised(), beside).views([{"anchor": "a"}], np.random.default_rng)
+    assert list(views) == ["anchor", "positive", "mlm/anchor", "mlm/positive", "more/anchor", "more/positive"]
+    assert len(made) == 1 and views["anchor"].guided and not views["anchor"].settings
+
+
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(RecipeError, match="rate is 1.5"):
         MaskedWords(1.5)
