@@ -12,7 +12,8 @@ import numpy as np
 
 from embedkit.models.inputs import Inputs
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""The step of SplitMix64's counter."""
 
 
 def mixed(values: np.ndarray) -> np.ndarray:
@@ -33,8 +34,8 @@ def seeds_of(key: tuple[int, ...], name: str, rows: np.ndarray, copies: np.ndarr
     state = np.asarray([name_hash(name)])
     with np.errstate(over="ignore"):
         for part in key:
-            state = mixed(state + _GOLDEN) ^ np.uint64(part)
-        return mixed(mixed(mixed(state + _GOLDEN) ^ rows.astype(np.uint64)) + copies.astype(np.uint64) * _GOLDEN)
+            state = mixed(state + GOLDEN) ^ np.uint64(part)
+        return mixed(mixed(mixed(state + GOLDEN) ^ rows.astype(np.uint64)) + copies.astype(np.uint64) * GOLDEN)
 
 
 def uniforms(inputs: Inputs, stream: str, width: int | None = None) -> np.ndarray:
@@ -43,11 +44,11 @@ def uniforms(inputs: Inputs, stream: str, width: int | None = None) -> np.ndarra
     `stream` names what they are for; numbers of different streams are independent.
     """
     with np.errstate(over="ignore"):
-        keys = mixed((inputs.seeds ^ name_hash(stream)) + _GOLDEN)  # (N,)
+        keys = mixed((inputs.seeds ^ name_hash(stream)) + GOLDEN)  # (N,)
         if width is None:
-            counters = keys[inputs.owner] + (inputs.places.astype(np.uint64) + np.uint64(1)) * _GOLDEN
+            counters = keys[inputs.owner] + (inputs.places.astype(np.uint64) + np.uint64(1)) * GOLDEN
         else:
-            counters = keys[:, None] + (np.arange(width, dtype=np.uint64) + np.uint64(1)) * _GOLDEN
+            counters = keys[:, None] + (np.arange(width, dtype=np.uint64) + np.uint64(1)) * GOLDEN
         return (mixed(counters) >> np.uint64(11)) * 2.0**-53
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from embedkit.errors import ModelError
+from embedkit.models.draws import GOLDEN, mixed
 
 
 class PatchDropout(nn.Module):
@@ -47,10 +48,7 @@ class PatchDropout(nn.Module):
 def seeded(seeds: np.ndarray, count: int, device: torch.device) -> Tensor:
     """Random orders of `count` places for each seed, int64 (N, count): the finaliser of SplitMix64 over a counter."""
     with np.errstate(over="ignore"):
-        x = seeds.astype(np.uint64)[:, None] + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        x = x ^ (x >> np.uint64(31))
+        x = mixed(seeds.astype(np.uint64)[:, None] + np.arange(1, count + 1, dtype=np.uint64) * GOLDEN)
     return torch.from_numpy((x >> np.uint64(1)).astype(np.int64)).to(device)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from embedkit.errors import ModelError
 from embedkit.models.base import Model
+from embedkit.models.draws import GOLDEN, mixed
 from embedkit.models.folder import FolderPlan
 from embedkit.models.inputs import Inputs
 from embedkit.models.tokens import TextTokenizer, check_texts, resolve_prompt
@@ -66,7 +67,6 @@ class StaticEncoder(Model):
         self.normalize = normalize
         self.prompts = dict(prompts or {})
         self.default_prompt = default_prompt
-        self.sparse = False
         self._tokenize = TextTokenizer(tokenizer, max_length or NO_LIMIT, special=False)
         self._pieces = len(tokenizer) if weight is None else len(weight) - self.buckets
         if weight is not None and weight.shape[1] != dim:
@@ -103,15 +103,7 @@ class StaticEncoder(Model):
     def forward(self, inputs: Inputs) -> Tensor:
         """Mean vectors (N, D), not normalised."""
         offsets = torch.from_numpy(inputs.offsets[:-1]).to(inputs.device)
-        return F.embedding_bag(inputs.ids, self.embedding.weight, offsets, mode="mean", sparse=self.sparse)
-
-    def sparse_parameters(self) -> list[str]:
-        """Names of parameters whose gradient is zero but for the rows of the batch.
-
-        With ``model.sparse = True`` these gradients are sparse tensors, so that a step of a row-wise optimiser
-        (`torch.optim.SparseAdam`) costs as much as the batch has rows; by default they are dense and fit any optimiser.
-        """
-        return ["embedding.weight"]
+        return F.embedding_bag(inputs.ids, self.embedding.weight, offsets, mode="mean")
 
     def spec(self) -> dict[str, Any]:
         """Settings that decide the vectors."""
@@ -170,23 +162,16 @@ def word_ngrams(
     if len(first) == 0:
         return np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.int64)
     place = np.arange(len(ids)) - np.repeat(first, np.diff(np.append(first, len(ids))))
-    word = np.add.reduceat(_mix(ids.astype(np.uint64) + (place.astype(np.uint64) << np.uint64(40))), first)
+    word = np.add.reduceat(mixed(ids.astype(np.uint64) + (place.astype(np.uint64) << np.uint64(40)) + GOLDEN), first)
     hashes, owners = [], []
     chain = word
     for n in range(2, longest + 1):
         inside = owner[n - 1 :] == owner[: len(owner) - n + 1]
-        chain = _mix(chain[: len(word) - n + 1] * np.uint64(3) + word[n - 1 :])  # chain[i]: words i .. i + n - 1
+        # chain[i]: words i .. i + n - 1
+        chain = mixed(chain[: len(word) - n + 1] * np.uint64(3) + word[n - 1 :] + GOLDEN)
         hashes.append(chain[inside])
         owners.append(owner[: len(inside)][inside])
     return np.concatenate(hashes), np.concatenate(owners)
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014, figure 17): 64 bits to 64 well mixed bits."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 def build_static(config: ModelConfig) -> StaticEncoder:

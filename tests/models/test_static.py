@@ -33,27 +33,6 @@ def test_mean_of_word_pieces() -> None:
     assert np.isfinite(model.encode([""])).all()
 
 
-def test_gradients_dense_and_sparse_agree() -> None:
-    model = static()
-    inputs = model.prepare(TEXTS)
-
-    def gradient() -> torch.Tensor:
-        model.zero_grad()
-        model(inputs).square().sum().backward()
-        grad = model.embedding.weight.grad
-        assert grad is not None
-        return grad
-
-    dense = gradient()
-    assert not dense.is_sparse
-    model.sparse = True
-    sparse = gradient()
-    assert sparse.is_sparse
-    torch.testing.assert_close(sparse.to_dense(), dense)
-    assert set(sparse.coalesce().indices()[0].tolist()) == set(inputs.ids.tolist())
-    assert model.sparse_parameters() == [name for name, _ in model.named_parameters()]
-
-
 def test_word_ngrams_by_hand() -> None:
     continues = np.array([False] * 5 + [True] * 2)
     # texts: "0 1+5 2", "" and "1+5 2": words are (0) (1 5) (2), (1 5) (2)
