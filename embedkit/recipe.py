@@ -332,11 +332,14 @@ class GuideConfig(Settings):
 
     model: ModelConfig | None = None
     ema: float | None = Field(None, ge=0, lt=1, description="decay of the running mean, e.g. 0.999")
+    dropout: bool = Field(False, description="a frozen guide keeps its dropout; a running mean always does")
 
     @model_validator(mode="after")
     def _one_kind(self) -> GuideConfig:
         if (self.model is None) == (self.ema is None):
             raise ValueError("give either guide.model or guide.ema")
+        if self.dropout and self.model is None:
+            raise ValueError("guide.dropout is a setting of guide.model: a running mean has the model's dropout")
         return self
 
 

@@ -81,8 +81,9 @@ CASES: dict[str, Case] = {
     "views": Case("views", note="word repetition in the second view (ESimCSE)"),
     "macl": Case("macl", note="alpha and offset of the paper not verified"),
     "dclr": Case(
-        "dclr", overrides=("guide.model.name={BASE}", "guide.model.head=null", "model.head={train_only: true}"),
-        note="complementary model: simcse-unsup of the same seed, by its [CLS]; the backbone has no pooler",
+        "dclr", overrides=("guide.model.name={BASE}", "guide.model.head=null", "guide.dropout=false",
+                           "model.head={train_only: true}"),
+        note="complementary model: simcse-unsup of the same seed, its [CLS] without dropout; the backbone has no pooler",
     ),
     "sct": Case(
         "sct", data="paraphrases", overrides=("objective.size=4096",),

@@ -23,8 +23,8 @@ class Guide(nn.Module):
     """The guide of a run.
 
     With ``ema`` it is a running mean of the model, moved once an optimiser step, saved in checkpoints; it draws its own
-    dropout, as the momentum encoder of MoCo does. With ``model`` it is a frozen encoder in evaluation mode with its own
-    tokenizer; its weights are not saved.
+    dropout, as the momentum encoder of MoCo does. With ``model`` it is a frozen encoder with its own tokenizer, in
+    evaluation mode unless ``dropout`` is set; its weights are not saved.
     """
 
     def __init__(self, config: GuideConfig, model: nn.Module) -> None:
@@ -38,7 +38,8 @@ class Guide(nn.Module):
 
             assert config.model is not None
             self.mean = None
-            self._frozen = [build(config.model, 0).requires_grad_(False).eval()]  # in a list: not part of checkpoints
+            frozen = build(config.model, 0).requires_grad_(False)
+            self._frozen = [frozen.train(config.dropout)]  # in a list: not part of checkpoints
 
     @property
     def encoder(self) -> Any:

@@ -71,3 +71,23 @@ def test_an_objective_that_needs_a_guide_says_so(tmp_path: Path) -> None:
     given = recipe(tmp_path, "shuffled", "full") | {"objective": MASKED}
     with pytest.raises(RecipeError, match=r"needs guide.*add a guide section"):
         train(given, output=tmp_path / "run", progress=Progress())
+
+
+def test_a_frozen_guide_keeps_its_dropout_where_it_shall_and_resumes_exactly(tmp_path: Path) -> None:
+    """DCLR's complementary model; SCT's teacher and others are in evaluation mode."""
+    model = common.model_config(0.3).model_dump(exclude_none=True)
+    step = common.make_step(MASKED)
+    batch = common.step_batch(step, common.rows(4))
+    for dropout in (False, True):
+        guide = Guide(GuideConfig(model=model, dropout=dropout), step.bundle.model)
+        guide.encoder.double()
+        first, second = (guide.embed(batch, Chunking(), step.autocast, torch.device("cpu")) for _ in range(2))
+        assert torch.equal(first["anchor"], second["anchor"]) is not dropout
+    with pytest.raises(ValueError, match=r"guide\.dropout is a setting of guide\.model"):
+        GuideConfig(ema=0.9, dropout=True)
+    write_data(tmp_path)
+    given = recipe(tmp_path, "shuffled", "full") | {"objective": MASKED, "guide": {"model": model, "dropout": True}}
+    train(given, output=tmp_path / "whole", progress=Progress())
+    killed_at(5, given, tmp_path / "broken")
+    train(given, output=tmp_path / "broken", resume=True, progress=Progress())
+    assert final_state(tmp_path / "broken") == final_state(tmp_path / "whole")
