@@ -83,7 +83,7 @@ CASES: dict[str, Case] = {
     "dclr": Case(
         "dclr", overrides=("guide.model.name={BASE}", "guide.model.head=null", "guide.dropout=false",
                            "model.head={train_only: true}"),
-        note="complementary model: simcse-unsup of the same seed, its [CLS] without dropout; the backbone has no pooler",
+        note="complementary model: simcse-unsup of the same seed, its [CLS] without dropout; no pooler there",
     ),
     "sct": Case(
         "sct", data="paraphrases", overrides=("objective.size=4096",),
