@@ -38,19 +38,22 @@ class Table:
     lines : list of int
         Line (text files, the header is line 1) or row number (others, from 1) of each row.
     source : str
-        File or hub id, used in messages and in the report.
+        File or hub id, or several, used in messages and in the report.
+    sources : list of str, optional
+        That of each row, where they are not from one.
     """
 
     columns: dict[str, list[Any]]
     lines: list[int]
     source: str
+    sources: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.lines)
 
     def place(self, row: int) -> str:
         """``file:line`` of a row."""
-        return f"{self.source}:{self.lines[row]}"
+        return f"{self.sources[row] if self.sources else self.source}:{self.lines[row]}"
 
     def require(self, *names: str) -> None:
         """Raise DataError unless every column of `names` is there."""
@@ -125,12 +128,13 @@ class Table:
     def take(self, rows: Sequence[int]) -> Table:
         """The table of some rows, in the order given."""
         columns = {name: [cells[i] for i in rows] for name, cells in self.columns.items()}
-        return Table(columns, [self.lines[i] for i in rows], self.source)
+        sources = [self.sources[i] for i in rows] if self.sources else None
+        return Table(columns, [self.lines[i] for i in rows], self.source, sources)
 
     def renamed(self, names: dict[str, str]) -> Table:
         """The table with columns renamed where the new name is still free."""
         columns = {names.get(n, n) if names.get(n) not in self.columns else n: c for n, c in self.columns.items()}
-        return Table(columns, self.lines, self.source)
+        return Table(columns, self.lines, self.source, self.sources)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -226,7 +230,9 @@ def concatenate(tables: Sequence[Table]) -> Table:
         return tables[0]
     names = [n for n in tables[0].columns if all(n in t.columns for t in tables)]
     columns = {n: [cell for t in tables for cell in t.columns[n]] for n in names}
-    return Table(columns, [line for t in tables for line in t.lines], tables[0].source)
+    sources = [source for t in tables for source in t.sources or [t.source] * len(t)]
+    named = ", ".join(dict.fromkeys(t.source for t in tables))
+    return Table(columns, [line for t in tables for line in t.lines], named, sources)
 
 
 def find_file(data: Path, name: str, folder: str | None = None) -> Path | None:

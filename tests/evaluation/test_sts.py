@@ -15,6 +15,8 @@ from scipy.stats import spearmanr
 
 from embedkit.errors import DataError, NonFiniteError, UserError
 from embedkit.evaluation import evaluate, open_suite
+from embedkit.evaluation.suites import HubSource
+from embedkit.evaluation.tables import read_hub
 from embedkit.resources import published_path
 from tests.evaluation.toys import STS_HEADER, BagOfWords, Described, Fixed, sentences, sts_folder, sts_rows, write_tsv
 
@@ -143,6 +145,24 @@ def test_a_local_copy_of_the_hub_repository_is_read(tmp_path: Path) -> None:
     assert found.scores["stsb"] == pytest.approx(found.scores["sickr"], abs=1e-9)
     assert found.scores["avg"] == wanted
     assert evaluate(BagOfWords(), "sts", tmp_path / "copy", ["stsb"], "dev", resamples=0).main == wanted
+
+
+def test_a_bad_row_of_a_later_split_is_named_by_its_own_place(tmp_path: Path) -> None:
+    folder = tmp_path / "sickr-sts"
+    folder.mkdir()
+    texts = {"train": ["a cat", "a dog"], "validation": ["a house"], "test": ["a tree", "", "a stone"]}
+    for split, found in texts.items():
+        lines = [json.dumps({"sentence1": text, "sentence2": "a cow", "score": n}) for n, text in enumerate(found)]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines))
+    hub = HubSource(path="mteb/sickr-sts", splits={"test": ["train", "validation", "test"]})
+    table = read_hub(hub, "test", folder)
+    assert [table.place(row)[len(str(folder)) :] for row in range(len(table))] == [
+        " [train]:1", " [train]:2", " [validation]:1", " [test]:1", " [test]:2", " [test]:3",
+    ]  # fmt: skip
+    for same in (table, table.take(range(6)), table.renamed({"score": "gold"})):
+        with pytest.raises(DataError, match=r"sickr-sts \[test\]:2: column 'sentence1' is empty"):
+            same.texts("sentence1")
+    assert table.source == ", ".join(f"{folder} [{split}]" for split in texts)
 
 
 def test_rows_that_differ_from_the_protocol_are_noted(tmp_path: Path) -> None:
