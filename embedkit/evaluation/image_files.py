@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from embedkit.data.roles import IMAGE_NAMES
 from embedkit.errors import DataError
 
-IMAGE_COLUMNS = ("image", "img", "file_name", "filename", "image_path", "filepath")
 TEXT_COLUMNS = ("caption", "text")
 
 
@@ -43,13 +43,13 @@ def read_folder(folder: Path) -> tuple[dict[str, list[Any]], list[int]]:
                 same["captions"] += row["captions"]
     names = list(dict.fromkeys(name for row in rows for name in row))
     if "image" not in names:
-        raise DataError("no column of images", where=str(folder), remedy=f"name one {' or '.join(IMAGE_COLUMNS[:3])}")
+        raise DataError("no column of images", where=str(folder), remedy=f"name one {' or '.join(IMAGE_NAMES[:3])}")
     return {name: [row.get(name) for row in rows] for name in names}, numbers
 
 
 def _row(values: dict[str, Any], home: Path, folder: Path) -> dict[str, Any]:
     row = dict(values)
-    image = next((name for name in IMAGE_COLUMNS if name in row), None)
+    image = next((name for name in IMAGE_NAMES if name in row), None)
     if image is not None:
         cell = row.pop(image)
         row["image"] = str(home.relative_to(folder) / cell) if isinstance(cell, str) and cell else cell
@@ -67,13 +67,15 @@ def holds_images(folder: Path) -> bool:
 
 
 def image_content(cell: Any, folder: Path) -> bytes | None:
-    """The bytes of an image cell: bytes, the hub's ``{"bytes": ..}``, or a path inside `folder`; None for others."""
+    """The bytes of an image cell: bytes, the hub's ``{"bytes": ..}``, or a path in `folder` that `image_path` takes;
+    None for others."""
+    from embedkit.data.making import image_path
+    from embedkit.data.rows import BadRow
+
     content = cell.get("bytes") if isinstance(cell, dict) else cell
     if not isinstance(content, str) or not content:
         return content if isinstance(content, bytes) and content else None
     try:
-        path = (folder / content).resolve()
-        inside = path.is_relative_to(folder.resolve()) and path.is_file()
-        return (path.read_bytes() or None) if inside else None
-    except (OSError, ValueError, RuntimeError):  # too long, NUL, no permission, a circle of links
+        return Path(image_path(content, folder)).read_bytes()
+    except (BadRow, OSError, ValueError):  # not there or outside, no permission, NUL
         return None

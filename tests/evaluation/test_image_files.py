@@ -12,6 +12,7 @@ import pytest
 
 from embedkit.errors import DataError
 from embedkit.evaluation import evaluate
+from embedkit.evaluation.image_files import image_content
 from embedkit.evaluation.tables import read_table
 from tests.helpers import image_data
 
@@ -82,3 +83,10 @@ def test_what_is_no_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("image\n../secret.png\n")
     with pytest.raises(DataError, match="holds no image file"):
         read_table(tmp_path / "t.csv").images("image")
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "http:").mkdir()
+    (tmp_path / "http:" / "x.png").write_bytes(CONTENT[0][0])
+    assert image_content("http:/x.png", tmp_path) is None, "an address is no path, as in training"
+    assert image_content("files/00001.png", tmp_path) == CONTENT[1][0]
+    for cell in ("empty.png", "a\0b/c.png", "files", "x" * 5000, "", b"", 3, None, {"bytes": None}):
+        assert image_content(cell, tmp_path) is None
