@@ -58,7 +58,7 @@ class Decoding:
     need : int or None
         Pixels that the shorter side of an image must keep (see `embedkit.data.pictures.load_picture`).
     workers : int or None
-        Threads; one a core, at most 8, when None.
+        Threads; see `usual_threads` when None.
     max_pixels : int
         Larger images are bad.
     skip : bool
@@ -73,7 +73,7 @@ class Decoding:
     @property
     def threads(self) -> int:
         """Threads that decode."""
-        return self.workers or max(1, min(8, len(_cores())))
+        return self.workers or usual_threads()
 
 
 def decode_batches(
@@ -115,8 +115,10 @@ def decode_batches(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _cores() -> Sequence[int]:
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+def usual_threads() -> int:
+    """Threads that decode images: one for each core that the process may use, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores)
 
 
 def _submit(pool: ThreadPoolExecutor, rows: Sequence[Row], settings: Decoding) -> list[Future[list[Any]]]:

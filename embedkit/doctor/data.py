@@ -79,6 +79,8 @@ def score_findings(column: str, rows: Sequence[tuple[str, str, Any]]) -> Iterato
     """
     import numpy as np
 
+    from embedkit.evaluation.stats import spearman
+
     try:
         values = np.array([float(score) for _, _, score in rows])
     except (TypeError, ValueError):
@@ -95,7 +97,7 @@ def score_findings(column: str, rows: Sequence[tuple[str, str, Any]]) -> Iterato
         )  # fmt: skip
         return
     alike = np.array([_overlap(a, b) for a, b, _ in rows])
-    rho = _rank_correlation(alike, values)
+    rho = spearman(alike, values)  # NaN, which is below nothing, where all pairs are as much alike
     if rho < -0.2 and rho * np.sqrt(len(values) - 1) < -4:
         yield Finding(
             f"column {column!r} falls as the two texts become more alike",
@@ -108,19 +110,6 @@ def _overlap(a: str, b: str) -> float:
     """Share of common words."""
     one, two = set(plain(a).split()), set(plain(b).split())
     return len(one & two) / max(1, len(one | two))
-
-
-def _rank_correlation(a: Any, b: Any) -> float:
-    """Spearman's rank correlation, ties averaged; 0 when one side is constant."""
-    import numpy as np
-
-    def ranks(values: Any) -> Any:
-        _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-        return (np.cumsum(count) - (count - 1) / 2)[place]
-
-    x, y = ranks(a) - ranks(a).mean(), ranks(b) - ranks(b).mean()
-    length = float(np.sqrt((x @ x) * (y @ y)))
-    return float(x @ y) / length if length else 0.0
 
 
 def plain(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from embedkit.data.decoding import usual_threads
 from embedkit.errors import DataError, NonFiniteError
 from embedkit.models.encoding import kept_dim, reporter
 from embedkit.models.images import ImageInputs
@@ -47,11 +47,14 @@ def encode_images(
     step = max(1, budget // model.image.patches)
     starts = range(0, len(images), step)
     vectors = np.empty((len(images), dim), dtype=np.float32)
-    show = reporter(progress, len(images), "images")
     was_training = model.training
     model.eval()
     try:
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, torch.inference_mode():
+        with (
+            reporter(progress, len(images), "images") as show,
+            ThreadPoolExecutor(usual_threads()) as pool,
+            torch.inference_mode(),
+        ):
             coming = _submit(pool, model, images, range(min(step, len(images))))
             for start in starts:
                 inputs = ImageInputs.concat([part.result() for part in coming])

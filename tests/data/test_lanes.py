@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from embedkit.data import TrainingRows
-from embedkit.data.decoding import Decoding, decode_batches
+from embedkit.data.decoding import Decoding, decode_batches, usual_threads
 from embedkit.data.preflight import inspect_sources
 from embedkit.data.rows import BadRow
 from embedkit.data.training import open_sources
@@ -147,3 +148,10 @@ def test_preflight_accounts_for_every_sample(kind: str, pattern: str, tmp_path: 
     assert report.read == SAMPLES == report.good + report.bad.total()
     assert progress[-1] == SAMPLES
     assert len(report.faults) == wanted.total() == len({fault["where"] for fault in report.faults})
+
+
+@pytest.mark.parametrize("cores", [1, 3, 20])
+def test_images_are_decoded_on_the_cores_that_the_process_may_use(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert Decoding().threads == usual_threads() == min(8, cores)
+    assert Decoding(workers=12).threads == 12

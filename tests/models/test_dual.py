@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 import torch
 
 from embedkit.errors import DataError, ModelError
-from embedkit.models import build, load
+from embedkit.models import build, image_encoding, load
 from embedkit.models.dual import DualEncoder
 from embedkit.models.images import ImageInputs
 from embedkit.models.preprocess import Preprocess
@@ -181,6 +183,35 @@ def test_images_of_every_form_and_what_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="one list"):
         model.prepare(["a cat", picture])
     assert model.encode([]).shape == (0, dual.DIM)
+
+
+def test_encode_decodes_on_the_cores_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def pool(threads: int) -> ThreadPoolExecutor:
+        asked.append(threads)
+        return ThreadPoolExecutor(threads)
+
+    monkeypatch.setattr(image_encoding, "ThreadPoolExecutor", pool)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5, 7, 9}, raising=False)
+    dual.dual(image="clip").encode(dual.images(1))
+    assert asked == [3]
+
+
+def test_a_bar_of_images_ends_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[bool] = []
+
+    class Bar:
+        def __init__(self, **_: Any) -> None:
+            pass
+
+        def close(self) -> None:
+            closed.append(True)
+
+    monkeypatch.setattr("embedkit.models.encoding.tqdm", Bar)
+    with pytest.raises(DataError, match="an image is int"):
+        dual.dual(image="clip").encode([3], progress=True)
+    assert closed == [True]
 
 
 def test_image_inputs_keep_what_belongs_together() -> None:
