@@ -197,8 +197,8 @@ def write_card(folder: str | Path, reports: Sequence[Report] = (), *, name: str 
 
     Raises
     ------
-    ModelError, DataError
-        `folder` was not written by embedkit, or cannot be written; or a result in it is damaged.
+    ModelError, DataError, DiskError
+        `folder` was not written by embedkit; a result in it is damaged; it cannot be written.
     """
     folder = Path(folder)
     own, path = _read(folder / "embedkit.json"), folder / "README.md"

@@ -53,7 +53,7 @@ class MtebEncoder:
         Name of a prompt for everything. Without it the model's own ``prompts`` are searched for the task and the side:
         ``TASK-query``, ``TASK``, ``TYPE-query``, ``TYPE``, ``query`` (and "passage" for "document").
     cache : EmbeddingCache, optional
-        Vectors shared with other suites; only for models with a hash.
+        Vectors shared with other suites; only for models with a hash. Memory keeps no documents of a corpus.
     """
 
     def __init__(

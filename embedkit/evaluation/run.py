@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class OpenSuite:
     """A suite whose data are open and checked; `run` it on a model as often as wanted.
 
-    Made by `open_suite`. The fields are its arguments.
+    Made by `open_suite` of its arguments: `tasks` are open, `main_name` is the key of the main score.
     """
 
     config: SuiteConfig
