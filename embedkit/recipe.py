@@ -311,6 +311,18 @@ class TrainConfig(Settings):
         return self
 
 
+class VectorsConfig(Settings):
+    """How a text encoder makes the vectors that choose a checkpoint, where it is used for others.
+
+    Some published figures were made so. Settings left at None are the model's own.
+    """
+
+    pooling: str | None = None
+    default_prompt: str | None = Field(None, description="one of model.prompts")
+    template_bias: bool | None = Field(None, description="whether the bias of the template is taken off")
+    heads: int | None = Field(None, gt=0, description="so many of the train_only layers are applied, from the first on")
+
+
 class EvaluationConfig(Settings):
     """A suite that is run while training, and the metric that chooses the best checkpoint."""
 
@@ -325,6 +337,7 @@ class EvaluationConfig(Settings):
     at_start: bool = False
     patience: int | None = Field(None, gt=0, description="evaluations in a row without a new best that end the run")
     load_best: bool = Field(True, description="the saved model is the best checkpoint, not the last")
+    vectors: VectorsConfig | None = Field(None, description="by which to choose, where the model is used by others")
 
 
 class GuideConfig(Settings):
@@ -364,3 +377,9 @@ class Recipe(Settings):
     train: TrainConfig
     evaluation: EvaluationConfig | None = None
     smoke: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _texts_by_other_vectors(self) -> Recipe:
+        if self.evaluation is not None and self.evaluation.vectors is not None and self.model.kind != "text":
+            raise ValueError(f"evaluation.vectors is for text encoders, not for model.kind {self.model.kind!r}")
+        return self

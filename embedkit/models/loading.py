@@ -238,7 +238,8 @@ def pretrained_pooler(encoder: Any, train_only: bool = False, allow_pickle: bool
 def find_tensors(encoder: Any, wanted: Mapping[str, Sequence[str]], allow_pickle: bool = False) -> dict[str, Tensor]:
     """What else stands in the files that an encoder came from: for each key of `wanted` the first of its names there.
 
-    The tensors are float32; a key without one is absent. A pickle is looked into where `allow_pickle` says so and the safetensors hold nothing.
+    The tensors are float32; a key without one is absent. A pickle is looked into where `allow_pickle` says so and the
+    safetensors hold nothing.
     """
     from safetensors import safe_open
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,12 @@ class Dense(nn.Module):
         """(N, I) -> (N, O)."""
         x = self.function(self.linear(x))
         return x if self.norm is None else self.norm(x)
+
+    def always(self) -> Dense:
+        """The same layer, its weights shared, used outside of training too."""
+        other = copy.copy(self)
+        other.train_only = False
+        return other
 
     def spec(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -162,6 +169,38 @@ class TextEncoder(Model):
         """
         other = copy.copy(self)
         other._tokenize = other._tokenizer_for(max_length)
+        return other
+
+    def by_other_vectors(
+        self, pooling: str | None = None, default_prompt: str | None = None, template_bias: bool | None = None,
+        heads: int | None = None,
+    ) -> TextEncoder:  # fmt: skip
+        """The same encoder, its weights shared, giving other vectors: see `embedkit.recipe.VectorsConfig`.
+
+        Raises
+        ------
+        ModelError
+            When it has no such prompt, template bias or train-only layers.
+        """
+        other = copy.copy(self)
+        other._modules = dict(self._modules)
+        if pooling is not None:
+            other.pooling = pooling
+        if default_prompt is not None:
+            if default_prompt not in self.prompts:
+                raise ModelError(f"no prompt {default_prompt!r}", remedy=nearest(default_prompt, self.prompts))
+            other.default_prompt = default_prompt
+        if template_bias and self.template_bias is None:
+            raise ModelError("no template bias to take off", remedy="leave template_bias out")
+        if template_bias is not None and self.template_bias is not None:
+            when = {True: "always", False: "training"}[template_bias]
+            other.template_bias = replace(self.template_bias, when=when)  # type: ignore[arg-type]
+        if heads is not None:
+            own = [layer for layer in self.layers if layer.train_only]
+            if heads > len(own):
+                raise ModelError(f"{len(own)} layers are used in training only", remedy=f"heads is {heads}: lower it")
+            kept = [layer for layer in self.layers if not layer.train_only]
+            other.dense = nn.ModuleList([*kept, *(layer.always() for layer in own[:heads])])
         return other
 
     @property

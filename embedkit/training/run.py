@@ -285,6 +285,7 @@ class Run:
         torch.manual_seed(recipe.seed + 1)
         self.method.adapt(model)
         parts = self.method.parts(model)
+        self._scored(model)  # what it cannot give is refused now, not at the first evaluation
         if train_config.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         if train_config.compile:
@@ -447,7 +448,7 @@ class Run:
             if self.world.is_main:
                 model.eval()
                 with self.finite.evaluating(state.position.step):
-                    report = suite.run(model)
+                    report = suite.run(self._scored(model))
                 scores = {f"{report.suite}/{task}": float(score) for task, score in report.scores.items()}
                 value = scores[self.metric] if self.metric is not None else math.nan
                 state.history.append({"step": state.position.step, "scores": scores})
@@ -462,6 +463,11 @@ class Run:
         if self._over() and state.position.step < self.total:
             self.progress.say(f"step {state.position.step}: the run ends, {state.idle} evaluations without a new best")
         before.restore()
+
+    def _scored(self, model: Any) -> Any:
+        """The model whose vectors choose a checkpoint."""
+        vectors = self.recipe.evaluation.vectors if self.recipe.evaluation is not None else None
+        return model if vectors is None else model.by_other_vectors(**vectors.model_dump())
 
     @contextlib.contextmanager
     def _mean_weights(self) -> Iterator[None]:

@@ -142,3 +142,18 @@ def test_tokenizer_from_vocab_txt(shared: Path) -> None:
     assert len(model.tokenizer) == 30522
     words = model.tokenizer.convert_ids_to_tokens(model.prepare(["Unbelievable guitars!"]).ids.tolist())
     assert words == ["[CLS]", "unbelievable", "guitars", "!", "[SEP]"]
+
+
+def test_other_vectors_share_the_weights_and_leave_the_model_alone(tokenizer: str) -> None:
+    heads = [{"kind": "linear", "dim": 9}, {"dim": 9, "train_only": True}, {"dim": 5, "train_only": True}]
+    model = build(ModelConfig(config=SHAPE, tokenizer=tokenizer, pooling="cls", head=heads)).eval()
+    before = model.encode(tiny.SENTENCES, normalize=False)
+    other = model.by_other_vectors(pooling="mean", heads=1)
+    inputs = model.prepare(tiny.SENTENCES)
+    with torch.no_grad():
+        wanted = model.layers[1](model.layers[0](model.pooled(inputs, pooling="mean")))
+    np.testing.assert_allclose(other.encode(tiny.SENTENCES, normalize=False), wanted.numpy(), atol=1e-6)
+    assert other.layers[1].linear.weight is model.layers[1].linear.weight
+    assert [layer.train_only for layer in model.layers] == [False, True, True]
+    assert (model.pooling, len(model.layers)) == ("cls", 3)
+    np.testing.assert_array_equal(model.encode(tiny.SENTENCES, normalize=False), before)

@@ -216,6 +216,27 @@ def test_the_best_is_remembered_over_a_resume(
     assert same(model_weights(result.output), runs.checkpoint(tmp_path / "run", 2))
 
 
+def test_a_checkpoint_is_chosen_by_other_vectors_and_used_by_its_own(tmp_path: Path, suite: dict[str, Any]) -> None:
+    """ConSERT's way: development scores of the mean of the last layer, tests of the last two."""
+    evaluation = {**suite, "every": 2, "load_best": False, "vectors": {"pooling": "mean"}}
+    given = runs.recipe(evaluation=evaluation, model={"pooling": "last-two"})
+    result = runs.run(tmp_path / "run", given)
+    saved = load(result.output)
+    assert saved.pooling == "last-two"
+    own, other = (
+        evaluate(load(result.output, pooling=pooling), suite["suite"], suite["data"], split="dev", resamples=0).scores
+        for pooling in ("last-two", "mean")
+    )
+    assert abs(own["tiny"] - other["tiny"]) > 0.01
+    last = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    scores = [row["scores"]["own/tiny"] for row in last if "scores" in row]
+    assert scores[-1] == pytest.approx(other["tiny"], abs=1e-6)
+    for vectors, said in [({"pooling": "middle"}, "middle"), ({"heads": 1}, "training only"),
+                          ({"template_bias": True}, "no template bias"), ({"default_prompt": "q"}, "no prompt 'q'")]:
+        with pytest.raises(UserError, match=said):
+            runs.run(tmp_path / "refused", runs.recipe(evaluation={**suite, "vectors": vectors}))
+
+
 def test_the_running_mean_is_evaluated_and_saved(tmp_path: Path, suite: dict[str, Any]) -> None:
     scores = {}
     for name, use in (("mean", True), ("plain", False)):
