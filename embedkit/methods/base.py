@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from embedkit.registry import Registry
+from embedkit.settings import checked
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -95,6 +96,8 @@ class Contract:
 class Method:
     """Base class of methods; a subclass is one readable file with the paper in its docstring.
 
+    The arguments of its constructor are its settings, checked against their annotations (`embedkit.settings`).
+
     Class attributes
     ----------------
     paper : str
@@ -108,6 +111,11 @@ class Method:
     paper: ClassVar[str] = ""
     contract: ClassVar[Contract] = Contract()
     objective: ClassVar[dict[str, Any] | None] = {"name": "infonce", "temperature": 0.05}
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = checked(cls.__init__, "method")  # type: ignore[method-assign]
 
     @property
     def provides(self) -> frozenset[str]:

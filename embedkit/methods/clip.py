@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from embedkit.errors import RecipeError
 from embedkit.methods.base import Contract, Method, Row, View, methods
+from embedkit.settings import Count, Template
 from embedkit.views.image import Transform, image_inputs
 
 
@@ -41,13 +41,9 @@ class ImageText(Method):
     objective: ClassVar[dict[str, Any] | None] = {"name": "clip", "temperature": 0.07, "target": "shared-input"}
 
     def __init__(
-        self, transform: str | Mapping[str, Any] | None = "clip", captions: int = 1, template: str | None = None
+        self, transform: str | Mapping[str, Any] | None = "clip", captions: Count = 1, template: Template | None = None
     ) -> None:
         self.transform = Transform.of(transform)
-        if isinstance(captions, bool) or not isinstance(captions, int) or captions < 1:
-            raise RecipeError(f"captions is {captions!r}", where="method.captions", remedy="give 1 or more")
-        if template is not None and template.count("{}") != 1:
-            raise RecipeError(f"template is {template!r}", where="method.template", remedy="write one {} in it")
         self.captions, self.template = captions, template
 
     @property

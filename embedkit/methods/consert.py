@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
-from embedkit.errors import RecipeError, nearest
 from embedkit.methods.base import Contract, Method, Row, View, methods
+from embedkit.settings import Fidelity, NotNegative, Positive, Rate, check
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,22 +20,33 @@ if TYPE_CHECKING:
     from embedkit.models.inputs import Inputs
     from embedkit.objectives.base import ObjectiveBatch
 
-_VIEWS = ("token_cutoff", "feature_cutoff", "element_cutoff", "shuffle", "dropout", "noise")
 CODE_RATE = 0.15  # the official factor of the contrastive loss
 
 
-def _settings(given: Mapping[str, Any] | None, where: str, also: Sequence[str] = ()) -> dict[str, Any]:
-    """Forward settings of a view, checked by name."""
-    for name in given or {}:
-        if name not in (*_VIEWS, *also):
-            raise RecipeError(f"unknown view {name!r}", where=where, remedy=nearest(name, [*_VIEWS, *also]))
-    return {name: value for name, value in (given or {}).items() if value is not False}
+@dataclass
+class _Change:
+    """What may change a view."""
+
+    token_cutoff: Rate = 0.0
+    feature_cutoff: Rate = 0.0
+    element_cutoff: Rate = 0.0
+    shuffle: bool = False
+    dropout: Rate = 0.0
+    noise: NotNegative = 0.0
 
 
-def _contrast(temperature: float, rate: float, fidelity: str) -> dict[str, Any]:
+@dataclass
+class _PairChange(_Change):
+    adversarial: NotNegative = 0.0
+
+
+def _settings(given: Mapping[str, Any] | None, where: str, known: type[_Change] = _Change) -> dict[str, Any]:
+    """Forward settings of a view, in the order given; false takes one off that another recipe has."""
+    return check(known, {name: value for name, value in (given or {}).items() if value is not False}, where)
+
+
+def _contrast(temperature: float, rate: float, fidelity: Fidelity) -> dict[str, Any]:
     """The contrastive objective: NT-Xent, in code the sum of both directions' means times a rate."""
-    if fidelity not in ("code", "paper"):
-        raise RecipeError(f"fidelity is {fidelity!r}", where="method.fidelity", remedy="it must be code or paper")
     weight = 2 * rate if fidelity == "code" else rate
     return {"name": "sum", "terms": [{"name": "ntxent", "temperature": temperature, "weight": weight}]}
 
@@ -72,7 +84,7 @@ class ConSERT(Method):
 
     def __init__(
         self, first: Mapping[str, Any] | None = None, second: Mapping[str, Any] | None = None,
-        temperature: float = 0.1, fidelity: str = "code",
+        temperature: Positive = 0.1, fidelity: Fidelity = "code",
     ) -> None:  # fmt: skip
         self.settings = {"anchor": _settings(first, "method.first"), "positive": _settings(second, "method.second")}
         rate = CODE_RATE if fidelity == "code" else 1.0
@@ -125,10 +137,11 @@ class ConSERTSupervised(Method):
 
     def __init__(
         self, first: Mapping[str, Any] | None = None, second: Mapping[str, Any] | None = None,
-        temperature: float = 0.1, weight: float = CODE_RATE, classes: int = 3, fidelity: str = "code",
+        temperature: Positive = 0.1, weight: NotNegative = CODE_RATE, classes: Annotated[int, Field(ge=2)] = 3,
+        fidelity: Fidelity = "code",
     ) -> None:  # fmt: skip
         self.first = _settings(first, "method.first")
-        self.second = _settings(second, "method.second", also=["adversarial"])
+        self.second = _settings(second, "method.second", _PairChange)
         self.weight, self.classes, self.fidelity = weight, classes, fidelity
         limits = {"label": (0.0, classes - 1.0)}
         self.contract = Contract(requires=type(self).contract.requires, limits=limits)  # type: ignore[misc]

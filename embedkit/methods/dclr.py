@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from embedkit.errors import RecipeError
 from embedkit.methods.base import methods
 from embedkit.methods.simcse import SimCSEUnsupervised
+from embedkit.settings import Fidelity
 
 
 @methods.add("dclr")
@@ -35,7 +35,5 @@ class DCLR(SimCSEUnsupervised):
     paper: ClassVar[str] = "Zhou et al. 2022, ACL, section 3"
     objective: ClassVar[dict[str, Any]] = {"name": "dclr", "temperature": 0.05, "phi": 0.9, "noise": 1.0}
 
-    def __init__(self, fidelity: str = "code") -> None:
-        if fidelity not in ("code", "paper"):
-            raise RecipeError(f"fidelity is {fidelity!r}", where="method.fidelity", remedy="it must be code or paper")
+    def __init__(self, fidelity: Fidelity = "code") -> None:
         self.objective = {**type(self).objective, "fidelity": fidelity}  # type: ignore[misc]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from embedkit.errors import RecipeError
 from embedkit.methods.base import methods
 from embedkit.methods.simcse import SimCSEUnsupervised
+from embedkit.settings import Fidelity, File, NotNegative, Share
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,14 +49,9 @@ class DiffCSE(SimCSEUnsupervised):
     paper: ClassVar[str] = "Chuang et al. 2022, NAACL, section 4"
 
     def __init__(
-        self, generator: str | None = "distilbert-base-uncased", mask_rate: float = 0.3, weight: float = 0.005,
-        fidelity: str = "code",
+        self, generator: File | None = "distilbert-base-uncased", mask_rate: Share = 0.3, weight: NotNegative = 0.005,
+        fidelity: Fidelity = "code",
     ) -> None:  # fmt: skip
-        if fidelity not in ("code", "paper"):
-            raise RecipeError(f"fidelity is {fidelity!r}", where="method.fidelity", remedy="it must be code or paper")
-        for name, value, most in (("mask_rate", mask_rate, 1.0), ("weight", weight, 1e6)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-                raise RecipeError(f"{name} is {value!r}", where=f"method.{name}", remedy=f"give 0 to {most:g}")
         self.generator, self.mask_rate, self.weight, self.fidelity = generator, mask_rate, weight, fidelity
 
     def parts(self, model: Model) -> nn.ModuleDict:

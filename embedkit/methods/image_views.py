@@ -9,6 +9,7 @@ import numpy as np
 
 from embedkit.errors import ModelError, RecipeError
 from embedkit.methods.base import Contract, Method, Row, View, methods
+from embedkit.settings import Count, Rate
 from embedkit.views.image import Transform, image_inputs
 
 if TYPE_CHECKING:
@@ -46,12 +47,9 @@ class TwoViews(Method):
     _transform: ClassVar[str] = "simclr"
 
     def __init__(
-        self, transform: str | Mapping[str, Any] | None = None, hidden: int = 2048, size: int = 128
+        self, transform: str | Mapping[str, Any] | None = None, hidden: Count = 2048, size: Count = 128
     ) -> None:  # fmt: skip
         self.transform = Transform.of(self._transform if transform is None else transform)
-        for name, value in (("hidden", hidden), ("size", size)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise RecipeError(f"{name} is {value!r}", where=f"method.{name}", remedy="give 1 or more")
         self.hidden, self.size = hidden, size
 
     @property
@@ -121,12 +119,10 @@ class MoCo(TwoViews):
     _transform: ClassVar[str] = "moco"
 
     def __init__(
-        self, transform: str | Mapping[str, Any] | None = None, hidden: int = 2048, size: int = 128,
-        momentum: float = 0.999,
+        self, transform: str | Mapping[str, Any] | None = None, hidden: Count = 2048, size: Count = 128,
+        momentum: Rate = 0.999,
     ) -> None:  # fmt: skip
         super().__init__(transform, hidden, size)
-        if isinstance(momentum, bool) or not isinstance(momentum, int | float) or not 0 <= momentum < 1:
-            raise RecipeError(f"momentum is {momentum!r}", where="method.momentum", remedy="give a number from 0 to 1")
         self.momentum = momentum
 
     def parts(self, model: Model) -> nn.ModuleDict:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -43,7 +43,7 @@ class ClipJoint(ImageText):
         ],
     }  # fmt: skip
 
-    def __init__(self, transform: Any = "clip") -> None:
+    def __init__(self, transform: str | Mapping[str, Any] | None = "clip") -> None:
         super().__init__(transform)
 
     @property

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from embedkit.errors import ModelError, RecipeError
+from embedkit.errors import ModelError
 from embedkit.methods.base import Row, View, methods, prepare_view
 from embedkit.methods.clip import ImageText
+from embedkit.settings import Count, Template
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,10 +37,8 @@ class LiT(ImageText):
 
     paper: ClassVar[str] = "Zhai et al. 2022, CVPR, section 3"
 
-    def __init__(self, cache: bool = True, captions: int = 1, template: str | None = None) -> None:
+    def __init__(self, cache: bool = True, captions: Count = 1, template: Template | None = None) -> None:
         super().__init__(None, captions, template)
-        if not isinstance(cache, bool):
-            raise RecipeError(f"cache is {cache!r}", where="method.cache", remedy="give true or false")
         self.caches_images = cache
 
     def adapt(self, model: Model) -> None:

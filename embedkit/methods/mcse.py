@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from embedkit.errors import DataError, RecipeError
+from embedkit.errors import DataError
 from embedkit.methods.base import Contract, Method, Row, View, methods
+from embedkit.settings import Count, Fidelity, Positive
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -53,17 +54,9 @@ class MCSE(Method):
     objective: ClassVar[dict[str, Any]] = {"name": "infonce", "temperature": 0.05}
 
     def __init__(
-        self, weight: float = 0.01, size: int = 2048, shared: int = 256, temperature: float = 0.05,
-        fidelity: str = "code",
+        self, weight: Positive = 0.01, size: Count = 2048, shared: Count = 256, temperature: Positive = 0.05,
+        fidelity: Fidelity = "code",
     ) -> None:  # fmt: skip
-        if fidelity not in ("code", "paper"):
-            raise RecipeError(f"fidelity is {fidelity!r}", where="method.fidelity", remedy="it must be code or paper")
-        given = {"weight": weight, "size": size, "shared": shared, "temperature": temperature}
-        for name, value in given.items():
-            whole = name in ("size", "shared")
-            if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or value <= 0:
-                kind = "whole number" if whole else "number"
-                raise RecipeError(f"{name} is {value!r}", where=f"method.{name}", remedy=f"give a {kind} above 0")
         self.size, self.shared, self.temperature = size, shared, temperature
         self.weight = weight * (1.0 if fidelity == "code" else 2.0)
 

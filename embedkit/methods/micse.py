@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from embedkit.errors import ModelError, RecipeError
 from embedkit.methods.base import methods
 from embedkit.methods.simcse import SimCSEUnsupervised
+from embedkit.settings import NotNegative, Whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,15 +48,14 @@ class MiCSE(SimCSEUnsupervised):
 
     paper: ClassVar[str] = "Klein and Nabi 2023, ACL, section 3"
 
-    def __init__(self, weight: float = 0.011, layers: Sequence[int] | None = None, samples: int = 150) -> None:
-        if layers is not None and (len(layers) < 2 or len(layers) % 2 or any(layer < 0 for layer in layers)):
+    def __init__(
+        self, weight: NotNegative = 0.011, layers: Sequence[Whole] | None = None,
+        samples: Annotated[int, Field(ge=2)] = 150,
+    ) -> None:  # fmt: skip
+        if layers is not None and (len(layers) < 2 or len(layers) % 2):
             raise RecipeError(
                 f"layers is {list(layers)}", where="method.layers", remedy="give an even number of layers"
             )
-        if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2:
-            raise RecipeError(f"samples is {samples!r}", where="method.samples", remedy="give a whole number from 2 on")
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
-            raise RecipeError(f"weight is {weight!r}", where="method.weight", remedy="give a number from 0 on")
         self.weight, self.layers, self.samples = weight, layers, samples
 
     def parts(self, model: Model) -> nn.ModuleDict:

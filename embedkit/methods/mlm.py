@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
-from embedkit.errors import ModelError, RecipeError
+from embedkit.errors import ModelError
 from embedkit.methods.base import Contract, Method, Row, View, methods
 
 if TYPE_CHECKING:
@@ -45,10 +46,8 @@ class MaskedWords(Method):
     contract: ClassVar[Contract] = Contract(requires=frozenset({"anchor"}))
     objective: ClassVar[dict[str, Any] | None] = None
 
-    def __init__(self, rate: float = 0.15, tied: bool = True) -> None:
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < 1:
-            raise RecipeError(f"rate is {rate!r}", where="method mlm", remedy="give a number between 0 and 1")
-        self.rate, self.tied = rate, bool(tied)
+    def __init__(self, rate: Annotated[float, Field(gt=0, lt=1)] = 0.15, tied: bool = True) -> None:
+        self.rate, self.tied = rate, tied
 
     def adapt(self, model: Model) -> None:
         from embedkit.models.masked import MaskedHead

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from embedkit.errors import ModelError, RecipeError
+from embedkit.errors import ModelError
 from embedkit.methods.base import Contract, Method, Row, View, methods
 from embedkit.methods.pairs import role_views
+from embedkit.settings import Count, Rate
 
 if TYPE_CHECKING:
     from embedkit.models.base import Model
@@ -43,13 +44,7 @@ class PromCSE(Method):
     )
     objective: ClassVar[dict[str, Any] | None] = {"name": "infonce", "temperature": 0.05}
 
-    def __init__(self, prompt_length: int = 16, dropout: float = 0.1) -> None:
-        if isinstance(prompt_length, bool) or not isinstance(prompt_length, int) or prompt_length < 1:
-            raise RecipeError(
-                f"prompt_length is {prompt_length!r}", where="method", remedy="give a whole number from 1"
-            )
-        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-            raise RecipeError(f"dropout is {dropout!r}", where="method", remedy="give a number from 0 on and below 1")
+    def __init__(self, prompt_length: Count = 16, dropout: Rate = 0.1) -> None:
         self.prompt_length, self.dropout = prompt_length, dropout
 
     @property

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from embedkit.errors import ModelError, RecipeError
+from embedkit.errors import ModelError
 from embedkit.methods.base import Contract, Method, Row, View, methods
 from embedkit.methods.pairs import role_views
+from embedkit.settings import Fidelity
 
 if TYPE_CHECKING:
     from embedkit.models.base import Model
@@ -24,9 +25,7 @@ class _Prompted(Method):
     paper: ClassVar[str] = "Jiang et al. 2022, EMNLP, PromptBERT"
     objective: ClassVar[dict[str, Any] | None] = {"name": "infonce", "temperature": 0.05}
 
-    def __init__(self, fidelity: str = "code") -> None:
-        if fidelity not in ("code", "paper"):
-            raise RecipeError(f"fidelity is {fidelity!r}", where="method.fidelity", remedy="it must be code or paper")
+    def __init__(self, fidelity: Fidelity = "code") -> None:
         self.fidelity = fidelity
 
     def _text(self, model: Model) -> Any:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from embedkit.errors import RecipeError
 from embedkit.methods.base import Contract, Method, Row, View, methods
 from embedkit.methods.pairs import role_views
+from embedkit.settings import Count, Fidelity, Whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -51,14 +51,7 @@ class SCT(Method):
     contract: ClassVar[Contract] = Contract(requires=frozenset({"anchor", "positive"}))
     objective: ClassVar[dict[str, Any]] = {"name": "sct"}
 
-    def __init__(self, projector: int = 3, expansion: int = 10, fidelity: str = "code") -> None:
-        for name, value, least in (("projector", projector, 0), ("expansion", expansion, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise RecipeError(
-                    f"{name} is {value!r}", where=f"method.{name}", remedy=f"give a whole number from {least} on"
-                )
-        if fidelity not in ("code", "paper"):
-            raise RecipeError(f"fidelity is {fidelity!r}", where="method.fidelity", remedy="it must be code or paper")
+    def __init__(self, projector: Whole = 3, expansion: Count = 10, fidelity: Fidelity = "code") -> None:
         self.projector, self.expansion = projector, expansion
         self.objective = {**type(self).objective, "fidelity": fidelity}  # type: ignore[misc]
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from embedkit.errors import ModelError, RecipeError
 from embedkit.methods.base import Contract, Method, Row, View, methods
+from embedkit.settings import File, Positive, Rate, Whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -72,12 +73,9 @@ class Sent2Vec(Method):
     }  # fmt: skip
 
     def __init__(
-        self, frequencies: str | None = None, t: float = 5e-6, least: int = 5, ngram_dropout: float = 0.3,
-        placeholder: str = "[UNK]", start: float | None = None,
+        self, frequencies: File | None = None, t: Rate = 5e-6, least: Whole = 5, ngram_dropout: Rate = 0.3,
+        placeholder: str = "[UNK]", start: Positive | None = None,
     ) -> None:  # fmt: skip
-        for name, value, high in (("t", t, 1.0), ("ngram_dropout", ngram_dropout, 1.0)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < high:
-                raise RecipeError(f"{name} is {value!r}", where=f"method.{name}", remedy="give a number from 0 to 1")
         self.frequencies, self.t, self.least = frequencies, t, least
         self.ngram_dropout, self.placeholder, self.start = ngram_dropout, placeholder, start
 

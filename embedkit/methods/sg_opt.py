@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from embedkit.errors import ModelError, RecipeError
+from embedkit.errors import ModelError
 from embedkit.methods.base import Contract, Method, Row, View, methods
+from embedkit.settings import Count, Fidelity, NotNegative
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -48,13 +49,8 @@ class SelfGuided(Method):
     contract: ClassVar[Contract] = Contract(requires=frozenset({"anchor"}))
     objective: ClassVar[dict[str, Any]] = {"name": "sg-opt", "temperature": 0.01}
 
-    def __init__(self, regulariser: float = 0.1, hidden: int = 4096, fidelity: str = "code") -> None:
-        if fidelity not in ("code", "paper"):
-            raise RecipeError(f"fidelity is {fidelity!r}", where="method.fidelity", remedy="it must be code or paper")
-        for name, value in (("regulariser", regulariser), ("hidden", hidden)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-                raise RecipeError(f"{name} is {value!r}", where=f"method.{name}", remedy="give a number from 0 on")
-        self.regulariser, self.hidden, self.fidelity = regulariser, int(hidden), fidelity
+    def __init__(self, regulariser: NotNegative = 0.1, hidden: Count = 4096, fidelity: Fidelity = "code") -> None:
+        self.regulariser, self.hidden, self.fidelity = regulariser, hidden, fidelity
 
     @property
     def provides(self) -> frozenset[str]:

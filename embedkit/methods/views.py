@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from pydantic import SkipValidation
 
-from embedkit.errors import RecipeError
 from embedkit.methods.base import Contract, Method, Row, View, methods
 from embedkit.methods.pairs import role_views
 from embedkit.views.augmenting import Augmenting
 from embedkit.views.base import Chain
 
 Entry = str | Mapping[str, Any]
+Steps = Annotated[Sequence[Entry] | Entry, SkipValidation]
+"""One chain; `Chain.of` looks at it, and says which entry is wrong."""
 
 
 class Roles(Method):
@@ -55,15 +57,11 @@ class Views(Augmenting, Roles):
     objective: ClassVar[dict[str, Any]] = {"name": "infonce", "temperature": 0.05}
 
     def __init__(
-        self, anchor: Sequence[Entry] | Entry = (), positive: Sequence[Entry] | Entry = (),
-        negatives: Sequence[Entry] | Entry | None = None, more: Sequence[Sequence[Entry]] = (),
+        self, anchor: Steps = (), positive: Steps = (), negatives: Steps | None = None, more: Sequence[Steps] = ()
     ) -> None:  # fmt: skip
-        if isinstance(more, str | Mapping):
-            raise RecipeError(
-                "more is one entry", where="method.more", remedy="give a list of chains, one for each view"
-            )
-        given = {"anchor": anchor, "positive": positive, **{f"view{i + 3}": chain for i, chain in enumerate(more)}}
-        self.names = tuple(given)
+        made = {"anchor": Chain.of(anchor, "method.anchor"), "positive": Chain.of(positive, "method.positive")}
+        made |= {f"view{i + 3}": Chain.of(chain, f"method.more.{i}") for i, chain in enumerate(more)}
+        self.names = tuple(made)
         if negatives is not None:
-            given["negatives"] = negatives
-        self.chains = {name: Chain.of(entries, f"method.{name}") for name, entries in given.items()}  # type: ignore[misc]
+            made["negatives"] = Chain.of(negatives, "method.negatives")
+        self.chains = made  # type: ignore[misc]

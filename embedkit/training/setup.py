@@ -17,6 +17,7 @@ from embedkit.errors import RecipeError, nearest
 from embedkit.methods import methods
 from embedkit.methods.base import Contract, Method
 from embedkit.recipe import Component, Recipe
+from embedkit.settings import check as check_settings
 
 if TYPE_CHECKING:
     from embedkit.data import TrainingRows
@@ -37,7 +38,7 @@ def build_method(recipe: Recipe) -> Method:
     """
     from embedkit.methods.auxiliary import Auxiliary, WithAuxiliaries
 
-    main = _method(recipe.method, f"method {recipe.method.name}")
+    main = _method(recipe.method, "method")
     beside = []
     for number, given in enumerate(recipe.auxiliary):
         settings = dict(given.settings)
@@ -48,17 +49,12 @@ def build_method(recipe: Recipe) -> Method:
 
 
 def _method(given: Component, where: str) -> Method:
-    import inspect
-
-    cls, settings = methods[given.name], given.settings
-    known = [name for name in inspect.signature(cls).parameters if name != "self"]
-    if "augment" in settings:
+    cls = methods[given.name]
+    settings = check_settings(cls, {k: v for k, v in given.settings.items() if k != "augment"}, where, ["augment"])
+    if "augment" in given.settings:
         from embedkit.views.augmenting import augmented
 
-        cls = augmented(cls, settings.pop("augment"))
-    for key in settings:
-        if key not in known:
-            raise RecipeError(f"unknown setting {key!r}", where=where, remedy=nearest(key, [*known, "augment"]))
+        cls = augmented(cls, given.settings["augment"])
     return cls(**settings)
 
 

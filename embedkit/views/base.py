@@ -15,16 +15,16 @@ epoch, step, place of the row in the batch).
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from embedkit.errors import RecipeError, nearest
+from embedkit.errors import RecipeError
 from embedkit.methods.base import View
 from embedkit.registry import Registry
+from embedkit.settings import check
 
 TextEdit = Callable[[str, np.random.Generator], "str | list[str]"]
 """A pure function of a text and a generator; a list is parts of the text whose vectors are composed to one."""
@@ -72,18 +72,15 @@ class Chain:
         """
         from embedkit.views import views as registry  # with every file of views read
 
-        entries = [config] if isinstance(config, str | Mapping) else list(config)
+        listed = isinstance(config, Sequence) and not isinstance(config, str)
         steps = []
-        for entry in entries:
-            settings = {"name": entry} if isinstance(entry, str) else dict(entry)
-            if not isinstance(settings.get("name"), str):
-                raise RecipeError("an entry has no name", where=where, remedy="write {name: word-deletion, rate: 0.1}")
-            make = registry[settings.pop("name")]
-            known = list(inspect.signature(make).parameters)
-            for key in settings:
-                if key not in known:
-                    raise RecipeError(f"unknown setting {key!r}", where=where, remedy=nearest(key, known))
-            steps.append(make(**settings))
+        for place, entry in enumerate(config if listed else [config]):
+            here = f"{where}.{place}" if listed else where
+            settings = {"name": entry} if isinstance(entry, str) else entry
+            if not (isinstance(settings, Mapping) and isinstance(settings.get("name"), str)):
+                raise RecipeError("an entry has no name", where=here, remedy="write {name: word-deletion, rate: 0.1}")
+            make = registry[settings["name"]]
+            steps.append(make(**check(make, {k: v for k, v in settings.items() if k != "name"}, here)))
         chain = cls(tuple(steps))
         keys = [key for step in chain.steps for key in step.forward]
         if len(set(keys)) < len(keys) or sum(step.prompt is not None for step in chain.steps) > 1:

@@ -201,9 +201,9 @@ def test_recipes_that_extend_another_have_the_published_views(name: str) -> None
 
 
 def test_wrong_views_are_refused() -> None:
-    with pytest.raises(RecipeError, match="unknown view 'cutoff'"):
+    with pytest.raises(RecipeError, match="unknown setting 'cutoff'"):
         ConSERT(first={"cutoff": 0.1})
-    with pytest.raises(RecipeError, match="unknown view 'adversarial'"):
+    with pytest.raises(RecipeError, match="unknown setting 'adversarial'"):
         ConSERT(second={"adversarial": 0.1})
     model = toys.encoder()
     with pytest.raises(UserError, match="rate is 1.5"):

@@ -146,5 +146,5 @@ def test_the_transfer_recipe_chooses_its_checkpoint_by_development_accuracies(tm
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(RecipeError, match="mask_rate is 2"):
         DiffCSE(mask_rate=2)
-    with pytest.raises(RecipeError, match="it must be code or paper"):
+    with pytest.raises(RecipeError, match="it must be 'code' or 'paper'"):
         DiffCSE(fidelity="book")

@@ -192,7 +192,7 @@ def test_captions_are_drawn_evenly_and_without_repeats() -> None:
     ("name", "settings", "said"),
     [
         ("clip", {"captions": 0}, "captions is 0"),
-        ("clip", {"template": "no place"}, "write one {}"),
+        ("clip", {"template": "no place"}, "hold {} once"),
         ("lit", {"cache": "yes"}, "cache is"),
         ("simclr", {"hidden": 0}, "hidden is 0"),
         ("moco", {"momentum": 1.0}, "momentum is 1.0"),

@@ -153,7 +153,7 @@ def test_a_model_without_template_is_refused() -> None:
     del model.prompts["second"]
     with pytest.raises(ModelError, match="no prompt 'second'"):
         PromptBERTUnsupervised().adapt(model)
-    with pytest.raises(RecipeError, match="code or paper"):
+    with pytest.raises(RecipeError, match="'code' or 'paper'"):
         PromptBERTSupervised("book")
 
 

@@ -100,7 +100,7 @@ def test_macl_pulls_in_fp32_where_the_positive_has_all_the_probability(temperatu
 def test_dclr_takes_its_fidelity() -> None:
     assert DCLR().objective["fidelity"] == "code"
     assert DCLR("paper").objective["fidelity"] == "paper"
-    with pytest.raises(RecipeError, match="code or paper"):
+    with pytest.raises(RecipeError, match="'code' or 'paper'"):
         DCLR("both")
 
 

@@ -1,0 +1,140 @@
+"""Settings of what is found by name, checked against the annotations of what takes them, before it is called.
+
+A constructor says what it takes, ``rate: Share = 0.1`` or ``fidelity: Fidelity = "code"``, and checks nothing of it
+itself. As in the sections of a recipe, numbers are no text, switches no numbers, and nothing is infinite. Only rules
+between several settings stay in its body.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, get_type_hints
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+
+from embedkit.errors import RecipeError, nearest
+
+
+def _with_slot(template: str) -> str:
+    if template.count("{}") != 1:
+        raise ValueError("hold {} once, where the text goes")
+    return template
+
+
+Whole = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+"""A share that cannot be all, as of dropout."""
+Fidelity = Literal["code", "paper"]
+"""Which of the two a method follows where they differ."""
+Template = Annotated[str, AfterValidator(_with_slot)]
+"""Text with ``{}`` in it, once. What a validator of settings raises goes on after "it must"."""
+File = Annotated[str, BeforeValidator(lambda value: os.fspath(value) if isinstance(value, os.PathLike) else value)]
+"""A path or the id of a model, also as a `Path`."""
+
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True, protected_namespaces=())
+
+
+_WORDS = (
+    ("a valid string", "text"), ("a valid integer", "a whole number"), ("a valid number", "a number"),
+    ("a valid boolean", "true or false"), ("a valid dictionary", "a mapping"), ("an instance of Sequence", "a list"),
+    ("greater than or equal to", "at least"), ("less than or equal to", "at most"),
+)  # fmt: skip
+"""What pydantic says, as errors of recipes say it."""
+
+
+@functools.cache
+def _model(target: Callable[..., Any]) -> type[BaseModel]:
+    """The named parameters of a class or function as fields."""
+    hints = get_type_hints(target.__init__ if isinstance(target, type) else target, include_extras=True)  # type: ignore[misc]
+    fields: dict[str, Any] = {
+        name: (hints.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
+        for name, parameter in inspect.signature(target).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and name != "self"
+    }
+    return create_model("Settings", __config__=_STRICT, **fields)
+
+
+def check(
+    target: Callable[..., Any], given: Mapping[str, Any], where: str, also: Iterable[str] = ()
+) -> dict[str, Any]:  # fmt: skip
+    """The settings that are given to a class or function, as its annotations have them, in the order given.
+
+    Parameters
+    ----------
+    target : callable
+        Its annotations are what is allowed; they are read when settings are first checked.
+    given : mapping
+        By name of the parameter.
+    where : str
+        The key of a recipe below which they stand, e.g. ``"method"``.
+    also : iterable of str
+        Names that are known there besides, for the hint on a wrong one.
+
+    Raises
+    ------
+    RecipeError
+        Names the key: it is unknown (with the nearest name), is missing, or its value does not fit.
+    """
+    model = _model(target)
+    for key in given:
+        if key not in model.model_fields:
+            remedy = nearest(str(key), [*model.model_fields, *also])
+            raise RecipeError(f"unknown setting {key!r}", where=f"{where}.{key}", remedy=remedy)
+    try:
+        made = model.model_validate(given)
+    except ValidationError as error:
+        raise _refusal(error, given, where) from None
+    return {key: getattr(made, key) for key in given}
+
+
+def checked(init: Callable[..., None], where: str) -> Callable[..., None]:
+    """The ``__init__`` of a class with its arguments checked as by `check`, by whatever way it is called."""
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def call(*args: Any, **named: Any) -> None:
+        bound = signature.bind(*args, **named)
+        known = _model(init).model_fields
+        bound.arguments |= check(init, {key: bound.arguments[key] for key in known if key in bound.arguments}, where)
+        init(*bound.args, **bound.kwargs)
+
+    return call
+
+
+def _refusal(error: ValidationError, given: Mapping[str, Any], where: str) -> RecipeError:
+    """What pydantic found first, and all that it would take in that place."""
+    problems = error.errors()
+    place, value = _place(problems[0]["loc"], given)
+    if not place:
+        key = problems[0]["loc"][0]
+        return RecipeError(f"{key} is missing", where=f"{where}.{key}", remedy="give it a value")
+    rules = dict.fromkeys(_rule(problem) for problem in problems if _place(problem["loc"], given)[0] == place)
+    remedy = "it must " + " or ".join(rules).replace(" or be ", " or ")
+    key = ".".join(map(str, place))
+    return RecipeError(f"{key} is {value!r}", where=f"{where}.{key}", remedy=remedy)
+
+
+def _place(loc: Sequence[int | str], given: Any) -> tuple[list[int | str], Any]:
+    """The keys that lead to a wrong value, and the value; pydantic's names of the parts of a union are left out."""
+    place, value = [], given
+    for part in loc:
+        listed = isinstance(value, list | tuple) and isinstance(part, int) and part < len(value)
+        if listed or (isinstance(value, Mapping) and part in value):
+            place.append(part)
+            value = value[part]
+    return place, value
+
+
+def _rule(problem: Any) -> str:
+    """The rule that was broken, to go on after "it must"."""
+    if problem["type"] == "sequence_str":
+        return "be a list"
+    rule: str = problem["msg"].partition(" should ")[2] or problem["msg"].removeprefix("Value error, ")
+    return functools.reduce(lambda text, words: text.replace(*words), _WORDS, rule)
