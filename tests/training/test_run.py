@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from embedkit.data import builtin
-from embedkit.errors import DataError, NonFiniteError, RecipeError, UserError
+from embedkit.errors import NonFiniteError, RecipeError, UserError
 from embedkit.evaluation import evaluate
 from embedkit.models import load
 from embedkit.recipe_io import dump_recipe, load_recipe
@@ -159,34 +159,6 @@ def test_evaluations_may_be_counted_from_the_start_of_each_epoch(tmp_path: Path,
     assert [row["step"] for row in log if "scores" in row] == [3, 6, 8, 11, 12]
 
 
-@pytest.fixture
-def stream(tmp_path: Path) -> dict[str, Any]:
-    """A stream of 400 rows, fifty steps an epoch, as a data section."""
-    rows = "".join(json.dumps({"anchor": f"a cat {i}", "positive": f"the dog {i}"}) + "\n" for i in range(400))
-    (tmp_path / "rows.jsonl").write_text(rows)
-    return {"train": [{"path": str(tmp_path / "rows.jsonl"), "stream": True}]}
-
-
-def test_a_stream_is_saved_and_evaluated_though_the_end_of_its_epoch_is_not_known(
-    tmp_path: Path, suite: dict[str, Any], stream: dict[str, Any]
-) -> None:
-    settings = {"max_steps": 41, "keep_checkpoints": 50}
-    runs.run(tmp_path / "run", runs.recipe(data=stream, train=settings))
-    assert runs.steps_kept(tmp_path / "run") == [*range(2, 41, 2), 41]
-    evaluated = runs.recipe(data=stream, train={**settings, "save_every": 100}, evaluation=suite)
-    runs.run(tmp_path / "evaluated", evaluated)
-    log = [json.loads(line) for line in (tmp_path / "evaluated" / "log.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in log if "scores" in row] == [*range(2, 41, 2), 41]
-
-
-def test_evaluations_by_epoch_are_refused_for_a_stream(
-    tmp_path: Path, suite: dict[str, Any], stream: dict[str, Any]
-) -> None:
-    given = runs.recipe(data=stream, evaluation={**suite, "every": 100, "by_epoch": True})
-    with pytest.raises(RecipeError, match=r"evaluation\.by_epoch: the end of an epoch of a stream is not known"):
-        runs.run(tmp_path / "run", given)
-
-
 def _raised_at(step: int) -> Any:
     def check(run: Run) -> None:
         if run.state.position.step == step:
@@ -231,8 +203,12 @@ def test_a_checkpoint_is_chosen_by_other_vectors_and_used_by_its_own(tmp_path: P
     last = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     scores = [row["scores"]["own/tiny"] for row in last if "scores" in row]
     assert scores[-1] == pytest.approx(other["tiny"], abs=1e-6)
-    for vectors, said in [({"pooling": "middle"}, "middle"), ({"heads": 1}, "training only"),
-                          ({"template_bias": True}, "no template bias"), ({"default_prompt": "q"}, "no prompt 'q'")]:
+    for vectors, said in [
+        ({"pooling": "middle"}, "middle"),
+        ({"heads": 1}, "training only"),
+        ({"template_bias": True}, "no template bias"),
+        ({"default_prompt": "q"}, "no prompt 'q'"),
+    ]:
         with pytest.raises(UserError, match=said):
             runs.run(tmp_path / "refused", runs.recipe(evaluation={**suite, "vectors": vectors}))
 
@@ -462,20 +438,6 @@ def test_bf16_trains_near_fp32_where_the_machine_has_it(tmp_path: Path, monkeypa
     assert found == pytest.approx(wanted, rel=0.05)
     assert found != wanted
     assert all(value.dtype == torch.float32 for value in runs.checkpoint(tmp_path / "bf16", 4).values())
-
-
-def test_a_stream_needs_steps_and_more_rows_than_a_batch_are_needed(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps({"anchor": f"a cat {i}", "positive": f"the dog {i}"}) + "\n" for i in range(10)))
-    source = {"path": str(path)}
-    stream = runs.recipe(data={"train": [{**source, "stream": True}]}, train={"max_steps": None, "epochs": 1})
-    with pytest.raises(RecipeError, match=r"train\.epochs: a stream has no known length; give train\.max_steps"):
-        runs.run(tmp_path / "run", stream)
-    assert runs.run(tmp_path / "stream", stream, "train.max_steps=3").steps == 3
-    held = runs.recipe(data={"train": [source]}, train={"batch_size": 11})
-    with pytest.raises(DataError, match=r"10 rows of .*rows.jsonl do not fill one batch of 11; lower it to 10 or less"):
-        runs.run(tmp_path / "run", held)
-    assert runs.run(tmp_path / "short", held, "data.drop_last=false").steps == 4
 
 
 def test_the_output_folder_comes_from_the_recipe_unless_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
