@@ -43,7 +43,8 @@ _STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=T
 
 _WORDS = (
     ("a valid string", "text"), ("a valid integer", "a whole number"), ("a valid number", "a number"),
-    ("a valid boolean", "true or false"), ("a valid dictionary", "a mapping"), ("an instance of Sequence", "a list"),
+    ("a valid boolean", "true or false"), ("a valid dictionary", "a mapping"), ("a valid tuple", "a list"),
+    ("an instance of Sequence", "a list"), (" after validation", ""),
     ("greater than or equal to", "at least"), ("less than or equal to", "at most"),
 )  # fmt: skip
 """What pydantic says, as errors of recipes say it."""
@@ -134,7 +135,6 @@ def _place(loc: Sequence[int | str], given: Any) -> tuple[list[int | str], Any]:
 
 def _rule(problem: Any) -> str:
     """The rule that was broken, to go on after "it must"."""
-    if problem["type"] == "sequence_str":
-        return "be a list"
-    rule: str = problem["msg"].partition(" should ")[2] or problem["msg"].removeprefix("Value error, ")
+    other = {"sequence_str": "be a list", "missing": "have more entries"}.get(problem["type"])
+    rule: str = other or problem["msg"].partition(" should ")[2] or problem["msg"].removeprefix("Value error, ")
     return functools.reduce(lambda text, words: text.replace(*words), _WORDS, rule)

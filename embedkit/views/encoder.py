@@ -8,21 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from embedkit.settings import NotNegative, Rate
 from embedkit.views.base import Step, views
-from embedkit.views.text import between
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from embedkit.models.inputs import Inputs
 
-BELOW_ONE = 1 - 1e-9
-
 
 @views.add("dropout")
-def dropout(rate: float) -> Step:
+def dropout(rate: Rate) -> Step:
     """All dropout of the encoder at this rate (SupCL-Seq, Sedghamiz et al. 2021, makes views of several rates)."""
-    return Step(forward={"dropout": float(between("rate", rate, 0, BELOW_ONE))})
+    return Step(forward={"dropout": rate})
 
 
 @views.add("token-shuffle")
@@ -32,33 +30,33 @@ def token_shuffle() -> Step:
 
 
 @views.add("token-cutoff")
-def token_cutoff(rate: float = 0.15) -> Step:
+def token_cutoff(rate: Rate = 0.15) -> Step:
     """Zero this share of a text's rows of the embedding layer's output (ConSERT)."""
-    return Step(forward={"token_cutoff": float(between("rate", rate, 0, BELOW_ONE))})
+    return Step(forward={"token_cutoff": rate})
 
 
 @views.add("feature-cutoff")
-def feature_cutoff(rate: float = 0.2) -> Step:
+def feature_cutoff(rate: Rate = 0.2) -> Step:
     """Zero this share of its columns, the same for all tokens of a text (ConSERT)."""
-    return Step(forward={"feature_cutoff": float(between("rate", rate, 0, BELOW_ONE))})
+    return Step(forward={"feature_cutoff": rate})
 
 
 @views.add("element-cutoff")
-def element_cutoff(rate: float = 0.2) -> Step:
+def element_cutoff(rate: Rate = 0.2) -> Step:
     """Zero this share of its single numbers, without rescaling (ConSERT's "dropout")."""
-    return Step(forward={"element_cutoff": float(between("rate", rate, 0, BELOW_ONE))})
+    return Step(forward={"element_cutoff": rate})
 
 
 @views.add("noise")
-def noise(deviation: float = 0.01) -> Step:
+def noise(deviation: NotNegative = 0.01) -> Step:
     """Add normal noise to the embedding layer's output."""
-    return Step(forward={"noise": float(between("deviation", deviation, 0, 1e3))})
+    return Step(forward={"noise": deviation})
 
 
 @views.add("adversarial")
-def adversarial(epsilon: float = 1.0) -> Step:
+def adversarial(epsilon: NotNegative = 1.0) -> Step:
     """Add the perturbation of length `epsilon` a text that moves its vector most, see `adversary`."""
-    return Step(forward={"adversarial": float(between("epsilon", epsilon, 0, 1e6))})
+    return Step(forward={"adversarial": epsilon})
 
 
 def adversary(embed: Any, inputs: Inputs, epsilon: float, probe: float = 1e-2) -> Any:

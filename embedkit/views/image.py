@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from embedkit.data.pictures import Picture, to_rgb
 from embedkit.errors import RecipeError, nearest
+from embedkit.settings import Positive, Share, check
 
 if TYPE_CHECKING:
     from embedkit.models.images import ImageInputs
 
 _DRAWS = 64  # numbers drawn for one view; a crop takes 4 for each of at most 10 tries, the rest fewer than 16
 _BICUBIC = 3  # Pillow's number
+Area = Annotated[float, Field(gt=0, le=1)]
+Hue = Annotated[float, Field(ge=0, le=0.5)]
+_LISTED = Field(strict=False)  # what a recipe has as a list
 
 
 @dataclass(frozen=True)
@@ -43,13 +48,13 @@ class Transform:
         How often colours are changed, the image is made grey, or blurred (Gaussian, radius 0.1 to 2 pixels).
     """
 
-    crop: tuple[float, float] | None = (0.9, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.0
-    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    jitter_rate: float = 0.0
-    grey: float = 0.0
-    blur: float = 0.0
+    crop: Annotated[tuple[Area, Area], _LISTED] | None = (0.9, 1.0)
+    ratio: Annotated[tuple[Positive, Positive], _LISTED] = (3 / 4, 4 / 3)
+    flip: Share = 0.0
+    jitter: Annotated[tuple[Share, Share, Share, Hue], _LISTED] = (0.0, 0.0, 0.0, 0.0)
+    jitter_rate: Share = 0.0
+    grey: Share = 0.0
+    blur: Share = 0.0
 
     @classmethod
     def of(cls, config: str | Mapping[str, Any] | None, where: str = "method.transform") -> Transform | None:
@@ -64,27 +69,13 @@ class Transform:
             return None
         settings = {"name": config} if isinstance(config, str) else dict(config)
         name = settings.pop("name", "clip")
-        if name not in TRANSFORMS:
+        if not isinstance(name, str) or name not in TRANSFORMS:
             raise RecipeError(f"unknown transform {name!r}", where=where, remedy=nearest(str(name), TRANSFORMS))
-        known = {field.name: getattr(TRANSFORMS[name], field.name) for field in fields(cls)}
-        for key in settings:
-            if key not in known:
-                raise RecipeError(f"unknown setting {key!r}", where=where, remedy=nearest(key, known))
-        made = cls(**{key: _value(value) for key, value in {**known, **settings}.items()})
-        made._check(where)
+        made = replace(TRANSFORMS[name], **check(cls, settings, where, ["name"]))
+        for key, pair in (("crop", made.crop), ("ratio", made.ratio)):
+            if pair is not None and pair[0] > pair[1]:
+                raise RecipeError(f"{key} is {pair!r}", where=f"{where}.{key}", remedy="give the smaller number first")
         return made
-
-    def _check(self, where: str) -> None:
-        pairs = {"ratio": self.ratio} if self.crop is None else {"crop": self.crop, "ratio": self.ratio}
-        for key, pair in pairs.items():
-            top = 1.0 if key == "crop" else math.inf
-            if not (_numbers(pair, 2) and 0 < pair[0] <= pair[1] <= top):
-                raise RecipeError(f"{key} is {pair!r}", where=where, remedy="give two numbers, the smaller first")
-        if not (_numbers(self.jitter, 4) and all(0 <= value <= 1 for value in self.jitter) and self.jitter[3] <= 0.5):
-            raise RecipeError(f"jitter is {self.jitter!r}", where=where, remedy="give four numbers from 0 to 1")
-        for key in ("flip", "jitter_rate", "grey", "blur"):
-            if not (_numbers((getattr(self, key),), 1) and 0 <= getattr(self, key) <= 1):
-                raise RecipeError(f"{key} is {getattr(self, key)!r}", where=where, remedy="give a number from 0 to 1")
 
     @property
     def margin(self) -> float:
@@ -225,15 +216,3 @@ def _jittered(image: Any, strength: tuple[float, float, float, float], draws: It
         turned = Image.fromarray(np.asarray(hue) + np.uint8(shift % 256))
         image = Image.merge("HSV", (turned, saturation, value)).convert("RGB")
     return image
-
-
-def _value(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _numbers(values: Any, count: int) -> bool:
-    return (
-        isinstance(values, tuple)
-        and len(values) == count
-        and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    )

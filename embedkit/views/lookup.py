@@ -6,25 +6,26 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from embedkit.errors import DataError, RecipeError
+from embedkit.settings import Count, File, Share
 from embedkit.views import words
 from embedkit.views.base import Step, views
-from embedkit.views.text import between, count, on_words
+from embedkit.views.text import on_words
 
 
 @views.add("back-translation")
-def back_translation(path: str, text: str = "text", translation: str = "translation", missing: str = "error") -> Step:
+def back_translation(
+    path: File, text: str = "text", translation: str = "translation", missing: Literal["error", "keep"] = "error"
+) -> Step:
     """Replace a text by one of its translations there and back, read from a file (any format that data sources have).
 
     The file has the columns `text` and `translation`; a text may stand in several rows, and one is drawn. White space
     is collapsed before texts are compared. A text without a row is refused, or kept with ``missing: keep``.
     """
-    if missing not in ("error", "keep"):
-        raise RecipeError(f"missing is {missing!r}", where="view", remedy="it must be error or keep")
     table = read_table(path, text, translation)
 
     def run(given: str, random: np.random.Generator) -> str:
@@ -60,7 +61,7 @@ def read_table(path: str, key: str, value: str) -> dict[str, list[str]]:
 
 @views.add("substitution")
 def substitution(
-    rate: float = 0.3, model: str | None = None, table: str | None = None, top: int = 5, word: str = "word",
+    rate: Share = 0.3, model: File | None = None, table: File | None = None, top: Count = 5, word: str = "word",
     substitute: str = "substitute",
 ) -> Step:  # fmt: skip
     """Replace each word with probability `rate`.
@@ -69,8 +70,6 @@ def substitution(
     drawn, and one of the `top` whole words that the model finds likeliest, other than the word itself, takes it. With a
     `table` (a file with the columns `word` and `substitute`) one of the substitutes is drawn; words that it lacks stay.
     """
-    between("rate", rate, 0, 1)
-    count("top", top)
     if (model is None) == (table is None):
         raise RecipeError("give either model or table", where="view substitution", remedy="remove or add one")
     if model is not None:

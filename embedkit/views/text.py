@@ -7,14 +7,18 @@ Words are what stands between white space; a text without any is left as it is. 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from embedkit.errors import RecipeError
+from embedkit.settings import Count, Share, Template
 from embedkit.views import spans, words
 from embedkit.views.base import Step, views
 
 WordEdit = Callable[[list[str], np.random.Generator], list[str]]
+Shape = Annotated[float, Field(ge=1e-3, le=1e3)]
 
 
 def on_words(edit: WordEdit) -> Step:
@@ -27,68 +31,44 @@ def on_words(edit: WordEdit) -> Step:
     return Step(edit=run)
 
 
-def between(name: str, value: float, least: float, most: float) -> float:
-    """`value`, refused when it is not a number from `least` to `most`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise RecipeError(f"{name} is {value!r}", where="view", remedy=f"it must be from {least:g} to {most:g}")
-    return value
-
-
-def count(name: str, value: int, least: int = 1) -> int:
-    """`value`, refused when it is not a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise RecipeError(f"{name} is {value!r}", where="view", remedy=f"it must be a whole number from {least} on")
-    return value
-
-
 @views.add("word-deletion")
-def word_deletion(rate: float = 0.1, marker: str | None = None) -> Step:
+def word_deletion(rate: Share = 0.1, marker: str | None = None) -> Step:
     """Drop each word with probability `rate`; a `marker` such as "[MASK]" stands for each run that is gone."""
-    between("rate", rate, 0, 1)
     return on_words(lambda items, random: words.delete(items, random, rate=rate, marker=marker))
 
 
 @views.add("span-deletion")
-def span_deletion(spans: int = 5, share: float = 0.05, marker: str | None = None) -> Step:
+def span_deletion(spans: Count = 5, share: Share = 0.05, marker: str | None = None) -> Step:
     """Drop up to `spans` disjoint spans, each `share` of the words long."""
-    count("spans", spans)
-    between("share", share, 0, 1)
     return on_words(lambda items, random: words.delete_spans(items, random, spans=spans, share=share, marker=marker))
 
 
 @views.add("reordering")
-def reordering(pairs: int = 5, share: float = 0.05) -> Step:
+def reordering(pairs: Count = 5, share: Share = 0.05) -> Step:
     """Exchange up to `pairs` pairs of disjoint spans, each `share` of the words long."""
-    count("pairs", pairs)
-    between("share", share, 0, 1)
     return on_words(lambda items, random: words.swap_spans(items, random, pairs=pairs, share=share))
 
 
 @views.add("word-shuffle")
-def word_shuffle(window: int | None = None) -> Step:
+def word_shuffle(window: Count | None = None) -> Step:
     """The words in random order; with a `window` none moves further than that."""
-    if window is not None:
-        count("window", window)
     return on_words(lambda items, random: words.shuffle(items, random, window=window))
 
 
 @views.add("word-repetition")
-def word_repetition(rate: float = 0.32) -> Step:
+def word_repetition(rate: Share = 0.32) -> Step:
     """Say some words twice: from none up to `rate` x length of them (ESimCSE, Wu et al. 2022, on sub-words)."""
-    between("rate", rate, 0, 1)
     return on_words(lambda items, random: words.repeat(items, random, rate=rate))
 
 
 @views.add("random-span")
-def random_span(least: int = 32, most: int = 512, alpha: float = 4.0, beta: float = 2.0) -> Step:
+def random_span(least: Count = 32, most: Count = 512, alpha: Shape = 4.0, beta: Shape = 2.0) -> Step:
     """One span of the words; size floor(Beta(alpha, beta) x (most - least) + least), start uniform.
 
     DeCLUTR (Giorgi et al. 2021) draws anchors with (4, 2), mostly long, and positives with (2, 4), mostly short.
     """
-    count("least", least)
-    count("most", most, least)
-    for name, value in (("alpha", alpha), ("beta", beta)):
-        between(name, value, 1e-3, 1e3)
+    if most < least:
+        raise RecipeError(f"most is {most}", where="view random-span", remedy=f"least is {least}, give no less")
 
     def run(items: list[str], random: np.random.Generator) -> list[str]:
         start, stop = spans.random_span(len(items), random, least=least, most=most, shape=(alpha, beta))
@@ -98,13 +78,12 @@ def random_span(least: int = 32, most: int = 512, alpha: float = 4.0, beta: floa
 
 
 @views.add("phrases")
-def phrases(parts: int = 2, even: bool = False) -> Step:
+def phrases(parts: Count = 2, even: bool = False) -> Step:
     """Cut the text into `parts` neighbouring phrases; the row's vector is the mean of theirs (after CompCSE's "avg").
 
     CompCSE composes before its training head and compares the first 256 numbers only (``matryoshka`` cuts so); here the
     head of a method that has one comes first.
     """
-    count("parts", parts)
 
     def run(text: str, random: np.random.Generator) -> list[str]:
         found = text.split()
@@ -115,8 +94,6 @@ def phrases(parts: int = 2, even: bool = False) -> Step:
 
 
 @views.add("template")
-def template(text: str) -> Step:
+def template(text: Template) -> Step:
     """A prompt around the text, e.g. ``This sentence : "{}" means [MASK].`` (PromptBERT, Jiang et al. 2022)."""
-    if not isinstance(text, str) or text.count("{}") != 1:
-        raise RecipeError(f"template is {text!r}", where="view", remedy="it must hold {} once, where the text goes")
     return Step(prompt=text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import re
@@ -120,7 +121,7 @@ def test_parts_of_a_text_belong_to_its_row() -> None:
 
 BAD: list[tuple[Any, str]] = [
     ("word-deleton", "word-deletion"), ({"name": "word-deletion", "rte": 0.1}, "rate"), ({"rate": 0.1}, "name"),
-    ({"name": "word-deletion", "rate": 2}, "from 0 to 1"), ({"name": "word-deletion", "rate": "x"}, "rate"),
+    ({"name": "word-deletion", "rate": 2}, "at most 1"), ({"name": "word-deletion", "rate": "x"}, "rate"),
     ({"name": "span-deletion", "spans": 0}, "spans"), ({"name": "reordering", "share": -1}, "share"),
     ({"name": "word-shuffle", "window": 0}, "window"), ({"name": "random-span", "least": 9, "most": 3}, "most"),
     ({"name": "phrases", "parts": 0}, "parts"), ({"name": "template", "text": "no slot"}, "once"),
@@ -129,6 +130,10 @@ BAD: list[tuple[Any, str]] = [
     ({"name": "back-translation", "path": "x", "missing": "skip"}, "keep"),
     ([{"name": "dropout", "rate": 0.1}, {"name": "dropout", "rate": 0.2}], "same thing"),
     ([{"name": "template", "text": "a {}"}, {"name": "template", "text": "b {}"}], "same thing"),
+    ({"name": "word-deletion", "marker": 3}, r"^view\.marker: marker is 3; it must be text"),
+    (["token-shuffle", {"name": "noise", "deviation": -1}], r"^view\.1\.deviation: deviation is -1"),
+    ("dropout", r"^view\.rate: rate is missing; give it a value"), (3, "an entry has no name"),
+    ([3], r"^view\.0: an entry has no name"), (None, "an entry has no name"), ({"name": 3}, "an entry has no name"),
 ]  # fmt: skip
 
 
@@ -137,6 +142,18 @@ def test_bad_entries_are_refused_with_a_remedy(config: Any, told: str) -> None:
     with pytest.raises(UserError, match=told) as caught:
         Chain.of(config)
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [(n, k) for n, make in views.items() for k in inspect.signature(make).parameters]
+)
+def test_a_wrong_type_is_told_with_the_key(name: str, key: str, files: dict[str, str]) -> None:
+    for wrong in ([3], {"x": [3]}, 3.5 + 2j):
+        with pytest.raises(RecipeError, match=rf"^method\.positive\.0\.{key}: {key} is"):
+            Chain.of([entry(name, files) | {key: wrong}], "method.positive")
+    for value in (3, 3.5, -1, "x", True, None, float("nan")):
+        with contextlib.suppress(UserError):
+            Chain.of([entry(name, files) | {key: value}])
 
 
 def test_back_translations_are_drawn_evenly(files: dict[str, str]) -> None:
@@ -215,11 +232,6 @@ def test_whole_words_are_words() -> None:
     assert chosen[table["dog"]]
     assert not any(chosen[table[piece]] for piece in words.all_special_tokens)
     assert not any(chosen[i] for piece, i in table.items() if piece.startswith("##") or not piece.isalpha())
-
-
-def test_refusals_are_recipe_errors() -> None:
-    with pytest.raises(RecipeError):
-        Chain.of({"name": "noise", "deviation": -1})
 
 
 PAGE = Path(__file__).parents[2] / "docs" / "views.md"

@@ -95,10 +95,15 @@ def test_rates_are_kept() -> None:
         ("simclear", "did you mean 'simclr'"),
         ({"crops": [0.1, 1.0]}, "did you mean 'crop'"),
         ({"crop": [0.9, 0.1]}, "crop is"),
-        ({"crop": [0.0, 1.0]}, "crop is"),
+        ({"crop": [0.0, 1.0]}, r"method\.transform\.crop\.0: crop\.0 is 0\.0; it must be greater than 0"),
+        ({"crop": 0.5}, "it must be a list"),
         ({"flip": 2}, "flip is 2"),
-        ({"jitter": [0.1]}, "jitter is"),
-        ({"jitter": [0.1, 0.1, 0.1, 0.9]}, "jitter is"),
+        ({"jitter": [0.1]}, r"jitter is \[0\.1\]; it must have more entries"),
+        ({"jitter": [0.1, 0.1, 0.1, 0.1, 0.1]}, "it must have at most 4 items, not 5"),
+        ({"jitter": [0.1, 0.1, 0.1, 0.9]}, r"jitter\.3 is 0\.9; it must be at most 0\.5"),
+        ({"ratio": [1, float("inf")]}, "finite"),
+        ({"ratio": None}, "ratio is None"),
+        ({"name": ["clip"]}, "unknown transform"),
     ],
 )
 def test_wrong_settings_are_named(config: Any, said: str) -> None:
