@@ -74,10 +74,19 @@ def _overlap(recipe: Recipe, trained: Iterable[str]) -> Iterator[Finding]:
     config = recipe.evaluation
     seen: set[str] = set()
     for split in dict.fromkeys([config.split, "test"]):
-        suite = open_suite(config.suite, config.data, config.tasks, split, settings=config.settings)
-        if not isinstance(suite, OpenSuite):
-            return
-        items = [item for task in suite.tasks for request in task.requests() for item in request.items]
+        try:
+            suite = open_suite(config.suite, config.data, config.tasks, split, settings=config.settings)
+            if not isinstance(suite, OpenSuite):
+                return
+            items = [item for task in suite.tasks for request in task.requests() for item in request.items]
+        except UserError as error:  # the suite has no such split, or its data is not here
+            where = f"{error.where}: " if error.where else ""
+            yield Finding(
+                f"evaluation texts of split {split!r} were not looked for in the training data",
+                f"{where}{error.what}",
+                error.remedy or "check evaluation.suite and evaluation.data",
+            )
+            continue
         scored = {plain(item) for item in items if isinstance(item, str) and len(item.split()) > 3}
         seen = seen or {plain(text) for text in trained}
         common = scored & seen

@@ -241,7 +241,7 @@ def test_a_recipe_that_uses_a_checkpoint_otherwise_is_found(tmp_path: Path) -> N
     ("file", "splits", "said"),
     [
         ("builtin:graded", "{dev: dev}", "no task of suite 'own' has a split 'test'"),
-        ("absent", "{dev: dev, test: test}", "absent"),
+        ("absent", "{dev: dev, test: test}", "no file for task 'graded'"),
     ],
 )
 def test_an_evaluation_that_cannot_be_read_is_found(file: str, splits: str, said: str, tmp_path: Path) -> None:
