@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -56,6 +57,8 @@ def place(device: str | None) -> tuple[PartialState, str | None]:
 def write_json(target: str | None, value: Any) -> None:
     """Write `value` to the file `target`, to standard output for ``-``, or nowhere for None.
 
+    JSON has no NaN and no infinity: null is written for them.
+
     Raises
     ------
     DiskError
@@ -63,7 +66,7 @@ def write_json(target: str | None, value: Any) -> None:
     """
     if target is None:
         return
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=_plain) + "\n"
+    text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if target == "-":
         sys.stdout.write(text)
         return
@@ -121,9 +124,13 @@ def show(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no paths and no numpy numbers."""
-    if isinstance(value, Path):
-        return str(value)
+    """`value` without what JSON does not have: paths, numpy numbers, NaN and infinity."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+        return _plain(value.tolist())
+    return str(value) if isinstance(value, Path) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import typer
@@ -37,7 +38,8 @@ def train(
     if not PartialState().is_main_process:
         return
     out = console(json_file)
-    out.print(f"{result.steps:,} steps, loss {result.loss:.4f}; model in {result.output}")
+    loss = "" if math.isnan(result.loss) else f", loss {result.loss:.4f}"  # no step was left to make
+    out.print(f"{result.steps:,} steps{loss}; model in {result.output}")
     for name, score in result.scores.items():
         out.print(f"  {name}: {show(score)}")
     write_json(
