@@ -12,19 +12,19 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from embedkit import objectives
-    from embedkit.api import export, load, train
+    from embedkit.api import export, train
     from embedkit.evaluation import Report, evaluate
-    from embedkit.models import Model
+    from embedkit.models import Model, load
     from embedkit.recipe import Recipe
     from embedkit.training import TrainResult
 
 _LAZY = {
-    "load": "embedkit.api",
     "train": "embedkit.api",
     "export": "embedkit.api",
     "evaluate": "embedkit.evaluation",
     "Report": "embedkit.evaluation",
     "Model": "embedkit.models",
+    "load": "embedkit.models",
     "Recipe": "embedkit.recipe",
     "TrainResult": "embedkit.training",
 }

@@ -1,4 +1,4 @@
-"""What `import embedkit` offers: load, train, export. Thin: each calls the room that does the work."""
+"""What `import embedkit` offers: train, export. Thin: each calls the room that does the work."""
 
 from __future__ import annotations
 
@@ -7,43 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
-
     from embedkit.models import Model
     from embedkit.recipe import Recipe
     from embedkit.training import TrainResult
-
-
-def load(
-    name_or_path: str | Path,
-    device: str | None = None,
-    dtype: str | torch.dtype | None = None,
-    trust_remote_code: bool = False,
-    revision: str | None = None,
-) -> Model:
-    """Load a model for use: an embedkit, sentence-transformers or transformers folder, or a hub id.
-
-    Parameters
-    ----------
-    name_or_path : str or Path
-        The folder or hub id.
-    device : str, optional
-        ``cpu``, ``cuda``, ``cuda:1``, ``mps``; the best one there is when not given.
-    dtype : str or torch.dtype, optional
-        Type of the weights; float32 when not given.
-    trust_remote_code : bool
-        Run Python code that comes with the model. Never taken from a file.
-    revision : str, optional
-        Commit, tag or branch on the hub.
-
-    Raises
-    ------
-    ModelError
-        The folder is no model, or holds only files that could run code when read.
-    """
-    from embedkit.models import load as load_model
-
-    return load_model(name_or_path, device=device, dtype=dtype, trust_remote_code=trust_remote_code, revision=revision)
 
 
 def train(
@@ -90,7 +56,7 @@ def export(
     Parameters
     ----------
     model : Model, str or Path
-        A loaded model, or what `load` takes.
+        A loaded model, or what `embedkit.load` takes.
     path : str or Path
         Folder to write.
     format : str
@@ -107,6 +73,7 @@ def export(
         The format is unknown, does not fit this model, or the folder holds something else.
     """
     from embedkit.interop import export as write
+    from embedkit.models import load
 
     loaded = load(model, device="cpu") if isinstance(model, str | Path) else model
     return write(loaded, path, format=format, overwrite=overwrite, samples=samples)
