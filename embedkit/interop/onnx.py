@@ -18,6 +18,7 @@ from embedkit.errors import MissingExtraError, ModelError
 
 if TYPE_CHECKING:
     from embedkit.models.base import Model
+    from embedkit.models.inputs import Inputs
 
 TOLERANCE = 1e-4
 _PROBES = [
@@ -95,11 +96,11 @@ def write(model: Model, folder: Path) -> dict[str, Any]:
     was_training = model.training
     model.eval()
     try:
-        padded = PaddedEncoder(model).float().cpu().eval()
-        ids, mask = _padded(model, _PROBES)
+        graph = PaddedEncoder(model).float().cpu().eval()
+        ids, mask = padded(model.prepare(_PROBES), model.encoder)
         with torch.no_grad(), quiet_exporter():
             program = torch.onnx.export(
-                padded, (ids, mask), dynamo=True, verbose=False, input_names=["input_ids", "attention_mask"],
+                graph, (ids, mask), dynamo=True, verbose=False, input_names=["input_ids", "attention_mask"],
                 output_names=["sentence_embedding"],
                 dynamic_shapes={"input_ids": {0: "batch", 1: "length"}, "attention_mask": {0: "batch", 1: "length"}},
             )  # fmt: skip
@@ -124,10 +125,12 @@ def need_onnx() -> None:
             raise MissingExtraError(package, "onnx", "ONNX export")
 
 
-def _padded(model: Any, texts: list[str]) -> tuple[Tensor, Tensor]:
-    rows = model.prepare(texts).rows()
+def padded(inputs: Inputs, encoder: Any) -> tuple[Tensor, Tensor]:
+    """Ids and mask (N, L) of texts for an encoder of transformers; SigLIP's tokens are all real, for its attention sees
+    its padding."""
+    rows = inputs.rows()
     longest = max(map(len, rows))
-    ids = torch.full((len(rows), longest), model.encoder.config.pad_token_id or 0)
+    ids = torch.full((len(rows), longest), getattr(encoder.config, "pad_token_id", None) or 0)
     mask = torch.zeros(len(rows), longest, dtype=torch.int64)
     for place, row in enumerate(rows):
         ids[place, : len(row)] = torch.tensor(row)
@@ -142,7 +145,7 @@ def _largest_difference(model: Any, path: Path) -> float:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     worst = 0.0
     for texts in (_PROBES, _PROBES[:1], [*_PROBES, " ".join(_PROBES * 3)]):
-        ids, mask = _padded(model, texts)
+        ids, mask = padded(model.prepare(texts), model.encoder)
         (found,) = session.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
         worst = max(worst, float(np.abs(found - model.encode(texts, normalize=model.normalize)).max()))
     return worst

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from embedkit.errors import ModelError
 from embedkit.interop.certificate import BOUND, compare, probe_images, probe_texts
-from embedkit.interop.onnx import PaddedEncoder, need_onnx, quiet_exporter
+from embedkit.interop.onnx import PaddedEncoder, need_onnx, padded, quiet_exporter
 from embedkit.models.images import ImageInputs, pixels_of
 
 if TYPE_CHECKING:
     from embedkit.models.dual import DualEncoder
-    from embedkit.models.inputs import Inputs
 
 
 class TextGraph(nn.Module):
@@ -89,7 +88,7 @@ def write(model: DualEncoder, folder: Path, samples: int = 100) -> dict[str, Any
 
 def _export(model: DualEncoder, folder: Path) -> None:
     batch = torch.export.Dim("batch", min=1, max=4096)
-    ids, mask = padded(model.text.prepare(probe_texts(12)), model)
+    ids, mask = padded(model.text.prepare(probe_texts(12)), model.text.encoder)
     free: dict[int, Any] = (
         {0: batch} if getattr(model.text, "padded", False) else {0: batch, 1: torch.export.Dim.DYNAMIC}
     )
@@ -110,18 +109,6 @@ def _export(model: DualEncoder, folder: Path) -> None:
     image.save(str(folder / "image.onnx"))
 
 
-def padded(inputs: Inputs, model: DualEncoder) -> tuple[Tensor, Tensor]:
-    """Ids and mask (N, L) of texts; SigLIP's are all real, for its attention sees its padding."""
-    rows, text = inputs.rows(), model.text
-    longest = max(map(len, rows))
-    ids = torch.full((len(rows), longest), getattr(text.encoder.config, "pad_token_id", None) or 0)  # type: ignore[union-attr]
-    mask = torch.zeros(len(rows), longest, dtype=torch.int64)
-    for place, row in enumerate(rows):
-        ids[place, : len(row)] = torch.tensor(row)
-        mask[place, : len(row)] = 1
-    return ids, mask
-
-
 def _certified(model: DualEncoder, folder: Path, samples: int) -> dict[str, Any]:
     import onnxruntime
 
@@ -130,7 +117,7 @@ def _certified(model: DualEncoder, folder: Path, samples: int) -> dict[str, Any]
                 for kind in ("text", "image")]  # fmt: skip
     found: tuple[list[np.ndarray], list[np.ndarray]] = [], []
     for start in range(0, samples, 32):
-        ids, mask = padded(model.text.prepare(texts[start : start + 32]), model)
+        ids, mask = padded(model.text.prepare(texts[start : start + 32]), model.text.encoder)
         found[0].append(sessions[0].run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})[0])
         pixels = model.pixels(ImageInputs(pixels_of(images[start : start + 32], model.preprocess)).to(model.device))
         found[1].append(sessions[1].run(None, {"pixel_values": pixels.float().cpu().numpy()})[0])
