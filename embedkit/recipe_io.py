@@ -56,7 +56,7 @@ class _Loader(yaml.SafeLoader):
             seen.add(key)
         return super().construct_mapping(node, deep)
 
-    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
         text = super().construct_scalar(node)
         if not _SURROGATE.search(text):
             return text
@@ -245,14 +245,14 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     """`base` with `changes`: sections are merged key by key; lists, values and parts of another name are replaced."""
     found = dict(base)
     for key, value in changes.items():
-        old = found.get(key)
-        component = key in ("method", "objective")
+        old, component = found.get(key), key in ("method", "objective")
         if component and isinstance(old, str):
             old = {"name": old}
-        both = isinstance(value, Mapping) and isinstance(old, Mapping)
-        if both and component and "name" in old and value.get("name", old["name"]) != old["name"]:
-            both = False
-        found[key] = _merged(old, value) if both else value
+        if not isinstance(value, Mapping) or not isinstance(old, Mapping):
+            found[key] = value
+            continue
+        name = old.get("name") if component else None
+        found[key] = value if name is not None and value.get("name", name) != name else _merged(old, value)
     return found
 
 
