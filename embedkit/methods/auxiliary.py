@@ -102,6 +102,9 @@ class WithAuxiliaries(Method):
 
     def embed(self, model: Any, parts: nn.ModuleDict, inputs: Any, **settings: Any) -> Tensor:
         auxiliary = self._of(settings.pop(_MARK, None))
+        if auxiliary is None:
+            for other in self.beside_main:
+                inputs = other.method.before_main(model, inputs)
         method, name = (self.main, "main") if auxiliary is None else (auxiliary.method, auxiliary.name)
         return method.embed(model, parts[name], inputs, **settings)  # type: ignore[arg-type]
 

@@ -130,6 +130,9 @@ class Method:
         """How many times larger than the model's image pictures are decoded, so that crops of them stay sharp."""
         return 1.0 if self.transform is None else self.transform.margin
 
+    takes_parts: ClassVar[bool] = True
+    """Whether a text view may be cut into parts, whose vectors are averaged before `project`."""
+
     caches_images: bool = False
     """Whether the vectors of all images are computed by the locked image tower before the first step; rows then have
     them as ``features``, and the key of the image (bytes) as ``image``."""
@@ -165,6 +168,10 @@ class Method:
         from embedkit.errors import RecipeError
 
         raise RecipeError(f"{type(self).__name__} is no auxiliary method", remedy="use it by itself")
+
+    def before_main(self, model: Any, inputs: Any) -> Any:
+        """As an auxiliary: what the main method's `embed` reads of its `inputs`; by default all as it is."""
+        return inputs
 
     def prepare(self, model: Model, name: str, view: View) -> Inputs:
         """Tokens or pixels of a view, one input for each of ``view.inputs``; runs in background threads, for images

@@ -115,10 +115,9 @@ class ConSERTSupervised(Method):
     code``); the paper has three features and averages (``paper``). Cutoff rates are 0.1 in the scripts and 0.15 in the
     paper: set them.
 
-    ``second: {adversarial: E}`` is the paper's FGV view: the embedding layer's output is moved by E, per text, along
-    the gradient of the pair's classification loss (the official code moves each token by E).
-    Premise and hypothesis then go through the encoder side by side, so that the gradient of a pair is exact in any
-    chunk.
+    ``second: {adversarial: E}`` is the paper's FGV view: the embedding layer's output is moved along the gradient of
+    the pair's classification loss, each text by E, or with ``fidelity: code`` each token. Premise and hypothesis then
+    go through the encoder side by side, so that the gradient of a pair is exact in any chunk.
 
     Parameters
     ----------
@@ -173,6 +172,7 @@ class ConSERTSupervised(Method):
         if "adversarial" in changed:
             labels = np.asarray([row["label"] for row in rows], dtype=np.int64)
             pairs = [json.dumps(pair) for pair in zip(premises, hypotheses, strict=True)]
+            changed["pair_epsilon"] = changed.pop("adversarial")  # the name without "pair" is that of a view's step
             return {**found, "pair": View(pairs, owner, settings=changed, data={"label": labels})}
         return {**found, "positive": View(premises, owner, settings=changed),
                 "hypothesis2": View(hypotheses, owner, settings=changed)}  # fmt: skip
@@ -184,7 +184,7 @@ class ConSERTSupervised(Method):
         return paired(*(model.prepare(texts) for texts in sides))
 
     def embed(self, model: Any, parts: nn.ModuleDict, inputs: Any, **settings: Any) -> Tensor:
-        epsilon = settings.pop("adversarial", None)
+        epsilon = settings.pop("pair_epsilon", None)
         if epsilon is None:
             return model(inputs, **settings)  # type: ignore[no-any-return]
         import torch
@@ -215,6 +215,8 @@ class ConSERTSupervised(Method):
             loss = F.cross_entropy(parts["classifier"](self._features(u, v)), labels, reduction="sum")
             gradients = torch.autograd.grad(loss, probes)
         ordered = [x.select(np.argsort(x.costs, kind="stable")) for x in sides]  # as the embedding layer sees them
+        if self.fidelity == "code":
+            return [epsilon * F.normalize(gradient, dim=1) for gradient in gradients]
         return [epsilon * per_text(g, x) for g, x in zip(gradients, ordered, strict=True)]
 
     def _features(self, u: Tensor, v: Tensor) -> Tensor:

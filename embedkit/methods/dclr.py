@@ -21,10 +21,9 @@ class DCLR(SimCSEUnsupervised):
     that multiply logits; ``paper`` is the printed formula (both are written down in the objective). As in the code, the
     recipes train through the encoder's own pretrained pooler (a new one where it has none, as RoBERTa) and, for base
     models, a new Linear + Tanh behind it, and compare by the guide's pooler, which in SimCSE's released models is the
-    head they were trained with; checkpoints are chosen by the mean of STS-B and SICK-R dev. The code departs from the
-    paper in more, which is not imitated here: the attention mask is never passed to the encoder, so that padding is
-    attended to (texts here have none); the complementary model has dropout on (here it is in evaluation mode);
-    development scores are of the pooler's output (here of [CLS], the vector that is tested).
+    head they were trained with, with the guide's dropout on; checkpoints are chosen by the mean of STS-B and SICK-R
+    dev, of the pooler's output, while [CLS] is tested. Not imitated: the attention mask is never passed to the encoder
+    there, so that padding is attended to (texts here have none).
 
     Parameters
     ----------

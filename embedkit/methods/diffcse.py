@@ -30,8 +30,9 @@ class DiffCSE(SimCSEUnsupervised):
     probable token is taken (no sampling) at *every* place, not at the masked ones only, and the first token is put
     back; the generator's dropout is on; the loss is a mean over all 2B x L places, padding included, L the longest row
     of the batch. The label of padding is always "kept", a task the discriminator solves at once; here these places
-    count in the mean and add no loss. ``fidelity: paper`` edits masked places only, turns the generator's dropout off
-    and sums the loss over the tokens of a row; ``weight`` then needs another value, 0.005 belongs to the mean.
+    count in the mean and add no loss. ``fidelity: paper`` draws from the generator's probabilities, edits masked places
+    only, turns the generator's dropout off and sums the loss over the tokens of a row; ``weight`` then needs another
+    value, 0.005 belongs to the mean.
 
     Parameters
     ----------
@@ -47,6 +48,7 @@ class DiffCSE(SimCSEUnsupervised):
     """
 
     paper: ClassVar[str] = "Chuang et al. 2022, NAACL, section 4"
+    takes_parts: ClassVar[bool] = False
 
     def __init__(
         self, generator: File | None = "distilbert-base-uncased", mask_rate: Share = 0.3, weight: NotNegative = 0.005,
@@ -109,7 +111,7 @@ class DiffCSE(SimCSEUnsupervised):
 
         hidden = hide_tokens(inputs, model.tokenizer, self.mask_rate)
         frozen: Any = parts["generator"]
-        ids = frozen.module.guesses(hidden.inputs)
+        ids = frozen.module.guesses(hidden.inputs, drawn=self.fidelity == "paper")
         if self.fidelity == "paper":
             ids = torch.where(torch.from_numpy(hidden.chosen).to(ids.device), ids, inputs.ids)
         first = torch.from_numpy(inputs.offsets[:-1]).to(ids.device)

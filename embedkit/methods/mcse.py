@@ -68,11 +68,7 @@ class MCSE(Method):
         from torch import nn
 
         width = getattr(model, "hidden_size", model.dim)
-        heads = {"text": nn.Linear(width, self.shared), "image": nn.Linear(self.size, self.shared)}
-        for head in heads.values():
-            nn.init.normal_(head.weight, std=0.02)
-            nn.init.zeros_(head.bias)
-        return nn.ModuleDict(heads)
+        return nn.ModuleDict({"text": nn.Linear(width, self.shared), "image": nn.Linear(self.size, self.shared)})
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         texts, owner = [row["anchor"] for row in rows], list(range(len(rows)))

@@ -28,13 +28,14 @@ class MiCSE(SimCSEUnsupervised):
     sentence, head and parity of the layer, the maps of its two layers are one vector of 2 T^2 numbers. Numbers above
     zero in both views are valid. Of vectors with ``samples`` valid places or more, that many places are drawn, the same
     in both views; the logarithms there have the correlation rho, and the mutual information of a bivariate normal law
-    is I = -1/2 log(1 - rho^2). The loss is minus the mean of I, times the square of the share of vectors that were
-    used. Where no vector has enough valid places, all are used with as many places as the poorest allows.
+    is I = -1/2 log(1 - rho^2). The loss is minus the mean of I, times the square of the share of valid numbers in the
+    vectors used, T being the longest text of the batch. Where no vector has enough valid places, all are used with as
+    many places as the poorest allows.
 
     All of this is the official code; its text for few-shot runs is published, the weight of the full run is not (the
-    parser's default is 0.011). "Valid fraction" in the code's last factor is read here as the share of vectors used.
-    1 - rho^2 is kept at 1e-6 at least, where the code replaces NaN by a constant. The maps of a text take layers x
-    heads x max_length^2 numbers, so keep ``model.max_length`` at 32. Attention dropout must be on.
+    parser's default is 0.011). 1 - rho^2 is kept at 1e-6 at least, where the code replaces NaN by a constant. The maps
+    of a text take layers x heads x max_length^2 numbers, so keep ``model.max_length`` at 32. Attention dropout must be
+    on.
 
     Parameters
     ----------
@@ -47,6 +48,7 @@ class MiCSE(SimCSEUnsupervised):
     """
 
     paper: ClassVar[str] = "Klein and Nabi 2023, ACL, section 3"
+    takes_parts: ClassVar[bool] = False
 
     def __init__(
         self, weight: NotNegative = 0.011, layers: Sequence[Whole] | None = None,
@@ -96,4 +98,5 @@ class MiCSE(SimCSEUnsupervised):
 
         maps: Any = parts["maps"]
         one, two = (maps.paired(outputs[name]) for name in ("anchor", "positive"))
-        return {"attention": self.weight * alignment(one, two, self.samples, batch)}
+        longest = max(int(batch.lengths[name].max()) for name in ("anchor", "positive"))
+        return {"attention": self.weight * alignment(one, two, self.samples, batch, maps.length(longest))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -29,10 +29,10 @@ class MaskedWords(Method):
 
     Beside another method (recipe key ``auxiliary: [{name: mlm, weight: 0.1}]``) it reads a masked copy of every text
     view in a forward pass of its own, as SimCSE's ``--do_mlm`` does (Gao et al. 2021, section 6.3). The official code
-    had an error until November 2021: its contrastive branch read the masked copies too. Here it reads the texts. That
-    code's head has an output matrix of its own, which starts as the word vectors and is trained apart (so does
-    PromCSE's, whose encoder is frozen): ``tied: false``, as in the recipes with this auxiliary. Such a head is dropped
-    at use time.
+    had an error until November 2021: its contrastive branch read masked texts too, and the published "+ MLM" rows are
+    probably from before; ``main_reads: masked`` repeats it. That code's head has an output matrix of its own, which
+    starts as the word vectors and is trained apart (so does PromCSE's, whose encoder is frozen): ``tied: false``, as in
+    the recipes with this auxiliary. Such a head is dropped at use time.
 
     Parameters
     ----------
@@ -40,14 +40,19 @@ class MaskedWords(Method):
         Share of tokens to guess.
     tied : bool
         Whether the head's output matrix is the encoder's word vectors.
+    main_reads : str
+        "texts", or "masked": the method that this one stands beside reads its own views masked in the same way.
     """
 
     paper: ClassVar[str] = "Devlin et al. 2019, NAACL, section 3.1"
     contract: ClassVar[Contract] = Contract(requires=frozenset({"anchor"}))
     objective: ClassVar[dict[str, Any] | None] = None
 
-    def __init__(self, rate: Annotated[float, Field(gt=0, lt=1)] = 0.15, tied: bool = True) -> None:
-        self.rate, self.tied = rate, tied
+    def __init__(
+        self, rate: Annotated[float, Field(gt=0, lt=1)] = 0.15, tied: bool = True,
+        main_reads: Literal["texts", "masked"] = "texts",
+    ) -> None:  # fmt: skip
+        self.rate, self.tied, self.main_reads = rate, tied, main_reads
 
     def adapt(self, model: Model) -> None:
         from embedkit.models.masked import MaskedHead
@@ -79,6 +84,13 @@ class MaskedWords(Method):
             for name, view in views.items()
             if view.tower == "text"
         }
+
+    def before_main(self, model: Any, inputs: Any) -> Any:
+        if self.main_reads == "texts":
+            return inputs
+        from embedkit.models.masked import hide_tokens
+
+        return hide_tokens(inputs, model.tokenizer, self.rate, "mlm-main").inputs
 
     def embed(self, model: Any, parts: nn.ModuleDict, inputs: Any, **settings: Any) -> Tensor:
         """For each text the sum of its losses and the number of its chosen tokens: (n, 2)."""

@@ -62,11 +62,10 @@ class PromptBERTUnsupervised(_Prompted):
     tanh head that is used in training only (the recipe's ``model.head``).
 
     As in the official code the saved model takes no bias off and uses the first template: that is what the published
-    test scores measure, although the code's own development scores take it off. The test script, and training not, puts
-    a full stop behind sentences that end in none of . ? " ', worth points without fine-tuning: the recipes' default
-    prompt does so with the slot ``{.}``, and the checkpoint is chosen by the vector that is tested, not by the code's
-    development score. Their ``max_length`` counts the template too: 32 tokens of sentence, as
-    published, plus its own.
+    test scores measure, although the development scores that choose the checkpoint take it off (the recipes' section
+    ``evaluation.vectors``). The test script puts a full stop behind sentences that end in none of . ? " ', worth points
+    without fine-tuning, training and development scores do not: the recipes' default prompt does so with the slot
+    ``{.}``. Their ``max_length`` counts the template too: 32 tokens of sentence, as published, plus its own.
 
     With ``fidelity: code`` the bias pass of RoBERTa counts positions from 0 instead of 2, as the official code does;
     ``paper`` counts as in the sentence's own pass.

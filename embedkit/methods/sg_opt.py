@@ -46,6 +46,7 @@ class SelfGuided(Method):
     """
 
     paper: ClassVar[str] = "Kim, Yoo and Lee 2021, ACL, section 3"
+    takes_parts: ClassVar[bool] = False
     contract: ClassVar[Contract] = Contract(requires=frozenset({"anchor"}))
     objective: ClassVar[dict[str, Any]] = {"name": "sg-opt", "temperature": 0.01}
 
@@ -84,7 +85,8 @@ class SelfGuided(Method):
 
         pool = "mean" if self.fidelity == "code" else "max"
         with torch.no_grad():
-            return pooled_layers(parts["copy"], inputs, pool, dropout=None if self.fidelity == "code" else 0.0)
+            settings = {"dropout": None if self.fidelity == "code" else 0.0, **settings}
+            return pooled_layers(parts["copy"], inputs, pool, **settings)
 
     def project(self, outputs: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict) -> dict[str, Tensor]:
         """The head, on each layer by itself: (B, D) -> (B, P), (B, (L + 1) D) -> (B, (L + 1) P)."""
@@ -103,12 +105,15 @@ class SelfGuided(Method):
         return {"regulariser": self.regulariser * share * squared_distance(model.encoder, start.encoder)}
 
 
-def pooled_layers(model: Any, inputs: Any, pool: str, dropout: float | None = None) -> Tensor:
-    """Mean or maximum of the token states of each text in every layer, the embedding layer first: (n, (L + 1) H)."""
+def pooled_layers(model: Any, inputs: Any, pool: str, **settings: Any) -> Tensor:
+    """Mean or maximum of the token states of each text in every layer, the embedding layer first: (n, (L + 1) H).
+
+    `settings` are those of `TextEncoder.token_states`.
+    """
     import torch
 
     layers = tuple(range(model.encoder.config.num_hidden_layers + 1))
-    states = model.token_states(inputs, layers, dropout=dropout)
+    states = model.token_states(inputs, layers, **settings)
     found = []
     for layer in layers:
         blocks = states.layers[layer].split([group.tokens for group in states.plan.groups])

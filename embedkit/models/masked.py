@@ -157,11 +157,19 @@ class MaskedModel(nn.Module):
         self.model, self.head = model, head
 
     @torch.no_grad()
-    def guesses(self, inputs: Inputs) -> Tensor:
-        """The most probable token id at every place, int64 (T,), tokens in the order of `inputs`."""
+    def guesses(self, inputs: Inputs, drawn: bool = False) -> Tensor:
+        """A token id at every place, int64 (T,), tokens in the order of `inputs`: the most probable one, or with
+        `drawn` one drawn from the probabilities, by the inputs' seeds."""
         states = in_plan_order(self.model.token_states(inputs), inputs)
         words = self.model.encoder.get_input_embeddings().weight
-        return torch.cat([self.head(part, words).argmax(dim=1) for part in states.split(1024)])
+        if not drawn:
+            return torch.cat([self.head(part, words).argmax(dim=1) for part in states.split(1024)])
+        draws = torch.from_numpy(uniforms(inputs, "guesses")).to(states.device).split(1024)
+        found = []
+        for part, draw in zip(states.split(1024), draws, strict=True):
+            up_to = self.head(part, words).double().softmax(dim=1).cumsum(dim=1)  # (t, V), the last column is 1
+            found.append((up_to < draw[:, None] * up_to[:, -1:]).sum(dim=1))
+        return torch.cat(found)
 
 
 def in_plan_order(states: Any, inputs: Inputs) -> Tensor:

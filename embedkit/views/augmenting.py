@@ -37,6 +37,8 @@ class Augmenting(Method):
         found = {}
         for name, view in made.items():
             chain = self.chains.get(name)
+            if chain is not None and chain.splits and not self.takes_parts:
+                raise RecipeError("the method reads whole texts, they cannot be cut", where=f"method.augment.{name}")
             if chain is not None and chain.splits and view.owner != list(range(len(rows))):
                 raise RecipeError(f"view {name!r} has not one text a row, it cannot be cut", where="method.augment")
             found[name] = view if chain is None else chain.apply(view, streams)
@@ -64,19 +66,28 @@ class Augmenting(Method):
 
 
 def compose(name: str, z: Tensor, batch: ObjectiveBatch) -> Tensor:
-    """Mean of the vectors (N, D) of each row, (B, D); owners, keys and lengths of the name become those of the rows."""
+    """Mean of the vectors (N, D) of each row, (B, D); what the batch knows of the name becomes that of the rows.
+
+    A guide's vectors are averaged too. Rows are equal inputs of one another where all their parts are.
+    """
     import torch
 
     owner = batch.owner[name].contiguous()
     counts = torch.bincount(owner, minlength=batch.size)
-    first = torch.searchsorted(owner, torch.arange(batch.size, device=owner.device))
-    mean = z.new_zeros(batch.size, z.shape[1]).index_add(0, owner, z) / counts[:, None].to(z.dtype)
-    batch.keys[name] = batch.keys[name][first]
+    start = torch.searchsorted(owner, torch.arange(batch.size, device=owner.device))
+
+    def mean(x: Tensor) -> Tensor:
+        return x.new_zeros(batch.size, x.shape[1]).index_add(0, owner, x) / counts[:, None].to(x.dtype)
+
+    place = torch.arange(len(owner), device=owner.device) - start[owner]
+    keys = batch.keys[name] * (2 * place + 1)  # as 64-bit numbers, of which sums and products wrap around
+    batch.keys[name] = torch.zeros_like(counts).index_add(0, owner, keys)
+    if name in batch.guide:
+        batch.guide[name] = mean(batch.guide[name])
     if name in batch.lengths:
-        lengths = batch.lengths[name]
-        batch.lengths[name] = torch.zeros_like(counts).index_add(0, owner, lengths)
+        batch.lengths[name] = torch.zeros_like(counts).index_add(0, owner, batch.lengths[name])
     batch.owner[name] = torch.arange(batch.size, device=owner.device)
-    return mean
+    return mean(z)
 
 
 def augmented(cls: type[Method], config: Mapping[str, Any]) -> type[Method]:

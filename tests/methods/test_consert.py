@@ -15,6 +15,7 @@ from embedkit.methods.consert import ConSERT, ConSERTSupervised
 from embedkit.models.edits import edits, shuffled
 from embedkit.recipe_io import load_recipe
 from embedkit.training import setup
+from embedkit.views.augmenting import augmented
 from tests.methods import toys
 
 ROWS = [{"anchor": text, "positive": other, "label": label} for text, other, label in
@@ -153,23 +154,39 @@ def test_without_contrast_it_is_a_classifier_of_two_vectors() -> None:
     assert list(method.views(ROWS, lambda i: np.random.default_rng(i))) == ["anchor", "hypothesis"]
 
 
+@pytest.mark.parametrize("fidelity", ["code", "paper"])
 @pytest.mark.parametrize("packing", ["packed", "padded"])
-def test_the_adversary_moves_each_text_by_epsilon_along_the_gradient_of_its_pair(packing: str) -> None:
-    method, model = ConSERTSupervised(second={"adversarial": 0.5}), toys.encoder("bert", packing=packing)
+def test_the_adversary_moves_by_epsilon_along_the_gradient_of_the_pair(packing: str, fidelity: str) -> None:
+    """Each token with the code, each text with the paper."""
+    method = ConSERTSupervised(second={"adversarial": 0.5}, fidelity=fidelity)
+    model = toys.encoder("bert", packing=packing)
     parts = method.parts(model).double()
     view = method.views(ROWS, lambda i: np.random.default_rng(i))["pair"]
     inputs = toys.seeded(method.prepare(model, "pair", view).replace(**view.data))
-    found = method.embed(model, parts, inputs, adversarial=0.5)
+    found = method.embed(model, parts, inputs, pair_epsilon=0.5)
     for row, z in zip(ROWS, found, strict=True):
         ids = [model.prepare([row[role]]).rows()[0] for role in ("anchor", "positive")]
         starts = [embedded(model, i).detach().requires_grad_() for i in ids]
         u, v = (from_embedded(model, x).mean(0) for x in starts)
-        features = torch.cat([u, v, (u - v).abs(), torch.maximum(u, v) ** 2])
+        features = torch.cat([u, v, (u - v).abs(), *([torch.maximum(u, v) ** 2] if fidelity == "code" else [])])
         loss = F.cross_entropy(parts["classifier"](features)[None], torch.tensor([row["label"]]))
         gradients = torch.autograd.grad(loss, starts)
-        moved = [x + 0.5 * g / g.norm() for x, g in zip(starts, gradients, strict=True)]
+        lengths = [g.norm(dim=1, keepdim=True) if fidelity == "code" else g.norm() for g in gradients]
+        moved = [x + 0.5 * g / n for x, g, n in zip(starts, gradients, lengths, strict=True)]
         wanted = torch.cat([from_embedded(model, x).mean(0) for x in moved])
         assert torch.allclose(z, wanted, atol=1e-10)
+
+
+def test_a_view_of_the_adversarial_pair_can_be_augmented() -> None:
+    """ConSERT's own adversary and the view of that name do not take each other's settings."""
+    cls = augmented(ConSERTSupervised, {"anchor": [{"name": "adversarial", "epsilon": 0.3}]})
+    method, model = cls(second={"adversarial": 0.5}), toys.encoder("bert")
+    parts = method.parts(model).double()
+    made = method.views(ROWS, lambda i: np.random.default_rng(i))
+    for name, width in (("anchor", 32), ("pair", 64)):
+        view = made[name]
+        inputs = toys.seeded(method.prepare(model, name, view).replace(**view.data))
+        assert method.embed(model, parts, inputs, **view.settings).shape == (len(ROWS), width)
 
 
 def embedded(model: Any, ids: list[int]) -> torch.Tensor:

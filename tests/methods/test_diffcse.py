@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from embedkit.methods.diffcse import DiffCSE
 from embedkit.methods.parts import generator
 from embedkit.models import load
 from embedkit.models.inputs import Inputs
-from embedkit.models.masked import hide_tokens
+from embedkit.models.masked import MaskedHead, MaskedModel, hide_tokens, in_plan_order
 from embedkit.recipe_io import load_recipe
 from embedkit.training import train
 from tests.helpers import tiny
@@ -29,7 +30,9 @@ def made(fidelity: str = "code") -> tuple[DiffCSE, Any, Any]:
     torch.manual_seed(3)
     parts = method.parts(model).double().train()
     tiny.spread(parts["discriminator"].encoder)
-    parts["generator"].module.guesses = lambda inputs: inputs.ids.where(inputs.ids % 3 != 0, (inputs.ids * 7 + 3) % 60)
+    parts["generator"].module.guesses = lambda inputs, drawn=False: inputs.ids.where(
+        inputs.ids % 3 != 0, (inputs.ids * 7 + 3) % 60
+    )
     return method, model, parts
 
 
@@ -99,6 +102,25 @@ def test_the_generator_is_frozen_and_in_no_checkpoint() -> None:
     assert not DiffCSE(None, fidelity="paper").parts(toys.encoder()).train()["generator"].module.training
     names = {name.split(".")[0] for name, _ in parts.named_parameters()}
     assert names == {"projector", "discriminator", "replaced"}
+
+
+def test_on_paper_words_are_drawn_from_the_generator() -> None:
+    model = toys.encoder()
+    frozen = MaskedModel(model, MaskedHead.of(model).double())
+    one = model.prepare(["the dog sings"])
+    many = toys.seeded(Inputs.of(one.rows() * 4000))
+    drawn = frozen.guesses(many, drawn=True).view(4000, -1)
+    states = in_plan_order(model.token_states(one), one)
+    wanted = frozen.head(states, model.encoder.get_input_embeddings().weight).softmax(1)
+    for place, law in enumerate(wanted):
+        seen = torch.bincount(drawn[:, place], minlength=len(law)) / 4000
+        assert float((seen - law).abs().max()) < 4 * 0.5 / 4000**0.5
+    assert torch.equal(frozen.guesses(many.select(np.arange(100, 200)), drawn=True).view(100, -1), drawn[100:200])
+    method, model, parts = made("paper")
+    asked: list[bool] = []
+    parts["generator"].module.guesses = lambda inputs, drawn: asked.append(drawn) or inputs.ids
+    method.edited(toys.seeded(model.prepare(toys.TEXTS)), model, parts)
+    assert asked == [True]
 
 
 def test_a_generator_from_a_folder_guesses_like_transformers(tmp_path: Any) -> None:

@@ -118,6 +118,21 @@ def test_the_views_of_the_main_method_are_made_once_whatever_stands_beside_it(mo
     assert len(made) == 1 and views["anchor"].guided and not views["anchor"].settings
 
 
+def test_the_main_method_reads_masked_texts_where_an_old_error_is_to_be_repeated() -> None:
+    model = toys.encoder()
+    inputs = toys.seeded(model.prepare(toys.TEXTS))
+    found = {}
+    for reads in ("texts", "masked"):
+        beside = Auxiliary(MaskedWords(0.5, main_reads=reads), "mlm", "auxiliary.0")
+        both = WithAuxiliaries(SimCSEUnsupervised(), [beside])
+        parts = nn.ModuleDict({"main": nn.ModuleDict(), "mlm": nn.ModuleDict()})
+        found[reads] = both.embed(model, parts, inputs)
+    assert torch.equal(found["texts"], model(inputs))
+    hidden = hide_tokens(inputs, model.tokenizer, 0.5, "mlm-main")
+    assert not torch.equal(hidden.inputs.ids, inputs.ids)
+    assert torch.equal(found["masked"], model(hidden.inputs))
+
+
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(RecipeError, match="rate is 1.5"):
         MaskedWords(1.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -10,14 +11,18 @@ import pytest
 import torch
 
 from embedkit.errors import RecipeError
+from embedkit.methods.diffcse import DiffCSE
+from embedkit.methods.micse import MiCSE
 from embedkit.methods.pairs import Pairs
+from embedkit.methods.sg_opt import SelfGuided
 from embedkit.methods.simcse import SimCSEUnsupervised
 from embedkit.methods.views import Views
 from embedkit.models import build
 from embedkit.training.batches import prepare
 from embedkit.training.cache import Chunking
-from embedkit.views.augmenting import augmented
+from embedkit.views.augmenting import augmented, compose
 from embedkit.views.encoder import adversary, per_text
+from tests.methods import toys
 from tests.training import common
 
 NOISY = [{"name": "word-deletion", "rate": 0.3}, "word-repetition", "word-shuffle"]
@@ -121,6 +126,45 @@ def test_phrases_are_composed_before_the_loss() -> None:
     logits = unit(anchors, dim=1) @ unit(torch.stack(composed), dim=1).T / 0.05
     expected = torch.nn.functional.cross_entropy(logits, torch.arange(9))
     assert float(result.loss) == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_composed_parts_have_one_guide_vector_and_one_key_a_row() -> None:
+    names = {"anchor": torch.zeros(2, 3), "positive": torch.zeros(5, 3)}
+    batch = toys.batch(names, 2, guide={"positive": torch.arange(10.0).view(5, 2), "anchor": torch.ones(2, 2)})
+    batch.owner["positive"] = torch.tensor([0, 0, 1, 1, 1])
+    batch.lengths["positive"] = torch.tensor([1, 2, 3, 4, 5])
+    z = torch.randn(5, 3)
+
+    def composed(*keys: int) -> tuple[torch.Tensor, Any]:
+        own = replace(batch, keys={"positive": torch.tensor(keys)}, owner=dict(batch.owner), guide=dict(batch.guide),
+                      lengths=dict(batch.lengths))  # fmt: skip
+        return compose("positive", z, own), own
+
+    mean, known = composed(7, 8, 7, 8, 9)
+    torch.testing.assert_close(mean, torch.stack([z[:2].mean(0), z[2:].mean(0)]))
+    torch.testing.assert_close(known.guide["positive"], torch.tensor([[1.0, 2.0], [6.0, 7.0]]))
+    assert known.lengths["positive"].tolist() == [3, 12]
+    assert known.owner["positive"].tolist() == [0, 1]
+    first, second = known.keys["positive"].tolist()
+    assert first != second  # the same first phrase is no equal text
+    assert composed(7, 8, 8, 7, 9)[1].keys["positive"].tolist()[0] == first
+    assert composed(8, 7, 7, 8, 9)[1].keys["positive"].tolist()[0] != first  # nor are the same phrases in another order
+
+
+@pytest.mark.parametrize("cls", [DiffCSE, MiCSE, SelfGuided])
+def test_methods_that_read_whole_texts_take_no_parts(cls: Any) -> None:
+    with pytest.raises(RecipeError, match=r"method\.augment\.positive: the method reads whole texts"):
+        made(augmented(cls, {"positive": "phrases"})())
+
+
+def test_sg_opts_copy_reads_changed_views() -> None:
+    model = toys.encoder()
+    inputs = toys.seeded(model.prepare(toys.TEXTS))
+    method = SelfGuided(hidden=8)
+    parts = method.parts(model)
+    plain, changed = (method.embed(model, parts, inputs, layers=True, **given) for given in ({}, {"token_cutoff": 0.4}))
+    assert plain.shape == changed.shape
+    assert float((plain - changed).abs().max()) > 1e-3
 
 
 def test_an_adversary_moves_vectors_more_than_noise_of_its_length() -> None:
