@@ -282,14 +282,6 @@ PUBLISHED: dict[str, Row] = {
 }  # fmt: skip
 
 
-_BY_TEST = "chooses by the test's template, with the '.' that the official development scores do not have"
-PENDING = {
-    name: {"evaluation.vectors": _BY_TEST}
-    for name in ("promptbert-sup", "promptbert-sup-roberta-base", "promptbert-opti")
-}
-"""Recipe -> key -> why it still differs; an entry goes when the recipe is mended."""
-
-
 def views_of(method: Method) -> Any:
     """The views of one row that has every role."""
     given = {"anchor": "a", "positive": "b", "negatives": ["c"], "label": 1, "features": np.zeros(2048, np.float32)}
@@ -342,23 +334,15 @@ def at(found: Any, dotted: str) -> Any:
     return found
 
 
-def differences(name: str) -> dict[str, str]:
-    """Key -> what differs between a recipe and its line of the table."""
-    found, wrong = effective(load_recipe(name)), {}
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_recipe_has_the_published_settings(name: str) -> None:
+    found, wrong = effective(load_recipe(name)), []
     for cell, published in PUBLISHED[name].items():
         key = KEYS.get(cell, cell)
         has = at(found, key)
         if published is not None and has != (None if published is NONE else published):
-            wrong[key] = f"{name}: {key} is {has!r}, published {published!r}"
-    return wrong
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_the_recipe_has_the_published_settings(name: str) -> None:
-    wrong, pending = differences(name), PENDING.get(name, {})
-    left = [line for key, line in wrong.items() if key not in pending]
-    assert not left, "\n".join(left)
-    assert set(pending) <= set(wrong), "mended: take it out of PENDING"
+            wrong.append(f"{name}: {key} is {has!r}, published {published!r}")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_every_recipe_of_a_published_method_stands_in_the_table() -> None:
