@@ -297,7 +297,9 @@ class TrainConfig(Settings):
     guards: Literal["warn", "stop", "off"] = Field(
         "warn", description="when vectors collapse, the scale stays at its bound, or the loss at that of equal scores"
     )
-    save_every: int | None = Field(None, gt=0, description="steps; every evaluation when not given")
+    save_every: int | None = Field(
+        None, gt=0, description="steps; when not given each evaluation, and where `evaluation.every` says it would be"
+    )
     keep_checkpoints: int = Field(2, gt=0)
     trackers: list[Literal["tensorboard", "wandb"]] = Field(default_factory=list)
     threads: int | None = Field(None, gt=0)
@@ -331,9 +333,14 @@ class EvaluationConfig(Settings):
     tasks: list[str] | None = None
     split: str = "dev"
     settings: dict[str, Any] = Field(default_factory=dict, description="of the tasks, e.g. folds: 5")
-    every: int | None = Field(None, gt=0, description="steps; the end of each epoch when not given")
+    every: int | None = Field(
+        None, gt=0,
+        description="steps; when not given the end of each epoch, for a stream a twentieth of the run, at most 1,000",
+    )  # fmt: skip
     metric: str | None = Field(None, description="SUITE/TASK, e.g. sts/stsb; the suite's main metric when not given")
-    by_epoch: bool = Field(False, description="count `every` from the start of each epoch, and evaluate at its end")
+    by_epoch: bool = Field(
+        False, description="count `every` from the start of each epoch, and evaluate at its end; not for streams"
+    )
     at_start: bool = False
     patience: int | None = Field(None, gt=0, description="evaluations in a row without a new best that end the run")
     load_best: bool = Field(True, description="the saved model is the best checkpoint, not the last")
