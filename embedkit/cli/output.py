@@ -43,7 +43,7 @@ def console(json_file: str | None = None) -> Console:
 
     stream = sys.stderr if json_file == "-" else sys.stdout
     width = None if stream.isatty() else 1000  # a file or a pipe has no edge to wrap at
-    return Console(file=stream, width=width, highlight=False, markup=False, soft_wrap=True)
+    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def place(device: str | None) -> tuple[PartialState, str | None]:

@@ -336,12 +336,13 @@ def image_path(image: str, home: Path | None) -> str:
         raise BadRow("bad path", f"the image path {show(image)} is not relative", remedy=remedy)
     folder = str(home) if home.is_absolute() else str(home.resolve())
     path = os.path.normpath(os.path.join(folder, image))
-    if not _inside(path, folder):
-        raise BadRow("bad path", f"the image path {show(image)} leads out of the data folder", remedy=remedy)
     try:
-        size = os.stat(path).st_size if os.path.isfile(path) else -1
-    except ValueError:
-        size = -1
+        inside = _inside(path, folder)
+        size = os.stat(path).st_size if inside and os.path.isfile(path) else -1
+    except ValueError:  # a NUL in it
+        inside, size = True, -1
+    if not inside:
+        raise BadRow("bad path", f"the image path {show(image)} leads out of the data folder", remedy=remedy)
     if size < 0:
         raise BadRow("missing image", f"there is no image file {show(image)}", remedy=remedy)
     if size == 0:

@@ -49,7 +49,10 @@ def encode(
                 for index in token_batches(window.costs, budget):
                     batch = window.select(index)
                     vectors[start + index] = _vectors(model, batch, dim, unit)
-                    _refuse_non_finite(vectors, start + index, distinct, texts, first)
+                    done = start + index
+                    bad = first_not_finite(vectors[done])
+                    if bad is not None:
+                        raise not_finite(first + texts.index(distinct[done[bad]]))
                     show(len(index))
     finally:
         model.train(was_training)
@@ -87,16 +90,16 @@ def kept_dim(model: Model, truncate_dim: int | None) -> int:
     return truncate_dim
 
 
-def _refuse_non_finite(
-    vectors: np.ndarray, index: np.ndarray, distinct: list[str], texts: list[str], first: int
-) -> None:
-    finite = np.isfinite(vectors[index]).all(axis=1)
-    if not finite.all():
-        text = distinct[int(index[np.flatnonzero(~finite)[0]])]
-        raise NonFiniteError(
-            "the vector has NaN or infinite values", where=f"inputs[{first + texts.index(text)}]",
-            remedy="check the weights, or load the model with dtype float32",
-        )  # fmt: skip
+def first_not_finite(vectors: np.ndarray) -> int | None:
+    """The first row of `vectors` (n, D) with NaN or infinite values, None where there is none."""
+    finite = np.isfinite(vectors).all(axis=1)
+    return None if finite.all() else int(np.argmin(finite))
+
+
+def not_finite(place: int) -> NonFiniteError:
+    """The error for an input at `place`."""
+    remedy = "check the weights, or load the model with dtype float32"
+    return NonFiniteError("the vector has NaN or infinite values", where=f"inputs[{place}]", remedy=remedy)
 
 
 class Reporter:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from embedkit.data.decoding import usual_threads
-from embedkit.errors import DataError, NonFiniteError
-from embedkit.models.encoding import kept_dim, reporter
+from embedkit.errors import DataError
+from embedkit.models.encoding import first_not_finite, kept_dim, not_finite, reporter
 from embedkit.models.images import ImageInputs
 
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ def encode_images(
                 out = model(inputs.to(model.device))[:, :dim].float()
                 out = torch.nn.functional.normalize(out, dim=-1) if unit else out
                 vectors[start : start + step] = out.cpu().numpy()
-                _refuse_non_finite(vectors[start : start + step], start)
+                bad = first_not_finite(vectors[start : start + step])
+                if bad is not None:
+                    raise not_finite(start + bad)
                 show(len(inputs))
     finally:
         model.train(was_training)
@@ -87,12 +89,3 @@ def _prepared(model: DualEncoder, images: Sequence[Any], first: int) -> Any:
                 where = f"inputs[{first + place}]" + (f" ({error.where})" if error.where else "")
                 raise DataError(error.what, where=where, remedy=error.remedy) from None
         raise
-
-
-def _refuse_non_finite(vectors: np.ndarray, first: int) -> None:
-    finite = np.isfinite(vectors).all(axis=1)
-    if not finite.all():
-        raise NonFiniteError(
-            "the vector has NaN or infinite values", where=f"inputs[{first + int(np.argmin(finite))}]",
-            remedy="check the weights, or load the model with dtype float32",
-        )  # fmt: skip

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +133,7 @@ def _fill(place: Path, model: Any, rows: HeldRows, world: World, decoding: Decod
     blocks = range(world.rank * BLOCK, rows.num_rows, world.size * BLOCK)
     source = ((0, rows.block(range(start, min(start + BLOCK, rows.num_rows)))) for start in blocks)
     bad: dict[int, tuple[str, str]] = {}
-    for _, batch in decode_batches(source, replace(decoding), rows.where, empty=True):
+    for _, batch in decode_batches(source, decoding, rows.where, empty=True):
         bad |= {skipped.id: (skipped.reason, skipped.what) for skipped in batch.skipped}
         if batch.rows:
             vectors[batch.ids] = _vectors(model, batch, world.device)

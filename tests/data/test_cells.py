@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from embedkit.data import open_training
 from embedkit.data.cells import TextReader, is_blank, read_features, read_group, read_image, read_label, read_score
+from embedkit.data.making import image_path
 from embedkit.data.rows import BadRow
 from embedkit.errors import DataError
 from embedkit.methods.base import Contract
@@ -139,6 +140,8 @@ def test_image_paths_stay_inside_the_data_folder(write: Write, tmp_path: Path) -
     ]:
         with pytest.raises(DataError, match=f"t.jsonl:1 column 'image': .*{what}.*; write paths relative"):
             image(bad)
+    with pytest.raises(BadRow, match="there is no image file"):  # parquet can hold it
+        image_path("in\0/x.png", tmp_path)
 
 
 def test_images_come_as_bytes_or_as_the_dict_of_datasets() -> None:
