@@ -20,6 +20,9 @@ MAX_DUPLICATED = 0.03
 BLOCK = 10
 """Equal lines in a row, comments and blank lines aside, that count as a duplicated block."""
 
+LAYERS = ("data", "models", "objectives", "views", "methods", "evaluation", "training", "interop", "doctor", "cli")
+"""The rooms of the package from left to right; none imports from a room to its right, but for types alone."""
+
 PACKAGE_FOLDERS = ("embedkit", "tools")
 SIZED_FOLDERS = ("embedkit", "tools", "tests", "eval")
 
@@ -182,6 +185,32 @@ def _banned(node: ast.AST) -> str | None:
     return None
 
 
+def _types_only(tree: ast.Module) -> set[ast.AST]:
+    """All nodes below an ``if TYPE_CHECKING``."""
+    blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and _dotted(node.test) == "TYPE_CHECKING"]
+    return {node for block in blocks for node in ast.walk(block)}
+
+
+def _to_the_right(source: Source) -> Iterator[Finding]:
+    """Imports from a room further right, also those inside functions."""
+    room = source.path.parts[1] if source.path.parts[0] == "embedkit" and len(source.path.parts) > 2 else ""
+    further = LAYERS[LAYERS.index(room) + 1 :] if room in LAYERS else ()
+    skipped = _types_only(source.tree)
+    for node in ast.walk(source.tree):
+        if not isinstance(node, ast.Import | ast.ImportFrom) or node in skipped:
+            continue
+        module = getattr(node, "module", None) or ""
+        names = [f"{module}.{alias.name}" if module == "embedkit" else module or alias.name for alias in node.names]
+        for other in sorted({name.split(".")[1] for name in names if name.startswith("embedkit.")} & {*further}):
+            yield Finding(source.path, node.lineno, f"{room} imports from {other}, which is to its right")
+
+
+def check_layers(source: Source) -> Iterator[Finding]:
+    """No import from a room further right."""
+    excused = excuses(source)
+    yield from (finding for finding in _to_the_right(source) if finding.line not in excused)
+
+
 def check_banned(source: Source) -> Iterator[Finding]:
     """No call that can run foreign code, no setting from the environment, no swallowed exception."""
     excused = excuses(source)
@@ -192,8 +221,9 @@ def check_banned(source: Source) -> Iterator[Finding]:
 
 
 def excuses(source: Source) -> set[int]:
-    """Lines that break a rule of `check_banned` and say why."""
+    """Lines that break a rule of `check_banned` or `check_layers` and say why."""
     broken = {getattr(node, "lineno", 0) for node in ast.walk(source.tree) if _banned(node) is not None}
+    broken |= {finding.line for finding in _to_the_right(source)}
     return {line for line in broken if re.search(r"#\s*gate: \S", source.lines[line - 1])}
 
 
@@ -310,9 +340,8 @@ def run(root: Path) -> tuple[list[Finding], dict[str, str]]:
     """All findings in a checkout, and the figures of the gate."""
     package, sized = read(root, PACKAGE_FOLDERS), read(root, SIZED_FOLDERS)
     findings = [finding for source in sized for check in (check_size, check_words) for finding in check(source)]
-    findings += [
-        finding for source in package for check in (check_bodies, check_head, check_banned) for finding in check(source)
-    ]
+    checks = (check_bodies, check_head, check_banned, check_layers)
+    findings += [finding for source in package for check in checks for finding in check(source)]
     found = [definition for source in package for definition in definitions(source)]
     findings += untyped(found)
     bare = undocumented(found)

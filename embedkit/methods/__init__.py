@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from embedkit.methods.base import Contract, Method, View, methods
 
-_SHARED = {"attention", "auxiliary", "base", "parts"}  # what methods are made of; some need torch
+_SHARED = {"attention", "augmenting", "auxiliary", "base", "parts"}  # what methods are made of; some need torch
 
 __all__ = ["Contract", "Method", "View", "methods"]
 

@@ -8,9 +8,9 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import SkipValidation
 
+from embedkit.methods.augmenting import Augmenting
 from embedkit.methods.base import Contract, Method, Row, View, methods
 from embedkit.methods.pairs import role_views
-from embedkit.views.augmenting import Augmenting
 from embedkit.views.base import Chain
 
 Entry = str | Mapping[str, Any]

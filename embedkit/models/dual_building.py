@@ -43,7 +43,7 @@ def _loaded(config: ModelConfig) -> DualEncoder:
 
     assert config.name is not None
     if config.name.startswith(OPEN_CLIP):
-        from embedkit.interop.open_clip import load_tag
+        from embedkit.interop.open_clip import load_tag  # gate: folders of other libraries
 
         return load_tag(config.name.removeprefix(OPEN_CLIP))
     plan = inspect(locate(config.name, config.revision))
@@ -97,7 +97,7 @@ def _image(config: ImageTowerConfig, dim: int) -> ImageTower:
     from embedkit.models.sizes import image_size
 
     if config.name is not None:
-        from embedkit.interop.dual_reading import read_vision_model
+        from embedkit.interop.dual_reading import read_vision_model  # gate: folders of other libraries
 
         return TransformersTower(read_vision_model(locate(config.name, config.revision)), config.pooling)
     if config.size is not None:

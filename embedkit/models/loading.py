@@ -68,7 +68,7 @@ def load(
         Reading it would run code, and that was not allowed.
     """
     if str(name_or_path).startswith(OPEN_CLIP):
-        from embedkit.interop.open_clip import load_tag
+        from embedkit.interop.open_clip import load_tag  # gate: folders of other libraries
 
         return load_tag(str(name_or_path).removeprefix(OPEN_CLIP)).to(_device(device), as_dtype(dtype)).eval()
     root = locate(name_or_path, revision, trust_remote_code, allow_pickle)
@@ -172,10 +172,10 @@ def _dual(plan: FolderPlan, allow_pickle: bool) -> Model:
 
         return read_dual(plan)
     if plan.origin == "open_clip":
-        from embedkit.interop import open_clip
+        from embedkit.interop import open_clip  # gate: folders of other libraries
 
         return open_clip.read(plan.root, allow_pickle=allow_pickle)
-    from embedkit.interop import dual_reading
+    from embedkit.interop import dual_reading  # gate: folders of other libraries
 
     return dual_reading.read(plan, allow_pickle=allow_pickle)
 

@@ -175,6 +175,6 @@ def rgb(picture: Any, alpha: str) -> Any:
     """The picture in RGB; its transparent pixels on white, or without the alpha channel."""
     if alpha == "drop":
         return picture if picture.mode == "RGB" else picture.convert("RGB")
-    from embedkit.evaluation.inputs import to_rgb
+    from embedkit.data.pictures import to_rgb
 
     return to_rgb(picture)

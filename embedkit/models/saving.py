@@ -36,7 +36,7 @@ def save(model: Model, path: str | Path, *, recipe: dict[str, Any] | None = None
 def write_own(model: Model, folder: Path, recipe: dict[str, Any] | None = None) -> None:
     """Fill an empty folder with `model` and its ``embedkit.json``."""
     from embedkit import __version__
-    from embedkit.interop.sentence_transformers import write_model
+    from embedkit.interop.sentence_transformers import write_model  # gate: its folders hold our models
     from embedkit.models.dual import DualEncoder
     from embedkit.models.dual_folder import write_dual
 

@@ -56,7 +56,7 @@ def text_size(name: str) -> dict[str, Any]:
     """
     if name in TEXT_SIZES:
         return dict(TEXT_SIZES[name])
-    from embedkit.interop.clip_text import text_config
+    from embedkit.interop.clip_text import text_config  # gate: architectures of open_clip
 
     known = architecture(name, TEXT_SIZES)
     return text_config(known["text_cfg"], known["embed_dim"], bool(known.get("quick_gelu", False)))

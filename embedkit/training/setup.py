@@ -52,7 +52,7 @@ def _method(given: Component, where: str) -> Method:
     cls = methods[given.name]
     settings = check_settings(cls, {k: v for k, v in given.settings.items() if k != "augment"}, where, ["augment"])
     if "augment" in given.settings:
-        from embedkit.views.augmenting import augmented
+        from embedkit.methods.augmenting import augmented
 
         cls = augmented(cls, given.settings["augment"])
     return cls(**settings)

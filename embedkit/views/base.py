@@ -22,9 +22,41 @@ from typing import Any
 import numpy as np
 
 from embedkit.errors import RecipeError
-from embedkit.methods.base import View
 from embedkit.registry import Registry
 from embedkit.settings import check
+
+
+@dataclass
+class View:
+    """One named input of the encoder.
+
+    Attributes
+    ----------
+    inputs : list
+        Texts (str), images, or feature arrays.
+    owner : list of int
+        For each input, the row of this process's batch it belongs to; not decreasing.
+    prompt : str or None
+        Prompt text that is put in front of, or around (with ``{}``), each text; or the name of one.
+    tower : str
+        Which encoder: "text" or "image".
+    settings : dict
+        Settings of `Method.embed`, by default those of the forward pass, e.g. ``{"token_cutoff": 0.15}``; inputs with
+        equal settings share chunks. Plain values only.
+    data : dict of str to array
+        Further values of each input, first axis as `inputs`; they reach `embed` as ``inputs.data``.
+    guided : bool
+        Whether a guide, if there is one, embeds the view too (plainly, without `settings`).
+    """
+
+    inputs: list[Any]
+    owner: list[int]
+    prompt: str | None = None
+    tower: str = "text"
+    settings: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    guided: bool = True
+
 
 TextEdit = Callable[[str, np.random.Generator], "str | list[str]"]
 """A pure function of a text and a generator; a list is parts of the text whose vectors are composed to one."""

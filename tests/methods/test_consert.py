@@ -11,11 +11,11 @@ import torch.nn.functional as F
 
 from embedkit import objectives
 from embedkit.errors import RecipeError, UserError
+from embedkit.methods.augmenting import augmented
 from embedkit.methods.consert import ConSERT, ConSERTSupervised
 from embedkit.models.edits import edits, shuffled
 from embedkit.recipe_io import load_recipe
 from embedkit.training import setup
-from embedkit.views.augmenting import augmented
 from tests.methods import toys
 
 ROWS = [{"anchor": text, "positive": other, "label": label} for text, other, label in

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from embedkit.errors import RecipeError
+from embedkit.methods.augmenting import augmented, compose
 from embedkit.methods.diffcse import DiffCSE
 from embedkit.methods.micse import MiCSE
 from embedkit.methods.pairs import Pairs
@@ -20,7 +21,6 @@ from embedkit.methods.views import Views
 from embedkit.models import build
 from embedkit.training.batches import prepare
 from embedkit.training.cache import Chunking
-from embedkit.views.augmenting import augmented, compose
 from embedkit.views.encoder import adversary, per_text
 from tests.methods import toys
 from tests.training import common
