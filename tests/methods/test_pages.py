@@ -75,6 +75,7 @@ def test_cases_are_whole_recipes(script: ModuleType, tmp_path: Path, shared: Pat
         recipe = load_recipe(case.recipe, script.overrides_of(case, 3, given))
         setup.check(recipe)
         assert (recipe.seed, recipe.train.max_steps, recipe.train.epochs) == (3, 7, None), name
+        assert recipe.evaluation is not None and recipe.evaluation.vectors is None
         assert all(Path(source.path).is_file() for source in recipe.data.train), name
 
 
