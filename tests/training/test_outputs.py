@@ -37,7 +37,7 @@ class Toy(Pairs):
 
     def project(self, outputs: Any, batch: Any, parts: Any) -> dict[str, torch.Tensor]:
         first, second = outputs["negatives"].chunk(2, dim=1)
-        noise = torch.randn(5, first.shape[1], generator=batch.generator(1), dtype=torch.float64)
+        noise = torch.randn(5, first.shape[1], generator=batch.generator("terms"), dtype=torch.float64)
         batch.owner["negatives"] = torch.cat([batch.owner["negatives"], torch.full((5,), -1)])
         batch.keys["negatives"] = torch.cat([batch.keys["negatives"], torch.arange(5)])
         shift = parts["part"].weight.mean()
