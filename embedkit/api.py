@@ -1,4 +1,4 @@
-"""What `import embedkit` offers: train, export. Thin: each calls the room that does the work."""
+"""What `import embedkit` offers: `train`. Thin: it calls the room that does the work."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from embedkit.models import Model
     from embedkit.recipe import Recipe
     from embedkit.training import TrainResult
 
@@ -45,35 +44,3 @@ def train(
 
     settings = {key.replace("__", "."): value for key, value in overrides.items()}
     return run(load_recipe(recipe, settings, smoke=smoke), resume=resume, output=output)
-
-
-def export(
-    model: Model | str | Path, path: str | Path, format: str = "sentence-transformers", *, overwrite: bool = False,
-    samples: int = 100,
-) -> Path:  # fmt: skip
-    """Write a model as a folder that another library reads.
-
-    Parameters
-    ----------
-    model : Model, str or Path
-        A loaded model, or what `embedkit.load` takes.
-    path : str or Path
-        Folder to write.
-    format : str
-        ``sentence-transformers``, ``transformers`` or ``onnx``; for dual encoders also ``open_clip``, and ``clip``, one
-        folder that all three libraries read.
-    overwrite : bool
-        Replace a folder that is no earlier export.
-    samples : int
-        Images and texts that are compared for the certificate of a dual encoder.
-
-    Raises
-    ------
-    ModelError
-        The format is unknown, does not fit this model, or the folder holds something else.
-    """
-    from embedkit.interop import export as write
-    from embedkit.models import load
-
-    loaded = load(model, device="cpu") if isinstance(model, str | Path) else model
-    return write(loaded, path, format=format, overwrite=overwrite, samples=samples)

@@ -40,9 +40,10 @@ def run(output: str | Path | None, console: Console, *, smoke: bool = False) -> 
 
     recipe = load_recipe("quickstart", smoke=smoke)
     console.print("Training a text encoder from random weights on built-in sentences; nothing is downloaded.")
-    from embedkit.data import builtin
+    from embedkit.data.sources import builtin
     from embedkit.evaluation import open_suite
-    from embedkit.models import build, load
+    from embedkit.factory import build
+    from embedkit.formats import load
     from embedkit.training import train
 
     suite = open_suite(SUITE, split="test")

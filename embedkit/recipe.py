@@ -108,7 +108,7 @@ class ImageTowerConfig(Settings):
     ``size`` is a named random tower (embedkit's own such as vit-tiny-64, or an architecture of open_clip such as
     ViT-B-32). ``config`` is a random tower: a configuration of transformers (with ``model_type``), or a ``vision_cfg``
     of open_clip (with ``timm_model_name`` any model of timm). ``name`` is a folder or hub id of a vision model.
-    ``preprocess`` holds settings of `embedkit.models.preprocess.Preprocess`.
+    ``preprocess`` holds settings of `embedkit.models.inputs.preprocess.Preprocess`.
     """
 
     name: str | None = None

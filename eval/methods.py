@@ -230,9 +230,9 @@ def run_one(method: str, seed: int, options: argparse.Namespace) -> dict[str, An
     """Train and score one method with one seed in this process."""
     import torch
 
-    from embedkit.models import load
+    from embedkit.formats import load
     from embedkit.training import train
-    from embedkit.training.log import Progress
+    from embedkit.training.monitor.log import Progress
 
     clock = Clock(time.perf_counter if torch.cuda.is_available() else time.process_time)
 

@@ -81,7 +81,7 @@ def _say(line: str) -> None:
 def _outside(error: RuntimeError | OSError) -> UserError | None:
     """The line for what neither the user's input nor embedkit has done: a full disk, another process that died."""
     from embedkit.disk import FULL, disk_said
-    from embedkit.training.stopping import lost_process
+    from embedkit.training.parallel.signals import lost_process
 
     if isinstance(error, OSError):
         said = disk_said(error, Path.cwd())

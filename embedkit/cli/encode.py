@@ -44,8 +44,9 @@ def encode(
     started again. On several processes: torchrun --nproc-per-node 2 -m embedkit encode ...
     """
     check_json(json_file)
-    from embedkit.models import encode_file, load
-    from embedkit.models.file_encoding import check_encoding
+    from embedkit.formats import load
+    from embedkit.models import encode_file
+    from embedkit.models.encode.file_encoding import check_encoding
 
     check_encoding(input, output, column=column, overwrite=overwrite)
     state, device = place(device)

@@ -96,7 +96,7 @@ def evaluate(
         return
     names = _distinct(models or [])
     from embedkit.evaluation import metric_names, open_suites
-    from embedkit.evaluation.report import reports_text, save_reports
+    from embedkit.evaluation.report.report import reports_text, save_reports
 
     suites = suite or ["sts"]
     if tasks is not None and len(suites) > 1:
@@ -139,7 +139,7 @@ def _check_paths(report: str | None, cache: str | None) -> None:
 
 def _check_models(names: Sequence[str], trust_remote_code: bool) -> None:
     """Refuse folders that hold no model before data is looked for, which the hub may have to give."""
-    from embedkit.models.folder import inspect, locate
+    from embedkit.formats.detect import inspect, locate
 
     for name in names:
         if _folder(name).is_dir():
@@ -187,7 +187,7 @@ def _run(
 ) -> Iterator[tuple[str, list[Report]]]:
     """Each model's name and reports; no reports on processes other than the first. `loading` is for ``load``."""
     from embedkit.evaluation import EmbeddingCache
-    from embedkit.models import load
+    from embedkit.formats import load
 
     state, loading["device"] = place(loading["device"])
     for name in names:

@@ -22,8 +22,8 @@ def export(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Write a model for another library."""
-    from embedkit.api import export as write
-    from embedkit.models import load
+    from embedkit.formats import export as write
+    from embedkit.formats import load
 
     loaded = load(model, device="cpu", trust_remote_code=trust_remote_code, revision=revision)
     write(loaded, output, format=format, overwrite=overwrite, samples=samples)

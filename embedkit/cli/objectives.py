@@ -16,9 +16,8 @@ def objectives(
 ) -> None:
     """List the objectives, or show one."""
     check_json(json_file)
-    from embedkit.objectives.registry import load, presets
+    from embedkit.objectives.registry import presets
 
-    load()
     out = console(json_file)
     if name is None:
         rows = [_facts(preset) for _, preset in presets.items()]

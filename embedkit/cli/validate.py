@@ -9,7 +9,7 @@ import typer
 from embedkit.cli.output import JsonFile, Overrides, RecipeName, Smoke, bar, check_json, console, table, write_json
 
 if TYPE_CHECKING:
-    from embedkit.data.preflight import SourceReport
+    from embedkit.data.sources.preflight import SourceReport
     from embedkit.methods.base import Method
     from embedkit.recipe import Recipe
 
@@ -40,7 +40,7 @@ def validate(
     if not full:
         write_json(json_file, loaded.model_dump(mode="json"))
         return
-    from embedkit.data.preflight import check_nothing_bad
+    from embedkit.data.sources.preflight import check_nothing_bad
 
     reports = _read_all(loaded, method)
     shown: list[list[Any]] = []
@@ -58,9 +58,9 @@ def validate(
 
 
 def _read_all(recipe: Recipe, method: Method) -> list[SourceReport]:
-    from embedkit.data.decoding import Decoding
-    from embedkit.data.preflight import inspect_sources
-    from embedkit.data.training import open_sources
+    from embedkit.data.datasets.open import open_sources
+    from embedkit.data.images.decoding import Decoding
+    from embedkit.data.sources.preflight import inspect_sources
     from embedkit.training import setup
 
     data = recipe.data.model_copy(update={"on_bad_row": "skip"})

@@ -35,7 +35,7 @@ def examine(subject: str | Path, *, trust_remote_code: bool = False) -> Examinat
         return Examination("run", subject, *examine_run(path))
     if subject.startswith("builtin:") or path.is_file() or (path.is_dir() and not _is_model(path)):
         return Examination("data", subject, *examine_data(subject))
-    from embedkit.models import load
+    from embedkit.formats import load
 
     model = load(subject, trust_remote_code=trust_remote_code)
     return Examination("model", subject, *examine_model(model, path if path.is_dir() else None))

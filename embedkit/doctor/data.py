@@ -79,7 +79,7 @@ def score_findings(column: str, rows: Sequence[tuple[str, str, Any]]) -> Iterato
     """
     import numpy as np
 
-    from embedkit.evaluation.stats import spearman
+    from embedkit.evaluation.core.stats import spearman
 
     try:
         values = np.array([float(score) for _, _, score in rows])

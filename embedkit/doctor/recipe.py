@@ -116,7 +116,7 @@ def order_findings(rows: TrainingRows) -> Iterator[Finding]:
 def _checkpoint(recipe: Recipe) -> Iterator[Finding]:
     """What the recipe sets otherwise than the model folder that it starts from."""
     from embedkit.doctor.settings import differences
-    from embedkit.models.folder import inspect
+    from embedkit.formats.detect import inspect
 
     name = recipe.model.name
     if name is None or not Path(name).is_dir():
@@ -163,15 +163,15 @@ def _gradients(recipe: Recipe, method: Method, rows: TrainingRows) -> dict[str, 
     """Norm of the gradient of every trainable parameter after a step on a few rows; None where there is none."""
     import torch
 
-    from embedkit.data.decoding import decode_batches
-    from embedkit.models import build
+    from embedkit.data.images.decoding import decode_batches
+    from embedkit.factory import build
     from embedkit.training import setup
-    from embedkit.training.batches import prepare
-    from embedkit.training.cache import Chunking
-    from embedkit.training.distributed import World
-    from embedkit.training.guide import Guide
-    from embedkit.training.optimiser import assign_groups
-    from embedkit.training.step import Bundle, TrainStep
+    from embedkit.training.loop.batches import prepare
+    from embedkit.training.loop.cache import Chunking
+    from embedkit.training.loop.guide import Guide
+    from embedkit.training.loop.step import Bundle, TrainStep
+    from embedkit.training.optim.optimizer import assign_groups
+    from embedkit.training.parallel.distributed import World
 
     torch.manual_seed(recipe.seed)
     model = build(recipe.model, recipe.seed)

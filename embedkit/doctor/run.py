@@ -39,7 +39,7 @@ def examine_run(folder: Path) -> Examined:
 
 def _log(rows: Sequence[Row], recipe: Recipe) -> Iterator[Finding]:
     """What the last log lines say of the loss and of the vectors; nothing before the run is under way."""
-    from embedkit.training import guards
+    from embedkit.training.monitor import guards
 
     batch, last = recipe.train.batch_size, rows[-1]
     tail = rows[-guards.LINES :]
@@ -87,7 +87,7 @@ def _objective(recipe: Recipe) -> Objective:
 
 def _scale(rows: Sequence[Row], objective: Objective) -> Iterator[Finding]:
     """A scale that came to a bound and stays there; one that began there is no finding."""
-    from embedkit.training import guards
+    from embedkit.training.monitor import guards
 
     for bound, word in dict.fromkeys((bound, word) for _, _, bound, word in guards.scale_bounds(objective)):
 
@@ -154,7 +154,7 @@ def _checkpoints(folder: Path) -> Iterator[Finding]:
     """Towers that get no gradient or do not move, as the checkpoints that are kept tell."""
     import torch
 
-    from embedkit.training.checkpoint import Checkpoint, CheckpointStore, verify
+    from embedkit.training.state.checkpoint import Checkpoint, CheckpointStore, verify
 
     store = CheckpointStore(folder / "checkpoints")
     kept = [Checkpoint(path, step) for step in store.steps()
@@ -184,7 +184,7 @@ def _checkpoints(folder: Path) -> Iterator[Finding]:
 def _data(folder: Path, recipe: Recipe) -> tuple[str, list[Finding]]:
     """Whether the data is what the newest checkpoint was trained on, where it can be read here."""
     from embedkit.training import setup
-    from embedkit.training.checkpoint import CheckpointStore
+    from embedkit.training.state.checkpoint import CheckpointStore
 
     newest, _ = CheckpointStore(folder / "checkpoints").newest()
     if newest is None:

@@ -34,7 +34,7 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], who: str, wher
 
 def examine_folder(folder: Path, model: Any) -> Iterator[Finding]:
     """What the files of a model folder say against each other."""
-    from embedkit.models.folder import OWN_FILE, read_json
+    from embedkit.formats.folder import OWN_FILE, read_json
 
     if (folder / OWN_FILE).is_file():
         own = read_json(folder / OWN_FILE)
@@ -58,7 +58,8 @@ def _changed(own: Mapping[str, Any], model: Any) -> Iterator[Finding]:
 
 def beside(folder: Path) -> dict[str, Any]:
     """The settings that the files of sentence-transformers in an embedkit folder give; empty when there are none."""
-    from embedkit.models.folder import POOLING_NAMES, read_json
+    from embedkit.formats.folder import read_json
+    from embedkit.formats.sentence_transformers.reader import POOLING_NAMES
 
     modules = folder / "modules.json"
     if not modules.is_file():
@@ -83,7 +84,7 @@ def beside(folder: Path) -> dict[str, Any]:
 
 def _activations(folder: Path) -> Iterator[Finding]:
     """OpenAI's CLIP weights need a sigmoid approximation of GELU; with plain GELU the vectors are other ones."""
-    from embedkit.models.folder import read_json
+    from embedkit.formats.folder import read_json
 
     clip, plain = folder / "open_clip_config.json", folder / "config.json"
     if not (clip.is_file() and plain.is_file()):
@@ -104,8 +105,8 @@ def _activations(folder: Path) -> Iterator[Finding]:
 
 def _preprocessing(folder: Path) -> Iterator[Finding]:
     """Normalisation and size of images: those of the kind of model, the same in all files."""
-    from embedkit.models.folder import read_json
-    from embedkit.models.preprocess import CLIP_MEAN
+    from embedkit.formats.folder import read_json
+    from embedkit.models.inputs.preprocess import CLIP_MEAN
 
     said: dict[str, tuple[list[float] | None, int | None]] = {}
     if (folder / "preprocessor_config.json").is_file():

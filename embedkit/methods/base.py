@@ -2,7 +2,7 @@
 
 The trainer knows no paper; a method knows no training loop. Before the first step `adapt` may change the model (what it
 adds is saved with it) and `parts` makes modules that are trained beside it. One optimiser step then runs (see
-`embedkit.training.step`):
+`embedkit.training.loop.step`):
 
 1. `views` makes named inputs of this process's rows, `prepare` their tokens;
 2. `embed` turns each chunk of a view into numbers (n, K): the encoder's vectors, or anything else of a row,
@@ -20,11 +20,11 @@ A method object keeps no state: everything that changes is a parameter or a buff
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from embedkit.data.schema.contract import Contract
 from embedkit.registry import Registry
 from embedkit.settings import checked
 from embedkit.views.base import View
@@ -33,33 +33,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from embedkit.models.base import Model
-    from embedkit.models.inputs import Inputs
+    from embedkit.models.inputs.inputs import Inputs
     from embedkit.objectives.base import ObjectiveBatch
     from embedkit.views.image import Transform
 
 Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Contract:
-    """The roles a method reads; checked on the schema and the first rows before a model is loaded.
-
-    Attributes
-    ----------
-    requires, accepts : frozenset of str
-        Roles that every row must have, and roles that are read where they are there.
-    limits : mapping
-        Role -> lowest and highest value that makes sense for it, e.g. a label below the number of classes.
-    """
-
-    requires: frozenset[str] = frozenset({"anchor"})
-    accepts: frozenset[str] = frozenset()
-    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-
-    @property
-    def roles(self) -> frozenset[str]:
-        """All roles the method knows."""
-        return self.requires | self.accepts
 
 
 class Method:
@@ -128,7 +106,7 @@ class Method:
 
         ``random(i)`` is the generator of row i, a pure function of (seed, epoch, step, place of the row in the whole
         batch): what a method draws does not depend on the number of processes. Draws on tokens come later, from
-        ``inputs.seeds``, which are just as pure (`embedkit.models.draws`).
+        ``inputs.seeds``, which are just as pure (`embedkit.models.augment.counter_rng`).
         """
         raise TypeError(f"{type(self).__name__} does not define views")
 
@@ -200,4 +178,4 @@ def prepare_view(model: Model, view: View) -> Inputs:
     return prepare_images(model, view.inputs)  # type: ignore[return-value]
 
 
-methods: Registry[type[Method]] = Registry("method")
+methods: Registry[type[Method]] = Registry("method", "embedkit.methods")

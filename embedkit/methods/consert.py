@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from embedkit.methods.base import Contract, Method, Row, View, methods
+from embedkit.data.schema.contract import Contract
+from embedkit.methods.base import Method, Row, View, methods
 from embedkit.settings import Fidelity, NotNegative, Positive, Rate, check
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from embedkit.models.base import Model
-    from embedkit.models.inputs import Inputs
+    from embedkit.models.inputs.inputs import Inputs
     from embedkit.objectives.base import ObjectiveBatch
 
 CODE_RATE = 0.15  # the official factor of the contrastive loss
@@ -260,7 +261,7 @@ class ConSERTSupervised(Method):
 
 def paired(first: Inputs, second: Inputs) -> Inputs:
     """Each text of `first` with that of `second` behind it as one sequence; ``data["split"]``: tokens of the first."""
-    from embedkit.models.inputs import Inputs
+    from embedkit.models.inputs.inputs import Inputs
 
     rows = [a + b for a, b in zip(first.rows(), second.rows(), strict=True)]
     return Inputs.of(rows, data={"split": first.costs})
@@ -268,7 +269,7 @@ def paired(first: Inputs, second: Inputs) -> Inputs:
 
 def apart(inputs: Inputs) -> tuple[Inputs, Inputs]:
     """The two sides of `paired` inputs; the second has seeds of its own."""
-    from embedkit.models.draws import mixed
+    from embedkit.models.augment.counter_rng import mixed
 
     front = inputs.places < inputs.data["split"][inputs.owner]
     sides = []

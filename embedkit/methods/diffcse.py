@@ -61,7 +61,7 @@ class DiffCSE(SimCSEUnsupervised):
 
         from torch import nn
 
-        from embedkit.methods.parts import BatchNormProjector, generator
+        from embedkit.methods.common.parts import BatchNormProjector, generator
 
         text: Any = model
         discriminator: Any = copy.deepcopy(model)
@@ -88,8 +88,8 @@ class DiffCSE(SimCSEUnsupervised):
         import torch
         import torch.nn.functional as F
 
-        from embedkit.methods.parts import replace_first
-        from embedkit.models.masked import in_plan_order
+        from embedkit.methods.common.parts import replace_first
+        from embedkit.models.modules.masked import in_plan_order
 
         edited = self.edited(inputs, model, parts)
         discriminator: Any = parts["discriminator"]
@@ -107,7 +107,7 @@ class DiffCSE(SimCSEUnsupervised):
         """The inputs with tokens that the generator put there."""
         import torch
 
-        from embedkit.models.masked import hide_tokens
+        from embedkit.models.modules.masked import hide_tokens
 
         hidden = hide_tokens(inputs, model.tokenizer, self.mask_rate)
         frozen: Any = parts["generator"]

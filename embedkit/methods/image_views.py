@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from embedkit.data.schema.contract import Contract
 from embedkit.errors import ModelError, RecipeError
-from embedkit.methods.base import Contract, Method, Row, View, methods
+from embedkit.methods.base import Method, Row, View, methods
 from embedkit.settings import Count, Rate
 from embedkit.views.image import Transform, image_inputs
 

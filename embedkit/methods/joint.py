@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from embedkit.data.schema.contract import Contract
 from embedkit.errors import DataError
-from embedkit.methods.base import Contract, Row, View, methods
+from embedkit.methods.base import Row, View, methods
 from embedkit.methods.clip import ImageText, chosen_texts
 from embedkit.views.image import image_inputs
 

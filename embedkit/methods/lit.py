@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from embedkit.models.base import Model
-    from embedkit.models.inputs import Inputs
+    from embedkit.models.inputs.inputs import Inputs
 
 
 @methods.add("lit")
@@ -60,7 +60,7 @@ class LiT(ImageText):
             return prepare_view(model, view)
         import torch
 
-        from embedkit.models.inputs import Inputs
+        from embedkit.models.inputs.inputs import Inputs
 
         vectors = np.stack([item.vector for item in view.inputs])
         # one token that nobody reads stands for an image

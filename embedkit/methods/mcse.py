@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from embedkit.data.schema.contract import Contract
 from embedkit.errors import DataError
-from embedkit.methods.base import Contract, Method, Row, View, methods
+from embedkit.methods.base import Method, Row, View, methods
 from embedkit.settings import Count, Fidelity, Positive
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from embedkit.models.base import Model
-    from embedkit.models.inputs import Inputs
+    from embedkit.models.inputs.inputs import Inputs
     from embedkit.objectives.base import ObjectiveBatch
 
 
@@ -91,7 +92,7 @@ class MCSE(Method):
             return model.prepare(view.inputs, view.prompt)
         import torch
 
-        from embedkit.models.inputs import Inputs
+        from embedkit.models.inputs.inputs import Inputs
 
         count = len(view.inputs)
         features = np.stack(view.inputs) if count else np.zeros((0, self.size), np.float32)

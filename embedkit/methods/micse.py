@@ -63,7 +63,7 @@ class MiCSE(SimCSEUnsupervised):
     def parts(self, model: Model) -> nn.ModuleDict:
         from torch import nn
 
-        from embedkit.methods.attention import Maps, default_layers
+        from embedkit.methods.common.attention import Maps, default_layers
 
         config = getattr(getattr(model, "encoder", None), "config", None)
         if config is None:
@@ -94,7 +94,7 @@ class MiCSE(SimCSEUnsupervised):
         self, outputs: dict[str, Tensor], embeddings: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict
     ) -> dict[str, Tensor]:
         """The alignment of attention, this process's share."""
-        from embedkit.methods.attention import alignment
+        from embedkit.methods.common.attention import alignment
 
         maps: Any = parts["maps"]
         one, two = (maps.paired(outputs[name]) for name in ("anchor", "positive"))

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from embedkit.data.schema.contract import Contract
 from embedkit.errors import ModelError
-from embedkit.methods.base import Contract, Method, Row, View, methods
+from embedkit.methods.base import Method, Row, View, methods
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -55,25 +56,25 @@ class MaskedWords(Method):
         self.rate, self.tied, self.main_reads = rate, tied, main_reads
 
     def adapt(self, model: Model) -> None:
-        from embedkit.models.masked import MaskedHead
-        from embedkit.models.text import TextEncoder
+        from embedkit.formats.transformers.masked_head import masked_head
+        from embedkit.models.modules.text import TextEncoder
 
         if not isinstance(model, TextEncoder):
             raise ModelError(f"a {model.kind} model cannot guess words", remedy="use a transformers encoder")
         if self.tied:
-            model.mask_head = MaskedHead.of(model)
+            model.mask_head = masked_head(model)
 
     def parts(self, model: Model) -> nn.ModuleDict:
         from torch import nn
 
-        from embedkit.models.masked import MaskedHead
+        from embedkit.formats.transformers.masked_head import masked_head
 
         if self.tied:
             return nn.ModuleDict()
         text: Any = model
         words = text.encoder.get_input_embeddings().weight.detach().clone()
         output = nn.Embedding(len(words), words.shape[1], _weight=words)
-        return nn.ModuleDict({"head": MaskedHead.of(model), "words": output})
+        return nn.ModuleDict({"head": masked_head(model), "words": output})
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         return {"anchor": View([row["anchor"] for row in rows], list(range(len(rows))))}
@@ -88,7 +89,7 @@ class MaskedWords(Method):
     def before_main(self, model: Any, inputs: Any) -> Any:
         if self.main_reads == "texts":
             return inputs
-        from embedkit.models.masked import hide_tokens
+        from embedkit.models.modules.masked import hide_tokens
 
         return hide_tokens(inputs, model.tokenizer, self.rate, "mlm-main").inputs
 
@@ -97,7 +98,7 @@ class MaskedWords(Method):
         import torch
         import torch.nn.functional as F
 
-        from embedkit.models.masked import hide_tokens, in_plan_order
+        from embedkit.models.modules.masked import hide_tokens, in_plan_order
 
         hidden = hide_tokens(inputs, model.tokenizer, self.rate)
         place = np.flatnonzero(hidden.chosen)
@@ -118,7 +119,7 @@ class MaskedWords(Method):
     def terms(
         self, outputs: dict[str, Tensor], embeddings: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict
     ) -> dict[str, Tensor]:
-        from embedkit.methods.parts import own_rows
+        from embedkit.methods.common.parts import own_rows
 
         count = sum(z[:, 1].sum() for z in outputs.values()).detach().clamp(min=1.0)  # type: ignore[union-attr]
         mine = [z[own_rows(batch.owner[name], batch.rows), 0].sum() for name, z in outputs.items()]

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from embedkit.data.schema.contract import Contract
 from embedkit.errors import ModelError
-from embedkit.methods.base import Contract, Method, Row, View, methods
+from embedkit.methods.base import Method, Row, View, methods
 from embedkit.methods.pairs import role_views
 from embedkit.settings import Count, Rate
 
@@ -52,9 +53,9 @@ class PromCSE(Method):
         return frozenset({"anchor", "positive"})
 
     def adapt(self, model: Model) -> None:
-        from embedkit.models.packing import position_offset
-        from embedkit.models.soft_prompt import SoftPrompt
-        from embedkit.models.text import TextEncoder
+        from embedkit.models.execution.packing import position_offset
+        from embedkit.models.modules.soft_prompt import SoftPrompt
+        from embedkit.models.modules.text import TextEncoder
 
         if not isinstance(model, TextEncoder):
             raise ModelError(f"a {model.kind} model takes no soft prompt", remedy="use a transformers encoder")

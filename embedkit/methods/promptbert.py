@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from embedkit.data.schema.contract import Contract
 from embedkit.errors import ModelError
-from embedkit.methods.base import Contract, Method, Row, View, methods
+from embedkit.methods.base import Method, Row, View, methods
 from embedkit.methods.pairs import role_views
 from embedkit.settings import Fidelity
 
 if TYPE_CHECKING:
     from embedkit.models.base import Model
-    from embedkit.models.inputs import Inputs
+    from embedkit.models.inputs.inputs import Inputs
 
 _ROBERTA = ("camembert", "roberta", "xlm-roberta")
 
@@ -29,7 +30,7 @@ class _Prompted(Method):
         self.fidelity = fidelity
 
     def _text(self, model: Model) -> Any:
-        from embedkit.models.text import TextEncoder
+        from embedkit.models.modules.text import TextEncoder
 
         if not isinstance(model, TextEncoder) or model.pooling != "mask" or not model.prompts:
             raise ModelError(
@@ -45,7 +46,7 @@ class _Prompted(Method):
 
     def _shift(self, model: Any) -> int:
         """RoBERTa's first position is 2; the official code starts at 0 in the bias pass."""
-        from embedkit.models.packing import position_offset
+        from embedkit.models.execution.packing import position_offset
 
         counts_from_zero = self.fidelity == "code" and model.encoder.config.model_type in _ROBERTA
         return -position_offset(model.encoder) if counts_from_zero else 0
@@ -57,9 +58,9 @@ class PromptBERTUnsupervised(_Prompted):
 
     Views: the sentence under the templates ``model.prompts.first`` and ``model.prompts.second`` (and dropout). A view's
     vector is the state of the mask token, less that of the template alone: the template without the sentence, its
-    later tokens at the positions that they have with it (`embedkit.models.denoising`). One bias is computed for each
-    template and sentence length of a chunk, with gradient and dropout. Objective: InfoNCE, temperature 0.05, behind a
-    tanh head that is used in training only (the recipe's ``model.head``).
+    later tokens at the positions that they have with it (`embedkit.models.augment.template_bias`). One bias is computed
+    for each template and sentence length of a chunk, with gradient and dropout. Objective: InfoNCE, temperature 0.05,
+    behind a tanh head that is used in training only (the recipe's ``model.head``).
 
     As in the official code the saved model takes no bias off and uses the first template: that is what the published
     test scores measure, although the development scores that choose the checkpoint take it off (the recipes' section
@@ -78,7 +79,7 @@ class PromptBERTUnsupervised(_Prompted):
         return frozenset({"anchor", "positive"})
 
     def adapt(self, model: Model) -> None:
-        from embedkit.models.denoising import TemplateBias
+        from embedkit.models.augment.template_bias import TemplateBias
 
         text = self._text(model)
         missing = [name for name in ("first", "second") if name not in text.prompts]
@@ -109,7 +110,7 @@ class PromptBERTSupervised(_Prompted):
     )
 
     def adapt(self, model: Model) -> None:
-        from embedkit.models.denoising import TemplateBias
+        from embedkit.models.augment.template_bias import TemplateBias
 
         text = self._text(model)
         if text.layers:
@@ -153,7 +154,7 @@ class PromptBERTOptimised(_Prompted):
         return frozenset({"anchor", "positive"})
 
     def adapt(self, model: Model) -> None:
-        from embedkit.models.tokens import SENTENCE_SLOT, SLOT
+        from embedkit.models.inputs.tokens import SENTENCE_SLOT, SLOT
 
         text = self._text(model)
         name = "first" if "first" in text.prompts else text.default_prompt
@@ -206,10 +207,10 @@ def learnable_template(text: Any, template: str) -> tuple[str, int]:
 
 def pretrained_transform(text: Any) -> Any:
     """A dense layer like the transform of the encoder's masked-word head, pretrained where the folder has it."""
-    from embedkit.models.masked import MaskedHead
-    from embedkit.models.text import Dense
+    from embedkit.formats.transformers.masked_head import masked_head
+    from embedkit.models.modules.text import Dense
 
-    head = MaskedHead.of(text)
+    head = masked_head(text)
     layer = Dense(text.hidden_size, text.hidden_size, "gelu", norm=head.norm.eps)
     layer.linear.load_state_dict(head.dense.state_dict())
     assert layer.norm is not None

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from embedkit.data.schema.contract import Contract
 from embedkit.errors import ModelError, RecipeError
-from embedkit.methods.base import Contract, Method, Row, View, methods
+from embedkit.methods.base import Method, Row, View, methods
 from embedkit.settings import File, Positive, Rate, Whole
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class Sent2Vec(Method):
         import torch
         import torch.nn.functional as F
 
-        from embedkit.models.draws import uniforms
+        from embedkit.models.augment.counter_rng import uniforms
 
         single = (inputs.ids < model.pieces).cpu().numpy()
         if side == "output":  # a target such as "it's" is several words to the tokenizer; its n-grams have no row

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from embedkit.methods.base import Contract, Method, Row, View, methods
+from embedkit.data.schema.contract import Contract
+from embedkit.methods.base import Method, Row, View, methods
 from embedkit.methods.pairs import role_views
 
 

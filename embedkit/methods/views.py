@@ -8,8 +8,9 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import SkipValidation
 
-from embedkit.methods.augmenting import Augmenting
-from embedkit.methods.base import Contract, Method, Row, View, methods
+from embedkit.data.schema.contract import Contract
+from embedkit.methods.base import Method, Row, View, methods
+from embedkit.methods.common.augmenting import Augmenting
 from embedkit.methods.pairs import role_views
 from embedkit.views.base import Chain
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from embedkit.errors import ModelError, UserError
-from embedkit.models.inputs import Inputs
+from embedkit.models.inputs.inputs import Inputs
+from embedkit.registry import services
 
 Progress = bool | Callable[[int, int], None] | None
 
@@ -73,10 +74,6 @@ class Model(nn.Module):
     def tokenizer_json(self) -> str:
         """The tokenizer as text, for the hash."""
 
-    @abstractmethod
-    def write_weights(self, folder: Path) -> None:
-        """Write weights and tokenizer into a folder."""
-
     def encode(
         self,
         inputs: Sequence[str],
@@ -110,7 +107,7 @@ class Model(nn.Module):
         NonFiniteError
             When a vector has NaN or infinity; the row is named.
         """
-        from embedkit.models.encoding import encode
+        from embedkit.models.encode.encoding import encode
 
         return encode(self, inputs, prompt, normalize, truncate_dim, batch_tokens, progress)
 
@@ -123,10 +120,9 @@ class Model(nn.Module):
         return a @ b.T
 
     def save(self, path: str | Path, *, recipe: dict[str, Any] | None = None, overwrite: bool = False) -> Path:
-        """Write a model folder; see `embedkit.models.save`."""
-        from embedkit.models.saving import save
-
-        return save(self, path, recipe=recipe, overwrite=overwrite)
+        """Write a model folder; see `embedkit.formats.save`."""
+        folder: Path = services["save"](self, path, recipe=recipe, overwrite=overwrite)
+        return folder
 
     @property
     def training_dim(self) -> int:

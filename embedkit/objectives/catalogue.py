@@ -9,9 +9,9 @@ import inspect
 import sys
 from typing import Any
 
-from embedkit.objectives.registry import Preset, load, presets
-from embedkit.objectives.sides import VIEWS
-from embedkit.objectives.slots import DEFAULTS, SLOTS, part_settings
+from embedkit.objectives.matrix.similarity import VIEWS
+from embedkit.objectives.parts.slots import DEFAULTS, SLOTS, part_settings
+from embedkit.objectives.registry import Preset, presets
 
 COLUMNS = ("name", "paper", "slots", "inputs", "state", "cost", "tiled", "cached", "distributed", "note")
 
@@ -44,7 +44,6 @@ hand.
 
 def table() -> list[dict[str, Any]]:
     """One mapping for each objective, sorted by family and name; keys are `COLUMNS` and "family"."""
-    load()
     rows = [_row(preset) for _, preset in presets.items()]
     return sorted(rows, key=lambda row: (row["family"] != "table", row["family"]))
 

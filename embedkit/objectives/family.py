@@ -7,7 +7,7 @@ from torch import Tensor
 
 from embedkit.errors import NonFiniteError, UserError
 from embedkit.objectives.base import LossOutput, NegativeCount, Objective, ObjectiveBatch
-from embedkit.objectives.sides import VIEWS, views_of
+from embedkit.objectives.matrix.similarity import VIEWS, views_of
 from embedkit.objectives.tools import prepare, unit
 
 PAIR = VIEWS[:2]

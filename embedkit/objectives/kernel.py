@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 
 from embedkit.errors import RecipeError, nearest
-from embedkit.objectives.banks import Bank
 from embedkit.objectives.base import LossOutput, NegativeCount, Objective, ObjectiveBatch
-from embedkit.objectives.candidates import Direction, FalseNegatives, Target
-from embedkit.objectives.problem import Extra, Problem, Row
-from embedkit.objectives.reducers import COUNT, Prior, Reducer, Weight
+from embedkit.objectives.matrix.problem import Extra, Problem, Row
+from embedkit.objectives.matrix.similarity import Relation, Side, check_roles
+from embedkit.objectives.matrix.stats import Stat, Table, pair_scores, reduce_logits
+from embedkit.objectives.matrix.tiled import row_stats
+from embedkit.objectives.parts.banks import Bank
+from embedkit.objectives.parts.reducers import COUNT, Prior, Reducer, Weight
+from embedkit.objectives.parts.scales import Positive, Scale
+from embedkit.objectives.parts.scores import Score
+from embedkit.objectives.parts.slots import Chosen, choose, exposed, make
+from embedkit.objectives.parts.targets import Direction, FalseNegatives, Target
 from embedkit.objectives.registry import Preset, presets
-from embedkit.objectives.scales import Positive, Scale
-from embedkit.objectives.scores import Score
-from embedkit.objectives.sides import Relation, Side, check_roles
-from embedkit.objectives.slots import Chosen, choose, exposed, make
-from embedkit.objectives.stats import Stat, Table, pair_scores, reduce_logits
-from embedkit.objectives.tiled import row_stats
 from embedkit.objectives.tools import logaddexp, prepare, whole
 
 TABLE_SETTINGS: dict[str, Any] = {"tile": "auto"}
@@ -32,7 +32,7 @@ POOLED = [Stat("sum", "positive"), Stat("lse", "positive")]
 
 
 class TableObjective(Objective):
-    """An objective composed of parts; see `embedkit.objectives.slots` for the slots.
+    """An objective composed of parts; see `embedkit.objectives.parts.slots` for the slots.
 
     Parameters
     ----------
@@ -256,4 +256,3 @@ def table_preset(name: str, *, paper: str, note: str = "", cost: str = "B² D", 
     told = ", ".join(f"{key}: {value}" for key, value in slots.items())
     tiled = chosen["reducer"][0] != "divergence"
     presets.add(name)(Preset(name, paper, make_table, known, "table", told, state, cost, tiled, True, note))
-

@@ -6,9 +6,7 @@ Two decorators file a preset. `objective` takes a class whose keyword arguments 
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -60,15 +58,10 @@ class Preset:
     note: str = ""
 
 
-presets: Registry[Preset] = Registry("objective")
-"""Every objective, filled when `load` imports the modules of this package."""
-
-
-def load() -> None:
-    """Import every module of this package once, so that all presets are registered."""
-    package = importlib.import_module("embedkit.objectives")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"embedkit.objectives.{module.name}")
+presets: Registry[Preset] = Registry(
+    "objective", "embedkit.objectives", "embedkit.objectives.losses", "embedkit.objectives.compose"
+)
+"""Every objective."""
 
 
 def reject_unknown(given: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:
@@ -138,7 +131,6 @@ def build(config: Component | Mapping[str, Any] | str, *, dim: int | None = None
         Unknown name or setting, or a value that cannot work. No data is needed to find out: a check of a recipe calls
         `build` without `dim` and `num_rows`, and an objective that needs them says so when it is first evaluated.
     """
-    load()
     if isinstance(config, Component):
         config = {"name": config.name, **config.settings}
     elif isinstance(config, str):

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from embedkit.data.decoding import decode_batches
+from embedkit.data.images.decoding import decode_batches
 from embedkit.errors import RecipeError
 from embedkit.recipe import Recipe
 from embedkit.training import setup
-from embedkit.training.batches import StepBatch, prepare
-from embedkit.training.cache import Chunking
-from embedkit.training.optimiser import ParameterGroup, assign_groups
-from embedkit.training.precision import choose_precision
-from embedkit.training.step import Bundle
+from embedkit.training.loop.batches import StepBatch, prepare
+from embedkit.training.loop.cache import Chunking
+from embedkit.training.loop.step import Bundle
+from embedkit.training.optim.optimizer import ParameterGroup, assign_groups
+from embedkit.training.optim.precision import choose_precision
 
 _SAMPLE_STEPS = 4
 
@@ -81,7 +81,7 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
     method = setup.check(recipe)
     rows = setup.open_rows(recipe, method)
     total = setup.total_steps(recipe, rows)
-    from embedkit.models import build
+    from embedkit.factory import build
 
     model = build(recipe.model, recipe.seed)
     method.adapt(model)

@@ -13,17 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embedkit.data.schema.contract import Contract
 from embedkit.errors import RecipeError, nearest
 from embedkit.methods import methods
-from embedkit.methods.base import Contract, Method
+from embedkit.methods.base import Method
 from embedkit.recipe import Component, Recipe
 from embedkit.settings import check as check_settings
 
 if TYPE_CHECKING:
     from embedkit.data import TrainingRows
-    from embedkit.data.decoding import Decoding
+    from embedkit.data.images.decoding import Decoding
     from embedkit.objectives.base import Objective
-    from embedkit.training.distributed import World
+    from embedkit.training.parallel.distributed import World
 
 _STREAM_STEPS = 1000  # a kill loses no more than these, whatever the length of the run
 
@@ -36,7 +37,7 @@ def build_method(recipe: Recipe) -> Method:
     UserError, RecipeError
         Unknown method (with the nearest name) or setting.
     """
-    from embedkit.methods.auxiliary import Auxiliary, WithAuxiliaries
+    from embedkit.methods.common.auxiliary import Auxiliary, WithAuxiliaries
 
     main = _method(recipe.method, "method")
     beside = []
@@ -52,7 +53,7 @@ def _method(given: Component, where: str) -> Method:
     cls = methods[given.name]
     settings = check_settings(cls, {k: v for k, v in given.settings.items() if k != "augment"}, where, ["augment"])
     if "augment" in given.settings:
-        from embedkit.methods.augmenting import augmented
+        from embedkit.methods.common.augmenting import augmented
 
         cls = augmented(cls, given.settings["augment"])
     return cls(**settings)
@@ -135,7 +136,7 @@ def check_early(recipe: Recipe) -> None:
     """
     if "torch" in sys.modules:
         return
-    from embedkit.data.training import open_sources
+    from embedkit.data.datasets.open import open_sources
 
     open_sources(recipe.data, build_method(recipe).contract, Path.cwd())
 
@@ -196,7 +197,7 @@ def check_shares(smallest: int | None, processes: int) -> None:
 
 def decoding(recipe: Recipe, method: Method, model: Any) -> Decoding:
     """How images are decoded: as large as the model and the crops of the method need them."""
-    from embedkit.data.decoding import Decoding
+    from embedkit.data.images.decoding import Decoding
 
     preprocess = getattr(model, "preprocess", None)
     need = None

@@ -84,7 +84,7 @@ class Step:
     splits: bool = False
 
 
-views: Registry[Callable[..., Step]] = Registry("view")
+views: Registry[Callable[..., Step]] = Registry("view", "embedkit.views")
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,6 @@ class Chain:
         UserError, RecipeError
             Unknown view or setting, a value out of bounds, two templates, two values for one forward setting.
         """
-        from embedkit.views import views as registry  # with every file of views read
-
         listed = isinstance(config, Sequence) and not isinstance(config, str)
         steps = []
         for place, entry in enumerate(config if listed else [config]):
@@ -111,7 +109,7 @@ class Chain:
             settings = {"name": entry} if isinstance(entry, str) else entry
             if not (isinstance(settings, Mapping) and isinstance(settings.get("name"), str)):
                 raise RecipeError("an entry has no name", where=here, remedy="write {name: word-deletion, rate: 0.1}")
-            make = registry[settings["name"]]
+            make = views[settings["name"]]
             steps.append(make(**check(make, {k: v for k, v in settings.items() if k != "name"}, here)))
         chain = cls(tuple(steps))
         keys = [key for step in chain.steps for key in step.forward]

@@ -1,7 +1,7 @@
 """Views that change how the encoder sees a text: dropout, positions, cutoffs, noise, an adversary.
 
-They are settings of a forward pass (see `embedkit.models.text.TextEncoder.token_states`); what they draw depends on the
-seed of the input only.
+They are settings of a forward pass (see `embedkit.models.modules.text.TextEncoder.token_states`); what they
+draw depends on the seed of the input only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from embedkit.views.base import Step, views
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from embedkit.models.inputs import Inputs
+    from embedkit.models.inputs.inputs import Inputs
 
 
 @views.add("dropout")
@@ -78,11 +78,11 @@ def adversary(embed: Any, inputs: Inputs, epsilon: float, probe: float = 1e-2) -
     Returns
     -------
     callable
-        An `embedkit.models.edits.Edit`.
+        An `embedkit.models.augment.embedding_augmentation.Edit`.
     """
     import torch
 
-    from embedkit.models.edits import normal
+    from embedkit.models.augment.embedding_augmentation import normal
 
     found: dict[str, Any] = {}
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from embedkit.data.pictures import Picture, to_rgb
+from embedkit.data.images.pictures import Picture, to_rgb
 from embedkit.errors import RecipeError, nearest
 from embedkit.settings import Positive, Share, check
 
 if TYPE_CHECKING:
-    from embedkit.models.images import ImageInputs
+    from embedkit.models.inputs.images import ImageInputs
 
 _DRAWS = 64  # numbers drawn for one view; a crop takes 4 for each of at most 10 tries, the rest fewer than 16
 _BICUBIC = 3  # Pillow's number
@@ -170,7 +170,7 @@ def seed_of(random: np.random.Generator) -> tuple[int, int]:
 
 def prepare_images(model: Any, inputs: Sequence[Any]) -> ImageInputs:
     """Images of a view as the model takes them; an empty list is an empty `ImageInputs`."""
-    from embedkit.models.images import ImageInputs, pixels_of
+    from embedkit.models.inputs.images import ImageInputs, pixels_of
 
     size = model.preprocess.size
     images = [image.render(size) if isinstance(image, ImageInput) else image for image in inputs]

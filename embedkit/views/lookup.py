@@ -45,7 +45,7 @@ def back_translation(
 def read_table(path: str, key: str, value: str) -> dict[str, list[str]]:
     """Cells of one column by those of another, white space collapsed, in the order of the file."""
     from embedkit.data import read_rows
-    from embedkit.data.cells import is_blank, show
+    from embedkit.data.schema.parsers import is_blank, show
 
     table: dict[str, list[str]] = {}
     for number, row in enumerate(read_rows(path, columns=[key, value]), 1):
@@ -109,8 +109,9 @@ class MaskedLM:
                 import torch
                 from transformers import AutoModelForMaskedLM
 
-                from embedkit.models.folder import inspect, locate
-                from embedkit.models.loading import read_tokenizer, reading
+                from embedkit.formats.detect import inspect, locate
+                from embedkit.formats.tensors import reading
+                from embedkit.formats.transformers.encoder import read_tokenizer
 
                 folder: Path = inspect(locate(self.name)).weights
                 tokenizer = read_tokenizer(folder)

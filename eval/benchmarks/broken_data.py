@@ -185,7 +185,7 @@ def embedkit(question: Question, folder: Path) -> Seen | None:
     """``embedkit train``."""
     import numpy as np
 
-    from embedkit.data.pictures import load_picture, to_rgb
+    from embedkit.data.images.pictures import load_picture, to_rgb
 
     path = recipe(World(folder), question.broken, train={"batch_size": 4, "max_steps": 2} if _usual(question) else {})
     ended = command("train", path)

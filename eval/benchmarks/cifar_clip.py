@@ -51,7 +51,7 @@ def recipe(options: argparse.Namespace, steps: int) -> dict[str, Any]:
 def trained(options: argparse.Namespace, steps: int, folder: str) -> tuple[Path, float]:
     """The model folder, and seconds of the steps alone."""
     from embedkit.training import train
-    from embedkit.training.log import Progress
+    from embedkit.training.monitor.log import Progress
 
     class Clock(Progress):
         begun = ended = 0.0
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a few steps, nothing kept")
     options = parser.parse_args()
     from embedkit.evaluation import open_suite
-    from embedkit.models import load
+    from embedkit.formats import load
 
     if options.smoke:
         options.batch = 16

@@ -79,9 +79,9 @@ def scores_of(model: Any, data: str, options: argparse.Namespace) -> dict[str, f
 
 def with_embedkit(data: str, tower: str, seed: int, options: argparse.Namespace) -> tuple[dict[str, float], float]:
     """Scores and seconds of a run of the recipe."""
-    from embedkit.models import load
+    from embedkit.formats import load
     from embedkit.training import train
-    from embedkit.training.log import Progress
+    from embedkit.training.monitor.log import Progress
 
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
@@ -108,9 +108,9 @@ class SameSamples:
         return self.num_batches
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        from embedkit.data.decoding import decode_batches
+        from embedkit.data.images.decoding import decode_batches
         from embedkit.training import setup
-        from embedkit.training.batches import prepare
+        from embedkit.training.loop.batches import prepare
 
         source = setup.batches_from(self.rows, setup.Position(), 0, 1)
         decoded = decode_batches(source, setup.decoding(self.recipe, self.method, self.model), self.rows.where)
@@ -135,7 +135,7 @@ class Theirs:
         from open_clip.model import CustomTextCLIP
         from transformers import AutoTokenizer
 
-        from embedkit.interop.open_clip import vision_parts
+        from embedkit.formats.open_clip.writer import vision_parts
 
         vision, visual, _ = vision_parts(ours)
         path = minilm()
@@ -163,7 +163,7 @@ class Theirs:
             if isinstance(part[0], str):
                 parts.append(self.model.encode_text(self.tokenize(part), normalize=True))
             else:
-                from embedkit.models.images import ImageInputs, pixels_of
+                from embedkit.models.inputs.images import ImageInputs, pixels_of
 
                 pixels = self.normalise(ImageInputs(pixels_of(part, self.preprocess)))
                 parts.append(self.model.encode_image(pixels, normalize=True))
@@ -176,7 +176,7 @@ def with_open_clip(data: str, tower: str, seed: int, options: argparse.Namespace
     from open_clip_train.scheduler import cosine_lr
     from open_clip_train.train import train_one_epoch
 
-    from embedkit.models import build
+    from embedkit.factory import build
     from embedkit.recipe import ModelConfig
 
     given = recipe(data, tower, seed, options)

@@ -35,7 +35,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from embedkit.methods.base import Contract, Method, Row, View
+from embedkit.data.schema.contract import Contract
+from embedkit.methods.base import Method, Row, View
 
 
 class Ready(Method):
@@ -99,9 +100,10 @@ def model_section(options: argparse.Namespace) -> dict[str, Any]:
 
 def their_model(model: Any) -> Any:
     """open_clip's model with embedkit's weights."""
+    from embedkit.formats.open_clip.folder import open_clip_text_cfg
     from open_clip.model import CLIP
 
-    from embedkit.interop.open_clip import open_clip_text_cfg, text_parts, vision_parts
+    from embedkit.formats.open_clip.writer import text_parts, vision_parts
 
     text_cfg, quick = open_clip_text_cfg(model.text)
     vision_cfg, visual, _ = vision_parts(model)
@@ -153,10 +155,10 @@ class Embedkit:
     def __init__(self, model: Any) -> None:
         from embedkit import objectives
         from embedkit.recipe import TrainConfig
-        from embedkit.training.cache import Chunking
-        from embedkit.training.distributed import World
-        from embedkit.training.optimiser import Optimiser, assign_groups
-        from embedkit.training.step import Bundle, TrainStep
+        from embedkit.training.loop.cache import Chunking
+        from embedkit.training.loop.step import Bundle, TrainStep
+        from embedkit.training.optim.optimizer import Optimiser, assign_groups
+        from embedkit.training.parallel.distributed import World
 
         objective = objectives.build("clip", dim=model.dim)
         self.bundle = Bundle(model, torch.nn.ModuleDict(), objective).train()
@@ -181,9 +183,9 @@ def memory(options: argparse.Namespace, known: list[tuple[bytes, str]]) -> dict[
     import open_clip
 
     from embedkit.data import RowBatch
-    from embedkit.models import build
+    from embedkit.factory import build
     from embedkit.recipe import ModelConfig
-    from embedkit.training.batches import prepare
+    from embedkit.training.loop.batches import prepare
 
     model: Any = build(ModelConfig(**model_section(options)), 0)
     theirs, tokenizer = OpenClip(model, options), open_clip.SimpleTokenizer()
@@ -217,10 +219,10 @@ def files(options: argparse.Namespace, known: list[tuple[bytes, str]]) -> dict[s
     import open_clip
     from open_clip_train.data import CsvDataset
 
-    from embedkit.models import build
+    from embedkit.factory import build
     from embedkit.recipe import ModelConfig
     from embedkit.training import train
-    from embedkit.training.log import Progress
+    from embedkit.training.monitor.log import Progress
 
     class Clock(Progress):
         begun = ended = 0.0

@@ -58,7 +58,7 @@ def main() -> None:
         texts = texts[:: max(1, len(texts) // options.limit)]
     from sentence_transformers import SentenceTransformer
 
-    from embedkit.models import load
+    from embedkit.formats import load
 
     folder = options.model or model_folder()
     ours, theirs = load(folder, device="cpu"), SentenceTransformer(folder, device="cpu")

@@ -35,8 +35,8 @@ def samples(count: int) -> list[tuple[bytes, str]]:
     """JPEG files of the built-in shapes, enlarged, and their captions."""
     from PIL import Image
 
-    from embedkit.data import builtin
-    from embedkit.data.pictures import load_picture
+    from embedkit.data.images.pictures import load_picture
+    from embedkit.data.sources import builtin
 
     made = []
     for _, row in zip(range(count), builtin.rows("shapes-train"), strict=False):
@@ -117,7 +117,7 @@ def recipe(source: dict[str, Any], options: argparse.Namespace) -> dict[str, Any
 def run(given: dict[str, Any], output: Path) -> float:
     """Samples drawn a second."""
     from embedkit.training import train
-    from embedkit.training.log import Progress
+    from embedkit.training.monitor.log import Progress
 
     class Clock(Progress):
         begun = ended = 0.0

@@ -22,9 +22,9 @@ import torch
 
 def ours(folder: Path) -> tuple[float, Any]:
     """Seconds of the recipe without its evaluation, and the trained model."""
-    from embedkit.models import load
+    from embedkit.formats import load
     from embedkit.training import train
-    from embedkit.training.log import Progress
+    from embedkit.training.monitor.log import Progress
 
     begun = time.perf_counter()
     result = train("nli-static", ["evaluation=null"], output=folder / "run", progress=Progress())

@@ -19,7 +19,7 @@ import yaml
 
 import embedkit
 from embedkit.evaluation import Embedder, EmbeddingCache, evaluate, open_mteb
-from embedkit.evaluation.provenance import model_key
+from embedkit.evaluation.core.provenance import model_key
 from embedkit.resources import published_path
 
 
@@ -44,7 +44,7 @@ def cranfield(model: Any, data: Path, known: dict[str, Any]) -> bool:
     """Cranfield: our measures against pytrec_eval over the scores of all documents."""
     import pytrec_eval
 
-    from embedkit.evaluation.beir import open_collection
+    from embedkit.evaluation.datasets.beir import open_collection
 
     cache = EmbeddingCache()
     report = evaluate(model, "retrieval", data, ["cranfield"], resamples=0, cache=cache)
@@ -80,7 +80,7 @@ def banking77(model: Any, data: Path, known: dict[str, Any]) -> bool:
     import datasets
     import mteb
 
-    from embedkit.evaluation.tables import read_table
+    from embedkit.evaluation.datasets.tables import read_table
 
     table = read_table(data / "classification" / "banking77.tsv.gz")
     labels = sorted(set(table.columns["label"]))

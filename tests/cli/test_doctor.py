@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from embedkit.cli.app import main
-from embedkit.data import builtin
+from embedkit.data.sources import builtin
 from embedkit.doctor import examine, examine_model, examine_recipe
-from embedkit.models import build
+from embedkit.factory import build
 from embedkit.recipe_io import dump_recipe, load_recipe
 
 

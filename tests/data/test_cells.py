@@ -13,11 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedkit.data import open_training
-from embedkit.data.cells import TextReader, is_blank, read_features, read_group, read_image, read_label, read_score
-from embedkit.data.making import image_path
-from embedkit.data.rows import BadRow
+from embedkit.data.schema.contract import Contract
+from embedkit.data.schema.parsers import (
+    TextReader,
+    is_blank,
+    read_features,
+    read_group,
+    read_image,
+    read_label,
+    read_score,
+)
+from embedkit.data.schema.rows import BadRow
+from embedkit.data.sources.data_source import image_path
 from embedkit.errors import DataError
-from embedkit.methods.base import Contract
 from embedkit.recipe import DataConfig, SourceConfig
 from tests.data.helpers import opened
 from tests.helpers import image_data

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from embedkit.data import open_training
+from embedkit.data.schema.contract import Contract
 from embedkit.errors import DataError
-from embedkit.methods.base import Contract
 from embedkit.recipe import DataConfig
 
 

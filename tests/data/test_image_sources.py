@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedkit.data import read_rows
-from embedkit.data.rows import BadRow
-from embedkit.data.shards import count_samples, expand, read_shard
+from embedkit.data.schema.rows import BadRow
+from embedkit.data.sources.shards import count_samples, expand, read_shard
 from embedkit.errors import DataError, RecipeError
 from tests.data.helpers import opened
 from tests.helpers import image_data

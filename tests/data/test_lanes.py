@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from embedkit.data import TrainingRows
-from embedkit.data.decoding import Decoding, decode_batches, usual_threads
-from embedkit.data.preflight import inspect_sources
-from embedkit.data.rows import BadRow
-from embedkit.data.training import open_sources
+from embedkit.data.datasets.open import open_sources
+from embedkit.data.images.decoding import Decoding, decode_batches, usual_threads
+from embedkit.data.schema.rows import BadRow
+from embedkit.data.sources.preflight import inspect_sources
 from embedkit.recipe import DataConfig
 from tests.data.helpers import contract, opened
 from tests.helpers import image_data
@@ -96,7 +96,7 @@ def test_every_sample_is_drawn_and_accounted_for(pattern: str) -> None:
 
 
 def test_a_process_opens_only_the_shards_of_its_lanes(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from embedkit.data import lanes
+    from embedkit.data.datasets import sharded as lanes
 
     read: list[str] = []
     real = lanes.read_shard
@@ -111,7 +111,7 @@ def test_a_process_opens_only_the_shards_of_its_lanes(pattern: str, monkeypatch:
 
 
 def test_resuming_reads_no_sample_before_its_window(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from embedkit.data import lanes
+    from embedkit.data.datasets import sharded as lanes
 
     first: list[int] = []
     real = lanes.read_shard

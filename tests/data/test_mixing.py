@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedkit.data.mixing import endless, interleave, pools, quotas, shares
+from embedkit.data.datasets.mixing import endless, interleave, pools, quotas, shares
 from embedkit.errors import DataError
 from tests.data.helpers import opened
 

@@ -153,7 +153,7 @@ def test_limit_and_format(write: Write) -> None:
 def test_a_long_line_is_refused_and_a_long_cell_is_read(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write("t.csv", "a\n" + "x" * 10_000_000 + "\n")
     assert len(next(read_rows(path))["a"]) == 10_000_000
-    monkeypatch.setattr("embedkit.data.files.MAX_LINE", 1 << 20)
+    monkeypatch.setattr("embedkit.data.sources.files.MAX_LINE", 1 << 20)
     with pytest.raises(DataError, match=r"t\.csv:2: a line is longer than 1 MiB"):
         list(read_rows(path))
 

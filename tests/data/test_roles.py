@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from embedkit.data.roles import ALIASES, ROLES, bind
+from embedkit.data.schema.roles import ALIASES, ROLES, bind
 from embedkit.errors import DataError, RecipeError, UserError
 from tests.data.helpers import opened
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedkit.data.draws import permutation
-from embedkit.data.held import facts_of, table_of
-from embedkit.data.rows import Row
-from embedkit.data.samplers import SAMPLERS, Grouping, Request, check_sampler, fit
+from embedkit.data.datasets.row_table import facts_of, table_of
+from embedkit.data.datasets.samplers import SAMPLERS, Grouping, Request, check_sampler, fit
+from embedkit.data.datasets.shuffling import permutation
+from embedkit.data.schema.rows import Row
 from embedkit.errors import DataError
 
 TEXTS = st.integers(0, 12).map(lambda number: "text " + "x" * number)

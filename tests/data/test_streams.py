@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedkit.data.streams import Numbered, shuffle_buffer
+from embedkit.data.datasets.streaming import Numbered, shuffle_buffer
 from embedkit.errors import DataError
 from tests.data.helpers import opened
 

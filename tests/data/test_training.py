@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from embedkit.data import TrainingRows, open_training
-from embedkit.data.samplers import SAMPLERS
+from embedkit.data.datasets.samplers import SAMPLERS
 from embedkit.errors import DataError
 from embedkit.recipe import DataConfig
 from tests.data.helpers import contract, opened
@@ -278,7 +278,7 @@ def test_a_wrong_mapping_is_told_before_the_file_is_read(tmp_path: Path) -> None
         reads += 1
         return real(*args, **kwargs)
 
-    import embedkit.data.files as files_module
+    import embedkit.data.sources.files as files_module
 
     real = files_module._decode
     patch = pytest.MonkeyPatch()

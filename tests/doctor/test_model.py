@@ -16,7 +16,7 @@ from tokenizers.processors import TemplateProcessing
 from embedkit.doctor import Finding, examine, examine_model
 from embedkit.doctor.settings import examine_folder
 from embedkit.doctor.tokens import examine_tokens
-from embedkit.models import build
+from embedkit.factory import build
 from embedkit.recipe import ModelConfig
 from tests.helpers import dual, tiny
 from tests.training import common
@@ -73,7 +73,7 @@ FILES: dict[str, tuple[str, Callable[[Any], Any], str]] = {
 
 @pytest.mark.parametrize("fault", FILES)
 def test_files_that_disagree_are_found(saved: Path, tmp_path: Path, fault: str) -> None:
-    from embedkit.models import load
+    from embedkit.formats import load
 
     assert list(examine_folder(saved, load(saved))) == []
     folder = copied(saved, tmp_path)

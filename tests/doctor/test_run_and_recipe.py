@@ -12,13 +12,15 @@ import pytest
 import torch
 
 from embedkit import doctor
-from embedkit.data import RowBatch, builtin
+from embedkit.data import RowBatch
+from embedkit.data.sources import builtin
 from embedkit.doctor import examine, examine_recipe
 from embedkit.doctor.data import score_findings
 from embedkit.doctor.recipe import one_step, order_findings
 from embedkit.recipe_io import dump_recipe, load_recipe
-from embedkit.training import guards, setup
-from embedkit.training.checkpoint import CheckpointStore
+from embedkit.training import setup
+from embedkit.training.monitor import guards
+from embedkit.training.state.checkpoint import CheckpointStore
 from tests.training import runs
 
 GOOD = {"loss": 0.5, "data_wait_share": 0.0, "gradient_norm": 1.0, "mean_cosine": 0.2, "negatives": 63.0, "scale": 30.0}
@@ -228,7 +230,7 @@ def test_a_model_that_is_not_here_is_said_and_is_no_finding() -> None:
 
 
 def test_a_recipe_that_uses_a_checkpoint_otherwise_is_found(tmp_path: Path) -> None:
-    from embedkit.models import build
+    from embedkit.factory import build
 
     build(load_recipe(runs.recipe()).model, 0).save(tmp_path / "m")
     given = {**runs.recipe(), "model": {"name": str(tmp_path / "m"), "pooling": "cls"}}

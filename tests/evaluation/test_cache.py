@@ -12,8 +12,8 @@ import pytest
 
 from embedkit.errors import UserError
 from embedkit.evaluation import EmbeddingCache, evaluate, evaluate_all
-from embedkit.evaluation.embedder import Embedder
-from embedkit.evaluation.inputs import EncodedImage, item_key
+from embedkit.evaluation.core.embedder import Embedder
+from embedkit.evaluation.core.inputs import EncodedImage, item_key
 from tests.evaluation.test_retrieval import collection
 from tests.evaluation.toys import BagOfWords, Described, sts_folder
 

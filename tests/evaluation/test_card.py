@@ -10,7 +10,7 @@ import yaml
 
 from embedkit.errors import ModelError
 from embedkit.evaluation import evaluate
-from embedkit.evaluation.card import write_card
+from embedkit.evaluation.report.card import write_card
 from tests.evaluation.toys import Described, sts_folder
 
 OWN = {

@@ -12,9 +12,9 @@ from scipy.stats import spearmanr, ttest_rel
 
 from embedkit.errors import DataError, UserError
 from embedkit.evaluation import compare, compare_reports, evaluate
-from embedkit.evaluation.report import Report
-from embedkit.evaluation.stats import Samples
-from embedkit.evaluation.task import TaskResult
+from embedkit.evaluation.core.stats import Samples
+from embedkit.evaluation.core.task import TaskResult
+from embedkit.evaluation.report.report import Report
 from tests.evaluation.test_retrieval import collection
 from tests.evaluation.toys import BagOfWords, Described, sts_folder
 

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from embedkit.errors import DataError, NonFiniteError, UserError
-from embedkit.evaluation.embedder import FEWEST, Embedder
-from embedkit.evaluation.inputs import EncodedImage
-from embedkit.evaluation.provenance import describe_model, model_key
-from embedkit.evaluation.task import Request
+from embedkit.evaluation.core.embedder import FEWEST, Embedder
+from embedkit.evaluation.core.inputs import EncodedImage
+from embedkit.evaluation.core.provenance import describe_model, model_key
+from embedkit.evaluation.core.task import Request
 from tests.evaluation.toys import BagOfWords, sentences
 
 

@@ -11,7 +11,8 @@ import torch
 from scipy.stats import skew
 
 from embedkit.errors import DataError
-from embedkit.evaluation import evaluate, geometry, open_suite
+from embedkit.evaluation import evaluate, open_suite
+from embedkit.evaluation.measures import geometry
 from tests.evaluation.toys import BagOfWords, sts_folder, write_tsv
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from embedkit.errors import DataError
 from embedkit.evaluation import evaluate
-from embedkit.evaluation.charts import Bar, bars, histogram, lines, ticks
-from embedkit.evaluation.pages import html_report, write_html
-from embedkit.evaluation.report import Report
+from embedkit.evaluation.report.charts import Bar, bars, histogram, lines, ticks
+from embedkit.evaluation.report.html import html_report, write_html
+from embedkit.evaluation.report.report import Report
 from tests.evaluation.test_retrieval import collection
 from tests.evaluation.toys import Described, sts_folder
 

@@ -12,8 +12,8 @@ import pytest
 
 from embedkit.errors import DataError
 from embedkit.evaluation import evaluate
-from embedkit.evaluation.image_files import image_content
-from embedkit.evaluation.tables import read_table
+from embedkit.evaluation.datasets.image_files import image_content
+from embedkit.evaluation.datasets.tables import read_table
 from tests.helpers import image_data
 
 CONTENT = image_data.samples(8)
@@ -31,7 +31,7 @@ class ByPixels:
 
 
 def _knowing(texts: dict[str, int]) -> ByPixels:
-    from embedkit.evaluation.inputs import EncodedImage
+    from embedkit.evaluation.core.inputs import EncodedImage
 
     return ByPixels({EncodedImage(image).decode().tobytes(): i for i, (image, _) in enumerate(CONTENT)}, texts)
 

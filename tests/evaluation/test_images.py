@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from embedkit.errors import DataError, NonFiniteError
-from embedkit.evaluation import SuiteConfig, evaluate, geometry, open_suite
-from embedkit.evaluation.stats import mean_statistic
+from embedkit.evaluation import SuiteConfig, evaluate, open_suite
+from embedkit.evaluation.core.stats import mean_statistic
+from embedkit.evaluation.measures import geometry
 from tests.evaluation.toys import BagOfWords
 
 

@@ -19,8 +19,9 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_sco
 from sklearn.neighbors import KNeighborsClassifier
 
 from embedkit.errors import DataError
-from embedkit.evaluation import evaluate, open_suite, probes
-from embedkit.evaluation.probes import SENTEVAL, few_of_each, logistic, nearest_neighbours, senteval_softmax
+from embedkit.evaluation import evaluate, open_suite
+from embedkit.evaluation.measures import probes
+from embedkit.evaluation.measures.probes import SENTEVAL, few_of_each, logistic, nearest_neighbours, senteval_softmax
 from tests.evaluation.toys import WORDS, BagOfWords, write_tsv
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from embedkit.errors import DataError, NonFiniteError, UserError
 from embedkit.evaluation import evaluate, open_suite
-from embedkit.evaluation.ranking import evaluate_run, ranking_metrics, tie_rate
+from embedkit.evaluation.measures.ranking import evaluate_run, ranking_metrics, tie_rate
 from tests.evaluation.toys import BagOfWords, sentences
 
 CUTOFFS = (1, 3, 5, 10, 100)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from embedkit.errors import DataError, NonFiniteError
-from embedkit.evaluation.search import (
+from embedkit.evaluation.measures.search import (
     _sortable,
     _unsortable,
     array_blocks,

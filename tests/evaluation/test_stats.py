@@ -7,7 +7,7 @@ import pytest
 from scipy import stats as scipy_stats
 from sklearn.metrics import average_precision_score
 
-from embedkit.evaluation.stats import (
+from embedkit.evaluation.core.stats import (
     STATISTICS,
     Samples,
     bootstrap,

@@ -10,7 +10,7 @@ import pytest
 
 from embedkit.errors import UserError
 from embedkit.evaluation import SuiteConfig, describe_suites, load_suite, metric_names, open_suite
-from embedkit.evaluation.task import TASKS
+from embedkit.evaluation.core.task import TASKS
 from embedkit.resources import suite_names
 from tests.evaluation.toys import sts_folder
 

@@ -113,7 +113,7 @@ REFUSED = [
 
 def model(folder: Path) -> Path:
     """A small model on disk."""
-    from embedkit.models import build
+    from embedkit.factory import build
     from embedkit.recipe import ModelConfig
 
     build(ModelConfig.model_validate(MODEL), seed=0).save(folder)

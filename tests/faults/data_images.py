@@ -123,9 +123,9 @@ class Pixels:
 
     def check(self, content: bytes) -> None:
         """Training, evaluation and encoding see these pixels."""
-        from embedkit.data.pictures import load_picture, to_rgb
-        from embedkit.evaluation.inputs import EncodedImage
-        from embedkit.models.preprocess import open_image
+        from embedkit.data.images.pictures import load_picture, to_rgb
+        from embedkit.evaluation.core.inputs import EncodedImage
+        from embedkit.models.inputs.preprocess import open_image
 
         seen: Mapping[str, Any] = {
             "training": load_picture(content).image, "evaluation": EncodedImage(content).decode(),

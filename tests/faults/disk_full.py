@@ -106,7 +106,7 @@ def _writers_read_only(world: World) -> Outcome:
 
 def _run_until_full(disk: Path, file: str, other: str, steps: int) -> None:
     """A run whose disk has room for one checkpoint and a half; it goes on elsewhere; the body of a process."""
-    from embedkit.training.checkpoint import CheckpointStore
+    from embedkit.training.state.checkpoint import CheckpointStore
 
     output = disk / "run"
     ended = command(*kill.words(Path(file), output, False))

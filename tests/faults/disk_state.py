@@ -45,7 +45,7 @@ def _flip(file: Path, draws: random.Random) -> None:
 
 
 def _torn(world: World, damage: Callable[[Path, random.Random], None]) -> Outcome:
-    from embedkit.training.checkpoint import CheckpointStore
+    from embedkit.training.state.checkpoint import CheckpointStore
 
     _, output = _trained(world)
     store, draws = CheckpointStore(output / "checkpoints"), random.Random(world.seed)
@@ -123,7 +123,7 @@ def _odd_tensors(path: Path) -> Iterator[tuple[str, bytes]]:
 
 def _odd(file: str, output: str) -> None:
     """Resume from checkpoints that are whole and hold something odd; the body of a process."""
-    from embedkit.training.checkpoint import MANIFEST, seal
+    from embedkit.training.state.checkpoint import MANIFEST, seal
 
     last = Path(output) / "checkpoints" / f"step-{STEPS:08d}"
     known = json.loads((last / "state.json").read_text())

@@ -50,7 +50,7 @@ def _save(folder: Path, number: int) -> None:
 def _save_static(folder: Path, number: int) -> None:
     import torch
 
-    from embedkit.models.static import StaticEncoder
+    from embedkit.models.modules.static import StaticEncoder
     from tests.helpers import tiny
 
     torch.manual_seed(number)
@@ -78,7 +78,7 @@ def _encode(suffix: str, folder: Path, number: int) -> None:
 def _checkpoint(folder: Path, number: int) -> None:
     import torch
 
-    from embedkit.training.checkpoint import CheckpointStore
+    from embedkit.training.state.checkpoint import CheckpointStore
 
     tensors = {"weights": {"w": torch.full((5000,), float(number))}, "random": {"cpu": torch.zeros(5000)}}
     CheckpointStore(folder / "checkpoints").save(1 + number, tensors, {"state": {"n": number}}, {"recipe.yaml": "x"})
@@ -113,7 +113,7 @@ def _card(folder: Path, number: int) -> None:
 
 
 def _kept_report(folder: Path, number: int) -> None:
-    from embedkit.evaluation.card import keep_report
+    from embedkit.evaluation.report.card import keep_report
 
     keep_report(folder, 1, _report(number))
 
@@ -132,14 +132,14 @@ def _cache(folder: Path, number: int) -> None:
 
 
 def _ledger(folder: Path) -> Any:
-    from embedkit.training.distributed import World
-    from embedkit.training.ledger import Ledger
+    from embedkit.training.parallel.distributed import World
+    from embedkit.training.state.sample_accounting import Ledger
 
     return Ledger(folder, World(), listed=True)
 
 
 def _quarantine(folder: Path, number: int) -> None:
-    from embedkit.data.decoding import Skipped
+    from embedkit.data.images.decoding import Skipped
 
     bad = Skipped(number, number, "rows.csv:7", "damaged image", "x" * 9000)
     _ledger(folder).add(number, SimpleNamespace(skipped=[bad]))

@@ -129,12 +129,12 @@ def _made(kind: str) -> Path:
         tiny.tokenizer_folder(place)
         return place
     if kind == "clip":
-        from tests.interop.test_dual_export import transformers_clip
+        from tests.formats.test_dual_export import transformers_clip
 
         transformers_clip(place)
         return place
     if kind == "open_clip":
-        from embedkit.interop import open_clip
+        from embedkit.formats.open_clip import writer as open_clip
         from tests.helpers import dual
 
         place.mkdir()

@@ -54,7 +54,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 def checkpoints(folder: Path) -> list[int]:
     """Steps whose checkpoints are complete."""
-    from embedkit.training.checkpoint import CheckpointStore, verify
+    from embedkit.training.state.checkpoint import CheckpointStore, verify
 
     store = CheckpointStore(folder / "run" / "checkpoints")
     return [step for step in store.steps() if verify(store.folder / f"step-{step:08d}") is None]
@@ -70,7 +70,7 @@ def finite_on_disk(folder: Path) -> None:
 @contextlib.contextmanager
 def at_step(number: int, fault: Callable[[Any, Callable[[], Any]], Any]) -> Iterator[None]:
     """Run ``fault(step, real)`` instead of the gradients of step `number`; of every one for 0."""
-    from embedkit.training.step import TrainStep
+    from embedkit.training.loop.step import TrainStep
 
     real = TrainStep.gradients
 
@@ -222,7 +222,7 @@ def one_bad_process(world: World) -> Outcome:
 
 @case("numbers", "NaN in the weights of the model: named, nothing saved")
 def nan_in_weights(world: World) -> Outcome:
-    from embedkit.models import build
+    from embedkit.factory import build
     from embedkit.recipe import ModelConfig
 
     model = build(ModelConfig(**recipe()["model"]), 0)
@@ -246,7 +246,7 @@ def nan_in_weights(world: World) -> Outcome:
 
 @case("numbers", "an update makes a weight infinite: not saved")
 def infinite_update(world: World) -> Outcome:
-    from embedkit.training.optimiser import Optimiser
+    from embedkit.training.optim.optimizer import Optimiser
 
     real = Optimiser.step
     done: list[int] = []
@@ -269,7 +269,7 @@ def infinite_update(world: World) -> Outcome:
 @contextlib.contextmanager
 def as_fp16(overflows_above: float) -> Iterator[None]:
     """Runs that believe to be fp16 on this CPU, with gradients that overflow while the loss scale is above a number."""
-    from embedkit.training import run
+    from embedkit.training.loop import loop as run
 
     def fault(step: Any, real: Callable[[], Any]) -> Any:
         return bad_gradient(step, real) if step.loss_scale() > overflows_above else real()
@@ -349,7 +349,7 @@ def label_noise(world: World) -> Outcome:
     import itertools
     import random
 
-    from embedkit.data import builtin
+    from embedkit.data.sources import builtin
 
     rows = list(itertools.islice(builtin.rows("pairs-train"), 2000))
     positives = [row["positive"] for row in rows]

@@ -175,7 +175,7 @@ def _scores(folder: Path) -> Any:
 
 
 def _check_evaluation(folder: Path) -> None:
-    from embedkit.evaluation.cache import EmbeddingCache
+    from embedkit.evaluation.core.cache import EmbeddingCache
 
     for name in ("scores.json", "report.html"):
         if (folder / name).exists():
@@ -200,7 +200,8 @@ def _evaluate(world: World, processes: int, trials: int) -> Outcome:
 
 def encode(folder: str, suffix: str) -> None:
     """Encode the lines of a folder in many small blocks; the body of a process."""
-    from embedkit.models import encode_file, load
+    from embedkit.formats import load
+    from embedkit.models import encode_file
 
     place = Path(folder)
     encode_file(

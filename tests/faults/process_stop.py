@@ -173,7 +173,7 @@ def _broken_decoder(words: list[str], error: BaseException) -> None:
     import sys
 
     from embedkit.cli.app import main
-    from embedkit.data import decoding
+    from embedkit.data.images import decoding
 
     real, calls = decoding._decode, []
 
@@ -241,7 +241,8 @@ def _locked(world: World) -> Outcome:
 
 def _slow_encoding(folder: str, started: str) -> None:
     """Encode in small blocks, slowly; the body of a process."""
-    from embedkit.models import encode_file, load
+    from embedkit.formats import load
+    from embedkit.models import encode_file
 
     place = Path(folder)
 
@@ -296,7 +297,7 @@ def _other_version(words: list[str], name: str, value: str) -> None:
     import torch
 
     from embedkit.cli.app import main
-    from embedkit.training import state
+    from embedkit.training.state import state
 
     if name == "torch":
         torch.__version__ = value  # type: ignore[misc]

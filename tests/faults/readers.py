@@ -33,7 +33,7 @@ def _put(path: Path) -> Callable[[bytes], Path]:
 
 def _all(path: Path) -> None:
     """Every row by the plain reader, and by the one of training, which maps, checks and counts."""
-    from embedkit.data.sources import find_parts
+    from embedkit.data.sources.sources import find_parts
     from tests.data.helpers import opened
 
     for part in find_parts(str(path)):
@@ -91,7 +91,7 @@ def _image(format: str) -> bytes:
 
 
 def _picture(content: bytes) -> None:
-    from embedkit.data.pictures import load_picture, to_rgb
+    from embedkit.data.images.pictures import load_picture, to_rgb
 
     for need in (None, 8):
         image = to_rgb(load_picture(content, need, 10**7).image)
@@ -137,7 +137,7 @@ def data_readers(folder: Path) -> list[Reader]:
 
 
 def _recipe(folder: Path) -> list[Reader]:
-    from embedkit.evaluation.suites import load_suite
+    from embedkit.evaluation.core.suites import load_suite
     from embedkit.recipe_io import check_recipe, dump_recipe, load_recipe
     from embedkit.resources import recipe_path, suite_path
     from tests.training import runs
@@ -155,8 +155,8 @@ def _recipe(folder: Path) -> list[Reader]:
 
 def _model_json(folder: Path, kind: str, name: str, whole: bool) -> Reader:
     """A file of JSON in a model folder; with `whole` the model is loaded and used when the folder is accepted."""
-    from embedkit.models import load
-    from embedkit.models.folder import inspect
+    from embedkit.formats import load
+    from embedkit.formats.detect import inspect
 
     place = model_copy(kind, folder / f"{kind}-{name.replace('/', '-')}")
     put = _put(place / name)
@@ -172,7 +172,7 @@ def _model_json(folder: Path, kind: str, name: str, whole: bool) -> Reader:
 
 def model_readers(folder: Path) -> list[Reader]:
     """Readers of recipes, suites and model folders."""
-    from embedkit.models.loading import read_safetensors
+    from embedkit.formats.tensors import read_safetensors
 
     found = _recipe(folder)
     found += [
@@ -210,7 +210,7 @@ def model_readers(folder: Path) -> list[Reader]:
 
 
 def _inspected(place: Path, name: str) -> Reader:
-    from embedkit.models.folder import inspect
+    from embedkit.formats.detect import inspect
 
     good, put = (place / name).read_bytes(), _put(place / name)
 
@@ -233,9 +233,9 @@ def _safetensors() -> bytes:
 
 def run_readers(folder: Path) -> list[Reader]:
     """Readers of runs, caches, results and evaluation data."""
-    from embedkit.evaluation.beir import open_collection
-    from embedkit.evaluation.cache import EmbeddingCache
-    from embedkit.evaluation.tables import read_table
+    from embedkit.evaluation.core.cache import EmbeddingCache
+    from embedkit.evaluation.datasets.beir import open_collection
+    from embedkit.evaluation.datasets.tables import read_table
 
     tables = {".csv": _table("sentence1,sentence2,score,x", ","), ".tsv": _table("sentence1,sentence2,score,x", "\t"),
               ".jsonl": "".join(json.dumps(row) + "\n" for row in ROWS).encode(), ".parquet": _parquet()}  # fmt: skip
@@ -270,9 +270,9 @@ def run_readers(folder: Path) -> list[Reader]:
 
 
 def _results(folder: Path) -> list[Reader]:
-    from embedkit.evaluation.comparison import compare_reports
-    from embedkit.evaluation.pages import html_report
-    from embedkit.evaluation.report import load_reports
+    from embedkit.evaluation.report.comparison import compare_reports
+    from embedkit.evaluation.report.html import html_report
+    from embedkit.evaluation.report.report import load_reports
     from tests.faults.security_out import _result
 
     put, good = _put(folder / "result.json"), json.dumps(_result("stsb"))
@@ -289,11 +289,11 @@ def _results(folder: Path) -> list[Reader]:
 
 def _runs(folder: Path) -> list[Reader]:
     from embedkit.doctor.run import examine_run
-    from embedkit.evaluation.pages import training_curves
+    from embedkit.evaluation.report.html import training_curves
     from embedkit.recipe_io import check_recipe, dump_recipe
-    from embedkit.training.distributed import World as Processes
-    from embedkit.training.ledger import Ledger
-    from embedkit.training.log import Progress, RunLog
+    from embedkit.training.monitor.log import Progress, RunLog
+    from embedkit.training.parallel.distributed import World as Processes
+    from embedkit.training.state.sample_accounting import Ledger
     from tests.training import runs
 
     run = folder / "run"
@@ -326,7 +326,7 @@ def _runs(folder: Path) -> list[Reader]:
 
 def _checkpoint(folder: Path) -> list[Reader]:
     """The manifest; and every file of a checkpoint whose manifest was written anew, so that only its content is odd."""
-    from embedkit.training.checkpoint import CheckpointStore
+    from embedkit.training.state.checkpoint import CheckpointStore
     from tests.faults.security_models import _resealed
     from tests.training import runs
 
@@ -369,9 +369,9 @@ def _checkpoint(folder: Path) -> list[Reader]:
 def _arrays(folder: Path) -> list[Reader]:
     import numpy as np
 
-    from embedkit.data.tables import check_card
-    from embedkit.models.file_encoding import _load_part
-    from embedkit.training.image_cache import _opened
+    from embedkit.data.sources.tables import check_card
+    from embedkit.models.encode.file_encoding import _load_part
+    from embedkit.training.loop.image_cache import _opened
 
     out, put = io.BytesIO(), _put(folder / "v.npy")
     np.save(out, np.ones((2, 3), np.float32))

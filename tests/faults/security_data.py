@@ -25,7 +25,7 @@ def _rows(path: Path | str, **settings: Any) -> list[dict[str, Any]]:
 @case("security", "data files and folders that are a pickle")
 def pickles(world: World) -> Outcome:
     from embedkit.evaluation import open_suite
-    from embedkit.evaluation.report import load_reports
+    from embedkit.evaluation.report.report import load_reports
 
     canary, said, tries = Canary(world.folder), "", 0
     for name in (
@@ -91,7 +91,7 @@ _TAGS = (
 
 @case("security", "YAML: tags, aliases, a bomb of aliases, depth, size; in recipes, suites and overrides")
 def yaml_files(world: World) -> Outcome:
-    from embedkit.evaluation.suites import load_suite
+    from embedkit.evaluation.core.suites import load_suite
     from embedkit.recipe_io import load_recipe, parse_yaml
 
     canary, file, said, tries = Canary(world.folder), world.folder / "r.yaml", "", 0
@@ -211,7 +211,7 @@ def bombs(world: World) -> Outcome:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from embedkit.evaluation.tables import read_table
+    from embedkit.evaluation.datasets.tables import read_table
 
     line, said, tries = b"\t".join([b"word " * 100] * 2) + b"\n", "", 0
     for name, block in (
@@ -246,8 +246,8 @@ def _drain(path: Path, format: str) -> None:
 @case("security", "paths of images and tables that lead out of the data: .., absolute, links, addresses")
 def escapes(world: World) -> Outcome:
     from embedkit.evaluation import open_suite
-    from embedkit.evaluation.image_files import image_content, read_folder
-    from embedkit.models.file_encoding import _item
+    from embedkit.evaluation.datasets.image_files import image_content, read_folder
+    from embedkit.models.encode.file_encoding import _item
     from tests.training import runs
 
     outside = world.folder / "secret.png"

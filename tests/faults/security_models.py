@@ -19,7 +19,7 @@ PICKLES = (
 
 
 def _load(folder: Path, **settings: Any) -> Any:
-    from embedkit.models import load
+    from embedkit.formats import load
 
     return load(folder, device="cpu", **settings)
 
@@ -129,9 +129,9 @@ def views(world: World) -> Outcome:
     for variables in ({}, UNSAFE):
         with environment(**variables):
             said = refused(lambda: MaskedLM(str(folder))(["a", "dog"], [1]), "pickle")
-            from embedkit.models.masked import frozen_model
+            from embedkit.formats.transformers.masked_head import frozen_masked_model
 
-            refused(lambda: frozen_model(str(folder)), "pickle")
+            refused(lambda: frozen_masked_model(str(folder)), "pickle")
     assert canary.alive()
     return Outcome(said, 4, "refused")
 
@@ -333,9 +333,9 @@ def checkpoints(world: World) -> Outcome:
 def vectors(world: World) -> Outcome:
     import numpy as np
 
-    from embedkit.evaluation.cache import EmbeddingCache
+    from embedkit.evaluation.core.cache import EmbeddingCache
     from embedkit.models import encode_file
-    from embedkit.training import image_cache
+    from embedkit.training.loop import image_cache
 
     canary, texts = Canary(world.folder), world.folder / "t.txt"
     texts.write_text("a dog\na cat\n")
@@ -343,7 +343,7 @@ def vectors(world: World) -> Outcome:
     out, parts = world.folder / "v.npy", world.folder / ".v.npy.parts"
     real, kept = shutil.rmtree, []
     encode_file(model, texts, world.folder / "first.npy")
-    import embedkit.models.file_encoding as module
+    import embedkit.models.encode.file_encoding as module
 
     def stop(*_: Any) -> None:
         kept.extend(parts.glob("*.npy"))

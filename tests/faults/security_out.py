@@ -81,8 +81,8 @@ def pages(world: World) -> Outcome:
     row = {"step": 1, "loss": 1.0, "lr": 0.1, "scores": {EVIL: 1.0}}
     (run / "log.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({**row, "step": 2}) + "\n")
     assert command("eval", "--compare", file, other, "--report", page).code == 0
-    from embedkit.evaluation.pages import html_report
-    from embedkit.evaluation.report import load_reports
+    from embedkit.evaluation.report.html import html_report
+    from embedkit.evaluation.report.report import load_reports
 
     texts = [page.read_text(), html_report(load_reports(file), title=EVIL, runs=[run])]
     for text in texts:
@@ -97,8 +97,8 @@ def pages(world: World) -> Outcome:
 
 @case("security", "HTML and Markdown in a model card: recipe, notes, names")
 def cards(world: World) -> Outcome:
-    from embedkit.evaluation.card import model_card
-    from embedkit.evaluation.report import Report
+    from embedkit.evaluation.report.card import model_card
+    from embedkit.evaluation.report.report import Report
 
     recipe = {"name": EVIL, "description": EVIL, "model": {"name": EVIL, "config": {EVIL: EVIL}}}
     own = {"kind": "text", "spec": {"pooling": EVIL, EVIL: 1}, "recipe": recipe}
@@ -164,7 +164,7 @@ NAMES = (
 @case("security", "names that would leave the output: recipes, suites, tasks, splits, runs, caches")
 def names(world: World) -> Outcome:
     from embedkit.evaluation import EmbeddingCache
-    from embedkit.evaluation.suites import SuiteConfig
+    from embedkit.evaluation.core.suites import SuiteConfig
     from embedkit.recipe_io import load_recipe
     from tests.training import runs
 
@@ -303,7 +303,7 @@ def _lines() -> Iterator[list[str]]:
 
 @case("security", "no call home: everything on local folders; a missing path is said to be taken for a hub id")
 def network(world: World) -> Outcome:
-    from embedkit.models import load
+    from embedkit.formats import load
     from tests.training import runs
 
     folder = model_copy("own", world.folder / "m")
@@ -353,7 +353,8 @@ def revisions(world: World) -> Outcome:
     import huggingface_hub
 
     from embedkit.data import read_rows
-    from embedkit.models import build, load
+    from embedkit.factory import build
+    from embedkit.formats import load
     from embedkit.recipe import ModelConfig
 
     source = model_copy("transformers", world.folder / "m")
@@ -390,7 +391,7 @@ def revisions(world: World) -> Outcome:
         ):  # fmt: skip
             ended = command(*words)
             assert ended.code == 0, ended.err[-500:]
-        from embedkit.data.sources import find_parts
+        from embedkit.data.sources.sources import find_parts
 
         find_parts("org/rows", file="x.csv", revision=commit)
     finally:

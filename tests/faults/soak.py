@@ -42,7 +42,7 @@ class Meter:
     """Takes a sample at log steps, one every `every` seconds, and asks the run to end after `seconds`."""
 
     def __init__(self, seconds: float, every: float) -> None:
-        from embedkit.training.log import Progress
+        from embedkit.training.monitor.log import Progress
 
         meter = self
 
@@ -75,9 +75,9 @@ def soak(folder: Path, seconds: float, every: float) -> list[dict[str, float]]:
         raise NotHere("needs /proc")
     import itertools
 
-    from embedkit.data import builtin
+    from embedkit.data.sources import builtin
     from embedkit.training import train
-    from embedkit.training.run import Interrupted
+    from embedkit.training.loop.loop import Interrupted
     from tests.training import runs
 
     source = folder / "rows.jsonl"
@@ -119,7 +119,7 @@ def _between(rows: list[dict[str, float]]) -> dict[str, float]:
 
 def _draw(rows: list[dict[str, float]], title: str) -> str:
     """Memory, open files and speed over the minutes, as SVG; all axes begin at 0."""
-    from embedkit.evaluation.charts import lines
+    from embedkit.evaluation.report.charts import lines
 
     minutes = [row["seconds"] / 60 for row in rows]
     wide = max(1, len(rows) // 60)

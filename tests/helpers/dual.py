@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from embedkit.models.clip_text import ClipTextEncoder, clip_tokenizer
-from embedkit.models.dual import DualEncoder, Projection
-from embedkit.models.image_towers import ImageTower, build_image_tower
-from embedkit.models.preprocess import Preprocess
+from embedkit.models.inputs.preprocess import Preprocess
+from embedkit.models.modules.clip_text import ClipTextEncoder, clip_tokenizer
+from embedkit.models.modules.dual import DualEncoder, Projection
+from embedkit.models.modules.image_towers import ImageTower, build_image_tower
 from tests.helpers import tiny
 
 DIM = 16
@@ -90,9 +90,9 @@ def text_tower(family: str, seed: int = 0, **settings: Any) -> Any:
     """A random text tower in evaluation mode, over the tiny vocabulary but for CLIP with `settings` ``clip=True``."""
     from transformers import AutoConfig
 
-    from embedkit.models.loading import new_encoder
-    from embedkit.models.static import StaticEncoder
-    from embedkit.models.text import Dense
+    from embedkit.formats.transformers.encoder import new_encoder
+    from embedkit.models.modules.static import StaticEncoder
+    from embedkit.models.modules.text import Dense
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

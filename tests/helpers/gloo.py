@@ -21,13 +21,19 @@ from typing import Any
 
 HOST = "127.0.0.1"
 GRACE = 1.0  # seconds the other processes have to answer after one of them failed
-PRELOAD = ["torch", "torch.distributed", "numpy", "embedkit.objectives.registry", "embedkit.training.distributed"]
+PRELOAD = [
+    "torch",
+    "torch.distributed",
+    "numpy",
+    "embedkit.objectives.registry",
+    "embedkit.training.parallel.distributed",
+]
 
 
 def forkserver() -> Any:
     """Where processes are forked from: a server that has imported what costs seconds, once for all of them."""
     context = multiprocessing.get_context("forkserver")
-    heavy = ["torch.distributed", "accelerate", "embedkit.models.text", "embedkit.training.run"]
+    heavy = ["torch.distributed", "accelerate", "embedkit.models.modules.text", "embedkit.training.loop.loop"]
     context.set_forkserver_preload([*heavy, "embedkit.cli.app", "embedkit.evaluation", "tests.helpers.gloo"])
     return context
 

@@ -73,7 +73,7 @@ def config(family: str, dropout: float | None = None, **settings: Any) -> Any:
     """The transformers configuration of a family over the tiny vocabulary."""
     from transformers import AutoConfig
 
-    from embedkit.models.building import DROPOUT_KEYS
+    from embedkit.factory.text import DROPOUT_KEYS
 
     words = tokenizer()
     known = {"vocab_size": len(words), "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2,
@@ -88,8 +88,8 @@ def config(family: str, dropout: float | None = None, **settings: Any) -> Any:
 
 def text_encoder(family: str = "bert", *, seed: int = 0, dropout: float | None = None, **settings: Any) -> Any:
     """A random `TextEncoder` in evaluation mode; `settings` go to its constructor."""
-    from embedkit.models.loading import new_encoder
-    from embedkit.models.text import TextEncoder
+    from embedkit.formats.transformers.encoder import new_encoder
+    from embedkit.models.modules.text import TextEncoder
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

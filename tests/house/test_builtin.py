@@ -8,8 +8,8 @@ from functools import cache
 
 import pytest
 
-from embedkit.data import builtin
-from embedkit.data.builtin_words import FILLERS, SLOTS
+from embedkit.data.sources import builtin
+from embedkit.data.sources.builtin_words import FILLERS, SLOTS
 from embedkit.errors import DataError
 
 DIGESTS = {

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 
 from embedkit.recipe_io import load_recipe
-from embedkit.training.cache import Chunking
-from embedkit.training.log import Progress
-from embedkit.training.run import Run
-from embedkit.training.step import TrainStep
+from embedkit.training.loop.cache import Chunking
+from embedkit.training.loop.loop import Run
+from embedkit.training.loop.step import TrainStep
+from embedkit.training.monitor.log import Progress
 from tests.training import common
 
 
@@ -29,7 +29,9 @@ def no_dropout() -> Iterator[None]:
         return real(*args, **{**settings, "dropout_p": 0.0})
 
     with (
-        mock.patch("embedkit.models.kernels.dropout_scale", lambda shape, p, dtype: torch.ones(shape, dtype=dtype)),
+        mock.patch(
+            "embedkit.models.execution.kernels.dropout_scale", lambda shape, p, dtype: torch.ones(shape, dtype=dtype)
+        ),
         mock.patch.object(F, "dropout", lambda x, *args, **settings: x),
         mock.patch.object(F, "scaled_dot_product_attention", attention),
     ):

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 
 from embedkit.errors import ModelError, RecipeError, UserError
 from embedkit.evaluation import evaluate
+from embedkit.formats import load
+from embedkit.methods.common.parts import generator
 from embedkit.methods.diffcse import DiffCSE
-from embedkit.methods.parts import generator
-from embedkit.models import load
-from embedkit.models.inputs import Inputs
-from embedkit.models.masked import MaskedHead, MaskedModel, hide_tokens, in_plan_order
+from embedkit.models.inputs.inputs import Inputs
+from embedkit.models.modules.masked import MaskedHead, MaskedModel, hide_tokens, in_plan_order
 from embedkit.recipe_io import load_recipe
 from embedkit.training import train
 from tests.helpers import tiny

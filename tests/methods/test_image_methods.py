@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from embedkit.data.pictures import load_picture
+from embedkit.data.images.pictures import load_picture
 from embedkit.errors import RecipeError
 from embedkit.methods import methods
 from embedkit.methods.base import Method
 from embedkit.recipe import GuideConfig, ModelConfig
-from embedkit.training.cache import Chunking
-from embedkit.training.guide import Guide
-from embedkit.training.step import TrainStep
+from embedkit.training.loop.cache import Chunking
+from embedkit.training.loop.guide import Guide
+from embedkit.training.loop.step import TrainStep
 from tests.helpers import image_data
 from tests.training import common
 
@@ -48,7 +48,7 @@ def _method(name: str) -> Method:
 def _step(name: str, chunking: Chunking | None = None) -> TrainStep:
     """A step in float64 over the tiny dual encoder, with a guide where the method wants one."""
     from embedkit import objectives
-    from embedkit.models import build
+    from embedkit.factory import build
 
     method = _method(name)
     config = dict(method.objective or {})
@@ -101,7 +101,7 @@ def test_gradients_are_those_of_the_whole_batch(name: str) -> None:
 def test_a_row_is_drawn_for_by_its_place_alone(name: str) -> None:
     """Two processes make of their halves what one makes of the whole; a dropped row changes nothing for the others."""
     from embedkit.data import RowBatch
-    from embedkit.training.batches import prepare
+    from embedkit.training.loop.batches import prepare
 
     step, data = _step(name), _data(name)
     whole = common.step_batch(step, data)
@@ -210,7 +210,9 @@ def test_encode_reads_images_texts_and_mixed_lists(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     from embedkit.errors import UserError
-    from embedkit.models import build, encode_file, load
+    from embedkit.factory import build
+    from embedkit.formats import load
+    from embedkit.models import encode_file
 
     model: Any = build(DUAL, 3).eval()
     content = image_data.samples(7)

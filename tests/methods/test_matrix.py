@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from embedkit.training.cache import Chunking
+from embedkit.training.loop.cache import Chunking
 from tests.methods.matrix import gradients
 from tests.training import runs
 from tests.training.test_stored_losses import CASES, recipe

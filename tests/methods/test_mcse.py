@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from embedkit.errors import DataError
 from embedkit.methods.mcse import MCSE
-from embedkit.training.cache import Chunking
+from embedkit.training.loop.cache import Chunking
 from tests.training import common
 
 SIZE = 7

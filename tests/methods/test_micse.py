@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from embedkit.errors import ModelError, RecipeError
-from embedkit.methods.attention import Maps, alignment, default_layers
 from embedkit.methods.base import View
+from embedkit.methods.common.attention import Maps, alignment, default_layers
 from embedkit.methods.micse import MiCSE
 from embedkit.objectives.base import ObjectiveBatch
-from embedkit.training.cache import Chunking
+from embedkit.training.loop.cache import Chunking
 from tests.training import common
 
 LENGTH = 24

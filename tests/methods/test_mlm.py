@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from embedkit.errors import RecipeError, UserError
-from embedkit.methods.auxiliary import Auxiliary, WithAuxiliaries
+from embedkit.formats import load
 from embedkit.methods.base import View
+from embedkit.methods.common.auxiliary import Auxiliary, WithAuxiliaries
 from embedkit.methods.mlm import MaskedWords
 from embedkit.methods.simcse import SimCSEUnsupervised
-from embedkit.models import load
-from embedkit.models.inputs import Inputs
-from embedkit.models.masked import MaskedHead, hide_tokens
+from embedkit.models.inputs.inputs import Inputs
+from embedkit.models.modules.masked import MaskedHead, hide_tokens
 from embedkit.recipe_io import load_recipe
 from embedkit.training import setup
 from tests.helpers import tiny

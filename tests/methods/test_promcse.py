@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from embedkit.errors import ModelError, RecipeError
-from embedkit.interop import onnx, sentence_transformers, transformers
+from embedkit.formats import load
+from embedkit.formats.onnx import text_graph as onnx
+from embedkit.formats.sentence_transformers import writer as sentence_transformers
+from embedkit.formats.transformers import writer as transformers
 from embedkit.methods.promcse import PromCSE
-from embedkit.models import load
 from tests.methods import toys
 
 

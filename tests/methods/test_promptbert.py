@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from embedkit.errors import ModelError, RecipeError
-from embedkit.interop import sentence_transformers, transformers
+from embedkit.formats import load
+from embedkit.formats.sentence_transformers import writer as sentence_transformers
+from embedkit.formats.transformers import writer as transformers
 from embedkit.methods.mlm import MaskedWords
 from embedkit.methods.promptbert import PromptBERTOptimised, PromptBERTSupervised, PromptBERTUnsupervised
-from embedkit.models import load
-from embedkit.models.denoising import bare_templates
-from embedkit.models.text import Dense
+from embedkit.models.augment.template_bias import bare_templates
+from embedkit.models.modules.text import Dense
 from tests.methods import toys
 
 FIRST, SECOND = 'this sentence of "{}" means [MASK].', 'this sentence : "{}" means [MASK].'

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from embedkit.methods.sg_opt import SelfGuided
-from embedkit.training.cache import Chunking
+from embedkit.training.loop.cache import Chunking
 from tests.training import common
 
 CLS = {"pooling": "cls"}

@@ -15,7 +15,7 @@ from embedkit.methods.macl import MACL
 from embedkit.methods.sct import SCT
 from embedkit.methods.simcse import SimCSEUnsupervised
 from embedkit.recipe import GuideConfig
-from embedkit.training.guide import Guide
+from embedkit.training.loop.guide import Guide
 from tests.training import common
 
 ANCHORS = [{"anchor": text} for text in common.texts(6)]

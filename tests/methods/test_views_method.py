@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from embedkit.errors import RecipeError
-from embedkit.methods.augmenting import augmented, compose
+from embedkit.factory import build
+from embedkit.methods.common.augmenting import augmented, compose
 from embedkit.methods.diffcse import DiffCSE
 from embedkit.methods.micse import MiCSE
 from embedkit.methods.pairs import Pairs
 from embedkit.methods.sg_opt import SelfGuided
 from embedkit.methods.simcse import SimCSEUnsupervised
 from embedkit.methods.views import Views
-from embedkit.models import build
-from embedkit.training.batches import prepare
-from embedkit.training.cache import Chunking
+from embedkit.training.loop.batches import prepare
+from embedkit.training.loop.cache import Chunking
 from embedkit.views.encoder import adversary, per_text
 from tests.methods import toys
 from tests.training import common

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from embedkit.models.inputs import Inputs
+from embedkit.models.inputs.inputs import Inputs
 from embedkit.objectives.base import ObjectiveBatch
 from tests.helpers import tiny
 

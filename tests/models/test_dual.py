@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from embedkit.errors import DataError, ModelError
-from embedkit.models import build, image_encoding, load
-from embedkit.models.dual import DualEncoder
-from embedkit.models.images import ImageInputs
-from embedkit.models.preprocess import Preprocess
+from embedkit.factory import build
+from embedkit.formats import load
+from embedkit.models.encode import image_encoding
+from embedkit.models.inputs.images import ImageInputs
+from embedkit.models.inputs.preprocess import Preprocess
+from embedkit.models.modules.dual import DualEncoder
 from embedkit.recipe import LoraConfig, ModelConfig
 from tests.helpers import dual, tiny
 
@@ -151,7 +153,7 @@ def test_preprocessing_is_open_clips(mode: str, interpolation: str, size: tuple[
 def test_preprocessing_is_transformers(settings: dict[str, Any], tmp_path: Path) -> None:
     from transformers import CLIPImageProcessorPil
 
-    from embedkit.interop.dual_reading import preprocess_of
+    from embedkit.formats.transformers.dual_reader import preprocess_of
 
     theirs = CLIPImageProcessorPil(**settings)
     theirs.save_pretrained(tmp_path)
@@ -208,7 +210,7 @@ def test_a_bar_of_images_ends_with_an_error(monkeypatch: pytest.MonkeyPatch) -> 
         def close(self) -> None:
             closed.append(True)
 
-    monkeypatch.setattr("embedkit.models.encoding.tqdm", Bar)
+    monkeypatch.setattr("embedkit.models.encode.encoding.tqdm", Bar)
     with pytest.raises(DataError, match="an image is int"):
         dual.dual(image="clip").encode([3], progress=True)
     assert closed == [True]
@@ -242,7 +244,7 @@ def test_patch_dropout_follows_the_seed_of_an_image(image: str) -> None:
 
 
 def test_every_patch_is_dropped_equally_often() -> None:
-    from embedkit.models.patch_dropout import PatchDropout
+    from embedkit.models.modules.patch_dropout import PatchDropout
 
     drop = PatchDropout(0.75, 1)
     drop.seeds = np.arange(8000, dtype=np.uint64)
@@ -261,7 +263,7 @@ def test_every_patch_is_dropped_equally_often() -> None:
 @pytest.mark.parametrize("targets", ["all-linear", ["attn", "out_proj", "c_fc", "fc1"]])
 def test_lora_starts_as_nothing_and_is_merged_when_saved(image: str, targets: Any, tmp_path: Path) -> None:
     pytest.importorskip("peft")
-    from embedkit.models.adapters import add_lora
+    from embedkit.models.modules.adapters import add_lora
 
     model = dual.dual(image=image)
     pictures = dual.images(3)
@@ -293,7 +295,7 @@ def test_lora_starts_as_nothing_and_is_merged_when_saved(image: str, targets: An
 
 def test_fused_lora_takes_no_dropout() -> None:
     pytest.importorskip("peft")
-    from embedkit.models.adapters import add_lora
+    from embedkit.models.modules.adapters import add_lora
 
     with pytest.raises(ModelError, match="no input to drop from"):
         add_lora(dual.image_tower("open_clip-vit"), LoraConfig(dropout=0.1))

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from embedkit.errors import UserError
-from embedkit.models.draws import ranks, seeds_of, uniforms
-from embedkit.models.edits import edits
-from embedkit.models.inputs import Inputs
+from embedkit.models.augment.counter_rng import ranks, seeds_of, uniforms
+from embedkit.models.augment.embedding_augmentation import edits
+from embedkit.models.inputs.inputs import Inputs
 from tests.helpers import tiny
 
 ROWS = [[2, 5, 6, 3], [2, 7, 3], [2, 8, 9, 10, 11, 3]]

@@ -11,7 +11,7 @@ import torch
 
 from embedkit.errors import DataError, NonFiniteError, UserError
 from embedkit.models import encode_file
-from embedkit.models.encoding import token_batches
+from embedkit.models.encode.encoding import token_batches
 from tests.helpers import tiny
 
 
@@ -95,7 +95,7 @@ class Bar:
 
 
 def test_a_bar_is_closed_at_the_end_and_on_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("embedkit.models.encoding.tqdm", Bar)
+    monkeypatch.setattr("embedkit.models.encode.encoding.tqdm", Bar)
     monkeypatch.setattr(Bar, "made", [])
     model = tiny.text_encoder()
     model.encode(["a", "b", "a"], progress=True)

@@ -13,7 +13,7 @@ import pytest
 from embedkit.disk import FolderLock
 from embedkit.errors import DataError, NonFiniteError, UserError
 from embedkit.models import encode_file
-from embedkit.models import encoding as encoding_module
+from embedkit.models.encode import encoding as encoding_module
 from tests.helpers import tiny
 
 TEXTS = [f"{text} {i % 5}" for i, text in enumerate(t for t in tiny.SENTENCES * 5 if t)]
@@ -81,7 +81,9 @@ def test_a_failed_run_leaves_its_folder_free(source: Path, tmp_path: Path) -> No
 def test_changed_texts_are_encoded_again(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.text_encoder()
     real = encoding_module.encode
-    monkeypatch.setattr("embedkit.models.file_encoding._join", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        "embedkit.models.encode.file_encoding._join", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
         encode_file(model, source, tmp_path / "v.npy", block_rows=8)
     monkeypatch.undo()
@@ -145,7 +147,7 @@ def test_two_processes_give_the_same_file(source: Path, tmp_path: Path) -> None:
     encode_file(model, source, tmp_path / "one.npy", block_rows=8)
     script = tmp_path / "run.py"
     script.write_text(
-        "import sys\nfrom embedkit.models import encode_file, load\n"
+        "import sys\nfrom embedkit import load\nfrom embedkit.models import encode_file\n"
         "result = encode_file(load(sys.argv[1], device='cpu'), sys.argv[2], sys.argv[3], block_rows=8)\n"
         "assert result.rows == " + str(len(TEXTS))
     )

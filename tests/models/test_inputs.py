@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from embedkit.errors import DataError, UserError
-from embedkit.models.building import open_tokenizer
-from embedkit.models.chunks import is_local
-from embedkit.models.inputs import Inputs
-from embedkit.models.tokens import TextTokenizer, resolve_prompt
+from embedkit.factory.tokenizer import open_tokenizer
+from embedkit.models.inputs.cached_tokenizer import is_local
+from embedkit.models.inputs.inputs import Inputs
+from embedkit.models.inputs.tokens import TextTokenizer, resolve_prompt
 from tests.helpers import tiny
 
 ROWS = [[5, 6, 7], [8], [], [9, 10]]
@@ -162,7 +162,7 @@ def test_chunks_from_memory_equal_the_tokenizer(special: bool, side: str, shared
 
 
 def test_memory_of_chunks_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedkit.models.chunks.MOST_CHUNKS", 20)
+    monkeypatch.setattr("embedkit.models.inputs.cached_tokenizer.MOST_CHUNKS", 20)
     ours = TextTokenizer(tiny.tokenizer(), 30)
     assert ours._quick is not None
     for start in range(0, 100, 10):
@@ -185,7 +185,7 @@ def test_new_chunks_come_to_the_memory_that_is_there() -> None:
 
 
 def test_a_full_memory_starts_anew_and_is_right_in_every_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedkit.models.chunks.MOST_CHUNKS", 50)
+    monkeypatch.setattr("embedkit.models.inputs.cached_tokenizer.MOST_CHUNKS", 50)
     ours = TextTokenizer(tiny.tokenizer(), 30)
     texts = [[f"the dog {number % 7} {number + start}" for number in range(20)] for start in range(0, 400, 10)]
     expected = [tiny.tokenizer()(batch)["input_ids"] for batch in texts]

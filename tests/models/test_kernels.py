@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from embedkit.models import attention
-from embedkit.models.kernels import Dropout, GroupedAttention, dropout_scale, grouped_attention, swap_dropout
-from embedkit.models.packing import Plan
+from embedkit.models.execution import attention
+from embedkit.models.execution.kernels import Dropout, GroupedAttention, dropout_scale, grouped_attention, swap_dropout
+from embedkit.models.execution.packing import Plan
 
 
 def naive_attention(query, key, value, lengths, scale, factors=None, bias=None, window=None):
@@ -101,7 +101,7 @@ def test_bias_and_window(case, attend, window: int | None, biased: bool) -> None
 
 def test_long_groups_in_inference_mode(case, monkeypatch: pytest.MonkeyPatch) -> None:
     plan, (query, key, value, _) = case
-    monkeypatch.setattr("embedkit.models.kernels.LONGEST_PLAIN", 2)
+    monkeypatch.setattr("embedkit.models.execution.kernels.LONGEST_PLAIN", 2)
     with torch.inference_mode():
         found = grouped_attention((query, key, value), plan, 0.4)
     torch.testing.assert_close(found, naive_attention(query, key, value, plan.lengths, 0.4))

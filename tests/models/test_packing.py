@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from embedkit.models.inputs import Inputs
-from embedkit.models.packing import PACKABLE, Plan
-from embedkit.models.poolers import poolers
+from embedkit.models.execution.packing import PACKABLE, Plan
+from embedkit.models.inputs.inputs import Inputs
+from embedkit.models.modules.poolers import poolers
 from tests.helpers import tiny
 
 

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from embedkit.errors import ModelError
-from embedkit.models import load
-from embedkit.models.building import build
+from embedkit.factory.model import build
+from embedkit.formats import load
 from embedkit.recipe import ModelConfig
 from tests.helpers import tiny
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from embedkit.errors import ModelError
-from embedkit.models import build, load
-from embedkit.models.static import StaticEncoder, word_ngrams
+from embedkit.factory import build
+from embedkit.formats import load
+from embedkit.models.modules.static import StaticEncoder, word_ngrams
 from embedkit.recipe import ModelConfig
 from tests.helpers import tiny
 

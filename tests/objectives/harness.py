@@ -18,7 +18,7 @@ from torch import Tensor
 
 from embedkit.objectives import build
 from embedkit.objectives.base import Objective, ObjectiveBatch
-from embedkit.training.distributed import World
+from embedkit.training.parallel.distributed import World
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from embedkit.objectives import table
 from embedkit.objectives.catalogue import COLUMNS, page
+from embedkit.objectives.parts.slots import SLOTS, part_settings
 from embedkit.objectives.registry import presets
-from embedkit.objectives.slots import SLOTS, part_settings
 
 ROOT = Path(__file__).parents[2]
 STORED = Path(__file__).with_name("stored_settings.json")

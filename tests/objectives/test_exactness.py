@@ -11,12 +11,10 @@ import pytest
 import torch
 
 from embedkit.errors import RecipeError
-from embedkit.objectives.registry import load, presets
+from embedkit.objectives.registry import presets
 from tests.helpers.gloo import Processes
 from tests.objectives.cases import CASES
 from tests.objectives.harness import Case, Result, train, train_by_id, warmed
-
-load()
 
 LIMIT = 1e-9  # of the relative error; everything is fp64
 

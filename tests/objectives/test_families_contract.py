@@ -11,9 +11,7 @@ from torch import Tensor
 
 from embedkit.errors import NonFiniteError, RecipeError, UserError
 from embedkit.objectives.base import LossOutput, Objective, ObjectiveBatch
-from embedkit.objectives.registry import build, load, presets
-
-load()
+from embedkit.objectives.registry import build, presets
 
 DIM = 4
 PAIR_OF_TERMS = [

@@ -12,13 +12,11 @@ from torch import Tensor
 from embedkit.errors import DataError, NonFiniteError, RecipeError, UserError
 from embedkit.objectives import ObjectiveBatch, build
 from embedkit.objectives.kernel import TableObjective
-from embedkit.objectives.registry import load, presets
-from embedkit.objectives.sides import NOBODY, Masks, Relation
-from embedkit.objectives.slots import DEFAULTS, SLOTS
+from embedkit.objectives.matrix.similarity import NOBODY, Masks, Relation
+from embedkit.objectives.parts.slots import DEFAULTS, SLOTS
+from embedkit.objectives.registry import presets
 from embedkit.objectives.tools import check_finite
 from embedkit.recipe import Component
-
-load()
 
 MEMBERS = [name for name, preset in presets.items() if preset.family == "table" and name != "kernel-mixture"]
 

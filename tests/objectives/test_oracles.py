@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from embedkit.objectives.registry import load, presets
+from embedkit.objectives.registry import presets
 from tests.objectives.cases import CASES
 from tests.objectives.harness import Case, evaluate, facts, slope, values, warmed
-
-load()
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 

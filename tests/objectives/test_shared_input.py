@@ -9,7 +9,7 @@ import torch
 
 from embedkit import objectives
 from embedkit.objectives.base import ObjectiveBatch
-from embedkit.objectives.shared_inputs import tied_rows
+from embedkit.objectives.parts.shared_inputs import tied_rows
 
 IMAGES = [1, 2, 1, 3, 4, 5, 6]
 TEXTS = [10, 11, 12, 12, 13, 14, 15]

@@ -9,12 +9,10 @@ import torch
 from torch import Tensor
 
 from embedkit.objectives import ObjectiveBatch, build
-from embedkit.objectives import tiled as machine
-from embedkit.objectives.registry import load, presets
-from embedkit.objectives.sides import Masks, Relation
-from embedkit.objectives.stats import LogWeights, Part, Stat, Table, dense_stats
-
-load()
+from embedkit.objectives.matrix import tiled as machine
+from embedkit.objectives.matrix.similarity import Masks, Relation
+from embedkit.objectives.matrix.stats import LogWeights, Part, Stat, Table, dense_stats
+from embedkit.objectives.registry import presets
 
 ROWS, DIM = 7, 6
 OWNER = torch.tensor([0, 0, 1, 3, 3, 3, 5, 6, 6])  # of hard negatives: none for rows 2 and 4

@@ -12,11 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedkit.models.inputs import Inputs
-from embedkit.models.packing import Plan
-from embedkit.objectives import tiled
-from embedkit.objectives.sides import NOBODY, Masks, Relation
-from embedkit.objectives.stats import LogWeights, Part, Stat, Table, dense_stats
+from embedkit.models.execution.packing import Plan
+from embedkit.models.inputs.inputs import Inputs
+from embedkit.objectives.matrix import tiled
+from embedkit.objectives.matrix.similarity import NOBODY, Masks, Relation
+from embedkit.objectives.matrix.stats import LogWeights, Part, Stat, Table, dense_stats
 from tests.helpers import tiny
 
 SEQUENCES = st.lists(st.lists(st.integers(5, 60), min_size=1, max_size=12), min_size=1, max_size=7)

@@ -14,8 +14,8 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from embedkit.data import TrainingRows
-from embedkit.data.roles import ALIASES, ROLES, bind
-from embedkit.data.samplers import SAMPLERS
+from embedkit.data.datasets.samplers import SAMPLERS
+from embedkit.data.schema.roles import ALIASES, ROLES, bind
 from embedkit.errors import DataError
 from tests.data.helpers import opened
 from tests.properties.lines import own_line

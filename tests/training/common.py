@@ -9,14 +9,14 @@ import torch
 
 from embedkit import objectives
 from embedkit.data import RowBatch
+from embedkit.factory import build
 from embedkit.methods.base import Method
 from embedkit.methods.pairs import Pairs
-from embedkit.models import build
 from embedkit.recipe import ModelConfig
-from embedkit.training.batches import StepBatch, prepare
-from embedkit.training.cache import Chunking
-from embedkit.training.distributed import World
-from embedkit.training.step import Bundle, TrainStep
+from embedkit.training.loop.batches import StepBatch, prepare
+from embedkit.training.loop.cache import Chunking
+from embedkit.training.loop.step import Bundle, TrainStep
+from embedkit.training.parallel.distributed import World
 
 TINY = {
     "model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,

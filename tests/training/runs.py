@@ -12,7 +12,7 @@ from torch import Tensor
 
 from embedkit.evaluation import OpenSuite
 from embedkit.training import TrainResult, train
-from embedkit.training.log import Progress
+from embedkit.training.monitor.log import Progress
 from tests.training import common
 
 SETTINGS: dict[str, Any] = {"max_steps": 4, "batch_size": 8, "lr": 1e-3, "log_every": 1}

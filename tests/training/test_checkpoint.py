@@ -22,8 +22,8 @@ import torch
 
 from embedkit.disk import FolderLock, write_durably
 from embedkit.errors import CheckpointError, DiskError, UserError
-from embedkit.training import checkpoint as module
-from embedkit.training.checkpoint import MANIFEST, Checkpoint, CheckpointStore, verify
+from embedkit.training.state import checkpoint as module
+from embedkit.training.state.checkpoint import MANIFEST, Checkpoint, CheckpointStore, verify
 from tests.training import runs
 
 
@@ -459,7 +459,7 @@ def test_a_kill_while_a_checkpoint_is_written_loses_nothing(tmp_path: Path) -> N
     """A process that saves without end is killed at random moments; the newest whole checkpoint never goes back."""
     script = (
         "import sys, torch, itertools\nfrom pathlib import Path\n"
-        "from embedkit.training.checkpoint import CheckpointStore\n"
+        "from embedkit.training.state.checkpoint import CheckpointStore\n"
         "store = CheckpointStore(Path(sys.argv[1]), keep=1)\nfound, _ = store.newest()\nstore.sweep()\n"
         "first = 1 if found is None else found.step + 1\nprint('ready', flush=True)\n"
         "for step in itertools.count(first):\n"

@@ -12,15 +12,16 @@ import pytest
 import torch
 
 from embedkit import objectives
-from embedkit.methods.base import Contract, Method, Row, View
+from embedkit.data.schema.contract import Contract
+from embedkit.methods.base import Method, Row, View
 from embedkit.models import DualEncoder
 from embedkit.recipe import GroupConfig, TrainConfig
-from embedkit.training.cache import Chunking
-from embedkit.training.distributed import World
-from embedkit.training.levels import layer_factors
-from embedkit.training.optimiser import Optimiser, assign_groups
-from embedkit.training.scale import keep_scale, start_scale
-from embedkit.training.step import Bundle, TrainStep
+from embedkit.training.loop.cache import Chunking
+from embedkit.training.loop.step import Bundle, TrainStep
+from embedkit.training.optim.layer_decay import layer_factors
+from embedkit.training.optim.optimizer import Optimiser, assign_groups
+from embedkit.training.optim.scale import keep_scale, start_scale
+from embedkit.training.parallel.distributed import World
 from tests.helpers import dual
 from tests.training import common
 
@@ -73,9 +74,10 @@ def make(
 
 def theirs(model: DualEncoder, scale: float, bias: float | None) -> Any:
     """open_clip's model with the same weights."""
+    from embedkit.formats.open_clip.folder import open_clip_text_cfg
     from open_clip.model import CLIP
 
-    from embedkit.interop.open_clip import open_clip_text_cfg, text_parts, vision_parts
+    from embedkit.formats.open_clip.writer import text_parts, vision_parts
 
     cfg, quick = open_clip_text_cfg(model.text)
     vision, visual, _ = vision_parts(model)
@@ -265,7 +267,7 @@ def run_recipe(folder: Any, **train: Any) -> dict[str, Any]:
 
 
 def test_a_run_goes_on_from_the_scale_of_its_model(tmp_path: Any) -> None:
-    from embedkit.models import load
+    from embedkit.formats import load
     from embedkit.training import train
 
     model = dual.dual("bert")

@@ -17,12 +17,12 @@ from embedkit import objectives
 from embedkit.errors import NonFiniteError
 from embedkit.objectives.base import ObjectiveBatch
 from embedkit.recipe import TrainConfig
-from embedkit.training import run as run_module
-from embedkit.training.distributed import World
-from embedkit.training.guards import GuardError, Guards, Negatives, mean_cosines, scales_at_bound
-from embedkit.training.nonfinite import bad_weights
-from embedkit.training.precision import LossScale
-from embedkit.training.step import Latest, TrainStep
+from embedkit.training.loop import loop as run_module
+from embedkit.training.loop.step import Latest, TrainStep
+from embedkit.training.monitor.guards import GuardError, Guards, Negatives, mean_cosines, scales_at_bound
+from embedkit.training.monitor.nonfinite import bad_weights
+from embedkit.training.optim.precision import LossScale
+from embedkit.training.parallel.distributed import World
 from tests.training import runs
 
 

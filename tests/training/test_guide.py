@@ -11,9 +11,9 @@ import torch
 from embedkit.errors import RecipeError
 from embedkit.recipe import GuideConfig
 from embedkit.training import train
-from embedkit.training.cache import Chunking
-from embedkit.training.guide import Guide
-from embedkit.training.log import Progress
+from embedkit.training.loop.cache import Chunking
+from embedkit.training.loop.guide import Guide
+from embedkit.training.monitor.log import Progress
 from tests.training import common
 from tests.training.test_resume import final_state, killed_at, recipe, write_data
 

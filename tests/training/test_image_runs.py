@@ -13,7 +13,7 @@ import torch
 from embedkit.errors import DataError
 from embedkit.recipe_io import load_recipe
 from embedkit.training import train
-from embedkit.training.log import Progress
+from embedkit.training.monitor.log import Progress
 from tests.helpers import image_data
 from tests.training import runs
 from tests.training.test_resume import killed_at
@@ -173,7 +173,7 @@ def test_locked_vectors_are_computed_once_and_kept(sources: dict[str, Any], tmp_
 def test_the_pull_holds_weights_back_and_the_mean_lies_between(sources: dict[str, Any], tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    from embedkit.models import build
+    from embedkit.factory import build
     from embedkit.recipe import ModelConfig
 
     def distance(output: Path) -> float:

@@ -13,7 +13,7 @@ from embedkit.disk import FolderLock
 from embedkit.errors import CheckpointError, RecipeError, UserError
 from embedkit.recipe_io import load_recipe
 from embedkit.training import setup
-from embedkit.training.log import RichProgress
+from embedkit.training.monitor.log import RichProgress
 from tests.training import runs
 
 

@@ -10,7 +10,7 @@ import pytest
 
 COUNT = """
 import resource, sys, torch
-from embedkit.training.memory import keep_freed_memory
+from embedkit.training.parallel.memory import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
 for _ in range(12):

@@ -14,11 +14,11 @@ from torch import nn
 
 from embedkit import objectives
 from embedkit.errors import RecipeError
+from embedkit.factory import build
 from embedkit.methods.pairs import Pairs
-from embedkit.models import build
 from embedkit.recipe import TrainConfig
-from embedkit.training.optimiser import Optimiser, ParameterGroup, RunningMean, assign_groups, schedule_factor
-from embedkit.training.step import Bundle
+from embedkit.training.loop.step import Bundle
+from embedkit.training.optim.optimizer import Optimiser, ParameterGroup, RunningMean, assign_groups, schedule_factor
 from tests.training import common, runs
 
 

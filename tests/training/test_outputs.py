@@ -10,7 +10,7 @@ from torch import nn
 
 from embedkit.methods.base import View
 from embedkit.methods.pairs import Pairs
-from embedkit.training.cache import Chunking
+from embedkit.training.loop.cache import Chunking
 from tests.training import common
 
 

@@ -11,11 +11,11 @@ import torch
 
 from embedkit import objectives
 from embedkit.errors import RecipeError, UserError
-from embedkit.models import build
+from embedkit.factory import build
 from embedkit.objectives.base import ObjectiveBatch
 from embedkit.recipe_io import load_recipe
 from embedkit.training import plan, setup
-from embedkit.training.batches import StepBatch, prepare
+from embedkit.training.loop.batches import StepBatch, prepare
 from embedkit.training.planning import Plan
 from tests.training import common, runs
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from embedkit.errors import CheckpointError, ModelError, RecipeError, UserError
-from embedkit.models import load
-from embedkit.training.engine import Engine
-from embedkit.training.run import Interrupted
-from embedkit.training.step import TrainStep
+from embedkit.formats import load
+from embedkit.training.loop.loop import Interrupted
+from embedkit.training.loop.step import TrainStep
+from embedkit.training.parallel.engine import Engine
 from tests.helpers.gloo import Processes
 from tests.training import runs
 

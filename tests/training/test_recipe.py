@@ -365,7 +365,7 @@ def test_smoke_run_of_shipped_recipe(name: str, tmp_path: Path, monkeypatch: pyt
     result = runs.run(tmp_path / "run", name, smoke=True, progress=progress)  # type: ignore[arg-type]
     assert result.steps == load_recipe(name, smoke=True).train.max_steps
     assert all(0 < figures["loss"] < 100 for figures in progress.figures.values())
-    from embedkit.models import load
+    from embedkit.formats import load
 
     vectors = load(result.output).encode(["a bird sings", "the old house"])
     assert vectors.shape[0] == 2

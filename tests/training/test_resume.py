@@ -10,8 +10,8 @@ import pytest
 
 from embedkit.errors import CheckpointError
 from embedkit.training import train
-from embedkit.training.log import Progress
-from embedkit.training.state import RunState
+from embedkit.training.monitor.log import Progress
+from embedkit.training.state.state import RunState
 from tests.training import common
 
 STOPS = {"epoch 0": 3, "boundary": 4, "epoch 1": 6}  # 4 steps an epoch

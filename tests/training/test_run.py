@@ -16,16 +16,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from embedkit.data import builtin
+from embedkit.data.sources import builtin
 from embedkit.errors import NonFiniteError, RecipeError, UserError
 from embedkit.evaluation import evaluate
-from embedkit.models import load
+from embedkit.formats import load
 from embedkit.recipe_io import dump_recipe, load_recipe
-from embedkit.training import precision
-from embedkit.training.checkpoint import CheckpointStore
-from embedkit.training.optimiser import Optimiser
-from embedkit.training.run import Run
-from embedkit.training.step import TrainStep
+from embedkit.training.loop.loop import Run
+from embedkit.training.loop.step import TrainStep
+from embedkit.training.optim import precision
+from embedkit.training.optim.optimizer import Optimiser
+from embedkit.training.state.checkpoint import CheckpointStore
 from tests.training import common, runs
 
 
@@ -110,7 +110,7 @@ def test_the_last_weights_are_saved_when_that_is_asked_for(
 
 
 def test_the_start_can_be_the_best(tmp_path: Path, suite: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    from embedkit.models import build
+    from embedkit.factory import build
 
     runs.scripted(monkeypatch, [90.0, 70.0, 60.0])
     given = runs.recipe(evaluation={**suite, "every": 2, "at_start": True})

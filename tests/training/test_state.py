@@ -17,16 +17,16 @@ from torch import nn
 from embedkit.errors import CheckpointError
 from embedkit.recipe import Recipe, TrainConfig
 from embedkit.recipe_io import dump_recipe, load_recipe
-from embedkit.training import checkpoint as module
-from embedkit.training import state as state_module
-from embedkit.training.checkpoint import Checkpoint, CheckpointStore, seal, verify
-from embedkit.training.distributed import World
-from embedkit.training.ledger import Samples
-from embedkit.training.optimiser import Optimiser, RunningMean, assign_groups
-from embedkit.training.precision import LossScale
+from embedkit.training.loop.step import Bundle
+from embedkit.training.optim.optimizer import Optimiser, RunningMean, assign_groups
+from embedkit.training.optim.precision import LossScale
+from embedkit.training.parallel.distributed import World
 from embedkit.training.setup import Position
-from embedkit.training.state import Best, RunState, load_weights
-from embedkit.training.step import Bundle
+from embedkit.training.state import checkpoint as module
+from embedkit.training.state import state as state_module
+from embedkit.training.state.checkpoint import Checkpoint, CheckpointStore, seal, verify
+from embedkit.training.state.sample_accounting import Samples
+from embedkit.training.state.state import Best, RunState, load_weights
 from tests.training import runs
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from embedkit.training.cache import CachedEmbeddings, Chunking
-from embedkit.training.distributed import World
+from embedkit.training.loop.cache import CachedEmbeddings, Chunking
+from embedkit.training.parallel.distributed import World
 from tests.training import common
 
 OBJECTIVES = [

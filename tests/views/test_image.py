@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from embedkit.data.pictures import Picture, load_picture
+from embedkit.data.images.pictures import Picture, load_picture
 from embedkit.errors import RecipeError
 from embedkit.views.image import TRANSFORMS, ImageInput, Transform, _crop, _uniform, seed_of
 

@@ -1,7 +1,1 @@
-"""The kinds of tasks, one file each; importing this package registers all of them."""
-
-from __future__ import annotations
-
-from embedkit.evaluation.tasks import clustering, geometry, image_text, pairs, probe, retrieval, sts, zero_shot
-
-__all__ = ["clustering", "geometry", "image_text", "pairs", "probe", "retrieval", "sts", "zero_shot"]
+"""The kinds of tasks, one file each; `embedkit.evaluation.core.task.TASKS` imports them when it is first read."""

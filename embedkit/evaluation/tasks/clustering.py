@@ -8,11 +8,11 @@ import numpy as np
 from pydantic import Field
 
 from embedkit.errors import DataError, MissingExtraError
-from embedkit.evaluation.embedder import Embedder
-from embedkit.evaluation.inputs import Item
-from embedkit.evaluation.suites import TaskConfig
-from embedkit.evaluation.tables import Table, content_hash, open_table
-from embedkit.evaluation.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
+from embedkit.evaluation.core.embedder import Embedder
+from embedkit.evaluation.core.inputs import Item
+from embedkit.evaluation.core.suites import TaskConfig
+from embedkit.evaluation.core.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
+from embedkit.evaluation.datasets.tables import Table, content_hash, open_table
 
 
 class ClusteringSettings(TaskSettings):

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from embedkit.errors import DataError, NonFiniteError
-from embedkit.evaluation.embedder import Embedder
-from embedkit.evaluation.ranking import ranking_metrics
-from embedkit.evaluation.search import array_blocks, exact_top_k
-from embedkit.evaluation.stats import Array, Samples, average_precision_statistic, cosine_pairs, unit_rows
-from embedkit.evaluation.suites import TaskConfig
-from embedkit.evaluation.tables import content_hash, open_table
-from embedkit.evaluation.task import TASKS, Opening, Request, Task, TaskResult
+from embedkit.evaluation.core.embedder import Embedder
+from embedkit.evaluation.core.stats import Array, Samples, average_precision_statistic, cosine_pairs, unit_rows
+from embedkit.evaluation.core.suites import TaskConfig
+from embedkit.evaluation.core.task import TASKS, Opening, Request, Task, TaskResult
+from embedkit.evaluation.datasets.tables import content_hash, open_table
+from embedkit.evaluation.measures.ranking import ranking_metrics
+from embedkit.evaluation.measures.search import array_blocks, exact_top_k
 
 
 def best_thresholds(prediction: Array, gold: Array) -> dict[str, float]:

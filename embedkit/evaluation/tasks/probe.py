@@ -8,13 +8,13 @@ import numpy as np
 from pydantic import Field
 
 from embedkit.errors import DataError
-from embedkit.evaluation.embedder import Embedder
-from embedkit.evaluation.inputs import Item
-from embedkit.evaluation.probes import FOLD_SEED, Fidelity, Labelled, Probe, few_of_each, nearest_neighbours
-from embedkit.evaluation.stats import Array, Samples, generator
-from embedkit.evaluation.suites import TaskConfig
-from embedkit.evaluation.tables import Table, content_hash, open_splits
-from embedkit.evaluation.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
+from embedkit.evaluation.core.embedder import Embedder
+from embedkit.evaluation.core.inputs import Item
+from embedkit.evaluation.core.stats import Array, Samples, generator
+from embedkit.evaluation.core.suites import TaskConfig
+from embedkit.evaluation.core.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
+from embedkit.evaluation.datasets.tables import Table, content_hash, open_splits
+from embedkit.evaluation.measures.probes import FOLD_SEED, Fidelity, Labelled, Probe, few_of_each, nearest_neighbours
 
 
 class ProbeSettings(TaskSettings):

@@ -9,14 +9,14 @@ import numpy as np
 from pydantic import Field
 
 from embedkit.errors import DataError, NonFiniteError
-from embedkit.evaluation.beir import Collection, open_collection
-from embedkit.evaluation.embedder import Embedder
-from embedkit.evaluation.ranking import ranking_metrics, tie_rate
-from embedkit.evaluation.search import exact_top_k, faiss_top_k, trec_preference
-from embedkit.evaluation.stats import Array, Samples, unit_rows
-from embedkit.evaluation.suites import TaskConfig
-from embedkit.evaluation.tables import content_hash
-from embedkit.evaluation.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
+from embedkit.evaluation.core.embedder import Embedder
+from embedkit.evaluation.core.stats import Array, Samples, unit_rows
+from embedkit.evaluation.core.suites import TaskConfig
+from embedkit.evaluation.core.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
+from embedkit.evaluation.datasets.beir import Collection, open_collection
+from embedkit.evaluation.datasets.tables import content_hash
+from embedkit.evaluation.measures.ranking import ranking_metrics, tie_rate
+from embedkit.evaluation.measures.search import exact_top_k, faiss_top_k, trec_preference
 
 
 class RetrievalSettings(TaskSettings):

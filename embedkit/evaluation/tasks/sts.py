@@ -7,11 +7,11 @@ from typing import Any, Literal
 import numpy as np
 
 from embedkit.errors import DataError, NonFiniteError
-from embedkit.evaluation.embedder import Embedder
-from embedkit.evaluation.stats import Array, Samples, cosine_pairs, pearson, spearman
-from embedkit.evaluation.suites import TaskConfig
-from embedkit.evaluation.tables import content_hash, open_table
-from embedkit.evaluation.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
+from embedkit.evaluation.core.embedder import Embedder
+from embedkit.evaluation.core.stats import Array, Samples, cosine_pairs, pearson, spearman
+from embedkit.evaluation.core.suites import TaskConfig
+from embedkit.evaluation.core.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
+from embedkit.evaluation.datasets.tables import content_hash, open_table
 
 Aggregation = Literal["all", "mean", "wmean"]
 

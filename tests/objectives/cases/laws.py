@@ -142,7 +142,7 @@ def gate(x: Arrays, first: int, second: int) -> np.ndarray:
 
 def partners(objective: Objective, draw: Draw) -> dict[str, np.ndarray]:
     """Which label each row is paired with at this step: the objective's draw."""
-    from embedkit.objectives.scores import partners as drawn
+    from embedkit.objectives.parts.scores import partners as drawn
 
     return {"partner": arrays(drawn(draw.batch(), objective.score.pairing))}
 

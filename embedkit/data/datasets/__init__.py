@@ -1,0 +1,1 @@
+"""Rows in training order: in memory, streamed or sharded; samplers, mixtures, shuffling."""

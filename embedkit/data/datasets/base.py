@@ -1,0 +1,131 @@
+"""Training rows: from ``data`` in a recipe to batches whose order depends on seed, epoch and step alone."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from embedkit.data.schema.rows import Row
+from embedkit.data.sources.data_source import Source
+
+if TYPE_CHECKING:
+    from embedkit.data.images.decoding import Skipped
+
+
+@dataclass(frozen=True)
+class RowBatch:
+    """One process's slice of a batch.
+
+    Attributes
+    ----------
+    rows : list of Row
+        Rows [rank * size // world, (rank + 1) * size // world) of the batch.
+    ids : list of int
+        Stable id of each of them (0 .. num_rows - 1 when the rows are held in memory).
+    size : int
+        Rows of the whole batch, over all processes.
+    offset : int
+        Place of the first of `rows` in the whole batch.
+    step : int
+        Place of the batch in the epoch.
+    places : list of int
+        Place of each of `rows` in the whole batch, from `offset` on; with gaps where bad rows were dropped.
+    skipped : list of Skipped
+        Rows that were drawn and dropped because they are bad.
+    """
+
+    rows: list[Row]
+    ids: list[int]
+    size: int
+    offset: int
+    step: int
+    places: list[int] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.places:
+            object.__setattr__(self, "places", list(range(self.offset, self.offset + len(self.rows))))
+
+
+class TrainingRows(ABC):
+    """Rows to train on; made by `open_training`.
+
+    Attributes
+    ----------
+    num_rows : int or None
+        Rows of all sources; None for a stream.
+    steps_per_epoch : int or None
+        Batches of every epoch; None for a stream.
+    smallest_batch : int or None
+        Rows of the smallest batch of the first epoch; None for a stream.
+    fingerprint : str
+        Changes when the rows change. For rows in memory a hash of all their content, the same from whatever kind of
+        file; for a stream a hash of the first MiB and the size of each file, of the mapping and the filter.
+    roles : frozenset of str
+        Roles that every row has, whatever its source.
+    """
+
+    num_rows: int | None
+    steps_per_epoch: int | None
+    smallest_batch: int | None = None
+    fingerprint: str
+    roles: frozenset[str]
+    _sources: Sequence[Source]
+
+    @abstractmethod
+    def batches(self, epoch: int, start_step: int = 0, rank: int = 0, world: int = 1) -> Iterator[RowBatch]:
+        """Batches of an epoch from `start_step` on, this process's slice of each.
+
+        The whole batch is a pure function of (seed, epoch, step); `rank` and `world` only choose the slice.
+        """
+
+    @abstractmethod
+    def summary(self) -> dict[str, Any]:
+        """What was read and what was left out, ready for JSON."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What is allowed and looks like a mistake, a line each; see `embedkit.data.schema.warnings`."""
+        return [note for source in self._sources for note in source.notes]
+
+    @abstractmethod
+    def where(self, row_id: int) -> str:
+        """``file:row`` of the row with this id."""
+
+    def left_out(self) -> list[tuple[str, str, str]]:
+        """Place, reason and fault of every bad row that was left out when the data was read; with streams so far."""
+        return [bad for source in self._sources for bad in source.account.bad]
+
+
+def source_summary(source: Source) -> dict[str, Any]:
+    """What became of the records of one source: the keys of an entry of ``summary()["sources"]``."""
+    account = source.account
+    return {
+        "path": source.name,
+        "read": account.read,
+        "filtered": account.filtered,
+        "dropped": dict(account.dropped),
+        "cut": source.texts.cut_texts,
+    }
+
+
+_READING = {"format", "name", "split", "revision", "columns", "where", "limit", "explode"}
+
+
+def stream_fingerprint(sources: Sequence[Source]) -> str:
+    """Hash of the settings of each source and of the first MiB and the size of each of its files."""
+    state = hashlib.blake2b(digest_size=16)
+    for source in sources:
+        settings = source.config.model_dump_json(include=_READING)
+        state.update(settings.encode())
+        for part in source.parts:
+            if part.file is None:
+                state.update(part.name.encode())
+            else:
+                with open(part.file, "rb") as handle:
+                    state.update(handle.read(1 << 20))
+                state.update(str(part.file.stat().st_size).encode())
+    return state.hexdigest()

@@ -1,0 +1,192 @@
+"""Training rows held in memory: batches whose order depends on seed, epoch and step alone."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embedkit.data.datasets.mixing import pools, shares
+from embedkit.data.datasets.row_table import TableBuilder, digest, facts_of, take_rows
+from embedkit.data.datasets.samplers import SAMPLERS, Request, fit
+from embedkit.data.datasets.shuffling import permutation
+from embedkit.data.schema.rows import filled
+from embedkit.data.schema.warnings import of_counts
+from embedkit.data.sources.data_source import Source
+from embedkit.errors import DataError
+
+if TYPE_CHECKING:
+    from embedkit.recipe import DataConfig
+from embedkit.data.datasets.base import RowBatch, TrainingRows, source_summary
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """The batches of one epoch as row indices, and rows that are not in any of them."""
+
+    number: int
+    batches: list[np.ndarray]
+    left_over: int = 0
+    short: int = 0
+    pool_steps: list[int] = field(default_factory=list)
+
+
+class HeldRows(TrainingRows):
+    """Rows held in memory; made by `open_training`."""
+
+    num_rows: int
+    steps_per_epoch: int
+
+    def __init__(
+        self, sources: Sequence[Source], config: DataConfig, roles: frozenset[str], batch_size: int, seed: int
+    ) -> None:
+        self._sources, self._config, self.roles = sources, config, roles
+        self._batch_size, self._seed = batch_size, seed
+        self._table, self._sizes, self._places = _load(sources)
+        self.num_rows = self._table.num_rows
+        self.fingerprint = digest(self._table)
+        self._duplicates = _duplicates(self._table)
+        mixed = len(sources) > 1 and config.mixing != "concatenate"
+        self._facts = facts_of(self._table, repeated_rows=mixed)
+        self._shares = shares(
+            self._sizes, config.mixing, [source.config.weight for source in sources], config.mixing_temperature
+        )
+        self._mixed = mixed
+        self._pool_steps: list[int] | None = None
+        if config.drop_last and self.num_rows < batch_size:
+            raise DataError(
+                f"{self.num_rows} rows of {_names(sources)} do not fill one batch of {batch_size}",
+                where="train.batch_size",
+                remedy=f"lower it to {self.num_rows} or less, or set data.drop_last: false",
+            )
+        self._epoch = self._plan(0)
+        self._pool_steps = self._epoch.pool_steps
+        self.steps_per_epoch = len(self._epoch.batches)
+        if not self.steps_per_epoch:
+            raise DataError(
+                f"the sampler {config.sampler} cannot fill one batch of {batch_size} from {self.num_rows} rows",
+                where="data.sampler",
+                remedy="lower train.batch_size, choose another sampler, or set data.drop_last: false",
+            )
+        self.smallest_batch = min(len(batch) for batch in self._epoch.batches)
+
+    def batches(self, epoch: int, start_step: int = 0, rank: int = 0, world: int = 1) -> Iterator[RowBatch]:
+        """See `TrainingRows.batches`."""
+        if self._epoch.number != epoch:
+            self._epoch = self._plan(epoch)
+        for step, indices in enumerate(self._epoch.batches[start_step:], start_step):
+            low, high = rank * len(indices) // world, (rank + 1) * len(indices) // world
+            mine = indices[low:high]
+            rows = [filled(row, self.roles) for row in take_rows(self._table, mine, self.roles)]
+            yield RowBatch(rows, mine.tolist(), len(indices), low, step)
+
+    def block(self, ids: Sequence[int]) -> RowBatch:
+        """The rows with these ids, as a batch of their own."""
+        rows = [filled(row, self.roles) for row in take_rows(self._table, ids, self.roles)]
+        return RowBatch(rows, list(ids), len(ids), 0, 0)
+
+    def summary(self) -> dict[str, Any]:
+        """See `TrainingRows.summary`.
+
+        Keys: ``rows``; ``sources``, for each ``path``, ``rows``, ``read``, ``filtered``, ``dropped``, ``cut``,
+        ``share``; ``dropped`` (reason -> rows of all sources); ``hard_negatives`` with ``min`` and ``max`` a row;
+        ``duplicates`` with ``anchors`` and ``positives`` (rows whose anchor or positive occurred before) and
+        ``positive_is_anchor``; ``epoch`` with ``number``, ``steps``, ``left_over`` rows and ``short_batches`` of the
+        latest epoch; ``notes``.
+        """
+        entries = [
+            source_summary(source) | {"rows": size, "share": share}
+            for source, size, share in zip(self._sources, self._sizes, self._shares, strict=True)
+        ]
+        dropped: Counter[str] = sum((source.account.dropped for source in self._sources), Counter())
+        return {
+            "rows": self.num_rows,
+            "sources": entries,
+            "dropped": dict(dropped),
+            "hard_negatives": _negatives(self._table),
+            "duplicates": self._duplicates,
+            "epoch": {
+                "number": self._epoch.number,
+                "steps": self.steps_per_epoch,
+                "left_over": self._epoch.left_over,
+                "short_batches": self._epoch.short,
+            },
+            "notes": self.notes,
+        }
+
+    @property
+    def notes(self) -> list[str]:
+        """See `TrainingRows.notes`; repeated texts are counted over all rows."""
+        return [*super().notes, *of_counts(self.num_rows, self._duplicates, self._config.sampler)]
+
+    def where(self, row_id: int) -> str:
+        """See `TrainingRows.where`."""
+        source = int(np.searchsorted(np.cumsum(self._sizes), row_id, side="right"))
+        return self._sources[source].where((int(self._places[row_id, 0]), int(self._places[row_id, 1])))
+
+    def _plan(self, epoch: int) -> _Epoch:
+        config, size = self._config, self._batch_size
+        one_source = config.batches_from == "one-source" and len(self._sources) > 1
+        found = pools(
+            self._sizes,
+            self._shares if self._mixed else None,
+            one_source=one_source,
+            batch_size=size,
+            seed=self._seed,
+            epoch=epoch,
+        )
+        groups, left = [], 0
+        for index, order in enumerate(found):
+            request = Request(order, self._facts, size, config.per_label, (self._seed, epoch, index, 1))
+            grouping = SAMPLERS[config.sampler](request)
+            batches = grouping.batches
+            if self._pool_steps is not None:
+                full_first = sorted(batches, key=lambda batch: len(batch) < size) if config.drop_last else batches
+                batches = fit(full_first, self._pool_steps[index])
+            elif config.drop_last:
+                batches = [batch for batch in batches if len(batch) == size]
+            left += len(order) - sum(map(len, batches))
+            groups.append(batches)
+        flat = [batch for batches in groups for batch in batches]
+        if len(groups) > 1:
+            flat = [flat[place] for place in permutation(len(flat), self._seed, epoch, len(groups), 2)]
+        short = sum(len(batch) < size for batch in flat)
+        return _Epoch(epoch, flat, left, short, [len(batches) for batches in groups])
+
+
+def _load(sources: Sequence[Source]) -> tuple[pa.Table, list[int], np.ndarray]:
+    """All rows in one table, the number of each source, and part and number of each row (rows, 2)."""
+    builder = TableBuilder()
+    sizes: list[int] = []
+    places: list[np.ndarray] = []
+    for source in sources:
+        own = array("q")
+        for place, row in source.rows():
+            builder.add(row)
+            own.extend(place)
+        sizes.append(len(own) // 2)
+        places.append(np.asarray(own, np.int64).reshape(-1, 2))
+    return builder.finish(), sizes, np.concatenate(places)
+
+
+def _names(sources: Sequence[Source]) -> str:
+    return ", ".join(source.name for source in sources[:3]) + (", ..." if len(sources) > 3 else "")
+
+
+def _negatives(table: pa.Table) -> dict[str, int]:
+    counts = pc.fill_null(pc.list_value_length(table.column("negatives")), 0)
+    found = pc.min_max(counts).as_py()
+    return {"min": int(found["min"] or 0), "max": int(found["max"] or 0)}
+
+
+def _duplicates(table: pa.Table) -> dict[str, int]:
+    sides = {f"{role}s": table.column(role).drop_null() for role in ("anchor", "positive")}
+    equal = pc.sum(pc.equal(table.column("anchor"), table.column("positive"))).as_py()
+    repeated = {name: len(texts) - pc.count_distinct(texts).as_py() for name, texts in sides.items()}
+    return {**repeated, "positive_is_anchor": int(equal or 0)}

@@ -1,0 +1,90 @@
+"""Training rows from ``data`` in a recipe: sources opened and checked, then held in memory, streamed or sharded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from embedkit.data.datasets.samplers import check_sampler
+from embedkit.data.sources.data_source import Source
+from embedkit.errors import RecipeError
+
+if TYPE_CHECKING:
+    from embedkit.data.schema.contract import Contract
+    from embedkit.recipe import DataConfig
+from embedkit.data.datasets.base import TrainingRows
+from embedkit.data.datasets.in_memory import HeldRows
+from embedkit.data.datasets.sharded import LaneRows, only_shards
+from embedkit.data.datasets.streaming import StreamedRows
+
+
+def open_training(
+    config: DataConfig, contract: Contract, *, batch_size: int, seed: int, base_dir: Path = Path()
+) -> TrainingRows:
+    """Open the training data of a recipe; the first rows of every source are checked before any is read in full.
+
+    Parameters
+    ----------
+    config : DataConfig
+        The section ``data`` of a recipe.
+    contract : Contract
+        The roles that the method reads.
+    batch_size : int
+        Rows of a batch over all processes.
+    seed : int
+        Decides the order, together with epoch and step.
+    base_dir : Path
+        Where relative paths start.
+
+    Raises
+    ------
+    DataError
+        A source cannot be used; the message names file, row and column, and the remedy.
+    RecipeError
+        Settings that contradict each other.
+    """
+    _check_settings(config)
+    sources = open_sources(config, contract, Path(base_dir))
+    for source in sources:
+        check_sampler(
+            config.sampler, batch_size, config.per_label, source.roles, f"data.train[{source.index}] ({source.name})"
+        )
+    if any(source.config.stream for source in sources):
+        if only_shards(sources):
+            return LaneRows(sources, config, _roles_of(sources, contract), batch_size, seed)
+        return StreamedRows(sources, config, _roles_of(sources, contract), batch_size, seed)
+    return HeldRows(sources, config, _roles_of(sources, contract), batch_size, seed)
+
+
+def open_sources(config: DataConfig, contract: Contract, base_dir: Path = Path()) -> list[Source]:
+    """The sources of a recipe: parts found, columns bound, first rows checked; see `open_training`."""
+    used = {"by-label": {"label"}, "no-duplicates": {"group"}}.get(config.sampler, set())
+    requires, reads = frozenset(contract.requires), frozenset(contract.roles) | used
+    return [
+        Source(source, config, index, requires=requires, reads=reads, limits=contract.limits, base_dir=base_dir)
+        for index, source in enumerate(config.train)
+    ]
+
+
+def _roles_of(sources: Sequence[Source], contract: Contract) -> frozenset[str]:
+    """The roles that any source has and the method reads; explode makes three of them itself."""
+    made = {"anchor", "positive", "group"} if any(source.config.explode for source in sources) else set()
+    return contract.roles & made.union(*(source.roles for source in sources))
+
+
+def _check_settings(config: DataConfig) -> None:
+    streaming = any(source.stream for source in config.train)
+    if config.mixing == "temperature" and streaming:
+        raise RecipeError(
+            "mixing by temperature needs the sizes of the sources, and a stream has none",
+            where="data.mixing",
+            remedy="use 'weighted' with a weight in each source",
+        )
+    for index, source in enumerate(config.train):
+        if source.weight is not None and config.mixing != "weighted":
+            raise RecipeError(
+                f"a weight is not read by mixing {config.mixing!r}",
+                where=f"data.train[{index}].weight",
+                remedy="set data.mixing: weighted, or remove the weight",
+            )

@@ -1,0 +1,195 @@
+"""Rows held in memory as one compact arrow table, and what samplers need to know of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embedkit.data.schema.roles import IMAGE_ROLES, ROLES
+from embedkit.data.schema.rows import Row
+from embedkit.data.sources.data_source import encode_group
+
+_TYPES = {
+    "anchor": pa.large_string(),
+    "positive": pa.large_string(),
+    "negatives": pa.large_list(pa.large_string()),
+    "texts": pa.large_list(pa.large_string()),
+    "score": pa.float64(),
+    "label": pa.int64(),
+    "group": pa.large_string(),  # JSON
+    "image": pa.large_binary(),
+    "image_path": pa.large_string(),
+    "image2": pa.large_binary(),
+    "image2_path": pa.large_string(),
+    "features": pa.large_list(pa.float32()),
+}
+_PATHS = {f"{role}_path": role for role in IMAGE_ROLES}
+_FLUSH = 20_000
+
+
+class TableBuilder:
+    """Collects rows and packs them into an arrow table with a column a role; absent roles are null."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Row] = []
+        self._batches: list[pa.RecordBatch] = []
+
+    def add(self, row: Row) -> None:
+        """Take one row."""
+        self._waiting.append(row)
+        if len(self._waiting) >= _FLUSH:
+            self._flush()
+
+    def finish(self) -> pa.Table:
+        """The table of all rows, each column in one piece."""
+        self._flush()
+        return pa.Table.from_batches(self._batches, pa.schema(list(_TYPES.items()))).combine_chunks()
+
+    def _flush(self) -> None:
+        present = {role for row in self._waiting for role in row}
+        nothing = [None] * len(self._waiting)
+        columns: dict[str, list[Any]] = {
+            role: [row.get(role) for row in self._waiting] if role in present else nothing for role in ROLES
+        }
+        columns["group"] = [None if group is None else encode_group(group) for group in columns["group"]]
+        for path, role in _PATHS.items():
+            images = columns[role]
+            columns[role] = [image if isinstance(image, bytes) else None for image in images]
+            columns[path] = [image if isinstance(image, str) else None for image in images]
+        arrays = [pa.array(columns[name], kind) for name, kind in _TYPES.items()]
+        self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=pa.schema(list(_TYPES.items()))))
+        self._waiting = []
+
+
+def table_of(rows: Iterable[Row]) -> pa.Table:
+    """The arrow table of some rows."""
+    builder = TableBuilder()
+    for row in rows:
+        builder.add(row)
+    return builder.finish()
+
+
+def take_rows(table: pa.Table, indices: Sequence[int] | np.ndarray, roles: Iterable[str]) -> list[Row]:
+    """The rows at `indices` with those of `roles` that they have."""
+    chosen = set(roles)
+    names = [name for name in _TYPES if _PATHS.get(name, name) in chosen]
+    piece = table.select(names).take(pa.array(indices, pa.int64()))
+    rows: list[Row] = [{} for _ in range(piece.num_rows)]
+    for name in names:
+        for row, value in zip(rows, piece.column(name).to_pylist(), strict=True):
+            if value is not None:
+                row[_PATHS.get(name, name)] = json.loads(value) if name == "group" else value
+    return rows
+
+
+def digest(table: pa.Table) -> str:
+    """A hash of the content of a table, the same for the same rows from whatever kind of file."""
+    state = hashlib.blake2b(digest_size=16)
+    for name in table.column_names:
+        column = _whole(table.column(name))
+        if column.null_count < len(column) or not len(column):
+            state.update(f"{name}:{len(column)};".encode())
+            _feed(state, column)
+    return state.hexdigest()
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
+
+
+def _feed(state: Any, array: pa.Array) -> None:
+    if array.null_count:
+        state.update(np.packbits(array.is_valid().to_numpy(zero_copy_only=False)).tobytes())
+        array = array.drop_null()
+    if pa.types.is_large_list(array.type):
+        state.update(_lengths(array).tobytes())
+        _feed(state, array.flatten())
+    elif pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type):
+        offsets = np.frombuffer(array.buffers()[1], np.int64, len(array) + 1, array.offset * 8)
+        state.update(np.diff(offsets).tobytes())
+        if array.buffers()[2] is not None:
+            state.update(memoryview(array.buffers()[2])[offsets[0] : offsets[-1]])
+    else:
+        state.update(array.to_numpy(zero_copy_only=False).tobytes())
+
+
+def _lengths(array: pa.Array) -> np.ndarray:
+    return np.asarray(pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False), np.int64)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What samplers read of n rows.
+
+    Attributes
+    ----------
+    keys : int64 array (k,)
+        Numbers of the texts, images and groups of all rows, row after row; equal things have equal numbers, and a
+        thing counts once a row.
+    offsets : int64 array (n + 1,)
+        Row i owns ``keys[offsets[i]:offsets[i + 1]]``.
+    lengths : int64 array (n,)
+        Characters of all texts of a row.
+    labels : int64 array (n,)
+        Labels, -1 where a row has none.
+    """
+
+    keys: np.ndarray
+    offsets: np.ndarray
+    lengths: np.ndarray
+    labels: np.ndarray
+
+
+def facts_of(table: pa.Table, *, repeated_rows: bool = False) -> Facts:
+    """The facts of a table's rows, in one vectorised pass without hash collisions.
+
+    Keys that one row alone has cannot clash and are left out, unless `repeated_rows` says that an epoch may hold a
+    row more than once.
+    """
+    total = table.num_rows
+    owners, texts = _owned_texts(table)
+    lengths = np.bincount(owners, np.asarray(pc.utf8_length(texts)), minlength=total).astype(np.int64)
+    pieces = [(owners, _codes(texts))]
+    for name in ("group", *IMAGE_ROLES, *_PATHS):
+        column = _whole(table.column(name))
+        valid = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
+        pieces.append((valid, _codes(column.drop_null())))
+    base, flat = 0, []
+    for _, codes in pieces:
+        flat.append(codes + base)
+        base += int(codes.max(initial=-1)) + 1
+    base = max(base, 1)
+    pairs = np.sort(np.concatenate([owner for owner, _ in pieces]) * base + np.concatenate(flat), kind="stable")
+    pairs = pairs[np.diff(pairs, prepend=-1) != 0]
+    owner, keys = pairs // base, pairs % base
+    if not repeated_rows:
+        shared = np.bincount(keys, minlength=base)[keys] > 1
+        owner, keys = owner[shared], keys[shared]
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=total))]).astype(np.int64)
+    labels = np.asarray(_whole(table.column("label")).fill_null(-1).to_numpy(), np.int64)
+    return Facts(keys, offsets, lengths, labels)
+
+
+def _owned_texts(table: pa.Table) -> tuple[np.ndarray, pa.Array]:
+    """All texts of a table, and the row that each belongs to."""
+    owners, texts = [], []
+    for name in ("anchor", "positive"):
+        column = _whole(table.column(name))
+        owners.append(np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False)))
+        texts.append(column.drop_null())
+    for name in ("negatives", "texts"):
+        column = _whole(table.column(name))
+        owners.append(np.repeat(np.arange(len(column)), _lengths(column)))
+        texts.append(column.flatten())
+    return np.concatenate(owners).astype(np.int64), pa.concat_arrays(texts)
+
+
+def _codes(array: pa.Array) -> np.ndarray:
+    return np.asarray(array.dictionary_encode().indices.to_numpy(zero_copy_only=False), np.int64)

@@ -1,0 +1,213 @@
+"""Samplers: from an order of rows to batches. Pure functions; nothing here knows of processes or files.
+
+A sampler groups a sequence of row indices into batches of at most ``batch_size``. Full batches come first or anywhere;
+short ones are settled by the caller (dropped, kept, or carried over to the next window of a stream). Rows that a
+sampler cannot place are returned apart, so that they are counted and not lost silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from embedkit.data.datasets.row_table import Facts
+from embedkit.data.datasets.shuffling import permutation
+from embedkit.errors import DataError
+
+_WINDOW = 50
+"""Batches whose rows the length sampler sorts together: enough to even lengths out, few enough to stay random."""
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Batches of row indices, and the rows that found no place."""
+
+    batches: list[np.ndarray]
+    left: np.ndarray
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a sampler gets.
+
+    Attributes
+    ----------
+    order : int64 array
+        Row indices in the order of the epoch.
+    facts : Facts
+        Facts of all rows that `order` points to.
+    batch_size : int
+        Rows of a full batch.
+    per_label : int
+        Rows of one label in a batch (by-label).
+    key : tuple of int
+        Makes random choices a pure function of seed, epoch and source.
+    """
+
+    order: np.ndarray
+    facts: Facts
+    batch_size: int
+    per_label: int
+    key: tuple[int, ...]
+
+
+_NONE = np.empty(0, np.int64)
+
+
+def shuffled(request: Request) -> Grouping:
+    """Batches cut from the order as it is."""
+    return Grouping(_cut(request.order, request.batch_size), _NONE)
+
+
+def no_duplicates(request: Request) -> Grouping:
+    """Batches in which no text, image or group stands in two rows.
+
+    Each row goes into the first batch with room after the last one that holds any of its texts, which takes time
+    linear in the number of texts. Rows of texts that are repeated more often than there are batches end up in short
+    batches.
+    """
+    facts = request.facts
+    batch_of = _first_fit(request.order, facts.keys, facts.offsets, request.batch_size)
+    return Grouping(_split(request.order, batch_of), _NONE)
+
+
+def by_label(request: Request) -> Grouping:
+    """Batches of ``batch_size / per_label`` labels with ``per_label`` rows each.
+
+    Labels of a batch differ as long as there are enough labels left; then they repeat. Of each label up to
+    ``per_label - 1`` rows are left over.
+    """
+    size, order = request.per_label, request.order
+    labels = request.facts.labels[order]
+    ordered = order[np.argsort(labels, kind="stable")]
+    _, counts = np.unique(labels, return_counts=True)
+    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)  # place among the rows of its label
+    whole = place < np.repeat(counts // size * size, counts)
+    groups = ordered[whole].reshape(-1, size)  # (groups, per_label)
+    groups = groups[permutation(len(groups), *request.key)]
+    wanted = request.batch_size // size
+    keys = request.facts.labels[groups[:, 0]]
+    batch_of = _first_fit(np.arange(len(groups)), keys, np.arange(len(groups) + 1), wanted)
+    batches = _split(np.arange(len(groups)), batch_of)
+    full = [batch for batch in batches if len(batch) == wanted]
+    rest = [batch for batch in batches if len(batch) < wanted]
+    if rest:
+        full += _cut(np.concatenate(rest), wanted)
+    return Grouping([groups[batch].reshape(-1) for batch in full], ordered[~whole])
+
+
+def by_length(request: Request) -> Grouping:
+    """Batches of rows of similar length (characters of all texts): sorted in windows of 50 batches, then shuffled."""
+    size = request.batch_size
+    whole = len(request.order) // size * size
+    batches: list[np.ndarray] = []
+    for start in range(0, whole, _WINDOW * size):
+        window = request.order[start : min(whole, start + _WINDOW * size)]
+        window = window[np.argsort(request.facts.lengths[window], kind="stable")]
+        batches += _cut(window, size)
+    batches = [batches[index] for index in permutation(len(batches), *request.key)]
+    return Grouping(batches + _cut(request.order[whole:], size), _NONE)
+
+
+SAMPLERS: dict[str, Callable[[Request], Grouping]] = {
+    "shuffled": shuffled,
+    "no-duplicates": no_duplicates,
+    "by-label": by_label,
+    "length": by_length,
+}
+"""Samplers by the name that ``data.sampler`` gives them."""
+
+
+def check_sampler(sampler: str, batch_size: int, per_label: int, roles: frozenset[str], where: str) -> None:
+    """Raise `DataError` when the by-label sampler lacks labels or its numbers do not fit."""
+    if sampler != "by-label":
+        return
+    if "label" not in roles:
+        raise DataError(
+            "the sampler by-label needs a column with role label",
+            where=where,
+            remedy="map one with columns: {COLUMN: label}, or choose another data.sampler",
+        )
+    if batch_size % per_label:
+        raise DataError(
+            f"batches of {batch_size} rows cannot hold {per_label} rows of each label",
+            where="train.batch_size",
+            remedy=f"make it a multiple of data.per_label = {per_label}",
+        )
+
+
+def fit(batches: list[np.ndarray], steps: int) -> list[np.ndarray]:
+    """Exactly `steps` batches, so that every epoch has the same length: surplus ones go, large ones are halved.
+
+    Any part of a batch without duplicates has none either, so halving keeps what the sampler promised.
+
+    Raises
+    ------
+    DataError
+        There are fewer rows than steps.
+    """
+    if sum(map(len, batches)) < steps:
+        raise DataError(
+            f"the sampler finds too few rows for {steps} batches in this epoch",
+            where="data.sampler",
+            remedy="lower train.batch_size or choose another sampler",
+        )
+    batches = list(batches[:steps])
+    while len(batches) < steps:
+        widest = max(range(len(batches)), key=lambda index: len(batches[index]))
+        batch = batches[widest]
+        batches[widest : widest + 1] = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+    return batches
+
+
+def _cut(order: np.ndarray, size: int) -> list[np.ndarray]:
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def _split(items: np.ndarray, batch_of: np.ndarray) -> list[np.ndarray]:
+    """Items by batch; batches in order of their number, items of a batch in their own order."""
+    by_batch = items[np.argsort(batch_of, kind="stable")]
+    sizes = np.bincount(batch_of)
+    return [piece for piece in np.split(by_batch, np.cumsum(sizes)[:-1]) if len(piece)]
+
+
+def _first_fit(order: np.ndarray, keys: np.ndarray, offsets: np.ndarray, capacity: int) -> np.ndarray:
+    """The batch of each item: the first one with room after the last batch that holds one of the item's keys."""
+    flat, bounds = keys.tolist(), offsets.tolist()
+    filled: list[int] = [0]
+    onward: list[int] = [0]  # a batch with room points to itself, a full one to a later one
+    last: dict[int, int] = {}
+    placed = np.empty(len(order), np.int64)
+    for position, item in enumerate(order.tolist()):
+        start, stop = bounds[item], bounds[item + 1]
+        batch = 0
+        own = flat[start:stop]
+        for key in own:
+            after = last.get(key, -1) + 1
+            if after > batch:
+                batch = after
+        batch = _with_room(onward, filled, batch)
+        for key in own:
+            last[key] = batch
+        placed[position] = batch
+        filled[batch] += 1
+        if filled[batch] == capacity:
+            onward[batch] = batch + 1
+    return placed
+
+
+def _with_room(onward: list[int], filled: list[int], batch: int) -> int:
+    """The first batch with room from `batch` on, with the way there shortened (union-find)."""
+    root = batch
+    while True:
+        while root >= len(onward):
+            onward.append(len(onward))
+            filled.append(0)
+        if onward[root] == root:
+            break
+        root = onward[root]
+    while onward[batch] != root:
+        onward[batch], batch = root, onward[batch]
+    return root

@@ -1,0 +1,1 @@
+"""Images of rows: finding, checking and decoding them."""

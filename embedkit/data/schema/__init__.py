@@ -1,0 +1,1 @@
+"""What a row is: roles by name, cells parsed into values, and what looks like a mistake."""

@@ -1,0 +1,28 @@
+"""The contract of a method with its data: which roles rows must and may have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Contract:
+    """The roles a method reads; checked on the schema and the first rows before a model is loaded.
+
+    Attributes
+    ----------
+    requires, accepts : frozenset of str
+        Roles that every row must have, and roles that are read where they are there.
+    limits : mapping
+        Role -> lowest and highest value that makes sense for it, e.g. a label below the number of classes.
+    """
+
+    requires: frozenset[str] = frozenset({"anchor"})
+    accepts: frozenset[str] = frozenset()
+    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """All roles the method knows."""
+        return self.requires | self.accepts

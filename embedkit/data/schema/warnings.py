@@ -1,0 +1,111 @@
+"""What is allowed in training data and looks like a mistake: a line each, shown when a run starts.
+
+Nothing here stops a run. Every rule reads facts only (the mapping, the first rows, counts over all rows) and names
+them, so that readers can judge for themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from embedkit.data.schema.rows import Row
+
+SHARE = 0.2
+"""Share of rows from which repeated texts are spoken of."""
+
+FEWEST = 10
+"""Rows below which repeated texts say nothing."""
+
+_SIDES = ("anchor", "positive")
+
+
+def of_columns(columns: Mapping[str, str], named: Mapping[str, str | None], where: str) -> Iterator[str]:
+    """Two columns that are mapped to each other's role.
+
+    Parameters
+    ----------
+    columns : mapping
+        Role -> column, as they are bound.
+    named : mapping
+        Column -> the role that its name stands for.
+    where : str
+        How messages call the source.
+    """
+    for role, column in columns.items():
+        other = named.get(column)
+        if other is not None and role < other and named.get(columns.get(other, "")) == role:
+            yield (
+                f"{where}: column {column!r} is mapped to {role} and {columns[other]!r} to {other}, by their names it "
+                "should be the other way round; are they swapped?"
+            )
+
+
+def of_rows(rows: Sequence[Row], columns: Mapping[str, str], where: str) -> Iterator[str]:
+    """Ids in place of texts, equal texts, answers where the questions should be, characters lost in a conversion.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        The first rows of a source.
+    columns : mapping
+        Role -> column.
+    where : str
+        How messages call the source.
+    """
+    texts = {role: [row[role] for row in rows if isinstance(row.get(role), str)] for role in _SIDES}
+    for role, found in texts.items():
+        column = f"{columns.get(role)!r} ({role})"
+        if found and not any(char.isalpha() for text in found for char in text):
+            yield f"{where}: no letter in the first texts of {column}; is it an id?"
+        elif len(found) > 1 and all(map(_like_an_id, found)):
+            yield f"{where}: the first texts of {column} are single words with digits, {found[0][:40]!r}; is it an id?"
+        lost = sum("\ufffd" in text for text in found)
+        if lost:
+            yield (
+                f"{where}: {lost} of the first {len(found)} texts of {column} hold U+FFFD, which stands for characters "
+                "that were lost when the file was made"
+            )
+    anchors, positives = (texts[role] for role in _SIDES)
+    if len(rows) > 1 and len(anchors) == len(positives) == len(rows):
+        if anchors == positives:
+            yield f"{where}: anchor and positive are the same text in all of the first rows"
+        elif _questions(positives) >= 0.5 and _questions(anchors) <= 0.05:
+            yield (
+                f"{where}: {_questions(positives):.0%} of the first positives are questions and "
+                f"{_questions(anchors):.0%} of the anchors; are {columns.get('anchor')!r} and "
+                f"{columns.get('positive')!r} swapped?"
+            )
+
+
+def of_counts(rows: int, duplicates: Mapping[str, int], sampler: str) -> Iterator[str]:
+    """Positives that equal their anchors, and texts that other rows have too.
+
+    Parameters
+    ----------
+    rows : int
+        All of them.
+    duplicates : mapping
+        ``positive_is_anchor``, ``anchors`` and ``positives``: rows of which that is true.
+    sampler : str
+        That of the recipe; one that keeps equal texts apart has nothing to fear from them.
+    """
+    equal = duplicates["positive_is_anchor"]
+    if rows < FEWEST:
+        return
+    if 0.1 * rows < equal < rows:  # where all of them are, the first rows have told
+        yield f"{equal:,} of {rows:,} positives equal their anchors, which teaches nothing: drop these rows"
+    for role in ("anchors", "positives"):
+        count = duplicates[role]
+        if count > SHARE * rows and sampler in ("shuffled", "length"):
+            yield (
+                f"{count:,} of {rows:,} {role} ({count / rows:.0%}) occurred in an earlier row; where other rows of a "
+                "batch are negatives, equal texts are false ones: set data.sampler: no-duplicates"
+            )
+
+
+def _like_an_id(text: str) -> bool:
+    return text.isascii() and len(text.split()) == 1 and any(char.isdigit() for char in text)
+
+
+def _questions(texts: Sequence[str]) -> float:
+    return sum(text.rstrip().endswith(("?", "\uff1f", "\u061f")) for text in texts) / len(texts)

@@ -1,0 +1,314 @@
+"""Data that embedkit makes itself: sentences of a small grammar with graded similarity; no download, no chance.
+
+A *scene* has five slots: actor, action, attribute, object, place. Each slot holds a concept, each concept has three or
+four wordings, and a scene is told in one of five sentence patterns with fillers that mean nothing. Two sentences have
+similarity 5 x (slots with the same concept) / 5. Where two sentences share a concept they mostly word it
+differently, so that common words alone tell little, and a held-out score measures what was learnt:
+
+- a combination of actor, action and object belongs to exactly one of train, dev and test;
+- training pairs show only neighbouring wordings of a concept (first and second, second and third ...); dev and test
+  also pair the others, which can be known only through the one between.
+
+Everything is drawn from SplitMix64 (Steele, Lea and Flood 2014, figure 17), so rows are equal on every machine and
+with every version of every library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from embedkit.data.sources.builtin_words import FILLERS, SLOTS
+from embedkit.errors import DataError, nearest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+Scene = tuple[int, ...]
+"""One concept number a slot, in the order of `SLOTS`."""
+
+_MASK = (1 << 64) - 1
+_SPLITS = {"train": range(8), "dev": range(8, 9), "test": range(9, 10)}
+
+
+@dataclass(frozen=True)
+class _Set:
+    """A named set of rows: what a row looks like, which scenes it may use, how many rows, and its own seed."""
+
+    kind: str
+    split: str
+    size: int
+    seed: int
+
+
+_SETS = {
+    "pairs-train": _Set("pairs", "train", 20_000, 1),
+    "triplets-train": _Set("triplets", "train", 20_000, 2),
+    "sentences": _Set("sentences", "train", 20_000, 3),
+    "graded-train": _Set("graded", "train", 5_000, 4),
+    "graded-dev": _Set("graded", "dev", 1_000, 5),
+    "graded-test": _Set("graded", "test", 2_000, 6),
+    "grounded": _Set("grounded", "train", 5_000, 10),
+    "inference-train": _Set("inference", "train", 5_000, 11),
+    "shapes-train": _Set("shapes", "train", 4_000, 7),
+    "shapes-dev": _Set("shapes", "dev", 96, 8),
+    "shapes-test": _Set("shapes", "test", 96, 9),
+}
+
+
+class _Draws:
+    """SplitMix64: a stream of 64-bit numbers from a seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.state = seed
+
+    def below(self, bound: int) -> int:
+        """A number in [0, bound); the bias of the modulo is below bound / 2**64."""
+        self.state = (self.state + 0x9E3779B97F4A7C15) & _MASK
+        z = self.state
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+        return (z ^ (z >> 31)) % bound
+
+    def chance(self, percent: int) -> bool:
+        """True in `percent` of 100 draws."""
+        return self.below(100) < percent
+
+
+def names() -> list[str]:
+    """Names of the built-in data sets, for ``builtin:NAME``."""
+    return sorted(_SETS)
+
+
+def size(name: str) -> int:
+    """Number of rows of a built-in data set; errors as in `rows`."""
+    return _set(name).size
+
+
+def rows(name: str) -> Iterator[dict[str, Any]]:
+    """Rows of a built-in data set, always the same ones in the same order.
+
+    Parameters
+    ----------
+    name : str
+        ``pairs-train`` (anchor, positive), ``triplets-train`` (anchor, positive, negatives: one sentence that differs
+        in one or two slots), ``sentences`` (anchor), ``grounded`` (anchor, and as features of its picture a 1 for each
+        concept of the scene among zeros for all others), ``inference-train`` (anchor, positive, and as label 0 when
+        they tell one scene, 1 when they differ in one slot, 2 in three), ``graded-train``, ``graded-dev``,
+        ``graded-test`` (sentence1, sentence2, score from 0 to 5), or ``shapes-train``, ``shapes-dev``, ``shapes-test``
+        (image, captions, label, label_name; see `embedkit.data.sources.builtin_shapes`).
+
+    Raises
+    ------
+    DataError
+        There is no set of that name.
+    """
+    chosen = _set(name)
+    draws = _Draws(chosen.seed * 0x1000003D1)
+    if chosen.kind == "shapes":
+        return _shapes(draws, chosen)
+    make = {
+        "pairs": _pair, "triplets": _triplet, "sentences": _single, "graded": _graded, "grounded": _grounded,
+        "inference": _inference,
+    }[chosen.kind]  # fmt: skip
+    return (make(draws, chosen.split) for _ in range(chosen.size))
+
+
+def tokenizer(shapes: bool = False) -> PreTrainedTokenizerFast:
+    """A lower-casing WordPiece tokenizer with exactly the words of the grammar, and letters for all other words.
+
+    With `shapes` it has the words of the captions too. Single sentences become ``[CLS] words [SEP]``, pairs
+    ``[CLS] a [SEP] b [SEP]``.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    from embedkit.data.sources import builtin_shapes
+
+    more = sorted(builtin_shapes.words() - set(vocabulary())) if shapes else []
+    ids = {word: number for number, word in enumerate([*vocabulary(), *more])}
+    core = Tokenizer(models.WordPiece(vocab=ids, unk_token="[UNK]"))
+    core.normalizer = normalizers.BertNormalizer(lowercase=True)
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    core.decoder = decoders.WordPiece()
+    core.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=64,
+    )
+
+
+@cache
+def vocabulary() -> tuple[str, ...]:
+    """Special tokens, letters and digits (alone and inside a word), signs, then the words of the grammar, sorted."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    fixed = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *("##" + c for c in letters), *".,;:!?'\"-()"]
+    words = {"is", "it", "who", "by", "what", "the", "that", "being"}
+    for slot in SLOTS.values():
+        words.update(word for concept in slot for wording in concept for word in wording.replace("|", " ").split())
+    words.update(word for filler in FILLERS for word in filler.split())
+    return (*fixed, *sorted(words - set(fixed)))
+
+
+def scene_similarity(a: Scene, b: Scene) -> float:
+    """Number of slots with the same concept: 0 to 5."""
+    return float(sum(x == y for x, y in zip(a, b, strict=True)))
+
+
+def examples() -> list[str]:
+    """Three sentences of the test part: a scene, the same scene in other words, and one with only the same place."""
+    draws = _Draws(7 * 0x1000003D1)
+    scene = _scene(draws, "test")
+    first = _wordings(scene, draws)
+    other = _changed(scene, 4, draws, "test", keep=4)
+    return [_tell(scene, first, draws), _tell(scene, _reworded(scene, scene, first, draws, "test"), draws),
+            _tell(other, _wordings(other, draws), draws)]  # fmt: skip
+
+
+def _set(name: str) -> _Set:
+    if name not in _SETS:
+        raise DataError(f"no built-in data set named {name!r}", remedy=nearest(name, _SETS))
+    return _SETS[name]
+
+
+def _pair(draws: _Draws, split: str) -> dict[str, Any]:
+    scene = _scene(draws, split)
+    first = _wordings(scene, draws)
+    second = _reworded(scene, scene, first, draws, split)
+    return {"anchor": _tell(scene, first, draws), "positive": _tell(scene, second, draws)}
+
+
+def _triplet(draws: _Draws, split: str) -> dict[str, Any]:
+    scene = _scene(draws, split)
+    first = _wordings(scene, draws)
+    second = _reworded(scene, scene, first, draws, split)
+    near = _changed(scene, 1 + draws.below(2), draws, split)
+    third = _reworded(scene, near, first, draws, split)
+    return {
+        "anchor": _tell(scene, first, draws),
+        "positive": _tell(scene, second, draws),
+        "negatives": [_tell(near, third, draws)],
+    }
+
+
+def _single(draws: _Draws, split: str) -> dict[str, Any]:
+    scene = _scene(draws, split)
+    return {"anchor": _tell(scene, _wordings(scene, draws), draws)}
+
+
+def _grounded(draws: _Draws, split: str) -> dict[str, Any]:
+    scene = _scene(draws, split)
+    shown = [float(concept == number) for slot, concept in zip(SLOTS.values(), scene, strict=True)
+             for number in range(len(slot))]  # fmt: skip
+    return {"anchor": _tell(scene, _wordings(scene, draws), draws), "features": shown}
+
+
+def _graded(draws: _Draws, split: str) -> dict[str, Any]:
+    scene = _scene(draws, split)
+    first = _wordings(scene, draws)
+    other = _changed(scene, draws.below(len(SLOTS) + 1), draws, split)
+    second = _reworded(scene, other, first, draws, split)
+    return {
+        "sentence1": _tell(scene, first, draws),
+        "sentence2": _tell(other, second, draws),
+        "score": scene_similarity(scene, other),
+    }
+
+
+def _inference(draws: _Draws, split: str) -> dict[str, Any]:
+    scene = _scene(draws, split)
+    first = _wordings(scene, draws)
+    label = draws.below(3)
+    other = _changed(scene, (0, 1, 3)[label], draws, split)
+    second = _reworded(scene, other, first, draws, split)
+    return {"anchor": _tell(scene, first, draws), "positive": _tell(other, second, draws), "label": label}
+
+
+def _shapes(draws: _Draws, chosen: _Set) -> Iterator[dict[str, Any]]:
+    """Pictures; in dev and test no two have the same features."""
+    from embedkit.data.sources import builtin_shapes
+
+    seen: set[Scene] = set()
+    left = chosen.size
+    while left:
+        found = builtin_shapes.features(draws.below)
+        if _belongs((*found[:4], 0), chosen.split) and found not in seen:
+            if chosen.split != "train":
+                seen.add(found)
+            left -= 1
+            yield builtin_shapes.row(found, draws.below)
+
+
+def _belongs(scene: Scene, split: str) -> bool:
+    """Whether the combination of actor, action and object is one of this split."""
+    actor, action, _, thing, _ = scene
+    return _Draws((actor * 1009 + action) * 1009 + thing).below(10) in _SPLITS[split]
+
+
+def _scene(draws: _Draws, split: str) -> Scene:
+    while True:
+        scene = tuple(draws.below(len(slot)) for slot in SLOTS.values())
+        if _belongs(scene, split):
+            return scene
+
+
+def _changed(scene: Scene, count: int, draws: _Draws, split: str, keep: int | None = None) -> Scene:
+    """The scene with other concepts in `count` slots (never in slot `keep`), still in its split."""
+    sizes = [len(slot) for slot in SLOTS.values()]
+    while True:
+        free = [slot for slot in range(len(sizes)) if slot != keep]
+        changed = list(scene)
+        for _ in range(count):
+            slot = free.pop(draws.below(len(free)))
+            changed[slot] = (scene[slot] + 1 + draws.below(sizes[slot] - 1)) % sizes[slot]
+        if _belongs(tuple(changed), split):
+            return tuple(changed)
+
+
+def _wordings(scene: Scene, draws: _Draws) -> list[int]:
+    return [draws.below(len(slot[concept])) for slot, concept in zip(SLOTS.values(), scene, strict=True)]
+
+
+def _reworded(scene: Scene, other: Scene, first: list[int], draws: _Draws, split: str) -> list[int]:
+    """Wordings for `other`, mostly unlike `first` in shared slots; in train only neighbours of the first wording."""
+    chosen = []
+    for slot, mine, theirs, wording in zip(SLOTS.values(), scene, other, first, strict=True):
+        options = list(range(len(slot[theirs])))
+        if mine == theirs:
+            if split == "train":
+                options = [option for option in options if abs(option - wording) <= 1]
+            if draws.chance(85):
+                options.remove(wording)
+        chosen.append(options[draws.below(len(options))])
+    return chosen
+
+
+def _tell(scene: Scene, wordings: list[int], draws: _Draws) -> str:
+    """A sentence that says the scene."""
+    actor, action, attribute, thing, place = (
+        slot[concept][wording] for slot, concept, wording in zip(SLOTS.values(), scene, wordings, strict=True)
+    )
+    active, passive = action.split("|")
+    what = f"the {attribute} {thing}"
+    pattern = draws.below(5)
+    sentence = [
+        f"the {actor} {active} {what} {place}",
+        f"{place} the {actor} {active} {what}",
+        f"{what} is {passive} by the {actor} {place}",
+        f"it is the {actor} who {active} {what} {place}",
+        f"{place} {what} is being {passive} by the {actor}",
+    ][pattern]
+    if draws.chance(40):
+        sentence = f"{FILLERS[draws.below(len(FILLERS))]} {sentence}"
+    return sentence

@@ -1,0 +1,362 @@
+"""Records to rows of one source: filter, roles, checks of every cell, and an account of what was left out."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedkit.data.images.pictures import load_picture
+from embedkit.data.schema import warnings as suspicions
+from embedkit.data.schema.parsers import TextReader, read_features, read_group, read_image, read_label, read_score, show
+from embedkit.data.schema.roles import IMAGE_ROLES, bind, named_role
+from embedkit.data.schema.rows import BadRow, Part, Row
+from embedkit.data.sources.sources import find_parts
+from embedkit.errors import DataError, nearest
+
+if TYPE_CHECKING:
+    from embedkit.recipe import DataConfig, SourceConfig
+
+HEAD = 100
+"""Rows of each source that are checked before anything is read in full."""
+
+LOOKED_AT = 8
+"""Rows of each source whose images are decoded then."""
+
+Place = tuple[int, int]
+"""Part of the source, number of the row in the part."""
+
+
+@dataclass
+class Account:
+    """What became of the records of a source.
+
+    Attributes
+    ----------
+    read, filtered : int
+        Records read, and those that ``where`` left out.
+    dropped : Counter
+        Reason -> bad rows left out.
+    bad : list of (str, str, str)
+        Place, reason and fault of each of them.
+    """
+
+    read: int = 0
+    filtered: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    bad: list[tuple[str, str, str]] = field(default_factory=list)
+
+
+class Source:
+    """One entry of ``data.train``, opened: its parts are found, its columns bound, its first rows checked.
+
+    Parameters
+    ----------
+    config : SourceConfig
+        The entry.
+    data : DataConfig
+        Settings for all sources (bad rows, lengths).
+    index : int
+        Position in ``data.train``.
+    requires, reads : frozenset of str
+        Roles that the method needs, and all that method and sampler read.
+    limits : mapping
+        Role -> lowest and highest value that method and objective can take.
+    base_dir : Path
+        Where relative paths start.
+
+    Raises
+    ------
+    DataError
+        The source cannot be read, lacks a role, or has a bad row among its first rows.
+    """
+
+    def __init__(
+        self,
+        config: SourceConfig,
+        data: DataConfig,
+        index: int,
+        *,
+        requires: frozenset[str],
+        reads: frozenset[str],
+        base_dir: Path,
+        limits: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:
+        self.config, self.index, self.name = config, index, config.path
+        self._skip = data.on_bad_row != "error"
+        self._data, self._limits = data, limits or {}
+        self.parts = find_parts(
+            config.path,
+            config.format,
+            name=config.name,
+            split=config.split,
+            revision=config.revision,
+            base_dir=base_dir,
+            file=config.file,
+        )
+        head = list(itertools.islice(self._records(), HEAD))
+        found = list(dict.fromkeys(key for _, values in head if isinstance(values, dict) for key in values))
+        where = f"data.train[{index}] ({config.path})"
+        if not found:
+            raise next((values for _, values in head if isinstance(values, BadRow)), None) or DataError(
+                "it has no rows", where=where, remedy="check the file"
+            )
+        for column in config.where:
+            if column not in found:
+                raise DataError(f"'where' names no column {column!r}", where=where, remedy=nearest(column, found))
+        self._seen = {column: _values_of(column, head) for column in config.where}
+        binding = bind(found, config.columns, requires=requires, reads=reads, where=where, explode=config.explode)
+        self.roles, self.notes, self._required = binding.roles, binding.notes, requires
+        self._columns = binding.columns
+        self._numbered = {
+            role: sorted((slot for slot in binding.columns if slot.startswith(prefix)), key=_number_of)
+            for role, prefix in (("negatives", "negative_"), ("texts", "text_"))
+        }
+        self.texts = TextReader(data.max_chars, data.cut_long)
+        self.account = Account()
+        first = list(self.rows(HEAD))  # a wrong mapping is told at once
+        self._look_at_images(first[:LOOKED_AT])
+        named = {column: named_role(column) for column in found}
+        self.notes += tuple(suspicions.of_columns(binding.columns, named, where))
+        self.notes += tuple(suspicions.of_rows([row for _, row in first], binding.columns, where))
+        self.texts.cut_texts = 0
+
+    def rows(self, records: int | None = None) -> Iterator[tuple[Place, Row]]:
+        """All rows from the start, with their places; `account` is that of the longest pass so far.
+
+        Raises
+        ------
+        BadRow
+            A row is bad and bad rows are not skipped.
+        DataError
+            A file cannot be read on, or no row is left.
+        """
+        account = Account()
+        kept = False
+        for place, made in self.outcomes(account, records):
+            self._keep(account)
+            if isinstance(made, BadRow):
+                if not self._skip:
+                    raise made
+                account.dropped[made.reason] += 1
+                account.bad.append((made.where or self.where(place), made.reason, made.what))
+                continue
+            kept = True
+            for row in made:
+                yield place, row
+        self._keep(account)
+        if not kept and records is None:
+            raise self._nothing_left()
+
+    def _keep(self, account: Account) -> None:
+        """Make it the account of the source, unless an earlier pass went further: a stream that starts anew."""
+        if account.read >= self.account.read:
+            self.account = account
+
+    def outcomes(self, account: Any, records: int | None = None) -> Iterator[tuple[Place, list[Row] | BadRow]]:
+        """The rows made of each record that ``where`` and ``limit`` let in, or its fault; all of it from the start.
+
+        `account` is told of records read (``read``) and left out by ``where`` (``filtered``).
+        """
+        wanted = [(column, _accepted(value)) for column, value in self.config.where.items()]
+        kept = 0
+        for place, values in itertools.islice(self._records(), records):
+            account.read += 1
+            if isinstance(values, BadRow):
+                yield place, values
+                continue
+            if any(not _matches(values.get(column), accepted) for column, accepted in wanted):
+                account.filtered += 1
+                continue
+            try:
+                made = self.make(values, place)
+            except BadRow as bad:
+                yield place, bad
+                continue
+            yield place, made
+            kept += 1
+            if kept == self.config.limit:
+                return
+
+    def where(self, place: Place) -> str:
+        """``file:row`` of a row."""
+        return f"{self.parts[place[0]].name}:{place[1]}"
+
+    def _records(self) -> Iterator[tuple[Place, dict[str, Any] | BadRow]]:
+        for index, part in enumerate(self.parts):
+            empty = len(self.parts) > 1
+            for number, values in part.records():
+                empty = False
+                yield (index, number), values
+            if empty:
+                remedy = "remove it, or set data.on_bad_row: skip"
+                yield (index, 0), BadRow("empty file", "the file has no rows", where=part.name, remedy=remedy)
+
+    def make(self, values: Mapping[str, Any], place: Place) -> list[Row]:
+        """The rows of one record (one, or several with ``explode``); raises `BadRow` with the place."""
+        row: Row = {}
+        for slot, column in self._columns.items():
+            try:
+                if column not in values and not slot.startswith(("negative", "text_")):
+                    raise BadRow("missing column", "this row lacks the column", remedy="add it, or skip bad rows")
+                self._read(row, slot, values.get(column), self.parts[place[0]])
+            except BadRow as bad:
+                raise bad.at(f"{self._sample(values, place)} column {column!r}") from bad.__cause__
+        for role, slots in self._numbered.items():
+            if slots:
+                extra = [row.pop(slot) for slot in slots]
+                row[role] = row.get(role, []) + [text for text in extra if text is not None]
+        if "negatives" in self._required and not row["negatives"]:
+            raise BadRow(
+                "no negatives", "the row has no negative", where=self.where(place), remedy="add one, or skip bad rows"
+            )
+        if self._numbered["texts"] and not row["texts"]:
+            raise self._no_captions(values, place)
+        return self._explode(row, place) if self.config.explode else [row]
+
+    def _sample(self, values: Mapping[str, Any], place: Place) -> str:
+        """The place of a record, with the name of the sample where it stands in a shard."""
+        return f"{self.where(place)} ({values['__key__']})" if "__key__" in values else self.where(place)
+
+    def _no_captions(self, values: Mapping[str, Any], place: Place) -> BadRow:
+        columns = [self._columns[slot] for slot in self._numbered["texts"]]
+        where = f"{self._sample(values, place)} column {' and '.join(map(repr, columns))}"
+        if not any(column in values for column in columns):
+            return BadRow("missing column", "this row lacks the caption", where=where, remedy="skip bad rows")
+        return BadRow("blank text", "all captions are empty", where=where, remedy="skip bad rows")
+
+    def _read(self, row: Row, slot: str, cell: Any, part: Part) -> None:
+        texts = self.texts
+        if slot in ("anchor", "positive"):
+            row[slot] = texts.text(cell)
+        elif slot.startswith(("negative_", "text_")):
+            row[slot] = texts.optional_text(cell)
+        elif slot == "negatives":
+            row[slot] = [] if cell is None else texts.texts(cell)
+        elif slot == "texts":
+            row[slot] = texts.some_texts(cell)
+        elif slot in IMAGE_ROLES:
+            image = read_image(cell)
+            row[slot] = image if isinstance(image, bytes) else image_path(image, part.folder)
+        else:
+            readers = {"score": read_score, "label": read_label, "group": read_group, "features": read_features}
+            row[slot] = readers[slot](cell)
+            self._check_limits(slot, row[slot])
+
+    def _check_limits(self, role: str, value: Any) -> None:
+        low, high = self._limits.get(role, (-math.inf, math.inf))
+        if role in self._limits and not low <= value <= high:
+            raise BadRow(
+                f"bad {role}", f"the {role} {value:g} is not between {low:g} and {high:g}",
+                remedy="scale or number it anew, or choose another objective or method",
+            )  # fmt: skip
+
+    def _explode(self, row: Row, place: Place) -> list[Row]:
+        """Pairs (first, second), (second, third), ... of the texts, kept together by a group of their own."""
+        texts = row.pop("texts")
+        if len(texts) < 2:
+            raise BadRow(
+                "single text", "explode needs two texts or more", where=self.where(place), remedy="skip bad rows"
+            )
+        row.setdefault("group", f"{self.index}:{place[0]}:{place[1]}")
+        return [{**row, "anchor": first, "positive": second} for first, second in itertools.pairwise(texts)]
+
+    def _look_at_images(self, rows: list[tuple[Place, Row]]) -> None:
+        """Decode some images at once, as small as can be; a damaged one is told before a model is made."""
+        for place, row in rows if not self._skip else ():
+            for role in IMAGE_ROLES:
+                if isinstance(row.get(role), bytes | str):
+                    try:
+                        load_picture(row[role], 1, self._data.max_pixels)
+                    except BadRow as bad:
+                        raise bad.at(f"{self.where(place)} column {self._columns[role]!r}") from bad.__cause__
+
+    def _nothing_left(self) -> DataError:
+        account = self.account
+        reasons = [f"{account.read} read", f"{account.filtered} left out by 'where'"]
+        reasons += [f"{count} skipped: {reason}" for reason, count in account.dropped.items()]
+        seen = "; ".join(f"{column!r} has the values {', '.join(values)}" for column, values in self._seen.items())
+        return DataError(
+            f"no rows are left ({', '.join(reasons)})",
+            where=f"data.train[{self.index}] ({self.name})",
+            remedy=f"first rows: {seen}" if seen and account.filtered else "check the file and the mapping",
+        )
+
+
+def _number_of(slot: str) -> int:
+    return int(slot.rpartition("_")[2])
+
+
+def encode_group(group: int | str) -> str:
+    """A group as JSON text, so that numbers and names share a column and stay apart."""
+    return json.dumps(group)
+
+
+def _values_of(column: str, head: list[tuple[Place, dict[str, Any] | BadRow]]) -> list[str]:
+    values = dict.fromkeys(show(row.get(column)) for _, row in head if isinstance(row, dict))
+    return list(values)[:5]
+
+
+def _accepted(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _matches(cell: Any, accepted: list[Any]) -> bool:
+    """Whether a cell is one of the accepted values; text cells (csv, tsv) are compared with a value's text."""
+    for value in accepted:
+        if cell == value or (value is None and cell == ""):
+            return True
+        if isinstance(cell, str) and not isinstance(value, str) and cell.lower() == str(value).lower():
+            return True
+    return False
+
+
+_MEND = "mend the file, or set data.on_bad_row: skip"
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
+
+
+def image_path(image: str, home: Path | None) -> str:
+    """The path in a cell made absolute; it must stay inside `home`, the folder of the data file.
+
+    Raises
+    ------
+    BadRow
+        It leads elsewhere, or no file with content is there; the caller adds the place.
+    """
+    remedy = "write paths relative to the folder of the data file"
+    if home is None or _URL.match(image):
+        raise BadRow("bad path", f"the image path {show(image)} is not relative", remedy=remedy)
+    folder = str(home) if home.is_absolute() else str(home.resolve())
+    path = os.path.normpath(os.path.join(folder, image))
+    try:
+        inside = _inside(path, folder)
+        size = os.stat(path).st_size if inside and os.path.isfile(path) else -1
+    except ValueError:  # a NUL in it
+        inside, size = True, -1
+    if not inside:
+        raise BadRow("bad path", f"the image path {show(image)} leads out of the data folder", remedy=remedy)
+    if size < 0:
+        raise BadRow("missing image", f"there is no image file {show(image)}", remedy=remedy)
+    if size == 0:
+        raise BadRow("empty image", f"the image file {show(image)} has no bytes", remedy=_MEND)
+    return path
+
+
+def _inside(path: str, folder: str) -> bool:
+    """Whether a normalised path lies in a folder, symbolic links followed."""
+    parent, name = os.path.split(path)
+    real = os.path.realpath(path) if os.path.islink(path) else os.path.join(_real(parent), name)
+    return real.startswith(_real(folder).rstrip(os.sep) + os.sep)
+
+
+@cache
+def _real(folder: str) -> str:
+    return os.path.realpath(folder)

@@ -1,0 +1,135 @@
+"""Bytes to lines: opening, decompressing and decoding text files, with the exact place in every message."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, cast
+
+from embedkit.data.schema.rows import BadRow
+from embedkit.errors import DataError
+
+MAX_LINE = 64 * 2**20
+"""Longest line that is read, in bytes; it bounds the memory that a damaged or hostile file can take."""
+
+MAX_RATIO = 200
+"""A gzipped file may unpack to this many times its size (beyond `FREE`); text comes to 3 to 20, a bomb to 1000."""
+
+FREE = 64 * 2**20
+"""Unpacked bytes below which no ratio is looked at."""
+
+_BOM = b"\xef\xbb\xbf"
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """Open a file for reading bytes, through gzip where its first bytes say so.
+
+    Raises
+    ------
+    DataError
+        The file is missing, is not a file, is empty, or cannot be opened.
+    """
+    try:
+        with open(path, "rb") as handle:
+            magic = handle.read(2)
+        if magic:
+            return cast("IO[bytes]", gzip.open(path, "rb") if magic == b"\x1f\x8b" else open(path, "rb"))
+    except FileNotFoundError as error:
+        raise DataError("no such file", where=str(path), remedy="check the path") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+        raise DataError(f"cannot be opened ({error})", where=str(path), remedy="check the path") from error
+    raise DataError("the file is empty", where=str(path), remedy="check how it was written")
+
+
+def check_unpacked(handle: IO[bytes], path: Path, unpacked: int) -> None:
+    """Refuse a decompression bomb: `unpacked` bytes have come out of so few of `handle` that it cannot be text.
+
+    Raises
+    ------
+    DataError
+        They are more than `MAX_RATIO` times the bytes that were read, and more than `FREE`.
+    """
+    if unpacked > FREE and isinstance(handle, gzip.GzipFile) and unpacked > MAX_RATIO * handle.fileobj.tell():
+        raise DataError(
+            f"unpacks to more than {MAX_RATIO} times its size, like a decompression bomb", where=str(path),
+            remedy="if that is meant, unpack it and give the unpacked file",
+        )  # fmt: skip
+
+
+def text_lines(path: Path) -> Iterator[tuple[int, str | BadRow]]:
+    r"""Number (from 1) and text of each line, its ``\n`` or ``\r\n`` kept; a byte order mark is dropped.
+
+    Lines end at ``\n`` only, so that U+2028, form feeds and the like stay inside a text. A line that is not UTF-8 or
+    holds a NUL byte comes as a `BadRow`.
+
+    Raises
+    ------
+    DataError
+        The file cannot be opened, is empty, is UTF-16, has damaged gzip data, CR line ends, or a line longer than
+        `MAX_LINE`.
+    """
+    offset, look = 0, FREE
+    with open_bytes(path) as handle:
+        for number in itertools.count(1):
+            raw = _read_line(handle, path, number)
+            if not raw:
+                return
+            start, offset = offset, offset + len(raw)
+            if offset > look:
+                check_unpacked(handle, path, offset)
+                look += FREE
+            if number == 1:
+                if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+                    raise DataError("the file is UTF-16", where=str(path), remedy="save it as UTF-8")
+                if b"\r" in raw and not raw.endswith(b"\n"):
+                    remedy = "save the file with LF line ends"
+                    raise DataError("the lines end in CR, as on old Macs", where=f"{path}:1", remedy=remedy)
+                if raw.startswith(_BOM):
+                    raw, start = raw[3:], 3
+            yield number, _decode(raw, path, number, start)
+
+
+def chomp(line: str) -> str:
+    r"""The line without its final ``\n`` or ``\r\n``."""
+    return line.removesuffix("\n").removesuffix("\r") if line.endswith("\n") else line
+
+
+def _read_line(handle: IO[bytes], path: Path, number: int) -> bytes:
+    try:
+        raw = handle.readline(MAX_LINE + 1)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(
+            f"damaged or cut gzip data ({error})", where=f"{path}:{number}", remedy="copy or compress the file again"
+        ) from error
+    except OSError as error:
+        raise DataError(f"cannot be read ({error})", where=f"{path}:{number}", remedy="check the file") from error
+    if len(raw) > MAX_LINE:
+        raise DataError(
+            f"a line is longer than {MAX_LINE >> 20} MiB",
+            where=f"{path}:{number}",
+            remedy="check the format and the line ends of the file",
+        )
+    return raw
+
+
+def _decode(raw: bytes, path: Path, number: int, start: int) -> str | BadRow:
+    nul = raw.find(b"\0")
+    if nul >= 0:
+        return BadRow(
+            "NUL byte",
+            f"NUL byte at byte {start + nul} of the file",
+            where=f"{path}:{number}",
+            remedy="the file may be binary or UTF-16: save it as UTF-8 text",
+        )
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return BadRow(
+            "not UTF-8",
+            f"byte {start + error.start} of the file (0x{raw[error.start]:02x}) is not UTF-8",
+            where=f"{path}:{number}",
+            remedy="save the file as UTF-8, e.g. iconv -f latin1 -t utf-8",
+        )

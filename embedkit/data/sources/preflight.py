@@ -1,0 +1,115 @@
+"""Reading all data once before a run: every row made, every image decoded, every fault listed."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from embedkit.data.images.decoding import Decoding
+from embedkit.data.images.pictures import load_picture
+from embedkit.data.schema.roles import IMAGE_ROLES
+from embedkit.data.schema.rows import BadRow, Row
+from embedkit.data.sources.data_source import Source
+from embedkit.errors import DataError
+
+_CHUNK = 512  # rows that are in memory at a time
+
+
+@dataclass
+class SourceReport:
+    """What stands in one source.
+
+    Attributes
+    ----------
+    path : str
+        The source.
+    read, filtered, good : int
+        Records read; those that ``where`` leaves out; those that can be trained on.
+    bad : Counter
+        Reason -> records that cannot be used.
+    faults : list of dict
+        ``where``, ``reason`` and ``what`` of each of them.
+    """
+
+    path: str
+    read: int = 0
+    filtered: int = 0
+    good: int = 0
+    bad: Counter[str] = field(default_factory=Counter)
+    faults: list[dict[str, str]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**vars(self), "bad": dict(sorted(self.bad.items()))}
+
+
+def inspect_sources(
+    sources: Sequence[Source], decoding: Decoding, progress: Callable[[int], None] = lambda rows: None
+) -> list[SourceReport]:
+    """Read every record of every source and decode every image; what is bad is listed and nothing is raised for it.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+        From `embedkit.data.datasets.base.open_sources`.
+    decoding : Decoding
+        Threads and limits; images are decoded in full whatever `need` says.
+    progress : callable
+        Told how many records have been read.
+
+    Raises
+    ------
+    DataError
+        A file cannot be opened or read on.
+    """
+    reports = []
+    done = 0
+    with ThreadPoolExecutor(decoding.threads, "embedkit-preflight") as pool:
+        for source in sources:
+            report = SourceReport(source.name)
+            entries = source.outcomes(report)
+            while chunk := list(itertools.islice(entries, _CHUNK)):
+                for place, found in zip(
+                    chunk, pool.map(lambda entry: _fault(entry[1], decoding), chunk), strict=True
+                ):  # fmt: skip
+                    if found is None:
+                        report.good += 1
+                    else:
+                        _list(report, found, source.where(place[0]))
+                done += len(chunk)
+                progress(done)
+            reports.append(report)
+    return reports
+
+
+def _fault(made: list[Row] | BadRow, decoding: Decoding) -> BadRow | None:
+    if isinstance(made, BadRow):
+        return made
+    try:
+        for role in IMAGE_ROLES:
+            if isinstance(made[0].get(role), bytes | str):
+                load_picture(made[0][role], None, decoding.max_pixels)
+    except BadRow as bad:
+        return bad
+    return None
+
+
+def _list(report: SourceReport, bad: BadRow, where: str) -> None:
+    report.bad[bad.reason] += 1
+    report.faults.append({"where": bad.where or where, "reason": bad.reason, "what": bad.what})
+
+
+def check_nothing_bad(reports: Sequence[SourceReport]) -> None:
+    """Raise a DataError that names the first fault, when there is any."""
+    faults: Iterator[dict[str, str]] = (fault for report in reports for fault in report.faults)
+    first = next(faults, None)
+    if first is not None:
+        count = sum(report.bad.total() for report in reports)
+        raise DataError(
+            f"{count} bad rows; the first: {first['what']}", where=first["where"],
+            remedy="mend them, or set data.on_bad_row: skip or quarantine",
+        )  # fmt: skip

@@ -1,0 +1,203 @@
+"""Tar shards as the webdataset library writes them: files of one sample stand together and share a name.
+
+A sample's files are ``KEY.EXTENSION`` (the key ends at the first dot of the file name). Images become the column
+``image``, ``txt`` the column ``text``, ``cls`` the column ``label``; the fields of a ``json`` object become columns of
+their own where the name is free; other files keep their extension as column. Nothing is unpacked, no pickle is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from embedkit.data.images.pictures import SUFFIXES
+from embedkit.data.schema.rows import BadRow, Record
+from embedkit.data.sources.readers import json_object
+from embedkit.data.sources.tables import seekable
+from embedkit.errors import DataError
+
+MAX_FILE = 256 * 2**20
+"""Largest file in a shard that is read, in bytes."""
+
+_TEXT = {"txt": "text", "text": "text", "caption": "caption", "transcript": "text"}
+
+
+def is_shard(path: Path) -> bool:
+    """Whether a name is that of a shard."""
+    return path.name.endswith((".tar", ".tar.gz", ".tgz"))
+
+
+def expand(pattern: str) -> list[str]:
+    """``a-{000..012}.tar`` and ``{a,b}.tar`` written out; braces around anything else are part of a name."""
+    start, end = pattern.find("{"), pattern.find("}")
+    if start < 0 or end < start:
+        return [pattern]
+    inside = pattern[start + 1 : end]
+    first, dots, last = inside.partition("..")
+    if dots and first.isdecimal() and last.isdecimal():
+        choices = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+    else:
+        choices = inside.split(",") if "," in inside else []
+    choices = choices or [pattern[start : end + 1]]
+    return [pattern[:start] + choice + rest for choice in choices for rest in expand(pattern[end + 1 :])]
+
+
+def read_shard(path: Path, start: int = 0) -> Iterator[Record]:
+    """Samples of a shard, numbered from 1; the first `start` are passed over without reading their files.
+
+    A sample that cannot be used comes as a `BadRow`, so that every sample keeps its number. A shard that breaks off
+    ends with a `BadRow` of the reason "damaged shard"; one without samples is a `BadRow` of the reason "empty file".
+
+    Raises
+    ------
+    DataError
+        The file is missing.
+    """
+    try:
+        with _opened(path) as tar:
+            for number, (key, members) in enumerate(_samples(tar), 1):
+                if isinstance(members, BadRow):
+                    yield number, members.at(str(path))
+                elif number > start:
+                    try:
+                        yield number, _cells(tar, key, members)
+                    except BadRow as bad:
+                        yield number, bad.at(f"{path}:{number} ({key})")
+    except BadRow as bad:  # no shard at all
+        yield 1, bad
+
+
+def count_samples(path: Path) -> int:
+    """How many records `read_shard` gives; only the headers of the files are read."""
+    try:
+        with _opened(path) as tar:
+            return sum(1 for _ in _samples(tar))
+    except BadRow:
+        return 1
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tarfile.TarFile]:
+    """The shard, through a temporary file when it is gzipped, because samples are read by place."""
+    if not path.is_file():
+        raise DataError("no such file", where=str(path), remedy="check the path")
+    remedy = "write or copy it again"
+    try:
+        handle = seekable(path)
+    except DataError as error:
+        raise BadRow("damaged shard", error.what, where=str(path), remedy=remedy) from error
+    with handle:
+        try:
+            tar = tarfile.open(fileobj=handle, mode="r:")  # noqa: SIM115 - closed below
+        except Exception as error:  # as below
+            raise BadRow("damaged shard", f"not a tar file ({error})", where=str(path), remedy=remedy) from error
+        with tar:
+            yield tar
+
+
+def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, list[tarfile.TarInfo] | BadRow]]:
+    """Key and files of each sample."""
+    key: str | None = None
+    members: list[tarfile.TarInfo] = []
+    while True:
+        try:
+            member = tar.next()
+            tar.members.clear()  # type: ignore[attr-defined]  # which would grow with the shard
+        except Exception as error:  # headers can be anything: numbers out of range, a thousand links of names
+            if members:
+                yield key or "", members
+            what = f"the shard breaks off or is damaged ({error})"
+            yield "", BadRow("damaged shard", what, remedy="write or copy it again")
+            return
+        if member is None:
+            damage = _damage_at_end(tar)
+            break
+        if not member.isfile() or PurePosixPath(member.name).name.startswith((".", "_")):
+            continue
+        own = _key(member.name)
+        if own != key and members:
+            yield key or "", members
+            members = []
+        key = own
+        members.append(member)
+    if members:
+        yield key or "", members
+    if damage:
+        yield "", BadRow("damaged shard", damage, remedy="write or copy it again")
+    elif key is None:
+        yield "", BadRow("empty file", "the shard has no samples", remedy="remove it, or set data.on_bad_row: skip")
+
+
+def _damage_at_end(tar: tarfile.TarFile) -> str:
+    """What is wrong where the archive seems to end; nothing where its end mark stands, a block of zeros.
+
+    The library takes a damaged or half a header for the end, and all samples after it would be lost without a word.
+    """
+    handle = tar.fileobj
+    assert handle is not None
+    handle.seek(tar.offset)
+    block = handle.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        return "the shard breaks off: there is no end mark"
+    return "the shard is damaged: what follows is no header of a file" if block.strip(b"\0") else ""
+
+
+def _key(name: str) -> str:
+    path = PurePosixPath(name)
+    return str(path.with_name(path.name.partition(".")[0]))
+
+
+def _cells(tar: tarfile.TarFile, key: str, members: list[tarfile.TarInfo]) -> dict[str, Any]:
+    cells: dict[str, Any] = {"__key__": key}
+    fields: dict[str, Any] = {}
+    for member in members:
+        extension = PurePosixPath(member.name).name.partition(".")[2].lower()
+        content = _content(tar, member)
+        if f".{extension}" in SUFFIXES:
+            _put(cells, "image", content)
+        elif extension in _TEXT:
+            _put(cells, _TEXT[extension], _text(content, member.name))
+        elif extension == "cls":
+            _put(cells, "label", _text(content, member.name).strip())
+        elif extension == "json":
+            found = _object(content, member.name)
+            fields |= found
+        else:
+            _put(cells, extension, content)
+    return fields | cells
+
+
+def _put(cells: dict[str, Any], name: str, value: Any) -> None:
+    if name in cells:
+        raise BadRow("duplicate file", f"the sample has two files for {name!r}", remedy="write the shard again")
+    cells[name] = value
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    if member.size > MAX_FILE:
+        raise BadRow("large file", f"{member.name!r} has more than {MAX_FILE >> 20} MiB", remedy="leave it out")
+    try:
+        handle = tar.extractfile(member)
+        content = b"" if handle is None else handle.read()
+    except Exception as error:  # as above
+        raise BadRow("damaged shard", f"{member.name!r} cannot be read ({error})", remedy="copy it again") from error
+    if len(content) != member.size:
+        raise BadRow("damaged shard", f"{member.name!r} is cut short", remedy="write or copy the shard again")
+    return content
+
+
+def _text(content: bytes, name: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadRow("not UTF-8", f"{name!r} is not UTF-8", remedy="write the shard again") from error
+
+
+def _object(content: bytes, name: str) -> dict[str, Any]:
+    try:
+        return json_object(_text(content, name))
+    except BadRow as bad:
+        raise BadRow(bad.reason, f"{name!r}: {bad.what}", remedy="write the shard again") from bad

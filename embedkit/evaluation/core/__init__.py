@@ -1,0 +1,1 @@
+"""What every evaluation is made of: suites, tasks, embeddings and their cache, statistics."""

@@ -1,0 +1,50 @@
+"""What is encoded: texts, and images kept as the bytes of their files."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from typing import Any
+
+from embedkit.data.images.pictures import load_picture, to_rgb
+from embedkit.data.schema.rows import BadRow
+from embedkit.errors import DataError
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image as the bytes of its file; it is decoded when it is encoded, so that a corpus of images stays small."""
+
+    content: bytes
+    name: str = "image"
+
+    def decode(self) -> Any:
+        """The PIL image, in RGB (transparent pixels on white).
+
+        Raises
+        ------
+        DataError
+            The bytes are not an image that Pillow can read.
+        """
+        try:
+            return to_rgb(load_picture(self.content).image)
+        except BadRow as bad:
+            raise DataError(f"not a readable image: {bad.what}", where=self.name, remedy="mend the file") from bad
+
+
+Item = str | EncodedImage
+
+
+def item_key(item: Item) -> bytes:
+    """128-bit key of an input's content; texts and images never share one."""
+    if isinstance(item, str):
+        return hashlib.blake2b(item.encode("utf-8", "surrogatepass"), digest_size=16, person=b"text").digest()
+    return hashlib.blake2b(item.content, digest_size=16, person=b"image").digest()
+
+
+def image_item(image: Any) -> EncodedImage:
+    """A PIL image as an item: in RGB, as a PNG that loses nothing."""
+    handle = io.BytesIO()
+    to_rgb(image).save(handle, format="PNG", compress_level=1)
+    return EncodedImage(handle.getvalue())

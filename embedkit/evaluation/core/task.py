@@ -1,0 +1,147 @@
+"""The contract of an evaluation task: what it wants encoded, and the score it makes of the vectors."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from embedkit.errors import UserError, nearest
+from embedkit.evaluation.core.stats import Samples
+from embedkit.evaluation.core.suites import TaskConfig
+from embedkit.registry import Registry
+
+if TYPE_CHECKING:
+    from embedkit.evaluation.core.embedder import Embedder
+    from embedkit.evaluation.core.inputs import Item
+
+
+class TaskSettings(BaseModel):
+    """Base of the settings of one kind of task; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Inputs, all texts or all images, that a task will ask for, so that a suite encodes each distinct one once."""
+
+    items: Sequence[Item]
+    prompt: str | None = None
+
+
+@dataclass
+class TaskResult:
+    """What a task found.
+
+    Attributes
+    ----------
+    name, metric : str
+        The task and its main metric.
+    score : float
+        The main metric; the unit is in `metric` (correlations and accuracies are x 100).
+    metrics : dict of str to float
+        Every metric, the main one included.
+    samples : Samples or None
+        What the score was made of, for intervals and paired comparison. The score is the statistic times `unit`.
+    unit : float
+        100 where the statistic is on 0..1 and the score on 0..100.
+    interval : tuple of float or None
+        95 % bootstrap interval of the score.
+    details : dict
+        Counts and side findings that belong in the report: rows, ties, zero vectors.
+    notes : list of str
+        Departures from the protocol, in words.
+    """
+
+    name: str
+    metric: str
+    score: float
+    metrics: dict[str, float]
+    samples: Samples | None = None
+    unit: float = 100.0
+    interval: tuple[float, float] | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """With what a task is opened: folder of data (None: the hub), split, sub-folder, seed; settings of the suite, and
+    those that the user gave, which win over the task's own."""
+
+    data: Path | None
+    split: str
+    folder: str | None = None
+    seed: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Task(ABC):
+    """One task, opened: its files are checked. Subclasses are registered by kind.
+
+    Class attributes
+    ----------------
+    settings_type : type of TaskSettings
+        The settings that this kind knows.
+    """
+
+    settings_type: ClassVar[type[TaskSettings]] = TaskSettings
+
+    def __init__(self, config: TaskConfig, opening: Opening) -> None:
+        self.config, self.name, self.split = config, config.name, opening.split
+        self.opening = opening
+        self.notes: list[str] = []
+        self.settings: Any = self._settings(opening.settings, opening.given)
+
+    def _settings(self, suite: Mapping[str, Any], given: Mapping[str, Any]) -> TaskSettings:
+        """The suite's settings that this kind knows, then the task's own, which must all be known, then the user's."""
+        known = self.settings_type.model_fields
+        merged = {key: value for key, value in suite.items() if key in known} | self.config.settings
+        merged |= {key: value for key, value in given.items() if key in known}
+        try:
+            return self.settings_type.model_validate(merged)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise UserError(first["msg"], where=f"task {self.name}: settings.{key}") from error
+
+    def expect_rows(self, found: int) -> None:
+        """Note when the number of rows differs from the protocol's."""
+        wanted = self.config.rows.get(self.split)
+        if wanted is not None and found != wanted:
+            self.notes.append(f"{self.name}: {found:,} rows, the protocol has {wanted:,}: not comparable")
+
+    @property
+    @abstractmethod
+    def data(self) -> dict[str, Any]:
+        """Where the data came from and their hash: ``source``, ``rows``, ``sha256``."""
+
+    @abstractmethod
+    def requests(self) -> list[Request]:
+        """What will be encoded and is small enough to be held together with the other tasks' inputs."""
+
+    @abstractmethod
+    def score(self, embed: Embedder) -> TaskResult:
+        """The result for the model behind `embed`."""
+
+
+TASKS: Registry[type[Task]] = Registry("kind of evaluation task", "embedkit.evaluation.tasks")
+
+
+def known_settings(kinds: Sequence[str]) -> set[str]:
+    """Names of the settings that some task of these kinds knows."""
+    return {key for kind in kinds for key in TASKS[kind].settings_type.model_fields}
+
+
+def check_settings(kinds: Sequence[str], given: Mapping[str, Any]) -> None:
+    """Raise UserError for a setting that no task of these kinds knows."""
+    known = known_settings(kinds)
+    for key in given:
+        if key not in known:
+            raise UserError(f"unknown evaluation setting {key!r}", remedy=nearest(key, known))

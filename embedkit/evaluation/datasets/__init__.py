@@ -1,0 +1,1 @@
+"""Evaluation data read from files: tables, BEIR folders, images."""

@@ -1,0 +1,344 @@
+"""Tables of evaluation data: local files, a local copy of a hub repository, or the hub itself.
+
+A table remembers where each of its rows stands, so that a bad cell is named by file and row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embedkit.data.schema.parsers import is_blank, read_score
+from embedkit.data.schema.rows import BadRow, Record
+from embedkit.data.sources.files import text_lines
+from embedkit.data.sources.readers import TEXT_READERS
+from embedkit.data.sources.sources import FILE_READERS
+from embedkit.data.sources.tables import check_card
+from embedkit.errors import DataError, nearest
+from embedkit.evaluation.core.inputs import EncodedImage
+from embedkit.evaluation.core.suites import HubSource, TaskConfig
+from embedkit.evaluation.datasets.image_files import holds_images, image_content, read_folder
+
+ENDINGS = (".tsv.gz", ".tsv", ".csv.gz", ".csv", ".jsonl.gz", ".jsonl", ".parquet")
+_MEND = "mend or remove the row"
+
+
+@dataclass
+class Table:
+    """Columns of equal length and the place of each row.
+
+    Attributes
+    ----------
+    columns : dict of str to list
+        Cells by column; text for csv and tsv, the stored type for jsonl, parquet and the hub.
+    lines : list of int
+        Line (text files, the header is line 1) or row number (others, from 1) of each row.
+    source : str
+        File or hub id, or several, used in messages and in the report.
+    sources : list of str, optional
+        That of each row, where they are not from one.
+    """
+
+    columns: dict[str, list[Any]]
+    lines: list[int]
+    source: str
+    sources: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def place(self, row: int) -> str:
+        """``file:line`` of a row."""
+        return f"{self.sources[row] if self.sources else self.source}:{self.lines[row]}"
+
+    def require(self, *names: str) -> None:
+        """Raise DataError unless every column of `names` is there."""
+        for name in names:
+            if name not in self.columns:
+                known = ", ".join(map(repr, self.columns))
+                raise DataError(f"there is no column {name!r}", where=self.source, remedy=f"its columns are {known}")
+
+    def texts(self, name: str) -> list[str]:
+        """A column of text with runs of white space made one blank; an empty or missing cell is refused."""
+        self.require(name)
+        found = []
+        for row, cell in enumerate(self.columns[name]):
+            text = " ".join(cell.split()) if isinstance(cell, str) and not is_blank(cell) else ""
+            if not text:
+                said = "is empty" if cell is None or isinstance(cell, str) else f"is {type(cell).__name__}, not text"
+                raise DataError(f"column {name!r} {said}", where=self.place(row), remedy=_MEND)
+            found.append(text)
+        return found
+
+    def numbers(self, name: str) -> list[float]:
+        """A column of finite numbers; anything else is refused."""
+        self.require(name)
+        found = []
+        for row, cell in enumerate(self.columns[name]):
+            try:
+                found.append(read_score(cell))
+            except BadRow as bad:
+                what = f"column {name!r} holds {cell!r}, not a finite number"
+                raise DataError(what, where=self.place(row), remedy=_MEND) from bad
+        return found
+
+    def images(self, name: str) -> list[EncodedImage]:
+        """A column of image files as bytes, as the hub's ``{"bytes": ..}``, or as paths relative to the table; anything
+        else is refused."""
+        self.require(name)
+        place = Path(self.source)
+        folder = place if place.is_dir() else place.parent
+        found = []
+        for row, cell in enumerate(self.columns[name]):
+            content = image_content(cell, folder)
+            if content is None:
+                said = f"no image file {cell!r}" if isinstance(cell, str) else f"{type(cell).__name__}, not an image"
+                raise DataError(f"column {name!r} holds {said}", where=self.place(row), remedy=_MEND)
+            found.append(EncodedImage(content, self.place(row)))
+        return found
+
+    def lists(self, name: str, *, empty: bool = False) -> list[list[str]]:
+        """A column whose cells are lists of texts; an empty list is refused unless `empty` is given."""
+        self.require(name)
+        found = []
+        for row, cell in enumerate(self.columns[name]):
+            if not isinstance(cell, list) or not all(isinstance(text, str) and text.strip() for text in cell):
+                what = f"column {name!r} does not hold a list of texts"
+                raise DataError(what, where=self.place(row), remedy=_MEND)
+            if not cell and not empty:
+                raise DataError(f"column {name!r} holds an empty list", where=self.place(row), remedy=_MEND)
+            found.append([" ".join(text.split()) for text in cell])
+        return found
+
+    def exploded(self) -> Table:
+        """One row whose cells are all lists, as MTEB stores some tasks, as the table of their items."""
+        cells = [column[0] for column in self.columns.values()] if len(self) == 1 else []
+        if not cells or not all(isinstance(cell, list) for cell in cells):
+            return self
+        sizes = {len(cell) for cell in cells}
+        if len(sizes) > 1:
+            raise DataError("lists of different length in one row", where=self.place(0), remedy=_MEND)
+        columns = {name: column[0] for name, column in self.columns.items()}
+        return Table(columns, list(range(1, sizes.pop() + 1)), self.source)
+
+    def take(self, rows: Sequence[int]) -> Table:
+        """The table of some rows, in the order given."""
+        columns = {name: [cells[i] for i in rows] for name, cells in self.columns.items()}
+        sources = [self.sources[i] for i in rows] if self.sources else None
+        return Table(columns, [self.lines[i] for i in rows], self.source, sources)
+
+    def renamed(self, names: dict[str, str]) -> Table:
+        """The table with columns renamed where the new name is still free."""
+        columns = {names.get(n, n) if names.get(n) not in self.columns else n: c for n, c in self.columns.items()}
+        return Table(columns, self.lines, self.source, self.sources)
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines of a text file, also gzipped, without their ends; a byte order mark is skipped.
+
+    Raises
+    ------
+    DataError
+        The file is missing, empty, damaged, or not UTF-8; the line is named.
+    """
+    for number, line in text_lines(path):
+        if isinstance(line, BadRow):
+            raise line
+        yield number, line.rstrip("\r\n")
+
+
+def _sound(records: Iterable[Record]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Numbered records; the first bad one is raised."""
+    for number, values in records:
+        if isinstance(values, BadRow):
+            raise values
+        yield number, values
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Numbered objects of a file with one JSON object a line; anything else is refused by line."""
+    return _sound(TEXT_READERS["jsonl"](path))
+
+
+def _read(path: Path, records: Iterable[Record]) -> Table:
+    """All records of a file; a record without a column has None there."""
+    columns: dict[str, list[Any]] = {}
+    lines: list[int] = []
+    for number, values in _sound(records):
+        for name in values:
+            if name not in columns:
+                columns[name] = [None] * len(lines)
+        for name, cells in columns.items():
+            cells.append(values.get(name))
+        lines.append(number)
+    return Table(columns, lines, str(path))
+
+
+def read_table(path: Path) -> Table:
+    """A tsv (no quoting), csv, jsonl or parquet file, the text ones also gzipped, or a folder of images, as a table."""
+    if path.is_dir():
+        columns, numbers = read_folder(path)
+        return Table(columns, numbers, str(path))
+    kind = path.name.removesuffix(".gz").rpartition(".")[2]
+    if f".{kind}" not in ENDINGS:
+        raise DataError("unknown kind of file", where=str(path), remedy=f"use one of {', '.join(ENDINGS)}")
+    table = _read(path, FILE_READERS[kind](path))
+    if not len(table):
+        raise DataError("no rows", where=str(path), remedy="check that the file is complete")
+    return table
+
+
+def read_hub(hub: HubSource, split: str, folder: Path | None = None) -> Table:
+    """A split of a hub data set, or of a local copy of its repository in `folder`, with the columns renamed.
+
+    Raises
+    ------
+    DataError
+        It cannot be reached or read, or has no such split.
+    """
+    import datasets
+
+    path = str(folder) if folder is not None else hub.path
+    if folder is not None:
+        check_card(folder)
+    wanted = hub.splits.get(split, split)
+    tables = []
+    for one in [wanted] if isinstance(wanted, str) else wanted:
+        try:
+            rows = datasets.load_dataset(path, hub.name, split=one, revision=None if folder else hub.revision)
+            for column, feature in rows.features.items():
+                if isinstance(feature, datasets.Image):  # the bytes are decoded when they are encoded
+                    rows = rows.cast_column(column, datasets.Image(decode=False))
+        except Exception as error:  # the library raises many kinds, network ones among them; all are reported
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(
+                f"cannot load split {one!r} of the data set: {reason}",
+                where=path,
+                remedy="check the network, or give a folder of local files with --data",
+            ) from error
+        tables.append(Table(rows.to_dict(), list(range(1, len(rows) + 1)), f"{path} [{one}]"))
+    return concatenate(tables).renamed(hub.columns)
+
+
+def concatenate(tables: Sequence[Table]) -> Table:
+    """Tables one after the other; only the columns that all of them have are kept."""
+    if len(tables) == 1:
+        return tables[0]
+    names = [n for n in tables[0].columns if all(n in t.columns for t in tables)]
+    columns = {n: [cell for t in tables for cell in t.columns[n]] for n in names}
+    sources = [source for t in tables for source in t.sources or [t.source] * len(t)]
+    named = ", ".join(dict.fromkeys(t.source for t in tables))
+    return Table(columns, [line for t in tables for line in t.lines], named, sources)
+
+
+def find_file(data: Path, name: str, folder: str | None = None) -> Path | None:
+    """``data/NAME.*`` or ``data/FOLDER/NAME.*`` with a known ending, or the folder of images NAME (``.``: `data`); None
+    where there is none."""
+    for base in [data, *([data / folder] if folder else [])]:
+        for ending in ENDINGS:
+            path = base / f"{name}{ending}"
+            if path.is_file():
+                return path
+        if (base / name).is_dir() and holds_images(base / name):
+            return base / name
+    return None
+
+
+def _find_copy(data: Path, hub: HubSource) -> Path | None:
+    for path in (data / hub.path, data / hub.path.rsplit("/", 1)[-1]):
+        if path.is_dir():
+            return path
+    return None
+
+
+def _rows_of(table: Table, wanted: str | Sequence[str], split: str) -> Table:
+    """The rows whose column "split" says so; a file without that column is its own test split."""
+    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    if "split" not in table.columns:
+        if split != "test":
+            what = f"no column 'split', so there is no split {split!r}"
+            raise DataError(what, where=table.source, remedy="add the column, or score split test")
+        return table
+    cells = table.columns["split"]
+    missing = [name for name in names if name not in set(cells)]
+    if missing:
+        raise DataError(
+            f"no row of split {missing[0]!r}", where=table.source, remedy=nearest(missing[0], set(map(str, cells)))
+        )
+    order = {name: place for place, name in enumerate(names)}
+    rows = [i for i, cell in enumerate(cells) if cell in order]
+    return table.take(sorted(rows, key=lambda i: order[cells[i]]))
+
+
+def _builtin(name: str) -> Table:
+    """A set of `embedkit.data.sources.builtin`."""
+    from embedkit.data.sources import builtin
+
+    rows = list(builtin.rows(name))
+    columns = {key: [row[key] for row in rows] for key in rows[0]}
+    return Table(columns, list(range(1, len(rows) + 1)), f"builtin:{name}")
+
+
+def open_splits(task: TaskConfig, data: Path | None, splits: Sequence[str], folder: str | None = None) -> list[Table]:
+    """Several splits of a task, named as the file names them; see `open_table`."""
+    if data is not None and data.is_dir():
+        path = find_file(data, task.file or task.name, folder)
+        if path is not None:
+            table = read_table(path)
+            if task.hub is not None:
+                table = table.renamed(task.hub.columns)
+            return [_rows_of(table, split, split) for split in splits]
+    return [open_table(task.model_copy(update={"splits": {s: s}}), data, s, folder) for s in splits]
+
+
+def open_table(task: TaskConfig, data: Path | None, split: str, folder: str | None = None) -> Table:
+    """The rows of `split` of a task: from `data` where it is given, else from the hub.
+
+    A task whose ``file`` is ``builtin:NAME`` reads the set ``NAME-SPLIT`` that embedkit makes itself.
+
+    Raises
+    ------
+    DataError
+        `data` is not a folder, holds nothing for the task, or the file cannot be used.
+    """
+    name = task.file or task.name
+    if name.startswith("builtin:"):
+        wanted = task.splits[split]
+        kept = [wanted] if isinstance(wanted, str) else wanted
+        return concatenate([_builtin(f"{name.removeprefix('builtin:')}-{one}") for one in kept])
+    if data is None:
+        if task.hub is None:
+            raise DataError(f"task {task.name!r} has no data on the hub", remedy="give the folder of its files: --data")
+        return read_hub(task.hub, split)
+    if not data.is_dir():
+        raise DataError("not a folder", where=str(data), remedy="give the folder that holds the suite's files")
+    path = find_file(data, name, folder)
+    if path is not None:
+        table = read_table(path)
+        if task.hub is not None:
+            table = table.renamed(task.hub.columns)
+        return _rows_of(table, task.splits[split], split)
+    copy = _find_copy(data, task.hub) if task.hub is not None else None
+    if copy is not None and task.hub is not None:
+        return read_hub(task.hub, split, copy)
+    raise DataError(
+        f"no file for task {task.name!r}", where=str(data), remedy=f"it should be {name} with {', '.join(ENDINGS)}"
+    )
+
+
+def content_hash(*columns: Sequence[Any]) -> str:
+    """SHA-256 of the rows in use, the same whatever file they came from."""
+    digest = hashlib.sha256()
+    for cells in columns:
+        for cell in cells:
+            if isinstance(cell, EncodedImage):
+                digest.update(cell.content)
+            else:
+                digest.update(json.dumps(cell, ensure_ascii=False, default=str).encode())
+            digest.update(b"\n")
+        digest.update(b"\x00\n")
+    return digest.hexdigest()

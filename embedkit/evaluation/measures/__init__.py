@@ -1,0 +1,1 @@
+"""Measures of vectors: ranking, exact search, probes, geometry."""

@@ -1,0 +1,88 @@
+"""Measures of ranked lists, with trec_eval's definitions (ties: score as float32, then the later id first).
+
+Sources: trec_eval as wrapped by pytrec_eval (Van Gysel and de Rijke 2018); nDCG with linear gain and ideal over all
+judgements (Jarvelin and Kekalainen 2002). Unjudged documents and negative judgements count as not relevant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from embedkit.evaluation.core.stats import Array
+from embedkit.evaluation.measures.search import _sortable, trec_preference
+
+Qrels = Mapping[str, Mapping[str, int]]
+
+
+def ranking_metrics(gains: Array, judged: Sequence[Sequence[int]], cutoffs: Sequence[int]) -> dict[str, Array]:
+    """Every measure for every query.
+
+    Parameters
+    ----------
+    gains : array (Q, K)
+        Judgement of the document at each rank; 0 where there is none.
+    judged : sequence of Q sequences
+        All judgements of each query, found or not.
+    cutoffs : sequence of int
+        Depths k.
+
+    Returns
+    -------
+    dict of str to array (Q,)
+        ``ndcg@k``, ``map@k``, ``mrr@k``, ``recall@k``, ``precision@k``, ``hit_rate@k`` on 0..1. A query without a
+        relevant document has 0 everywhere.
+    """
+    gains = np.maximum(np.asarray(gains, dtype=np.float64), 0)
+    relevant = gains > 0
+    count, depth = gains.shape
+    total = np.array([sum(rel > 0 for rel in row) for row in judged], dtype=np.float64)
+    some = np.maximum(total, 1)
+    ranks = np.arange(1, depth + 1)
+    hits = relevant.cumsum(axis=1)  # (Q, K)
+    dcg = (gains / np.log2(ranks + 1)).cumsum(axis=1)
+    precision_sum = (relevant * hits / ranks).cumsum(axis=1)
+    first = np.where(relevant.any(axis=1), relevant.argmax(axis=1) + 1, depth + 1)
+    found = {}
+    for k in cutoffs:
+        last = min(k, depth) - 1
+        ideal = np.array([_ideal(row, k) for row in judged])
+        found[f"ndcg@{k}"] = np.divide(dcg[:, last], ideal, out=np.zeros(count), where=ideal > 0)
+        found[f"map@{k}"] = precision_sum[:, last] / some
+        found[f"mrr@{k}"] = np.where(first <= last + 1, 1 / first, 0.0)
+        found[f"recall@{k}"] = hits[:, last] / some
+        found[f"precision@{k}"] = hits[:, last] / k
+        found[f"hit_rate@{k}"] = (hits[:, last] > 0).astype(np.float64)
+    return found
+
+
+def _ideal(judged: Sequence[int], k: int) -> float:
+    best = np.sort(np.maximum(np.asarray(judged, dtype=np.float64), 0))[::-1][:k]
+    return float((best / np.log2(np.arange(2, len(best) + 2))).sum())
+
+
+def evaluate_run(
+    qrels: Qrels, run: Mapping[str, Mapping[str, float]], cutoffs: Sequence[int]
+) -> dict[str, dict[str, float]]:
+    """Measures of a run by query id, for the queries that are in both, as ``pytrec_eval`` gives them.
+
+    `run` maps query id to document id to score; scores that are equal as float32 are ordered by document id, the
+    later first.
+    """
+    names = [query for query in run if query in qrels]
+    depth = max(cutoffs)
+    gains = np.zeros((len(names), depth))
+    for row, query in enumerate(names):
+        ids, scores = list(run[query]), np.array(list(run[query].values()), dtype=np.float64)
+        order = np.lexsort((-trec_preference(ids), -_sortable(scores)))[:depth]
+        gains[row, : len(order)] = [qrels[query].get(ids[i], 0) for i in order]
+    found = ranking_metrics(gains, [list(qrels[query].values()) for query in names], cutoffs)
+    return {query: {name: float(values[row]) for name, values in found.items()} for row, query in enumerate(names)}
+
+
+def tie_rate(scores: Array) -> float:
+    """Share of ranks below the first whose score equals the one above it; `scores` (Q, K), best first."""
+    if scores.shape[1] < 2:
+        return 0.0
+    return float((scores[:, 1:] == scores[:, :-1]).mean())

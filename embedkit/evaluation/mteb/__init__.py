@@ -1,0 +1,1 @@
+"""mteb's tasks and protocols, from the hub and on local data."""

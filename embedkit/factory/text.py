@@ -1,0 +1,120 @@
+"""Text encoders for training, from the `model` section of a recipe: read from a folder or made at random."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedkit.errors import ModelError
+from embedkit.formats.detect import inspect, locate
+from embedkit.recipe import HeadConfig, ModelConfig
+
+if TYPE_CHECKING:
+    from embedkit.models.base import Model
+    from embedkit.models.modules.text import Dense, TextEncoder
+
+from embedkit.factory.folder_settings import replaced
+from embedkit.factory.registry import builders
+from embedkit.factory.tokenizer import open_tokenizer
+
+# Configuration keys of the rates inside an encoder; those of classifier heads are not among them.
+DROPOUT_KEYS = (
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "dropout_rate",
+    "embedding_dropout", "mlp_dropout", "hidden_dropout", "activation_dropout",
+)  # fmt: skip
+
+
+@builders.add("text")
+def _text(config: ModelConfig) -> Model:
+    from torch import nn
+
+    from embedkit.formats.loading import assemble
+    from embedkit.models.modules.text import TextEncoder
+
+    if config.name is not None:
+        plan = inspect(locate(config.name, config.revision))
+        if plan.kind != "text":
+            raise ModelError(f"is a {plan.kind} model", where=config.name, remedy=f"set model.kind to {plan.kind}")
+        plan.spec = replaced(plan.spec, config)
+        model = assemble(plan, overrides=_dropout_overrides(config, plan.weights))
+    else:
+        model = _random_text(config)
+    assert isinstance(model, TextEncoder)
+    if config.head:  # in the place of what an earlier training had for itself
+        model.dense = nn.ModuleList(layer for layer in model.layers if not layer.train_only)
+    for head in config.head:
+        model.dense.append(_new_head(model, head))
+    if config.lora is not None:
+        from embedkit.models.modules.adapters import add_lora
+
+        add_lora(model, config.lora)
+    return model
+
+
+def _new_head(model: TextEncoder, config: HeadConfig) -> Dense:
+    """A dense layer for the end of a model: its own pretrained pooler, or one initialised as BERT does, with normal
+    weights and zero bias."""
+    from torch import nn
+
+    from embedkit.formats.transformers.encoder import pretrained_pooler
+    from embedkit.models.modules.text import Dense
+
+    size = model.training_dim
+    if config.kind == "pooler":
+        if model.layers:
+            raise ModelError("a pooler behind another head", where="model.head", remedy="give kind: pooler first")
+        return pretrained_pooler(model.encoder, train_only=config.train_only)
+    activation = {"tanh": "tanh", "linear": "identity"}[config.kind]
+    head = Dense(size, config.dim or size, activation, train_only=config.train_only)
+    nn.init.normal_(head.linear.weight, std=getattr(model.encoder.config, "initializer_range", 0.02))
+    nn.init.zeros_(head.linear.bias)
+    return head
+
+
+def _dropout_overrides(config: ModelConfig, known: Any) -> dict[str, float]:
+    """The configuration's rates to replace; `known` is the configuration or the folder that holds it."""
+    if config.dropout is None:
+        return {}
+    if isinstance(known, Path):
+        from transformers import AutoConfig
+
+        known = AutoConfig.from_pretrained(known, local_files_only=True, trust_remote_code=False)
+    return {key: config.dropout for key in DROPOUT_KEYS if isinstance(getattr(known, key, None), float | int)}
+
+
+def _random_text(config: ModelConfig) -> Model:
+    from transformers import AutoConfig
+
+    from embedkit.formats.loading import POOLER
+    from embedkit.formats.transformers.encoder import new_encoder
+    from embedkit.models.modules.clip_text import CAUSAL, PADDED, ClipTextEncoder, special_ids
+    from embedkit.models.modules.text import TextEncoder
+
+    assert config.config is not None
+    settings = dict(config.config)
+    kind = settings.pop("model_type")
+    tokenizer = open_tokenizer(str(config.tokenizer))
+    settings.setdefault("vocab_size", len(tokenizer))
+    if kind in (CAUSAL, PADDED):
+        settings = {**special_ids(tokenizer), **settings}
+    for key in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
+        if getattr(tokenizer, key, None) is not None:
+            settings.setdefault(key, getattr(tokenizer, key))
+    try:
+        shape = AutoConfig.for_model(kind, **settings)
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"not a transformers configuration ({error})", where="model.config") from error
+    if shape.vocab_size < len(tokenizer):
+        raise ModelError(
+            f"vocab_size is {shape.vocab_size}, the tokenizer has {len(tokenizer)} entries", where="model.config",
+            remedy="leave vocab_size out",
+        )  # fmt: skip
+    for key, value in _dropout_overrides(config, shape).items():
+        setattr(shape, key, value)
+    spec = replaced({"normalize": True}, config)
+    if spec.get("pooling") == POOLER:
+        raise ModelError("a random encoder has no pooler", where="model.pooling", remedy="use cls and model.head")
+    if kind in (CAUSAL, PADDED):
+        cleaning = "lower" if config.tokenizer == "clip" else "none"
+        return ClipTextEncoder(new_encoder(shape), tokenizer, cleaning=cleaning, **spec)
+    return TextEncoder(new_encoder(shape), tokenizer, **spec)

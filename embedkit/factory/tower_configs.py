@@ -1,0 +1,76 @@
+"""Named random towers, small enough for CPUs, and the architectures of open_clip by their names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from embedkit.errors import ModelError, nearest
+
+_VIT = {"head_width": 64, "mlp_ratio": 4.0}
+# open_clip's vision_cfg by name; the last number is the side of the images
+IMAGE_SIZES: dict[str, dict[str, Any]] = {
+    "vit-nano-32": {**_VIT, "image_size": 32, "patch_size": 8, "width": 128, "layers": 4, "head_width": 32},
+    "vit-tiny-32": {**_VIT, "image_size": 32, "patch_size": 4, "width": 192, "layers": 6},
+    "vit-tiny-64": {**_VIT, "image_size": 64, "patch_size": 8, "width": 192, "layers": 6},
+    "vit-small-64": {**_VIT, "image_size": 64, "patch_size": 8, "width": 384, "layers": 8},
+    "vit-small-128": {**_VIT, "image_size": 128, "patch_size": 16, "width": 384, "layers": 12},
+    "resnet-tiny-64": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 32, "head_width": 64},
+    "convnext-tiny-64": {
+        "image_size": 64, "timm_model_name": "convnext_atto", "timm_pool": "avg", "timm_proj": "linear",
+    },
+}  # fmt: skip
+
+# transformers' CLIP text configuration by name
+TEXT_SIZES: dict[str, dict[str, Any]] = {
+    f"clip-text-{name}": {
+        "model_type": "clip_text_model", "hidden_size": width, "intermediate_size": 4 * width,
+        "num_hidden_layers": layers, "num_attention_heads": heads, "max_position_embeddings": 77, "hidden_act": "gelu",
+    }
+    for name, width, layers, heads in (
+        ("nano", 128, 2, 4), ("tiny", 192, 4, 3), ("small", 384, 6, 6), ("base", 512, 12, 8)
+    )
+}  # fmt: skip
+
+
+def image_size(name: str) -> dict[str, Any]:
+    """``config`` and ``quick_gelu`` of a named image tower.
+
+    Raises
+    ------
+    ModelError
+        When neither embedkit nor open_clip has that name.
+    """
+    if name in IMAGE_SIZES:
+        return {"config": dict(IMAGE_SIZES[name]), "quick_gelu": False}
+    known = architecture(name, IMAGE_SIZES)
+    return {"config": known["vision_cfg"], "quick_gelu": bool(known.get("quick_gelu", False))}
+
+
+def text_size(name: str) -> dict[str, Any]:
+    """Configuration of a named text tower.
+
+    Raises
+    ------
+    ModelError
+        When neither embedkit nor open_clip has that name, or it is no plain CLIP text tower.
+    """
+    if name in TEXT_SIZES:
+        return dict(TEXT_SIZES[name])
+    from embedkit.formats.open_clip.text_config import text_config
+
+    known = architecture(name, TEXT_SIZES)
+    return text_config(known["text_cfg"], known["embed_dim"], bool(known.get("quick_gelu", False)))
+
+
+def architecture(name: str, ours: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of an architecture of open_clip."""
+    from embedkit.models.modules.image_towers import need
+
+    need("open_clip", "clip", f"the size {name!r}")
+    import open_clip
+
+    known = open_clip.get_model_config(name)
+    if known is None:
+        remedy = nearest(name, [*ours, *open_clip.list_models()]) if len(name) > 3 else f"known: {', '.join(ours)}"
+        raise ModelError(f"unknown size {name!r}", where="model.towers", remedy=remedy)
+    return known

@@ -1,0 +1,1 @@
+"""One folder that open_clip, transformers and sentence-transformers all read."""

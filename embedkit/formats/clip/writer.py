@@ -1,0 +1,29 @@
+"""One folder that open_clip, transformers and sentence-transformers all read, with a certificate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedkit.formats.open_clip import writer as open_clip_writer
+from embedkit.formats.parity import READERS, certify
+from embedkit.formats.registry import DUAL_KINDS, FolderWriter, writers
+from embedkit.formats.transformers import dual_writer
+
+if TYPE_CHECKING:
+    from embedkit.models.modules.dual import DualEncoder
+
+
+def write(model: DualEncoder, folder: Path, samples: int = 100) -> dict[str, Any]:
+    """Write the files of all three libraries and compare what each reads with the model.
+
+    Raises
+    ------
+    ModelError
+        When one of them cannot express the model, with the reason; or when its vectors differ.
+    """
+    notes = dual_writer.write_files(model, folder) + open_clip_writer.write_files(model, folder)
+    return {"notes": list(dict.fromkeys(notes)), "readers": certify(model, folder, list(READERS), samples)}
+
+
+writers.add("clip")(FolderWriter(DUAL_KINDS, write))

@@ -1,0 +1,47 @@
+"""embedkit's own folder, written: what sentence-transformers reads too, and ``embedkit.json`` beside it.
+
+A dual encoder's text tower is a folder of its own, its image tower stands beside it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedkit import __version__
+from embedkit.formats.embedkit.dual import IMAGE, PROJECTIONS, TEXT
+from embedkit.formats.folder import OWN_FILE, OWN_FORMAT, write_json
+from embedkit.formats.sentence_transformers.writer import write_model
+from embedkit.formats.tensors import write_tensors
+from embedkit.models.modules.adapters import has_adapters, merged_state
+from embedkit.models.modules.dual import DualEncoder
+
+if TYPE_CHECKING:
+    from embedkit.models.base import Model
+
+
+def write_own(model: Model, folder: Path, recipe: dict[str, Any] | None = None) -> None:
+    """Fill an empty folder with `model` and its ``embedkit.json``."""
+
+    layout = write_dual(model, folder) if isinstance(model, DualEncoder) else write_model(model, folder)
+    own = {
+        "format": OWN_FORMAT, "kind": model.kind, "embedkit": __version__, "hash": model.hash(), "spec": layout,
+        "recipe": recipe,
+    }  # fmt: skip
+    write_json(folder / OWN_FILE, own)
+
+
+def write_dual(model: DualEncoder, folder: Path) -> dict[str, Any]:
+    """Write both towers and the projections; returns what ``embedkit.json`` holds besides.
+
+    ``text/`` is a complete folder of the text tower alone, ``image/`` holds the weights of the image tower under the
+    names of the library that it comes from.
+    """
+
+    (folder / TEXT).mkdir()
+    write_own(model.text, folder / TEXT)
+    (folder / IMAGE).mkdir()
+    encoder = model.image.encoder
+    write_tensors(merged_state(encoder) if has_adapters(encoder) else encoder.state_dict(), folder / IMAGE)
+    write_tensors(model.projections.state_dict(), folder, PROJECTIONS)
+    return {key: value for key, value in model.spec().items() if key != "text"}

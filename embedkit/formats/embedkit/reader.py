@@ -1,0 +1,47 @@
+"""embedkit's own folders."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from embedkit.formats.folder import OWN_FILE, OWN_FORMAT, FolderPlan, inside, read_json
+from embedkit.formats.registry import FolderReader, readers
+
+if TYPE_CHECKING:
+    from embedkit.models.modules.dual import DualEncoder
+
+from pathlib import Path
+
+from embedkit.errors import ModelError
+
+
+@readers.add("embedkit")
+class EmbedkitReader(FolderReader):
+    """Folders with an ``embedkit.json``."""
+
+    name, mark, rank = "embedkit", OWN_FILE, 0
+
+    def plan(self, root: Path) -> FolderPlan:
+        """See `FolderReader.plan`."""
+        return own_plan(root)
+
+    def dual(self, plan: FolderPlan, *, allow_pickle: bool = False) -> DualEncoder:
+        """See `FolderReader.dual`."""
+        from embedkit.formats.embedkit.dual import read_dual
+
+        return read_dual(plan)
+
+
+def own_plan(root: Path) -> FolderPlan:
+    """The plan of a folder with an ``embedkit.json``."""
+    saved = read_json(root / OWN_FILE)
+    if not isinstance(saved, dict) or saved.get("format") != OWN_FORMAT or "kind" not in saved:
+        found = saved.get("format") if isinstance(saved, dict) else type(saved).__name__
+        raise ModelError(
+            f"format {found!r} is not {OWN_FORMAT}", where=str(root / OWN_FILE), remedy="use the embedkit that wrote it"
+        )
+    spec = dict(saved["spec"])
+    layers = spec.pop("dense", [])
+    dense = [(inside(root, layer.pop("folder"), OWN_FILE), layer) for layer in layers if not layer["train_only"]]
+    train_only = [layer for layer in layers if layer["train_only"]]
+    return FolderPlan(root, root, saved["kind"], "", spec, dense, train_only)

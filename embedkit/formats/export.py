@@ -1,0 +1,53 @@
+"""Models in the formats of other libraries: `export` writes a folder, `embedkit.formats.load` reads one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from embedkit.errors import ModelError, nearest
+from embedkit.formats.folder import write_folder, write_json
+from embedkit.formats.loading import load
+from embedkit.formats.registry import writers
+
+if TYPE_CHECKING:
+    from embedkit.models.base import Model
+
+CERTIFICATE = "embedkit_export.json"
+
+
+def export(
+    model: Model | str | Path, path: str | Path, format: str = "sentence-transformers", *, overwrite: bool = False,
+    samples: int = 100,
+) -> Path:  # fmt: skip
+    """Write `model` as a folder that another library reads.
+
+    Parameters
+    ----------
+    model : Model, str or Path
+        A loaded model, or what `embedkit.load` takes.
+    path : str or Path
+        The folder; an earlier export is replaced, anything else only with `overwrite`.
+    format : str
+        "sentence-transformers": vectors equal to ours. "transformers": the encoder and its tokenizer (a tanh head on
+        the first token becomes the pooler). "onnx": one graph from token ids and mask to the final vector, checked
+        against the model. A dual encoder is written in these formats too, and as "open_clip" or "clip": one folder for
+        open_clip, transformers and sentence-transformers.
+    samples : int
+        Images and texts that the certificate of a dual encoder compares, made by embedkit itself.
+
+    Raises
+    ------
+    ModelError
+        When the format is unknown, or cannot express this model; the reason is named.
+    """
+    source = load(model, device="cpu") if isinstance(model, str | Path) else model
+    formats = {name: writer for name, writer in writers.items() if writer.can_write(source)}
+    if format not in formats:
+        raise ModelError(f"unknown export format {format!r} for a {source.kind} model", remedy=nearest(format, formats))
+
+    def write(folder: Path) -> None:
+        certificate = formats[format].write(source, folder, samples)
+        write_json(folder / CERTIFICATE, {"format": format, "hash": source.hash(), **certificate})
+
+    return write_folder(path, write, ours=CERTIFICATE, overwrite=overwrite)

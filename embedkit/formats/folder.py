@@ -1,0 +1,122 @@
+"""What a model folder says about how an input becomes a vector."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from embedkit.disk import filling
+from embedkit.errors import ModelError, UnsafeFileError
+
+OWN_FILE = "embedkit.json"
+OWN_FORMAT = 1
+OPEN_CLIP_FILE = "open_clip_config.json"
+DUAL_TYPES = ("clip", "siglip", "vision-text-dual-encoder")
+TRAIN_ONLY_FILE = "embedkit_train_only.safetensors"
+SOFT_PROMPT_FILE = "embedkit_soft_prompt.safetensors"
+
+_log = logging.getLogger(__name__)
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+
+
+@dataclass
+class FolderPlan:
+    """What a model folder says about how a text becomes a vector.
+
+    Attributes
+    ----------
+    root : Path
+        The folder.
+    weights : Path
+        The folder of the encoder's weights and tokenizer (a sub-folder in old sentence-transformers layouts).
+    kind : str
+        "text", "clip-text", "static" or "dual".
+    origin : str
+        Name of the reader, one of `embedkit.formats.registry.readers`.
+    spec : dict
+        Settings: pooling, max_length, normalize, prompts, default_prompt; keys that the folder leaves open are absent.
+    dense : list of (folder, settings)
+        Dense layers kept at use time, in order.
+    train_only : list of dict
+        Settings of layers used in training only.
+    """
+
+    root: Path
+    weights: Path
+    kind: str
+    origin: str = ""
+    spec: dict[str, Any] = field(default_factory=dict)
+    dense: list[tuple[Path, dict[str, Any]]] = field(default_factory=list)
+    train_only: list[dict[str, Any]] = field(default_factory=list)
+    lower_case: bool = False
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value of a file.
+
+    Raises
+    ------
+    ModelError
+        When it is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError("file is missing", where=str(path), remedy="the model folder is incomplete") from None
+    except OSError as error:
+        raise ModelError(f"cannot be read ({error.strerror})", where=str(path), remedy="check the folder") from None
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"is not valid JSON ({error})", where=str(path), remedy="write the folder again") from None
+
+
+def model_type(folder: Path) -> str:
+    """The ``model_type`` of a transformers configuration; empty where there is none."""
+    known = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    return str(known.get("model_type")) if isinstance(known, dict) else ""
+
+
+def inside(root: Path, path: str, listing: str = "modules.json") -> Path:
+    """A module's folder, which must lie in the model folder.
+
+    Raises
+    ------
+    UnsafeFileError
+        When it does not.
+    """
+    folder = (root / path).resolve()
+    if not folder.is_relative_to(root.resolve()):
+        raise UnsafeFileError(
+            f"module path {path!r} leaves the model folder", where=str(root / listing), remedy="write the folder again"
+        )
+    return root / path
+
+
+def write_folder(path: str | Path, write: Callable[[Path], None], *, ours: str | None, overwrite: bool) -> Path:
+    """Fill a new folder through `write` and put it at `path` in one step.
+
+    `ours` names a file that marks a folder which may be replaced. File modes follow the umask.
+    """
+    target = Path(path).expanduser().absolute()
+    if target.exists() and not overwrite and not _replaceable(target.resolve(), ours):
+        raise ModelError(
+            "exists and was not written by embedkit" if target.is_dir() else "is a file", where=str(path),
+            remedy="choose another folder, or pass overwrite=True",
+        )  # fmt: skip
+    with filling(target, "the model") as folder:
+        write(folder)
+    return target
+
+
+def _replaceable(target: Path, ours: str | None) -> bool:
+    if not target.is_dir():
+        return False
+    return not any(target.iterdir()) or (ours is not None and (target / ours).is_file())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

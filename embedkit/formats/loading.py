@@ -1,0 +1,166 @@
+"""Reading models from embedkit, sentence-transformers and transformers folders or the hub.
+
+The folder is checked before anything heavy is imported, so that a wrong name costs no time.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedkit.errors import ModelError, UserError, nearest
+from embedkit.formats.detect import inspect, locate
+from embedkit.formats.folder import SOFT_PROMPT_FILE, TRAIN_ONLY_FILE, FolderPlan
+from embedkit.formats.registry import readers
+from embedkit.formats.tensors import read_safetensors, read_tensors, reading
+from embedkit.formats.transformers.encoder import pretrained_pooler, read_encoder, read_tokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+    from embedkit.models.base import Model
+
+OPEN_CLIP = "open_clip:"
+POOLER = "pooler"
+"""As a name of pooling: the first token through the layer that `pretrained_pooler` reads."""
+_log = logging.getLogger(__name__)
+
+
+def load(
+    name_or_path: str | Path,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+    *,
+    allow_pickle: bool = False,
+    pooling: str | None = None,
+    max_length: int | None = None,
+) -> Model:
+    """A model ready to encode (in evaluation mode).
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+        A folder of embedkit, sentence-transformers, transformers or open_clip, or a hub id; ``local-dir:`` and
+        ``hf-hub:`` may stand in front, as in open_clip. ``open_clip:ARCHITECTURE/TAG`` is a pretrained model of
+        open_clip, without a tag one with random weights.
+    device : str or torch.device, optional
+        The best one at hand when None.
+    dtype : str or torch.dtype, optional
+        Type of the parameters; float32 when None, whatever the file holds.
+    trust_remote_code : bool
+        Allow the model to bring its own Python code.
+    revision : str, optional
+        Branch, tag or commit of a hub id.
+    allow_pickle : bool
+        Allow weights in a pickle, which are then read with ``weights_only=True``.
+    pooling, max_length : optional
+        Replace the folder's own settings. ``pooling="pooler"`` is [CLS] through the layer that the encoder was
+        pretrained with, which SimCSE's released supervised models are scored by.
+
+    Raises
+    ------
+    ModelError
+        Not a model, incomplete, damaged, or made of unknown parts.
+    UnsafeFileError
+        Reading it would run code, and that was not allowed.
+    """
+    if str(name_or_path).startswith(OPEN_CLIP):
+        from embedkit.formats.open_clip.reader import load_tag
+
+        return load_tag(str(name_or_path).removeprefix(OPEN_CLIP)).to(_device(device), as_dtype(dtype)).eval()
+    root = locate(name_or_path, revision, trust_remote_code, allow_pickle)
+    plan = inspect(root, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+    if plan.kind == "dual" and (pooling is not None or max_length is not None):
+        raise ModelError("pooling and max_length belong to one tower", where=str(name_or_path), remedy="leave them out")
+    if pooling is not None:
+        plan.spec["pooling"] = pooling
+    if max_length is not None:
+        plan.spec["max_length"] = max_length
+    model = assemble(plan, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+    return model.to(device=_device(device), dtype=as_dtype(dtype)).eval()
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    import torch
+
+    if device is not None:
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+    """A floating point type by name; float32 for None."""
+    import torch
+
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    known = {
+        "float32": torch.float32, "fp32": torch.float32, "float64": torch.float64, "fp64": torch.float64,
+        "float16": torch.float16, "fp16": torch.float16, "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
+    }  # fmt: skip
+    if dtype is None:
+        return torch.float32
+    if dtype not in known:
+        raise UserError(f"unknown dtype {dtype!r}", remedy=nearest(dtype, known))
+    return known[dtype]
+
+
+def assemble(
+    plan: FolderPlan,
+    *,
+    overrides: dict[str, Any] | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+) -> Model:
+    """The model of an inspected folder, on the CPU in float32.
+
+    `overrides` are keys of the transformers configuration to replace (dropout rates).
+
+    Raises
+    ------
+    ModelError
+        When the parts are damaged, or do not belong together.
+    """
+    with reading(plan.root):
+        return _assembled(plan, overrides, trust_remote_code, allow_pickle)
+
+
+def _assembled(
+    plan: FolderPlan, overrides: dict[str, Any] | None, trust_remote_code: bool, allow_pickle: bool
+) -> Model:
+    if plan.kind == "static":
+        from embedkit.formats.model2vec.static import read_static
+
+        return read_static(plan, allow_pickle=allow_pickle)
+    if plan.kind == "dual":
+        return readers[plan.origin]().dual(plan, allow_pickle=allow_pickle)
+    if plan.kind not in ("text", "clip-text"):
+        known = "known: clip-text, dual, static, text"
+        raise ModelError(f"unknown kind of model {plan.kind!r}", where=str(plan.root), remedy=known)
+    from embedkit.models.modules.clip_text import ClipTextEncoder
+    from embedkit.models.modules.text import Dense, TextEncoder
+
+    encoder = read_encoder(plan.weights, overrides, trust_remote_code, allow_pickle)
+    tokenizer = read_tokenizer(plan.weights, trust_remote_code, plan.lower_case)
+    dense = [Dense(**settings) for settings in [*(settings for _, settings in plan.dense), *plan.train_only]]
+    for layer, (folder, _) in zip(dense, plan.dense, strict=False):
+        layer.load_state_dict(read_tensors(folder, allow_pickle))
+    if plan.train_only:
+        kept = read_safetensors(plan.root / TRAIN_ONLY_FILE)
+        for number, layer in enumerate(dense[len(plan.dense) :]):
+            prefix = f"{number}."
+            layer.load_state_dict({k.removeprefix(prefix): v for k, v in kept.items() if k.startswith(prefix)})
+    spec = {"normalize": False, **plan.spec}
+    if spec.get("pooling") == POOLER:
+        dense.insert(0, pretrained_pooler(encoder, allow_pickle=allow_pickle))
+        spec["pooling"] = "cls"
+    cls = ClipTextEncoder if plan.kind == "clip-text" else TextEncoder
+    model = cls(encoder, tokenizer, dense=dense, **spec)
+    if model.soft_prompt is not None:
+        model.soft_prompt.load_state_dict(read_safetensors(plan.root / SOFT_PROMPT_FILE))
+    return model

@@ -1,0 +1,1 @@
+"""Static encoders: model2vec's folders and those of the same layout."""

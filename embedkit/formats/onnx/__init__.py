@@ -1,0 +1,1 @@
+"""ONNX graphs of text encoders and dual encoders."""

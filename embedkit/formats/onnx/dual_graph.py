@@ -1,0 +1,131 @@
+"""Both towers of a dual encoder as ONNX graphs, compared with the model."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from embedkit.errors import ModelError
+from embedkit.formats.onnx.text_graph import PaddedEncoder, need_onnx, padded, quiet_exporter
+from embedkit.formats.parity import BOUND, compare, probe_images, probe_texts
+from embedkit.models.inputs.images import ImageInputs, pixels_of
+
+if TYPE_CHECKING:
+    from embedkit.models.modules.dual import DualEncoder
+
+
+class TextGraph(nn.Module):
+    """The text tower with its projection over a padded batch: (N, L) ids and mask -> (N, D)."""
+
+    def __init__(self, model: DualEncoder) -> None:
+        super().__init__()
+        self.tower = PaddedEncoder(model.text)
+        self.tower.normalize = False
+        self.head = self.tower.encoder.head if getattr(model.text, "padded", False) else nn.Identity()
+        self.projection = copy.deepcopy(model.projection("text"))
+        self.normalize = model.normalize
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(N, L) -> (N, D)."""
+        vectors = self.projection(self.head(self.tower(input_ids, attention_mask)))
+        return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
+
+
+class ImageGraph(nn.Module):
+    """The image tower with its projection: normalised pixels (N, 3, H, W) -> (N, D)."""
+
+    def __init__(self, model: DualEncoder) -> None:
+        super().__init__()
+        from embedkit.models.modules.adapters import has_adapters
+
+        if has_adapters(model.image.encoder):
+            raise ModelError("the model has adapters", remedy="save and load it first, which merges them")
+        self.tower = copy.deepcopy(model.image)
+        self.projection = copy.deepcopy(model.projection("image"))
+        self.normalize = model.normalize
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, D)."""
+        vectors = self.projection(self.tower(pixel_values))
+        return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
+
+
+def write(model: DualEncoder, folder: Path, samples: int = 100) -> dict[str, Any]:
+    """Write ``text.onnx``, ``image.onnx`` and the tokenizer; compare the graphs with the model.
+
+    Raises
+    ------
+    MissingExtraError
+        When onnx, onnxscript or onnxruntime is not installed.
+    ModelError
+        For a text tower without an ONNX form, and when a graph's vectors differ.
+    """
+    from embedkit.models.modules.text import TextEncoder
+
+    if not isinstance(model.text, TextEncoder):
+        raise ModelError(f"a {model.text.kind} text tower has no ONNX export", remedy="save it as an embedkit folder")
+    need_onnx()
+    was_training = model.training
+    model.eval()
+    try:
+        _export(model, folder)
+        found = _certified(model, folder, samples)
+    finally:
+        model.train(was_training)
+    model.text.tokenizer.save_pretrained(folder)
+    use = {
+        "max_length": model.max_length, "cleaning": getattr(model.text, "cleaning", "none"), "prompts": model.prompts,
+        "preprocess": model.preprocess.to_json(), "scale": model.scale, "bias": model.bias,
+    }  # fmt: skip
+    return {"inputs": {"text": ["input_ids", "attention_mask"], "image": ["pixel_values"]}, "use": use,
+            "readers": found}  # fmt: skip
+
+
+def _export(model: DualEncoder, folder: Path) -> None:
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    ids, mask = padded(model.text.prepare(probe_texts(12)), model.text.encoder)
+    free: dict[int, Any] = (
+        {0: batch} if getattr(model.text, "padded", False) else {0: batch, 1: torch.export.Dim.DYNAMIC}
+    )
+    pixels = torch.zeros(2, 3, *model.image.size)
+    with torch.no_grad(), quiet_exporter():
+        text = torch.onnx.export(
+            TextGraph(model).float().cpu().eval(), (ids, mask), dynamo=True, verbose=False,
+            input_names=["input_ids", "attention_mask"], output_names=["text_embedding"],
+            dynamic_shapes={"input_ids": free, "attention_mask": free},
+        )  # fmt: skip
+        image = torch.onnx.export(
+            ImageGraph(model).float().cpu().eval(), (pixels,), dynamo=True, verbose=False,
+            input_names=["pixel_values"], output_names=["image_embedding"], dynamic_shapes={"pixel_values": {0: batch}},
+        )  # fmt: skip
+    assert text is not None
+    assert image is not None
+    text.save(str(folder / "text.onnx"))
+    image.save(str(folder / "image.onnx"))
+
+
+def _certified(model: DualEncoder, folder: Path, samples: int) -> dict[str, Any]:
+    import onnxruntime
+
+    texts, images = probe_texts(samples), probe_images(samples)
+    sessions = [onnxruntime.InferenceSession(str(folder / f"{kind}.onnx"), providers=["CPUExecutionProvider"])
+                for kind in ("text", "image")]  # fmt: skip
+    found: tuple[list[np.ndarray], list[np.ndarray]] = [], []
+    for start in range(0, samples, 32):
+        ids, mask = padded(model.text.prepare(texts[start : start + 32]), model.text.encoder)
+        found[0].append(sessions[0].run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})[0])
+        pixels = model.pixels(ImageInputs(pixels_of(images[start : start + 32], model.preprocess)).to(model.device))
+        found[1].append(sessions[1].run(None, {"pixel_values": pixels.float().cpu().numpy()})[0])
+    said = compare(
+        (model.encode(texts, prompt="", normalize=True), model.encode(images, normalize=True)),
+        (np.concatenate(found[0]), np.concatenate(found[1])),
+    )
+    worst = min(said["cosine_texts"], said["cosine_images"])
+    if not worst >= BOUND or said["same_top1"] < 1.0:
+        raise ModelError(f"the ONNX graphs give other vectors (smallest cosine {worst:.6f})", remedy="please report it")
+    return {"samples": samples, "onnxruntime": said}

@@ -1,0 +1,19 @@
+"""Export as ONNX graphs: one of a text encoder, two of a dual encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from embedkit.formats.onnx import dual_graph, text_graph
+from embedkit.formats.registry import DUAL_KINDS, TEXT_KINDS, FolderWriter, writers
+
+
+def write(model: Any, folder: Path, samples: int = 100) -> dict[str, Any]:
+    """Write the graphs of a model; see the writer of each."""
+    if model.kind == "dual":
+        return dual_graph.write(model, folder, samples)
+    return text_graph.write(model, folder)
+
+
+writers.add("onnx")(FolderWriter(TEXT_KINDS | DUAL_KINDS, write))

@@ -1,0 +1,1 @@
+"""Model folders and architectures of open_clip."""

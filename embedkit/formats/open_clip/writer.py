@@ -1,0 +1,130 @@
+"""open_clip's folders, written from a `DualEncoder`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedkit.formats.folder import write_json
+from embedkit.formats.open_clip import keys as clip_keys
+from embedkit.formats.open_clip.text_config import ACTIVATIONS, open_clip_text_cfg, refuse
+from embedkit.models.inputs.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from embedkit.models.modules.clip_text import ClipTextEncoder
+    from embedkit.models.modules.dual import DualEncoder
+
+from embedkit.formats.open_clip.reader import CONFIG, WEIGHTS, is_timm
+from embedkit.formats.registry import DUAL_KINDS, FolderWriter, writers
+
+
+def write(model: DualEncoder, folder: Path, samples: int = 100) -> dict[str, Any]:
+    """Write an open_clip folder and compare what open_clip reads from it with the model.
+
+    Raises
+    ------
+    ModelError
+        When open_clip cannot express the model, with the reason; or when its vectors differ.
+    """
+    from embedkit.formats.parity import certify
+
+    notes = write_files(model, folder)
+    return {"notes": notes, "readers": certify(model, folder, ["open_clip"], samples)}
+
+
+def write_files(model: DualEncoder, folder: Path) -> list[str]:
+    """Write configuration, weights and tokenizer; what differs in rare inputs is returned as notes."""
+    import torch
+
+    from embedkit.formats.tensors import write_tensors
+    from embedkit.models.modules.clip_text import ClipTextEncoder
+
+    text = model.text
+    if not isinstance(text, ClipTextEncoder) or (
+        not text.padded and text.encoder.config.model_type != "clip_text_model"
+    ):
+        refuse("open_clip", "its own text towers are CLIP's and SigLIP's, and others it reads from the hub only")
+    assert isinstance(text, ClipTextEncoder)
+    text_cfg, quick_text = open_clip_text_cfg(text)
+    vision_cfg, visual, quick_image = vision_parts(model)
+    if quick_image is not None and quick_image != quick_text:
+        refuse("open_clip", "one tower has QuickGELU and the other not")
+    state = {f"visual.{name}": tensor for name, tensor in visual.items()} | text_parts(model, text)
+    state["logit_scale"] = torch.tensor(model.log_scale)
+    cfg = {"embed_dim": model.dim, "quick_gelu": quick_text, "vision_cfg": vision_cfg, "text_cfg": text_cfg,
+           "init_logit_scale": model.log_scale}  # fmt: skip
+    if model.bias is not None:
+        state["logit_bias"] = torch.tensor(model.bias)
+        cfg["init_logit_bias"] = model.bias
+    preprocess, notes = preprocess_cfg(model.preprocess)
+    write_json(folder / CONFIG, {"model_cfg": cfg, "preprocess_cfg": preprocess})
+    write_tensors(state, folder, WEIGHTS)
+    if "hf_tokenizer_name" in text_cfg and not (folder / "tokenizer.json").is_file():
+        text.tokenizer.save_pretrained(folder)
+    return notes
+
+
+def vision_parts(model: DualEncoder) -> tuple[dict[str, Any], dict[str, Any], bool | None]:
+    """open_clip's ``vision_cfg``, its weights, and whether it has QuickGELU (None where that does not matter)."""
+    from embedkit.models.modules.adapters import has_adapters, merged_state
+    from embedkit.models.modules.image_towers import OpenClipTower
+
+    tower, projection = model.image, model.projection("image")
+    state = merged_state(tower.encoder) if has_adapters(tower.encoder) else dict(tower.encoder.state_dict())
+    if isinstance(tower, OpenClipTower):
+        if projection.kind != "none":
+            refuse("open_clip", "its image tower has a projection of its own, and this model a second one")
+        cfg = {key: value for key, value in tower.config.items() if key != "patch_dropout"}
+        return cfg, state, None if is_timm(cfg) or isinstance(cfg.get("layers"), list) else tower.quick_gelu
+    config = tower.encoder.config
+    plain = projection.kind == "linear" and not projection.bias
+    if config.model_type != "clip_vision_model" or tower.pooling != "pooler" or not plain:  # type: ignore[union-attr]
+        refuse("open_clip", f"it has no {config.model_type} tower like this")
+    cfg = {
+        "layers": config.num_hidden_layers, "width": config.hidden_size, "patch_size": config.patch_size,
+        "head_width": config.hidden_size // config.num_attention_heads, "image_size": list(tower.size),
+        "mlp_ratio": config.intermediate_size / config.hidden_size,
+    }  # fmt: skip
+    quick = config.hidden_act == "quick_gelu"
+    if not quick and config.hidden_act not in ACTIVATIONS:
+        refuse("open_clip", f"it has no activation {config.hidden_act!r}")
+    cfg |= {"act_kwargs": ACTIVATIONS[config.hidden_act]} if not quick and ACTIVATIONS[config.hidden_act] else {}
+    cfg |= {"norm_kwargs": {"eps": config.layer_norm_eps}} if config.layer_norm_eps != 1e-5 else {}
+    return cfg, {**clip_keys.vision_from_hf(state), "proj": projection.layers[0].weight.T}, quick
+
+
+def text_parts(model: DualEncoder, text: ClipTextEncoder) -> dict[str, Any]:
+    """open_clip's weights of the text tower."""
+    projection = model.projection("text")
+    if text.layers:
+        refuse("open_clip", "the text tower has dense layers")
+    held = {name.removeprefix("encoder."): tensor for name, tensor in text.tensors().items()}
+    state = clip_keys.text_from_hf(held)
+    if text.padded:
+        if projection.kind != "none":
+            refuse("open_clip", "a SigLIP text tower ends in its own head, and this model has a projection behind it")
+        return state | {f"text_projection.{leaf}": held[f"head.{leaf}"] for leaf in ("weight", "bias")}
+    if projection.kind != "linear" or projection.bias:
+        refuse("open_clip", f"a CLIP text tower has a linear projection without bias, not {projection.kind!r}")
+    return state | {"text_projection": projection.layers[0].weight.T}
+
+
+def preprocess_cfg(known: Preprocess) -> tuple[dict[str, Any], list[str]]:
+    """open_clip's ``preprocess_cfg``, and notes on images that it treats otherwise."""
+    if known.resize == "none" or known.interpolation not in ("bicubic", "bilinear"):
+        refuse("open_clip", f"it cannot resize with {known.resize!r} and {known.interpolation!r}")
+    if known.resize == "shortest" and known.edge not in (None, min(known.size)):
+        refuse("open_clip", f"it cannot resize the shorter side to {known.edge} and cut {known.size} out of it")
+    notes = []
+    if known.crop == "truncate" and known.resize != "squash":
+        notes.append("open_clip splits an odd crop margin by rounding half to even, one pixel beside this model")
+    if known.alpha == "white":
+        notes.append("open_clip leaves an alpha channel out; this model puts transparent pixels on white")
+    cfg = {
+        "size": list(known.size), "mean": list(known.mean), "std": list(known.std),
+        "interpolation": known.interpolation, "resize_mode": known.resize, "fill_color": known.fill,
+    }  # fmt: skip
+    return cfg, notes
+
+
+writers.add("open_clip")(FolderWriter(DUAL_KINDS, write))

@@ -1,0 +1,114 @@
+"""Readers and writers of model folders, one of each for a library, found by name.
+
+A library is a package of this folder with a module ``reader``, a module ``writer``, or both; nothing else lists it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from embedkit.errors import ModelError
+from embedkit.formats.folder import FolderPlan
+from embedkit.registry import Registry
+
+if TYPE_CHECKING:
+    from embedkit.models.base import Model
+    from embedkit.models.modules.dual import DualEncoder
+
+
+class FolderReader(ABC):
+    """Reads the model folders of one library. Neither the module of a reader nor `plan` imports torch.
+
+    Class attributes
+    ----------------
+    name : str
+        Name of the library.
+    mark : str
+        A file that marks a folder as this library's.
+    rank : int
+        Of several readers whose mark a folder holds, the one with the lowest rank reads it.
+    checks_weights : bool
+        Whether weights stand as ``*.safetensors`` in the folders of the plan, and are checked before they are read.
+    """
+
+    name: ClassVar[str]
+    mark: ClassVar[str]
+    rank: ClassVar[int]
+    checks_weights: ClassVar[bool] = True
+
+    def reads(self, root: Path) -> bool:
+        """Whether a folder is this library's."""
+        return (root / self.mark).is_file()
+
+    @abstractmethod
+    def plan(self, root: Path) -> FolderPlan:
+        """What the folder says, without weights.
+
+        Raises
+        ------
+        ModelError
+            The folder has parts that embedkit does not know.
+        """
+
+    def dual(self, plan: FolderPlan, *, allow_pickle: bool = False) -> DualEncoder:
+        """The dual encoder of a plan of kind "dual", on the CPU in float32.
+
+        Raises
+        ------
+        ModelError
+            The library has none, or the weights do not fit.
+        """
+        raise ModelError(f"{self.name} has no dual encoders", where=str(plan.root), remedy="give a CLIP folder")
+
+
+readers: Registry[type[FolderReader]] = Registry("model format", "embedkit.formats.*.reader")
+
+
+def reader_of(root: Path) -> FolderReader:
+    """The reader of a folder.
+
+    Raises
+    ------
+    ModelError
+        No reader knows it.
+    """
+    ranked = sorted((reader() for _, reader in readers.items()), key=lambda reader: reader.rank)
+    reader = next((reader for reader in ranked if reader.reads(root)), None)
+    if reader is None:
+        *others, last = (reader.mark for reader in reversed(ranked))
+        contents = ", ".join(sorted(p.name for p in root.iterdir())[:5]) or "nothing"
+        raise ModelError(
+            f"not a model folder: no {', '.join(others)} or {last} (it holds {contents})", where=str(root),
+            remedy="give a folder written by embedkit, sentence-transformers or transformers",
+        )  # fmt: skip
+    return reader
+
+
+@dataclass(frozen=True)
+class FolderWriter:
+    """Writes the folders of one format.
+
+    Attributes
+    ----------
+    kinds : frozenset of str
+        Kinds of models that the format can hold.
+    write : callable
+        ``write(model, folder, samples)`` fills an empty folder and returns what the certificate says of it; `samples`
+        images and texts are compared where the written folder is read back.
+    """
+
+    kinds: frozenset[str]
+    write: Callable[[Any, Path, int], dict[str, Any]]
+
+    def can_write(self, model: Model) -> bool:
+        """Whether the format can hold models of this kind."""
+        return model.kind in self.kinds
+
+
+writers: Registry[FolderWriter] = Registry("export format", "embedkit.formats.*.writer")
+TEXT_KINDS = frozenset({"text", "clip-text", "static"})
+DUAL_KINDS = frozenset({"dual"})

@@ -1,0 +1,120 @@
+"""What is checked before anything of a model folder is read: nothing that is loaded can run code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from embedkit.errors import ModelError, UnsafeFileError
+from embedkit.formats.folder import PICKLES, FolderPlan, read_json
+
+
+def check_weights(plan: FolderPlan, allow_pickle: bool) -> None:
+    """Refuse a folder whose weights are missing, or a pickle that was not allowed.
+
+    Raises
+    ------
+    ModelError, UnsafeFileError
+        Naming folder and file.
+    """
+    for folder in [plan.weights, *(folder for folder, _ in plan.dense)]:
+        if not folder.is_dir():
+            raise ModelError("folder is missing", where=str(folder), remedy="the model folder is incomplete")
+        _check_shards(folder)
+        if any(folder.glob("*.safetensors")):
+            continue
+        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
+        if not pickles:
+            raise ModelError("no weights (*.safetensors) in the folder", where=str(folder), remedy="copy it completely")
+        if not allow_pickle:
+            raise UnsafeFileError(
+                f"the weights are a pickle ({pickles[0]}), which can run code when it is read", where=str(folder),
+                remedy="convert it to safetensors, or load with allow_pickle=True",
+            )  # fmt: skip
+
+
+def _check_shards(folder: Path) -> None:
+    """Files of weights that are named in another file must be safetensors of this folder."""
+    index, config = folder / "model.safetensors.index.json", folder / "config.json"
+    named = [*read_json(index)["weight_map"].values()] if index.is_file() else []
+    named += [*_values(read_json(config), "transformers_weights")] if config.is_file() else []
+    for name in filter(None, named):
+        if Path(name).name != name or not name.endswith((".safetensors", ".safetensors.index.json")):
+            raise UnsafeFileError(
+                f"names the weights {name!r}, no safetensors of this folder", where=str(folder),
+                remedy="convert them to safetensors beside it",
+            )  # fmt: skip
+
+
+_MAY_NAME_CODE = (
+    "config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json",
+    "video_preprocessor_config.json", "image_processor_config.json",
+)  # fmt: skip
+
+
+def check_code(folder: Path, trust_remote_code: bool) -> None:
+    """Refuse what transformers would run, or fetch from elsewhere, because a file of the folder says so.
+
+    Raises
+    ------
+    UnsafeFileError, ModelError
+        Naming the file.
+    """
+    for name in _MAY_NAME_CODE:
+        path = folder / name
+        known = read_json(path) if path.is_file() else {}
+        if _names_code(known) and not trust_remote_code:
+            raise UnsafeFileError(
+                "the model brings its own code (auto_map)", where=str(path),
+                remedy="read that code, then load with trust_remote_code=True and a pinned revision",
+            )  # fmt: skip
+        if any("/" in str(kernel) for kernel in _values(known, "attn_implementation", "_attn_implementation")):
+            raise UnsafeFileError(
+                "names attention kernels on the hub, which are code", where=str(path),
+                remedy="take attn_implementation out of the file",
+            )  # fmt: skip
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            "holds an adapter of peft, which is no model", where=str(folder / "adapter_config.json"),
+            remedy="merge it into its model (merge_and_unload) and save that",
+        )  # fmt: skip
+
+
+def _names_code(known: Any) -> bool:
+    return any(True for _ in _values(known, "auto_map"))
+
+
+def _values(known: Any, *keys: str) -> Iterator[Any]:
+    """What stands under some keys at any depth of a JSON value."""
+    waiting = [known]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield from (value[key] for key in keys if key in value)
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+
+
+def check_text(folder: Path) -> None:
+    """Refuse a text encoder without configuration or tokenizer.
+
+    Raises
+    ------
+    ModelError
+        Naming the file that is missing.
+    """
+    if not (folder / "config.json").is_file():
+        raise ModelError("file is missing", where=str(folder / "config.json"), remedy="the model folder is incomplete")
+    config = read_json(folder / "config.json")
+    if "model_type" not in config and "architectures" not in config:
+        raise ModelError("names no model_type", where=str(folder / "config.json"), remedy="is it a transformers model?")
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise ModelError("no tokenizer in the folder", where=str(folder), remedy="copy tokenizer.json there")
+
+
+_TOKENIZER_FILES = (
+    "tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
+    "tokenizer_config.json",
+)  # fmt: skip

@@ -1,0 +1,30 @@
+"""Saving models: one folder that embedkit, sentence-transformers and transformers read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedkit.formats.embedkit.folder import write_own
+from embedkit.formats.folder import OWN_FILE, write_folder
+
+if TYPE_CHECKING:
+    from embedkit.models.base import Model
+
+
+def save(model: Model, path: str | Path, *, recipe: dict[str, Any] | None = None, overwrite: bool = False) -> Path:
+    """Write `model` as a folder that is also a sentence-transformers folder where that can express it.
+
+    What sentence-transformers cannot say (a train-only head, templates, mask and first-last pooling, n-grams) is in
+    ``embedkit.json``; where the vectors would differ there, ``modules.json`` names a class that it refuses to load,
+    so that nobody gets other vectors silently. The folder is written beside, synced to the disk and renamed. An
+    embedkit folder at `path` is replaced; anything else only with `overwrite`.
+
+    Raises
+    ------
+    ModelError
+        When `path` holds something else.
+    DiskError
+        When it cannot be written; what was there is as it was.
+    """
+    return write_folder(path, lambda folder: write_own(model, folder, recipe), ours=OWN_FILE, overwrite=overwrite)

@@ -1,0 +1,149 @@
+"""Weights in files: safetensors read and written, other readers quietened, damage told as errors."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedkit.errors import ModelError, UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def find_tensors(encoder: Any, wanted: Mapping[str, Sequence[str]], allow_pickle: bool = False) -> dict[str, Tensor]:
+    """What else stands in the files that an encoder came from: for each key of `wanted` the first of its names there.
+
+    The tensors are float32; a key without one is absent. A pickle is looked into where `allow_pickle` says so and the
+    safetensors hold nothing.
+    """
+    from safetensors import safe_open
+
+    folder, found = Path(encoder.name_or_path), dict[str, "Tensor"]()
+    if not encoder.name_or_path or not folder.is_dir():
+        return found
+
+    def take(held: set[str], read: Callable[[str], Tensor]) -> None:
+        for key, names in wanted.items():
+            name = next((name for name in names if name in held), None)
+            if name is not None:
+                found.setdefault(key, read(name).float())
+
+    with reading(folder):
+        for path in sorted(folder.glob("*.safetensors")):
+            with safe_open(path, "pt") as file:
+                take(set(file.keys()), file.get_tensor)
+        if not found and allow_pickle:
+            import torch
+
+            for path in sorted(folder.glob("pytorch_model*.bin")):
+                tensors = torch.load(path, map_location="cpu", weights_only=True)
+                take(set(tensors), tensors.__getitem__)
+    return found
+
+
+def read_tensors(folder: Path, allow_pickle: bool = False) -> dict[str, Any]:
+    """The weights of a module's folder: model.safetensors, or a pickle where that is allowed."""
+    path = folder / "model.safetensors"
+    if path.is_file() or not allow_pickle:
+        return read_safetensors(path)
+    import torch
+
+    with reading(folder):
+        tensors: dict[str, Any] = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
+    return tensors
+
+
+def read_safetensors(path: Path) -> dict[str, Any]:
+    """All tensors of a file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise ModelError("file is missing", where=str(path), remedy="the model folder is incomplete") from None
+    except SafetensorError as error:
+        raise ModelError(f"is damaged ({error})", where=str(path), remedy="copy or write it again") from error
+
+
+@contextlib.contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Read a folder by transformers, quietly; whatever goes wrong inside is the folder's.
+
+    Raises
+    ------
+    ModelError
+        Instead of any error inside but those meant for people: a damaged file can make those readers raise anything.
+    """
+    try:
+        with quiet():
+            yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        if "Weights only load failed" in reason:
+            reason = "the pickle holds more than tensors, so it could run code"
+        raise ModelError(f"cannot be loaded ({reason})", where=str(folder), remedy="is the folder complete?") from error
+
+
+def check_complete(report: dict[str, Any], folder: Path) -> None:
+    """Refuse a transformers model whose loading report names weights that are missing or of another shape.
+
+    Raises
+    ------
+    ModelError
+        With the number of such weights and the first of them.
+    """
+    missing = sorted(key for key in report["missing_keys"] if not key.endswith("position_ids"))
+    if missing or report["mismatched_keys"]:
+        keys = missing or sorted(str(key) for key in report["mismatched_keys"])
+        raise ModelError(
+            f"{len(keys)} weights are missing or have another shape (first: {keys[0]})",
+            where=str(folder), remedy="config.json and the weights do not belong together",
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no load reports of transformers inside."""
+    from transformers.utils import logging as hf
+
+    shown, level = hf.is_progress_bar_enabled(), hf.get_verbosity()
+    hf.disable_progress_bar()
+    hf.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hf.set_verbosity(level)
+        if shown:
+            hf.enable_progress_bar()
+
+
+def write_tensors(state: dict[str, Any], folder: Path, name: str = "model.safetensors") -> None:
+    """Write tensors as a safetensors file; shared ones are written twice."""
+    from safetensors.torch import save_file
+
+    tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
+    save_file(tensors, folder / name, metadata={"format": "pt"})
+
+
+def load_exactly(module: Any, tensors: dict[str, Any], where: Path) -> None:
+    """Load a state dict whose names and shapes must be those of `module`.
+
+    Raises
+    ------
+    ModelError
+        Naming the first tensor that does not fit.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = sorted(set(wanted.items()) ^ set(found.items()))
+    if wrong:
+        name = wrong[0][0]
+        said = f"{name} is {found.get(name, 'missing')}, expected {wanted.get(name, 'nothing')}"
+        raise ModelError(f"the weights do not fit ({said})", where=str(where), remedy="is the folder complete?")
+    module.load_state_dict(tensors)

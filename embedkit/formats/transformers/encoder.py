@@ -1,0 +1,128 @@
+"""Encoders and tokenizers of transformers folders."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedkit.errors import ModelError
+from embedkit.formats.tensors import check_complete, find_tensors, reading
+
+if TYPE_CHECKING:
+    from embedkit.models.modules.text import Dense
+
+
+_log = logging.getLogger(__name__)
+
+
+def read_encoder(
+    folder: Path, overrides: dict[str, Any] | None = None, trust_remote_code: bool = False, allow_pickle: bool = False
+) -> Any:
+    """The transformers encoder of a folder in float32, without pooling layer and without the heads of a masked LM.
+
+    Raises
+    ------
+    ModelError
+        When the folder lacks some of the encoder's weights, or they do not fit.
+    """
+    import torch
+    from transformers import AutoConfig
+
+    with reading(folder):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+        for key, value in (overrides or {}).items():
+            setattr(config, key, value)
+        encoder, report = _encoder_class(config, trust_remote_code).from_pretrained(
+            folder, config=config, dtype=torch.float32, output_loading_info=True, local_files_only=True,
+            use_safetensors=not allow_pickle or any(folder.glob("*.safetensors")), weights_only=True,
+            trust_remote_code=trust_remote_code, **_encoder_settings(config),
+        )  # fmt: skip
+    check_complete(report, folder)
+    if report["unexpected_keys"]:
+        names = sorted({key.split(".")[0] for key in report["unexpected_keys"]})
+        _log.info("%s: %d weights not used (%s)", folder, len(report["unexpected_keys"]), ", ".join(names))
+    return encoder
+
+
+def pretrained_pooler(encoder: Any, train_only: bool = False, allow_pickle: bool = False) -> Dense:
+    """The layer on the first token that an encoder was pretrained with, Linear + Tanh, from the folder it came from.
+
+    BERT's was trained to tell following sentences (Devlin et al. 2019, section 3.1). The released models of SimCSE keep
+    their head under the same name, and the supervised ones are scored through it (Gao et al. 2021, section 6.3).
+
+    Raises
+    ------
+    ModelError
+        When the folder holds none.
+    """
+    from embedkit.models.modules.text import Dense
+
+    base = encoder.base_model_prefix
+    stems = [f"{prefix}{stem}" for prefix in ("", f"{base}.") for stem in ("pooler.dense", "pooler")]
+    wanted = {key: [f"{stem}.{key}" for stem in stems] for key in ("weight", "bias")}
+    found = find_tensors(encoder, wanted, allow_pickle)
+    if len(found) < len(wanted):
+        where = encoder.name_or_path or "a random encoder"
+        raise ModelError("holds no pooler, BERT's layer on [CLS]", where=where, remedy="use pooling cls or mean")
+    outputs, inputs = found["weight"].shape
+    layer = Dense(inputs, outputs, "tanh", train_only=train_only)
+    layer.linear.load_state_dict(found)
+    return layer
+
+
+def new_encoder(config: Any) -> Any:
+    """A randomly initialised encoder of a transformers configuration."""
+    settings = _encoder_settings(config)
+    cls = _encoder_class(config, False)
+    direct = getattr(cls, "from_config", None) or getattr(cls, "_from_config")  # noqa: B009
+    return direct(config, **settings)
+
+
+def _encoder_class(config: Any, trust_remote_code: bool) -> Any:
+    from transformers import AutoModel, SiglipTextModel
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
+
+    if config.model_type == "siglip_text_model":  # known to no automatic class
+        return SiglipTextModel
+    whole = AutoModel._model_mapping.get(type(config), None)
+    encoder = MODEL_FOR_TEXT_ENCODING_MAPPING.get(type(config), None)
+    return AutoModel if encoder is None or encoder is whole else encoder  # T5: the encoder without the decoder
+
+
+def _encoder_settings(config: Any) -> dict[str, Any]:
+    """Keywords of the model's constructor: no pooling layer, our attention where the architecture can run packed."""
+    import inspect as source
+
+    from transformers import AutoModel
+
+    from embedkit.models.execution.attention import ATTENTION
+    from embedkit.models.execution.packing import PACKABLE
+
+    settings: dict[str, Any] = {}
+    if config.model_type in PACKABLE:
+        settings["attn_implementation"] = ATTENTION
+    cls = AutoModel._model_mapping.get(type(config), None)
+    if cls is not None and not isinstance(cls, tuple) and "add_pooling_layer" in source.signature(cls).parameters:
+        settings["add_pooling_layer"] = False
+    return settings
+
+
+def read_tokenizer(folder: Path, trust_remote_code: bool = False, lower_case: bool = False) -> Any:
+    """The tokenizer of a folder; `lower_case` puts a step in front that lower-cases the text, as sentence-transformers
+    does for folders that ask for it."""
+    from tokenizers import normalizers
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelError(f"the tokenizer cannot be read ({reason})", where=str(folder)) from error
+    if lower_case:
+        core = getattr(tokenizer, "backend_tokenizer", None)
+        if core is None:
+            raise ModelError("do_lower_case needs tokenizer.json", where=str(folder), remedy="save a fast tokenizer")
+        steps = [normalizers.Lowercase(), *([core.normalizer] if core.normalizer is not None else [])]
+        core.normalizer = normalizers.Sequence(steps)
+    return tokenizer

@@ -1,0 +1,78 @@
+"""The head of a masked language model, read from the folder that its encoder came from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from embedkit.errors import ModelError
+from embedkit.formats.detect import inspect, locate
+from embedkit.formats.loading import assemble
+from embedkit.formats.tensors import find_tensors
+from embedkit.models.modules.masked import MaskedHead, MaskedModel, names_in
+from embedkit.models.modules.text import TextEncoder
+
+
+def masked_head(model: Any) -> MaskedHead:
+    """The head for a text encoder: the pretrained one of its folder where that has one, else a new one.
+
+    Raises
+    ------
+    ModelError
+        When word vectors and token vectors differ in size.
+    """
+    words = model.encoder.get_input_embeddings().weight
+    if words.shape[1] != model.hidden_size:
+        raise ModelError(
+            f"{model.encoder.config.model_type} has word vectors of another size than its token vectors",
+            remedy="use a BERT, RoBERTa or DistilBERT encoder",
+        )
+    head = MaskedHead(model.hidden_size, len(words), getattr(model.encoder.config, "layer_norm_eps", 1e-12))
+    saved = saved_head(model)
+    if saved is not None:
+        head.load_state_dict({**head.state_dict(), **_fitted(saved, len(words))})
+    return head
+
+
+def saved_head(model: Any) -> dict[str, Tensor] | None:
+    """The tensors of the pretrained head in a text encoder's folder, None where it has none."""
+    names = names_in(model.encoder.config.model_type)
+    if names is None:
+        return None
+    dense, norm, bias = names
+    wanted = {
+        "dense.weight": [f"{dense}.weight"], "dense.bias": [f"{dense}.bias"],
+        "norm.weight": [f"{norm}.weight", f"{norm}.gamma"], "norm.bias": [f"{norm}.bias", f"{norm}.beta"],
+        "bias": [bias, bias.replace(".bias", ".decoder.bias")],
+    }  # fmt: skip
+    found = find_tensors(model.encoder, wanted)
+    return found if len(found) == len(wanted) else None
+
+
+def _fitted(saved: dict[str, Tensor], words: int) -> dict[str, Tensor]:
+    """The bias cut or filled up to the entries of the vocabulary."""
+    bias = saved["bias"][:words]
+    return {**saved, "bias": F.pad(bias, (0, words - len(bias)))}
+
+
+def frozen_masked_model(name: str) -> MaskedModel:
+    """The masked language model of a folder or hub id.
+
+    Raises
+    ------
+    ModelError
+        When it is no text encoder, or has no masked-word head that can be read.
+    """
+
+    plan = inspect(locate(name))
+    model = assemble(plan)
+    if not isinstance(model, TextEncoder):
+        raise ModelError(f"is a {plan.kind} model", where=name, remedy="give a masked language model")
+    if saved_head(model) is None:
+        raise ModelError(
+            "holds no masked-word head (or one of an unknown architecture)", where=name,
+            remedy="give a masked language model of BERT, RoBERTa or DistilBERT, saved as safetensors",
+        )  # fmt: skip
+    return MaskedModel(model, masked_head(model)).requires_grad_(False)

@@ -1,0 +1,59 @@
+"""Export of the encoder alone, as a transformers folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedkit.errors import ModelError
+from embedkit.formats.weights import write_weights
+
+if TYPE_CHECKING:
+    from embedkit.models.base import Model
+
+# Architectures whose own pooler is Linear + tanh on the first token.
+_TANH_POOLER = frozenset({"bert", "camembert", "ernie", "roberta", "roberta-prelayernorm", "xlm-roberta"})
+
+
+def write(model: Model, folder: Path) -> dict[str, Any]:
+    """Write encoder and tokenizer; a head that equals the architecture's pooler is written as that pooler.
+
+    Raises
+    ------
+    ModelError
+        For a static model, for dense layers that are no pooler, for a soft prompt or a template bias.
+    """
+    from embedkit.models.modules.text import TextEncoder
+
+    if not isinstance(model, TextEncoder):
+        raise ModelError(f"transformers has no {model.kind} model", remedy="export to sentence-transformers")
+    if model.beyond_modules:
+        what = "; ".join(model.beyond_modules)
+        raise ModelError(f"a transformers folder cannot express this model: {what}", remedy="save it with embedkit")
+    kept = [layer for layer in model.layers if not layer.train_only]
+    extra: dict[str, Any] = {}
+    if kept:
+        if pooler_of(model) is None:
+            raise ModelError(
+                "a transformers folder cannot hold this head", remedy="export to sentence-transformers or onnx"
+            )
+        extra = {f"pooler.dense.{key}": value for key, value in kept[0].linear.state_dict().items()}
+    write_weights(model, folder, extra)
+    said = {"pooling": model.pooling, "normalize": model.normalize, "max_length": model.max_length}
+    return {"use": said, "prompts": model.prompts, "default_prompt": model.default_prompt}
+
+
+def pooler_of(model: Any) -> Any:
+    """The one dense layer of a text model that equals its architecture's own pooler, or None."""
+    kept = [layer for layer in model.layers if not layer.train_only]
+    if len(kept) != 1:
+        return None
+    first = kept[0]
+    same = (
+        model.pooling == "cls"
+        and model.encoder.config.model_type in _TANH_POOLER
+        and first.activation == "tanh"
+        and first.linear.weight.shape == (model.hidden_size, model.hidden_size)
+        and first.linear.bias is not None
+    )
+    return first if same else None

@@ -1,0 +1,1 @@
+"""What methods are made of: auxiliary objectives, augmentation, masked-word parts, attention maps."""

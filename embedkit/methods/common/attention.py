@@ -1,0 +1,92 @@
+"""Attention maps as rows of numbers, and how much two views of them share (miCSE)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from embedkit.models.execution.packing import Plan
+from embedkit.objectives.base import ObjectiveBatch
+
+FLOOR = 1e-6
+"""Least value of 1 - rho^2, so that equal maps have a finite mutual information."""
+
+
+class Maps(nn.Module):
+    """How attention maps lie in a row of numbers; it has no parameter.
+
+    Parameters
+    ----------
+    dim : int
+        Numbers of the vector in front of them.
+    layers : list of int
+        Whose maps there are.
+    longest : int
+        Tokens of a text at most; shorter ones are filled up with zeros.
+    """
+
+    def __init__(self, dim: int, layers: Sequence[int], longest: int) -> None:
+        super().__init__()
+        self.dim, self.layers, self.longest = dim, list(layers), longest
+
+    def flat(self, record: dict[int, list[Tensor]], lengths: np.ndarray) -> Tensor:
+        """(n, layers x heads x longest^2) from recorded groups (n_g, heads, l, l), in the order of the inputs."""
+        found = []
+        for layer in self.layers:
+            parts = [F.pad(b, (0, self.longest - b.shape[3], 0, self.longest - b.shape[2])) for b in record[layer]]
+            found.append(torch.cat(parts).flatten(1))  # (n, heads x longest^2), shortest text first
+        inverse = torch.from_numpy(Plan.of(lengths).inverse()).to(found[0].device)
+        return torch.cat(found, dim=1).index_select(0, inverse)
+
+    def length(self, longest: int) -> int:
+        """P for maps of `longest` tokens."""
+        return len(self.layers) // 2 * longest**2
+
+    def paired(self, output: Tensor) -> Tensor:
+        """(B, D + ..) -> (B, R, P): R = heads x 2 parities of layers, P = layers / 2 x longest^2."""
+        square = self.longest**2
+        maps = output[:, self.dim :].unflatten(1, (len(self.layers) // 2, 2, -1, square))  # B, half, parity, heads, P'
+        return maps.permute(0, 3, 2, 1, 4).flatten(3).flatten(1, 2)
+
+
+def default_layers(depth: int) -> list[int]:
+    """Layers 7 to 10 of 12, the like of other depths, an even number: the last two of very small encoders."""
+    layers = list(range(7 * depth // 12, 11 * depth // 12))
+    layers = layers[len(layers) % 2 :]
+    return layers or list(range(depth))[-2:]
+
+
+def alignment(one: Tensor, two: Tensor, samples: int, batch: ObjectiveBatch, length: int) -> Tensor:
+    """This process's share of ``-mean(I) * (valid^2 + 1e-6)`` over vectors (B, R, P) of two views.
+
+    `valid` is the share of valid numbers in the vectors used, of `length`: what P would be were the maps filled up to
+    the longest text of the batch only.
+    """
+    valid = (one.detach() > 0) & (two.detach() > 0)
+    counts = valid.sum(dim=2)  # (B, R)
+    used = counts >= samples
+    if not bool(used.any()):
+        samples, used = int(counts.min()), torch.ones_like(used)
+    if samples < 2:
+        return one.sum() * 0.0
+    share = counts[used].to(one.dtype).mean() / length
+    own = range(batch.size)[batch.rows]
+    drawn = [torch.rand(valid.shape[1:], generator=batch.generator("attention", row)) for row in own]
+    if not drawn:
+        return one.sum() * 0.0
+    keys = torch.stack(drawn).to(one.device).masked_fill(~valid[batch.rows], 2.0)
+    places = keys.topk(samples, dim=2, largest=False).indices  # (n, R, samples)
+    mine = used[batch.rows]
+    x, y = (torch.log(z[batch.rows].gather(2, places)[mine]) for z in (one, two))  # (m, samples)
+    return -mutual_information(x, y).sum() / used.sum() * (share.square() + FLOOR)
+
+
+def mutual_information(x: Tensor, y: Tensor) -> Tensor:
+    """-1/2 log(1 - rho^2), rho the correlation of each row of `x` (m, n) with the same row of `y`."""
+    x, y = x - x.mean(dim=1, keepdim=True), y - y.mean(dim=1, keepdim=True)
+    rho = F.cosine_similarity(x, y, dim=1)
+    return -0.5 * torch.log((1 - rho.square()).clamp_min(FLOOR))

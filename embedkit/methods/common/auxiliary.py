@@ -1,0 +1,153 @@
+"""A method with the loss of others added to its own, whatever the methods are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedkit.data.schema.contract import Contract
+from embedkit.errors import RecipeError
+from embedkit.methods.base import Method, Row, View
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from embedkit.models.base import Model
+    from embedkit.models.inputs.inputs import Inputs
+    from embedkit.objectives.base import ObjectiveBatch
+
+_MARK = "of_auxiliary"
+
+
+@dataclass(frozen=True)
+class Auxiliary:
+    """One added method: its terms are multiplied by ``weight * decay ** (step / decay_steps)``."""
+
+    method: Method
+    name: str
+    where: str
+    weight: float = 0.1
+    decay: float = 1.0
+    decay_steps: float = 100.0
+
+    def __post_init__(self) -> None:
+        for key, low in (("weight", 0.0), ("decay", 0.0), ("decay_steps", 1.0)):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int | float) or value < low:
+                raise RecipeError(f"{key} is {value!r}", where=self.where, remedy=f"give a number from {low:g} on")
+
+    def factor(self, step: int) -> float:
+        """The factor at an optimiser step (0-based)."""
+        return float(self.weight * self.decay ** (step / self.decay_steps))
+
+
+class WithAuxiliaries(Method):
+    """`main` as it is, and beside its views those of the auxiliaries, named ``NAME/VIEW``.
+
+    An auxiliary sees its own outputs and parts only; the objective sees the main method's embeddings only.
+    """
+
+    def __init__(self, main: Method, beside: Sequence[Auxiliary]) -> None:
+        self.main, self.beside_main = main, list(beside)
+        names = [auxiliary.name for auxiliary in beside]
+        if len(set(names)) < len(names):
+            raise RecipeError("one method stands twice", where="auxiliary", remedy="keep one of them")
+        for auxiliary in beside:
+            auxiliary.method.beside({})  # refuses a method that is none
+        self.paper = main.paper  # type: ignore[misc]
+        self.objective = main.objective  # type: ignore[misc]
+        self.caches_images = main.caches_images
+        contracts = [auxiliary.method.contract for auxiliary in beside]
+        needed = main.contract.requires.union(*(contract.requires for contract in contracts))
+        limits = {role: pair for contract in (main.contract, *contracts) for role, pair in contract.limits.items()}
+        self.contract = Contract(needed, main.contract.accepts - needed, limits)  # type: ignore[misc]
+
+    @property
+    def provides(self) -> frozenset[str]:
+        return self.main.provides
+
+    @property
+    def image_margin(self) -> float:
+        return self.main.image_margin
+
+    def embedding_dim(self, model: Model) -> int:
+        return self.main.embedding_dim(model)
+
+    def adapt(self, model: Model) -> None:
+        for method in (self.main, *(auxiliary.method for auxiliary in self.beside_main)):
+            method.adapt(model)
+
+    def parts(self, model: Model) -> nn.ModuleDict:
+        from torch import nn
+
+        found = {auxiliary.name: auxiliary.method.parts(model) for auxiliary in self.beside_main}
+        return nn.ModuleDict({"main": self.main.parts(model), **found})
+
+    def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
+        own = self.main.views(rows, random)
+        found = dict(own)
+        for auxiliary in self.beside_main:
+            for name, view in auxiliary.method.beside(own).items():
+                view.settings = {**view.settings, _MARK: auxiliary.name}
+                view.guided = False
+                found[f"{auxiliary.name}/{name}"] = view
+        return found
+
+    def prepare(self, model: Model, name: str, view: View) -> Inputs:
+        auxiliary = self._of(view.settings.get(_MARK))
+        method, own = (self.main, name) if auxiliary is None else (auxiliary.method, name.partition("/")[2])
+        return method.prepare(model, own, view)
+
+    def embed(self, model: Any, parts: nn.ModuleDict, inputs: Any, **settings: Any) -> Tensor:
+        auxiliary = self._of(settings.pop(_MARK, None))
+        if auxiliary is None:
+            for other in self.beside_main:
+                inputs = other.method.before_main(model, inputs)
+        method, name = (self.main, "main") if auxiliary is None else (auxiliary.method, auxiliary.name)
+        return method.embed(model, parts[name], inputs, **settings)  # type: ignore[arg-type]
+
+    def project(self, outputs: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict) -> dict[str, Tensor]:
+        return self.main.project(self._own(outputs, None), batch, parts["main"])  # type: ignore[arg-type]
+
+    def terms(
+        self, outputs: dict[str, Tensor], embeddings: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict
+    ) -> dict[str, Tensor]:
+        found = self.main.terms(self._own(outputs, None), embeddings, batch, parts["main"])  # type: ignore[arg-type]
+        for auxiliary in self.beside_main:
+            own = self._own(outputs, auxiliary)
+            given = self._batch(batch, auxiliary)
+            terms = auxiliary.method.terms(own, {}, given, parts[auxiliary.name])  # type: ignore[arg-type]
+            found |= {name: value * auxiliary.factor(batch.step) for name, value in terms.items()}
+        return found
+
+    def local_terms(
+        self, name: str, embeddings: Tensor, inputs: Any, batch: ObjectiveBatch, model: Any, parts: nn.ModuleDict
+    ) -> dict[str, Tensor]:
+        return self.main.local_terms(name, embeddings, inputs, batch, model, parts["main"])  # type: ignore[arg-type]
+
+    def after_step(
+        self, outputs: dict[str, Tensor], embeddings: dict[str, Tensor], batch: ObjectiveBatch, model: Any,
+        parts: nn.ModuleDict,
+    ) -> None:  # fmt: skip
+        self.main.after_step(self._own(outputs, None), embeddings, batch, model, parts["main"])  # type: ignore[arg-type]
+        for auxiliary in self.beside_main:
+            own, given = self._own(outputs, auxiliary), self._batch(batch, auxiliary)
+            auxiliary.method.after_step(own, {}, given, model, parts[auxiliary.name])  # type: ignore[arg-type]
+
+    def _of(self, name: str | None) -> Auxiliary | None:
+        return next((auxiliary for auxiliary in self.beside_main if auxiliary.name == name), None)
+
+    def _own(self, outputs: Mapping[str, Tensor], auxiliary: Auxiliary | None) -> dict[str, Tensor]:
+        """Outputs of the main method, or of an auxiliary under the names it gave them."""
+        if auxiliary is None:
+            others = tuple(f"{a.name}/" for a in self.beside_main)
+            return {name: z for name, z in outputs.items() if not name.startswith(others)}
+        start = f"{auxiliary.name}/"
+        return {name.removeprefix(start): z for name, z in outputs.items() if name.startswith(start)}
+
+    def _batch(self, batch: ObjectiveBatch, auxiliary: Auxiliary) -> ObjectiveBatch:
+        owner, keys, lengths = (self._own(kind, auxiliary) for kind in (batch.owner, batch.keys, batch.lengths))
+        return replace(batch, owner=owner, keys=keys, lengths=lengths)

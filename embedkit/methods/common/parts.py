@@ -1,0 +1,106 @@
+"""Modules that several methods put beside the model. Import this file inside functions: it needs torch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from embedkit.errors import ModelError
+from embedkit.formats.transformers.masked_head import frozen_masked_model, masked_head
+from embedkit.models.modules.masked import MaskedModel
+
+
+class BatchNormProjector(nn.Module):
+    """Linear(d, 2d) - BatchNorm - ReLU - Linear(2d, d) - BatchNorm without scale and shift, no biases.
+
+    SimSiam's form (Chen and He 2021, section 3), as DiffCSE uses it (Chuang et al. 2022, section 4.1). In training its
+    statistics are those of the rows given, so call it once with all rows that belong together.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(size, 2 * size, bias=False), nn.BatchNorm1d(2 * size), nn.ReLU(),
+            nn.Linear(2 * size, size, bias=False), nn.BatchNorm1d(size, affine=False),
+        )  # fmt: skip
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(N, d) -> (N, d)."""
+        return self.layers(z)
+
+
+class Frozen(nn.Module):
+    """A module that moves with the others to a device or type, but is in no state dict and has no parameters.
+
+    What is loaded from files or copied before the first step is there again after a resume; it needs no checkpoint.
+
+    Parameters
+    ----------
+    module : nn.Module
+        What is held.
+    dropout : bool
+        Whether it follows `train`; without, it stays in evaluation mode.
+    """
+
+    def __init__(self, module: nn.Module, dropout: bool = False) -> None:
+        super().__init__()
+        self._held = [module.requires_grad_(False)]  # in a list: not registered
+        self.dropout = dropout
+        module.train(dropout)
+
+    @property
+    def module(self) -> Any:
+        """What is held."""
+        return self._held[0]
+
+    def train(self, mode: bool = True) -> Frozen:
+        """As torch's; the held module follows with `dropout` only."""
+        super().train(mode)
+        self.module.train(mode and self.dropout)
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Frozen:
+        self.module._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[return-value]
+
+
+def generator(name: str | None, model: Any, dropout: bool) -> Frozen:
+    """A frozen masked language model with the same vocabulary as `model`.
+
+    Parameters
+    ----------
+    name : str or None
+        Folder or hub id; None is a copy of the model itself as it is before training.
+    dropout : bool
+        Whether its dropout is on while the model trains.
+
+    Raises
+    ------
+    ModelError
+        When the vocabularies differ.
+    """
+    if name is None:
+        encoder = copy.deepcopy(model)
+        return Frozen(MaskedModel(encoder, masked_head(model)), dropout)
+    found = frozen_masked_model(name)
+    if found.model.tokenizer.get_vocab() != model.tokenizer.get_vocab():
+        raise ModelError(
+            "the generator has another vocabulary than the model", where=name,
+            remedy="use a masked language model with the same tokenizer",
+        )  # fmt: skip
+    return Frozen(found, dropout)
+
+
+def own_rows(owner: Tensor, rows: slice) -> Tensor:
+    """Which entries (N,) belong to the rows of this process, bool."""
+    return (owner >= rows.start) & (owner < rows.stop)
+
+
+def replace_first(hidden: Tensor, inputs: Any) -> Tensor:
+    """The edit that puts ``inputs.data["first"]`` (N, H) in the place of each text's first token."""
+    starts = torch.from_numpy(inputs.offsets[:-1]).to(hidden.device)
+    return hidden.index_copy(0, starts, inputs.data["first"].to(hidden.dtype))

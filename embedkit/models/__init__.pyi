@@ -1,0 +1,9 @@
+from .base import Model as Model
+from .encode.file_encoding import encode_file as encode_file
+from .inputs.images import ImageInputs as ImageInputs
+from .inputs.inputs import Inputs as Inputs
+from .inputs.preprocess import Preprocess as Preprocess
+from .modules.dual import DualEncoder as DualEncoder
+from .modules.poolers import poolers as poolers
+from .modules.static import StaticEncoder as StaticEncoder
+from .modules.text import TextEncoder as TextEncoder

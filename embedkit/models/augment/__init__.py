@@ -1,0 +1,1 @@
+"""Changes inside the encoder: token edits, counter-based random numbers, template bias."""

@@ -1,0 +1,60 @@
+"""Random numbers of a sequence that depend on its seed only.
+
+Whatever is drawn here for a text (a mask, a cut, an order) is the same in any chunk, on any process, in a packed or a
+padded run, and when a step is computed again. No generator has a state: each number is a hash of (seed, stream, place).
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from embedkit.models.inputs.inputs import Inputs
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""The step of SplitMix64's counter."""
+
+
+def mixed(values: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014, section 5) on uint64 values of any shape."""
+    z = values.astype(np.uint64, copy=True)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def name_hash(name: str) -> np.uint64:
+    """64 bits of a name."""
+    return np.uint64(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little"))
+
+
+def seeds_of(key: tuple[int, ...], name: str, rows: np.ndarray, copies: np.ndarray) -> np.ndarray:
+    """Seeds, uint64 (N,), of inputs `copies` (N,) of `rows` (N,) under a key of integers and a name."""
+    state = np.asarray([name_hash(name)])
+    with np.errstate(over="ignore"):
+        for part in key:
+            state = mixed(state + GOLDEN) ^ np.uint64(part)
+        return mixed(mixed(mixed(state + GOLDEN) ^ rows.astype(np.uint64)) + copies.astype(np.uint64) * GOLDEN)
+
+
+def uniforms(inputs: Inputs, stream: str, width: int | None = None) -> np.ndarray:
+    """Numbers in [0, 1), float64: one for each token (T,), or `width` for each sequence (N, width).
+
+    `stream` names what they are for; numbers of different streams are independent.
+    """
+    with np.errstate(over="ignore"):
+        keys = mixed((inputs.seeds ^ name_hash(stream)) + GOLDEN)  # (N,)
+        if width is None:
+            counters = keys[inputs.owner] + (inputs.places.astype(np.uint64) + np.uint64(1)) * GOLDEN
+        else:
+            counters = keys[:, None] + (np.arange(width, dtype=np.uint64) + np.uint64(1)) * GOLDEN
+        return (mixed(counters) >> np.uint64(11)) * 2.0**-53
+
+
+def ranks(inputs: Inputs, values: np.ndarray) -> np.ndarray:
+    """Rank of each token's value (T,) among those of its sequence: 0 the smallest, int64 (T,)."""
+    order = np.lexsort((values, inputs.owner))
+    found = np.empty(inputs.tokens, dtype=np.int64)
+    found[order] = inputs.places
+    return found

@@ -1,0 +1,1 @@
+"""Vectors of texts, images and whole files."""

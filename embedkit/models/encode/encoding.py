@@ -1,0 +1,134 @@
+"""Texts to vectors in batches of similar length: the work behind `Model.encode`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from embedkit.errors import NonFiniteError, UserError
+from embedkit.models.inputs.inputs import Inputs
+from embedkit.models.inputs.tokens import check_texts, resolve_prompt
+
+if TYPE_CHECKING:
+    from embedkit.models.base import Model, Progress
+
+# Texts that are tokenised and sorted together: bounds the memory for token ids, long enough for even batches.
+WINDOW = 65_536
+BATCH_TOKENS = {"cpu": 4_096, "mps": 16_384, "cuda": 65_536}
+
+
+def encode(
+    model: Model,
+    inputs: Sequence[str],
+    prompt: str | None,
+    normalize: bool | None,
+    truncate_dim: int | None,
+    batch_tokens: int | None,
+    progress: Progress,
+    first: int = 0,
+) -> np.ndarray:
+    """See `Model.encode`; messages count the inputs from `first`."""
+    texts = check_texts(inputs, first)
+    dim = kept_dim(model, truncate_dim)
+    text_of_prompt = resolve_prompt(prompt, model.prompts, model.default_prompt)
+    number = {text: k for k, text in enumerate(dict.fromkeys(texts))}  # each distinct text once
+    distinct = list(number)
+    unit = model.normalize if normalize is None else normalize
+    budget = batch_tokens or BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cuda"])
+    vectors = np.empty((len(distinct), dim), dtype=np.float32)
+    was_training = model.training
+    model.eval()
+    try:
+        with reporter(progress, len(distinct), "texts") as show, torch.inference_mode():
+            for start in range(0, len(distinct), WINDOW):
+                window = model.prepare(distinct[start : start + WINDOW], text_of_prompt)
+                for index in token_batches(window.costs, budget):
+                    batch = window.select(index)
+                    vectors[start + index] = _vectors(model, batch, dim, unit)
+                    done = start + index
+                    bad = first_not_finite(vectors[done])
+                    if bad is not None:
+                        raise not_finite(first + texts.index(distinct[done[bad]]))
+                    show(len(index))
+    finally:
+        model.train(was_training)
+    if len(distinct) == len(texts):
+        return vectors
+    return vectors[np.fromiter((number[text] for text in texts), np.int64, len(texts))]
+
+
+def token_batches(costs: np.ndarray, budget: int) -> Iterator[np.ndarray]:
+    """Indices of batches of at most `budget` tokens, longest inputs first: memory runs out at once or never."""
+    order = np.argsort(-costs, kind="stable")
+    total = np.cumsum(costs[order])
+    first = 0
+    while first < len(order):
+        before = total[first - 1] if first else 0
+        last = int(np.searchsorted(total, before + budget, side="right"))
+        last = max(last, first + 1)
+        yield order[first:last]
+        first = last
+
+
+def _vectors(model: Model, batch: Inputs, dim: int, unit: bool) -> np.ndarray:
+    out = model(batch.to(model.device))[:, :dim].float()
+    if unit:
+        out = torch.nn.functional.normalize(out, dim=-1)
+    return out.cpu().numpy()
+
+
+def kept_dim(model: Model, truncate_dim: int | None) -> int:
+    """Coordinates that `encode` keeps."""
+    if truncate_dim is None:
+        return model.dim
+    if not 0 < truncate_dim <= model.dim:
+        raise UserError(f"truncate_dim is {truncate_dim}", remedy=f"the model has vectors of size {model.dim}")
+    return truncate_dim
+
+
+def first_not_finite(vectors: np.ndarray) -> int | None:
+    """The first row of `vectors` (n, D) with NaN or infinite values, None where there is none."""
+    finite = np.isfinite(vectors).all(axis=1)
+    return None if finite.all() else int(np.argmin(finite))
+
+
+def not_finite(place: int) -> NonFiniteError:
+    """The error for an input at `place`."""
+    remedy = "check the weights, or load the model with dtype float32"
+    return NonFiniteError("the vector has NaN or infinite values", where=f"inputs[{place}]", remedy=remedy)
+
+
+class Reporter:
+    """Told how many more inputs are done; made by `reporter`. Its bar ends with the `with` block, so that an error has
+    a line of its own."""
+
+    def __init__(self, told: Callable[[int, int], None] | None, bar: tqdm[Any] | None, total: int) -> None:
+        self._told, self._bar, self._done, self._total = told, bar, 0, total
+
+    def __call__(self, count: int) -> None:
+        """`count` more are done."""
+        self._done += count
+        if self._told is not None:
+            self._told(self._done, self._total)
+        if self._bar is not None:
+            self._bar.update(count)
+            if self._done == self._total:
+                self._bar.close()
+
+    def __enter__(self) -> Reporter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def reporter(progress: Progress, total: int | None, noun: str) -> Reporter:
+    """What shows `progress`: True a bar, a callable is called with (done, total), where 0 stands for no known total."""
+    shown = progress is True and total != 0
+    bar = tqdm(total=total, unit=f" {noun}", desc="encode") if shown else None
+    return Reporter(progress if callable(progress) else None, bar, total or 0)

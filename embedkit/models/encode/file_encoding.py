@@ -1,0 +1,336 @@
+"""Encoding a file of any length: constant memory, resumable, spread over processes.
+
+The rows are cut into blocks. Process k of n encodes the blocks k, k + n, ... and writes each as a file of its own,
+named by its number and the hash of its texts. When all are there, the first process joins them in order. A block that
+is there already is not computed again, so a run that was stopped goes on where it was; and because blocks do not
+depend on the number of processes, neither do the vectors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedkit.data.schema.roles import IMAGE_NAMES
+from embedkit.disk import FolderLock, write_durably, writing
+from embedkit.errors import DataError, UserError
+from embedkit.processes import join
+
+if TYPE_CHECKING:
+    from embedkit.models.base import Model, Progress
+
+BLOCK_ROWS = 16_384
+_TEXT_COLUMNS = ("text", "sentence", "anchor")
+
+
+@dataclass(frozen=True)
+class EncodedFile:
+    """What `encode_file` did.
+
+    Attributes
+    ----------
+    output : Path
+        The file.
+    rows, dim : int
+        Its shape.
+    reused : int
+        Rows that an earlier, stopped run had encoded already.
+    """
+
+    output: Path
+    rows: int
+    dim: int
+    reused: int
+
+
+def encode_file(
+    model: Model,
+    input: str | Path,
+    output: str | Path,
+    *,
+    column: str | None = None,
+    format: str = "auto",
+    prompt: str | None = None,
+    normalize: bool | None = None,
+    truncate_dim: int | None = None,
+    batch_tokens: int | None = None,
+    block_rows: int = BLOCK_ROWS,
+    overwrite: bool = False,
+    progress: Progress = None,
+) -> EncodedFile:
+    """Encode the texts or images of a file; row i of the output belongs to row i of the input.
+
+    An image is a cell of bytes (also ``{"bytes": ..}``), or a path in a column whose name says so (``image``,
+    ``file_name`` ...), relative to the file. Where a row has cells of both kinds and no `column` is named, the one that
+    is not empty counts: texts and images may be mixed.
+
+    Run under ``torchrun`` (on GPUs also ``accelerate launch``) the work is shared by all processes.
+
+    Parameters
+    ----------
+    model : Model
+        The encoder.
+    input : str or Path
+        Whatever `embedkit.data.read_rows` reads: csv, tsv, jsonl, parquet, txt, also gzipped, tar shards, a folder of
+        these, or a folder of images (in the order of their sorted paths).
+    output : str or Path
+        ``.npy``: float32 (N, D). ``.parquet``: columns ``row`` (int64) and ``embedding`` (D float32 values).
+    column : str, optional
+        The column of the texts or images; the only one, or text, sentence, anchor or image, when None.
+    format : str
+        Format of the input where its name does not tell.
+    prompt, normalize, truncate_dim, batch_tokens
+        See `Model.encode`.
+    block_rows : int
+        Rows of a block: what is held in memory and what a stopped run loses at most.
+    overwrite : bool
+        Replace an existing output.
+    progress : bool or callable, optional
+        True shows a bar; a callable gets (rows done by this process, 0).
+
+    Raises
+    ------
+    UserError
+        When the output exists, has another suffix, is being written by another run, or the parts of a stopped run
+        belong to other settings.
+    DiskError
+        When the disk is full or the folder cannot be written.
+    DataError
+        When a cell is missing or no text; the row is named.
+    """
+    target = check_encoding(input, output, column=column, format=format, overwrite=overwrite)
+    from embedkit.models.encode.encoding import reporter
+
+    rank, world, wait = _processes(model)
+    settings = {
+        "model": model.hash(), "prompt": prompt, "normalize": normalize, "truncate_dim": truncate_dim,
+        "column": column, "block_rows": block_rows,
+    }  # fmt: skip
+    parts = target.with_name(f".{target.name}.parts")
+    total, reused, names = 0, 0, []
+    with _opened(parts, settings) if rank == 0 else nullcontext():
+        wait()
+        with reporter(progress, None, "rows") as tell:
+            for number, items in enumerate(_blocks(str(input), format, column, block_rows)):
+                name = f"{number:08d}-{_digest(items)}.npy"
+                names.append(name)
+                first, total = total, total + len(items)
+                if number % world != rank:
+                    continue
+                if (parts / name).is_file():
+                    reused += len(items)
+                else:
+                    vectors = _vectors(model, items, (prompt, normalize, truncate_dim, batch_tokens), first)
+                    _write_block(parts / name, vectors)
+                tell(len(items))
+        wait()
+        dim = _load_part(parts / names[0]).shape[1]
+        if rank == 0:
+            _join(target, [parts / name for name in names], total, dim)
+            shutil.rmtree(parts)
+    wait()
+    return EncodedFile(target, total, dim, reused)
+
+
+def check_encoding(
+    input: str | Path, output: str | Path, *, column: str | None = None, format: str = "auto", overwrite: bool = False
+) -> Path:
+    """Look at the first row of the input and at the place of the output, before a model is loaded.
+
+    Returns
+    -------
+    Path
+        The output, absolute.
+
+    Raises
+    ------
+    UserError
+        As `encode_file`, as far as that can be seen without a model.
+    """
+    target = _check_output(Path(output).expanduser().absolute(), overwrite)
+    if next(_blocks(str(input), format, column, 1), None) is None:
+        raise DataError("no rows", where=str(input), remedy="give a file with at least one text")
+    return target
+
+
+def _check_output(target: Path, overwrite: bool) -> Path:
+    if target.suffix not in (".npy", ".parquet"):
+        raise UserError(f"output has the suffix {target.suffix!r}", where=str(target), remedy="use .npy or .parquet")
+    if not target.parent.is_dir():
+        raise UserError("folder does not exist", where=str(target.parent), remedy="create it")
+    if target.exists() and not overwrite:
+        raise UserError("exists already", where=str(target), remedy="choose another name, or overwrite")
+    return target
+
+
+def _processes(model: Model) -> tuple[int, int, Callable[[], None]]:
+    """This process's number, their count, and a function that waits for all."""
+    state = join(cpu=model.device.type == "cpu")
+    return state.process_index, state.num_processes, state.wait_for_everyone
+
+
+@contextmanager
+def _opened(parts: Path, settings: dict[str, Any]) -> Iterator[None]:
+    """Make the folder of the blocks, or check that the one there is of the same run; only one run may use it."""
+    with FolderLock(parts, "wait for it, or give another output"):
+        marker = parts / "settings.json"
+        if not marker.is_file():
+            write_durably(marker, json.dumps(settings).encode(), "the settings of the run")
+        try:
+            known = json.loads(marker.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            known = None
+        if known != settings:
+            raise UserError(
+                "holds the parts of a stopped run with another model or other settings", where=str(parts),
+                remedy="delete this folder, or repeat that run to finish it",
+            )  # fmt: skip
+        yield
+
+
+Item = str | bytes | Path
+"""A text, the content of an image file, or its path."""
+
+
+def _vectors(model: Model, items: list[Item], settings: tuple[Any, ...], first: int) -> np.ndarray:
+    """Vectors of one block; messages count the rows from `first`."""
+    if all(isinstance(item, str) for item in items):
+        from embedkit.models.encode.encoding import encode
+
+        prompt, normalize, truncate_dim, batch_tokens = settings
+        return encode(model, items, prompt, normalize, truncate_dim, batch_tokens, None, first)  # type: ignore[arg-type]
+    if model.kind != "dual":
+        raise UserError(f"a {model.kind} model encodes no images", remedy="name the column of the texts: column=...")
+    try:
+        return model.encode(items, *settings)  # type: ignore[arg-type]
+    except DataError as error:
+        raise DataError(error.what, where=f"rows from {first + 1}: {error.where}", remedy=error.remedy) from error
+
+
+def _blocks(source: str, format: str, column: str | None, size: int) -> Iterator[list[Item]]:
+    from embedkit.data.schema.rows import BadRow
+    from embedkit.data.sources.sources import find_parts
+
+    block: list[Item] = []
+    for part in find_parts(source, format):
+        for number, row in part.records():
+            if isinstance(row, BadRow):
+                raise row
+            block.append(_item(row, column, part.folder, f"{part.name}:{number}"))
+            if len(block) == size:
+                yield block
+                block = []
+    if block:
+        yield block
+
+
+def _item(row: dict[str, Any], column: str | None, folder: Path | None, where: str) -> Item:
+    """The text or image of a row."""
+    column = column or _column_of(row, where)
+    if column not in row:
+        raise DataError(f"no column {column!r}", where=where, remedy=f"it has {', '.join(row)}")
+    cell = row[column]
+    if isinstance(cell, dict):  # an image as the hub has it
+        cell = cell.get("bytes") or cell.get("path")
+    if isinstance(cell, bytes):
+        return cell
+    if not isinstance(cell, str):
+        kind = "empty" if cell is None else type(cell).__name__
+        raise DataError(f"cell is {kind}, not text", where=f"{where}, column {column}", remedy="mend or remove the row")
+    if column not in IMAGE_NAMES and not isinstance(row[column], dict):
+        return cell
+    from embedkit.data.schema.rows import BadRow
+    from embedkit.data.sources.data_source import image_path
+
+    try:
+        return Path(image_path(cell, folder))
+    except BadRow as bad:
+        raise bad.at(f"{where}, column {column}") from bad.__cause__
+
+
+def _column_of(row: dict[str, Any], where: str) -> str:
+    texts = [name for name in _TEXT_COLUMNS if name in row]
+    images = [name for name in IMAGE_NAMES if name in row]
+    if texts and images:  # a mixed list
+        filled = [name for name in (texts[0], images[0]) if row[name] not in (None, "", b"")]
+        if len(filled) == 1:
+            return filled[0]
+    elif texts or images:
+        return (texts or images)[0]
+    elif len(row) == 1:
+        return next(iter(row))
+    raise DataError(
+        f"columns {', '.join(row)}: which one holds the texts or images?", where=where, remedy="name it: column=..."
+    )
+
+
+def _digest(items: list[Item]) -> str:
+    """A hash of a block; of an image file its path, size and time of change."""
+    digest = hashlib.blake2b(digest_size=8)
+    for item in items:
+        if isinstance(item, Path):
+            known = item.stat()
+            data = f"\0{item}\0{known.st_size}\0{known.st_mtime_ns}".encode("utf-8", "surrogatepass")
+        else:
+            data = item.encode("utf-8", "surrogatepass") if isinstance(item, str) else item
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
+
+
+def _write_block(path: Path, vectors: np.ndarray) -> None:
+    with writing(path, "a block of vectors") as file:
+        _write_header(file, *vectors.shape)
+        file.write(np.ascontiguousarray(vectors, dtype="<f4").data)
+
+
+def _write_header(file: Any, rows: int, dim: int) -> None:
+    np.lib.format.write_array_header_2_0(file, {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)})
+
+
+def _join(target: Path, blocks: list[Path], rows: int, dim: int) -> None:
+    """One file of all blocks, in order."""
+    join = _join_npy if target.suffix == ".npy" else _join_parquet
+    with writing(target, "the output") as file:
+        join(file, blocks, rows, dim)
+
+
+def _load_part(path: Path, dim: int | None = None) -> np.ndarray:
+    """The vectors (n, D) of a block, which may be what a stopped run left behind."""
+    try:
+        vectors = np.load(path, mmap_mode="r")
+        if vectors.ndim != 2 or vectors.dtype != np.float32 or dim not in (None, vectors.shape[1]):
+            raise ValueError(f"{vectors.dtype} {vectors.shape}")
+    except Exception as error:  # numpy reads the head as Python text, and raises anything on damaged ones
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"is no block of vectors ({reason})", where=str(path), remedy="delete its folder and encode again"
+        ) from error
+    return vectors
+
+
+def _join_npy(file: Any, blocks: list[Path], rows: int, dim: int) -> None:
+    _write_header(file, rows, dim)
+    for block in blocks:
+        file.write(np.ascontiguousarray(_load_part(block, dim), dtype="<f4").data)
+
+
+def _join_parquet(file: Any, blocks: list[Path], rows: int, dim: int) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([("row", pa.int64()), ("embedding", pa.list_(pa.float32(), dim))])
+    first = 0
+    with pq.ParquetWriter(file, schema) as writer:
+        for block in blocks:
+            vectors = _load_part(block, dim)
+            values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), dim)
+            writer.write_table(pa.table([pa.array(np.arange(first, first + len(vectors))), values], schema=schema))
+            first += len(vectors)

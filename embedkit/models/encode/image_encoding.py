@@ -1,0 +1,91 @@
+"""Images to vectors: decoded on several threads, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from embedkit.data.images.decoding import usual_threads
+from embedkit.errors import DataError
+from embedkit.models.encode.encoding import first_not_finite, kept_dim, not_finite, reporter
+from embedkit.models.inputs.images import ImageInputs
+
+if TYPE_CHECKING:
+    from embedkit.models.base import Progress
+    from embedkit.models.modules.dual import DualEncoder
+
+GROUP = 16  # images that one task decodes
+BATCH_PATCHES = {"cpu": 8_192, "mps": 16_384, "cuda": 131_072}
+
+
+def encode_images(
+    model: DualEncoder,
+    images: Sequence[Any],
+    normalize: bool | None,
+    truncate_dim: int | None,
+    batch_patches: int | None,
+    progress: Progress,
+) -> np.ndarray:
+    """Vectors of images, float32 (N, D); see `DualEncoder.encode`.
+
+    The next batch is decoded while one is computed; two batches are in memory at most.
+
+    Raises
+    ------
+    DataError
+        An image cannot be read; its index is named.
+    NonFiniteError
+        A vector has NaN or infinity; its index is named.
+    """
+    dim = kept_dim(model, truncate_dim)
+    unit = model.normalize if normalize is None else normalize
+    budget = batch_patches or BATCH_PATCHES.get(model.device.type, BATCH_PATCHES["cuda"])
+    step = max(1, budget // model.image.patches)
+    starts = range(0, len(images), step)
+    vectors = np.empty((len(images), dim), dtype=np.float32)
+    was_training = model.training
+    model.eval()
+    try:
+        with (
+            reporter(progress, len(images), "images") as show,
+            ThreadPoolExecutor(usual_threads()) as pool,
+            torch.inference_mode(),
+        ):
+            coming = _submit(pool, model, images, range(min(step, len(images))))
+            for start in starts:
+                inputs = ImageInputs.concat([part.result() for part in coming])
+                after = start + step
+                coming = _submit(pool, model, images, range(after, min(after + step, len(images))))
+                out = model(inputs.to(model.device))[:, :dim].float()
+                out = torch.nn.functional.normalize(out, dim=-1) if unit else out
+                vectors[start : start + step] = out.cpu().numpy()
+                bad = first_not_finite(vectors[start : start + step])
+                if bad is not None:
+                    raise not_finite(start + bad)
+                show(len(inputs))
+    finally:
+        model.train(was_training)
+    return vectors
+
+
+def _submit(pool: ThreadPoolExecutor, model: DualEncoder, images: Sequence[Any], places: range) -> list[Future[Any]]:
+    """Have the images at `places` prepared, a few at a time."""
+    firsts = range(places.start, places.stop, GROUP)
+    return [pool.submit(_prepared, model, images[s : min(s + GROUP, places.stop)], s) for s in firsts]
+
+
+def _prepared(model: DualEncoder, images: Sequence[Any], first: int) -> Any:
+    try:
+        return model.prepare(images)
+    except DataError:
+        for place, image in enumerate(images):
+            try:
+                model.prepare([image])
+            except DataError as error:
+                where = f"inputs[{first + place}]" + (f" ({error.where})" if error.where else "")
+                raise DataError(error.what, where=where, remedy=error.remedy) from None
+        raise

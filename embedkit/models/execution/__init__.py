@@ -1,0 +1,1 @@
+"""How an encoder runs: texts packed without padding, attention over groups, kernels."""

@@ -1,0 +1,164 @@
+"""Attention within each sequence of a pack, behind transformers' attention interface.
+
+On a CPU: batched products per group of equal lengths (see `embedkit.models.execution.kernels`). On a GPU, where many
+small kernels cost more than some padding: the flash kernel for ragged sequences in half precision without dropout,
+else one call over queries, keys and values that are padded for this call only; linear layers never see padding.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from embedkit.models.execution.kernels import Dropout, grouped_attention, score_bias
+
+if TYPE_CHECKING:
+    from embedkit.models.execution.packing import Plan
+
+ATTENTION = "embedkit_packed"
+
+
+@torch.compiler.disable
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    plan: Plan | None = None,
+    position_bias: Tensor | None = None,
+    sliding_window: int | None = None,
+    prefix: Tensor | None = None,
+    record: dict[int, list[Tensor]] | None = None,
+    **settings: Any,
+) -> tuple[Tensor, None]:
+    """The attention function of packed runs; query, key and value are (1, heads, T, d), the result (1, T, heads, d).
+
+    Without a `plan` this is transformers' own attention. `position_bias` (1, heads, L, L) is added to the scores and
+    cut to each sequence (it depends on distances only); a token sees those nearer than `sliding_window`. `prefix`
+    (layers, 2, N, heads, p, d) are keys and values that every token of a sequence sees besides; `record` is filled
+    with the probabilities of each layer, one (n, heads, l, l) a group.
+    """
+    if plan is None:
+        if prefix is not None:
+            key, value, attention_mask = _with_prefix(key, value, attention_mask, prefix[module.layer_idx])  # type: ignore[index]
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling,
+            position_bias=position_bias, sliding_window=sliding_window, **settings,
+        )  # fmt: skip
+    flat = tuple(x[0].transpose(0, 1) for x in (query, key, value))  # each (T, heads, d)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    window = sliding_window if sliding_window is not None and plan.longest > sliding_window else None
+    if prefix is not None:
+        own = prefix[module.layer_idx]  # type: ignore[index]
+        return padded_attention(flat, plan, scale, dropout, position_bias, window, own).unsqueeze(0), None
+    if record is not None:
+        output, shown = recorded_attention(flat, plan, scale, dropout, position_bias, window)
+        record[int(module.layer_idx)] = shown  # type: ignore[arg-type]
+        return output.unsqueeze(0), None
+    if query.device.type != "cpu":
+        if position_bias is None and window is None and _has_varlen(query, dropout, scale):
+            return _varlen_attention(flat, plan).unsqueeze(0), None
+        return padded_attention(flat, plan, scale, dropout, position_bias, window).unsqueeze(0), None
+    return grouped_attention(flat, plan, scale, dropout, position_bias, window).unsqueeze(0), None
+
+
+def padded_attention(
+    flat: tuple[Tensor, ...], plan: Plan, scale: float, dropout: float, bias: Tensor | None, window: int | None,
+    prefix: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """One call for all sequences, padded to the longest for this call only; (T, heads, d) -> (T, heads, d).
+
+    `prefix` (2, N, heads, p, d) are further keys and values of each sequence.
+    """
+    places, real = _padding(plan, flat[0].device)
+    count, longest = real.shape
+    padded = [x.new_zeros(count * longest, *x.shape[1:]).index_copy(0, places, x) for x in flat]
+    q, k, v = (x.unflatten(0, (count, longest)).transpose(1, 2) for x in padded)
+    mask = real[:, None, None, :]  # (N, 1, 1, L)
+    added = score_bias(longest, bias, window, q)
+    if added is not None:
+        mask = added.masked_fill(~mask, -torch.inf)
+        # a padded query may see nothing within its window; its row must not be empty, for softmax gives NaN there
+        mask = mask.masked_fill(~real[:, None, :, None], 0.0)
+    if prefix is not None:
+        k, v, seen = _with_prefix(k, v, mask, prefix)
+        assert seen is not None
+        mask = seen
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
+    return out.transpose(1, 2).flatten(0, 1).index_select(0, places)
+
+
+def _with_prefix(
+    key: Tensor, value: Tensor, mask: Tensor | None, prefix: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Keys and values (N, heads, L, d) with those of `prefix` (2, N, heads, p, d) in front, visible to everybody."""
+    own, owned = prefix[0].to(key.dtype), prefix[1].to(value.dtype)
+    if mask is not None:
+        seen = mask.new_ones(()) if mask.dtype == torch.bool else mask.new_zeros(())
+        mask = torch.cat([seen.expand(*mask.shape[:-1], prefix.shape[3]), mask], dim=-1)
+    return torch.cat([own, key], dim=2), torch.cat([owned, value], dim=2), mask
+
+
+def recorded_attention(
+    flat: tuple[Tensor, ...], plan: Plan, scale: float, dropout: float, bias: Tensor | None, window: int | None
+) -> tuple[Tensor, list[Tensor]]:
+    """Attention whose probabilities are wanted: the output (T, heads, d), and (n, heads, l, l) for each group.
+
+    The probabilities are those after dropout, as transformers returns them, and carry gradients.
+    """
+    drop = Dropout(dropout).train()
+    outputs, shown = [], []
+    for group in plan.groups:
+        part = slice(group.start, group.start + group.tokens)
+        q, k, v = (x[part].unflatten(0, (group.count, group.length)).transpose(1, 2) for x in flat)
+        scores = (q @ k.transpose(-1, -2)) * scale  # (n, heads, l, l)
+        added = score_bias(group.length, bias, window, q)
+        probabilities = drop(torch.softmax(scores if added is None else scores + added, dim=-1))
+        outputs.append((probabilities @ v).transpose(1, 2).flatten(0, 1))
+        shown.append(probabilities)
+    return torch.cat(outputs), shown
+
+
+@lru_cache(maxsize=8)
+def _padding(plan: Plan, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Where each token goes in a padded batch (T,), and which places there are real (N, L)."""
+    lengths = torch.from_numpy(plan.lengths).to(device)
+    real = torch.arange(plan.longest, device=device)[None, :] < lengths[:, None]
+    places = torch.arange(len(plan.lengths), device=device).repeat_interleave(lengths, output_size=plan.tokens)
+    return places * plan.longest + torch.from_numpy(plan.places()).to(device), real
+
+
+def _has_varlen(query: Tensor, dropout: float, scale: float) -> bool:
+    """Whether torch's flash kernel for ragged sequences is there and does what is asked."""
+    if query.device.type != "cuda" or query.dtype not in (torch.float16, torch.bfloat16) or dropout > 0.0:
+        return False
+    try:
+        from torch.nn.attention.varlen import varlen_attn  # noqa: F401
+    except ImportError:  # before torch 2.10
+        return False
+    size = query.shape[-1]
+    return size % 8 == 0 and size <= 256 and abs(scale * size**0.5 - 1.0) < 1e-6
+
+
+def _varlen_attention(flat: tuple[Tensor, ...], plan: Plan) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    limits = F.pad(torch.from_numpy(plan.lengths).cumsum(0), (1, 0)).to(flat[0].device, torch.int32)
+    query, key, value = flat
+    output = varlen_attn(query, key, value, limits, limits, plan.longest, plan.longest)
+    assert isinstance(output, Tensor)  # a pair only where the log-sum-exp is asked for
+    return output
+
+
+AttentionInterface.register(ATTENTION, packed_attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)

@@ -1,0 +1,206 @@
+"""Operations of an encoder written for real tokens on a CPU: dropout masks and grouped attention.
+
+They compute what torch's own operations compute; only the order of the work differs. On other devices torch's
+operations are used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+if TYPE_CHECKING:
+    from embedkit.models.execution.packing import Plan
+
+# Up to this length two small matrix products beat the fused CPU kernel of torch (measured on AVX2).
+LONGEST_PLAIN = 256
+
+
+def dropout_scale(shape: tuple[int, ...], p: float, dtype: torch.dtype) -> Tensor:
+    """Factors of a dropout on the CPU: 0 with probability `p`, else 1 / (1 - p).
+
+    torch draws one Mersenne-Twister number per element on one core, which costs more than the products of a small
+    encoder's attention. Here torch's generator gives a 64-bit seed (so that its state decides everything: seeds,
+    checkpoints and replays work as usual), a counter-free 64-bit generator (SFC64, Doty-Humphrey 2010) gives 16 bits
+    per element, and these are compared with a threshold. The threshold is one of the two neighbours of 65536 p,
+    drawn so that each element is dropped with probability p exactly.
+    """
+    seed = int(torch.empty((), dtype=torch.int64).random_())
+    source = np.random.SFC64(seed)
+    size = int(np.prod(shape))
+    words = np.asarray(source.random_raw(size // 4 + 2))
+    threshold = int(p * 65536 + float(words[-1] >> np.uint64(11)) * 2.0**-53)
+    keep = words.view(np.uint16)[:size] >= threshold
+    single = np.multiply(keep, np.float32(1.0 / (1.0 - p)), dtype=np.float32) if dtype != torch.float64 else None
+    factors = single if single is not None else np.multiply(keep, 1.0 / (1.0 - p), dtype=np.float64)
+    return torch.from_numpy(factors).view(shape).to(dtype)
+
+
+class Dropout(nn.Dropout):
+    """Dropout (Srivastava et al. 2014) with quick masks on the CPU; elsewhere `torch.nn.Dropout`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Same shape, same dtype."""
+        if not self.training or self.p == 0.0:
+            return input
+        if input.device.type != "cpu" or self.p >= 1.0 or torch.compiler.is_compiling():
+            return F.dropout(input, self.p, True)
+        return input * dropout_scale(tuple(input.shape), self.p, input.dtype)
+
+
+def swap_dropout(module: nn.Module) -> None:
+    """Put `Dropout` in place of every `torch.nn.Dropout` below `module`; no parameter or name changes."""
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Dropout:
+                quick = Dropout(child.p, child.inplace)
+                setattr(parent, name, quick.train(child.training))
+
+
+class GroupedAttention(torch.autograd.Function):
+    """Softmax attention within each sequence of a pack, group by group of equal lengths.
+
+    Query, key and value are (T, heads, d), each with any stride over tokens. They are copied once into group order:
+    the block of a group is contiguous as (n * heads, l, d), so that every product is one batched matrix product.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        bias: Tensor | None,
+        plan: Plan,
+        scale: float,
+        dropout: float,
+        window: int | None,
+    ) -> Tensor:
+        """(T, heads, d) -> (T, heads, d)."""
+        tokens, heads, size = query.shape
+        blocks = _grouped((query, key, value), plan)  # (3, T * heads * d)
+        entries = sum(group.count * group.length**2 for group in plan.groups) * heads
+        scores = query.new_empty(entries)
+        factors = dropout_scale((entries,), dropout, query.dtype) if dropout > 0.0 else None
+        output = query.new_empty(tokens, heads, size)
+        for group, (q, k, v), p, f in _walk(plan, blocks, scores, factors, heads, size):
+            _scores(p, q, k, scale, score_bias(group.length, bias, window, q))
+            _put(output, group, torch.bmm(p if f is None else p * f, v))
+        ctx.save_for_backward(blocks, scores, factors)
+        ctx.plan, ctx.scale, ctx.shape, ctx.bias = plan, scale, (heads, size), None if bias is None else bias.shape
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of query, key, value and bias."""
+        blocks, scores, factors = ctx.saved_tensors
+        heads, size = ctx.shape
+        outputs = [grad.new_empty(grad.shape) for _ in range(3)]
+        for_bias = grad.new_zeros(ctx.bias) if ctx.bias is not None and ctx.needs_input_grad[3] else None
+        for group, (q, k, v), p, f in _walk(ctx.plan, blocks, scores, factors, heads, size):
+            g = _take(grad, group)
+            used = p if f is None else p * f
+            _put(outputs[2], group, torch.bmm(used.transpose(1, 2), g))
+            g = torch.bmm(g, v.transpose(1, 2))  # gradient of the probabilities, (n * heads, l, l)
+            g = torch._softmax_backward_data(g if f is None else g.mul_(f), p, -1, p.dtype)
+            if for_bias is not None:
+                for_bias[..., : group.length, : group.length] += g.unflatten(0, (group.count, heads)).sum(0)
+            _put(outputs[0], group, torch.baddbmm(q, g, k, beta=0, alpha=ctx.scale))
+            _put(outputs[1], group, torch.baddbmm(k, g.transpose(1, 2), q, beta=0, alpha=ctx.scale))
+        return (*outputs, for_bias, None, None, None, None)
+
+
+def score_bias(length: int, bias: Tensor | None, window: int | None, like: Tensor) -> Tensor | None:
+    """What is added to scores (.., l, l): a relative position bias, minus infinity beyond a window, both or nothing."""
+    mask = None if bias is None else bias[..., :length, :length].to(like.dtype)
+    if window is None or length <= window:
+        return mask
+    place = torch.arange(length, device=like.device)
+    far = (place[:, None] - place[None, :]).abs() >= window
+    band = torch.zeros(length, length, dtype=like.dtype, device=like.device).masked_fill_(far, -torch.inf)
+    return band if mask is None else mask + band
+
+
+def _scores(p: Tensor, q: Tensor, k: Tensor, scale: float, extra: Tensor | None) -> None:
+    """Softmax of the scores into `p` (n * heads, l, l)."""
+    torch.baddbmm(p, q, k.transpose(1, 2), beta=0, alpha=scale, out=p)
+    if extra is not None:
+        heads = extra.shape[1] if extra.dim() == 4 else 1
+        p.view(-1, heads, *p.shape[1:]).add_(extra)
+    torch.softmax(p, -1, out=p)
+
+
+def _block(x: Tensor, group: Any) -> Tensor:
+    """The tokens of a group, (T, heads, d) -> a view (n, heads, l, d)."""
+    part = x[group.start : group.start + group.tokens]
+    return part.unflatten(0, (group.count, group.length)).transpose(1, 2)
+
+
+def _take(x: Tensor, group: Any) -> Tensor:
+    return _block(x, group).reshape(-1, group.length, x.shape[2])  # (n * heads, l, d)
+
+
+def _put(x: Tensor, group: Any, values: Tensor) -> None:
+    view = _block(x, group)
+    view.copy_(values.view(view.shape))
+
+
+def _grouped(flat: tuple[Tensor, ...], plan: Plan) -> Tensor:
+    """Tensors (T, heads, d) in group order, each flat: (k, T * heads * d)."""
+    width = flat[0].shape[1] * flat[0].shape[2]
+    blocks = flat[0].new_empty(len(flat), len(flat[0]) * width)
+    for row, x in zip(blocks, flat, strict=True):
+        for group in plan.groups:
+            view = _block(x, group)
+            row[group.start * width : (group.start + group.tokens) * width].view(view.shape).copy_(view)
+    return blocks
+
+
+def _walk(plan: Plan, blocks: Tensor, scores: Tensor, factors: Tensor | None, heads: int, size: int) -> Any:
+    """For each group: query, key, value (n * heads, l, d), scores and dropout factors (n * heads, l, l)."""
+    at = 0
+    width = heads * size
+    for group in plan.groups:
+        pairs, length = group.count * heads, group.length
+        start, stop = group.start * width, (group.start + group.tokens) * width
+        parts = blocks[:, start:stop].unflatten(1, (pairs, length, size)).unbind(0)
+        end = at + pairs * length * length
+        shape = (pairs, length, length)
+        yield group, parts, scores[at:end].view(shape), None if factors is None else factors[at:end].view(shape)
+        at = end
+
+
+def grouped_attention(
+    flat: tuple[Tensor, ...],
+    plan: Plan,
+    scale: float,
+    dropout: float = 0.0,
+    bias: Tensor | None = None,
+    window: int | None = None,
+) -> Tensor:
+    """Attention of query, key and value (T, heads, d) on a CPU.
+
+    `bias` (1, heads, L, L) is added to the scores, cut to each sequence; a token sees those nearer than `window`. In
+    inference mode nothing is kept and long groups go through torch's fused kernel; outside of it one path is taken
+    with and without gradients, so that a forward repeated with them is equal bit for bit.
+    """
+    if dropout > 0.0 or not torch.is_inference_mode_enabled():
+        return GroupedAttention.apply(*flat, bias, plan, scale, dropout, window)
+    output = flat[0].new_empty(flat[0].shape)
+    for group in plan.groups:
+        extra = score_bias(group.length, bias, window, flat[0])
+        if group.length > LONGEST_PLAIN:
+            q, k, v = (_block(x, group) for x in flat)
+            _put(output, group, F.scaled_dot_product_attention(q, k, v, attn_mask=extra, scale=scale))
+            continue
+        q, k, v = (_take(x, group) for x in flat)
+        p = q.new_empty(len(q), group.length, group.length)
+        _scores(p, q, k, scale, extra)
+        _put(output, group, torch.bmm(p, v))
+    return output

@@ -1,0 +1,1 @@
+"""From texts and images to what an encoder reads: ragged token ids, pixels."""

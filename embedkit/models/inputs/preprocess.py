@@ -1,0 +1,180 @@
+"""From an image to the pixels that a model was made for: the numbers of open_clip or of transformers, by settings.
+
+Only Pillow and numpy are used. Normalisation is not done here but on the device, in the model.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from embedkit.data.images.pictures import eight_bits, load_picture
+from embedkit.data.schema.rows import BadRow
+from embedkit.errors import DataError, ModelError, nearest
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}  # Pillow's own numbers
+Three = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an image becomes pixels; stored with a model.
+
+    Attributes
+    ----------
+    size : (int, int)
+        Height and width of the result.
+    resize : str
+        "shortest": the shorter side becomes `edge`, the rest beyond `size` is cut off. "longest": the whole image fits
+        into `size`, the rest is filled. "squash": both sides are set, whatever the shape. "none": no resizing.
+    edge : int, optional
+        Length of the shorter side before the cut; what `size` needs when None.
+    interpolation : str
+        A key of `FILTERS`.
+    mean, std : three floats
+        Normalisation of values between 0 and 1, by channel.
+    fill : int
+        Value of the pixels outside of the image, 0 to 255.
+    crop : str
+        An odd margin is split by rounding half to even ("round", torchvision) or down ("truncate", transformers).
+    convert : str
+        The image becomes RGB "after" resizing (open_clip) or "before" (transformers); they differ for palettes.
+    alpha : str
+        Transparent pixels are put on "white", or the channel is left out ("drop", both libraries).
+    """
+
+    size: tuple[int, int] = (224, 224)
+    resize: Literal["shortest", "longest", "squash", "none"] = "shortest"
+    edge: int | None = None
+    interpolation: str = "bicubic"
+    mean: Three = CLIP_MEAN
+    std: Three = CLIP_STD
+    fill: int = 0
+    crop: Literal["round", "truncate"] = "round"
+    convert: Literal["after", "before"] = "after"
+    alpha: Literal["white", "drop"] = "white"
+
+    def __post_init__(self) -> None:
+        choices = {
+            "resize": ("shortest", "longest", "squash", "none"), "interpolation": tuple(FILTERS),
+            "crop": ("round", "truncate"), "convert": ("after", "before"), "alpha": ("white", "drop"),
+        }  # fmt: skip
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ModelError(
+                    f"unknown {name} {getattr(self, name)!r}", where="preprocess", remedy=nearest(str(name), known)
+                )
+
+    @classmethod
+    def of(cls, settings: dict[str, Any]) -> Preprocess:
+        """From plain JSON values.
+
+        Raises
+        ------
+        ModelError
+            For an unknown key or value.
+        """
+        known = {field.name for field in fields(cls)}
+        for key in settings:
+            if key not in known:
+                raise ModelError(f"unknown setting {key!r}", where="preprocess", remedy=nearest(key, known))
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+        return cls(**given)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    def __call__(self, image: Any) -> np.ndarray:
+        """Pixels uint8 (3, H, W) of an image, as `open_image` takes it."""
+        picture = open_image(image)
+        if self.convert == "before" or self.alpha == "white":
+            picture = rgb(picture, self.alpha)
+        picture = self._cut(self._resized(picture))
+        pixels = np.asarray(rgb(picture, "drop"), dtype=np.uint8)  # (H, W, 3)
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+    def _resized(self, picture: Any) -> Any:
+        height, width = self.size
+        wide, high = picture.size
+        if self.resize == "none":
+            return picture
+        if self.resize == "squash":
+            target = (width, height)
+        elif self.resize == "longest":
+            ratio = max(high / height, wide / width)
+            target = (round(wide / ratio), round(high / ratio))
+        elif height == width or self.edge is not None:
+            edge = self.edge or height
+            short, long = sorted(picture.size)
+            other = int(edge * long / short)
+            target = (edge, other) if wide <= high else (other, edge)
+        else:
+            ratio = min(high / height, wide / width)
+            target = (round(wide / ratio), round(high / ratio))
+        target = (max(1, target[0]), max(1, target[1]))
+        return picture.resize(target, FILTERS[self.interpolation])
+
+    def _cut(self, picture: Any) -> Any:
+        """The middle of the picture; what lies outside of it is filled."""
+        from PIL import Image
+
+        height, width = self.size
+        if picture.size == (width, height):
+            return picture
+        wide, high = picture.size
+        if wide < width or high < height:
+            ground = Image.new("RGB", (max(wide, width), max(high, height)), (self.fill,) * 3)
+            ground.paste(rgb(picture, "drop"), (max(0, width - wide) // 2, max(0, height - high) // 2))
+            picture = ground
+            wide, high = picture.size
+        split = math.floor if self.crop == "truncate" else round
+        left, top = split((wide - width) / 2), split((high - height) / 2)
+        return picture.crop((left, top, left + width, top + height))
+
+
+def open_image(image: Any) -> Any:
+    """The PIL image of a PIL image, the bytes or the path of a file, or pixels uint8 (H, W, 3).
+
+    Raises
+    ------
+    DataError
+        When it is none of these, or cannot be decoded.
+    """
+    from PIL import Image
+
+    if isinstance(image, Image.Image):
+        return eight_bits(image)
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise DataError(f"pixels are {image.dtype} {image.shape}, not uint8 (H, W, 3)")
+        return Image.fromarray(image)
+    source: bytes | str
+    if isinstance(image, bytes):
+        name, source = "image", image
+    elif isinstance(image, str | Path):
+        name = str(image)
+        source = str(Path(image).expanduser())
+    else:
+        raise DataError(
+            f"an image is {type(image).__name__}", remedy="give a PIL image, bytes, a path, or uint8 (H, W, 3)"
+        )
+    try:
+        return load_picture(source).image
+    except BadRow as bad:
+        raise DataError(f"is no image that can be read ({bad.what})", where=name, remedy="mend the file") from bad
+
+
+def rgb(picture: Any, alpha: str) -> Any:
+    """The picture in RGB; its transparent pixels on white, or without the alpha channel."""
+    if alpha == "drop":
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
+    from embedkit.data.images.pictures import to_rgb
+
+    return to_rgb(picture)

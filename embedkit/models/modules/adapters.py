@@ -1,0 +1,82 @@
+"""Low-rank adapters on an encoder, through peft."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from embedkit.errors import MissingExtraError, ModelError
+from embedkit.models.modules.fused_lora import add_fused_lora, is_updated
+from embedkit.recipe import LoraConfig
+
+
+def add_lora(model: Any, config: LoraConfig) -> None:
+    """Freeze the encoder of a model or tower and give its linear layers trainable low-rank updates (Hu et al. 2021).
+
+    Heads stay trainable. Attention with one fused matrix is updated by `embedkit.models.modules.fused_lora`, the rest
+    by peft. `save` merges the updates into the weights, so that a saved model needs no peft.
+
+    Raises
+    ------
+    MissingExtraError
+        When peft is not installed.
+    ModelError
+        When no layer has a name in ``targets``.
+    """
+    try:
+        from peft import LoraConfig as PeftConfig
+        from peft import inject_adapter_in_model
+    except ImportError:
+        raise MissingExtraError("peft", "lora", "model.lora") from None
+    fused = {name for name, layer in model.encoder.named_modules() if isinstance(layer, nn.MultiheadAttention)}
+    targets = _linear_layers(model.encoder, config, fused) if fused else config.targets
+    settings = PeftConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]  # used as a factor
+        lora_dropout=config.dropout,
+        target_modules=targets,
+    )
+    if fused:
+        model.encoder.requires_grad_(False)
+    try:
+        if targets:
+            inject_adapter_in_model(settings, model.encoder)
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"adapters do not fit ({reason})", where="model.lora.targets") from error
+    if fused and not add_fused_lora(model.encoder, config) and not targets:
+        raise ModelError("no layer has such a name", where="lora.targets", remedy="try all-linear")
+
+
+def _linear_layers(encoder: nn.Module, config: LoraConfig, fused: set[str]) -> list[str]:
+    """Names of the linear layers to adapt, without those inside fused attention, which are never called."""
+    linear = [
+        name for name, layer in encoder.named_modules()
+        if isinstance(layer, nn.Linear) and name.rpartition(".")[0] not in fused
+    ]  # fmt: skip
+    if isinstance(config.targets, str):
+        return linear
+    return [name for name in linear if any(name == t or name.endswith(f".{t}") for t in config.targets)]
+
+
+def merged_state(encoder: nn.Module) -> dict[str, Tensor]:
+    """The encoder's state dict with every adapter added to its layer, under the names of the plain encoder."""
+    state = {name: tensor.detach() for name, tensor in encoder.state_dict().items()}
+    for name, module in encoder.named_modules():
+        if is_updated(module):
+            for key in module.parametrizations:
+                kept_apart = f"{name}.parametrizations.{key}."
+                state = {known: tensor for known, tensor in state.items() if not known.startswith(kept_apart)}
+                state[f"{name}.{key}"] = getattr(module, key).detach()
+        if not hasattr(module, "base_layer"):
+            continue
+        weight = f"{name}.base_layer.weight"
+        for adapter in module.active_adapters:
+            state[weight] = state[weight] + module.get_delta_weight(adapter).detach().to(state[weight].dtype)
+    return {name.replace(".base_layer.", "."): tensor for name, tensor in state.items() if ".lora_" not in name}
+
+
+def has_adapters(encoder: nn.Module) -> bool:
+    """Whether adapters were added."""
+    return any(hasattr(module, "base_layer") or is_updated(module) for module in encoder.modules())

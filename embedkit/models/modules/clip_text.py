@@ -1,0 +1,170 @@
+"""Text towers of CLIP and SigLIP: their cleaning, padding and pooling, on transformers' text models."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from embedkit.models.inputs.inputs import Inputs
+from embedkit.models.inputs.text_normalization import cleaner
+from embedkit.models.inputs.tokens import SLOT, check_texts, resolve_prompt
+from embedkit.models.modules.causal import ATTENTION, run_causal
+from embedkit.models.modules.image_towers import need
+from embedkit.models.modules.text import TextEncoder
+
+CAUSAL, PADDED = "clip_text_model", "siglip_text_model"
+START, END = "<start_of_text>", "<end_of_text>"
+CLIP_LENGTH = 77
+
+
+class ClipTextEncoder(TextEncoder):
+    """A text tower of CLIP (causal, read at the end token) or of SigLIP (padded, read at the last place); or any other
+    encoder whose captions are cleaned.
+
+    A caption is put into its prompt, cleaned as `embedkit.models.inputs.text_normalization` says, and tokenised
+    as a whole; what is too long is cut with the end token kept. CLIP sees no padding, which its attention could
+    not see either. SigLIP has no mask: it is padded to its full length, as in its training.
+
+    Parameters
+    ----------
+    encoder : CLIPTextModel, SiglipTextModel, or another PreTrainedModel
+        A SigLIP head is applied to the pooled vector.
+    cleaning : str
+        A key of `embedkit.models.inputs.text_normalization.CLEANINGS`.
+    settings
+        As in `TextEncoder`; the pooling of CLIP and SigLIP is "last-token".
+    """
+
+    kind = "clip-text"
+
+    def __init__(self, encoder: Any, tokenizer: Any, *, cleaning: str = "none", **settings: Any) -> None:
+        kind = encoder.config.model_type
+        default = {"pooling": "last-token"} if kind in (CAUSAL, PADDED) else {}
+        super().__init__(encoder, tokenizer, **{**default, **settings})
+        self.cleaning = cleaning
+        self.padded, self.causal = kind == PADDED, kind == CAUSAL
+        if self.causal:
+            encoder.set_attn_implementation(ATTENTION)
+
+    @property
+    def cleaning(self) -> str:
+        """The cleaning of captions, a key of `embedkit.models.inputs.text_normalization.CLEANINGS`."""
+        return self._cleaning
+
+    @cleaning.setter
+    def cleaning(self, name: str) -> None:
+        self._clean, self._cleaning = cleaner(name), name
+
+    def prepare(self, inputs: Sequence[str], prompt: str | None = None) -> Inputs:
+        """Tokenise texts on the CPU; safe to call from several threads."""
+        template = resolve_prompt(prompt, self.prompts, self.default_prompt) or SLOT
+        template = template if SLOT in template else template + SLOT
+        texts = [self._clean(template.replace(SLOT, text)) for text in check_texts(inputs)]
+        found = self._tokenize(texts)
+        if self.padded:
+            return self._padded(found)
+        return self._ended(found) if self.causal else found
+
+    def _ended(self, inputs: Inputs) -> Inputs:
+        """Sequences cut behind their first end token: a caption that spells it out ends there, as in open_clip."""
+        end = special_ids(self.tokenizer)["eos_token_id"]
+        ids = inputs.ids.numpy()
+        places = np.flatnonzero(ids == end) if end is not None else np.zeros(0, dtype=np.int64)
+        if len(places) <= len(inputs):
+            return inputs
+        rows = [row[: row.index(end) + 1] if end in row else row for row in inputs.rows()]
+        return Inputs.of(rows)
+
+    def _padded(self, inputs: Inputs) -> Inputs:
+        """Every sequence padded to the full length."""
+        length, filler = self.max_length, self.tokenizer.pad_token_id or 0
+        rows = torch.full((len(inputs), length), filler, dtype=torch.int64)
+        real = torch.from_numpy(np.arange(length)[None, :] < inputs.costs[:, None])
+        rows[real] = inputs.ids
+        return Inputs(rows.flatten(), np.arange(len(inputs) + 1) * length)
+
+    def pooled(self, inputs: Inputs, packing: str | None = None, pooling: str | None = None, **settings: Any) -> Tensor:
+        """Pooled vectors (N, H) in input order; CLIP's text model runs packed unless something is changed in it."""
+        plain = (pooling or self.pooling) == "last-token" and not settings
+        if not self.causal or not plain or (packing or self.packing) not in ("auto", "packed") or len(inputs) == 0:
+            return super().pooled(inputs, packing, pooling, **settings)
+        return run_causal(self.encoder, inputs)
+
+    @property
+    def dim(self) -> int:  # type: ignore[override]
+        """Size of the vectors."""
+        return int(self.encoder.config.projection_size) if self.padded else super().dim
+
+    @property
+    def training_dim(self) -> int:
+        """Size of the vectors in training mode."""
+        return self.dim if self.padded else super().training_dim
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """SigLIP's head, and the dense layers; (N, H) -> (N, D)."""
+        return super().project(self.encoder.head(pooled) if self.padded else pooled)
+
+    def spec(self) -> dict[str, Any]:
+        """Settings that decide the vectors."""
+        return {**super().spec(), "cleaning": self.cleaning}
+
+
+def special_ids(tokenizer: Any) -> dict[str, int | None]:
+    """The tokens that a text begins, ends and is padded with; BERT's where there are no others."""
+
+    def first(*names: str) -> int | None:
+        return next((found for name in names if (found := getattr(tokenizer, name, None)) is not None), None)
+
+    return {
+        "bos_token_id": first("bos_token_id", "cls_token_id"), "eos_token_id": first("eos_token_id", "sep_token_id"),
+        "pad_token_id": first("pad_token_id"),
+    }  # fmt: skip
+
+
+def clip_tokenizer() -> Any:
+    """CLIP's byte-level BPE (49,408 tokens) from the merges that open_clip carries, with open_clip's special tokens."""
+    need("open_clip", "clip", "CLIP's tokenizer")
+    from open_clip.tokenizer import bytes_to_unicode, default_bpe
+
+    lines = gzip.decompress(Path(default_bpe()).read_bytes()).decode("utf-8").split("\n")
+    merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
+    letters = list(bytes_to_unicode().values())
+    pieces = [*letters, *(letter + "</w>" for letter in letters), *("".join(merge) for merge in merges), START, END]
+    return clip_bpe({piece: place for place, piece in enumerate(pieces)}, merges, START, END, END)
+
+
+def clip_bpe(vocabulary: dict[str, int], merges: list[Any], start: str, end: str, pad: str) -> Any:
+    """A tokenizer with CLIP's rules over a vocabulary."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(
+        models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix="</w>", continuing_subword_prefix="")
+    )
+    core.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    words = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(words, "removed", invert=True), pre_tokenizers.ByteLevel(False, use_regex=False)]
+    )
+    core.decoder = decoders.ByteLevel()
+    # found after normalisation, so that their case does not matter
+    core.add_special_tokens([AddedToken(token, normalized=True, special=True) for token in (start, end)])
+    core.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}", special_tokens=[(start, vocabulary[start]), (end, vocabulary[end])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token=start,
+        eos_token=end,
+        pad_token=pad,
+        unk_token=end,
+        model_max_length=CLIP_LENGTH,
+    )

@@ -1,0 +1,237 @@
+"""Dual encoders: a text tower and an image tower into one space (Radford et al. 2021, section 2.3)."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from embedkit.errors import DataError, ModelError, nearest
+from embedkit.models.base import Model, Progress
+from embedkit.models.inputs.images import ImageInputs, is_image, pixels_of
+from embedkit.models.inputs.inputs import Inputs
+from embedkit.models.inputs.preprocess import Preprocess
+from embedkit.models.modules.image_towers import ImageTower, channel_factors
+
+PROJECTIONS = ("none", "linear", "mlp")
+
+
+class Projection(nn.Module):
+    """From a tower's vector to the shared space, (N, I) -> (N, D).
+
+    Parameters
+    ----------
+    kind : str
+        "none" (sizes must be equal), "linear", or "mlp": linear to (I + D) // 2, GELU, linear; as in open_clip.
+    inputs, outputs : int
+        Sizes.
+    bias : bool
+        Whether the linear layers have one; CLIP's have none.
+    """
+
+    def __init__(self, kind: str, inputs: int, outputs: int, bias: bool = False) -> None:
+        super().__init__()
+        if kind not in PROJECTIONS:
+            raise ModelError(f"unknown projection {kind!r}", remedy=nearest(kind, PROJECTIONS))
+        if kind == "none" and inputs != outputs:
+            raise ModelError(f"vectors of size {inputs} need a projection to {outputs}", where="model.towers")
+        self.kind, self.inputs, self.outputs, self.bias = kind, inputs, outputs, bias
+        hidden = (inputs + outputs) // 2
+        sizes = {"none": [], "linear": [(inputs, outputs)], "mlp": [(inputs, hidden), (hidden, outputs)]}[kind]
+        self.layers = nn.ModuleList(nn.Linear(i, o, bias=bias) for i, o in sizes)
+        for layer in self.layers:
+            assert isinstance(layer, nn.Linear)
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, I) -> (N, D)."""
+        for place, layer in enumerate(self.layers):
+            x = layer(nn.functional.gelu(x) if place else x)
+        return x
+
+    def spec(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {"kind": self.kind, "inputs": self.inputs, "outputs": self.outputs, "bias": self.bias}
+
+
+class DualEncoder(Model):
+    """Texts and images to vectors in one space.
+
+    Parameters
+    ----------
+    text : Model
+        Any text encoder; its own normalisation is not applied, its prompts and length limit are kept.
+    image : ImageTower
+        Any image tower.
+    text_projection, image_projection : Projection
+        Into the shared space; both have the same output size.
+    preprocess : Preprocess
+        How an image becomes the tower's pixels.
+    scale, bias : float, optional
+        Factor and offset of cosine similarities that the model was trained with: the start of a learnable scale in an
+        objective, and written back when a run ends (`embedkit.training.optim.scale`). None before any training,
+        where the objective has its own start. The vectors do not depend on them.
+    normalize : bool
+        Unit vectors from `encode`.
+    """
+
+    kind = "dual"
+
+    def __init__(
+        self,
+        text: Model,
+        image: ImageTower,
+        text_projection: Projection,
+        image_projection: Projection,
+        preprocess: Preprocess,
+        scale: float | None = None,
+        bias: float | None = None,
+        normalize: bool = True,
+    ) -> None:
+        super().__init__()
+        if text_projection.outputs != image_projection.outputs:
+            raise ModelError(
+                f"the towers end in {text_projection.outputs} and {image_projection.outputs} coordinates",
+                where="model.towers", remedy="give both projections the same size",
+            )  # fmt: skip
+        if preprocess.size != image.size:
+            raise ModelError(
+                f"images of {preprocess.size} for a tower of {image.size}", where="model.towers.image",
+                remedy="leave preprocess.size out",
+            )  # fmt: skip
+        self.text: Model = text
+        self.image: ImageTower = image
+        self.projections = nn.ModuleDict({"text": text_projection, "image": image_projection})
+        self.preprocess, self.scale, self.bias, self.normalize = preprocess, scale, bias, normalize
+        self.dim = text_projection.outputs
+        self.prompts, self.default_prompt = text.prompts, text.default_prompt
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a text at most, special tokens included."""
+        return self.text.max_length
+
+    def prepare(self, inputs: Sequence[Any], prompt: str | None = None) -> Any:
+        """`Inputs` of a list of texts (str), or `ImageInputs` of a list of images; safe to call from several threads.
+
+        An image is a PIL image, the bytes or the `Path` of a file, or pixels uint8 (H, W, 3); pixels (3, H, W) are
+        taken as they are.
+
+        Raises
+        ------
+        DataError
+            For a list of both kinds, and for an image that cannot be read.
+        """
+        kinds = {is_image(item) for item in inputs}
+        if len(kinds) > 1:
+            raise DataError("texts and images in one list", remedy="prepare them apart, or use encode")
+        if kinds != {True}:
+            return self.text.prepare(inputs, prompt)
+        return ImageInputs(pixels_of(inputs, self.preprocess), self.image.patches)
+
+    def forward(self, inputs: Inputs | ImageInputs, **settings: Any) -> Tensor:
+        """Vectors (N, D) of texts or images, in their order, not normalised; settings are those of the text tower."""
+        if isinstance(inputs, ImageInputs):
+            with self.image.drawing(inputs.data.get("seeds")):
+                return self.projection("image")(self.image(self.pixels(inputs)))
+        return self.projection("text")(self.text(inputs, **settings))
+
+    def pixels(self, inputs: ImageInputs) -> Tensor:
+        """Normalised pixels (N, 3, H, W) in the type of the weights."""
+        full = 1.0 if inputs.pixels.is_floating_point() else 255.0
+        pixels = inputs.pixels.to(self.dtype)
+        scale, shift = channel_factors(self.preprocess.mean, self.preprocess.std, full, pixels)
+        return pixels * scale - shift
+
+    def projection(self, name: str) -> Projection:
+        """The projection behind the tower "text" or "image"."""
+        found = self.projections[name]
+        assert isinstance(found, Projection)
+        return found
+
+    @property
+    def mixes_inputs(self) -> bool:
+        """Whether in training a vector depends on the other inputs of its chunk."""
+        return self.image.mixes_images
+
+    @property
+    def log_scale(self) -> float:
+        """The natural logarithm of `scale`, as other libraries store it; CLIP's start before any training."""
+        return math.log(1 / 0.07 if self.scale is None else self.scale)
+
+    def spec(self) -> dict[str, Any]:
+        """Settings that decide the vectors, and the scale."""
+        return {
+            "text": {"kind": self.text.kind, **self.text.spec()},
+            "image": self.image.spec(),
+            "projections": {name: self.projection(name).spec() for name in ("text", "image")},
+            "preprocess": self.preprocess.to_json(),
+            "normalize": self.normalize, "scale": self.scale, "bias": self.bias,
+        }  # fmt: skip
+
+    def tokenizer_json(self) -> str:
+        """The text tower's tokenizer as text."""
+        return self.text.tokenizer_json()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights by name; adapters are merged into their layers."""
+        from embedkit.models.modules.adapters import has_adapters, merged_state
+
+        image = self.image.encoder
+        state = merged_state(image) if has_adapters(image) else image.state_dict()
+        found = {f"text.{name}": tensor for name, tensor in self.text.tensors().items()}
+        found |= {f"image.encoder.{name}": tensor for name, tensor in state.items()}
+        return found | {f"projections.{name}": tensor for name, tensor in self.projections.state_dict().items()}
+
+    def gradient_checkpointing_enable(self) -> None:
+        """See `Model`; towers without layers run as they are."""
+        self.image.gradient_checkpointing_enable()
+        with contextlib.suppress(ModelError):  # a static text tower
+            self.text.gradient_checkpointing_enable()
+
+    def compile_layers(self) -> None:
+        """See `Model`: the blocks of both towers."""
+        self.image.compile_layers()
+        with contextlib.suppress(ModelError):  # a static text tower
+            self.text.compile_layers()
+
+    def encode(
+        self,
+        inputs: Sequence[Any],
+        prompt: str | None = None,
+        normalize: bool | None = None,
+        truncate_dim: int | None = None,
+        batch_tokens: int | None = None,
+        progress: Progress = None,
+    ) -> np.ndarray:
+        """Vectors of texts, images, or a mixed list, float32 (N, D), in input order; see `Model.encode`.
+
+        A str is a text; images are as in `prepare`. `batch_tokens` counts patches for images.
+        """
+        from embedkit.models.encode.encoding import encode
+        from embedkit.models.encode.image_encoding import encode_images
+
+        settings = (normalize, truncate_dim, batch_tokens, progress)
+        places = [place for place, item in enumerate(inputs) if is_image(item)]
+        if not places:
+            return encode(self, inputs, prompt, *settings)
+        images = encode_images(self, [inputs[place] for place in places], *settings)
+        if len(places) == len(inputs):
+            return images
+        others = [place for place, item in enumerate(inputs) if not is_image(item)]
+        texts = encode(self, [inputs[place] for place in others], prompt, *settings)
+        vectors = np.empty((len(inputs), images.shape[1]), dtype=np.float32)
+        vectors[places], vectors[others] = images, texts
+        return vectors
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.projections.parameters(), next(self.image.parameters())).device

@@ -1,0 +1,77 @@
+"""Patch dropout: a random part of the patches is left out in training (FLIP, Li et al. 2023, section 3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from embedkit.errors import ModelError
+from embedkit.models.augment.counter_rng import GOLDEN, mixed
+
+
+class PatchDropout(nn.Module):
+    """Keeps a random share of the patch tokens of each image, in their order; (N, prefix + P, W) -> (N, prefix + K, W).
+
+    With `seeds` what is drawn for an image is a function of its seed; without, it comes from torch's generator of the
+    device. Either way a replayed forward pass draws the same patches.
+
+    Parameters
+    ----------
+    rate : float
+        Share that is left out.
+    prefix : int
+        Tokens in front (class token, registers) that always stay.
+    """
+
+    def __init__(self, rate: float, prefix: int) -> None:
+        super().__init__()
+        self.rate, self.prefix = rate, prefix
+        self.seeds: np.ndarray | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same type and width."""
+        if not self.training or self.rate == 0.0:
+            return x
+        count = x.shape[1] - self.prefix
+        kept = max(1, int(count * (1.0 - self.rate)))
+        draws = (
+            torch.rand(len(x), count, device=x.device) if self.seeds is None else seeded(self.seeds, count, x.device)
+        )
+        places = draws.topk(kept, dim=-1).indices.sort(dim=-1).values + self.prefix  # (N, K)
+        patches = x.gather(1, places[:, :, None].expand(-1, -1, x.shape[2]))
+        return torch.cat([x[:, : self.prefix], patches], dim=1)
+
+
+def seeded(seeds: np.ndarray, count: int, device: torch.device) -> Tensor:
+    """Random orders of `count` places for each seed, int64 (N, count): the finaliser of SplitMix64 over a counter."""
+    with np.errstate(over="ignore"):
+        x = mixed(seeds.astype(np.uint64)[:, None] + np.arange(1, count + 1, dtype=np.uint64) * GOLDEN)
+    return torch.from_numpy((x >> np.uint64(1)).astype(np.int64)).to(device)
+
+
+def place_patch_dropout(tower: Any, rate: float) -> None:
+    """Put `PatchDropout` where a tower's patches have got their positions; see `ImageTower.set_patch_dropout`."""
+    encoder = tower.encoder
+    trunk = getattr(encoder, "trunk", None)
+    if trunk is not None and hasattr(trunk, "patch_drop"):
+        trunk.patch_drop = PatchDropout(rate, int(trunk.num_prefix_tokens)).train(trunk.training)
+    elif hasattr(encoder, "patch_dropout"):
+        encoder.patch_dropout = PatchDropout(rate, 1).train(encoder.training)
+    elif hasattr(encoder, "embeddings") and hasattr(tower, "prefix"):
+        # inside the embeddings: a module of its own, without parameters, whose hook changes their result
+        encoder.embeddings.patch_dropout = PatchDropout(rate, tower.prefix).train(encoder.training)
+        if not getattr(encoder.embeddings, "_drops_patches", False):
+            encoder.embeddings.register_forward_hook(_drop)
+            encoder.embeddings._drops_patches = True
+    else:
+        raise ModelError(
+            "this image tower has no row of patches to drop from", where="model.towers.image.patch_dropout",
+            remedy="leave it out, or use a ViT",
+        )  # fmt: skip
+
+
+def _drop(module: Any, inputs: Any, output: Tensor) -> Tensor:
+    return module.patch_dropout(output)

@@ -1,0 +1,126 @@
+"""From the token vectors of a sequence to one vector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from embedkit.errors import UserError
+from embedkit.models.execution.packing import Plan
+from embedkit.registry import Registry
+
+
+@dataclass(frozen=True)
+class TokenStates:
+    """Token vectors of a pack of sequences.
+
+    Attributes
+    ----------
+    layers : dict of int to Tensor (T, H)
+        Hidden states by layer: 0 the embedding layer, 1 the first transformer layer, -1 the last; only those that the
+        pooler asked for. Tokens in the order of `plan`.
+    plan : Plan
+        Where each sequence lies.
+    marks : LongTensor (N,) or None
+        Place of the marked token within each sequence, in the order of `plan`.
+    """
+
+    layers: dict[int, Tensor]
+    plan: Plan
+    marks: Tensor | None = None
+
+    @property
+    def last(self) -> Tensor:
+        """The last layer, (T, H)."""
+        return self.layers[-1]
+
+
+@dataclass(frozen=True)
+class Pooler:
+    """One way of pooling.
+
+    Attributes
+    ----------
+    pool : callable
+        TokenStates -> (N, H), rows in the order of the plan.
+    layers : tuple of int
+        The hidden states it reads.
+    """
+
+    pool: Callable[[TokenStates], Tensor]
+    layers: tuple[int, ...] = (-1,)
+
+
+poolers: Registry[Pooler] = Registry("pooler")
+
+
+def _blocks(hidden: Tensor, plan: Plan) -> list[Tensor]:
+    """The groups of equal length as (n, l, H) views of `hidden` (T, H)."""
+    parts = hidden.split([group.tokens for group in plan.groups])
+    return [part.view(group.count, group.length, -1) for part, group in zip(parts, plan.groups, strict=True)]
+
+
+def _mean(hidden: Tensor, plan: Plan) -> Tensor:
+    return torch.cat([block.mean(1, dtype=_wide(hidden)).to(hidden.dtype) for block in _blocks(hidden, plan)])
+
+
+def _wide(hidden: Tensor) -> torch.dtype:
+    """Sums of half precision are taken in float32."""
+    return torch.float32 if hidden.dtype in (torch.float16, torch.bfloat16) else hidden.dtype
+
+
+def _rows(hidden: Tensor, places: Tensor) -> Tensor:
+    return hidden.index_select(0, places.to(hidden.device))
+
+
+def _cls(states: TokenStates) -> Tensor:
+    return _rows(states.last, torch.from_numpy(states.plan.starts))
+
+
+def _last_token(states: TokenStates) -> Tensor:
+    return _rows(states.last, torch.from_numpy(states.plan.starts + states.plan.lengths - 1))
+
+
+def _max(states: TokenStates) -> Tensor:
+    return torch.cat([block.amax(1) for block in _blocks(states.last, states.plan)])
+
+
+def _first_last(states: TokenStates) -> Tensor:
+    return _mean((states.layers[1] + states.last) / 2, states.plan)
+
+
+def _embedding_last(states: TokenStates) -> Tensor:
+    return _mean((states.layers[0] + states.last) / 2, states.plan)
+
+
+def _last_two(states: TokenStates) -> Tensor:
+    return _mean((states.layers[-2] + states.last) / 2, states.plan)
+
+
+def _mask(states: TokenStates) -> Tensor:
+    if states.marks is None:
+        raise UserError(
+            "mask pooling needs a template that holds the mask token",
+            remedy="set model.prompts and model.default_prompt, e.g. 'This sentence : \"{}\" means [MASK].'",
+        )
+    starts = torch.from_numpy(states.plan.starts).to(states.marks.device)
+    return _rows(states.last, starts + states.marks)
+
+
+# cls: the first token. max: per coordinate. last-token: the last real token.
+poolers.add("cls")(Pooler(_cls))
+poolers.add("mean")(Pooler(lambda states: _mean(states.last, states.plan)))
+poolers.add("max")(Pooler(_max))
+poolers.add("last-token")(Pooler(_last_token))
+# mask: the token marked by a template (PromptBERT, Jiang et al. 2022, section 4).
+poolers.add("mask")(Pooler(_mask))
+# first-last: mean over tokens of the mean of the first transformer layer and the last, as the SimCSE code computes its
+# baseline today; embedding-last takes the embedding layer in place of the first, as in the paper's table
+# (Gao et al. 2021, 56.70 on BERT-base).
+poolers.add("first-last")(Pooler(_first_last, layers=(1, -1)))
+poolers.add("embedding-last")(Pooler(_embedding_last, layers=(0, -1)))
+# last-two: mean over tokens of the mean of the last two layers (ConSERT, Yan et al. 2021, at test time).
+poolers.add("last-two")(Pooler(_last_two, layers=(-2, -1)))

@@ -1,0 +1,436 @@
+"""Text encoders: a transformers encoder, a pooler, optional dense layers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from embedkit.errors import ModelError, UserError, nearest
+from embedkit.models.augment.embedding_augmentation import Edit, chain, dropout_rate, edits, shuffled
+from embedkit.models.augment.template_bias import TemplateBias, bare_templates
+from embedkit.models.base import Model
+from embedkit.models.execution.packing import (
+    NO_POSITIONS,
+    Changes,
+    Plan,
+    is_packable,
+    prepare_encoder,
+    run_buckets,
+    run_packed,
+    run_padded,
+)
+from embedkit.models.inputs.inputs import Inputs
+from embedkit.models.inputs.tokens import TextTokenizer, check_texts, resolve_prompt
+from embedkit.models.modules.masked import MaskedHead
+from embedkit.models.modules.poolers import TokenStates, poolers
+from embedkit.models.modules.soft_prompt import SoftPrompt
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "identity": nn.Identity,
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "sigmoid": nn.Sigmoid,
+}
+
+_RUNS = {"packed": run_packed, "buckets": run_buckets, "padded": run_padded}
+
+
+class Dense(nn.Module):
+    """A linear layer and an activation on the pooled vector, (N, I) -> (N, O).
+
+    Parameters
+    ----------
+    inputs, outputs : int
+        Sizes.
+    activation : str
+        A key of `ACTIVATIONS`.
+    bias : bool
+        Whether the linear layer has one.
+    train_only : bool
+        Used in training mode only: a projection that is dropped at use time (SimCSE, Gao et al. 2021, section 6.3).
+    norm : float, optional
+        A layer norm with this epsilon behind the activation.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, activation: str = "tanh", bias: bool = True, train_only: bool = False,
+        norm: float | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ModelError(f"unknown activation {activation!r}", remedy=nearest(activation, ACTIVATIONS))
+        self.linear = nn.Linear(inputs, outputs, bias=bias)
+        self.activation = activation
+        self.function = ACTIVATIONS[activation]()
+        self.train_only = train_only
+        self.norm = None if norm is None else nn.LayerNorm(outputs, eps=norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, I) -> (N, O)."""
+        x = self.function(self.linear(x))
+        return x if self.norm is None else self.norm(x)
+
+    def always(self) -> Dense:
+        """The same layer, its weights shared, used outside of training too."""
+        other = copy.copy(self)
+        other.train_only = False
+        return other
+
+    def spec(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        linear = self.linear
+        norm = {} if self.norm is None else {"norm": self.norm.eps}
+        return {
+            "inputs": linear.in_features, "outputs": linear.out_features, "activation": self.activation,
+            "bias": linear.bias is not None, "train_only": self.train_only, **norm,
+        }  # fmt: skip
+
+
+class TextEncoder(Model):
+    """A text encoder over any transformers encoder.
+
+    Parameters
+    ----------
+    encoder : PreTrainedModel
+        Owner of the parameters; its state dict is never changed.
+    tokenizer : PreTrainedTokenizerBase
+        Its tokenizer.
+    pooling : str
+        A key of `embedkit.models.modules.poolers`.
+    dense : sequence of Dense
+        Layers on the pooled vector.
+    max_length : int, optional
+        Tokens at most; what tokenizer and position table allow when None.
+    normalize : bool
+        Unit vectors from `encode`.
+    prompts, default_prompt
+        See `Model`.
+    packing : str
+        "auto" (packed where the architecture allows it, buckets otherwise), "packed", "buckets" or "padded".
+    template_bias : mapping, optional
+        Fields of a `TemplateBias`.
+    soft_prompt : mapping, optional
+        Settings of a `SoftPrompt`.
+    """
+
+    kind = "text"
+
+    def __init__(
+        self,
+        encoder: Any,
+        tokenizer: Any,
+        pooling: str = "mean",
+        dense: Sequence[Dense] = (),
+        max_length: int | None = None,
+        normalize: bool = True,
+        prompts: dict[str, str] | None = None,
+        default_prompt: str | None = None,
+        packing: str = "auto",
+        template_bias: Mapping[str, Any] | None = None,
+        soft_prompt: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.tokenizer = tokenizer
+        self.pooling = pooling
+        self.template_bias = None if template_bias is None else TemplateBias(**template_bias)
+        self.soft_prompt = None if soft_prompt is None else SoftPrompt(encoder.config, **soft_prompt)
+        self.mask_head: MaskedHead | None = None  # of a masked LM; given by methods, saved, never used in `encode`
+        self.dense = nn.ModuleList(dense)
+        self.normalize = normalize
+        self.prompts = dict(prompts or {})
+        self.default_prompt = default_prompt
+        self.packing = packing
+        self._tokenize = self._tokenizer_for(max_length)
+        prepare_encoder(encoder)
+
+    def _tokenizer_for(self, max_length: int | None) -> TextTokenizer:
+        prompt = 0 if self.soft_prompt is None else self.soft_prompt.length
+        limit = length_limit(self.encoder, self.tokenizer, prompt)
+        if max_length is not None and limit is not None and max_length > limit:
+            raise ModelError(f"max_length is {max_length}", remedy=f"this encoder takes at most {limit} tokens")
+        return TextTokenizer(self.tokenizer, max_length or limit or 512)
+
+    def at_length(self, max_length: int | None) -> TextEncoder:
+        """The same encoder with another `max_length`, all that it takes when None; weights are shared.
+
+        Raises
+        ------
+        ModelError
+            When the encoder does not take so many tokens.
+        """
+        other = copy.copy(self)
+        other._tokenize = other._tokenizer_for(max_length)
+        return other
+
+    def by_other_vectors(
+        self, pooling: str | None = None, default_prompt: str | None = None, template_bias: bool | None = None,
+        heads: int | None = None,
+    ) -> TextEncoder:  # fmt: skip
+        """The same encoder, its weights shared, giving other vectors: see `embedkit.recipe.VectorsConfig`.
+
+        Raises
+        ------
+        ModelError
+            When it has no such prompt, template bias or train-only layers.
+        """
+        other = copy.copy(self)
+        other._modules = dict(self._modules)
+        if pooling is not None:
+            other.pooling = pooling
+        if default_prompt is not None:
+            if default_prompt not in self.prompts:
+                raise ModelError(f"no prompt {default_prompt!r}", remedy=nearest(default_prompt, self.prompts))
+            other.default_prompt = default_prompt
+        if template_bias and self.template_bias is None:
+            raise ModelError("no template bias to take off", remedy="leave template_bias out")
+        if template_bias is not None and self.template_bias is not None:
+            when = {True: "always", False: "training"}[template_bias]
+            other.template_bias = replace(self.template_bias, when=when)  # type: ignore[arg-type]
+        if heads is not None:
+            own = [layer for layer in self.layers if layer.train_only]
+            if heads > len(own):
+                raise ModelError(f"{len(own)} layers are used in training only", remedy=f"heads is {heads}: lower it")
+            kept = [layer for layer in self.layers if not layer.train_only]
+            other.dense = nn.ModuleList([*kept, *(layer.always() for layer in own[:heads])])
+        return other
+
+    @property
+    def pooling(self) -> str:
+        """The pooler's name."""
+        return self._pooling
+
+    @pooling.setter
+    def pooling(self, name: str) -> None:
+        self._pooling, self._pooler = name, poolers[name]
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of an input at most, special tokens included."""
+        return self._tokenize.max_length
+
+    @max_length.setter
+    def max_length(self, value: int) -> None:
+        self._tokenize.max_length = value
+
+    @property
+    def hidden_size(self) -> int:
+        """Size of a token vector."""
+        config = self.encoder.config
+        return int(getattr(config, "hidden_size", None) or config.d_model)
+
+    @property
+    def dim(self) -> int:  # type: ignore[override]
+        """Size of the vectors that `encode` returns."""
+        kept = [layer for layer in self.layers if not layer.train_only]
+        return kept[-1].linear.out_features if kept else self.hidden_size
+
+    @property
+    def beyond_modules(self) -> list[str]:
+        """What the vectors depend on at use time besides encoder, pooling and plain dense layers, in words."""
+        found = []
+        if self.template_bias is not None and self.template_bias.when == "always":
+            found.append("the bias of its template is taken off the vector")
+        if self.soft_prompt is not None:
+            found.append("it has a soft prompt in every layer")
+        if any(layer.norm is not None for layer in self.layers if not layer.train_only):
+            found.append("a dense layer has a layer norm")
+        return found
+
+    @property
+    def layers(self) -> list[Dense]:
+        """The dense layers."""
+        return [layer for layer in self.dense if isinstance(layer, Dense)]
+
+    def prepare(self, inputs: Sequence[str], prompt: str | None = None) -> Inputs:
+        """Tokenise texts on the CPU; safe to call from several threads."""
+        return self._tokenize(check_texts(inputs), resolve_prompt(prompt, self.prompts, self.default_prompt))
+
+    def way(self, packing: str | None = None) -> str:
+        """How a forward runs: "packed", "buckets" or "padded"."""
+        packing = packing or self.packing
+        if packing == "auto":
+            return "packed" if is_packable(self.encoder) else "buckets"
+        if packing not in _RUNS:
+            raise UserError(f"unknown packing {packing!r}", remedy=nearest(packing, ["auto", *_RUNS]))
+        if packing == "packed" and not is_packable(self.encoder):
+            raise UserError(f"{self.encoder.config.model_type} cannot run packed", remedy="use packing 'buckets'")
+        return packing
+
+    def forward(self, inputs: Inputs, packing: str | None = None, **settings: Any) -> Tensor:
+        """Vectors (N, D) in input order, not normalised; train-only layers are applied in training mode only.
+
+        `settings` are those of `token_states`. A model with a template bias takes it off here.
+        """
+        pooled = self.pooled(inputs, packing, **settings)
+        bias = self.template_bias
+        if bias is None or (bias.when == "training" and not self.training) or len(inputs) == 0:
+            return self.project(pooled)
+        bare, own = bare_templates(inputs, bias.shift)
+        empty = self.pooled(bare, packing, dropout=settings.get("dropout"))
+        if bias.at == "pooled":
+            return self.project(pooled - empty.index_select(0, own))
+        return self.project(pooled) - self.project(empty).index_select(0, own)
+
+    def pooled(self, inputs: Inputs, packing: str | None = None, pooling: str | None = None, **settings: Any) -> Tensor:
+        """Pooled vectors (N, H) in input order, before any dense layer.
+
+        `pooling` names another pooler than the model's; `settings` are those of `token_states`.
+        """
+        if len(inputs) == 0:
+            return torch.zeros(0, self.hidden_size, device=self.device, dtype=self.dtype)
+        pooler = self._pooler if pooling is None else poolers[pooling]
+        states = self.token_states(inputs, pooler.layers, packing, **settings)
+        pooled = pooler.pool(states)  # (N, H), shortest input first
+        return pooled.index_select(0, torch.from_numpy(states.plan.inverse()).to(pooled.device))
+
+    def token_states(
+        self, inputs: Inputs, layers: tuple[int, ...] = (-1,), packing: str | None = None, *,
+        dropout: float | None = None, shuffle: bool = False, edit: Edit | None = None,
+        record: dict[int, list[Tensor]] | None = None, **named: Any,
+    ) -> TokenStates:  # fmt: skip
+        """Token vectors of the layers asked for, in the order of the plan (see `TokenStates`).
+
+        Parameters
+        ----------
+        inputs : Inputs
+            Of one token each at least; its `positions` replace 0, 1, 2, ...
+        layers : tuple of int
+            0 is the embedding layer, 1 the first transformer layer, -1 the last.
+        packing : str, optional
+            Instead of the model's own. Where "buckets" would run and something is changed, "padded" runs.
+        dropout : float, optional
+            Rate of all dropout inside the encoder instead of its own.
+        shuffle : bool
+            Permute the positions of each text's tokens.
+        edit : callable, optional
+            Changes the embedding layer's output; see `embedkit.models.augment.embedding_augmentation.Edit`.
+        record : dict, optional
+            Filled with attention probabilities after dropout: layer number -> one (n, heads, l, l) for each of
+            ``plan.groups``. Packed runs only.
+        **named : float
+            Named edits with their number (``token_cutoff=0.15``), applied in the order given, before `edit`.
+
+        Raises
+        ------
+        UserError
+            Unknown setting; positions or attention that this encoder does not take or give.
+        """
+        for name in named:
+            if name not in edits:
+                known = [*edits, "dropout", "shuffle", "edit", "record", "packing"]
+                raise UserError(f"unknown setting {name!r} of a forward pass", remedy=nearest(name, known))
+        inputs = shuffled(inputs) if shuffle else inputs
+        steps = [edits[name](value) for name, value in named.items()] + ([edit] if edit is not None else [])
+        plan = Plan.of(inputs.costs)
+        prefix = None if self.soft_prompt is None else self.soft_prompt(len(inputs))
+        changes = Changes(chain(steps), prefix, record)
+        way = self._way_with(changes, inputs, packing)
+        marks = None if inputs.marks is None else torch.from_numpy(inputs.marks[plan.order]).to(inputs.device)
+        with dropout_rate(self.encoder, dropout if self.training else None):
+            hidden = _RUNS[way](self.encoder, inputs, plan, layers, changes)
+        return TokenStates(hidden, plan, marks)
+
+    def _way_with(self, changes: Changes, inputs: Inputs, packing: str | None) -> str:
+        """How a changed forward runs."""
+        way = self.way(packing)
+        kind = self.encoder.config.model_type
+        if inputs.positions is not None and kind in NO_POSITIONS:
+            raise UserError(f"{kind} has no position ids to change", remedy="choose another view or another encoder")
+        if changes.record is not None and way != "packed":
+            raise UserError(f"attention is recorded in packed runs, not in {way} ones", remedy="use packing 'packed'")
+        changed = changes.any or inputs.positions is not None
+        return "padded" if way == "buckets" and changed else way
+
+    @property
+    def training_dim(self) -> int:
+        """Size of the vectors in training mode."""
+        return self.layers[-1].linear.out_features if self.layers else self.hidden_size
+
+    def gradient_checkpointing_enable(self) -> None:
+        """See `Model`."""
+        self.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+    def compile_layers(self) -> None:
+        """See `Model`."""
+        layers = [layer for stack in self.encoder.modules() if isinstance(stack, nn.ModuleList) for layer in stack]
+        for name, part in [(name, part) for layer in layers for name, part in layer.named_children()]:
+            if "attn" not in name.lower() and "attention" not in name.lower() and list(part.parameters()):
+                part.compile(dynamic=True)
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """The dense layers, (N, H) -> (N, D)."""
+        for layer in self.layers:
+            if self.training or not layer.train_only:
+                pooled = layer(pooled)
+        return pooled
+
+    def add_tokens(self, names: Sequence[str], ids: Sequence[int]) -> list[int]:
+        """Add words to the vocabulary that start with the vectors of the words `ids`; their own ids.
+
+        Raises
+        ------
+        ModelError
+            When a name is known already.
+        """
+        known = self.tokenizer.get_vocab()
+        for name in names:
+            if name in known:
+                raise ModelError(f"the vocabulary has {name!r} already", remedy="start from a model without it")
+        self.tokenizer.add_special_tokens({"additional_special_tokens": list(names)})
+        new = [int(self.tokenizer.convert_tokens_to_ids(name)) for name in names]
+        self.encoder.resize_token_embeddings(max(len(self.tokenizer), len(self._words)), mean_resizing=False)
+        with torch.no_grad():
+            self._words[new] = self._words[list(ids)].clone()
+        self._tokenize = TextTokenizer(self.tokenizer, self.max_length)
+        return new
+
+    @property
+    def _words(self) -> nn.Parameter:
+        return self.encoder.get_input_embeddings().weight
+
+    def spec(self) -> dict[str, Any]:
+        """Settings that decide the vectors."""
+        return {
+            "pooling": self.pooling, "dense": [layer.spec() for layer in self.layers], "max_length": self.max_length,
+            "normalize": self.normalize, "prompts": self.prompts, "default_prompt": self.default_prompt,
+            **{name: part.spec() for name in ("template_bias", "soft_prompt") if (part := getattr(self, name))},
+        }  # fmt: skip
+
+    def tokenizer_json(self) -> str:
+        """The tokenizer as text."""
+        return self._tokenize.json()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights by name; adapters are merged into their layers, the head of a masked LM is left out."""
+        from embedkit.models.modules.adapters import has_adapters, merged_state
+
+        if not has_adapters(self.encoder):
+            return {name: x for name, x in self.state_dict().items() if not name.startswith("mask_head.")}
+        dense = {f"dense.{name}": tensor for name, tensor in self.dense.state_dict().items()}
+        prompt = {} if self.soft_prompt is None else {"soft_prompt.weight": self.soft_prompt.weight}
+        return {f"encoder.{name}": tensor for name, tensor in merged_state(self.encoder).items()} | dense | prompt
+
+
+def length_limit(encoder: Any, tokenizer: Any, prompt: int = 0) -> int | None:
+    """Tokens that tokenizer and position table allow, None when neither sets a limit.
+
+    `prompt` positions of the table are taken by a soft prompt, which the tokenizer does not see.
+    """
+    from embedkit.models.execution.packing import position_offset
+
+    limits = [getattr(tokenizer, "model_max_length", None)]
+    table = getattr(getattr(encoder, "embeddings", None), "position_embeddings", None)
+    if table is not None:
+        limits.append(table.num_embeddings - position_offset(encoder) - prompt)
+    elif getattr(encoder.config, "max_position_embeddings", None):
+        limits.append(encoder.config.max_position_embeddings - prompt)
+    known = [limit for limit in limits if limit is not None and 0 < limit < 10**9]
+    return min(known) if known else None

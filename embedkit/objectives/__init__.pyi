@@ -1,0 +1,10 @@
+from .base import LossOutput as LossOutput
+from .base import NegativeCount as NegativeCount
+from .base import Objective as Objective
+from .base import ObjectiveBatch as ObjectiveBatch
+from .catalogue import table as table
+from .kernel import TableObjective as TableObjective
+from .registry import Preset as Preset
+from .registry import build as build
+from .registry import objective as objective
+from .registry import presets as presets

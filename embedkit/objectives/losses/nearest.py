@@ -1,0 +1,153 @@
+"""Directions whose anchors are looked up in a bank of earlier embeddings (NNCLR, All4One)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from embedkit.errors import RecipeError
+from embedkit.objectives.base import ObjectiveBatch
+from embedkit.objectives.compose.wrappers import WeightedSum
+from embedkit.objectives.kernel import table_preset
+from embedkit.objectives.losses.regression import Predictor
+from embedkit.objectives.matrix.similarity import Side, collect
+from embedkit.objectives.parts.banks import Queue
+from embedkit.objectives.parts.slots import part
+from embedkit.objectives.parts.targets import Direction, Embeddings, Sides
+from embedkit.objectives.registry import objective
+from embedkit.objectives.tools import choice, number, unit, whole
+
+
+class _Lookup(Direction):
+    """A queue of unit anchors, a predictor, and the search for nearest neighbours."""
+
+    accepts = frozenset()
+
+    def __init__(self, size: int, hidden: int, keys: str, random_start: bool, dim: int | None) -> None:
+        super().__init__()
+        hidden, self.keys = whole("hidden", hidden, least=1), choice("keys", keys, ("own", "guide"))
+        self.queue = Queue(size, random_start=random_start, dim=dim)
+        self.predictor = None if dim is None else Predictor(dim, hidden)
+        self.requires = frozenset({"anchor", "positive"} | ({"guide"} if keys == "guide" else set()))
+
+    def predicted(self, side: Side) -> Side:
+        """A side whose vectors went through the predictor."""
+        if self.predictor is None:
+            raise RecipeError("the predictor's size is not known", where="objective", remedy="give build(..., dim=)")
+        return replace(side, z=self.predictor(side.z))
+
+    @torch.no_grad()
+    def nearest(self, side: Side, count: int) -> Tensor:
+        """The `count` nearest vectors of the queue to each vector (or its guide's), (N, count, D)."""
+        held = self.queue.side(side)
+        assert held is not None
+        seek = unit(side.z if self.keys == "own" or side.guide is None else side.guide.to(side.z.dtype))
+        if not len(held):
+            return seek[:, None].expand(-1, count, -1)
+        found = [(block @ held.z.T).topk(min(count, len(held)), dim=1).indices for block in seek.split(1024)]
+        index = torch.cat(found)
+        # A queue that is still short gives its last neighbour again.
+        return held.z[torch.cat([index, index[:, -1:].expand(-1, count - index.shape[1])], dim=1)]
+
+    def after_step(self, embeddings: Embeddings, batch: ObjectiveBatch) -> None:
+        """The anchors enter the queue."""
+        self.queue.after_step(embeddings, batch, collect(["anchor"], embeddings, batch))
+
+
+@part("direction", "nearest")
+class NearestNeighbours(_Lookup):
+    """Anchor: the queue's nearest neighbour of one view; candidates: predictions of the other view; then swapped.
+
+    NNCLR (Dwibedi et al. 2021). No gradient flows to the neighbour. Before the first step an anchor is looked up among
+    random unit vectors, or is itself when `random_start` is not set.
+    """
+
+    def __init__(self, size: int = 65_536, hidden: int = 4096, keys: str = "own", random_start: bool = True,
+                 dim: int | None = None) -> None:  # fmt: skip
+        super().__init__(size, hidden, keys, random_start, dim)
+
+    def _sides(self, embeddings: Embeddings, batch: ObjectiveBatch) -> Sides:
+        views = [collect([name], embeddings, batch) for name in ("anchor", "positive")]
+        targets = [replace(view, z=self.nearest(view, 1)[:, 0]) for view in views]
+        predictions = [self.predicted(view) for view in views]
+        return [(targets[0], predictions[1]), (targets[1], predictions[0])]
+
+
+@part("direction", "centroids")
+class Centroids(_Lookup):
+    """Anchor: a transformer's summary of the nearest neighbours of one view; candidates: of the other's, shifted.
+
+    All4One (Estepa et al. 2023): the summary r of the neighbours nn_1 .. nn_k, and g of [prediction, nn_1 .. nn_k-1],
+    are the transformer's first outputs. Its dropout is left out, so that the loss is the same on every process.
+    """
+
+    def __init__(self, size: int = 98_304, hidden: int = 4096, keys: str = "own", random_start: bool = True,
+                 nearest: int = 5, layers: int = 3, heads: int = 8, dim: int | None = None) -> None:  # fmt: skip
+        super().__init__(size, hidden, keys, random_start, dim)
+        self.span = whole("nearest", nearest, least=1)
+        layers, heads = whole("layers", layers, least=1), whole("heads", heads, least=1)
+        if dim is not None and dim % heads:
+            raise RecipeError(f"{heads} heads do not divide {dim}", where="objective.heads", remedy="choose a divisor")
+        self.mixer = None if dim is None else nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(dim, heads, 2 * dim, dropout=0.0, batch_first=True), layers,
+            enable_nested_tensor=False,
+        )  # fmt: skip
+
+    def summary(self, tokens: Tensor) -> Tensor:
+        """First output of the transformer over (N, k, D) with sinusoidal positions, (N, D)."""
+        assert self.mixer is not None
+        k, dim = tokens.shape[1:]
+        even, place = torch.arange(0, dim, 2).to(tokens), torch.arange(k).to(tokens)
+        angle = place[:, None] * torch.exp(even * (-math.log(10_000.0) / dim))
+        place = torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :dim]
+        return self.mixer(tokens + place)[:, 0]
+
+    def _sides(self, embeddings: Embeddings, batch: ObjectiveBatch) -> Sides:
+        views = [collect([name], embeddings, batch) for name in ("anchor", "positive")]
+        near = [self.nearest(view, self.span) for view in views]
+        plain = [replace(view, z=self.summary(n)) for view, n in zip(views, near, strict=True)]
+        shifted = [
+            replace(view, z=self.summary(torch.cat([self.predicted(view).z[:, None], n[:, :-1]], dim=1)))
+            for view, n in zip(views, near, strict=True)
+        ]
+        return [(plain[0], shifted[1]), (plain[1], shifted[0])]
+
+
+table_preset(
+    "nnclr", paper="Dwibedi et al. 2021 (arXiv 2104.14548)", direction="nearest", temperature=0.1,
+    state="queue of Q anchors", cost="B (B + Q) D",
+)  # fmt: skip
+table_preset(
+    "neighbour-centroid", paper="Estepa et al. 2023 (arXiv 2303.09417), All4One, section 3.2", direction="centroids",
+    temperature=0.1, state="queue of Q anchors", cost="B (B + Q) D",
+)  # fmt: skip
+
+
+@objective(
+    "all4one", paper="Estepa et al. 2023 (arXiv 2303.09417)", family="table", splits=True, state="queues of anchors",
+    slots="neighbour-centroid, nnclr and feature-correlation",
+)  # fmt: skip
+class All4One(WeightedSum):
+    """Half of each: the centroid term at temperature 0.1, NNCLR, and the feature term. Needs the guide's vectors.
+
+    Parameters
+    ----------
+    temperature : float
+        Of NNCLR.
+    size, hidden, nearest, heads : int
+        Of queues, predictors, neighbours, and the transformer's attention.
+    """
+
+    def __init__(self, *, temperature: float = 0.2, size: int = 98_304, hidden: int = 4096, nearest: int = 5,
+                 heads: int = 8, dim: int | None = None) -> None:  # fmt: skip
+        number("temperature", temperature, above=0)
+        shared = {"size": size, "hidden": hidden, "keys": "guide", "weight": 0.5}
+        super().__init__(
+            terms=[{"name": "neighbour-centroid", "nearest": nearest, "heads": heads, **shared},
+                   {"name": "nnclr", "temperature": temperature, **shared},
+                   {"name": "feature-correlation", "weight": 0.5}],
+            dim=dim,
+        )  # fmt: skip

@@ -1,0 +1,129 @@
+"""What the parts of the kernel are given when one direction of an objective is evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from embedkit.objectives.base import ObjectiveBatch
+from embedkit.objectives.matrix.similarity import Masks, Side
+from embedkit.objectives.matrix.stats import Part, Stat, Table, pair_scores
+from embedkit.objectives.tools import grouped_lse
+
+
+@dataclass
+class Extra:
+    """Candidates that only one anchor has: scores (n, E), negative unless `positive`; log weights (n, E) or None."""
+
+    scores: Tensor
+    log_weight: Tensor | None = None
+    positive: bool = False
+
+
+@dataclass
+class Problem:
+    """Anchors against candidates.
+
+    Attributes
+    ----------
+    whole, right : Side
+        All anchors of the batch, all candidates.
+    mine : slice or LongTensor
+        Which anchors this process evaluates; n of them. A slice stands for all.
+    masks, parts : Masks, list of Part
+        Over all anchors.
+    place : int
+        Number of the direction, for state that each direction keeps for itself.
+    extras : list of Extra
+        Candidates of single anchors of this process.
+    left : Side
+        The anchors of this process.
+    my_parts : list of Part
+        Features of this process's anchors and of all candidates.
+    """
+
+    batch: ObjectiveBatch
+    whole: Side
+    right: Side
+    mine: slice | Tensor
+    masks: Masks
+    parts: list[Part]
+    place: int = 0
+    extras: list[Extra] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        # Made here and not on first use, which may be where gradients are off.
+        whole = isinstance(self.mine, slice)
+        self.left = self.whole if whole else self.whole.take(self.mine)
+        self.my_parts = self.parts if whole else [Part(p.left[self.mine], p.right, p.function) for p in self.parts]
+
+    @cached_property
+    def all_pairs(self) -> tuple[Tensor, Tensor]:
+        """All positive pairs of the batch."""
+        return self.masks.pairs()
+
+    @cached_property
+    def all_scores(self) -> Tensor:
+        """Their scores, without gradient."""
+        with torch.no_grad():
+            return pair_scores(self.parts, *self.all_pairs)
+
+
+@dataclass
+class Row:
+    """What a reducer reads: n anchors and P positive pairs, sorted by anchor.
+
+    Attributes
+    ----------
+    row, logit, scores : Tensor (P,)
+        Anchor of a pair; its logit after what the slot `positive` did; its score before.
+    part : Tensor (P,)
+        How much of its anchor's target a pair holds; the parts of one anchor add up to 1.
+    count : Tensor (n,)
+        Positives of each anchor.
+    stats : dict
+        Sums over the rows of the table, (n,) each.
+    log_neg : Tensor (n,) or None
+        log Σ w e^l over negatives, -inf when there is none.
+    omega : Tensor (P,) or None
+        Weight of each positive logit.
+    scale : Tensor () or (n, 1)
+        Scale of the logits.
+    pooled : Tensor (n,) or None
+        log Σ e^l over positives when the pairs are not listed one by one but stand for their mean.
+    table : Table
+        What the sums were taken of, for reducers that need all of it.
+    law : callable
+        ``law(positive, valid)`` with bool tables (n, M) gives the target's probabilities (n, M).
+    """
+
+    problem: Problem
+    row: Tensor
+    logit: Tensor
+    scores: Tensor
+    part: Tensor
+    count: Tensor
+    stats: dict[Stat, Tensor]
+    log_neg: Tensor | None
+    scale: Tensor
+    table: Table
+    law: Callable[[Tensor, Tensor], Tensor]
+    omega: Tensor | None = None
+    pooled: Tensor | None = None
+
+    def add(self, values: Tensor) -> Tensor:
+        """Sum over the pairs of each anchor, (n,)."""
+        return values.new_zeros(len(self.count)).index_add(0, self.row, values)
+
+    def lse(self, values: Tensor) -> Tensor:
+        """Log-sum-exp over the pairs of each anchor, (n,); -inf where there is none."""
+        return grouped_lse(values, self.row, len(self.count))
+
+    @cached_property
+    def log_pos(self) -> Tensor:
+        """log Σ e^l over the positives, (n,)."""
+        return self.lse(self.logit) if self.pooled is None else self.pooled

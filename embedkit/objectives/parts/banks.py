@@ -1,0 +1,187 @@
+"""Slot `bank`: candidates that are kept between steps or made from others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from embedkit.errors import RecipeError
+from embedkit.objectives.base import ObjectiveBatch
+from embedkit.objectives.matrix.problem import Extra, Problem
+from embedkit.objectives.matrix.similarity import Side
+from embedkit.objectives.parts.slots import part
+from embedkit.objectives.tools import compute_dtype, number, unit, whole
+
+Embeddings = Mapping[str, Tensor]
+
+
+class Bank(nn.Module):
+    """Base of banks. The base holds nothing, and negatives come from the batch."""
+
+    in_batch = True
+    """Whether the other rows of the batch repel too."""
+    size = 0
+    makes_extras = False
+    """Whether it makes candidates for single anchors."""
+    requires: frozenset[str] = frozenset()
+
+    @property
+    def held(self) -> int:
+        """How many vectors there are now."""
+        return 0
+
+    def side(self, like: Side) -> Side | None:
+        """The vectors held, in the type of `like`; None when there are none."""
+        return None
+
+    def extras(self, problem: Problem) -> list[Extra]:
+        """Candidates of single anchors."""
+        return []
+
+    def band(self, problem: Problem, bank: slice) -> tuple[Tensor, Tensor] | None:
+        """Lowest and highest score (n,) that a negative may have; the bank's vectors are the columns `bank`."""
+        return None
+
+    def after_step(self, embeddings: Embeddings, batch: ObjectiveBatch, keys: Side) -> None:
+        """Advance state; `keys` are the positives of the whole batch."""
+
+
+@part("bank", "none")
+class NoBank(Bank):
+    """Only the batch."""
+
+
+@part("bank", "queue")
+class Queue(Bank):
+    """The unit vectors of the last `size` positives (He et al. 2020, MoCo): they repel, the batch does not.
+
+    It starts with random unit vectors when `random_start` is set, else it grows from nothing. With `in_batch` the other
+    rows of the batch repel as well (a cross-batch memory). With `guide_dim` the guide's vectors are kept beside.
+    """
+
+    def __init__(self, size: int = 65_536, in_batch: bool = False, random_start: bool = True,
+                 guide_dim: int | None = None, dim: int | None = None) -> None:  # fmt: skip
+        super().__init__()
+        self.size, self.in_batch = whole("size", size, least=1), bool(in_batch)
+        guide = 0 if guide_dim is None else whole("guide_dim", guide_dim, least=1)
+        # Drawn with a generator of its own, so that the start is the same on every process.
+        draw = torch.Generator().manual_seed(size)
+        start = torch.randn(self.size if dim else 0, dim or 0, generator=draw)
+        self.register_buffer("vectors", unit(start))
+        self.register_buffer("guides", unit(torch.randn(self.size if guide else 0, guide, generator=draw)))
+        self.register_buffer("keys", torch.full((self.size,), -1, dtype=torch.long))
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
+        self.register_buffer("filled", torch.tensor(self.size if random_start else 0))
+
+    @property
+    def held(self) -> int:
+        """How many vectors there are now."""
+        return int(self.get_buffer("filled"))
+
+    def side(self, like: Side) -> Side | None:
+        """What is held. Nothing but its input is known of a vector."""
+        vectors = self.get_buffer("vectors")
+        if not len(vectors):
+            raise RecipeError("the queue does not know the size of the embeddings", where="objective.bank",
+                              remedy="give build(..., dim=)")  # fmt: skip
+        held = self.held
+        guides = self.get_buffer("guides")
+        guide = guides[:held].to(like.z.dtype) if len(guides) else None
+        return Side(vectors[:held].to(like.z.dtype), {"key": self.get_buffer("keys")[:held]}, guide)
+
+    @torch.no_grad()
+    def after_step(self, embeddings: Embeddings, batch: ObjectiveBatch, keys: Side) -> None:
+        """The newest positives replace the oldest vectors."""
+        vectors, start = self.get_buffer("vectors"), int(self.get_buffer("pointer"))
+        keys = keys.take(slice(max(0, len(keys) - self.size), None))
+        place = (start + torch.arange(len(keys), device=vectors.device)) % self.size
+        vectors[place] = unit(keys.z.to(compute_dtype(keys.z.dtype))).to(vectors.dtype)
+        self.get_buffer("keys")[place] = keys.id("key")
+        if len(self.get_buffer("guides")) and keys.guide is not None:
+            self.get_buffer("guides")[place] = keys.guide.to(self.get_buffer("guides").dtype)
+        self.get_buffer("pointer").fill_((start + len(keys)) % self.size)
+        self.get_buffer("filled").clamp_(min=min(self.size, int(self.get_buffer("filled")) + len(keys)))
+
+
+@part("bank", "filtered-queue")
+class FilteredQueue(Queue):
+    """A queue of which only the `hardest` vectors repel an anchor, among those with a score of at most `ceiling`.
+
+    MoCo with enhanced negative sampling (arXiv 2501.16360). Formula not verified: a reconstruction [R] from the
+    abstract. The filter starts after the `warmup` share of the run.
+    """
+
+    def __init__(self, size: int = 65_536, hardest: int = 1024, ceiling: float = 0.9, warmup: float = 0.0,
+                 random_start: bool = True, dim: int | None = None) -> None:  # fmt: skip
+        super().__init__(size, False, random_start, None, dim)
+        self.hardest = whole("hardest", hardest, least=1, most=size)
+        self.ceiling = number("ceiling", ceiling)
+        self.warmup = number("warmup", warmup, least=0, most=1)
+
+    @torch.no_grad()
+    def band(self, problem: Problem, bank: slice) -> tuple[Tensor, Tensor] | None:
+        """From between the scores of the last of the hardest and the next, to the ceiling."""
+        if problem.batch.step < self.warmup * problem.batch.total_steps:
+            return None
+        features, held = problem.my_parts[0].left, problem.my_parts[0].right[bank]
+        if not len(held):
+            return None
+        low = []
+        for block in features.split(1024):
+            scores = block @ held.T
+            scores = scores.masked_fill(scores > self.ceiling, -torch.inf)
+            best = scores.topk(min(self.hardest + 1, len(held)), dim=1).values
+            # Half way to the next, so that rounding cannot drop the last; where there is no next, all are kept.
+            low.append(best[:, -2:].mean(1) if best.shape[1] > self.hardest else best[:, -1] - 1)
+        least = torch.cat(low) if low else features.new_zeros(0)
+        return least, torch.full_like(least, self.ceiling)
+
+
+@part("bank", "mixed-queue")
+class MixedQueue(Queue):
+    """A queue, and negatives mixed from it (Kalantidis et al. 2020, MoCHi; constants from memory [M]).
+
+    For every anchor, from its `hardest` queue vectors n: `mixes` vectors unit(a n_i + (1-a) n_j), a ~ U(0, 1), and
+    `query_mixes` vectors unit(b q + (1-b) n_j), b ~ U(0, 0.5), none with a gradient. Mixing starts after the `warmup`
+    share of the run.
+    """
+
+    makes_extras = True
+
+    def __init__(self, size: int = 65_536, hardest: int = 1024, mixes: int = 1024, query_mixes: int = 128,
+                 warmup: float = 0.0, random_start: bool = True, dim: int | None = None) -> None:  # fmt: skip
+        super().__init__(size, False, random_start, None, dim)
+        self.hardest = whole("hardest", hardest, least=1, most=size)
+        self.mixes, self.query_mixes = whole("mixes", mixes), whole("query_mixes", query_mixes)
+        self.warmup = number("warmup", warmup, least=0, most=1)
+
+    def extras(self, problem: Problem) -> list[Extra]:
+        """Scores of the mixtures, (n, mixes + query_mixes)."""
+        total = self.mixes + self.query_mixes
+        if not total or problem.batch.step < self.warmup * problem.batch.total_steps:
+            return []
+        every, held = len(problem.whole), problem.my_parts[0].right[len(problem.right) - self.held :].detach()
+        top = min(self.hardest, len(held))
+        if not top:
+            return []
+        generator = problem.batch.generator("mixed-queue", problem.place)
+        # Drawn for all anchors of the batch, then cut to this process's: the same numbers for any number of processes.
+        first, second = (torch.randint(top, (every, total), generator=generator) for _ in range(2))
+        share = torch.rand(every, total, generator=generator)
+        share[:, self.mixes :] *= 0.5
+        device = held.device
+        first, second, share = (t[problem.mine].to(device) for t in (first, second, share))
+        blocks = []
+        anchors = problem.my_parts[0].left
+        for at in range(0, len(anchors), 64):
+            a = anchors[at : at + 64]
+            hard = (a.detach() @ held.T).topk(top, dim=1).indices
+            one = held[hard.gather(1, first[at : at + 64])]
+            one[:, self.mixes :] = a.detach()[:, None]
+            two = held[hard.gather(1, second[at : at + 64])]
+            weight = share[at : at + 64, :, None].to(a.dtype)
+            mixed = unit(weight * one + (1 - weight) * two)
+            blocks.append(torch.einsum("nd,nkd->nk", a, mixed))
+        return [Extra(torch.cat(blocks))] if blocks else []

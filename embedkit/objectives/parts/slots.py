@@ -1,0 +1,97 @@
+"""The slots of the score table kernel and how parts are chosen for them by name and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from torch import nn
+
+from embedkit.errors import RecipeError, nearest
+from embedkit.objectives.registry import BUILD_ARGUMENTS, settings_of
+from embedkit.registry import Registry
+
+P = TypeVar("P", bound=type[nn.Module])
+
+SLOTS: dict[str, Registry[type[nn.Module]]] = {
+    slot: Registry(f"{slot} part", "embedkit.objectives.parts", "embedkit.objectives.matrix")
+    for slot in ("score", "scale", "positive", "direction", "bank", "target", "weight", "prior", "mask", "reducer")
+}
+"""Slot name -> parts that fit into it."""
+
+DEFAULTS: dict[str, str] = {
+    "score": "cosine", "scale": "fixed", "positive": "plain", "direction": "rows", "bank": "none", "target": "same",
+    "weight": "uniform", "prior": "none", "mask": "standard", "reducer": "out",
+}  # fmt: skip
+"""The part a slot holds when nothing else is said; together they are InfoNCE."""
+
+Chosen = dict[str, tuple[str, dict[str, Any]]]
+
+
+def part(slot: str, name: str) -> Callable[[P], P]:
+    """Decorator that files a module as the part `name` of a slot; its constructor's arguments are its settings."""
+
+    def file(cls: P) -> P:
+        SLOTS[slot].add(name)(cls)
+        return cls
+
+    return file
+
+
+def part_settings(slot: str, name: str) -> dict[str, Any]:
+    """Settings of a part with their defaults."""
+    return {k: v for k, v in settings_of(SLOTS[slot][name]).items() if k not in BUILD_ARGUMENTS}
+
+
+def _entry(slot: str, value: Any, where: str) -> tuple[str, dict[str, Any]]:
+    settings = {"name": value} if isinstance(value, str) else value
+    if not isinstance(settings, Mapping) or not isinstance(settings.get("name"), str):
+        raise RecipeError(f"{slot} is {value!r}", where=where, remedy="give a name, or a mapping with a name")
+    name = settings["name"]
+    if name not in SLOTS[slot]:
+        raise RecipeError(f"unknown {slot} {name!r}", where=where, remedy=nearest(name, SLOTS[slot]))
+    rest = {k: v for k, v in settings.items() if k != "name"}
+    known = part_settings(slot, name)
+    for key in rest:
+        if key not in known:
+            raise RecipeError(f"{slot} {name!r} has no setting {key!r}", where=where, remedy=nearest(key, known))
+    return name, rest
+
+
+def choose(base: Mapping[str, Any], given: Mapping[str, Any], where: str) -> tuple[Chosen, dict[str, Any]]:
+    """The part and settings of every slot.
+
+    `base` are the choices of a preset, `given` those of a recipe. A key that is a slot replaces the part (when the
+    name stays, the preset's settings of it stay too); any other key is a setting of the chosen parts, of all that have
+    it. Keys of `given` that are neither are returned; it is for the caller to know or refuse them.
+    """
+    chosen: Chosen = {slot: _entry(slot, value, where) for slot, value in {**DEFAULTS, **base}.items() if slot in SLOTS}
+    for slot in given.keys() & SLOTS.keys():
+        name, settings = _entry(slot, given[slot], where)
+        kept = chosen[slot][1] if name == chosen[slot][0] else {}
+        chosen[slot] = name, {**kept, **settings}
+    rest: dict[str, Any] = {}
+    for key, value in {**base, **given}.items():
+        homes = [settings for slot, (name, settings) in chosen.items() if key in part_settings(slot, name)]
+        for settings in homes:
+            # What a recipe says inside a slot comes before what the preset says beside it.
+            settings[key] = value if key in given else settings.get(key, value)
+        if not homes and key not in SLOTS and key in given:
+            rest[key] = value
+    return chosen, rest
+
+
+def exposed(chosen: Chosen) -> dict[str, Any]:
+    """All settings of the chosen parts with the values they will have."""
+    found: dict[str, Any] = {}
+    for slot, (name, settings) in chosen.items():
+        found.update({**part_settings(slot, name), **settings})
+    return found
+
+
+def make(chosen: Chosen, slot: str, dim: int | None, num_rows: int | None) -> nn.Module:
+    """The part of a slot."""
+    name, settings = chosen[slot]
+    cls = SLOTS[slot][name]
+    sizes = {k: v for k, v in {"dim": dim, "num_rows": num_rows}.items() if k in settings_of(cls)}
+    return cls(**settings, **sizes)

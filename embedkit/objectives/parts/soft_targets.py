@@ -1,0 +1,155 @@
+"""Soft targets: laws over all candidates, and divergences from them (I-Con, ASCL, distillation by rows). Dense."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.special import xlogy
+
+from embedkit.objectives.base import ObjectiveBatch
+from embedkit.objectives.matrix.problem import Problem, Row
+from embedkit.objectives.matrix.similarity import Masks, Side
+from embedkit.objectives.parts.reducers import Reducer
+from embedkit.objectives.parts.slots import part
+from embedkit.objectives.parts.targets import Same, Target, guides
+from embedkit.objectives.tools import choice, number, unit, whole
+
+
+class SoftTarget(Target):
+    """Base of targets that are a law over candidates; what is positive for masks is the anchor's own row."""
+
+    def masks(self, left: Side, right: Side, batch: ObjectiveBatch) -> Masks:
+        """The anchor's own row."""
+        return Same().masks(left, right, batch)
+
+
+def _softmax(logits: Tensor, valid: Tensor) -> Tensor:
+    return logits.masked_fill(~valid, -torch.inf).softmax(-1).nan_to_num(0.0)
+
+
+@part("target", "guide")
+class GuideTarget(SoftTarget):
+    """Softmax over candidates of the guide's cosines / `teacher_temperature`."""
+
+    requires = frozenset({"guide"})
+
+    def __init__(self, teacher_temperature: float = 0.05) -> None:
+        super().__init__()
+        self.temperature = number("teacher_temperature", teacher_temperature, above=0)
+
+    def law(self, problem: Problem, positive: Tensor, valid: Tensor) -> Tensor:
+        """The guide's softmax."""
+        mine, theirs = guides(problem.left, problem.right)
+        return _softmax(mine @ theirs.T / self.temperature, valid)
+
+
+@part("target", "graph")
+class GraphTarget(SoftTarget):
+    """Walks of `hops` steps on the graph of the guide's `neighbours` nearest (I-Con, neighbour propagation)."""
+
+    requires = frozenset({"guide"})
+
+    def __init__(self, neighbours: int = 10, hops: int = 1) -> None:
+        super().__init__()
+        self.neighbours, self.hops = whole("neighbours", neighbours, least=1), whole("hops", hops, least=1)
+
+    def _step(self, cosines: Tensor, allowed: Tensor) -> Tensor:
+        known = min(self.neighbours, cosines.shape[1])
+        best = cosines.masked_fill(~allowed, -torch.inf).topk(known, dim=1).indices
+        step = torch.zeros_like(cosines).scatter_(1, best, 1.0) * allowed
+        return step / step.sum(-1, keepdim=True).clamp_min(1)
+
+    def law(self, problem: Problem, positive: Tensor, valid: Tensor) -> Tensor:
+        """Where a walk that starts at the anchor ends."""
+        mine, theirs = guides(problem.left, problem.right)
+        law = self._step(mine @ theirs.T, valid)
+        if self.hops > 1:
+            step = self._step(theirs @ theirs.T, ~torch.eye(len(theirs), dtype=torch.bool, device=theirs.device))
+            for _ in range(self.hops - 1):
+                law = law @ step
+        law = law * valid
+        return law / law.sum(-1, keepdim=True).clamp_min(1e-30)
+
+
+@part("target", "adaptive")
+class AdaptiveTarget(SoftTarget):
+    """The positive weighs 1 and a candidate min(1, neighbours · c · p_j), then normalised (ASCL, Feng and Patras 2022).
+
+    p is the softmax of the positive's own cosine to the other candidates / `teacher_temperature`, and the confidence
+    c is 1 - entropy(p) / log(number of them). The positive is the key of a weak view.
+    """
+
+    def __init__(self, teacher_temperature: float = 0.05, neighbours: float = 1.0) -> None:
+        super().__init__()
+        self.temperature = number("teacher_temperature", teacher_temperature, above=0)
+        self.neighbours = number("neighbours", neighbours, least=0)
+
+    @torch.no_grad()
+    def law(self, problem: Problem, positive: Tensor, valid: Tensor) -> Tensor:
+        """Normalised weights of the positive and the candidates."""
+        right = unit(problem.right.z)
+        keys = unit(positive.to(right.dtype) @ right)
+        others = valid & ~positive
+        p = _softmax(keys @ right.T / self.temperature, others)
+        count = others.sum(-1).to(p.dtype)
+        confidence = 1 + xlogy(p, p).sum(-1) / count.clamp_min(2).log()
+        weight = (self.neighbours * confidence[:, None] * p).clamp_max(1.0) + positive
+        return weight / weight.sum(-1, keepdim=True).clamp_min(1e-30)
+
+
+@part("reducer", "divergence")
+class Divergence(Reducer):
+    """A divergence between a target law p and the learnt law q = softmax over candidates (I-Con).
+
+    Alshammari et al. 2025 (arXiv 2504.16929). p is uniform over the positives, or what a soft target says.
+
+    Parameters
+    ----------
+    form : str
+        "cross-entropy", "kl" of p from q, "reverse-kl" of q from p, or "js".
+    leak_p, leak_q : float
+        Share of p and of q that is spread evenly over all candidates that count.
+    """
+
+    ratio = False
+    dense = True
+
+    def __init__(self, form: str = "kl", leak_p: float = 0.0, leak_q: float = 0.0, average: str = "all") -> None:
+        super().__init__()
+        self.form = choice("form", form, ("cross-entropy", "kl", "reverse-kl", "js"))
+        self.leak_p, self.leak_q = number("leak_p", leak_p, least=0, most=1), number("leak_q", leak_q, least=0, most=1)
+        self.average = choice("average", average, ("all", "positive"))
+
+    def forward(self, r: Row) -> Tensor:
+        """Per anchor; 0 where no candidate counts."""
+        rows, columns = (slice(0, n) for n in r.table.shape)
+        logits = r.table.scores(rows, columns) * r.scale
+        logits = logits if r.table.bias is None else logits + r.table.bias
+        found = r.table.masks.positives(rows, columns)
+        positive = torch.zeros_like(logits, dtype=torch.bool) if found is None else found
+        negative = r.table.negatives(rows, columns)
+        valid = torch.ones_like(positive) if negative is None else negative | positive
+        with torch.no_grad():
+            law, counts = r.law(positive, valid), valid.to(logits.dtype)
+            even = counts / counts.sum(-1, keepdim=True).clamp_min(1)
+            p = (1 - self.leak_p) * law + self.leak_p * even * (law.sum(-1, keepdim=True) > 0)
+        logits = logits.masked_fill(~valid & valid.any(-1, keepdim=True), -torch.inf)
+        log_q = logits.log_softmax(-1)
+        if self.leak_q:
+            fixed = log_q.masked_fill(~valid, -torch.inf) + (math.log1p(-self.leak_q) if self.leak_q < 1 else -math.inf)
+            log_q = torch.logaddexp(fixed, (self.leak_q * even).clamp_min(1e-38).log())
+        return self._divergence(p, log_q.masked_fill(~valid, 0.0), valid)
+
+    def _divergence(self, p: Tensor, log_q: Tensor, valid: Tensor) -> Tensor:
+        if self.form == "cross-entropy":
+            return -(p * log_q).sum(-1)
+        if self.form == "kl":
+            return (xlogy(p, p) - p * log_q).sum(-1)
+        q = log_q.exp() * valid
+        if self.form == "reverse-kl":
+            return (q * (log_q - p.clamp_min(1e-12).log())).sum(-1)
+        middle = (p + q) / 2
+        log_middle = middle.clamp_min(1e-38).log()
+        return ((xlogy(p, p) - p * log_middle) + q * (log_q - log_middle)).sum(-1) / 2

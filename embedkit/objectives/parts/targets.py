@@ -1,0 +1,290 @@
+"""Slots `direction`, `target` and `mask`: who looks at whom, who is positive, who does not count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from embedkit.errors import DataError
+from embedkit.objectives.base import ObjectiveBatch
+from embedkit.objectives.matrix.problem import Problem
+from embedkit.objectives.matrix.similarity import NOBODY, VIEWS, Listed, Masks, Relation, Side, collect, views_of
+from embedkit.objectives.parts.scores import partners
+from embedkit.objectives.parts.slots import part
+from embedkit.objectives.tools import choice, number, unit, whole
+
+Embeddings = Mapping[str, Tensor]
+Sides = list[tuple[Side, Side]]
+
+
+class Direction(nn.Module):
+    """Base of directions: the pairs of sides (anchors, candidates) whose losses are averaged or added.
+
+    Parameters
+    ----------
+    combine : str
+        "mean" or "sum" of the directions; where every view is an anchor, of the views.
+    detach : bool
+        Candidates get no gradient.
+    """
+
+    requires: frozenset[str] = frozenset({"anchor", "positive"})
+    accepts: frozenset[str] = frozenset({"negatives", *VIEWS[2:]})
+
+    def __init__(self, combine: str = "mean", detach: bool = False) -> None:
+        super().__init__()
+        self.combine = choice("combine", combine, ("mean", "sum"))
+        self.detach = bool(detach)
+
+    def sides(self, embeddings: Embeddings, batch: ObjectiveBatch) -> Sides:
+        """Anchors and candidates of each direction."""
+        found = self._sides(embeddings, batch)
+        return [(left, right.detach()) for left, right in found] if self.detach else found
+
+    def _sides(self, embeddings: Embeddings, batch: ObjectiveBatch) -> Sides:
+        raise TypeError(f"{type(self).__name__} does not define sides")
+
+    def factor(self, sides: Sides) -> float:
+        """What the sum of the directions is multiplied by."""
+        return 1.0 / len(sides) if self.combine == "mean" else 1.0
+
+    def count(self, rows: int, hard: int) -> tuple[int, int]:
+        """Negatives of one anchor in a batch of `rows`: those that are views of other rows, and hard ones."""
+        return rows - 1, rows * hard
+
+    def after_step(self, embeddings: Embeddings, batch: ObjectiveBatch) -> None:
+        """Advance state."""
+
+
+def _others(embeddings: Embeddings, batch: ObjectiveBatch) -> Side:
+    return collect([name for name in views_of(embeddings) if name != "anchor"], embeddings, batch)
+
+
+def _with_hard(side: Side, embeddings: Embeddings, batch: ObjectiveBatch) -> Side:
+    return Side.join([side, collect(["negatives"], embeddings, batch)]) if "negatives" in embeddings else side
+
+
+@part("direction", "rows")
+class Rows(Direction):
+    """Anchors look at the positives (and further views) and hard negatives of the whole batch.
+
+    With ``keys="guide"`` the positives are those of the guide model, without gradient: a running mean of the encoder.
+    """
+
+    def __init__(self, keys: str = "own", detach: bool = False) -> None:
+        super().__init__("mean", detach)
+        self.keys = choice("keys", keys, ("own", "guide"))
+        self.requires = frozenset({"anchor", "positive"} | ({"guide"} if keys == "guide" else set()))
+
+    def _sides(self, embeddings: Embeddings, batch: ObjectiveBatch) -> Sides:
+        anchors, positives = collect(["anchor"], embeddings, batch), _others(embeddings, batch)
+        if self.keys == "guide":
+            positives = guide_keys(positives)
+        return [(anchors, _with_hard(positives, embeddings, batch))]
+
+
+def guide_keys(side: Side) -> Side:
+    """The same side with the guide's vectors in place of its own."""
+    if side.guide is None or side.guide.shape[1] != side.z.shape[1]:
+        raise DataError("the keys are to come from a guide model and there is none of this size", where="batch.guide",
+                        remedy="use a method with a running mean of the encoder, or set keys: own")  # fmt: skip
+    return replace(side, z=side.guide.detach().to(side.z.dtype))
+
+
+@part("direction", "columns")
+class Columns(Direction):
+    """Positives (and further views) look at the anchors of the whole batch."""
+
+    accepts = frozenset(VIEWS[2:])
+
+    def _sides(self, embeddings: Embeddings, batch: ObjectiveBatch) -> Sides:
+        return [(_others(embeddings, batch), collect(["anchor"], embeddings, batch))]
+
+    def count(self, rows: int, hard: int) -> tuple[int, int]:
+        """All other anchors."""
+        return rows - 1, 0
+
+
+@part("direction", "both")
+class Both(Direction):
+    """Rows and columns; hard negatives are candidates of the rows only."""
+
+    def _sides(self, embeddings: Embeddings, batch: ObjectiveBatch) -> Sides:
+        anchors, others = collect(["anchor"], embeddings, batch), _others(embeddings, batch)
+        return [(anchors, _with_hard(others, embeddings, batch)), (others, anchors)]
+
+
+@part("direction", "views")
+class Views(Direction):
+    """Every view looks at every other vector of the batch, itself left out."""
+
+    requires = frozenset({"anchor"})
+
+    def _sides(self, embeddings: Embeddings, batch: ObjectiveBatch) -> Sides:
+        every = collect(views_of(embeddings), embeddings, batch)
+        return [(every, _with_hard(every, embeddings, batch))]
+
+    def factor(self, sides: Sides) -> float:
+        """The mean over all views, or its sum over views."""
+        return 1.0 if self.combine == "mean" else len(sides[0][0].id("view").unique())
+
+    def count(self, rows: int, hard: int) -> tuple[int, int]:
+        """Both views of all other rows."""
+        return 2 * (rows - 1), rows * hard
+
+
+@part("direction", "self")
+class Alone(Direction):
+    """Anchors look at all anchors, themselves included."""
+
+    requires = frozenset({"anchor"})
+    accepts = frozenset()
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def _sides(self, embeddings: Embeddings, batch: ObjectiveBatch) -> Sides:
+        anchors = collect(["anchor"], embeddings, batch)
+        return [(anchors, anchors)]
+
+
+class Target(nn.Module):
+    """Base of targets: which candidates are positive."""
+
+    requires: frozenset[str] = frozenset()
+    many = False
+    """Whether an anchor can have so many positives that they are better summed by tiles than listed."""
+
+    def masks(self, left: Side, right: Side, batch: ObjectiveBatch) -> Masks:
+        """Positive pairs and the vector itself; what else does not count is added by the slot `mask`."""
+        raise TypeError(f"{type(self).__name__} does not define masks")
+
+    def law(self, problem: Problem, positive: Tensor, valid: Tensor) -> Tensor:
+        """Probabilities (n, M) of the candidates, 0 outside `valid`, without gradient: the positives, evenly."""
+        weight = positive.to(problem.whole.z.dtype)
+        return weight / weight.sum(-1, keepdim=True).clamp_min(1)
+
+
+def _itself(left: Side, right: Side) -> Relation:
+    return Relation.of(left.id("vector"), right.id("vector"))
+
+
+@part("target", "same")
+class Same(Target):
+    """Positive are candidates of the anchor's own row, or with its label, group, score or input, when `by` says so."""
+
+    def __init__(self, by: str = "row") -> None:
+        super().__init__()
+        self.by = choice("by", by, ("row", "label", "group", "key", "score"))
+        self.many = by != "row"
+        role = "positive" if by == "row" else by
+        self.requires = frozenset() if by == "key" else frozenset({role})
+
+    def masks(self, left: Side, right: Side, batch: ObjectiveBatch) -> Masks:
+        """Positive: equal ids of the kind `by`; a row's hard negatives are never positive."""
+        theirs = right.id(self.by).masked_fill(right.id("hard") >= 0, NOBODY)
+        return Masks(Relation.of(left.id(self.by), theirs), _itself(left, right))
+
+
+def guides(left: Side, right: Side) -> tuple[Tensor, Tensor]:
+    """The guide's unit vectors of both sides, without gradient, in the type of the vectors."""
+    if left.guide is None or right.guide is None:
+        raise DataError("the guide's vectors are not there for all candidates", where="batch.guide",
+                        remedy="use a method with a guide; with a bank, set its guide_dim")  # fmt: skip
+    kind = left.z.dtype
+    return unit(left.guide.detach().to(kind)), unit(right.guide.detach().to(kind))
+
+
+@part("target", "itself")
+class Itself(Target):
+    """The only positive of an anchor is the anchor: nothing is pulled, all else is pushed."""
+
+    def masks(self, left: Side, right: Side, batch: ObjectiveBatch) -> Masks:
+        """Positive: the vector itself."""
+        return Masks(_itself(left, right), _itself(left, right), keep_same=True)
+
+
+@part("target", "partner")
+class Partner(Target):
+    """Positive are candidates with the label the anchor's row is paired with; its own label does not count (Hydra)."""
+
+    many = True
+    requires = frozenset({"label"})
+
+    def __init__(self, pairing: str = "arbitrary") -> None:
+        super().__init__()
+        self.pairing = choice("pairing", pairing, ("arbitrary", "distinct", "identical"))
+
+    def masks(self, left: Side, right: Side, batch: ObjectiveBatch) -> Masks:
+        """Positive: the partner's label."""
+        partner = partners(batch, self.pairing)[left.id("row")]
+        own = Relation.of(left.id("label"), right.id("label"))
+        return Masks(Relation.of(partner, right.id("label")), _itself(left, right), [own])
+
+
+@part("target", "nearest")
+class Nearest(Target):
+    """Positive are the `neighbours` vectors of the bank that the guide finds most similar (MLS, arXiv 2308.03286; [R]).
+
+    The bank must keep the guide's vectors: its setting `guide_dim`.
+    """
+
+    requires = frozenset({"guide"})
+
+    def __init__(self, neighbours: int = 10) -> None:
+        super().__init__()
+        self.neighbours = whole("neighbours", neighbours, least=1)
+
+    @torch.no_grad()
+    def masks(self, left: Side, right: Side, batch: ObjectiveBatch) -> Masks:
+        """Positive: the nearest by the guide's cosine; the list of candidates is searched a block at a time."""
+        mine, theirs = guides(left, right)
+        held = (right.id("row") == NOBODY).nonzero().squeeze(1)
+        known = min(self.neighbours, len(held))
+        found = [(block @ theirs[held].T).topk(known, dim=1).indices for block in mine.split(1024)]
+        return Masks(Listed(held[torch.cat(found)]), _itself(left, right))
+
+
+@part("mask", "standard")
+class FalseNegatives(nn.Module):
+    """Which pairs neither attract nor repel.
+
+    Parameters
+    ----------
+    groups : bool
+        Vectors of the same group, when rows have groups.
+    equal_inputs : bool
+        Vectors of equal input text or image, and vectors of which one equals a view of the other's row: the same image
+        with another caption, the same caption of another image.
+    guide_margin : float, optional
+        Pairs whose cosine by the guide model is above that of the anchor's own positive less this margin (GISTEmbed,
+        Solatorio, arXiv 2402.16829, is margin 0); needs guide embeddings.
+    own_views : bool
+        The other views of the anchor's row; only of use where they are not positive.
+    """
+
+    def __init__(self, groups: bool = True, equal_inputs: bool = False, guide_margin: float | None = None,
+                 own_views: bool = False) -> None:  # fmt: skip
+        super().__init__()
+        self.groups, self.equal, self.own_views = bool(groups), bool(equal_inputs), bool(own_views)
+        self.requires: frozenset[str] = frozenset() if guide_margin is None else frozenset({"guide"})
+        self.guide_margin = None if guide_margin is None else number("guide_margin", guide_margin, least=-2, most=2)
+
+    def extend(self, masks: Masks, left: Side, right: Side) -> None:
+        """Add what does not count."""
+        alike = [("group", "group")] if self.groups else []
+        alike += [("row", "row")] if self.own_views else []
+        if self.equal:
+            views = [kind for kind in left.ids if kind.startswith("key of ")]
+            alike += [("key", "key"), *(("key", view) for view in views), *((view, "key") for view in views)]
+        masks.drop += [Relation.of(left.id(a), right.id(b)) for a, b in alike if a in left.ids and b in right.ids]
+        if self.guide_margin is not None:
+            mine, theirs = guides(left, right)
+            row, column = masks.pairs()
+            ceiling = mine.new_full((len(left),), torch.inf)
+            # An anchor with several positives is as strict as its least similar one.
+            ceiling.scatter_reduce_(0, row, (mine[row] * theirs[column]).sum(-1), "amin")
+            masks.guide = mine, theirs, ceiling - self.guide_margin

@@ -1,0 +1,1 @@
+"""One training run: the loop, its step and what a step reads."""

@@ -1,0 +1,191 @@
+"""From rows to what a step computes: views, tokenised inputs pooled by tower, and the labels of the batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from xxhash import xxh3_64_intdigest
+
+from embedkit.errors import DataError
+from embedkit.methods.base import Method, View, prepare_view
+from embedkit.models.augment.counter_rng import seeds_of
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from embedkit.data import RowBatch
+    from embedkit.data.images.decoding import Skipped
+    from embedkit.models import Inputs, Model
+
+_PIECE = 16  # images that one thread makes pixels of at a time
+
+
+@dataclass
+class Pool:
+    """Inputs of one tower with equal settings: they share forward passes, whatever view they belong to.
+
+    Attributes
+    ----------
+    inputs : Inputs
+        Ragged inputs of all views in `names`, one after the other.
+    names : list of (str, int)
+        View name and number of its inputs, in order.
+    guided : bool
+        Whether a guide embeds it too.
+    """
+
+    inputs: Inputs
+    names: list[tuple[str, int]]
+    tower: str
+    settings: dict[str, Any]
+    guided: bool = True
+
+
+@dataclass
+class StepBatch:
+    """This process's part of one batch, ready for the device.
+
+    Attributes
+    ----------
+    owner, keys, lengths : dict of str to LongTensor (n_name,)
+        For each input of a view: its row in the whole batch, a 64-bit hash of the input, and its tokens.
+    ids : LongTensor (rows,)
+        Stable ids of this process's rows.
+    labels : dict of str to Tensor (rows,)
+        Of "score", "label", "group", those that the rows have.
+    offset, size, epoch, step : int
+        First row of this process, rows of the whole batch, and the position in the data: epoch and step within it.
+    number, seed : int
+        Optimiser steps of the run before this one, and the run's seed.
+    guide_pools : list of Pool
+        The same views prepared by a guide with another tokenizer; empty when there is none.
+    skipped : list of Skipped
+        Rows of this process's part that were dropped because they are bad. `offset` and `size` still count them.
+    """
+
+    pools: list[Pool]
+    views: dict[str, View]
+    owner: dict[str, Tensor]
+    keys: dict[str, Tensor]
+    lengths: dict[str, Tensor]
+    ids: Tensor
+    labels: dict[str, Tensor]
+    offset: int
+    size: int
+    epoch: int
+    step: int
+    number: int
+    seed: int
+    guide_pools: list[Pool] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens (or image patches) that go through an encoder."""
+        return int(sum(pool.inputs.costs.sum() for pool in self.pools))
+
+
+def prepare(
+    batch: RowBatch, method: Method, model: Model, *, seed: int, epoch: int, guide: Model | None = None,
+    number: int | None = None, threads: ThreadPoolExecutor | None = None,
+) -> StepBatch:  # fmt: skip
+    """Make the views of a batch's rows and tokenise them. Pure; safe to run in a background thread.
+
+    What a method draws at random for a row depends on (seed, epoch, step, place of the row in the whole batch) only.
+    `number` counts the optimiser steps before this one; the step within the epoch when it is not given. Images are made
+    into pixels by `threads`, if there are any.
+    """
+
+    def random(row: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[batch.step, batch.places[row], 0, 0]))
+
+    if not batch.rows:
+        raise DataError(
+            f"a batch of {batch.size} rows leaves a process without one", where="train.batch_size",
+            remedy="set data.drop_last: true, or use fewer processes",
+        )  # fmt: skip
+    views = method.views(batch.rows, random)
+    prepared = {name: _prepared(method, model, name, view, (seed, epoch, batch.step), batch.places, threads)
+                for name, view in views.items()}  # fmt: skip
+    guided = {name: view for name, view in views.items() if view.guided}
+    return StepBatch(
+        pools=_pools(views, prepared),
+        views=views,
+        owner={name: torch.as_tensor(view.owner, dtype=torch.int64) + batch.offset for name, view in views.items()},
+        keys={name: torch.as_tensor([_key(x) for x in view.inputs], dtype=torch.int64) for name, view in views.items()},
+        lengths={name: torch.from_numpy(inputs.costs.astype(np.int64)) for name, inputs in prepared.items()},
+        ids=torch.as_tensor(batch.ids, dtype=torch.int64),
+        labels=_labels(batch.rows, batch.places),
+        offset=batch.offset,
+        size=batch.size,
+        epoch=epoch,
+        step=batch.step,
+        number=batch.step if number is None else number,
+        seed=seed,
+        guide_pools=[] if guide is None else _pools(guided, {n: prepare_view(guide, v) for n, v in guided.items()}),
+        skipped=batch.skipped,
+    )
+
+
+def _prepared(
+    method: Method, model: Model, name: str, view: View, key: tuple[int, ...], places: Sequence[int],
+    threads: ThreadPoolExecutor | None,
+) -> Inputs:  # fmt: skip
+    """The inputs of a view with their seeds and data."""
+    if threads is not None and view.tower == "image" and len(view.inputs) > _PIECE:
+        starts = range(0, len(view.inputs), _PIECE)
+        pieces = [replace(view, inputs=view.inputs[s : s + _PIECE], owner=view.owner[s : s + _PIECE]) for s in starts]
+        parts = list(threads.map(lambda piece: method.prepare(model, name, piece), pieces))
+        inputs = type(parts[0]).concat(parts)
+    else:
+        inputs = method.prepare(model, name, view)
+    if not hasattr(inputs, "data"):  # of another tower: nothing is drawn on its tokens
+        return inputs
+    owner = np.asarray(view.owner, dtype=np.int64)
+    first = np.searchsorted(owner, owner)  # of the inputs of the same row; owners do not decrease
+    seeds = seeds_of(key, name, np.asarray(places, dtype=np.int64)[owner], np.arange(len(owner)) - first)
+    return inputs.replace(seeds=seeds, **view.data)
+
+
+def _pools(views: dict[str, View], prepared: dict[str, Inputs]) -> list[Pool]:
+    grouped: dict[tuple[str, str, bool], list[str]] = {}
+    for name, view in views.items():
+        kind = (view.tower, repr(sorted(view.settings.items())), view.guided)
+        grouped.setdefault(kind, []).append(name)
+    pools = []
+    for (tower, _, guided), names in grouped.items():
+        parts = [prepared[name] for name in names]
+        inputs = parts[0] if len(parts) == 1 else type(parts[0]).concat(parts)
+        sizes = [(name, len(views[name].inputs)) for name in names]
+        pools.append(Pool(inputs, sizes, tower, views[names[0]].settings, guided))
+    return pools
+
+
+def _labels(rows: Sequence[Any], places: Sequence[int]) -> dict[str, Tensor]:
+    """Score, label and group of rows whose sources have them; a row without one is like no other row."""
+    labels: dict[str, Tensor] = {}
+    if rows and "score" in rows[0]:
+        scores = [math.nan if row["score"] is None else row["score"] for row in rows]
+        labels["score"] = torch.tensor(scores, dtype=torch.float32)
+    for name, number in (("label", int), ("group", lambda group: _key(str(group)))):
+        if rows and name in rows[0]:
+            own = [-1 - i if row[name] is None else number(row[name]) for i, row in zip(places, rows, strict=True)]
+            labels[name] = torch.tensor(own, dtype=torch.int64)
+    return labels
+
+
+def _key(value: Any) -> int:
+    """A 63-bit hash of an input; equal inputs have equal keys on every process and in every run."""
+    data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else _image_bytes(value)
+    return xxh3_64_intdigest(data) >> 1
+
+
+def _image_bytes(value: Any) -> bytes:
+    known = getattr(value, "key", value)
+    return known if isinstance(known, bytes) else known.tobytes()  # type: ignore[no-any-return]

@@ -1,0 +1,268 @@
+"""One optimiser step up to the gradients: embed, gather, loss, and the way back.
+
+Everything a step needs to be exact for any number of chunks and processes is in `TrainStep.gradients`, top to bottom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from embedkit.methods.base import Method
+from embedkit.models.base import Model
+from embedkit.objectives.base import LossOutput, Objective, ObjectiveBatch
+from embedkit.training.loop.batches import Pool, StepBatch
+from embedkit.training.loop.cache import CachedEmbeddings, Chunking
+from embedkit.training.loop.guide import Guide
+from embedkit.training.parallel.distributed import World
+
+
+class Bundle(nn.Module):
+    """All that is trained and saved in a run: the model, the method's parts, the objective, and a guide that follows.
+
+    Its state dict has keys ``model.*``, ``parts.*``, ``objective.*``, ``guide.*``; parameter groups match these names.
+    """
+
+    def __init__(self, model: Model, parts: nn.ModuleDict, objective: Objective, guide: Guide | None = None) -> None:
+        super().__init__()
+        self.model: Model = model
+        self.parts: nn.ModuleDict = parts
+        self.objective: Objective = objective
+        self.guide: Guide | None = guide
+
+
+@dataclass
+class StepResult:
+    """What a step says of itself; tensors stay on the device until they are logged.
+
+    Attributes
+    ----------
+    loss : Tensor ()
+        This process's share of the loss.
+    terms, metrics : dict of str to Tensor ()
+        As in `LossOutput`; terms are shares too.
+    """
+
+    loss: Tensor
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Latest:
+    """The gathered batch of the step at hand, without gradient: encoder outputs, embeddings, and what is known."""
+
+    outputs: dict[str, Tensor]
+    embeddings: dict[str, Tensor]
+    known: ObjectiveBatch
+
+
+class TrainStep:
+    """Computes the exact gradient of a batch into the parameters of a bundle.
+
+    Parameters
+    ----------
+    autocast : callable
+        Makes the context of the encoder's forward pass (mixed precision).
+    loss_scale : callable
+        The factor that fp16 multiplies the loss with; 1 otherwise. Cached gradients already carry it.
+    defer_sync : callable (bool), optional
+        Tells a sharding engine whether to communicate in the coming backward passes.
+    equal_passes : bool
+        Whether all processes must run equally many forward passes, because they communicate in each.
+    asked_to_stop : callable () -> bool
+        Whether this process was asked to end the run; `stop` then is True on all processes after the step.
+
+    Attributes
+    ----------
+    latest : Latest or None
+        The batch of the step at hand, from before its loss until its update.
+    """
+
+    def __init__(
+        self, bundle: Bundle, method: Method, world: World, chunking: Chunking, *,
+        autocast: Callable[[], Any], loss_scale: Callable[[], float] = lambda: 1.0,
+        defer_sync: Callable[[bool], None] | None = None, total_steps: int = 1, equal_passes: bool = False,
+        asked_to_stop: Callable[[], bool] = lambda: False,
+    ) -> None:  # fmt: skip
+        self.bundle, self.method, self.world, self.chunking = bundle, method, world, chunking
+        self.autocast, self.loss_scale, self.total_steps = autocast, loss_scale, total_steps
+        self._defer_sync = defer_sync or (lambda deferred: None)
+        self._passes = (lambda own: max(world.counts(own))) if equal_passes else None
+        self._asked, self.stop = asked_to_stop, False
+        self.latest: Latest | None = None
+
+    def gradients(self, batch: StepBatch) -> StepResult:
+        """Forward and backward of one batch: parameter gradients are summed over processes when this returns."""
+        self.latest = None
+        self._defer_sync(True)
+        cached = self._cached(batch)
+        local, counts = self._aligned(cached.forward())  # name -> (n_name, K), this process
+
+        whole = {name: self._leaf(self.world.gather(z, counts[name])) for name, z in local.items()}
+        known = self._objective_batch(batch, counts)
+        known.guide = self._guide(batch, counts)
+        projected = self.method.project(whole, known, self.bundle.parts)
+        seen = {name: z if z is whole.get(name) else self._leaf(z) for name, z in projected.items()}
+        self.latest = Latest(_detached(whole), _detached(seen), known)
+
+        output: LossOutput = self.bundle.objective(seen, known)
+        terms = self.method.terms(whole, seen, known, self.bundle.parts)
+        scale = self.loss_scale()
+        loss = output.loss + sum(terms.values())
+        if loss.requires_grad:
+            _backward(loss, scale)
+        extra = self._local_terms(batch, seen, known, counts, scale)
+
+        self._through_projection(whole, projected, seen)
+        own = {name: self.world.own_sum(_gradient(whole[name]), counts[name]) for name in local}
+        cached.backward({name: own[name].to(local[name].dtype) for name in local})
+        self.world.sum_gradients(self.bundle.parameters())
+        logged = {**output.terms, **_detached(terms), **extra}
+        return StepResult(loss.detach() + sum(extra.values()), logged, output.metrics)
+
+    def after_update(self) -> None:
+        """Advance the state of objective, method and guide, once an optimiser step."""
+        if self.bundle.guide is not None:
+            self.bundle.guide.after_update(self.bundle.model)
+        if self.latest is not None:
+            outputs, embeddings, known = self.latest.outputs, self.latest.embeddings, self.latest.known
+            with torch.no_grad():
+                self.bundle.objective.after_step(embeddings, known)
+                self.method.after_step(outputs, embeddings, known, self.bundle.model, self.bundle.parts)
+            self.latest = None
+
+    def _aligned(self, local: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
+        """Outputs, and the number of rows that each process has of them.
+
+        A process without an input of a view takes the width and type of its output from those that have one.
+        """
+        said = [number for z in local.values() for number in (len(z), z.shape[1], _TYPES.index(z.dtype))]
+        every = self.world.tables(said)
+        counts = {name: [row[3 * i] for row in every] for i, name in enumerate(local)}
+        found = {}
+        for i, (name, z) in enumerate(local.items()):
+            rows, width, kind = max(row[3 * i : 3 * i + 3] for row in every) if len(z) == 0 else (len(z), 0, 0)
+            empty = len(z) == 0 and rows > 0
+            found[name] = z.new_empty(0, width, dtype=_TYPES[kind]) if empty else z
+        return found, counts
+
+    def _cached(self, batch: StepBatch) -> CachedEmbeddings:
+        def encode(pool: Pool, inputs: Any) -> Tensor:
+            with self.autocast():
+                return self.method.embed(
+                    self.bundle.model, self.bundle.parts, inputs.to(self.world.device), **pool.settings
+                )
+
+        weight = next(self.bundle.model.parameters())
+        empty = torch.empty(0, self.bundle.model.training_dim, dtype=weight.dtype, device=self.world.device)
+        return CachedEmbeddings(
+            encode, batch.pools, self.chunking, empty, lambda: self._defer_sync(False), self._passes
+        )
+
+    def _guide(self, batch: StepBatch, counts: dict[str, list[int]]) -> dict[str, Tensor]:
+        if self.bundle.guide is None:
+            return {}
+        own = self.bundle.guide.embed(batch, self.chunking, self.autocast, self.world.device)
+        return {name: self.world.gather(z, counts[name]) for name, z in own.items()}
+
+    @staticmethod
+    def _leaf(tensor: Tensor) -> Tensor:
+        """A detached copy that wants a gradient, in at least float32."""
+        wide = tensor.detach() if tensor.dtype == torch.float64 else tensor.detach().float()
+        return wide.requires_grad_()
+
+    def _objective_batch(self, batch: StepBatch, counts: dict[str, list[int]]) -> ObjectiveBatch:
+        device, gather = self.world.device, self.world.gather
+        # bad rows are dropped already, by each process on its own
+        rows, asked = zip(*self.world.tables([len(batch.ids), self._asked()]), strict=True)
+        self.stop = any(asked)
+        offset = sum(rows[: self.world.rank])
+        labels = {name: gather(values.to(device), rows) for name, values in batch.labels.items()}
+        of_inputs = {
+            name: gather(
+                torch.stack([owner - batch.offset + offset, batch.keys[name], batch.lengths[name]], dim=1).to(device),
+                counts[name],
+            )
+            for name, owner in batch.owner.items()
+        }  # each (N_name, 3)
+        return ObjectiveBatch(
+            size=sum(rows),
+            rows=slice(offset, offset + len(batch.ids)),
+            owner={name: values[:, 0] for name, values in of_inputs.items()},
+            keys={name: values[:, 1] for name, values in of_inputs.items()},
+            lengths={name: values[:, 2] for name, values in of_inputs.items()},
+            ids=gather(batch.ids.to(device), rows),
+            score=labels.get("score"),
+            label=labels.get("label"),
+            group=labels.get("group"),
+            step=batch.number,
+            total_steps=self.total_steps,
+            epoch=batch.epoch,
+            seed=batch.seed,
+        )
+
+    def _local_terms(
+        self, batch: StepBatch, seen: dict[str, Tensor], known: ObjectiveBatch, counts: dict[str, list[int]],
+        scale: float,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """Losses of this process's own rows, chunk by chunk, into the gradients of `seen`; detached sums by name."""
+        found: dict[str, Tensor] = {}
+        if type(self.method).local_terms is Method.local_terms:
+            return found
+        for pool, name, inputs in _by_view(batch.pools):
+            if name not in seen:
+                continue
+            first = sum(counts[name][: self.world.rank])  # of this process's inputs among all
+            for index in self.chunking.cut(Pool(inputs, [(name, len(inputs))], pool.tower, pool.settings)):
+                chunk = inputs.select(index).to(self.world.device)
+                embeddings = seen[name][torch.as_tensor(index + first, device=self.world.device)]
+                with self.autocast():
+                    terms = self.method.local_terms(
+                        name, embeddings, chunk, known, self.bundle.model, self.bundle.parts
+                    )
+                if terms:
+                    _backward(sum(terms.values()), scale)  # type: ignore[arg-type]
+                for term, value in terms.items():
+                    found[term] = found.get(term, 0) + value.detach()
+        return found
+
+    @staticmethod
+    def _through_projection(whole: dict[str, Tensor], projected: dict[str, Tensor], seen: dict[str, Tensor]) -> None:
+        """Carry the gradients of the projected embeddings back to the gathered outputs and to the parts."""
+        moved = [name for name, z in projected.items() if z.requires_grad and z is not whole.get(name)]
+        if moved:
+            torch.autograd.backward([projected[n] for n in moved], [_gradient(seen[n]) for n in moved])
+
+
+_TYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+
+
+def _by_view(pools: list[Pool]) -> Iterator[tuple[Pool, str, Any]]:
+    """Pool, name and inputs of every view that has some here."""
+    for pool in pools:
+        start = 0
+        for name, count in pool.names:
+            if count:
+                yield pool, name, pool.inputs.select(np.arange(start, start + count))
+            start += count
+
+
+def _backward(loss: Tensor, scale: float) -> None:
+    """The way back of ``loss * scale``. A loss that is not finite makes all its gradients NaN, and so those that
+    processes sum: each of them sees it, with no exchange of its own and without waiting for the device."""
+    (loss * (scale + 0.0 * loss.detach())).backward()
+
+
+def _detached(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+def _gradient(tensor: Tensor) -> Tensor:
+    """The gradient of a leaf, zeros where nothing reached it."""
+    return tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)

@@ -1,0 +1,1 @@
+"""What watches a run: the log, guards, the search for values that are not finite."""

@@ -1,0 +1,1 @@
+"""Optimizers, precision, layer-wise learning rates, the pull towards the starting weights."""

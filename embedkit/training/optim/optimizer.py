@@ -1,0 +1,254 @@
+"""Parameter groups by name pattern, AdamW, the learning-rate schedule, clipping, and a running mean of weights."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from embedkit.errors import RecipeError
+from embedkit.recipe import GroupConfig, TrainConfig
+from embedkit.training.optim.layer_decay import layer_factors
+
+
+@dataclass
+class ParameterGroup:
+    """Parameters that share a learning rate (at its peak) and weight decay.
+
+    `names` are those of `Bundle.named_parameters`; the order decides nothing.
+    """
+
+    name: str
+    lr: float
+    weight_decay: float
+    names: list[str]
+    count: int = 0
+
+
+def assign_groups(
+    module: nn.Module, config: TrainConfig, undecayed: frozenset[str] = frozenset()
+) -> list[ParameterGroup]:
+    """Sort all trainable parameters into groups; parameters of a frozen group stop wanting gradients.
+
+    The first pattern of ``train.groups`` that matches a name decides. Vectors and scalars (biases, norms, temperatures)
+    and the names in `undecayed` get no weight decay unless their group asks for one.
+
+    Raises
+    ------
+    RecipeError
+        When a pattern matches nothing, or nothing is left to train.
+    """
+    groups: dict[tuple[str, float, float], ParameterGroup] = {}
+    matched: set[str] = set()
+    rules = {n: next((g for g in config.groups if fnmatch.fnmatchcase(n, g.pattern)), None)
+             for n, _ in module.named_parameters()}  # fmt: skip
+    factors = _layer_factors(rules)
+    for name, parameter in module.named_parameters():
+        rule = rules[name]
+        if rule is not None:
+            matched.add(rule.pattern)
+            if rule.frozen:
+                parameter.requires_grad_(False)
+        if not parameter.requires_grad:
+            continue
+        label, lr, decay = _group_key(name, parameter, rule, config, undecayed)
+        key = (label, lr * factors.get(name, 1.0), decay)
+        group = groups.setdefault(key, ParameterGroup(*key, names=[]))
+        group.names.append(name)
+        group.count += parameter.numel()
+    for rule in config.groups:
+        if rule.pattern not in matched:
+            raise RecipeError(
+                f"pattern {rule.pattern!r} matches no parameter", where="train.groups",
+                remedy="`embedkit plan` lists the names; patterns are shell style, e.g. model.encoder.layer.0.*",
+            )  # fmt: skip
+    if not groups:
+        raise RecipeError("every parameter is frozen", where="train.groups", remedy="leave something to train")
+    return list(groups.values())
+
+
+def _layer_factors(rules: dict[str, GroupConfig | None]) -> dict[str, float]:
+    """Factors on the learning rate of the parameters whose group has a ``layer_decay``."""
+    found: dict[str, float] = {}
+    for pattern in dict.fromkeys(rule.pattern for rule in rules.values() if rule is not None):
+        own = [name for name, rule in rules.items() if rule is not None and rule.pattern == pattern]
+        rule = rules[own[0]]
+        if rule is not None and rule.layer_decay is not None:
+            found |= layer_factors(own, rule.layer_decay)
+    return found
+
+
+def _group_key(
+    name: str, parameter: nn.Parameter, rule: GroupConfig | None, config: TrainConfig, undecayed: frozenset[str]
+) -> tuple[str, float, float]:
+    lr = rule.lr if rule is not None and rule.lr is not None else config.lr
+    if rule is not None and rule.weight_decay is not None:
+        decay = rule.weight_decay
+    else:
+        decay = 0.0 if parameter.ndim < 2 or name in undecayed else config.weight_decay
+    label = rule.pattern if rule is not None else name.split(".", 1)[0]
+    return label, lr, decay
+
+
+def schedule_factor(step: int, total: int, config: TrainConfig) -> float:
+    """The factor on the peak learning rate at optimiser step `step` (0-based) of `total`: a pure function.
+
+    Warm-up rises linearly; then "linear" falls to 0, "cosine" falls along half a cosine, "constant" stays.
+    """
+    warmup = config.warmup if config.warmup >= 1 else config.warmup * total
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if config.schedule == "constant":
+        return 1.0
+    progress = min(1.0, (step - warmup) / max(1.0, total - warmup))
+    return 1.0 - progress if config.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+class Optimiser:
+    """AdamW over named groups, whose state is named tensors (no pickle) and whose update can be refused on the device.
+
+    Decoupled weight decay (Loshchilov and Hutter 2019). With `can_skip` an update is skipped on the device, without
+    waiting for it; sharded parameters have no fused update and cannot do that.
+    """
+
+    def __init__(self, module: nn.Module, groups: list[ParameterGroup], config: TrainConfig) -> None:
+        named = dict(module.named_parameters())
+        self.groups, self.config = groups, config
+        self._names = [name for group in groups for name in group.names]
+        self._parameters = [named[name] for name in self._names]
+        settings = [{"params": [named[n] for n in g.names], "lr": g.lr, "weight_decay": g.weight_decay} for g in groups]
+        self.can_skip = not any(_is_sharded(p) for p in self._parameters)
+        way = {"fused": True} if self.can_skip else {"foreach": False}
+        self.adamw = torch.optim.AdamW(settings, lr=config.lr, betas=config.betas, eps=config.eps, **way)
+
+    def gradient_norm(self) -> Tensor:
+        """L2 norm of all gradients, a scalar tensor."""
+        norms = [torch.nn.utils.get_total_norm(grads) for grads in self._gradients()]
+        whole = [norm.full_tensor() if hasattr(norm, "full_tensor") else norm for norm in norms]
+        return torch.stack(whole).norm() if len(whole) > 1 else whole[0]
+
+    def scale_gradients(self, factor: Tensor | float) -> None:
+        """Multiply all gradients."""
+        for grads in self._gradients():
+            torch._foreach_mul_(grads, factor)
+
+    def _gradients(self) -> list[list[Tensor]]:
+        """All gradients, sharded ones apart from whole ones, which one operation cannot mix."""
+        grads = [p.grad for p in self._parameters if p.grad is not None]
+        apart = [[g for g in grads if _is_sharded(g) == sharded] for sharded in (True, False)]
+        return [part for part in apart if part]
+
+    def clip(self, norm: Tensor) -> None:
+        """Scale gradients so that their norm is at most ``train.clip``."""
+        if self.config.clip is not None:
+            self.scale_gradients(torch.clamp(self.config.clip / (norm + 1e-6), max=1.0))
+
+    def step(self, factor: float, skip: Tensor | None = None) -> None:
+        """Update with every group's learning rate times `factor`; nothing moves where `skip` (device scalar) is 1."""
+        for settings, group in zip(self.adamw.param_groups, self.groups, strict=True):
+            settings["lr"] = group.lr * factor
+            if not self.config.bias_correction:
+                self._undo_correction(settings, group)
+        if skip is not None:
+            self.adamw.found_inf = skip  # type: ignore[attr-defined]
+        self.adamw.step()
+        self.adamw.zero_grad(set_to_none=True)
+
+    def _undo_correction(self, settings: dict[str, Any], group: ParameterGroup) -> None:
+        """Set rate, eps and decay so that torch's update is the uncorrected lr m / (sqrt(v) + eps) + lr decay w."""
+        steps = (self.adamw.state[p]["step"] for p in settings["params"] if p in self.adamw.state)
+        number = 1.0 + float(next(steps, 0.0))
+        first, second = (1.0 - beta**number for beta in self.config.betas)
+        larger = first / math.sqrt(second)
+        settings["lr"] *= larger
+        settings["eps"] = self.config.eps / math.sqrt(second)
+        settings["weight_decay"] = group.weight_decay / larger
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """First and second moments and step counts as ``NAME/exp_avg`` ..., on the CPU."""
+        state = self.adamw.state
+        return {
+            f"{name}/{key}": whole(value)
+            for name, parameter in zip(self._names, self._parameters, strict=True)
+            for key, value in state.get(parameter, {}).items()
+        }
+
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Restore what `state_tensors` gave."""
+        by_name = dict(zip(self._names, self._parameters, strict=True))
+        if len(tensors) % 3:  # three a parameter
+            raise ValueError(f"{len(tensors)} tensors")
+        for full, value in tensors.items():
+            name, key = full.rsplit("/", 1)
+            parameter = by_name[name]
+            if value.shape != (torch.Size() if key == "step" else parameter.shape):
+                raise ValueError(f"{full} has the shape {tuple(value.shape)}")
+            device = parameter.device if key != "step" or parameter.device.type == "cuda" else torch.device("cpu")
+            self.adamw.state[parameter][key] = like(value.to(device), parameter) if key != "step" else value.to(device)
+
+
+def _is_sharded(tensor: Tensor) -> bool:
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(value: Tensor) -> Tensor:
+    """The whole of a tensor that FSDP2 may have spread over processes, on the CPU; called on every process."""
+    full = value.full_tensor() if hasattr(value, "full_tensor") else value
+    return full.detach().cpu().contiguous()
+
+
+def like(value: Tensor, parameter: Any) -> Tensor:
+    """`value` spread over processes as `parameter` is; called on every process."""
+    if not _is_sharded(parameter):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements)
+
+
+class RunningMean:
+    """Exponential moving average of the trained parameters, for evaluation and export."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.mean = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """The means, whole, on the CPU."""
+        return {name: whole(value) for name, value in self.mean.items()}
+
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Restore what `state_tensors` gave."""
+        if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in self.mean.items()}:
+            raise ValueError("other means than those of the trained parameters")
+        for name, value in tensors.items():
+            self.mean[name].copy_(like(value.to(self.mean[name].device), self.mean[name]))
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Move the means by ``1 - decay`` towards the parameters."""
+        named = dict(module.named_parameters())
+        for sharded in (True, False):
+            names = [n for n, value in self.mean.items() if _is_sharded(value) == sharded]
+            if names:
+                now = [named[n].detach() for n in names]
+                torch._foreach_lerp_([self.mean[n] for n in names], now, 1.0 - self.decay)
+
+    def swapped(self, module: nn.Module) -> Iterator[None]:
+        """Generator for a context in which the module holds the means."""
+        named = dict(module.named_parameters())
+        kept = {name: named[name].detach().clone() for name in self.mean}
+        with torch.no_grad():
+            for name, value in self.mean.items():
+                named[name].copy_(value)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, value in kept.items():
+                    named[name].copy_(value)

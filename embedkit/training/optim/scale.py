@@ -1,0 +1,45 @@
+"""The learnable scale and bias of an objective start from the model's and are written back into it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from embedkit.objectives.parts.scales import Learnable
+
+
+def _learnable(objective: nn.Module) -> Iterator[Learnable]:
+    from embedkit.objectives.parts.scales import Learnable
+
+    return (part for part in objective.modules() if isinstance(part, Learnable))
+
+
+@torch.no_grad()
+def start_scale(objective: nn.Module, model: Any, given: Collection[str] = ()) -> None:
+    """Set every learnable scale of `objective` to that of a trained dual encoder.
+
+    `given` are the settings that the recipe names itself: its temperature and bias stay. A model without a scale (a
+    text model, or one that was not trained yet) changes nothing.
+    """
+    scale, bias = getattr(model, "scale", None), getattr(model, "bias", None)
+    for part in _learnable(objective):
+        if scale is not None and "temperature" not in given:
+            part.log_scale.fill_(math.log(scale))
+        if bias is not None and part.bias is not None and "bias" not in given:
+            part.bias.fill_(bias)
+        part.after_step()  # within its bounds
+
+
+def keep_scale(objective: nn.Module, model: Any) -> None:
+    """Write the first learnable scale of `objective`, and its bias, into a dual encoder before it is saved."""
+    part = next(_learnable(objective), None)
+    if part is None or not hasattr(model, "scale"):
+        return
+    model.scale = math.exp(part.log_scale.detach().item())
+    model.bias = None if part.bias is None else part.bias.detach().item()

@@ -1,0 +1,208 @@
+"""What a checkpoint of a run holds, and how it goes back: the only place that knows both sides."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from embedkit import __version__
+from embedkit.errors import CheckpointError, RecipeError
+from embedkit.recipe import Recipe
+from embedkit.recipe_io import check_recipe, dump_recipe, parse_yaml
+from embedkit.training.loop.cache import RandomState
+from embedkit.training.loop.step import Bundle
+from embedkit.training.optim.optimizer import Optimiser, RunningMean, like, whole
+from embedkit.training.optim.precision import LossScale
+from embedkit.training.parallel.distributed import World
+from embedkit.training.setup import Position
+from embedkit.training.state.checkpoint import Checkpoint, CheckpointStore
+from embedkit.training.state.sample_accounting import Samples
+
+# Settings that change where a run writes and what it prints, not what comes out.
+_FREE = {"train.output", "train.log_every", "train.save_every", "train.keep_checkpoints", "train.trackers", "smoke",
+         "description", "train.threads", "data.workers", "train.guards"}  # fmt: skip
+
+
+@dataclass
+class Best:
+    """The best evaluation so far."""
+
+    metric: str | None = None
+    value: float | None = None
+    step: int | None = None
+
+    def better(self, value: float) -> bool:
+        """Whether `value` beats it (higher is better); a score that is not a number beats nothing."""
+        return not math.isnan(value) and (self.value is None or value > self.value)
+
+
+@dataclass
+class RunState:
+    """Everything of a run that changes while it goes on."""
+
+    bundle: Bundle
+    optimiser: Optimiser
+    scale: LossScale
+    ema: RunningMean | None
+    position: Position = field(default_factory=Position)
+    best: Best = field(default_factory=Best)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    idle: int = 0  # evaluations since the best one
+    samples: Samples = field(default_factory=Samples)
+
+    def save(self, store: CheckpointStore, recipe: Recipe, fingerprint: str, world: World) -> Checkpoint | None:
+        """Write a checkpoint; called on every process, written by the main one."""
+        random = _gather_random(world)
+        tensors = {"weights": _state_tensors(self.bundle), "optimiser": self.optimiser.state_tensors()}
+        if self.ema is not None:
+            tensors["ema"] = self.ema.state_tensors()
+        tensors["random"] = random
+        samples = self.samples.gathered(world)
+        if not world.is_main:
+            world.barrier()
+            return None
+        document = {
+            "position": vars(self.position),
+            "best": vars(self.best),
+            "history": self.history,
+            "scale": self.scale.state(),
+            "samples": samples,
+            "moments": len(tensors["optimiser"]),
+            **self._origin(fingerprint, world),
+        }
+        saved = store.save(
+            self.position.step, tensors, {"state": document}, {"recipe.yaml": dump_recipe(recipe)}, self.best.step
+        )
+        world.barrier()
+        return saved
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a checkpoint, nearly: weights, two moments of what is trained, and the running mean."""
+        weights = sum(tensor.numel() * tensor.element_size() for tensor in self.bundle.state_dict().values())
+        trained = sum(p.numel() * p.element_size() for p in self.bundle.parameters() if p.requires_grad)
+        return weights + (3 if self.ema is not None else 2) * trained
+
+    def restore(self, checkpoint: Checkpoint, recipe: Recipe, fingerprint: str, world: World) -> None:
+        """Go back to a checkpoint, or refuse it and list what differs."""
+        document = checkpoint.json("state")
+        differences = _recipe_differences(checkpoint, recipe)
+        with checkpoint.reading("state.json"):
+            for name, now in self._origin(fingerprint, world).items():
+                if document[name] != now:
+                    differences.append(f"{_WORDS[name]} was {document[name]}, is {now}")
+        if differences:
+            raise CheckpointError(
+                "belongs to another run: " + "; ".join(differences), where=str(checkpoint.path),
+                remedy="give the same settings, or start anew in another train.output",
+            )  # fmt: skip
+        load_weights(self.bundle, checkpoint)
+        with checkpoint.reading("optimiser.safetensors"):
+            moments = checkpoint.tensors("optimiser")
+            if len(moments) != document["moments"]:
+                raise ValueError(f"{len(moments)} tensors instead of {document['moments']}")
+            self.optimiser.load_state_tensors(moments)
+        if self.ema is not None:
+            with checkpoint.reading("ema.safetensors"):
+                self.ema.load_state_tensors(checkpoint.tensors("ema"))
+        with checkpoint.reading("state.json"):
+            self.position = Position(**document["position"])
+            self.best = Best(**document["best"])
+            self.history = [{"step": int(row["step"]), "scores": dict(row["scores"])} for row in document["history"]]
+            self.idle = sum(row["step"] > (-1 if self.best.step is None else self.best.step) for row in self.history)
+            self.scale.load(document["scale"])
+            self.samples = Samples.of(document["samples"][world.rank])
+            if self.position.step != checkpoint.step:
+                raise ValueError(f"step {self.position.step} in the folder of step {checkpoint.step}")
+        with checkpoint.reading("random.safetensors"):
+            _restore_random(checkpoint, world)
+
+    def _origin(self, fingerprint: str, world: World) -> dict[str, Any]:
+        """What a run must share with the one that wrote its checkpoint, besides the recipe, to go on bit for bit."""
+        return {
+            "world": world.size, "data": fingerprint, "embedkit": __version__, "torch": str(torch.__version__),
+            "device": world.device.type, "reading": self.bundle.model.reading_hash(),
+        }  # fmt: skip
+
+
+_WORDS = {
+    "world": "the number of processes", "data": "the data", "embedkit": "the version of embedkit",
+    "torch": "the version of torch", "device": "the kind of device",
+    "reading": "the tokenizer or another file of the model that no weight shows",
+}  # fmt: skip
+
+
+def load_weights(bundle: Bundle, checkpoint: Checkpoint, file: str = "weights") -> None:
+    """Put the weights of a checkpoint into the bundle; ``ema`` holds the trained parameters only."""
+    tensors = checkpoint.tensors(file)
+    own = bundle.state_dict()
+    wrong = [n for n, value in tensors.items() if n not in own or _whole_shape(own[n]) != tuple(value.shape)]
+    missing = [] if file == "ema" else [name for name in own if name not in tensors]
+    if wrong or missing:
+        raise CheckpointError(
+            f"does not fit the model: {(wrong + missing)[0]!r} differs", where=str(checkpoint.path),
+            remedy="resume with the recipe it was written with",
+        )  # fmt: skip
+    with torch.no_grad():
+        for name, value in tensors.items():
+            own[name].copy_(like(value.to(own[name].device), own[name]))
+
+
+def _whole_shape(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape)
+
+
+def _state_tensors(bundle: Bundle) -> dict[str, Tensor]:
+    """All weights and buffers, whole, on the CPU; tensors that share memory are written once each."""
+    return {name: whole(value).clone() for name, value in bundle.state_dict().items()}
+
+
+def _gather_random(world: World) -> dict[str, Tensor]:
+    """Generator states of all processes: ``cpu`` (W, n) and ``cuda`` (W, m), uint8."""
+    now = RandomState(world.device)
+    states = {"cpu": now.cpu} if now.cuda is None else {"cpu": now.cpu, "cuda": now.cuda}
+    return {name: _gathered_bytes(state, world).cpu() for name, state in states.items()}
+
+
+def _gathered_bytes(state: Tensor, world: World) -> Tensor:
+    return world.gather(state.to(world.device)[None], [1] * world.size)
+
+
+def _restore_random(checkpoint: Checkpoint, world: World) -> None:
+    states = checkpoint.tensors("random")
+    if "cpu" not in states or len(states["cpu"]) != world.size:
+        raise CheckpointError(
+            f"has no random state for process {world.rank}", where=str(checkpoint.path), remedy="use another checkpoint"
+        )
+    torch.set_rng_state(states["cpu"][world.rank].clone())
+    if "cuda" in states and world.device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"][world.rank].clone(), world.device)
+
+
+def _recipe_differences(checkpoint: Checkpoint, recipe: Recipe) -> list[str]:
+    text = checkpoint.text("recipe.yaml")
+    try:
+        before = _flat(check_recipe(parse_yaml(text, str(checkpoint.path / "recipe.yaml"))).model_dump(mode="json"))
+    except RecipeError as error:
+        raise CheckpointError(
+            f"recipe.yaml cannot be read ({error.line()})", where=str(checkpoint.path),
+            remedy="resume with the embedkit that wrote it",
+        ) from error  # fmt: skip
+    now = _flat(recipe.model_dump(mode="json"))
+    keys = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
+    free = [k for k in keys if any(k == f or k.startswith(f"{f}.") for f in _FREE)]
+    return [f"{k} was {before.get(k)}, is {now.get(k)}" for k in keys if k not in free]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict) and value:
+        items = value.items()
+    elif isinstance(value, list) and value:
+        items = ((str(i), item) for i, item in enumerate(value))  # type: ignore[assignment]
+    else:
+        return {prefix: value}
+    return {k: v for key, item in items for k, v in _flat(item, f"{prefix}.{key}" if prefix else str(key)).items()}
