@@ -185,11 +185,11 @@ def grouped_recipes() -> list[tuple[str, Recipe]]:
 def _loaded(
     source: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[str] | Mapping[str, Any], smoke: bool
 ) -> tuple[Recipe, str | None]:
-    """A recipe, and the group that its file or one that it extends names: it says where it is listed, not what it does."""
+    """A recipe, and the group that its file or one that it extends names: where it is listed, not what it does."""
     data, where = _contents(source)
     group = data.pop("group", None)
     if group is not None and group not in GROUPS:
-        raise RecipeError(f"group: {group!r} is none", where=where, remedy=nearest(str(group), GROUPS))
+        raise RecipeError(f"no group is named {group!r}", where=where, remedy=nearest(str(group), GROUPS))
     if smoke:
         small = data.get("smoke") or {}
         if not isinstance(small, Mapping):
