@@ -25,7 +25,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 GROUPS = {
     "own-data": "For your own data",
     "methods": "Methods of papers, one recipe each",
-    "variants": "Published variants: other backbones, sizes and stages",
+    "variants": "Published variants: other backbones and stages",
 }
 """What a recipe file may say as its ``group`` -> the heading that `embedkit recipes` lists it under, in this order."""
 

@@ -54,7 +54,7 @@ def listing(loaded: list[tuple[str, Recipe]], width: int) -> Iterator[str]:
     loaded : list of (str, Recipe)
         As `embedkit.recipe_io.grouped_recipes` gives them.
     width : int
-        Columns, 40 at least.
+        Columns; a description has 16 of them at least.
     """
     from embedkit.recipe_io import GROUPS
 
@@ -65,7 +65,7 @@ def listing(loaded: list[tuple[str, Recipe]], width: int) -> Iterator[str]:
         yield ""
         yield heading
         for recipe in members:
-            yield f"  {recipe.name:{column}}  {shortened(recipe.description, width - column - 4)}"
+            yield f"  {recipe.name:{column}}  {shortened(recipe.description, max(width - column - 4, 16))}"
 
 
 def shortened(text: str, width: int) -> str:
