@@ -6,8 +6,10 @@ YAML is read with a safe loader that refuses duplicate keys and aliases bombs, a
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -19,6 +21,13 @@ from embedkit.recipe import Recipe
 
 _LARGEST_FILE = 1_000_000  # bytes; a recipe is a page of text
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+GROUPS = {
+    "own-data": "For your own data",
+    "methods": "Methods of papers, one recipe each",
+    "variants": "Published variants: other backbones and stages",
+}
+"""What a recipe file may say as its ``group`` -> the heading that `embedkit recipes` lists it under, in this order."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -133,8 +142,9 @@ def load_recipe(
     Parameters
     ----------
     source : str, Path, mapping or Recipe
-        The name of a shipped recipe, the path of a YAML file, or its contents. A file may say ``extends: NAME``: the
-        contents of the recipe NAME beside it come first, and its own keys over them.
+        The name of a shipped recipe, the path of a YAML file, or its contents. A file may say ``extends: NAME``, or
+        give a list of names: the contents of those recipes come first, one over the other in the order of the list,
+        and its own keys over them. A name is that of a file beside it, or else of a shipped recipe or base.
     overrides : sequence of str, or mapping
         ``dotted.key=value`` each, or dotted key -> value; they win over the file and over `smoke`.
     smoke : bool
@@ -144,8 +154,42 @@ def load_recipe(
     ------
     RecipeError
         One line that names the key, what is wrong and the nearest known key.
+
+    Examples
+    --------
+    >>> load_recipe("simcse-unsup-roberta-base", ["train.max_steps=100"]).model.name
+    'roberta-base'
     """
+    return _loaded(source, overrides, smoke)[0]
+
+
+def grouped_recipes() -> list[tuple[str, Recipe]]:
+    """The shipped recipes, sorted by name, each with its group: a key of `GROUPS`.
+
+    Examples
+    --------
+    >>> {recipe.name: group for group, recipe in grouped_recipes()}["pairs"]
+    'own-data'
+    """
+    from embedkit.resources import recipe_names
+
+    grouped = []
+    for name in recipe_names():
+        recipe, group = _loaded(name, (), False)
+        if group is None:
+            raise RecipeError("names no group", where=f"recipe {name}", remedy=f"add group: {' or '.join(GROUPS)}")
+        grouped.append((group, recipe))
+    return grouped
+
+
+def _loaded(
+    source: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[str] | Mapping[str, Any], smoke: bool
+) -> tuple[Recipe, str | None]:
+    """A recipe, and the group that its file or one that it extends names: where it is listed, not what it does."""
     data, where = _contents(source)
+    group = data.pop("group", None)
+    if group is not None and group not in GROUPS:
+        raise RecipeError(f"no group is named {group!r}", where=where, remedy=nearest(str(group), GROUPS))
     if smoke:
         small = data.get("smoke") or {}
         if not isinstance(small, Mapping):
@@ -154,7 +198,7 @@ def load_recipe(
             _assign(data, key, _copied(value), f"{where}: smoke")
     for key, value in _given(overrides):
         _assign(data, key, value, f"override {key}")
-    return check_recipe(data, where)
+    return check_recipe(data, where), group
 
 
 def _given(overrides: Sequence[str] | Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -222,23 +266,45 @@ def _contents(source: str | Path | Mapping[str, Any] | Recipe) -> tuple[dict[str
         from embedkit.resources import recipe_path
 
         path = recipe_path(str(source))
-    return _read_extended(path, ()), str(path)
+    layers: dict[Path, dict[str, Any]] = {}
+    _read_layers(path, (), layers)
+    return reduce(_merged, layers.values(), {}), str(path)
 
 
-def _read_extended(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    """The contents of a recipe file over those of the recipe that it ``extends`` (a file beside it, by name)."""
+def _read_layers(path: Path, above: tuple[Path, ...], layers: dict[Path, dict[str, Any]]) -> None:
+    """Add the contents of a recipe file to `layers`, after those of each file that it ``extends``; each file once."""
     data = read_yaml(path)
     if not isinstance(data, dict):
         raise RecipeError("a recipe is a mapping of sections", where=str(path), remedy="see `embedkit recipes`")
-    base = data.pop("extends", None)
-    if base is None:
-        return data
-    if not isinstance(base, str) or Path(base).name != base:
-        raise RecipeError(f"extends: {base!r} is no name", where=str(path), remedy="name a recipe in the same folder")
-    file = path.with_name(base if Path(base).suffix in (".yaml", ".yml") else f"{base}.yaml")
-    if file in (*above, path):
-        raise RecipeError("a recipe extends itself", where=str(path), remedy="take one of the extends away")
-    return _merged(_read_extended(file, (*above, path)), data)
+    bases = data.pop("extends", None)
+    for base in bases if isinstance(bases, list) else [] if bases is None else [bases]:
+        file = _extended_file(base, path)
+        if file in (*above, path):
+            raise RecipeError("a recipe extends itself", where=str(path), remedy="take one of the extends away")
+        if file not in layers:
+            _read_layers(file, (*above, path), layers)
+    layers[path] = data
+
+
+def _extended_file(base: Any, path: Path) -> Path:
+    """The file of one entry of ``extends`` in `path`: beside it, or else shipped with the package."""
+    from embedkit.resources import recipe_path
+
+    if not isinstance(base, str) or Path(base).is_absolute() or not Path(base).name or ".." in Path(base).parts:
+        raise RecipeError(
+            f"extends: {base!r} is no name", where=str(path),
+            remedy="name a recipe in the same folder or a shipped one, or give a list of such names",
+        )  # fmt: skip
+    file = path.parent / (base if Path(base).suffix in (".yaml", ".yml") else f"{base}.yaml")
+    if os.path.isfile(file):  # unlike Path.is_file no error for a name that is too long
+        return file
+    try:
+        return recipe_path(base)
+    except RecipeError as error:
+        raise RecipeError(
+            f"extends: {base!r}: no such file beside it, and no shipped recipe of that name", where=str(path),
+            remedy=error.remedy,
+        ) from None  # fmt: skip
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

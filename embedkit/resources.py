@@ -29,14 +29,20 @@ def recipe_names() -> list[str]:
 
 
 def recipe_path(name: str) -> Path:
-    """File of the shipped recipe `name`.
+    """File of the shipped recipe `name`, or of the base ``base/NAME`` that recipes extend and no run can be made of.
 
     Raises
     ------
     RecipeError
         No recipe has that name; the nearest one is offered.
+
+    Examples
+    --------
+    >>> recipe_path("base/roberta-base").name
+    'roberta-base.yaml'
     """
-    known = _named(_folder("recipes"))
+    folder = _folder("recipes")
+    known = _named(folder) | {f"base/{stem}": path for stem, path in _named(folder / "base").items()}
     if name not in known:
         raise RecipeError(f"no recipe named {name!r}", remedy=nearest(name, known))
     return known[name]

@@ -21,8 +21,8 @@ BLOCK = 10
 """Equal lines in a row, comments and blank lines aside, that count as a duplicated block."""
 
 LAYERS = (
-    "data", "models", "formats", "factory", "objectives", "views", "methods", "evaluation", "training", "mining", "doctor",
-    "cli",
+    "data", "models", "formats", "factory", "objectives", "views", "methods", "evaluation", "training", "mining",
+    "doctor", "cli",
 )  # fmt: skip
 """The rooms of the package from left to right; none imports from a room to its right, but for types alone."""
 
@@ -339,6 +339,27 @@ def duplicates(sources: list[Source]) -> tuple[float, list[Finding]]:
     return len(twice) / max(1, sum(len(lines) for lines in code)), findings
 
 
+def duplicated_recipes(root: Path, block: int = 6) -> tuple[float, list[Finding]]:
+    """Share of recipe lines, comments aside, in runs of `block` that another file has too; findings above the limit."""
+    paths = sorted((root / "recipes").rglob("*.yaml"))
+    texts = [list(enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)) for path in paths]
+    lines = [[(n, line.rstrip()) for n, line in text if line.split("#")[0].strip()] for text in texts]
+    places: dict[tuple[str, ...], list[tuple[int, int]]] = defaultdict(list)
+    for which, numbered in enumerate(lines):
+        for start in range(len(numbered) - block + 1):
+            places[tuple(line for _, line in numbered[start : start + block])].append((which, start))
+    shared = [where for where in places.values() if len({which for which, _ in where}) > 1]
+    twice = {(which, start + offset) for where in shared for which, start in where for offset in range(block)}
+    share = len(twice) / max(1, sum(len(numbered) for numbered in lines))
+    if share <= MAX_DUPLICATED:
+        return share, []
+    findings = []
+    for (which, start), *_, (other, _) in shared:
+        what = f"{block} lines stand in {paths[other].relative_to(root)} too; extend one recipe by the other"
+        findings.append(Finding(paths[which].relative_to(root), lines[which][start][0], what))
+    return share, findings
+
+
 def run(root: Path) -> tuple[list[Finding], dict[str, str]]:
     """All findings in a checkout, and the figures of the gate."""
     package, sized = read(root, PACKAGE_FOLDERS), read(root, SIZED_FOLDERS)
@@ -354,10 +375,13 @@ def run(root: Path) -> tuple[list[Finding], dict[str, str]]:
     share, blocks = duplicates(package)
     if share > MAX_DUPLICATED:
         findings += blocks
+    repeated, blocks = duplicated_recipes(root)
+    findings += blocks
     figures = {
         "files": f"{len(package)}, the longest {max(len(source.lines) for source in package)} lines",
         "public names": f"{len(found)}, documented {documented:.1%}",
         "duplicated code lines": f"{share:.1%}",
+        "duplicated recipe lines": f"{repeated:.1%}",
         "lines excused": str(sum(len(excuses(source)) for source in package)),
     }
     return findings, figures

@@ -2,28 +2,88 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from embedkit.cli.output import JsonFile, check_json, console, table, write_json
+from embedkit.cli.output import JsonFile, check_json, console, write_json
+
+if TYPE_CHECKING:
+    from embedkit.recipe import Recipe
+
+_WIDTH = 80  # columns, where no terminal says another number
 
 
 def recipes(
     show: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this recipe's file.")] = None,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="With NAME: print every setting, also those of what the file extends.")
+    ] = False,
     json_file: JsonFile = None,
 ) -> None:
-    """List the shipped recipes, or print one."""
-    from embedkit.resources import recipe_names, recipe_path
+    """List the shipped recipes by what they are for, or print one: a start for a recipe of your own."""
+    from embedkit.recipe_io import dump_recipe, grouped_recipes, load_recipe
+    from embedkit.resources import recipe_path
 
     if show is not None:
-        typer.echo(recipe_path(show).read_text(encoding="utf-8"), nl=False)
+        text = dump_recipe(load_recipe(show)) if resolved else recipe_path(show).read_text(encoding="utf-8")
+        typer.echo(text, nl=False)
         return
+    if resolved:
+        raise typer.BadParameter("--resolved needs the NAME of a recipe")
     check_json(json_file)
-    from embedkit.recipe_io import load_recipe
+    loaded = grouped_recipes()
+    out = console(json_file)
+    for line in listing(loaded, out.width if sys.stdout.isatty() else _WIDTH):
+        out.print(line)
+    rows = [
+        {"name": one.name, "group": group, "method": one.method.name, "description": one.description}
+        for group, one in loaded
+    ]
+    write_json(json_file, rows)
 
-    found = [load_recipe(name) for name in recipe_names()]
-    console(json_file).print(
-        table(["recipe", "method", "what it is"], [[item.name, item.method.name, item.description] for item in found])
-    )
-    write_json(json_file, [{"name": r.name, "method": r.method.name, "description": r.description} for r in found])
+
+def listing(loaded: list[tuple[str, Recipe]], width: int) -> Iterator[str]:
+    """The lines of the list, at most `width` characters each: a heading for each group, a line for each recipe.
+
+    Parameters
+    ----------
+    loaded : list of (str, Recipe)
+        As `embedkit.recipe_io.grouped_recipes` gives them.
+    width : int
+        Columns; a description has 16 of them at least.
+    """
+    from embedkit.recipe_io import GROUPS
+
+    yield "A recipe's file: embedkit recipes NAME. Every setting of it: add --resolved."
+    for group, heading in GROUPS.items():
+        members = sorted((recipe for other, recipe in loaded if other == group), key=lambda recipe: recipe.name)
+        column = max(len(recipe.name) for recipe in members)
+        yield ""
+        yield heading
+        for recipe in members:
+            yield f"  {recipe.name:{column}}  {shortened(recipe.description, max(width - column - 4, 16))}"
+
+
+def shortened(text: str, width: int) -> str:
+    """As many whole clauses of `text` as `width` characters hold, or else as many words and ``...``.
+
+    Examples
+    --------
+    >>> shortened("Unsupervised SimCSE, roberta-base, published seven-task average 76.57", 40)
+    'Unsupervised SimCSE, roberta-base'
+    >>> shortened("A tower (MoCo v2, He et al. 2020)", 25)
+    'A tower'
+    >>> shortened("A small encoder from scratch", 20)
+    'A small encoder ...'
+    """
+    if len(text) <= width:
+        return text
+    clauses = [text[: match.start()] for match in re.finditer(r"[,;] | \(", text) if match.start() <= width]
+    clauses = [clause for clause in clauses if clause.count("(") == clause.count(")") and len(clause) > width // 4]
+    if clauses:
+        return clauses[-1]
+    return text[: max(text.rfind(" ", 0, width - 3), 0)] + " ..."

@@ -45,7 +45,7 @@ def _loaded(config: ModelConfig) -> DualEncoder:
 
     assert config.name is not None
     if config.name.startswith(OPEN_CLIP):
-        from embedkit.formats.open_clip.reader import load_tag
+        from embedkit.formats.open_clip.towers import load_tag
 
         return load_tag(config.name.removeprefix(OPEN_CLIP))
     plan = inspect(locate(config.name, config.revision))

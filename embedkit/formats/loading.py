@@ -68,7 +68,7 @@ def load(
         Reading it would run code, and that was not allowed.
     """
     if str(name_or_path).startswith(OPEN_CLIP):
-        from embedkit.formats.open_clip.reader import load_tag
+        from embedkit.formats.open_clip.towers import load_tag
 
         return load_tag(str(name_or_path).removeprefix(OPEN_CLIP)).to(_device(device), as_dtype(dtype)).eval()
     root = locate(name_or_path, revision, trust_remote_code, allow_pickle)

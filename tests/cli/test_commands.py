@@ -11,7 +11,8 @@ import pytest
 
 import embedkit
 from embedkit.cli.app import main
-from embedkit.recipe_io import load_recipe
+from embedkit.cli.recipes import listing
+from embedkit.recipe_io import GROUPS, grouped_recipes, load_recipe
 from embedkit.resources import recipe_names, recipe_path, suite_names
 
 
@@ -100,10 +101,58 @@ def test_recipes_prints_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == recipe_path("quickstart").read_text()
 
 
+@pytest.mark.parametrize("name", ["simcse-unsup-mlm-roberta-base", "pairs", "sct-distil-tiny"])
+def test_a_printed_recipe_is_a_start_in_any_folder(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file, words in {"mine.yaml": [], "whole.yaml": ["--resolved"]}.items():
+        assert main(["recipes", name, *words]) == 0
+        Path(file).write_text(capsys.readouterr().out)
+        assert ("extends:" in Path(file).read_text()) == (not words)
+        for smoke in (False, True):
+            assert load_recipe(file, smoke=smoke) == load_recipe(name, smoke=smoke)
+        assert main(["validate", file]) == 0
+        capsys.readouterr()
+
+
+def test_resolved_needs_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes", "--resolved"]) == 2
+    assert "needs the NAME" in capsys.readouterr().err
+
+
 def test_recipes_lists_all(tmp_path: Path) -> None:
     rows = json_of(tmp_path, "recipes")
     assert [row["name"] for row in rows] == recipe_names()
     assert all(row["description"] for row in rows)
+    own = [row["name"] for row in rows if row["group"] == "own-data"]
+    assert {"pairs", "scored-pairs", "simcse-unsup", "simcse-sup", "clip-small", "simclr", "quickstart"} <= set(own)
+    for row in rows:  # another backbone, whatever it is a variant of
+        if row["name"].endswith(("-bert-large", "-roberta-base", "-roberta-large")):
+            assert row["group"] == "variants", row["name"]
+
+
+def test_recipes_are_listed_in_groups_a_line_each_in_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    headings = [line for line in lines[1:] if line and not line.startswith(" ")]
+    assert headings == list(GROUPS.values()) and headings[0] == "For your own data"
+    rows = [line.split(maxsplit=1) for line in lines if line.startswith("  ")]
+    assert sorted(name for name, _ in rows) == sorted(recipe_names())
+    for name, shown in rows:
+        whole = load_recipe(name).description
+        assert len(shown) >= 8 and whole.startswith(shown.removesuffix(" ..."))
+        assert shown.count("(") == shown.count(")")
+
+
+@pytest.mark.parametrize("width", [50, 80, 200])
+def test_recipes_fill_the_terminal_and_no_more(width: int) -> None:
+    lines = list(listing(grouped_recipes(), width))[1:]  # but for the line about the command
+    assert max(map(len, lines)) <= width
+    if width == 200:
+        descriptions = {recipe.description for _, recipe in grouped_recipes()}
+        assert {line.split(maxsplit=1)[1] for line in lines if line.startswith("  ")} == descriptions
 
 
 def test_methods_lists_roles_and_papers(tmp_path: Path) -> None:

@@ -148,3 +148,21 @@ def test_duplicated_blocks(gate: ModuleType) -> None:
     assert share == pytest.approx(2 * gate.BLOCK / (2 * gate.BLOCK + 3))
     assert len(findings) == 1 and "embedkit/two.py" in findings[0].what
     assert gate.duplicates([one]) == (0.0, [])
+
+
+def test_duplicated_recipe_lines(gate: ModuleType, tmp_path: Path) -> None:
+    folder = tmp_path / "recipes" / "base"
+    folder.mkdir(parents=True)
+    six = "".join(f"key_{number}: {number}\n" for number in range(6))
+    (folder.parent / "one.yaml").write_text(f"# one\nname: one\n{six}")
+    (folder.parent / "two.yaml").write_text(six.replace("key_3: 3", "key_3: 4"))
+    assert gate.duplicated_recipes(tmp_path) == (0.0, [])
+    (folder / "three.yaml").write_text(f"name: three\n\n# a comment between\n{six}# the end\n")
+    share, findings = gate.duplicated_recipes(tmp_path)
+    assert share == 12 / 20
+    assert [str(finding) for finding in findings] == [
+        "recipes/base/three.yaml:4: 6 lines stand in recipes/one.yaml too; extend one recipe by the other"
+    ]
+    (folder / "three.yaml").write_text(six * 2)  # twice in one file: no other recipe to extend
+    (folder.parent / "one.yaml").unlink()
+    assert gate.duplicated_recipes(tmp_path) == (0.0, [])

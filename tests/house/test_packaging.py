@@ -18,6 +18,7 @@ import pytest
 import embedkit
 from embedkit import resources
 from embedkit.errors import RecipeError, UserError
+from embedkit.recipe_io import dump_recipe, load_recipe
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +31,11 @@ def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFi
 
 def test_wheel_carries_everything(wheel: zipfile.ZipFile, root: Path) -> None:
     names = set(wheel.namelist())
-    wanted = {f"embedkit/shipped/{path.relative_to(root)}" for path in root.glob("recipes/*.yaml")}
+    wanted = {f"embedkit/shipped/{path.relative_to(root)}" for path in root.glob("recipes/**/*.yaml")}
     wanted |= {f"embedkit/shipped/{path.relative_to(root)}" for path in root.glob("eval/*.yaml")}
     wanted |= {f"embedkit/shipped/{p.relative_to(root)}" for p in root.glob("eval/published/*") if p.is_file()}
     assert len(wanted) > 3 and wanted <= names
+    assert "embedkit/shipped/recipes/base/smoke.yaml" in names
     assert {"embedkit/py.typed", "embedkit/cli/app.py"} <= names
     assert not [name for name in names if name.startswith(("tests/", "tools/"))]
     (licence,) = [name for name in names if name.endswith("licenses/LICENSE")]
@@ -45,16 +47,19 @@ def test_recipes_and_suites_are_found_in_a_wheel(wheel: zipfile.ZipFile, tmp_pat
         wheel.extract(member, tmp_path)
     code = (
         "import json; from embedkit import resources as r, __file__ as f;"
-        "print(json.dumps([f, r.recipe_names(), r.suite_names(), r.recipe_path('quickstart').read_text()]))"
+        "from embedkit.recipe_io import dump_recipe, load_recipe;"
+        "whole = dump_recipe(load_recipe('sct-distil-tiny'));"
+        "print(json.dumps([f, r.recipe_names(), r.suite_names(), r.recipe_path('quickstart').read_text(), whole]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
-    file, recipes, suites, text = json.loads(done.stdout)
+    file, recipes, suites, text, whole = json.loads(done.stdout)
     assert Path(file).is_relative_to(tmp_path)
     assert recipes == resources.recipe_names() and suites == resources.suite_names()
     assert text == resources.recipe_path("quickstart").read_text()
+    assert whole == dump_recipe(load_recipe("sct-distil-tiny"))  # through bases in a folder below
 
 
 def test_names_are_helped() -> None:

@@ -1,37 +1,22 @@
-"""open_clip's folders: read into a `DualEncoder`, and written from one."""
+"""open_clip's folders, recognised without reading them."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embedkit.formats.folder import FolderPlan, read_json
+from embedkit.formats.folder import FolderPlan
 from embedkit.formats.registry import FolderReader, readers
 
 if TYPE_CHECKING:
     from embedkit.models.modules.dual import DualEncoder
-
-import math
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from embedkit.errors import ModelError, UnsafeFileError
-from embedkit.formats.open_clip import keys as clip_keys
-from embedkit.formats.open_clip.text_config import text_config
-from embedkit.models.inputs.preprocess import Preprocess
-
-if TYPE_CHECKING:
-    from embedkit.models.modules.dual import DualEncoder
-
-CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
-PICKLES = ("open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth")
-POOLERS = {"mean_pooler": "mean", "cls_last_hidden_state_pooler": "cls"}
 
 
 @readers.add("open_clip")
 class OpenClipReader(FolderReader):
     """Folders with an ``open_clip_config.json``."""
 
-    name, mark, rank = "open_clip", CONFIG, 1
+    name, mark, rank = "open_clip", "open_clip_config.json", 1
     checks_weights = False  # under names of its own; `read` checks them
 
     def plan(self, root: Path) -> FolderPlan:
@@ -40,195 +25,6 @@ class OpenClipReader(FolderReader):
 
     def dual(self, plan: FolderPlan, *, allow_pickle: bool = False) -> DualEncoder:
         """See `FolderReader.dual`."""
+        from embedkit.formats.open_clip.towers import read
+
         return read(plan.root, allow_pickle=allow_pickle)
-
-
-def read(folder: Path, *, allow_pickle: bool = False) -> DualEncoder:
-    """The model of an open_clip folder.
-
-    Raises
-    ------
-    ModelError
-        When it is incomplete, or has parts that embedkit does not have.
-    UnsafeFileError
-        When the weights are a pickle and that was not allowed.
-    """
-    saved = read_json(folder / CONFIG)
-    if not isinstance(saved, dict) or "model_cfg" not in saved:
-        raise ModelError("has no model_cfg", where=str(folder / CONFIG), remedy="write the folder again")
-    return assemble(saved["model_cfg"], saved.get("preprocess_cfg") or {}, _weights(folder, allow_pickle), folder)
-
-
-def _weights(folder: Path, allow_pickle: bool) -> dict[str, Any]:
-    from embedkit.formats.tensors import read_safetensors, reading
-
-    if (folder / WEIGHTS).is_file():
-        return read_safetensors(folder / WEIGHTS)
-    pickles = [name for name in PICKLES if (folder / name).is_file()]
-    if not pickles:
-        raise ModelError(f"has no {WEIGHTS}", where=str(folder), remedy="copy the folder completely")
-    if not allow_pickle:
-        raise UnsafeFileError(
-            f"the weights are a pickle ({pickles[0]})", where=str(folder),
-            remedy="convert it to safetensors, or load with allow_pickle=True",
-        )  # fmt: skip
-    import torch
-
-    with reading(folder):
-        found = torch.load(folder / pickles[0], map_location="cpu", weights_only=True)
-        tensors: dict[str, Any] = found.get("state_dict", found)
-    return tensors
-
-
-def load_tag(name: str) -> DualEncoder:
-    """A model by ``ARCHITECTURE`` (random weights) or ``ARCHITECTURE/TAG`` (pretrained, from open_clip's sources).
-
-    Raises
-    ------
-    ModelError
-        Unknown name, or weights that cannot be fetched.
-    """
-    from embedkit.factory.tower_configs import architecture
-    from embedkit.models.modules.image_towers import need
-
-    need("open_clip", "clip", "a model of open_clip")
-    import open_clip
-    import torch
-
-    kind, _, tag = name.partition("/")
-    config = architecture(kind, {})
-    try:
-        with torch.random.fork_rng(devices=[]):
-            model = open_clip.create_model(kind, pretrained=tag or None)
-    except Exception as error:  # open_clip raises RuntimeError, and whatever its download raises
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"open_clip cannot give it ({reason})", where=f"open_clip:{name}") from error
-    known = open_clip.get_model_preprocess_cfg(model)
-    quick = any(type(module).__name__ == "QuickGELU" for module in model.modules())
-    return assemble({**config, "quick_gelu": quick}, known, model.state_dict(), None)
-
-
-def assemble(
-    cfg: dict[str, Any], preprocess: dict[str, Any], state: dict[str, Any], folder: Path | None
-) -> DualEncoder:
-    """The model of open_clip's configuration and weights; `folder` holds its tokenizer where it has one of its own."""
-    from embedkit.formats.tensors import load_exactly
-    from embedkit.models.modules.dual import DualEncoder, Projection
-    from embedkit.models.modules.image_towers import OpenClipTower
-
-    if cfg.get("multimodal_cfg"):
-        raise ModelError("CoCa's captioning tower is not supported", where="model_cfg.multimodal_cfg")
-    dim, quick = int(cfg["embed_dim"]), bool(cfg.get("quick_gelu", False))
-    where = folder or Path("open_clip")
-    vision = {key: value for key, value in cfg["vision_cfg"].items() if key != "timm_model_pretrained"}
-    image = OpenClipTower(dim, {**vision, **({"timm_model_pretrained": False} if is_timm(vision) else {})}, quick)
-    load_exactly(image.encoder, _under(state, "visual."), where)
-    nested = any(name.startswith("text.") for name in state)
-    rest = _under(state, "text.") if nested else {n: t for n, t in state.items() if not n.startswith("visual.")}
-    text, projection = _text(dict(cfg["text_cfg"]), dim, quick, rest, where)
-    known = Preprocess(
-        size=image.size, resize=preprocess.get("resize_mode") or "shortest",
-        interpolation=_interpolation(preprocess.get("interpolation")), mean=_three(preprocess, "mean", Preprocess.mean),
-        std=_three(preprocess, "std", Preprocess.std), fill=int(preprocess.get("fill_color") or 0), alpha="drop",
-    )  # fmt: skip
-    scale, bias = state.get("logit_scale"), state.get("logit_bias")
-    return DualEncoder(
-        text, image, projection, Projection("none", dim, dim), known,
-        scale=None if scale is None else math.exp(scale.item()), bias=None if bias is None else bias.item(),
-    )  # fmt: skip
-
-
-def is_timm(vision: dict[str, Any]) -> bool:
-    """Whether an open_clip image tower is one of timm's."""
-    return bool(vision.get("timm_model_name"))
-
-
-def _interpolation(name: str | None) -> str:
-    return "bilinear" if name == "bilinear" else "bicubic"  # "random" is for training only
-
-
-def _three(settings: dict[str, Any], key: str, default: Any) -> Any:
-    value = settings.get(key) or default
-    return tuple(float(v) for v in (value if isinstance(value, list | tuple) else (value,) * 3))
-
-
-def _under(state: dict[str, Any], prefix: str) -> dict[str, Any]:
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-
-
-def _text(cfg: dict[str, Any], dim: int, quick: bool, state: dict[str, Any], folder: Path) -> tuple[Any, Any]:
-    """The text tower and its projection."""
-    from transformers import AutoConfig
-
-    from embedkit.formats.tensors import load_exactly
-    from embedkit.formats.transformers.encoder import new_encoder
-    from embedkit.models.modules.clip_text import ClipTextEncoder, special_ids
-    from embedkit.models.modules.dual import Projection
-
-    if cfg.get("hf_model_name"):
-        return _hf_text(cfg, dim, state, folder)
-    settings = text_config(cfg, dim, quick)
-    tokenizer, cleaning = _tokenizer(cfg, folder)
-    settings |= special_ids(tokenizer)
-    encoder = new_encoder(AutoConfig.for_model(**settings))
-    tensors = clip_keys.text_to_hf(state)
-    if settings["model_type"] == "siglip_text_model":
-        tensors |= {"head.weight": state["text_projection.weight"], "head.bias": state["text_projection.bias"]}
-        projection = Projection("none", dim, dim)
-    else:
-        projection = Projection("linear", settings["hidden_size"], dim)
-        load_exactly(projection, {"layers.0.weight": state["text_projection"].T}, folder)
-    load_exactly(encoder, tensors, folder)
-    return ClipTextEncoder(encoder, tokenizer, cleaning=cleaning, max_length=cfg.get("context_length", 77)), projection
-
-
-def _hf_text(cfg: dict[str, Any], dim: int, state: dict[str, Any], folder: Path) -> tuple[Any, Any]:
-    from transformers import AutoConfig
-
-    from embedkit.formats.tensors import load_exactly
-    from embedkit.formats.transformers.encoder import new_encoder
-    from embedkit.models.modules.clip_text import ClipTextEncoder
-    from embedkit.models.modules.dual import Projection
-
-    pooler = cfg.get("hf_pooler_type", "mean_pooler")
-    if pooler not in POOLERS:
-        raise ModelError(f"open_clip's {pooler} is not supported", where="text_cfg.hf_pooler_type")
-    try:  # a file may name any model: what is not here already is not fetched
-        known = AutoConfig.from_pretrained(cfg["hf_model_name"], local_files_only=True, trust_remote_code=False)
-        encoder = new_encoder(known)
-    except (OSError, ValueError) as error:
-        name = cfg["hf_model_name"]
-        raise ModelError(
-            f"the configuration of its text tower {name!r} is not in the hub's cache", where=str(folder / CONFIG),
-            remedy=f"read what it is, then fetch it once: hf download {name}",
-        ) from error  # fmt: skip
-    own = {n: t for n, t in _under(state, "transformer.").items() if not n.startswith("pooler.")}
-    load_exactly(encoder, {n: t for n, t in own.items() if n in encoder.state_dict()}, folder)
-    kind = cfg.get("hf_proj_type") or "none"
-    projection = Projection(kind, int(encoder.config.hidden_size), dim)
-    names = {"linear": {"proj.weight": "layers.0.weight"}, "none": {}}.get(
-        kind, {"proj.0.weight": "layers.0.weight", "proj.2.weight": "layers.1.weight"}
-    )
-    load_exactly(projection, {ours: state[theirs] for theirs, ours in names.items()}, folder)
-    tokenizer, cleaning = _tokenizer(cfg, folder)
-    text = ClipTextEncoder(
-        encoder, tokenizer, cleaning=cleaning, pooling=POOLERS[pooler], max_length=cfg.get("context_length", 77)
-    )
-    return text, projection
-
-
-def _tokenizer(cfg: dict[str, Any], folder: Path) -> tuple[Any, str]:
-    """The tokenizer and the cleaning in front of it."""
-    from embedkit.formats.transformers.encoder import read_tokenizer
-    from embedkit.models.modules.clip_text import clip_tokenizer
-
-    given = dict(cfg.get("tokenizer_kwargs") or {})
-    name = cfg.get("hf_tokenizer_name")
-    if name is None:
-        return clip_tokenizer(), given.get("clean", "lower")
-    if cfg.get("tokenizer_mode") or given.get("strip_sep_token"):
-        raise ModelError("this mode of open_clip's tokenizer is not supported", where="text_cfg.tokenizer_kwargs")
-    held = (folder / "tokenizer.json").is_file() or (folder / "tokenizer_config.json").is_file()
-    from embedkit.formats.detect import locate
-
-    return read_tokenizer(folder if held else locate(name, fetch=False)), given.get("clean", "whitespace")

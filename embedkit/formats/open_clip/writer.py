@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from embedkit.models.modules.clip_text import ClipTextEncoder
     from embedkit.models.modules.dual import DualEncoder
 
-from embedkit.formats.open_clip.reader import CONFIG, WEIGHTS, is_timm
+from embedkit.formats.open_clip.towers import CONFIG, WEIGHTS, is_timm
 from embedkit.formats.registry import DUAL_KINDS, FolderWriter, writers
 
 
