@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from embedkit.errors import ModelError, nearest
+from embedkit.formats.open_clip.architectures import architecture
 
 _VIT = {"head_width": 64, "mlp_ratio": 4.0}
 # open_clip's vision_cfg by name; the last number is the side of the images
@@ -60,17 +60,3 @@ def text_size(name: str) -> dict[str, Any]:
 
     known = architecture(name, TEXT_SIZES)
     return text_config(known["text_cfg"], known["embed_dim"], bool(known.get("quick_gelu", False)))
-
-
-def architecture(name: str, ours: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of an architecture of open_clip."""
-    from embedkit.models.modules.image_towers import need
-
-    need("open_clip", "clip", f"the size {name!r}")
-    import open_clip
-
-    known = open_clip.get_model_config(name)
-    if known is None:
-        remedy = nearest(name, [*ours, *open_clip.list_models()]) if len(name) > 3 else f"known: {', '.join(ours)}"
-        raise ModelError(f"unknown size {name!r}", where="model.towers", remedy=remedy)
-    return known

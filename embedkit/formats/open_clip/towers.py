@@ -71,7 +71,7 @@ def load_tag(name: str) -> DualEncoder:
     ModelError
         Unknown name, or weights that cannot be fetched.
     """
-    from embedkit.factory.tower_configs import architecture
+    from embedkit.formats.open_clip.architectures import architecture
     from embedkit.models.modules.image_towers import need
 
     need("open_clip", "clip", "a model of open_clip")
@@ -79,7 +79,7 @@ def load_tag(name: str) -> DualEncoder:
     import torch
 
     kind, _, tag = name.partition("/")
-    config = architecture(kind, {})
+    config = architecture(kind)
     try:
         with torch.random.fork_rng(devices=[]):
             model = open_clip.create_model(kind, pretrained=tag or None)

@@ -1,0 +1,30 @@
+"""The architectures of open_clip by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from embedkit.errors import ModelError, nearest
+
+
+def architecture(name: str, ours: Iterable[str] = ()) -> dict[str, Any]:
+    """open_clip's configuration of a named architecture; `ours` are further names for the hint on a wrong one.
+
+    Raises
+    ------
+    ModelError
+        open_clip has no such name.
+    MissingExtraError
+        open_clip is not installed.
+    """
+    from embedkit.models.modules.image_towers import need
+
+    need("open_clip", "clip", f"the size {name!r}")
+    import open_clip
+
+    known = open_clip.get_model_config(name)
+    if known is None:
+        remedy = nearest(name, [*ours, *open_clip.list_models()]) if len(name) > 3 else f"known: {', '.join(ours)}"
+        raise ModelError(f"unknown size {name!r}", where="model.towers", remedy=remedy)
+    return known
