@@ -1,4 +1,4 @@
-"""What embedkit does where a library that it builds on, or is compared with, does something else (docs/differences.md)."""
+"""What embedkit does where a library below it, or a peer, does something else (docs/differences.md)."""
 
 from __future__ import annotations
 
