@@ -3,8 +3,8 @@
 #
 # Behaviour: torch.nn.functional.normalize and cosine_similarity turn a row of zeros into NaN in float16. In float32,
 # float64 and bfloat16 the same row stays 0 and its cosine is 0, as the documented eps promises. One such row (the mean
-# of no known words, a cut-off image, a padded row of a batch) makes a softmax over the similarity matrix, and so a
-# whole contrastive loss, NaN.
+# of no known words, a padded row of a batch) makes a softmax over the similarity matrix, and so a whole contrastive
+# loss, NaN.
 #
 # Why a good guess misses: eps is there to avoid the division by zero, and the type with the fewer digits, bfloat16,
 # gets it right. But 1e-12 (normalize) and 1e-8 (cosine_similarity) are smaller than the smallest float16, 6e-8, and
