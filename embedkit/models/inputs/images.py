@@ -154,7 +154,7 @@ def _pixels(image: Any, preprocess: Preprocess) -> Tensor:
 
 def _tensor(array: np.ndarray) -> Tensor:
     try:
-        return torch.from_numpy(np.ascontiguousarray(array))
+        return torch.from_numpy(np.require(array, requirements=["C", "W"]))
     except TypeError as error:
         raise DataError(f"pixels are {array.dtype}", remedy=_TAKEN) from error
 

@@ -50,6 +50,8 @@ class ClipTextEncoder(TextEncoder):
         self._cleaning = cleaning
         self.cleaning = cleaning
         self.padded, self.causal = kind == PADDED, kind == CAUSAL
+        if (self.causal or self.padded) and self.max_length > tokenizer.model_max_length:
+            tokenizer.model_max_length = self.max_length  # the position table counts, not what the words were made for
         if self.causal:
             encoder.set_attn_implementation(ATTENTION)
 

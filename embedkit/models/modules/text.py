@@ -248,7 +248,8 @@ class TextEncoder(Model):
     @property
     def hidden_size(self) -> int:
         """Size of a token vector."""
-        return int(self._words.shape[1])
+        config = self.encoder.config
+        return int(getattr(config, "hidden_size", None) or config.d_model)
 
     @property
     def dim(self) -> int:  # type: ignore[override]
