@@ -180,7 +180,7 @@ class ModelConfig(Settings):
             raise ValueError("a static model from scratch needs model.tokenizer and model.dim")
         if self.use_max_length is not None and self.kind != "text":
             raise ValueError(f"model.use_max_length is a setting of text encoders, not of kind {self.kind!r}")
-        if self.default_prompt is not None and self.default_prompt not in self.prompts:
+        if self.name is None and self.default_prompt is not None and self.default_prompt not in self.prompts:
             raise ValueError(f"model.default_prompt {self.default_prompt!r} is not one of model.prompts")
         if sorted(self.head, key=lambda head: head.train_only) != self.head:
             raise ValueError("model.head: a layer that is kept would lose the train_only one before it: put it first")

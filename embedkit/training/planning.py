@@ -186,7 +186,7 @@ def _memory(bundle: Bundle, recipe: Recipe, batches: Sequence[StepBatch], proces
     weights = sum(p.numel() * p.element_size() for p in bundle.parameters())
     trained = sum(p.numel() * p.element_size() for p in bundle.parameters() if p.requires_grad)
     _, tokens = _chunk_tokens(recipe, batches)
-    config = getattr(getattr(bundle.model, "encoder", None), "config", None)
+    config = None if bundle.model.backbone is None else bundle.model.backbone.config
     per_token = _bytes_per_token(config, int(bundle.model.dim), width, batches)
     activations = int(tokens / processes * per_token)
     parts = {"weights": weights, "gradients": trained, "optimiser": 2 * trained, "activations": activations}

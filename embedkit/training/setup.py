@@ -199,7 +199,7 @@ def decoding(recipe: Recipe, method: Method, model: Any) -> Decoding:
     """How images are decoded: as large as the model and the crops of the method need them."""
     from embedkit.data.images.decoding import Decoding
 
-    preprocess = getattr(model, "preprocess", None)
+    preprocess = model.preprocess
     need = None
     if preprocess is not None and preprocess.resize != "none":
         need = math.ceil(max(preprocess.edge or 0, *preprocess.size) * method.image_margin)

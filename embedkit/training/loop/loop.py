@@ -220,9 +220,8 @@ class Run:
             norm = self._update(batch, result.loss, factor)
 
             self._advance(batch)
-            computed = getattr(state.bundle.model, "computed_tokens", None)
             inputs = sum(len(pool.inputs) for pool in batch.pools)
-            log.add(result, inputs, batch.tokens, computed(batch.tokens) if computed else batch.tokens)
+            log.add(result, inputs, batch.tokens, batch.tokens)
             figures = None
             if at_log:
                 extra = {"lr": factor * config.lr, "gradient_norm": float(norm), **self.guards.figures()}
@@ -320,7 +319,7 @@ class Run:
     def _chunking(self) -> Chunking:
         config = self.recipe.train
         chunking = Chunking(config.chunk_size, config.chunk_tokens, config.keep_chunks)
-        if not chunking.whole and getattr(self.state.bundle.model, "mixes_inputs", False):
+        if not chunking.whole and self.state.bundle.model.mixes_inputs:
             raise RecipeError(
                 "batch normalisation sees one chunk at a time, which changes the gradient", where="train.chunk_size",
                 remedy="set model.towers.image.freeze_batch_norm: true, or leave chunks out",
