@@ -215,7 +215,7 @@ def _evaluation(recipe: Recipe, rows: Any, total: int) -> dict[str, Any]:
     config = recipe.evaluation
     every = _every(config.every, rows, total)
     every += " of an epoch, and its end" if config.by_epoch and config.every is not None else ""
-    names = metric_names(config.suite, config.tasks, config.split)
+    names = metric_names(config.suite, config.tasks, config.split, config.data)
     return {
         "suite": config.suite,
         "split": config.split,

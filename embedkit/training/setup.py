@@ -108,9 +108,9 @@ def metric_of(recipe: Recipe) -> str | None:
     from embedkit.evaluation import main_metric, metric_names
 
     config = recipe.evaluation
-    known = metric_names(config.suite, config.tasks, config.split)
+    known = metric_names(config.suite, config.tasks, config.split, config.data)
     if config.metric is None:
-        return main_metric(config.suite, config.tasks, config.split)
+        return main_metric(config.suite, config.tasks, config.split, config.data)
     if config.metric not in known:
         raise RecipeError(
             f"unknown metric {config.metric!r}", where="evaluation.metric", remedy=nearest(config.metric, known)
