@@ -137,7 +137,7 @@ def _close(name: str, names: list[str]) -> list[str]:
     if same:
         return same[:1]
     ratios = {other: difflib.SequenceMatcher(None, short, plain(other)).ratio() for other in names}
-    parts = [other for other in names if len(short) > 2 and (plain(other).startswith(short) or plain(other).endswith(short))]
+    parts = [one for one in names if len(short) > 2 and (plain(one).startswith(short) or plain(one).endswith(short))]
     by_ratio = [other for other in sorted(names, key=lambda other: -ratios[other]) if ratios[other] >= 0.6]
     if by_ratio and ratios[by_ratio[0]] >= (0.95 if parts else 0.8):
         return by_ratio[:1]

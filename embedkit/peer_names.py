@@ -38,7 +38,8 @@ _SETTINGS = {
     "evaluation.data": "val_data eval_data eval_dataset dev_data validation_data",
     "data.train": "train_data train_file train_dataset dataset dataset_name dataset_path train_path training_file "
     "files train_csv",
-    "data.train.0.columns": "column_mapping column_names",
+    "data.train.0.columns": "columns column_mapping column_names",
+    "data.train.0.limit": "limit max_samples max_train_samples",
     "data.sampler": "batch_sampler",
     "data.workers": "dataloader_num_workers num_workers",
     "data.drop_last": "dataloader_drop_last",

@@ -27,6 +27,11 @@ def _listed(value: Any) -> Any:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
+def _at_path(value: Any) -> Any:
+    """Let ``train: faq.csv`` stand for ``train: [{path: faq.csv}]``."""
+    return {"path": value} if isinstance(value, str) else value
+
+
 class Component(BaseModel):
     """A registered part chosen by name; its other keys are settings that the part itself checks."""
 
@@ -229,7 +234,9 @@ class SourceConfig(Settings):
 class DataConfig(Settings):
     """What is trained on, and in which order."""
 
-    train: list[SourceConfig] = Field(min_length=1)
+    train: Annotated[list[Annotated[SourceConfig, BeforeValidator(_at_path)]], BeforeValidator(_listed)] = Field(
+        min_length=1, description="one source or a list of them; a text is a path"
+    )
     sampler: Literal["shuffled", "no-duplicates", "by-label", "length"] = "shuffled"
     per_label: int = Field(2, gt=1, description="by-label: rows of one label in a batch")
     mixing: Literal["concatenate", "weighted", "temperature"] = "concatenate"

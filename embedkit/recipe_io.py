@@ -10,14 +10,16 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from embedkit.errors import RecipeError, nearest, without_secrets
+from embedkit.overrides import ARGUMENTS, COMMAND_LINE, assign, copied, from_mapping, parse_words
 from embedkit.recipe import Recipe
+from embedkit.recipe_keys import wrong_key_or_value
 
 _LARGEST_FILE = 1_000_000  # bytes; a recipe is a page of text
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -195,44 +197,65 @@ def _loaded(
         if not isinstance(small, Mapping):
             raise RecipeError("smoke is not a mapping", where=where, remedy="write dotted.key: value lines below it")
         for key, value in small.items():
-            _assign(data, key, _copied(value), f"{where}: smoke")
-    for key, value in _given(overrides):
-        _assign(data, key, value, f"override {key}")
-    return check_recipe(data, where), group
+            assign(data, key, copied(value), f"{where}: smoke")
+    changed, origin = [], ARGUMENTS if isinstance(overrides, Mapping) else COMMAND_LINE
+    for key, value in (
+        from_mapping(overrides) if isinstance(overrides, Mapping) else parse_words(overrides, parse_yaml)
+    ):
+        assign(data, key, value, f"{origin}, {key}")
+        changed.append(key)
+    return check_recipe(data, where, changed, origin), group
 
 
-def _given(overrides: Sequence[str] | Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of each override."""
-    if isinstance(overrides, Mapping):
-        yield from ((key, _copied(value)) for key, value in overrides.items())
-        return
-    for override in overrides:
-        key, found, text = override.partition("=")
-        if not found or not key:
-            raise RecipeError(f"override {override!r} is not key=value", remedy="write it like train.lr=1e-5")
-        yield key, parse_yaml(text, f"override {key}")
-
-
-def check_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
-    """Validate the contents of a recipe: types, unknown keys, cross-field rules.
+def check_recipe(
+    data: Mapping[str, Any], where: str = "recipe", changed: Sequence[str] = (), origin: str = COMMAND_LINE
+) -> Recipe:
+    """The recipe of a mapping, its types, keys and rules between keys checked.
 
     The settings of method, objective and evaluation are looked at by `embedkit.training.setup.check`.
+
+    Parameters
+    ----------
+    data : mapping
+        The contents.
+    where : str
+        What is blamed: the file, or the recipe's name.
+    changed : sequence of str
+        Dotted keys that come from elsewhere; what is wrong with them is blamed on `origin`.
+    origin : str
+        Where the changes stand.
+
+    Raises
+    ------
+    RecipeError
+        With the key, and the nearest one that exists.
     """
+
+    def place(dotted: str) -> str:
+        return origin if any(_one_in_other(key, dotted) for key in changed) else where
+
     for key, value in _texts(data, ()):
         if _SURROGATE.search(value):  # in a path: a name on the disk that is not UTF-8
             raise RecipeError(
-                f"{key} holds half a surrogate pair, which no file can take", where=where, remedy="write it as UTF-8"
-            )
+                f"{key} holds half a surrogate pair, which no file can take", where=place(key),
+                remedy="write it as UTF-8",
+            )  # fmt: skip
         if without_secrets(value) != value:
             raise RecipeError(
-                f"{key} holds a password or an access token", where=where,
+                f"{key} holds a password or an access token", where=place(key),
                 remedy="a recipe is written beside every model: keep secrets out of it",
             )  # fmt: skip
     try:
-        recipe = Recipe.model_validate(data)
+        return Recipe.model_validate(data)
     except ValidationError as error:
-        raise RecipeError(_first_problem(error), where=where) from None
-    return recipe
+        what, remedy, dotted = wrong_key_or_value(error.errors())  # type: ignore[arg-type]
+        raise RecipeError(what, where=place(dotted), remedy=remedy) from None
+
+
+def _one_in_other(one: str, other: str) -> bool:
+    """Whether one of two dotted keys is the other or lies below it, numbers of lists aside."""
+    parts = [[part for part in key.split(".") if part and not part.isdecimal()] for key in (one, other)]
+    return all(a == b for a, b in zip(*parts, strict=False))
 
 
 def _texts(value: Any, place: tuple[str, ...]) -> Iterator[tuple[str, str]]:
@@ -260,7 +283,7 @@ def _contents(source: str | Path | Mapping[str, Any] | Recipe) -> tuple[dict[str
     if isinstance(source, Recipe):
         return source.model_dump(), f"recipe {source.name}"
     if isinstance(source, Mapping):
-        return _copied(source), "recipe"
+        return copied(source), "recipe"
     path = Path(source)
     if path.suffix not in (".yaml", ".yml"):
         from embedkit.resources import recipe_path
@@ -320,79 +343,3 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
         name = old.get("name") if component else None
         found[key] = value if name is not None and value.get("name", name) != name else _merged(old, value)
     return found
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _copied(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_copied(item) for item in value]
-    return str(value) if isinstance(value, PurePath) else value
-
-
-def _assign(data: dict[str, Any], dotted: str, value: Any, where: str) -> None:
-    """Set one dotted key; list entries are reached by number, a component given by name becomes a mapping."""
-    parts = dotted.split(".")
-    node: Any = data
-    for depth, part in enumerate(parts[:-1]):
-        place: Any = _position(part, node, dotted, where) if isinstance(node, list) else part
-        child = node[place] if isinstance(node, list) else node.get(place)
-        if child is None:
-            child = node[place] = {}
-        elif isinstance(child, str) and part in ("method", "objective"):
-            child = node[place] = {"name": child}
-        elif not isinstance(child, dict | list):
-            raise RecipeError(
-                f"{'.'.join(parts[: depth + 1])!r} has no keys below it", where=where, remedy="give the whole of it"
-            )
-        node = child
-    node[_position(parts[-1], node, dotted, where) if isinstance(node, list) else parts[-1]] = value
-
-
-def _position(part: str, node: list[Any], dotted: str, where: str) -> int:
-    if not part.isdecimal() or int(part) >= len(node):
-        raise RecipeError(
-            f"{dotted!r}: {part!r} is not an entry of a list of {len(node)}", where=where, remedy="count from 0"
-        )
-    return int(part)
-
-
-_BRANCH = re.compile(r"function-.*|(list|dict|literal)\[.*|int|str")  # how pydantic names the parts of a union
-
-
-def _first_problem(error: ValidationError) -> str:
-    """One clause for the first error pydantic found, unknown keys first, with the nearest known key."""
-    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    problem = problems[0]
-    place = [part for part in problem["loc"] if not _BRANCH.fullmatch(str(part))]
-    dotted = ".".join(str(part) for part in place)
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key {dotted!r}; {nearest(str(place[-1]), _fields_at(place[:-1]))}{more}"
-    if problem["type"] == "missing":
-        return f"key {dotted!r} is missing; add it{more}"
-    message = problem["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(problem["input"], dict | list) else f", not {problem['input']!r}"
-    return f"{dotted or 'recipe'}: {message[:1].lower()}{message[1:]}{shown}{more}"
-
-
-def _fields_at(place: list[Any]) -> list[str]:
-    """Known keys of the section at `place`."""
-    model: Any = Recipe
-    for part in place:
-        if isinstance(part, int) or not hasattr(model, "model_fields"):
-            continue
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        model = _section(annotation) or model
-    return list(getattr(model, "model_fields", ()))
-
-
-def _section(annotation: Any) -> type[BaseModel] | None:
-    """The settings class inside an annotation such as ``list[X] | None``."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for inner in getattr(annotation, "__args__", ()):
-        found = _section(inner)
-        if found is not None:
-            return found
-    return None
