@@ -1,17 +1,17 @@
 """Settings that win over a recipe: words of the command line (``train.lr=1e-5``, a file), or keyword arguments.
 
 A short name stands for the one setting that has it (``lr`` for ``train.lr``), and so does what other trainers call it
-(``learning_rate``, `embedkit.peer_names`); each such reading is logged in a line. A text in the place of data or model
+(``learning_rate``, `embedkit.peer_names`); each such reading is a note of the recipe. A text in the place of data or model
 is a path or a name.
 """
 
 from __future__ import annotations
 
 import glob
-import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -26,7 +26,25 @@ _COMPONENTS = ("method", "objective")
 _MODEL_FILES = ("config.json", "modules.json", "embedkit.json", "open_clip_config.json")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _DATA_FILE = re.compile(r"(?i).*\.(csv|tsv|jsonl?|ndjson|parquet|arrow|feather|txt|tar)(\.gz)?")
-_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Override:
+    """One setting that wins over the recipe.
+
+    Attributes
+    ----------
+    key : str
+        The dotted key.
+    value : object
+        As the recipe would have it.
+    notes : tuple of str
+        How the key or value was read, where it stands for another one.
+    """
+
+    key: str
+    value: Any
+    notes: tuple[str, ...] = ()
 
 
 def is_source(word: str) -> bool:
@@ -43,8 +61,8 @@ def is_source(word: str) -> bool:
     )  # fmt: skip
 
 
-def parse_words(words: Sequence[str], parse: Callable[[str, str], Any]) -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of each word, those of data files first, as one list of sources.
+def parse_words(words: Sequence[str], parse: Callable[[str, str], Any]) -> Iterator[Override]:
+    """The setting of each word; data files come first, as one list of sources.
 
     Parameters
     ----------
@@ -60,19 +78,20 @@ def parse_words(words: Sequence[str], parse: Callable[[str, str], Any]) -> Itera
     """
     files = [word for word in words if _is_file_word(word)]
     if files:
-        yield _SOURCES, [source for word in files for source in _sources_at(word, COMMAND_LINE)]
+        yield Override(_SOURCES, [source for word in files for source in _sources_at(word, COMMAND_LINE)])
     for word in words:
         if _is_file_word(word):
             continue
         name, equals, text = word.partition("=")
         if not equals or not name.strip():
             raise _neither(word)
-        key, value = full_key(name, COMMAND_LINE, text)
+        key, setting, notes = full_key(name, COMMAND_LINE, text)
         if key == _SOURCES and files:
             raise RecipeError(f"the data is named twice, {files[0]!r} and {word!r}", where=COMMAND_LINE,
                               remedy="leave one of them out, or give several files side by side")  # fmt: skip
         is_path = key == _SOURCES and not text.lstrip().startswith(("[", "{"))  # *.csv and {a,b}.csv are no YAML
-        yield key, text if is_path else parse(value, f"{COMMAND_LINE}, {name}")
+        value = text if is_path else parse(setting, f"{COMMAND_LINE}, {name}")
+        yield _with_own_names(Override(key, value, notes))
 
 
 def _is_file_word(word: str) -> bool:
@@ -90,8 +109,8 @@ def _neither(word: str) -> RecipeError:
     return RecipeError(what, where=COMMAND_LINE, remedy=remedy)
 
 
-def full_key(name: str, where: str, text: str = "") -> tuple[str, str]:
-    """The dotted key that a name stands for, and the value as text, which a switch of other trainers changes.
+def full_key(name: str, where: str, text: str = "") -> tuple[str, str, tuple[str, ...]]:
+    """The dotted key that a name stands for, the value as text, which a switch of other trainers changes, and notes.
 
     Raises
     ------
@@ -100,13 +119,15 @@ def full_key(name: str, where: str, text: str = "") -> tuple[str, str]:
 
     Examples
     --------
-    >>> full_key("train.lr", "here", "1"), full_key("bf16", "here", "true")
-    (('train.lr', '1'), ('train.precision', 'bf16'))
+    >>> full_key("learning_rate", "here", "1")
+    ('train.lr', '1', ('learning_rate is read as train.lr',))
+    >>> full_key("bf16", "here", "true")
+    ('train.precision', 'bf16', ('bf16 is read as train.precision=bf16',))
     """
     top = name.partition(".")[0]
     if "." in name or (top in recipe_keys() and top not in FLAGS):
-        return ("model.name" if name == "model" and not text.lstrip().startswith("{") else
-                _SOURCES if name == "data" and not text.lstrip().startswith("{") else name), text  # fmt: skip
+        whole = text.lstrip().startswith("{")
+        return name if whole else {"model": "model.name", "data": _SOURCES}.get(name, name), text, ()
     short = plain(name)
     if short in ANSWERS:
         raise RecipeError(f"no setting {name!r}", where=where, remedy=ANSWERS[short])
@@ -114,8 +135,7 @@ def full_key(name: str, where: str, text: str = "") -> tuple[str, str]:
         if text.strip().lower() in ("false", "0", "no"):
             raise RecipeError(f"no setting {name!r}", where=where, remedy=f"leave it out, or set {FLAGS[short][0]}")
         key, text = FLAGS[short]
-        _log.warning("%s is read as %s=%s", name, key, text)
-        return key, text
+        return key, text, (f"{name} is read as {key}={text}",)
     keys = [key for key in short_keys() if plain(key) == short]
     known = short_keys()[keys[0]] if keys else SETTINGS.get(short, ())
     if len(known) > 1:
@@ -123,16 +143,15 @@ def full_key(name: str, where: str, text: str = "") -> tuple[str, str]:
                           remedy=f"write {listed(list(known), 'or')}")  # fmt: skip
     if not known:
         raise RecipeError(f"unknown key {name!r}", where=where, remedy=nearest_key(name))
-    _log.warning("%s is read as %s", name, known[0])
-    return known[0], text
+    return known[0], text, (f"{name} is read as {known[0]}",)
 
 
-def from_mapping(overrides: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of keyword arguments; names are those of `full_key`."""
+def from_mapping(overrides: Mapping[str, Any]) -> Iterator[Override]:
+    """The settings of keyword arguments; names are those of `full_key`."""
     for name, value in overrides.items():
         text = "{" if isinstance(value, Mapping) else str(value)
-        key, changed = full_key(name, ARGUMENTS, text)
-        yield key, copied(value) if changed == text else changed
+        key, changed, notes = full_key(name, ARGUMENTS, text)
+        yield _with_own_names(Override(key, copied(value) if changed == text else changed, notes))
 
 
 def copied(value: Any) -> Any:
@@ -169,8 +188,6 @@ def assign(data: dict[str, Any], dotted: str, value: Any, where: str) -> None:
     if dotted == _SOURCES:
         value = [one for item in (value if isinstance(value, list) else [value])
                  for one in (_sources_at(item, where) if isinstance(item, str) else [item])]  # fmt: skip
-    if dotted.removesuffix(".name") in _COMPONENTS and isinstance(value, str):
-        value = _own_name(dotted.partition(".")[0], value)
     parts = dotted.split(".")
     node: Any = data
     for depth, part in enumerate(parts[:-1]):
@@ -188,13 +205,13 @@ def assign(data: dict[str, Any], dotted: str, value: Any, where: str) -> None:
     node[_position(parts[-1], node, dotted, where) if isinstance(node, list) else parts[-1]] = value
 
 
-def _own_name(kind: str, name: str) -> str:
-    """Our name for a loss or method of another library, where it can be one only."""
-    known = PARTS.get(plain(name), ())
+def _with_own_names(change: Override) -> Override:
+    """Our name for a loss or method of another library in place of its own, where it can be one only."""
+    kind, name = change.key.removesuffix(".name"), change.value
+    known = PARTS.get(plain(name), ()) if kind in _COMPONENTS and isinstance(name, str) else ()
     if len(known) != 1 or name == known[0]:
-        return name
-    _log.warning("%s %s is read as %s", kind, name, known[0])
-    return known[0]
+        return change
+    return Override(change.key, known[0], (*change.notes, f"{kind} {name} is read as {known[0]}"))
 
 
 def _position(part: str, node: list[Any], dotted: str, where: str) -> int:
