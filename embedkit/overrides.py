@@ -1,8 +1,8 @@
 """Settings that win over a recipe: words of the command line (``train.lr=1e-5``, a file), or keyword arguments.
 
 A short name stands for the one setting that has it (``lr`` for ``train.lr``), and so does what other trainers call it
-(``learning_rate``, `embedkit.peer_names`); each such reading is a note of the recipe. A text in the place of data or model
-is a path or a name.
+(``learning_rate``, `embedkit.peer_names`); each such reading is a note of the recipe. A text in the place of the data is
+a path, in the place of the model its name.
 """
 
 from __future__ import annotations

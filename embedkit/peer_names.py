@@ -26,7 +26,7 @@ _SETTINGS = {
     "train.precision": "amp dtype torch_dtype mixed_precision",
     "train.chunk_size": "mini_batch_size sub_batch_size gc_q_chunk_size gc_p_chunk_size",
     "train.gradient_checkpointing": "grad_checkpointing",
-    "train.max_grad_norm": "grad_clip_norm gradient_clip_val",
+    "train.max_grad_norm": "clip grad_clip_norm gradient_clip_val",
     "train.compile": "torch_compile torchcompile",
     "train.log_every": "logging_steps log_every_n_steps",
     "train.save_every": "save_steps save_frequency checkpoint_save_steps",

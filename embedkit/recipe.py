@@ -33,16 +33,27 @@ def _at_path(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
 
 
-class Component(BaseModel):
-    """A registered part chosen by name; its other keys are settings that the part itself checks."""
+class Part(BaseModel):
+    """Settings that a registered part checks itself: every key but the name."""
 
     model_config = ConfigDict(extra="allow")
-    name: str
 
     @property
     def settings(self) -> dict[str, Any]:
         """Every key but the name."""
         return dict(self.model_extra or {})
+
+
+class Component(Part):
+    """A registered part chosen by name; its other keys are settings that the part itself checks."""
+
+    name: str
+
+
+class ObjectiveConfig(Part):
+    """An objective by name, or without one the settings of the method's own."""
+
+    name: str | None = None
 
 
 Named = Annotated[Component, BeforeValidator(_named)]
@@ -430,7 +441,9 @@ class Recipe(Settings):
     method: Named
     model: ModelConfig
     data: DataConfig
-    objective: Named | None = Field(None, description="replaces the method's own objective")
+    objective: Annotated[ObjectiveConfig, BeforeValidator(_named)] | None = Field(
+        None, description="replaces the method's own objective; without a name settings of that"
+    )
     auxiliary: list[Named] = Field(
         default_factory=list, description="methods whose loss is added: name, weight, decay, decay_steps, settings"
     )

@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +189,10 @@ def _loaded(
 ) -> tuple[Recipe, str | None]:
     """A recipe, and the group that its file or one that it extends names: where it is listed, not what it does."""
     layers = _contents(source)
-    data, where = reduce(_merged, (layer.data for layer in layers), {}), layers[-1].where
+    data: dict[str, Any] = {}
+    for layer in layers:
+        data = _merged(data, layer.data)
+    where = layers[-1].where
     own = {key for layer in layers for key in layer.own}
     notes = [note for layer in layers for note in layer.notes]
     group = data.pop("group", None)
@@ -303,10 +305,10 @@ def check_recipe(
                 f"{key} holds a password or an access token", where=place(key),
                 remedy="a recipe is written beside every model: keep secrets out of it",
             )  # fmt: skip
-    data = copied(data)
-    notes = _with_new_keys(data, where)
+    contents: dict[str, Any] = copied(data)
+    notes = _with_new_keys(contents, where)
     try:
-        return Recipe.model_validate(data).with_origin(Origin(notes=tuple(notes)))
+        return Recipe.model_validate(contents).with_origin(Origin(notes=tuple(notes)))
     except ValidationError as error:
         what, remedy, dotted = wrong_key_or_value(error.errors())  # type: ignore[arg-type]
         raise RecipeError(what, where=place(dotted), remedy=remedy) from None

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from embedkit.errors import NEAREST, listed, nearest
 from embedkit.peer_names import ours
-from embedkit.recipe import Component, Recipe
+from embedkit.recipe import Part, Recipe
 from embedkit.rules import must, rule
 
 _BRANCH = re.compile(r"function-.*|(list|dict|literal|constrained-int)\[.*|int|str")  # parts of a union, by pydantic
@@ -35,7 +35,7 @@ def _keys_below(section: type[BaseModel], prefix: str) -> list[tuple[str, Any]]:
         key = f"{prefix}{name}"
         keys.append((key, field.annotation))
         inner, is_list = section_of(field.annotation)
-        if inner is not None and inner is not Component:
+        if inner is not None and not issubclass(inner, Part):
             keys += _keys_below(inner, f"{key}.N." if is_list else f"{key}.")
     return keys
 

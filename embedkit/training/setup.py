@@ -62,7 +62,13 @@ def objective_config(recipe: Recipe, method: Method) -> dict[str, Any]:
     own = method.objective or {}
     if recipe.objective is None:
         return dict(own)
-    given = {"name": recipe.objective.name, **recipe.objective.settings}
+    name = recipe.objective.name or own.get("name")
+    if name is None:
+        raise RecipeError(
+            f"method {recipe.method.name!r} has no objective of its own", where="objective",
+            remedy="name one: objective.name=infonce",
+        )  # fmt: skip
+    given = {"name": name, **recipe.objective.settings}
     return {**own, **given} if given["name"] == own.get("name") else given
 
 
