@@ -100,6 +100,9 @@ class MissingExtraError(UserError):
         super().__init__(f"{purpose} needs the package {package!r}", remedy=f'pip install "embedkit[{extra}]"')
 
 
+COMMAND_LINE = "on the command line"
+"""Where a mistake stands that is neither in a file nor in data."""
+
 NEAREST = 5
 """Names that a message offers at most."""
 

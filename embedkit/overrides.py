@@ -1,8 +1,8 @@
 """Settings that win over a recipe: words of the command line (``train.lr=1e-5``, a file), or keyword arguments.
 
 A short name stands for the one setting that has it (``lr`` for ``train.lr``), and so does what other trainers call it
-(``learning_rate``, `embedkit.peer_names`); each such reading is a note of the recipe. A text in the place of the data is
-a path, in the place of the model its name.
+(``learning_rate``, `embedkit.peer_names`); each such reading is a note of the recipe. A text in the place of the data
+is a path, in the place of the model its name.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from embedkit.errors import RecipeError, listed
+from embedkit.errors import COMMAND_LINE, RecipeError, listed
 from embedkit.peer_names import ANSWERS, FLAGS, PARTS, SETTINGS, plain
 from embedkit.recipe_keys import nearest_key, recipe_keys, short_keys
 
-COMMAND_LINE = "on the command line"
 ARGUMENTS = "in the arguments"
 _SOURCES = "data.train"
 _COMPONENTS = ("method", "objective")
@@ -76,27 +75,32 @@ def parse_words(words: Sequence[str], parse: Callable[[str, str], Any]) -> Itera
     RecipeError
         A word is neither a setting nor data, or its key is unknown.
     """
-    files = [word for word in words if _is_file_word(word)]
-    if files:
-        yield Override(_SOURCES, [source for word in files for source in _sources_at(word, COMMAND_LINE)])
+    files, settings = [], []
     for word in words:
+        name, _, text = word.partition("=")
+        is_path = name in ("data", _SOURCES) or SETTINGS.get(plain(name)) == (_SOURCES,)
         if _is_file_word(word):
-            continue
+            files.append(word)
+        elif is_path and text and not text.lstrip().startswith(("[", "{")):  # *.csv and {a,b}.csv are no YAML
+            files.append(text)
+        else:
+            settings.append(word)
+    if files:
+        yield Override(_SOURCES, [source for file in files for source in _sources_at(file, COMMAND_LINE)])
+    for word in settings:
         name, equals, text = word.partition("=")
         if not equals or not name.strip():
             raise _neither(word)
-        key, setting, notes = full_key(name, COMMAND_LINE, text)
+        key, text, notes = full_key(name, COMMAND_LINE, text)
         if key == _SOURCES and files:
             raise RecipeError(f"the data is named twice, {files[0]!r} and {word!r}", where=COMMAND_LINE,
                               remedy="leave one of them out, or give several files side by side")  # fmt: skip
-        is_path = key == _SOURCES and not text.lstrip().startswith(("[", "{"))  # *.csv and {a,b}.csv are no YAML
-        value = text if is_path else parse(setting, f"{COMMAND_LINE}, {name}")
-        yield _with_own_names(Override(key, value, notes))
+        yield _with_own_names(Override(key, parse(text, f"{COMMAND_LINE}, {name}"), notes))
 
 
 def _is_file_word(word: str) -> bool:
-    name = word.partition("=")[0]
-    return is_source(word) if "=" not in word or os.path.exists(word) else "/" in name and is_source(word)
+    """Whether a word as a whole is a path or name of data, whatever ``=`` it holds."""
+    return is_source(word) if "=" not in word else os.path.exists(word)
 
 
 def _neither(word: str) -> RecipeError:

@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from embedkit.errors import RecipeError, nearest, without_secrets
-from embedkit.overrides import ARGUMENTS, COMMAND_LINE, assign, copied, from_mapping, parse_words
+from embedkit.errors import COMMAND_LINE, RecipeError, nearest, without_secrets
+from embedkit.overrides import ARGUMENTS, assign, copied, from_mapping, parse_words
 from embedkit.recipe import OLD_KEYS, Origin, Recipe
 from embedkit.recipe_keys import wrong_key_or_value
 
