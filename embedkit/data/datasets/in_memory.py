@@ -212,7 +212,7 @@ def _sizes_of(rows: np.ndarray, sizes: Sequence[int]) -> list[int]:
 
 
 def _smaller_batches(rows: int, asked: int, config: DataConfig) -> Iterator[int]:
-    """Batch sizes to try where `rows` do not fill one as asked: a quarter of them, for some steps an epoch, and down."""
+    """Batch sizes to try where `rows` do not fill one: a quarter of them, for some steps an epoch, then fewer."""
     unit = config.per_label if config.sampler == "by-label" else 1
     size = min(asked, max(8, 1 << max(0, (rows // 4).bit_length() - 1)))
     while size >= max(2, unit):
