@@ -82,6 +82,15 @@ def check(
     ------
     RecipeError
         Names the key: it is unknown (with the nearest name), is missing, or its value does not fit.
+
+    Examples
+    --------
+    >>> def crop(area: Share = 0.5): ...
+    >>> check(crop, {"area": 0.2}, "view")
+    {'area': 0.2}
+    >>> check(crop, {"area": 2}, "view")
+    Traceback (most recent call last):
+    embedkit.errors.RecipeError: view.area: area is 2; it must be less than or equal to 1
     """
     model = _model(target)
     for key in given:
@@ -89,10 +98,10 @@ def check(
             remedy = nearest(str(key), [*model.model_fields, *also])
             raise RecipeError(f"unknown setting {key!r}", where=f"{where}.{key}", remedy=remedy)
     try:
-        made = model.model_validate(given)
+        values = model.model_validate(given)
     except ValidationError as error:
         raise _refusal(error, given, where) from None
-    return {key: getattr(made, key) for key in given}
+    return {key: getattr(values, key) for key in given}
 
 
 def checked(init: Callable[..., None], where: str) -> Callable[..., None]:
@@ -102,8 +111,8 @@ def checked(init: Callable[..., None], where: str) -> Callable[..., None]:
     @functools.wraps(init)
     def call(*args: Any, **named: Any) -> None:
         bound = signature.bind(*args, **named)
-        known = _model(init).model_fields
-        bound.arguments |= check(init, {key: bound.arguments[key] for key in known if key in bound.arguments}, where)
+        fields = _model(init).model_fields
+        bound.arguments |= check(init, {key: bound.arguments[key] for key in fields if key in bound.arguments}, where)
         init(*bound.args, **bound.kwargs)
 
     return call

@@ -80,11 +80,11 @@ def _say(line: str) -> None:
 
 def _outside(error: RuntimeError | OSError) -> UserError | None:
     """The line for what neither the user's input nor embedkit has done: a full disk, another process that died."""
-    from embedkit.disk import FULL, disk_said
+    from embedkit.disk import FULL, disk_reason
     from embedkit.training.parallel.signals import lost_process
 
     if isinstance(error, OSError):
-        said = disk_said(error, Path.cwd())
+        said = disk_reason(error, Path.cwd())
         where = str(error.filename) if error.filename else None
         if said == FULL:
             return DiskError(FULL, where=where, remedy="free some space")
