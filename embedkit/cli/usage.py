@@ -30,7 +30,7 @@ class Command(TyperCommand):
         words = self.rewritten(list(args))
         ctx.allow_extra_args = True
         try:
-            rest = super().parse_args(ctx, words)
+            rest = super().parse_args(ctx, list(words))  # the parser takes words out of its list
         except UsageError as error:
             raise in_our_words(error, self, words, ctx.command_path) from None
         if ctx.args:

@@ -82,6 +82,7 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
     checked = setup.check_all(recipe)
     method = checked.method
     rows = setup.open_rows(recipe, method, checked.contract)
+    recipe = setup.as_opened(recipe, rows)
     total = setup.total_steps(recipe, rows)
     from embedkit.factory import build
 

@@ -179,13 +179,36 @@ def check_early(recipe: Recipe) -> None:
 
 
 def open_rows(recipe: Recipe, method: Method, contract: Contract | None = None) -> TrainingRows:
-    """The training rows, checked against what the method and its objective need; `contract` as `check_all` has it."""
+    """The training rows, checked against what the method and its objective need; `contract` as `check_all` has it.
+
+    A share of them is held out where `holdout_share` says so, and batches are smaller than those of a shipped recipe
+    where few rows do not fill one; see `as_opened`.
+    """
     from embedkit.data import open_training
 
     contract = contract_of(recipe, method) if contract is None else contract
     return open_training(
-        recipe.data, contract, batch_size=recipe.train.batch_size, seed=recipe.seed, base_dir=Path.cwd()
-    )
+        recipe.data, contract, batch_size=recipe.train.batch_size, seed=recipe.seed, base_dir=Path.cwd(),
+        holdout=holdout_share(recipe), fit_batch=not recipe.origin.has("train.batch_size"),
+    )  # fmt: skip
+
+
+def holdout_share(recipe: Recipe) -> float:
+    """Share of the rows to hold out: ``train.holdout``, unless an evaluation is configured or switched off.
+
+    >>> from embedkit.recipe_io import load_recipe
+    >>> holdout_share(load_recipe("pairs")), holdout_share(load_recipe("pairs", ["evaluation=null"]))
+    (0.1, 0.0)
+    """
+    own = recipe.origin
+    switched_off = own.has("evaluation") and not own.has("train.holdout")
+    return 0.0 if recipe.evaluation is not None or switched_off else recipe.train.holdout
+
+
+def as_opened(recipe: Recipe, rows: TrainingRows) -> Recipe:
+    """The recipe with what opening its data has decided: the size of a batch, and the share that is held out."""
+    fitted = {"batch_size": rows.batch_size, "holdout": holdout_share(recipe)}
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update=fitted)})
 
 
 def most_negatives(rows: TrainingRows) -> int:

@@ -197,7 +197,8 @@ def test_overrides_reach_lists_components_and_missing_sections() -> None:
     changed = load_recipe(
         {**BASE, "objective": "infonce"},
         [
-            *("train.lr=1e-5", "train.max_grad_norm=null", "data.train.0.path=other.csv", "data.train.0.columns={a: anchor}"),
+            *("train.lr=1e-5", "train.max_grad_norm=null"),
+            *("data.train.0.path=other.csv", "data.train.0.columns={a: anchor}"),
             *("method.prompts={anchor: q}", "objective.temperature=0.1", "model.head.kind=linear"),
             *("evaluation.suite=sts", "name=2b"),
         ],
