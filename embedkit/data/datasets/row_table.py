@@ -22,6 +22,7 @@ _TYPES = {
     "negatives": pa.large_list(pa.large_string()),
     "texts": pa.large_list(pa.large_string()),
     "score": pa.float64(),
+    "scores": pa.large_list(pa.float64()),
     "label": pa.int64(),
     "group": pa.large_string(),  # JSON
     "image": pa.large_binary(),
