@@ -17,7 +17,7 @@ from embedkit.data.datasets.row_table import TableBuilder, digest, facts_of, tak
 from embedkit.data.datasets.samplers import SAMPLERS, Request, fit
 from embedkit.data.datasets.shuffling import permutation
 from embedkit.data.schema.rows import filled
-from embedkit.data.schema.warnings import of_counts
+from embedkit.data.schema.warnings import of_counts, of_left_over
 from embedkit.data.sources.data_source import Source
 from embedkit.errors import DataError
 
@@ -122,8 +122,13 @@ class HeldRows(TrainingRows):
 
     @property
     def notes(self) -> list[str]:
-        """See `TrainingRows.notes`; repeated texts are counted over all rows."""
-        return [*super().notes, *of_counts(self.num_rows, self._duplicates, self._config.sampler)]
+        """See `TrainingRows.notes`; repeated texts are counted over all rows, and rows that no batch takes."""
+        config = self._config
+        remainder = self.num_rows % self._batch_size if config.drop_last else 0
+        return [
+            *super().notes, *of_counts(self.num_rows, self._duplicates, config.sampler),
+            *of_left_over(self.num_rows, self._epoch.left_over, remainder, config.sampler),
+        ]  # fmt: skip
 
     def where(self, row_id: int) -> str:
         """See `TrainingRows.where`."""

@@ -134,6 +134,35 @@ def of_counts(rows: int, duplicates: Mapping[str, int], sampler: str) -> Iterato
             )
 
 
+def of_left_over(rows: int, left: int, remainder: int, sampler: str) -> Iterator[str]:
+    """Rows of an epoch that come into no batch, where they are more than the last, unfilled batch.
+
+    Parameters
+    ----------
+    rows, left : int
+        All rows of an epoch, and those in no batch.
+    remainder : int
+        Rows that are too few for one batch whatever the sampler does.
+    sampler : str
+        That of the recipe.
+
+    Examples
+    --------
+    >>> print(*of_left_over(1000, 200, 40, "no-duplicates"))
+    200 of 1,000 rows (20%) are in no batch of an epoch: the sampler no-duplicates has too many rows that share a text \
+or group; lower train.batch_size, or set data.drop_last: false to train on short batches too
+    >>> list(of_left_over(1000, 40, 40, "shuffled"))
+    []
+    """
+    if left > remainder:
+        shared = "label" if sampler == "by-label" else "text or group"
+        yield (
+            f"{left:,} of {rows:,} rows ({left / rows:.0%}) are in no batch of an epoch: the sampler {sampler} has too "
+            f"many rows that share a {shared}; lower train.batch_size, or set data.drop_last: false to train on short "
+            f"batches too"
+        )
+
+
 def _like_an_id(text: str) -> bool:
     return text.isascii() and len(text.split()) == 1 and any(char.isdigit() for char in text)
 

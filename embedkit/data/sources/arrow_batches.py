@@ -6,13 +6,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from embedkit.data.schema.rows import Record
-
 BATCH = 1024
 """Rows decoded at a time; few, because a row may hold an image."""
 
 
-def numbered(batches: Iterator[Any], schema: Any) -> Iterator[Record]:
+def numbered(batches: Iterator[Any], schema: Any) -> Iterator[tuple[int, dict[str, Any]]]:
     """Number (from 1) and cells of each row of record batches, with JSON columns decoded.
 
     Raises

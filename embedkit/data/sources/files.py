@@ -72,7 +72,7 @@ def open_bytes(path: Location) -> IO[bytes]:
             magic = handle.read(6)
         if magic:
             unpack = next((unpack for start, unpack in _UNPACK.items() if magic.startswith(start)), None)
-            file = cast("IO[bytes]", path.open("rb"))
+            file = path.open("rb")
             return file if unpack is None else cast("IO[bytes]", Unpacked(unpack(file), file))
     except FileNotFoundError as error:
         raise DataError("no such file", where=str(path), remedy="check the path") from error
