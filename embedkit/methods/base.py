@@ -91,6 +91,14 @@ class Method:
         the weights are read.
         """
 
+    def notes(self, model: Model) -> list[str]:
+        """Lines that are shown when a run starts: what of the model is used, and how, that one may not expect."""
+        return []
+
+    def prompt_of(self, model: Model, role: str) -> str | None:
+        """The prompt, by name or text, that texts of a role get in training; None for the model's default."""
+        return None
+
     def parts(self, model: Model) -> nn.ModuleDict:
         """Extra modules, kept in checkpoints and left out of the saved model. ``model.training_dim`` is D."""
         from torch import nn

@@ -66,9 +66,12 @@ class TrainingRows(ABC):
         file; for a stream a hash of the first MiB and the size of each file, of the mapping and the filter.
     roles : frozenset of str
         Roles that every row has, whatever its source.
+    batch_size : int
+        Rows of a whole batch: those asked for, or fewer where that was allowed and the rows do not fill one.
     """
 
     num_rows: int | None
+    batch_size: int
     steps_per_epoch: int | None
     smallest_batch: int | None = None
     fingerprint: str
@@ -90,6 +93,10 @@ class TrainingRows(ABC):
     def notes(self) -> list[str]:
         """What is allowed and looks like a mistake, a line each; see `embedkit.data.schema.warnings`."""
         return [note for source in self._sources for note in source.notes]
+
+    def held_out(self) -> list[Row]:
+        """The rows that are held out of training, in the order of the sources."""
+        return []
 
     @abstractmethod
     def where(self, row_id: int) -> str:

@@ -74,7 +74,8 @@ class LaneRows(TrainingRows):
     ) -> None:
         _check(sources, config)
         self._sources, self._config, self.roles = sources, config, roles
-        self._batch_size, self._seed = batch_size, seed
+        self.batch_size = self._batch_size = batch_size
+        self._seed = seed
         every = [(source, place) for source in sources for place in range(len(source.parts))]
         self._shards = [Shard(number, source, place) for number, (source, place) in enumerate(every)]
         self._count = min(config.lanes, len(self._shards), batch_size)

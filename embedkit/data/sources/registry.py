@@ -190,7 +190,7 @@ def check_format(name: str) -> str:
     >>> check_format("jsnol")
     Traceback (most recent call last):
     ...
-    ValueError: no data format 'jsnol'; did you mean 'json'?
+    ValueError: no data format 'jsnol'; did you mean 'jsonl'?
     """
     names = formats()
     if name not in names:
