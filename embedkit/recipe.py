@@ -330,9 +330,7 @@ class TrainConfig(Settings):
     compile: bool = False
     ema: float | None = Field(None, gt=0, lt=1, description="decay of a running mean of the weights")
     evaluate_ema: bool = True
-    l2sp: float = Field(
-        0.0, ge=0, description="L2-SP: weight of half the squared distance to the weights at the start"
-    )
+    l2sp: float = Field(0.0, ge=0, description="L2-SP: weight of half the squared distance to the weights at the start")
     wise_ft: float | None = Field(
         None, gt=0, le=1,
         description="WiSE-FT: evaluate and save the mean of first and tuned weights, this share of tuned ones",

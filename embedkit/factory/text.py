@@ -88,9 +88,7 @@ def _dropout_overrides(config: ModelConfig, known: Any) -> dict[str, float]:
     settings = known.to_dict()
     places = [key for key in DROPOUT_KEYS if isinstance(settings.get(key), float | int)]
     if not places:
-        raise ModelError(
-            f"a {known.model_type} encoder has no dropout", where="model.dropout", remedy="leave it out"
-        )
+        raise ModelError(f"a {known.model_type} encoder has no dropout", where="model.dropout", remedy="leave it out")
     return dict.fromkeys(places, config.dropout)
 
 

@@ -63,7 +63,19 @@ class Format:
     guess: Callable[[Location], tuple[str, str] | None] | None = None
 
 
-readers: Registry[Format] = Registry("data format", "embedkit.data.sources.formats")
+def _adopt(name: str, part: Any) -> Format:
+    """The format of a plug-in."""
+    if not isinstance(part, Format):
+        raise DataError(
+            f"this {'class' if isinstance(part, type) else type(part).__name__} is no data format", where=name,
+            remedy="give an embedkit.data.sources.registry.Format(endings, read)",
+        )  # fmt: skip
+    return part
+
+
+readers: Registry[Format] = Registry(
+    "data format", "embedkit.data.sources.formats", plugins="embedkit.readers", adopt=_adopt
+)
 """Formats of files by name."""
 
 

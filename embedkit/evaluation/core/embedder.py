@@ -228,8 +228,14 @@ class Embedder:
         return self._table[space][[known[item_key(item)] for item in items]]
 
     def blocks(
-        self, items: Sequence[Item], size: int, prompt: str | None = None, *, side: Side | None = None,
-        own: bool = False, keep: bool = False,
+        self,
+        items: Sequence[Item],
+        size: int,
+        prompt: str | None = None,
+        *,
+        side: Side | None = None,
+        own: bool = False,
+        keep: bool = False,
     ) -> Iterator[tuple[int, Array]]:
         """``(start, vectors)`` block by block in order, for corpora larger than memory.
 
