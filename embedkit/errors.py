@@ -98,10 +98,32 @@ class MissingExtraError(UserError):
         super().__init__(f"{purpose} needs the package {package!r}", remedy=f'pip install "embedkit[{extra}]"')
 
 
+SUGGESTIONS = 5
+"""The most names that a message suggests."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A clause that helps with a misspelt `name`: the nearest of `known`, or the list of them."""
+    """A clause that helps with a misspelt `name`: the nearest of `known`; of a long list five at most.
+
+    Examples
+    --------
+    >>> nearest("temprature", ["temperature", "scale"])
+    "did you mean 'temperature'?"
+    >>> nearest("x", ["scale", "temperature"])
+    'known: scale, temperature'
+    >>> nearest("nce", ["byol", "clip", "dclw", "infonce", "moco", "ntxent", "swav"])
+    'the nearest of 7: infonce, ntxent, clip, dclw, moco'
+    """
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]!r}?"
-    return "known: " + ", ".join(names)
+    if len(names) <= SUGGESTIONS:
+        return "known: " + ", ".join(names)
+    matcher = difflib.SequenceMatcher(b=name)
+    return f"the nearest of {len(names)}: " + ", ".join(sorted(names, key=lambda n: (-_likeness(matcher, n), n))[:SUGGESTIONS])
+
+
+def _likeness(matcher: difflib.SequenceMatcher[str], name: str) -> float:
+    matcher.set_seq1(name)
+    return matcher.ratio()

@@ -46,7 +46,7 @@ class SCT(Family):
         super().__init__()
         self.reference_temperature = number("reference_temperature", reference_temperature, above=0)
         self.online_temperature = number("online_temperature", online_temperature, above=0)
-        self.size = whole("size", size, least=1)
+        self.size = kept(whole("size", size, least=1))
         self.factor = {"code": 1.0, "paper": 0.5}[choice("fidelity", fidelity, ("code", "paper"))]
         # Drawn with a generator of its own, so that the start is the same on every process.
         draw = torch.Generator().manual_seed(self.size)
