@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path, PurePath
 from typing import Any
@@ -17,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from embedkit.errors import RecipeError, nearest, without_secrets
-from embedkit.recipe import Recipe
+from embedkit.recipe import OLD_KEYS, Origin, Recipe
 
 _LARGEST_FILE = 1_000_000  # bytes; a recipe is a page of text
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -186,7 +187,10 @@ def _loaded(
     source: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[str] | Mapping[str, Any], smoke: bool
 ) -> tuple[Recipe, str | None]:
     """A recipe, and the group that its file or one that it extends names: where it is listed, not what it does."""
-    data, where = _contents(source)
+    layers = _contents(source)
+    data, where = reduce(_merged, (layer.data for layer in layers), {}), layers[-1].where
+    own = {key for layer in layers for key in layer.own}
+    notes = [note for layer in layers for note in layer.notes]
     group = data.pop("group", None)
     if group is not None and group not in GROUPS:
         raise RecipeError(f"no group is named {group!r}", where=where, remedy=nearest(str(group), GROUPS))
@@ -195,10 +199,64 @@ def _loaded(
         if not isinstance(small, Mapping):
             raise RecipeError("smoke is not a mapping", where=where, remedy="write dotted.key: value lines below it")
         for key, value in small.items():
-            _assign(data, key, _copied(value), f"{where}: smoke")
+            _assign(data, new_key(key), _copied(value), f"{where}: smoke")
     for key, value in _given(overrides):
-        _assign(data, key, value, f"override {key}")
-    return check_recipe(data, where), group
+        name = new_key(key)
+        notes += [] if name == key else [_renamed_note(key, name)]
+        own |= {name, *(f"{name}.{'.'.join(place)}" for place in _places(value, ()))}
+        _assign(data, name, value, f"override {key}")
+    recipe = check_recipe(data, where)
+    notes += recipe.origin.notes
+    return recipe.with_origin(Origin(frozenset(own), tuple(dict.fromkeys(notes)))), group
+
+
+def new_key(key: str) -> str:
+    """The name that a dotted key has now; `OLD_KEYS` lists those that were renamed.
+
+    >>> new_key("train.clip")
+    'train.max_grad_norm'
+    """
+    parts = key.split(".")
+    for old, new in OLD_KEYS.items():
+        pattern = old.split(".")
+        if len(parts) >= len(pattern) and all(p in ("*", part) for p, part in zip(pattern, parts, strict=False)):
+            numbers = (part for p, part in zip(pattern, parts, strict=False) if p == "*")
+            return ".".join([next(numbers) if p == "*" else p for p in new.split(".")] + parts[len(pattern) :])
+    return key
+
+
+def _renamed_note(old: str, new: str) -> str:
+    return f"{old} is called {new} now; the old name is read in this version only"
+
+
+def _with_new_keys(data: dict[str, Any], where: str) -> list[str]:
+    """Move the values at old keys of `data` to their new names; a line for each."""
+    notes = []
+    for key in [".".join(place) for place in _places(data, ())]:
+        name = new_key(key)
+        if name == key:
+            continue
+        node, last = _node(data, key), key.rpartition(".")[2]
+        if name in (".".join(place) for place in _places(data, ())):
+            raise RecipeError(f"{key} and {name} are the same setting", where=where, remedy=f"remove {key}")
+        _assign(data, name, node.pop(last), where)
+        notes.append(_renamed_note(key, name))
+    return notes
+
+
+def _node(data: Any, key: str) -> Any:
+    """The mapping that holds the last part of a dotted key."""
+    for part in key.split(".")[:-1]:
+        data = data[int(part)] if isinstance(data, list) else data[part]
+    return data
+
+
+def _places(value: Any, place: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The keys that lead to every value, those of sections and lists too."""
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield (*place, str(key))
+        yield from _places(item, (*place, str(key)))
 
 
 def _given(overrides: Sequence[str] | Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -228,8 +286,10 @@ def check_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
                 f"{key} holds a password or an access token", where=where,
                 remedy="a recipe is written beside every model: keep secrets out of it",
             )  # fmt: skip
+    data = _copied(data)
+    notes = _with_new_keys(data, where)
     try:
-        recipe = Recipe.model_validate(data)
+        recipe = Recipe.model_validate(data).with_origin(Origin(notes=tuple(notes)))
     except ValidationError as error:
         raise RecipeError(_first_problem(error), where=where) from None
     return recipe
@@ -251,16 +311,33 @@ def _texts(value: Any, place: tuple[str, ...]) -> Iterator[tuple[str, str]]:
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML that `load_recipe` reads back to an equal recipe.
 
-    Settings of None are written too: ``clip: null`` is not the default.
+    Settings of None are written too: ``max_grad_norm: null`` is not the default.
     """
     return yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-def _contents(source: str | Path | Mapping[str, Any] | Recipe) -> tuple[dict[str, Any], str]:
+@dataclass(frozen=True)
+class _Layer:
+    """The contents of one file or object, keys by their new names; `own` are those that the user wrote."""
+
+    data: dict[str, Any]
+    where: str
+    own: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+
+
+def _layer(data: dict[str, Any], where: str, *, own: bool) -> _Layer:
+    notes = _with_new_keys(data, where)
+    keys = frozenset(".".join(place) for place in _places(data, ())) if own else frozenset()
+    return _Layer(data, where, keys, tuple(f"{where}: {note}" for note in notes))
+
+
+def _contents(source: str | Path | Mapping[str, Any] | Recipe) -> list[_Layer]:
+    """What a recipe is made of, each layer over those before it."""
     if isinstance(source, Recipe):
-        return source.model_dump(), f"recipe {source.name}"
+        return [_Layer(source.model_dump(), f"recipe {source.name}", source.origin.own, source.origin.notes)]
     if isinstance(source, Mapping):
-        return _copied(source), "recipe"
+        return [_layer(_copied(source), "recipe", own=True)]
     path = Path(source)
     if path.suffix not in (".yaml", ".yml"):
         from embedkit.resources import recipe_path
@@ -268,7 +345,9 @@ def _contents(source: str | Path | Mapping[str, Any] | Recipe) -> tuple[dict[str
         path = recipe_path(str(source))
     layers: dict[Path, dict[str, Any]] = {}
     _read_layers(path, (), layers)
-    return reduce(_merged, layers.values(), {}), str(path)
+    from embedkit.resources import is_shipped
+
+    return [_layer(data, str(file), own=not is_shipped(file)) for file, data in layers.items()]
 
 
 def _read_layers(path: Path, above: tuple[Path, ...], layers: dict[Path, dict[str, Any]]) -> None:

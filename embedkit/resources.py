@@ -48,6 +48,17 @@ def recipe_path(name: str) -> Path:
     return known[name]
 
 
+def is_shipped(path: Path) -> bool:
+    """Whether a recipe file is one of those that travel with the package.
+
+    Examples
+    --------
+    >>> is_shipped(recipe_path("pairs")), is_shipped(Path("mine.yaml"))
+    (True, False)
+    """
+    return path.resolve().is_relative_to(_folder("recipes").resolve())
+
+
 def suite_names() -> list[str]:
     """Names of the shipped evaluation suites, sorted."""
     return list(_named(_folder("eval")))

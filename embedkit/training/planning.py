@@ -15,6 +15,7 @@ from embedkit.recipe import Recipe
 from embedkit.training import setup
 from embedkit.training.loop.batches import StepBatch, prepare
 from embedkit.training.loop.cache import Chunking
+from embedkit.training.loop.schedule import steps_between
 from embedkit.training.loop.step import Bundle
 from embedkit.training.optim.optimizer import ParameterGroup, assign_groups
 from embedkit.training.optim.precision import choose_precision
@@ -78,8 +79,9 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
     UserError
         As `train` would.
     """
-    method = setup.check(recipe)
-    rows = setup.open_rows(recipe, method)
+    checked = setup.check_all(recipe)
+    method = checked.method
+    rows = setup.open_rows(recipe, method, checked.contract)
     total = setup.total_steps(recipe, rows)
     from embedkit.factory import build
 
@@ -146,7 +148,7 @@ def _steps(recipe: Recipe, rows: Any, total: int) -> dict[str, Any]:
 
 def _every(given: int | None, rows: Any, total: int) -> str:
     """How often something is done, in words."""
-    steps = setup.steps_between(given, rows, total)
+    steps = steps_between(given, rows.steps_per_epoch, total)
     return "epoch" if steps is None else f"{steps} step{'s' * (steps > 1)}"
 
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from embedkit.objectives.base import Objective
     from embedkit.training.parallel.distributed import World
 
-_STREAM_STEPS = 1000  # a kill loses no more than these, whatever the length of the run
-
 
 def build_method(recipe: Recipe) -> Method:
     """The method of a recipe with its settings, and its auxiliaries around it.
@@ -80,8 +78,37 @@ def build_objective(recipe: Recipe, method: Method, dim: int | None = None, rows
     return objectives.build(config, dim=dim, num_rows=rows)
 
 
+@dataclass(frozen=True)
+class Checked:
+    """A recipe whose names fit each other, and what was made to find out; nothing heavy is read yet.
+
+    Attributes
+    ----------
+    contract : Contract
+        The roles that the method reads; those required that its objective cannot do without.
+    metric : str or None
+        The score that chooses the best checkpoint.
+    """
+
+    recipe: Recipe
+    method: Method
+    contract: Contract
+    metric: str | None
+
+
 def check(recipe: Recipe) -> Method:
-    """Check method, objective, roles and metric names of a recipe; nothing heavy is read."""
+    """The method of a recipe whose names and settings fit each other; errors as in `check_all`."""
+    return check_all(recipe).method
+
+
+def check_all(recipe: Recipe) -> Checked:
+    """Method, roles and metric of a recipe, checked against each other.
+
+    Raises
+    ------
+    UserError, RecipeError
+        An unknown name or setting, an objective that the views cannot feed, a tracker that is not installed.
+    """
     method = build_method(recipe)
     objective = build_objective(recipe, method)
     fed = method.contract.roles | method.provides | ({"guide"} if recipe.guide is not None else set())
@@ -92,13 +119,13 @@ def check(recipe: Recipe) -> Method:
             where=f"method {recipe.method.name}",
             remedy="add a guide section" if "guide" in missing else "choose an objective that these views can feed",
         )  # fmt: skip
-    metric_of(recipe)
+    metric = metric_of(recipe)
     for tracker in recipe.train.trackers:
         if importlib.util.find_spec(tracker) is None:  # accelerate would leave it out without a word
             raise RecipeError(
                 f"the package {tracker!r} is not installed", where="train.trackers", remedy=f"pip install {tracker}"
             )
-    return method
+    return Checked(recipe, method, _contract(method, objective), metric)
 
 
 def metric_of(recipe: Recipe) -> str | None:
@@ -120,7 +147,11 @@ def metric_of(recipe: Recipe) -> str | None:
 
 def contract_of(recipe: Recipe, method: Method) -> Contract:
     """The roles that the method reads, those required that its objective cannot do without."""
-    objective, own = build_objective(recipe, method), method.contract
+    return _contract(method, build_objective(recipe, method))
+
+
+def _contract(method: Method, objective: Objective) -> Contract:
+    own = method.contract
     needed = objective.requires & own.roles - method.provides
     limits = dict(own.limits)
     for part in objective.modules():
@@ -131,7 +162,7 @@ def contract_of(recipe: Recipe, method: Method) -> Contract:
 def check_early(recipe: Recipe) -> None:
     """Look at the method's settings and the first rows of every source while nothing heavy is imported.
 
-    What is wrong there is then said at once. `Run` looks again, at more; where torch is imported already there is no
+    What is wrong there is then said at once. `train` looks again, at more; where torch is imported already there is no
     time to win and nothing is done.
     """
     if "torch" in sys.modules:
@@ -141,11 +172,11 @@ def check_early(recipe: Recipe) -> None:
     open_sources(recipe.data, build_method(recipe).contract, Path.cwd())
 
 
-def open_rows(recipe: Recipe, method: Method) -> TrainingRows:
-    """The training rows, checked against what the method and its objective need."""
+def open_rows(recipe: Recipe, method: Method, contract: Contract | None = None) -> TrainingRows:
+    """The training rows, checked against what the method and its objective need; `contract` as `check_all` has it."""
     from embedkit.data import open_training
 
-    contract = contract_of(recipe, method)
+    contract = contract_of(recipe, method) if contract is None else contract
     return open_training(
         recipe.data, contract, batch_size=recipe.train.batch_size, seed=recipe.seed, base_dir=Path.cwd()
     )
@@ -229,17 +260,6 @@ def total_steps(recipe: Recipe, rows: TrainingRows) -> int:
         return recipe.train.max_steps
     by_epochs = None if recipe.train.epochs is None else max(1, round(recipe.train.epochs * rows.steps_per_epoch))
     return min(n for n in (by_epochs, recipe.train.max_steps) if n is not None)
-
-
-def steps_between(every: int | None, rows: TrainingRows, total: int) -> int | None:
-    """Optimiser steps from one evaluation or checkpoint to the next; None where each waits for the end of an epoch.
-
-    The end of an epoch of a stream is not known, and a stream of shards has none. There it is a twentieth of the run
-    when `every` is not given, and at most 1,000 steps: ``train.max_steps`` may be as good as endless too.
-    """
-    if every is not None or rows.steps_per_epoch is not None:
-        return every
-    return max(1, min(total // 20, _STREAM_STEPS))
 
 
 @dataclass

@@ -196,7 +196,7 @@ def test_overrides_reach_lists_components_and_missing_sections() -> None:
     changed = load_recipe(
         {**BASE, "objective": "infonce"},
         [
-            *("train.lr=1e-5", "train.clip=null", "data.train.0.path=other.csv", "data.train.0.columns={a: anchor}"),
+            *("train.lr=1e-5", "train.max_grad_norm=null", "data.train.0.path=other.csv", "data.train.0.columns={a: anchor}"),
             *("method.prompts={anchor: q}", "objective.temperature=0.1", "model.head.kind=linear"),
             *("evaluation.suite=sts", "name=2b"),
         ],
@@ -208,7 +208,7 @@ def test_overrides_reach_lists_components_and_missing_sections() -> None:
     assert (changed.objective.name, changed.objective.settings) == ("infonce", {"temperature": 0.1})
     assert [head.kind for head in changed.model.head] == ["linear"]
     assert changed.evaluation is not None
-    assert changed.train.clip is None
+    assert changed.train.max_grad_norm is None
     assert changed.name == "2b"
 
 
@@ -323,7 +323,7 @@ def test_what_is_written_is_read_back(text: str, value: Any, key: str, lr: float
             "description": text,
             "objective": {"name": "infonce", "setting": value, "nested": {key: [value, text]}},
             "data": {"train": [{"path": text, "columns": {key: text}, "where": {key: value}}]},
-            "train": {"epochs": 1, "lr": lr, "clip": None, "chunk_size": {"text": 4}},
+            "train": {"epochs": 1, "lr": lr, "max_grad_norm": None, "chunk_size": {"text": 4}},
             "smoke": {"train.epochs": None, key: value},
         }
     )
