@@ -69,6 +69,22 @@ class _Inputs:
     batch: ObjectiveBatch
 
 
+def tried(config: object, situation: Situation, build: Callable[..., Objective] | None = None) -> tuple[Objective, int]:
+    """The objective and the size of embeddings with which it works in this situation; errors as in `effects`."""
+    with torch.random.fork_rng(devices=[]), small_state():
+        objective, dim = _fitting(config, situation, build or _build())
+        objective.begin(situation.roles, (situation.guide_dim or dim) if situation.guided else None)
+        check_widths(objective, situation.widths)
+        _outcome(objective, _inputs(objective, situation, dim))
+        return objective, dim
+
+
+def _build() -> Callable[..., Objective]:
+    from embedkit.objectives.registry import build
+
+    return build
+
+
 def effects(config: object, situation: Situation, build: Callable[..., Objective] | None = None) -> frozenset[str]:
     """Those of the situation's roles, "negatives" and "guide" that change what the objective computes.
 
@@ -86,12 +102,8 @@ def effects(config: object, situation: Situation, build: Callable[..., Objective
     UserError
         The objective cannot work in this situation; the message is the one that the first batch would give.
     """
-    if build is None:
-        from embedkit.objectives.registry import build as build
-    with torch.random.fork_rng(devices=[]), small_state():
-        objective, dim = _fitting(config, situation, build)
-        objective.begin(situation.roles, (situation.guide_dim or dim) if situation.guided else None)
-        check_widths(objective, situation.widths)
+    objective, dim = tried(config, situation, build)
+    with torch.random.fork_rng(devices=[]):
         inputs = _inputs(objective, situation, dim)
         plain = _outcome(objective, inputs)
         fields = situation.roles | (situation.names & {"negatives"}) | ({"guide"} if situation.guided else set())
@@ -159,8 +171,12 @@ def _limits(objective: Objective, role: str) -> tuple[float, float]:
 
 def _outcome(objective: Objective, inputs: _Inputs) -> list[Tensor]:
     """Loss, gradients, and the loss of the same batch once more after the step; the objective itself stays as it is."""
+    return list(_figures(objective, inputs))
+
+
+def _figures(objective: Objective, inputs: _Inputs) -> Iterator[Tensor]:
+    """What `_outcome` lists, one after another."""
     trial = copy.deepcopy(objective).train()
-    results: list[Tensor] = []
     for step in range(2 if any(True for _ in trial.buffers()) else 1):
         torch.manual_seed(step)
         leaves = {name: z.clone().requires_grad_() for name, z in inputs.vectors.items()}
@@ -168,24 +184,24 @@ def _outcome(objective: Objective, inputs: _Inputs) -> list[Tensor]:
             inputs.batch, guide=dict(inputs.batch.guide), owner=dict(inputs.batch.owner), keys=dict(inputs.batch.keys)
         )
         loss = trial(leaves, batch).loss
-        results.append(loss.detach())
+        yield loss.detach()
         if step == 0 and loss.requires_grad:
             wanted = [*leaves.values(), *(p for p in trial.parameters() if p.requires_grad)]
             gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
-            results += [torch.zeros(()) if g is None else g for g in gradients]
+            yield from (torch.zeros(()) if g is None else g for g in gradients)
         with torch.no_grad():
             trial.after_step({name: z.detach() for name, z in leaves.items()}, batch)
-    return results
 
 
 def _matters(objective: Objective, inputs: _Inputs, name: str, plain: list[Tensor]) -> bool:
-    return any(not _equal(plain, _outcome(objective, other)) for other in _changed(inputs, name))
-
-
-def _equal(one: list[Tensor], two: list[Tensor]) -> bool:
-    return len(one) == len(two) and all(
-        a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(one, two, strict=True)
+    return any(
+        not all(_equal(a, b) for a, b in zip(plain, _figures(objective, other), strict=True))
+        for other in _changed(inputs, name)
     )
+
+
+def _equal(one: Tensor, two: Tensor) -> bool:
+    return one.shape == two.shape and torch.equal(one.nan_to_num(), two.nan_to_num())
 
 
 def _changed(inputs: _Inputs, name: str) -> Iterator[_Inputs]:

@@ -9,7 +9,7 @@ from embedkit.errors import RecipeError
 from embedkit.objectives.base import LossOutput, NegativeCount, ObjectiveBatch
 from embedkit.objectives.family import PAIR, Family, guides, others, split, take
 from embedkit.objectives.registry import objective
-from embedkit.objectives.tools import choice, compute_dtype, logaddexp, masked_lse, number, require, unit, whole
+from embedkit.objectives.tools import choice, compute_dtype, kept, logaddexp, masked_lse, number, require, unit, whole
 
 
 @objective(
@@ -109,6 +109,7 @@ class SelfGuided(Family):
         tau.
     """
 
+    any_width = True
     requires = frozenset(PAIR)
 
     def __init__(self, *, temperature: float = 0.01) -> None:

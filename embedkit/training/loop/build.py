@@ -167,7 +167,7 @@ def opened(
         setup.check_same(engine.world, recipe, inputs.rows)
         for note in (*recipe.origin.notes, *inputs.rows.notes):
             shown.say(note)
-        state, starting = build_state(inputs, engine, precision)
+        state, starting = build_state(inputs, engine, precision, shown.say)
         yield _assembled(inputs, folder, engine, state, starting, precision, shown, told, stack, resume=resume)
 
 
@@ -187,7 +187,9 @@ def check_folder(folder: Path, resume: bool) -> None:
         )
 
 
-def build_state(inputs: Inputs, engine: Engine, precision: Precision) -> tuple[RunState, StartingPoint]:
+def build_state(
+    inputs: Inputs, engine: Engine, precision: Precision, say: Callable[[str], None] = lambda line: None
+) -> tuple[RunState, StartingPoint]:
     """Model, method's parts, objective, guide, optimiser and means, on their device; random by the recipe's seed."""
     from embedkit.factory import build
 
@@ -198,6 +200,8 @@ def build_state(inputs: Inputs, engine: Engine, precision: Precision) -> tuple[R
     method.adapt(model)
     parts = method.parts(model)
     by_chosen_vectors(recipe, model)  # what it cannot give is refused now, not at the first evaluation
+    for note in setup.notes_of_model(recipe, method, inputs.rows, model, parts):
+        say(note)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     if config.compile:
@@ -206,6 +210,7 @@ def build_state(inputs: Inputs, engine: Engine, precision: Precision) -> tuple[R
     setup.check_batch(recipe, objective, inputs.rows)
     start_scale(objective, model, recipe.objective.settings if recipe.objective is not None else ())
     guide = Guide(recipe.guide, model) if recipe.guide is not None else None
+    setup.begin(objective, method, inputs.rows, None if guide is None else guide.encoder.training_dim)
     bundle = Bundle(model, parts, objective, guide)
     undecayed = frozenset(f"objective.{name}" for name in objective.no_weight_decay)
     groups = assign_groups(bundle, config, undecayed)
