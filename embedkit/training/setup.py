@@ -64,7 +64,13 @@ def objective_config(recipe: Recipe, method: Method) -> dict[str, Any]:
     own = method.objective or {}
     if recipe.objective is None:
         return dict(own)
-    given = {"name": recipe.objective.name, **recipe.objective.settings}
+    name = recipe.objective.name or own.get("name")
+    if name is None:
+        raise RecipeError(
+            f"method {recipe.method.name!r} has no objective of its own", where="objective",
+            remedy="name one: objective.name=infonce",
+        )  # fmt: skip
+    given = {"name": name, **recipe.objective.settings}
     return {**own, **given} if given["name"] == own.get("name") else given
 
 
@@ -131,9 +137,9 @@ def metric_of(recipe: Recipe) -> str | None:
     from embedkit.evaluation import main_metric, metric_names
 
     config = recipe.evaluation
-    known = metric_names(config.suite, config.tasks, config.split)
+    known = metric_names(config.suite, config.tasks, config.split, config.data)
     if config.metric is None:
-        return main_metric(config.suite, config.tasks, config.split)
+        return main_metric(config.suite, config.tasks, config.split, config.data)
     if config.metric not in known:
         raise RecipeError(
             f"unknown metric {config.metric!r}", where="evaluation.metric", remedy=nearest(config.metric, known)
@@ -176,15 +182,38 @@ def check_early(recipe: Recipe) -> None:
 
 
 def open_rows(recipe: Recipe, method: Method, contract: Contract | None = None) -> TrainingRows:
-    """The training rows, checked against what the method and its objective need; `contract` as `check_all` has it."""
+    """The training rows, checked against what the method and its objective need; `contract` as `check_all` has it.
+
+    A share of them is held out where `holdout_share` says so, and batches are smaller than those of a shipped recipe
+    where few rows do not fill one; see `as_opened`.
+    """
     from embedkit.data import open_training
 
     contract = contract_of(recipe, method) if contract is None else contract
     rows = open_training(
-        recipe.data, contract, batch_size=recipe.train.batch_size, seed=recipe.seed, base_dir=Path.cwd()
-    )
+        recipe.data, contract, batch_size=recipe.train.batch_size, seed=recipe.seed, base_dir=Path.cwd(),
+        holdout=holdout_share(recipe), fit_batch=not recipe.origin.has("train.batch_size"),
+    )  # fmt: skip
     usage_of_rows(recipe, method, rows)
     return rows
+
+
+def holdout_share(recipe: Recipe) -> float:
+    """Share of the rows to hold out: ``train.holdout``, unless an evaluation is configured or switched off.
+
+    >>> from embedkit.recipe_io import load_recipe
+    >>> holdout_share(load_recipe("pairs")), holdout_share(load_recipe("pairs", ["evaluation=null"]))
+    (0.1, 0.0)
+    """
+    own = recipe.origin
+    switched_off = own.has("evaluation") and not own.has("train.holdout")
+    return 0.0 if recipe.evaluation is not None or switched_off else recipe.train.holdout
+
+
+def as_opened(recipe: Recipe, rows: TrainingRows) -> Recipe:
+    """The recipe with what opening its data has decided: the size of a batch, and the share that is held out."""
+    fitted = {"batch_size": rows.batch_size, "holdout": holdout_share(recipe)}
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update=fitted)})
 
 
 def usage_of_rows(recipe: Recipe, method: Method, rows: TrainingRows) -> Usage:
@@ -262,7 +291,7 @@ def decoding(recipe: Recipe, method: Method, model: Any) -> Decoding:
     """How images are decoded: as large as the model and the crops of the method need them."""
     from embedkit.data.images.decoding import Decoding
 
-    preprocess = getattr(model, "preprocess", None)
+    preprocess = model.preprocess
     need = None
     if preprocess is not None and preprocess.resize != "none":
         need = math.ceil(max(preprocess.edge or 0, *preprocess.size) * method.image_margin)

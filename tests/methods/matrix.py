@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 
 from embedkit.recipe_io import load_recipe
-from embedkit.training.loop.cache import Chunking
 from embedkit.training import setup
 from embedkit.training.loop.build import batches_of, build_state, image_cache_of, open_inputs
+from embedkit.training.loop.cache import Chunking
 from embedkit.training.loop.step import TrainStep
 from embedkit.training.optim.precision import choose_precision
 from embedkit.training.parallel.engine import Engine

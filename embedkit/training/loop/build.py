@@ -18,11 +18,11 @@ from embedkit.methods.base import Method
 from embedkit.recipe import Recipe
 from embedkit.recipe_io import dump_recipe
 from embedkit.training import setup
+from embedkit.training.evaluation.holdout import HeldOut
+from embedkit.training.evaluation.suite import Evaluator, Weights, by_chosen_vectors
 from embedkit.training.loop.batches import prepare
 from embedkit.training.loop.cache import Chunking
-from embedkit.training.loop.evaluate import Evaluator, Weights, by_chosen_vectors
 from embedkit.training.loop.guide import Guide
-from embedkit.training.loop.saving import Saver
 from embedkit.training.loop.schedule import Schedule
 from embedkit.training.loop.step import Bundle, TrainStep
 from embedkit.training.loop.update import Update
@@ -30,6 +30,7 @@ from embedkit.training.monitor.callbacks import Callbacks
 from embedkit.training.monitor.guards import Guards
 from embedkit.training.monitor.log import Progress, RunLog
 from embedkit.training.monitor.nonfinite import FiniteGuard
+from embedkit.training.monitor.summary import summary_line
 from embedkit.training.optim.l2sp import StartingPoint
 from embedkit.training.optim.optimizer import Optimiser, RunningMean, assign_groups
 from embedkit.training.optim.precision import LossScale, Precision, autocast, choose_precision
@@ -39,6 +40,7 @@ from embedkit.training.parallel.engine import Engine
 from embedkit.training.parallel.signals import StopRequest
 from embedkit.training.state.checkpoint import CheckpointStore
 from embedkit.training.state.sample_accounting import Ledger
+from embedkit.training.state.saving import Saver
 from embedkit.training.state.state import Best, RunState
 
 if TYPE_CHECKING:
@@ -83,6 +85,8 @@ class Run:
         The batches from the position on, prepared in the background, without end.
     schedule : Schedule
         When to log, evaluate, save and end.
+    holdout : HeldOut or None
+        Rows that are not trained on, and their score before training; None where there are none.
     """
 
     inputs: Inputs
@@ -96,6 +100,7 @@ class Run:
     schedule: Schedule
     weights: Weights
     evaluator: Evaluator
+    holdout: HeldOut | None
     saver: Saver
     ledger: Ledger
     finite: FiniteGuard
@@ -130,6 +135,7 @@ def open_inputs(checked: setup.Checked) -> Inputs:
     if config is not None:
         suite = open_suite(config.suite, config.data, config.tasks, config.split, settings=config.settings)
     rows = setup.open_rows(recipe, checked.method, checked.contract)
+    recipe = setup.as_opened(recipe, rows)
     return Inputs(recipe, checked.method, rows, suite, checked.metric, setup.total_steps(recipe, rows))
 
 
@@ -168,6 +174,9 @@ def opened(
         for note in (*recipe.origin.notes, *inputs.rows.notes):
             shown.say(note)
         state, starting = build_state(inputs, engine, precision, shown.say)
+        for note in inputs.method.notes(state.bundle.model):
+            shown.say(note)
+        shown.say(summary_line(inputs.rows, inputs.total, inputs.method, state.bundle.model))
         yield _assembled(inputs, folder, engine, state, starting, precision, shown, told, stack, resume=resume)
 
 
@@ -261,8 +270,9 @@ def _assembled(
     return Run(
         inputs=inputs, folder=folder, engine=engine, state=state, store=store, step=step,
         update=Update(state, step, starting, finite), stream=stream, schedule=schedule, weights=weights,
-        evaluator=evaluator, saver=Saver(recipe, rows, state, store, world, finite, ledger, callbacks), ledger=ledger,
-        finite=finite, guards=guards, log=log, progress=progress, callbacks=callbacks, stop=stop,
+        evaluator=evaluator, holdout=HeldOut.of(rows, recipe.train.holdout, method, folder, log, progress, callbacks),
+        saver=Saver(recipe, rows, state, store, world, finite, ledger, callbacks), ledger=ledger, finite=finite,
+        guards=guards, log=log, progress=progress, callbacks=callbacks, stop=stop,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from embedkit.recipe import Recipe
 from embedkit.recipe_io import load_recipe
 from embedkit.training import setup
 from embedkit.training.loop.build import Run, check_folder, open_inputs, opened
+from embedkit.training.loop.cache import RandomState
 from embedkit.training.loop.loop import loop
 from embedkit.training.monitor.callbacks import Callbacks
 from embedkit.training.monitor.log import Progress, RichProgress
@@ -41,6 +42,8 @@ class TrainResult:
         The last evaluation that was made of the saved weights, ``suite/task`` -> score.
     best : dict
         ``metric``, ``value`` and ``step`` of the best evaluation.
+    holdout : dict
+        Of the rows that were held out: ``metric``, ``kind``, ``rows``, ``before`` and ``after``; empty without any.
 
     Examples
     --------
@@ -54,6 +57,7 @@ class TrainResult:
     losses: list[float] = field(default_factory=list)
     scores: dict[str, float] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)
+    holdout: dict[str, Any] = field(default_factory=dict)
 
 
 def train(
@@ -90,12 +94,24 @@ def train(
         inputs = open_inputs(checked)
         with opened(inputs, folder, progress or RichProgress(), callbacks, resume=resume) as run:
             run.callbacks.start(_facts(run))
+            _score_before(run)
             with run.stop:
                 losses = loop(run)
             return finish(run, losses)
     except RuntimeError as error:
         lost = lost_process(error, str(folder), "fix it, and resume from the last checkpoint with --resume")
         raise lost or error from error
+
+
+def _score_before(run: Run) -> None:
+    """Score the held-out rows before the first step; the random state of training stays as it is."""
+    if run.holdout is None:
+        return
+    random = RandomState(run.engine.world.device)
+    with run.weights.model() as model:
+        if run.engine.world.is_main:
+            run.holdout.before(model, run.state.position.step)
+    random.restore()
 
 
 def _facts(run: Run) -> dict[str, Any]:
@@ -120,11 +136,16 @@ def finish(run: Run, losses: list[float]) -> TrainResult:
     with run.weights.leaving():
         keep_scale(state.bundle.objective, state.bundle.model)
         run.engine.save_model(state.bundle.model, target, run.recipe)
+    if run.holdout is not None:
+        with run.weights.model() as model:
+            if world.is_main:
+                run.holdout.after(model, chosen or 0)
     if world.is_main:
         card_of_run(run.folder, chosen)
     loss = losses[-1] if losses else math.nan
     scores = rows[-1]["scores"] if rows else {}
-    result = TrainResult(target, state.position.step, loss, losses, scores, asdict(state.best))
+    held_out = {} if run.holdout is None else asdict(run.holdout.scores)
+    result = TrainResult(target, state.position.step, loss, losses, scores, asdict(state.best), held_out)
     file = run.folder / "result.json"
     if world.is_main and (losses or not file.exists()):  # a finished run that is resumed keeps its figures
         document = asdict(result) | {"output": str(target), "loss": loss if losses else None}

@@ -61,7 +61,7 @@ class Callbacks:
                     raise RecipeError(f"nothing calls {name}", where=where, remedy=nearest(name, METHODS))
             if not names or isinstance(entry, type):
                 what = "is a class, not an object" if isinstance(entry, type) else "has no method that a run calls"
-                raise RecipeError(what, where=where, remedy=f"give an object with {', '.join(METHODS)}, or some of them")
+                raise RecipeError(what, where=where, remedy=f"give an object with some of {', '.join(METHODS)}")
         self._entries = list(entries) if is_main else []
 
     def start(self, facts: Mapping[str, Any]) -> None:
