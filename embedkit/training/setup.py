@@ -224,15 +224,27 @@ def usage_of_rows(recipe: Recipe, method: Method, rows: TrainingRows) -> Usage:
     return usage_of(method, objective_config(recipe, method), roles, guide=recipe.guide is not None)
 
 
-def begin(objective: Objective, method: Method, rows: TrainingRows, guide_dim: int | None) -> None:
+def begin(
+    recipe: Recipe, method: Method, objective: Objective, rows: TrainingRows, dim: int, guide_dim: int | None
+) -> None:
     """Tell an objective what batches will hold, once, before its first step and before a resume.
+
+    Parameters
+    ----------
+    dim, guide_dim : int
+        Size of the embeddings, and of the guide's own vectors when there is one.
 
     Raises
     ------
-    RecipeError
+    UserError
         The objective compares embeddings with the guide's vectors, and these have another size.
     """
-    objective.begin(frozenset(rows.roles), None if guide_dim is None else method.guide_dim(guide_dim))
+    from embedkit.methods.common.usage import check_guide_size
+
+    size = None if guide_dim is None else method.guide_dim(guide_dim)
+    if size not in (None, dim):
+        check_guide_size(method, objective_config(recipe, method), frozenset(rows.roles), dim, size)
+    objective.begin(frozenset(rows.roles), size)
 
 
 def notes_of_model(recipe: Recipe, method: Method, rows: TrainingRows, model: Any, parts: Any) -> list[str]:

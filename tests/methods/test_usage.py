@@ -23,7 +23,7 @@ from embedkit.objectives.probe import Situation, tried
 from embedkit.objectives.registry import presets
 from embedkit.objectives.tools import small_state
 from embedkit.settings import check
-from embedkit.views.base import views
+from embedkit.views.base import View, views
 from tests.objectives.test_families_contract import SETTINGS
 
 NESTED = {name: SETTINGS[name] for name in ("sum", "harmonise", "feature-transform")} | {
@@ -163,9 +163,8 @@ PROMPTED = [name for name in methods if "prompts" in inspect.signature(methods[n
 
 @pytest.mark.parametrize("name", PROMPTED)
 def test_a_prompt_for_a_role_that_is_not_there_is_refused(name: str) -> None:
-    method = methods[name](prompts={"anchr": "query: "})
-    with pytest.raises(RecipeError, match=r"method\.prompts\.anchr: nothing reads 'anchr'.*anchor, negatives, positive"):
-        usage(method, dict(method.objective or {}), method.contract.roles)
+    with pytest.raises(RecipeError, match=r"method\.prompts.*'anchr'.*anchor"):
+        usage(methods[name](prompts={"anchr": "query: "}), {"name": "infonce"}, methods[name].contract.roles)
     good = methods[name](prompts={"anchor": "query: ", "positive": "passage: "})
     assert usage(good, dict(good.objective or {}), good.contract.roles).roles >= {"anchor", "positive"}
     assert good.prompts == {"anchor": "query: ", "positive": "passage: "}  # type: ignore[attr-defined]
@@ -176,6 +175,24 @@ def test_a_guide_that_no_objective_reads_is_refused(objective: str) -> None:
     method = method_of("simclr", ema=0.99)
     with pytest.raises(RecipeError, match="nothing reads the guide.*choose an objective that reads one"):
         usage(method, config(objective), method.contract.roles, guide=True, optional=True)
+
+
+def test_a_mapping_among_the_settings_of_a_plug_in_is_read_or_refused() -> None:
+    """The method checks nothing itself: what it never asks for is refused with what it asks for."""
+
+    class Titled(Method):
+        contract = Contract()
+
+        def __init__(self, titles: dict[str, str]) -> None:
+            self.titles = titles
+
+        def views(self, rows: Any, random: Any) -> Any:
+            texts = [f"{self.titles.get('anchor', '')} {row['anchor']}" for row in rows]
+            return {"anchor": View(texts, list(range(len(rows))))}
+
+    with pytest.raises(RecipeError, match=r"method\.titles\.anchr: nothing reads 'anchr'; known here: anchor"):
+        usage(Titled({"anchr": "x"}), {}, frozenset({"anchor"}))
+    assert usage(Titled({"anchor": "x"}), {}, frozenset({"anchor"})).roles == {"anchor"}
 
 
 def test_labels_have_no_effect_on_pairs_and_one_on_supcon() -> None:

@@ -219,7 +219,10 @@ def build_state(
     setup.check_batch(recipe, objective, inputs.rows)
     start_scale(objective, model, recipe.objective.settings if recipe.objective is not None else ())
     guide = Guide(recipe.guide, model) if recipe.guide is not None else None
-    setup.begin(objective, method, inputs.rows, None if guide is None else guide.encoder.training_dim)
+    setup.begin(
+        recipe, method, objective, inputs.rows, method.embedding_dim(model),
+        None if guide is None else guide.encoder.training_dim,
+    )  # fmt: skip
     bundle = Bundle(model, parts, objective, guide)
     undecayed = frozenset(f"objective.{name}" for name in objective.no_weight_decay)
     groups = assign_groups(bundle, config, undecayed)
