@@ -42,8 +42,8 @@ class TwoViews(Method):
     Views: ``anchor`` and ``positive``, the same image changed twice, or the images of the roles ``image`` and
     ``image2`` changed once each. The text tower of the model, if it has one, is frozen and not used.
 
-    A guide that is a running mean of the encoder (``guide: {ema: 0.99}``) has a running mean of the projector behind it,
-    as in BYOL (Grill et al. 2020, section 3.1), so that its vectors have the size of the embeddings.
+    A guide that is a running mean of the encoder (``guide: {ema: 0.99}``) has a running mean of the projector behind
+    it, as in BYOL (Grill et al. 2020, section 3.1), so that its vectors have the size of the embeddings.
 
     Parameters
     ----------
@@ -116,7 +116,6 @@ class SimCLR(TwoViews):
     objective: ClassVar[dict[str, Any] | None] = {"name": "ntxent", "temperature": 0.1}
 
     def parts(self, model: Model) -> nn.ModuleDict:
-        from torch import nn
 
         return self.with_mean(projector(model.training_dim, self.hidden, self.size, True), self.ema)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from embedkit.errors import RecipeError, UserError
+from embedkit.errors import RecipeError
 from embedkit.objectives.base import Objective, ObjectiveBatch
 from embedkit.objectives.tools import small_state
 

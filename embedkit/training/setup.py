@@ -22,8 +22,8 @@ from embedkit.settings import check as check_settings
 
 if TYPE_CHECKING:
     from embedkit.data import TrainingRows
-    from embedkit.methods.common.usage import Usage
     from embedkit.data.images.decoding import Decoding
+    from embedkit.methods.common.usage import Usage
     from embedkit.objectives.base import Objective
     from embedkit.training.parallel.distributed import World
 

@@ -66,8 +66,8 @@ class Queue(Bank):
 
     It starts with random unit vectors when `random_start` is set, else it grows from nothing. With `in_batch` the other
     rows of the batch repel as well (a cross-batch memory). The label, group and score of a row travel with its vector,
-    so that a vector of the queue attracts, repels or is left out as one of the batch is; so do the guide's vectors where
-    the target or the mask reads them (of size `guide_dim`, that of the guide when not given).
+    so that a vector of the queue attracts, repels or is left out as one of the batch is; so do the guide's vectors
+    where the target or the mask reads them (of size `guide_dim`, that of the guide when not given).
     """
 
     def __init__(self, size: int = 65_536, in_batch: bool = False, random_start: bool = True,

@@ -194,9 +194,10 @@ def _scores(rows: Sequence[Any]) -> dict[str, Tensor]:
     for row, scores in zip(rows, lists, strict=True):
         count = 1 + len(row.get("negatives", ()))
         if scores is None or len(scores) != count:
+            text, there = str(row.get("anchor"))[:40], 0 if scores is None else len(scores)
             raise DataError(
-                f"{0 if scores is None else len(scores)} scores for {count} candidates of {str(row.get('anchor'))[:40]!r}",
-                where="role 'scores'", remedy="give a list: the positive's score first, then one for each negative",
+                f"{there} scores for {count} candidates of {text!r}", where="role 'scores'",
+                remedy="give a list: the positive's score first, then one for each negative",
             )  # fmt: skip
     positive = torch.tensor([scores[0] for scores in lists], dtype=torch.float32)
     negatives = torch.tensor([score for scores in lists for score in scores[1:]], dtype=torch.float32)
