@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from embedkit.errors import DataError
 from embedkit.evaluation.core.task import TaskResult
 from embedkit.evaluation.report.charts import COLOURS, PARTS, Bar, bars, colour, histogram, lines
 from embedkit.evaluation.report.comparison import Comparison, compare_reports
-from embedkit.evaluation.report.rendering import render, shortened
+from embedkit.evaluation.report.rendering import render, shortened, without_folders
 from embedkit.evaluation.report.report import Report, write_text
 from embedkit.log_file import read_log
 
@@ -280,20 +280,11 @@ def _cards(reports: Sequence[Report]) -> list[Content]:
     return cards
 
 
-def _without_folders(value: Any) -> Any:
-    """The value with every path in it shortened, so that a page that is passed on tells no folders of a machine."""
-    if isinstance(value, Mapping):
-        return {key: _without_folders(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_folders(item) for item in value]
-    return shortened(value) if isinstance(value, str) and value.startswith("/") else value
-
-
 def _provenance(reports: Sequence[Report]) -> list[Content]:
     parts = []
     for name, report in zip(_names(reports), reports, strict=True):
         content = report.to_json()
-        kept = _without_folders({key: content[key] for key in ("model", "settings", "timing")})
+        kept = without_folders({key: content[key] for key in ("model", "settings", "timing")})
         text = json.dumps(kept, indent=1, ensure_ascii=False)
         parts.append({"title": f"{name}, {report.suite}", "text": text})
     return parts

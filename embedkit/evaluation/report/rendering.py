@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -42,3 +43,18 @@ def shortened(text: str, parts: int = 2) -> str:
     pieces = text.split("/")
     path = text.startswith(("/", "~/")) or len(pieces) > 3
     return text if not path or len(pieces) <= parts + 1 or "\n" in text else "/".join(["...", *pieces[-parts:]])
+
+
+def without_folders(value: Any) -> Any:
+    """The value with every absolute path in it shortened: what is passed on tells no folders of a machine.
+
+    Examples
+    --------
+    >>> without_folders({"path": "/home/me/work/data/faq.csv", "rows": 3})
+    {'path': '.../data/faq.csv', 'rows': 3}
+    """
+    if isinstance(value, Mapping):
+        return {key: without_folders(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(item) for item in value]
+    return shortened(value) if isinstance(value, str) and value.startswith(("/", "~/")) else value
