@@ -245,7 +245,7 @@ def _training(recipe: Mapping[str, Any], facts: CardFacts) -> list[str]:
         return []
     lines = ["## Training", ""]
     if _is_smoke(recipe):
-        lines += ["This was a smoke run of seconds, to see that all parts work: the model has learned next to nothing.", ""]
+        lines += ["This was a smoke run of seconds, to see that all works: the model has learned next to nothing.", ""]
     trained, skipped = facts.samples.get("trained"), facts.samples.get("skipped")
     if isinstance(trained, int):
         left_out = sum(skipped.values()) if isinstance(skipped, Mapping) else 0
