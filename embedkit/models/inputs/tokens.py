@@ -95,6 +95,7 @@ class TextTokenizer:
         backend = getattr(source, "backend_tokenizer", None)
         self._full: Tokenizer | None = None
         self._bare: Tokenizer | None = None
+        self._quick: ChunkTokenizer | None = None
         if backend is not None:
             # private copies: the shared one changes its truncation state at every call of the transformers tokenizer
             self._bare = Tokenizer.from_str(backend.to_str())
@@ -113,7 +114,7 @@ class TextTokenizer:
         self._cut()
 
     def _cut(self) -> None:
-        self._quick: ChunkTokenizer | None = None
+        self._quick = None
         if self._bare is None:
             return
         side = getattr(self.source, "truncation_side", "right")
