@@ -15,9 +15,10 @@ BORN_IN = ("__init__", "__post_init__", "__new__")
 def assigned(node: ast.AST) -> Iterator[ast.Attribute]:
     """Attributes of ``self`` that are assigned somewhere below a node."""
     for child in ast.walk(node):
-        if isinstance(child, ast.Attribute) and isinstance(child.ctx, ast.Store):
-            if isinstance(child.value, ast.Name) and child.value.id == "self":
-                yield child
+        if not isinstance(child, ast.Attribute) or not isinstance(child.ctx, ast.Store):
+            continue
+        if isinstance(child.value, ast.Name) and child.value.id == "self":
+            yield child
 
 
 def declared(owner: ast.ClassDef) -> set[str]:
