@@ -20,6 +20,7 @@ from embedkit.training.loop.loop import loop
 from embedkit.training.monitor.callbacks import Callbacks
 from embedkit.training.monitor.log import Progress, default_progress
 from embedkit.training.optim.scale import keep_scale
+from embedkit.training.parallel.memory import memory_error
 from embedkit.training.parallel.signals import lost_process
 from embedkit.training.state.state import load_weights
 
@@ -100,7 +101,7 @@ def train(
             return finish(run, losses)
     except RuntimeError as error:
         lost = lost_process(error, str(folder), "fix it, and resume from the last checkpoint with --resume")
-        raise lost or error from error
+        raise lost or memory_error(error, str(folder)) or error from error
 
 
 def _score_before(run: Run) -> None:
