@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from embedkit.errors import RecipeError, nearest
+from embedkit.rules import must
 
 
 def _with_slot(template: str) -> str:
@@ -39,15 +40,6 @@ File = Annotated[str, BeforeValidator(lambda value: os.fspath(value) if isinstan
 """A path or the id of a model, also as a `Path`."""
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True, protected_namespaces=())
-
-
-_WORDS = (
-    ("a valid string", "text"), ("a valid integer", "a whole number"), ("a valid number", "a number"),
-    ("a valid boolean", "true or false"), ("a valid dictionary", "a mapping"), ("a valid tuple", "a list"),
-    ("an instance of Sequence", "a list"), (" after validation", ""),
-    ("greater than or equal to", "at least"), ("less than or equal to", "at most"),
-)  # fmt: skip
-"""What pydantic says, as errors of recipes say it."""
 
 
 @functools.cache
@@ -125,8 +117,7 @@ def _refusal(error: ValidationError, given: Mapping[str, Any], where: str) -> Re
     if not place:
         key = problems[0]["loc"][0]
         return RecipeError(f"{key} is missing", where=f"{where}.{key}", remedy="give it a value")
-    rules = dict.fromkeys(_rule(problem) for problem in problems if _place(problem["loc"], given)[0] == place)
-    remedy = "it must " + " or ".join(rules).replace(" or be ", " or ")
+    remedy = must([problem for problem in problems if _place(problem["loc"], given)[0] == place])
     key = ".".join(map(str, place))
     return RecipeError(f"{key} is {value!r}", where=f"{where}.{key}", remedy=remedy)
 
@@ -140,10 +131,3 @@ def _place(loc: Sequence[int | str], given: Any) -> tuple[list[int | str], Any]:
             place.append(part)
             value = value[part]
     return place, value
-
-
-def _rule(problem: Any) -> str:
-    """The rule that was broken, to go on after "it must"."""
-    other = {"sequence_str": "be a list", "missing": "have more entries"}.get(problem["type"])
-    rule: str = other or problem["msg"].partition(" should ")[2] or problem["msg"].removeprefix("Value error, ")
-    return functools.reduce(lambda text, words: text.replace(*words), _WORDS, rule)

@@ -34,7 +34,9 @@ def resolve_prompt(prompt: str | None, prompts: dict[str, str], default: str | N
         For a single word that is no known name (most likely a misspelt one).
     """
     if prompt is None:
-        return prompts[default] if default is not None else ""
+        if default is not None and default not in prompts:
+            raise UserError(f"the default prompt {default!r} is no prompt", remedy=nearest(default, prompts))
+        return "" if default is None else prompts[default]
     if prompt in prompts:
         return prompts[prompt]
     if prompt and SLOT not in prompt and _NAME.fullmatch(prompt):
