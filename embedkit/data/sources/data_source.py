@@ -372,7 +372,9 @@ def several_positives(row: Row, group: str) -> list[Row]:
     if scores is not None and len(scores) != len(positives):
         raise BadRow("bad scores", f"{len(scores)} scores for {len(positives)} positives", remedy=_FIX)
     rows = [{**row, "positive": positive} for positive in positives]
-    return rows if scores is None else [{**one, "scores_of_positives": [s]} for one, s in zip(rows, scores, strict=True)]
+    if scores is None:
+        return rows
+    return [{**one, "scores_of_positives": [score]} for one, score in zip(rows, scores, strict=True)]
 
 
 def with_scores(row: Row) -> Row:
