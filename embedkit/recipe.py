@@ -36,6 +36,11 @@ def _listed(value: Any) -> Any:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
+def _at_path(value: Any) -> Any:
+    """Let ``train: faq.csv`` stand for ``train: [{path: faq.csv}]``."""
+    return {"path": value} if isinstance(value, str) else value
+
+
 def _format(value: str) -> str:
     """A data format by its name in the registry."""
     from embedkit.data.sources.registry import check_format
@@ -43,16 +48,27 @@ def _format(value: str) -> str:
     return check_format(value)
 
 
-class Component(BaseModel):
-    """A registered part chosen by name; its other keys are settings that the part itself checks."""
+class Part(BaseModel):
+    """Settings that a registered part checks itself: every key but the name."""
 
     model_config = ConfigDict(extra="allow")
-    name: str
 
     @property
     def settings(self) -> dict[str, Any]:
         """Every key but the name."""
         return dict(self.model_extra or {})
+
+
+class Component(Part):
+    """A registered part chosen by name; its other keys are settings that the part itself checks."""
+
+    name: str
+
+
+class ObjectiveConfig(Part):
+    """An objective by name, or without one the settings of the method's own."""
+
+    name: str | None = None
 
 
 Named = Annotated[Component, BeforeValidator(_named)]
@@ -196,7 +212,7 @@ class ModelConfig(Settings):
             raise ValueError("a static model from scratch needs model.tokenizer and model.dim")
         if self.use_max_length is not None and self.kind != "text":
             raise ValueError(f"model.use_max_length is a setting of text encoders, not of kind {self.kind!r}")
-        if self.default_prompt is not None and self.default_prompt not in self.prompts:
+        if self.name is None and self.default_prompt is not None and self.default_prompt not in self.prompts:
             raise ValueError(f"model.default_prompt {self.default_prompt!r} is not one of model.prompts")
         if sorted(self.head, key=lambda head: head.train_only) != self.head:
             raise ValueError("model.head: a layer that is kept would lose the train_only one before it: put it first")
@@ -247,7 +263,9 @@ class SourceConfig(Settings):
 class DataConfig(Settings):
     """What is trained on, and in which order."""
 
-    train: list[SourceConfig] = Field(min_length=1)
+    train: Annotated[list[Annotated[SourceConfig, BeforeValidator(_at_path)]], BeforeValidator(_listed)] = Field(
+        min_length=1, description="one source or a list of them; a text is a path"
+    )
     sampler: Literal["shuffled", "no-duplicates", "by-label", "length"] = "shuffled"
     per_label: int = Field(2, gt=1, description="by-label: rows of one label in a batch")
     mixing: Literal["concatenate", "weighted", "temperature"] = "concatenate"
@@ -312,9 +330,7 @@ class TrainConfig(Settings):
     compile: bool = False
     ema: float | None = Field(None, gt=0, lt=1, description="decay of a running mean of the weights")
     evaluate_ema: bool = True
-    l2sp: float = Field(
-        0.0, ge=0, description="L2-SP: weight of half the squared distance to the weights at the start"
-    )
+    l2sp: float = Field(0.0, ge=0, description="L2-SP: weight of half the squared distance to the weights at the start")
     wise_ft: float | None = Field(
         None, gt=0, le=1,
         description="WiSE-FT: evaluate and save the mean of first and tuned weights, this share of tuned ones",
@@ -440,7 +456,9 @@ class Recipe(Settings):
     method: Named
     model: ModelConfig
     data: DataConfig
-    objective: Named | None = Field(None, description="replaces the method's own objective")
+    objective: Annotated[ObjectiveConfig, BeforeValidator(_named)] | None = Field(
+        None, description="replaces the method's own objective; without a name settings of that"
+    )
     auxiliary: list[Named] = Field(
         default_factory=list, description="methods whose loss is added: name, weight, decay, decay_steps, settings"
     )

@@ -10,15 +10,16 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from embedkit.errors import RecipeError, nearest, without_secrets
+from embedkit.errors import COMMAND_LINE, RecipeError, nearest, without_secrets
+from embedkit.overrides import ARGUMENTS, assign, copied, from_mapping, parse_words
 from embedkit.recipe import OLD_KEYS, Origin, Recipe
+from embedkit.recipe_keys import wrong_key_or_value
 
 _LARGEST_FILE = 1_000_000  # bytes; a recipe is a page of text
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -188,7 +189,10 @@ def _loaded(
 ) -> tuple[Recipe, str | None]:
     """A recipe, and the group that its file or one that it extends names: where it is listed, not what it does."""
     layers = _contents(source)
-    data, where = reduce(_merged, (layer.data for layer in layers), {}), layers[-1].where
+    data: dict[str, Any] = {}
+    for layer in layers:
+        data = _merged(data, layer.data)
+    where = layers[-1].where
     own = {key for layer in layers for key in layer.own}
     notes = [note for layer in layers for note in layer.notes]
     group = data.pop("group", None)
@@ -199,13 +203,17 @@ def _loaded(
         if not isinstance(small, Mapping):
             raise RecipeError("smoke is not a mapping", where=where, remedy="write dotted.key: value lines below it")
         for key, value in small.items():
-            _assign(data, new_key(key), _copied(value), f"{where}: smoke")
-    for key, value in _given(overrides):
-        name = new_key(key)
-        notes += [] if name == key else [_renamed_note(key, name)]
-        own |= {name, *(f"{name}.{'.'.join(place)}" for place in _places(value, ()))}
-        _assign(data, name, value, f"override {key}")
-    recipe = check_recipe(data, where)
+            assign(data, new_key(key), copied(value), f"{where}: smoke")
+    origin = ARGUMENTS if isinstance(overrides, Mapping) else COMMAND_LINE
+    changes = from_mapping(overrides) if isinstance(overrides, Mapping) else parse_words(overrides, parse_yaml)
+    changed = []
+    for change in changes:
+        name = new_key(change.key)
+        notes += [*change.notes, *([] if name == change.key else [_renamed_note(change.key, name)])]
+        own |= {name, *(f"{name}.{'.'.join(place)}" for place in _places(change.value, ()))}
+        assign(data, name, change.value, f"{origin}, {change.key}")
+        changed.append(name)
+    recipe = check_recipe(data, where, changed, origin)
     notes += recipe.origin.notes
     return recipe.with_origin(Origin(frozenset(own), tuple(dict.fromkeys(notes)))), group
 
@@ -239,7 +247,7 @@ def _with_new_keys(data: dict[str, Any], where: str) -> list[str]:
         node, last = _node(data, key), key.rpartition(".")[2]
         if name in (".".join(place) for place in _places(data, ())):
             raise RecipeError(f"{key} and {name} are the same setting", where=where, remedy=f"remove {key}")
-        _assign(data, name, node.pop(last), where)
+        assign(data, name, node.pop(last), where)
         notes.append(_renamed_note(key, name))
     return notes
 
@@ -259,40 +267,57 @@ def _places(value: Any, place: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         yield from _places(item, (*place, str(key)))
 
 
-def _given(overrides: Sequence[str] | Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of each override."""
-    if isinstance(overrides, Mapping):
-        yield from ((key, _copied(value)) for key, value in overrides.items())
-        return
-    for override in overrides:
-        key, found, text = override.partition("=")
-        if not found or not key:
-            raise RecipeError(f"override {override!r} is not key=value", remedy="write it like train.lr=1e-5")
-        yield key, parse_yaml(text, f"override {key}")
-
-
-def check_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
-    """Validate the contents of a recipe: types, unknown keys, cross-field rules.
+def check_recipe(
+    data: Mapping[str, Any], where: str = "recipe", changed: Sequence[str] = (), origin: str = COMMAND_LINE
+) -> Recipe:
+    """The recipe of a mapping, its types, keys and rules between keys checked.
 
     The settings of method, objective and evaluation are looked at by `embedkit.training.setup.check`.
+
+    Parameters
+    ----------
+    data : mapping
+        The contents.
+    where : str
+        What is blamed: the file, or the recipe's name.
+    changed : sequence of str
+        Dotted keys that come from elsewhere; what is wrong with them is blamed on `origin`.
+    origin : str
+        Where the changes stand.
+
+    Raises
+    ------
+    RecipeError
+        With the key, and the nearest one that exists.
     """
+
+    def place(dotted: str) -> str:
+        return origin if any(_one_in_other(key, dotted) for key in changed) else where
+
     for key, value in _texts(data, ()):
         if _SURROGATE.search(value):  # in a path: a name on the disk that is not UTF-8
             raise RecipeError(
-                f"{key} holds half a surrogate pair, which no file can take", where=where, remedy="write it as UTF-8"
-            )
+                f"{key} holds half a surrogate pair, which no file can take", where=place(key),
+                remedy="write it as UTF-8",
+            )  # fmt: skip
         if without_secrets(value) != value:
             raise RecipeError(
-                f"{key} holds a password or an access token", where=where,
+                f"{key} holds a password or an access token", where=place(key),
                 remedy="a recipe is written beside every model: keep secrets out of it",
             )  # fmt: skip
-    data = _copied(data)
-    notes = _with_new_keys(data, where)
+    contents: dict[str, Any] = copied(data)
+    notes = _with_new_keys(contents, where)
     try:
-        recipe = Recipe.model_validate(data).with_origin(Origin(notes=tuple(notes)))
+        return Recipe.model_validate(contents).with_origin(Origin(notes=tuple(notes)))
     except ValidationError as error:
-        raise RecipeError(_first_problem(error), where=where) from None
-    return recipe
+        what, remedy, dotted = wrong_key_or_value(error.errors())  # type: ignore[arg-type]
+        raise RecipeError(what, where=place(dotted), remedy=remedy) from None
+
+
+def _one_in_other(one: str, other: str) -> bool:
+    """Whether one of two dotted keys is the other or lies below it, numbers of lists aside."""
+    parts = [[part for part in key.split(".") if part and not part.isdecimal()] for key in (one, other)]
+    return all(a == b for a, b in zip(*parts, strict=False))
 
 
 def _texts(value: Any, place: tuple[str, ...]) -> Iterator[tuple[str, str]]:
@@ -337,7 +362,7 @@ def _contents(source: str | Path | Mapping[str, Any] | Recipe) -> list[_Layer]:
     if isinstance(source, Recipe):
         return [_Layer(source.model_dump(), f"recipe {source.name}", source.origin.own, source.origin.notes)]
     if isinstance(source, Mapping):
-        return [_layer(_copied(source), "recipe", own=True)]
+        return [_layer(copied(source), "recipe", own=True)]
     path = Path(source)
     if path.suffix not in (".yaml", ".yml"):
         from embedkit.resources import recipe_path
@@ -399,79 +424,3 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
         name = old.get("name") if component else None
         found[key] = value if name is not None and value.get("name", name) != name else _merged(old, value)
     return found
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _copied(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_copied(item) for item in value]
-    return str(value) if isinstance(value, PurePath) else value
-
-
-def _assign(data: dict[str, Any], dotted: str, value: Any, where: str) -> None:
-    """Set one dotted key; list entries are reached by number, a component given by name becomes a mapping."""
-    parts = dotted.split(".")
-    node: Any = data
-    for depth, part in enumerate(parts[:-1]):
-        place: Any = _position(part, node, dotted, where) if isinstance(node, list) else part
-        child = node[place] if isinstance(node, list) else node.get(place)
-        if child is None:
-            child = node[place] = {}
-        elif isinstance(child, str) and part in ("method", "objective"):
-            child = node[place] = {"name": child}
-        elif not isinstance(child, dict | list):
-            raise RecipeError(
-                f"{'.'.join(parts[: depth + 1])!r} has no keys below it", where=where, remedy="give the whole of it"
-            )
-        node = child
-    node[_position(parts[-1], node, dotted, where) if isinstance(node, list) else parts[-1]] = value
-
-
-def _position(part: str, node: list[Any], dotted: str, where: str) -> int:
-    if not part.isdecimal() or int(part) >= len(node):
-        raise RecipeError(
-            f"{dotted!r}: {part!r} is not an entry of a list of {len(node)}", where=where, remedy="count from 0"
-        )
-    return int(part)
-
-
-_BRANCH = re.compile(r"function-.*|(list|dict|literal)\[.*|int|str")  # how pydantic names the parts of a union
-
-
-def _first_problem(error: ValidationError) -> str:
-    """One clause for the first error pydantic found, unknown keys first, with the nearest known key."""
-    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    problem = problems[0]
-    place = [part for part in problem["loc"] if not _BRANCH.fullmatch(str(part))]
-    dotted = ".".join(str(part) for part in place)
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key {dotted!r}; {nearest(str(place[-1]), _fields_at(place[:-1]))}{more}"
-    if problem["type"] == "missing":
-        return f"key {dotted!r} is missing; add it{more}"
-    message = problem["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(problem["input"], dict | list) else f", not {problem['input']!r}"
-    return f"{dotted or 'recipe'}: {message[:1].lower()}{message[1:]}{shown}{more}"
-
-
-def _fields_at(place: list[Any]) -> list[str]:
-    """Known keys of the section at `place`."""
-    model: Any = Recipe
-    for part in place:
-        if isinstance(part, int) or not hasattr(model, "model_fields"):
-            continue
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        model = _section(annotation) or model
-    return list(getattr(model, "model_fields", ()))
-
-
-def _section(annotation: Any) -> type[BaseModel] | None:
-    """The settings class inside an annotation such as ``list[X] | None``."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for inner in getattr(annotation, "__args__", ()):
-        found = _section(inner)
-        if found is not None:
-            return found
-    return None

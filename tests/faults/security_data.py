@@ -186,7 +186,8 @@ def addresses(world: World) -> Outcome:
     for path, words in (
         (f"pipe:touch {canary.path}", "no address"), (f"pipe:touch {canary.path} .tar", "no address"),
         ("http://127.0.0.1:9/x.csv", "no address"), ("https://h/{0..3}.tar", "no address"),
-        ("file:/etc/passwd", "no address"), ("data:text/csv,text%0Ahello", "no address"), ("ftp://h/x.txt", "no address"),
+        ("file:/etc/passwd", "no address"), ("data:text/csv,text%0Ahello", "no address"),
+        ("ftp://h/x.txt", "no address"),
         ("zip://x.csv::http://h/y.zip", "two sources"), ("memory://no/such.csv", "no such file"),
         ("hf://datasets/a/b/x.csv", "hf://datasets/a/b/x.csv"), ("file:///no/such.csv", "no such file"),
     ):  # fmt: skip

@@ -63,7 +63,19 @@ class Format:
     guess: Callable[[Location], tuple[str, str] | None] | None = None
 
 
-readers: Registry[Format] = Registry("data format", "embedkit.data.sources.formats")
+def _adopt(name: str, part: Any) -> Format:
+    """The format of a plug-in."""
+    if not isinstance(part, Format):
+        raise DataError(
+            f"this {'class' if isinstance(part, type) else type(part).__name__} is no data format", where=name,
+            remedy="give an embedkit.data.sources.registry.Format(endings, read)",
+        )  # fmt: skip
+    return part
+
+
+readers: Registry[Format] = Registry(
+    "data format", "embedkit.data.sources.formats", plugins="embedkit.readers", adopt=_adopt
+)
 """Formats of files by name."""
 
 
@@ -154,9 +166,35 @@ def endings() -> list[str]:
     return sorted({ending for _, entry in readers.items() for ending in entry.endings})
 
 
+def table_endings() -> list[str]:
+    """The endings of formats that hold a table, sorted.
+
+    Examples
+    --------
+    >>> ".csv" in table_endings(), ".tar" in table_endings()
+    (True, False)
+    """
+    return sorted({ending for _, entry in readers.items() if not entry.lanes for ending in entry.endings})
+
+
+def stem(name: str) -> str:
+    """A file name without the endings of its format and of its compression.
+
+    Examples
+    --------
+    >>> stem("my scores.csv.gz"), stem("model.v2")
+    ('my scores', 'model.v2')
+    """
+    if format_of(name) is None:
+        return name
+    plain = next((name[: -len(ending)] for ending in PACKED if name.lower().endswith(ending)), name)
+    fits = [ending for ending in endings() if plain.lower().endswith(ending)]
+    return plain[: -len(max(fits, key=len))] if fits else plain
+
+
 def file_named(folder: Path, name: str) -> Path | None:
     """The first file ``folder/NAME.*`` with an ending of a table's format, also compressed, or None."""
-    tables = [ending for ending in endings() if not readers[format_of(ending) or ""].lanes]
+    tables = table_endings()
     files = (folder / f"{name}{ending}{packed}" for ending in tables for packed in ("", *PACKED))
     return next((path for path in files if path.is_file()), None)
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from embedkit.disk import disk_said, write_durably
+from embedkit.disk import disk_reason, write_durably
 from embedkit.training.loop.batches import StepBatch
 from embedkit.training.loop.step import StepResult
 from embedkit.training.parallel.distributed import World
@@ -174,5 +174,5 @@ class RunLog:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
             self._file_works = False
-            said = disk_said(error, self.path.parent)
+            said = disk_reason(error, self.path.parent)
             self.progress.say(f"{self.path}: the log cannot be written ({said}); training goes on")

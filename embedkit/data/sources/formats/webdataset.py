@@ -23,6 +23,7 @@ from embedkit.errors import DataError
 MAX_FILE = 256 * 2**20
 """Largest file in a shard that is read, in bytes."""
 
+
 def read_shard(path: Location, start: int = 0) -> Iterator[Record]:
     """Samples of a shard, numbered from 1; the first `start` are passed over without reading their files.
 
