@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from embedkit.errors import ModelError, UnsafeFileError
 from embedkit.formats.open_clip import keys as clip_keys
 from embedkit.formats.open_clip.text_config import text_config
+from embedkit.formats.safety import PICKLE_REMEDY
 from embedkit.models.inputs.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def _weights(folder: Path, allow_pickle: bool) -> dict[str, Any]:
     if not allow_pickle:
         raise UnsafeFileError(
             f"the weights are a pickle ({pickles[0]})", where=str(folder),
-            remedy="convert it to safetensors, or load with allow_pickle=True",
+            remedy=PICKLE_REMEDY,
         )  # fmt: skip
     import torch
 
@@ -202,7 +203,7 @@ def _hf_text(cfg: dict[str, Any], dim: int, state: dict[str, Any], folder: Path)
 
 def _tokenizer(cfg: dict[str, Any], folder: Path) -> tuple[Any, str]:
     """The tokenizer and the cleaning in front of it."""
-    from embedkit.formats.transformers.encoder import read_tokenizer
+    from embedkit.formats.transformers.tokenizer import read_tokenizer
     from embedkit.models.modules.clip_text import clip_tokenizer
 
     given = dict(cfg.get("tokenizer_kwargs") or {})
