@@ -135,7 +135,7 @@ def assemble(
     with reading(plan.root):
         model = _assembled(plan, overrides, trust_remote_code, allow_pickle)
     if plan.similarity != "cosine":
-        model.similarity_function = plan.similarity
+        model.similarity_fn_name = plan.similarity
     for note in plan.notes:
         _log.warning("%s: %s", plan.root, note)
     return model
@@ -150,8 +150,12 @@ def _assembled(
         return read_static(plan, allow_pickle=allow_pickle)
     if plan.kind == "dual":
         return readers[plan.origin]().dual(plan, allow_pickle=allow_pickle)
+    if plan.kind == "open_clip-text":
+        from embedkit.formats.open_clip.text_tower import read_text
+
+        return read_text(plan)
     if plan.kind not in ("text", "clip-text"):
-        kinds = "known: clip-text, dual, static, text"
+        kinds = "known: clip-text, dual, open_clip-text, static, text"
         raise ModelError(f"unknown kind of model {plan.kind!r}", where=str(plan.root), remedy=kinds)
     from embedkit.models.modules.clip_text import ClipTextEncoder
     from embedkit.models.modules.text import TextEncoder
@@ -162,7 +166,7 @@ def _assembled(
 
         encoder = merge_adapter(encoder, plan.adapter)
     tokenizer = read_tokenizer(plan.tokenizer or plan.weights, trust_remote_code, plan.lower_case)
-    check_vocabulary(encoder, tokenizer, plan.root)
+    check_vocabulary(plan, encoder, tokenizer)
     fit_length(plan, encoder, tokenizer)
     layers = _layers(plan, allow_pickle)
     spec = {"normalize": False, **plan.spec}

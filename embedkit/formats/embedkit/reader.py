@@ -44,7 +44,7 @@ def own_plan(root: Path) -> FolderPlan:
     dense = [(_folder(root, layer.pop("folder", None)), layer) for layer in layers if not layer["train_only"]]
     train_only = [layer for layer in layers if layer["train_only"]]
     plan = FolderPlan(root, root, saved["kind"], "", spec, dense, train_only)
-    plan.similarity = spec.pop("similarity", "cosine")
+    plan.similarity = spec.pop("similarity_fn_name", "cosine")
     return plan
 
 

@@ -35,9 +35,9 @@ _POOLING = {ours: theirs for theirs, ours in POOLING_NAMES.items()}
 def reasons_against(model: Model) -> list[str]:
     """Why sentence-transformers cannot give the same vectors; empty when it can."""
     reasons = []
-    parts = [] if model.kind in ("static", "dual") else model.pooling.split("+")
+    parts = model.pooling.split("+") if model.kind in ("text", "clip-text") else []
     reasons += [f"it has no {part} pooling" for part in parts if part not in _POOLING]
-    if model.kind in ("clip-text", "dual"):
+    if model.kind not in ("text", "static"):
         reasons.append(f"a {model.kind} model alone is none of its modules")
     templates = [name for name, text in model.prompts.items() if not is_prefix(text)]
     if templates:
@@ -59,8 +59,8 @@ def notes_for_readers(model: Model) -> list[str]:
     kind = model.encoder.config.model_type if model.kind == "text" else ""
     if kind in SEES_PADDING:
         notes.append(
-            f"{kind} sees the padding of its batch: in other libraries a text's vector changes with the texts beside it; "
-            "embedkit computes it without padding, as they do for one text at a time"
+            f"{kind} sees the padding of its batch: in other libraries the vector of a text changes with the texts "
+            "beside it; embedkit computes it without padding, as they do for one text at a time"
         )
     if model.kind == "text" and not _has_order_of_flags(model.pooling):
         notes.append(f"pooling {model.pooling} is read by sentence-transformers from 5.4 on")
@@ -110,7 +110,7 @@ def _settings(model: Model) -> dict[str, Any]:
         "model_type": "SentenceTransformer",
         "prompts": {name: text.removesuffix(SLOT) for name, text in model.prompts.items()},
         "default_prompt_name": model.default_prompt,
-        "similarity_fn_name": getattr(model, "similarity_function", "cosine"),
+        "similarity_fn_name": getattr(model, "similarity_fn_name", "cosine"),
         **({"truncate_dim": cuts[-1]} if cuts else {}),
     }  # fmt: skip
 

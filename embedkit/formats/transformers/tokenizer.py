@@ -29,8 +29,9 @@ def read_tokenizer(folder: Path, trust_remote_code: bool = False, lower_case: bo
     return tokenizer
 
 
-def check_vocabulary(encoder: Any, tokenizer: Any, where: Path) -> None:
-    """Refuse a tokenizer that gives ids for which the encoder has no vector.
+def check_vocabulary(plan: FolderPlan, encoder: Any, tokenizer: Any) -> None:
+    """Refuse a tokenizer that gives ids for which the encoder has no vector; special tokens that the tokenizer's class
+    adds by itself, and no text contains, are a note.
 
     Raises
     ------
@@ -38,13 +39,18 @@ def check_vocabulary(encoder: Any, tokenizer: Any, where: Path) -> None:
         With both numbers.
     """
     rows = encoder.get_input_embeddings().weight.shape[0]
-    ids = tokenizer.get_vocab()
-    word, largest = max(ids.items(), key=lambda item: item[1], default=("", -1))
-    if largest >= rows:
+    beyond = sorted((place, word) for word, place in tokenizer.get_vocab().items() if place >= rows)
+    if not beyond:
+        return
+    special = set(tokenizer.all_special_tokens)
+    words = [word for _, word in beyond if word not in special]
+    what = f"the tokenizer has ids up to {beyond[-1][0]} ({(words or [beyond[-1][1]])[0]!r})"
+    if words:
         raise ModelError(
-            f"the tokenizer has ids up to {largest} ({word!r}), the encoder vectors for {rows} tokens",
-            where=str(where), remedy="use the model's own tokenizer, or resize_token_embeddings and save both",
+            f"{what}, the encoder vectors for {rows} tokens", where=str(plan.root),
+            remedy="use the model's own tokenizer, or resize_token_embeddings and save both",
         )  # fmt: skip
+    plan.notes.append(f"{what}, a special token without a vector: a text that spells it out cannot be encoded")
 
 
 def fit_length(plan: FolderPlan, encoder: Any, tokenizer: Any) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from embedkit.models.inputs.inputs import Inputs
@@ -82,12 +81,9 @@ class ClipTextEncoder(TextEncoder):
         return Inputs.of(rows)
 
     def _padded(self, inputs: Inputs) -> Inputs:
-        """Every sequence padded to the full length."""
-        length, filler = self.max_length, self.tokenizer.pad_token_id or 0
-        rows = torch.full((len(inputs), length), filler, dtype=torch.int64)
-        real = torch.from_numpy(np.arange(length)[None, :] < inputs.costs[:, None])
-        rows[real] = inputs.ids
-        return Inputs(rows.flatten(), np.arange(len(inputs) + 1) * length)
+        """Every sequence padded to the full length, on the tokenizer's side."""
+        left = getattr(self.tokenizer, "padding_side", "right") == "left"
+        return inputs.padded(self.max_length, self.tokenizer.pad_token_id or 0, left)
 
     def pooled(self, inputs: Inputs, packing: str | None = None, pooling: str | None = None, **settings: Any) -> Tensor:
         """Pooled vectors (N, H) in input order; CLIP's text model runs packed unless something is changed in it."""

@@ -153,7 +153,8 @@ class OpenClipTower(ImageTower):
         except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
             raise ModelError(f"not a vision_cfg of open_clip ({error})", where="model.towers.image") from error
         self.size = _pair(settings.image_size)
-        self.patches = _grid(self.size, settings.patch_size if not settings.timm_model_name else 32)
+        patch = 32 if settings.timm_model_name else settings.patch_size or 32  # none in a ResNet, which ends in 1/32
+        self.patches = _grid(self.size, patch)
         if settings.timm_model_name:
             self.config.pop("timm_model_pretrained", None)  # the weights are here now
             self._fit_timm()
