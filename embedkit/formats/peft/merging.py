@@ -12,7 +12,7 @@ from embedkit.formats.tensors import read_safetensors, reading
 
 _PREFIX = "base_model.model."
 # layers behind an encoder that an adapter may have been trained with
-_HEADS = ("pooler", "lm_head", "cls", "classifier", "score", "embed_out", "qa_outputs", "predictions", "generator_lm_head")
+_HEADS = ("pooler", "lm_head", "cls", "classifier", "score", "embed_out", "qa_outputs", "generator_lm_head")
 
 
 def merge_adapter(encoder: Any, folder: Path) -> Any:
