@@ -45,7 +45,8 @@ def build_method(recipe: Recipe) -> Method:
         scale = {key: settings.pop(key) for key in ("weight", "decay", "decay_steps") if key in settings}
         where = f"auxiliary.{number}"
         beside.append(Auxiliary(_method(Component(name=given.name, **settings), where), given.name, where, **scale))
-    main.ema = None if recipe.guide is None else recipe.guide.ema
+    if recipe.guide is not None:
+        main.ema = recipe.guide.ema
     return WithAuxiliaries(main, beside) if beside else main
 
 
@@ -158,7 +159,10 @@ def contract_of(recipe: Recipe, method: Method) -> Contract:
     from embedkit.methods.common.usage import usage_of
 
     objective, own = build_objective(recipe, method), method.contract
-    usage = usage_of(method, objective_config(recipe, method), own.roles, guide=recipe.guide is not None, optional=True)
+    usage = usage_of(
+        method, objective_config(recipe, method), own.roles, guide=recipe.guide is not None, optional=True,
+        lenient=_is_old(recipe),
+    )  # fmt: skip
     needed = objective.requires & own.roles - method.provides
     limits = dict(own.limits)
     for part in objective.modules():
@@ -219,7 +223,13 @@ def usage_of_rows(recipe: Recipe, method: Method, rows: TrainingRows) -> Usage:
     from embedkit.methods.common.usage import usage_of
 
     roles = frozenset(rows.roles) & method.contract.roles
-    return usage_of(method, objective_config(recipe, method), roles, guide=recipe.guide is not None)
+    config, guided = objective_config(recipe, method), recipe.guide is not None
+    return usage_of(method, config, roles, guide=guided, lenient=_is_old(recipe))
+
+
+def _is_old(recipe: Recipe) -> bool:
+    """Whether a recipe has keys of the version before, in which nothing was refused for having no reader."""
+    return bool(recipe.origin.notes)
 
 
 def begin(
@@ -249,8 +259,9 @@ def notes_of_model(recipe: Recipe, method: Method, rows: TrainingRows, model: An
     """Lines on what only the model can tell: views that nothing but dropout tells apart, and it has none."""
     from embedkit.methods.common.usage import equal_views
 
-    note = equal_views(method, usage_of_rows(recipe, method, rows), model, parts)
-    return [] if note is None else [f"{recipe.method.name}: {note}"]
+    usage = usage_of_rows(recipe, method, rows)
+    note = equal_views(method, usage, model, parts)
+    return [*usage.notes, *([] if note is None else [f"{recipe.method.name}: {note}"])]
 
 
 def most_negatives(rows: TrainingRows) -> int:

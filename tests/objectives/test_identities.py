@@ -330,8 +330,9 @@ def permuted(draw: Draw, order: np.ndarray) -> Draw:
         owner = place[base.owner[name].numpy()]
         sort = np.argsort(owner, kind="stable")
         vectors[name], owners[name], keys[name] = z[sort], owner[sort], base.keys[name].numpy()[sort]
-        if name in draw.known.get("guide", {}):
-            known.setdefault("guide", {})[name] = draw.known["guide"][name][sort]
+        for kind in ("guide", "scores"):
+            if name in draw.known.get(kind, {}):
+                known.setdefault(kind, {})[name] = draw.known[kind][name][sort]
     for name in ("score", "label", "group"):
         if name in draw.known:
             known[name] = draw.known[name][order]

@@ -80,8 +80,9 @@ class Usage:
 
 
 def usage_of(
-    method: Method, objective: Mapping[str, Any], roles: frozenset[str], *, guide: bool = False, optional: bool = False
-) -> Usage:
+    method: Method, objective: Mapping[str, Any], roles: frozenset[str], *, guide: bool = False, optional: bool = False,
+    lenient: bool = False,
+) -> Usage:  # fmt: skip
     """What `method` with `objective` reads of rows that have `roles`.
 
     Parameters
@@ -96,6 +97,8 @@ def usage_of(
         Whether the run has one.
     optional : bool
         The data may lack those of the roles that nothing requires.
+    lenient : bool
+        A guide that nothing reads is noted, not refused: for recipes of an earlier version, which trained with it.
 
     Raises
     ------
@@ -117,14 +120,18 @@ def usage_of(
     if "negatives" not in read_by_objective and "negatives" not in method.contract.requires:
         read.discard("negatives")
     read |= read_by_objective & roles
+    notes = []
     if guide and "guide" not in read_by_objective and not method.reads_guide:
-        raise RecipeError(
+        error = RecipeError(
             f"nothing reads the guide, neither the method nor objective {objective.get('name', 'none')!r}",
             where="guide",
             remedy="leave it out, or choose an objective that reads one, such as "
             + ", ".join(_with_guide(str(objective.get("name")))),
         )  # fmt: skip
-    return Usage(frozenset(read), _twins(method, views, names))
+        if not lenient:
+            raise error
+        notes.append(error.line())
+    return Usage(frozenset(read), _twins(method, views, names), tuple(notes))
 
 
 def _effects(
