@@ -72,6 +72,13 @@ class Clip(ImageText):
 
     Objective: softmax cross-entropy over the cosines of the whole batch, images to texts and texts to images, with a
     learnt scale that starts at 1 / 0.07 and is at most 100.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> method = methods["clip"]()
+    >>> sorted(method.contract.requires), (method.objective or {}).get("name")
+    (['image', 'texts'], 'clip')
     """
 
     paper: ClassVar[str] = "Radford et al. 2021, ICML, section 2.3"
@@ -83,6 +90,13 @@ class SigLip(ImageText):
 
     Objective: every image-text pair of the batch is a question of yes or no; the sigmoid loss is summed over pairs and
     divided by the batch size. The learnt scale starts at 10, the learnt bias at -10.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> method = methods["siglip"]()
+    >>> sorted(method.contract.requires), (method.objective or {}).get("name")
+    (['image', 'texts'], 'siglip')
     """
 
     paper: ClassVar[str] = "Zhai et al. 2023, ICCV, section 3"

@@ -78,6 +78,13 @@ class ConSERT(Method):
         Of the objective.
     fidelity : str
         "code" or "paper".
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> method = methods["consert"]()
+    >>> sorted(method.contract.requires), (method.objective or {}).get("name")
+    (['anchor'], 'sum')
     """
 
     paper: ClassVar[str] = "Yan et al. 2021, ACL, section 3"
@@ -130,6 +137,13 @@ class ConSERTSupervised(Method):
         Labels.
     fidelity : str
         "code" or "paper".
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> method = methods["consert-sup"]()
+    >>> sorted(method.contract.requires), (method.objective or {}).get("name")
+    (['anchor', 'label', 'positive'], 'sum')
     """
 
     paper: ClassVar[str] = "Yan et al. 2021, ACL, section 3.4; Reimers and Gurevych 2019"

@@ -29,6 +29,13 @@ class DCLR(SimCSEUnsupervised):
     ----------
     fidelity : str
         "code" or "paper".
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> method = methods["dclr"]()
+    >>> sorted(method.contract.requires), (method.objective or {}).get("name")
+    (['anchor'], 'dclr')
     """
 
     paper: ClassVar[str] = "Zhou et al. 2022, ACL, section 3"

@@ -45,6 +45,13 @@ class DiffCSE(SimCSEUnsupervised):
         lambda of the discriminator's loss.
     fidelity : str
         "code" or "paper".
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> method = methods["diffcse"]()
+    >>> sorted(method.contract.requires), (method.objective or {}).get("name")
+    (['anchor'], 'infonce')
     """
 
     paper: ClassVar[str] = "Chuang et al. 2022, NAACL, section 4"

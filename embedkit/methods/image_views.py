@@ -110,6 +110,13 @@ class SimCLR(TwoViews):
 
     Objective: NT-Xent over both views of the whole batch, temperature 0.1. The projector has one hidden layer with
     batch normalisation over both views of the whole batch, on all processes together.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> method = methods["simclr"]()
+    >>> sorted(method.contract.requires), (method.objective or {}).get("name")
+    (['image'], 'ntxent')
     """
 
     paper: ClassVar[str] = "Chen et al. 2020, ICML, sections 2 and 3"
@@ -153,6 +160,13 @@ class MoCo(TwoViews):
     ----------
     momentum : float
         Decay of the projector's mean; the same as ``guide.ema``.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> method = methods["moco"]()
+    >>> sorted(method.contract.requires), (method.objective or {}).get("name")
+    (['image'], 'moco')
     """
 
     paper: ClassVar[str] = "He et al. 2020, CVPR, section 3; Chen et al. 2020, arXiv 2003.04297"

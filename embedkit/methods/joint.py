@@ -27,6 +27,13 @@ class ClipJoint(ImageText):
     ----------
     transform
         As in `ImageText`.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> method = methods["clip-joint"]()
+    >>> sorted(method.contract.requires), (method.objective or {}).get("name")
+    ([], 'sum')
     """
 
     paper: ClassVar[str] = "Zhang et al. 2022, NAACL, section 3"

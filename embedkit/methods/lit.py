@@ -33,6 +33,13 @@ class LiT(ImageText):
         Compute the vectors of all images first. Streams have no cache: then the tower runs in every step.
     captions, template
         As in `ImageText`.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> method = methods["lit"]()
+    >>> sorted(method.contract.requires), (method.objective or {}).get("name")
+    (['image', 'texts'], 'clip')
     """
 
     paper: ClassVar[str] = "Zhai et al. 2022, CVPR, section 3"

@@ -21,6 +21,13 @@ class MACL(SimCSEUnsupervised):
     offset) could not be read: 0.05, 0.5 and 0 are SimCSE's temperature and the defaults of a public vision
     implementation. Tune ``objective.alpha`` and ``objective.offset`` on STS-B dev. The laws of the paper's first
     version (``temperature * alpha^A``) are another method and are not here; code and paper agree on this one.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> method = methods["macl"]()
+    >>> sorted(method.contract.requires), (method.objective or {}).get("name")
+    (['anchor'], 'macl')
     """
 
     paper: ClassVar[str] = "Huang et al. 2023, ICML, Model-Aware Contrastive Learning, section 3"

@@ -45,6 +45,13 @@ class MiCSE(SimCSEUnsupervised):
         Even number of 0-based layers; 7 to 10 of 12, and the like of other depths, when not given.
     samples : int
         Places drawn of each vector.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> method = methods["micse"]()
+    >>> sorted(method.contract.requires), (method.objective or {}).get("name")
+    (['anchor'], 'infonce')
     """
 
     paper: ClassVar[str] = "Klein and Nabi 2023, ACL, section 3"

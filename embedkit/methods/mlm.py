@@ -43,6 +43,13 @@ class MaskedWords(Method):
         Whether the head's output matrix is the encoder's word vectors.
     main_reads : str
         "texts", or "masked": the method that this one stands beside reads its own views masked in the same way.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> method = methods["mlm"]()
+    >>> sorted(method.contract.requires), (method.objective or {}).get("name")
+    (['anchor'], None)
     """
 
     paper: ClassVar[str] = "Devlin et al. 2019, NAACL, section 3.1"

@@ -57,6 +57,13 @@ class Pairs(Method):
         Role -> prompt text, for models that want "query: " and "passage: ". They are saved with the model: the
         anchor's as "query", the positive's as "document". When not given, a model that has prompts for queries and
         documents is trained with its own; ``{}`` is none.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> method = methods["pairs"]()
+    >>> sorted(method.contract.requires), (method.objective or {}).get("name")
+    (['anchor', 'positive'], 'infonce')
     """
 
     paper: ClassVar[str] = "van den Oord et al. 2018, arXiv 1807.03748"
@@ -111,6 +118,13 @@ class NliStatic(Pairs):
 
     The training signal of Reimers and Gurevych 2019 (NLI) and Gao et al. 2021 (entailment as positive, contradiction as
     hard negative) on the encoder of Pagliardini et al. 2018 (a mean of trained word vectors).
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> method = methods["nli-static"]()
+    >>> sorted(method.contract.requires), (method.objective or {}).get("name")
+    (['anchor', 'positive'], 'infonce')
     """
 
     paper: ClassVar[str] = "Pagliardini et al. 2018, NAACL; Gao et al. 2021, section 4"

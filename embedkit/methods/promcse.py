@@ -37,6 +37,13 @@ class PromCSE(Method):
         Virtual tokens of each layer.
     dropout : float
         Rate on the prompt's keys and values.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> method = methods["promcse"]()
+    >>> sorted(method.contract.requires), (method.objective or {}).get("name")
+    (['anchor'], 'infonce')
     """
 
     paper: ClassVar[str] = "Jiang, Zhang and Wang 2022, Findings of EMNLP, section 3"

@@ -70,6 +70,13 @@ class PromptBERTUnsupervised(_Prompted):
 
     With ``fidelity: code`` the bias pass of RoBERTa counts positions from 0 instead of 2, as the official code does;
     ``paper`` counts as in the sentence's own pass.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> method = methods["promptbert-unsup"]()
+    >>> sorted(method.contract.requires), (method.objective or {}).get("name")
+    (['anchor'], 'infonce')
     """
 
     contract: ClassVar[Contract] = Contract(requires=frozenset({"anchor"}))
@@ -103,6 +110,13 @@ class PromptBERTSupervised(_Prompted):
 
     The published transfer scores of this model were made without head and bias (the author, in an issue of the
     project): load the model with them for STS only. `fidelity` as in `PromptBERTUnsupervised`.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> method = methods["promptbert-sup"]()
+    >>> sorted(method.contract.requires), (method.objective or {}).get("name")
+    (['anchor', 'positive'], 'infonce')
     """
 
     contract: ClassVar[Contract] = Contract(
@@ -141,6 +155,13 @@ class PromptBERTOptimised(_Prompted):
     ----------
     train_encoder : bool
         Train the encoder too.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> method = methods["promptbert-opti"]()
+    >>> sorted(method.contract.requires), (method.objective or {}).get("name")
+    (['anchor'], 'infonce')
     """
 
     contract: ClassVar[Contract] = Contract(requires=frozenset({"anchor"}))

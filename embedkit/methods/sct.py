@@ -46,6 +46,13 @@ class SCT(Method):
         Hidden size of a block by d.
     fidelity : str
         "code" or "paper".
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> method = methods["sct"]()
+    >>> sorted(method.contract.requires), (method.objective or {}).get("name")
+    (['anchor', 'positive'], 'sct')
     """
 
     paper: ClassVar[str] = "Limkonchotiwat et al. 2023, TACL, section 3"

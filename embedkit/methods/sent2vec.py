@@ -66,6 +66,13 @@ class Sent2Vec(Method):
         A special token of the tokenizer.
     start : float or None
         Standard deviation that a new input table is scaled to; the model's own start when None.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> method = methods["sent2vec"]()
+    >>> sorted(method.contract.requires), (method.objective or {}).get("name")
+    (['anchor'], 'table')
     """
 
     paper: ClassVar[str] = "Pagliardini et al. 2018, NAACL, section 2"

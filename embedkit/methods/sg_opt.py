@@ -44,6 +44,13 @@ class SelfGuided(Method):
         Size of the head's layers.
     fidelity : str
         "code" or "paper".
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> method = methods["sg-opt"]()
+    >>> sorted(method.contract.requires), (method.objective or {}).get("name")
+    (['anchor'], 'sg-opt')
     """
 
     paper: ClassVar[str] = "Kim, Yoo and Lee 2021, ACL, section 3"

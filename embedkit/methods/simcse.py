@@ -20,6 +20,13 @@ class SimCSEUnsupervised(Method):
     copy to the second, the other sentences' second copies as negatives, temperature 0.05. The recipe gives the encoder
     a tanh head on [CLS] that is used in training only; evaluation reads [CLS] itself (section 6.3), and the saved model
     says so.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> method = methods["simcse-unsup"]()
+    >>> sorted(method.contract.requires), (method.objective or {}).get("name")
+    (['anchor'], 'infonce')
     """
 
     paper: ClassVar[str] = "Gao et al. 2021, EMNLP, section 3"
@@ -43,6 +50,13 @@ class SimCSESupervised(Method):
     Objective: InfoNCE, temperature 0.05; the negatives of an anchor are the other positives and *all* hard negatives of
     the batch. The weight of an anchor's own hard negatives is a logit added to them, as in the official code
     (``hard_negative_weight``, 0 by default). The tanh head on [CLS] stays at use time.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> method = methods["simcse-sup"]()
+    >>> sorted(method.contract.requires), (method.objective or {}).get("name")
+    (['anchor', 'positive'], 'infonce')
     """
 
     paper: ClassVar[str] = "Gao et al. 2021, EMNLP, section 4"

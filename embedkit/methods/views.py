@@ -54,6 +54,13 @@ class Views(Augmenting, Roles):
         Chains: names of views, or ``{name: word-deletion, rate: 0.1}``.
     more : list of chains, optional
         Further views of the anchor, "view3", "view4" ..., for objectives of many views.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> method = methods["views"]()
+    >>> sorted(method.contract.requires), (method.objective or {}).get("name")
+    (['anchor'], 'infonce')
     """
 
     paper: ClassVar[str] = "ConSERT, CLEAR, ESimCSE, SupCL-Seq, DeCLUTR, CompCSE: their views, see docs"
