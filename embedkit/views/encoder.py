@@ -25,37 +25,79 @@ def dropout(rate: Rate) -> Step:
 
 @views.add("token-shuffle")
 def token_shuffle() -> Step:
-    """Permuted position ids, special tokens included; the tokens stay (ConSERT, Yan et al. 2021, section 3.2)."""
+    """Permuted position ids, special tokens included; the tokens stay (ConSERT, Yan et al. 2021, section 3.2).
+
+    Examples
+    --------
+    >>> from embedkit.views.base import Chain
+    >>> Chain.of("token-shuffle").forward
+    {'shuffle': True}
+    """
     return Step(forward={"shuffle": True})
 
 
 @views.add("token-cutoff")
 def token_cutoff(rate: Rate = 0.15) -> Step:
-    """Zero this share of a text's rows of the embedding layer's output (ConSERT)."""
+    """Zero this share of a text's rows of the embedding layer's output (ConSERT).
+
+    Examples
+    --------
+    >>> from embedkit.views.base import Chain
+    >>> Chain.of("token-cutoff").forward
+    {'token_cutoff': 0.15}
+    """
     return Step(forward={"token_cutoff": rate})
 
 
 @views.add("feature-cutoff")
 def feature_cutoff(rate: Rate = 0.2) -> Step:
-    """Zero this share of its columns, the same for all tokens of a text (ConSERT)."""
+    """Zero this share of its columns, the same for all tokens of a text (ConSERT).
+
+    Examples
+    --------
+    >>> from embedkit.views.base import Chain
+    >>> Chain.of("feature-cutoff").forward
+    {'feature_cutoff': 0.2}
+    """
     return Step(forward={"feature_cutoff": rate})
 
 
 @views.add("element-cutoff")
 def element_cutoff(rate: Rate = 0.2) -> Step:
-    """Zero this share of its single numbers, without rescaling (ConSERT's "dropout")."""
+    """Zero this share of its single numbers, without rescaling (ConSERT's "dropout").
+
+    Examples
+    --------
+    >>> from embedkit.views.base import Chain
+    >>> Chain.of("element-cutoff").forward
+    {'element_cutoff': 0.2}
+    """
     return Step(forward={"element_cutoff": rate})
 
 
 @views.add("noise")
 def noise(deviation: NotNegative = 0.01) -> Step:
-    """Add normal noise to the embedding layer's output."""
+    """Add normal noise to the embedding layer's output.
+
+    Examples
+    --------
+    >>> from embedkit.views.base import Chain
+    >>> Chain.of("noise").forward
+    {'noise': 0.01}
+    """
     return Step(forward={"noise": deviation})
 
 
 @views.add("adversarial")
 def adversarial(epsilon: NotNegative = 1.0) -> Step:
-    """Add the perturbation of length `epsilon` a text that moves its vector most, see `adversary`."""
+    """Add the perturbation of length `epsilon` a text that moves its vector most, see `adversary`.
+
+    Examples
+    --------
+    >>> from embedkit.views.base import Chain
+    >>> Chain.of("adversarial").forward
+    {'adversarial': 1.0}
+    """
     return Step(forward={"adversarial": epsilon})
 
 

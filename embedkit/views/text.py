@@ -33,31 +33,71 @@ def on_words(edit: WordEdit) -> Step:
 
 @views.add("word-deletion")
 def word_deletion(rate: Share = 0.1, marker: str | None = None) -> Step:
-    """Drop each word with probability `rate`; a `marker` such as "[MASK]" stands for each run that is gone."""
+    """Drop each word with probability `rate`; a `marker` such as "[MASK]" stands for each run that is gone.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from embedkit.views.base import Chain
+    >>> Chain.of("word-deletion").texts("a small red car, near the old house", np.random.default_rng(3))
+    ['small red car, the old house']
+    """
     return on_words(lambda items, random: words.delete(items, random, rate=rate, marker=marker))
 
 
 @views.add("span-deletion")
 def span_deletion(spans: Count = 5, share: Share = 0.05, marker: str | None = None) -> Step:
-    """Drop up to `spans` disjoint spans, each `share` of the words long."""
+    """Drop up to `spans` disjoint spans, each `share` of the words long.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from embedkit.views.base import Chain
+    >>> Chain.of("span-deletion").texts("a small red car, near the old house", np.random.default_rng(3))
+    ['red near the']
+    """
     return on_words(lambda items, random: words.delete_spans(items, random, spans=spans, share=share, marker=marker))
 
 
 @views.add("reordering")
 def reordering(pairs: Count = 5, share: Share = 0.05) -> Step:
-    """Exchange up to `pairs` pairs of disjoint spans, each `share` of the words long."""
+    """Exchange up to `pairs` pairs of disjoint spans, each `share` of the words long.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from embedkit.views.base import Chain
+    >>> Chain.of("reordering").texts("a small red car, near the old house", np.random.default_rng(3))
+    ['old house red car, the near a small']
+    """
     return on_words(lambda items, random: words.swap_spans(items, random, pairs=pairs, share=share))
 
 
 @views.add("word-shuffle")
 def word_shuffle(window: Count | None = None) -> Step:
-    """The words in random order; with a `window` none moves further than that."""
+    """The words in random order; with a `window` none moves further than that.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from embedkit.views.base import Chain
+    >>> Chain.of("word-shuffle").texts("a small red car, near the old house", np.random.default_rng(3))
+    ['a near house small the old car, red']
+    """
     return on_words(lambda items, random: words.shuffle(items, random, window=window))
 
 
 @views.add("word-repetition")
 def word_repetition(rate: Share = 0.32) -> Step:
-    """Say some words twice: from none up to `rate` x length of them (ESimCSE, Wu et al. 2022, on sub-words)."""
+    """Say some words twice: from none up to `rate` x length of them (ESimCSE, Wu et al. 2022, on sub-words).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from embedkit.views.base import Chain
+    >>> Chain.of("word-repetition").texts("a small red car, near the old house", np.random.default_rng(3))
+    ['a a small small red car, near the old house']
+    """
     return on_words(lambda items, random: words.repeat(items, random, rate=rate))
 
 
@@ -66,6 +106,13 @@ def random_span(least: Count = 32, most: Count = 512, alpha: Shape = 4.0, beta: 
     """One span of the words; size floor(Beta(alpha, beta) x (most - least) + least), start uniform.
 
     DeCLUTR (Giorgi et al. 2021) draws anchors with (4, 2), mostly long, and positives with (2, 4), mostly short.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from embedkit.views.base import Chain
+    >>> Chain.of("random-span").texts("a small red car, near the old house", np.random.default_rng(3))
+    ['a small red car, near the old house']
     """
     if most < least:
         raise RecipeError(f"most is {most}", where="view random-span", remedy=f"least is {least}, give no less")
@@ -83,6 +130,13 @@ def phrases(parts: Count = 2, even: bool = False) -> Step:
 
     CompCSE composes before its training head and compares the first 256 numbers only (``matryoshka`` cuts so); here the
     head of a method that has one comes first.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from embedkit.views.base import Chain
+    >>> Chain.of("phrases").texts("a small red car, near the old house", np.random.default_rng(3))
+    ['a small red car, near the', 'old house']
     """
 
     def run(text: str, random: np.random.Generator) -> list[str]:
