@@ -137,7 +137,8 @@ def test_report_shows_the_run_that_made_the_model(
     page = tmp_path / "page.html"
     assert run(capsys, str(place / "a"), "-s", "builtin-sts", "--report", str(page))[0] == 0
     text = page.read_text()
-    assert "<h2>Training</h2>" in text and str(place / "a") in text
+    assert "<h2>Training</h2>" in text
+    assert str(place / "a") not in text  # a page that is passed on tells no folders of the machine
 
 
 def test_training_writes_a_card_with_the_scores_of_the_saved_weights(place: Path) -> None:

@@ -178,7 +178,7 @@ class Embedder:
         """Texts of the prompts in use by side, and words for people; `sides` are the settings ``query=``,
         ``document=``."""
         used = {side: self._text_of(self.prompt_of(sides[side], side)) for side in SIDES if side in sides}
-        texts = {side: text for side, text in used.items() if text is not None}
+        texts: dict[str, str] = {side: text for side, text in used.items() if text is not None}
         if not any(texts.values()):
             return texts, []
         quoted = [f"{side} {texts[side]!r}" if side in texts else f"{side} by the model's default" for side in used]
