@@ -33,8 +33,12 @@ Models = Annotated[
 ]
 Suites = Annotated[
     list[str] | None,
-    typer.Option("--suite", "-s", help="Name (see `embedkit suites`), YAML file, mteb:TASK,TASK or mteb:BENCHMARK; "
-                 "may be repeated. Without it what --data can be read as, or sts."),
+    typer.Option(
+        "--suite",
+        "-s",
+        help="Name (see `embedkit suites`), YAML file, mteb:TASK,TASK or mteb:BENCHMARK; "
+        "may be repeated. Without it what --data can be read as, or sts.",
+    ),
 ]
 Settings = Annotated[
     list[str] | None,

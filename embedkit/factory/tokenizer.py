@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from embedkit.formats.detect import locate
-
-if TYPE_CHECKING:
-    pass
 
 
 def open_tokenizer(name: str) -> Any:
@@ -31,6 +28,6 @@ def open_tokenizer(name: str) -> Any:
         return BertTokenizer(vocab=table, do_lower_case=True, model_max_length=512)
     if path.is_file() and path.suffix == ".json":
         return open_tokenizer(str(path.parent))
-    from embedkit.formats.transformers.encoder import read_tokenizer
+    from embedkit.formats.transformers.tokenizer import read_tokenizer
 
     return read_tokenizer(locate(name))

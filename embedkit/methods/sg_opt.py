@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -47,6 +47,7 @@ class SelfGuided(Method):
     """
 
     paper: ClassVar[str] = "Kim, Yoo and Lee 2021, ACL, section 3"
+    widths: ClassVar[Mapping[str, int]] = {"positive": 3}  # one vector a layer; how many, the model says
     takes_parts: ClassVar[bool] = False
     contract: ClassVar[Contract] = Contract(requires=frozenset({"anchor"}))
     objective: ClassVar[dict[str, Any]] = {"name": "sg-opt", "temperature": 0.01}
@@ -133,7 +134,7 @@ def squared_distance(module: nn.Module, start: nn.Module) -> Tensor:
 
 
 def _embeddings(model: Model) -> nn.Module:
-    encoder = getattr(model, "encoder", None)
+    encoder = model.backbone
     layer = getattr(encoder, "embeddings", None)
     if encoder is None or layer is None:
         raise ModelError(f"a {model.kind} model has no layers to be guided by", remedy="use a BERT-like text encoder")

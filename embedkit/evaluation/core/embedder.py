@@ -177,8 +177,10 @@ class Embedder:
     def describe_prompts(self, **sides: str | None) -> tuple[dict[str, str], list[str]]:
         """Texts of the prompts in use by side, and words for people; `sides` are the settings ``query=``,
         ``document=``."""
-        used = {side: self._text_of(self.prompt_of(sides[side], side)) for side in SIDES if side in sides}
-        texts: dict[str, str] = {side: text for side, text in used.items() if text is not None}
+        used: dict[str, str | None] = {
+            side: self._text_of(self.prompt_of(sides[side], side)) for side in SIDES if side in sides
+        }
+        texts = {side: text for side, text in used.items() if text is not None}
         if not any(texts.values()):
             return texts, []
         quoted = [f"{side} {texts[side]!r}" if side in texts else f"{side} by the model's default" for side in used]
@@ -228,8 +230,14 @@ class Embedder:
         return self._table[space][[known[item_key(item)] for item in items]]
 
     def blocks(
-        self, items: Sequence[Item], size: int, prompt: str | None = None, *, side: Side | None = None,
-        own: bool = False, keep: bool = False,
+        self,
+        items: Sequence[Item],
+        size: int,
+        prompt: str | None = None,
+        *,
+        side: Side | None = None,
+        own: bool = False,
+        keep: bool = False,
     ) -> Iterator[tuple[int, Array]]:
         """``(start, vectors)`` block by block in order, for corpora larger than memory.
 

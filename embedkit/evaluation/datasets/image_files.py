@@ -31,8 +31,8 @@ def read_folder(folder: Path) -> tuple[dict[str, list[Any]], list[int]]:
 
     rows: list[dict[str, Any]] = []
     numbers: list[int] = []
-    places: list[tuple[Path, str | None]] = [*split_folders(folder).items()]
-    for place, split in places or [(folder, None)]:
+    places: dict[Path, str | None] = {**split_folders(folder)} or {folder: None}
+    for place, split in places.items():
         for part in find_parts(str(place)):
             for number, values in part.records():
                 if isinstance(values, BadRow):

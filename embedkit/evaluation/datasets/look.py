@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from embedkit.data.schema.roles import IMAGE_NAMES, named_role
+from embedkit.data.sources.registry import format_of, readers, stem, table_endings
 from embedkit.errors import DataError
 from embedkit.evaluation.core.suites import NAME_PATTERN
 from embedkit.evaluation.datasets.beir import is_collection
 from embedkit.evaluation.datasets.image_files import holds_images, image_column, image_rows, read_folder
 from embedkit.evaluation.datasets.splits import split_of
-from embedkit.evaluation.datasets.tables import ENDINGS, Table, plain_rows, read_table
+from embedkit.evaluation.datasets.tables import Table, plain_rows, read_table
 
 Data = Any
 """A path, or rows in memory: a list of dicts, a dict of columns, a data set of `datasets`, a DataFrame, an Arrow table.
@@ -71,8 +72,7 @@ def name_of(data: Data) -> str:
     if is_object(data):
         return "data"
     name = Path(data).absolute().name if Path(data).name in ("", "..") else Path(data).name
-    ending = next((one for one in sorted(ENDINGS, key=len, reverse=True) if name.endswith(one)), "")
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name.removesuffix(ending)).strip("-._")[:100]
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem(name)).strip("-._")[:100]
     return name if _NAME.fullmatch(name) and name != "avg" else "data"
 
 
@@ -116,12 +116,17 @@ def _with_images(table: Table) -> Table:
     return Table(columns, [table.lines[place] for place in places], table.source, sources)
 
 
+def _is_table(name: str) -> bool:
+    format = format_of(name)
+    return format is not None and not readers[format].lanes
+
+
 def _joined(folder: Path) -> Table:
     """The tables of a folder as one, with a column ``split`` where the files' names tell it."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name.endswith(ENDINGS)]
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and _is_table(path.name)]
     files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     if not files:
-        remedy = f"give a file that ends in {', '.join(ENDINGS)}, or a folder with some"
+        remedy = f"give a file that ends in {', '.join(table_endings())}, or a folder with some"
         raise DataError("no data file in this folder", where=str(folder), remedy=remedy)
     tables = [read_table(path) for path in files]
     if len(tables) == 1:

@@ -15,16 +15,14 @@ from typing import Any
 from embedkit.data.schema.parsers import is_blank, read_score
 from embedkit.data.schema.rows import BadRow, Record
 from embedkit.data.sources.files import text_lines
-from embedkit.data.sources.readers import TEXT_READERS
-from embedkit.data.sources.sources import FILE_READERS
-from embedkit.data.sources.tables import check_card
+from embedkit.data.sources.hub import check_card
+from embedkit.data.sources.registry import endings, file_named, named_format, readers
 from embedkit.errors import DataError, nearest
 from embedkit.evaluation.core.inputs import EncodedImage
 from embedkit.evaluation.core.suites import HubSource, TaskConfig
 from embedkit.evaluation.datasets.image_files import holds_images, image_content, read_folder
 from embedkit.evaluation.datasets.splits import choose
 
-ENDINGS = (".tsv.gz", ".tsv", ".csv.gz", ".csv", ".jsonl.gz", ".jsonl", ".parquet")
 _MEND = "mend or remove the row"
 
 
@@ -165,7 +163,7 @@ def _sound(records: Iterable[Record]) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Numbered objects of a file with one JSON object a line; anything else is refused by line."""
-    return _sound(TEXT_READERS["jsonl"](path))
+    return _sound(readers["jsonl"].read(path))
 
 
 def _read(path: Path, records: Iterable[Record]) -> Table:
@@ -183,14 +181,11 @@ def _read(path: Path, records: Iterable[Record]) -> Table:
 
 
 def read_table(path: Path) -> Table:
-    """A tsv (no quoting), csv, jsonl or parquet file, the text ones also gzipped, or a folder of images, as a table."""
+    """A file of any format of `embedkit.data.sources.registry`, or a folder of images, as a table."""
     if path.is_dir():
         columns, numbers = read_folder(path)
         return Table(columns, numbers, str(path))
-    kind = path.name.removesuffix(".gz").rpartition(".")[2]
-    if f".{kind}" not in ENDINGS:
-        raise DataError("unknown kind of file", where=str(path), remedy=f"use one of {', '.join(ENDINGS)}")
-    table = _read(path, FILE_READERS[kind](path))
+    table = _read(path, readers[named_format(path.name, str(path))].read(path))
     if not len(table):
         raise DataError("no rows", where=str(path), remedy="check that the file is complete")
     return table
@@ -251,10 +246,9 @@ def find_file(data: Path, name: str, folder: str | None = None) -> Path | None:
     """``data/NAME.*`` or ``data/FOLDER/NAME.*`` with a known ending, or the folder of images NAME (``.``: `data`); None
     where there is none."""
     for base in [data, *([data / folder] if folder else [])]:
-        for ending in ENDINGS:
-            path = base / f"{name}{ending}"
-            if path.is_file():
-                return path
+        path = file_named(base, name)
+        if path is not None:
+            return path
         if (base / name).is_dir() and holds_images(base / name):
             return base / name
     return None
@@ -369,7 +363,7 @@ def open_table(task: TaskConfig, data: Path | Table | None, split: str, folder: 
     if copy is not None and task.hub is not None:
         return read_hub(task.hub, split, copy)
     raise DataError(
-        f"no file for task {task.name!r}", where=str(data), remedy=f"it should be {name} with {', '.join(ENDINGS)}"
+        f"no file for task {task.name!r}", where=str(data), remedy=f"it should be {name} with {', '.join(endings())}"
     )
 
 

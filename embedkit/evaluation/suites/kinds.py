@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from embedkit.errors import UserError
 from embedkit.evaluation.core.suites import SuiteConfig
 from embedkit.evaluation.datasets.look import Data
 from embedkit.evaluation.suites.own import recognise
@@ -95,7 +96,21 @@ class SuiteKind(ABC):
         """
 
 
-SUITES: Registry[type[SuiteKind]] = Registry("kind of suite", "embedkit.evaluation.suites")
+def _adopt(name: str, part: Any) -> type[SuiteKind]:
+    """The class of a plug-in's kind of suite."""
+    if not (isinstance(part, type) and issubclass(part, SuiteKind)):
+        raise UserError(
+            f"this {'class' if isinstance(part, type) else type(part).__name__} is no kind of suite", where=name,
+            remedy="derive it from embedkit.evaluation.suites.kinds.SuiteKind",
+        )  # fmt: skip
+    if part.__abstractmethods__:
+        raise UserError(f"does not define {min(part.__abstractmethods__)}", where=name, remedy="define it")
+    return part
+
+
+SUITES: Registry[type[SuiteKind]] = Registry(
+    "kind of suite", "embedkit.evaluation.suites", plugins="embedkit.suites", adopt=_adopt
+)
 
 
 def kind_of(suite: Suite) -> SuiteKind:

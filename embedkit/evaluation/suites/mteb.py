@@ -51,11 +51,9 @@ class MtebSuites(SuiteKind):
 
         if options.tasks is not None or options.settings:
             raise UserError("mteb tasks take no task list or settings", remedy="name the tasks after mteb:")
-        tasks: str | list[Any] = str(suite)
-        if options.data is not None:
-            from embedkit.evaluation.mteb.local import local_tasks
+        more: dict[str, Any] = {"prompt": options.prompt, "truncate_dim": options.truncate_dim, "seed": options.seed}
+        if options.data is None:
+            return open_mteb(str(suite), options.split, **more)
+        from embedkit.evaluation.mteb.local import local_tasks
 
-            tasks = local_tasks(mteb_names(str(suite)), options.data, options.split)
-        return open_mteb(
-            tasks, options.split, prompt=options.prompt, truncate_dim=options.truncate_dim, seed=options.seed
-        )
+        return open_mteb(local_tasks(mteb_names(str(suite)), options.data, options.split), **more)

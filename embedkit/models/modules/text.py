@@ -7,90 +7,35 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from embedkit.errors import ModelError, UserError, nearest
-from embedkit.models.augment.embedding_augmentation import Edit, chain, dropout_rate, edits, shuffled
+from embedkit.models.augment.dropout import dropout_rate
+from embedkit.models.augment.embedding_augmentation import Edit, chain, edits, shuffled
 from embedkit.models.augment.template_bias import TemplateBias, bare_templates
 from embedkit.models.base import Model
 from embedkit.models.execution.packing import (
     NO_POSITIONS,
     Changes,
-    Plan,
     is_packable,
+    position_offset,
+    position_table,
     prepare_encoder,
     run_buckets,
     run_packed,
     run_padded,
 )
+from embedkit.models.execution.plan import Plan
+from embedkit.models.heads.layers import Dense, Layer
 from embedkit.models.inputs.inputs import Inputs
 from embedkit.models.inputs.tokens import TextTokenizer, check_texts, resolve_prompt
 from embedkit.models.modules.masked import MaskedHead
-from embedkit.models.modules.poolers import TokenStates, poolers
+from embedkit.models.modules.poolers import TokenStates, pooler_of
 from embedkit.models.modules.soft_prompt import SoftPrompt
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "identity": nn.Identity,
-    "tanh": nn.Tanh,
-    "relu": nn.ReLU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "sigmoid": nn.Sigmoid,
-}
-
 _RUNS = {"packed": run_packed, "buckets": run_buckets, "padded": run_padded}
-
-
-class Dense(nn.Module):
-    """A linear layer and an activation on the pooled vector, (N, I) -> (N, O).
-
-    Parameters
-    ----------
-    inputs, outputs : int
-        Sizes.
-    activation : str
-        A key of `ACTIVATIONS`.
-    bias : bool
-        Whether the linear layer has one.
-    train_only : bool
-        Used in training mode only: a projection that is dropped at use time (SimCSE, Gao et al. 2021, section 6.3).
-    norm : float, optional
-        A layer norm with this epsilon behind the activation.
-    """
-
-    def __init__(
-        self, inputs: int, outputs: int, activation: str = "tanh", bias: bool = True, train_only: bool = False,
-        norm: float | None = None,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        if activation not in ACTIVATIONS:
-            raise ModelError(f"unknown activation {activation!r}", remedy=nearest(activation, ACTIVATIONS))
-        self.linear = nn.Linear(inputs, outputs, bias=bias)
-        self.activation = activation
-        self.function = ACTIVATIONS[activation]()
-        self.train_only = train_only
-        self.norm = None if norm is None else nn.LayerNorm(outputs, eps=norm)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, I) -> (N, O)."""
-        x = self.function(self.linear(x))
-        return x if self.norm is None else self.norm(x)
-
-    def always(self) -> Dense:
-        """The same layer, its weights shared, used outside of training too."""
-        other = copy.copy(self)
-        other.train_only = False
-        return other
-
-    def spec(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        linear = self.linear
-        norm = {} if self.norm is None else {"norm": self.norm.eps}
-        return {
-            "inputs": linear.in_features, "outputs": linear.out_features, "activation": self.activation,
-            "bias": linear.bias is not None, "train_only": self.train_only, **norm,
-        }  # fmt: skip
 
 
 class TextEncoder(Model):
@@ -103,8 +48,8 @@ class TextEncoder(Model):
     tokenizer : PreTrainedTokenizerBase
         Its tokenizer.
     pooling : str
-        A key of `embedkit.models.modules.poolers`.
-    dense : sequence of Dense
+        A key of `embedkit.models.modules.poolers`, or several joined by ``+``, whose vectors are concatenated.
+    dense : sequence of Layer
         Layers on the pooled vector.
     max_length : int, optional
         Tokens at most; what tokenizer and position table allow when None.
@@ -118,16 +63,22 @@ class TextEncoder(Model):
         Fields of a `TemplateBias`.
     soft_prompt : mapping, optional
         Settings of a `SoftPrompt`.
+    similarity_fn_name : str
+        See `Model`.
+    pool_prompt : bool
+        Whether the tokens of a prompt are pooled too; INSTRUCTOR (Su et al. 2023) leaves them out.
     """
 
     kind = "text"
+    _pooling: str
+    _pooler: Any
 
     def __init__(
         self,
         encoder: Any,
         tokenizer: Any,
         pooling: str = "mean",
-        dense: Sequence[Dense] = (),
+        dense: Sequence[Layer] = (),
         max_length: int | None = None,
         normalize: bool = True,
         prompts: dict[str, str] | None = None,
@@ -135,11 +86,15 @@ class TextEncoder(Model):
         packing: str = "auto",
         template_bias: Mapping[str, Any] | None = None,
         soft_prompt: Mapping[str, Any] | None = None,
+        similarity_fn_name: str = "cosine",
+        pool_prompt: bool = True,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.tokenizer = tokenizer
+        self._pooling = pooling
         self.pooling = pooling
+        self.similarity_fn_name = similarity_fn_name
         self.template_bias = None if template_bias is None else TemplateBias(**template_bias)
         self.soft_prompt = None if soft_prompt is None else SoftPrompt(encoder.config, **soft_prompt)
         self.mask_head: MaskedHead | None = None  # of a masked LM; given by methods, saved, never used in `encode`
@@ -148,15 +103,26 @@ class TextEncoder(Model):
         self.prompts = dict(prompts or {})
         self.default_prompt = default_prompt
         self.packing = packing
+        self.pool_prompt = pool_prompt
         self._tokenize = self._tokenizer_for(max_length)
         prepare_encoder(encoder)
 
     def _tokenizer_for(self, max_length: int | None) -> TextTokenizer:
+        if max_length is None:
+            limits = (self._position_limit, length_of_tokenizer(self.tokenizer))
+            max_length = min((limit for limit in limits if limit is not None), default=512)
+        return TextTokenizer(self.tokenizer, self._checked_length(max_length))
+
+    @property
+    def _position_limit(self) -> int | None:
         prompt = 0 if self.soft_prompt is None else self.soft_prompt.length
-        limit = length_limit(self.encoder, self.tokenizer, prompt)
-        if max_length is not None and limit is not None and max_length > limit:
-            raise ModelError(f"max_length is {max_length}", remedy=f"this encoder takes at most {limit} tokens")
-        return TextTokenizer(self.tokenizer, max_length or limit or 512)
+        return position_limit(self.encoder, prompt)
+
+    def _checked_length(self, value: int) -> int:
+        limit = self._position_limit
+        if limit is not None and value > limit:
+            raise ModelError(f"max_length is {value}", remedy=f"this encoder takes at most {limit} tokens")
+        return value
 
     def at_length(self, max_length: int | None) -> TextEncoder:
         """The same encoder with another `max_length`, all that it takes when None; weights are shared.
@@ -202,14 +168,19 @@ class TextEncoder(Model):
             other.dense = nn.ModuleList([*kept, *(layer.always() for layer in own[:heads])])
         return other
 
-    @property
+    @property  # type: ignore[override]
     def pooling(self) -> str:
         """The pooler's name."""
         return self._pooling
 
     @pooling.setter
     def pooling(self, name: str) -> None:
-        self._pooling, self._pooler = name, poolers[name]
+        self._pooling, self._pooler = name, pooler_of(name)
+
+    @property
+    def backbone(self) -> Any:
+        """The transformers encoder."""
+        return self.encoder
 
     @property
     def max_length(self) -> int:
@@ -218,7 +189,7 @@ class TextEncoder(Model):
 
     @max_length.setter
     def max_length(self, value: int) -> None:
-        self._tokenize.max_length = value
+        self._tokenize.max_length = self._checked_length(value)
 
     @property
     def hidden_size(self) -> int:
@@ -229,8 +200,13 @@ class TextEncoder(Model):
     @property
     def dim(self) -> int:  # type: ignore[override]
         """Size of the vectors that `encode` returns."""
-        kept = [layer for layer in self.layers if not layer.train_only]
-        return kept[-1].linear.out_features if kept else self.hidden_size
+        return self._size(training=False)
+
+    def _size(self, training: bool) -> int:
+        size = self.hidden_size * (self.pooling.count("+") + 1)
+        for layer in self.layers:
+            size = layer.size(size) if layer.runs(training) else size
+        return size
 
     @property
     def beyond_modules(self) -> list[str]:
@@ -240,18 +216,23 @@ class TextEncoder(Model):
             found.append("the bias of its template is taken off the vector")
         if self.soft_prompt is not None:
             found.append("it has a soft prompt in every layer")
-        if any(layer.norm is not None for layer in self.layers if not layer.train_only):
+        if any(isinstance(layer, Dense) and layer.norm is not None for layer in self.layers if not layer.train_only):
             found.append("a dense layer has a layer norm")
         return found
 
     @property
-    def layers(self) -> list[Dense]:
-        """The dense layers."""
-        return [layer for layer in self.dense if isinstance(layer, Dense)]
+    def layers(self) -> list[Layer]:
+        """The layers on the pooled vector."""
+        return [layer for layer in self.dense if isinstance(layer, Layer)]
 
     def prepare(self, inputs: Sequence[str], prompt: str | None = None) -> Inputs:
         """Tokenise texts on the CPU; safe to call from several threads."""
-        return self._tokenize(check_texts(inputs), resolve_prompt(prompt, self.prompts, self.default_prompt))
+        template = resolve_prompt(prompt, self.prompts, self.default_prompt)
+        prepared = self._tokenize(check_texts(inputs), template)
+        if self.pool_prompt:
+            return prepared
+        length = self._tokenize.prompt_length(template)
+        return prepared.replace(unpooled=np.full(len(prepared), length, dtype=np.int64))
 
     def way(self, packing: str | None = None) -> str:
         """How a forward runs: "packed", "buckets" or "padded"."""
@@ -285,9 +266,12 @@ class TextEncoder(Model):
         `pooling` names another pooler than the model's; `settings` are those of `token_states`.
         """
         if len(inputs) == 0:
-            return torch.zeros(0, self.hidden_size, device=self.device, dtype=self.dtype)
-        pooler = self._pooler if pooling is None else poolers[pooling]
+            width = self.hidden_size * ((pooling or self.pooling).count("+") + 1)
+            return torch.zeros(0, width, device=self.device, dtype=self.dtype)
+        pooler = self._pooler if pooling is None else pooler_of(pooling)
         states = self.token_states(inputs, pooler.layers, packing, **settings)
+        if not self.pool_prompt and "unpooled" in inputs.data:
+            states = states.without_first(inputs.data["unpooled"])
         pooled = pooler.pool(states)  # (N, H), shortest input first
         return pooled.index_select(0, torch.from_numpy(states.plan.inverse()).to(pooled.device))
 
@@ -352,7 +336,7 @@ class TextEncoder(Model):
     @property
     def training_dim(self) -> int:
         """Size of the vectors in training mode."""
-        return self.layers[-1].linear.out_features if self.layers else self.hidden_size
+        return self._size(training=True)
 
     def gradient_checkpointing_enable(self) -> None:
         """See `Model`."""
@@ -368,7 +352,7 @@ class TextEncoder(Model):
     def project(self, pooled: Tensor) -> Tensor:
         """The dense layers, (N, H) -> (N, D)."""
         for layer in self.layers:
-            if self.training or not layer.train_only:
+            if layer.runs(self.training):
                 pooled = layer(pooled)
         return pooled
 
@@ -402,6 +386,8 @@ class TextEncoder(Model):
             "pooling": self.pooling, "dense": [layer.spec() for layer in self.layers], "max_length": self.max_length,
             "normalize": self.normalize, "prompts": self.prompts, "default_prompt": self.default_prompt,
             **{name: part.spec() for name in ("template_bias", "soft_prompt") if (part := getattr(self, name))},
+            **self._similarity_spec(),
+            **({} if self.pool_prompt else {"pool_prompt": False}),
         }  # fmt: skip
 
     def tokenizer_json(self) -> str:
@@ -419,18 +405,19 @@ class TextEncoder(Model):
         return {f"encoder.{name}": tensor for name, tensor in merged_state(self.encoder).items()} | dense | prompt
 
 
-def length_limit(encoder: Any, tokenizer: Any, prompt: int = 0) -> int | None:
-    """Tokens that tokenizer and position table allow, None when neither sets a limit.
+def position_limit(encoder: Any, prompt: int = 0) -> int | None:
+    """Tokens that the position table of a transformers encoder allows, None where it sets no limit.
 
-    `prompt` positions of the table are taken by a soft prompt, which the tokenizer does not see.
+    `prompt` positions of the table are taken by a soft prompt.
     """
-    from embedkit.models.execution.packing import position_offset
-
-    limits = [getattr(tokenizer, "model_max_length", None)]
-    table = getattr(getattr(encoder, "embeddings", None), "position_embeddings", None)
+    table = position_table(encoder)
     if table is not None:
-        limits.append(table.num_embeddings - position_offset(encoder) - prompt)
-    elif getattr(encoder.config, "max_position_embeddings", None):
-        limits.append(encoder.config.max_position_embeddings - prompt)
-    known = [limit for limit in limits if limit is not None and 0 < limit < 10**9]
-    return min(known) if known else None
+        return int(table.num_embeddings) - position_offset(encoder) - prompt
+    limit = getattr(encoder.config, "max_position_embeddings", None)
+    return None if not limit or limit <= 0 else int(limit) - prompt
+
+
+def length_of_tokenizer(tokenizer: Any) -> int | None:
+    """Tokens that a tokenizer was made for, None where it says none (transformers then says 1e30)."""
+    limit = getattr(tokenizer, "model_max_length", None)
+    return None if limit is None or not 0 < limit < 10**9 else int(limit)
