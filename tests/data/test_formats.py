@@ -132,6 +132,11 @@ def test_bytes_that_only_begin_like_compressed_ones(write: Write, content: bytes
 
 # Files at the edge: what works and what is one clear line.
 
+def _half(data: bytes) -> bytes:
+    """Half of a file, at most so much that a shard of three samples breaks off inside the last one."""
+    return data[: min(2560, len(data) // 2)]
+
+
 EDGES: dict[str, Callable[[str], bytes]] = {
     "empty file": lambda kind: b"",
     "no rows": lambda kind: WRITERS[kind]([]),
@@ -143,7 +148,7 @@ EDGES: dict[str, Callable[[str], bytes]] = {
     "NUL": lambda kind: WRITERS[kind](ROWS).replace(b"another", b"an\0ther"),
     "Latin-1": lambda kind: WRITERS[kind](ROWS).replace(b"another", b"an\xf6ther"),
     "UTF-16": lambda kind: WRITERS[kind](ROWS).decode("latin-1").encode("utf-16"),
-    "cut": lambda kind: WRITERS[kind](ROWS)[:-9] if kind in TEXT_FORMATS else WRITERS[kind](ROWS)[:2560],
+    "cut": lambda kind: WRITERS[kind](ROWS)[:-9] if kind in TEXT_FORMATS else _half(WRITERS[kind](ROWS)),
 }
 WORKS = {"one row"} | {f"{edge} {kind}" for edge in ("byte order mark", "CRLF") for kind in TEXT_FORMATS}
 
