@@ -30,6 +30,7 @@ from embedkit.data.schema.parsers import (
 )
 from embedkit.data.schema.roles import IMAGE_ROLES, bind, named_role
 from embedkit.data.schema.rows import BadRow, Part, Row
+from embedkit.data.sources.formats.webdataset import APART
 from embedkit.data.sources.sources import find_parts
 from embedkit.errors import DataError, nearest
 
@@ -133,6 +134,9 @@ class Source:
             raise next((values for _, values in head if isinstance(values, BadRow)), None) or DataError(
                 "it has no rows", where=where, remedy="check the file"
             )
+        apart = next((values for _, values in head if isinstance(values, BadRow) and values.reason == APART), None)
+        if apart is not None:  # else columns would seem to be missing
+            raise apart
         for column in config.where:
             if column not in found:
                 raise DataError(f"'where' names no column {column!r}", where=where, remedy=nearest(column, found))
