@@ -60,6 +60,17 @@ def is_source(word: str) -> bool:
     )  # fmt: skip
 
 
+def is_data_file(word: str) -> bool:
+    """Whether a word is the name of a file of rows, by its ending.
+
+    Examples
+    --------
+    >>> is_data_file("faq.csv"), is_data_file("pairs")
+    (True, False)
+    """
+    return bool(_DATA_FILE.fullmatch(word))
+
+
 def parse_words(words: Sequence[str], parse: Callable[[str, str], Any]) -> Iterator[Override]:
     """The setting of each word; data files come first, as one list of sources.
 

@@ -43,7 +43,8 @@ class Command(TyperCommand):
 
     def rewritten(self, words: list[str]) -> list[str]:
         """`words` with options of another spelling by their own name."""
-        names, changed = option_names(self), []
+        names = option_names(self)
+        changed: list[str] = []
         for number, word in enumerate(words):
             if word == "--":
                 return changed + words[number:]
@@ -63,7 +64,8 @@ class RecipeCommand(Command):
     def rewritten(self, words: list[str]) -> list[str]:
         """`words` with each option that is a setting as ``key=value``."""
         own = {name: param for param in self.params for name in (*param.opts, *param.secondary_opts)}
-        rest, changed = super().rewritten(words), []
+        rest = super().rewritten(words)
+        changed: list[str] = []
         while rest:
             word = rest.pop(0)
             name, equals, value = word.partition("=")

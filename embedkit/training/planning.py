@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,14 @@ import torch
 
 from embedkit.data.images.decoding import decode_batches
 from embedkit.errors import RecipeError
+from embedkit.log_file import read_log
 from embedkit.recipe import Recipe
 from embedkit.training import setup
 from embedkit.training.loop.batches import StepBatch, prepare
 from embedkit.training.loop.cache import Chunking
 from embedkit.training.loop.schedule import steps_between
 from embedkit.training.loop.step import Bundle
+from embedkit.training.monitor.summary import cut_share
 from embedkit.training.optim.optimizer import ParameterGroup, assign_groups
 from embedkit.training.optim.precision import choose_precision
 
@@ -43,7 +46,17 @@ class Plan:
     memory : dict
         Estimated bytes: weights, gradients, optimiser, activations of the largest chunk, and their sum.
     evaluation : dict
-        Suite, tasks, how often, the metric that chooses, and all metric names.
+        Suite, tasks, how often, the metric that chooses, and all metric names; ``holdout`` is the share of the rows
+        that is held out instead.
+    warnings : list of str
+        What is likely not meant: notes of data and settings, cut texts, rows left over, anchors without negatives.
+    seconds : float or None
+        The time the steps take, where the run's folder holds a log of an earlier run to measure it by.
+
+    Examples
+    --------
+    >>> Plan.__dataclass_fields__["negatives"].type
+    'dict[str, int]'
     """
 
     recipe: str
@@ -58,6 +71,8 @@ class Plan:
     negatives: dict[str, int]
     memory: dict[str, str]
     evaluation: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    seconds: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain values."""
@@ -99,6 +114,8 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
     hard = round(float(np.mean([len(b.owner["negatives"]) / b.size if "negatives" in b.owner else 0 for b in batches])))
     config = setup.objective_config(recipe, method)
     precision = choose_precision(recipe.train.precision, device)
+    steps, negatives = _steps(recipe, rows, total), _negatives(objective.negatives(size, hard, processes))
+    batch = _batch(recipe, batches, processes)
     return Plan(
         recipe=recipe.name,
         method=recipe.method.name,
@@ -106,13 +123,42 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
         device=str(device),
         precision=precision,
         parameters=[_group(group) for group in groups],
-        rows=dict(rows.summary()),
-        steps=_steps(recipe, rows, total),
-        batch=_batch(recipe, batches, processes),
-        negatives=_negatives(objective.negatives(size, hard, processes)),
+        rows={**rows.summary(), "notes": [*rows.notes, *setup.notes_of_model(recipe, method, rows, model, parts)]},
+        steps=steps,
+        batch=batch,
+        negatives=negatives,
         memory=_memory(bundle, recipe, batches, processes, 2 if precision != "fp32" else 4),
         evaluation=_evaluation(recipe, rows, total),
+        warnings=list(_warnings(recipe, rows, cut_share(rows, method, model), negatives, objective)),
+        seconds=_seconds(recipe, batch, total),
     )
+
+
+def _warnings(
+    recipe: Recipe, rows: Any, cut: float | None, negatives: Mapping[str, int], objective: Any
+) -> Iterator[str]:  # fmt: skip
+    """What is likely not meant, the most severe first."""
+    facts = rows.summary()
+    if negatives["total"] == 0 and objective.negatives(2, 0, 1).total:
+        yield "an anchor sees no negatives: nothing would be learnt from a batch; raise train.batch_size"
+    if cut:
+        yield f"{cut:.1%} of the texts are cut at the model's length; raise model.max_length where it allows more"
+    for reason, count in facts.get("dropped", {}).items():
+        yield f"{count:,} rows are dropped: {reason}"
+    left = facts.get("epoch", {}).get("left_over")
+    if left and rows.num_rows and left > 0.05 * rows.num_rows:
+        yield f"{left:,} of {rows.num_rows:,} rows fit into no batch of an epoch and are not trained"
+    same = facts.get("duplicates", {}).get("positive_is_anchor")
+    if same:
+        yield f"in {same:,} rows the positive is the anchor itself"
+    yield from dict.fromkeys([*recipe.origin.notes, *rows.notes])
+
+
+def _seconds(recipe: Recipe, batch: Mapping[str, Any], total: int) -> float | None:
+    """Seconds of all steps at the speed that the log in the folder of the run tells of; None without one."""
+    path = Path(recipe.train.output.replace("{name}", recipe.name)) / "log.jsonl"
+    speeds = [row["sentences_per_s"] for row in read_log(path) if "sentences_per_s" in row] if path.is_file() else []
+    return total * batch["inputs"] / speeds[-1] if speeds and speeds[-1] > 0 else None
 
 
 def _objective(config: Mapping[str, Any]) -> str:
@@ -212,7 +258,7 @@ def _bytes_per_token(config: Any, dim: int, width: int, batches: Sequence[StepBa
 
 def _evaluation(recipe: Recipe, rows: Any, total: int) -> dict[str, Any]:
     if recipe.evaluation is None:
-        return {}
+        return {"holdout": recipe.train.holdout} if rows.summary().get("held_out") else {}
     from embedkit.evaluation import metric_names
 
     config = recipe.evaluation

@@ -227,6 +227,11 @@ class _Guessing:
             exact = [column for column in candidates if column == slot]
             if _role_of(slot) not in self.targets:
                 unread = f"column {candidates[0]!r} is not used, nothing reads role {_role_of(slot)}"
+                if slot == "label":
+                    unread += (
+                        f"; map it to score for an objective that reads scores, or keep the rows of one class with "
+                        f"where: {{{candidates[0]}: 1}}"
+                    )
                 notes.append(f"{self.where}: {unread}")
             elif len(candidates) == 1 or exact:
                 columns[slot] = exact[0] if exact else candidates[0]
