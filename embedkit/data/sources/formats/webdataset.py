@@ -1,7 +1,7 @@
 """Tar shards as the webdataset library writes them: files of one sample stand together and share a name.
 
 A sample's files are ``KEY.EXTENSION`` (the key ends at the first dot of the file name), and become columns as
-`embedkit.data.sources.samples` says. Nothing is unpacked, no pickle is read.
+`embedkit.data.sources.formats.samples` says. Nothing is unpacked, no pickle is read.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 
 from embedkit.data.schema.rows import BadRow, Record
 from embedkit.data.sources.files import seekable
+from embedkit.data.sources.formats.samples import hidden, sample_cells
 from embedkit.data.sources.registry import Format, readers
 from embedkit.data.sources.remote import Location
-from embedkit.data.sources.samples import hidden, sample_cells
 from embedkit.errors import DataError
 
 MAX_FILE = 256 * 2**20

@@ -9,7 +9,7 @@ from typing import Any
 
 from embedkit.data.images.pictures import TEXT_ENDINGS, is_image
 from embedkit.data.schema.rows import BadRow
-from embedkit.data.sources.json_objects import json_object
+from embedkit.data.sources.formats.json_objects import json_object
 
 CAPTIONS = ("text", "caption", "captions", "texts", "text_1")
 """Fields of a JSON file that say what a text file beside it says too; the text file counts, as in open_clip."""
