@@ -80,7 +80,7 @@ def _named_files(front: str, where: str) -> Iterator[tuple[str, str]]:
     try:
         waiting = [("", yaml.safe_load(front))]
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
-        raise DataError("its front matter is not YAML", where=where, remedy="mend it or remove the file") from error
+        raise DataError("its front matter is not YAML", where=where, remedy="fix it or remove the file") from error
     seen: set[tuple[int, str]] = set()  # of an alias that holds itself
     while waiting:
         key, value = waiting.pop()

@@ -47,8 +47,8 @@ def choose_files(names: Sequence[str], request: FolderRequest) -> list[str]:
         )
     if request.split is None and len(splits) < 2:
         return data
-    known = [name for name in splits if name]
-    chosen = choose_split(known, request.split, str(request.folder), request.prefer, request.guess)
+    words = [name for name in splits if name]
+    chosen = choose_split(words, request.split, str(request.folder), request.prefer, request.guess)
     others = splits.get("", [])
     if request.split is None and others:
         listed = ", ".join(others[:3]) + (", ..." if others[3:] else "")
