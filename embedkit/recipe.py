@@ -9,7 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    model_validator,
+)
 
 
 class Settings(BaseModel):
@@ -31,6 +39,13 @@ def _listed(value: Any) -> Any:
 def _at_path(value: Any) -> Any:
     """Let ``train: faq.csv`` stand for ``train: [{path: faq.csv}]``."""
     return {"path": value} if isinstance(value, str) else value
+
+
+def _format(value: str) -> str:
+    """A data format by its name in the registry."""
+    from embedkit.data.sources.registry import check_format
+
+    return check_format(value)
 
 
 class Part(BaseModel):
@@ -197,7 +212,7 @@ class ModelConfig(Settings):
             raise ValueError("a static model from scratch needs model.tokenizer and model.dim")
         if self.use_max_length is not None and self.kind != "text":
             raise ValueError(f"model.use_max_length is a setting of text encoders, not of kind {self.kind!r}")
-        if self.default_prompt is not None and self.default_prompt not in self.prompts:
+        if self.name is None and self.default_prompt is not None and self.default_prompt not in self.prompts:
             raise ValueError(f"model.default_prompt {self.default_prompt!r} is not one of model.prompts")
         if sorted(self.head, key=lambda head: head.train_only) != self.head:
             raise ValueError("model.head: a layer that is kept would lose the train_only one before it: put it first")
@@ -220,17 +235,19 @@ class ModelConfig(Settings):
 class SourceConfig(Settings):
     """One source of rows and how its columns become roles.
 
-    ``path`` is a file (csv, tsv, jsonl, parquet, txt, each also .gz), a webdataset shard (.tar; several as
-    ``a-{000..012}.tar``), a folder of such files, a folder of images, a saved data set folder, or a hub data set id; or
+    ``path`` is a file of any format of `embedkit.data.sources.registry` (csv, jsonl, parquet, arrow ..., compressed
+    too), a webdataset shard (.tar), several as ``a-{000..012}.tar`` or ``a-*.csv``, also behind an address (``hf://``,
+    ``s3://``, ``gs://``); a folder of such files or of images, a saved data set folder, or a hub data set id; or
     ``builtin:NAME`` for data that embedkit generates itself. ``columns`` maps the user's column to a role (``anchor``,
-    ``positive``, ``negatives``, ``negative_1`` .., ``image``, ``texts``, ``text_1`` .., ``score``, ``label``,
-    ``group``).
+    ``positive``, ``positives``, ``negatives``, ``negative_1`` .., ``image``, ``texts``, ``text_1`` .., ``score``,
+    ``scores``, ``label``, ``group``).
     """
 
     path: str
-    format: Literal[
-        "auto", "csv", "tsv", "jsonl", "parquet", "txt", "webdataset", "folder", "images", "hub", "builtin"
-    ] = "auto"
+    format: Annotated[str, AfterValidator(_format)] = "auto"
+    separator: str | None = Field(None, min_length=1, max_length=1, description="csv: between cells, a comma or told")
+    header: list[str] | None = Field(None, min_length=1, description="csv, tsv: names of columns of a file without")
+    image_folder: str | None = Field(None, description="where image paths start and stay; they may be absolute")
     file: str | None = Field(None, description="one file of a hub data set or folder")
     name: str | None = Field(None, description="configuration of a hub data set")
     split: str | None = None
@@ -313,9 +330,7 @@ class TrainConfig(Settings):
     compile: bool = False
     ema: float | None = Field(None, gt=0, lt=1, description="decay of a running mean of the weights")
     evaluate_ema: bool = True
-    l2sp: float = Field(
-        0.0, ge=0, description="L2-SP: weight of half the squared distance to the weights at the start"
-    )
+    l2sp: float = Field(0.0, ge=0, description="L2-SP: weight of half the squared distance to the weights at the start")
     wise_ft: float | None = Field(
         None, gt=0, le=1,
         description="WiSE-FT: evaluate and save the mean of first and tuned weights, this share of tuned ones",

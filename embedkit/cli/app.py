@@ -55,6 +55,7 @@ for _name, _command in _COMMANDS.items():
     _class = RecipeCommand if _name in _ON_RECIPES else Command
     app.command(_name, cls=_class, context_settings={"help_option_names": HELP_NAMES})(_command)
 
+
 def _show_version(asked: bool) -> None:
     if asked:
         typer.echo(f"embedkit {__version__}")

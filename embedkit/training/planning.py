@@ -235,7 +235,7 @@ def _memory(bundle: Bundle, recipe: Recipe, batches: Sequence[StepBatch], proces
     weights = sum(p.numel() * p.element_size() for p in bundle.parameters())
     trained = sum(p.numel() * p.element_size() for p in bundle.parameters() if p.requires_grad)
     _, tokens = _chunk_tokens(recipe, batches)
-    config = getattr(getattr(bundle.model, "encoder", None), "config", None)
+    config = None if bundle.model.backbone is None else bundle.model.backbone.config
     per_token = _bytes_per_token(config, int(bundle.model.dim), width, batches)
     activations = int(tokens / processes * per_token)
     parts = {"weights": weights, "gradients": trained, "optimiser": 2 * trained, "activations": activations}
@@ -264,7 +264,7 @@ def _evaluation(recipe: Recipe, rows: Any, total: int) -> dict[str, Any]:
     config = recipe.evaluation
     every = _every(config.every, rows, total)
     every += " of an epoch, and its end" if config.by_epoch and config.every is not None else ""
-    names = metric_names(config.suite, config.tasks, config.split)
+    names = metric_names(config.suite, config.tasks, config.split, config.data)
     return {
         "suite": config.suite,
         "split": config.split,

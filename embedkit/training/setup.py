@@ -141,9 +141,9 @@ def metric_of(recipe: Recipe) -> str | None:
     from embedkit.evaluation import main_metric, metric_names
 
     config = recipe.evaluation
-    known = metric_names(config.suite, config.tasks, config.split)
+    known = metric_names(config.suite, config.tasks, config.split, config.data)
     if config.metric is None:
-        return main_metric(config.suite, config.tasks, config.split)
+        return main_metric(config.suite, config.tasks, config.split, config.data)
     if config.metric not in known:
         raise RecipeError(
             f"unknown metric {config.metric!r}", where="evaluation.metric", remedy=nearest(config.metric, known)
@@ -259,7 +259,7 @@ def decoding(recipe: Recipe, method: Method, model: Any) -> Decoding:
     """How images are decoded: as large as the model and the crops of the method need them."""
     from embedkit.data.images.decoding import Decoding
 
-    preprocess = getattr(model, "preprocess", None)
+    preprocess = model.preprocess
     need = None
     if preprocess is not None and preprocess.resize != "none":
         need = math.ceil(max(preprocess.edge or 0, *preprocess.size) * method.image_margin)

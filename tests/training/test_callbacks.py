@@ -44,7 +44,12 @@ def test_a_callback_is_told_start_steps_scores_checkpoints_and_end(tmp_path: Pat
     ]  # fmt: skip
     facts = told.told[0][1]
     assert facts == {
-        "name": "tiny", "output": str(tmp_path / "run"), "step": 0, "total_steps": 4, "batch_size": 8, "rows": 64
+        "name": "tiny",
+        "output": str(tmp_path / "run"),
+        "step": 0,
+        "total_steps": 4,
+        "batch_size": 8,
+        "rows": 64,
     }
     steps = [value for name, value in told.told if name == "step"]
     assert [step for step, _ in steps] == [1, 2, 3, 4]

@@ -119,7 +119,7 @@ def source_summary(source: Source) -> dict[str, Any]:
     }
 
 
-_READING = {"format", "name", "split", "revision", "columns", "where", "limit", "explode"}
+_READING = {"format", "name", "split", "revision", "columns", "where", "limit", "explode", "separator", "header"}
 
 
 def stream_fingerprint(sources: Sequence[Source]) -> str:
@@ -130,9 +130,9 @@ def stream_fingerprint(sources: Sequence[Source]) -> str:
         state.update(settings.encode())
         for part in source.parts:
             if part.file is None:
-                state.update(part.name.encode())
+                state.update((part.token or part.name).encode())
             else:
-                with open(part.file, "rb") as handle:
+                with part.file.open("rb") as handle:
                     state.update(handle.read(1 << 20))
                 state.update(str(part.file.stat().st_size).encode())
     return state.hexdigest()

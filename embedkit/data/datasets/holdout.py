@@ -1,7 +1,8 @@
 """A share of the rows held out of training: never one that shares a text, image or group with a row that is trained.
 
-Rows that share anything (an anchor, a positive, a negative, an image, a group) are tied together, over any number of
-steps; such a set is trained as a whole or held out as a whole.
+Rows that share an anchor, a positive, a caption, an image or a group are tied together, over any number of steps; such
+a set is trained as a whole or held out as a whole. Hard negatives tie nothing: where they were mined from the positives
+of other rows, all rows would be one set.
 """
 
 from __future__ import annotations

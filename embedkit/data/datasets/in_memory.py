@@ -18,7 +18,7 @@ from embedkit.data.datasets.row_table import TableBuilder, digest, facts_of, tak
 from embedkit.data.datasets.samplers import SAMPLERS, Request, fit
 from embedkit.data.datasets.shuffling import permutation
 from embedkit.data.schema.rows import Row, filled
-from embedkit.data.schema.warnings import of_counts
+from embedkit.data.schema.warnings import of_counts, of_left_over
 from embedkit.data.sources.data_source import Source
 from embedkit.errors import DataError
 
@@ -135,11 +135,14 @@ class HeldRows(TrainingRows):
 
     @property
     def notes(self) -> list[str]:
-        """See `TrainingRows.notes`; repeated texts are counted over all rows."""
-        lines = [*super().notes, *of_counts(self.num_rows, self._duplicates, self._config.sampler)]
+        """See `TrainingRows.notes`; repeated texts are counted over all rows, and rows that no batch takes."""
+        config, rows = self._config, self.num_rows
+        lines = [*super().notes, *of_counts(rows, self._duplicates, config.sampler)]
+        remainder = rows % self.batch_size if config.drop_last else 0
+        lines += of_left_over(rows, self._epoch.left_over, remainder, config.sampler)
         if self.batch_size < self._asked_batch:
             lines.append(
-                f"{self.num_rows:,} rows do not fill the recipe's batches of {self._asked_batch:,}: train.batch_size "
+                f"{rows:,} rows do not fill the recipe's batches of {self._asked_batch:,}: train.batch_size "
                 f"is {self.batch_size} here; set it to choose another"
             )
         return lines
@@ -203,7 +206,7 @@ def _parted(table: pa.Table, holdout: float, seed: int) -> tuple[np.ndarray, np.
     """Indices of the rows to train on and of those held out."""
     if not holdout:
         return np.arange(table.num_rows), np.arange(0)
-    return split(facts_of(table), holdout, seed)
+    return split(facts_of(table, negatives=False), holdout, seed)
 
 
 def _sizes_of(rows: np.ndarray, sizes: Sequence[int]) -> list[int]:

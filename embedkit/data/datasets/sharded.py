@@ -22,7 +22,8 @@ from embedkit.data.datasets.shuffling import permutation
 from embedkit.data.images.decoding import checked, without_bad
 from embedkit.data.schema.rows import BadRow, Part, Row, filled
 from embedkit.data.sources.data_source import Source
-from embedkit.data.sources.shards import count_samples, is_shard, read_shard
+from embedkit.data.sources.formats.webdataset import count_samples, read_shard
+from embedkit.data.sources.registry import readers
 from embedkit.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Shard:
 def only_shards(sources: Sequence[Source]) -> bool:
     """Whether all sources are streams of tar shards."""
     return all(
-        source.config.stream and all(part.file is not None and is_shard(part.file) for part in source.parts)
+        source.config.stream and all(part.format is not None and readers[part.format].lanes for part in source.parts)
         for source in sources
     )
 

@@ -67,7 +67,7 @@ def write_files(model: DualEncoder, folder: Path) -> list[str]:
 def vision_parts(model: DualEncoder) -> tuple[dict[str, Any], dict[str, Any], bool | None]:
     """open_clip's ``vision_cfg``, its weights, and whether it has QuickGELU (None where that does not matter)."""
     from embedkit.models.modules.adapters import has_adapters, merged_state
-    from embedkit.models.modules.image_towers import OpenClipTower
+    from embedkit.models.towers.open_clip import OpenClipTower
 
     tower, projection = model.image, model.projection("image")
     state = merged_state(tower.encoder) if has_adapters(tower.encoder) else dict(tower.encoder.state_dict())

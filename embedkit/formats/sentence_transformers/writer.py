@@ -42,16 +42,15 @@ _POOLING = {ours: theirs for theirs, ours in POOLING_NAMES.items()}
 def reasons_against(model: Model) -> list[str]:
     """Why sentence-transformers cannot give the same vectors; empty when it can."""
     reasons = []
-    pooling = getattr(model, "pooling", None)
-    if pooling is not None and pooling not in _POOLING:
-        reasons.append(f"it has no {pooling} pooling")
+    if model.pooling is not None and model.pooling not in _POOLING:
+        reasons.append(f"it has no {model.pooling} pooling")
     if model.kind in ("clip-text", "dual"):
         reasons.append(f"a {model.kind} model alone is none of its modules")
     templates = [name for name, text in model.prompts.items() if not is_prefix(text)]
     if templates:
         reasons.append(f"prompt {templates[0]!r} is a template with text behind the slot")
-    reasons += getattr(model, "beyond_modules", [])
-    if getattr(model, "ngrams", 1) > 1:
+    reasons += model.beyond_modules
+    if model.ngrams > 1:
         reasons.append("its StaticEmbedding has no word n-grams")
     return reasons
 

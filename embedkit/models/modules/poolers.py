@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from embedkit.errors import UserError
-from embedkit.models.execution.packing import Plan
+from embedkit.models.execution.plan import Plan
 from embedkit.registry import Registry
 
 

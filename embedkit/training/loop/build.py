@@ -243,9 +243,7 @@ def _assembled(
         asked_to_stop=lambda: stop.code is not None,
     )  # fmt: skip
     schedule = Schedule(recipe.train, recipe.evaluation, inputs.total, rows.steps_per_epoch)
-    guards = Guards(
-        recipe.train, state.bundle.objective, world, inputs.total, setup.most_negatives(rows), progress.say
-    )
+    guards = Guards(recipe.train, state.bundle.objective, world, inputs.total, setup.most_negatives(rows), progress.say)
     torch.manual_seed(recipe.seed * 1_000_003 + world.rank)  # dropout differs between processes
     if resume:
         _resume(inputs, folder, state, store, world, progress)
@@ -271,9 +269,7 @@ def _assembled(
     )  # fmt: skip
 
 
-def _open_folder(
-    folder: Path, store: CheckpointStore, state: RunState, recipe: Recipe, progress: Progress
-) -> None:
+def _open_folder(folder: Path, store: CheckpointStore, state: RunState, recipe: Recipe, progress: Progress) -> None:
     """Leave what an interrupted save left behind out of the folder, and write the recipe into it."""
     store.sweep()
     if (full := store.space_note(state.nbytes)) is not None:
