@@ -89,6 +89,10 @@ class ProcessLostError(UserError):
     """Another process of the run has ended, and this one cannot go on alone."""
 
 
+class MemoryFullError(UserError):
+    """The device has not enough memory for a step."""
+
+
 class NonFiniteError(UserError):
     """A loss, gradient, embedding or score is NaN or infinite."""
 

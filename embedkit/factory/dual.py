@@ -171,7 +171,7 @@ def _adapt(model: DualEncoder, towers: TowersConfig) -> None:
         model.image.set_patch_dropout(towers.image.patch_dropout)
     if any(isinstance(module, BATCH_NORMS) for module in model.image.modules()):
         model.image.freeze_batch_norm = towers.image.freeze_batch_norm
-    if towers.text.lora is not None:
+    if model.text.backbone is not None and towers.text.lora is not None:
         add_lora(model.text, towers.text.lora)
     if towers.image.lora is not None:
         add_lora(model.image, towers.image.lora)

@@ -71,6 +71,39 @@ class Method:
         """Names of embeddings that exist whatever roles the rows have."""
         return frozenset({"anchor"})
 
+    reads: ClassVar[frozenset[str]] = frozenset()
+    """Roles that the method's own terms read, besides those that its views ask the rows for."""
+
+    reads_guide: ClassVar[bool] = False
+    """Whether the method itself reads the guide's vectors, whatever its objective does."""
+
+    widths: ClassVar[Mapping[str, int]] = {}
+    """Embedding -> size of its vectors in units of the others', where it is not 1; any number above 1 says "more"."""
+
+    ema: float | None = None
+    """Decay of the guide where it is a running mean of the model; set by the trainer before `parts` is called."""
+
+    shares_draws: bool = False
+    """Whether rows of one group are changed by the same random numbers; set by the trainer for its objective."""
+
+    @property
+    def embedding_size(self) -> int | None:
+        """Size of the embeddings that the objective sees, where the method's settings decide it."""
+        return None
+
+    @property
+    def feature_size(self) -> int:
+        """Numbers of the role ``features``."""
+        return 1
+
+    def embedded(self, roles: frozenset[str]) -> frozenset[str]:
+        """Names of the embeddings that the objective sees of rows with these roles."""
+        return self.provides | (roles & {"anchor", "positive", "negatives"})
+
+    def guide_dim(self, dim: int) -> int:
+        """Size of the guide's vectors as the objective sees them, from that of its encoder's."""
+        return dim
+
     transform: Transform | None = None
     """Random changes of the images of a view, for methods that read images."""
 
@@ -119,6 +152,10 @@ class Method:
         ``inputs.seeds``, which are just as pure (`embedkit.models.augment.counter_rng`).
         """
         raise TypeError(f"{type(self).__name__} does not define views")
+
+    def outline(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
+        """The views of invented rows, to see which roles they read: `views` without what takes long or reads files."""
+        return self.views(rows, random)
 
     def beside(self, views: Mapping[str, View]) -> dict[str, View]:
         """Views of this method as an auxiliary of another one that has these `views`; by default it cannot be one."""

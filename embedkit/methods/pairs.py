@@ -61,7 +61,8 @@ class Pairs(Method):
 
     paper: ClassVar[str] = "van den Oord et al. 2018, arXiv 1807.03748"
     contract: ClassVar[Contract] = Contract(
-        requires=frozenset({"anchor", "positive"}), accepts=frozenset({"negatives", "score", "label", "group"})
+        requires=frozenset({"anchor", "positive"}),
+        accepts=frozenset({"negatives", "score", "scores", "label", "group"}),
     )
     objective: ClassVar[dict[str, Any]] = {"name": "infonce", "temperature": 0.05}
 

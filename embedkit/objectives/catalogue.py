@@ -60,9 +60,11 @@ def _inputs(preset: Preset) -> str:
     if ... in preset.settings.values():
         return "those of its objectives"
     built = preset.make({}, None, None)
-    more = built.accepts - built.requires
+    choices = [" or ".join(sorted(options)) for options in built.any_of]
+    more = built.accepts - built.requires.union(*built.any_of)
     views = ["further views"] if more & set(VIEWS[2:]) else []
-    return ", ".join([*sorted(built.requires), *(f"({name})" for name in [*sorted(more - set(VIEWS[2:])), *views])])
+    optional = [f"({name})" for name in [*sorted(more - set(VIEWS[2:])), *views]]
+    return ", ".join([*sorted(built.requires), *choices, *optional])
 
 
 def page() -> str:

@@ -113,6 +113,24 @@ def needed(value: Tensor | None, role: str) -> Tensor:
     return value
 
 
+def teacher_scores(batch: ObjectiveBatch, name: str) -> Tensor:
+    """A teacher's scores of the candidates `name`, (N_name,), in the order of their embeddings.
+
+    Raises
+    ------
+    UserError
+        Rows have no such scores.
+    NonFiniteError
+        One of them is NaN or infinite.
+    """
+    if name not in batch.scores:
+        raise UserError(
+            f"the objective needs a teacher's scores of {name!r} and has {sorted(batch.scores) or 'none'}",
+            where="objective", remedy="map a column of lists to the role scores, or add a guide",
+        )  # fmt: skip
+    return needed(batch.scores[name], "scores")
+
+
 def cosines(a: Tensor, b: Tensor) -> Tensor:
     """Cosine of each row of `a` with the same row of `b`: (N, D), (N, D) -> (N,)."""
     return (unit(a) * unit(b)).sum(dim=-1)

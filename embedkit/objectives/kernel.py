@@ -57,6 +57,7 @@ class TableObjective(Objective):
         self.weight, self.prior = cast(Weight, built["weight"]), cast(Prior, built["prior"])
         self.reducer, self.bank = cast(Reducer, built["reducer"]), cast(Bank, built["bank"])
         parts = (self.direction, self.target, self.score, self.weight, self.bank, self.mask)
+        self.bank.keeps_guides = "guide" in self.target.requires | self.mask.requires
         self.requires = frozenset().union(*(part.requires for part in parts))
         self.accepts = self.direction.accepts | (frozenset({"group"}) if self.mask.groups else frozenset())
         self._check()

@@ -23,6 +23,7 @@ from embedkit.settings import check as check_settings
 if TYPE_CHECKING:
     from embedkit.data import TrainingRows
     from embedkit.data.images.decoding import Decoding
+    from embedkit.methods.common.usage import Usage
     from embedkit.objectives.base import Objective
     from embedkit.training.parallel.distributed import World
 
@@ -44,6 +45,7 @@ def build_method(recipe: Recipe) -> Method:
         scale = {key: settings.pop(key) for key in ("weight", "decay", "decay_steps") if key in settings}
         where = f"auxiliary.{number}"
         beside.append(Auxiliary(_method(Component(name=given.name, **settings), where), given.name, where, **scale))
+    main.ema = None if recipe.guide is None else recipe.guide.ema
     return WithAuxiliaries(main, beside) if beside else main
 
 
@@ -91,7 +93,7 @@ class Checked:
     Attributes
     ----------
     contract : Contract
-        The roles that the method reads; those required that its objective cannot do without.
+        The roles that something reads; those required that the objective cannot do without.
     metric : str or None
         The score that chooses the best checkpoint.
     """
@@ -117,21 +119,15 @@ def check_all(recipe: Recipe) -> Checked:
     """
     method = build_method(recipe)
     objective = build_objective(recipe, method)
-    fed = method.contract.roles | method.provides | ({"guide"} if recipe.guide is not None else set())
-    missing = objective.requires - fed
-    if missing:
-        raise RecipeError(
-            f"objective {objective_config(recipe, method).get('name')!r} needs {', '.join(sorted(missing))}",
-            where=f"method {recipe.method.name}",
-            remedy="add a guide section" if "guide" in missing else "choose an objective that these views can feed",
-        )  # fmt: skip
+    contract = contract_of(recipe, method)
+    method.shares_draws = any(getattr(part, "shares_draws", False) for part in objective.modules())
     metric = metric_of(recipe)
     for tracker in recipe.train.trackers:
         if importlib.util.find_spec(tracker) is None:  # accelerate would leave it out without a word
             raise RecipeError(
                 f"the package {tracker!r} is not installed", where="train.trackers", remedy=f"pip install {tracker}"
             )
-    return Checked(recipe, method, _contract(method, objective), metric)
+    return Checked(recipe, method, contract, metric)
 
 
 def metric_of(recipe: Recipe) -> str | None:
@@ -152,17 +148,24 @@ def metric_of(recipe: Recipe) -> str | None:
 
 
 def contract_of(recipe: Recipe, method: Method) -> Contract:
-    """The roles that the method reads, those required that its objective cannot do without."""
-    return _contract(method, build_objective(recipe, method))
+    """The roles that method or objective read, those required that the objective cannot do without.
 
+    Raises
+    ------
+    RecipeError
+        Something that is given has no reader, or the objective cannot work with the method's views.
+    """
+    from embedkit.methods.common.usage import usage_of
 
-def _contract(method: Method, objective: Objective) -> Contract:
-    own = method.contract
+    objective, own = build_objective(recipe, method), method.contract
+    usage = usage_of(
+        method, objective_config(recipe, method), own.roles, guide=recipe.guide is not None, optional=True
+    )
     needed = objective.requires & own.roles - method.provides
     limits = dict(own.limits)
     for part in objective.modules():
         limits |= getattr(part, "limits", {})
-    return Contract(own.requires | needed, own.accepts - needed, limits)
+    return Contract(own.requires | needed, own.accepts & usage.roles - needed, limits)
 
 
 def check_early(recipe: Recipe) -> None:
@@ -187,10 +190,12 @@ def open_rows(recipe: Recipe, method: Method, contract: Contract | None = None) 
     from embedkit.data import open_training
 
     contract = contract_of(recipe, method) if contract is None else contract
-    return open_training(
+    rows = open_training(
         recipe.data, contract, batch_size=recipe.train.batch_size, seed=recipe.seed, base_dir=Path.cwd(),
         holdout=holdout_share(recipe), fit_batch=not recipe.origin.has("train.batch_size"),
     )  # fmt: skip
+    usage_of_rows(recipe, method, rows)
+    return rows
 
 
 def holdout_share(recipe: Recipe) -> float:
@@ -209,6 +214,45 @@ def as_opened(recipe: Recipe, rows: TrainingRows) -> Recipe:
     """The recipe with what opening its data has decided: the size of a batch, and the share that is held out."""
     fitted = {"batch_size": rows.batch_size, "holdout": holdout_share(recipe)}
     return recipe.model_copy(update={"train": recipe.train.model_copy(update=fitted)})
+
+
+def usage_of_rows(recipe: Recipe, method: Method, rows: TrainingRows) -> Usage:
+    """What the run reads of its rows, now that their roles are known; errors as in `contract_of`."""
+    from embedkit.methods.common.usage import usage_of
+
+    roles = frozenset(rows.roles) & method.contract.roles
+    return usage_of(method, objective_config(recipe, method), roles, guide=recipe.guide is not None)
+
+
+def begin(
+    recipe: Recipe, method: Method, objective: Objective, rows: TrainingRows, dim: int, guide_dim: int | None
+) -> None:
+    """Tell an objective what batches will hold, once, before its first step and before a resume.
+
+    Parameters
+    ----------
+    dim, guide_dim : int
+        Size of the embeddings, and of the guide's own vectors when there is one.
+
+    Raises
+    ------
+    UserError
+        The objective compares embeddings with the guide's vectors, and these have another size.
+    """
+    from embedkit.methods.common.usage import check_guide_size
+
+    size = None if guide_dim is None else method.guide_dim(guide_dim)
+    if size not in (None, dim):
+        check_guide_size(method, objective_config(recipe, method), frozenset(rows.roles), dim, size)
+    objective.begin(frozenset(rows.roles), size)
+
+
+def notes_of_model(recipe: Recipe, method: Method, rows: TrainingRows, model: Any, parts: Any) -> list[str]:
+    """Lines on what only the model can tell: views that nothing but dropout tells apart, and it has none."""
+    from embedkit.methods.common.usage import equal_views
+
+    note = equal_views(method, usage_of_rows(recipe, method, rows), model, parts)
+    return [] if note is None else [f"{recipe.method.name}: {note}"]
 
 
 def most_negatives(rows: TrainingRows) -> int:

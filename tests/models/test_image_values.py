@@ -122,9 +122,7 @@ def test_exif_turns_an_open_image_as_it_turns_a_file(turn: int, picture: Image.I
 def test_a_text_that_names_an_image_file_is_no_caption(model: Any, picture: Image.Image, tmp_path: Path) -> None:
     path = tmp_path / "Photo.JPG"
     picture.save(path, "JPEG")
-    with pytest.raises(
-        DataError, match=r"inputs\[1\]: the text .*Photo.JPG' is the path of an image"
-    ):
+    with pytest.raises(DataError, match=r"inputs\[1\]: the text .*Photo.JPG' is the path of an image file; pass path"):
         model.encode(["a cat", str(path)])
     assert model.encode(["a cat", path]).shape == (2, model.dim)
     assert model.encode(["nothing.jpg"]).shape == (1, model.dim)  # a file that is not there is a text

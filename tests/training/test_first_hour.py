@@ -17,6 +17,7 @@ from embedkit.formats import load
 from embedkit.recipe_io import load_recipe
 from embedkit.training import plan, setup, train
 from embedkit.training.evaluation.holdout import recall_at_1
+from tests.helpers import image_data
 from tests.training import common, runs
 
 TEXT = {**common.model_config().model_dump(exclude_none=True), "name": None}
@@ -138,6 +139,22 @@ def test_the_line_at_the_start_counts_cut_repeated_missing_and_left_over(tmp_pat
         "10 duplicate positives; 20 rows without hard negatives; 4 rows left over in each epoch"
     )
     assert wanted in progress.lines
+
+
+def test_120_captions_train_the_shipped_clip_small_and_their_images_are_never_shared(tmp_path: Path) -> None:
+    pictures = image_data.samples(40)
+    image_data.write_csv(tmp_path, pictures)
+    with open(tmp_path / "captions.csv", "w", encoding="utf-8") as file:
+        names = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.png"))
+        file.write("image,caption\n" + "".join(f"{names[n % 40]},{n} {pictures[n % 40][1]}\n" for n in range(120)))
+    settings = {"model": image_data.DUAL, "data.train": [{"path": str(tmp_path / "captions.csv")}], "train.epochs": 1}
+    progress = runs.Recorder()
+    result = train(load_recipe("clip-small", settings), output=tmp_path / "run", progress=progress)
+    assert any("do not fill the recipe's batches of 128: train.batch_size is" in line for line in progress.lines)
+    assert result.holdout["kind"] == "image-caption pairs"
+    assert 4 <= result.holdout["rows"] <= 24
+    assert 0 <= result.holdout["after"] <= 100
+    assert progress.lines[-1].startswith(f"recall@1 on your {result.holdout['rows']} held-out image-caption pairs ")
 
 
 # -- the split ------------------------------------------------------------------------------------------------------

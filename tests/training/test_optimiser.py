@@ -259,6 +259,23 @@ def test_state_goes_to_a_new_optimiser_by_name_whatever_the_groups() -> None:
     assert not torch.equal(first.matrix, fresh.matrix)  # without the state the update is another one
 
 
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize("warmup", [0.0, 5, 0.17])
+def test_warmup_from_zero_is_that_of_transformers(schedule: str, warmup: float) -> None:
+    from transformers import get_scheduler
+
+    total = 30
+    config = TrainConfig(max_steps=total, schedule=schedule, warmup=warmup, warmup_start="zero")
+    sgd = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    name = "constant_with_warmup" if schedule == "constant" else schedule
+    steps = math.ceil(warmup * total if warmup < 1 else warmup)
+    theirs = get_scheduler(name, sgd, num_warmup_steps=steps, num_training_steps=total)
+    for step in range(total):
+        assert schedule_factor(step, total, config) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12), step
+        sgd.step()
+        theirs.step()
+
+
 # -- running mean ---------------------------------------------------------------------------------------------------
 
 

@@ -28,8 +28,8 @@ ALIASES: Mapping[str, Sequence[str]] = {
     "negative_1": ("negative", "neg", "hard_neg", "hard_negative", "contradiction"),
     "score": ("similarity", "similarity_score"),
     "scores": ("teacher_scores",),
-    "positive_scores": ("pos_scores",),
-    "negative_scores": ("neg_scores",),
+    "scores_of_positives": ("pos_scores",),
+    "scores_of_negatives": ("neg_scores",),
     "label": ("labels",),
     "group": (),
     "image": IMAGE_NAMES[1:],
@@ -48,7 +48,7 @@ ROLES = (
 """Roles of a finished row; columns ``negative_1``, ``negative_2`` ... become entries of ``negatives``, columns
 ``text_1``, ``text_2`` ... of one caption each become entries of ``texts``."""
 
-PARTS = {"positives": "positive", "positive_scores": "scores", "negative_scores": "scores", "prompt": "anchor"}
+PARTS = {"positives": "positive", "scores_of_positives": "scores", "scores_of_negatives": "scores", "prompt": "anchor"}
 """What a column can be besides a role -> the role it becomes part of: several positives of one anchor, which make a row
 each; a teacher's scores of positives and of negatives; a prompt that stands before the anchor of its row."""
 
@@ -227,6 +227,11 @@ class _Guessing:
             exact = [column for column in candidates if column == slot]
             if _role_of(slot) not in self.targets:
                 unread = f"column {candidates[0]!r} is not used, nothing reads role {_role_of(slot)}"
+                if slot == "label":
+                    unread += (
+                        f"; map it to score for an objective that reads scores, or keep the rows of one class with "
+                        f"where: {{{candidates[0]}: 1}}"
+                    )
                 notes.append(f"{self.where}: {unread}")
             elif len(candidates) == 1 or exact:
                 columns[slot] = exact[0] if exact else candidates[0]

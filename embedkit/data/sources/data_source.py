@@ -43,7 +43,7 @@ OPTIONS = ("separator", "header")
 """Settings of a source that are its format's."""
 
 _READERS = {
-    "score": read_score, "scores": read_scores, "positive_scores": read_scores, "negative_scores": read_scores,
+    "score": read_score, "scores": read_scores, "scores_of_positives": read_scores, "scores_of_negatives": read_scores,
     "label": read_label, "group": read_group, "features": read_features,
 }  # fmt: skip
 
@@ -366,13 +366,15 @@ def several_positives(row: Row, group: str) -> list[Row]:
     positives = row.pop("positives")
     if len(positives) > 1:
         row.setdefault("group", group)
-    scores = row.pop("positive_scores", None)
+    scores = row.pop("scores_of_positives", None)
     if scores is None and "scores" in row and len(positives) > 1:  # one list for all positives, then the negatives
-        scores, row["negative_scores"] = row["scores"][: len(positives)], row.pop("scores")[len(positives) :]
+        scores, row["scores_of_negatives"] = row["scores"][: len(positives)], row.pop("scores")[len(positives) :]
     if scores is not None and len(scores) != len(positives):
         raise BadRow("bad scores", f"{len(scores)} scores for {len(positives)} positives", remedy=_FIX)
     rows = [{**row, "positive": positive} for positive in positives]
-    return rows if scores is None else [{**one, "positive_scores": [s]} for one, s in zip(rows, scores, strict=True)]
+    if scores is None:
+        return rows
+    return [{**one, "scores_of_positives": [score]} for one, score in zip(rows, scores, strict=True)]
 
 
 def with_scores(row: Row) -> Row:
@@ -380,12 +382,12 @@ def with_scores(row: Row) -> Row:
 
     Examples
     --------
-    >>> row = {"positive": "b", "negatives": ["c"], "positive_scores": [0.9], "negative_scores": [0.1]}
+    >>> row = {"positive": "b", "negatives": ["c"], "scores_of_positives": [0.9], "scores_of_negatives": [0.1]}
     >>> with_scores(row)["scores"]
     [0.9, 0.1]
     """
-    if "positive_scores" in row or "negative_scores" in row:
-        row["scores"] = row.pop("positive_scores", []) + row.pop("negative_scores", [])
+    if "scores_of_positives" in row or "scores_of_negatives" in row:
+        row["scores"] = row.pop("scores_of_positives", []) + row.pop("scores_of_negatives", [])
     candidates = 1 + len(row.get("negatives") or [])
     if "scores" in row and len(row["scores"]) != candidates:
         what = f"{len(row['scores'])} scores for {candidates} candidates (the positive, then its negatives)"

@@ -58,7 +58,7 @@ def hold(data: Any) -> str:
     state = hashlib.blake2b(digest_size=8)
     for row in first:
         state.update(json.dumps(row, sort_keys=True, default=_stand_in).encode("utf-8", "surrogatepass"))
-    path = f"{PREFIX}{kind}-{state.hexdigest()}"
+    path = PREFIX + state.hexdigest()
     _objects[path] = rows
     return path
 

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from embedkit.disk import write_durably
 from embedkit.errors import DataError
 from embedkit.evaluation.core.stats import STATISTICS, Samples
 from embedkit.evaluation.core.task import TaskResult
+from embedkit.evaluation.report.rendering import render
 
 FORMAT = 1
 
@@ -102,14 +102,11 @@ class Report:
         for name, score in self.scores.items():
             result = self.tasks.get(name)
             bounds = result.interval if result is not None else self.interval
-            cells = [name, result.metric if result is not None else "mean", f"{score:.2f}",
-                     f"{bounds[0]:.2f} to {bounds[1]:.2f}" if bounds is not None else ""]  # fmt: skip
-            rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
-        head = "".join(f"<th>{cell}</th>" for cell in ("task", "metric", "score", "95 % interval"))
-        body = "".join(f"<tr>{row}</tr>" for row in rows)
-        title = escape(f"{self.suite}: {self.model.get('name') or 'model'}")
-        notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
-        return f"<table><caption>{title}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
+            interval = f"{bounds[0]:.2f} to {bounds[1]:.2f}" if bounds is not None else ""
+            rows.append([name, result.metric if result is not None else "mean", f"{score:.2f}", interval])
+        scores = {"header": ["task", "metric", "score", "95 % interval"], "rows": rows}
+        title = f"{self.suite}: {self.model.get('name') or 'model'}"
+        return render("summary", title=title, scores=scores, notes=self.notes)
 
     def to_json(self, samples: bool = False) -> dict[str, Any]:
         """The report as plain JSON types; with `samples` also what paired comparison needs (`save` writes them)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ class ClipTextEncoder(TextEncoder):
     """
 
     kind = "clip-text"
+    _clean: Callable[[str], str]
+    _cleaning: str
 
     def __init__(self, encoder: Any, tokenizer: Any, *, cleaning: str = "none", **settings: Any) -> None:
         kind = encoder.config.model_type

@@ -126,6 +126,8 @@ class TextEncoder(Model):
     """
 
     kind = "text"
+    _pooling: str
+    _pooler: Any
 
     def __init__(
         self,

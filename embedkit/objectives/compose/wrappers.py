@@ -45,6 +45,7 @@ class Wrapper(Objective):
         self.inner = nn.ModuleList(inner)
         self.requires = frozenset().union(*(part.requires for part in inner))
         self.accepts = frozenset().union(*(part.accepts for part in inner))
+        self.any_of = tuple(alternatives for part in inner for alternatives in part.any_of)
 
     def negatives(self, batch_size: int, hard: int, processes: int) -> NegativeCount:
         """Those of the objective inside that has the most."""
@@ -201,7 +202,8 @@ class Terms(Wrapper):
             kept = {n: x for n, x in known.items() if n not in names and n not in names.values()}
             return {n: known[source] for n, source in names.items() if source in known} | kept
 
-        known = replace(batch, owner=renamed(batch.owner), keys=renamed(batch.keys), guide=renamed(batch.guide))
+        known = replace(batch, owner=renamed(batch.owner), keys=renamed(batch.keys), guide=renamed(batch.guide),
+                        scores=renamed(batch.scores))  # fmt: skip
         return renamed(embeddings), known
 
     def after_step(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> None:

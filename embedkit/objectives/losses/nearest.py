@@ -30,6 +30,7 @@ class _Lookup(Direction):
         super().__init__()
         hidden, self.keys = whole("hidden", hidden, least=1), choice("keys", keys, ("own", "guide"))
         self.queue = Queue(size, random_start=random_start, dim=dim)
+        self.queue.keeps_roles = False
         self.predictor = None if dim is None else Predictor(dim, hidden)
         self.requires = frozenset({"anchor", "positive"} | ({"guide"} if keys == "guide" else set()))
 

@@ -115,6 +115,7 @@ class GramEquivariance(Family):
     """
 
     requires = frozenset({"anchor", "positive", "group"})
+    shares_draws = True
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
         """Rows of this process."""

@@ -9,7 +9,7 @@ from embedkit.errors import RecipeError
 from embedkit.objectives.base import LossOutput, NegativeCount, ObjectiveBatch
 from embedkit.objectives.family import PAIR, Family, guides, others, split, take
 from embedkit.objectives.registry import objective
-from embedkit.objectives.tools import choice, compute_dtype, logaddexp, masked_lse, number, require, unit, whole
+from embedkit.objectives.tools import choice, compute_dtype, kept, logaddexp, masked_lse, number, require, unit, whole
 
 
 @objective(
@@ -46,7 +46,7 @@ class SCT(Family):
         super().__init__()
         self.reference_temperature = number("reference_temperature", reference_temperature, above=0)
         self.online_temperature = number("online_temperature", online_temperature, above=0)
-        self.size = whole("size", size, least=1)
+        self.size = kept(whole("size", size, least=1))
         self.factor = {"code": 1.0, "paper": 0.5}[choice("fidelity", fidelity, ("code", "paper"))]
         # Drawn with a generator of its own, so that the start is the same on every process.
         draw = torch.Generator().manual_seed(self.size)
@@ -109,6 +109,7 @@ class SelfGuided(Family):
         tau.
     """
 
+    any_width = True
     requires = frozenset(PAIR)
 
     def __init__(self, *, temperature: float = 0.01) -> None:

@@ -173,7 +173,7 @@ def opened(
         setup.check_same(engine.world, recipe, inputs.rows)
         for note in (*recipe.origin.notes, *inputs.rows.notes):
             shown.say(note)
-        state, starting = build_state(inputs, engine, precision)
+        state, starting = build_state(inputs, engine, precision, shown.say)
         for note in inputs.method.notes(state.bundle.model):
             shown.say(note)
         shown.say(summary_line(inputs.rows, inputs.total, inputs.method, state.bundle.model))
@@ -196,7 +196,9 @@ def check_folder(folder: Path, resume: bool) -> None:
         )
 
 
-def build_state(inputs: Inputs, engine: Engine, precision: Precision) -> tuple[RunState, StartingPoint]:
+def build_state(
+    inputs: Inputs, engine: Engine, precision: Precision, say: Callable[[str], None] = lambda line: None
+) -> tuple[RunState, StartingPoint]:
     """Model, method's parts, objective, guide, optimiser and means, on their device; random by the recipe's seed."""
     from embedkit.factory import build
 
@@ -207,6 +209,8 @@ def build_state(inputs: Inputs, engine: Engine, precision: Precision) -> tuple[R
     method.adapt(model)
     parts = method.parts(model)
     by_chosen_vectors(recipe, model)  # what it cannot give is refused now, not at the first evaluation
+    for note in setup.notes_of_model(recipe, method, inputs.rows, model, parts):
+        say(note)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     if config.compile:
@@ -215,6 +219,10 @@ def build_state(inputs: Inputs, engine: Engine, precision: Precision) -> tuple[R
     setup.check_batch(recipe, objective, inputs.rows)
     start_scale(objective, model, recipe.objective.settings if recipe.objective is not None else ())
     guide = Guide(recipe.guide, model) if recipe.guide is not None else None
+    setup.begin(
+        recipe, method, objective, inputs.rows, method.embedding_dim(model),
+        None if guide is None else guide.encoder.training_dim,
+    )  # fmt: skip
     bundle = Bundle(model, parts, objective, guide)
     undecayed = frozenset(f"objective.{name}" for name in objective.no_weight_decay)
     groups = assign_groups(bundle, config, undecayed)

@@ -18,8 +18,9 @@ from embedkit.training.loop.build import Run, check_folder, open_inputs, opened
 from embedkit.training.loop.cache import RandomState
 from embedkit.training.loop.loop import loop
 from embedkit.training.monitor.callbacks import Callbacks
-from embedkit.training.monitor.log import Progress, RichProgress
+from embedkit.training.monitor.log import Progress, default_progress
 from embedkit.training.optim.scale import keep_scale
+from embedkit.training.parallel.memory import memory_error
 from embedkit.training.parallel.signals import lost_process
 from embedkit.training.state.state import load_weights
 
@@ -76,7 +77,7 @@ def train(
     output : str or Path, optional
         Folder of the run instead of ``train.output``.
     progress : Progress, optional
-        Where progress is shown; a rich bar on standard error when not given.
+        Where progress is shown; a bar on standard error, or below the cell of a notebook, when not given.
     callbacks : sequence of objects, optional
         Each has some of the methods of `embedkit.training.Callback` and is told what happens.
 
@@ -92,7 +93,7 @@ def train(
     check_folder(folder, resume)
     try:
         inputs = open_inputs(checked)
-        with opened(inputs, folder, progress or RichProgress(), callbacks, resume=resume) as run:
+        with opened(inputs, folder, progress or default_progress(), callbacks, resume=resume) as run:
             run.callbacks.start(_facts(run))
             _score_before(run)
             with run.stop:
@@ -100,7 +101,7 @@ def train(
             return finish(run, losses)
     except RuntimeError as error:
         lost = lost_process(error, str(folder), "fix it, and resume from the last checkpoint with --resume")
-        raise lost or error from error
+        raise lost or memory_error(error, str(folder)) or error from error
 
 
 def _score_before(run: Run) -> None:

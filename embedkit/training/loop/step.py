@@ -201,6 +201,7 @@ class TrainStep:
             score=labels.get("score"),
             label=labels.get("label"),
             group=labels.get("group"),
+            scores={name: gather(values.to(device), counts[name]) for name, values in batch.scores.items()},
             step=batch.number,
             total_steps=self.total_steps,
             epoch=batch.epoch,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from embedkit.disk import disk_reason, write_durably
+from embedkit.notebook import NotebookBar, in_notebook
 from embedkit.training.loop.batches import StepBatch
 from embedkit.training.loop.step import StepResult
 from embedkit.training.parallel.distributed import World
@@ -69,6 +70,39 @@ class RichProgress(Progress):
 
     def stop(self) -> None:
         self._bar.stop()
+
+
+class NotebookProgress(Progress):
+    """A bar below the cell of a notebook, lines as they come; needs no ipywidgets.
+
+    Parameters
+    ----------
+    every : int
+        The bar is drawn anew after so many steps.
+    """
+
+    def __init__(self, every: int = 10) -> None:
+        self._bar, self._every = NotebookBar(), every
+        self._total: int | None = None
+        self._text = ""
+
+    def start(self, total: int | None, done: int) -> None:
+        self._total = total
+        self._bar.show(done, total)
+
+    def step(self, done: int, figures: Mapping[str, float] | None) -> None:
+        if figures:
+            self._text = f"loss {figures['loss']:.4f}"
+        if figures or done % self._every == 0:
+            self._bar.show(done, self._total, self._text)
+
+    def say(self, line: str) -> None:
+        print(line)
+
+
+def default_progress() -> Progress:
+    """The progress of a run that is given none: a notebook's bar in a notebook, else a rich bar on standard error."""
+    return NotebookProgress() if in_notebook() else RichProgress()
 
 
 def log_line(step: int, figures: Mapping[str, float]) -> str:

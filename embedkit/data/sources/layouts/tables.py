@@ -35,6 +35,8 @@ def choose_files(names: Sequence[str], request: FolderRequest) -> list[str]:
     data = [name for name in visible if (format := format_of(name)) and readers[format].in_folders]
     data = data or [name for name in visible if format_of(name) and not _is_account(name)]
     data = _without_accounts(data, visible, request)
+    if not data:
+        return []
     splits: dict[str, list[str]] = {}
     for name in data:
         splits.setdefault(_split_of(PurePosixPath(name)) or "", []).append(name)
