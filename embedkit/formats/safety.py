@@ -30,7 +30,7 @@ def check_weights(plan: FolderPlan, allow_pickle: bool) -> None:
         if not allow_pickle:
             raise UnsafeFileError(
                 f"the weights are a pickle ({pickles[0]}), which can run code when it is read", where=str(folder),
-                remedy="convert it to safetensors, or load with allow_pickle=True",
+                remedy="convert it to safetensors, or add --allow-pickle (allow_pickle=True in Python)",
             )  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def check_code(folder: Path, trust_remote_code: bool) -> None:
         if _names_code(known) and not trust_remote_code:
             raise UnsafeFileError(
                 "the model brings its own code (auto_map)", where=str(path),
-                remedy="read that code, then load with trust_remote_code=True and a pinned revision",
+                remedy="read it, then add --trust-remote-code (trust_remote_code=True in Python) and a --revision",
             )  # fmt: skip
         if any("/" in str(kernel) for kernel in _values(known, "attn_implementation", "_attn_implementation")):
             raise UnsafeFileError(

@@ -53,7 +53,7 @@ def _weights(folder: Path, allow_pickle: bool) -> dict[str, Any]:
     if not allow_pickle:
         raise UnsafeFileError(
             f"the weights are a pickle ({pickles[0]})", where=str(folder),
-            remedy="convert it to safetensors, or load with allow_pickle=True",
+            remedy="convert it to safetensors, or add --allow-pickle (allow_pickle=True in Python)",
         )  # fmt: skip
     import torch
 
