@@ -53,9 +53,7 @@ def remedies() -> list[tuple[str, str]]:
 
 
 def _advice(node: ast.AST) -> Iterator[ast.expr]:
-    if isinstance(node, ast.keyword) and node.arg == "remedy":
-        yield node.value
-    elif isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "remedy" for t in node.targets):
+    if (isinstance(node, ast.keyword) and node.arg == "remedy") or (isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "remedy" for t in node.targets)):
         yield node.value
     elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Finding" and len(node.args) == 3:
         yield node.args[2]
