@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from embedkit.errors import ModelError
 from embedkit.factory.folder_settings import folder_of, permissions, replaced
 from embedkit.factory.registry import builders
@@ -35,5 +37,5 @@ def build_static(config: ModelConfig) -> StaticEncoder:
     spec = replaced({"normalize": True}, config)
     spec.pop("pooling", None)
     assert config.dim is not None
-    table = {"buckets": config.buckets} if config.ngrams > 1 else {}  # without n-grams there are none
+    table: dict[str, Any] = {"buckets": config.buckets} if config.ngrams > 1 else {}  # without n-grams there are none
     return StaticEncoder(open_tokenizer(str(config.tokenizer)), config.dim, ngrams=config.ngrams, **table, **spec)

@@ -54,6 +54,16 @@ class FolderReader(ABC):
             The folder has parts that embedkit does not know.
         """
 
+    def plan_of_route(self, root: Path, route: str) -> FolderPlan:
+        """What the folder says of one of its routes.
+
+        Raises
+        ------
+        ModelError
+            The library's folders have no routes, or this one has none of that name.
+        """
+        raise ModelError("has no routes", where=str(root), remedy="leave route out")
+
     def dual(self, plan: FolderPlan, *, allow_pickle: bool = False) -> DualEncoder:
         """The dual encoder of a plan of kind "dual", on the CPU in float32.
 

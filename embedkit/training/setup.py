@@ -158,9 +158,7 @@ def contract_of(recipe: Recipe, method: Method) -> Contract:
     from embedkit.methods.common.usage import usage_of
 
     objective, own = build_objective(recipe, method), method.contract
-    usage = usage_of(
-        method, objective_config(recipe, method), own.roles, guide=recipe.guide is not None, optional=True
-    )
+    usage = usage_of(method, objective_config(recipe, method), own.roles, guide=recipe.guide is not None, optional=True)
     needed = objective.requires & own.roles - method.provides
     limits = dict(own.limits)
     for part in objective.modules():

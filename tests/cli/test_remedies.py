@@ -53,8 +53,10 @@ def remedies() -> list[tuple[str, str]]:
 
 
 def _advice(node: ast.AST) -> Iterator[ast.expr]:
-    if (isinstance(node, ast.keyword) and node.arg == "remedy") or (isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "remedy" for t in node.targets)):
-        yield node.value
+    names = [node.arg] if isinstance(node, ast.keyword) else []
+    names += [target.id for target in getattr(node, "targets", []) if isinstance(target, ast.Name)]
+    if any(str(name).lower().endswith("remedy") for name in names):
+        yield node.value  # type: ignore[attr-defined]
     elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Finding" and len(node.args) == 3:
         yield node.args[2]
 

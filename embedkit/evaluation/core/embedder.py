@@ -177,7 +177,9 @@ class Embedder:
     def describe_prompts(self, **sides: str | None) -> tuple[dict[str, str], list[str]]:
         """Texts of the prompts in use by side, and words for people; `sides` are the settings ``query=``,
         ``document=``."""
-        used = {side: self._text_of(self.prompt_of(sides[side], side)) for side in SIDES if side in sides}
+        used: dict[str, str | None] = {
+            side: self._text_of(self.prompt_of(sides[side], side)) for side in SIDES if side in sides
+        }
         texts = {side: text for side, text in used.items() if text is not None}
         if not any(texts.values()):
             return texts, []

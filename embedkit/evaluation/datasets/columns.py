@@ -47,7 +47,7 @@ def own_columns(
     there = [name for name in table.columns if name != "split"]
     if not user and {names[role] for role in needed} <= set(there):  # the task's own names need no guess
         user = {name: roles[name] for name in there if name in roles}
-        user |= {name: slot for name in there if name not in user and (slot := _numbered(name, reads)) is not None}
+        user |= {name: role for name in there if name not in user and (role := _numbered(name, reads)) is not None}
     exact = bool(user)
     try:
         binding = bind(there, user or None, requires=needed, reads=reads, where=table.source)

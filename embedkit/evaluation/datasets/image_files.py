@@ -31,7 +31,8 @@ def read_folder(folder: Path) -> tuple[dict[str, list[Any]], list[int]]:
 
     rows: list[dict[str, Any]] = []
     numbers: list[int] = []
-    for place, split in (split_folders(folder) or {folder: None}).items():
+    places: dict[Path, str | None] = {**split_folders(folder)} or {folder: None}
+    for place, split in places.items():
         for part in find_parts(str(place)):
             for number, values in part.records():
                 if isinstance(values, BadRow):

@@ -111,7 +111,7 @@ def _names(first: Report, second: Report) -> tuple[str, str]:
 
 def _with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     """A task's settings; what a file of an older version does not name had its default."""
-    kind = settings.get("kind")
+    kind = str(settings.get("kind"))
     fields = TASKS[kind].settings_type.model_fields if kind in TASKS else {}
     known = {key: plain(field.default) for key, field in fields.items() if not field.is_required() and key != "columns"}
     return {**{key: value for key, value in known.items() if isinstance(value, str | int | float)}, **settings}

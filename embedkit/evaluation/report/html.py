@@ -121,7 +121,8 @@ class _Suite:
 
     def _difference(self, place: int) -> Content:
         """Table and bars of the differences from the first model; `place` is the second one's among the models."""
-        comparison, rows = self.compared(0, place), []
+        comparison = self.compared(0, place)
+        rows: list[list[Any]] = []
         for row in comparison.rows:
             if row.difference is None:
                 rows.append([row.name, "-", row.unlike or "", ""])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import UserError
 from embedkit.evaluation.core.suites import load_suite
@@ -51,7 +51,7 @@ class MtebSuites(SuiteKind):
 
         if options.tasks is not None or options.settings:
             raise UserError("mteb tasks take no task list or settings", remedy="name the tasks after mteb:")
-        more = {"prompt": options.prompt, "truncate_dim": options.truncate_dim, "seed": options.seed}
+        more: dict[str, Any] = {"prompt": options.prompt, "truncate_dim": options.truncate_dim, "seed": options.seed}
         if options.data is None:
             return open_mteb(str(suite), options.split, **more)
         from embedkit.evaluation.mteb.local import local_tasks

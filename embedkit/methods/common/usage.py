@@ -336,5 +336,3 @@ def equal_views(method: Method, usage: Usage, model: Any, parts: Any) -> str | N
         f"the views {first!r} and {second!r} are equal: they hold the same text, and the model has no dropout to tell "
         "them apart; set model.dropout (0.1 in SimCSE), or change a view with method.augment"
     )
-
-
