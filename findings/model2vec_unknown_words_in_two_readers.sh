@@ -5,7 +5,7 @@
 # it as it stands, but the two give different vectors for a text with a word outside the vocabulary. model2vec leaves
 # unknown words out of the mean; sentence-transformers (from the folder, and by StaticEmbedding.from_model2vec too) adds
 # the vector of [UNK] for each. "the cat" agrees to the last digits; "the zzz cat" has a cosine of 0.795 between the
-# two readers, and the cosine of "zzz" and "qqq", two words that nobody knows, is 1 here and 0 there.
+# two readers, and the cosine of "zzz" and "qqq", two words unknown to both, is 1 in sentence-transformers and 0 in model2vec.
 #
 # Why a good guess misses: the folder names the classes of sentence-transformers itself, the token weights, the mapping
 # of merged tokens and the normalisation are taken over rightly, and a test on known words shows full agreement.
