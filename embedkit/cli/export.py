@@ -24,7 +24,9 @@ def export(
     """Write a model for another library."""
     from embedkit.formats import export as write
     from embedkit.formats import load
+    from embedkit.formats.export import check_format
 
+    check_format(format)  # what is missing is asked for before a model is read
     loaded = load(model, device="cpu", trust_remote_code=trust_remote_code, revision=revision)
     write(loaded, output, format=format, overwrite=overwrite, samples=samples)
     console().print(f"written to {output}")

@@ -43,7 +43,7 @@ def examine_model(model: Model, folder: Path | None = None) -> Examined:
         remedy = "the training diverged: take an earlier checkpoint"
         return described, [Finding("weights are not finite", f"{len(bad)} tensors, first {bad[0]}", remedy)]
     findings = [] if folder is None else list(examine_folder(folder, model))
-    outside = list(examine_tokens(getattr(model, "text", model)))
+    outside = list(examine_tokens(model.text_model))
     findings += outside
     if any("embedding table" in finding.what for finding in outside):
         return described, findings  # a text may name a vector that is not there

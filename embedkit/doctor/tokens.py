@@ -25,8 +25,8 @@ def examine_tokens(model: Any) -> Iterator[Finding]:
 
     `model` is a text encoder; one of another kind gives nothing.
     """
-    tokenizer, encoder = getattr(model, "tokenizer", None), getattr(model, "encoder", None)
-    if tokenizer is None or encoder is None or not hasattr(encoder, "get_input_embeddings"):
+    tokenizer, encoder = model.tokenizer, model.backbone
+    if encoder is None:
         return
     rows = int(encoder.get_input_embeddings().weight.shape[0])
     if len(tokenizer) > rows:
@@ -65,7 +65,7 @@ def _words(model: Any, tokenizer: Any, rows: int) -> Iterator[Finding]:
             f"{unknown / max(1, len(words)):.0%} of {len(words)} tokens",
             "take the tokenizer of these weights; lower or upper case, and the vocabulary file, are the usual reasons",
         )  # fmt: skip
-    if getattr(model, "pooling", "") == "cls" and any(text[0] not in special for text in ids):
+    if model.pooling == "cls" and any(text[0] not in special for text in ids):
         yield Finding(
             "cls pooling takes the first token, which here is a word", f"ids {ids[0][:4]} ... of {ENGLISH[0][:16]!r}",
             "choose another pooling, or a tokenizer that puts its special token in front",

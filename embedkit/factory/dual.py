@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from pydantic import ValidationError
+from torch import nn
+
 from embedkit.errors import ModelError
+from embedkit.factory.folder_settings import checked_prompt, folder_of
 from embedkit.factory.registry import builders
-from embedkit.formats.detect import inspect, locate
+from embedkit.factory.settings import every_setting_used, taken
+from embedkit.factory.tower_configs import image_size, text_size
+from embedkit.formats.detect import inspect
+from embedkit.formats.loading import OPEN_CLIP, assemble
+from embedkit.formats.transformers.dual_reader import preprocess_of, read_vision_model
 from embedkit.models.base import Model
 from embedkit.models.inputs.preprocess import Preprocess
+from embedkit.models.modules.adapters import add_lora
 from embedkit.models.modules.dual import DualEncoder, Projection
-from embedkit.models.modules.image_towers import ImageTower, build_image_tower
+from embedkit.models.modules.image_towers import BATCH_NORMS, ImageTower, named_tower, pair, resized
+from embedkit.models.modules.text import TextEncoder
+from embedkit.models.towers.transformers import TransformersTower
 from embedkit.recipe import ImageTowerConfig, ModelConfig, TextTowerConfig, TowersConfig
 
 _TEXT_KEYS = (
     "kind", "name", "revision", "config", "tokenizer", "pooling", "max_length", "prompts", "default_prompt", "dropout",
-    "lora", "dim", "ngrams", "buckets",
-)  # fmt: skip
-_NOT_DUAL = (
-    "config", "tokenizer", "pooling", "head", "max_length", "dropout", "lora", "dim", "prompts", "default_prompt",
+    "dim", "ngrams", "buckets",
 )  # fmt: skip
 
 
@@ -29,94 +37,140 @@ def build_dual(config: ModelConfig) -> DualEncoder:
     ModelError
         For settings that belong to a tower, and for towers that cannot be read or built.
     """
-    for key in _NOT_DUAL:
-        if getattr(config, key) not in (None, {}, []):
-            raise ModelError("belongs to a tower", where=f"model.{key}", remedy=f"write model.towers.text.{key}")
     towers = config.towers or TowersConfig()
-    model = _loaded(config) if config.name is not None else _new(towers)
+    if config.name is None:
+        model = _new(towers)
+    else:
+        model = _loaded(config, config.name)
+        _adjust_text(model, towers.text)
+        _adjust_image(model, towers.image)
     if config.normalize is not None:
         model.normalize = config.normalize
     _adapt(model, towers)
     return model
 
 
-def _loaded(config: ModelConfig) -> DualEncoder:
-    from embedkit.formats.loading import OPEN_CLIP, assemble
-
-    assert config.name is not None
-    if config.name.startswith(OPEN_CLIP):
+def _loaded(config: ModelConfig, name: str) -> DualEncoder:
+    if name.startswith(OPEN_CLIP):
         from embedkit.formats.open_clip.towers import load_tag
 
-        return load_tag(config.name.removeprefix(OPEN_CLIP))
-    plan = inspect(locate(config.name, config.revision))
+        return load_tag(name.removeprefix(OPEN_CLIP))
+    plan = inspect(folder_of(config))
     if plan.kind != "dual":
-        raise ModelError(
-            f"is a {plan.kind} model",
-            where=config.name,
-            remedy="name it in model.towers.text.name, with an image tower",
-        )
+        remedy = "name it in model.towers.text.name, with an image tower"
+        raise ModelError(f"is a {plan.kind} model", where=name, remedy=remedy)
     model = assemble(plan)
     assert isinstance(model, DualEncoder)
     return model
 
 
+def _adjust_text(model: DualEncoder, config: TextTowerConfig) -> None:
+    """Settings of the recipe in the place of those of a loaded text tower."""
+    text = model.text
+    if config.max_length is not None:
+        text.max_length = config.max_length  # type: ignore[misc]  # every text encoder has a setter
+    if config.prompts:
+        text.prompts = model.prompts = {**text.prompts, **config.prompts}
+    if config.default_prompt is not None:
+        name = checked_prompt(config.default_prompt, text.prompts, "model.towers.text")
+        text.default_prompt = model.default_prompt = name
+    if text.kind == "text" and config.pooling is not None:
+        text.pooling = config.pooling
+    if config.dropout is not None:
+        text.set_dropout(config.dropout)
+
+
+def _adjust_image(model: DualEncoder, config: ImageTowerConfig) -> None:
+    """Settings of the recipe in the place of those of a loaded image tower."""
+    if config.preprocess:
+        preprocess = changed_preprocess(model.preprocess, config.preprocess)
+        model.image = resized(model.image, preprocess.size)
+        model.preprocess = preprocess
+    if isinstance(model.image, TransformersTower) and config.pooling is not None:
+        model.image.pooling = config.pooling
+
+
+def changed_preprocess(known: Preprocess, settings: dict[str, object]) -> Preprocess:
+    """`known` with other settings; an `edge` that is not among them keeps its proportion to the size.
+
+    Raises
+    ------
+    ModelError
+        For an unknown setting or value.
+
+    Examples
+    --------
+    >>> from embedkit.factory.dual import changed_preprocess
+    >>> from embedkit.models import Preprocess
+    >>> changed_preprocess(Preprocess(size=(224, 224), edge=256), {"size": 112}).edge
+    128
+    """
+    settings = dict(settings)
+    if "size" in settings:
+        settings["size"] = list(pair(settings["size"]))
+        if known.edge is not None and "edge" not in settings:
+            settings["edge"] = round(known.edge * min(pair(settings["size"])) / min(known.size))
+    return Preprocess.of({**known.to_json(), **settings})
+
+
 def _new(towers: TowersConfig) -> DualEncoder:
     assert towers.dim is not None
     text = _text(towers.text)
-    image = _image(towers.image, towers.dim)
+    image, preprocess = _image(towers.image, towers.dim)
     if towers.text.projection == "none" and text.dim != towers.dim:
         raise ModelError(
             f"the text tower has {text.dim} coordinates", where="model.towers.dim", remedy="add a projection"
         )
-    ends = image.dim == towers.dim and image.family == "open_clip"  # these towers end in a projection of their own
+    ends = image.dim == towers.dim and image.ends_in_projection
     behind_text = Projection(towers.text.projection or "linear", text.dim, towers.dim)
     behind_image = Projection(towers.image.projection or ("none" if ends else "linear"), image.dim, towers.dim)
-    preprocess = Preprocess.of({"size": list(image.size), **towers.image.preprocess})
-    return DualEncoder(text, image, behind_text, behind_image, preprocess)
+    if towers.image.preprocess:
+        preprocess = changed_preprocess(preprocess, towers.image.preprocess)
+    return DualEncoder(text, resized(image, preprocess.size), behind_text, behind_image, preprocess)
 
 
 def _text(config: TextTowerConfig) -> Model:
-    settings = {key: getattr(config, key) for key in _TEXT_KEYS}
+    settings = taken(config, _TEXT_KEYS)
     if config.size is not None:
-        from embedkit.factory.tower_configs import text_size
-
         settings["config"] = text_size(config.size)
-        settings["tokenizer"] = config.tokenizer or "clip"
-    settings["lora"] = None  # added to the whole tower at the end
-    model = builders[config.kind](ModelConfig(**settings))
-    dense = getattr(model, "dense", None)
-    if dense is not None:  # layers that only its own training used are no part of a tower
-        from torch import nn
-
-        model.dense = nn.ModuleList(layer for layer in dense if not layer.train_only)
+        settings.setdefault("tokenizer", "clip")
+    try:
+        section = ModelConfig(**settings)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ").replace("model.", "model.towers.text.")
+        raise ModelError(reason, where="model.towers.text") from error
+    with every_setting_used(section, "model.towers.text", ("kind",)) as view:
+        model = builders[section.kind](view)
+    if isinstance(model, TextEncoder):  # layers that only its own training used are no part of a tower
+        model.dense = nn.ModuleList(layer for layer in model.layers if not layer.train_only)
     return model
 
 
-def _image(config: ImageTowerConfig, dim: int) -> ImageTower:
-    from embedkit.factory.tower_configs import image_size
-    from embedkit.models.modules.image_towers import TransformersTower
-
+def _image(config: ImageTowerConfig, dim: int) -> tuple[ImageTower, Preprocess]:
+    """The tower, and the preprocessing that its folder asks for or that fits its size."""
     if config.name is not None:
-        from embedkit.formats.transformers.dual_reader import read_vision_model
-
-        return TransformersTower(read_vision_model(locate(config.name, config.revision)), config.pooling)
+        folder = folder_of(config)
+        tower: ImageTower = TransformersTower(read_vision_model(folder), config.pooling)
+        if (folder / "preprocessor_config.json").is_file():
+            preprocess = preprocess_of(folder)
+            return resized(tower, preprocess.size), preprocess
+        return tower, Preprocess(size=tower.size)
     if config.size is not None:
-        return build_image_tower({"family": "open_clip", "dim": dim, **image_size(config.size)})
-    assert config.config is not None
-    if "model_type" in config.config:
-        return build_image_tower({"family": "transformers", "config": config.config, "pooling": config.pooling})
-    return build_image_tower(
-        {"family": "open_clip", "dim": dim, "config": config.config, "quick_gelu": config.quick_gelu}
-    )
+        named = image_size(config.size)
+        tower = named_tower(named["config"])[0].from_config(named["config"], dim, {"quick_gelu": named["quick_gelu"]})
+    else:
+        assert config.config is not None
+        kind, settings = named_tower(config.config)
+        tower = kind.from_config(settings, dim, taken(config, kind.options))
+    return tower, Preprocess(size=tower.size)
 
 
 def _adapt(model: DualEncoder, towers: TowersConfig) -> None:
     """Settings that apply to built and to loaded towers alike."""
-    from embedkit.models.modules.adapters import add_lora
-
     if towers.image.patch_dropout is not None:
         model.image.set_patch_dropout(towers.image.patch_dropout)
-    model.image.freeze_batch_norm = towers.image.freeze_batch_norm
+    if any(isinstance(module, BATCH_NORMS) for module in model.image.modules()):
+        model.image.freeze_batch_norm = towers.image.freeze_batch_norm
     if towers.text.lora is not None:
         add_lora(model.text, towers.text.lora)
     if towers.image.lora is not None:

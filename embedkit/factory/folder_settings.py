@@ -1,24 +1,48 @@
-"""Settings of a folder with those of a recipe in their place."""
+"""The folder that a section names, and its settings with those of a recipe in their place."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from embedkit.recipe import ModelConfig
+from embedkit.errors import ModelError, nearest
+from embedkit.formats.detect import locate
+from embedkit.recipe import ImageTowerConfig, ModelConfig
 
-if TYPE_CHECKING:
-    pass
+
+def folder_of(config: ModelConfig | ImageTowerConfig) -> Path:
+    """The folder of ``name``; ``revision`` belongs to hub ids alone.
+
+    Raises
+    ------
+    ModelError
+        When there is none.
+    """
+    assert config.name is not None
+    local = Path(config.name).expanduser().is_dir()
+    return locate(config.name, None if local else config.revision)
 
 
 def replaced(spec: dict[str, Any], config: ModelConfig) -> dict[str, Any]:
-    """The settings of a folder with those of the recipe in their place."""
-    spec = dict(spec)
-    for key in ("pooling", "max_length", "normalize"):
-        value = getattr(config, key)
-        if value is not None:
-            spec[key] = value
+    """The settings of a folder with those of the recipe in their place.
+
+    Raises
+    ------
+    ModelError
+        When the default prompt is no prompt of either.
+    """
+    own = {"pooling": config.pooling, "max_length": config.max_length, "normalize": config.normalize}
+    spec = {**spec, **{key: value for key, value in own.items() if value is not None}}
     if config.prompts:
-        spec["prompts"] = {**spec.get("prompts", {}), **config.prompts}
+        spec["prompts"] = {**(spec.get("prompts") or {}), **config.prompts}
     if config.default_prompt is not None:
-        spec["default_prompt"] = config.default_prompt
+        spec["default_prompt"] = checked_prompt(config.default_prompt, spec.get("prompts") or {}, "model")
     return spec
+
+
+def checked_prompt(name: str, prompts: dict[str, str], where: str) -> str:
+    """`name`, when it is one of `prompts`."""
+    if name not in prompts:
+        known = nearest(name, prompts) if prompts else "the model has no prompts: add it to prompts"
+        raise ModelError(f"no prompt {name!r}", where=f"{where}.default_prompt", remedy=known)
+    return name

@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from embedkit.factory.registry import builders
+from embedkit.factory.settings import every_setting_used
 from embedkit.formats.detect import inspect, locate
 from embedkit.recipe import ModelConfig
 
 if TYPE_CHECKING:
     from embedkit.models.base import Model
+
+READ_ELSEWHERE = ("kind", "use_max_length")
+"""Settings of the `model` section that the builder of its kind does not read; the training loop obeys the second."""
 
 
 def build(config: ModelConfig, seed: int = 0) -> Model:
@@ -21,12 +25,19 @@ def build(config: ModelConfig, seed: int = 0) -> Model:
     Raises
     ------
     ModelError
-        When the model cannot be read or built.
+        When the model cannot be read or built, and for every setting that has no effect on it.
+
+    Examples
+    --------
+    >>> from embedkit.recipe import ModelConfig
+    >>> from embedkit.factory import build
+    >>> build(ModelConfig(kind="static", tokenizer="builtin", dim=4)).dim  # doctest: +SKIP
+    4
     """
     if config.name is not None and not config.name.startswith("open_clip:"):
         inspect(locate(config.name, config.revision))  # refuse a wrong folder before torch is imported
     import torch
 
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), every_setting_used(config, "model", READ_ELSEWHERE) as section:
         torch.manual_seed(seed)
-        return builders[config.kind](config).train()
+        return builders[config.kind](section).train()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from embedkit.errors import ModelError
-from embedkit.factory.folder_settings import replaced
+from embedkit.factory.folder_settings import folder_of, replaced
 from embedkit.factory.registry import builders
 from embedkit.factory.tokenizer import open_tokenizer
-from embedkit.formats.detect import inspect, locate
+from embedkit.formats.detect import inspect
 from embedkit.formats.loading import assemble
 from embedkit.models.modules.static import StaticEncoder
 from embedkit.recipe import ModelConfig
@@ -22,13 +22,10 @@ def build_static(config: ModelConfig) -> StaticEncoder:
         For settings that a static encoder does not have.
     """
 
-    for key in ("head", "lora", "dropout", "config"):
-        if getattr(config, key) not in (None, []):
-            raise ModelError("a static model has no such setting", where=f"model.{key}", remedy="remove it")
     if config.pooling not in (None, "mean"):
         raise ModelError(f"a static model has no {config.pooling} pooling", where="model.pooling", remedy="remove it")
     if config.name is not None:
-        plan = inspect(locate(config.name, config.revision))
+        plan = inspect(folder_of(config))
         if plan.kind != "static":
             raise ModelError(f"is a {plan.kind} model", where=config.name, remedy=f"set model.kind to {plan.kind}")
         plan.spec = replaced(plan.spec, config)
@@ -38,6 +35,5 @@ def build_static(config: ModelConfig) -> StaticEncoder:
     spec = replaced({"normalize": True}, config)
     spec.pop("pooling", None)
     assert config.dim is not None
-    return StaticEncoder(
-        open_tokenizer(str(config.tokenizer)), config.dim, ngrams=config.ngrams, buckets=config.buckets, **spec
-    )
+    table = {"buckets": config.buckets} if config.ngrams > 1 else {}  # without n-grams there are none
+    return StaticEncoder(open_tokenizer(str(config.tokenizer)), config.dim, ngrams=config.ngrams, **table, **spec)

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import ModelError
-from embedkit.formats.detect import inspect, locate
+from embedkit.formats.detect import inspect
 from embedkit.recipe import HeadConfig, ModelConfig
 
 if TYPE_CHECKING:
     from embedkit.models.base import Model
     from embedkit.models.modules.text import Dense, TextEncoder
 
-from embedkit.factory.folder_settings import replaced
+from embedkit.factory.folder_settings import folder_of, replaced
 from embedkit.factory.registry import builders
 from embedkit.factory.tokenizer import open_tokenizer
 
@@ -32,7 +32,7 @@ def _text(config: ModelConfig) -> Model:
     from embedkit.models.modules.text import TextEncoder
 
     if config.name is not None:
-        plan = inspect(locate(config.name, config.revision))
+        plan = inspect(folder_of(config))
         if plan.kind != "text":
             raise ModelError(f"is a {plan.kind} model", where=config.name, remedy=f"set model.kind to {plan.kind}")
         plan.spec = replaced(plan.spec, config)
@@ -72,14 +72,24 @@ def _new_head(model: TextEncoder, config: HeadConfig) -> Dense:
 
 
 def _dropout_overrides(config: ModelConfig, known: Any) -> dict[str, float]:
-    """The configuration's rates to replace; `known` is the configuration or the folder that holds it."""
+    """The configuration's rates to replace; `known` is the configuration or the folder that holds it.
+
+    Raises
+    ------
+    ModelError
+        When the architecture has no dropout.
+    """
     if config.dropout is None:
         return {}
     if isinstance(known, Path):
         from transformers import AutoConfig
 
         known = AutoConfig.from_pretrained(known, local_files_only=True, trust_remote_code=False)
-    return {key: config.dropout for key in DROPOUT_KEYS if isinstance(getattr(known, key, None), float | int)}
+    settings = known.to_dict()
+    places = [key for key in DROPOUT_KEYS if isinstance(settings.get(key), float | int)]
+    if not places:
+        raise ModelError(f"a {known.model_type} encoder has no dropout", where="model.dropout", remedy="leave it out")
+    return dict.fromkeys(places, config.dropout)
 
 
 def _random_text(config: ModelConfig) -> Model:
@@ -97,9 +107,12 @@ def _random_text(config: ModelConfig) -> Model:
     settings.setdefault("vocab_size", len(tokenizer))
     if kind in (CAUSAL, PADDED):
         settings = {**special_ids(tokenizer), **settings}
-    for key in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
-        if getattr(tokenizer, key, None) is not None:
-            settings.setdefault(key, getattr(tokenizer, key))
+    for name in ("pad", "bos", "eos", "cls", "sep"):
+        number = getattr(tokenizer, f"{name}_token_id", None)
+        if number is not None:
+            settings.setdefault(f"{name}_token_id", number)
+    if config.tokenizer == "clip":  # made for 77 tokens; here the position table of the tower counts
+        tokenizer.model_max_length = int(settings.get("max_position_embeddings", tokenizer.model_max_length))
     try:
         shape = AutoConfig.for_model(kind, **settings)
     except (ValueError, TypeError) as error:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from embedkit.formats.detect import locate
-
-if TYPE_CHECKING:
-    pass
 
 
 def open_tokenizer(name: str) -> Any:

@@ -109,10 +109,13 @@ class FolderWriter:
     write : callable
         ``write(model, folder, samples)`` fills an empty folder and returns what the certificate says of it; `samples`
         images and texts are compared where the written folder is read back.
+    check : callable
+        Refuses, before a model is loaded, where a package is missing.
     """
 
     kinds: frozenset[str]
     write: Callable[[Any, Path, int], dict[str, Any]]
+    check: Callable[[], None] = lambda: None
 
     def can_write(self, model: Model) -> bool:
         """Whether the format can hold models of this kind."""

@@ -19,12 +19,14 @@ A method object keeps no state: everything that changes is a parameter or a buff
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from embedkit.data.schema.contract import Contract
+from embedkit.errors import RecipeError
 from embedkit.registry import Registry
 from embedkit.settings import checked
 from embedkit.views.base import View
@@ -91,6 +93,14 @@ class Method:
         the weights are read.
         """
 
+    def notes(self, model: Model) -> list[str]:
+        """Lines that are shown when a run starts: what of the model is used, and how, that one may not expect."""
+        return []
+
+    def prompt_of(self, model: Model, role: str) -> str | None:
+        """The prompt, by name or text, that texts of a role get in training; None for the model's default."""
+        return None
+
     def parts(self, model: Model) -> nn.ModuleDict:
         """Extra modules, kept in checkpoints and left out of the saved model. ``model.training_dim`` is D."""
         from torch import nn
@@ -112,8 +122,6 @@ class Method:
 
     def beside(self, views: Mapping[str, View]) -> dict[str, View]:
         """Views of this method as an auxiliary of another one that has these `views`; by default it cannot be one."""
-        from embedkit.errors import RecipeError
-
         raise RecipeError(f"{type(self).__name__} is no auxiliary method", remedy="use it by itself")
 
     def before_main(self, model: Any, inputs: Any) -> Any:
@@ -178,4 +186,20 @@ def prepare_view(model: Model, view: View) -> Inputs:
     return prepare_images(model, view.inputs)  # type: ignore[return-value]
 
 
-methods: Registry[type[Method]] = Registry("method", "embedkit.methods")
+def _adopt(name: str, part: Any) -> type[Method]:
+    """The class of a plug-in's method."""
+    if not (isinstance(part, type) and issubclass(part, Method)) or part.views is Method.views:
+        raise RecipeError(
+            f"this {'class' if isinstance(part, type) else type(part).__name__} is no method", where=name,
+            remedy="derive it from embedkit.methods.Method and define views(rows, random)",
+        )  # fmt: skip
+    try:
+        inspect.signature(part.views).bind(None, [], None)
+    except TypeError as error:
+        raise RecipeError(
+            f"views has a wrong signature ({error})", where=name, remedy="write views(self, rows, random)"
+        ) from None
+    return part
+
+
+methods: Registry[type[Method]] = Registry("method", "embedkit.methods", plugins="embedkit.methods", adopt=_adopt)

@@ -71,11 +71,13 @@ class LiT(ImageText):
         """Vectors in the shared space; those of images from the locked tower, computed now or before."""
         import torch
 
+        from embedkit.models.inputs.images import ImageInputs
+
         known = inputs.data.get("features")
         if known is not None:
             vectors = torch.as_tensor(known, device=inputs.device, dtype=model.dtype)
             return model.projections["image"](vectors)  # type: ignore[no-any-return]
-        if not hasattr(inputs, "pixels"):
+        if not isinstance(inputs, ImageInputs):
             return model(inputs, **settings)  # type: ignore[no-any-return]
         return model.projections["image"](tower_vectors(model, inputs))  # type: ignore[no-any-return]
 

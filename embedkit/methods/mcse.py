@@ -68,7 +68,7 @@ class MCSE(Method):
     def parts(self, model: Model) -> nn.ModuleDict:
         from torch import nn
 
-        width = getattr(model, "hidden_size", model.dim)
+        width = model.hidden_size
         return nn.ModuleDict({"text": nn.Linear(width, self.shared), "image": nn.Linear(self.size, self.shared)})
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:

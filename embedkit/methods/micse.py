@@ -65,7 +65,7 @@ class MiCSE(SimCSEUnsupervised):
 
         from embedkit.methods.common.attention import Maps, default_layers
 
-        config = getattr(getattr(model, "encoder", None), "config", None)
+        config = None if model.backbone is None else model.backbone.config
         if config is None:
             raise ModelError(f"a {model.kind} model has no attention", remedy="use a transformers text encoder")
         depth = config.num_hidden_layers

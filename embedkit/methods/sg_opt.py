@@ -133,7 +133,7 @@ def squared_distance(module: nn.Module, start: nn.Module) -> Tensor:
 
 
 def _embeddings(model: Model) -> nn.Module:
-    encoder = getattr(model, "encoder", None)
+    encoder = model.backbone
     layer = getattr(encoder, "embeddings", None)
     if encoder is None or layer is None:
         raise ModelError(f"a {model.kind} model has no layers to be guided by", remedy="use a BERT-like text encoder")

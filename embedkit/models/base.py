@@ -4,44 +4,135 @@ from __future__ import annotations
 
 import hashlib
 import json
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from embedkit.errors import ModelError, UserError
+from embedkit.errors import ModelError
+from embedkit.models.augment.dropout import has_dropout, set_dropout
+from embedkit.models.card import card_html, card_text
 from embedkit.models.inputs.inputs import Inputs
+from embedkit.models.similarity import check_similarity, similarity_matrix
 from embedkit.registry import services
+
+if TYPE_CHECKING:
+    from embedkit.models.encode.arguments import EncodeSettings
+    from embedkit.models.inputs.preprocess import Preprocess
 
 Progress = bool | Callable[[int, int], None] | None
 
 
-class Model(nn.Module):
+class Model(nn.Module, ABC):
     """Base class of encoders.
+
+    What only some encoders can do is declared here too, with the value of those that cannot: nobody probes a model for
+    its attributes.
 
     Attributes
     ----------
+    kind : str
+        "text", "clip-text", "static" or "dual".
     dim : int
         Size of the vectors that `encode` returns.
     max_length : int
         Tokens of an input at most, special tokens included.
+    tokenizer : PreTrainedTokenizerBase
+        The tokenizer of its texts.
     prompts : dict of str to str
         Prompt texts by name; a text with ``{}`` is a template around the input.
     default_prompt : str or None
         Name of the prompt that is used when none is given.
     normalize : bool
         Whether `encode` returns unit vectors by default.
+    pooling : str or None
+        How token vectors become one, where the model has token vectors.
+    ngrams : int
+        Longest word n-gram that has a vector of its own; 1 where there are none.
+    cleaning : str
+        What is done to a caption before its tokens, a key of `embedkit.models.inputs.text_normalization.CLEANINGS`.
+    padded : bool
+        Whether the model sees the padding behind a text, as SigLIP's text tower does.
+    preprocess : Preprocess or None
+        How an image becomes pixels, where the model takes images.
+    scale, bias : float or None
+        Factor and offset of cosine similarities that the model was trained with, where it has them.
+    has_scale : bool
+        Whether a trained scale can be kept in the model.
     """
 
     kind: str = ""
     dim: int
+    tokenizer: Any
     prompts: dict[str, str]
     default_prompt: str | None
     normalize: bool
+    pooling: str | None = None
+    ngrams: int = 1
+    cleaning: str = "none"
+    padded: bool = False
+    preprocess: Preprocess | None = None
+    scale: float | None = None
+    bias: float | None = None
+    has_scale: bool = False
+    _similarity: str = "cosine"
+
+    @property
+    def similarity_fn_name(self) -> str:
+        """The function of `similarity`: "cosine", "dot", "euclidean" or "manhattan"."""
+        return self._similarity
+
+    @similarity_fn_name.setter
+    def similarity_fn_name(self, name: str) -> None:
+        self._similarity = check_similarity(name)
+
+    def _similarity_spec(self) -> dict[str, Any]:
+        """The similarity function for `spec`; left out where it is the usual one."""
+        return {} if self.similarity_fn_name == "cosine" else {"similarity_fn_name": self.similarity_fn_name}
+
+    @property
+    def text_model(self) -> Model:
+        """The part that reads texts: the model itself, or the text tower of a dual encoder."""
+        return self
+
+    @property
+    def backbone(self) -> Any | None:
+        """The transformers encoder below the pooling; None for a model without one."""
+        return None
+
+    @property
+    def hidden_size(self) -> int:
+        """Size of the vectors below any dense layer or projection."""
+        return self.dim
+
+    @property
+    def beyond_modules(self) -> list[str]:
+        """What the vectors depend on besides encoder, pooling and plain dense layers, in words."""
+        return []
+
+    @property
+    def mixes_inputs(self) -> bool:
+        """Whether in training a vector depends on the other inputs of its chunk (batch normalisation)."""
+        return False
+
+    def has_dropout(self) -> bool:
+        """Whether two forward passes of one text differ in training mode, as SimCSE needs it."""
+        return has_dropout(self)
+
+    def set_dropout(self, rate: float) -> None:
+        """Set every dropout rate of the encoder.
+
+        Raises
+        ------
+        ModelError
+            When the encoder has no dropout.
+        """
+        if self.backbone is None or not set_dropout(self.backbone, rate):
+            raise ModelError(f"a {self.kind} model has no dropout in its encoder", remedy="leave model.dropout out")
 
     @property
     def device(self) -> torch.device:
@@ -76,19 +167,22 @@ class Model(nn.Module):
 
     def encode(
         self,
-        inputs: Sequence[str],
+        inputs: Any,
         prompt: str | None = None,
         normalize: bool | None = None,
         truncate_dim: int | None = None,
         batch_tokens: int | None = None,
         progress: Progress = None,
-    ) -> np.ndarray:
-        """Vectors of texts, float32 (N, D), in input order.
+        *,
+        batch_size: int | None = None,
+        **others: Any,
+    ) -> Any:
+        """Vectors of texts, float32 (N, D), in input order; of one text its vector (D,).
 
         Parameters
         ----------
-        inputs : sequence of str
-            The texts; equal ones are computed once.
+        inputs : str, or a list, tuple, generator, series, column or array of str
+            The texts; equal ones are computed once. A dual encoder takes images too, see `DualEncoder.encode`.
         prompt : str, optional
             Name or text of a prompt; the default prompt when None, none when ``""``.
         normalize : bool, optional
@@ -99,6 +193,11 @@ class Model(nn.Module):
             Tokens of a batch at most (a longer single text is a batch of its own).
         progress : bool or callable, optional
             True shows a bar; a callable gets (texts done, texts in all).
+        batch_size : int, optional
+            Inputs of a batch at most, whatever their tokens.
+        **others
+            The words of sentence-transformers: ``prompt_name``, ``show_progress_bar``, ``normalize_embeddings``,
+            ``convert_to_tensor``, ``convert_to_numpy``, ``device``.
 
         Raises
         ------
@@ -106,18 +205,65 @@ class Model(nn.Module):
             When an input is not a str; the index is named.
         NonFiniteError
             When a vector has NaN or infinity; the row is named.
+        UserError
+            For an argument that is unknown or has no effect.
+
+        Examples
+        --------
+        >>> model.encode(["one text", "another"], prompt="query").shape  # doctest: +SKIP
+        (2, 384)
         """
+        from embedkit.models.encode import arguments
+
+        settings = arguments.EncodeSettings(prompt, normalize, truncate_dim, batch_tokens, progress, batch_size)
+        settings = arguments.understood(self, settings, others)
+        items, single = arguments.items_of(inputs)
+        arguments.move(self, others.get("device"))
+        return arguments.shaped(self.encode_items(items, settings), single, self.device, others)
+
+    def encode_items(self, items: list[Any], settings: EncodeSettings) -> np.ndarray:
+        """Vectors, float32 (N, D), of a list of single inputs: the work behind `encode`."""
         from embedkit.models.encode.encoding import encode
 
-        return encode(self, inputs, prompt, normalize, truncate_dim, batch_tokens, progress)
+        return encode(self, items, settings)
+
+    def encode_query(self, inputs: Any, **settings: Any) -> Any:
+        """Vectors of queries: `encode` under the prompt "query" where the model has one, else the default prompt."""
+        return self.encode(inputs, **self._role_prompt(("query",), settings))
+
+    def encode_document(self, inputs: Any, **settings: Any) -> Any:
+        """Vectors of documents: `encode` under the prompt "document", "passage" or "corpus" where the model has one,
+        else the default prompt."""
+        return self.encode(inputs, **self._role_prompt(("document", "passage", "corpus"), settings))
+
+    def _role_prompt(self, names: Sequence[str], settings: dict[str, Any]) -> dict[str, Any]:
+        """The settings with the first prompt of `names` that the model has, unless a prompt is named."""
+        name = next((name for name in names if name in self.prompts), None)
+        if name is None or settings.get("prompt") is not None or settings.get("prompt_name") is not None:
+            return settings
+        return {**settings, "prompt": name}
 
     def similarity(self, a: Any, b: Any) -> np.ndarray:
-        """Cosine similarities, float32 (N, M), of vectors (N, D) and (M, D)."""
-        a, b = (np.atleast_2d(np.asarray(x, dtype=np.float32)) for x in (a, b))
-        if a.shape[1] != b.shape[1]:
-            raise UserError(f"vectors have {a.shape[1]} and {b.shape[1]} coordinates", remedy="use one model for both")
-        a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (a, b))
-        return a @ b.T
+        """Similarities, float32 (N, M), of vectors (N, D) and (M, D) by the model's own function.
+
+        Texts (and images, for a dual encoder) are encoded first, under the default prompt.
+
+        Raises
+        ------
+        UserError
+            When the vectors have different sizes.
+        """
+        return similarity_matrix(self.similarity_fn_name, self._vectors_of(a), self._vectors_of(b))
+
+    def _vectors_of(self, inputs: Any) -> Any:
+        """Vectors as they are; anything else encoded."""
+        if isinstance(inputs, Tensor) or (isinstance(inputs, np.ndarray) and inputs.dtype.kind in "fiub"):
+            return inputs
+        if isinstance(inputs, list | tuple) and all(
+            isinstance(row, int | float | list | tuple | np.ndarray | np.number | Tensor) for row in inputs
+        ):
+            return inputs
+        return self.encode(inputs)
 
     def save(self, path: str | Path, *, recipe: dict[str, Any] | None = None, overwrite: bool = False) -> Path:
         """Write a model folder; see `embedkit.formats.save`."""
@@ -173,6 +319,13 @@ class Model(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         """The weights as `save` writes them, by name."""
         return self.state_dict()
+
+    def __repr__(self) -> str:
+        return card_text(self)
+
+    def _repr_html_(self) -> str:
+        """The card as a table, for notebooks."""
+        return card_html(self)
 
     def describe(self) -> dict[str, Any]:
         """What a score file says about the model."""

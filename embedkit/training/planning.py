@@ -15,6 +15,7 @@ from embedkit.recipe import Recipe
 from embedkit.training import setup
 from embedkit.training.loop.batches import StepBatch, prepare
 from embedkit.training.loop.cache import Chunking
+from embedkit.training.loop.schedule import steps_between
 from embedkit.training.loop.step import Bundle
 from embedkit.training.optim.optimizer import ParameterGroup, assign_groups
 from embedkit.training.optim.precision import choose_precision
@@ -78,8 +79,10 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
     UserError
         As `train` would.
     """
-    method = setup.check(recipe)
-    rows = setup.open_rows(recipe, method)
+    checked = setup.check_all(recipe)
+    method = checked.method
+    rows = setup.open_rows(recipe, method, checked.contract)
+    recipe = setup.as_opened(recipe, rows)
     total = setup.total_steps(recipe, rows)
     from embedkit.factory import build
 
@@ -146,7 +149,7 @@ def _steps(recipe: Recipe, rows: Any, total: int) -> dict[str, Any]:
 
 def _every(given: int | None, rows: Any, total: int) -> str:
     """How often something is done, in words."""
-    steps = setup.steps_between(given, rows, total)
+    steps = steps_between(given, rows.steps_per_epoch, total)
     return "epoch" if steps is None else f"{steps} step{'s' * (steps > 1)}"
 
 
@@ -186,7 +189,7 @@ def _memory(bundle: Bundle, recipe: Recipe, batches: Sequence[StepBatch], proces
     weights = sum(p.numel() * p.element_size() for p in bundle.parameters())
     trained = sum(p.numel() * p.element_size() for p in bundle.parameters() if p.requires_grad)
     _, tokens = _chunk_tokens(recipe, batches)
-    config = getattr(getattr(bundle.model, "encoder", None), "config", None)
+    config = None if bundle.model.backbone is None else bundle.model.backbone.config
     per_token = _bytes_per_token(config, int(bundle.model.dim), width, batches)
     activations = int(tokens / processes * per_token)
     parts = {"weights": weights, "gradients": trained, "optimiser": 2 * trained, "activations": activations}
@@ -215,7 +218,7 @@ def _evaluation(recipe: Recipe, rows: Any, total: int) -> dict[str, Any]:
     config = recipe.evaluation
     every = _every(config.every, rows, total)
     every += " of an epoch, and its end" if config.by_epoch and config.every is not None else ""
-    names = metric_names(config.suite, config.tasks, config.split)
+    names = metric_names(config.suite, config.tasks, config.split, config.data)
     return {
         "suite": config.suite,
         "split": config.split,

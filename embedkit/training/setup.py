@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from embedkit.objectives.base import Objective
     from embedkit.training.parallel.distributed import World
 
-_STREAM_STEPS = 1000  # a kill loses no more than these, whatever the length of the run
-
 
 def build_method(recipe: Recipe) -> Method:
     """The method of a recipe with its settings, and its auxiliaries around it.
@@ -64,7 +62,13 @@ def objective_config(recipe: Recipe, method: Method) -> dict[str, Any]:
     own = method.objective or {}
     if recipe.objective is None:
         return dict(own)
-    given = {"name": recipe.objective.name, **recipe.objective.settings}
+    name = recipe.objective.name or own.get("name")
+    if name is None:
+        raise RecipeError(
+            f"method {recipe.method.name!r} has no objective of its own", where="objective",
+            remedy="name one: objective.name=infonce",
+        )  # fmt: skip
+    given = {"name": name, **recipe.objective.settings}
     return {**own, **given} if given["name"] == own.get("name") else given
 
 
@@ -80,8 +84,37 @@ def build_objective(recipe: Recipe, method: Method, dim: int | None = None, rows
     return objectives.build(config, dim=dim, num_rows=rows)
 
 
+@dataclass(frozen=True)
+class Checked:
+    """A recipe whose names fit each other, and what was made to find out; nothing heavy is read yet.
+
+    Attributes
+    ----------
+    contract : Contract
+        The roles that the method reads; those required that its objective cannot do without.
+    metric : str or None
+        The score that chooses the best checkpoint.
+    """
+
+    recipe: Recipe
+    method: Method
+    contract: Contract
+    metric: str | None
+
+
 def check(recipe: Recipe) -> Method:
-    """Check method, objective, roles and metric names of a recipe; nothing heavy is read."""
+    """The method of a recipe whose names and settings fit each other; errors as in `check_all`."""
+    return check_all(recipe).method
+
+
+def check_all(recipe: Recipe) -> Checked:
+    """Method, roles and metric of a recipe, checked against each other.
+
+    Raises
+    ------
+    UserError, RecipeError
+        An unknown name or setting, an objective that the views cannot feed, a tracker that is not installed.
+    """
     method = build_method(recipe)
     objective = build_objective(recipe, method)
     fed = method.contract.roles | method.provides | ({"guide"} if recipe.guide is not None else set())
@@ -92,13 +125,13 @@ def check(recipe: Recipe) -> Method:
             where=f"method {recipe.method.name}",
             remedy="add a guide section" if "guide" in missing else "choose an objective that these views can feed",
         )  # fmt: skip
-    metric_of(recipe)
+    metric = metric_of(recipe)
     for tracker in recipe.train.trackers:
         if importlib.util.find_spec(tracker) is None:  # accelerate would leave it out without a word
             raise RecipeError(
                 f"the package {tracker!r} is not installed", where="train.trackers", remedy=f"pip install {tracker}"
             )
-    return method
+    return Checked(recipe, method, _contract(method, objective), metric)
 
 
 def metric_of(recipe: Recipe) -> str | None:
@@ -108,9 +141,9 @@ def metric_of(recipe: Recipe) -> str | None:
     from embedkit.evaluation import main_metric, metric_names
 
     config = recipe.evaluation
-    known = metric_names(config.suite, config.tasks, config.split)
+    known = metric_names(config.suite, config.tasks, config.split, config.data)
     if config.metric is None:
-        return main_metric(config.suite, config.tasks, config.split)
+        return main_metric(config.suite, config.tasks, config.split, config.data)
     if config.metric not in known:
         raise RecipeError(
             f"unknown metric {config.metric!r}", where="evaluation.metric", remedy=nearest(config.metric, known)
@@ -120,7 +153,11 @@ def metric_of(recipe: Recipe) -> str | None:
 
 def contract_of(recipe: Recipe, method: Method) -> Contract:
     """The roles that the method reads, those required that its objective cannot do without."""
-    objective, own = build_objective(recipe, method), method.contract
+    return _contract(method, build_objective(recipe, method))
+
+
+def _contract(method: Method, objective: Objective) -> Contract:
+    own = method.contract
     needed = objective.requires & own.roles - method.provides
     limits = dict(own.limits)
     for part in objective.modules():
@@ -131,7 +168,7 @@ def contract_of(recipe: Recipe, method: Method) -> Contract:
 def check_early(recipe: Recipe) -> None:
     """Look at the method's settings and the first rows of every source while nothing heavy is imported.
 
-    What is wrong there is then said at once. `Run` looks again, at more; where torch is imported already there is no
+    What is wrong there is then said at once. `train` looks again, at more; where torch is imported already there is no
     time to win and nothing is done.
     """
     if "torch" in sys.modules:
@@ -141,14 +178,37 @@ def check_early(recipe: Recipe) -> None:
     open_sources(recipe.data, build_method(recipe).contract, Path.cwd())
 
 
-def open_rows(recipe: Recipe, method: Method) -> TrainingRows:
-    """The training rows, checked against what the method and its objective need."""
+def open_rows(recipe: Recipe, method: Method, contract: Contract | None = None) -> TrainingRows:
+    """The training rows, checked against what the method and its objective need; `contract` as `check_all` has it.
+
+    A share of them is held out where `holdout_share` says so, and batches are smaller than those of a shipped recipe
+    where few rows do not fill one; see `as_opened`.
+    """
     from embedkit.data import open_training
 
-    contract = contract_of(recipe, method)
+    contract = contract_of(recipe, method) if contract is None else contract
     return open_training(
-        recipe.data, contract, batch_size=recipe.train.batch_size, seed=recipe.seed, base_dir=Path.cwd()
-    )
+        recipe.data, contract, batch_size=recipe.train.batch_size, seed=recipe.seed, base_dir=Path.cwd(),
+        holdout=holdout_share(recipe), fit_batch=not recipe.origin.has("train.batch_size"),
+    )  # fmt: skip
+
+
+def holdout_share(recipe: Recipe) -> float:
+    """Share of the rows to hold out: ``train.holdout``, unless an evaluation is configured or switched off.
+
+    >>> from embedkit.recipe_io import load_recipe
+    >>> holdout_share(load_recipe("pairs")), holdout_share(load_recipe("pairs", ["evaluation=null"]))
+    (0.1, 0.0)
+    """
+    own = recipe.origin
+    switched_off = own.has("evaluation") and not own.has("train.holdout")
+    return 0.0 if recipe.evaluation is not None or switched_off else recipe.train.holdout
+
+
+def as_opened(recipe: Recipe, rows: TrainingRows) -> Recipe:
+    """The recipe with what opening its data has decided: the size of a batch, and the share that is held out."""
+    fitted = {"batch_size": rows.batch_size, "holdout": holdout_share(recipe)}
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update=fitted)})
 
 
 def most_negatives(rows: TrainingRows) -> int:
@@ -199,7 +259,7 @@ def decoding(recipe: Recipe, method: Method, model: Any) -> Decoding:
     """How images are decoded: as large as the model and the crops of the method need them."""
     from embedkit.data.images.decoding import Decoding
 
-    preprocess = getattr(model, "preprocess", None)
+    preprocess = model.preprocess
     need = None
     if preprocess is not None and preprocess.resize != "none":
         need = math.ceil(max(preprocess.edge or 0, *preprocess.size) * method.image_margin)
@@ -229,17 +289,6 @@ def total_steps(recipe: Recipe, rows: TrainingRows) -> int:
         return recipe.train.max_steps
     by_epochs = None if recipe.train.epochs is None else max(1, round(recipe.train.epochs * rows.steps_per_epoch))
     return min(n for n in (by_epochs, recipe.train.max_steps) if n is not None)
-
-
-def steps_between(every: int | None, rows: TrainingRows, total: int) -> int | None:
-    """Optimiser steps from one evaluation or checkpoint to the next; None where each waits for the end of an epoch.
-
-    The end of an epoch of a stream is not known, and a stream of shards has none. There it is a twentieth of the run
-    when `every` is not given, and at most 1,000 steps: ``train.max_steps`` may be as good as endless too.
-    """
-    if every is not None or rows.steps_per_epoch is not None:
-        return every
-    return max(1, min(total // 20, _STREAM_STEPS))
 
 
 @dataclass

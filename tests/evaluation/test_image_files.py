@@ -54,9 +54,9 @@ def test_a_folder_with_a_table(kind: str, tmp_path: Path) -> None:
     assert [image.content for image in read.images("image")] == [image for image, _ in CONTENT]
     texts = {text: number for number, (_, text) in enumerate(CONTENT)} | {"again": 0}
     report = evaluate(_knowing(texts), "own-images", data=tmp_path, resamples=0)
-    assert report.tasks["images"].metrics["text_to_image_hit_rate@1"] == 100
-    assert report.tasks["images"].metrics["image_to_text_hit_rate@1"] == 100
-    assert report.tasks["images"].details["captions"] == 9
+    assert report.tasks[tmp_path.name].metrics["text_to_image_hit_rate@1"] == 100
+    assert report.tasks[tmp_path.name].metrics["image_to_text_hit_rate@1"] == 100
+    assert report.tasks[tmp_path.name].details["captions"] == 9
 
 
 def test_sub_folders_are_classes(tmp_path: Path) -> None:
@@ -72,8 +72,8 @@ def test_sub_folders_are_classes(tmp_path: Path) -> None:
             return np.eye(3, dtype=np.float32)[[self.known[image.tobytes()] % 2 for image in inputs]]
 
     report = evaluate(Halves(_knowing({}).known, {}), "own-classes", data=tmp_path, resamples=0)
-    assert report.scores == {"images": 100.0}
-    assert set(report.tasks["images"].details["by_class"]) == {"big dog", "cat"}
+    assert report.scores == {tmp_path.name: 100.0}
+    assert set(report.tasks[tmp_path.name].details["by_class"]) == {"big dog", "cat"}
 
 
 def test_what_is_no_image_is_named(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ ALL = ("open_clip", "transformers", "sentence-transformers")
 def test_one_folder_for_three_libraries(act: str, tmp_path: Path) -> None:
     model = clip(act=act)
     if act == "quick_gelu":
-        from embedkit.models.modules.image_towers import OpenClipTower
+        from embedkit.models.towers.open_clip import OpenClipTower
 
         tower = OpenClipTower(dual.DIM, dual.VIT, quick_gelu=True)
         tower.load_state_dict(model.image.state_dict())
@@ -188,7 +188,7 @@ def test_a_siglip_text_tower_in_open_clip(tmp_path: Path) -> None:
     """Padded text, a head with bias, a learnt bias, and preprocessing that squashes."""
     model = dual.dual("siglip", "open_clip-vit", cleaning="canonicalize")
     from embedkit.models.modules.dual import Projection
-    from embedkit.models.modules.image_towers import OpenClipTower
+    from embedkit.models.towers.open_clip import OpenClipTower
 
     torch.manual_seed(0)
     image = OpenClipTower(32, dual.VIT).eval()

@@ -104,9 +104,9 @@ def test_wrong_items_are_named(bad: object) -> None:
         model.prepare(["a", bad])  # type: ignore[list-item]
 
 
-def test_one_string_is_no_list() -> None:
+def test_one_string_is_no_list_for_prepare() -> None:
     with pytest.raises(DataError, match=r"pass \[text\]"):
-        tiny.text_encoder().encode("a dog")
+        tiny.text_encoder().prepare("a dog")
 
 
 def test_a_tokenizer_without_rust_core() -> None:

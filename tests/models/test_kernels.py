@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from embedkit.models.execution import attention
 from embedkit.models.execution.kernels import Dropout, GroupedAttention, dropout_scale, grouped_attention, swap_dropout
-from embedkit.models.execution.packing import Plan
+from embedkit.models.execution.plan import Plan
 
 
 def naive_attention(query, key, value, lengths, scale, factors=None, bias=None, window=None):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from embedkit.models.execution.packing import PACKABLE, Plan
+from embedkit.models.execution.packing import PACKABLE
+from embedkit.models.execution.plan import Plan
 from embedkit.models.inputs.inputs import Inputs
 from embedkit.models.modules.poolers import poolers
 from tests.helpers import tiny

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedkit.models.execution.packing import Plan
+from embedkit.models.execution.plan import Plan
 from embedkit.models.inputs.inputs import Inputs
 from embedkit.objectives.matrix import tiled
 from embedkit.objectives.matrix.similarity import NOBODY, Masks, Relation

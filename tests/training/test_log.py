@@ -33,9 +33,9 @@ def test_the_log_has_a_row_a_log_step_with_means_and_speeds(tmp_path: Path) -> N
     progress = runs.Recorder()
     result = runs.run(tmp_path / "run", runs.recipe(train={"max_steps": 5, "log_every": 2}), progress=progress)
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [2, 4, 5]  # the last step is always there
+    assert [row["step"] for row in rows] == [1, 2, 4, 5]  # the first and the last step are always there
     losses = every.losses
-    wanted = [(losses[0] + losses[1]) / 2, (losses[2] + losses[3]) / 2, losses[4]]
+    wanted = [losses[0], losses[1], (losses[2] + losses[3]) / 2, losses[4]]
     assert [row["loss"] for row in rows] == pytest.approx(wanted, rel=1e-5)
     assert [row["loss"] for row in rows] == result.losses
     assert result.loss == result.losses[-1]

@@ -215,7 +215,7 @@ def test_norm_and_clipping() -> None:
     module = Two()
     module.matrix.grad, module.vector.grad = torch.full((3, 4), 3.0), torch.full((4,), 4.0)
     wanted = math.sqrt(12 * 9 + 4 * 16)
-    clipping = optimiser(module, clip=1.5)
+    clipping = optimiser(module, max_grad_norm=1.5)
     norm = clipping.gradient_norm()
     assert float(norm) == pytest.approx(wanted, rel=1e-6)
     clipping.clip(norm)
@@ -224,9 +224,9 @@ def test_norm_and_clipping() -> None:
     before = module.matrix.grad.clone()
     clipping.clip(clipping.gradient_norm())  # at the limit already
     torch.testing.assert_close(module.matrix.grad, before, rtol=1e-5, atol=0)
-    optimiser(module, clip=None).clip(torch.tensor(1e9))
+    optimiser(module, max_grad_norm=None).clip(torch.tensor(1e9))
     torch.testing.assert_close(module.matrix.grad, before, rtol=1e-5, atol=0)
-    optimiser(module, clip=100.0).clip(norm)  # far below the limit: not scaled up
+    optimiser(module, max_grad_norm=100.0).clip(norm)  # far below the limit: not scaled up
     torch.testing.assert_close(module.matrix.grad, before, rtol=1e-5, atol=0)
 
 

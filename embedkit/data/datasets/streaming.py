@@ -46,7 +46,8 @@ class StreamedRows(TrainingRows):
         self, sources: Sequence[Source], config: DataConfig, roles: frozenset[str], batch_size: int, seed: int
     ) -> None:
         self._sources, self._config, self.roles = sources, config, roles
-        self._batch_size, self._seed = batch_size, seed
+        self.batch_size = self._batch_size = batch_size
+        self._seed = seed
         self._left: Counter[str] = Counter()
         self._windows = Windows(config, batch_size, self._left)
         self.fingerprint = stream_fingerprint(sources)

@@ -16,19 +16,12 @@ from typing import Any
 import yaml
 
 from embedkit.errors import ModelError
+from embedkit.evaluation.core.task import TASKS
 from embedkit.evaluation.report.report import Report, plain, write_text
 
 _MARK = "<!-- written by embedkit; delete this line to keep the text below from being renewed -->"
 
 _RESULTS = "evaluation"
-
-# Kinds of tasks as sentence-transformers and the hub call them.
-_TYPES = {
-    "sts": "semantic-similarity", "retrieval": "information-retrieval", "probe": "classification",
-    "pair-classification": "pair-classification", "clustering": "clustering", "reranking": "reranking",
-    "bitext": "bitext-mining", "zero-shot": "zero-shot-classification", "image-text": "image-text-retrieval",
-    "geometry": "embedding-geometry",
-}  # fmt: skip
 
 
 def model_index(name: str, reports: Sequence[Report]) -> list[dict[str, Any]]:
@@ -45,10 +38,15 @@ def model_index(name: str, reports: Sequence[Report]) -> list[dict[str, Any]]:
                 dataset["revision"] = str(revision)
             metric = {"type": result.metric, "name": result.metric, "value": round(result.score, 4)}
             results.append({
-                "task": {"type": _TYPES.get(kind, kind), "name": f"{report.suite}/{task}"},
+                "task": {"type": _hub_type(kind), "name": f"{report.suite}/{task}"},
                 "dataset": dataset, "metrics": [metric],
             })  # fmt: skip
     return [{"name": name, "results": results}] if results else []
+
+
+def _hub_type(kind: str) -> str:
+    """What the hub calls a kind of task; results of older versions may name kinds that are gone."""
+    return (TASKS[kind].hub_type if kind in TASKS else "") or kind
 
 
 def _front(name: str, own: Mapping[str, Any], reports: Sequence[Report]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class TextGraph(nn.Module):
         super().__init__()
         self.tower = PaddedEncoder(model.text)
         self.tower.normalize = False
-        self.head = self.tower.encoder.head if getattr(model.text, "padded", False) else nn.Identity()
+        self.head = self.tower.encoder.head if model.text.padded else nn.Identity()
         self.projection = copy.deepcopy(model.projection("text"))
         self.normalize = model.normalize
 
@@ -79,7 +79,7 @@ def write(model: DualEncoder, folder: Path, samples: int = 100) -> dict[str, Any
         model.train(was_training)
     model.text.tokenizer.save_pretrained(folder)
     use = {
-        "max_length": model.max_length, "cleaning": getattr(model.text, "cleaning", "none"), "prompts": model.prompts,
+        "max_length": model.max_length, "cleaning": model.text.cleaning, "prompts": model.prompts,
         "preprocess": model.preprocess.to_json(), "scale": model.scale, "bias": model.bias,
     }  # fmt: skip
     return {"inputs": {"text": ["input_ids", "attention_mask"], "image": ["pixel_values"]}, "use": use,
@@ -89,9 +89,7 @@ def write(model: DualEncoder, folder: Path, samples: int = 100) -> dict[str, Any
 def _export(model: DualEncoder, folder: Path) -> None:
     batch = torch.export.Dim("batch", min=1, max=4096)
     ids, mask = padded(model.text.prepare(probe_texts(12)), model.text.encoder)
-    free: dict[int, Any] = (
-        {0: batch} if getattr(model.text, "padded", False) else {0: batch, 1: torch.export.Dim.DYNAMIC}
-    )
+    free: dict[int, Any] = {0: batch} if model.text.padded else {0: batch, 1: torch.export.Dim.DYNAMIC}
     pixels = torch.zeros(2, 3, *model.image.size)
     with torch.no_grad(), quiet_exporter():
         text = torch.onnx.export(

@@ -100,14 +100,15 @@ def assemble(
     """The model of open_clip's configuration and weights; `folder` holds its tokenizer where it has one of its own."""
     from embedkit.formats.tensors import load_exactly
     from embedkit.models.modules.dual import DualEncoder, Projection
-    from embedkit.models.modules.image_towers import OpenClipTower
+    from embedkit.models.modules.image_towers import build_image_tower
 
     if cfg.get("multimodal_cfg"):
         _log.warning("%s: CoCa's two contrastive towers are read, its captioning decoder is left out", folder)
     dim, quick = int(cfg["embed_dim"]), bool(cfg.get("quick_gelu", False))
     where = folder or Path("open_clip")
     vision = {key: value for key, value in cfg["vision_cfg"].items() if key != "timm_model_pretrained"}
-    image = OpenClipTower(dim, {**vision, **({"timm_model_pretrained": False} if is_timm(vision) else {})}, quick)
+    vision |= {"timm_model_pretrained": False} if is_timm(vision) else {}
+    image = build_image_tower({"family": "open_clip", "dim": dim, "config": vision, "quick_gelu": quick})
     load_exactly(image.encoder, _under(state, "visual."), where)
     nested = any(name.startswith("text.") for name in state)
     outside = ("visual.", "text_decoder.", "logit_")

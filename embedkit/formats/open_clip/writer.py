@@ -95,7 +95,7 @@ def _write_own_text(model: DualEncoder, text: OpenClipText, folder: Path) -> lis
 def vision_parts(model: DualEncoder) -> tuple[dict[str, Any], dict[str, Any], bool | None]:
     """open_clip's ``vision_cfg``, its weights, and whether it has QuickGELU (None where that does not matter)."""
     from embedkit.models.modules.adapters import has_adapters, merged_state
-    from embedkit.models.modules.image_towers import OpenClipTower
+    from embedkit.models.towers.open_clip import OpenClipTower
 
     tower, projection = model.image, model.projection("image")
     state = merged_state(tower.encoder) if has_adapters(tower.encoder) else dict(tower.encoder.state_dict())

@@ -42,13 +42,13 @@ def reasons_against(model: Model) -> list[str]:
     templates = [name for name, text in model.prompts.items() if not is_prefix(text)]
     if templates:
         reasons.append(f"prompt {templates[0]!r} is a template with text behind the slot")
-    reasons += getattr(model, "beyond_modules", [])
+    reasons += model.beyond_modules
     layers = [layer for layer in getattr(model, "layers", []) if not layer.train_only]
     if any(isinstance(layer, Cut) for layer in layers[:-1]) or (
         layers and isinstance(layers[-1], Cut) and model.normalize
     ):
         reasons.append("something stands behind the cut of its vectors")
-    if getattr(model, "ngrams", 1) > 1:
+    if model.ngrams > 1:
         reasons.append("its StaticEmbedding has no word n-grams")
     return reasons
 
@@ -110,7 +110,7 @@ def _settings(model: Model) -> dict[str, Any]:
         "model_type": "SentenceTransformer",
         "prompts": {name: text.removesuffix(SLOT) for name, text in model.prompts.items()},
         "default_prompt_name": model.default_prompt,
-        "similarity_fn_name": getattr(model, "similarity_fn_name", "cosine"),
+        "similarity_fn_name": model.similarity_fn_name,
         **({"truncate_dim": cuts[-1]} if cuts else {}),
     }  # fmt: skip
 

@@ -64,7 +64,7 @@ def _linear(layer: Any) -> Any:
 def _clip(model: Any, tokenizer: Any, preprocess: Preprocess, spec: dict[str, Any]) -> DualEncoder:
     from embedkit.models.modules.clip_text import ClipTextEncoder
     from embedkit.models.modules.dual import DualEncoder
-    from embedkit.models.modules.image_towers import TransformersTower
+    from embedkit.models.towers.transformers import TransformersTower
 
     text = ClipTextEncoder(model.text_model, tokenizer, max_length=spec.get("max_length"))
     if model.config.text_config.eos_token_id not in (2, end_id(text)):
@@ -81,7 +81,7 @@ def _clip(model: Any, tokenizer: Any, preprocess: Preprocess, spec: dict[str, An
 def _siglip(model: Any, tokenizer: Any, preprocess: Preprocess, spec: dict[str, Any]) -> DualEncoder:
     from embedkit.models.modules.clip_text import ClipTextEncoder
     from embedkit.models.modules.dual import DualEncoder, Projection
-    from embedkit.models.modules.image_towers import TransformersTower
+    from embedkit.models.towers.transformers import TransformersTower
 
     length = model.config.text_config.max_position_embeddings
     text = ClipTextEncoder(model.text_model, tokenizer, max_length=spec.get("max_length") or length)
@@ -95,8 +95,8 @@ def _siglip(model: Any, tokenizer: Any, preprocess: Preprocess, spec: dict[str, 
 def _mixed(model: Any, tokenizer: Any, preprocess: Preprocess, spec: dict[str, Any]) -> DualEncoder:
     from embedkit.models.modules.clip_text import CAUSAL, ClipTextEncoder
     from embedkit.models.modules.dual import DualEncoder
-    from embedkit.models.modules.image_towers import TransformersTower
     from embedkit.models.modules.text import Dense, TextEncoder
+    from embedkit.models.towers.transformers import TransformersTower
 
     encoder = model.text_model
     text: TextEncoder

@@ -48,7 +48,7 @@ def write_files(model: DualEncoder, folder: Path) -> list[str]:
     """Write configuration, weights, tokenizer, processor and modules; notes on rare inputs that differ."""
     from embedkit.formats.tensors import write_tensors
     from embedkit.models.modules.clip_text import ClipTextEncoder
-    from embedkit.models.modules.image_towers import OpenClipTower
+    from embedkit.models.towers.open_clip import OpenClipTower
 
     text, image = model.text, model.image
     if not isinstance(text, ClipTextEncoder):
@@ -60,7 +60,7 @@ def write_files(model: DualEncoder, folder: Path) -> list[str]:
     else:
         refuse(LIBRARY, "it has no class for these two towers")
     notes = write_processor(model.preprocess, folder, config.model_type)
-    if getattr(text, "cleaning", "none") != "none":
+    if text.cleaning != "none":
         notes.append(NOT_IN_TOKENIZERS)
     config.save_pretrained(folder)
     write_tensors(state, folder)
@@ -102,7 +102,7 @@ def _encoder_state(text: Any, prefix: str) -> dict[str, Any]:
 def _vision(model: DualEncoder) -> tuple[dict[str, Any], dict[str, Any], Any]:
     """Configuration and weights of a CLIPVisionModel, and the projection behind it."""
     from embedkit.models.modules.adapters import has_adapters, merged_state
-    from embedkit.models.modules.image_towers import OpenClipTower
+    from embedkit.models.towers.open_clip import OpenClipTower
 
     tower, projection = model.image, model.projection("image")
     state = merged_state(tower.encoder) if has_adapters(tower.encoder) else dict(tower.encoder.state_dict())
@@ -140,7 +140,7 @@ def _siglip(model: DualEncoder, text: ClipTextEncoder) -> tuple[Any, dict[str, A
     encoder = model.image.encoder
     kinds = {part.kind for part in _projections(model)}
     known = getattr(getattr(encoder, "config", None), "model_type", "")
-    if known != "siglip_vision_model" or getattr(model.image, "pooling", "") != "pooler" or kinds != {"none"}:
+    if known != "siglip_vision_model" or model.image.pooling != "pooler" or kinds != {"none"}:
         refuse(LIBRARY, "a SiglipModel has SigLIP's own image tower and no projection behind the towers")
     visual = merged_state(encoder) if has_adapters(encoder) else encoder.state_dict()
     config = SiglipConfig(text_config=text.encoder.config.to_dict(), vision_config=encoder.config.to_dict())  # type: ignore[union-attr]

@@ -58,7 +58,7 @@ def fit_length(plan: FolderPlan, encoder: Any, tokenizer: Any) -> None:
 
     A length that the user gave instead is left as it is, and refused by the model where it is too long.
     """
-    from embedkit.models.modules.text import length_limit
+    from embedkit.models.modules.text import position_limit
 
     length = plan.spec.get("max_length")
     if length is None or length != plan.own_length:
@@ -66,7 +66,7 @@ def fit_length(plan: FolderPlan, encoder: Any, tokenizer: Any) -> None:
     if tokenizer.model_max_length < length:
         tokenizer.model_max_length = length
     prompt = (plan.spec.get("soft_prompt") or {}).get("length", 0)
-    limit = length_limit(encoder, tokenizer, prompt)
+    limit = position_limit(encoder, prompt)
     if limit is not None and length > limit:
         plan.notes.append(f"max_length is {limit}: the folder says {length}, its encoder has no more positions")
         plan.spec["max_length"] = limit

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from embedkit.models.execution.packing import Plan
+from embedkit.models.execution.plan import Plan
 from embedkit.objectives.base import ObjectiveBatch
 
 FLOOR = 1e-6

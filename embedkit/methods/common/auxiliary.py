@@ -76,6 +76,13 @@ class WithAuxiliaries(Method):
     def embedding_dim(self, model: Model) -> int:
         return self.main.embedding_dim(model)
 
+    def notes(self, model: Model) -> list[str]:
+        every = (self.main, *(auxiliary.method for auxiliary in self.beside_main))
+        return [note for method in every for note in method.notes(model)]
+
+    def prompt_of(self, model: Model, role: str) -> str | None:
+        return self.main.prompt_of(model, role)
+
     def adapt(self, model: Model) -> None:
         for method in (self.main, *(auxiliary.method for auxiliary in self.beside_main)):
             method.adapt(model)

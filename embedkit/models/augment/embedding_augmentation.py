@@ -156,28 +156,3 @@ def _embedding_layer(encoder: nn.Module) -> nn.Module:
     """What turns ids into the first layer's input: with positions and norm, or, as in T5, word vectors alone."""
     found = getattr(encoder, "embeddings", None)
     return found if found is not None else encoder.get_submodule("encoder.embed_tokens")
-
-
-_RATES = ("attention_dropout", "dropout", "dropout_prob", "out_drop_p")
-
-
-@contextlib.contextmanager
-def dropout_rate(module: nn.Module, rate: float | None) -> Iterator[None]:
-    """All dropout inside `module` at this rate while inside; None leaves it."""
-    if rate is None:
-        yield
-        return
-    layers = [m for m in module.modules() if isinstance(m, nn.Dropout)]
-    plain = [(m, name) for m in module.modules() for name in _RATES if isinstance(m.__dict__.get(name), float)]
-    before = [layer.p for layer in layers], [getattr(m, name) for m, name in plain]
-    try:
-        for layer in layers:
-            layer.p = rate
-        for m, name in plain:
-            setattr(m, name, rate)
-        yield
-    finally:
-        for layer, p in zip(layers, before[0], strict=True):
-            layer.p = p
-        for (m, name), p in zip(plain, before[1], strict=True):
-            setattr(m, name, p)

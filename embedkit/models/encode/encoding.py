@@ -15,38 +15,30 @@ from embedkit.models.inputs.tokens import check_texts, resolve_prompt
 
 if TYPE_CHECKING:
     from embedkit.models.base import Model, Progress
+    from embedkit.models.encode.arguments import EncodeSettings
 
 # Texts that are tokenised and sorted together: bounds the memory for token ids, long enough for even batches.
 WINDOW = 65_536
 BATCH_TOKENS = {"cpu": 4_096, "mps": 16_384, "cuda": 65_536}
 
 
-def encode(
-    model: Model,
-    inputs: Sequence[str],
-    prompt: str | None,
-    normalize: bool | None,
-    truncate_dim: int | None,
-    batch_tokens: int | None,
-    progress: Progress,
-    first: int = 0,
-) -> np.ndarray:
-    """See `Model.encode`; messages count the inputs from `first`."""
+def encode(model: Model, inputs: Sequence[str], settings: EncodeSettings, first: int = 0) -> np.ndarray:
+    """Vectors of texts, float32 (N, D); see `Model.encode`. Messages count the inputs from `first`."""
     texts = check_texts(inputs, first)
-    dim = kept_dim(model, truncate_dim)
-    text_of_prompt = resolve_prompt(prompt, model.prompts, model.default_prompt)
+    dim = kept_dim(model, settings.truncate_dim)
+    prompt = resolve_prompt(settings.prompt, model.prompts, model.default_prompt)
     number = {text: k for k, text in enumerate(dict.fromkeys(texts))}  # each distinct text once
     distinct = list(number)
-    unit = model.normalize if normalize is None else normalize
-    budget = batch_tokens or BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cuda"])
+    unit = model.normalize if settings.normalize is None else settings.normalize
+    budget = settings.batch_tokens or BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cuda"])
     vectors = np.empty((len(distinct), dim), dtype=np.float32)
     was_training = model.training
     model.eval()
     try:
-        with reporter(progress, len(distinct), "texts") as show, torch.inference_mode():
+        with reporter(settings.progress, len(distinct), "texts") as show, torch.inference_mode():
             for start in range(0, len(distinct), WINDOW):
-                window = model.prepare(distinct[start : start + WINDOW], text_of_prompt)
-                for index in token_batches(window.costs, budget):
+                window = model.prepare(distinct[start : start + WINDOW], prompt)
+                for index in token_batches(window.costs, budget, settings.batch_size):
                     batch = window.select(index)
                     vectors[start + index] = _vectors(model, batch, dim, unit)
                     done = start + index
@@ -61,8 +53,17 @@ def encode(
     return vectors[np.fromiter((number[text] for text in texts), np.int64, len(texts))]
 
 
-def token_batches(costs: np.ndarray, budget: int) -> Iterator[np.ndarray]:
-    """Indices of batches of at most `budget` tokens, longest inputs first: memory runs out at once or never."""
+def token_batches(costs: np.ndarray, budget: int, most: int | None = None) -> Iterator[np.ndarray]:
+    """Indices of batches of at most `budget` tokens and `most` inputs, longest inputs first: memory runs out at once or
+    never.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from embedkit.models.encode.encoding import token_batches
+    >>> [batch.tolist() for batch in token_batches(np.array([2, 5, 3]), budget=5)]
+    [[1], [2, 0]]
+    """
     order = np.argsort(-costs, kind="stable")
     total = np.cumsum(costs[order])
     first = 0
@@ -70,6 +71,7 @@ def token_batches(costs: np.ndarray, budget: int) -> Iterator[np.ndarray]:
         before = total[first - 1] if first else 0
         last = int(np.searchsorted(total, before + budget, side="right"))
         last = max(last, first + 1)
+        last = last if most is None else min(last, first + most)
         yield order[first:last]
         first = last
 

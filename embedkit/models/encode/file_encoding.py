@@ -202,15 +202,16 @@ Item = str | bytes | Path
 
 def _vectors(model: Model, items: list[Item], settings: tuple[Any, ...], first: int) -> np.ndarray:
     """Vectors of one block; messages count the rows from `first`."""
+    from embedkit.models.encode.arguments import EncodeSettings
+
     if all(isinstance(item, str) for item in items):
         from embedkit.models.encode.encoding import encode
 
-        prompt, normalize, truncate_dim, batch_tokens = settings
-        return encode(model, items, prompt, normalize, truncate_dim, batch_tokens, None, first)  # type: ignore[arg-type]
-    if model.kind != "dual":
+        return encode(model, [item for item in items if isinstance(item, str)], EncodeSettings(*settings), first)
+    if model.preprocess is None:
         raise UserError(f"a {model.kind} model encodes no images", remedy="name the column of the texts: column=...")
     try:
-        return model.encode(items, *settings)  # type: ignore[arg-type]
+        return model.encode_items(items, EncodeSettings(*settings))
     except DataError as error:
         raise DataError(error.what, where=f"rows from {first + 1}: {error.where}", remedy=error.remedy) from error
 

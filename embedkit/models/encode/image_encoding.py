@@ -15,21 +15,14 @@ from embedkit.models.encode.encoding import first_not_finite, kept_dim, not_fini
 from embedkit.models.inputs.images import ImageInputs
 
 if TYPE_CHECKING:
-    from embedkit.models.base import Progress
+    from embedkit.models.encode.arguments import EncodeSettings
     from embedkit.models.modules.dual import DualEncoder
 
 GROUP = 16  # images that one task decodes
 BATCH_PATCHES = {"cpu": 8_192, "mps": 16_384, "cuda": 131_072}
 
 
-def encode_images(
-    model: DualEncoder,
-    images: Sequence[Any],
-    normalize: bool | None,
-    truncate_dim: int | None,
-    batch_patches: int | None,
-    progress: Progress,
-) -> np.ndarray:
+def encode_images(model: DualEncoder, images: Sequence[Any], settings: EncodeSettings) -> np.ndarray:
     """Vectors of images, float32 (N, D); see `DualEncoder.encode`.
 
     The next batch is decoded while one is computed; two batches are in memory at most.
@@ -41,17 +34,17 @@ def encode_images(
     NonFiniteError
         A vector has NaN or infinity; its index is named.
     """
-    dim = kept_dim(model, truncate_dim)
-    unit = model.normalize if normalize is None else normalize
-    budget = batch_patches or BATCH_PATCHES.get(model.device.type, BATCH_PATCHES["cuda"])
-    step = max(1, budget // model.image.patches)
+    dim = kept_dim(model, settings.truncate_dim)
+    unit = model.normalize if settings.normalize is None else settings.normalize
+    budget = settings.batch_tokens or BATCH_PATCHES.get(model.device.type, BATCH_PATCHES["cuda"])
+    step = min(max(1, budget // model.image.patches), settings.batch_size or budget)
     starts = range(0, len(images), step)
     vectors = np.empty((len(images), dim), dtype=np.float32)
     was_training = model.training
     model.eval()
     try:
         with (
-            reporter(progress, len(images), "images") as show,
+            reporter(settings.progress, len(images), "images") as show,
             ThreadPoolExecutor(usual_threads()) as pool,
             torch.inference_mode(),
         ):

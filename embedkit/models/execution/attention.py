@@ -20,7 +20,7 @@ from transformers.masking_utils import sdpa_mask
 from embedkit.models.execution.kernels import Dropout, grouped_attention, score_bias
 
 if TYPE_CHECKING:
-    from embedkit.models.execution.packing import Plan
+    from embedkit.models.execution.plan import Plan
 
 ATTENTION = "embedkit_packed"
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 if TYPE_CHECKING:
-    from embedkit.models.execution.packing import Plan
+    from embedkit.models.execution.plan import Plan
 
 # Up to this length two small matrix products beat the fused CPU kernel of torch (measured on AVX2).
 LONGEST_PLAIN = 256

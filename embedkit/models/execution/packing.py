@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from embedkit.models.augment.embedding_augmentation import Edit, edited
 from embedkit.models.execution.attention import ATTENTION
 from embedkit.models.execution.kernels import swap_dropout
+from embedkit.models.execution.plan import Plan
 from embedkit.models.inputs.inputs import Inputs
 
 # Architectures whose self-attention is a call of the attention interface and whose other token mixing (positions,
@@ -34,73 +35,6 @@ PACKABLE = frozenset(
         "roberta", "roberta-prelayernorm", "t5", "xlm-roberta", "xlm-roberta-xl",
     }
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Group:
-    """Neighbouring sequences of one length: `count` sequences of `length` tokens from token `start` on."""
-
-    start: int
-    count: int
-    length: int
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of the group."""
-        return self.count * self.length
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """How N sequences lie in one row of T tokens, shortest first.
-
-    Attributes
-    ----------
-    order : int64 (N,)
-        ``order[k]`` is the input that stands at place k.
-    lengths, starts : int64 (N,)
-        Tokens and first token of the sequence at place k.
-    groups : tuple of Group
-        Runs of equal length.
-    """
-
-    order: np.ndarray
-    lengths: np.ndarray
-    starts: np.ndarray
-    groups: tuple[Group, ...]
-
-    @classmethod
-    def of(cls, lengths: np.ndarray) -> Plan:
-        """The plan for sequences of these lengths (at least one token each)."""
-        order = np.argsort(lengths, kind="stable")
-        ordered = lengths[order]
-        starts = np.cumsum(ordered) - ordered
-        first = np.flatnonzero(np.diff(ordered, prepend=-1))
-        counts = np.diff(np.append(first, len(ordered)))
-        groups = tuple(
-            Group(int(starts[at]), int(count), int(ordered[at])) for at, count in zip(first, counts, strict=True)
-        )
-        return cls(order, ordered, starts, groups)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all sequences."""
-        return int(self.lengths.sum())
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest sequence."""
-        return int(self.lengths[-1])
-
-    def places(self) -> np.ndarray:
-        """Place of each token within its sequence, int64 (T,)."""
-        return np.arange(self.tokens) - np.repeat(self.starts, self.lengths)
-
-    def inverse(self) -> np.ndarray:
-        """``inverse()[i]`` is the place of input i."""
-        inverse = np.empty_like(self.order)
-        inverse[self.order] = np.arange(len(self.order))
-        return inverse
 
 
 def is_packable(encoder: Any) -> bool:
@@ -126,9 +60,15 @@ def _short_bias(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> t
 
 def position_offset(encoder: Any) -> int:
     """Position id of a first token: RoBERTa and its kin count from the padding id on."""
-    table = getattr(getattr(encoder, "embeddings", None), "position_embeddings", None)
-    padding = getattr(table, "padding_idx", None)
-    return 0 if padding is None else padding + 1
+    table = position_table(encoder)
+    return 0 if table is None or table.padding_idx is None else table.padding_idx + 1
+
+
+def position_table(encoder: Any) -> nn.Embedding | None:
+    """The table of learned positions of an encoder built like BERT; None where there is none."""
+    layer = dict(encoder.named_children()).get("embeddings")
+    table = None if layer is None else dict(layer.named_children()).get("position_embeddings")
+    return table if isinstance(table, nn.Embedding) else None
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from embedkit.errors import UserError
+from embedkit.data.images.pictures import SUFFIXES
+from embedkit.errors import DataError, UserError
 from embedkit.models.inputs.preprocess import Preprocess
 
 
@@ -90,18 +92,38 @@ def is_image(value: Any) -> bool:
     return not isinstance(value, str)
 
 
+def names_image(text: str) -> bool:
+    """Whether a text is the path of an image file that exists.
+
+    Examples
+    --------
+    >>> from embedkit.models.inputs.images import names_image
+    >>> names_image("a photo of a cat")
+    False
+    """
+    if len(text) > 1000 or not text.lower().endswith(tuple(SUFFIXES)):
+        return False
+    try:
+        return Path(text).expanduser().is_file()
+    except (OSError, ValueError, RuntimeError):  # no possible path
+        return False
+
+
 def pixels_of(images: Sequence[Any], preprocess: Preprocess) -> Tensor:
     """Pixels (N, 3, H, W) of images of any kind.
 
-    PIL images, bytes, paths and pixels (H, W, 3) go through `preprocess`; arrays and tensors (3, H, W) are ready and
-    are taken as they are (uint8, or floating point from 0 to 1).
+    PIL images, bytes and paths go through `preprocess`. So do pixels as arrays or tensors: uint8, or floating point
+    from 0 to 1, (H, W, 3), (H, W, 4) or (3, H, W), whichever the shape can mean. Pixels (3, H, W) of just the size that
+    the model takes are taken as they are.
 
     Raises
     ------
+    DataError
+        For pixels of another type, range or shape.
     UserError
-        When ready pixels have different sizes.
+        When ready pixels have different types.
     """
-    ready = [_ready(image) if _is_ready(image) else torch.from_numpy(preprocess(image)) for image in images]
+    ready = [_pixels(image, preprocess) for image in images]
     if not ready:
         return torch.zeros(0, 3, *preprocess.size, dtype=torch.uint8)
     if len({(pixels.shape, pixels.dtype) for pixels in ready}) > 1:
@@ -109,10 +131,45 @@ def pixels_of(images: Sequence[Any], preprocess: Preprocess) -> Tensor:
     return torch.stack(ready)
 
 
-def _is_ready(image: Any) -> bool:
-    shape: tuple[int, ...] = tuple(getattr(image, "shape", ()))
-    return len(shape) == 3 and shape[0] == 3 and (shape[2] != 3 or isinstance(image, Tensor))
+_TAKEN = "give uint8 from 0 to 255 or floating point from 0.0 to 1.0, (H, W, 3) or (3, H, W)"
 
 
-def _ready(image: Any) -> Tensor:
-    return image if isinstance(image, Tensor) else torch.from_numpy(np.ascontiguousarray(image))
+def _pixels(image: Any, preprocess: Preprocess) -> Tensor:
+    if not isinstance(image, np.ndarray | Tensor):
+        return torch.from_numpy(preprocess(image))
+    pixels = image.detach().cpu() if isinstance(image, Tensor) else _tensor(image)
+    _check_values(pixels)
+    shape = tuple(pixels.shape)
+    first, last = len(shape) == 3 and shape[0] == 3, len(shape) == 3 and shape[2] in (3, 4)
+    if first and shape[1:] == preprocess.size and not (last and isinstance(image, np.ndarray)):
+        return pixels
+    if first and last:
+        raise DataError(f"pixels of the shape {shape}: which axis holds the colours?", remedy="give a PIL image")
+    if not first and not last:
+        raise DataError(f"pixels of the shape {shape} are no colour image", remedy=_TAKEN)
+    if pixels.is_floating_point():
+        pixels = (pixels * 255.0).round().to(torch.uint8)
+    return torch.from_numpy(preprocess((pixels.permute(1, 2, 0) if first else pixels).contiguous().numpy()))
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    try:
+        return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    except TypeError as error:
+        raise DataError(f"pixels are {array.dtype}", remedy=_TAKEN) from error
+
+
+def _check_values(pixels: Tensor) -> None:
+    """Refuse what is neither uint8 nor floating point from 0 to 1: normalised pixels, say, or 0.0 to 255.0."""
+    if pixels.dtype == torch.uint8:
+        return
+    kind = str(pixels.dtype).removeprefix("torch.")
+    if not pixels.is_floating_point():
+        raise DataError(f"pixels are {kind}", remedy=_TAKEN)
+    if pixels.numel() == 0:
+        return
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (low >= 0.0 and high <= 1.0):  # NaN too
+        what = "NaN" if low != low else f"from {low:.3g} to {high:.3g}"
+        remedy = f"the model normalises by itself; {_TAKEN}" if low < 0.0 else _TAKEN
+        raise DataError(f"pixels are {kind} {what}", remedy=remedy)

@@ -150,11 +150,13 @@ def open_image(image: Any) -> Any:
     from PIL import Image
 
     if isinstance(image, Image.Image):
-        return eight_bits(image)
+        return upright(eight_bits(image), image)
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (3, 4):
             raise DataError(f"pixels are {image.dtype} {image.shape}, not uint8 (H, W, 3)")
         return Image.fromarray(image)
+    if isinstance(image, dict) and {"bytes", "path"} & image.keys():  # a cell of a datasets image column
+        image = image.get("bytes") or Path(str(image.get("path")))
     source: bytes | str
     if isinstance(image, bytes):
         name, source = "image", image
@@ -169,6 +171,17 @@ def open_image(image: Any) -> Any:
         return load_picture(source).image
     except BadRow as bad:
         raise DataError(f"is no image that can be read ({bad.what})", where=name, remedy="mend the file") from bad
+
+
+def upright(picture: Any, source: Any) -> Any:
+    """`picture` turned as the EXIF data of `source` say, as files are: one photograph, one vector."""
+    from PIL import ImageOps
+
+    if source.getexif().get(0x0112, 1) == 1:
+        return picture
+    picture = picture.copy()
+    picture.info.setdefault("exif", source.getexif().tobytes())
+    return ImageOps.exif_transpose(picture)
 
 
 def rgb(picture: Any, alpha: str) -> Any:

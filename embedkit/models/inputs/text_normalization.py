@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import string
 from collections.abc import Callable
+from functools import cache
 
 from embedkit.errors import ModelError, nearest
 
@@ -33,6 +34,7 @@ CLEANINGS: dict[str, Callable[[str], str]] = {
 }
 
 
+@cache
 def cleaner(name: str) -> Callable[[str], str]:
     """The function of a cleaning; plain lower-case ASCII, the usual caption, takes a short way.
 

@@ -34,7 +34,9 @@ def resolve_prompt(prompt: str | None, prompts: dict[str, str], default: str | N
         For a single word that is no known name (most likely a misspelt one).
     """
     if prompt is None:
-        return prompts[default] if default is not None else ""
+        if default is not None and default not in prompts:
+            raise UserError(f"the default prompt {default!r} is no prompt", remedy=nearest(default, prompts))
+        return "" if default is None else prompts[default]
     if prompt in prompts:
         return prompts[prompt]
     if prompt and SLOT not in prompt and _NAME.fullmatch(prompt):
@@ -95,6 +97,7 @@ class TextTokenizer:
         backend = getattr(source, "backend_tokenizer", None)
         self._full: Tokenizer | None = None
         self._bare: Tokenizer | None = None
+        self._quick: ChunkTokenizer | None = None
         if backend is not None:
             # private copies: the shared one changes its truncation state at every call of the transformers tokenizer
             self._bare = Tokenizer.from_str(backend.to_str())
@@ -113,7 +116,7 @@ class TextTokenizer:
         self._cut()
 
     def _cut(self) -> None:
-        self._quick: ChunkTokenizer | None = None
+        self._quick = None
         if self._bare is None:
             return
         side = getattr(self.source, "truncation_side", "right")

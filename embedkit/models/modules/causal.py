@@ -12,7 +12,7 @@ from transformers.masking_utils import sdpa_mask
 
 from embedkit.models.execution.attention import padded_attention
 from embedkit.models.execution.kernels import grouped_attention
-from embedkit.models.execution.packing import Plan
+from embedkit.models.execution.plan import Plan
 from embedkit.models.inputs.inputs import Inputs
 
 ATTENTION = "embedkit_causal"

@@ -46,29 +46,33 @@ class ClipTextEncoder(TextEncoder):
         kind = encoder.config.model_type
         default = {"pooling": "last-token"} if kind in (CAUSAL, PADDED) else {}
         super().__init__(encoder, tokenizer, **{**default, **settings})
+        self._cleaning = cleaning
         self.cleaning = cleaning
         self.padded, self.causal = kind == PADDED, kind == CAUSAL
+        if (self.causal or self.padded) and self.max_length > tokenizer.model_max_length:
+            tokenizer.model_max_length = self.max_length  # the position table counts, not what the words were made for
         if self.causal:
             encoder.set_attn_implementation(ATTENTION)
 
-    @property
+    @property  # type: ignore[override]
     def cleaning(self) -> str:
         """The cleaning of captions, a key of `embedkit.models.inputs.text_normalization.CLEANINGS`."""
         return self._cleaning
 
     @cleaning.setter
     def cleaning(self, name: str) -> None:
-        self._clean, self._cleaning = cleaner(name), name
+        cleaner(name)  # known, and its library at hand
+        self._cleaning = name
 
     def prepare(self, inputs: Sequence[str], prompt: str | None = None) -> Inputs:
         """Tokenise texts on the CPU; safe to call from several threads."""
         template = resolve_prompt(prompt, self.prompts, self.default_prompt) or SLOT
         template = template if SLOT in template else template + SLOT
-        texts = [self._clean(template.replace(SLOT, text)) for text in check_texts(inputs)]
-        found = self._tokenize(texts)
+        clean = cleaner(self.cleaning)
+        tokens = self._tokenize([clean(template.replace(SLOT, text)) for text in check_texts(inputs)])
         if self.padded:
-            return self._padded(found)
-        return self._ended(found) if self.causal else found
+            return self._padded(tokens)
+        return self._ended(tokens) if self.causal else tokens
 
     def _ended(self, inputs: Inputs) -> Inputs:
         """Sequences cut behind their first end token: a caption that spells it out ends there, as in open_clip."""
@@ -82,8 +86,7 @@ class ClipTextEncoder(TextEncoder):
 
     def _padded(self, inputs: Inputs) -> Inputs:
         """Every sequence padded to the full length, on the tokenizer's side."""
-        left = getattr(self.tokenizer, "padding_side", "right") == "left"
-        return inputs.padded(self.max_length, self.tokenizer.pad_token_id or 0, left)
+        return inputs.padded(self.max_length, self.tokenizer.pad_token_id or 0, self._pads_left)
 
     def pooled(self, inputs: Inputs, packing: str | None = None, pooling: str | None = None, **settings: Any) -> Tensor:
         """Pooled vectors (N, H) in input order; CLIP's text model runs packed unless something is changed in it."""
@@ -106,9 +109,17 @@ class ClipTextEncoder(TextEncoder):
         """SigLIP's head, and the dense layers; (N, H) -> (N, D)."""
         return super().project(self.encoder.head(pooled) if self.padded else pooled)
 
+    @property
+    def _pads_left(self) -> bool:
+        return self.padded and self.tokenizer.padding_side == "left"
+
     def spec(self) -> dict[str, Any]:
         """Settings that decide the vectors."""
         return {**super().spec(), "cleaning": self.cleaning}
+
+    def tokenizer_json(self) -> str:
+        """The tokenizer as text; a side of padding that the model sees is part of it."""
+        return super().tokenizer_json() + ("\npadding on the left" if self._pads_left else "")
 
 
 def special_ids(tokenizer: Any) -> dict[str, int | None]:

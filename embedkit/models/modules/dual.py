@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from embedkit.errors import DataError, ModelError, nearest
-from embedkit.models.base import Model, Progress
-from embedkit.models.inputs.images import ImageInputs, is_image, pixels_of
+from embedkit.models.augment.dropout import set_dropout
+from embedkit.models.base import Model
+from embedkit.models.inputs.images import ImageInputs, is_image, names_image, pixels_of
 from embedkit.models.inputs.inputs import Inputs
 from embedkit.models.inputs.preprocess import Preprocess
 from embedkit.models.modules.image_towers import ImageTower, channel_factors
+
+if TYPE_CHECKING:
+    from embedkit.models.encode.arguments import EncodeSettings
 
 PROJECTIONS = ("none", "linear", "mlp")
 
@@ -83,6 +87,8 @@ class DualEncoder(Model):
     """
 
     kind = "dual"
+    has_scale = True
+    preprocess: Preprocess
 
     def __init__(
         self,
@@ -94,8 +100,10 @@ class DualEncoder(Model):
         scale: float | None = None,
         bias: float | None = None,
         normalize: bool = True,
+        similarity_fn_name: str = "cosine",
     ) -> None:
         super().__init__()
+        self.similarity_fn_name = similarity_fn_name
         if text_projection.outputs != image_projection.outputs:
             raise ModelError(
                 f"the towers end in {text_projection.outputs} and {image_projection.outputs} coordinates",
@@ -111,7 +119,29 @@ class DualEncoder(Model):
         self.projections = nn.ModuleDict({"text": text_projection, "image": image_projection})
         self.preprocess, self.scale, self.bias, self.normalize = preprocess, scale, bias, normalize
         self.dim = text_projection.outputs
+        self.tokenizer = text.tokenizer
         self.prompts, self.default_prompt = text.prompts, text.default_prompt
+
+    @property
+    def text_model(self) -> Model:
+        """The text tower."""
+        return self.text
+
+    @property
+    def pooling(self) -> str | None:  # type: ignore[override]
+        """That of the text tower."""
+        return self.text.pooling
+
+    def set_dropout(self, rate: float) -> None:
+        """Set every dropout rate of both towers.
+
+        Raises
+        ------
+        ModelError
+            When neither has any.
+        """
+        if not set_dropout(self.text, rate) + set_dropout(self.image, rate):
+            raise ModelError("the towers have no dropout", remedy="leave dropout out")
 
     @property
     def max_length(self) -> int:
@@ -121,8 +151,8 @@ class DualEncoder(Model):
     def prepare(self, inputs: Sequence[Any], prompt: str | None = None) -> Any:
         """`Inputs` of a list of texts (str), or `ImageInputs` of a list of images; safe to call from several threads.
 
-        An image is a PIL image, the bytes or the `Path` of a file, or pixels uint8 (H, W, 3); pixels (3, H, W) are
-        taken as they are.
+        An image is a PIL image, the bytes or the `Path` of a file, or pixels as
+        `embedkit.models.inputs.images.pixels_of` takes them.
 
         Raises
         ------
@@ -173,7 +203,7 @@ class DualEncoder(Model):
             "image": self.image.spec(),
             "projections": {name: self.projection(name).spec() for name in ("text", "image")},
             "preprocess": self.preprocess.to_json(),
-            "normalize": self.normalize, "scale": self.scale, "bias": self.bias,
+            "normalize": self.normalize, "scale": self.scale, "bias": self.bias, **self._similarity_spec(),
         }  # fmt: skip
 
     def tokenizer_json(self) -> str:
@@ -202,32 +232,34 @@ class DualEncoder(Model):
         with contextlib.suppress(ModelError):  # a static text tower
             self.text.compile_layers()
 
-    def encode(
-        self,
-        inputs: Sequence[Any],
-        prompt: str | None = None,
-        normalize: bool | None = None,
-        truncate_dim: int | None = None,
-        batch_tokens: int | None = None,
-        progress: Progress = None,
-    ) -> np.ndarray:
+    def encode_items(self, items: list[Any], settings: EncodeSettings) -> np.ndarray:
         """Vectors of texts, images, or a mixed list, float32 (N, D), in input order; see `Model.encode`.
 
         A str is a text; images are as in `prepare`. `batch_tokens` counts patches for images.
+
+        Raises
+        ------
+        DataError
+            For a text that is the path of an image file: as a caption it means nothing.
         """
         from embedkit.models.encode.encoding import encode
         from embedkit.models.encode.image_encoding import encode_images
 
-        settings = (normalize, truncate_dim, batch_tokens, progress)
-        places = [place for place, item in enumerate(inputs) if is_image(item)]
+        for place, item in enumerate(items):
+            if isinstance(item, str) and names_image(item):
+                raise DataError(
+                    f"the text {item!r} is the path of an image file", where=f"inputs[{place}]",
+                    remedy="pass pathlib.Path(path) for the image",
+                )  # fmt: skip
+        places = [place for place, item in enumerate(items) if is_image(item)]
         if not places:
-            return encode(self, inputs, prompt, *settings)
-        images = encode_images(self, [inputs[place] for place in places], *settings)
-        if len(places) == len(inputs):
+            return encode(self, items, settings)
+        images = encode_images(self, [items[place] for place in places], settings)
+        if len(places) == len(items):
             return images
-        others = [place for place, item in enumerate(inputs) if not is_image(item)]
-        texts = encode(self, [inputs[place] for place in others], prompt, *settings)
-        vectors = np.empty((len(inputs), images.shape[1]), dtype=np.float32)
+        others = [place for place, item in enumerate(items) if not is_image(item)]
+        texts = encode(self, [items[place] for place in others], settings)
+        vectors = np.empty((len(items), images.shape[1]), dtype=np.float32)
         vectors[places], vectors[others] = images, texts
         return vectors
 

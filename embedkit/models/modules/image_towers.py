@@ -7,28 +7,37 @@ touching a number.
 from __future__ import annotations
 
 import contextlib
-import copy
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from embedkit.errors import MissingExtraError, ModelError, nearest
-from embedkit.models.modules.patch_dropout import PatchDropout, place_patch_dropout
+from embedkit.errors import MissingExtraError, ModelError, UserError
+from embedkit.models.modules.patch_dropout import PatchDropout
+from embedkit.registry import Registry
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
-POOLINGS = ("cls", "mean", "pooler")
 
 
-class ImageTower(nn.Module):
+class ImageTower(nn.Module, ABC):
     """Base class of image towers.
+
+    A new tower is a file in ``embedkit/models/towers/`` with a class that `image_towers` registers.
 
     Attributes
     ----------
     family : str
-        "open_clip" (its own towers, and timm's through it) or "transformers".
+        The library whose names the weights have, as a saved folder says it: "open_clip" or "transformers".
+    options : tuple of str
+        Keys of a recipe's ``towers.image`` that `from_config` takes beside the configuration.
+    pooling : str or None
+        How token vectors become one, where that can be chosen.
+    ends_in_projection : bool
+        Whether the library's module ends in a projection to the size asked for.
     encoder : nn.Module
         The library's module; its state dict is never changed.
     dim : int
@@ -44,6 +53,9 @@ class ImageTower(nn.Module):
     dim: int
     size: tuple[int, int]
     patches: int
+    options: tuple[str, ...] = ()
+    pooling: str | None = None
+    ends_in_projection: bool = False
     freeze_batch_norm: bool = False
     patch_dropout: float = 0.0
 
@@ -69,8 +81,40 @@ class ImageTower(nn.Module):
         ModelError
             When the tower does not work on a row of patches.
         """
+        if not self.place_patch_dropout(rate):
+            raise ModelError(
+                "this image tower has no row of patches to drop from", where="model.towers.image.patch_dropout",
+                remedy="leave it out, or use a ViT",
+            )  # fmt: skip
         self.patch_dropout = rate
-        place_patch_dropout(self, rate)
+
+    def place_patch_dropout(self, rate: float) -> bool:
+        """Whether a `PatchDropout` was put where the patches have got their positions; False where there are none."""
+        return False
+
+    @classmethod
+    @abstractmethod
+    def takes(cls, config: dict[str, Any]) -> bool:
+        """Whether `config` of a recipe or a folder is one of this tower's."""
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: dict[str, Any], dim: int, options: dict[str, Any]) -> ImageTower:
+        """A random tower of a recipe's configuration, for a shared space of size `dim`; options are constructor
+        arguments that the recipe names (``pooling``, ``quick_gelu``)."""
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> ImageTower:
+        """A random tower of what `spec` returned, without ``family``."""
+        return cls(**spec)
+
+    @abstractmethod
+    def grid(self) -> tuple[int, int]:
+        """Patches down and across."""
+
+    @abstractmethod
+    def rebuilt(self, size: tuple[int, int]) -> ImageTower:
+        """The same architecture with random weights, for images of another size."""
 
     @contextlib.contextmanager
     def drawing(self, seeds: np.ndarray | None) -> Iterator[None]:
@@ -84,9 +128,9 @@ class ImageTower(nn.Module):
             for drop in drops:
                 drop.seeds = None
 
+    @abstractmethod
     def forward(self, pixels: Tensor) -> Tensor:
         """(N, 3, H, W) normalised -> (N, dim)."""
-        raise TypeError(f"{type(self).__name__} does not define forward")
 
     def blocks(self) -> list[nn.Module]:
         """The blocks, first to last; empty for towers that are no stack of blocks."""
@@ -109,135 +153,54 @@ class ImageTower(nn.Module):
         for block in self.blocks():
             block.compile()
 
+    @abstractmethod
     def spec(self) -> dict[str, Any]:
         """What `build_image_tower` needs to make this tower again, as plain JSON values."""
-        raise TypeError(f"{type(self).__name__} does not define spec")
 
 
-class OpenClipTower(ImageTower):
-    """A vision tower of open_clip: its ViT, its ResNet, or any timm model, made from a ``vision_cfg``.
+def _adopt(name: str, part: Any) -> type[ImageTower]:
+    """The class of a plug-in's tower."""
+    if not (isinstance(part, type) and issubclass(part, ImageTower)):
+        raise ModelError(
+            f"this {'class' if isinstance(part, type) else type(part).__name__} is no image tower", where=name,
+            remedy="derive it from embedkit.models.modules.image_towers.ImageTower",
+        )  # fmt: skip
+    if part.__abstractmethods__:
+        raise ModelError(f"does not define {min(part.__abstractmethods__)}", where=name, remedy="define it")
+    return part
+
+
+image_towers: Registry[type[ImageTower]] = Registry(
+    "image tower", "embedkit.models.towers", plugins="embedkit.towers", adopt=_adopt
+)
+"""Image towers by name; a recipe's ``towers.image.config`` names one as ``family``, or its keys tell."""
+
+
+def tower_class(config: dict[str, Any], family: str | None = None) -> type[ImageTower]:
+    """The tower that takes a configuration.
 
     Parameters
     ----------
-    dim : int
-        Size of a vector; open_clip's towers end in their own projection.
     config : dict
-        open_clip's ``vision_cfg``.
-    quick_gelu : bool
-        x · sigmoid(1.702 x) instead of GELU, as in OpenAI's weights.
+        Of a recipe or a folder.
+    family : str, optional
+        Only towers of this family, as a saved folder says it.
 
     Raises
     ------
-    MissingExtraError
-        When open_clip is not installed.
     ModelError
-        When the configuration is none of open_clip's.
+        When there is none.
     """
-
-    family = "open_clip"
-
-    def __init__(self, dim: int, config: dict[str, Any], quick_gelu: bool = False) -> None:
-        super().__init__()
-        need("open_clip", "clip", "an open_clip image tower")
-        from open_clip.model import CLIPVisionCfg, _build_vision_tower
-
-        if ":" in str(config.get("timm_model_name") or ""):  # hf-hub:.. and local-dir:.. would be read from there
-            raise ModelError(
-                f"timm_model_name {config['timm_model_name']!r} is no name of timm's own", where="model.towers.image",
-                remedy="give the name of an architecture of timm",
-            )  # fmt: skip
-        self.dim, self.config, self.quick_gelu = dim, dict(config), quick_gelu
-        try:
-            settings = CLIPVisionCfg(**copy.deepcopy(config))
-            self.encoder = _build_vision_tower(dim, settings, quick_gelu)
-        except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
-            raise ModelError(f"not a vision_cfg of open_clip ({error})", where="model.towers.image") from error
-        self.size = _pair(settings.image_size)
-        patch = 32 if settings.timm_model_name else settings.patch_size or 32  # none in a ResNet, which ends in 1/32
-        self.patches = _grid(self.size, patch)
-        if settings.timm_model_name:
-            self.config.pop("timm_model_pretrained", None)  # the weights are here now
-            self._fit_timm()
-
-    def _fit_timm(self) -> None:
-        embed = getattr(self.encoder.trunk, "patch_embed", None)
-        if embed is not None and hasattr(embed, "num_patches"):
-            self.patches = int(embed.num_patches)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """(N, 3, H, W) normalised -> (N, dim)."""
-        found = self.encoder(pixels)
-        return found[0] if isinstance(found, tuple) else found
-
-    def gradient_checkpointing_enable(self) -> None:
-        """See `ImageTower`."""
-        from open_clip.model import ModifiedResNet
-
-        if isinstance(self.encoder, ModifiedResNet):
-            super().gradient_checkpointing_enable()
-        self.encoder.set_grad_checkpointing(True)
-
-    def spec(self) -> dict[str, Any]:
-        """See `ImageTower`."""
-        return {"family": self.family, "dim": self.dim, "config": self.config, "quick_gelu": self.quick_gelu}
-
-
-class TransformersTower(ImageTower):
-    """A vision model of transformers.
-
-    Parameters
-    ----------
-    encoder : PreTrainedModel
-        ViT, CLIP vision, SigLIP vision, DINOv2 (with registers), or another with ``pixel_values``.
-    pooling : str, optional
-        "cls" (first token), "mean" (patch tokens), or "pooler" (the model's own); "pooler" where the architecture's
-        pooler is trained (CLIP, SigLIP), else "cls".
-    """
-
-    family = "transformers"
-
-    def __init__(self, encoder: Any, pooling: str | None = None) -> None:
-        super().__init__()
-        config = encoder.config
-        self.encoder = encoder
-        own = config.model_type in ("clip_vision_model", "siglip_vision_model")
-        self.pooling = pooling or ("pooler" if own else "cls")
-        if self.pooling not in POOLINGS:
-            raise ModelError(
-                f"unknown pooling {self.pooling!r}", where="model.towers.image.pooling",
-                remedy=nearest(self.pooling, POOLINGS),
-            )  # fmt: skip
-        self.dim = int(config.hidden_size)
-        self.size = _pair(config.image_size)
-        self.patches = _grid(self.size, config.patch_size)
-        no_cls = config.model_type == "siglip_vision_model"
-        self.prefix = 0 if no_cls else 1 + int(getattr(config, "num_register_tokens", 0))
-        if no_cls and self.pooling == "cls":
-            raise ModelError("a SigLIP tower has no class token", remedy="set pooling to 'pooler' or 'mean'")
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """(N, 3, H, W) normalised -> (N, dim)."""
-        output = self.encoder(pixel_values=pixels)
-        if self.pooling == "pooler":
-            return output.pooler_output
-        hidden = output.last_hidden_state  # (N, prefix + patches, dim)
-        return hidden[:, 0] if self.pooling == "cls" else hidden[:, self.prefix :].mean(1)
-
-    def gradient_checkpointing_enable(self) -> None:
-        """See `ImageTower`."""
-        self.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-
-    def spec(self) -> dict[str, Any]:
-        """See `ImageTower`."""
-        return {"family": self.family, "config": plain_config(self.encoder.config), "pooling": self.pooling}
-
-
-def plain_config(config: Any) -> dict[str, Any]:
-    """A transformers configuration as JSON values, without what only says where it came from."""
-    said = config.to_diff_dict()
-    for key in ("transformers_version", "architectures", "dtype", "torch_dtype", "_name_or_path"):
-        said.pop(key, None)
-    return {**said, "model_type": config.model_type}
+    families = sorted({tower.family for _, tower in image_towers.items()})
+    if family is not None and family not in families:
+        raise ModelError(f"unknown family of image towers {family!r}", remedy=f"known: {', '.join(families)}")
+    for _, tower in image_towers.items():
+        if family in (None, tower.family) and tower.takes(config):
+            return tower
+    raise ModelError(
+        "no image tower takes this configuration", where="model.towers.image.config",
+        remedy="give model_type (transformers), timm_model_name (timm), or a vision_cfg of open_clip",
+    )  # fmt: skip
 
 
 def build_image_tower(spec: dict[str, Any]) -> ImageTower:
@@ -248,28 +211,68 @@ def build_image_tower(spec: dict[str, Any]) -> ImageTower:
     ModelError
         When the spec names nothing that can be built.
     """
-    spec = dict(spec)
-    family = spec.pop("family")
-    if family == "open_clip":
-        return OpenClipTower(**spec)
-    if family != "transformers":
-        raise ModelError(f"unknown family of image towers {family!r}", remedy="known: open_clip, transformers")
-    return TransformersTower(new_vision_model(spec["config"]), spec.get("pooling"))
+    settings = dict(spec)
+    return tower_class(settings.get("config") or {}, settings.pop("family")).from_spec(settings)
 
 
-def new_vision_model(settings: dict[str, Any]) -> Any:
-    """A randomly initialised vision model of a transformers configuration with ``model_type``."""
-    from transformers import AutoConfig, AutoModel
+def named_tower(config: dict[str, Any]) -> tuple[type[ImageTower], dict[str, Any]]:
+    """The tower that a recipe's configuration names (``family``) or tells by its keys, and the rest of the keys.
 
-    settings = dict(settings)
-    kind = settings.pop("model_type")
-    try:
-        config = AutoConfig.for_model(kind, **settings)
-        if not hasattr(config, "image_size") or not hasattr(config, "patch_size"):
-            raise ValueError(f"{kind} has no image_size and patch_size")
-        return AutoModel.from_config(config)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"no vision model of transformers ({error})", where="model.towers.image.config") from error
+    Raises
+    ------
+    UserError
+        When there is no tower of that name.
+    """
+    settings = dict(config)
+    name = settings.pop("family", None)
+    if name is None:
+        return tower_class(settings), settings
+    if name not in image_towers:
+        raise UserError(
+            f"unknown image tower {name!r}", where="model.towers.image.config.family",
+            remedy=f"known: {', '.join(image_towers)}",
+        )  # fmt: skip
+    return image_towers[name], settings
+
+
+def resized(tower: ImageTower, size: tuple[int, int]) -> ImageTower:
+    """The tower for images of another size; a table of positions is resampled as timm and open_clip do it.
+
+    Raises
+    ------
+    ModelError
+        When the architecture takes one size only.
+    """
+    if size == tower.size:
+        return tower
+    other = tower.rebuilt(size)
+    if other.encoder is tower.encoder:
+        return other.train(tower.training)
+    known, new = tower.encoder.state_dict(), other.encoder.state_dict()
+    old_grid, new_grid = tower.grid(), other.grid()
+    for name, tensor in new.items():
+        if known[name].shape == tensor.shape or not tensor.is_floating_point():
+            new[name] = known[name] if known[name].shape == tensor.shape else tensor
+            continue
+        prefix = known[name].shape[-2] - product(old_grid)
+        if prefix < 0 or tensor.shape[-2] - product(new_grid) != prefix or known[name].shape[-1] != tensor.shape[-1]:
+            raise ModelError(
+                f"{name} belongs to images of {tower.size[0]} x {tower.size[1]}", where="model.towers.image.preprocess",
+                remedy="leave preprocess.size out",
+            )  # fmt: skip
+        new[name] = resample_positions(known[name], prefix, old_grid, new_grid)
+    other.encoder.load_state_dict(new)
+    return other.to(next(tower.parameters())).train(tower.training)
+
+
+def resample_positions(table: Tensor, prefix: int, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """A table of positions (..., prefix + h w, W) for another grid of patches: bicubic with antialiasing, the `prefix`
+    rows in front (class token, registers) as they are."""
+    front, rows = table[..., :prefix, :], table[..., prefix:, :]
+    image = rows.reshape(1, *old, -1).permute(0, 3, 1, 2).float()
+    image = F.interpolate(image, size=new, mode="bicubic", antialias=True, align_corners=False)
+    rows = image.permute(0, 2, 3, 1).reshape(*rows.shape[:-2], product(new), -1)
+    return torch.cat([front, rows.to(table.dtype)], dim=-2)
 
 
 def need(package: str, extra: str, purpose: str) -> None:
@@ -280,13 +283,27 @@ def need(package: str, extra: str, purpose: str) -> None:
         raise MissingExtraError(package, extra, purpose)
 
 
-def _pair(size: Any) -> tuple[int, int]:
+def pair(size: Any) -> tuple[int, int]:
+    """Height and width of a size that may be one number.
+
+    Examples
+    --------
+    >>> from embedkit.models.modules.image_towers import pair
+    >>> pair(32), pair([32, 64])
+    ((32, 32), (32, 64))
+    """
     return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
-def _grid(size: tuple[int, int], patch: Any) -> int:
-    high, wide = _pair(patch)
-    return max(1, size[0] // high) * max(1, size[1] // wide)
+def grid(size: tuple[int, int], patch: Any) -> tuple[int, int]:
+    """Patches down and across of an image of `size`."""
+    high, wide = pair(patch)
+    return max(1, size[0] // high), max(1, size[1] // wide)
+
+
+def product(sides: tuple[int, int]) -> int:
+    """The number of patches of a grid."""
+    return sides[0] * sides[1]
 
 
 def channel_factors(

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from embedkit.errors import ModelError
 from embedkit.models.augment.counter_rng import GOLDEN, mixed
 
 
@@ -52,26 +51,6 @@ def seeded(seeds: np.ndarray, count: int, device: torch.device) -> Tensor:
     return torch.from_numpy((x >> np.uint64(1)).astype(np.int64)).to(device)
 
 
-def place_patch_dropout(tower: Any, rate: float) -> None:
-    """Put `PatchDropout` where a tower's patches have got their positions; see `ImageTower.set_patch_dropout`."""
-    encoder = tower.encoder
-    trunk = getattr(encoder, "trunk", None)
-    if trunk is not None and hasattr(trunk, "patch_drop"):
-        trunk.patch_drop = PatchDropout(rate, int(trunk.num_prefix_tokens)).train(trunk.training)
-    elif hasattr(encoder, "patch_dropout"):
-        encoder.patch_dropout = PatchDropout(rate, 1).train(encoder.training)
-    elif hasattr(encoder, "embeddings") and hasattr(tower, "prefix"):
-        # inside the embeddings: a module of its own, without parameters, whose hook changes their result
-        encoder.embeddings.patch_dropout = PatchDropout(rate, tower.prefix).train(encoder.training)
-        if not getattr(encoder.embeddings, "_drops_patches", False):
-            encoder.embeddings.register_forward_hook(_drop)
-            encoder.embeddings._drops_patches = True
-    else:
-        raise ModelError(
-            "this image tower has no row of patches to drop from", where="model.towers.image.patch_dropout",
-            remedy="leave it out, or use a ViT",
-        )  # fmt: skip
-
-
-def _drop(module: Any, inputs: Any, output: Tensor) -> Tensor:
+def drop_patches(module: Any, inputs: Any, output: Tensor) -> Tensor:
+    """A forward hook: the output of an embedding layer without the patches that its `PatchDropout` leaves out."""
     return module.patch_dropout(output)

@@ -36,13 +36,14 @@ class StaticEncoder(Model):
     weight : Tensor (rows, dim), optional
         Trained vectors: one row per word piece, then one per bucket. Standard normal ones when None, the start of
         `torch.nn.EmbeddingBag`.
-    max_length, normalize, prompts, default_prompt
+    max_length, normalize, prompts, default_prompt, similarity_fn_name
         See `Model`.
 
     A text without any word piece has the zero vector.
     """
 
     kind = "static"
+    pooling = "mean"
 
     def __init__(
         self,
@@ -55,8 +56,10 @@ class StaticEncoder(Model):
         normalize: bool = True,
         prompts: dict[str, str] | None = None,
         default_prompt: str | None = None,
+        similarity_fn_name: str = "cosine",
     ) -> None:
         super().__init__()
+        self.similarity_fn_name = similarity_fn_name
         self.tokenizer = tokenizer
         self.dim = dim
         self.ngrams = ngrams
@@ -107,6 +110,7 @@ class StaticEncoder(Model):
         return {
             "pooling": "mean", "ngrams": self.ngrams, "buckets": self.buckets, "max_length": self.max_length,
             "normalize": self.normalize, "prompts": self.prompts, "default_prompt": self.default_prompt,
+            **self._similarity_spec(),
         }  # fmt: skip
 
     def tokenizer_json(self, cut: bool = False) -> str:

@@ -12,19 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from embedkit.errors import ModelError, UserError, nearest
-from embedkit.models.augment.embedding_augmentation import Edit, chain, dropout_rate, edits, shuffled
+from embedkit.models.augment.dropout import dropout_rate
+from embedkit.models.augment.embedding_augmentation import Edit, chain, edits, shuffled
 from embedkit.models.augment.template_bias import TemplateBias, bare_templates
 from embedkit.models.base import Model
 from embedkit.models.execution.packing import (
     NO_POSITIONS,
     Changes,
-    Plan,
     is_packable,
+    position_offset,
+    position_table,
     prepare_encoder,
     run_buckets,
     run_packed,
     run_padded,
 )
+from embedkit.models.execution.plan import Plan
 from embedkit.models.heads.layers import Dense, Layer
 from embedkit.models.inputs.inputs import Inputs
 from embedkit.models.inputs.tokens import TextTokenizer, check_texts, resolve_prompt
@@ -62,6 +65,8 @@ class TextEncoder(Model):
         Settings of a `SoftPrompt`.
     pool_prompt : bool
         Whether the tokens of a prompt are pooled too; INSTRUCTOR (Su et al. 2023) leaves them out.
+    similarity_fn_name : str
+        See `Model`.
     """
 
     kind = "text"
@@ -80,11 +85,14 @@ class TextEncoder(Model):
         template_bias: Mapping[str, Any] | None = None,
         soft_prompt: Mapping[str, Any] | None = None,
         pool_prompt: bool = True,
+        similarity_fn_name: str = "cosine",
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.tokenizer = tokenizer
+        self._pooling = pooling
         self.pooling = pooling
+        self.similarity_fn_name = similarity_fn_name
         self.template_bias = None if template_bias is None else TemplateBias(**template_bias)
         self.soft_prompt = None if soft_prompt is None else SoftPrompt(encoder.config, **soft_prompt)
         self.mask_head: MaskedHead | None = None  # of a masked LM; given by methods, saved, never used in `encode`
@@ -98,11 +106,21 @@ class TextEncoder(Model):
         prepare_encoder(encoder)
 
     def _tokenizer_for(self, max_length: int | None) -> TextTokenizer:
+        if max_length is None:
+            limits = (self._position_limit, length_of_tokenizer(self.tokenizer))
+            max_length = min((limit for limit in limits if limit is not None), default=512)
+        return TextTokenizer(self.tokenizer, self._checked_length(max_length))
+
+    @property
+    def _position_limit(self) -> int | None:
         prompt = 0 if self.soft_prompt is None else self.soft_prompt.length
-        limit = length_limit(self.encoder, self.tokenizer, prompt)
-        if max_length is not None and limit is not None and max_length > limit:
-            raise ModelError(f"max_length is {max_length}", remedy=f"this encoder takes at most {limit} tokens")
-        return TextTokenizer(self.tokenizer, max_length or limit or 512)
+        return position_limit(self.encoder, prompt)
+
+    def _checked_length(self, value: int) -> int:
+        limit = self._position_limit
+        if limit is not None and value > limit:
+            raise ModelError(f"max_length is {value}", remedy=f"this encoder takes at most {limit} tokens")
+        return value
 
     def at_length(self, max_length: int | None) -> TextEncoder:
         """The same encoder with another `max_length`, all that it takes when None; weights are shared.
@@ -148,14 +166,20 @@ class TextEncoder(Model):
             other.dense = nn.ModuleList([*kept, *(layer.always() for layer in own[:heads])])
         return other
 
-    @property
+    @property  # type: ignore[override]
     def pooling(self) -> str:
         """The pooler's name."""
         return self._pooling
 
     @pooling.setter
     def pooling(self, name: str) -> None:
-        self._pooling, self._pooler = name, pooler_of(name)
+        pooler_of(name)  # an unknown one is refused here
+        self._pooling = name
+
+    @property
+    def backbone(self) -> Any:
+        """The transformers encoder."""
+        return self.encoder
 
     @property
     def max_length(self) -> int:
@@ -164,7 +188,7 @@ class TextEncoder(Model):
 
     @max_length.setter
     def max_length(self, value: int) -> None:
-        self._tokenize.max_length = value
+        self._tokenize.max_length = self._checked_length(value)
 
     @property
     def hidden_size(self) -> int:
@@ -243,7 +267,7 @@ class TextEncoder(Model):
         if len(inputs) == 0:
             width = self.hidden_size * ((pooling or self.pooling).count("+") + 1)
             return torch.zeros(0, width, device=self.device, dtype=self.dtype)
-        pooler = self._pooler if pooling is None else pooler_of(pooling)
+        pooler = pooler_of(self.pooling if pooling is None else pooling)
         states = self.token_states(inputs, pooler.layers, packing, **settings)
         if not self.pool_prompt and "unpooled" in inputs.data:
             states = states.without_first(inputs.data["unpooled"])
@@ -360,7 +384,9 @@ class TextEncoder(Model):
         return {
             "pooling": self.pooling, "dense": [layer.spec() for layer in self.layers], "max_length": self.max_length,
             "normalize": self.normalize, "prompts": self.prompts, "default_prompt": self.default_prompt,
-            **{name: part.spec() for name in ("template_bias", "soft_prompt") if (part := getattr(self, name))},
+            **({} if self.template_bias is None else {"template_bias": self.template_bias.spec()}),
+            **({} if self.soft_prompt is None else {"soft_prompt": self.soft_prompt.spec()}),
+            **self._similarity_spec(),
             **({} if self.pool_prompt else {"pool_prompt": False}),
         }  # fmt: skip
 
@@ -379,18 +405,19 @@ class TextEncoder(Model):
         return {f"encoder.{name}": tensor for name, tensor in merged_state(self.encoder).items()} | dense | prompt
 
 
-def length_limit(encoder: Any, tokenizer: Any, prompt: int = 0) -> int | None:
-    """Tokens that tokenizer and position table allow, None when neither sets a limit.
+def position_limit(encoder: Any, prompt: int = 0) -> int | None:
+    """Tokens that the position table of a transformers encoder allows, None where it sets no limit.
 
-    `prompt` positions of the table are taken by a soft prompt, which the tokenizer does not see.
+    `prompt` positions of the table are taken by a soft prompt.
     """
-    from embedkit.models.execution.packing import position_offset
-
-    limits = [getattr(tokenizer, "model_max_length", None)]
-    table = getattr(getattr(encoder, "embeddings", None), "position_embeddings", None)
+    table = position_table(encoder)
     if table is not None:
-        limits.append(table.num_embeddings - position_offset(encoder) - prompt)
-    elif getattr(encoder.config, "max_position_embeddings", None):
-        limits.append(encoder.config.max_position_embeddings - prompt)
-    known = [limit for limit in limits if limit is not None and 0 < limit < 10**9]
-    return min(known) if known else None
+        return int(table.num_embeddings) - position_offset(encoder) - prompt
+    limit = getattr(encoder.config, "max_position_embeddings", None)
+    return None if not limit or limit <= 0 else int(limit) - prompt
+
+
+def length_of_tokenizer(tokenizer: Any) -> int | None:
+    """Tokens that a tokenizer was made for, None where it says none (transformers then says 1e30)."""
+    limit = getattr(tokenizer, "model_max_length", None)
+    return None if limit is None or not 0 < limit < 10**9 else int(limit)

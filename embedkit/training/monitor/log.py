@@ -9,13 +9,15 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from embedkit.disk import disk_said, write_durably
+from embedkit.disk import disk_reason, write_durably
+from embedkit.training.loop.batches import StepBatch
 from embedkit.training.loop.step import StepResult
 from embedkit.training.parallel.distributed import World
 
@@ -86,6 +88,20 @@ def _step_of(line: bytes) -> float:
         return math.inf
 
 
+@dataclass
+class _Window:
+    """What is added up between two log lines; `waited` is the time spent waiting for data before the first step."""
+
+    waited: float
+    since: float = field(default_factory=time.perf_counter)
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    steps: int = 0
+    inputs: int = 0
+    tokens: int = 0
+    computed: int = 0
+
+
 class RunLog:
     """Adds up the steps between two log lines.
 
@@ -103,43 +119,41 @@ class RunLog:
     ) -> None:  # fmt: skip
         self.path, self.world, self.progress, self._waited, self._track = path, world, progress, waited, track
         self._file_works = True
-        self._reset()
+        self._window = _Window(waited())
 
-    def _reset(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._steps, self._inputs, self._tokens, self._computed = 0, 0, 0, 0
-        self._since, self._waited_before = time.perf_counter(), self._waited()
-        self._metrics: dict[str, Tensor] = {}
-
-    def add(self, result: StepResult, inputs: int, tokens: int, computed: int) -> None:
-        """Count a step: inputs encoded, real tokens, and tokens computed including padding (this process)."""
+    def add(self, result: StepResult, batch: StepBatch, model: Any) -> None:
+        """Count a step of this process: its losses, inputs, real tokens, and tokens that `model` computed for them."""
+        window, tokens = self._window, batch.tokens
         for name, value in {"loss": result.loss, **result.terms}.items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
-        self._metrics = result.metrics
-        self._steps, self._inputs, self._tokens = self._steps + 1, self._inputs + inputs, self._tokens + tokens
-        self._computed += computed
+            window.sums[name] = window.sums.get(name, torch.zeros_like(value)) + value
+        computed = getattr(model, "computed_tokens", None)
+        window.metrics = result.metrics
+        window.steps += 1
+        window.inputs += sum(len(pool.inputs) for pool in batch.pools)
+        window.tokens += tokens
+        window.computed += computed(tokens) if computed else tokens
 
     def write(self, step: int, extra: Mapping[str, float]) -> dict[str, float]:
         """Figures since the last log line, summed over processes; written, shown and tracked by the main process."""
-        names = sorted(self._sums)
-        counts = torch.tensor([float(self._inputs), float(self._tokens), float(self._computed)], dtype=torch.float64)
-        device = self.world.device
-        sums = torch.stack([self._sums[name].to(device, torch.float32) for name in names])
-        losses = (self.world.sum(sums) / max(1, self._steps)).tolist()
+        window, device = self._window, self.world.device
+        names = sorted(window.sums)
+        counts = torch.tensor([float(window.inputs), float(window.tokens), float(window.computed)], dtype=torch.float64)
+        sums = torch.stack([window.sums[name].to(device, torch.float32) for name in names])
+        losses = (self.world.sum(sums) / max(1, window.steps)).tolist()
         inputs, tokens, computed = self.world.sum(counts.to(device, torch.float32)).tolist()
-        seconds = max(1e-9, time.perf_counter() - self._since)
-        figures = dict(zip(names, losses, strict=True)) | {n: float(v) for n, v in self._metrics.items()}
+        seconds = max(1e-9, time.perf_counter() - window.since)
+        figures = dict(zip(names, losses, strict=True)) | {n: float(v) for n, v in window.metrics.items()}
         figures |= {
             "sentences_per_s": inputs / seconds,
             "tokens_per_s": tokens / seconds,
             "padding_share": 1.0 - tokens / computed if computed else 0.0,
-            "data_wait_share": min(1.0, (self._waited() - self._waited_before) / seconds),
+            "data_wait_share": min(1.0, (self._waited() - window.waited) / seconds),
             **extra,
         }
         self.record({"step": step, **figures})
         if self._track is not None:
             self._track(figures, step)
-        self._reset()
+        self._window = _Window(self._waited())
         return figures
 
     def rewind(self, step: int) -> None:
@@ -160,5 +174,5 @@ class RunLog:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
             self._file_works = False
-            said = disk_said(error, self.path.parent)
+            said = disk_reason(error, self.path.parent)
             self.progress.say(f"{self.path}: the log cannot be written ({said}); training goes on")

@@ -39,20 +39,18 @@ class FiniteGuard:
         Where the last good checkpoint is looked up.
     where : callable
         Row id -> file and row.
-
-    Attributes
-    ----------
     record : callable
         Adds a row to the log: that of the step that ended the run, with its figures as they were.
     """
 
     def __init__(
-        self, folder: Path, world: World, store: CheckpointStore, step: TrainStep, where: Callable[[int], str]
-    ) -> None:
+        self, folder: Path, world: World, store: CheckpointStore, step: TrainStep, where: Callable[[int], str],
+        record: Callable[[dict[str, Any]], None],
+    ) -> None:  # fmt: skip
         self._folder, self._world, self._store, self._step, self._where = folder, world, store, step, where
         self._first = torch.zeros((), dtype=torch.int64, device=world.device)
         self._recent: list[tuple[int, StepBatch, Tensor]] = []
-        self.record: Callable[[dict[str, Any]], None] = lambda row: None
+        self._record = record
 
     @contextlib.contextmanager
     def named(self, step: int, batch: StepBatch) -> Iterator[None]:
@@ -87,7 +85,7 @@ class FiniteGuard:
             raise NonFiniteError(
                 f"step {step} left weights that are not finite ({_few(bad) or 'on another process'}); they are not "
                 f"saved, {self._last_good()}",
-                where=str(self._folder), remedy="lower train.lr or set train.clip, and go on with --resume",
+                where=str(self._folder), remedy="lower train.lr or train.max_grad_norm, and start anew",
             )  # fmt: skip
 
     @contextlib.contextmanager
@@ -127,7 +125,7 @@ class FiniteGuard:
             "bad": bad, "weights": weights,
         }  # fmt: skip
         file = self._list_rows(step, document)
-        self.record({"step": step, "loss": math.nan if loss is None else loss, "gradient_norm": math.nan})
+        self._record({"step": step, "loss": math.nan if loss is None else loss, "gradient_norm": math.nan})
         remedy = "take a model whose weights are finite" if weights else "lower train.lr, look at these rows"
         where = str(self._folder) if cause is None or cause.where is None else f"{self._folder}: {cause.where}"
         return NonFiniteError(f"{named}; {after}, {self._last_good()}", where=where, remedy=f"{remedy} ({file})")

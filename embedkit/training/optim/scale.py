@@ -27,7 +27,7 @@ def start_scale(objective: nn.Module, model: Any, given: Collection[str] = ()) -
     `given` are the settings that the recipe names itself: its temperature and bias stay. A model without a scale (a
     text model, or one that was not trained yet) changes nothing.
     """
-    scale, bias = getattr(model, "scale", None), getattr(model, "bias", None)
+    scale, bias = model.scale, model.bias
     for part in _learnable(objective):
         if scale is not None and "temperature" not in given:
             part.log_scale.fill_(math.log(scale))
@@ -39,7 +39,7 @@ def start_scale(objective: nn.Module, model: Any, given: Collection[str] = ()) -
 def keep_scale(objective: nn.Module, model: Any) -> None:
     """Write the first learnable scale of `objective`, and its bias, into a dual encoder before it is saved."""
     part = next(_learnable(objective), None)
-    if part is None or not hasattr(model, "scale"):
+    if part is None or not model.has_scale:
         return
     model.scale = math.exp(part.log_scale.detach().item())
     model.bias = None if part.bias is None else part.bias.detach().item()

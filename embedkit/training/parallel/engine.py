@@ -92,7 +92,7 @@ class Engine:
 
         from embedkit.models.modules.text import TextEncoder
 
-        encoder = getattr(bundle.model, "encoder", None)
+        encoder = bundle.model.backbone
         if not isinstance(encoder, nn.Module):
             raise RecipeError("this model has nothing to shard", where="accelerate", remedy="launch it without FSDP")
         if isinstance(bundle.model, TextEncoder) and bundle.model.way() == "buckets":

@@ -1,0 +1,151 @@
+"""Image towers of transformers: ViT, CLIP's, SigLIP's, DINOv2's and others with ``pixel_values``."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from embedkit.errors import ModelError, nearest
+from embedkit.models.modules.image_towers import ImageTower, grid, image_towers, pair, product
+from embedkit.models.modules.patch_dropout import PatchDropout, drop_patches
+
+POOLINGS = ("cls", "mean", "pooler")
+RESAMPLES_ITSELF = frozenset({"dinov2", "dinov2_with_registers"})
+"""Architectures whose forward pass takes images of any size."""
+
+
+@image_towers.add("transformers")
+class TransformersTower(ImageTower):
+    """A vision model of transformers.
+
+    Parameters
+    ----------
+    encoder : PreTrainedModel
+        ViT, CLIP vision, SigLIP vision, DINOv2 (with registers), or another with ``pixel_values``.
+    pooling : str, optional
+        "cls" (first token), "mean" (patch tokens), or "pooler" (the model's own); "pooler" where the architecture's
+        pooler is trained (CLIP, SigLIP), else "cls".
+    size : (int, int), optional
+        Height and width of the images where they differ from the configuration's: for DINOv2, which resamples its
+        position table at every pass.
+    """
+
+    family = "transformers"
+    options = ("pooling",)
+
+    def __init__(self, encoder: Any, pooling: str | None = None, size: Sequence[int] | None = None) -> None:
+        super().__init__()
+        config = encoder.config
+        self.encoder = encoder
+        own = config.model_type in ("clip_vision_model", "siglip_vision_model")
+        no_class = config.model_type == "siglip_vision_model"
+        self.prefix = 0 if no_class else 1 + int(getattr(config, "num_register_tokens", 0))
+        self._pooling = ""
+        self.pooling = pooling or ("pooler" if own else "cls")
+        self.dim = int(config.hidden_size)
+        self.size = pair(config.image_size)
+        if size is not None and pair(size) != self.size:
+            if config.model_type not in RESAMPLES_ITSELF:
+                raise ModelError(f"a {config.model_type} takes images of {self.size}", where="model.towers.image")
+            self.size = pair(size)
+        self.patches = product(self.grid())
+
+    @property  # type: ignore[override]
+    def pooling(self) -> str:
+        """The way from token vectors to one: "cls", "mean" or "pooler"."""
+        return self._pooling
+
+    @pooling.setter
+    def pooling(self, name: str) -> None:
+        if name not in POOLINGS:
+            where = "model.towers.image.pooling"
+            raise ModelError(f"unknown pooling {name!r}", where=where, remedy=nearest(str(name), POOLINGS))
+        if self.prefix == 0 and name == "cls":
+            raise ModelError("a SigLIP tower has no class token", remedy="set pooling to 'pooler' or 'mean'")
+        self._pooling = name
+
+    @classmethod
+    def takes(cls, config: dict[str, Any]) -> bool:
+        """See `ImageTower`: a configuration with ``model_type``."""
+        return "model_type" in config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], dim: int, options: dict[str, Any]) -> TransformersTower:
+        """See `ImageTower`."""
+        return cls(new_vision_model(config), **options)
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> TransformersTower:
+        """See `ImageTower`."""
+        return cls(new_vision_model(spec["config"]), spec.get("pooling"), spec.get("size"))
+
+    def grid(self) -> tuple[int, int]:
+        """See `ImageTower`."""
+        return grid(self.size, self.encoder.config.patch_size)
+
+    def rebuilt(self, size: tuple[int, int]) -> TransformersTower:
+        """See `ImageTower`."""
+        kind = self.encoder.config.model_type
+        if kind in RESAMPLES_ITSELF:
+            return TransformersTower(self.encoder, self.pooling, size)
+        if kind in ("clip_vision_model", "siglip_vision_model") and size[0] != size[1]:
+            raise ModelError(
+                f"a {kind} takes square images, not {size[0]} x {size[1]}", where="model.towers.image.preprocess.size",
+                remedy="give two equal sides",
+            )  # fmt: skip
+        config = copy.deepcopy(self.encoder.config)
+        config.image_size = size[0] if size[0] == size[1] else list(size)
+        return TransformersTower(type(self.encoder)(config), self.pooling)
+
+    def place_patch_dropout(self, rate: float) -> bool:
+        """See `ImageTower`: inside the embeddings, as a module without parameters whose hook changes their result."""
+        embeddings = dict(self.encoder.named_children()).get("embeddings")
+        if embeddings is None:
+            return False
+        if "patch_dropout" not in dict(embeddings.named_children()):
+            embeddings.register_forward_hook(drop_patches)
+        embeddings.patch_dropout = PatchDropout(rate, self.prefix).train(self.encoder.training)
+        return True
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(N, 3, H, W) normalised -> (N, dim)."""
+        output = self.encoder(pixel_values=pixels)
+        if self.pooling == "pooler":
+            return output.pooler_output
+        hidden = output.last_hidden_state  # (N, prefix + patches, dim)
+        return hidden[:, 0] if self.pooling == "cls" else hidden[:, self.prefix :].mean(1)
+
+    def gradient_checkpointing_enable(self) -> None:
+        """See `ImageTower`."""
+        self.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+    def spec(self) -> dict[str, Any]:
+        """See `ImageTower`."""
+        size = {} if self.size == pair(self.encoder.config.image_size) else {"size": list(self.size)}
+        return {"family": self.family, "config": plain_config(self.encoder.config), "pooling": self.pooling, **size}
+
+
+def plain_config(config: Any) -> dict[str, Any]:
+    """A transformers configuration as JSON values, without what only says where it came from."""
+    settings = config.to_diff_dict()
+    for key in ("transformers_version", "architectures", "dtype", "torch_dtype", "_name_or_path"):
+        settings.pop(key, None)
+    return {**settings, "model_type": config.model_type}
+
+
+def new_vision_model(settings: dict[str, Any]) -> Any:
+    """A randomly initialised vision model of a transformers configuration with ``model_type``."""
+    from transformers import AutoConfig, AutoModel
+
+    settings = dict(settings)
+    kind = settings.pop("model_type")
+    try:
+        config = AutoConfig.for_model(kind, **settings)
+        if not hasattr(config, "image_size") or not hasattr(config, "patch_size"):
+            raise ValueError(f"{kind} has no image_size and patch_size")
+        return AutoModel.from_config(config)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"no vision model of transformers ({error})", where="model.towers.image.config") from error
