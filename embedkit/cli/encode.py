@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from embedkit.cli.output import (
+    AllowPickle,
     Device,
     JsonFile,
     ModelName,
@@ -36,6 +37,7 @@ def encode(
     device: Device = None,
     revision: Revision = None,
     trust_remote_code: TrustRemoteCode = False,
+    allow_pickle: AllowPickle = False,
     json_file: JsonFile = None,
 ) -> None:
     """Encode the texts or images of a file or folder.
@@ -50,7 +52,8 @@ def encode(
 
     check_encoding(input, output, column=column, overwrite=overwrite)
     state, device = place(device)
-    loaded = load(model, device=device, trust_remote_code=trust_remote_code, revision=revision)
+    reading = {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
+    loaded = load(model, device=device, revision=revision, **reading)
     result = encode_file(
         loaded, input, output, column=column, prompt=prompt, truncate_dim=dim, overwrite=overwrite,
         progress=state.is_main_process and sys.stderr.isatty(),  # a bar is for people

@@ -35,6 +35,9 @@ Revision = Annotated[
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
 ]
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="Read weights from a pickle, as tensors only.")
+]
 
 
 def console(json_file: str | None = None) -> Console:
