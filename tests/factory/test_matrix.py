@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from embedkit.errors import UserError
-from embedkit.recipe_io import load_recipe, recipe_names
+from embedkit.recipe_io import load_recipe
+from embedkit.resources import recipe_names
 from embedkit.training.loop.loop import train
 from tests.helpers import dual, tiny
 
