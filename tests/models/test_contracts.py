@@ -183,7 +183,8 @@ class Functional(nn.Module):
 
 
 def test_rates_of_layers_and_of_attributes() -> None:
-    module = nn.Sequential(nn.Dropout(0.1), nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.0)), Functional(0.3), Functional(0))
+    inner = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.0))
+    module = nn.Sequential(nn.Dropout(0.1), inner, Functional(0.3), Functional(0))
     assert sorted(rate.value for rate in rates(module)) == [0.0, 0.0, 0.1, 0.3]
     assert has_dropout(module)
     assert set_dropout(module, 0.0) == 4

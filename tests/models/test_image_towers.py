@@ -110,8 +110,8 @@ def test_the_towers_that_are_there() -> None:
 @pytest.mark.parametrize(
     ("config", "kind"),
     [
-        (dual.VIT, OpenClipTower), ({"timm_model_name": "test_vit"}, TimmTower), ({"model_type": "vit"}, TransformersTower),
-        ({**dual.VIT, "timm_model_name": None}, OpenClipTower), ({}, OpenClipTower),
+        (dual.VIT, OpenClipTower), ({"timm_model_name": "test_vit"}, TimmTower),
+        ({"model_type": "vit"}, TransformersTower), ({**dual.VIT, "timm_model_name": None}, OpenClipTower), ({}, OpenClipTower),
     ],
 )  # fmt: skip
 def test_exactly_one_tower_takes_a_configuration(config: dict[str, Any], kind: type[ImageTower]) -> None:
@@ -312,7 +312,10 @@ def test_a_package_that_is_missing_is_named_with_its_extra() -> None:
     need("torch", "clip", "an image tower")
 
 
-@pytest.mark.parametrize("settings", [{"model_type": "bert"}, {"model_type": "vit", "hidden_size": "x"}, {"model_type": "?"}])
+WRONG = ({"model_type": "bert"}, {"model_type": "vit", "hidden_size": "x"}, {"model_type": "?"})
+
+
+@pytest.mark.parametrize("settings", WRONG)
 def test_what_is_no_vision_model(settings: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match="no vision model of transformers"):
         new_vision_model(settings)
