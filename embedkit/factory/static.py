@@ -35,5 +35,6 @@ def build_static(config: ModelConfig) -> StaticEncoder:
     spec = replaced({"normalize": True}, config)
     spec.pop("pooling", None)
     assert config.dim is not None
-    table = {"buckets": config.buckets} if config.ngrams > 1 else {}  # without n-grams there are none
-    return StaticEncoder(open_tokenizer(str(config.tokenizer)), config.dim, ngrams=config.ngrams, **table, **spec)
+    buckets = config.buckets if config.ngrams > 1 else 0  # without n-grams there are none
+    tokenizer = open_tokenizer(str(config.tokenizer))
+    return StaticEncoder(tokenizer, config.dim, ngrams=config.ngrams, buckets=buckets, **spec)

@@ -111,7 +111,8 @@ def test_the_towers_that_are_there() -> None:
     ("config", "kind"),
     [
         (dual.VIT, OpenClipTower), ({"timm_model_name": "test_vit"}, TimmTower),
-        ({"model_type": "vit"}, TransformersTower), ({**dual.VIT, "timm_model_name": None}, OpenClipTower), ({}, OpenClipTower),
+        ({"model_type": "vit"}, TransformersTower), ({**dual.VIT, "timm_model_name": None}, OpenClipTower),
+        ({}, OpenClipTower),
     ],
 )  # fmt: skip
 def test_exactly_one_tower_takes_a_configuration(config: dict[str, Any], kind: type[ImageTower]) -> None:

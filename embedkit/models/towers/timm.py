@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 from embedkit.errors import ModelError
 from embedkit.models.modules.image_towers import image_towers, pair
 from embedkit.models.modules.patch_dropout import PatchDropout
@@ -71,7 +69,7 @@ class TimmTower(OpenClipTower):
 
     def place_patch_dropout(self, rate: float) -> bool:
         """See `ImageTower`."""
-        trunk: nn.Module = self.encoder.trunk
+        trunk: Any = self.encoder.trunk
         if "patch_drop" not in dict(trunk.named_children()):
             return False
         trunk.patch_drop = PatchDropout(rate, int(trunk.num_prefix_tokens)).train(trunk.training)
