@@ -7,6 +7,6 @@ from .formats.loading import load as load
 from .formats.saving import save as save
 from .models.base import Model as Model
 from .recipe import Recipe as Recipe
-from .training.loop.loop import TrainResult as TrainResult
+from .training.loop.run import TrainResult as TrainResult
 
 __version__: str

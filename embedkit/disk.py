@@ -22,29 +22,34 @@ from embedkit.errors import CheckpointError, DiskError, UserError
 FULL = "no space left on the disk"
 
 
-def disk_said(error: BaseException, folder: Path) -> str | None:
+def disk_reason(error: BaseException, folder: Path) -> str | None:
     """Why the disk refused a write, in words; None when `error` does not come from the disk.
 
     Libraries hide a full disk behind errors of their own, so causes and texts count, and whether `folder` is full.
+
+    Examples
+    --------
+    >>> disk_reason(OSError(errno.ENOSPC, "No space left on device"), Path())
+    'no space left on the disk'
     """
     chain: list[BaseException] = []
-    seen: BaseException | None = error
-    while seen is not None and seen not in chain:
-        chain.append(seen)
-        seen = seen.__cause__ or seen.__context__
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
     numbers = [one.errno for one in chain if isinstance(one, OSError)]
     if any(n in (errno.ENOSPC, errno.EDQUOT) for n in numbers) or any("No space left" in str(one) for one in chain):
         return FULL
-    said = next((one.strerror for one in chain if isinstance(one, OSError) and one.strerror), None)
-    return said or (FULL if _is_full(folder) else None)
+    reason = next((one.strerror for one in chain if isinstance(one, OSError) and one.strerror), None)
+    return reason or (FULL if _is_full(folder) else None)
 
 
 def _is_full(folder: Path) -> bool:
     try:
-        known = os.statvfs(folder)
+        space = os.statvfs(folder)
     except (OSError, ValueError):
         return False
-    return known.f_blocks > 0 and known.f_bavail == 0
+    return space.f_blocks > 0 and space.f_bavail == 0
 
 
 def _is_foreign(error: BaseException) -> bool:
@@ -53,10 +58,16 @@ def _is_foreign(error: BaseException) -> bool:
 
 
 def disk_error(error: BaseException, path: Path, what: str, remedy: str = "write somewhere else") -> DiskError:
-    """The line for a write that failed: `what` cannot be written at `path`, and why."""
-    said = disk_said(error, path if path.is_dir() else path.parent) or str(error)
+    """The line for a write that failed: `what` cannot be written at `path`, and why.
+
+    Examples
+    --------
+    >>> print(disk_error(OSError(errno.EROFS, "Read-only file system"), Path("out"), "the model cannot be written"))
+    out: the model cannot be written: Read-only file system; write somewhere else
+    """
+    reason = disk_reason(error, path if path.is_dir() else path.parent) or str(error)
     return DiskError(
-        f"{what}: {said}", where=str(path), remedy=f"free some space, or {remedy}" if said == FULL else remedy
+        f"{what}: {reason}", where=str(path), remedy=f"free some space, or {remedy}" if reason == FULL else remedy
     )
 
 
@@ -75,6 +86,13 @@ def writing(path: str | Path, what: str = "the file") -> Iterator[IO[bytes]]:
     ------
     DiskError
         It cannot be written; an older file is as it was, and nothing is left beside it.
+
+    Examples
+    --------
+    >>> with writing("numbers.txt") as file:
+    ...     _ = file.write(b"1 2 3")
+    >>> Path("numbers.txt").read_text()
+    '1 2 3'
     """
     target = Path(path)
     try:
@@ -92,10 +110,10 @@ def writing(path: str | Path, what: str = "the file") -> Iterator[IO[bytes]]:
             os.replace(_temporary(target), target)
             sync_folder(target.parent)
     except BaseException as error:
-        said = disk_said(error, target.parent) if _is_foreign(error) else None
+        reason = disk_reason(error, target.parent) if _is_foreign(error) else None
         if not special:
             _temporary(target).unlink(missing_ok=True)
-        if said is None:
+        if reason is None:
             raise
         raise disk_error(error, target, f"{what} cannot be written") from error
     finally:
@@ -104,7 +122,13 @@ def writing(path: str | Path, what: str = "the file") -> Iterator[IO[bytes]]:
 
 
 def write_durably(path: str | Path, data: bytes, what: str = "the file") -> Path:
-    """Write a whole file in one step; see `writing`."""
+    """Write a whole file in one step; see `writing`.
+
+    Examples
+    --------
+    >>> write_durably("numbers.txt", b"1 2 3").name
+    'numbers.txt'
+    """
     with writing(path, what) as file:
         file.write(data)
     return Path(path)
@@ -158,6 +182,13 @@ def filling(path: str | Path, what: str = "the folder") -> Iterator[Path]:
     ------
     DiskError
         It cannot be written; what was there is as it was.
+
+    Examples
+    --------
+    >>> with filling("model") as folder:
+    ...     _ = (folder / "config.json").write_text("{}")
+    >>> [path.name for path in Path("model").iterdir()]
+    ['config.json']
     """
     target = Path(path).expanduser().absolute()
     target = target.resolve() if target.is_symlink() else target
@@ -178,11 +209,11 @@ def filling(path: str | Path, what: str = "the folder") -> Iterator[Path]:
         sync_folder(target.parent)
         _remove(old)
     except BaseException as error:
-        said = disk_said(error, target.parent) if _is_foreign(error) else None
+        reason = disk_reason(error, target.parent) if _is_foreign(error) else None
         shutil.rmtree(folder, ignore_errors=True)
         if old.exists() and not target.exists():
             old.rename(target)
-        if said is None:
+        if reason is None:
             raise
         raise disk_error(error, target, f"{what} cannot be written") from error
     finally:
@@ -221,7 +252,12 @@ def _settle(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk."""
+    """Bring the names in a folder to the disk.
+
+    Examples
+    --------
+    >>> sync_folder(Path())
+    """
     _sync(folder)
 
 
@@ -249,6 +285,12 @@ class FolderLock:
         Another process holds it; its number is named.
     DiskError
         The folder cannot be written.
+
+    Examples
+    --------
+    >>> with FolderLock(Path("run"), "wait for it"):
+    ...     (Path("run") / ".lock").read_text() == str(os.getpid())
+    True
     """
 
     def __init__(self, folder: Path, remedy: str) -> None:

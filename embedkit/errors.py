@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+from embedkit.peer_names import ours, plain
 
 _LONGEST = 1500
 _SECRET = re.compile(
@@ -87,6 +89,10 @@ class ProcessLostError(UserError):
     """Another process of the run has ended, and this one cannot go on alone."""
 
 
+class MemoryFullError(UserError):
+    """The device has not enough memory for a step."""
+
+
 class NonFiniteError(UserError):
     """A loss, gradient, embedding or score is NaN or infinite."""
 
@@ -98,10 +104,59 @@ class MissingExtraError(UserError):
         super().__init__(f"{purpose} needs the package {package!r}", remedy=f'pip install "embedkit[{extra}]"')
 
 
+COMMAND_LINE = "on the command line"
+"""Where a mistake stands that is neither in a file nor in data."""
+
+NEAREST = 5
+"""Names that a message offers at most."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A clause that helps with a misspelt `name`: the nearest of `known`, or the list of them."""
+    """A clause that helps with an unknown `name`: what is meant by it, or the nearest of `known`, five at most.
+
+    What other libraries call one of `known` counts as it (`embedkit.peer_names`), a name that begins or ends with
+    `name` stands before one that is only spelt alike.
+
+    Examples
+    --------
+    >>> nearest("lrr", ["lr", "epochs", "batch_size"])
+    "did you mean 'lr'?"
+    >>> nearest("CoSENTLoss", ["angle", "cosent", "infonce"])
+    "did you mean 'cosent'?"
+    >>> nearest("colour", ["lr", "epochs", "batch_size"])
+    'known: batch_size, epochs, lr'
+    """
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    meant = [own for own in ours(name) for own in (own, own.rpartition(".")[2]) if own in names]
+    close = list(dict.fromkeys(meant)) or _close(name, names)
     if close:
-        return f"did you mean {close[0]!r}?"
-    return "known: " + ", ".join(names)
+        return f"did you mean {listed([repr(one) for one in close], 'or')}?"
+    if len(names) <= NEAREST:
+        return "known: " + ", ".join(names) if names else "none is known"
+    near = difflib.get_close_matches(plain(name), names, n=NEAREST, cutoff=0.0)
+    return f"the nearest of {len(names)}: {', '.join(near)}"
+
+
+def _close(name: str, names: list[str]) -> list[str]:
+    """The one name that is clearly meant, or those that are about as near; none where nothing is near."""
+    short = plain(name)
+    same = [other for other in names if plain(other) == short]
+    if same:
+        return same[:1]
+    ratios = {other: difflib.SequenceMatcher(None, short, plain(other)).ratio() for other in names}
+    parts = [one for one in names if len(short) > 2 and (plain(one).startswith(short) or plain(one).endswith(short))]
+    by_ratio = [other for other in sorted(names, key=lambda other: -ratios[other]) if ratios[other] >= 0.6]
+    if by_ratio and ratios[by_ratio[0]] >= (0.95 if parts else 0.8):
+        return by_ratio[:1]
+    return list(dict.fromkeys([*parts, *by_ratio]))[:NEAREST]
+
+
+def listed(names: Sequence[str], joint: str) -> str:
+    """`names` in a sentence.
+
+    Examples
+    --------
+    >>> listed(["a", "b", "c"], "and")
+    'a, b and c'
+    """
+    return f" {joint} ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)

@@ -20,6 +20,13 @@ def read_log(path: Path) -> list[Row]:
     ------
     DataError
         It cannot be read, or a line is something else.
+
+    Examples
+    --------
+    >>> path = Path("log.jsonl")
+    >>> _ = path.write_text('{"step": 1, "loss": 2.5}\\n')
+    >>> read_log(path)
+    [{'step': 1, 'loss': 2.5}]
     """
     try:
         lines = path.read_bytes().splitlines()
@@ -30,8 +37,8 @@ def read_log(path: Path) -> list[Row]:
         try:
             rows.append(_checked(json.loads(line.decode("utf-8"))))
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-            said = f"not a line of a log ({type(error).__name__}: {error})"
-            raise DataError(said, where=f"{path}:{number}", remedy="mend or remove this line") from None
+            problem = f"not a line of a log ({type(error).__name__}: {error})"
+            raise DataError(problem, where=f"{path}:{number}", remedy="fix or remove this line") from None
     return rows
 
 

@@ -6,9 +6,18 @@ every checkpoint and model. Unknown keys are refused. No setting comes from an e
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    model_validator,
+)
 
 
 class Settings(BaseModel):
@@ -27,16 +36,39 @@ def _listed(value: Any) -> Any:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-class Component(BaseModel):
-    """A registered part chosen by name; its other keys are settings that the part itself checks."""
+def _at_path(value: Any) -> Any:
+    """Let ``train: faq.csv`` stand for ``train: [{path: faq.csv}]``."""
+    return {"path": value} if isinstance(value, str) else value
+
+
+def _format(value: str) -> str:
+    """A data format by its name in the registry."""
+    from embedkit.data.sources.registry import check_format
+
+    return check_format(value)
+
+
+class Part(BaseModel):
+    """Settings that a registered part checks itself: every key but the name."""
 
     model_config = ConfigDict(extra="allow")
-    name: str
 
     @property
     def settings(self) -> dict[str, Any]:
         """Every key but the name."""
         return dict(self.model_extra or {})
+
+
+class Component(Part):
+    """A registered part chosen by name; its other keys are settings that the part itself checks."""
+
+    name: str
+
+
+class ObjectiveConfig(Part):
+    """An objective by name, or without one the settings of the method's own."""
+
+    name: str | None = None
 
 
 Named = Annotated[Component, BeforeValidator(_named)]
@@ -165,6 +197,8 @@ class ModelConfig(Settings):
     default_prompt: str | None = None
     dropout: float | None = Field(None, ge=0, lt=1, description="overrides the encoder's dropout rates")
     lora: LoraConfig | None = None
+    allow_pickle: bool = Field(False, description="read weights from a pickle too, with weights_only")
+    trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
     dim: int | None = Field(None, gt=0, description="static: size of the vectors")
     ngrams: int = Field(1, ge=1, le=4, description="static: word n-grams up to this length")
     buckets: int = Field(200_000, gt=0, description="static: hash buckets for n-grams")
@@ -203,17 +237,19 @@ class ModelConfig(Settings):
 class SourceConfig(Settings):
     """One source of rows and how its columns become roles.
 
-    ``path`` is a file (csv, tsv, jsonl, parquet, txt, each also .gz), a webdataset shard (.tar; several as
-    ``a-{000..012}.tar``), a folder of such files, a folder of images, a saved data set folder, or a hub data set id; or
+    ``path`` is a file of any format of `embedkit.data.sources.registry` (csv, jsonl, parquet, arrow ..., compressed
+    too), a webdataset shard (.tar), several as ``a-{000..012}.tar`` or ``a-*.csv``, also behind an address (``hf://``,
+    ``s3://``, ``gs://``); a folder of such files or of images, a saved data set folder, or a hub data set id; or
     ``builtin:NAME`` for data that embedkit generates itself. ``columns`` maps the user's column to a role (``anchor``,
-    ``positive``, ``negatives``, ``negative_1`` .., ``image``, ``texts``, ``text_1`` .., ``score``, ``label``,
-    ``group``).
+    ``positive``, ``positives``, ``negatives``, ``negative_1`` .., ``image``, ``texts``, ``text_1`` .., ``score``,
+    ``scores``, ``label``, ``group``).
     """
 
     path: str
-    format: Literal[
-        "auto", "csv", "tsv", "jsonl", "parquet", "txt", "webdataset", "folder", "images", "hub", "builtin"
-    ] = "auto"
+    format: Annotated[str, AfterValidator(_format)] = "auto"
+    separator: str | None = Field(None, min_length=1, max_length=1, description="csv: between cells, a comma or told")
+    header: list[str] | None = Field(None, min_length=1, description="csv, tsv: names of columns of a file without")
+    image_folder: str | None = Field(None, description="where image paths start and stay; they may be absolute")
     file: str | None = Field(None, description="one file of a hub data set or folder")
     name: str | None = Field(None, description="configuration of a hub data set")
     split: str | None = None
@@ -229,7 +265,9 @@ class SourceConfig(Settings):
 class DataConfig(Settings):
     """What is trained on, and in which order."""
 
-    train: list[SourceConfig] = Field(min_length=1)
+    train: Annotated[list[Annotated[SourceConfig, BeforeValidator(_at_path)]], BeforeValidator(_listed)] = Field(
+        min_length=1, description="one source or a list of them; a text is a path"
+    )
     sampler: Literal["shuffled", "no-duplicates", "by-label", "length"] = "shuffled"
     per_label: int = Field(2, gt=1, description="by-label: rows of one label in a batch")
     mixing: Literal["concatenate", "weighted", "temperature"] = "concatenate"
@@ -271,7 +309,9 @@ class TrainConfig(Settings):
     output: str = "runs/{name}"
     epochs: float | None = Field(None, gt=0)
     max_steps: int | None = Field(None, gt=0)
-    batch_size: int = Field(64, gt=0, description="rows per optimiser step, over all processes")
+    batch_size: int = Field(
+        64, gt=0, description="rows per optimiser step, over all processes; fitted to few rows unless you set it"
+    )
     lr: float = Field(2e-5, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     betas: tuple[Beta, Beta] = Field((0.9, 0.999), strict=False)
@@ -279,7 +319,10 @@ class TrainConfig(Settings):
     bias_correction: bool = Field(True, description="of Adam's means; first steps are larger without")
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup: float = Field(0.0, ge=0, description="steps when >= 1, share of all steps when < 1")
-    clip: float | None = Field(1.0, gt=0, description="largest gradient norm")
+    warmup_start: Literal["above-zero", "zero"] = Field(
+        "above-zero", description="rate of step k of w: (k + 1) / (w + 1), or from zero, k / w, as transformers has it"
+    )
+    max_grad_norm: float | None = Field(1.0, gt=0, description="gradients are clipped to this norm")
     groups: list[GroupConfig] = Field(default_factory=list)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     chunk_size: int | dict[str, int] | None = Field(None, description="gradient cache: inputs per chunk")
@@ -289,10 +332,15 @@ class TrainConfig(Settings):
     compile: bool = False
     ema: float | None = Field(None, gt=0, lt=1, description="decay of a running mean of the weights")
     evaluate_ema: bool = True
-    pull_to_start: float = Field(0.0, ge=0, description="weight of half the squared distance to the first weights")
-    interpolate: float | None = Field(
-        None, gt=0, le=1, description="evaluate and save the mean of first and tuned weights, this share of tuned ones"
-    )
+    l2sp: float = Field(0.0, ge=0, description="L2-SP: weight of half the squared distance to the weights at the start")
+    wise_ft: float | None = Field(
+        None, gt=0, le=1,
+        description="WiSE-FT: evaluate and save the mean of first and tuned weights, this share of tuned ones",
+    )  # fmt: skip
+    holdout: float = Field(
+        0.0, ge=0, lt=1,
+        description="share of the rows that is not trained on but scored before and after; not with an evaluation",
+    )  # fmt: skip
     log_every: int = Field(10, gt=0)
     guards: Literal["warn", "stop", "off"] = Field(
         "warn", description="when vectors collapse, the scale stays at its bound, or the loss at that of equal scores"
@@ -348,10 +396,13 @@ class EvaluationConfig(Settings):
 
 
 class GuideConfig(Settings):
-    """A second encoder whose embeddings guide the objective: a frozen one, or a running mean of the model itself."""
+    """A second encoder whose embeddings guide the objective: a frozen teacher, or an EMA (momentum) copy of the model.
 
-    model: ModelConfig | None = None
-    ema: float | None = Field(None, ge=0, lt=1, description="decay of the running mean, e.g. 0.999")
+    Guides mask false negatives (GISTEmbed), give the targets of distillation, and momentum keys (MoCo).
+    """
+
+    model: ModelConfig | None = Field(None, description="the frozen teacher")
+    ema: float | None = Field(None, ge=0, lt=1, description="decay of the running mean (EMA, momentum), e.g. 0.999")
     dropout: bool = Field(False, description="a frozen guide keeps its dropout; a running mean always does")
 
     @model_validator(mode="after")
@@ -361,6 +412,37 @@ class GuideConfig(Settings):
         if self.dropout and self.model is None:
             raise ValueError("guide.dropout is a setting of guide.model: a running mean has the model's dropout")
         return self
+
+
+@dataclass(eq=False)
+class Origin:
+    """Where the settings of a recipe come from; no part of what it says, so all origins are equal.
+
+    Attributes
+    ----------
+    own : frozenset of str
+        Dotted keys that the user set: on the command line, in a call, or in a file that is not shipped.
+    notes : tuple of str
+        What is to be said of the recipe when it is used, e.g. that a key has an old name.
+    """
+
+    own: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Origin)
+
+    def has(self, key: str) -> bool:
+        """Whether the user set this key, or one below it."""
+        return any(name == key or name.startswith(f"{key}.") for name in self.own)
+
+
+OLD_KEYS = {
+    "train.clip": "train.max_grad_norm",
+    "train.pull_to_start": "train.l2sp",
+    "train.interpolate": "train.wise_ft",
+}
+"""Keys of embedkit 0.1 -> their names now. They are read for one version, with a line; an entry of a list is ``*``."""
 
 
 class Recipe(Settings):
@@ -376,7 +458,9 @@ class Recipe(Settings):
     method: Named
     model: ModelConfig
     data: DataConfig
-    objective: Named | None = Field(None, description="replaces the method's own objective")
+    objective: Annotated[ObjectiveConfig, BeforeValidator(_named)] | None = Field(
+        None, description="replaces the method's own objective; without a name settings of that"
+    )
     auxiliary: list[Named] = Field(
         default_factory=list, description="methods whose loss is added: name, weight, decay, decay_steps, settings"
     )
@@ -384,6 +468,17 @@ class Recipe(Settings):
     train: TrainConfig
     evaluation: EvaluationConfig | None = None
     smoke: dict[str, Any] = Field(default_factory=dict)
+    _origin: Origin = PrivateAttr(default_factory=Origin)
+
+    @property
+    def origin(self) -> Origin:
+        """Which settings are the user's own, and what is to be said of them."""
+        return self._origin
+
+    def with_origin(self, origin: Origin) -> Recipe:
+        """This recipe with another origin."""
+        self._origin = origin
+        return self
 
     @model_validator(mode="after")
     def _texts_by_other_vectors(self) -> Recipe:

@@ -9,15 +9,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import reduce
-from pathlib import Path, PurePath
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from embedkit.errors import RecipeError, nearest, without_secrets
-from embedkit.recipe import Recipe
+from embedkit.errors import COMMAND_LINE, RecipeError, nearest, without_secrets
+from embedkit.overrides import ARGUMENTS, assign, copied, from_mapping, parse_words
+from embedkit.recipe import OLD_KEYS, Origin, Recipe
+from embedkit.recipe_keys import wrong_key_or_value
 
 _LARGEST_FILE = 1_000_000  # bytes; a recipe is a page of text
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -186,7 +188,13 @@ def _loaded(
     source: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[str] | Mapping[str, Any], smoke: bool
 ) -> tuple[Recipe, str | None]:
     """A recipe, and the group that its file or one that it extends names: where it is listed, not what it does."""
-    data, where = _contents(source)
+    layers = _contents(source)
+    data: dict[str, Any] = {}
+    for layer in layers:
+        data = _merged(data, layer.data)
+    where = layers[-1].where
+    own = {key for layer in layers for key in layer.own}
+    notes = [note for layer in layers for note in layer.notes]
     group = data.pop("group", None)
     if group is not None and group not in GROUPS:
         raise RecipeError(f"no group is named {group!r}", where=where, remedy=nearest(str(group), GROUPS))
@@ -195,44 +203,121 @@ def _loaded(
         if not isinstance(small, Mapping):
             raise RecipeError("smoke is not a mapping", where=where, remedy="write dotted.key: value lines below it")
         for key, value in small.items():
-            _assign(data, key, _copied(value), f"{where}: smoke")
-    for key, value in _given(overrides):
-        _assign(data, key, value, f"override {key}")
-    return check_recipe(data, where), group
+            assign(data, new_key(key), copied(value), f"{where}: smoke")
+    origin = ARGUMENTS if isinstance(overrides, Mapping) else COMMAND_LINE
+    changes = from_mapping(overrides) if isinstance(overrides, Mapping) else parse_words(overrides, parse_yaml)
+    changed = []
+    for change in changes:
+        name = new_key(change.key)
+        notes += [*change.notes, *([] if name == change.key else [_renamed_note(change.key, name)])]
+        own |= {name, *(f"{name}.{'.'.join(place)}" for place in _places(change.value, ()))}
+        assign(data, name, change.value, f"{origin}, {change.key}")
+        changed.append(name)
+    recipe = check_recipe(data, where, changed, origin)
+    notes += recipe.origin.notes
+    return recipe.with_origin(Origin(frozenset(own), tuple(dict.fromkeys(notes)))), group
 
 
-def _given(overrides: Sequence[str] | Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of each override."""
-    if isinstance(overrides, Mapping):
-        yield from ((key, _copied(value)) for key, value in overrides.items())
-        return
-    for override in overrides:
-        key, found, text = override.partition("=")
-        if not found or not key:
-            raise RecipeError(f"override {override!r} is not key=value", remedy="write it like train.lr=1e-5")
-        yield key, parse_yaml(text, f"override {key}")
+def new_key(key: str) -> str:
+    """The name that a dotted key has now; `OLD_KEYS` lists those that were renamed.
+
+    >>> new_key("train.clip")
+    'train.max_grad_norm'
+    """
+    parts = key.split(".")
+    for old, new in OLD_KEYS.items():
+        pattern = old.split(".")
+        if len(parts) >= len(pattern) and all(p in ("*", part) for p, part in zip(pattern, parts, strict=False)):
+            numbers = (part for p, part in zip(pattern, parts, strict=False) if p == "*")
+            return ".".join([next(numbers) if p == "*" else p for p in new.split(".")] + parts[len(pattern) :])
+    return key
 
 
-def check_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
-    """Validate the contents of a recipe: types, unknown keys, cross-field rules.
+def _renamed_note(old: str, new: str) -> str:
+    return f"{old} is called {new} now; the old name is read in this version only"
+
+
+def _with_new_keys(data: dict[str, Any], where: str) -> list[str]:
+    """Move the values at old keys of `data` to their new names; a line for each."""
+    notes = []
+    for key in [".".join(place) for place in _places(data, ())]:
+        name = new_key(key)
+        if name == key:
+            continue
+        node, last = _node(data, key), key.rpartition(".")[2]
+        if name in (".".join(place) for place in _places(data, ())):
+            raise RecipeError(f"{key} and {name} are the same setting", where=where, remedy=f"remove {key}")
+        assign(data, name, node.pop(last), where)
+        notes.append(_renamed_note(key, name))
+    return notes
+
+
+def _node(data: Any, key: str) -> Any:
+    """The mapping that holds the last part of a dotted key."""
+    for part in key.split(".")[:-1]:
+        data = data[int(part)] if isinstance(data, list) else data[part]
+    return data
+
+
+def _places(value: Any, place: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The keys that lead to every value, those of sections and lists too."""
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield (*place, str(key))
+        yield from _places(item, (*place, str(key)))
+
+
+def check_recipe(
+    data: Mapping[str, Any], where: str = "recipe", changed: Sequence[str] = (), origin: str = COMMAND_LINE
+) -> Recipe:
+    """The recipe of a mapping, its types, keys and rules between keys checked.
 
     The settings of method, objective and evaluation are looked at by `embedkit.training.setup.check`.
+
+    Parameters
+    ----------
+    data : mapping
+        The contents.
+    where : str
+        What is blamed: the file, or the recipe's name.
+    changed : sequence of str
+        Dotted keys that come from elsewhere; what is wrong with them is blamed on `origin`.
+    origin : str
+        Where the changes stand.
+
+    Raises
+    ------
+    RecipeError
+        With the key, and the nearest one that exists.
     """
+
+    def place(dotted: str) -> str:
+        return origin if any(_one_in_other(key, dotted) for key in changed) else where
+
     for key, value in _texts(data, ()):
         if _SURROGATE.search(value):  # in a path: a name on the disk that is not UTF-8
             raise RecipeError(
-                f"{key} holds half a surrogate pair, which no file can take", where=where, remedy="write it as UTF-8"
-            )
+                f"{key} holds half a surrogate pair, which no file can take", where=place(key),
+                remedy="write it as UTF-8",
+            )  # fmt: skip
         if without_secrets(value) != value:
             raise RecipeError(
-                f"{key} holds a password or an access token", where=where,
+                f"{key} holds a password or an access token", where=place(key),
                 remedy="a recipe is written beside every model: keep secrets out of it",
             )  # fmt: skip
+    contents: dict[str, Any] = copied(data)
+    notes = _with_new_keys(contents, where)
     try:
-        recipe = Recipe.model_validate(data)
+        return Recipe.model_validate(contents).with_origin(Origin(notes=tuple(notes)))
     except ValidationError as error:
-        raise RecipeError(_first_problem(error), where=where) from None
-    return recipe
+        what, remedy, dotted = wrong_key_or_value(error.errors())  # type: ignore[arg-type]
+        raise RecipeError(what, where=place(dotted), remedy=remedy) from None
+
+
+def _one_in_other(one: str, other: str) -> bool:
+    """Whether one of two dotted keys is the other or lies below it, numbers of lists aside."""
+    parts = [[part for part in key.split(".") if part and not part.isdecimal()] for key in (one, other)]
+    return all(a == b for a, b in zip(*parts, strict=False))
 
 
 def _texts(value: Any, place: tuple[str, ...]) -> Iterator[tuple[str, str]]:
@@ -251,16 +336,33 @@ def _texts(value: Any, place: tuple[str, ...]) -> Iterator[tuple[str, str]]:
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML that `load_recipe` reads back to an equal recipe.
 
-    Settings of None are written too: ``clip: null`` is not the default.
+    Settings of None are written too: ``max_grad_norm: null`` is not the default.
     """
     return yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-def _contents(source: str | Path | Mapping[str, Any] | Recipe) -> tuple[dict[str, Any], str]:
+@dataclass(frozen=True)
+class _Layer:
+    """The contents of one file or object, keys by their new names; `own` are those that the user wrote."""
+
+    data: dict[str, Any]
+    where: str
+    own: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+
+
+def _layer(data: dict[str, Any], where: str, *, own: bool) -> _Layer:
+    notes = _with_new_keys(data, where)
+    keys = frozenset(".".join(place) for place in _places(data, ())) if own else frozenset()
+    return _Layer(data, where, keys, tuple(f"{where}: {note}" for note in notes))
+
+
+def _contents(source: str | Path | Mapping[str, Any] | Recipe) -> list[_Layer]:
+    """What a recipe is made of, each layer over those before it."""
     if isinstance(source, Recipe):
-        return source.model_dump(), f"recipe {source.name}"
+        return [_Layer(source.model_dump(), f"recipe {source.name}", source.origin.own, source.origin.notes)]
     if isinstance(source, Mapping):
-        return _copied(source), "recipe"
+        return [_layer(copied(source), "recipe", own=True)]
     path = Path(source)
     if path.suffix not in (".yaml", ".yml"):
         from embedkit.resources import recipe_path
@@ -268,7 +370,9 @@ def _contents(source: str | Path | Mapping[str, Any] | Recipe) -> tuple[dict[str
         path = recipe_path(str(source))
     layers: dict[Path, dict[str, Any]] = {}
     _read_layers(path, (), layers)
-    return reduce(_merged, layers.values(), {}), str(path)
+    from embedkit.resources import is_shipped
+
+    return [_layer(data, str(file), own=not is_shipped(file)) for file, data in layers.items()]
 
 
 def _read_layers(path: Path, above: tuple[Path, ...], layers: dict[Path, dict[str, Any]]) -> None:
@@ -309,90 +413,14 @@ def _extended_file(base: Any, path: Path) -> Path:
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with `changes`: sections are merged key by key; lists, values and parts of another name are replaced."""
-    found = dict(base)
+    merged = dict(base)
     for key, value in changes.items():
-        old, component = found.get(key), key in ("method", "objective")
+        old, component = merged.get(key), key in ("method", "objective")
         if component and isinstance(old, str):
             old = {"name": old}
         if not isinstance(value, Mapping) or not isinstance(old, Mapping):
-            found[key] = value
+            merged[key] = value
             continue
         name = old.get("name") if component else None
-        found[key] = value if name is not None and value.get("name", name) != name else _merged(old, value)
-    return found
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _copied(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_copied(item) for item in value]
-    return str(value) if isinstance(value, PurePath) else value
-
-
-def _assign(data: dict[str, Any], dotted: str, value: Any, where: str) -> None:
-    """Set one dotted key; list entries are reached by number, a component given by name becomes a mapping."""
-    parts = dotted.split(".")
-    node: Any = data
-    for depth, part in enumerate(parts[:-1]):
-        place: Any = _position(part, node, dotted, where) if isinstance(node, list) else part
-        child = node[place] if isinstance(node, list) else node.get(place)
-        if child is None:
-            child = node[place] = {}
-        elif isinstance(child, str) and part in ("method", "objective"):
-            child = node[place] = {"name": child}
-        elif not isinstance(child, dict | list):
-            raise RecipeError(
-                f"{'.'.join(parts[: depth + 1])!r} has no keys below it", where=where, remedy="give the whole of it"
-            )
-        node = child
-    node[_position(parts[-1], node, dotted, where) if isinstance(node, list) else parts[-1]] = value
-
-
-def _position(part: str, node: list[Any], dotted: str, where: str) -> int:
-    if not part.isdecimal() or int(part) >= len(node):
-        raise RecipeError(
-            f"{dotted!r}: {part!r} is not an entry of a list of {len(node)}", where=where, remedy="count from 0"
-        )
-    return int(part)
-
-
-_BRANCH = re.compile(r"function-.*|(list|dict|literal)\[.*|int|str")  # how pydantic names the parts of a union
-
-
-def _first_problem(error: ValidationError) -> str:
-    """One clause for the first error pydantic found, unknown keys first, with the nearest known key."""
-    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    problem = problems[0]
-    place = [part for part in problem["loc"] if not _BRANCH.fullmatch(str(part))]
-    dotted = ".".join(str(part) for part in place)
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key {dotted!r}; {nearest(str(place[-1]), _fields_at(place[:-1]))}{more}"
-    if problem["type"] == "missing":
-        return f"key {dotted!r} is missing; add it{more}"
-    message = problem["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(problem["input"], dict | list) else f", not {problem['input']!r}"
-    return f"{dotted or 'recipe'}: {message[:1].lower()}{message[1:]}{shown}{more}"
-
-
-def _fields_at(place: list[Any]) -> list[str]:
-    """Known keys of the section at `place`."""
-    model: Any = Recipe
-    for part in place:
-        if isinstance(part, int) or not hasattr(model, "model_fields"):
-            continue
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        model = _section(annotation) or model
-    return list(getattr(model, "model_fields", ()))
-
-
-def _section(annotation: Any) -> type[BaseModel] | None:
-    """The settings class inside an annotation such as ``list[X] | None``."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for inner in getattr(annotation, "__args__", ()):
-        found = _section(inner)
-        if found is not None:
-            return found
-    return None
+        merged[key] = value if name is not None and value.get("name", name) != name else _merged(old, value)
+    return merged

@@ -1,20 +1,31 @@
-"""One decorator registry for everything that is found by name: methods, objectives, views, poolers, suites, formats."""
+"""Everything that is found by name: objectives, methods, views, towers, readers, suites; ours and those of plug-ins.
+
+A registry is filled by a decorator in the modules of its homes, by the entry points of installed packages, and by names
+like ``my.py:MyLoss``, which stand for a class in a Python file of the user.
+"""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import pkgutil
+import sys
+import zlib
 from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from embedkit.errors import UserError, nearest
 
 T = TypeVar("T")
+Adopt = Callable[[str, Any], T]
+"""``adopt(name, object)`` makes an entry of what a plug-in gives, or raises a `UserError` that says what it must be."""
 
 
 class Registry(Generic[T]):
-    """Names mapped to objects, filled by a decorator when modules are imported.
+    """Names mapped to objects.
 
     Parameters
     ----------
@@ -24,6 +35,11 @@ class Registry(Generic[T]):
         Packages whose modules register entries. They are imported when the registry is first read, so that whoever
         reads it need not know its files, and none of them is imported before. Sub-packages are homes of their own;
         ``"embedkit.formats.*.reader"`` is the module ``reader`` of every sub-package that has one.
+    plugins : str, optional
+        Group of entry points whose objects are entries too, e.g. ``"embedkit.objectives"``. With it, names like
+        ``my.py:MyLoss`` and ``package.module:MyLoss`` are entries as well.
+    adopt : callable, optional
+        Checks an object of a plug-in and makes an entry of it; the object itself is the entry when not given.
 
     Examples
     --------
@@ -33,49 +49,91 @@ class Registry(Generic[T]):
     'the mean'
     """
 
-    def __init__(self, noun: str, *homes: str) -> None:
+    def __init__(self, noun: str, *homes: str, plugins: str | None = None, adopt: Adopt[T] | None = None) -> None:
         self.noun = noun
         self._homes = homes
+        self._plugins = plugins
+        self._adopt = adopt
         self._complete = not homes
         self._entries: dict[str, T] = {}
+        self._adopted: dict[str, T] = {}
 
     def add(self, name: str) -> Callable[[T], T]:
-        """Decorator that files its target under `name`; a name can be taken once."""
+        """Decorator that files its target under `name`.
+
+        Raises
+        ------
+        UserError
+            The name is taken.
+        """
 
         def keep(entry: T) -> T:
             if name in self._entries:
-                raise ValueError(f"{self.noun} {name!r} is registered twice")
+                raise UserError(f"the {self.noun} {name!r} exists already", remedy="give yours another name")
             self._entries[name] = entry
             return entry
 
         return keep
 
-    def _all(self) -> dict[str, T]:
-        """The entries, with every module of the homes imported."""
+    def _own(self) -> dict[str, T]:
+        """The entries of the homes, with every module of them imported."""
         if not self._complete:
             self._complete = True  # before the imports: a home may read the registry
             for module in (module for home in self._homes for module in _modules(home)):
                 importlib.import_module(module)
         return self._entries
 
+    def _installed(self) -> dict[str, EntryPoint]:
+        """Entry points of installed packages by name.
+
+        Raises
+        ------
+        UserError
+            Two have one name, or one has a name of ours.
+        """
+        points: dict[str, EntryPoint] = {}
+        for point in entry_points(group=self._plugins) if self._plugins else ():
+            ours = point.name in self._own() and point.module not in sys.modules  # else its own decorator filed it
+            if point.name in points or ours:
+                package = point.dist.name if point.dist else point.value
+                raise UserError(
+                    f"the {self.noun} {point.name!r} exists already",
+                    where=f"entry point {self._plugins} of {package}",
+                    remedy="rename it in that package, or uninstall the package",
+                )
+            points[point.name] = point
+        return points
+
+    def _from_plugin(self, name: str, load: Callable[[], Any]) -> T:
+        if name not in self._adopted:
+            entry = load()
+            self._adopted[name] = entry if self._adopt is None else self._adopt(name, entry)
+        return self._adopted[name]
+
     def __getitem__(self, name: str) -> T:
-        entries = self._all()
-        if name not in entries:
-            raise UserError(f"unknown {self.noun} {name!r}", remedy=nearest(name, entries))
-        return entries[name]
+        entries = self._own()
+        if name in entries:
+            return entries[name]
+        if self._plugins and ":" in name:
+            return self._from_plugin(name, lambda: load_object(name, self.noun))
+        points = self._installed()
+        if name in points:
+            return self._from_plugin(name, lambda: load_object(points[name].value, self.noun))
+        raise UserError(f"unknown {self.noun} {name!r}", remedy=nearest(name, [*entries, *points]))
 
     def __contains__(self, name: object) -> bool:
-        return name in self._all()
+        own_file = self._plugins is not None and isinstance(name, str) and ":" in name
+        return own_file or name in self._own() or name in self._installed()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._all()))
+        return iter(sorted({*self._own(), *self._installed()}))
 
     def __len__(self) -> int:
-        return len(self._all())
+        return len({*self._own(), *self._installed()})
 
     def items(self) -> list[tuple[str, T]]:
-        """All entries, sorted by name."""
-        return sorted(self._all().items())
+        """All entries, sorted by name; those of plug-ins are imported."""
+        return [(name, self[name]) for name in self]
 
 
 def _modules(home: str) -> Iterator[str]:
@@ -88,12 +146,65 @@ def _modules(home: str) -> Iterator[str]:
             yield f"{package}.{entry.name}.{name}"
 
 
+def load_object(place: str, noun: str = "part") -> Any:
+    """The object at ``file.py:name`` or ``package.module:name``.
+
+    A file is looked for in the working folder; its code runs, as that of any script does.
+
+    Raises
+    ------
+    UserError
+        The file or module is missing or cannot be imported, or has no such name.
+
+    Examples
+    --------
+    >>> load_object("posixpath:join")("a", "b")
+    'a/b'
+    """
+    source, _, attribute = place.rpartition(":")
+    try:
+        module = _file_module(source) if source.endswith(".py") else importlib.import_module(source)
+    except UserError:
+        raise
+    except Exception as error:  # the code of a plug-in can raise anything
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"the {noun} cannot be imported ({reason})", where=place, remedy=f"fix {source}, then run again"
+        ) from error
+    if not hasattr(module, attribute):
+        public = [name for name in vars(module) if not name.startswith("_")]
+        raise UserError(f"has no {attribute!r}", where=source, remedy=nearest(attribute, public))
+    return getattr(module, attribute)
+
+
+def _file_module(source: str) -> Any:
+    path = Path(source).expanduser().resolve()
+    if not path.is_file():
+        raise UserError("no such Python file", where=source, remedy="give its path from the working folder")
+    return _module_of(path)
+
+
+@functools.cache
+def _module_of(path: Path) -> Any:
+    name = f"embedkit_own_parts.{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError("is not a Python file", where=str(path), remedy="give a file that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickles look their module up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
 class Services:
     """Functions that a room calls without knowing the room that has them.
 
     Models are saved by the formats, which know the models and not the other way round. Only the package itself
-    (``embedkit/__init__.py``) knows both, and names the function as ``"module:name"``, imported at the first
-    call.
+    (``embedkit/__init__.py``) knows both, and names the function as ``"module:name"``, imported at the first call.
 
     Examples
     --------

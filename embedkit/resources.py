@@ -19,13 +19,19 @@ def _folder(name: str) -> Path:
     return shipped if shipped.is_dir() else _PACKAGE.parent / name
 
 
-def _named(folder: Path) -> dict[str, Path]:
+def _by_stem(folder: Path) -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def recipe_names() -> list[str]:
-    """Names of the shipped recipes, sorted."""
-    return list(_named(_folder("recipes")))
+    """Names of the shipped recipes, sorted.
+
+    Examples
+    --------
+    >>> "pairs" in recipe_names()
+    True
+    """
+    return list(_by_stem(_folder("recipes")))
 
 
 def recipe_path(name: str) -> Path:
@@ -42,15 +48,32 @@ def recipe_path(name: str) -> Path:
     'roberta-base.yaml'
     """
     folder = _folder("recipes")
-    known = _named(folder) | {f"base/{stem}": path for stem, path in _named(folder / "base").items()}
-    if name not in known:
-        raise RecipeError(f"no recipe named {name!r}", remedy=nearest(name, known))
-    return known[name]
+    paths = _by_stem(folder) | {f"base/{stem}": path for stem, path in _by_stem(folder / "base").items()}
+    if name not in paths:
+        raise RecipeError(f"no recipe named {name!r}", remedy=nearest(name, paths))
+    return paths[name]
+
+
+def is_shipped(path: Path) -> bool:
+    """Whether a recipe file is one of those that travel with the package.
+
+    Examples
+    --------
+    >>> is_shipped(recipe_path("pairs")), is_shipped(Path("mine.yaml"))
+    (True, False)
+    """
+    return path.resolve().is_relative_to(_folder("recipes").resolve())
 
 
 def suite_names() -> list[str]:
-    """Names of the shipped evaluation suites, sorted."""
-    return list(_named(_folder("eval")))
+    """Names of the shipped evaluation suites, sorted.
+
+    Examples
+    --------
+    >>> "sts" in suite_names()
+    True
+    """
+    return list(_by_stem(_folder("eval")))
 
 
 def suite_path(name: str) -> Path:
@@ -60,15 +83,26 @@ def suite_path(name: str) -> Path:
     ------
     UserError
         No suite has that name; the nearest one is offered.
+
+    Examples
+    --------
+    >>> suite_path("sts").name
+    'sts.yaml'
     """
-    known = _named(_folder("eval"))
-    if name not in known:
-        raise UserError(f"no evaluation suite named {name!r}", remedy=nearest(name, known))
-    return known[name]
+    paths = _by_stem(_folder("eval"))
+    if name not in paths:
+        raise UserError(f"no evaluation suite named {name!r}", remedy=nearest(name, paths))
+    return paths[name]
 
 
 def published_path(name: str) -> Path:
-    """A file of published reference figures, ``eval/published/NAME``."""
+    """A file of published reference figures, ``eval/published/NAME``.
+
+    Examples
+    --------
+    >>> published_path("sts.yaml").name
+    'sts.yaml'
+    """
     path = _folder("eval") / "published" / name
     if not path.is_file():
         raise UserError(f"no published figures named {name!r}", where=str(path.parent))

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from embedkit.errors import RecipeError, nearest
+from embedkit.rules import must
 
 
 def _with_slot(template: str) -> str:
@@ -39,15 +40,6 @@ File = Annotated[str, BeforeValidator(lambda value: os.fspath(value) if isinstan
 """A path or the id of a model, also as a `Path`."""
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True, protected_namespaces=())
-
-
-_WORDS = (
-    ("a valid string", "text"), ("a valid integer", "a whole number"), ("a valid number", "a number"),
-    ("a valid boolean", "true or false"), ("a valid dictionary", "a mapping"), ("a valid tuple", "a list"),
-    ("an instance of Sequence", "a list"), (" after validation", ""),
-    ("greater than or equal to", "at least"), ("less than or equal to", "at most"),
-)  # fmt: skip
-"""What pydantic says, as errors of recipes say it."""
 
 
 @functools.cache
@@ -82,6 +74,15 @@ def check(
     ------
     RecipeError
         Names the key: it is unknown (with the nearest name), is missing, or its value does not fit.
+
+    Examples
+    --------
+    >>> def crop(area: Share = 0.5): ...
+    >>> check(crop, {"area": 0.2}, "view")
+    {'area': 0.2}
+    >>> check(crop, {"area": 2}, "view")
+    Traceback (most recent call last):
+    embedkit.errors.RecipeError: view.area: area is 2; it must be less than or equal to 1
     """
     model = _model(target)
     for key in given:
@@ -89,10 +90,10 @@ def check(
             remedy = nearest(str(key), [*model.model_fields, *also])
             raise RecipeError(f"unknown setting {key!r}", where=f"{where}.{key}", remedy=remedy)
     try:
-        made = model.model_validate(given)
+        values = model.model_validate(given)
     except ValidationError as error:
         raise _refusal(error, given, where) from None
-    return {key: getattr(made, key) for key in given}
+    return {key: getattr(values, key) for key in given}
 
 
 def checked(init: Callable[..., None], where: str) -> Callable[..., None]:
@@ -102,8 +103,8 @@ def checked(init: Callable[..., None], where: str) -> Callable[..., None]:
     @functools.wraps(init)
     def call(*args: Any, **named: Any) -> None:
         bound = signature.bind(*args, **named)
-        known = _model(init).model_fields
-        bound.arguments |= check(init, {key: bound.arguments[key] for key in known if key in bound.arguments}, where)
+        fields = _model(init).model_fields
+        bound.arguments |= check(init, {key: bound.arguments[key] for key in fields if key in bound.arguments}, where)
         init(*bound.args, **bound.kwargs)
 
     return call
@@ -116,8 +117,7 @@ def _refusal(error: ValidationError, given: Mapping[str, Any], where: str) -> Re
     if not place:
         key = problems[0]["loc"][0]
         return RecipeError(f"{key} is missing", where=f"{where}.{key}", remedy="give it a value")
-    rules = dict.fromkeys(_rule(problem) for problem in problems if _place(problem["loc"], given)[0] == place)
-    remedy = "it must " + " or ".join(rules).replace(" or be ", " or ")
+    remedy = must([problem for problem in problems if _place(problem["loc"], given)[0] == place])
     key = ".".join(map(str, place))
     return RecipeError(f"{key} is {value!r}", where=f"{where}.{key}", remedy=remedy)
 
@@ -131,10 +131,3 @@ def _place(loc: Sequence[int | str], given: Any) -> tuple[list[int | str], Any]:
             place.append(part)
             value = value[part]
     return place, value
-
-
-def _rule(problem: Any) -> str:
-    """The rule that was broken, to go on after "it must"."""
-    other = {"sequence_str": "be a list", "missing": "have more entries"}.get(problem["type"])
-    rule: str = other or problem["msg"].partition(" should ")[2] or problem["msg"].removeprefix("Value error, ")
-    return functools.reduce(lambda text, words: text.replace(*words), _WORDS, rule)

@@ -6,10 +6,11 @@ It reads the source and imports none of it. A line that must break a rule says w
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +26,10 @@ LAYERS = (
     "doctor", "cli",
 )  # fmt: skip
 """The rooms of the package from left to right; none imports from a room to its right, but for types alone."""
+
+MAX_MODULES = 12
+CATALOGUES = ("methods", "cli")
+"""Folders with one file an entry, which may hold any number."""
 
 PACKAGE_FOLDERS = ("embedkit", "tools")
 SIZED_FOLDERS = ("embedkit", "tools", "tests", "eval")
@@ -194,24 +199,85 @@ def _types_only(tree: ast.Module) -> set[ast.AST]:
     return {node for block in blocks for node in ast.walk(block)}
 
 
-def _to_the_right(source: Source) -> Iterator[Finding]:
-    """Imports from a room further right, also those inside functions."""
-    room = source.path.parts[1] if source.path.parts[0] == "embedkit" and len(source.path.parts) > 2 else ""
-    further = LAYERS[LAYERS.index(room) + 1 :] if room in LAYERS else ()
+def imports(source: Source, modules: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[int, str]]:
+    """Line and name of every module of the package that a file imports, in functions too; imports for types aside.
+
+    `modules` maps the name of each module to the names that it hands on from others (those of its stub).
+    """
     skipped = _types_only(source.tree)
     for node in ast.walk(source.tree):
-        if not isinstance(node, ast.Import | ast.ImportFrom) or node in skipped:
+        if node in skipped or not isinstance(node, ast.Import | ast.ImportFrom):
             continue
-        module = getattr(node, "module", None) or ""
-        names = [f"{module}.{alias.name}" if module == "embedkit" else module or alias.name for alias in node.names]
-        for other in sorted({name.split(".")[1] for name in names if name.startswith("embedkit.")} & {*further}):
-            yield Finding(source.path, node.lineno, f"{room} imports from {other}, which is to its right")
+        module = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
+        for alias in node.names:
+            inner = f"{module}.{alias.name}" if module else alias.name
+            name = inner if inner in modules else modules.get(module, {}).get(alias.name, module or inner)
+            if name.split(".")[0] == "embedkit":
+                yield node.lineno, name
 
 
-def check_layers(source: Source) -> Iterator[Finding]:
-    """No import from a room further right."""
-    excused = excuses(source)
-    yield from (finding for finding in _to_the_right(source) if finding.line not in excused)
+def module_name(path: Path) -> str:
+    """The dotted name of a file."""
+    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+
+
+def stubs(root: Path, sources: Iterable[Source]) -> dict[str, dict[str, str]]:
+    """Each module and the names that its stub hands on, with the module that each comes from."""
+    known: dict[str, dict[str, str]] = {}
+    for source in sources:
+        name, stub = module_name(source.path), (root / source.path).with_suffix(".pyi")
+        known[name] = {}
+        for node in ast.parse(stub.read_text(encoding="utf-8")).body if stub.is_file() else []:
+            if isinstance(node, ast.ImportFrom):
+                home = f"{name}.{node.module}" if node.module else name
+                known[name] |= {alias.name: home if node.module else f"{home}.{alias.name}" for alias in node.names}
+    return known
+
+
+def _room(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if parts[0] == "embedkit" and len(parts) > 1 and parts[1] in LAYERS else ""
+
+
+def check_layers(source: Source, modules: Mapping[str, Mapping[str, str]]) -> Iterator[Finding]:
+    """No import from a room further right, and no home of a registry there."""
+    room = _room(module_name(source.path))
+    further = {*LAYERS[LAYERS.index(room) + 1 :]} if room else set()
+    for line, name in sorted(set(imports(source, modules))):
+        if (other := _room(name)) in further:
+            yield Finding(source.path, line, f"{room} imports from {other}, which is to its right")
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Call) and _dotted(node.func) == "Registry":
+            homes = [argument.value for argument in node.args[1:] if isinstance(argument, ast.Constant)]
+            for home in homes:
+                if (other := _room(str(home))) in further:
+                    yield Finding(source.path, node.lineno, f"{room} has a registry at home in {other}, to its right")
+
+
+def circles(sources: list[Source], modules: Mapping[str, Mapping[str, str]]) -> Iterator[Finding]:
+    """The first circle of modules that import each other, imports inside functions counted."""
+    graph: dict[str, set[str]] = {}
+    for source in sources:
+        own = module_name(source.path)
+        graph[own] = {name for _, name in imports(source, modules) if name in modules and name not in (own, "embedkit")}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        circle = error.args[1]
+        yield Finding(Path(*circle[0].split(".")), 1, f"a circle of imports: {' <- '.join(circle)}")
+
+
+def flat_folders(sources: list[Source]) -> Iterator[Finding]:
+    """No folder of the package with more than `MAX_MODULES` modules, catalogues aside."""
+    for folder, size in folder_sizes(sources).items():
+        if size > MAX_MODULES:
+            yield Finding(folder, 1, f"{size} modules in one folder, at most {MAX_MODULES}")
+
+
+def folder_sizes(sources: list[Source]) -> Counter[Path]:
+    """Modules of each folder of the package, catalogues aside."""
+    folders = (source.path.parent for source in sources if source.path.name != "__init__.py")
+    return Counter(f for f in folders if f.parts[0] == "embedkit" and f.name not in CATALOGUES)
 
 
 def check_banned(source: Source) -> Iterator[Finding]:
@@ -224,9 +290,8 @@ def check_banned(source: Source) -> Iterator[Finding]:
 
 
 def excuses(source: Source) -> set[int]:
-    """Lines that break a rule of `check_banned` or `check_layers` and say why."""
+    """Lines that break a rule of `check_banned` and say why."""
     broken = {getattr(node, "lineno", 0) for node in ast.walk(source.tree) if _banned(node) is not None}
-    broken |= {finding.line for finding in _to_the_right(source)}
     return {line for line in broken if re.search(r"#\s*gate: \S", source.lines[line - 1])}
 
 
@@ -280,6 +345,15 @@ def undocumented(found: list[Definition]) -> list[Finding]:
         for one in found
         if ast.get_docstring(one.node) is None and not overrides(one) and not _is_setter(one)
     ]
+
+
+def with_example(found: list[Definition]) -> float:
+    """Share of the public classes and functions whose docstring, or that of one of their methods, has an example."""
+    shown: dict[tuple[Path, str], bool] = {}
+    for one in found:
+        key = one.source.path, one.name.split(".")[0]
+        shown[key] = shown.get(key, False) or ">>> " in (ast.get_docstring(one.node) or "")
+    return sum(shown.values()) / max(1, len(shown))
 
 
 def _is_setter(definition: Definition) -> bool:
@@ -364,8 +438,11 @@ def run(root: Path) -> tuple[list[Finding], dict[str, str]]:
     """All findings in a checkout, and the figures of the gate."""
     package, sized = read(root, PACKAGE_FOLDERS), read(root, SIZED_FOLDERS)
     findings = [finding for source in sized for check in (check_size, check_words) for finding in check(source)]
-    checks = (check_bodies, check_head, check_banned, check_layers)
+    checks = (check_bodies, check_head, check_banned)
     findings += [finding for source in package for check in checks for finding in check(source)]
+    modules = stubs(root, package)
+    findings += [finding for source in package for finding in check_layers(source, modules)]
+    findings += [*circles(package, modules), *flat_folders(package)]
     found = [definition for source in package for definition in definitions(source)]
     findings += untyped(found)
     bare = undocumented(found)
@@ -380,8 +457,10 @@ def run(root: Path) -> tuple[list[Finding], dict[str, str]]:
     figures = {
         "files": f"{len(package)}, the longest {max(len(source.lines) for source in package)} lines",
         "public names": f"{len(found)}, documented {documented:.1%}",
+        "classes and functions with an example": f"{with_example(found):.1%}",
         "duplicated code lines": f"{share:.1%}",
         "duplicated recipe lines": f"{repeated:.1%}",
+        "largest folder": f"{max(folder_sizes(package).values())} modules",
         "lines excused": str(sum(len(excuses(source)) for source in package)),
     }
     return findings, figures

@@ -22,14 +22,16 @@ from embedkit.cli.quickstart import quickstart
 from embedkit.cli.recipes import recipes
 from embedkit.cli.suites import suites
 from embedkit.cli.train import train
+from embedkit.cli.usage import HELP_NAMES, Command, RecipeCommand, UsageError, check_command, in_our_words
 from embedkit.cli.validate import validate
-from embedkit.errors import DiskError, UserError, one_line
+from embedkit.errors import COMMAND_LINE, DiskError, UserError, one_line
 
 app = typer.Typer(
     name="embedkit",
     help="Train, evaluate and export embeddings of sentences and images.",
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"help_option_names": HELP_NAMES},
     rich_markup_mode=None,  # rich would double the time of --help
     pretty_exceptions_enable=False,
 )
@@ -48,16 +50,14 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "suites": suites,
     "doctor": doctor,
 }
+_ON_RECIPES = ("train", "plan", "validate")
 for _name, _command in _COMMANDS.items():
-    app.command(_name)(_command)
-
-# Typer brings its own copy of click or depends on it, by version; the class of usage errors is found through what
-# typer itself exports.
-_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+    _class = RecipeCommand if _name in _ON_RECIPES else Command
+    app.command(_name, cls=_class, context_settings={"help_option_names": HELP_NAMES})(_command)
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(asked: bool) -> None:
+    if asked:
         typer.echo(f"embedkit {__version__}")
         raise typer.Exit
 
@@ -80,11 +80,11 @@ def _say(line: str) -> None:
 
 def _outside(error: RuntimeError | OSError) -> UserError | None:
     """The line for what neither the user's input nor embedkit has done: a full disk, another process that died."""
-    from embedkit.disk import FULL, disk_said
+    from embedkit.disk import FULL, disk_reason
     from embedkit.training.parallel.signals import lost_process
 
     if isinstance(error, OSError):
-        said = disk_said(error, Path.cwd())
+        said = disk_reason(error, Path.cwd())
         where = str(error.filename) if error.filename else None
         if said == FULL:
             return DiskError(FULL, where=where, remedy="free some space")
@@ -101,12 +101,12 @@ def _fail(error: BaseException, debug: bool) -> int:
     if isinstance(error, UserError):
         _say(error.line())
         return error.exit_code
-    if isinstance(error, _UsageError):
+    if isinstance(error, UsageError):
         context = getattr(error, "ctx", None)
-        command = context.command_path if context is not None else "embedkit"
-        text = " ".join(str(getattr(error, "format_message", error.__str__)()).split()).rstrip(".")
-        _say(f"{text}; see `{command} --help`")
-        return 2
+        wrong = UserError("the words cannot be read", where=COMMAND_LINE, remedy="see `embedkit --help`")
+        if context is not None:
+            wrong = in_our_words(error, context.command, (), context.command_path)
+        return _fail(wrong, False)
     if isinstance(error, RuntimeError | OSError):
         known = _outside(error)
         if known is not None:
@@ -116,7 +116,8 @@ def _fail(error: BaseException, debug: bool) -> int:
         _say("interrupted")
         return 130
     text = one_line(str(error))[:500]
-    _say(f"internal error: {type(error).__name__}: {text}; please report it with what --debug shows")
+    report = "please report it with what --debug shows (CONTRIBUTING.md, Reporting a bug)"
+    _say(f"internal error: {type(error).__name__}: {text}; {report}")
     return 1
 
 
@@ -132,6 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
+        check_command(words, _COMMANDS, ("--version", *HELP_NAMES, "--debug"))
         code = app(args=words, prog_name="embedkit", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has gone; leave nothing that Python would flush into it

@@ -2,60 +2,100 @@
 
 from __future__ import annotations
 
-import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from embedkit.cli.output import (
+    AllowPickle,
     Device,
     JsonFile,
     ModelName,
     Revision,
+    TruncateDim,
     TrustRemoteCode,
+    bar,
     check_json,
     console,
     place,
     write_json,
 )
+from embedkit.errors import COMMAND_LINE, UserError
 
 
 def encode(
     model: ModelName,
     input: Annotated[
-        str, typer.Option("--input", "-i", help="txt, csv, tsv, jsonl or parquet file, also .gz; a folder of images.")
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .npy or .parquet.")],
+        str | None,
+        typer.Argument(metavar="INPUT", help="txt, csv, tsv, jsonl or parquet file, also .gz; a folder of images."),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Argument(metavar="OUTPUT", help="File to write, .npy or .parquet; INPUT.npy when not given.")
+    ] = None,
+    input_option: Annotated[str | None, typer.Option("--input", "-i", help="INPUT, as an option.")] = None,
+    output_option: Annotated[str | None, typer.Option("--output", "-o", help="OUTPUT, as an option.")] = None,
     column: Annotated[
         str | None, typer.Option("--column", help="Column of the texts or images, where there are several.")
     ] = None,
+    id_column: Annotated[
+        str | None, typer.Option("--id-column", help="Column whose values are kept beside the vectors; id, _id ...")
+    ] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="Name or text of a prompt.")] = None,
-    dim: Annotated[int | None, typer.Option("--dim", help="Keep the first coordinates only (Matryoshka).")] = None,
+    truncate_dim: TruncateDim = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output where it exists.")] = False,
     device: Device = None,
     revision: Revision = None,
     trust_remote_code: TrustRemoteCode = False,
+    allow_pickle: AllowPickle = False,
     json_file: JsonFile = None,
 ) -> None:
     """Encode the texts or images of a file or folder.
 
-    Row i of the output belongs to row i of the input. Memory stays constant; a run that was stopped goes on when it is
-    started again. On several processes: torchrun --nproc-per-node 2 -m embedkit encode ...
+    Row i of the output belongs to row i of the input; ids of the rows stand in OUTPUT.ids.jsonl, or in the column id
+    of a parquet file. Memory stays constant; a stopped run resumes when it is started again. On several processes:
+    torchrun --nproc-per-node 2 -m embedkit encode ...
     """
     check_json(json_file)
+    source, target = _places(model, [input, output], input_option, output_option)
     from embedkit.formats import load
     from embedkit.models import encode_file
     from embedkit.models.encode.file_encoding import check_encoding
 
-    check_encoding(input, output, column=column, overwrite=overwrite)
+    check_encoding(source, target, column=column, overwrite=overwrite)
     state, device = place(device)
-    loaded = load(model, device=device, trust_remote_code=trust_remote_code, revision=revision)
-    result = encode_file(
-        loaded, input, output, column=column, prompt=prompt, truncate_dim=dim, overwrite=overwrite,
-        progress=state.is_main_process and sys.stderr.isatty(),  # a bar is for people
-    )  # fmt: skip
+    loaded = load(
+        model, device=device, trust_remote_code=trust_remote_code, revision=revision, allow_pickle=allow_pickle
+    )
+    with bar("rows") if state.is_main_process else nullcontext() as progress:
+        result = encode_file(
+            loaded, source, target, column=column, id_column=id_column, prompt=prompt, truncate_dim=truncate_dim,
+            overwrite=overwrite, progress=progress,
+        )  # fmt: skip
     if not state.is_main_process:
         return
-    console(json_file).print(f"{result.rows:,} rows of {result.dim} numbers in {result.output}")
+    out = console(json_file)
+    out.print(f"{result.rows:,} rows of {result.dim} numbers in {result.output}")
+    if result.ids is not None:
+        out.print(f"ids of the rows, from column {result.id_column!r}, in {result.ids}")
     write_json(json_file, vars(result))
+
+
+def _places(model: str, words: list[str | None], source: str | None, target: str | None) -> tuple[str, Path]:
+    """Where the rows come from and where the vectors go, as arguments or options."""
+    from embedkit.overrides import is_data_file
+
+    arguments = [word for word in words if word is not None]
+    if source is None and not arguments:
+        usage = f"embedkit encode MODEL {model}" if is_data_file(model) else f"embedkit encode {model} INPUT"
+        missing = "MODEL" if is_data_file(model) else "INPUT"
+        raise UserError(f"{missing} is missing", where=COMMAND_LINE, remedy=f"write `{usage}`")
+    source = arguments.pop(0) if source is None else source
+    if target is None:
+        stem = Path(source.rstrip("/")).name.partition(".")[0] or "vectors"
+        target = arguments.pop(0) if arguments else f"{stem}.npy"
+    if arguments:
+        raise UserError(f"{arguments[0]!r} is one place too many", where=COMMAND_LINE,
+                        remedy="write `embedkit encode MODEL INPUT OUTPUT`")  # fmt: skip
+    return source, Path(target)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from embedkit.cli.output import (
+    AllowPickle,
     Device,
     JsonFile,
     Revision,
@@ -33,7 +34,12 @@ Models = Annotated[
 ]
 Suites = Annotated[
     list[str] | None,
-    typer.Option("--suite", "-s", help="Name (see `embedkit suites`), YAML file, or mteb:TASK,TASK; may be repeated."),
+    typer.Option(
+        "--suite",
+        "-s",
+        help="Name (see `embedkit suites`), YAML file, mteb:TASK,TASK or mteb:BENCHMARK; "
+        "may be repeated. Without it what --data can be read as, or sts.",
+    ),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -45,13 +51,16 @@ def evaluate(
     models: Models = None,
     suite: Suites = None,
     data: Annotated[
-        str | None, typer.Option("--data", "-d", help="Folder with the suites' data; the hub when not given.")
+        str | None,
+        typer.Option("--data", "-d", help="Folder with the suites' data, or your own file or folder; the hub without."),
     ] = None,
     tasks: Annotated[str | None, typer.Option("--tasks", help="Tasks of the one suite, separated by commas.")] = None,
     split: Annotated[str, typer.Option("--split", help="Which split to score.")] = "test",
     settings: Settings = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="Name of one of the model's prompts.")] = None,
-    dim: Annotated[int | None, typer.Option("--dim", help="Keep the first coordinates only (Matryoshka).")] = None,
+    truncate_dim: Annotated[
+        int | None, typer.Option("--truncate-dim", "--dim", help="Keep the first coordinates only (Matryoshka).")
+    ] = None,
     pooling: Annotated[
         str | None, typer.Option("--pooling", help="Replace the model's pooling: cls, mean, first-last ...")
     ] = None,
@@ -73,6 +82,10 @@ def evaluate(
     report: Annotated[
         str | None, typer.Option("--report", metavar="FILE.html", help="Write a report for people, one HTML file.")
     ] = None,
+    mteb_results: Annotated[
+        str | None,
+        typer.Option("--mteb-results", metavar="DIR", help="Also write mteb's own result files, for its leaderboard."),
+    ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Compare result files, the first with each of the others.")
     ] = False,
@@ -82,6 +95,7 @@ def evaluate(
     device: Device = None,
     revision: Revision = None,
     trust_remote_code: TrustRemoteCode = False,
+    allow_pickle: AllowPickle = False,
     json_file: JsonFile = None,
 ) -> None:
     """Score models on suites of tasks, or compare result files.
@@ -90,7 +104,7 @@ def evaluate(
     --compare needs: embedkit eval --compare A.json B.json
     """
     check_json(json_file)
-    _check_paths(report, cache)
+    _check_paths(report, cache, mteb_results)
     if compare:
         _compare(models or [], resamples, seed, report, json_file)
         return
@@ -98,25 +112,27 @@ def evaluate(
     from embedkit.evaluation import metric_names, open_suites
     from embedkit.evaluation.report.report import reports_text, save_reports
 
-    suites = suite or ["sts"]
-    if tasks is not None and len(suites) > 1:
+    if tasks is not None and len(suite or []) > 1:
         raise UserError("--tasks goes with one --suite", remedy="give a suite file of your own for several")
-    options: dict[str, Any] = {"split": split, "prompt": prompt, "dim": dim, "seed": seed}
+    options: dict[str, Any] = {"split": split, "prompt": prompt, "truncate_dim": truncate_dim, "seed": seed}
     options["tasks"] = [task.strip() for task in tasks.split(",")] if tasks else None
     options["resamples"] = (1000 if intervals else 0) if resamples is None else resamples
+    suites = suite or [_recognised(data, json_file)]
     for one in suites:
-        metric_names(one, options["tasks"], split)  # wrong names are told before anything is read
-    _check_models(names, trust_remote_code)
+        metric_names(one, options["tasks"], split, data)  # wrong names are told before anything is read
+    _check_models(names, trust_remote_code, allow_pickle)
     opened = open_suites(suites, data, settings=_settings(settings or []), **options)
+    _keep_mteb_results(opened, mteb_results)
     reports, cards = [], []
     loading = {"device": device, "trust_remote_code": trust_remote_code, "dtype": dtype, "revision": revision}
+    loading["allow_pickle"] = allow_pickle
     replaced = {"pooling": pooling, "max_length": max_length}
     replaced = {key: value for key, value in replaced.items() if value is not None}
-    for name, found in _run(names, opened, cache, {**loading, **replaced}):
-        reports += found
-        standard = not (tasks or settings or prompt or dim or dtype or replaced)
-        if card and standard and found:
-            cards.append((_folder(name), found))
+    for name, scored in _run(names, opened, cache, {**loading, **replaced}):
+        reports += scored
+        standard = not (tasks or settings or prompt is not None or truncate_dim or dtype or replaced)
+        if card and standard and scored:
+            cards.append((_folder(name), scored))
     if not reports:  # the other processes have nothing to tell
         return
     _print(reports, metrics, json_file)
@@ -125,25 +141,48 @@ def evaluate(
     elif json_file is not None:
         save_reports(json_file, reports)
     _write_report(report, reports, [run for run in map(_run_folder, names) if run is not None])
-    for folder, found in cards:  # last: scores must not be lost because a model's folder cannot be written
-        _write_card(folder, found)
+    for folder, scored in cards:  # last: scores must not be lost because a model's folder cannot be written
+        _write_card(folder, scored)
 
 
-def _check_paths(report: str | None, cache: str | None) -> None:
+def _recognised(data: str | None, json_file: str | None) -> str:
+    """The suite that the data can be read by, said to the user."""
+    from embedkit.evaluation import recognise
+
+    reading = recognise(data)
+    if reading.taken_for:
+        words = f"taken for {reading.taken_for}; suite {reading.suite} (--suite chooses another)"
+        console(json_file).print(f"{data}: {words}")
+    return reading.suite
+
+
+def _keep_mteb_results(opened: Sequence[OpenSuite | MtebSuite], folder: str | None) -> None:
+    """Have mteb's tasks write their result files into a folder too."""
+    from embedkit.evaluation import MtebSuite
+
+    suites = [one for one in opened if isinstance(one, MtebSuite)] if folder is not None else []
+    if folder is not None and not suites:
+        raise UserError("--mteb-results is for mteb's tasks, and none is scored", remedy="add --suite mteb:TASK")
+    for one in suites:
+        one.results = Path(str(folder))
+
+
+def _check_paths(report: str | None, cache: str | None, mteb_results: str | None = None) -> None:
     """Refuse what cannot be written before any work is done."""
     if report is not None and not Path(report).absolute().parent.is_dir():
         raise UserError("the folder of the report does not exist", where=report, remedy="make it first")
-    if cache is not None and Path(cache).exists() and not Path(cache).is_dir():
-        raise UserError("the cache is a file, not a folder", where=cache)
+    for noun, path in (("the cache", cache), ("--mteb-results", mteb_results)):
+        if path is not None and Path(path).exists() and not Path(path).is_dir():
+            raise UserError(f"{noun} is a file, not a folder", where=path, remedy="give a folder, or a new name")
 
 
-def _check_models(names: Sequence[str], trust_remote_code: bool) -> None:
+def _check_models(names: Sequence[str], trust_remote_code: bool, allow_pickle: bool) -> None:
     """Refuse folders that hold no model before data is looked for, which the hub may have to give."""
     from embedkit.formats.detect import inspect, locate
 
     for name in names:
         if _folder(name).is_dir():
-            inspect(_folder(name), trust_remote_code=trust_remote_code)
+            inspect(_folder(name), trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
         elif name.count("/") > 1:  # no id of the hub
             locate(name)
 
@@ -161,13 +200,14 @@ def _settings(words: Sequence[str]) -> dict[str, Any]:
     """Settings as the command line has them, values read as YAML."""
     from embedkit.recipe_io import parse_yaml
 
-    found = {}
+    settings = {}
     for word in words:
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise UserError(f"the setting {word!r} is not KEY=VALUE", remedy="write it like --set aggregation=wmean")
-        found[key] = parse_yaml(text, f"--set {key}")
-    return found
+        # nothing after the sign is the empty text, an empty prompt say, not YAML's null
+        settings[key] = parse_yaml(text, f"--set {key}") if text.strip() else ""
+    return settings
 
 
 def _folder(model: str) -> Path:
@@ -195,8 +235,8 @@ def _run(
         loaded = load(str(path) if path.is_dir() else name, **loading)
         with bar("encoding") as progress:
             distributed = state.num_processes > 1
-            found = [one.run(loaded, progress, cache=cache, distributed=distributed, name=name) for one in opened]
-        yield name, found if state.is_main_process else []
+            scored = [one.run(loaded, progress, cache=cache, distributed=distributed, name=name) for one in opened]
+        yield name, scored if state.is_main_process else []
 
 
 def _write_card(folder: Path, reports: Sequence[Report]) -> None:
@@ -220,20 +260,22 @@ def _print(reports: Sequence[Report], metrics: bool, json_file: str | None) -> N
     suites: dict[str, list[Report]] = {}
     for report in reports:
         suites.setdefault(report.suite, []).append(report)
-    for name, found in suites.items():
+    for name, members in suites.items():
         title = name if len(suites) > 1 else None
-        keys = list(dict.fromkeys(key for one in found for key in one.scores))
-        kinds = {key: _metric(found, key) for key in keys}
-        if len(found) == 1:
-            rows = [[key, kinds[key], f"{found[0].scores[key]:.2f}", _interval(found[0], key)] for key in keys]
+        keys = list(dict.fromkeys(key for one in members for key in one.scores))
+        kinds = {key: _metric(members, key) for key in keys}
+        if len(members) == 1:
+            rows = [[key, kinds[key], f"{members[0].scores[key]:.2f}", _interval(members[0], key)] for key in keys]
             out.print(table(["task", "metric", "score", "95 % interval"], rows, title))
         else:
-            names = [str(one.model["name"]) for one in found]
-            rows = [[key, kinds[key], *(_cell(one, key) for one in found)] for key in keys]
+            names = [str(one.model["name"]) for one in members]
+            rows = [[key, kinds[key], *(_cell(one, key) for one in members)] for key in keys]
             out.print(table(["task", "metric", *names], rows, title))
         if metrics:
-            out.print(table(["task", "metric", *(str(one.model["name"]) for one in found)], _every_metric(found)))
-        for note in dict.fromkeys(note for one in found for note in one.notes):
+            out.print(table(["task", "metric", *(str(one.model["name"]) for one in members)], _every_metric(members)))
+            for line in dict.fromkeys(line for one in members for line in one.definitions):
+                out.print(line)
+        for note in dict.fromkeys(note for one in members for note in one.notes):
             out.print(f"note: {note}")
 
 
@@ -246,9 +288,9 @@ def _every_metric(reports: Sequence[Report]) -> list[list[str]]:
     """Rows of task, metric and a value a model."""
     rows = []
     for task in dict.fromkeys(task for report in reports for task in report.tasks):
-        found = [report.tasks[task].metrics if task in report.tasks else {} for report in reports]
-        for key in dict.fromkeys(key for one in found for key in one):
-            rows.append([task, key, *(f"{one[key]:.4f}" if key in one else "-" for one in found)])
+        columns = [report.tasks[task].metrics if task in report.tasks else {} for report in reports]
+        for key in dict.fromkeys(key for one in columns for key in one):
+            rows.append([task, key, *(f"{one[key]:.4f}" if key in one else "-" for one in columns)])
     return rows
 
 
@@ -270,12 +312,12 @@ def _compare(
     """Print the differences of result files; an error when nothing in them can be compared."""
     from embedkit.evaluation import compare, load_reports
 
-    found = compare(files, resamples=2000 if resamples is None else resamples, seed=seed)
+    comparisons = compare(files, resamples=2000 if resamples is None else resamples, seed=seed)
     out = console(json_file)
-    for number, comparison in enumerate(found):
+    for number, comparison in enumerate(comparisons):
         out.print(("\n" if number else "") + comparison.table())
     out.print("difference: second minus first; * where its 95 % interval (paired bootstrap) leaves out 0")
-    write_json(json_file, [comparison.to_json() for comparison in found])
+    write_json(json_file, [comparison.to_json() for comparison in comparisons])
     _write_report(report, [one for file in files for one in load_reports(file)], [])
-    if all(row.difference is None for comparison in found for row in comparison.rows):
+    if all(row.difference is None for comparison in comparisons for row in comparison.rows):
         raise UserError("no task could be compared", remedy="the reasons stand beside the tasks")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,13 @@ Revision = Annotated[
 ]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
+]
+
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="Read weights from a pickle too, with weights_only, as in old folders.")
+]
+TruncateDim = Annotated[
+    int | None, typer.Option("--truncate-dim", min=1, help="Keep the first coordinates only (Matryoshka).")
 ]
 
 
@@ -81,15 +89,38 @@ def check_json(target: str | None) -> None:
         raise UserError("the folder of the JSON file does not exist", where=target, remedy="make it first")
 
 
+SECONDS_BETWEEN_LINES = 15.0
+"""How often progress is a line where there is no terminal to draw a bar on."""
+
+
 @contextmanager
 def bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error while the block runs; gives a function to call with (done, in all)."""
+    """Progress on standard error while the block runs; gives a function to call with (done, in all).
+
+    A bar on a terminal; elsewhere, as in a log file, a line every `SECONDS_BETWEEN_LINES`.
+    """
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as shown:
+    if not sys.stderr.isatty():
+        yield _lines(label)
+        return
+    with Progress(console=Console(stderr=True, force_jupyter=False), transient=True) as shown:
         task = shown.add_task(label, total=None)
-        yield lambda done, total: shown.update(task, completed=done, total=total)
+        yield lambda done, total: shown.update(task, completed=done, total=total or None)
+
+
+def _lines(label: str) -> Callable[[int, int], None]:
+    """Progress as lines, none in the first seconds."""
+    last = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            print(f"{label}: {done:,}" + (f" of {total:,}" if total else ""), file=sys.stderr, flush=True)
+
+    return tell
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> Table:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from embedkit.cli.output import JsonFile, check_json, console, write_json
+from embedkit.errors import COMMAND_LINE, UserError
 
 if TYPE_CHECKING:
     from embedkit.recipe import Recipe
@@ -33,7 +34,8 @@ def recipes(
         typer.echo(text, nl=False)
         return
     if resolved:
-        raise typer.BadParameter("--resolved needs the NAME of a recipe")
+        raise UserError("--resolved needs the NAME of a recipe", where=COMMAND_LINE,
+                        remedy="write `embedkit recipes NAME --resolved`")  # fmt: skip
     check_json(json_file)
     loaded = grouped_recipes()
     out = console(json_file)

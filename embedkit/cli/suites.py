@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from embedkit.cli.output import JsonFile, check_json, console, table, write_json
 
 
-def suites(json_file: JsonFile = None) -> None:
-    """List the evaluation suites."""
+def suites(
+    show: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this suite's file.")] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """List the evaluation suites, or print one: a start for a suite of your own."""
     check_json(json_file)
-    from embedkit.evaluation import describe_suites
+    from embedkit.evaluation import describe_suites, load_suite
+    from embedkit.resources import suite_path
 
+    if show is not None:
+        write_json(json_file, load_suite(show).model_dump(exclude_defaults=True))
+        if json_file != "-":
+            typer.echo(suite_path(show).read_text(encoding="utf-8"), nl=False)
+        return
     rows = [{"name": name, "description": description} for name, description in describe_suites()]
-    console(json_file).print(table(["suite", "what it is"], [list(row.values()) for row in rows]))
+    out = console(json_file)
+    out.print(table(["suite", "what it is"], [list(row.values()) for row in rows]))
+    out.print("A suite's file: embedkit suites NAME. Your own data: embedkit eval MODEL --data FILE_OR_FOLDER.")
     write_json(json_file, rows)

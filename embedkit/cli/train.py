@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from embedkit.cli.output import JsonFile, Overrides, RecipeName, Smoke, check_json, console, show, write_json
+from embedkit.cli.recipe_words import open_recipe
 
 
 def train(
@@ -16,7 +17,7 @@ def train(
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="Folder of the run; wins over train.output.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the newest complete checkpoint.")] = False,
     smoke: Smoke = False,
     json_file: JsonFile = None,
 ) -> None:
@@ -25,10 +26,9 @@ def train(
     On several processes: torchrun --nproc-per-node 2 -m embedkit train RECIPE
     """
     check_json(json_file)
-    from embedkit.recipe_io import load_recipe
     from embedkit.training.setup import check_early
 
-    loaded = load_recipe(recipe, overrides or [], smoke=smoke)
+    loaded = open_recipe(recipe, overrides or [], smoke=smoke)
     check_early(loaded)
     from accelerate import PartialState
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from embedkit.cli.output import JsonFile, Overrides, RecipeName, Smoke, bar, check_json, console, table, write_json
+from embedkit.cli.recipe_words import missing_files, open_recipe
+from embedkit.errors import DataError
 
 if TYPE_CHECKING:
     from embedkit.data.sources.preflight import SourceReport
@@ -25,18 +27,25 @@ def validate(
 ) -> None:
     """Check a recipe without running it.
 
-    Keys, types, cross-field rules, and the settings of method, objective and evaluation; no data is read and no model
-    loaded. With --full all data is read: the JSON then lists every row that cannot be used, and what is allowed and
-    looks like a mistake; the exit code is 2 where the recipe does not skip bad rows, or a run would refuse the data.
+    Keys, types, cross-field rules, the settings of method, objective and evaluation, and whether the files are there;
+    no data is read and no model loaded. With --full all data is read: the JSON then lists every row that cannot be
+    used, and what is allowed and looks like a mistake; the exit code is 2 where the recipe does not skip bad rows, or a
+    run would refuse the data.
     """
     check_json(json_file)
-    from embedkit.recipe_io import load_recipe
-
-    loaded = load_recipe(recipe, overrides or [], smoke=smoke)
+    loaded = open_recipe(recipe, overrides or [], smoke=smoke)
+    missing = missing_files(loaded)
+    if missing and loaded.origin.has("data.train"):
+        raise DataError("no such file or folder", where=missing[0], remedy="check the path in data.train")
     from embedkit.training import setup  # the objective's parts need torch; a wrong key or method is told before
 
     method = setup.check(loaded)
-    console(json_file).print(f"{loaded.name}: the recipe is valid")
+    out = console(json_file)
+    for note in loaded.origin.notes:
+        out.print(note)
+    out.print(f"{loaded.name}: the recipe is valid")
+    if missing:
+        out.print(f"its data {missing[0]} is not here: name yours after the recipe, `embedkit validate {recipe} FILE`")
     if not full:
         write_json(json_file, loaded.model_dump(mode="json"))
         return

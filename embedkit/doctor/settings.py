@@ -59,27 +59,16 @@ def _changed(own: Mapping[str, Any], model: Any) -> Iterator[Finding]:
 def beside(folder: Path) -> dict[str, Any]:
     """The settings that the files of sentence-transformers in an embedkit folder give; empty when there are none."""
     from embedkit.formats.folder import read_json
-    from embedkit.formats.sentence_transformers.reader import POOLING_NAMES
+    from embedkit.formats.sentence_transformers.reader import plan_of_modules
 
-    modules = folder / "modules.json"
-    if not modules.is_file():
+    listing = folder / "modules.json"
+    if not listing.is_file():
         return {}
-    listed = [(str(entry.get("type", "")).rsplit(".", 1)[-1], entry.get("path", "")) for entry in read_json(modules)]
-    names = [name for name, _ in listed]
-    if not {"Pooling", "StaticEmbedding"} & set(names):
+    classes = {str(entry.get("type", "")).rpartition(".")[2] for entry in read_json(listing)}
+    if not {"Pooling", "StaticEmbedding"} & classes:
         return {}  # a model that sentence-transformers cannot express
-    found: dict[str, Any] = {"normalize": "Normalize" in names}
-    for name, path in listed:
-        if name == "Pooling":
-            pooling = read_json(folder / path / "config.json")
-            mode = pooling.get("pooling_mode")
-            found["pooling"] = POOLING_NAMES.get(mode, mode) if isinstance(mode, str) else None
-    if (folder / "sentence_bert_config.json").is_file():
-        found["max_length"] = read_json(folder / "sentence_bert_config.json").get("max_seq_length")
-    if (folder / "config_sentence_transformers.json").is_file():
-        known = read_json(folder / "config_sentence_transformers.json")
-        found["default_prompt"] = known.get("default_prompt_name")
-    return found
+    spec = plan_of_modules(folder).spec
+    return {key: spec.get(key) for key in ("normalize", "pooling", "max_length", "default_prompt")}
 
 
 def _activations(folder: Path) -> Iterator[Finding]:

@@ -11,8 +11,6 @@ from .core.suites import SuiteConfig as SuiteConfig
 from .core.suites import TaskConfig as TaskConfig
 from .core.suites import describe_suites as describe_suites
 from .core.suites import load_suite as load_suite
-from .core.suites import main_metric as main_metric
-from .core.suites import metric_names as metric_names
 from .core.task import TASKS as TASKS
 from .core.task import Task as Task
 from .core.task import TaskResult as TaskResult
@@ -31,3 +29,9 @@ from .report.html import write_html as write_html
 from .report.report import Report as Report
 from .report.report import load_reports as load_reports
 from .report.report import save_reports as save_reports
+from .suites.kinds import SUITES as SUITES
+from .suites.kinds import SuiteKind as SuiteKind
+from .suites.kinds import SuiteOptions as SuiteOptions
+from .suites.kinds import main_metric as main_metric
+from .suites.kinds import metric_names as metric_names
+from .suites.own import recognise as recognise

@@ -3,57 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from embedkit.errors import UserError, nearest
 from embedkit.evaluation.core.cache import EmbeddingCache
 from embedkit.evaluation.core.embedder import Encoder, Progress
-from embedkit.evaluation.core.open_suite import OpenSuite, open_own_suite
-from embedkit.evaluation.core.suites import SuiteConfig, is_mteb, load_suite, mteb_names
-from embedkit.evaluation.core.task import known_settings
+from embedkit.evaluation.datasets.look import Data
 from embedkit.evaluation.report.report import Report
-
-if TYPE_CHECKING:
-    from embedkit.evaluation.mteb.adapter import MtebSuite
-
-
-def _open_mteb(
-    suite: str, data: Any, tasks: Any, split: str, settings: Any, prompt: str | None, dim: int | None, seed: int
-) -> MtebSuite:
-    from embedkit.evaluation.mteb.adapter import open_mteb
-
-    if tasks is not None or settings:
-        raise UserError("mteb tasks take no task list or settings", remedy="name the tasks after mteb:")
-    if data is None:
-        return open_mteb(suite, split, prompt=prompt, dim=dim, seed=seed)
-    from embedkit.evaluation.mteb.local import local_tasks
-
-    return open_mteb(local_tasks(mteb_names(suite), data, split), prompt=prompt, dim=dim, seed=seed)
+from embedkit.evaluation.suites.kinds import Opened, Suite, SuiteOptions, kind_of
+from embedkit.evaluation.suites.own import recognise
 
 
 def open_suite(
-    suite: str | Path | SuiteConfig = "sts",
-    data: str | Path | None = None,
+    suite: Suite | None = None,
+    data: Data | None = None,
     tasks: Sequence[str] | None = None,
     split: str = "test",
     *,
     settings: Mapping[str, Any] | None = None,
     prompt: str | None = None,
-    dim: int | None = None,
+    truncate_dim: int | None = None,
     resamples: int = 0,
     seed: int = 0,
-) -> OpenSuite | MtebSuite:
+    dim: int | None = None,
+) -> Any:
     """Open a suite: its files are read and checked before any model is loaded.
 
     Parameters
     ----------
-    suite : str, path or SuiteConfig
+    suite : str, path or SuiteConfig, optional
         Name of a shipped suite, a YAML file, a suite made in Python, or ``mteb:TASK,TASK``: MTEB's own tasks, which
-        download their data (``mieb:`` for those with images), or with `data` those of a suite of embedkit,
-        ``mteb:SUITE/TASK`` or ``mteb:SUITE``, scored by mteb.
-    data : path, optional
-        Folder with the suite's files (or with sub-folders of several suites); without it they come from the hub.
+        download their data (``mieb:`` for those with images), or a benchmark (``mteb:MTEB(eng, v2)``), or with `data`
+        those of a suite of embedkit, ``mteb:SUITE/TASK`` or ``mteb:SUITE``, scored by mteb. Without it the one
+        that `data` can be read by, or "sts".
+    data : path or rows, optional
+        Folder with the suite's files (or with sub-folders of several suites); without it they come from the hub. For
+        the suites ``own-...`` the user's own file or folder, or rows in memory: a list of dicts, a dict of columns, a
+        data set of `datasets`, a DataFrame, an Arrow table.
     tasks : sequence of str, optional
         Only these tasks; all that have `split` when not given.
     split : str
@@ -62,41 +50,69 @@ def open_suite(
         Settings of the tasks, e.g. ``{"aggregation": "wmean"}``; they replace the suite's.
     prompt : str, optional
         Name of the model's prompt for inputs that a task gives no prompt of its own.
-    dim : int, optional
-        Keep the first `dim` numbers of each vector.
+    truncate_dim : int, optional
+        Keep the first `truncate_dim` numbers of each vector; `dim` is an older name of it.
     resamples : int
         Bootstrap draws for 95 % intervals; 0 for none.
     seed : int
         Seed of everything random: bootstrap, folds, probes.
 
+    Returns
+    -------
+    OpenSuite or MtebSuite
+
     Raises
     ------
     UserError, DataError
         Naming file, row, column or setting.
+
+    Examples
+    --------
+    >>> open_suite(data=[{"sentence1": "a", "sentence2": "b", "score": 1}, {"sentence1": "c", "sentence2": "d",
+    ...     "score": 3}]).config.name
+    'own-sts'
     """
-    if is_mteb(suite):
-        return _open_mteb(str(suite), data, tasks, split, settings, prompt, dim, seed)
-    return open_own_suite(
-        suite, data, tasks, split, settings=settings, prompt=prompt, dim=dim, resamples=resamples, seed=seed
-    )
+    size = _size(truncate_dim, dim)
+    options = SuiteOptions(data, tasks, split, dict(settings or {}), prompt, size, resamples, seed)
+    return _open(suite, options)
+
+
+def _size(truncate_dim: int | None, dim: int | None) -> int | None:
+    """The numbers of each vector to keep, by either name of the argument."""
+    if truncate_dim is not None and dim is not None and dim != truncate_dim:
+        raise UserError("truncate_dim and dim are two names of one setting", remedy="give truncate_dim alone")
+    return dim if truncate_dim is None else truncate_dim
+
+
+def _open(suite: Suite | None, options: SuiteOptions) -> Opened:
+    """The open suite; where none is named, the one that the data can be read by, which its notes tell."""
+    if suite is not None:
+        return kind_of(suite).open(suite, options)
+    reading = recognise(options.data)
+    opened = kind_of(reading.suite).open(reading.suite, options)
+    tasks = getattr(opened, "tasks", None)
+    if reading.taken_for and tasks:
+        tasks[0].notes.insert(0, f"taken for {reading.taken_for}: suite {reading.suite}")
+    return opened
 
 
 def evaluate(
     model: Encoder | str | Path,
-    suite: str | Path | SuiteConfig = "sts",
-    data: str | Path | None = None,
+    suite: Suite | None = None,
+    data: Data | None = None,
     tasks: Sequence[str] | None = None,
     split: str = "test",
     *,
     settings: Mapping[str, Any] | None = None,
     prompt: str | None = None,
-    dim: int | None = None,
+    truncate_dim: int | None = None,
     resamples: int = 1000,
     seed: int = 0,
     cache: EmbeddingCache | None = None,
     distributed: bool = False,
     name: str | None = None,
     progress: Progress | None = None,
+    dim: int | None = None,
 ) -> Report:
     """Scores of a model on a suite: `open_suite` and `OpenSuite.run` in one call, with 95 % intervals.
 
@@ -104,25 +120,32 @@ def evaluate(
 
     Examples
     --------
-    >>> report = evaluate(model, "sts", data="data/sts")  # doctest: +SKIP
-    >>> report.scores["avg"]  # doctest: +SKIP
+    >>> import numpy as np
+    >>> class Lengths:
+    ...     def encode(self, texts, **options):
+    ...         return np.array([[len(text), 1.0] for text in texts])
+    >>> rows = [{"query": "how do I pay?", "positive": "only by card"}, {"query": "where?", "positive": "here"}]
+    >>> evaluate(Lengths(), data=rows, resamples=0).scores["data"]
+    100.0
     """
     opened = open_suite(
-        suite, data, tasks, split, settings=settings, prompt=prompt, dim=dim, resamples=resamples, seed=seed
-    )
+        suite, data, tasks, split, settings=settings, prompt=prompt, truncate_dim=truncate_dim, resamples=resamples,
+        seed=seed, dim=dim,
+    )  # fmt: skip
     if isinstance(model, str | Path):
         name = name or str(model)
-    return opened.run(_loaded(model), progress, cache=cache, distributed=distributed, name=name)
+    report: Report = opened.run(_loaded(model), progress, cache=cache, distributed=distributed, name=name)
+    return report
 
 
 def open_suites(
-    suites: Sequence[str | Path | SuiteConfig],
-    data: str | Path | None = None,
+    suites: Sequence[Suite],
+    data: Data | None = None,
     *,
     settings: Mapping[str, Any] | None = None,
     **options: Any,
-) -> list[OpenSuite | MtebSuite]:
-    """Open several suites for the same models; `options` are those of `open_suite`.
+) -> list[Any]:
+    """Open several suites for the same models, as a list; `options` are those of `open_suite`.
 
     A setting goes to the suites that know it, and must be known to one of them; mteb's own tasks get neither settings
     nor `data` where other suites stand beside them.
@@ -131,30 +154,39 @@ def open_suites(
     ------
     UserError
         A suite is given twice, a setting is unknown to all of them, or as `open_suite` says.
+
+    Examples
+    --------
+    >>> [one.config.name for one in open_suites(["builtin-sts"], split="dev")]
+    ['builtin-sts']
     """
-    own = {place: load_suite(suite) for place, suite in enumerate(suites) if not is_mteb(suite)}
-    names = [own[place].name if place in own else "mteb" for place in range(len(suites))]
+    kinds = [kind_of(suite) for suite in suites]
+    names = [kind.name(suite) for kind, suite in zip(kinds, suites, strict=True)]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise UserError(f"the suite {twice[0]!r} is given twice", remedy="name each once; mteb:A,B for several tasks")
-    given, opened = dict(settings or {}), []
-    known = {place: known_settings([task.kind for task in config.tasks]) for place, config in own.items()}
-    for key in given:
-        if own and not any(key in keys for keys in known.values()):
-            raise UserError(f"unknown evaluation setting {key!r}", remedy=nearest(key, set().union(*known.values())))
-    for place, suite in enumerate(suites):
-        if place in own:
-            chosen = {key: value for key, value in given.items() if key in known[place]}
-            opened.append(open_suite(own[place], data, settings=chosen, **options))
-        else:
-            opened.append(open_suite(suite, None if own else data, settings=None if own else given, **options))
+    values = dict(settings or {})
+    known = [kind.known_settings(suite) for kind, suite in zip(kinds, suites, strict=True)]
+    shared = any(kind.takes_shared_data for kind in kinds)
+    for key in values:
+        if shared and not any(key in keys for keys in known):
+            raise UserError(f"unknown evaluation setting {key!r}", remedy=nearest(key, set().union(*known)))
+    size = _size(options.pop("truncate_dim", None), options.pop("dim", None))
+    common = SuiteOptions(data=data, settings=values, truncate_dim=size, **options)
+    opened = []
+    for kind, suite, keys in zip(kinds, suites, known, strict=True):
+        part = common
+        if shared:
+            chosen = {key: value for key, value in values.items() if key in keys}
+            part = replace(common, settings=chosen, data=data if kind.takes_shared_data else None)
+        opened.append(kind.open(suite, part))
     return opened
 
 
 def evaluate_all(
     models: Mapping[str, Encoder | str | Path],
-    suites: Sequence[str | Path | SuiteConfig],
-    data: str | Path | None = None,
+    suites: Sequence[Suite],
+    data: Data | None = None,
     *,
     cache: EmbeddingCache | None = None,
     **options: Any,
@@ -167,11 +199,11 @@ def evaluate_all(
     """
     opened = open_suites(suites, data, **options)
     reports = {}
-    for name, given in models.items():
-        model = _loaded(given)
-        kept = EmbeddingCache() if cache is None else cache
+    for name, source in models.items():
+        model = _loaded(source)
+        shared = EmbeddingCache() if cache is None else cache
         for one in opened:
-            report = one.run(model, cache=kept, name=name)
+            report = one.run(model, cache=shared, name=name)
             reports[name, report.suite] = report
     return reports
 

@@ -130,4 +130,3 @@ def taken(section: Settings, names: Iterable[str]) -> dict[str, Any]:
     """The settings among `names` that the user set, of a section or of a view of one, where they count as read."""
     view: Any = section
     return view.take(names) if isinstance(view, RecordedSettings) else RecordedSettings(section, "").take(names)
-

@@ -28,6 +28,6 @@ def open_tokenizer(name: str) -> Any:
         return BertTokenizer(vocab=table, do_lower_case=True, model_max_length=512)
     if path.is_file() and path.suffix == ".json":
         return open_tokenizer(str(path.parent))
-    from embedkit.formats.transformers.encoder import read_tokenizer
+    from embedkit.formats.transformers.tokenizer import read_tokenizer
 
     return read_tokenizer(locate(name))

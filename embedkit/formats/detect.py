@@ -12,7 +12,7 @@ from pathlib import Path
 
 from embedkit.errors import ModelError
 from embedkit.formats.folder import PICKLES, FolderPlan
-from embedkit.formats.registry import reader_of
+from embedkit.formats.registry import reader_of, readers
 from embedkit.formats.safety import check_code, check_text, check_weights
 
 _log = logging.getLogger(__name__)
@@ -51,16 +51,50 @@ def locate(
     try:
         path = Path(name).expanduser()
         if path.is_dir():
-            return path
-        known = path.exists()
+            return _model_of(path)
+        exists = path.exists()
     except (OSError, ValueError, RuntimeError) as error:  # too long, NUL, no permission, unknown ~user
-        said = getattr(error, "strerror", None) or error
-        raise ModelError(f"not a usable path ({said})", where=text[:200], remedy="check the path") from error
-    if known:
-        raise ModelError("is a file, not a model folder", where=text, remedy="give the folder that holds it")
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError(f"not a usable path ({reason})", where=text[:200], remedy="check the path") from error
+    if exists:
+        raise ModelError("is a file, not a model folder", where=text, remedy=_way_of_a_file(path))
     if not _HUB_ID.fullmatch(text) or text.count("/") > 1 or path.suffix.lower() in _FILE_SUFFIXES:
         raise ModelError("no such model folder", where=text, remedy="check the path, or give a hub id like org/name")
     return _snapshot(text, revision, code, pickle, fetch)
+
+
+def _way_of_a_file(path: Path) -> str:
+    if path.suffix.lower() in PICKLES:
+        return (
+            "a checkpoint alone does not say what model it is of: write it as a folder with safetensors by the library "
+            "that trained it (open_clip: save_pretrained of open_clip.push_to_hf_hub), and give that"
+        )
+    return "give the folder that holds it"
+
+
+def _model_of(path: Path) -> Path:
+    """The model folder that a folder stands for: the model of a run, the ``main`` snapshot of a folder of the hub's
+    cache, otherwise the folder itself.
+
+    Raises
+    ------
+    ModelError
+        For the output folder of another trainer, naming its checkpoints.
+    """
+    if (path / "log.jsonl").is_file() and (path / "model").is_dir():
+        return path / "model"
+    head = path / "refs" / "main"
+    if head.is_file() and (path / "snapshots").is_dir():
+        snapshot = path / "snapshots" / head.read_text(encoding="utf-8").strip()
+        if snapshot.is_dir():
+            return snapshot
+    if any((path / reader.mark).is_file() for _, reader in readers.items()):
+        return path
+    steps = sorted((int(p.name[11:]), p) for p in path.glob("checkpoint-*") if p.is_dir() and p.name[11:].isdigit())
+    if steps:
+        numbers = ", ".join(str(step) for step, _ in steps)
+        raise ModelError(f"holds checkpoints {numbers}, no model", where=str(path), remedy=f"give {steps[-1][1]}")
+    return path
 
 
 def _snapshot(name: str, revision: str | None, code: bool, pickle: bool, fetch: bool) -> Path:
@@ -87,8 +121,12 @@ def _snapshot(name: str, revision: str | None, code: bool, pickle: bool, fetch: 
         ) from error  # fmt: skip
 
 
-def inspect(root: Path, *, trust_remote_code: bool = False, allow_pickle: bool = False) -> FolderPlan:
+def inspect(
+    root: Path, *, trust_remote_code: bool = False, allow_pickle: bool = False, route: str | None = None
+) -> FolderPlan:
     """What `root` holds.
+
+    `route` picks one of the routes of a sentence-transformers folder that has several (query, document).
 
     Raises
     ------
@@ -98,7 +136,7 @@ def inspect(root: Path, *, trust_remote_code: bool = False, allow_pickle: bool =
         When reading it would run code: a pickle, or remote code.
     """
     with _described(root):
-        return _inspected(root, trust_remote_code, allow_pickle)
+        return _inspected(root, trust_remote_code, allow_pickle, route)
 
 
 @contextlib.contextmanager
@@ -107,19 +145,21 @@ def _described(root: Path) -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise ModelError(
-            f"a description in this folder is damaged ({said})", where=str(root), remedy="write the folder again"
+            f"a description in this folder is damaged ({reason})", where=str(root), remedy="write the folder again"
         ) from error
 
 
-def _inspected(root: Path, trust_remote_code: bool, allow_pickle: bool) -> FolderPlan:
+def _inspected(root: Path, trust_remote_code: bool, allow_pickle: bool, route: str | None) -> FolderPlan:
     reader = reader_of(root)
-    plan = reader.plan(root)
+    plan = reader.plan(root) if route is None else reader.plan_of_route(root, route)
     plan.origin = reader.name
     if reader.checks_weights:
         check_weights(plan, allow_pickle)
-    check_code(plan.weights, trust_remote_code)
+    for folder in dict.fromkeys([plan.weights, plan.tokenizer or plan.weights]):
+        check_code(folder, trust_remote_code)
     if plan.kind in ("text", "clip-text"):
-        check_text(plan.weights)
+        check_text(plan.weights, plan.tokenizer)
+    plan.close()
     return plan

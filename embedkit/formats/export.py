@@ -41,6 +41,7 @@ def export(
     ModelError
         When the format is unknown, or cannot express this model; the reason is named.
     """
+    check_format(format)
     source = load(model, device="cpu") if isinstance(model, str | Path) else model
     formats = {name: writer for name, writer in writers.items() if writer.can_write(source)}
     if format not in formats:
@@ -51,3 +52,18 @@ def export(
         write_json(folder / CERTIFICATE, {"format": format, "hash": source.hash(), **certificate})
 
     return write_folder(path, write, ours=CERTIFICATE, overwrite=overwrite)
+
+
+def check_format(format: str) -> None:
+    """Refuse, before a model is loaded, a format that there is not, or one that needs a package that is not installed.
+
+    Raises
+    ------
+    ModelError
+        No format has that name; the nearest is offered.
+    MissingExtraError
+        The package, and how to install it.
+    """
+    if format not in writers:
+        raise ModelError(f"unknown export format {format!r}", remedy=nearest(format, writers))
+    writers[format].check()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,39 @@ SOFT_PROMPT_FILE = "embedkit_soft_prompt.safetensors"
 
 _log = logging.getLogger(__name__)
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+
+
+class Settings(dict[str, Any]):
+    """A JSON object of a model folder that remembers which of its keys were read.
+
+    >>> from pathlib import Path
+    >>> from embedkit.formats.folder import Settings
+    >>> settings = Settings({"pooling": "mean", "colour": "red"}, Path("config.json"))
+    >>> settings["pooling"], settings.unread()
+    ('mean', ['colour'])
+    """
+
+    def __init__(self, value: dict[str, Any], path: Path) -> None:
+        super().__init__(value)
+        self.path = path
+        self._read: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        self._read.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """See `dict.get`; the key counts as read."""
+        self._read.add(key)
+        return super().get(key, default)
+
+    def pass_over(self, keys: Iterable[str]) -> None:
+        """Count keys as read that say nothing about the vectors."""
+        self._read.update(keys)
+
+    def unread(self) -> list[str]:
+        """Keys with a value that nobody read."""
+        return [key for key, value in self.items() if key not in self._read and value not in (None, {}, [], "")]
 
 
 @dataclass
@@ -40,9 +73,19 @@ class FolderPlan:
     spec : dict
         Settings: pooling, max_length, normalize, prompts, default_prompt; keys that the folder leaves open are absent.
     dense : list of (folder, settings)
-        Dense layers kept at use time, in order.
+        Layers on the pooled vector that are kept at use time, in order; no folder where a layer has no weights.
     train_only : list of dict
         Settings of layers used in training only.
+    lower_case : bool
+        Whether texts are lower-cased in front of the tokenizer.
+    adapter : Path or None
+        Folder of a peft adapter that belongs onto `weights`.
+    tokenizer : Path or None
+        Folder of the tokenizer where it is not `weights`.
+    notes : list of str
+        What was guessed, and what of the folder is not obeyed; `embedkit.formats.load` logs them as warnings.
+    similarity : str
+        How the folder's owner compares two vectors: cosine, dot, euclidean or manhattan.
     """
 
     root: Path
@@ -50,9 +93,46 @@ class FolderPlan:
     kind: str
     origin: str = ""
     spec: dict[str, Any] = field(default_factory=dict)
-    dense: list[tuple[Path, dict[str, Any]]] = field(default_factory=list)
+    dense: list[tuple[Path | None, dict[str, Any]]] = field(default_factory=list)
     train_only: list[dict[str, Any]] = field(default_factory=list)
     lower_case: bool = False
+    adapter: Path | None = None
+    tokenizer: Path | None = None
+    notes: list[str] = field(default_factory=list)
+    similarity: str = "cosine"
+    files: list[Settings] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.own_length: int | None = None
+
+    def settings(self, path: Path) -> Settings:
+        """The JSON object of a file of this folder, empty where there is no such file; keys that no reader asks for
+        become notes.
+
+        Raises
+        ------
+        ModelError
+            When the file is not JSON, or holds no object.
+        """
+        value = read_json(path) if path.is_file() else {}
+        if not isinstance(value, dict):
+            raise ModelError("is no JSON object", where=str(path), remedy="write the folder again")
+        self.files.append(Settings(value, path))
+        return self.files[-1]
+
+    def close(self) -> None:
+        """Turn keys that no reader asked for into notes; called once when the plan is complete."""
+        for file in self.files:
+            keys = file.unread()
+            if keys:
+                place = file.path.relative_to(self.root) if file.path.is_relative_to(self.root) else file.path
+                self.notes.append(f"{place}: not used: {', '.join(f'{key} = {_short(file[key])}' for key in keys)}")
+        self.own_length = self.spec.get("max_length")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def read_json(path: Path) -> Any:
@@ -104,7 +184,7 @@ def write_folder(path: str | Path, write: Callable[[Path], None], *, ours: str |
     if target.exists() and not overwrite and not _replaceable(target.resolve(), ours):
         raise ModelError(
             "exists and was not written by embedkit" if target.is_dir() else "is a file", where=str(path),
-            remedy="choose another folder, or pass overwrite=True",
+            remedy="choose another folder, or add --overwrite (overwrite=True in Python)",
         )  # fmt: skip
     with filling(target, "the model") as folder:
         write(folder)

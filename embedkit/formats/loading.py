@@ -13,13 +13,15 @@ from embedkit.errors import ModelError, UserError, nearest
 from embedkit.formats.detect import inspect, locate
 from embedkit.formats.folder import SOFT_PROMPT_FILE, TRAIN_ONLY_FILE, FolderPlan
 from embedkit.formats.registry import readers
-from embedkit.formats.tensors import read_safetensors, read_tensors, reading
-from embedkit.formats.transformers.encoder import pretrained_pooler, read_encoder, read_tokenizer
+from embedkit.formats.tensors import load_exactly, read_safetensors, read_tensors, reading
+from embedkit.formats.transformers.encoder import pretrained_pooler, read_encoder
+from embedkit.formats.transformers.tokenizer import check_vocabulary, fit_length, read_tokenizer
 
 if TYPE_CHECKING:
     import torch
 
     from embedkit.models.base import Model
+    from embedkit.models.heads.layers import Layer
 
 OPEN_CLIP = "open_clip:"
 POOLER = "pooler"
@@ -37,15 +39,16 @@ def load(
     allow_pickle: bool = False,
     pooling: str | None = None,
     max_length: int | None = None,
+    route: str | None = None,
 ) -> Model:
     """A model ready to encode (in evaluation mode).
 
     Parameters
     ----------
     name_or_path : str or Path
-        A folder of embedkit, sentence-transformers, transformers or open_clip, or a hub id; ``local-dir:`` and
-        ``hf-hub:`` may stand in front, as in open_clip. ``open_clip:ARCHITECTURE/TAG`` is a pretrained model of
-        open_clip, without a tag one with random weights.
+        A folder of embedkit, sentence-transformers, transformers, peft, model2vec or open_clip, the folder of a run,
+        or a hub id; ``local-dir:`` and ``hf-hub:`` may stand in front, as in open_clip. ``open_clip:ARCHITECTURE/TAG``
+        is a pretrained model of open_clip, without a tag one with random weights.
     device : str or torch.device, optional
         The best one at hand when None.
     dtype : str or torch.dtype, optional
@@ -59,6 +62,8 @@ def load(
     pooling, max_length : optional
         Replace the folder's own settings. ``pooling="pooler"`` is [CLS] through the layer that the encoder was
         pretrained with, which SimCSE's released supervised models are scored by.
+    route : str, optional
+        The route of a sentence-transformers folder whose queries and documents go through different modules.
 
     Raises
     ------
@@ -72,11 +77,12 @@ def load(
 
         return load_tag(str(name_or_path).removeprefix(OPEN_CLIP)).to(_device(device), as_dtype(dtype)).eval()
     root = locate(name_or_path, revision, trust_remote_code, allow_pickle)
-    plan = inspect(root, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+    plan = inspect(root, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, route=route)
     if plan.kind == "dual" and (pooling is not None or max_length is not None):
         raise ModelError("pooling and max_length belong to one tower", where=str(name_or_path), remedy="leave them out")
     if pooling is not None:
         plan.spec["pooling"] = pooling
+        plan.notes = [note for note in plan.notes if "names no pooling" not in note]
     if max_length is not None:
         plan.spec["max_length"] = max_length
     model = assemble(plan, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
@@ -127,7 +133,12 @@ def assemble(
         When the parts are damaged, or do not belong together.
     """
     with reading(plan.root):
-        return _assembled(plan, overrides, trust_remote_code, allow_pickle)
+        model = _assembled(plan, overrides, trust_remote_code, allow_pickle)
+    if plan.similarity != "cosine":
+        model.similarity_fn_name = plan.similarity
+    for note in plan.notes:
+        _log.warning("%s: %s", plan.root, note)
+    return model
 
 
 def _assembled(
@@ -139,28 +150,47 @@ def _assembled(
         return read_static(plan, allow_pickle=allow_pickle)
     if plan.kind == "dual":
         return readers[plan.origin]().dual(plan, allow_pickle=allow_pickle)
+    if plan.kind == "open_clip-text":
+        from embedkit.formats.open_clip.text_tower import read_text
+
+        return read_text(plan)
     if plan.kind not in ("text", "clip-text"):
-        known = "known: clip-text, dual, static, text"
-        raise ModelError(f"unknown kind of model {plan.kind!r}", where=str(plan.root), remedy=known)
+        kinds = "known: clip-text, dual, open_clip-text, static, text"
+        raise ModelError(f"unknown kind of model {plan.kind!r}", where=str(plan.root), remedy=kinds)
     from embedkit.models.modules.clip_text import ClipTextEncoder
-    from embedkit.models.modules.text import Dense, TextEncoder
+    from embedkit.models.modules.text import TextEncoder
 
     encoder = read_encoder(plan.weights, overrides, trust_remote_code, allow_pickle)
-    tokenizer = read_tokenizer(plan.weights, trust_remote_code, plan.lower_case)
-    dense = [Dense(**settings) for settings in [*(settings for _, settings in plan.dense), *plan.train_only]]
-    for layer, (folder, _) in zip(dense, plan.dense, strict=False):
-        layer.load_state_dict(read_tensors(folder, allow_pickle))
-    if plan.train_only:
-        kept = read_safetensors(plan.root / TRAIN_ONLY_FILE)
-        for number, layer in enumerate(dense[len(plan.dense) :]):
-            prefix = f"{number}."
-            layer.load_state_dict({k.removeprefix(prefix): v for k, v in kept.items() if k.startswith(prefix)})
+    if plan.adapter is not None:
+        from embedkit.formats.peft.merging import merge_adapter
+
+        encoder = merge_adapter(encoder, plan.adapter)
+    tokenizer = read_tokenizer(plan.tokenizer or plan.weights, trust_remote_code, plan.lower_case)
+    check_vocabulary(plan, encoder, tokenizer)
+    fit_length(plan, encoder, tokenizer)
+    layers = _layers(plan, allow_pickle)
     spec = {"normalize": False, **plan.spec}
     if spec.get("pooling") == POOLER:
-        dense.insert(0, pretrained_pooler(encoder, allow_pickle=allow_pickle))
+        layers.insert(0, pretrained_pooler(encoder, allow_pickle=allow_pickle))
         spec["pooling"] = "cls"
     cls = ClipTextEncoder if plan.kind == "clip-text" else TextEncoder
-    model = cls(encoder, tokenizer, dense=dense, **spec)
+    model = cls(encoder, tokenizer, dense=layers, **spec)
     if model.soft_prompt is not None:
         model.soft_prompt.load_state_dict(read_safetensors(plan.root / SOFT_PROMPT_FILE))
     return model
+
+
+def _layers(plan: FolderPlan, allow_pickle: bool) -> list[Layer]:
+    """The layers on the pooled vector with their weights, those of training only at the end."""
+    from embedkit.models.heads.layers import new_layer
+
+    layers = [new_layer(settings) for settings in [*(settings for _, settings in plan.dense), *plan.train_only]]
+    for layer, (folder, _) in zip(layers, plan.dense, strict=False):
+        if folder is not None:
+            load_exactly(layer, read_tensors(folder, allow_pickle), folder)
+    if plan.train_only:
+        tensors = read_safetensors(plan.root / TRAIN_ONLY_FILE)
+        for number, layer in enumerate(layers[len(plan.dense) :]):
+            prefix = f"{number}."
+            layer.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    return layers

@@ -54,6 +54,16 @@ class FolderReader(ABC):
             The folder has parts that embedkit does not know.
         """
 
+    def plan_of_route(self, root: Path, route: str) -> FolderPlan:
+        """What the folder says of one of its routes.
+
+        Raises
+        ------
+        ModelError
+            The library's folders have no routes, or this one has none of that name.
+        """
+        raise ModelError("has no routes", where=str(root), remedy="leave route out")
+
     def dual(self, plan: FolderPlan, *, allow_pickle: bool = False) -> DualEncoder:
         """The dual encoder of a plan of kind "dual", on the CPU in float32.
 
@@ -99,10 +109,13 @@ class FolderWriter:
     write : callable
         ``write(model, folder, samples)`` fills an empty folder and returns what the certificate says of it; `samples`
         images and texts are compared where the written folder is read back.
+    check : callable
+        Refuses, before a model is loaded, where a package is missing.
     """
 
     kinds: frozenset[str]
     write: Callable[[Any, Path, int], dict[str, Any]]
+    check: Callable[[], None] = lambda: None
 
     def can_write(self, model: Model) -> bool:
         """Whether the format can hold models of this kind."""

@@ -9,6 +9,15 @@ from typing import Any
 from embedkit.errors import ModelError, UnsafeFileError
 from embedkit.formats.folder import PICKLES, FolderPlan, read_json
 
+PICKLE_REMEDY = (
+    "convert it to safetensors, or allow it: allow_pickle=True in Python, --allow-pickle on the command line, "
+    "model.allow_pickle=true in a recipe"
+)
+CODE_REMEDY = (
+    "read that code, then allow it with a pinned revision: trust_remote_code=True in Python, --trust-remote-code on "
+    "the command line, model.trust_remote_code=true in a recipe"
+)
+
 
 def check_weights(plan: FolderPlan, allow_pickle: bool) -> None:
     """Refuse a folder whose weights are missing, or a pickle that was not allowed.
@@ -18,7 +27,7 @@ def check_weights(plan: FolderPlan, allow_pickle: bool) -> None:
     ModelError, UnsafeFileError
         Naming folder and file.
     """
-    for folder in [plan.weights, *(folder for folder, _ in plan.dense)]:
+    for folder in [plan.weights, *(folder for folder, _ in plan.dense if folder is not None)]:
         if not folder.is_dir():
             raise ModelError("folder is missing", where=str(folder), remedy="the model folder is incomplete")
         _check_shards(folder)
@@ -30,7 +39,7 @@ def check_weights(plan: FolderPlan, allow_pickle: bool) -> None:
         if not allow_pickle:
             raise UnsafeFileError(
                 f"the weights are a pickle ({pickles[0]}), which can run code when it is read", where=str(folder),
-                remedy="convert it to safetensors, or load with allow_pickle=True",
+                remedy=PICKLE_REMEDY,
             )  # fmt: skip
 
 
@@ -67,18 +76,13 @@ def check_code(folder: Path, trust_remote_code: bool) -> None:
         if _names_code(known) and not trust_remote_code:
             raise UnsafeFileError(
                 "the model brings its own code (auto_map)", where=str(path),
-                remedy="read that code, then load with trust_remote_code=True and a pinned revision",
+                remedy=CODE_REMEDY,
             )  # fmt: skip
         if any("/" in str(kernel) for kernel in _values(known, "attn_implementation", "_attn_implementation")):
             raise UnsafeFileError(
                 "names attention kernels on the hub, which are code", where=str(path),
                 remedy="take attn_implementation out of the file",
             )  # fmt: skip
-    if (folder / "adapter_config.json").is_file():
-        raise ModelError(
-            "holds an adapter of peft, which is no model", where=str(folder / "adapter_config.json"),
-            remedy="merge it into its model (merge_and_unload) and save that",
-        )  # fmt: skip
 
 
 def _names_code(known: Any) -> bool:
@@ -97,8 +101,8 @@ def _values(known: Any, *keys: str) -> Iterator[Any]:
             waiting += value
 
 
-def check_text(folder: Path) -> None:
-    """Refuse a text encoder without configuration or tokenizer.
+def check_text(folder: Path, tokenizer: Path | None = None) -> None:
+    """Refuse a text encoder without configuration or tokenizer, which may stand in a folder of its own.
 
     Raises
     ------
@@ -110,8 +114,13 @@ def check_text(folder: Path) -> None:
     config = read_json(folder / "config.json")
     if "model_type" not in config and "architectures" not in config:
         raise ModelError("names no model_type", where=str(folder / "config.json"), remedy="is it a transformers model?")
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+    if not has_tokenizer(tokenizer or folder):
         raise ModelError("no tokenizer in the folder", where=str(folder), remedy="copy tokenizer.json there")
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer."""
+    return any((folder / name).is_file() for name in _TOKENIZER_FILES)
 
 
 _TOKENIZER_FILES = (

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.formats.embedkit.folder import write_own
 from embedkit.formats.folder import OWN_FILE, write_folder
+from embedkit.formats.sentence_transformers.writer import notes_for_readers
 
 if TYPE_CHECKING:
     from embedkit.models.base import Model
+
+_log = logging.getLogger(__name__)
 
 
 def save(model: Model, path: str | Path, *, recipe: dict[str, Any] | None = None, overwrite: bool = False) -> Path:
@@ -27,4 +31,7 @@ def save(model: Model, path: str | Path, *, recipe: dict[str, Any] | None = None
     DiskError
         When it cannot be written; what was there is as it was.
     """
-    return write_folder(path, lambda folder: write_own(model, folder, recipe), ours=OWN_FILE, overwrite=overwrite)
+    target = write_folder(path, lambda folder: write_own(model, folder, recipe), ours=OWN_FILE, overwrite=overwrite)
+    for note in notes_for_readers(model):
+        _log.warning("%s: %s", target, note)
+    return target

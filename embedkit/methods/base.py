@@ -19,12 +19,14 @@ A method object keeps no state: everything that changes is a parameter or a buff
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from embedkit.data.schema.contract import Contract
+from embedkit.errors import RecipeError
 from embedkit.registry import Registry
 from embedkit.settings import checked
 from embedkit.views.base import View
@@ -69,6 +71,39 @@ class Method:
         """Names of embeddings that exist whatever roles the rows have."""
         return frozenset({"anchor"})
 
+    reads: ClassVar[frozenset[str]] = frozenset()
+    """Roles that the method's own terms read, besides those that its views ask the rows for."""
+
+    reads_guide: ClassVar[bool] = False
+    """Whether the method itself reads the guide's vectors, whatever its objective does."""
+
+    widths: ClassVar[Mapping[str, int]] = {}
+    """Embedding -> size of its vectors in units of the others', where it is not 1; any number above 1 says "more"."""
+
+    ema: float | None = None
+    """Decay of the guide where it is a running mean of the model; set by the trainer before `parts` is called."""
+
+    shares_draws: bool = False
+    """Whether rows of one group are changed by the same random numbers; set by the trainer for its objective."""
+
+    @property
+    def embedding_size(self) -> int | None:
+        """Size of the embeddings that the objective sees, where the method's settings decide it."""
+        return None
+
+    @property
+    def feature_size(self) -> int:
+        """Numbers of the role ``features``."""
+        return 1
+
+    def embedded(self, roles: frozenset[str]) -> frozenset[str]:
+        """Names of the embeddings that the objective sees of rows with these roles."""
+        return self.provides | (roles & {"anchor", "positive", "negatives"})
+
+    def guide_dim(self, dim: int) -> int:
+        """Size of the guide's vectors as the objective sees them, from that of its encoder's."""
+        return dim
+
     transform: Transform | None = None
     """Random changes of the images of a view, for methods that read images."""
 
@@ -91,6 +126,14 @@ class Method:
         the weights are read.
         """
 
+    def notes(self, model: Model) -> list[str]:
+        """Lines that are shown when a run starts: what of the model is used, and how, that one may not expect."""
+        return []
+
+    def prompt_of(self, model: Model, role: str) -> str | None:
+        """The prompt, by name or text, that texts of a role get in training; None for the model's default."""
+        return None
+
     def parts(self, model: Model) -> nn.ModuleDict:
         """Extra modules, kept in checkpoints and left out of the saved model. ``model.training_dim`` is D."""
         from torch import nn
@@ -110,10 +153,12 @@ class Method:
         """
         raise TypeError(f"{type(self).__name__} does not define views")
 
+    def outline(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
+        """The views of invented rows, to see which roles they read: `views` without what takes long or reads files."""
+        return self.views(rows, random)
+
     def beside(self, views: Mapping[str, View]) -> dict[str, View]:
         """Views of this method as an auxiliary of another one that has these `views`; by default it cannot be one."""
-        from embedkit.errors import RecipeError
-
         raise RecipeError(f"{type(self).__name__} is no auxiliary method", remedy="use it by itself")
 
     def before_main(self, model: Any, inputs: Any) -> Any:
@@ -178,4 +223,20 @@ def prepare_view(model: Model, view: View) -> Inputs:
     return prepare_images(model, view.inputs)  # type: ignore[return-value]
 
 
-methods: Registry[type[Method]] = Registry("method", "embedkit.methods")
+def _adopt(name: str, part: Any) -> type[Method]:
+    """The class of a plug-in's method."""
+    if not (isinstance(part, type) and issubclass(part, Method)) or part.views is Method.views:
+        raise RecipeError(
+            f"this {'class' if isinstance(part, type) else type(part).__name__} is no method", where=name,
+            remedy="derive it from embedkit.methods.Method and define views(rows, random)",
+        )  # fmt: skip
+    try:
+        inspect.signature(part.views).bind(None, [], None)
+    except TypeError as error:
+        raise RecipeError(
+            f"views has a wrong signature ({error})", where=name, remedy="write views(self, rows, random)"
+        ) from None
+    return part
+
+
+methods: Registry[type[Method]] = Registry("method", "embedkit.methods", plugins="embedkit.methods", adopt=_adopt)

@@ -134,6 +134,7 @@ class ConSERTSupervised(Method):
 
     paper: ClassVar[str] = "Yan et al. 2021, ACL, section 3.4; Reimers and Gurevych 2019"
     contract: ClassVar[Contract] = Contract(requires=frozenset({"anchor", "positive", "label"}))
+    reads: ClassVar[frozenset[str]] = frozenset({"label"})
 
     def __init__(
         self, first: Mapping[str, Any] | None = None, second: Mapping[str, Any] | None = None,
@@ -150,6 +151,9 @@ class ConSERTSupervised(Method):
     @property
     def provides(self) -> frozenset[str]:
         return frozenset({"anchor", "positive"})
+
+    def embedded(self, roles: frozenset[str]) -> frozenset[str]:
+        return frozenset() if self.objective is None else self.provides
 
     def parts(self, model: Model) -> nn.ModuleDict:
         from torch import nn

@@ -28,11 +28,22 @@ def projector(inputs: int, hidden: int, outputs: int, norm: bool) -> nn.Sequenti
     return nn.Sequential(nn.Linear(inputs, hidden, bias=not norm), *between, nn.ReLU(), nn.Linear(hidden, outputs))
 
 
+def follow(parts: nn.ModuleDict, decay: float) -> None:
+    """Move the running mean of a projector towards it."""
+    import torch
+
+    now = [parameter.detach() for parameter in parts["projector"].parameters()]
+    torch._foreach_lerp_(list(parts["mean"].parameters()), now, 1.0 - decay)
+
+
 class TwoViews(Method):
     """Base of methods on two views of an image.
 
     Views: ``anchor`` and ``positive``, the same image changed twice, or the images of the roles ``image`` and
     ``image2`` changed once each. The text tower of the model, if it has one, is frozen and not used.
+
+    A guide that is a running mean of the encoder (``guide: {ema: 0.99}``) has a running mean of the projector behind
+    it, as in BYOL (Grill et al. 2020, section 3.1), so that its vectors have the size of the embeddings.
 
     Parameters
     ----------
@@ -57,8 +68,15 @@ class TwoViews(Method):
     def provides(self) -> frozenset[str]:
         return frozenset({"anchor", "positive"})
 
+    @property
+    def embedding_size(self) -> int | None:
+        return self.size
+
     def embedding_dim(self, model: Model) -> int:
         return self.size
+
+    def guide_dim(self, dim: int) -> int:
+        return self.size if self.ema is not None else dim
 
     def adapt(self, model: Model) -> None:
         """Freeze what sees no image."""
@@ -66,6 +84,16 @@ class TwoViews(Method):
             raise ModelError(f"is a {model.kind} model", where="model.kind", remedy="use a dual model: it sees images")
         model.text.requires_grad_(False)
         model.projections["text"].requires_grad_(False)  # type: ignore[index,union-attr]
+
+    @staticmethod
+    def with_mean(layers: nn.Module, decay: float | None) -> nn.ModuleDict:
+        """The projector, and where there is a decay its running mean, which starts as a copy."""
+        import copy
+
+        from torch import nn
+
+        mean = {} if decay is None else {"mean": copy.deepcopy(layers).requires_grad_(False)}
+        return nn.ModuleDict({"projector": layers, **mean})
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         generators = [random(i) for i in range(len(rows))]
@@ -88,16 +116,28 @@ class SimCLR(TwoViews):
     objective: ClassVar[dict[str, Any] | None] = {"name": "ntxent", "temperature": 0.1}
 
     def parts(self, model: Model) -> nn.ModuleDict:
-        from torch import nn
 
-        return nn.ModuleDict({"projector": projector(model.training_dim, self.hidden, self.size, True)})
+        return self.with_mean(projector(model.training_dim, self.hidden, self.size, True), self.ema)
 
     def project(self, outputs: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict) -> dict[str, Tensor]:
         import torch
 
-        names = ("anchor", "positive")
-        together = parts["projector"](torch.cat([outputs[name] for name in names]))  # (2B, size)
-        return dict(zip(names, together.split([len(outputs[name]) for name in names]), strict=True))
+        def together(layers: Any, vectors: dict[str, Tensor]) -> dict[str, Tensor]:
+            whole = layers(torch.cat(list(vectors.values())))  # (2B, size)
+            return dict(zip(vectors, whole.split([len(z) for z in vectors.values()]), strict=True))
+
+        if "mean" in parts and batch.guide:
+            with torch.no_grad():
+                batch.guide = together(parts["mean"], batch.guide)
+        return together(parts["projector"], {name: outputs[name] for name in ("anchor", "positive")})
+
+    def after_step(
+        self, outputs: dict[str, Tensor], embeddings: dict[str, Tensor], batch: ObjectiveBatch, model: Any,
+        parts: nn.ModuleDict,
+    ) -> None:  # fmt: skip
+        """Move the projector's mean, where there is one."""
+        if "mean" in parts:
+            follow(parts, self.ema or 0.0)
 
 
 @methods.add("moco")
@@ -116,6 +156,7 @@ class MoCo(TwoViews):
     """
 
     paper: ClassVar[str] = "He et al. 2020, CVPR, section 3; Chen et al. 2020, arXiv 2003.04297"
+    reads_guide: ClassVar[bool] = True
     objective: ClassVar[dict[str, Any] | None] = {"name": "moco", "direction": {"name": "rows", "keys": "guide"}}
     _transform: ClassVar[str] = "moco"
 
@@ -127,12 +168,7 @@ class MoCo(TwoViews):
         self.momentum = momentum
 
     def parts(self, model: Model) -> nn.ModuleDict:
-        import copy
-
-        from torch import nn
-
-        query = projector(model.training_dim, self.hidden, self.size, False)
-        return nn.ModuleDict({"projector": query, "mean": copy.deepcopy(query).requires_grad_(False)})
+        return self.with_mean(projector(model.training_dim, self.hidden, self.size, False), self.momentum)
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         made = super().views(rows, random)
@@ -165,7 +201,4 @@ class MoCo(TwoViews):
         parts: nn.ModuleDict,
     ) -> None:  # fmt: skip
         """Move the projector's mean."""
-        import torch
-
-        now = [parameter.detach() for parameter in parts["projector"].parameters()]
-        torch._foreach_lerp_(list(parts["mean"].parameters()), now, 1.0 - self.momentum)
+        follow(parts, self.momentum)

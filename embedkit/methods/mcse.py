@@ -65,6 +65,13 @@ class MCSE(Method):
     def provides(self) -> frozenset[str]:
         return frozenset({"anchor", "positive"})
 
+    @property
+    def feature_size(self) -> int:
+        return self.size
+
+    def embedded(self, roles: frozenset[str]) -> frozenset[str]:
+        return self.provides
+
     def parts(self, model: Model) -> nn.ModuleDict:
         from torch import nn
 

@@ -55,6 +55,9 @@ class MaskedWords(Method):
     ) -> None:  # fmt: skip
         self.rate, self.tied, self.main_reads = rate, tied, main_reads
 
+    def embedded(self, roles: frozenset[str]) -> frozenset[str]:
+        return frozenset()
+
     def adapt(self, model: Model) -> None:
         from embedkit.formats.transformers.masked_head import masked_head
         from embedkit.models.modules.text import TextEncoder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -112,6 +113,11 @@ class Sent2Vec(Method):
             "anchor": View(contexts, owner, guided=False),
             "positive": View(targets, owner, settings={"side": "output"}, guided=False),
         }
+
+    def outline(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
+        plain = copy.copy(self)
+        plain.frequencies = None
+        return plain.views(rows, random)
 
     def draw(self, words: Sequence[str], random: np.random.Generator) -> int:
         """The place of the word to be hidden."""

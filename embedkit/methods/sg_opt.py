@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -47,6 +47,7 @@ class SelfGuided(Method):
     """
 
     paper: ClassVar[str] = "Kim, Yoo and Lee 2021, ACL, section 3"
+    widths: ClassVar[Mapping[str, int]] = {"positive": 3}  # one vector a layer; how many, the model says
     takes_parts: ClassVar[bool] = False
     contract: ClassVar[Contract] = Contract(requires=frozenset({"anchor"}))
     objective: ClassVar[dict[str, Any]] = {"name": "sg-opt", "temperature": 0.01}

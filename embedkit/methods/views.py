@@ -22,7 +22,9 @@ Steps = Annotated[Sequence[Entry] | Entry, SkipValidation]
 class Roles(Method):
     """Views of the roles that rows have; "anchor" is also the text of every further view that has no role."""
 
-    contract: ClassVar[Contract] = Contract(accepts=frozenset({"positive", "negatives", "score", "label", "group"}))
+    contract: ClassVar[Contract] = Contract(
+        accepts=frozenset({"positive", "negatives", "score", "scores", "label", "group"})
+    )
     names: tuple[str, ...] = ("anchor", "positive")
 
     @property

@@ -37,6 +37,9 @@ class ObjectiveBatch:
         Stable index of the row in the training data, for state by sample.
     score, label, group : Tensor (B,) or None
         Float similarity, integer class, integer group id of a row.
+    scores : dict of str to Tensor
+        A teacher's score of each candidate of a row's anchor, aligned with the embeddings of the same name: "positive"
+        (B,), and "negatives" (N_negatives,) where there are any. Empty when the data have none.
     guide : dict of str to Tensor
         Embeddings by a guide or teacher model under the same names (no gradient); empty when there is none.
     step, total_steps, epoch : int
@@ -55,6 +58,7 @@ class ObjectiveBatch:
     score: Tensor | None = None
     label: Tensor | None = None
     group: Tensor | None = None
+    scores: dict[str, Tensor] = field(default_factory=dict)
     guide: dict[str, Tensor] = field(default_factory=dict)
     step: int = 0
     total_steps: int = 1
@@ -79,10 +83,18 @@ class ObjectiveBatch:
         return (self.rows.stop - self.rows.start) / self.size
 
     @classmethod
-    def of(cls, embeddings: dict[str, Tensor], **known: Any) -> ObjectiveBatch:
+    def of(cls, embeddings: dict[str, Tensor], **fields: Any) -> ObjectiveBatch:
         """The batch of one process without metadata: every name has one vector a row, or "negatives" k a row.
 
         Negatives are row-major: vectors ``i*k .. i*k+k-1`` belong to row i. For tests and for use outside the trainer.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from embedkit.objectives.base import ObjectiveBatch
+        >>> batch = ObjectiveBatch.of({"anchor": torch.eye(2), "positive": torch.eye(2)}, label=torch.tensor([0, 1]))
+        >>> batch.size, batch.owner["positive"].tolist()
+        (2, [0, 1])
         """
         size = next(len(z) for name, z in embeddings.items() if name != "negatives")
         device = next(iter(embeddings.values())).device
@@ -91,11 +103,11 @@ class ObjectiveBatch:
         for name, z in embeddings.items():
             keys[name] = torch.arange(start, start + len(z), device=device)
             start += len(z)
-        given: dict[str, Any] = {
+        plain: dict[str, Any] = {
             "size": size, "rows": slice(0, size), "owner": owner, "keys": keys,
             "ids": torch.arange(size, device=device),
         }  # fmt: skip
-        return cls(**{**given, **known})
+        return cls(**{**plain, **fields})
 
 
 @dataclass
@@ -128,8 +140,20 @@ class NegativeCount:
 
     @property
     def total(self) -> int:
-        """All of them: the columns of the score table less the positives."""
+        """All of them: the columns of the similarity matrix less the positives.
+
+        >>> from embedkit.objectives.base import NegativeCount
+        >>> NegativeCount(in_batch=7, hard=8, other_processes=0).total
+        15
+        """
         return self.in_batch + self.hard + self.other_processes + self.bank
+
+
+class Memory(nn.Module):
+    """Base class of what keeps vectors between steps, and must know before the first one what batches hold."""
+
+    def make_room(self, roles: frozenset[str], guide_dim: int | None) -> None:
+        """Register the buffers for these roles of the rows, and for the guide's vectors of this size."""
 
 
 class Objective(nn.Module):
@@ -138,15 +162,25 @@ class Objective(nn.Module):
     Class attributes
     ----------------
     requires : frozenset of str
-        Names and roles that must be there: of "anchor", "positive", "negatives", "score", "label", "group", "guide".
+        Names and roles that must be there: of "anchor", "positive", "negatives", "score", "scores", "label", "group",
+        "guide".
     accepts : frozenset of str
         Names that are used when they are there.
+    any_of : tuple of frozenset of str
+        Of each set one at least must be there, such as a teacher's vectors or its scores.
+    any_width : bool
+        Whether views may have vectors of different sizes.
+    shares_draws : bool
+        Whether rows of one group must be augmented by one and the same draw.
     limits : mapping
         Role -> lowest and highest value that makes sense for it; checked when the data is opened.
     """
 
     requires: frozenset[str] = frozenset({"anchor", "positive"})
     accepts: frozenset[str] = frozenset()
+    any_of: tuple[frozenset[str], ...] = ()
+    any_width: bool = False
+    shares_draws: bool = False
     limits: Mapping[str, tuple[float, float]] = {}
 
     @property
@@ -154,6 +188,12 @@ class Objective(nn.Module):
         """Names of parameters that an optimiser must not decay: those a module lists in its attribute `undecayed`."""
         return [f"{prefix}.{name}".lstrip(".") for prefix, module in self.named_modules()
                 for name in getattr(module, "undecayed", ()) if getattr(module, name, None) is not None]  # fmt: skip
+
+    def begin(self, roles: frozenset[str], guide_dim: int | None = None) -> None:
+        """Make room for state that depends on the data: called once, before the first step and before a resume."""
+        for part in self.modules():
+            if isinstance(part, Memory):
+                part.make_room(roles, guide_dim)
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
         """This process's share of the loss. Embeddings: name -> (N_name, D), not normalised, the whole batch."""

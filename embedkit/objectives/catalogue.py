@@ -25,7 +25,7 @@ An objective is chosen in a recipe by its name; its other keys are settings:
 objective: {name: ntxent, temperature: 0.1}
 ```
 
-Members of the score table kernel are settings of its slots. Any slot can be replaced, and `name: table` composes
+Members of the similarity matrix kernel are settings of its slots. Any slot can be replaced, and `name: table` composes
 freely:
 
 ```yaml
@@ -34,7 +34,7 @@ objective: {name: table, direction: both, scale: learnable, weight: {name: expon
 
 Columns: *inputs* are the embeddings and roles that must be there (in brackets: used when there); *state* is kept
 between steps and saved in checkpoints; *cost* is the time of one evaluation for B rows of D numbers; *tiled* objectives
-do not hold the table of scores when it is large (setting `tile`: "auto", a number of rows, or none for never); *cached*
+do not hold the matrix when it is large (setting `tile`: "auto", a number of rows, or none for never); *cached*
 ones can be used with the gradient cache; *distributed* says what a process computes of a batch: `anchors` its own part,
 `whole` all of it, with the same result on every process. Every objective gives the same gradient for any number of
 processes and chunks. [M] marks what was taken from memory, [R] a reconstruction where a paper's formula was not at
@@ -60,16 +60,18 @@ def _inputs(preset: Preset) -> str:
     if ... in preset.settings.values():
         return "those of its objectives"
     built = preset.make({}, None, None)
-    more = built.accepts - built.requires
+    choices = [" or ".join(sorted(options)) for options in built.any_of]
+    more = built.accepts - built.requires.union(*built.any_of)
     views = ["further views"] if more & set(VIEWS[2:]) else []
-    return ", ".join([*sorted(built.requires), *(f"({name})" for name in [*sorted(more - set(VIEWS[2:])), *views])])
+    optional = [f"({name})" for name in [*sorted(more - set(VIEWS[2:])), *views]]
+    return ", ".join([*sorted(built.requires), *choices, *optional])
 
 
 def page() -> str:
     """The text of docs/objectives.md."""
     rows, blocks = table(), [INTRO]
     for family in dict.fromkeys(row["family"] for row in rows):
-        title = "Score table" if family == "table" else family.capitalize()
+        title = "Similarity matrix" if family == "table" else family.capitalize()
         members = [row for row in rows if row["family"] == family]
         blocks.append(f"## {title}\n\n" + _markdown([COLUMNS, *([_cell(row[c]) for c in COLUMNS] for row in members)]))
     parts = [("slot", "part", "what it does", "settings")]

@@ -1,4 +1,4 @@
-"""What the families beside the score-table kernel share: named inputs, guides, masks, shares."""
+"""What the families beside the similarity matrix kernel share: named inputs, guides, masks, shares."""
 
 from __future__ import annotations
 
@@ -111,6 +111,24 @@ def needed(value: Tensor | None, role: str) -> Tensor:
         row = int((~torch.isfinite(value)).nonzero()[0])
         raise NonFiniteError("the value is NaN or infinite", where=f"role {role!r} row {row}", remedy="mend the data")
     return value
+
+
+def teacher_scores(batch: ObjectiveBatch, name: str) -> Tensor:
+    """A teacher's scores of the candidates `name`, (N_name,), in the order of their embeddings.
+
+    Raises
+    ------
+    UserError
+        Rows have no such scores.
+    NonFiniteError
+        One of them is NaN or infinite.
+    """
+    if name not in batch.scores:
+        raise UserError(
+            f"the objective needs a teacher's scores of {name!r} and has {sorted(batch.scores) or 'none'}",
+            where="objective", remedy="map a column of lists to the role scores, or add a guide",
+        )  # fmt: skip
+    return needed(batch.scores[name], "scores")
 
 
 def cosines(a: Tensor, b: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """How objectives are found by name, checked when a recipe is read, and built.
 
 Two decorators file a preset. `objective` takes a class whose keyword arguments are the settings; `table_preset` (in
-`embedkit.objectives.kernel`) takes the slots of the score table. Both end in one registry, `presets`.
+`embedkit.objectives.kernel`) takes the slots of the similarity matrix. Both end in one registry, `presets`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Preset:
     settings : dict
         Settings that can be overridden, with their defaults.
     family : str
-        "table" for members of the score table kernel, else the name of the family.
+        "table" for members of the similarity matrix kernel, else the name of the family.
     slots : str
         The parts it is made of, for the table in the docs.
     state : str
@@ -40,7 +40,7 @@ class Preset:
     cost : str
         Time of one evaluation for B rows of D numbers.
     tiled, splits : bool
-        Whether it can be evaluated without holding the score table; whether processes share its work (by anchors).
+        Whether it can be evaluated without holding the similarity matrix; whether processes share its work by anchors.
     note : str
         Anything that must be known, such as that a formula is not verified against its paper.
     """
@@ -58,9 +58,35 @@ class Preset:
     note: str = ""
 
 
+_filed: dict[type[Objective], Preset] = {}
+"""The preset of each class that the decorator `objective` filed under one name."""
+
+
+def _adopt(name: str, part: Any) -> Preset:
+    """The preset of a plug-in's objective: filed by its decorator, or a plain class with its arguments as settings."""
+    if isinstance(part, Preset):
+        return part
+    if isinstance(part, type) and part in _filed:
+        return _filed[part]
+    kind = "class" if isinstance(part, type) else type(part).__name__
+    if not (isinstance(part, type) and issubclass(part, Objective)) or part.forward is Objective.forward:
+        raise RecipeError(
+            f"this {kind} is no objective", where=name,
+            remedy="derive it from embedkit.objectives.Objective and define forward(embeddings, batch)",
+        )  # fmt: skip
+    try:
+        inspect.signature(part.forward).bind(None, {}, None)
+    except TypeError as error:
+        raise RecipeError(
+            f"forward has a wrong signature ({error})", where=name, remedy="write forward(self, embeddings, batch)"
+        ) from None
+    return _preset(part, name, paper="own part", family="own", splits=False)
+
+
 presets: Registry[Preset] = Registry(
-    "objective", "embedkit.objectives", "embedkit.objectives.losses", "embedkit.objectives.compose"
-)
+    "objective", "embedkit.objectives", "embedkit.objectives.losses", "embedkit.objectives.compose",
+    plugins="embedkit.objectives", adopt=_adopt,
+)  # fmt: skip
 """Every objective."""
 
 
@@ -94,22 +120,29 @@ def objective(name: str, *, paper: str, family: str, slots: str = "", state: str
     """
 
     def file(cls: T) -> T:
-        arguments = settings_of(cls)
-        known = {k: v for k, v in arguments.items() if k not in BUILD_ARGUMENTS} | defaults
-
-        def make(given: dict[str, Any], dim: int | None, num_rows: int | None) -> Objective:
-            reject_unknown(given, known, f"objective {name}")
-            missing = [k for k, v in known.items() if v is ... and k not in given]
-            if missing:
-                raise RecipeError(f"{missing[0]} is missing", where=f"objective {name}", remedy="give it a value")
-            sizes = {k: v for k, v in {"dim": dim, "num_rows": num_rows}.items() if k in arguments}
-            return cls(**{**defaults, **given}, **sizes)
-
         about = {"family": family, "slots": slots, "state": state, "cost": cost, "tiled": tiled, "splits": splits}
-        presets.add(name)(Preset(name=name, paper=paper, make=make, settings=known, note=note, **about))  # type: ignore[arg-type]
+        preset = _preset(cls, name, defaults, paper=paper, note=note, **about)
+        presets.add(name)(preset)
+        _filed.setdefault(cls, preset)
         return cls
 
     return file
+
+
+def _preset(cls: type[Objective], name: str, defaults: Mapping[str, Any] | None = None, **about: Any) -> Preset:
+    """A class as a preset; `defaults` replace those of its constructor."""
+    arguments, defaults = settings_of(cls), dict(defaults or {})
+    known = {k: v for k, v in arguments.items() if k not in BUILD_ARGUMENTS} | defaults
+
+    def make(given: dict[str, Any], dim: int | None, num_rows: int | None) -> Objective:
+        reject_unknown(given, known, f"objective {name}")
+        missing = [k for k, v in known.items() if v is ... and k not in given]
+        if missing:
+            raise RecipeError(f"{missing[0]} is missing", where=f"objective {name}", remedy="give it a value")
+        sizes = {k: v for k, v in {"dim": dim, "num_rows": num_rows}.items() if k in arguments}
+        return cls(**{**defaults, **given}, **sizes)
+
+    return Preset(name=name, make=make, settings=known, **about)
 
 
 def build(config: Component | Mapping[str, Any] | str, *, dim: int | None = None,

@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from embedkit.errors import NonFiniteError, RecipeError
+
+_MOST_KEPT: ContextVar[int | None] = ContextVar("_MOST_KEPT", default=None)
+
+
+@contextlib.contextmanager
+def small_state() -> Iterator[None]:
+    """Objectives built inside keep 64 vectors at most, for a trial that needs no more."""
+    token = _MOST_KEPT.set(64)
+    try:
+        yield
+    finally:
+        _MOST_KEPT.reset(token)
+
+
+def kept(size: int) -> int:
+    """How many vectors an objective keeps that is asked to keep `size`.
+
+    >>> kept(65_536)
+    65536
+    >>> with small_state():
+    ...     kept(65_536)
+    64
+    """
+    most = _MOST_KEPT.get()
+    return size if most is None else min(size, most)
+
 
 EPSILON = 1e-8
 """The least that a vector is divided by, so that a zero vector stays zero."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,14 @@ import torch
 
 from embedkit.data.images.decoding import decode_batches
 from embedkit.errors import RecipeError
+from embedkit.log_file import read_log
 from embedkit.recipe import Recipe
 from embedkit.training import setup
 from embedkit.training.loop.batches import StepBatch, prepare
 from embedkit.training.loop.cache import Chunking
+from embedkit.training.loop.schedule import steps_between
 from embedkit.training.loop.step import Bundle
+from embedkit.training.monitor.summary import cut_share
 from embedkit.training.optim.optimizer import ParameterGroup, assign_groups
 from embedkit.training.optim.precision import choose_precision
 
@@ -42,7 +46,17 @@ class Plan:
     memory : dict
         Estimated bytes: weights, gradients, optimiser, activations of the largest chunk, and their sum.
     evaluation : dict
-        Suite, tasks, how often, the metric that chooses, and all metric names.
+        Suite, tasks, how often, the metric that chooses, and all metric names; ``holdout`` is the share of the rows
+        that is held out instead.
+    warnings : list of str
+        What is likely not meant: notes of data and settings, cut texts, rows left over, anchors without negatives.
+    seconds : float or None
+        The time the steps take, where the run's folder holds a log of an earlier run to measure it by.
+
+    Examples
+    --------
+    >>> Plan.__dataclass_fields__["negatives"].type
+    'dict[str, int]'
     """
 
     recipe: str
@@ -57,6 +71,8 @@ class Plan:
     negatives: dict[str, int]
     memory: dict[str, str]
     evaluation: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    seconds: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain values."""
@@ -78,8 +94,10 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
     UserError
         As `train` would.
     """
-    method = setup.check(recipe)
-    rows = setup.open_rows(recipe, method)
+    checked = setup.check_all(recipe)
+    method = checked.method
+    rows = setup.open_rows(recipe, method, checked.contract)
+    recipe = setup.as_opened(recipe, rows)
     total = setup.total_steps(recipe, rows)
     from embedkit.factory import build
 
@@ -96,6 +114,8 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
     hard = round(float(np.mean([len(b.owner["negatives"]) / b.size if "negatives" in b.owner else 0 for b in batches])))
     config = setup.objective_config(recipe, method)
     precision = choose_precision(recipe.train.precision, device)
+    steps, negatives = _steps(recipe, rows, total), _negatives(objective.negatives(size, hard, processes))
+    batch = _batch(recipe, batches, processes)
     return Plan(
         recipe=recipe.name,
         method=recipe.method.name,
@@ -103,13 +123,42 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
         device=str(device),
         precision=precision,
         parameters=[_group(group) for group in groups],
-        rows=dict(rows.summary()),
-        steps=_steps(recipe, rows, total),
-        batch=_batch(recipe, batches, processes),
-        negatives=_negatives(objective.negatives(size, hard, processes)),
+        rows={**rows.summary(), "notes": [*rows.notes, *setup.notes_of_model(recipe, method, rows, model, parts)]},
+        steps=steps,
+        batch=batch,
+        negatives=negatives,
         memory=_memory(bundle, recipe, batches, processes, 2 if precision != "fp32" else 4),
         evaluation=_evaluation(recipe, rows, total),
+        warnings=list(_warnings(recipe, rows, cut_share(rows, method, model), negatives, objective)),
+        seconds=_seconds(recipe, batch, total),
     )
+
+
+def _warnings(
+    recipe: Recipe, rows: Any, cut: float | None, negatives: Mapping[str, int], objective: Any
+) -> Iterator[str]:  # fmt: skip
+    """What is likely not meant, the most severe first."""
+    facts = rows.summary()
+    if negatives["total"] == 0 and objective.negatives(2, 0, 1).total:
+        yield "an anchor sees no negatives: nothing would be learnt from a batch; raise train.batch_size"
+    if cut:
+        yield f"{cut:.1%} of the texts are cut at the model's length; raise model.max_length where it allows more"
+    for reason, count in facts.get("dropped", {}).items():
+        yield f"{count:,} rows are dropped: {reason}"
+    left = facts.get("epoch", {}).get("left_over")
+    if left and rows.num_rows and left > 0.05 * rows.num_rows:
+        yield f"{left:,} of {rows.num_rows:,} rows fit into no batch of an epoch and are not trained"
+    same = facts.get("duplicates", {}).get("positive_is_anchor")
+    if same:
+        yield f"in {same:,} rows the positive is the anchor itself"
+    yield from dict.fromkeys([*recipe.origin.notes, *rows.notes])
+
+
+def _seconds(recipe: Recipe, batch: Mapping[str, Any], total: int) -> float | None:
+    """Seconds of all steps at the speed that the log in the folder of the run tells of; None without one."""
+    path = Path(recipe.train.output.replace("{name}", recipe.name)) / "log.jsonl"
+    speeds = [row["sentences_per_s"] for row in read_log(path) if "sentences_per_s" in row] if path.is_file() else []
+    return total * batch["inputs"] / speeds[-1] if speeds and speeds[-1] > 0 else None
 
 
 def _objective(config: Mapping[str, Any]) -> str:
@@ -118,15 +167,15 @@ def _objective(config: Mapping[str, Any]) -> str:
 
 
 def _first_batches(recipe: Recipe, rows: Any, method: Any, model: Any) -> list[StepBatch]:
-    found = []
+    batches = []
     source = ((0, batch) for batch in rows.batches(0))
     for _, batch in decode_batches(source, setup.decoding(recipe, method, model), rows.where):
-        found.append(prepare(batch, method, model, seed=recipe.seed, epoch=0))
-        if len(found) == _SAMPLE_STEPS:
+        batches.append(prepare(batch, method, model, seed=recipe.seed, epoch=0))
+        if len(batches) == _SAMPLE_STEPS:
             break
-    if not found:
+    if not batches:
         raise RecipeError("the data gives no batch", where="data.train", remedy="lower train.batch_size")
-    return found
+    return batches
 
 
 def _group(group: ParameterGroup) -> dict[str, Any]:
@@ -146,7 +195,7 @@ def _steps(recipe: Recipe, rows: Any, total: int) -> dict[str, Any]:
 
 def _every(given: int | None, rows: Any, total: int) -> str:
     """How often something is done, in words."""
-    steps = setup.steps_between(given, rows, total)
+    steps = steps_between(given, rows.steps_per_epoch, total)
     return "epoch" if steps is None else f"{steps} step{'s' * (steps > 1)}"
 
 
@@ -190,18 +239,18 @@ def _memory(bundle: Bundle, recipe: Recipe, batches: Sequence[StepBatch], proces
     per_token = _bytes_per_token(config, int(bundle.model.dim), width, batches)
     activations = int(tokens / processes * per_token)
     parts = {"weights": weights, "gradients": trained, "optimiser": 2 * trained, "activations": activations}
-    shown = {name: f"{value / 2**20:.0f} MiB" for name, value in parts.items()}
-    return {**shown, "peak": f"{sum(parts.values()) / 2**20:.0f} MiB"}
+    sizes = {name: f"{value / 2**20:.0f} MiB" for name, value in parts.items()}
+    return {**sizes, "peak": f"{sum(parts.values()) / 2**20:.0f} MiB"}
 
 
 def _bytes_per_token(config: Any, dim: int, width: int, batches: Sequence[StepBatch]) -> float:
     if config is None:
         return 4.0 * dim
-    known: Mapping[str, Any] = config.to_dict()
-    hidden = known.get("hidden_size") or known.get("d_model") or known.get("dim") or dim
-    layers = known.get("num_hidden_layers") or known.get("num_layers") or known.get("n_layers") or 1
-    inner = known.get("intermediate_size") or known.get("d_ff") or known.get("hidden_dim") or 4 * hidden
-    heads = known.get("num_attention_heads") or known.get("num_heads") or known.get("n_heads") or 1
+    settings: Mapping[str, Any] = config.to_dict()
+    hidden = settings.get("hidden_size") or settings.get("d_model") or settings.get("dim") or dim
+    layers = settings.get("num_hidden_layers") or settings.get("num_layers") or settings.get("n_layers") or 1
+    inner = settings.get("intermediate_size") or settings.get("d_ff") or settings.get("hidden_dim") or 4 * hidden
+    heads = settings.get("num_attention_heads") or settings.get("num_heads") or settings.get("n_heads") or 1
     costs = np.concatenate([pool.inputs.costs for batch in batches for pool in batch.pools]).astype(np.float64)
     length = float((costs**2).sum() / max(1.0, costs.sum()))  # tokens that a token attends to, on average
     return float(layers * (16 * hidden + 2 * inner + 3 * heads * length) * width)
@@ -209,13 +258,13 @@ def _bytes_per_token(config: Any, dim: int, width: int, batches: Sequence[StepBa
 
 def _evaluation(recipe: Recipe, rows: Any, total: int) -> dict[str, Any]:
     if recipe.evaluation is None:
-        return {}
+        return {"holdout": recipe.train.holdout} if rows.summary().get("held_out") else {}
     from embedkit.evaluation import metric_names
 
     config = recipe.evaluation
     every = _every(config.every, rows, total)
     every += " of an epoch, and its end" if config.by_epoch and config.every is not None else ""
-    names = metric_names(config.suite, config.tasks, config.split)
+    names = metric_names(config.suite, config.tasks, config.split, config.data)
     return {
         "suite": config.suite,
         "split": config.split,

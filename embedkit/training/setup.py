@@ -23,10 +23,9 @@ from embedkit.settings import check as check_settings
 if TYPE_CHECKING:
     from embedkit.data import TrainingRows
     from embedkit.data.images.decoding import Decoding
+    from embedkit.methods.common.usage import Usage
     from embedkit.objectives.base import Objective
     from embedkit.training.parallel.distributed import World
-
-_STREAM_STEPS = 1000  # a kill loses no more than these, whatever the length of the run
 
 
 def build_method(recipe: Recipe) -> Method:
@@ -46,6 +45,7 @@ def build_method(recipe: Recipe) -> Method:
         scale = {key: settings.pop(key) for key in ("weight", "decay", "decay_steps") if key in settings}
         where = f"auxiliary.{number}"
         beside.append(Auxiliary(_method(Component(name=given.name, **settings), where), given.name, where, **scale))
+    main.ema = None if recipe.guide is None else recipe.guide.ema
     return WithAuxiliaries(main, beside) if beside else main
 
 
@@ -64,8 +64,14 @@ def objective_config(recipe: Recipe, method: Method) -> dict[str, Any]:
     own = method.objective or {}
     if recipe.objective is None:
         return dict(own)
-    given = {"name": recipe.objective.name, **recipe.objective.settings}
-    return {**own, **given} if given["name"] == own.get("name") else given
+    name = recipe.objective.name or own.get("name")
+    if name is None:
+        raise RecipeError(
+            f"method {recipe.method.name!r} has no objective of its own", where="objective",
+            remedy="name one: objective.name=infonce",
+        )  # fmt: skip
+    config = {"name": name, **recipe.objective.settings}
+    return {**own, **config} if config["name"] == own.get("name") else config
 
 
 def build_objective(recipe: Recipe, method: Method, dim: int | None = None, rows: int | None = None) -> Objective:
@@ -80,25 +86,48 @@ def build_objective(recipe: Recipe, method: Method, dim: int | None = None, rows
     return objectives.build(config, dim=dim, num_rows=rows)
 
 
+@dataclass(frozen=True)
+class Checked:
+    """A recipe whose names fit each other, and what was made to find out; nothing heavy is read yet.
+
+    Attributes
+    ----------
+    contract : Contract
+        The roles that something reads; those required that the objective cannot do without.
+    metric : str or None
+        The score that chooses the best checkpoint.
+    """
+
+    recipe: Recipe
+    method: Method
+    contract: Contract
+    metric: str | None
+
+
 def check(recipe: Recipe) -> Method:
-    """Check method, objective, roles and metric names of a recipe; nothing heavy is read."""
+    """The method of a recipe whose names and settings fit each other; errors as in `check_all`."""
+    return check_all(recipe).method
+
+
+def check_all(recipe: Recipe) -> Checked:
+    """Method, roles and metric of a recipe, checked against each other.
+
+    Raises
+    ------
+    UserError, RecipeError
+        An unknown name or setting, an objective that the views cannot feed, a tracker that is not installed.
+    """
     method = build_method(recipe)
     objective = build_objective(recipe, method)
-    fed = method.contract.roles | method.provides | ({"guide"} if recipe.guide is not None else set())
-    missing = objective.requires - fed
-    if missing:
-        raise RecipeError(
-            f"objective {objective_config(recipe, method).get('name')!r} needs {', '.join(sorted(missing))}",
-            where=f"method {recipe.method.name}",
-            remedy="add a guide section" if "guide" in missing else "choose an objective that these views can feed",
-        )  # fmt: skip
-    metric_of(recipe)
+    contract = contract_of(recipe, method)
+    method.shares_draws = any(getattr(part, "shares_draws", False) for part in objective.modules())
+    metric = metric_of(recipe)
     for tracker in recipe.train.trackers:
         if importlib.util.find_spec(tracker) is None:  # accelerate would leave it out without a word
             raise RecipeError(
                 f"the package {tracker!r} is not installed", where="train.trackers", remedy=f"pip install {tracker}"
             )
-    return method
+    return Checked(recipe, method, contract, metric)
 
 
 def metric_of(recipe: Recipe) -> str | None:
@@ -108,30 +137,39 @@ def metric_of(recipe: Recipe) -> str | None:
     from embedkit.evaluation import main_metric, metric_names
 
     config = recipe.evaluation
-    known = metric_names(config.suite, config.tasks, config.split)
+    names = metric_names(config.suite, config.tasks, config.split, config.data)
     if config.metric is None:
-        return main_metric(config.suite, config.tasks, config.split)
-    if config.metric not in known:
+        return main_metric(config.suite, config.tasks, config.split, config.data)
+    if config.metric not in names:
         raise RecipeError(
-            f"unknown metric {config.metric!r}", where="evaluation.metric", remedy=nearest(config.metric, known)
+            f"unknown metric {config.metric!r}", where="evaluation.metric", remedy=nearest(config.metric, names)
         )
     return config.metric
 
 
 def contract_of(recipe: Recipe, method: Method) -> Contract:
-    """The roles that the method reads, those required that its objective cannot do without."""
+    """The roles that method or objective read, those required that the objective cannot do without.
+
+    Raises
+    ------
+    RecipeError
+        Something that is given has no reader, or the objective cannot work with the method's views.
+    """
+    from embedkit.methods.common.usage import usage_of
+
     objective, own = build_objective(recipe, method), method.contract
+    usage = usage_of(method, objective_config(recipe, method), own.roles, guide=recipe.guide is not None, optional=True)
     needed = objective.requires & own.roles - method.provides
     limits = dict(own.limits)
     for part in objective.modules():
         limits |= getattr(part, "limits", {})
-    return Contract(own.requires | needed, own.accepts - needed, limits)
+    return Contract(own.requires | needed, own.accepts & usage.roles - needed, limits)
 
 
 def check_early(recipe: Recipe) -> None:
     """Look at the method's settings and the first rows of every source while nothing heavy is imported.
 
-    What is wrong there is then said at once. `Run` looks again, at more; where torch is imported already there is no
+    What is wrong there is then said at once. `train` looks again, at more; where torch is imported already there is no
     time to win and nothing is done.
     """
     if "torch" in sys.modules:
@@ -141,20 +179,84 @@ def check_early(recipe: Recipe) -> None:
     open_sources(recipe.data, build_method(recipe).contract, Path.cwd())
 
 
-def open_rows(recipe: Recipe, method: Method) -> TrainingRows:
-    """The training rows, checked against what the method and its objective need."""
+def open_rows(recipe: Recipe, method: Method, contract: Contract | None = None) -> TrainingRows:
+    """The training rows, checked against what the method and its objective need; `contract` as `check_all` has it.
+
+    A share of them is held out where `holdout_share` says so, and batches are smaller than those of a shipped recipe
+    where few rows do not fill one; see `as_opened`.
+    """
     from embedkit.data import open_training
 
-    contract = contract_of(recipe, method)
-    return open_training(
-        recipe.data, contract, batch_size=recipe.train.batch_size, seed=recipe.seed, base_dir=Path.cwd()
-    )
+    contract = contract_of(recipe, method) if contract is None else contract
+    rows = open_training(
+        recipe.data, contract, batch_size=recipe.train.batch_size, seed=recipe.seed, base_dir=Path.cwd(),
+        holdout=holdout_share(recipe), fit_batch=not recipe.origin.has("train.batch_size"),
+    )  # fmt: skip
+    usage_of_rows(recipe, method, rows)
+    return rows
+
+
+def holdout_share(recipe: Recipe) -> float:
+    """Share of the rows to hold out: ``train.holdout``, unless an evaluation is configured or switched off.
+
+    >>> from embedkit.recipe_io import load_recipe
+    >>> holdout_share(load_recipe("pairs")), holdout_share(load_recipe("pairs", ["evaluation=null"]))
+    (0.1, 0.0)
+    """
+    own = recipe.origin
+    switched_off = own.has("evaluation") and not own.has("train.holdout")
+    return 0.0 if recipe.evaluation is not None or switched_off else recipe.train.holdout
+
+
+def as_opened(recipe: Recipe, rows: TrainingRows) -> Recipe:
+    """The recipe with what opening its data has decided: the size of a batch, and the share that is held out."""
+    fitted = {"batch_size": rows.batch_size, "holdout": holdout_share(recipe)}
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update=fitted)})
+
+
+def usage_of_rows(recipe: Recipe, method: Method, rows: TrainingRows) -> Usage:
+    """What the run reads of its rows, now that their roles are known; errors as in `contract_of`."""
+    from embedkit.methods.common.usage import usage_of
+
+    roles = frozenset(rows.roles) & method.contract.roles
+    return usage_of(method, objective_config(recipe, method), roles, guide=recipe.guide is not None)
+
+
+def begin(
+    recipe: Recipe, method: Method, objective: Objective, rows: TrainingRows, dim: int, guide_dim: int | None
+) -> None:
+    """Tell an objective what batches will hold, once, before its first step and before a resume.
+
+    Parameters
+    ----------
+    dim, guide_dim : int
+        Size of the embeddings, and of the guide's own vectors when there is one.
+
+    Raises
+    ------
+    UserError
+        The objective compares embeddings with the guide's vectors, and these have another size.
+    """
+    from embedkit.methods.common.usage import check_guide_size
+
+    size = None if guide_dim is None else method.guide_dim(guide_dim)
+    if size not in (None, dim):
+        check_guide_size(method, objective_config(recipe, method), frozenset(rows.roles), dim, size)
+    objective.begin(frozenset(rows.roles), size)
+
+
+def notes_of_model(recipe: Recipe, method: Method, rows: TrainingRows, model: Any, parts: Any) -> list[str]:
+    """Lines on what only the model can tell: views that nothing but dropout tells apart, and it has none."""
+    from embedkit.methods.common.usage import equal_views
+
+    note = equal_views(method, usage_of_rows(recipe, method, rows), model, parts)
+    return [] if note is None else [f"{recipe.method.name}: {note}"]
 
 
 def most_negatives(rows: TrainingRows) -> int:
     """Most hard negatives of a row; 1 for a stream whose rows have some, how many is not known."""
-    known = rows.summary().get("hard_negatives", {}).get("max")
-    return int("negatives" in rows.roles) if known is None else int(known)
+    most = rows.summary().get("hard_negatives", {}).get("max")
+    return int("negatives" in rows.roles) if most is None else int(most)
 
 
 def check_batch(recipe: Recipe, objective: Objective, rows: TrainingRows) -> None:
@@ -231,17 +333,6 @@ def total_steps(recipe: Recipe, rows: TrainingRows) -> int:
     return min(n for n in (by_epochs, recipe.train.max_steps) if n is not None)
 
 
-def steps_between(every: int | None, rows: TrainingRows, total: int) -> int | None:
-    """Optimiser steps from one evaluation or checkpoint to the next; None where each waits for the end of an epoch.
-
-    The end of an epoch of a stream is not known, and a stream of shards has none. There it is a twentieth of the run
-    when `every` is not given, and at most 1,000 steps: ``train.max_steps`` may be as good as endless too.
-    """
-    if every is not None or rows.steps_per_epoch is not None:
-        return every
-    return max(1, min(total // 20, _STREAM_STEPS))
-
-
 @dataclass
 class Position:
     """Where a run stands: optimiser steps done, and the next batch as (epoch, step within it)."""
@@ -255,10 +346,10 @@ def batches_from(rows: TrainingRows, start: Position, rank: int, world: int) -> 
     """(epoch, RowBatch) from a position on, epoch after epoch, without end."""
     first = start.epoch_step
     for epoch in itertools.count(start.epoch):
-        found = False
+        any_batch = False
         for batch in rows.batches(epoch, first, rank, world):
-            found = True
+            any_batch = True
             yield epoch, batch
-        if not found and first == 0:
+        if not any_batch and first == 0:
             raise RecipeError("the data gives no batch", where="data.train", remedy="check limits and batch size")
         first = 0

@@ -84,7 +84,20 @@ class Step:
     splits: bool = False
 
 
-views: Registry[Callable[..., Step]] = Registry("view", "embedkit.views")
+def _adopt(name: str, part: Any) -> Callable[..., Step]:
+    """The function of a plug-in's view: its arguments are settings, its result is a `Step`."""
+    if not callable(part) or isinstance(part, type):
+        kind = "class" if isinstance(part, type) else type(part).__name__
+        raise RecipeError(
+            f"this {kind} is no view",
+            where=name,
+            remedy="give a function of settings that returns an embedkit.views.Step",
+        )
+    view: Callable[..., Step] = part
+    return view
+
+
+views: Registry[Callable[..., Step]] = Registry("view", "embedkit.views", plugins="embedkit.views", adopt=_adopt)
 
 
 @dataclass(frozen=True)

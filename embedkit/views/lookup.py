@@ -111,7 +111,7 @@ class MaskedLM:
 
                 from embedkit.formats.detect import inspect, locate
                 from embedkit.formats.tensors import reading
-                from embedkit.formats.transformers.encoder import read_tokenizer
+                from embedkit.formats.transformers.tokenizer import read_tokenizer
 
                 folder: Path = inspect(locate(self.name)).weights
                 tokenizer = read_tokenizer(folder)

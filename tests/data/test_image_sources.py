@@ -15,7 +15,8 @@ import pytest
 
 from embedkit.data import read_rows
 from embedkit.data.schema.rows import BadRow
-from embedkit.data.sources.shards import count_samples, expand, read_shard
+from embedkit.data.sources.formats.webdataset import count_samples, read_shard
+from embedkit.data.sources.sources import expand
 from embedkit.errors import DataError, RecipeError
 from tests.data.helpers import opened
 from tests.helpers import image_data

@@ -105,10 +105,10 @@ BAD: list[tuple[str, str | bytes, list[str]]] = [
     ("t.jsonl", '{"a": ["x\\u0000y"]}\n', ["t.jsonl:1", "NUL character at character 1"]),
     ("t.jsonl", "[" * 100_000 + "\n", ["t.jsonl:1", "JSON"]),
     ("t.jsonl", '{"a": ' + "9" * 5000 + "}\n", ["t.jsonl:1", "not usable JSON"]),
-    ("t.txt.gz", gzip.compress(b"text\n" * 1000, mtime=0)[:-20], ["t.txt.gz:", "gzip", "again"]),
-    ("t.txt.gz", b"\x1f\x8bnot gzip", ["t.txt.gz:1", "gzip"]),
+    ("t.txt.gz", gzip.compress(b"text\n" * 1000, mtime=0)[:-20], ["t.txt.gz:", "damaged or cut", "again"]),
+    ("t.txt.gz", b"\x1f\x8bnot gzip", ["t.txt.gz:1", "damaged or cut"]),
     ("t.parquet", b"PAR1 not really", ["t.parquet", "not a readable parquet file"]),
-    ("t.dat", "x\n", ["t.dat", "does not tell the format", "'format'"]),
+    ("t.dat", "x\n", ["t.dat", "cannot infer the format from the extension", "'format'"]),
 ]
 
 
@@ -183,7 +183,8 @@ def test_files_that_a_folder_passes_over_are_named(
     write("train.jsonl", '{"text": "t"}\n')
     write("more.jsonl", '{"text": "m"}\n')
     assert [row["text"] for row in read_rows(tmp_path)] == ["t"]
-    assert caplog.messages == [f"{tmp_path}: only the files of split train are read, not more.jsonl"]
+    told = "only the files of split train are read, not more.jsonl (set 'split' to change that)"
+    assert caplog.messages == [f"{tmp_path}: {told}"]
     caplog.clear()
     assert [row["text"] for row in read_rows(tmp_path, split="train")] == ["t"]
     assert caplog.messages == []

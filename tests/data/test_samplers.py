@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from embedkit.data.datasets.packing import SPAN, Packing
 from embedkit.data.datasets.row_table import facts_of, table_of
 from embedkit.data.datasets.samplers import SAMPLERS, Grouping, Request, check_sampler, fit
 from embedkit.data.datasets.shuffling import permutation
@@ -60,24 +64,116 @@ def test_no_text_image_or_group_stands_in_two_rows_of_a_batch(rows: list[Row], s
             seen |= _things(rows[index])
 
 
-def _fitted(rows: list[Row], order: list[int], size: int) -> list[list[int]]:
-    """The rule as it is told: into the first batch with room after the last one that holds any of its things."""
+def _greedy(things: list[set[Any]], order: list[int], size: int) -> list[list[int]]:
+    """The plain pass: a batch takes each row that shares nothing with it, then the next batch goes through the rest."""
     batches: list[list[int]] = []
-    for index in order:
-        meets = [any(_things(rows[index]) & _things(rows[other]) for other in batch) for batch in batches]
-        number = max((place + 1 for place, met in enumerate(meets) if met), default=0)
-        while number < len(batches) and len(batches[number]) == size:
-            number += 1
-        if number == len(batches):
-            batches.append([])
-        batches[number].append(index)
+    left = order
+    while left:
+        batch: list[int] = []
+        rest: list[int] = []
+        seen: set[Any] = set()
+        for index in left:
+            if len(batch) < size and not seen & things[index]:
+                batch.append(index)
+                seen |= things[index]
+            else:
+                rest.append(index)
+        batches.append(batch)
+        left = rest
     return batches
 
 
+def _in_full(batches: Sequence[Sequence[int] | np.ndarray], size: int) -> int:
+    return sum(len(batch) for batch in batches if len(batch) == size)
+
+
 @given(rows=ROWS, size=SIZES)
-def test_no_duplicates_places_each_row_by_its_rule(rows: list[Row], size: int) -> None:
-    found = [batch.tolist() for batch in _run("no-duplicates", rows, size).batches]
-    assert found == _fitted(rows, permutation(len(rows), 5).tolist(), size)
+def test_no_duplicates_fills_no_fewer_batches_than_a_greedy_pass(rows: list[Row], size: int) -> None:
+    batches = _run("no-duplicates", rows, size).batches
+    greedy = _greedy([_things(row) for row in rows], permutation(len(rows), 5).tolist(), size)
+    assert _in_full(batches, size) >= _in_full(greedy, size)
+
+
+SHAPES = st.tuples(
+    st.integers(1, 300),  # rows
+    st.integers(1, 200),  # shared things
+    st.integers(0, 7),  # things a row
+    st.integers(2, 16),  # batch
+    st.sampled_from([0.0, 1.0, 3.0]),  # how unevenly things are shared
+    st.integers(0, 10_000),
+)
+
+
+def _shape(rows: int, count: int, each: int, skew: float, seed: int) -> list[set[int]]:
+    """Things of each row, the first ones more often than the last ones by `skew`."""
+    draws = np.random.default_rng(seed)
+    weights = np.arange(1, count + 1) ** -skew
+    weights /= weights.sum()
+    return [set(draws.choice(count, each, p=weights).tolist()) for _ in range(rows)]
+
+
+def _packing(things: list[set[int]], size: int, span: int = SPAN) -> Packing:
+    offsets = np.cumsum([0, *map(len, things)])
+    return Packing(np.array([key for own in things for key in sorted(own)], np.int64), offsets, size, span)
+
+
+@settings(max_examples=80)
+@given(SHAPES)
+def test_packing_trains_what_a_greedy_pass_could_for_any_shape(shape: tuple[int, int, int, int, float, int]) -> None:
+    rows, count, each, size, skew, seed = shape
+    things = _shape(rows, count, each, skew, seed)
+    order = permutation(rows, seed).tolist()
+    packing = _packing(things, size)
+    batches = packing.pack(order)
+    for batch in batches:
+        assert sum(len(things[index]) for index in batch) == len(set().union(*(things[index] for index in batch)))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(rows))
+    assert _in_full(batches, size) >= _in_full(_greedy(things, order, size), size)
+    assert packing.lookups <= 64 * (rows + sum(map(len, things)))
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 3), st.integers(0, 4), st.sampled_from([0.0, 1.0]), st.integers(0, 1000))
+def test_few_open_batches_lose_little(texts: int, each: int, skew: float, seed: int) -> None:
+    """What holds for a thousand times the rows of a real span: 16 open batches where a greedy pass opens 100."""
+    things = _shape(1600, 400 * texts, each, skew, seed)
+    order = permutation(1600, seed).tolist()
+    batches = _packing(things, 16, span=16).pack(order)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(1600))
+    assert _in_full(batches, 16) >= 0.95 * _in_full(_greedy(things, order, 16), 16)
+
+
+@pytest.mark.parametrize(
+    ("rows", "texts", "negatives", "size", "share"),
+    [(2000, 1000, (3, 3), 64, 0.96), (10_000, 5000, (7, 7), 64, 0.99), (60, 60, (2, 3), 8, 56 / 60)],
+)
+def test_hard_negatives_from_the_same_texts_fill_batches(
+    rows: int, texts: int, negatives: tuple[int, int], size: int, share: float
+) -> None:
+    """The form that mining gives: each row's negatives are other rows' positives."""
+    draws = np.random.default_rng(3)
+    table: list[Row] = []
+    for number in range(rows):
+        chosen = draws.choice(texts, int(draws.integers(negatives[0], negatives[1] + 1)), replace=False)
+        hard = [f"text {other}" for other in chosen if other != number % texts]
+        table.append({"anchor": f"question {number}", "positive": f"text {number % texts}", "negatives": hard})
+    batches = _run("no-duplicates", table, size).batches
+    assert _in_full(batches, size) >= share * rows
+
+
+@pytest.mark.parametrize("rows", [2_000, 4_000, 8_000, 16_000])
+@pytest.mark.parametrize("shape", ["mined", "hub", "few classes"])
+def test_the_work_of_packing_is_linear_in_the_things(shape: str, rows: int) -> None:
+    """Look-ups are counted, not seconds; a hub is one thing that half of the rows share."""
+    draws = np.random.default_rng(1)
+    things: list[set[int]] = {
+        "mined": lambda: [set(draws.choice(rows // 2, 4).tolist()) for _ in range(rows)],
+        "hub": lambda: [{0, number} if number % 2 else {number} for number in range(1, rows + 1)],
+        "few classes": lambda: [{int(draws.integers(20)), 100 + number} for number in range(rows)],
+    }[shape]()
+    packing = _packing(things, 64, span=64)
+    packing.pack(permutation(rows, 1).tolist())
+    assert packing.lookups <= 64 * (rows + sum(map(len, things)))
 
 
 @given(st.integers(1, 40), SIZES)

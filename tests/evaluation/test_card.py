@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def test_card_is_read_by_the_hub_library(tmp_path: Path) -> None:
     report = evaluate(Described(), "sts", data, ["stsb", "sts12"], resamples=20)
     path = write_card(_folder(tmp_path), [report])
     card = hub.ModelCard.load(path)
-    assert card.data.library_name == "sentence-transformers"
+    assert card.data.library_name == "embedkit"  # nothing but embedkit.json lies in the folder
     assert card.data.base_model == "base"
     found = {result.dataset_type: result for result in card.data.eval_results}
     assert set(found) == {"stsb", "sts12"}
@@ -89,3 +90,81 @@ def test_only_model_folders_get_a_card(tmp_path: Path, content: str | None) -> N
     with pytest.raises(ModelError, match="not a model folder"):
         write_card(tmp_path)
     assert not (tmp_path / "README.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("base", "expected"),
+    [
+        ("org/base", "org/base"),
+        ("bert-base-uncased", "bert-base-uncased"),
+        ("/home/someone/models/base", None),
+        ("open_clip:ViT-B-32/openai", None),
+        (None, None),
+    ],
+)
+def test_the_base_model_is_a_hub_id_or_nothing(base: str | None, expected: str | None, tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    own = {**OWN, "recipe": {**OWN["recipe"], "model": {"name": base}}}  # type: ignore[dict-item]
+    (folder / "embedkit.json").write_text(json.dumps(own))
+    text = write_card(folder).read_text()
+    assert yaml.safe_load(text.split("---\n")[1]).get("base_model") == expected
+    assert "/home/someone" not in text
+
+
+def test_a_local_base_hands_on_its_own_base_and_license(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "README.md").write_text("---\nlicense: mit\nbase_model: org/original\n---\n\n# Base\n")
+    own = {**OWN, "recipe": {**OWN["recipe"], "model": {"name": str(base)}}}  # type: ignore[dict-item]
+    folder = _folder(tmp_path)
+    (folder / "embedkit.json").write_text(json.dumps(own))
+    front = yaml.safe_load(write_card(folder).read_text().split("---\n")[1])
+    assert (front["base_model"], front["license"]) == ("org/original", "mit")
+
+
+@pytest.mark.parametrize(
+    ("kind", "files", "library", "snippets"),
+    [
+        ("text", ["modules.json", "config.json", "model.safetensors"], "sentence-transformers",
+         {"embedkit", "sentence_transformers"}),
+        ("text", [], "embedkit", {"embedkit"}),
+        ("dual", [], "embedkit", {"embedkit"}),
+        ("dual", ["open_clip_config.json"], "open_clip", {"embedkit", "open_clip"}),
+        ("dual", ["config.json", "model.safetensors"], "transformers", {"embedkit", "transformers"}),
+    ],
+)  # fmt: skip
+def test_snippets_are_those_of_libraries_that_can_read_the_folder(
+    kind: str, files: list[str], library: str, snippets: set[str], tmp_path: Path
+) -> None:
+    folder = _folder(tmp_path)
+    (folder / "embedkit.json").write_text(json.dumps({**OWN, "kind": kind}))
+    for name in files:
+        (folder / name).write_text("{}")
+    text = write_card(folder).read_text()
+    assert yaml.safe_load(text.split("---\n")[1])["library_name"] == library
+    lines = set(re.findall(r"^(?:import|from) (\w+)", text, re.M))
+    assert lines == snippets
+    assert "YOUR-NAME/my-run" in text
+    for block in re.findall(r"```python\n(.*?)```", text, re.S):
+        compile(block, "card", "exec")
+
+
+def test_the_card_tells_rows_and_held_out_scores_of_the_run(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    (tmp_path / "samples.json").write_text(json.dumps({"trained": 12000, "skipped": {"blank text": 3}}))
+    held = {"metric": "recall@1", "kind": "pairs", "rows": 60, "before": 61.2, "after": 74.5}
+    (tmp_path / "holdout.json").write_text(json.dumps(held))
+    text = write_card(folder).read_text()
+    assert "12,000 training rows" in text
+    assert "On 60 pairs that were held out of training: recall@1 74.50 (before training 61.20)." in text
+
+
+@pytest.mark.parametrize("smoke", [True, False])
+def test_a_smoke_run_is_called_one(smoke: bool, tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    train = {"max_steps": 2 if smoke else 2000}
+    recipe = {**OWN["recipe"], "train": train, "smoke": {"train.max_steps": 2}}  # type: ignore[dict-item]
+    (folder / "embedkit.json").write_text(json.dumps({**OWN, "recipe": recipe}))
+    text = write_card(folder).read_text()
+    assert ("This was a smoke run" in text) == smoke
+    assert "train.max_steps" not in text

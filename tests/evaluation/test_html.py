@@ -7,6 +7,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from embedkit.errors import DataError
@@ -124,3 +125,44 @@ def test_charts_survive_empty_constant_and_non_finite_input() -> None:
 )
 def test_ticks_are_round(low: float, high: float, wanted: list[float]) -> None:
     assert ticks(low, high) == wanted
+
+
+def test_the_page_tells_what_a_reader_needs_and_no_folder_of_the_machine(reports: list[Report], tmp_path: Path) -> None:
+    text = html_report(reports)
+    assert "60 rows" in text  # how much was scored
+    assert str(tmp_path) not in text
+    assert "/data/stsb.tsv.gz" in text
+    assert "Paired bootstrap" in text
+    plain = [report for report in reports if report.suite == "geometry"]  # nothing to draw again, so no interval
+    assert "Paired bootstrap; " not in html_report(plain)
+    assert 'class="best"' not in html_report(plain)
+
+
+@pytest.mark.parametrize(("second", "bold"), [(0, False), (40, True)])
+def test_the_best_is_bold_where_it_is_better_by_its_interval(second: int, bold: bool) -> None:
+    class Good:
+        """As good as the share of rows that it knows."""
+
+        def __init__(self, known: int) -> None:
+            self.known = known
+
+        def encode(self, texts: list[str], **options: object) -> np.ndarray:
+            rng = np.random.default_rng(0)
+            table = rng.standard_normal((40, 16))
+            return np.array([table[int(t[1:])] * (1 if t[0] == "d" or int(t[1:]) < self.known else -1) for t in texts])
+
+    data = [{"query": f"q{n}", "positive": f"d{n}"} for n in range(40)]
+    found = [evaluate(Good(known), "own-retrieval", data, resamples=20, name=f"m{known}") for known in (2, 2 + second)]
+    assert ('class="best"' in html_report(found)) == bold
+
+
+def test_a_report_prints_as_a_table_and_shows_in_notebooks(reports: list[Report]) -> None:
+    report = reports[0]
+    assert "array" not in str(report)
+    assert f"{report.main:8.2f}" in str(report)
+    assert len(str(report)) < 1000
+    assert repr(report) == f"<Report sts: avg {report.main:.2f}, 1 tasks>"
+    html = report._repr_html_()
+    parsed(html)
+    assert f"{report.main:.2f}" in html
+    assert "&lt;b&gt;first" in html

@@ -149,6 +149,7 @@ def test_mismatched_ids_are_reported_by_name(tmp_path: Path) -> None:
     assert opened.tasks[0].notes == [
         "scifact: 1 judged queries have no text and are left out: 'stranger'",
         "scifact: 1 judged documents are not in the corpus and cannot be found: 'gone'",
+        "scifact: 2 queries, the protocol has 300: not comparable",
     ]
     report = opened.run(BagOfWords())
     assert report.tasks["scifact"].details["queries"] == 2
@@ -160,7 +161,7 @@ def test_mismatched_ids_are_reported_by_name(tmp_path: Path) -> None:
     [
         ({"corpus": [{"_id": "d1", "text": "a"}, {"_id": "d1", "text": "b"}]}, r"corpus\.jsonl:2: the id 'd1' stands"),
         ({"queries": [{"_id": "q1", "text": "a"}, {"_id": "q1", "text": "b"}]}, r"queries\.jsonl:2: the id 'q1'"),
-        ({"corpus": [{"_id": 7, "text": "a"}]}, "'_id' holds 7, not text"),
+        ({"corpus": [{"_id": True, "text": "a"}]}, "'_id' holds True, not text"),
         ({"corpus": [{"_id": "d1", "text": None}]}, "'text' holds None"),
         ({"queries": [{"_id": "q1", "text": ""}]}, "query 'q1' has no text"),
         ({"queries": []}, "empty"),

@@ -231,10 +231,10 @@ def test_zero_vectors_count_as_similarity_zero_and_are_noted(tmp_path: Path) -> 
 def test_a_model_given_by_path_is_loaded_after_the_data_were_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import embedkit.models
+    import embedkit.formats
 
     asked: list[str] = []
-    monkeypatch.setattr(embedkit.models, "load", lambda path: asked.append(path) or Described())
+    monkeypatch.setattr(embedkit.formats, "load", lambda path: asked.append(path) or Described())
     with pytest.raises(DataError):
         evaluate("some/model", "sts", tmp_path / "none")
     assert asked == []

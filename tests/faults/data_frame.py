@@ -122,7 +122,7 @@ def no_model() -> Iterator[None]:
     """Whatever is wrong with data is said before weights are made or read."""
     from unittest.mock import patch
 
-    with patch("embedkit.training.loop.loop.Run._build", side_effect=AssertionError("a model was built")):
+    with patch("embedkit.training.loop.build.build_state", side_effect=AssertionError("a model was built")):
         yield
 
 

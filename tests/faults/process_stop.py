@@ -59,7 +59,7 @@ def _stop(world: World, processes: int, ask: Callable[[Forked], None]) -> Outcom
     assert start.codes == [143] * processes, (start.codes, start.said[-3000:])
     step = kill.step_of(output)
     line = start.lines()[-1]
-    assert line == f"embedkit: {output}: stopped after step {step}, saved; go on with --resume", start.said[-3000:]
+    assert line == f"embedkit: {output}: stopped after step {step}, saved; resume it with --resume", start.said[-3000:]
     assert TRACEBACK not in start.said
     assert 2 <= step < 400 and not (output / "model").exists()
     again = Forked(processes, kill.words(file, output, True), world.folder / "said")
@@ -99,7 +99,7 @@ def _stop_launched(world: World) -> Outcome:
     start.process.send_signal(signal.SIGTERM)
     code, seconds = start.wait(), time.monotonic() - began
     step, said = kill.step_of(output), start.said
-    assert f"stopped after step {step}, saved; go on with --resume" in said, said[-3000:]
+    assert f"stopped after step {step}, saved; resume it with --resume" in said, said[-3000:]
     assert code != 0 and 2 <= step < steps and seconds < ALONE
     again = kill.Start(2, kill.words(file, output, True), world.folder / "again.txt")
     assert again.wait() == 0 and f"resuming from step {step} " in again.said, again.said[-3000:]

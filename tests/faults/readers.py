@@ -369,7 +369,7 @@ def _checkpoint(folder: Path) -> list[Reader]:
 def _arrays(folder: Path) -> list[Reader]:
     import numpy as np
 
-    from embedkit.data.sources.tables import check_card
+    from embedkit.data.sources.hub import check_card
     from embedkit.models.encode.file_encoding import _load_part
     from embedkit.training.loop.image_cache import _opened
 

@@ -57,6 +57,7 @@ def test_sentence_transformers_gives_the_same(family: str, pooling: str, tmp_pat
         np.testing.assert_allclose(theirs.encode(TEXTS, prompt_name=prompt), ours, atol=1e-5)
     theirs.save(str(tmp_path / "theirs"))
     back = load(tmp_path / "theirs", device="cpu")
+    back.prompts.pop("document")  # an empty one, which it adds
     assert back.spec() == model.spec()
     np.testing.assert_allclose(back.encode(TEXTS), model.encode(TEXTS), atol=1e-5)
 
@@ -232,9 +233,13 @@ def test_unknown_modules_are_refused(folder: Path) -> None:
     (folder / "embedkit.json").unlink()
     listing = folder / "modules.json"
     modules = json.loads(listing.read_text())
-    for kind in ("modeling_evil.Transformer", "subprocess.Popen", "sentence_transformers.models.WordWeights"):
+    for kind, message in {
+        "modeling_evil.Transformer": "is not known", "subprocess.Popen": "is not known",
+        "sentence_transformers.models.Whatever": "is not known",
+        "sentence_transformers.models.WordWeights": "weighted by word",
+    }.items():  # fmt: skip
         listing.write_text(json.dumps([modules[0], {**modules[1], "type": kind}]))
-        with pytest.raises(ModelError, match="is not known"):
+        with pytest.raises(ModelError, match=message):
             load(folder)
     listing.write_text(json.dumps([modules[0], {**modules[1], "path": "../elsewhere"}]))
     with pytest.raises(UnsafeFileError, match="leaves the model folder"):
@@ -298,11 +303,6 @@ def test_orders_that_mean_something_else_are_refused(folder: Path) -> None:
         with pytest.raises(ModelError, match="order"):
             load(folder)
     listing.write_text(json.dumps([transformer, pooling]))
-    settings = folder / "config_sentence_transformers.json"
-    edit(settings, truncate_dim=8)
-    with pytest.raises(ModelError, match="cut to 8"):
-        load(folder)
-    edit(settings, truncate_dim=None)
     assert not load(folder, device="cpu").normalize
 
 
@@ -311,7 +311,7 @@ def test_orders_that_mean_something_else_are_refused(folder: Path) -> None:
     [
         ({"use_residual": True}, "residual"),
         ({"module_input_name": "token_embeddings"}, "token vectors"),
-        ({"activation_function": "torch.nn.modules.activation.Softshrink"}, "unknown activation 'softshrink'"),
+        ({"activation_function": "torch.nn.modules.activation.GLU"}, "unknown activation 'glu'"),
     ],
 )
 def test_dense_modules_that_are_not_known(changes: dict, message: str, tmp_path: Path) -> None:
@@ -346,8 +346,7 @@ def test_old_sentence_transformers_layout(folder: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(found.encode(TEXTS), expected.encode(TEXTS), atol=1e-6)
     flags["pooling_mode_max_tokens"] = True
     (old / "1_Pooling" / "config.json").write_text(json.dumps(flags))
-    with pytest.raises(ModelError, match=r"max\+mean is not supported"):
-        load(old)
+    assert load(old, device="cpu").dim == 64
 
 
 def test_lower_casing_of_the_folder(tmp_path: Path) -> None:

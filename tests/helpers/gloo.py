@@ -33,7 +33,7 @@ PRELOAD = [
 def forkserver() -> Any:
     """Where processes are forked from: a server that has imported what costs seconds, once for all of them."""
     context = multiprocessing.get_context("forkserver")
-    heavy = ["torch.distributed", "accelerate", "embedkit.models.modules.text", "embedkit.training.loop.loop"]
+    heavy = ["torch.distributed", "accelerate", "embedkit.models.modules.text", "embedkit.training.loop.run"]
     context.set_forkserver_preload([*heavy, "embedkit.cli.app", "embedkit.evaluation", "tests.helpers.gloo"])
     return context
 

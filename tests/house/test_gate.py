@@ -31,21 +31,55 @@ def test_this_checkout_passes(gate: ModuleType, root: Path) -> None:
     assert float(figures["public names"].split("documented ")[1].rstrip("%")) >= 95
 
 
+MODULES = {
+    "embedkit": {"load": "embedkit.formats.loading"},
+    "embedkit.formats": {"load": "embedkit.formats.loading"},
+    "embedkit.formats.loading": {},
+    "embedkit.training": {"train": "embedkit.training.loop.loop"},
+    "embedkit.training.loop.loop": {},
+}
+
+
 def test_no_room_imports_from_its_right(gate: ModuleType) -> None:
-    def found(text: str, path: str = "embedkit/objectives/some.py") -> list[str]:
-        return [finding.what for finding in gate.check_layers(source(gate, text, path))]
+    def findings(text: str, path: str = "embedkit/objectives/some.py") -> list[str]:
+        return [finding.what for finding in gate.check_layers(source(gate, text, path), MODULES)]
 
     wrong = "objectives imports from training, which is to its right"
-    assert found("from embedkit.training.loop.loop import Run") == [wrong]
-    assert found("import embedkit.training.loop.loop") == [wrong]
-    assert found("from embedkit import training") == [wrong]
-    assert found("def f():\n    from embedkit.training import train") == [wrong]
-    assert found("from embedkit.training import train  # gate: a reason") == []
-    assert found("from embedkit.models import load\nfrom embedkit.errors import UserError\nimport training") == []
-    assert found("if TYPE_CHECKING:\n    from embedkit.training.loop.loop import Run") == []
-    assert found("from embedkit.objectives import build") == []
-    assert found("from embedkit.cli.app import main", "embedkit/api.py") == []  # the front door is in no room
-    assert found("from embedkit.cli.app import main", "tools/some.py") == []
+    assert findings("from embedkit.training.loop.loop import Run") == [wrong]
+    assert findings("import embedkit.training.loop.loop") == [wrong]
+    assert findings("from embedkit import training") == [wrong]
+    assert findings("def f():\n    from embedkit.training import train") == [wrong]
+    assert findings("from embedkit.training import train  # gate: no reason helps") == [wrong]
+    assert findings("from embedkit.formats import load\nfrom embedkit.errors import UserError\nimport training") == []
+    assert findings("if TYPE_CHECKING:\n    from embedkit.training.loop.loop import Run") == []
+    assert findings("from embedkit.objectives import build") == []
+    assert findings("from embedkit.cli.app import main", "embedkit/api.py") == []  # the front door is in no room
+    assert findings("from embedkit.cli.app import main", "tools/some.py") == []
+    models = "embedkit/models/base.py"
+    assert findings("from embedkit import load", models) == ["models imports from formats, which is to its right"]
+    assert findings('x = Registry("format", "embedkit.formats")', models) == [
+        "models has a registry at home in formats, to its right"
+    ]
+
+
+def test_circles_are_found_through_functions_and_stubs(gate: ModuleType) -> None:
+    def circles(**texts: str) -> list[str]:
+        sources = [source(gate, text, f"embedkit/{name}.py") for name, text in texts.items()]
+        modules = {gate.module_name(one.path): {} for one in sources} | {"embedkit.facade": {"f": "embedkit.one"}}
+        return [finding.what for finding in gate.circles(sources, modules)]
+
+    assert circles(one="from embedkit.two import g", two="import json") == []
+    assert circles(one="def f():\n    from embedkit.two import g", two="from embedkit import one")
+    assert circles(one="from embedkit.two import g", two="from embedkit.facade import f")
+    assert circles(one="from embedkit.two import g", two="if TYPE_CHECKING:\n    from embedkit.one import f") == []
+
+
+def test_flat_folders(gate: ModuleType) -> None:
+    def folders(count: int, folder: str) -> list[object]:
+        return list(gate.flat_folders([source(gate, "", f"embedkit/{folder}/m{n}.py") for n in range(count)]))
+
+    assert folders(12, "data") == [] and folders(30, "methods") == []
+    assert len(folders(13, "data")) == 1
 
 
 @pytest.mark.parametrize(

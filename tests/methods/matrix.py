@@ -13,10 +13,12 @@ import torch
 import torch.nn.functional as F
 
 from embedkit.recipe_io import load_recipe
+from embedkit.training import setup
+from embedkit.training.loop.build import batches_of, build_state, image_cache_of, open_inputs
 from embedkit.training.loop.cache import Chunking
-from embedkit.training.loop.loop import Run
 from embedkit.training.loop.step import TrainStep
-from embedkit.training.monitor.log import Progress
+from embedkit.training.optim.precision import choose_precision
+from embedkit.training.parallel.engine import Engine
 from tests.training import common
 
 
@@ -42,25 +44,23 @@ def gradients(
     given: dict[str, Any], chunking: Chunking | None = None, packing: str | None = None
 ) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss share of this process and gradients of the first step of a recipe."""
-    with tempfile.TemporaryDirectory() as folder, no_dropout():
-        run = Run(load_recipe(given), Path(folder), Progress())
-        try:
-            run.state = run._build()
-            bundle = run.state.bundle.double()
-            if bundle.guide is not None:
-                bundle.guide.encoder.double()
-            if packing is not None:
-                bundle.model.packing = packing
-            run.images = run._image_cache()
-            with contextlib.closing(run._stream()) as stream:
-                batch = next(stream)
-            bundle.train()
-            step = TrainStep(
-                bundle, run.method, run.world, chunking or Chunking(), autocast=contextlib.nullcontext, total_steps=20
-            )
-            torch.manual_seed(0)
-            loss = float(step.gradients(batch).loss)
-            step.after_update()
-            return loss, common.gradients(step)
-        finally:
-            run.close()
+    with tempfile.TemporaryDirectory() as folder, no_dropout(), contextlib.ExitStack() as stack:
+        inputs = open_inputs(setup.check_all(load_recipe(given)))
+        engine = Engine(inputs.recipe, Path(folder))
+        state, _ = build_state(inputs, engine, choose_precision(inputs.recipe.train.precision, engine.world.device))
+        bundle = state.bundle.double()
+        if bundle.guide is not None:
+            bundle.guide.encoder.double()
+        if packing is not None:
+            bundle.model.packing = packing
+        images = image_cache_of(inputs, Path(folder), bundle.model, engine.world, lambda line: None)
+        stream = stack.enter_context(contextlib.closing(batches_of(inputs, state, images, engine.world, stack)))
+        batch = next(stream)
+        bundle.train()
+        step = TrainStep(
+            bundle, inputs.method, engine.world, chunking or Chunking(), autocast=contextlib.nullcontext, total_steps=20
+        )
+        torch.manual_seed(0)
+        loss = float(step.gradients(batch).loss)
+        step.after_update()
+        return loss, common.gradients(step)

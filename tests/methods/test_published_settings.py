@@ -30,7 +30,7 @@ KEYS = {
     "name": "model.name", "lr": "train.lr", "batch": "train.batch_size", "epochs": "train.epochs",
     "length": "model.max_length", "decay": "train.weight_decay", "warmup": "train.warmup",
     "schedule": "train.schedule", "betas": "train.betas", "eps": "train.eps", "correction": "train.bias_correction",
-    "clip": "train.clip", "last": "data.drop_last", "every": "evaluation.every", "metric": "evaluation.metric",
+    "clip": "train.max_grad_norm", "last": "data.drop_last", "every": "evaluation.every", "metric": "evaluation.metric",
     "seed": "seed", "pooling": "model.pooling",
 }  # fmt: skip
 """The cells that stand in the recipe as they are; a key with a dot is its own. The others are made by `effective`."""

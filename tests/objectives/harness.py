@@ -39,6 +39,7 @@ class Facts:
     label: np.ndarray | None = None
     group: np.ndarray | None = None
     guide: dict[str, np.ndarray] = field(default_factory=dict)
+    scores: dict[str, np.ndarray] = field(default_factory=dict)
     state: dict[str, np.ndarray] = field(default_factory=dict)
     initial: dict[str, np.ndarray] = field(default_factory=dict)
     history: list[Draw] = field(default_factory=list)
@@ -175,7 +176,7 @@ def only(draw: Draw, rows: int) -> Draw:
     owner = {name: o.numpy() for name, o in draw.batch().owner.items()}
     known = {}
     for name, value in draw.known.items():
-        if name in ("owner", "guide", "keys"):
+        if name in ("owner", "guide", "keys", "scores"):
             known[name] = {key: entry[owner[key] < rows] for key, entry in value.items()}
         else:
             known[name] = value[:rows] if isinstance(value, np.ndarray) else value
@@ -233,9 +234,8 @@ def facts(case: Case, objective: Objective, draw: Draw) -> Facts:
     state = arrays(dict(objective.named_buffers()))
     if case.peek is not None:
         state |= case.peek(objective, draw)
-    roles = {
-        name: arrays(getattr(batch, name)) for name in ("owner", "keys", "ids", "score", "label", "group", "guide")
-    }
+    names = ("owner", "keys", "ids", "score", "label", "group", "guide", "scores")
+    roles = {name: arrays(getattr(batch, name)) for name in names}
     known = {"state": state, "initial": _START[case.id], "history": case.steps()[:-1]}
     place = {"step": batch.step, "total_steps": batch.total_steps, "epoch": batch.epoch}
     return Facts(batch.size, **roles, **known, **place)

@@ -20,7 +20,7 @@ STORED = Path(__file__).with_name("stored_settings.json")
 
 def test_the_page_of_objectives_is_up_to_date() -> None:
     written = (ROOT / "docs" / "objectives.md").read_text(encoding="utf-8")
-    assert written == page(), "run: python -m embedkit.objectives.catalogue > docs/objectives.md"
+    assert written == page(), "run: python tools/regenerate.py docs/objectives.md"
 
 
 def test_the_table_has_every_objective_with_all_columns() -> None:

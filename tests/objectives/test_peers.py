@@ -340,6 +340,29 @@ def test_st_margin_mse(sentence_transformers: Any) -> None:
     check({"name": "margin-mse"}, draw(hard=1), lambda v: peer(columns(v), margin), score=margin)
 
 
+RATINGS = torch.linspace(-3, 4, 24, dtype=torch.float64).roll(5).view(8, 3)
+"""A teacher's score of the positive and of two negatives of each row."""
+
+
+def rated() -> dict[str, Tensor]:
+    """The same for our batch: by name, negatives row after row."""
+    return {"positive": RATINGS[:, 0], "negatives": RATINGS[:, 1:].flatten()}
+
+
+def test_st_margin_mse_with_a_score_of_each_candidate(sentence_transformers: Any) -> None:
+    """Dot products; its labels are the list of scores, positive first."""
+    peer = sentence_transformers.MarginMSELoss(Echo())
+    check({"name": "margin-mse"}, draw(hard=2), lambda v: peer(columns(v), RATINGS), scores=rated())
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_st_distill_kl_with_a_score_of_each_candidate(sentence_transformers: Any, temperature: float) -> None:
+    """Candidates of a row are its own, dot products, times T squared, in both."""
+    peer = sentence_transformers.DistillKLDivLoss(Echo(), temperature=temperature)
+    own = {"similarity": "dot", "temperature": temperature, "teacher_temperature": temperature}
+    check({"name": "distill-kl", **own}, draw(hard=2), lambda v: peer(columns(v), RATINGS), scores=rated())
+
+
 def test_st_embedding_mse(sentence_transformers: Any) -> None:
     """Mean over all numbers in both; its label is the teacher's vector."""
     peer = sentence_transformers.MSELoss(Echo())

@@ -106,7 +106,7 @@ def their_losses(
         output = loss(**made(images, texts), output_dict=True)
         value = sum(output.values())
         value.backward()
-        torch.nn.utils.clip_grad_norm_(made.parameters(), config.clip)
+        torch.nn.utils.clip_grad_norm_(made.parameters(), config.max_grad_norm)
         adamw.step()
         with torch.no_grad():
             made.logit_scale.clamp_(0, math.log(100))

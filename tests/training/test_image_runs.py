@@ -181,7 +181,7 @@ def test_the_pull_holds_weights_back_and_the_mean_lies_between(sources: dict[str
         return sum(float((weights[f"model.{name}"] - p).pow(2).sum()) for name, p in start.items()) ** 0.5
 
     start = {n: p.detach() for n, p in build(ModelConfig(**image_data.DUAL), 3).named_parameters()}
-    for name, settings in (("free", {}), ("held", {"pull_to_start": 10.0}), ("mixed", {"interpolate": 0.25})):
+    for name, settings in (("free", {}), ("held", {"l2sp": 10.0}), ("mixed", {"wise_ft": 0.25})):
         train(_recipe(sources["csv"], max_steps=6, **settings), output=tmp_path / name, progress=Progress())
     assert distance(tmp_path / "held") < 0.9 * distance(tmp_path / "free")
     assert distance(tmp_path / "mixed") == pytest.approx(distance(tmp_path / "free"), rel=1e-6)

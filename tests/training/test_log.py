@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -13,7 +14,7 @@ from embedkit.disk import FolderLock
 from embedkit.errors import CheckpointError, RecipeError, UserError
 from embedkit.recipe_io import load_recipe
 from embedkit.training import setup
-from embedkit.training.monitor.log import RichProgress
+from embedkit.training.monitor.log import NotebookProgress, RichProgress, default_progress
 from tests.training import runs
 
 
@@ -33,9 +34,9 @@ def test_the_log_has_a_row_a_log_step_with_means_and_speeds(tmp_path: Path) -> N
     progress = runs.Recorder()
     result = runs.run(tmp_path / "run", runs.recipe(train={"max_steps": 5, "log_every": 2}), progress=progress)
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [2, 4, 5]  # the last step is always there
+    assert [row["step"] for row in rows] == [1, 2, 4, 5]  # the first and the last step are always there
     losses = every.losses
-    wanted = [(losses[0] + losses[1]) / 2, (losses[2] + losses[3]) / 2, losses[4]]
+    wanted = [losses[0], losses[1], (losses[2] + losses[3]) / 2, losses[4]]
     assert [row["loss"] for row in rows] == pytest.approx(wanted, rel=1e-5)
     assert [row["loss"] for row in rows] == result.losses
     assert result.loss == result.losses[-1]
@@ -140,3 +141,52 @@ def test_lines_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None
     told = capsys.readouterr().err
     for line in ("data.train[0]: the cell is '[/i1]'", "runs/[exp]/x: resuming", "runs/:cat:/[red]x[/red]"):
         assert line in told
+
+
+def test_a_notebook_gets_a_bar_without_widgets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """IPython as far as a kernel has it: a display that is updated, and no ipywidgets."""
+    drawn: list[str] = []
+
+    class Handle:
+        def update(self, html: str) -> None:
+            drawn.append(html)
+
+    def display(html: str, display_id: bool = False) -> Handle:
+        assert display_id
+        drawn.append(html)
+        return Handle()
+
+    assert isinstance(default_progress(), RichProgress)
+    shell = type("Shell", (), {"kernel": object()})()
+    module = ModuleType("IPython")
+    module.get_ipython = lambda: shell  # type: ignore[attr-defined]
+    shown = ModuleType("IPython.display")
+    shown.HTML, shown.display = str, display  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "IPython", module)
+    monkeypatch.setitem(sys.modules, "IPython.display", shown)
+    progress = default_progress()
+    assert isinstance(progress, NotebookProgress)
+    progress.start(20, 0)
+    for step in range(1, 21):
+        progress.step(step, {"loss": 0.5} if step in (1, 20) else None)
+    progress.say("a <line>")
+    progress.stop()
+    assert drawn == [
+        '<progress value="0" max="20"></progress> 0/20 ',
+        '<progress value="1" max="20"></progress> 1/20 loss 0.5000',
+        '<progress value="10" max="20"></progress> 10/20 loss 0.5000',
+        '<progress value="20" max="20"></progress> 20/20 loss 0.5000',
+    ]
+    printed = capsys.readouterr()
+    assert printed.out == "a <line>\n"
+    assert "ipywidgets" not in printed.out + printed.err
+
+
+def test_off_a_terminal_first_and_last_step_of_a_short_run_are_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs.run(tmp_path / "run", runs.recipe(train={"log_every": 10}), progress=RichProgress())
+    lines = [line.split(":")[0] for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
+    assert lines == ["step 1", "step 4"]

@@ -215,7 +215,7 @@ def test_norm_and_clipping() -> None:
     module = Two()
     module.matrix.grad, module.vector.grad = torch.full((3, 4), 3.0), torch.full((4,), 4.0)
     wanted = math.sqrt(12 * 9 + 4 * 16)
-    clipping = optimiser(module, clip=1.5)
+    clipping = optimiser(module, max_grad_norm=1.5)
     norm = clipping.gradient_norm()
     assert float(norm) == pytest.approx(wanted, rel=1e-6)
     clipping.clip(norm)
@@ -224,9 +224,9 @@ def test_norm_and_clipping() -> None:
     before = module.matrix.grad.clone()
     clipping.clip(clipping.gradient_norm())  # at the limit already
     torch.testing.assert_close(module.matrix.grad, before, rtol=1e-5, atol=0)
-    optimiser(module, clip=None).clip(torch.tensor(1e9))
+    optimiser(module, max_grad_norm=None).clip(torch.tensor(1e9))
     torch.testing.assert_close(module.matrix.grad, before, rtol=1e-5, atol=0)
-    optimiser(module, clip=100.0).clip(norm)  # far below the limit: not scaled up
+    optimiser(module, max_grad_norm=100.0).clip(norm)  # far below the limit: not scaled up
     torch.testing.assert_close(module.matrix.grad, before, rtol=1e-5, atol=0)
 
 
@@ -257,6 +257,23 @@ def test_state_goes_to_a_new_optimiser_by_name_whatever_the_groups() -> None:
         give_gradients(module, 9)
         adamw.step(0.5)
     assert not torch.equal(first.matrix, fresh.matrix)  # without the state the update is another one
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize("warmup", [0.0, 5, 0.17])
+def test_warmup_from_zero_is_that_of_transformers(schedule: str, warmup: float) -> None:
+    from transformers import get_scheduler
+
+    total = 30
+    config = TrainConfig(max_steps=total, schedule=schedule, warmup=warmup, warmup_start="zero")
+    sgd = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    name = "constant_with_warmup" if schedule == "constant" else schedule
+    steps = math.ceil(warmup * total if warmup < 1 else warmup)
+    theirs = get_scheduler(name, sgd, num_warmup_steps=steps, num_training_steps=total)
+    for step in range(total):
+        assert schedule_factor(step, total, config) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12), step
+        sgd.step()
+        theirs.step()
 
 
 # -- running mean ---------------------------------------------------------------------------------------------------

@@ -66,9 +66,12 @@ class TrainingRows(ABC):
         file; for a stream a hash of the first MiB and the size of each file, of the mapping and the filter.
     roles : frozenset of str
         Roles that every row has, whatever its source.
+    batch_size : int
+        Rows of a whole batch: those asked for, or fewer where that was allowed and the rows do not fill one.
     """
 
     num_rows: int | None
+    batch_size: int
     steps_per_epoch: int | None
     smallest_batch: int | None = None
     fingerprint: str
@@ -91,6 +94,10 @@ class TrainingRows(ABC):
         """What is allowed and looks like a mistake, a line each; see `embedkit.data.schema.warnings`."""
         return [note for source in self._sources for note in source.notes]
 
+    def held_out(self) -> list[Row]:
+        """The rows that are held out of training, in the order of the sources."""
+        return []
+
     @abstractmethod
     def where(self, row_id: int) -> str:
         """``file:row`` of the row with this id."""
@@ -112,7 +119,7 @@ def source_summary(source: Source) -> dict[str, Any]:
     }
 
 
-_READING = {"format", "name", "split", "revision", "columns", "where", "limit", "explode"}
+_READING = {"format", "name", "split", "revision", "columns", "where", "limit", "explode", "separator", "header"}
 
 
 def stream_fingerprint(sources: Sequence[Source]) -> str:
@@ -123,9 +130,9 @@ def stream_fingerprint(sources: Sequence[Source]) -> str:
         state.update(settings.encode())
         for part in source.parts:
             if part.file is None:
-                state.update(part.name.encode())
+                state.update((part.token or part.name).encode())
             else:
-                with open(part.file, "rb") as handle:
+                with part.file.open("rb") as handle:
                     state.update(handle.read(1 << 20))
                 state.update(str(part.file.stat().st_size).encode())
     return state.hexdigest()

@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embedkit.data.datasets.holdout import split
 from embedkit.data.datasets.mixing import pools, shares
 from embedkit.data.datasets.row_table import TableBuilder, digest, facts_of, take_rows
 from embedkit.data.datasets.samplers import SAMPLERS, Request, fit
 from embedkit.data.datasets.shuffling import permutation
-from embedkit.data.schema.rows import filled
-from embedkit.data.schema.warnings import of_counts
+from embedkit.data.schema.rows import Row, filled
+from embedkit.data.schema.warnings import of_counts, of_left_over
 from embedkit.data.sources.data_source import Source
 from embedkit.errors import DataError
 
@@ -44,11 +45,16 @@ class HeldRows(TrainingRows):
     steps_per_epoch: int
 
     def __init__(
-        self, sources: Sequence[Source], config: DataConfig, roles: frozenset[str], batch_size: int, seed: int
-    ) -> None:
+        self, sources: Sequence[Source], config: DataConfig, roles: frozenset[str], batch_size: int, seed: int, *,
+        holdout: float = 0.0, fit_batch: bool = False,
+    ) -> None:  # fmt: skip
         self._sources, self._config, self.roles = sources, config, roles
-        self._batch_size, self._seed = batch_size, seed
-        self._table, self._sizes, self._places = _load(sources)
+        self.batch_size, self._seed = batch_size, seed
+        self._asked_batch = batch_size
+        everything, sizes, places = _load(sources)
+        train, rest = _parted(everything, holdout, seed)
+        self._table, self._held_out = everything.take(train).combine_chunks(), everything.take(rest)
+        self._sizes, self._places = _sizes_of(train, sizes), places[train]
         self.num_rows = self._table.num_rows
         self.fingerprint = digest(self._table)
         self._duplicates = _duplicates(self._table)
@@ -59,13 +65,18 @@ class HeldRows(TrainingRows):
         )
         self._mixed = mixed
         self._pool_steps: list[int] | None = None
-        if config.drop_last and self.num_rows < batch_size:
+        if config.drop_last and self.num_rows < batch_size and not fit_batch:
             raise DataError(
                 f"{self.num_rows} rows of {_names(sources)} do not fill one batch of {batch_size}",
                 where="train.batch_size",
                 remedy=f"lower it to {self.num_rows} or less, or set data.drop_last: false",
             )
         self._epoch = self._plan(0)
+        for smaller in _smaller_batches(self.num_rows, batch_size, config) if fit_batch else ():
+            if self._epoch.batches and self.num_rows >= self.batch_size:
+                break
+            self.batch_size = smaller
+            self._epoch = self._plan(0)
         self._pool_steps = self._epoch.pool_steps
         self.steps_per_epoch = len(self._epoch.batches)
         if not self.steps_per_epoch:
@@ -94,11 +105,11 @@ class HeldRows(TrainingRows):
     def summary(self) -> dict[str, Any]:
         """See `TrainingRows.summary`.
 
-        Keys: ``rows``; ``sources``, for each ``path``, ``rows``, ``read``, ``filtered``, ``dropped``, ``cut``,
-        ``share``; ``dropped`` (reason -> rows of all sources); ``hard_negatives`` with ``min`` and ``max`` a row;
-        ``duplicates`` with ``anchors`` and ``positives`` (rows whose anchor or positive occurred before) and
-        ``positive_is_anchor``; ``epoch`` with ``number``, ``steps``, ``left_over`` rows and ``short_batches`` of the
-        latest epoch; ``notes``.
+        Keys: ``rows``, ``held_out`` and ``without_negatives`` (numbers of rows); ``sources``, for each ``path``,
+        ``rows``, ``read``, ``filtered``, ``dropped``, ``cut``, ``share``; ``dropped`` (reason -> rows of all
+        sources); ``hard_negatives`` with ``min`` and ``max`` a row; ``duplicates`` with ``anchors`` and ``positives``
+        (rows whose anchor or positive occurred before) and ``positive_is_anchor``; ``epoch`` with ``number``,
+        ``steps``, ``left_over`` rows and ``short_batches`` of the latest epoch; ``notes``.
         """
         entries = [
             source_summary(source) | {"rows": size, "share": share}
@@ -109,7 +120,9 @@ class HeldRows(TrainingRows):
             "rows": self.num_rows,
             "sources": entries,
             "dropped": dict(dropped),
+            "held_out": self._held_out.num_rows,
             "hard_negatives": _negatives(self._table),
+            "without_negatives": _without_negatives(self._table),
             "duplicates": self._duplicates,
             "epoch": {
                 "number": self._epoch.number,
@@ -122,8 +135,22 @@ class HeldRows(TrainingRows):
 
     @property
     def notes(self) -> list[str]:
-        """See `TrainingRows.notes`; repeated texts are counted over all rows."""
-        return [*super().notes, *of_counts(self.num_rows, self._duplicates, self._config.sampler)]
+        """See `TrainingRows.notes`; repeated texts are counted over all rows, and rows that no batch takes."""
+        config, rows = self._config, self.num_rows
+        lines = [*super().notes, *of_counts(rows, self._duplicates, config.sampler)]
+        remainder = rows % self.batch_size if config.drop_last else 0
+        lines += of_left_over(rows, self._epoch.left_over, remainder, config.sampler)
+        if self.batch_size < self._asked_batch:
+            lines.append(
+                f"{rows:,} rows do not fill the recipe's batches of {self._asked_batch:,}: train.batch_size "
+                f"is {self.batch_size} here; set it to choose another"
+            )
+        return lines
+
+    def held_out(self) -> list[Row]:
+        """See `TrainingRows.held_out`."""
+        rows = take_rows(self._held_out, np.arange(self._held_out.num_rows), self.roles)
+        return [filled(row, self.roles) for row in rows]
 
     def where(self, row_id: int) -> str:
         """See `TrainingRows.where`."""
@@ -131,9 +158,9 @@ class HeldRows(TrainingRows):
         return self._sources[source].where((int(self._places[row_id, 0]), int(self._places[row_id, 1])))
 
     def _plan(self, epoch: int) -> _Epoch:
-        config, size = self._config, self._batch_size
+        config, size = self._config, self.batch_size
         one_source = config.batches_from == "one-source" and len(self._sources) > 1
-        found = pools(
+        orders = pools(
             self._sizes,
             self._shares if self._mixed else None,
             one_source=one_source,
@@ -142,7 +169,7 @@ class HeldRows(TrainingRows):
             epoch=epoch,
         )
         groups, left = [], 0
-        for index, order in enumerate(found):
+        for index, order in enumerate(orders):
             request = Request(order, self._facts, size, config.per_label, (self._seed, epoch, index, 1))
             grouping = SAMPLERS[config.sampler](request)
             batches = grouping.batches
@@ -175,14 +202,43 @@ def _load(sources: Sequence[Source]) -> tuple[pa.Table, list[int], np.ndarray]:
     return builder.finish(), sizes, np.concatenate(places)
 
 
+def _parted(table: pa.Table, holdout: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the rows to train on and of those held out."""
+    if not holdout:
+        return np.arange(table.num_rows), np.arange(0)
+    return split(facts_of(table, negatives=False), holdout, seed)
+
+
+def _sizes_of(rows: np.ndarray, sizes: Sequence[int]) -> list[int]:
+    """How many of these rows, ascending indices, each source has."""
+    return np.diff(np.searchsorted(rows, np.cumsum([0, *sizes]))).tolist()
+
+
+def _smaller_batches(rows: int, asked: int, config: DataConfig) -> Iterator[int]:
+    """Batch sizes to try where `rows` do not fill one: a quarter of them, for some steps an epoch, then fewer."""
+    unit = config.per_label if config.sampler == "by-label" else 1
+    size = min(asked, max(8, 1 << max(0, (rows // 4).bit_length() - 1)))
+    while size >= max(2, unit):
+        if (fitting := min(size, rows) // unit * unit) >= 1:
+            yield fitting
+        size //= 2
+
+
 def _names(sources: Sequence[Source]) -> str:
     return ", ".join(source.name for source in sources[:3]) + (", ..." if len(sources) > 3 else "")
 
 
 def _negatives(table: pa.Table) -> dict[str, int]:
     counts = pc.fill_null(pc.list_value_length(table.column("negatives")), 0)
-    found = pc.min_max(counts).as_py()
-    return {"min": int(found["min"] or 0), "max": int(found["max"] or 0)}
+    bounds = pc.min_max(counts).as_py()
+    return {"min": int(bounds["min"] or 0), "max": int(bounds["max"] or 0)}
+
+
+def _without_negatives(table: pa.Table) -> int:
+    """Rows without a hard negative in data of which others have some."""
+    counts = pc.fill_null(pc.list_value_length(table.column("negatives")), 0)
+    missing = int(pc.sum(pc.equal(counts, 0)).as_py() or 0)
+    return 0 if missing == table.num_rows else missing
 
 
 def _duplicates(table: pa.Table) -> dict[str, int]:

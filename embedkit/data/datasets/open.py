@@ -20,8 +20,9 @@ from embedkit.data.datasets.streaming import StreamedRows
 
 
 def open_training(
-    config: DataConfig, contract: Contract, *, batch_size: int, seed: int, base_dir: Path = Path()
-) -> TrainingRows:
+    config: DataConfig, contract: Contract, *, batch_size: int, seed: int, base_dir: Path = Path(),
+    holdout: float = 0.0, fit_batch: bool = False,
+) -> TrainingRows:  # fmt: skip
     """Open the training data of a recipe; the first rows of every source are checked before any is read in full.
 
     Parameters
@@ -36,6 +37,10 @@ def open_training(
         Decides the order, together with epoch and step.
     base_dir : Path
         Where relative paths start.
+    holdout : float
+        Share of the rows to hold out of training, see `embedkit.data.datasets.holdout`; none of a stream.
+    fit_batch : bool
+        Take smaller batches where the rows do not fill one, instead of refusing them; not for streams.
 
     Raises
     ------
@@ -54,7 +59,9 @@ def open_training(
         if only_shards(sources):
             return LaneRows(sources, config, _roles_of(sources, contract), batch_size, seed)
         return StreamedRows(sources, config, _roles_of(sources, contract), batch_size, seed)
-    return HeldRows(sources, config, _roles_of(sources, contract), batch_size, seed)
+    return HeldRows(
+        sources, config, _roles_of(sources, contract), batch_size, seed, holdout=holdout, fit_batch=fit_batch
+    )
 
 
 def open_sources(config: DataConfig, contract: Contract, base_dir: Path = Path()) -> list[Source]:
@@ -69,8 +76,8 @@ def open_sources(config: DataConfig, contract: Contract, base_dir: Path = Path()
 
 def _roles_of(sources: Sequence[Source], contract: Contract) -> frozenset[str]:
     """The roles that any source has and the method reads; explode makes three of them itself."""
-    made = {"anchor", "positive", "group"} if any(source.config.explode for source in sources) else set()
-    return contract.roles & made.union(*(source.roles for source in sources))
+    own = {"anchor", "positive", "group"} if any(source.config.explode for source in sources) else set()
+    return contract.roles & own.union(*(source.roles for source in sources))
 
 
 def _check_settings(config: DataConfig) -> None:

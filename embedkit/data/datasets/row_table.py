@@ -22,6 +22,7 @@ _TYPES = {
     "negatives": pa.large_list(pa.large_string()),
     "texts": pa.large_list(pa.large_string()),
     "score": pa.float64(),
+    "scores": pa.large_list(pa.float64()),
     "label": pa.int64(),
     "group": pa.large_string(),  # JSON
     "image": pa.large_binary(),
@@ -147,14 +148,20 @@ class Facts:
     labels: np.ndarray
 
 
-def facts_of(table: pa.Table, *, repeated_rows: bool = False) -> Facts:
+def facts_of(table: pa.Table, *, repeated_rows: bool = False, negatives: bool = True) -> Facts:
     """The facts of a table's rows, in one vectorised pass without hash collisions.
 
     Keys that one row alone has cannot clash and are left out, unless `repeated_rows` says that an epoch may hold a
-    row more than once.
+    row more than once. Without `negatives` these texts are no keys.
+
+    Examples
+    --------
+    >>> facts = facts_of(table_of([{"anchor": "a", "positive": "b"}, {"anchor": "c"}, {"anchor": "b"}]))
+    >>> facts.keys.tolist(), facts.offsets.tolist()
+    ([2, 2], [0, 1, 1, 2])
     """
     total = table.num_rows
-    owners, texts = _owned_texts(table)
+    owners, texts = _owned_texts(table, ("negatives", "texts") if negatives else ("texts",))
     lengths = np.bincount(owners, np.asarray(pc.utf8_length(texts)), minlength=total).astype(np.int64)
     pieces = [(owners, _codes(texts))]
     for name in ("group", *IMAGE_ROLES, *_PATHS):
@@ -177,14 +184,14 @@ def facts_of(table: pa.Table, *, repeated_rows: bool = False) -> Facts:
     return Facts(keys, offsets, lengths, labels)
 
 
-def _owned_texts(table: pa.Table) -> tuple[np.ndarray, pa.Array]:
+def _owned_texts(table: pa.Table, lists: Sequence[str]) -> tuple[np.ndarray, pa.Array]:
     """All texts of a table, and the row that each belongs to."""
     owners, texts = [], []
     for name in ("anchor", "positive"):
         column = _whole(table.column(name))
         owners.append(np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False)))
         texts.append(column.drop_null())
-    for name in ("negatives", "texts"):
+    for name in lists:
         column = _whole(table.column(name))
         owners.append(np.repeat(np.arange(len(column)), _lengths(column)))
         texts.append(column.flatten())

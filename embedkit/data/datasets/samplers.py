@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from embedkit.data.datasets.packing import Packing
 from embedkit.data.datasets.row_table import Facts
 from embedkit.data.datasets.shuffling import permutation
 from embedkit.errors import DataError
@@ -64,13 +65,13 @@ def shuffled(request: Request) -> Grouping:
 def no_duplicates(request: Request) -> Grouping:
     """Batches in which no text, image or group stands in two rows.
 
-    Each row goes into the first batch with room after the last one that holds any of its texts, which takes time
-    linear in the number of texts. Rows of texts that are repeated more often than there are batches end up in short
-    batches.
+    As many rows come into full batches as a greedy pass brings there, or more, in time linear in the number of texts;
+    see `embedkit.data.datasets.packing`. Rows of texts that are repeated more often than there are batches end up in
+    short batches.
     """
     facts = request.facts
-    batch_of = _first_fit(request.order, facts.keys, facts.offsets, request.batch_size)
-    return Grouping(_split(request.order, batch_of), _NONE)
+    packing = Packing(facts.keys, facts.offsets, request.batch_size)
+    return Grouping(packing.pack(request.order.tolist()), _NONE)
 
 
 def by_label(request: Request) -> Grouping:
@@ -87,14 +88,13 @@ def by_label(request: Request) -> Grouping:
     whole = place < np.repeat(counts // size * size, counts)
     groups = ordered[whole].reshape(-1, size)  # (groups, per_label)
     groups = groups[permutation(len(groups), *request.key)]
-    wanted = request.batch_size // size
+    labels_a_batch = request.batch_size // size
     keys = request.facts.labels[groups[:, 0]]
-    batch_of = _first_fit(np.arange(len(groups)), keys, np.arange(len(groups) + 1), wanted)
-    batches = _split(np.arange(len(groups)), batch_of)
-    full = [batch for batch in batches if len(batch) == wanted]
-    rest = [batch for batch in batches if len(batch) < wanted]
+    batches = Packing(keys, np.arange(len(groups) + 1), labels_a_batch).pack(range(len(groups)))
+    full = [batch for batch in batches if len(batch) == labels_a_batch]
+    rest = [batch for batch in batches if len(batch) < labels_a_batch]
     if rest:
-        full += _cut(np.concatenate(rest), wanted)
+        full += _cut(np.concatenate(rest), labels_a_batch)
     return Grouping([groups[batch].reshape(-1) for batch in full], ordered[~whole])
 
 
@@ -164,50 +164,3 @@ def fit(batches: list[np.ndarray], steps: int) -> list[np.ndarray]:
 
 def _cut(order: np.ndarray, size: int) -> list[np.ndarray]:
     return [order[start : start + size] for start in range(0, len(order), size)]
-
-
-def _split(items: np.ndarray, batch_of: np.ndarray) -> list[np.ndarray]:
-    """Items by batch; batches in order of their number, items of a batch in their own order."""
-    by_batch = items[np.argsort(batch_of, kind="stable")]
-    sizes = np.bincount(batch_of)
-    return [piece for piece in np.split(by_batch, np.cumsum(sizes)[:-1]) if len(piece)]
-
-
-def _first_fit(order: np.ndarray, keys: np.ndarray, offsets: np.ndarray, capacity: int) -> np.ndarray:
-    """The batch of each item: the first one with room after the last batch that holds one of the item's keys."""
-    flat, bounds = keys.tolist(), offsets.tolist()
-    filled: list[int] = [0]
-    onward: list[int] = [0]  # a batch with room points to itself, a full one to a later one
-    last: dict[int, int] = {}
-    placed = np.empty(len(order), np.int64)
-    for position, item in enumerate(order.tolist()):
-        start, stop = bounds[item], bounds[item + 1]
-        batch = 0
-        own = flat[start:stop]
-        for key in own:
-            after = last.get(key, -1) + 1
-            if after > batch:
-                batch = after
-        batch = _with_room(onward, filled, batch)
-        for key in own:
-            last[key] = batch
-        placed[position] = batch
-        filled[batch] += 1
-        if filled[batch] == capacity:
-            onward[batch] = batch + 1
-    return placed
-
-
-def _with_room(onward: list[int], filled: list[int], batch: int) -> int:
-    """The first batch with room from `batch` on, with the way there shortened (union-find)."""
-    root = batch
-    while True:
-        while root >= len(onward):
-            onward.append(len(onward))
-            filled.append(0)
-        if onward[root] == root:
-            break
-        root = onward[root]
-    while onward[batch] != root:
-        onward[batch], batch = root, onward[batch]
-    return root

@@ -22,7 +22,8 @@ from embedkit.data.datasets.shuffling import permutation
 from embedkit.data.images.decoding import checked, without_bad
 from embedkit.data.schema.rows import BadRow, Part, Row, filled
 from embedkit.data.sources.data_source import Source
-from embedkit.data.sources.shards import count_samples, is_shard, read_shard
+from embedkit.data.sources.formats.webdataset import count_samples, read_shard
+from embedkit.data.sources.registry import readers
 from embedkit.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Shard:
 def only_shards(sources: Sequence[Source]) -> bool:
     """Whether all sources are streams of tar shards."""
     return all(
-        source.config.stream and all(part.file is not None and is_shard(part.file) for part in source.parts)
+        source.config.stream and all(part.format is not None and readers[part.format].lanes for part in source.parts)
         for source in sources
     )
 
@@ -73,7 +74,8 @@ class LaneRows(TrainingRows):
     ) -> None:
         _check(sources, config)
         self._sources, self._config, self.roles = sources, config, roles
-        self._batch_size, self._seed = batch_size, seed
+        self.batch_size = self._batch_size = batch_size
+        self._seed = seed
         every = [(source, place) for source in sources for place in range(len(source.parts))]
         self._shards = [Shard(number, source, place) for number, (source, place) in enumerate(every)]
         self._count = min(config.lanes, len(self._shards), batch_size)
@@ -120,11 +122,11 @@ class LaneRows(TrainingRows):
         first = position // self._window
         raw = self._samples(lane, first * self._window)
         for window in itertools.count(first):
-            held = list(itertools.islice(raw, self._window))
-            order = permutation(len(held), self._seed, lane, window, _WINDOWS)
+            samples = list(itertools.islice(raw, self._window))
+            order = permutation(len(samples), self._seed, lane, window, _WINDOWS)
             skip = position - first * self._window if window == first else 0
             for place in order[skip:]:
-                row_id, values, shard = held[place]
+                row_id, values, shard = samples[place]
                 yield row_id, self._made(values, shard, row_id)
 
     def _made(self, values: dict[str, Any] | BadRow, shard: Shard, row_id: int) -> Row | BadRow:
@@ -154,10 +156,10 @@ class LaneRows(TrainingRows):
 
     def _size(self, shard: Shard) -> int:
         assert shard.part.file is not None
-        known = self._sizes.get(shard.number)
-        if known is None:
-            known = self._sizes[shard.number] = count_samples(shard.part.file)
-        return known
+        size = self._sizes.get(shard.number)
+        if size is None:
+            size = self._sizes[shard.number] = count_samples(shard.part.file)
+        return size
 
 
 def _check(sources: Sequence[Source], config: DataConfig) -> None:

@@ -34,10 +34,27 @@ MAX_ASPECT = 100
 FAULTS = ("missing image", "empty image", "not an image", "image too large", "damaged image", "unknown pixels")
 """Reasons of `load_picture`."""
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"})
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"}
+)
 """Endings of names that are taken for images where nothing else tells."""
 
-_REMEDY = "mend the file, or set data.on_bad_row: skip"
+TEXT_ENDINGS = {"txt": "text", "text": "text", "caption": "caption", "transcript": "text"}
+"""Endings of files that hold the text of an image beside it -> the column that it becomes."""
+
+_REMEDY = "fix the file, or set data.on_bad_row: skip"
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its ending.
+
+    Examples
+    --------
+    >>> is_image("a.input.JPG"), is_image("jpg")
+    (True, False)
+    """
+    _, dot, ending = name.rpartition(".")
+    return bool(dot) and f".{ending.lower()}" in SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -183,8 +200,8 @@ def _loaded(image: Any, need: int | None) -> Image:
 
 
 def _damaged(error: Exception) -> BadRow:
-    said = (str(error).splitlines() or [type(error).__name__])[0][:200]
-    return BadRow("damaged image", f"the image cannot be decoded ({said})", remedy=_REMEDY)
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return BadRow("damaged image", f"the image cannot be decoded ({reason})", remedy=_REMEDY)
 
 
 def to_rgb(image: Any) -> Image:

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from embedkit.data.schema.characters import check_characters
 from embedkit.data.schema.rows import BadRow
-from embedkit.data.sources.readers import check_characters
 
 _INVISIBLE = {"Cc", "Cf", "Zs", "Zl", "Zp"}
 _BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and signs by their category, drawn as nothing
@@ -37,7 +37,14 @@ class TextReader:
         self.max_chars, self.cut, self.cut_texts = max_chars, cut, 0
 
     def text(self, cell: Any) -> str:
-        """A text with at least one visible character."""
+        """A text with at least one visible character.
+
+        Bytes of a file are read as UTF-8, a passage ``{"title": .., "text": ..}`` as title, blank, text.
+        """
+        if isinstance(cell, bytes):
+            cell = _from_bytes(cell)
+        elif isinstance(cell, dict) and isinstance(cell.get("text"), str):
+            cell = f"{cell.get('title') or ''} {cell['text']}".strip()
         if not isinstance(cell, str):
             raise _wrong("text", cell)
         if is_blank(cell):
@@ -64,17 +71,17 @@ class TextReader:
 
     def some_texts(self, cell: Any) -> list[str]:
         """A list of at least one text."""
-        found = self.texts(cell)
-        if not found:
+        texts = self.texts(cell)
+        if not texts:
             raise BadRow("empty list", "the list of texts is empty", remedy=_FIX)
-        return found
+        return texts
 
     def optional_text(self, cell: Any) -> str | None:
         """A text, or None where the cell is null or blank (a row with fewer negatives than there are columns)."""
         return None if cell is None or (isinstance(cell, str) and is_blank(cell)) else self.text(cell)
 
 
-_FIX = "mend the row, or set data.on_bad_row: skip"
+_FIX = "fix the row, or set data.on_bad_row: skip"
 
 
 def is_blank(text: str) -> bool:
@@ -97,14 +104,53 @@ def read_score(cell: Any) -> float:
     return value
 
 
+def read_scores(cell: Any) -> list[float]:
+    """A list of finite numbers, given as a list or as the text of a JSON list; a single number is a list of one."""
+    if isinstance(cell, str):
+        cell = _json_list(cell, "numbers", "write [0.5, 1.25]")
+    if isinstance(cell, int | float) and not isinstance(cell, bool):
+        cell = [cell]
+    if not isinstance(cell, list):
+        raise _wrong("a list of numbers", cell)
+    return [read_score(value) for value in cell]
+
+
+def _from_bytes(cell: bytes) -> str:
+    try:
+        return cell.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadRow("not UTF-8", f"byte {error.start} of {len(cell)} is not UTF-8", remedy=_FIX) from error
+
+
+def is_list(cell: Any) -> bool:
+    """Whether a cell holds several values: a list, or the text of a JSON list of texts.
+
+    Examples
+    --------
+    >>> is_list(["a"]), is_list('["a", "b"]'), is_list("[see above]")
+    (True, True, False)
+    """
+    if isinstance(cell, str) and cell.lstrip().startswith('["'):
+        try:
+            return isinstance(json.loads(cell), list)
+        except (ValueError, RecursionError):
+            return False
+    return isinstance(cell, list)
+
+
+_GRADED = "map it with columns: {COLUMN: score} where it is a degree of similarity, or number the classes 0, 1, 2, ..."
+
+
 def read_label(cell: Any) -> int:
-    """A class number 0, 1, 2, ..., given as an integer or as its decimal digits."""
+    """A class number 0, 1, 2, ..., given as a whole number or as its decimal digits."""
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)
     if isinstance(cell, str):
         digits = cell.strip()
-        if digits.removeprefix("-").isdecimal() and len(digits) < 20:
-            cell = int(digits)
+        if digits.removeprefix("-").removesuffix(".0").isdecimal() and len(digits) < 20:
+            cell = int(digits.removesuffix(".0"))
     if isinstance(cell, bool) or not isinstance(cell, int):
-        raise _wrong("an integer label", cell, "number the classes 0, 1, 2, ...")
+        raise _wrong("an integer label", cell, _GRADED)
     if not 0 <= cell <= _LARGEST:
         raise BadRow("bad label", f"the label {cell} is out of range", remedy="number the classes 0, 1, 2, ...")
     return cell
@@ -156,18 +202,20 @@ def _json_list(
     remedy: str = 'write ["first", "second"]; a column with one plain text is mapped to negative_1',
 ) -> Any:  # fmt: skip
     try:
-        found = json.loads(cell)
+        value = json.loads(cell)
     except (ValueError, RecursionError) as error:
+        if cell.lstrip().startswith("['"):
+            remedy = "this is Python's form of a list: write JSON, or save the table as parquet or jsonl"
         raise BadRow("bad list", f"expected a JSON list of {items}, found {show(cell)}", remedy=remedy) from error
-    if not isinstance(found, list):
+    if not isinstance(value, list):
         raise BadRow("bad list", f"expected a JSON list of {items}, found {show(cell)}", remedy=remedy)
-    return found
+    return value
 
 
-def _wrong(wanted: str, cell: Any, remedy: str = "check the column mapping and the row") -> BadRow:
+def _wrong(kind: str, cell: Any, remedy: str = "check the column mapping and the row") -> BadRow:
     if cell is None:
-        return BadRow("missing value", f"expected {wanted}, found nothing (null)", remedy=_FIX)
-    return BadRow("wrong type", f"expected {wanted}, found {show(cell)}", remedy=remedy)
+        return BadRow("missing value", f"expected {kind}, found nothing (null)", remedy=_FIX)
+    return BadRow("wrong type", f"expected {kind}, found {show(cell)}", remedy=remedy)
 
 
 def show(cell: Any) -> str:

@@ -10,17 +10,26 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from embedkit.data.images.pictures import TEXT_ENDINGS, is_image
 from embedkit.errors import DataError, nearest
 
 IMAGE_NAMES = ("image", "img", "file_name", "filename", "image_path", "filepath")
 """Names of columns that hold images or their paths, the likeliest first."""
 
 ALIASES: Mapping[str, Sequence[str]] = {
-    "anchor": ("text", "sentence", "sent0", "sentence1", "premise", "query", "question"),
-    "positive": ("pos", "sent1", "sentence2", "entailment", "answer", "passage", "document"),
-    "negatives": ("negs", "hard_negatives"),
+    "anchor": (
+        "text", "sentence", "sent0", "sentence1", "sentence_1", "sentence_a", "text1", "premise", "query", "question",
+    ),
+    "positive": (
+        "pos", "positive_passages", "sent1", "sentence2", "sentence_2", "sentence_b", "text2", "hypothesis",
+        "entailment", "answer", "passage", "document",
+    ),
+    "negatives": ("negs", "hard_negatives", "negative_passages"),
     "negative_1": ("negative", "neg", "hard_neg", "hard_negative", "contradiction"),
     "score": ("similarity", "similarity_score"),
+    "scores": ("teacher_scores",),
+    "scores_of_positives": ("pos_scores",),
+    "scores_of_negatives": ("neg_scores",),
     "label": ("labels",),
     "group": (),
     "image": IMAGE_NAMES[1:],
@@ -28,16 +37,29 @@ ALIASES: Mapping[str, Sequence[str]] = {
     "features": ("image_features",),
     "texts": ("captions",),
     "text_1": ("caption",),
-}
-"""Role -> names of columns that are taken for it when the recipe maps nothing, besides the role's own name. A column
-``text`` is a caption where the method reads captions and no anchor, and no other column has captions."""
+}  # fmt: skip
+"""Role -> names of columns that are taken for it when the recipe maps nothing, besides the role's own name; case and
+blanks do not matter. A column ``text`` is a caption where the method reads captions and no anchor, and no other column
+has captions; ``title`` beside an image is one where there is no other."""
 
-ROLES = ("anchor", "positive", "negatives", "score", "label", "group", "image", "image2", "features", "texts")
+ROLES = (
+    "anchor", "positive", "negatives", "score", "scores", "label", "group", "image", "image2", "features", "texts",
+)  # fmt: skip
 """Roles of a finished row; columns ``negative_1``, ``negative_2`` ... become entries of ``negatives``, columns
 ``text_1``, ``text_2`` ... of one caption each become entries of ``texts``."""
 
+PARTS = {"positives": "positive", "scores_of_positives": "scores", "scores_of_negatives": "scores", "prompt": "anchor"}
+"""What a column can be besides a role -> the role it becomes part of: several positives of one anchor, which make a row
+each; a teacher's scores of positives and of negatives; a prompt that stands before the anchor of its row."""
+
 IMAGE_ROLES = ("image", "image2")
 """Roles whose values are images: the bytes of a file, or its path."""
+
+_LISTED = {"positive": "positives", "negative_1": "negatives", "text_1": "texts", "score": "scores"}
+"""What a column of lists is in place of what its name says."""
+
+_PLAIN = frozenset({"caption", "captions", "labels", "similarity", "similarity_score"})
+"""Names that cannot mean anything else, so that nothing is guessed."""
 
 _SEPARATORS = {"\t": "a tab", ";": "';'", ",": "','", "|": "'|'"}
 _SLOTS = {"negatives": re.compile(r"negative_(\d{1,4})"), "texts": re.compile(r"text_(\d{1,4})")}
@@ -57,27 +79,31 @@ class Binding:
         Role (``negative_1`` and so on kept apart) -> column.
     notes : tuple of str
         Columns that look like a role which nothing reads; shown to the user.
+    guesses : tuple of str
+        What was taken from names that are not those of roles.
     """
 
     columns: dict[str, str]
     notes: tuple[str, ...] = ()
     roles: frozenset[str] = field(default=frozenset())
+    guesses: tuple[str, ...] = ()
 
 
 def bind(
-    found: Sequence[str],
+    names: Sequence[str],
     mapping: Mapping[str, str] | None,
     *,
     requires: frozenset[str],
     reads: frozenset[str],
     where: str,
     explode: bool = False,
+    lists: frozenset[str] = frozenset(),
 ) -> Binding:
-    """Bind the columns of a source to roles and check them against what is read.
+    """The columns of a source bound to roles, checked against what is read.
 
     Parameters
     ----------
-    found : sequence of str
+    names : sequence of str
         The columns that the source has.
     mapping : mapping, optional
         The recipe's column -> role; guessed from names when None.
@@ -87,18 +113,32 @@ def bind(
         How messages call the source.
     explode : bool
         The role ``texts`` will become pairs: ``anchor``, ``positive`` and ``group``.
+    lists : frozenset of str
+        Columns whose cells are lists.
 
     Raises
     ------
     DataError
         A mapped column is absent, a role is unknown, given twice or read by nobody, or a required role is missing.
+
+    Examples
+    --------
+    >>> bound = bind(["question", "answer"], None, requires=frozenset({"anchor"}),
+    ...              reads=frozenset({"anchor", "positive"}), where="faq.csv")
+    >>> bound.columns
+    {'anchor': 'question', 'positive': 'answer'}
+    >>> bound.guesses
+    ('question is the anchor, answer is the positive',)
     """
-    wanted = reads | {"texts"} if explode else reads
-    columns, notes = _guess(found, wanted, where) if mapping is None else (_mapped(found, mapping, wanted, where), [])
+    targets = reads | {"texts"} if explode else reads
+    if mapping is None:
+        columns, notes = _Guessing(names, requires, targets, where, lists).columns()
+    else:
+        columns, notes = _mapped(names, mapping, targets, where, lists), []
     roles = {_role_of(slot) for slot in columns}
     if explode:
         if "texts" not in roles:
-            raise DataError("'explode' needs a column with role texts", where=where, remedy=_advice(found, ["texts"]))
+            raise DataError("'explode' needs a column with role texts", where=where, remedy=_advice(names, ["texts"]))
         clash = roles & {"anchor", "positive"}
         if clash:
             raise DataError(
@@ -107,88 +147,177 @@ def bind(
                 remedy="map only the column of texts with 'columns'",
             )
         roles = roles - {"texts"} | {"anchor", "positive", "group"}
-    missing = sorted(requires - roles)
+    if "positives" in columns:
+        roles |= {"group"}
+    missing = sorted(requires - roles - ({"score"} if "scores" in roles else set()))
     if missing:
         named = " and ".join(repr(role) for role in missing)
         raise DataError(
-            f"no column for role {named}, which the method needs", where=where, remedy=_advice(found, missing)
+            f"no column for role {named}, which the method needs", where=where, remedy=_advice(names, missing)
         )
-    return Binding(columns, tuple(notes), frozenset(roles))
+    aliases = [f"{column} is the {slot}" for slot, column in columns.items() if not _is_plain(column, slot)]
+    guesses = (", ".join(aliases),) if aliases and mapping is None else ()
+    return Binding(columns, tuple(notes), frozenset(roles), guesses)
+
+
+def _is_plain(column: str, slot: str) -> bool:
+    """Whether a column's name is the role's own word."""
+    name = normal_name(column)
+    return name == slot or name in _PLAIN or slot == f"{name}_1" or slot == f"{name}s"
 
 
 def _role_of(slot: str) -> str:
-    return next((role for role, pattern in _SLOTS.items() if pattern.fullmatch(slot)), slot)
+    return PARTS.get(slot) or next((role for role, pattern in _SLOTS.items() if pattern.fullmatch(slot)), slot)
 
 
-def _mapped(found: Sequence[str], mapping: Mapping[str, str], wanted: frozenset[str], where: str) -> dict[str, str]:
+def _mapped(
+    names: Sequence[str], mapping: Mapping[str, str], targets: frozenset[str], where: str, lists: frozenset[str]
+) -> dict[str, str]:
     columns: dict[str, str] = {}
-    for column, slot in mapping.items():
-        if column not in found:
-            raise DataError(f"there is no column {column!r}", where=where, remedy=nearest(column, found))
+    for column, target in mapping.items():
+        if column not in names:
+            raise DataError(f"there is no column {column!r}", where=where, remedy=nearest(column, names))
+        slot = _slot(target, column, lists, targets)
         role = _role_of(slot)
         if role not in ROLES:
-            raise DataError(f"{slot!r} is not a role", where=f"{where} column {column!r}", remedy=nearest(slot, ROLES))
+            terms = (*ROLES, *PARTS)
+            raise DataError(f"{slot!r} is not a role", where=f"{where} column {column!r}", remedy=nearest(slot, terms))
         if slot in columns:
             raise DataError(
                 f"columns {columns[slot]!r} and {column!r} are both mapped to {slot}",
                 where=where,
                 remedy="keep one of them (several negatives: negative_1, negative_2, ...; captions: text_1, ...)",
             )
-        if role not in wanted:
+        if role not in targets:
             raise DataError(
                 f"column {column!r} is mapped to role {role}, which neither the method nor the sampler reads",
                 where=where,
-                remedy=f"leave it out of 'columns'; read here: {', '.join(sorted(wanted))}",
+                remedy=f"leave it out of 'columns'; read here: {', '.join(sorted(targets))}",
             )
         columns[slot] = column
     return columns
 
 
-def _guess(found: Sequence[str], wanted: frozenset[str], where: str) -> tuple[dict[str, str], list[str]]:
-    columns: dict[str, str] = {}
-    notes: list[str] = []
-    guesses: dict[str, list[str]] = {}
-    told = bool({"caption", "captions", "texts", "text_1"} & set(found))
-    for column in found:
-        slot = (None if told else "text_1") if _is_caption(column, wanted) else named_role(column)
-        if slot is not None:
-            guesses.setdefault(slot, []).append(column)
-    for slot, candidates in guesses.items():
-        exact = [column for column in candidates if column == slot]
-        if _role_of(slot) not in wanted:
-            notes.append(f"{where}: column {candidates[0]!r} is not used, nothing reads role {_role_of(slot)}")
-        elif len(candidates) == 1 or exact:
-            columns[slot] = exact[0] if exact else candidates[0]
-        else:
-            listed = " and ".join(repr(column) for column in candidates)
-            raise DataError(
-                f"columns {listed} both look like {slot}",
-                where=where,
-                remedy=f"say which with columns: {{{candidates[0]}: {slot}}}",
-            )
-    return columns, notes
+def _slot(slot: str, column: str, lists: frozenset[str], targets: frozenset[str]) -> str:
+    """What a column is by its name or mapping, and by whether it holds lists."""
+    listed = _LISTED.get(slot, slot) if column in lists else slot
+    return listed if _role_of(listed) in targets else slot
 
 
-def _is_caption(column: str, wanted: frozenset[str]) -> bool:
-    return column == "text" and "texts" in wanted and "anchor" not in wanted
+class _Guessing:
+    """The roles that names of columns tell, where one reading is possible."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        requires: frozenset[str],
+        targets: frozenset[str],
+        where: str,
+        lists: frozenset[str],
+    ) -> None:
+        self.names, self.requires, self.targets = names, requires, targets
+        self.where, self.lists = where, lists
+        self.captions = bool({"caption", "captions", "texts", "text_1"} & set(map(normal_name, names)))
+
+    def columns(self) -> tuple[dict[str, str], list[str]]:
+        """Slot -> column, and notes of columns that nothing reads."""
+        columns: dict[str, str] = {}
+        notes: list[str] = []
+        for slot, candidates in self._candidates().items():
+            exact = [column for column in candidates if column == slot]
+            if _role_of(slot) not in self.targets:
+                unread = f"column {candidates[0]!r} is not used, nothing reads role {_role_of(slot)}"
+                if slot == "label":
+                    unread += (
+                        f"; map it to score for an objective that reads scores, or keep the rows of one class with "
+                        f"where: {{{candidates[0]}: 1}}"
+                    )
+                notes.append(f"{self.where}: {unread}")
+            elif len(candidates) == 1 or exact:
+                columns[slot] = exact[0] if exact else candidates[0]
+            else:
+                listed = " and ".join(repr(column) for column in candidates)
+                raise DataError(
+                    f"columns {listed} both look like {slot}",
+                    where=self.where,
+                    remedy=f"say which with columns: {{{candidates[0]}: {slot}}}",
+                )
+        if "score" in self.requires and not {"score", "scores"} & set(columns):
+            self._label_as_score(columns)
+        return columns, notes
+
+    def _candidates(self) -> dict[str, list[str]]:
+        """Slot -> the columns whose names tell it."""
+        candidates: dict[str, list[str]] = {}
+        for column in self.names:
+            slot = self._slot(column)
+            if slot is not None:
+                candidates.setdefault(slot, []).append(column)
+        return candidates
+
+    def _slot(self, column: str) -> str | None:
+        name = normal_name(column)
+        if name == "title":
+            caption = "texts" in self.targets and not self.captions and "image" in map(named_role, self.names)
+            return "text_1" if caption else None
+        if name == "text" and "texts" in self.targets and "anchor" not in self.targets:
+            return None if self.captions else _slot("text_1", column, self.lists, self.targets)
+        if name == "prompt" and not self._has_lists_of_positives():
+            return None
+        slot = "prompt" if name == "prompt" else named_role(column)
+        return None if slot is None else _slot(slot, column, self.lists, self.targets)
+
+    def _has_lists_of_positives(self) -> bool:
+        """Whether the columns are FlagEmbedding's: there a prompt belongs to the query of its row."""
+        return any(normal_name(column) in ("pos", "positives") and column in self.lists for column in self.names)
+
+    def _label_as_score(self, columns: dict[str, str]) -> None:
+        """Take labels for the scores that are needed, when the method does not need labels."""
+        if "label" not in self.requires and "label" in columns:
+            columns["score"] = columns.pop("label")
+
+
+def normal_name(column: str) -> str:
+    """A column's name without case, outer blanks and the kind of gap between words.
+
+    Examples
+    --------
+    >>> normal_name(" Sentence A"), normal_name("hard-negative")
+    ('sentence_a', 'hard_negative')
+    """
+    return re.sub(r"[\s-]+", "_", column.strip().casefold())
 
 
 def named_role(column: str) -> str | None:
-    """The role that a column's name stands for, ``negative_1`` and so on kept apart; None when it is no such name."""
-    if column in ROLES or _role_of(column) != column:
-        return column
+    """The role that a column's name stands for, ``negative_1`` and so on kept apart; None when it is no such name.
+
+    Examples
+    --------
+    >>> named_role("Question"), named_role("neg_2"), named_role("05.jpg"), named_role("id")
+    ('anchor', 'negative_2', 'image', None)
+    """
+    name = normal_name(column)
+    if name in ROLES or (_role_of(name) != name and name != "prompt"):
+        return name
     for slot, pattern in _NUMBERED_ALIASES.items():
-        numbered = pattern.fullmatch(column)
+        numbered = pattern.fullmatch(name)
         if numbered:
             return f"{slot}_{numbered[1]}"
-    return next((role for role, names in ALIASES.items() if column in names), None)
+    if "." in name:  # a file of a sample with a compound ending
+        return "image" if is_image(name) else "text_1" if name.rpartition(".")[2] in TEXT_ENDINGS else None
+    return next((role for role, names in ALIASES.items() if name in names), None)
 
 
-def _advice(found: Sequence[str], missing: Sequence[str]) -> str:
-    listed = ", ".join(repr(column) for column in list(found)[:20]) or "none"
-    if not found:
+def _advice(names: Sequence[str], missing: Sequence[str]) -> str:
+    listed = ", ".join(repr(column) for column in list(names)[:20]) or "none"
+    if not names:
         return f"the source has no columns to map to {missing[0]}"
-    between = next((name for sign, name in _SEPARATORS.items() if sign in found[0]), None)
-    if len(found) == 1 and between is not None:
-        return f"the only column is {listed}: cells are separated by ',' in csv and by a tab in tsv, not by {between}"
-    return f"the columns are {listed}: map one with columns: {{COLUMN: {missing[0]}}}"
+    between = next((name for sign, name in _SEPARATORS.items() if sign in names[0]), None)
+    if len(names) == 1 and between is not None:
+        remedy = "set 'format: tsv'" if between == "a tab" else f"set 'format: csv' and 'separator': {between}"
+        return f"the only column is {listed}: where cells are separated by {between}, {remedy}"
+    slot = {"texts": "text_1"}.get(missing[0], missing[0])
+    if missing[0] == "texts" and "label" in map(normal_name, names):
+        return f"the columns are {listed}: class numbers are no captions, add a column with the names of the classes"
+    lists = " (text_1 is one caption, texts a list)" if slot == "text_1" else ""
+    return f"the columns are {listed}: map one with columns: {{COLUMN: {slot}}}{lists}"

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import DataError
+
+if TYPE_CHECKING:
+    from embedkit.data.sources.remote import Location
 
 Row = dict[str, Any]
 """Role -> value. ``anchor``, ``positive``: str; ``negatives``, ``texts``: list of str; ``score``: float; ``label``:
@@ -57,11 +60,17 @@ class Part:
         Starts reading from the beginning; every call gives a new iterator of `Record`.
     folder : Path or None
         Where relative image paths start.
-    file : Path or None
+    file : Location or None
         The file behind it, for the fingerprint of a stream.
+    format : str or None
+        Its format, where it is a file.
+    token : str or None
+        What stands for its content where it is no file.
     """
 
     name: str
     records: Callable[[], Iterator[Record]]
     folder: Path | None = None
-    file: Path | None = None
+    file: Location | None = None
+    format: str | None = None
+    token: str | None = None

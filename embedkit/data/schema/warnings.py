@@ -16,6 +16,9 @@ SHARE = 0.2
 FEWEST = 10
 """Rows below which repeated texts say nothing."""
 
+EMPTY = frozenset({"nan", "none", "null", "n/a", "#n/a", "<na>"})
+"""Texts that programs write for an empty cell."""
+
 _SIDES = ("anchor", "positive")
 
 
@@ -53,16 +56,24 @@ def of_rows(rows: Sequence[Row], columns: Mapping[str, str], where: str) -> Iter
         How messages call the source.
     """
     texts = {role: [row[role] for row in rows if isinstance(row.get(role), str)] for role in _SIDES}
-    for role, found in texts.items():
+    for role, first in texts.items():
         column = f"{columns.get(role)!r} ({role})"
-        if found and not any(char.isalpha() for text in found for char in text):
+        if first and not any(char.isalpha() for text in first for char in text):
             yield f"{where}: no letter in the first texts of {column}; is it an id?"
-        elif len(found) > 1 and all(map(_like_an_id, found)):
-            yield f"{where}: the first texts of {column} are single words with digits, {found[0][:40]!r}; is it an id?"
-        lost = sum("\ufffd" in text for text in found)
+        elif len(first) > 1 and all(map(_like_an_id, first)):
+            yield f"{where}: the first texts of {column} are single words with digits, {first[0][:40]!r}; is it an id?"
+        empty = [text for text in first if text.strip().lower() in EMPTY]
+        if empty:
+            yield (
+                f"{where}: {len(empty)} of the first {len(first)} texts of {column} are {empty[0]!r}, which once may "
+                f"have been an empty cell; leave them out, or write nothing there and set data.on_bad_row: skip"
+            )
+        if first and first[0].lstrip().startswith("['"):
+            yield f"{where}: texts of {column} look like lists that Python wrote; save the table as parquet or jsonl"
+        lost = sum("\ufffd" in text for text in first)
         if lost:
             yield (
-                f"{where}: {lost} of the first {len(found)} texts of {column} hold U+FFFD, which stands for characters "
+                f"{where}: {lost} of the first {len(first)} texts of {column} hold U+FFFD, which stands for characters "
                 "that were lost when the file was made"
             )
     anchors, positives = (texts[role] for role in _SIDES)
@@ -75,6 +86,26 @@ def of_rows(rows: Sequence[Row], columns: Mapping[str, str], where: str) -> Iter
                 f"{_questions(anchors):.0%} of the anchors; are {columns.get('anchor')!r} and "
                 f"{columns.get('positive')!r} swapped?"
             )
+
+
+def of_labels(rows: Sequence[Row], columns: Mapping[str, str], where: str) -> Iterator[str]:
+    """Pairs beside which a label says whether they are pairs at all.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        The first rows of a source of a method that does not need labels.
+    columns, where
+        As in `of_rows`.
+    """
+    labels = [row["label"] for row in rows if row.get("label") is not None and "positive" in row]
+    if labels and set(labels) <= {0, 1, 2} and 0 in labels and len(set(labels)) > 1:
+        column, count = columns.get("label"), labels.count(0)
+        yield (
+            f"{where}: column {column!r} is 0 in {count} of the first {len(labels)} pairs; labels are classes of "
+            f"anchors here, and these pairs are trained like all others: if it tells good pairs from bad ones, set "
+            f"'where: {{{column}: 1}}', or columns: {{{column}: score}} with a method that reads scores"
+        )
 
 
 def of_counts(rows: int, duplicates: Mapping[str, int], sampler: str) -> Iterator[str]:
@@ -101,6 +132,35 @@ def of_counts(rows: int, duplicates: Mapping[str, int], sampler: str) -> Iterato
                 f"{count:,} of {rows:,} {role} ({count / rows:.0%}) occurred in an earlier row; where other rows of a "
                 "batch are negatives, equal texts are false ones: set data.sampler: no-duplicates"
             )
+
+
+def of_left_over(rows: int, left: int, remainder: int, sampler: str) -> Iterator[str]:
+    """Rows of an epoch that come into no batch, where they are more than the last, unfilled batch.
+
+    Parameters
+    ----------
+    rows, left : int
+        All rows of an epoch, and those in no batch.
+    remainder : int
+        Rows that are too few for one batch whatever the sampler does.
+    sampler : str
+        That of the recipe.
+
+    Examples
+    --------
+    >>> print(*of_left_over(1000, 200, 40, "no-duplicates"))
+    200 of 1,000 rows (20%) are in no batch of an epoch: the sampler no-duplicates has too many rows that share a text \
+or group; lower train.batch_size, or set data.drop_last: false to train on short batches too
+    >>> list(of_left_over(1000, 40, 40, "shuffled"))
+    []
+    """
+    if left > remainder:
+        shared = "label" if sampler == "by-label" else "text or group"
+        yield (
+            f"{left:,} of {rows:,} rows ({left / rows:.0%}) are in no batch of an epoch: the sampler {sampler} has too "
+            f"many rows that share a {shared}; lower train.batch_size, or set data.drop_last: false to train on short "
+            f"batches too"
+        )
 
 
 def _like_an_id(text: str) -> bool:

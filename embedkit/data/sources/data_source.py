@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -16,9 +16,21 @@ from typing import TYPE_CHECKING, Any
 
 from embedkit.data.images.pictures import load_picture
 from embedkit.data.schema import warnings as suspicions
-from embedkit.data.schema.parsers import TextReader, read_features, read_group, read_image, read_label, read_score, show
+from embedkit.data.schema.guesses import Guess
+from embedkit.data.schema.parsers import (
+    TextReader,
+    is_list,
+    read_features,
+    read_group,
+    read_image,
+    read_label,
+    read_score,
+    read_scores,
+    show,
+)
 from embedkit.data.schema.roles import IMAGE_ROLES, bind, named_role
 from embedkit.data.schema.rows import BadRow, Part, Row
+from embedkit.data.sources.formats.webdataset import APART
 from embedkit.data.sources.sources import find_parts
 from embedkit.errors import DataError, nearest
 
@@ -27,6 +39,14 @@ if TYPE_CHECKING:
 
 HEAD = 100
 """Rows of each source that are checked before anything is read in full."""
+
+OPTIONS = ("separator", "header")
+"""Settings of a source that are its format's."""
+
+_READERS = {
+    "score": read_score, "scores": read_scores, "scores_of_positives": read_scores, "scores_of_negatives": read_scores,
+    "label": read_label, "group": read_group, "features": read_features,
+}  # fmt: skip
 
 LOOKED_AT = 8
 """Rows of each source whose images are decoded then."""
@@ -93,6 +113,8 @@ class Source:
         self.config, self.index, self.name = config, index, config.path
         self._skip = data.on_bad_row != "error"
         self._data, self._limits = data, limits or {}
+        self._images = None if config.image_folder is None else Path(base_dir, config.image_folder).absolute()
+        guesses: list[Guess] = []
         self.parts = find_parts(
             config.path,
             config.format,
@@ -101,20 +123,33 @@ class Source:
             revision=config.revision,
             base_dir=base_dir,
             file=config.file,
+            options={name: value for name in OPTIONS if (value := getattr(config, name)) is not None},
+            prefer="train",
+            tell=guesses.append,
         )
         head = list(itertools.islice(self._records(), HEAD))
-        found = list(dict.fromkeys(key for _, values in head if isinstance(values, dict) for key in values))
+        names = list(dict.fromkeys(key for _, values in head if isinstance(values, dict) for key in values))
         where = f"data.train[{index}] ({config.path})"
-        if not found:
+        if not names:
             raise next((values for _, values in head if isinstance(values, BadRow)), None) or DataError(
                 "it has no rows", where=where, remedy="check the file"
             )
+        apart = next((values for _, values in head if isinstance(values, BadRow) and values.reason == APART), None)
+        if apart is not None:  # else columns would seem to be missing
+            raise apart
         for column in config.where:
-            if column not in found:
-                raise DataError(f"'where' names no column {column!r}", where=where, remedy=nearest(column, found))
+            if column not in names:
+                raise DataError(f"'where' names no column {column!r}", where=where, remedy=nearest(column, names))
         self._seen = {column: _values_of(column, head) for column in config.where}
-        binding = bind(found, config.columns, requires=requires, reads=reads, where=where, explode=config.explode)
-        self.roles, self.notes, self._required = binding.roles, binding.notes, requires
+        rows_of_head = [values for _, values in head if isinstance(values, dict)]
+        lists = frozenset(column for column in names if _holds_lists(column, rows_of_head))
+        binding = bind(
+            names, config.columns, requires=requires, reads=reads, where=where, explode=config.explode, lists=lists
+        )
+        guesses += [Guess(where, what, "columns") for what in binding.guesses]
+        self.guesses: tuple[Guess, ...] = tuple(dict.fromkeys(guesses))
+        self.roles, self._required, self._reads = binding.roles, requires, reads
+        self.notes: tuple[str, ...] = (*map(str, self.guesses), *binding.notes)
         self._columns = binding.columns
         self._numbered = {
             role: sorted((slot for slot in binding.columns if slot.startswith(prefix)), key=_number_of)
@@ -124,9 +159,11 @@ class Source:
         self.account = Account()
         first = list(self.rows(HEAD))  # a wrong mapping is told at once
         self._look_at_images(first[:LOOKED_AT])
-        named = {column: named_role(column) for column in found}
+        named = {column: named_role(column) for column in names}
         self.notes += tuple(suspicions.of_columns(binding.columns, named, where))
         self.notes += tuple(suspicions.of_rows([row for _, row in first], binding.columns, where))
+        if "label" not in requires:
+            self.notes += tuple(suspicions.of_labels([row for _, row in first], binding.columns, where))
         self.texts.cut_texts = 0
 
     def rows(self, records: int | None = None) -> Iterator[tuple[Place, Row]]:
@@ -140,20 +177,20 @@ class Source:
             A file cannot be read on, or no row is left.
         """
         account = Account()
-        kept = False
-        for place, made in self.outcomes(account, records):
+        any_row = False
+        for place, outcome in self.outcomes(account, records):
             self._keep(account)
-            if isinstance(made, BadRow):
+            if isinstance(outcome, BadRow):
                 if not self._skip:
-                    raise made
-                account.dropped[made.reason] += 1
-                account.bad.append((made.where or self.where(place), made.reason, made.what))
+                    raise outcome
+                account.dropped[outcome.reason] += 1
+                account.bad.append((outcome.where or self.where(place), outcome.reason, outcome.what))
                 continue
-            kept = True
-            for row in made:
+            any_row = True
+            for row in outcome:
                 yield place, row
         self._keep(account)
-        if not kept and records is None:
+        if not any_row and records is None:
             raise self._nothing_left()
 
     def _keep(self, account: Account) -> None:
@@ -166,24 +203,24 @@ class Source:
 
         `account` is told of records read (``read``) and left out by ``where`` (``filtered``).
         """
-        wanted = [(column, _accepted(value)) for column, value in self.config.where.items()]
-        kept = 0
+        conditions = [(column, _accepted(value)) for column, value in self.config.where.items()]
+        count = 0
         for place, values in itertools.islice(self._records(), records):
             account.read += 1
             if isinstance(values, BadRow):
                 yield place, values
                 continue
-            if any(not _matches(values.get(column), accepted) for column, accepted in wanted):
+            if any(not _matches(values.get(column), accepted) for column, accepted in conditions):
                 account.filtered += 1
                 continue
             try:
-                made = self.make(values, place)
+                rows = self.make(values, place)
             except BadRow as bad:
                 yield place, bad
                 continue
-            yield place, made
-            kept += 1
-            if kept == self.config.limit:
+            yield place, rows
+            count += 1
+            if count == self.config.limit:
                 return
 
     def where(self, place: Place) -> str:
@@ -214,13 +251,23 @@ class Source:
             if slots:
                 extra = [row.pop(slot) for slot in slots]
                 row[role] = row.get(role, []) + [text for text in extra if text is not None]
+        if "prompt" in row:
+            row["anchor"] = f"{row.pop('prompt') or ''}{row['anchor']}"
         if "negatives" in self._required and not row["negatives"]:
             raise BadRow(
                 "no negatives", "the row has no negative", where=self.where(place), remedy="add one, or skip bad rows"
             )
         if self._numbered["texts"] and not row["texts"]:
             raise self._no_captions(values, place)
-        return self._explode(row, place) if self.config.explode else [row]
+        try:
+            rows = self._explode(row, place) if self.config.explode else several_positives(row, self._group(place))
+            return [with_scores(one) for one in rows]
+        except BadRow as bad:
+            raise bad.at(self._sample(values, place)) from bad.__cause__
+
+    def _group(self, place: Place) -> str:
+        """The group of the rows of one record."""
+        return f"{self.index}:{place[0]}:{place[1]}"
 
     def _sample(self, values: Mapping[str, Any], place: Place) -> str:
         """The place of a record, with the name of the sample where it stands in a shard."""
@@ -237,6 +284,10 @@ class Source:
         texts = self.texts
         if slot in ("anchor", "positive"):
             row[slot] = texts.text(cell)
+        elif slot == "prompt":
+            row[slot] = None if cell is None else str(cell)
+        elif slot == "positives":
+            row[slot] = texts.some_texts(cell)
         elif slot.startswith(("negative_", "text_")):
             row[slot] = texts.optional_text(cell)
         elif slot == "negatives":
@@ -245,10 +296,9 @@ class Source:
             row[slot] = texts.some_texts(cell)
         elif slot in IMAGE_ROLES:
             image = read_image(cell)
-            row[slot] = image if isinstance(image, bytes) else image_path(image, part.folder)
+            row[slot] = image if isinstance(image, bytes) else image_path(image, part.folder, self._images)
         else:
-            readers = {"score": read_score, "label": read_label, "group": read_group, "features": read_features}
-            row[slot] = readers[slot](cell)
+            row[slot] = _READERS[slot](cell)
             self._check_limits(slot, row[slot])
 
     def _check_limits(self, role: str, value: Any) -> None:
@@ -266,7 +316,7 @@ class Source:
             raise BadRow(
                 "single text", "explode needs two texts or more", where=self.where(place), remedy="skip bad rows"
             )
-        row.setdefault("group", f"{self.index}:{place[0]}:{place[1]}")
+        row.setdefault("group", self._group(place))
         return [{**row, "anchor": first, "positive": second} for first, second in itertools.pairwise(texts)]
 
     def _look_at_images(self, rows: list[tuple[Place, Row]]) -> None:
@@ -300,6 +350,55 @@ def encode_group(group: int | str) -> str:
     return json.dumps(group)
 
 
+def _holds_lists(column: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether all cells of a column that are not empty are lists."""
+    cells = [cell for row in rows if (cell := row.get(column)) not in (None, "")]
+    return bool(cells) and all(map(is_list, cells))
+
+
+def several_positives(row: Row, group: str) -> list[Row]:
+    """A row for each of ``positives``, all of one group, so that none is a negative of another; else the row itself.
+
+    Examples
+    --------
+    >>> several_positives({"anchor": "a", "positives": ["b", "c"]}, "1")
+    [{'anchor': 'a', 'group': '1', 'positive': 'b'}, {'anchor': 'a', 'group': '1', 'positive': 'c'}]
+    """
+    if "positives" not in row:
+        return [row]
+    row = dict(row)
+    positives = row.pop("positives")
+    if len(positives) > 1:
+        row.setdefault("group", group)
+    scores = row.pop("scores_of_positives", None)
+    if scores is None and "scores" in row and len(positives) > 1:  # one list for all positives, then the negatives
+        scores, row["scores_of_negatives"] = row["scores"][: len(positives)], row.pop("scores")[len(positives) :]
+    if scores is not None and len(scores) != len(positives):
+        raise BadRow("bad scores", f"{len(scores)} scores for {len(positives)} positives", remedy=_FIX)
+    rows = [{**row, "positive": positive} for positive in positives]
+    if scores is None:
+        return rows
+    return [{**one, "scores_of_positives": [score]} for one, score in zip(rows, scores, strict=True)]
+
+
+def with_scores(row: Row) -> Row:
+    """The row with ``scores`` checked: one for each candidate, the positive first, then the negatives.
+
+    Examples
+    --------
+    >>> row = {"positive": "b", "negatives": ["c"], "scores_of_positives": [0.9], "scores_of_negatives": [0.1]}
+    >>> with_scores(row)["scores"]
+    [0.9, 0.1]
+    """
+    if "scores_of_positives" in row or "scores_of_negatives" in row:
+        row["scores"] = row.pop("scores_of_positives", []) + row.pop("scores_of_negatives", [])
+    candidates = 1 + len(row.get("negatives") or [])
+    if "scores" in row and len(row["scores"]) != candidates:
+        what = f"{len(row['scores'])} scores for {candidates} candidates (the positive, then its negatives)"
+        raise BadRow("bad scores", what, remedy=_FIX)
+    return row
+
+
 def _values_of(column: str, head: list[tuple[Place, dict[str, Any] | BadRow]]) -> list[str]:
     values = dict.fromkeys(show(row.get(column)) for _, row in head if isinstance(row, dict))
     return list(values)[:5]
@@ -319,19 +418,23 @@ def _matches(cell: Any, accepted: list[Any]) -> bool:
     return False
 
 
-_MEND = "mend the file, or set data.on_bad_row: skip"
+_FIX = "fix the row, or set data.on_bad_row: skip"
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 
 
-def image_path(image: str, home: Path | None) -> str:
+def image_path(image: str, home: Path | None, images: Path | None = None) -> str:
     """The path in a cell made absolute; it must stay inside `home`, the folder of the data file.
+
+    With `images` it may be absolute and must stay inside that folder; relative ones start there.
 
     Raises
     ------
     BadRow
         It leads elsewhere, or no file with content is there; the caller adds the place.
     """
-    remedy = "write paths relative to the folder of the data file"
+    remedy = "write paths relative to the folder of the data file, or set 'image_folder' to the folder that holds them"
+    if images is not None:
+        home = images
     if home is None or _URL.match(image):
         raise BadRow("bad path", f"the image path {show(image)} is not relative", remedy=remedy)
     folder = str(home) if home.is_absolute() else str(home.resolve())
@@ -346,7 +449,7 @@ def image_path(image: str, home: Path | None) -> str:
     if size < 0:
         raise BadRow("missing image", f"there is no image file {show(image)}", remedy=remedy)
     if size == 0:
-        raise BadRow("empty image", f"the image file {show(image)} has no bytes", remedy=_MEND)
+        raise BadRow("empty image", f"the image file {show(image)} has no bytes", remedy=_FIX)
     return path
 
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import io
 import itertools
+import lzma
+import tempfile
 import zlib
-from collections.abc import Iterator
-from pathlib import Path
-from typing import IO, cast
+from collections.abc import Callable, Iterator, Mapping
+from typing import IO, Any, cast
 
 from embedkit.data.schema.rows import BadRow
+from embedkit.data.sources.remote import Location
 from embedkit.errors import DataError
 
 MAX_LINE = 64 * 2**20
 """Longest line that is read, in bytes; it bounds the memory that a damaged or hostile file can take."""
 
 MAX_RATIO = 200
-"""A gzipped file may unpack to this many times its size (beyond `FREE`); text comes to 3 to 20, a bomb to 1000."""
+"""A compressed file may unpack to this many times its size (beyond `FREE`); text comes to 3 to 20, a bomb to 1000."""
 
 FREE = 64 * 2**20
 """Unpacked bytes below which no ratio is looked at."""
@@ -24,8 +28,39 @@ FREE = 64 * 2**20
 _BOM = b"\xef\xbb\xbf"
 
 
-def open_bytes(path: Path) -> IO[bytes]:
-    """Open a file for reading bytes, through gzip where its first bytes say so.
+class Unpacked(io.BufferedReader):
+    """The content of a compressed file, and the file itself as `packed`."""
+
+    def __init__(self, stream: Any, packed: IO[bytes]) -> None:
+        super().__init__(stream)
+        self.packed = packed
+
+    def close(self) -> None:
+        """Close both."""
+        super().close()
+        self.packed.close()
+
+
+def _zstandard(packed: IO[bytes]) -> Any:
+    import pyarrow as pa
+
+    return pa.CompressedInputStream(packed, "zstd")
+
+
+_UNPACK: Mapping[bytes, Callable[[IO[bytes]], Any]] = {
+    b"\x1f\x8b": lambda packed: gzip.GzipFile(fileobj=packed),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ": lzma.LZMAFile,
+    b"\x28\xb5\x2f\xfd": _zstandard,
+}
+"""First bytes of compressed files, and what unpacks them."""
+
+DAMAGED = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
+"""What unpacking raises for damaged data."""
+
+
+def open_bytes(path: Location) -> IO[bytes]:
+    """Open a file for reading bytes, unpacked where its first bytes say gzip, bzip2, xz or zstandard.
 
     Raises
     ------
@@ -33,10 +68,12 @@ def open_bytes(path: Path) -> IO[bytes]:
         The file is missing, is not a file, is empty, or cannot be opened.
     """
     try:
-        with open(path, "rb") as handle:
-            magic = handle.read(2)
+        with path.open("rb") as handle:
+            magic = handle.read(6)
         if magic:
-            return cast("IO[bytes]", gzip.open(path, "rb") if magic == b"\x1f\x8b" else open(path, "rb"))
+            unpack = next((unpack for start, unpack in _UNPACK.items() if magic.startswith(start)), None)
+            file = path.open("rb")
+            return file if unpack is None else cast("IO[bytes]", Unpacked(unpack(file), file))
     except FileNotFoundError as error:
         raise DataError("no such file", where=str(path), remedy="check the path") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
@@ -44,7 +81,7 @@ def open_bytes(path: Path) -> IO[bytes]:
     raise DataError("the file is empty", where=str(path), remedy="check how it was written")
 
 
-def check_unpacked(handle: IO[bytes], path: Path, unpacked: int) -> None:
+def check_unpacked(handle: IO[bytes], path: Location, unpacked: int) -> None:
     """Refuse a decompression bomb: `unpacked` bytes have come out of so few of `handle` that it cannot be text.
 
     Raises
@@ -52,14 +89,41 @@ def check_unpacked(handle: IO[bytes], path: Path, unpacked: int) -> None:
     DataError
         They are more than `MAX_RATIO` times the bytes that were read, and more than `FREE`.
     """
-    if unpacked > FREE and isinstance(handle, gzip.GzipFile) and unpacked > MAX_RATIO * handle.fileobj.tell():
+    if unpacked > FREE and isinstance(handle, Unpacked) and unpacked > MAX_RATIO * handle.packed.tell():
         raise DataError(
             f"unpacks to more than {MAX_RATIO} times its size, like a decompression bomb", where=str(path),
             remedy="if that is meant, unpack it and give the unpacked file",
         )  # fmt: skip
 
 
-def text_lines(path: Path) -> Iterator[tuple[int, str | BadRow]]:
+def seekable(path: Location) -> IO[bytes]:
+    """The file itself, or its unpacked content in a temporary file when it is compressed.
+
+    Raises
+    ------
+    DataError
+        As `open_bytes`; it cannot be unpacked, or is a decompression bomb.
+    """
+    handle = open_bytes(path)
+    if not isinstance(handle, Unpacked):
+        return handle
+    unpacked = tempfile.TemporaryFile()  # noqa: SIM115 - closed by the caller
+    try:
+        with handle:
+            while block := handle.read(2**20):
+                unpacked.write(block)
+                check_unpacked(handle, path, unpacked.tell())
+    except DataError:
+        unpacked.close()
+        raise
+    except (OSError, *DAMAGED) as error:
+        unpacked.close()
+        raise DataError(f"cannot be unpacked ({error})", where=str(path), remedy="compress it again") from error
+    unpacked.seek(0)
+    return unpacked
+
+
+def text_lines(path: Location) -> Iterator[tuple[int, str | BadRow]]:
     r"""Number (from 1) and text of each line, its ``\n`` or ``\r\n`` kept; a byte order mark is dropped.
 
     Lines end at ``\n`` only, so that U+2028, form feeds and the like stay inside a text. A line that is not UTF-8 or
@@ -97,13 +161,14 @@ def chomp(line: str) -> str:
     return line.removesuffix("\n").removesuffix("\r") if line.endswith("\n") else line
 
 
-def _read_line(handle: IO[bytes], path: Path, number: int) -> bytes:
+def _read_line(handle: IO[bytes], path: Location, number: int) -> bytes:
     try:
         raw = handle.readline(MAX_LINE + 1)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except DAMAGED as error:
         raise DataError(
-            f"damaged or cut gzip data ({error})", where=f"{path}:{number}", remedy="copy or compress the file again"
-        ) from error
+            f"damaged or cut compressed data ({error})", where=f"{path}:{number}",
+            remedy="copy or compress the file again",
+        ) from error  # fmt: skip
     except OSError as error:
         raise DataError(f"cannot be read ({error})", where=f"{path}:{number}", remedy="check the file") from error
     if len(raw) > MAX_LINE:
@@ -115,7 +180,7 @@ def _read_line(handle: IO[bytes], path: Path, number: int) -> bytes:
     return raw
 
 
-def _decode(raw: bytes, path: Path, number: int, start: int) -> str | BadRow:
+def _decode(raw: bytes, path: Location, number: int, start: int) -> str | BadRow:
     nul = raw.find(b"\0")
     if nul >= 0:
         return BadRow(

@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
 import logging
 import re
-from collections.abc import Iterator, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from embedkit.data.schema.guesses import Guess, Tell
 from embedkit.data.schema.rows import BadRow, Part, Record
-from embedkit.data.sources.image_folders import image_files, image_folder
-from embedkit.data.sources.readers import TEXT_READERS
-from embedkit.data.sources.shards import expand, read_shard
-from embedkit.data.sources.tables import choose_split, hub_part, read_parquet, saved_parts
+from embedkit.data.sources import objects
+from embedkit.data.sources.hub import hub_part
+from embedkit.data.sources.layouts.tables import choose_files, nothing_here
+from embedkit.data.sources.parts import NO_OPTIONS, file_part
+from embedkit.data.sources.registry import FolderRequest, format_of, layouts, readers
+from embedkit.data.sources.remote import ADDRESS, remote_files
 from embedkit.errors import DataError, nearest
 
-FILE_READERS = {**TEXT_READERS, "parquet": read_parquet, "webdataset": read_shard}
-"""Reader of each file format."""
-
-_SUFFIXES = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-    ".txt": "txt",
-    ".tar": "webdataset",
-    ".tgz": "webdataset",
-}
-Format = Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt", "webdataset", "folder", "images", "hub", "builtin"]
 _log = logging.getLogger(__name__)
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|pipe:|file:|data:", re.IGNORECASE)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w-]+")
-_SPLIT = re.compile(r"(train|training|dev|val|valid|validation|eval|test|testing)(?![A-Za-z])", re.IGNORECASE)
-_SAME_SPLIT = {"training": "train", "testing": "test", "val": "validation", "valid": "validation", "dev": "validation"}
+
+
+def _warn(guess: Guess) -> None:
+    _log.warning("%s", guess)
 
 
 def find_parts(
@@ -47,8 +38,24 @@ def find_parts(
     revision: str | None = None,
     base_dir: Path | None = None,
     file: str | None = None,
+    options: Mapping[str, Any] = NO_OPTIONS,
+    prefer: str | None = None,
+    tell: Tell = _warn,
 ) -> list[Part]:
-    """The files or tables that `path` stands for; the keys are those of `embedkit.recipe.SourceConfig`.
+    """The files or tables that `path` stands for.
+
+    Parameters
+    ----------
+    path, format, name, split, revision, file
+        The keys of `embedkit.recipe.SourceConfig`.
+    base_dir : Path, optional
+        Where relative paths start.
+    options : mapping
+        Settings of the format: ``separator``, ``header``.
+    prefer : str, optional
+        The split to take where there are several and none is asked for.
+    tell : callable
+        Takes each `Guess`; logged as a warning when not given.
 
     Raises
     ------
@@ -57,37 +64,60 @@ def find_parts(
     """
     if format == "builtin" or path.startswith("builtin:"):
         return [_builtin(path.removeprefix("builtin:"))]
-    if _URL.match(path):
-        raise DataError(
-            "no address is read, only files, folders and data sets of the hub", where=path,
-            remedy="download it, and give the path of the file",
-        )  # fmt: skip
-    shards = expand(path)
-    if shards != [path]:
-        return [part for one in shards for part in find_parts(one, format, base_dir=base_dir)]
+    if format == "object" or path.startswith(objects.PREFIX):
+        return [objects.part(path)]
+    if "::" in path:
+        raise DataError("two sources in one path", where=path, remedy="give an entry in data.train for each")
+    several = [one for pattern in expand(path) for one in _matches(pattern, base_dir)]
+    request = FolderRequest(Path(path), split, prefer, tell, format if format in readers else None, options)
+    if several != [path]:
+        return [part for one in several for part in find_parts(
+            one, format, split=split, base_dir=base_dir, options=options, prefer=prefer, tell=tell)]  # fmt: skip
+    if ADDRESS.match(path):
+        return _remote(path, format, request)
     place, kind = _look(path, base_dir)
     if file is not None:
-        return [_file(_file_of(path, file, place if kind == "folder" else None, revision), format)]
+        location = _file_of(path, file, place if kind == "folder" else None, revision)
+        return [file_part(location, format, options, tell=tell)]
     if format == "hub":
-        return [hub_part(str(place) if kind == "folder" else path, name, split, revision)]
-    if format == "images" and kind == "folder":
-        return [image_folder(place)]
+        return [hub_part(str(place) if kind == "folder" else path, name, split, revision, prefer, request.guess)]
     if kind == "folder":
-        return _folder(place, split, format)
+        return _folder(replace(request, folder=place), format)
     if kind == "nothing" and format == "auto" and _looks_like_hub_id(path, base_dir):
-        said = "%s: no file or folder of this name, so taken for a data set of the hub (revision %s)"
-        _log.warning(said, path, revision or "main")
-        return [hub_part(path, name, split, revision)]
+        version = revision or "main"
+        tell(Guess(path, f"no file or folder of this name, so a data set of the hub (revision {version})", "format"))
+        return [hub_part(path, name, split, revision, prefer, request.guess)]
     if kind == "nothing":
         raise DataError("no such file or folder", where=str(place), remedy="check the path")
-    if format in ("folder", "images"):
+    if format == "folder" or format in layouts:
         raise DataError("it is a file, not a folder", where=str(place), remedy="leave 'format' out")
-    return [_file(place, format)]
+    return [file_part(place, format, options, tell=tell)]
+
+
+def expand(pattern: str) -> list[str]:
+    """``a-{000..012}.tar`` and ``{a,b}.tar`` written out; braces around anything else are part of a name.
+
+    Examples
+    --------
+    >>> expand("a-{8..10}.tar")
+    ['a-8.tar', 'a-9.tar', 'a-10.tar']
+    """
+    start, end = pattern.find("{"), pattern.find("}")
+    if start < 0 or end < start:
+        return [pattern]
+    inside = pattern[start + 1 : end]
+    first, dots, last = inside.partition("..")
+    if dots and first.isdecimal() and last.isdecimal():
+        choices = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+    else:
+        choices = inside.split(",") if "," in inside else []
+    choices = choices or [pattern[start : end + 1]]
+    return [pattern[:start] + choice + rest for choice in choices for rest in expand(pattern[end + 1 :])]
 
 
 def read_rows(
     path: str | Path,
-    format: Format = "auto",
+    format: str = "auto",
     columns: Sequence[str] | None = None,
     *,
     name: str | None = None,
@@ -100,9 +130,9 @@ def read_rows(
     Parameters
     ----------
     path : str or Path
-        A file (csv, tsv, jsonl, parquet, txt, also gzipped), a tar shard of webdataset (several as
-        ``a-{000..012}.tar``), a folder of files or of images, a ``datasets.save_to_disk`` folder, a hub data set id, or
-        ``builtin:NAME``.
+        A file of any format of `embedkit.data.sources.registry.readers`, also compressed, several as
+        ``a-{000..012}.tar`` or ``a-*.csv``, also behind an address (``hf://``, ``s3://``, ``gs://`` ...); a folder of
+        files or of images, a ``datasets.save_to_disk`` folder, a hub data set id, or ``builtin:NAME``.
     format : str
         Says what `path` is where its name does not.
     columns : sequence of str, optional
@@ -121,6 +151,11 @@ def read_rows(
     ------
     DataError
         At the first thing that cannot be read, naming file, row and remedy.
+
+    Examples
+    --------
+    >>> [sorted(row) for row in read_rows("builtin:pairs-train", limit=2)]
+    [['anchor', 'positive'], ['anchor', 'positive']]
     """
     parts = find_parts(str(path), format, name=name, split=split, revision=revision)
     records = ((part, *record) for part in parts for record in part.records())
@@ -144,9 +179,9 @@ def _file_of(path: str, file: str, folder: Path | None, revision: str | None) ->
     try:
         return Path(hf_hub_download(path, file, repo_type="dataset", revision=revision))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         remedy = "check the id, the file name and the network, or download it and give its folder as path"
-        raise DataError(f"cannot be downloaded ({said})", where=f"{path}: {file}", remedy=remedy) from error
+        raise DataError(f"cannot be downloaded ({reason})", where=f"{path}: {file}", remedy=remedy) from error
 
 
 def _select(values: dict[str, Any], columns: Sequence[str], where: str) -> dict[str, Any]:
@@ -165,60 +200,52 @@ def _look(path: str, base_dir: Path | None) -> tuple[Path, Literal["file", "fold
         raise DataError(f"not a usable path ({error})", where=path[:200], remedy="check the path") from error
 
 
-def _file(path: Path, format: str) -> Part:
-    kind = _format_of(path) if format == "auto" else format
-    if kind is None:
-        raise DataError(
-            "the name does not tell the format",
-            where=str(path),
-            remedy=f"give 'format': {', '.join(sorted(FILE_READERS))}",
-        )
-    return Part(str(path), partial(FILE_READERS[kind], path), path.parent, path)
+def _folder(request: FolderRequest, format: str) -> list[Part]:
+    """The parts of a folder by the first layout that fits, or by the one that `format` names."""
+    named = format in layouts
+    tried = [(layout.rank, name) for name, layout in layouts.items() if not named or name == format]
+    if request.format is not None:
+        tried = [(0, "tables")]
+    for _, name in sorted(tried):
+        parts = layouts[name].parts(replace(request, tell=_unless(named, request.tell)))
+        if parts is not None:
+            return parts
+    raise nothing_here(request)
 
 
-def _format_of(path: Path) -> str | None:
-    name = path.name.lower().removesuffix(".gz")
-    return _SUFFIXES.get(Path(name).suffix)
+def _unless(named: bool, tell: Tell) -> Tell:
+    """Takes guesses, but for that of a format which is set."""
+    return (lambda guess: None if guess.key == "format" else tell(guess)) if named else tell
 
 
-def _folder(folder: Path, split: str | None, format: str) -> list[Part]:
-    saved = saved_parts(folder, split)
-    if saved is not None:
-        return saved
-    wanted = format if format in FILE_READERS else None
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path, folder))
-    files = [path for path in files if (wanted or _format_of(path)) == _format_of(path) and _format_of(path)]
-    if not files and wanted is None and image_files(folder):
-        return [image_folder(folder / split if split is not None and (folder / split).is_dir() else folder)]
-    if not files:
-        kinds = ", ".join(sorted(_SUFFIXES))
-        raise DataError("no data file in this folder", where=str(folder), remedy=f"put files there that end in {kinds}")
-    splits: dict[str, list[Path]] = {}
-    for path in files:
-        found = _SPLIT.match(path.name) or _SPLIT.fullmatch(path.parent.name if path.parent != folder else "")
-        splits.setdefault(_split_name(found[1]) if found else "", []).append(path)
-    if split is not None and list(splits) == [""]:
-        raise DataError("its file names tell no splits", where=str(folder), remedy="leave 'split' out, use 'where'")
-    if split is None and len(splits) == 1:
-        return [_file(path, "auto") for path in files]
-    chosen = choose_split([key for key in splits if key], split and _split_name(split), str(folder))
-    if split is None:
-        others = splits[""]
-        listed = ", ".join(str(path.relative_to(folder)) for path in others[:3]) + (", ..." if others[3:] else "")
-        _log.warning("%s: only the files of split %s are read, not %s", folder, chosen, listed)
-    return [_file(path, "auto") for path in splits[chosen]]
+def _remote(address: str, format: str, request: FolderRequest) -> list[Part]:
+    """The file behind an address, or the files of a folder there, which are chosen as in a local folder."""
+    files = dict(remote_files(address))
+    if format in ("folder", "hub", *layouts) and format != "tables":
+        raise DataError(f"no address is read with format {format!r}", where=address, remedy="leave 'format' out")
+    single = len(files) == 1 and PurePosixPath(address).name == next(iter(files))
+    names = list(files) if single else choose_files(list(files), request)
+    if not names:
+        raise nothing_here(replace(request, folder=Path(address)))
+    kind = format if format in readers else "auto"
+    return [file_part(files[name], kind, request.options, tell=request.tell) for name in names]
 
 
-def _split_name(text: str) -> str:
-    return _SAME_SPLIT.get(text.lower(), text.lower())
-
-
-def _hidden(path: Path, folder: Path) -> bool:
-    return any(piece.startswith((".", "_")) for piece in path.relative_to(folder).parts)
+def _matches(pattern: str, base_dir: Path | None) -> list[str]:
+    """The files that a local pattern means, sorted; the pattern itself where it is none."""
+    if ADDRESS.match(pattern) or not any(sign in pattern for sign in "*?"):
+        return [pattern]
+    place, kind = _look(pattern, base_dir)
+    if kind != "nothing":
+        return [pattern]
+    names = sorted(glob.glob(str(place if base_dir is None else place.absolute()), recursive=True))
+    if not names:
+        raise DataError("no file fits this pattern", where=pattern, remedy="check the path")
+    return names
 
 
 def _looks_like_hub_id(path: str, base_dir: Path | None) -> bool:
-    if _format_of(Path(path)) or not _HUB_ID.fullmatch(path):
+    if format_of(path) or not _HUB_ID.fullmatch(path):
         return False
     return "/" not in path or not ((base_dir or Path()) / path.split("/")[0]).exists()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from embedkit.errors import NonFiniteError, UserError
 from embedkit.evaluation.core.inputs import EncodedImage, Item, item_key
 from embedkit.evaluation.core.stats import Array
-from embedkit.evaluation.core.task import Request
+from embedkit.evaluation.core.task import Request, Side
 
 if TYPE_CHECKING:
     from embedkit.evaluation.core.cache import EmbeddingCache
@@ -24,6 +24,28 @@ to it, like a word in capitals and not, or texts of unknown words."""
 _Space = tuple[str | None, bool]
 
 
+SIDES: tuple[Side, ...] = ("query", "document")
+_SIDE_PROMPTS: Mapping[str, Sequence[str]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
+
+
+def prompt_of_side(prompts: Collection[str], side: str | None) -> str | None:
+    """The name among a model's `prompts` for a side of a search, as sentence-transformers' ``encode_query`` and
+    ``encode_document`` choose it; None where the model has none.
+
+    Examples
+    --------
+    >>> prompt_of_side({"query": "query: ", "passage": "passage: "}, "document")
+    'passage'
+    """
+    return next((name for name in _SIDE_PROMPTS.get(side or "", ()) if name in prompts), None)
+
+
+def _prompts(model: Any) -> dict[str, str]:
+    """The model's prompts by name; none where it has no such attribute."""
+    prompts = getattr(model, "prompts", None)
+    return prompts if isinstance(prompts, dict) else {}
+
+
 class Encoder(Protocol):
     """What evaluation needs of a model; ``describe()`` and ``similarity()`` are used where they exist."""
 
@@ -31,18 +53,18 @@ class Encoder(Protocol):
         """Vectors of the one list of inputs in its order: array or CPU tensor (N, D), floating point."""
 
 
-def _said(item: Item) -> str:
+def _quotation(item: Item) -> str:
     """A short quotation of an input for messages."""
     if isinstance(item, EncodedImage):
         return item.name
     return repr(item if len(item) <= 60 else item[:57] + "...")
 
 
-def as_vectors(found: Any) -> Array:
+def as_vectors(output: Any) -> Array:
     """What a model returned as a numpy array, still unchecked; tensors are moved to the CPU and to float32."""
-    if hasattr(found, "detach"):
-        found = found.detach().cpu().float().numpy()
-    return np.asarray(found)
+    if hasattr(output, "detach"):
+        output = output.detach().cpu().float().numpy()
+    return np.asarray(output)
 
 
 def check_vectors(vectors: Array, items: Sequence[Item]) -> Array:
@@ -68,7 +90,7 @@ def check_vectors(vectors: Array, items: Sequence[Item]) -> Array:
     if not good.all():
         row = int(np.argmin(good))
         count = int((~good).sum())
-        raise NonFiniteError(f"{count} embeddings hold NaN or infinity, first for {_said(items[row])}")
+        raise NonFiniteError(f"{count} embeddings hold NaN or infinity, first for {_quotation(items[row])}")
     return vectors
 
 
@@ -145,9 +167,28 @@ class Embedder:
         self._table: dict[_Space, Array] = {}
         self._sameness: dict[_Space, _Sameness] = {}
 
-    def _space(self, items: Sequence[Item], prompt: str | None) -> _Space:
+    def prompt_of(self, prompt: str | None = None, side: Side | None = None) -> str | None:
+        """The prompt of inputs that a task gives `prompt`: that one, an empty one too; else the embedder's own; else
+        the model's prompt for their `side`."""
+        if prompt is not None:
+            return prompt
+        return self.prompt if self.prompt is not None else prompt_of_side(_prompts(self.model), side)
+
+    def describe_prompts(self, **sides: str | None) -> tuple[dict[str, str], list[str]]:
+        """Texts of the prompts in use by side, and words for people; `sides` are the settings ``query=``,
+        ``document=``."""
+        used: dict[str, str | None] = {
+            side: self._text_of(self.prompt_of(sides[side], side)) for side in SIDES if side in sides
+        }
+        texts = {side: text for side, text in used.items() if text is not None}
+        if not any(texts.values()):
+            return texts, []
+        quoted = [f"{side} {texts[side]!r}" if side in texts else f"{side} by the model's default" for side in used]
+        return texts, [f"prompts: {', '.join(quoted)}"]
+
+    def _space(self, items: Sequence[Item], prompt: str | None, side: Side | None = None) -> _Space:
         """What `items` are filed under: their prompt, and whether they are texts or images (never both)."""
-        return prompt or self.prompt, bool(items) and not isinstance(items[0], str)
+        return self.prompt_of(prompt, side), bool(items) and not isinstance(items[0], str)
 
     def prepare(self, requests: Sequence[Request]) -> None:
         """Encode every distinct input of all `requests` once and keep the vectors.
@@ -159,7 +200,7 @@ class Embedder:
         """
         wanted: dict[_Space, dict[bytes, Item]] = {}
         for request in requests:
-            space = self._space(request.items, request.prompt)
+            space = self._space(request.items, request.prompt, request.side)
             known, new = self._known.get(space, {}), wanted.setdefault(space, {})
             for item in request.items:
                 key = item_key(item)
@@ -177,10 +218,10 @@ class Embedder:
         self._vectors.setdefault(space, []).append(vectors)
         self._table.pop(space, None)
 
-    def __call__(self, items: Sequence[Item], prompt: str | None = None) -> Array:
+    def __call__(self, items: Sequence[Item], prompt: str | None = None, side: Side | None = None) -> Array:
         """Vectors of `items`, all texts or all images, in their order, float32 (N, D); from memory where known."""
-        space = self._space(items, prompt)
-        self.prepare([Request(items, prompt)])
+        space = self._space(items, prompt, side)
+        self.prepare([Request(items, prompt, side)])
         if space not in self._table:
             parts = self._vectors[space]
             self._table[space] = parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -189,7 +230,14 @@ class Embedder:
         return self._table[space][[known[item_key(item)] for item in items]]
 
     def blocks(
-        self, items: Sequence[Item], size: int, prompt: str | None = None, *, own: bool = False, keep: bool = False
+        self,
+        items: Sequence[Item],
+        size: int,
+        prompt: str | None = None,
+        *,
+        side: Side | None = None,
+        own: bool = False,
+        keep: bool = False,
     ) -> Iterator[tuple[int, Array]]:
         """``(start, vectors)`` block by block in order, for corpora larger than memory.
 
@@ -197,7 +245,7 @@ class Embedder:
         blocks; with `own` it gets, and encodes alone, only its part of them. Whether all vectors are the same, see
         `prepare`, is judged after the last block, since one block may hold equal documents only.
         """
-        space = self._space(items, prompt)
+        space = self._space(items, prompt, side)
         rank, world = _place() if self.distributed and own else (0, 1)
         end = (rank + 1) * len(items) // world
         for start in range(rank * len(items) // world, end, size):
@@ -209,8 +257,8 @@ class Embedder:
 
     def _text_of(self, prompt: str | None) -> str | None:
         """The text of a named prompt: encoders agree on texts, but not on whether they know names."""
-        known = getattr(self.model, "prompts", None)
-        return str(known[prompt]) if prompt is not None and isinstance(known, dict) and prompt in known else prompt
+        prompts = _prompts(self.model)
+        return prompts[prompt] if prompt is not None and prompt in prompts else prompt
 
     def _encode(
         self, items: list[Item], keys: list[bytes], space: _Space, alone: bool = False, keep: bool = True

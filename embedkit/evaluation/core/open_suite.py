@@ -6,21 +6,20 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from embedkit.errors import UserError
+from embedkit.errors import DataError, UserError
 from embedkit.evaluation.core import provenance
 from embedkit.evaluation.core.cache import EmbeddingCache
 from embedkit.evaluation.core.embedder import Embedder, Encoder, Progress
 from embedkit.evaluation.core.stats import Array, bootstrap, generator, interval
-from embedkit.evaluation.core.suites import SuiteConfig, load_suite
+from embedkit.evaluation.core.suites import SuiteConfig, TaskConfig, load_suite
 from embedkit.evaluation.core.task import TASKS, Opening, Task, TaskResult, check_settings
+from embedkit.evaluation.datasets.look import Data, look
 from embedkit.evaluation.report.report import Report
-
-if TYPE_CHECKING:
-    pass
+from embedkit.evaluation.suites.own import resolve
 
 
 @dataclass
@@ -28,6 +27,13 @@ class OpenSuite:
     """A suite whose data are open and checked; `run` it on a model as often as wanted.
 
     Made by `open_suite` of its arguments: `tasks` are open, `main_name` is the key of the main score.
+
+    Examples
+    --------
+    >>> from embedkit.evaluation import open_suite
+    >>> rows = [{"query": "how do I pay?", "positive": "by card"}, {"query": "where?", "positive": "in town"}]
+    >>> open_suite("own-retrieval", rows).main_name
+    'data'
     """
 
     config: SuiteConfig
@@ -36,7 +42,7 @@ class OpenSuite:
     main_name: str
     seed: int
     prompt: str | None
-    dim: int | None
+    truncate_dim: int | None
     resamples: int
 
     def run(
@@ -71,7 +77,7 @@ class OpenSuite:
         began = time.perf_counter()
         described = provenance.describe_model(model, name)
         embed = Embedder(
-            model, prompt=self.prompt, dim=self.dim, cache=cache, model_key=provenance.model_key(described),
+            model, prompt=self.prompt, dim=self.truncate_dim, cache=cache, model_key=provenance.model_key(described),
             distributed=distributed, progress=progress,
         )  # fmt: skip
         embed.prepare([request for task in self.tasks for request in task.requests()])
@@ -106,10 +112,10 @@ class OpenSuite:
         texts = described.get("text", described)  # a dual encoder describes its towers apart
         return {
             "split": self.split,
-            "tasks": {task.name: {"kind": task.config.kind, **task.settings.model_dump()} for task in self.tasks},
+            "tasks": {task.name: {"kind": task.config.kind, **task.stored_settings()} for task in self.tasks},
             "average": self.config.average,
             "prompt": self.prompt,
-            "dim": self.dim,
+            "dim": self.truncate_dim,
             "pooler": texts.get("pooling", texts.get("pooler")),
             "max_length": texts.get("max_length"),
             "precision": described.get("dtype"),
@@ -124,24 +130,46 @@ class OpenSuite:
 
 def open_own_suite(
     suite: str | Path | SuiteConfig,
-    data: str | Path | None = None,
+    data: Data | None = None,
     tasks: Sequence[str] | None = None,
     split: str = "test",
     *,
     settings: Mapping[str, Any] | None = None,
     prompt: str | None = None,
-    dim: int | None = None,
+    truncate_dim: int | None = None,
     resamples: int = 0,
     seed: int = 0,
 ) -> OpenSuite:
     """An open suite of embedkit's own tasks; arguments and errors are those of `embedkit.evaluation.open_suite`."""
-    config = load_suite(suite)
+    config, notes = resolve(load_suite(suite), data, tasks)
     chosen = config.choose(tasks, split)
-    given = dict(settings or {})
-    check_settings([task.kind for task in chosen], given)
+    users = dict(settings or {})
+    check_settings([task.kind for task in chosen], users)
     if resamples < 0:
         raise UserError(f"resamples is {resamples}", remedy="use 0 or more")
-    folder = Path(data) if data is not None else None
-    opening = Opening(folder, split, config.folder, seed, config.settings, given)
-    opened = [TASKS[task.kind](task, opening) for task in chosen]
-    return OpenSuite(config, opened, split, config.main_of(chosen), seed, prompt, dim, resamples)
+    opened: list[Task] = []
+    for task in chosen:
+        opening = Opening(_data_of(task, data), split, config.folder, seed, config.settings, users)
+        opened.append(TASKS[task.kind](task, opening))
+    opened[0].notes[:0] = notes
+    return OpenSuite(config, opened, split, config.main_of(chosen), seed, prompt, truncate_dim, resamples)
+
+
+def _data_of(task: TaskConfig, data: Data | None) -> Any:
+    """What a task is opened with: own data as the table or folder that they are, else the folder that holds its files.
+
+    Raises
+    ------
+    DataError
+        Own data are needed and not given, or rows in memory are given to a task of known files.
+    """
+    if not task.own:
+        if data is not None and not isinstance(data, str | Path):
+            what = f"task {task.name!r} reads files of its own, not rows in memory"
+            raise DataError(what, remedy="leave out tasks, so that the rows are scored under their own name")
+        return Path(data) if data is not None else None
+    if data is None:
+        remedy = "name the file or folder: --data, in recipes evaluation.data"
+        raise DataError("a suite for own data needs them", where=f"task {task.name}", remedy=remedy)
+    seen = look(data)
+    return seen.collection if seen.table is None else seen.table

@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -45,12 +45,58 @@ def spearman(first: ArrayLike, second: ArrayLike) -> float:
     return pearson(midranks(first), midranks(second))
 
 
-def cosine_pairs(first: Array, second: Array) -> Array:
-    """Cosine of the rows of two (N, D) arrays, float64 (N,); 0 where a vector is zero, as in SentEval."""
+ZeroRule = Literal["senteval", "scikit-learn"]
+"""What the cosine with a zero vector is: 0 in SentEval; in scikit-learn's paired cosine, which mteb takes, 0.5 beside
+any other vector and 1 beside another zero vector."""
+
+
+def cosine_pairs(first: Array, second: Array, zeros: ZeroRule = "senteval") -> Array:
+    """Cosine of the rows of two (N, D) arrays, float64 (N,); of zero vectors as `zeros` says.
+
+    Examples
+    --------
+    >>> rows = np.array([[0.0, 0.0], [0.0, 0.0]]), np.array([[1.0, 0.0], [0.0, 0.0]])
+    >>> cosine_pairs(*rows).tolist(), cosine_pairs(*rows, "scikit-learn").tolist()
+    ([0.0, 0.0], [0.5, 1.0])
+    """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     dots = np.einsum("nd,nd->n", a, b)
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return np.divide(dots, lengths, out=np.zeros_like(dots), where=lengths > 0)
+    one, other = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
+    cosines = np.divide(dots, one * other, out=np.zeros_like(dots), where=one * other > 0)
+    if zeros == "scikit-learn":
+        cosines = np.where((one == 0) & (other == 0), 1.0, np.where((one == 0) | (other == 0), 0.5, cosines))
+    return cosines
+
+
+def zero_vector_note(first: Array, second: Array, zeros: ZeroRule) -> tuple[int, list[str]]:
+    """How many pairs of rows of two (N, D) arrays have a zero vector, and the words for it."""
+    either = ~np.any(first, axis=1) | ~np.any(second, axis=1)
+    count, both = int(either.sum()), int((~np.any(first, axis=1) & ~np.any(second, axis=1)).sum())
+    if not count:
+        return 0, []
+    rule = "0, as in SentEval"
+    if zeros == "scikit-learn":
+        rule = f"0.5, or 1 where both are zero ({both}), as scikit-learn's paired cosine and so MTEB have it"
+    return count, [f"{count} pairs with a zero vector have similarity {rule}"]
+
+
+def as_ties(values: Array, tolerance: float) -> Array:
+    """The values (N,) with those that follow one another within `tolerance` made equal, to the largest of them.
+
+    Equal texts have one vector, but the products of one vector with itself differ in the last digits; an order among
+    such pairs would be chance.
+
+    Examples
+    --------
+    >>> as_ties(np.array([0.5, 1.0, 0.5 + 1e-9]), 1e-6).tolist()
+    [0.500000001, 1.0, 0.500000001]
+    """
+    order = np.argsort(-values, kind="stable")
+    ranked = values[order]
+    starts = np.concatenate([[True], ranked[:-1] - ranked[1:] > tolerance]) if len(values) else np.zeros(0, dtype=bool)
+    tied = np.empty_like(values)
+    tied[order] = ranked[np.flatnonzero(starts)][np.cumsum(starts) - 1] if len(values) else ranked
+    return tied
 
 
 def unit_rows(vectors: Array) -> Array:

@@ -27,7 +27,8 @@ def _inside(path: str) -> str:
     return path
 
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 """A name that results are kept under: part of a file name."""
 Inside = Annotated[str, AfterValidator(_inside)]
 
@@ -50,16 +51,31 @@ class TaskConfig(_Strict):
     """One task of a suite.
 
     ``file`` is the name below the data folder, without ending. ``splits`` maps the split a user asks for to the split
-    (or splits) written in the file. ``rows`` is what the protocol has in a split: another number is reported.
+    (or splits) written in the file. ``rows`` is what the protocol has in a split: another number is reported. With
+    ``own`` the task is the user's file, folder or Python object itself, named after it, with the splits that it has.
+
+    Examples
+    --------
+    >>> TaskConfig(name="faq", kind="retrieval").splits
+    {'test': 'test'}
     """
 
     name: Name
     kind: str
+    own: bool = False
     file: Inside | None = None
     splits: dict[Name, Inside | list[Inside]] = {"test": "test"}
     rows: dict[str, int] = Field(default_factory=dict)
     hub: HubSource | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
+
+    def has(self, split: str) -> bool:
+        """Whether the task can be asked for `split`; of own data only the data themselves can tell."""
+        return self.own or split in self.splits
+
+    def in_file(self, split: str) -> str | list[str]:
+        """What `split` is called in the file."""
+        return self.splits.get(split, split)
 
 
 class SuiteConfig(_Strict):
@@ -69,6 +85,12 @@ class SuiteConfig(_Strict):
     decimals (SimCSE's table), ``plain`` the mean of the scores as they are, ``none`` leaves it out and then ``main``
     names a task. ``settings`` are given to every task that knows them. ``folder`` is the name of the sub-folder that
     holds the suite's files where a data folder holds several suites.
+
+    Examples
+    --------
+    >>> faq = TaskConfig(name="faq", kind="retrieval")
+    >>> SuiteConfig(name="mine", description="our questions", tasks=[faq]).main
+    'avg'
     """
 
     name: Name
@@ -102,13 +124,13 @@ class SuiteConfig(_Strict):
         for name in tasks or ():
             if name not in known:
                 raise UserError(f"suite {self.name!r} has no task {name!r}", remedy=nearest(name, known))
-            if split not in known[name].splits:
+            if not known[name].has(split):
                 raise UserError(
                     f"task {name!r} has no split {split!r}",
                     where=f"suite {self.name}",
                     remedy=f"it has {', '.join(known[name].splits)}",
                 )
-        chosen = [t for t in self.tasks if split in t.splits and (tasks is None or t.name in tasks)]
+        chosen = [t for t in self.tasks if t.has(split) and (tasks is None or t.name in tasks)]
         if not chosen:
             splits = sorted({s for t in self.tasks for s in t.splits})
             raise UserError(f"no task of suite {self.name!r} has a split {split!r}", remedy=f"use {', '.join(splits)}")
@@ -129,6 +151,11 @@ def load_suite(suite: str | Path | SuiteConfig) -> SuiteConfig:
     ------
     UserError
         The name is unknown, the file is missing, or a key or value is wrong; the place is named.
+
+    Examples
+    --------
+    >>> load_suite("retrieval").average
+    'plain'
     """
     if isinstance(suite, SuiteConfig):
         return suite
@@ -142,60 +169,12 @@ def load_suite(suite: str | Path | SuiteConfig) -> SuiteConfig:
         raise UserError(first["msg"], where=f"{path}:{key}" if key else str(path)) from error
 
 
-def mteb_names(suite: str) -> list[str]:
-    """Task names of ``"mteb:A,B"`` or ``"mieb:A"``.
-
-    Raises
-    ------
-    UserError
-        No name stands after the colon.
-    """
-    names = [name.strip() for name in suite.partition(":")[2].split(",") if name.strip()]
-    if not names:
-        raise UserError(f"suite {suite!r} names no task", remedy="write mteb:TASK or mteb:TASK,TASK")
-    return names
-
-
-def mteb_task_names(suite: str, task: str, kind: str) -> list[str]:
-    """What a task of a suite of embedkit is called as a task of mteb; two names for image-text, one each way."""
-    return [f"{suite}-{task}{way}" for way in (("-i2t", "-t2i") if kind == "image-text" else ("",))]
-
-
-def _mteb_scores(name: str, split: str) -> list[str]:
-    """Names of the scores of one entry of `mteb_names`: a task of mteb's own, ``SUITE`` or ``SUITE/TASK``."""
-    suite, slash, task = name.partition("/")
-    if not slash and suite not in suite_names() and not suite.endswith((".yaml", ".yml")):
-        return [name]
-    config = load_suite(suite)
-    chosen = config.choose([task] if task else None, split)
-    return [called for one in chosen for called in mteb_task_names(config.name, one.name, one.kind)]
-
-
-def is_mteb(suite: object) -> bool:
-    """Whether a suite is a list of mteb's tasks, ``"mteb:.."`` or ``"mieb:.."``."""
-    return isinstance(suite, str) and suite.startswith(("mteb:", "mieb:"))
-
-
-def metric_names(suite: str | Path | SuiteConfig, tasks: Sequence[str] | None = None, split: str = "test") -> list[str]:
-    """Names ``suite/task`` of the scores that a run gives, the average last; loads neither data nor model."""
-    if is_mteb(suite):
-        found = [score for name in mteb_names(str(suite)) for score in _mteb_scores(name, split)]
-        return [f"mteb/{name}" for name in [*found, "avg"]]
-    config = load_suite(suite)
-    names = [task.name for task in config.choose(tasks, split)]
-    if config.average != "none":
-        names.append("avg")
-    return [f"{config.name}/{name}" for name in names]
-
-
-def main_metric(suite: str | Path | SuiteConfig, tasks: Sequence[str] | None = None, split: str = "test") -> str:
-    """The name ``suite/task`` of the score that stands for the suite, e.g. to choose the best checkpoint by."""
-    if is_mteb(suite):
-        return "mteb/avg"
-    config = load_suite(suite)
-    return f"{config.name}/{config.main_of(config.choose(tasks, split))}"
-
-
 def describe_suites() -> list[tuple[str, str]]:
-    """Name and one-line description of every shipped suite."""
+    """Name and one-line description of every shipped suite, sorted by name.
+
+    Examples
+    --------
+    >>> describe_suites()[0][0]
+    'bitext'
+    """
     return [(name, load_suite(name).description) for name in suite_names()]

@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from embedkit.errors import UserError, nearest
 from embedkit.evaluation.core.stats import Samples
@@ -18,25 +18,48 @@ from embedkit.registry import Registry
 if TYPE_CHECKING:
     from embedkit.evaluation.core.embedder import Embedder
     from embedkit.evaluation.core.inputs import Item
+    from embedkit.evaluation.datasets.look import Look
+    from embedkit.evaluation.datasets.tables import Table
+    from embedkit.evaluation.mteb.parts import MtebPart
 
 
 class TaskSettings(BaseModel):
-    """Base of the settings of one kind of task; unknown keys are refused."""
+    """Base of the settings of one kind of task; unknown keys are refused.
+
+    ``columns`` says what columns of own data are: ``{QUESTION: query}``, by the names that the task reads or by those
+    of roles; without it they are told by their names.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    columns: dict[str, str] = Field(default_factory=dict)
+
+
+Side = Literal["query", "document"]
+"""The two sides of a search: models may have a prompt for each."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """Inputs, all texts or all images, that a task will ask for, so that a suite encodes each distinct one once."""
+    """Inputs, all texts or all images, that a task will ask for, so that a suite encodes each distinct one once.
+
+    ``prompt`` is the name or text of a prompt, the empty text being one too. Without it the inputs of a `side` get the
+    model's own prompt for that side.
+
+    Examples
+    --------
+    >>> Request(["how do I pay?"], side="query").prompt is None
+    True
+    """
 
     items: Sequence[Item]
     prompt: str | None = None
+    side: Side | None = None
 
 
 @dataclass
 class TaskResult:
-    """What a task found.
+    """The score of a task, with its metrics, samples and notes.
 
     Attributes
     ----------
@@ -71,10 +94,13 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class Opening:
-    """With what a task is opened: folder of data (None: the hub), split, sub-folder, seed; settings of the suite, and
-    those that the user gave, which win over the task's own."""
+    """With what a task is opened: the data, split, sub-folder, seed; settings of the suite, and those that the user
+    gave, which win over the task's own.
 
-    data: Path | None
+    ``data`` is a folder, None for the hub, or for a task on own data the table or the folder itself.
+    """
+
+    data: Path | Table | None
     split: str
     folder: str | None = None
     seed: int = 0
@@ -83,15 +109,24 @@ class Opening:
 
 
 class Task(ABC):
-    """One task, opened: its files are checked. Subclasses are registered by kind.
+    """One task, opened: its files are checked. Subclasses are registered by kind, each in a file of its own.
 
     Class attributes
     ----------------
     settings_type : type of TaskSettings
         The settings that this kind knows.
+    hub_type : str
+        What the hub's model cards call this kind; the kind itself when empty.
+    definitions : mapping of str to str
+        Metrics whose usual names have several meanings, and the meaning here; said wherever their values are shown.
+    mteb_ways : tuple of str
+        Endings of the names of the mteb tasks that `as_mteb` gives, in their order.
     """
 
     settings_type: ClassVar[type[TaskSettings]] = TaskSettings
+    hub_type: ClassVar[str] = ""
+    definitions: ClassVar[Mapping[str, str]] = {}
+    mteb_ways: ClassVar[tuple[str, ...]] = ("",)
 
     def __init__(self, config: TaskConfig, opening: Opening) -> None:
         self.config, self.name, self.split = config, config.name, opening.split
@@ -111,11 +146,43 @@ class Task(ABC):
             key = ".".join(str(part) for part in first["loc"])
             raise UserError(first["msg"], where=f"task {self.name}: settings.{key}") from error
 
-    def expect_rows(self, found: int) -> None:
+    def stored_settings(self) -> dict[str, Any]:
+        """The settings as result files keep them; a mapping of columns only where there is one."""
+        return self.settings.model_dump(exclude=None if self.settings.columns else {"columns"})
+
+    def expect_rows(self, count: int, noun: str = "rows") -> None:
         """Note when the number of rows differs from the protocol's."""
-        wanted = self.config.rows.get(self.split)
-        if wanted is not None and found != wanted:
-            self.notes.append(f"{self.name}: {found:,} rows, the protocol has {wanted:,}: not comparable")
+        official = self.config.rows.get(self.split)
+        if official is not None and count != official:
+            self.notes.append(f"{self.name}: {count:,} {noun}, the protocol has {official:,}: not comparable")
+
+    def own_table(self, table: Table, names: Mapping[str, str], optional: Sequence[str] = ()) -> Table:
+        """A table of own data under the names that the task reads (`own_columns`), its guesses in the notes; a table of
+        the suite's files as it is."""
+        if not self.config.own and not self.settings.columns:
+            return table
+        from embedkit.evaluation.datasets.columns import own_columns
+
+        table, notes = own_columns(table, names, self.settings.columns, optional)
+        self.notes += notes
+        return table
+
+    @classmethod
+    def reading(cls, look: Look) -> str | None:
+        """What own data that look like this are to this kind of task, in words; None where they are nothing to it."""
+        return None
+
+    def as_mteb(self) -> list[MtebPart]:
+        """The task in mteb's form, a part for each of `mteb_ways`.
+
+        Raises
+        ------
+        UserError
+            mteb has no such kind of task.
+        """
+        kinds = ", ".join(kind for kind, task in TASKS.items() if task.as_mteb is not Task.as_mteb)
+        raise UserError(f"mteb has no task like {self.config.kind!r}", where=f"task {self.name}",
+                        remedy=f"kinds: {kinds}")  # fmt: skip
 
     @property
     @abstractmethod
@@ -131,7 +198,33 @@ class Task(ABC):
         """The result for the model behind `embed`."""
 
 
-TASKS: Registry[type[Task]] = Registry("kind of evaluation task", "embedkit.evaluation.tasks")
+def _adopt(name: str, part: Any) -> type[Task]:
+    """The class of a plug-in's kind of task."""
+    if not (isinstance(part, type) and issubclass(part, Task)):
+        raise UserError(
+            f"this {'class' if isinstance(part, type) else type(part).__name__} is no kind of task", where=name,
+            remedy="derive it from embedkit.evaluation.Task",
+        )  # fmt: skip
+    if part.__abstractmethods__:
+        raise UserError(f"does not define {min(part.__abstractmethods__)}", where=name, remedy="define it")
+    return part
+
+
+TASKS: Registry[type[Task]] = Registry(
+    "kind of evaluation task", "embedkit.evaluation.tasks", plugins="embedkit.tasks", adopt=_adopt
+)
+
+
+def kind_in(results: object) -> type[Task] | None:
+    """The kind of task that a result file names; None for one that is no longer there, or that is a user's own file.
+
+    Examples
+    --------
+    >>> kind_in("sts").__name__, kind_in("my.py:Mine")
+    ('StsTask', None)
+    """
+    known = isinstance(results, str) and ":" not in results and results in TASKS
+    return TASKS[str(results)] if known else None
 
 
 def known_settings(kinds: Sequence[str]) -> set[str]:

@@ -15,15 +15,14 @@ from typing import Any
 from embedkit.data.schema.parsers import is_blank, read_score
 from embedkit.data.schema.rows import BadRow, Record
 from embedkit.data.sources.files import text_lines
-from embedkit.data.sources.readers import TEXT_READERS
-from embedkit.data.sources.sources import FILE_READERS
-from embedkit.data.sources.tables import check_card
+from embedkit.data.sources.hub import check_card
+from embedkit.data.sources.registry import endings, file_named, named_format, readers
 from embedkit.errors import DataError, nearest
 from embedkit.evaluation.core.inputs import EncodedImage
 from embedkit.evaluation.core.suites import HubSource, TaskConfig
 from embedkit.evaluation.datasets.image_files import holds_images, image_content, read_folder
+from embedkit.evaluation.datasets.splits import choose
 
-ENDINGS = (".tsv.gz", ".tsv", ".csv.gz", ".csv", ".jsonl.gz", ".jsonl", ".parquet")
 _MEND = "mend or remove the row"
 
 
@@ -102,17 +101,20 @@ class Table:
         return found
 
     def lists(self, name: str, *, empty: bool = False) -> list[list[str]]:
-        """A column whose cells are lists of texts; an empty list is refused unless `empty` is given."""
+        """A column whose cells are lists of texts, a text alone being a list of one; an empty list is refused unless
+        `empty` is given."""
         self.require(name)
-        found = []
+        lists = []
         for row, cell in enumerate(self.columns[name]):
+            if isinstance(cell, str) or cell is None:
+                cell = [cell] if cell and not is_blank(cell) else []
             if not isinstance(cell, list) or not all(isinstance(text, str) and text.strip() for text in cell):
                 what = f"column {name!r} does not hold a list of texts"
                 raise DataError(what, where=self.place(row), remedy=_MEND)
             if not cell and not empty:
                 raise DataError(f"column {name!r} holds an empty list", where=self.place(row), remedy=_MEND)
-            found.append([" ".join(text.split()) for text in cell])
-        return found
+            lists.append([" ".join(text.split()) for text in cell])
+        return lists
 
     def exploded(self) -> Table:
         """One row whose cells are all lists, as MTEB stores some tasks, as the table of their items."""
@@ -161,7 +163,7 @@ def _sound(records: Iterable[Record]) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Numbered objects of a file with one JSON object a line; anything else is refused by line."""
-    return _sound(TEXT_READERS["jsonl"](path))
+    return _sound(readers["jsonl"].read(path))
 
 
 def _read(path: Path, records: Iterable[Record]) -> Table:
@@ -179,14 +181,11 @@ def _read(path: Path, records: Iterable[Record]) -> Table:
 
 
 def read_table(path: Path) -> Table:
-    """A tsv (no quoting), csv, jsonl or parquet file, the text ones also gzipped, or a folder of images, as a table."""
+    """A file of any format of `embedkit.data.sources.registry`, or a folder of images, as a table."""
     if path.is_dir():
         columns, numbers = read_folder(path)
         return Table(columns, numbers, str(path))
-    kind = path.name.removesuffix(".gz").rpartition(".")[2]
-    if f".{kind}" not in ENDINGS:
-        raise DataError("unknown kind of file", where=str(path), remedy=f"use one of {', '.join(ENDINGS)}")
-    table = _read(path, FILE_READERS[kind](path))
+    table = _read(path, readers[named_format(path.name, str(path))].read(path))
     if not len(table):
         raise DataError("no rows", where=str(path), remedy="check that the file is complete")
     return table
@@ -210,18 +209,26 @@ def read_hub(hub: HubSource, split: str, folder: Path | None = None) -> Table:
     for one in [wanted] if isinstance(wanted, str) else wanted:
         try:
             rows = datasets.load_dataset(path, hub.name, split=one, revision=None if folder else hub.revision)
-            for column, feature in rows.features.items():
-                if isinstance(feature, datasets.Image):  # the bytes are decoded when they are encoded
-                    rows = rows.cast_column(column, datasets.Image(decode=False))
         except Exception as error:  # the library raises many kinds, network ones among them; all are reported
             reason = " ".join(str(error).split())[:200]
             raise DataError(
                 f"cannot load split {one!r} of the data set: {reason}",
                 where=path,
-                remedy="check the network, or give a folder of local files with --data",
+                remedy="check the network, or give a folder of local files: --data, in a recipe evaluation.data",
             ) from error
-        tables.append(Table(rows.to_dict(), list(range(1, len(rows) + 1)), f"{path} [{one}]"))
+        tables.append(Table(plain_rows(rows), list(range(1, len(rows) + 1)), f"{path} [{one}]"))
     return concatenate(tables).renamed(hub.columns)
+
+
+def plain_rows(rows: Any) -> dict[str, list[Any]]:
+    """Columns of a data set of `datasets`; images stay the bytes of their files, to be decoded when encoded."""
+    import datasets
+
+    for column, feature in rows.features.items():
+        if isinstance(feature, datasets.Image):
+            rows = rows.cast_column(column, datasets.Image(decode=False))
+    columns: dict[str, list[Any]] = rows.to_dict()
+    return columns
 
 
 def concatenate(tables: Sequence[Table]) -> Table:
@@ -239,10 +246,9 @@ def find_file(data: Path, name: str, folder: str | None = None) -> Path | None:
     """``data/NAME.*`` or ``data/FOLDER/NAME.*`` with a known ending, or the folder of images NAME (``.``: `data`); None
     where there is none."""
     for base in [data, *([data / folder] if folder else [])]:
-        for ending in ENDINGS:
-            path = base / f"{name}{ending}"
-            if path.is_file():
-                return path
+        path = file_named(base, name)
+        if path is not None:
+            return path
         if (base / name).is_dir() and holds_images(base / name):
             return base / name
     return None
@@ -283,8 +289,36 @@ def _builtin(name: str) -> Table:
     return Table(columns, list(range(1, len(rows) + 1)), f"builtin:{name}")
 
 
-def open_splits(task: TaskConfig, data: Path | None, splits: Sequence[str], folder: str | None = None) -> list[Table]:
+def own_rows(table: Table, split: str) -> Table:
+    """The rows of own data that belong to a split; data without a column ``split`` are one set, scored as a whole.
+
+    Raises
+    ------
+    DataError
+        There is such a column, and no row of this split; those that are there are named.
+
+    Examples
+    --------
+    >>> table = Table({"text": ["a", "b"], "split": ["train", "validation"]}, [1, 2], "faq.csv")
+    >>> own_rows(table, "dev").columns["text"]
+    ['b']
+    """
+    if "split" not in table.columns:
+        return table
+    names = list(dict.fromkeys(str(cell) for cell in table.columns["split"]))
+    chosen = choose(split, names)
+    if not chosen:
+        remedy = f"choose one of {', '.join(names)} with --split"
+        raise DataError(f"no row of split {split!r}", where=table.source, remedy=remedy)
+    return table.take([row for row, cell in enumerate(table.columns["split"]) if str(cell) in chosen])
+
+
+def open_splits(
+    task: TaskConfig, data: Path | Table | None, splits: Sequence[str], folder: str | None = None
+) -> list[Table]:
     """Several splits of a task, named as the file names them; see `open_table`."""
+    if isinstance(data, Table):
+        return [own_rows(data, split) for split in splits]
     if data is not None and data.is_dir():
         path = find_file(data, task.file or task.name, folder)
         if path is not None:
@@ -295,8 +329,8 @@ def open_splits(task: TaskConfig, data: Path | None, splits: Sequence[str], fold
     return [open_table(task.model_copy(update={"splits": {s: s}}), data, s, folder) for s in splits]
 
 
-def open_table(task: TaskConfig, data: Path | None, split: str, folder: str | None = None) -> Table:
-    """The rows of `split` of a task: from `data` where it is given, else from the hub.
+def open_table(task: TaskConfig, data: Path | Table | None, split: str, folder: str | None = None) -> Table:
+    """The rows of `split` of a task: from `data`, a folder or own data's table, where it is given, else from the hub.
 
     A task whose ``file`` is ``builtin:NAME`` reads the set ``NAME-SPLIT`` that embedkit makes itself.
 
@@ -306,16 +340,20 @@ def open_table(task: TaskConfig, data: Path | None, split: str, folder: str | No
         `data` is not a folder, holds nothing for the task, or the file cannot be used.
     """
     name = task.file or task.name
+    if isinstance(data, Table):
+        return own_rows(data, split)
     if name.startswith("builtin:"):
-        wanted = task.splits[split]
-        kept = [wanted] if isinstance(wanted, str) else wanted
-        return concatenate([_builtin(f"{name.removeprefix('builtin:')}-{one}") for one in kept])
+        in_file = task.splits[split]
+        parts = [in_file] if isinstance(in_file, str) else in_file
+        return concatenate([_builtin(f"{name.removeprefix('builtin:')}-{one}") for one in parts])
     if data is None:
         if task.hub is None:
-            raise DataError(f"task {task.name!r} has no data on the hub", remedy="give the folder of its files: --data")
+            remedy = "name the folder of its files: --data, in recipes evaluation.data"
+            raise DataError(f"task {task.name!r} has no data on the hub", remedy=remedy)
         return read_hub(task.hub, split)
     if not data.is_dir():
-        raise DataError("not a folder", where=str(data), remedy="give the folder that holds the suite's files")
+        remedy = "give the folder that holds the suite's files; for a file of your own leave --suite and --tasks out"
+        raise DataError("not a folder", where=str(data), remedy=remedy)
     path = find_file(data, name, folder)
     if path is not None:
         table = read_table(path)
@@ -326,8 +364,34 @@ def open_table(task: TaskConfig, data: Path | None, split: str, folder: str | No
     if copy is not None and task.hub is not None:
         return read_hub(task.hub, split, copy)
     raise DataError(
-        f"no file for task {task.name!r}", where=str(data), remedy=f"it should be {name} with {', '.join(ENDINGS)}"
+        f"no file for task {task.name!r}", where=str(data), remedy=f"it should be {name} with {', '.join(endings())}"
     )
+
+
+def all_numbers(cells: Sequence[Any]) -> bool:
+    """Whether every cell that is not empty is a finite number, and there is one.
+
+    Examples
+    --------
+    >>> all_numbers(["0.5", 1, None]), all_numbers(["high"])
+    (True, False)
+    """
+    filled = [cell for cell in cells if cell not in (None, "")]
+    try:
+        return bool(filled) and all(read_score(cell) is not None for cell in filled)
+    except BadRow:
+        return False
+
+
+def of_two_values(cells: Sequence[Any]) -> bool:
+    """Whether every cell is 0 or 1, as a number, a text or a truth value.
+
+    Examples
+    --------
+    >>> of_two_values(["0", 1.0, True]), of_two_values([0, 5])
+    (True, False)
+    """
+    return all_numbers([float(c) if isinstance(c, bool) else c for c in cells]) and {float(c) for c in cells} <= {0, 1}
 
 
 def content_hash(*columns: Sequence[Any]) -> str:

@@ -214,8 +214,30 @@ def exact_top_k(
     return search.result()
 
 
-def faiss_top_k(queries: Array, vectors: Array, k: int, factory: str) -> tuple[Array, Array]:
+def distinct_rows(vectors: Array) -> tuple[Array, list[Array]]:
+    """Positions of the first of equal rows of (N, D), in order, and for each the positions of all rows like it.
+
+    Examples
+    --------
+    >>> first, copies = distinct_rows(np.array([[1.0], [2.0], [1.0]]))
+    >>> first.tolist(), [one.tolist() for one in copies]
+    ([0, 1], [[0, 2], [1]])
+    """
+    rows = np.ascontiguousarray(vectors)
+    keys = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
+    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
+    members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
+    order = np.argsort(first)
+    return first[order], [members[place] for place in order]
+
+
+def faiss_top_k(
+    queries: Array, vectors: Array, k: int, factory: str, preference: Array | None = None
+) -> tuple[Array, Array]:
     """The same through a FAISS index made by ``index_factory`` (e.g. "Flat", "HNSW32"); missing places are -1.
+
+    Equal vectors stand in the index once, and come back together: copies are each other's nearest neighbours, and would
+    tear the graph of an HNSW index into islands. Among them the larger `preference` comes first, or the earlier.
 
     Raises
     ------
@@ -235,7 +257,28 @@ def faiss_top_k(queries: Array, vectors: Array, k: int, factory: str) -> tuple[A
     except RuntimeError as error:
         raise DataError(f"FAISS cannot make an index {factory!r}", remedy="for example HNSW32 or IVF64,Flat") from error
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    index.train(vectors)
-    index.add(vectors)
-    scores, places = index.search(np.ascontiguousarray(queries, dtype=np.float32), min(k, len(vectors)))
-    return scores, places
+    first, copies = distinct_rows(vectors)
+    index.train(vectors[first])
+    index.add(vectors[first])
+    scores, places = index.search(np.ascontiguousarray(queries, dtype=np.float32), min(k, len(first)))
+    if len(first) == len(vectors):
+        return scores, places
+    if preference is not None:
+        copies = [rows[np.argsort(-preference[rows], kind="stable")] for rows in copies]
+    return _with_copies(scores, places, copies, min(k, len(vectors)))
+
+
+def _with_copies(scores: Array, places: Array, copies: Sequence[Array], k: int) -> tuple[Array, Array]:
+    """Hits among distinct vectors as hits among all, the `k` first."""
+    all_scores = np.full((len(scores), k), _LOWEST, dtype=np.float32)
+    all_places = np.full((len(scores), k), -1, dtype=np.int64)
+    for row, (values, hits) in enumerate(zip(scores, places, strict=True)):
+        used = 0
+        for value, hit in zip(values, hits, strict=True):
+            rows = copies[hit][: k - used] if hit >= 0 else ()
+            all_scores[row, used : used + len(rows)] = value
+            all_places[row, used : used + len(rows)] = rows
+            used += len(rows)
+            if used == k:
+                break
+    return all_scores, all_places

@@ -10,34 +10,20 @@ import hashlib
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from embedkit.errors import DataError, MissingExtraError, UserError
+from embedkit.errors import DataError, DiskError, UserError
 from embedkit.evaluation.core import provenance
 from embedkit.evaluation.core.cache import EmbeddingCache
-from embedkit.evaluation.core.embedder import Embedder, Encoder, Progress
+from embedkit.evaluation.core.embedder import Embedder, Encoder, Progress, prompt_of_side
 from embedkit.evaluation.core.inputs import EncodedImage, Item, image_item
 from embedkit.evaluation.core.stats import Array, cosine_pairs, unit_rows
-from embedkit.evaluation.core.suites import mteb_names
 from embedkit.evaluation.core.task import TaskResult
+from embedkit.evaluation.mteb.names import import_mteb, mteb_names, official_tasks
 from embedkit.evaluation.report.report import Report
-
-
-def import_mteb() -> Any:
-    """The package mteb.
-
-    Raises
-    ------
-    MissingExtraError
-        It is not installed.
-    """
-    try:
-        import mteb
-    except ImportError as error:
-        raise MissingExtraError("mteb", "mteb", "an MTEB task") from error
-    return mteb
 
 
 class MtebEncoder:
@@ -94,11 +80,8 @@ class MtebEncoder:
         """The name of the model's prompt for a task's metadata and side ("query", "document" or None)."""
         if self.prompt is not None:
             return self.prompt
-        sides = [] if side is None else [side, *(["passage"] if side == "document" else [])]
-        names = []
-        for head in (task.name, task.type):
-            names += [f"{head}-{one}" for one in sides] + [head]
-        return next((name for name in [*names, *sides] if name in self.prompts), None)
+        heads = [name for head in (task.name, task.type) for name in (*([f"{head}-{side}"] if side else []), head)]
+        return next((name for name in heads if name in self.prompts), None) or prompt_of_side(self.prompts, side)
 
     def encode(
         self, inputs: Iterable[Any], *, task_metadata: Any, hf_split: str, hf_subset: str, prompt_type: Any = None,
@@ -145,13 +128,17 @@ class MtebSuite:
     ----------
     tasks : list
         mteb task objects; those of mteb's own list are downloaded when they run.
+    results : path, optional
+        Folder that gets mteb's own result files too, in the form that its leaderboard takes:
+        ``results/MODEL/REVISION/TASK.json`` and ``model_meta.json``.
     """
 
     tasks: list[Any]
     split: str = "test"
     prompt: str | None = None
-    dim: int | None = None
+    truncate_dim: int | None = None
     seed: int = 0
+    results: Path | None = None
 
     def run(
         self,
@@ -166,11 +153,18 @@ class MtebSuite:
         if distributed:
             raise UserError("mteb tasks run in one process", remedy="start one process, without a launcher")
         mteb, began = import_mteb(), time.perf_counter()
-        encoder = MtebEncoder(model, name or "model", prompt=self.prompt, dim=self.dim, cache=cache, progress=progress)
+        encoder = MtebEncoder(
+            model, name or "model", prompt=self.prompt, dim=self.truncate_dim, cache=cache, progress=progress
+        )
         results = {}
         for task in self.tasks:
             ran = mteb.evaluate(encoder, task, cache=None, co2_tracker=False, show_progress_bar=False)
             results[task.metadata.name] = self._result(task, ran.task_results[0])
+            if self.results is not None:
+                try:
+                    mteb.ResultCache(self.results).save_to_cache(ran.task_results[0], encoder.mteb_model_meta)
+                except OSError as error:
+                    raise DiskError(f"cannot write mteb's results: {error}", where=str(self.results)) from error
         scores = {task: result.score for task, result in results.items()}
         scores["avg"] = float(np.mean(list(scores.values())))
         embed = encoder.embed
@@ -199,7 +193,7 @@ class MtebSuite:
             "tasks": {task.metadata.name: {"type": task.metadata.type} for task in self.tasks},
             "average": "plain",
             "prompt": self.prompt,
-            "dim": self.dim,
+            "dim": self.truncate_dim,
             "pooler": described.get("pooling"),
             "max_length": described.get("max_length"),
             "precision": described.get("dtype"),
@@ -218,25 +212,19 @@ def open_mteb(
     split: str = "test",
     *,
     prompt: str | None = None,
-    dim: int | None = None,
+    truncate_dim: int | None = None,
     seed: int = 0,
 ) -> MtebSuite:
-    """mteb tasks by name (``"mteb:STS12,SciFact"`` or a list), or as task objects of one's own.
+    """mteb tasks by name (``"mteb:STS12,SciFact"`` or a list), those of benchmarks, or task objects of one's own.
 
     Raises
     ------
     UserError
-        mteb knows no task of that name.
+        mteb knows no task and no benchmark of that name.
     """
-    mteb = import_mteb()
-    wanted: Sequence[Any] = mteb_names(tasks) if isinstance(tasks, str) else list(tasks)
-    opened = []
-    for task in wanted:
-        if not isinstance(task, str):
-            opened.append(task)
-            continue
-        try:
-            opened.append(mteb.get_task(task))
-        except KeyError as error:
-            raise UserError(f"mteb has no task {task!r}", remedy=str(error.args[0])[:200]) from error
-    return MtebSuite(opened, split, prompt, dim, seed)
+    names: Sequence[Any] = mteb_names(tasks) if isinstance(tasks, str) else list(tasks)
+    opened: dict[str, Any] = {}
+    for name in names:
+        for task in official_tasks(name) if isinstance(name, str) else [name]:
+            opened.setdefault(task.metadata.name, task)
+    return MtebSuite(list(opened.values()), split, prompt, truncate_dim, seed)

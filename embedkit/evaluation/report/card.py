@@ -10,25 +10,20 @@ import json
 import re
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from embedkit.errors import ModelError
+from embedkit.evaluation.core.task import kind_in
+from embedkit.evaluation.report.rendering import without_folders
 from embedkit.evaluation.report.report import Report, plain, write_text
 
 _MARK = "<!-- written by embedkit; delete this line to keep the text below from being renewed -->"
 
 _RESULTS = "evaluation"
-
-# Kinds of tasks as sentence-transformers and the hub call them.
-_TYPES = {
-    "sts": "semantic-similarity", "retrieval": "information-retrieval", "probe": "classification",
-    "pair-classification": "pair-classification", "clustering": "clustering", "reranking": "reranking",
-    "bitext": "bitext-mining", "zero-shot": "zero-shot-classification", "image-text": "image-text-retrieval",
-    "geometry": "embedding-geometry",
-}  # fmt: skip
 
 
 def model_index(name: str, reports: Sequence[Report]) -> list[dict[str, Any]]:
@@ -45,31 +40,120 @@ def model_index(name: str, reports: Sequence[Report]) -> list[dict[str, Any]]:
                 dataset["revision"] = str(revision)
             metric = {"type": result.metric, "name": result.metric, "value": round(result.score, 4)}
             results.append({
-                "task": {"type": _TYPES.get(kind, kind), "name": f"{report.suite}/{task}"},
+                "task": {"type": _hub_type(kind), "name": f"{report.suite}/{task}"},
                 "dataset": dataset, "metrics": [metric],
             })  # fmt: skip
     return [{"name": name, "results": results}] if results else []
 
 
-def _front(name: str, own: Mapping[str, Any], reports: Sequence[Report]) -> dict[str, Any]:
-    recipe = own.get("recipe") or {}
+def _hub_type(kind: str) -> str:
+    """What the hub calls a kind of task; results of older versions may name kinds that are gone."""
+    task = kind_in(kind)
+    return (task.hub_type if task is not None else "") or kind
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card tells besides recipe and results, read from the model's folder and from its run's.
+
+    Attributes
+    ----------
+    readers : tuple of str
+        Libraries that can read the folder as it is: "sentence-transformers", "open_clip", "transformers".
+    base : str or None
+        Hub id of the model that training began with, where it is one.
+    license : str or None
+        That of the base model, where its card is at hand and says it.
+    samples : mapping
+        What became of the training rows: ``samples.json`` of the run.
+    held_out : mapping
+        Scores on rows that were held out of training: ``holdout.json`` of the run.
+
+    Examples
+    --------
+    >>> CardFacts(readers=("sentence-transformers",)).library
+    'sentence-transformers'
+    """
+
+    readers: tuple[str, ...] = ()
+    base: str | None = None
+    license: str | None = None
+    samples: Mapping[str, Any] = field(default_factory=dict)
+    held_out: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def library(self) -> str:
+        """The library that the hub names for the model."""
+        return self.readers[0] if self.readers else "embedkit"
+
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_MADE_OF = {
+    "sentence-transformers": ("modules.json",),
+    "open_clip": ("open_clip_config.json",),
+    "transformers": ("config.json", "model.safetensors"),
+}
+"""Files of a folder by the library that reads it; of a text model's folder sentence-transformers comes first."""
+
+
+def facts_of(folder: Path, own: Mapping[str, Any]) -> CardFacts:
+    """What can be told of a model folder: readers, base model, training rows, held-out scores.
+
+    Examples
+    --------
+    >>> facts_of(Path("no such folder"), {"recipe": {"model": {"name": "/home/me/base"}}}).base is None
+    True
+    """
+    readers = tuple(name for name, files in _MADE_OF.items() if all((folder / file).is_file() for file in files))
+    base, terms = _base_of((own.get("recipe") or {}).get("model") or {})
+    run = folder.parent
+    return CardFacts(readers, base, terms, _json(run / "samples.json"), _json(run / "holdout.json"))
+
+
+def _base_of(model: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Hub id and license of the base model; of a local folder those that its own card names."""
+    name = str(model.get("name") or "")
+    local = Path(name) if name else Path("no base")
+    if name and not local.exists():
+        return (name if _HUB_ID.fullmatch(name) else None), None
+    front = _front_matter(local / "README.md")
+    base, terms = front.get("base_model"), front.get("license")
+    usable = isinstance(base, str) and _HUB_ID.fullmatch(base) and not Path(base).exists()
+    return (str(base) if usable else None), (terms if isinstance(terms, str) else None)
+
+
+def _front_matter(path: Path) -> Mapping[str, Any]:
+    """The front matter of a card; nothing where there is none that can be read."""
+    if not path.is_file():
+        return {}
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        front = yaml.safe_load(text[4:].partition("\n---")[0]) if text.startswith("---\n") else None
+    except yaml.YAMLError:
+        front = None  # another tool's card, which is not ours to judge
+    return front if isinstance(front, Mapping) else {}
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    return _read(path) if path.is_file() else {}
+
+
+def _front(name: str, own: Mapping[str, Any], reports: Sequence[Report], facts: CardFacts) -> dict[str, Any]:
     dual = own.get("kind") == "dual"
-    found: dict[str, Any] = {
-        "library_name": "open_clip" if dual else "sentence-transformers",
-        "pipeline_tag": "zero-shot-image-classification" if dual else "sentence-similarity",
-        "tags": [
-            "embedkit",
-            "embeddings",
-            *(["sentence-transformers", "sentence-similarity"] if not dual else ["clip"]),
-        ],
-    }
-    base = (recipe.get("model") or {}).get("name")
-    if base:
-        found["base_model"] = base
+    kind = "zero-shot-image-classification" if dual else "sentence-similarity"
+    front: dict[str, Any] = {"library_name": facts.library, "pipeline_tag": kind}
+    if facts.license is not None:
+        front["license"] = facts.license
+    front["tags"] = list(dict.fromkeys(
+        ["embedkit", "embeddings", *(["clip"] if dual else ["sentence-similarity"]), *facts.readers,
+         *(["feature-extraction"] if not dual else [])]
+    ))  # fmt: skip
+    if facts.base is not None:
+        front["base_model"] = facts.base
     index = model_index(name, reports)
     if index:
-        found["model-index"] = index
-    return found
+        front["model-index"] = index
+    return front
 
 
 def _score_lines(reports: Sequence[Report]) -> list[str]:
@@ -79,9 +163,9 @@ def _score_lines(reports: Sequence[Report]) -> list[str]:
         for task, score in report.scores.items():
             result = report.tasks.get(task)
             bounds = result.interval if result is not None else report.interval
-            said = f"{bounds[0]:.2f} to {bounds[1]:.2f}" if bounds is not None else ""
+            interval = f"{bounds[0]:.2f} to {bounds[1]:.2f}" if bounds is not None else ""
             metric = result.metric if result is not None else "mean"
-            lines.append(f"| {_safe(task)} | {_safe(metric)} | {score:.2f} | {said} |")
+            lines.append(f"| {_safe(task)} | {_safe(metric)} | {score:.2f} | {interval} |")
         lines += ["", *(f"Note: {_safe(note)}" for note in report.notes)]
         settings, versions = report.settings, report.settings.get("versions", {})
         lines += [
@@ -97,8 +181,8 @@ def _score_lines(reports: Sequence[Report]) -> list[str]:
 
 def _safe(text: object) -> str:
     """A text from elsewhere on one line of Markdown: no HTML, no cell of a table, no link or image of its own."""
-    found = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return found.replace("|", "\\|").replace("](", "]\\(")
+    line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return line.replace("|", "\\|").replace("](", "]\\(")
 
 
 def _fenced(kind: str, text: str) -> list[str]:
@@ -107,23 +191,92 @@ def _fenced(kind: str, text: str) -> list[str]:
     return [f"{fence}{kind}", text, fence]
 
 
-def _body(name: str, own: Mapping[str, Any], reports: Sequence[Report]) -> str:
-    spec = own.get("spec") or {}
+_SNIPPETS = {
+    "embedkit": """import embedkit
+
+model = embedkit.load({place})
+vectors = model.encode({inputs})
+print(model.similarity(vectors, vectors))""",
+    "sentence-transformers": """from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer({place})
+vectors = model.encode({inputs})
+print(model.similarity(vectors, vectors))""",
+    "open_clip": """import open_clip
+
+model, preprocess = open_clip.create_model_from_pretrained({hub})
+tokenizer = open_clip.get_tokenizer({hub})""",
+    "transformers": """from transformers import AutoModel, AutoProcessor
+
+model = AutoModel.from_pretrained({place})
+processor = AutoProcessor.from_pretrained({place})""",
+}
+"""How a model is used, by library; of a text model transformers alone would leave out the pooling."""
+
+
+def _use(name: str, own: Mapping[str, Any], facts: CardFacts) -> list[str]:
+    """The section of snippets: embedkit's, and those of the libraries that read the folder."""
+    place = f"YOUR-NAME/{name}"
+    dual = own.get("kind") == "dual"
+    others = [reader for reader in facts.readers if dual or reader != "transformers"]
+    lines = ["## Use", "", f"`{place}` stands for the hub id that you give the model, or the path of its folder.", ""]
+    for library in ["embedkit", *others]:
+        text = _SNIPPETS[library].format(
+            place=json.dumps(place), hub=json.dumps(f"hf-hub:{place}"), inputs='["one text", "another text"]'
+        )
+        lines += [f"With {library}:", "", *_fenced("python", text), ""]
+    return lines
+
+
+def _is_smoke(recipe: Mapping[str, Any]) -> bool:
+    """Whether the recipe's settings are those of its smoke run."""
+    small = recipe.get("smoke") or {}
+    for key, value in small.items():
+        place: Any = recipe
+        for part in str(key).split("."):
+            place = place.get(part) if isinstance(place, Mapping) else None
+        if plain(place) != plain(value):
+            return False
+    return bool(small)
+
+
+def _training(recipe: Mapping[str, Any], facts: CardFacts) -> list[str]:
+    """The section on training: rows, held-out scores, the recipe."""
+    if not recipe and not facts.samples:
+        return []
+    lines = ["## Training", ""]
+    if _is_smoke(recipe):
+        lines += ["This was a smoke run of seconds, to see that all works: the model has learned next to nothing.", ""]
+    trained, skipped = facts.samples.get("trained"), facts.samples.get("skipped")
+    if isinstance(trained, int):
+        left_out = sum(skipped.values()) if isinstance(skipped, Mapping) else 0
+        lines += [f"{trained:,} training rows, repeats in later epochs counted, {left_out:,} rows left out.", ""]
+    held = facts.held_out
+    if held.get("after") is not None:
+        before = f" (before training {held['before']:.2f})" if isinstance(held.get("before"), int | float) else ""
+        words = f"{held.get('rows', 0):,} {held.get('kind', 'rows')} that were held out of training"
+        lines += [f"On {_safe(words)}: {_safe(held.get('metric'))} {held['after']:.2f}{before}.", ""]
+    if recipe:
+        settings = _without_empty({key: value for key, value in recipe.items() if key != "smoke"})
+        text = yaml.safe_dump(plain(without_folders(settings)), sort_keys=False, allow_unicode=True).rstrip()
+        lines += ["The recipe of the run:", "", *_fenced("yaml", text), ""]
+    return lines
+
+
+def _body(name: str, own: Mapping[str, Any], reports: Sequence[Report], facts: CardFacts) -> str:
+    spec, recipe = own.get("spec") or {}, own.get("recipe") or {}
     lines = [_MARK, "", f"# {_safe(name)}", ""]
-    recipe = own.get("recipe") or {}
     if recipe.get("description"):
         lines += [_safe(recipe["description"]), ""]
-    use = [
-        "import embedkit", "", f"model = embedkit.load({json.dumps(name)})",
-        'vectors = model.encode(["one text", "another text"])', "print(model.similarity(vectors, vectors))",
-    ]  # fmt: skip
-    lines += ["## Use", "", *_fenced("python", "\n".join(use)), ""]
+    lines += _use(name, own, facts)
     known = {key: spec[key] for key in sorted(spec) if isinstance(spec[key], str | int | float | bool)}
     if known:
-        lines += ["## Model", "", *(f"- {_safe(key)}: {_safe(value)}" for key, value in known.items()), ""]
-    if recipe:
-        said = yaml.safe_dump(plain(_without_empty(recipe)), sort_keys=False, allow_unicode=True).rstrip()
-        lines += ["## Training", "", "The recipe of the run:", "", *_fenced("yaml", said), ""]
+        lines += ["## Model", "", *(f"- {_safe(key)}: {_safe(value)}" for key, value in known.items())]
+        prompts = spec.get("prompts")
+        if isinstance(prompts, Mapping) and prompts:
+            lines += [f"- prompt {_safe(key)}: {_safe(json.dumps(text))}" for key, text in prompts.items()]
+        lines.append("")
+    lines += _training(recipe, facts)
     if reports:
         lines += ["## Evaluation", "", *_score_lines(reports)]
     return "\n".join(lines).rstrip() + "\n"
@@ -137,7 +290,13 @@ def _without_empty(value: Any) -> Any:
     return value
 
 
-def model_card(name: str, own: Mapping[str, Any], reports: Sequence[Report] = (), body: str | None = None) -> str:
+def model_card(
+    name: str,
+    own: Mapping[str, Any],
+    reports: Sequence[Report] = (),
+    body: str | None = None,
+    facts: CardFacts = CardFacts(),
+) -> str:
     """The text of a card.
 
     Parameters
@@ -150,9 +309,16 @@ def model_card(name: str, own: Mapping[str, Any], reports: Sequence[Report] = ()
         Results to show.
     body : str, optional
         Text to keep below the front matter instead of a new one.
+    facts : CardFacts
+        What else is told of the model.
+
+    Examples
+    --------
+    >>> model_card("faq", {"kind": "text"}).splitlines()[1]
+    'library_name: embedkit'
     """
-    front = yaml.safe_dump(plain(_front(name, own, reports)), sort_keys=False, allow_unicode=True, width=100)
-    return f"---\n{front}---\n\n{body if body is not None else _body(name, own, reports)}"
+    front = yaml.safe_dump(plain(_front(name, own, reports, facts)), sort_keys=False, allow_unicode=True, width=100)
+    return f"---\n{front}---\n\n{body if body is not None else _body(name, own, reports, facts)}"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -204,7 +370,8 @@ def write_card(folder: str | Path, reports: Sequence[Report] = (), *, name: str 
     own, path = _read(folder / "embedkit.json"), folder / "README.md"
     recipe = own.get("recipe") or {}
     shown = _with_earlier(folder, own, reports)
-    text = model_card(name or recipe.get("name") or folder.name, own, shown, _kept(path))
+    title = name or recipe.get("name") or folder.absolute().name
+    text = model_card(title, own, shown, _kept(path), facts_of(folder, own))
     return write_text(path, text, "the model card")
 
 

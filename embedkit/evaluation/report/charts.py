@@ -164,12 +164,3 @@ def lines(title: str, series: Sequence[tuple[str, Sequence[tuple[float, float]]]
             parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour(place)}"/>' for x, y in places]
     parts += [_line(left, bottom, right, bottom, "axis"), _text((left + right) / 2, bottom + 32, axis)]
     return _svg(size, bottom + 40, title, parts)
-
-
-def legend(names: Sequence[str], colours: Sequence[str] = COLOURS) -> str:
-    """Names beside their colours."""
-    items = "".join(
-        f'<span><i style="background:{colour(place, colours)}"></i>{escape(name)}</span>'
-        for place, name in enumerate(names)
-    )
-    return f'<p class="legend">{items}</p>'

@@ -16,6 +16,7 @@ import numpy as np
 
 from embedkit.errors import UserError
 from embedkit.evaluation.core.stats import Array, Samples, draw_weights, generator, interval
+from embedkit.evaluation.core.task import kind_in
 from embedkit.evaluation.report.report import Report, load_reports, plain
 
 # What is allowed to differ between the models, and is then told.
@@ -108,6 +109,14 @@ def _names(first: Report, second: Report) -> tuple[str, str]:
     return names[0], names[1]
 
 
+def _with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's settings; what a file of an older version does not name had its default."""
+    task = kind_in(settings.get("kind"))
+    fields = task.settings_type.model_fields if task is not None else {}
+    known = {key: plain(field.default) for key, field in fields.items() if not field.is_required() and key != "columns"}
+    return {**{key: value for key, value in known.items() if isinstance(value, str | int | float)}, **settings}
+
+
 def _unlike(first: Report, second: Report, task: str) -> str | None:
     """Why a task's two scores must not be subtracted; None when nothing speaks against it."""
     data = [report.settings.get("data", {}).get(task, {}) for report in (first, second)]
@@ -116,7 +125,7 @@ def _unlike(first: Report, second: Report, task: str) -> str | None:
         return "the data differ"
     if first.settings.get("split") != second.settings.get("split"):
         return f"the splits differ ({first.settings.get('split')}, {second.settings.get('split')})"
-    settings = [report.settings.get("tasks", {}).get(task, {}) for report in (first, second)]
+    settings = [_with_defaults(report.settings.get("tasks", {}).get(task, {})) for report in (first, second)]
     keys = [key for key in {**settings[0], **settings[1]} if settings[0].get(key) != settings[1].get(key)]
     if keys:
         return "settings differ: " + ", ".join(f"{k} {settings[0].get(k)} / {settings[1].get(k)}" for k in sorted(keys))

@@ -1,6 +1,7 @@
 """One HTML file that tells everything about some results: scores, differences, distributions, geometry, training.
 
-The file needs no network, no script and no other file, and is readable in light and dark and on paper.
+The file needs no network, no script and no other file, and is readable in light and dark and on paper. Here its content
+is put together; how it looks stands in ``templates/page.html.j2``.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,113 +16,199 @@ import numpy as np
 
 from embedkit.errors import DataError
 from embedkit.evaluation.core.task import TaskResult
-from embedkit.evaluation.report.charts import PARTS, Bar, bars, histogram, legend, lines
+from embedkit.evaluation.report.charts import COLOURS, PARTS, Bar, bars, colour, histogram, lines
 from embedkit.evaluation.report.comparison import Comparison, compare_reports
+from embedkit.evaluation.report.rendering import render, shortened, without_folders
 from embedkit.evaluation.report.report import Report, write_text
 from embedkit.log_file import read_log
 
 _HALVES = ("gold score in the lower half", "gold score in the upper half")
-
-_STYLE = """
-:root{--fg:#1a1a1a;--bg:#fff;--soft:#f4f5f7;--edge:#d8dbe0;--dim:#5c6370;--good:#00704f;--bad:#b03a00}
-@media(prefers-color-scheme:dark){:root{--fg:#e6e6e6;--bg:#16181d;--soft:#20242b;--edge:#3a404a;--dim:#a0a7b4;
---good:#4fc79b;--bad:#ff9a62}}
-*{box-sizing:border-box}body{margin:0 auto;max-width:1080px;padding:24px;color:var(--fg);background:var(--bg);
-font:15px/1.5 system-ui,sans-serif}
-h1{font-size:26px;margin:0 0 4px}h2{font-size:20px;margin:36px 0 8px;border-bottom:1px solid var(--edge)}
-h3{font-size:15px;margin:18px 0 4px}p{margin:6px 0}.dim{color:var(--dim)}
-.cards{display:flex;flex-wrap:wrap;gap:12px;margin:16px 0}
-.card{background:var(--soft);border:1px solid var(--edge);border-radius:8px;padding:12px 16px;min-width:170px}
-.card b{display:block;font-size:26px;line-height:1.2}
-.scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:8px 0}
-th,td{padding:4px 12px;text-align:right;border-bottom:1px solid var(--edge);white-space:nowrap}
-th:first-child,td:first-child{text-align:left}thead th{color:var(--dim);font-weight:600}td small{color:var(--dim)}
-td.best{font-weight:700}.up{color:var(--good)}.down{color:var(--bad)}
-.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:16px}
-.grid.two{grid-template-columns:repeat(2,minmax(0,440px))}.grid.three{grid-template-columns:repeat(3,minmax(0,1fr))}
-.tables{display:flex;flex-wrap:wrap;gap:8px 32px}
-.sides{display:grid;grid-template-columns:minmax(0,1fr) minmax(0,1fr);gap:24px;align-items:start}
-@media(max-width:820px){.sides,.grid.two,.grid.three{grid-template-columns:1fr}}
-svg{width:100%;max-width:760px;height:auto;font:11px system-ui,sans-serif}svg text{fill:var(--fg)}
-.grid line,line.grid{stroke:var(--edge)}line.axis{stroke:var(--dim)}line.whisker{stroke:var(--fg);stroke-width:1.2}
-figure{margin:0}figcaption{font-weight:600}.legend span{margin-right:18px;white-space:nowrap}
-.legend i{display:inline-block;width:11px;height:11px;border-radius:2px;margin-right:6px}
-.note{background:var(--soft);border-left:4px solid var(--bad);padding:8px 12px;margin:6px 0}
-details{margin:8px 0}summary{cursor:pointer;font-weight:600}pre{background:var(--soft);padding:12px;overflow-x:auto;
-font-size:12px;border-radius:6px}@media print{details{display:none}figure,.card{break-inside:avoid}}
-"""
+Content = dict[str, Any]
 
 
-def _name(report: Report, place: int) -> str:
-    return str(report.model.get("name") or report.model.get("path") or f"model {place + 1}")
+def _names(reports: Sequence[Report]) -> list[str]:
+    """How the models are called: paths by their last folders, with as many as tell them apart."""
+    full = [str(r.model.get("name") or r.model.get("path") or f"model {n + 1}") for n, r in enumerate(reports)]
+    for parts in (2, 3, 4):
+        names = [shortened(name, parts) for name in full]
+        if len(set(names)) == len(set(full)):
+            return names
+    return full
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of cells that are HTML already; a cell may begin with a class in brackets, e.g. ``[best]``."""
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = []
-    for row in rows:
-        cells = []
-        for cell in row:
-            kind, _, text = cell[1:].partition("]") if cell.startswith("[") else ("", "", cell)
-            cells.append(f'<td class="{kind}">{text}</td>' if kind else f"<td>{text}</td>")
-        body.append(f"<tr>{''.join(cells)}</tr>")
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+def _legend(names: Sequence[str], colours: Sequence[str] = COLOURS) -> list[Content]:
+    return [{"name": name, "colour": colour(place, colours)} for place, name in enumerate(names)]
 
 
-def _figure(caption: str, svg: str) -> str:
-    return f"<figure><figcaption>{escape(caption)}</figcaption>{svg}</figure>"
+def _cell(text: str, small: str = "", kind: str = "") -> Content:
+    """A cell of a table with a class, and with something in small letters."""
+    return {"text": text, "small": small, "kind": kind}
+
+
+def _figure(caption: str, svg: str, legend: Sequence[Content] = ()) -> Content:
+    return {"caption": caption, "svg": svg, "legend": legend}
+
+
+def _tasks(reports: Sequence[Report]) -> list[str]:
+    return list(dict.fromkeys(task for report in reports for task in report.tasks))
 
 
 def _interval_of(report: Report, name: str) -> tuple[float, float] | None:
     return report.tasks[name].interval if name in report.tasks else report.interval
 
 
-def _scores(reports: Sequence[Report], names: Sequence[str]) -> str:
-    """Bars and table of the scores of one suite."""
-    keys = list(dict.fromkeys(key for report in reports for key in report.scores))
-    groups, rows = [], []
-    for key in keys:
-        found = [report.scores.get(key) for report in reports]
-        groups.append(
-            (key, [None if v is None else Bar(v, _interval_of(r, key)) for r, v in zip(reports, found, strict=True)])
-        )
-        best = max(value for value in found if value is not None)
-        cells = [escape(key)]
-        for report, value in zip(reports, found, strict=True):
-            if value is None:
-                cells.append("-")
+class _Suite:
+    """The results of one suite, the first compared with the others."""
+
+    def __init__(self, reports: Sequence[Report]) -> None:
+        self.reports, self.names = reports, _names(reports)
+        self._comparisons: dict[tuple[int, int], Comparison] = {}
+
+    def compared(self, first: int, second: int) -> Comparison:
+        """The comparison of two of the reports, made once."""
+        if (first, second) not in self._comparisons:
+            self._comparisons[first, second] = compare_reports(self.reports[first], self.reports[second])
+        return self._comparisons[first, second]
+
+    def _better(self, place: int, key: str) -> bool:
+        """Whether a model's score is above that of every other one, by intervals that leave out 0."""
+        others = [n for n, report in enumerate(self.reports) if n != place and key in report.scores]
+        rows = [row for n in others for row in self._between(place, n).rows if row.name == key]
+        return bool(others) and len(rows) == len(others) and all(row.significant for row in rows)
+
+    def _between(self, one: int, other: int) -> Comparison:
+        return self.compared(min(one, other), max(one, other))
+
+    def content(self) -> Content:
+        """What the page shows of the suite."""
+        distributions, halves = self._distributions()
+        metrics = self._metrics()
+        return {
+            "name": self.reports[0].suite, "notes": list(dict.fromkeys(n for r in self.reports for n in r.notes)),
+            "legend": _legend(self.names) if len(self.names) > 1 else [], **self._scores(),
+            "differences": [self._difference(place) for place in range(1, len(self.reports))],
+            "metrics": metrics, "few_metrics": sum(1 + len(one["table"]["rows"]) for one in metrics) <= 16,
+            "definitions": list(dict.fromkeys(line for r in self.reports for line in r.definitions)),
+            "parts": self._parts(), "geometry": self._geometry(), "distributions": distributions,
+            "halves": _legend(_HALVES, PARTS) if halves else [],
+            "width": {2: " two", 3: " three"}.get(len(self.reports), ""), "data": self._data(),
+        }  # fmt: skip
+
+    def _scores(self) -> Content:
+        """Bars and table of the scores; the best is marked where it is better than every other by its intervals."""
+        groups, rows = [], []
+        for key in dict.fromkeys(key for report in self.reports for key in report.scores):
+            values = [report.scores.get(key) for report in self.reports]
+            bounds = [_interval_of(report, key) for report in self.reports]
+            groups.append((key, [None if v is None else Bar(v, b) for v, b in zip(values, bounds, strict=True)]))
+            best = max(value for value in values if value is not None)
+            cells: list[Any] = [key]
+            for place, (value, bound) in enumerate(zip(values, bounds, strict=True)):
+                if value is None:
+                    cells.append("-")
+                    continue
+                small = f"[{bound[0]:.2f}, {bound[1]:.2f}]" if bound else ""
+                kind = "best" if value == best and self._better(place, key) else ""
+                cells.append(_cell(f"{value:.2f}", small, kind))
+            rows.append(cells)
+        chart = bars(f"Scores of suite {self.reports[0].suite}", groups, self.names)
+        metrics = sorted({result.metric for report in self.reports for result in report.tasks.values()})
+        bounded = any(_interval_of(report, key) for report in self.reports for key in report.scores)
+        told = f"Metric: {', '.join(metrics)}." + (" Brackets: 95 % bootstrap interval." if bounded else "")
+        if len(self.reports) > 1:
+            told += " Bold: better than every other model, by paired intervals that leave out 0."
+        return {"chart": chart, "scores": {"header": ["task", *self.names], "rows": rows}, "told": told}
+
+    def _difference(self, place: int) -> Content:
+        """Table and bars of the differences from the first model; `place` is the second one's among the models."""
+        comparison = self.compared(0, place)
+        rows: list[list[Any]] = []
+        for row in comparison.rows:
+            if row.difference is None:
+                rows.append([row.name, "-", row.unlike or "", ""])
                 continue
-            bounds = _interval_of(report, key)
-            said = f" <small>[{bounds[0]:.2f}, {bounds[1]:.2f}]</small>" if bounds else ""
-            cells.append(f"{'[best]' if len(reports) > 1 and value == best else ''}{value:.2f}{said}")
-        rows.append(cells)
-    chart = bars(f"Scores of suite {reports[0].suite}", groups, names)
-    metrics = sorted({result.metric for report in reports for result in report.tasks.values()})
-    bounded = any(_interval_of(report, key) for report in reports for key in report.scores)
-    told = f"Metric: {escape(', '.join(metrics))}." + (" Brackets: 95 % bootstrap interval." if bounded else "")
-    told = f'<p class="dim">{told}</p>'
-    return (legend(names) if len(names) > 1 else "") + chart + _table(["task", *names], rows) + told
+            kind = ("up" if row.difference > 0 else "down") if row.significant else ""
+            bounds = f"[{row.interval[0]:+.2f}, {row.interval[1]:+.2f}]" if row.interval else "-"
+            p = f"{row.p:.3g}" if row.p is not None else "-"
+            rows.append([row.name, _cell(f"{row.difference:+.2f}", kind=kind), _cell("", bounds), p])
+        known = [(r.name, [Bar(r.difference, r.interval)]) for r in comparison.rows if r.difference is not None]
+        names = self.names[place], self.names[0]
+        chart = bars("Differences", known, names[:1], first=place, size=520) if known else ""
+        title = f"{names[0]} against {names[1]}"
+        if names[0] == names[1]:
+            title = f"{comparison.second} against {comparison.first}"
+        return {
+            "title": title, "notes": comparison.notes, "bounded": any(row.interval for row in comparison.rows),
+            "table": {"header": ["task", "difference", "95 % interval", "p"], "rows": rows}, "chart": chart,
+        }  # fmt: skip
 
+    def _metrics(self) -> list[Content]:
+        """Every metric of every task, a table a task."""
+        tables = []
+        for task in _tasks(self.reports):
+            columns = [report.tasks[task].metrics if task in report.tasks else {} for report in self.reports]
+            keys = list(dict.fromkeys(key for metrics in columns for key in metrics))
+            rows = [[key, *(f"{m[key]:.4f}" if key in m else "-" for m in columns)] for key in keys]
+            tables.append({"name": task, "table": {"header": ["metric", *self.names], "rows": rows}})
+        return tables
 
-def _differences(comparison: Comparison, place: int) -> str:
-    """Table and bars of the differences from the first model; `place` is the second one's among the models."""
-    rows = []
-    for row in comparison.rows:
-        if row.difference is None:
-            rows.append([escape(row.name), "-", escape(row.unlike or ""), ""])
-            continue
-        kind = ("[up]" if row.difference > 0 else "[down]") if row.significant else ""
-        bounds = f"[{row.interval[0]:+.2f}, {row.interval[1]:+.2f}]" if row.interval else "-"
-        p = f"{row.p:.3g}" if row.p is not None else "-"
-        rows.append([escape(row.name), f"{kind}{row.difference:+.2f}", f"<small>{bounds}</small>", p])
-    head = f"<h3>{escape(comparison.second)} against {escape(comparison.first)}</h3>"
-    notes = "".join(f'<p class="dim">{escape(note)}</p>' for note in comparison.notes)
-    header = ["task", "difference", "95 % interval", "p"]
-    told = '<p class="dim">Paired bootstrap; coloured where the interval leaves out 0.</p>'
-    known = [(row.name, [Bar(row.difference, row.interval)]) for row in comparison.rows if row.difference is not None]
-    chart = bars("Differences", known, [comparison.second], first=place, size=520) if known else ""
-    return f'{head}<div class="sides"><div>{_table(header, rows)}{told}{notes}</div>{chart}</div>'
+    def _parts(self) -> Content:
+        """The parts of tasks that have some: subsets of STS, groups of rows, classes."""
+        rows = []
+        for task in _tasks(self.reports):
+            columns = [_parts_of(report.tasks[task]) if task in report.tasks else {} for report in self.reports]
+            keys = list(dict.fromkeys(key for parts in columns for key in parts))
+            rows += [[f"{task}: {key}", *(parts.get(key, "-") for parts in columns)] for key in keys if len(keys) > 1]
+        return {"header": ["part", *self.names], "rows": rows}
+
+    def _data(self) -> Content:
+        """How much was scored, of what: one row a task and data set."""
+        rows: dict[tuple[str, ...], None] = {}
+        for report in self.reports:
+            for task, part in report.settings.get("data", {}).items():
+                sizes = {key: value for key, value in part.items() if isinstance(value, int)}
+                told = ", ".join(f"{value:,} {key}" for key, value in sizes.items())
+                source = shortened(str(part.get("source", "")))
+                digest = str(part.get("sha256") or part.get("revision") or "")[:12]
+                rows[task, str(report.settings.get("split", "")), told, source, digest] = None
+        return {"header": ["task", "split", "size", "source", "hash"], "rows": [list(row) for row in rows]}
+
+    def _geometry(self) -> list[Content]:
+        """Plots of geometry tasks: cosines of positives and strangers, and the spectrum."""
+        figures, spectra = [], []
+        for report, name in zip(self.reports, self.names, strict=True):
+            for task, result in report.tasks.items():
+                counts = result.details.get("cosine_counts")
+                if counts:
+                    parts = list(reversed(counts.items()))  # what belongs together in the colour of the upper half
+                    chart = histogram(f"{name}, {task}: cosines", parts, -1, 1, "cosine")
+                    figures.append(_figure(f"{name}: {task}", chart, _legend([part for part, _ in parts], PARTS)))
+                if result.details.get("spectrum"):
+                    shares = enumerate(result.details["spectrum"], 1)
+                    spectra.append((f"{name} {task}", [(float(n), math.log10(max(v, 1e-9))) for n, v in shares]))
+        if spectra:
+            chart = lines("Singular values", spectra, "place of the singular value")
+            legend = _legend([name for name, _ in spectra])
+            figures.append(_figure("Spectrum: log10 of each share", chart, legend))
+        return figures
+
+    def _distributions(self, bins: int = 30) -> tuple[list[Content], bool]:
+        """How each task's samples are spread, the models side by side on one axis; whether by halves of the gold."""
+        figures, halves = [], False
+        for task in _tasks(self.reports):
+            spread = [_split_samples(r.tasks[task]) if task in r.tasks else ({}, "") for r in self.reports]
+            filled = [part for parts, _ in spread for part in parts.values() if len(part)]
+            ends = [end for part in filled for end in (part.min(), part.max())]
+            if not ends or not max(ends) > min(ends):
+                continue
+            low, high = float(min(ends)), float(max(ends))
+            for (parts, axis), name in zip(spread, self.names, strict=True):
+                if parts:
+                    halves = halves or len(parts) == 2
+                    counts = [(key, np.histogram(part, bins, (low, high))[0].tolist()) for key, part in parts.items()]
+                    drawn = histogram(f"{task}: distribution", counts, low, high, axis)
+                    figures.append(_figure(f"{task}: {name}" if len(self.reports) > 1 else task, drawn))
+        return figures, halves
 
 
 def _split_samples(result: TaskResult) -> tuple[dict[str, np.ndarray[Any, Any]], str]:
@@ -135,81 +221,15 @@ def _split_samples(result: TaskResult) -> tuple[dict[str, np.ndarray[Any, Any]],
     return ({"samples": np.asarray(values["value"], float)} if "value" in values else {}), result.metric
 
 
-def _distributions(reports: Sequence[Report], names: Sequence[str], bins: int = 30) -> str:
-    """How each task's samples are spread, the models side by side on one axis."""
-    figures, halves = [], False
-    for task in dict.fromkeys(task for report in reports for task in report.tasks):
-        found = [_split_samples(report.tasks[task]) if task in report.tasks else ({}, "") for report in reports]
-        ends = [end for parts, _ in found for part in parts.values() if len(part) for end in (part.min(), part.max())]
-        if not ends or not max(ends) > min(ends):
-            continue
-        low, high = float(min(ends)), float(max(ends))
-        for (parts, axis), name in zip(found, names, strict=True):
-            if parts:
-                halves = halves or len(parts) == 2
-                counts = [(key, np.histogram(part, bins, (low, high))[0].tolist()) for key, part in parts.items()]
-                drawn = histogram(f"{task}: distribution", counts, low, high, axis)
-                figures.append(_figure(f"{task}: {name}" if len(reports) > 1 else task, drawn))
-    if not figures:
-        return ""
-    width = {2: " two", 3: " three"}.get(len(reports), "")
-    told = legend(_HALVES, PARTS) if halves else ""
-    return f'<h3>Distributions</h3>{told}<div class="grid{width}">{"".join(figures)}</div>'
-
-
-def _geometry(reports: Sequence[Report], names: Sequence[str]) -> str:
-    """Plots of geometry tasks: cosines of positives and strangers, and the spectrum."""
-    figures = []
-    spectra = []
-    for report, name in zip(reports, names, strict=True):
-        for task, result in report.tasks.items():
-            counts = result.details.get("cosine_counts")
-            if counts:
-                parts = list(reversed(counts.items()))  # what belongs together in the colour of the upper half
-                chart = histogram(f"{name}, {task}: cosines", parts, -1, 1, "cosine")
-                figures.append(_figure(f"{name}: {task}", chart + legend([part for part, _ in parts], PARTS)))
-            if result.details.get("spectrum"):
-                points = [(float(n + 1), math.log10(max(v, 1e-9))) for n, v in enumerate(result.details["spectrum"])]
-                spectra.append((f"{name} {task}", points))
-    if spectra:
-        chart = lines("Singular values", spectra, "place of the singular value")
-        figures.append(_figure("Spectrum: log10 of each share", chart + legend([name for name, _ in spectra])))
-    if not figures:
-        return ""
-    return f'<div class="grid">{"".join(figures)}</div>'
-
-
-def _metrics(reports: Sequence[Report], names: Sequence[str]) -> str:
-    """Every metric of every task, a table a task, folded where there are many."""
-    parts = []
-    for task in dict.fromkeys(task for report in reports for task in report.tasks):
-        found = [report.tasks[task].metrics if task in report.tasks else {} for report in reports]
-        keys = list(dict.fromkeys(key for metrics in found for key in metrics))
-        rows = [[escape(key), *(f"{m[key]:.4f}" if key in m else "-" for m in found)] for key in keys]
-        parts.append(f"<div><h3>{escape(task)}</h3>{_table(['metric', *names], rows)}</div>")
-    opened = " open" if sum(part.count("<tr>") for part in parts) <= 16 else ""
-    return f'<details{opened}><summary>Every metric</summary><div class="tables">{"".join(parts)}</div></details>'
-
-
-def _subsets(reports: Sequence[Report], names: Sequence[str]) -> str:
-    """The parts of tasks that have some: subsets of STS, groups of rows, classes."""
-    rows = []
-    for task in dict.fromkeys(task for report in reports for task in report.tasks):
-        found = [_parts_of(report.tasks[task]) if task in report.tasks else {} for report in reports]
-        keys = list(dict.fromkeys(key for parts in found for key in parts))
-        rows += [[escape(f"{task}: {key}"), *(p.get(key, "-") for p in found)] for key in keys if len(keys) > 1]
-    return f"<details><summary>Parts of tasks</summary>{_table(['part', *names], rows)}</details>" if rows else ""
-
-
 def _parts_of(result: TaskResult) -> dict[str, str]:
     details = result.details
-    found = {name: f"{part['spearman']:.2f}" for name, part in details.get("subsets", {}).items()}
-    found |= {name: f"anisotropy {part['anisotropy']:.3f}" for name, part in details.get("groups", {}).items()}
-    return found | {name: f"{value:.2f}" for name, value in details.get("by_class", {}).items()}
+    parts = {name: f"{part['spearman']:.2f}" for name, part in details.get("subsets", {}).items()}
+    parts |= {name: f"anisotropy {part['anisotropy']:.3f}" for name, part in details.get("groups", {}).items()}
+    return parts | {name: f"{value:.2f}" for name, value in details.get("by_class", {}).items()}
 
 
-def training_curves(run: Path) -> str:
-    """Loss, learning rate and scores by step of a run folder, from its ``log.jsonl``, as HTML.
+def training_curves(run: Path) -> Content:
+    """Loss, learning rate and scores by step of a run folder, from its ``log.jsonl``, as figures.
 
     Raises
     ------
@@ -218,9 +238,8 @@ def training_curves(run: Path) -> str:
     """
     path = run / "log.jsonl"
     if not path.is_file():
-        raise DataError("no log.jsonl, so it is no run folder", where=str(run))
-    rows = read_log(path)
-    figures = []
+        raise DataError("no log.jsonl, so it is no run folder", where=str(run), remedy="give the folder of a run")
+    rows, figures = read_log(path), []
     for key in ("loss", "lr", "gradient_norm", "sentences_per_s"):
         points = [(float(row["step"]), float(row[key])) for row in rows if isinstance(row.get(key), int | float)]
         if points:
@@ -230,49 +249,46 @@ def training_curves(run: Path) -> str:
     if names:
         known = {name: [(step, scores.get(name)) for step, scores in scored] for name in names}
         series = [(name, [(step, float(s)) for step, s in pairs if s is not None]) for name, pairs in known.items()]
-        figures.append(_figure("scores while training", lines("scores", series, "step") + legend(names)))
-    return f'<h2>Training</h2><p class="dim">{escape(str(run))}</p><div class="grid">{"".join(figures)}</div>'
+        figures.append(_figure("scores while training", lines("scores", series, "step"), _legend(names)))
+    return {"name": shortened(str(run)), "figures": figures}
 
 
-def _suite(reports: Sequence[Report]) -> str:
-    names = [_name(report, place) for place, report in enumerate(reports)]
-    parts = [f"<h2>Suite {escape(reports[0].suite)}</h2>"]
-    for note in dict.fromkeys(note for report in reports for note in report.notes):
-        parts.append(f'<p class="note">{escape(note)}</p>')
-    parts.append(_scores(reports, names))
-    for place, other in enumerate(reports[1:], start=1):
-        parts.append(_differences(compare_reports(reports[0], other), place))
-    parts += [_metrics(reports, names), _subsets(reports, names), _geometry(reports, names)]
-    parts.append(_distributions(reports, names))
-    return "".join(parts)
-
-
-def _models(reports: Sequence[Report]) -> str:
+def _models(reports: Sequence[Report]) -> Content:
     """What was scored: one row a report."""
     rows = []
-    for place, report in enumerate(reports):
+    for name, report in zip(_names(reports), reports, strict=True):
         model, settings, timing = report.model, report.settings, report.timing
-        cells = [_name(report, place), report.suite, str(settings.get("split", "")), str(model.get("hash") or "")[:12]]
-        cells += [str(settings.get("dim") or model.get("dim") or ""), str(settings.get("pooler") or "")]
-        cells += [
-            str(settings.get("max_length") or ""),
-            str(settings.get("prompt") or ""),
-            str(settings.get("precision") or ""),
-        ]
-        cells.append(f"{timing['encode_seconds']:.1f}" if "encode_seconds" in timing else "")
-        rows.append([escape(cell) for cell in cells])
+        seconds = f"{timing['encode_seconds']:.1f}" if "encode_seconds" in timing else ""
+        prompt = settings.get("prompt")
+        rows.append([
+            name, report.suite, settings.get("split", ""), str(model.get("hash") or "")[:12],
+            settings.get("dim") or model.get("dim") or "", settings.get("pooler") or "",
+            settings.get("max_length") or "", "" if prompt is None else prompt, settings.get("precision") or "",
+            seconds,
+        ])  # fmt: skip
     header = ["model", "suite", "split", "hash", "dim", "pooler", "length", "prompt", "precision", "encoding, s"]
-    return f"<h2>What was scored</h2>{_table(header, rows)}"
+    return {"header": header, "rows": rows}
 
 
-def _provenance(report: Report, place: int) -> str:
-    content = report.to_json()
-    kept = {key: content[key] for key in ("model", "settings", "timing")}
-    title = f"{_name(report, place)}, {report.suite}"
-    return (
-        f"<details><summary>{escape(title)}: how to repeat it</summary>"
-        f"<pre>{escape(json.dumps(kept, indent=1, ensure_ascii=False))}</pre></details>"
-    )
+def _cards(reports: Sequence[Report]) -> list[Content]:
+    cards = []
+    for name, report in zip(_names(reports), reports, strict=True):
+        bounds, result = _interval_of(report, report.main_name), report.tasks.get(report.main_name)
+        metric = f" {result.metric}" if result is not None else f" of {len(report.tasks)} tasks"
+        interval = f"95 %: {bounds[0]:.2f} to {bounds[1]:.2f}" if bounds else "no interval"
+        what = f"{report.suite} {report.main_name}{metric}"
+        cards.append({"model": name, "what": what, "score": f"{report.main:.2f}", "interval": interval})
+    return cards
+
+
+def _provenance(reports: Sequence[Report]) -> list[Content]:
+    parts = []
+    for name, report in zip(_names(reports), reports, strict=True):
+        content = report.to_json()
+        kept = without_folders({key: content[key] for key in ("model", "settings", "timing")})
+        text = json.dumps(kept, indent=1, ensure_ascii=False)
+        parts.append({"title": f"{name}, {report.suite}", "text": text})
+    return parts
 
 
 def html_report(
@@ -287,34 +303,27 @@ def html_report(
     title : str
     runs : sequence of path
         Run folders whose training curves are drawn.
+
+    Examples
+    --------
+    >>> from embedkit.evaluation.core.task import TaskResult
+    >>> result = TaskResult("faq", "ndcg@10", 61.2, {"ndcg@10": 61.2})
+    >>> report = Report("own-retrieval", {"faq": result}, {"faq": 61.2}, "faq", {"name": "mine"}, {"split": "test"})
+    >>> html_report([report]).startswith("<!doctype html>")
+    True
     """
     if not reports:
-        raise DataError("no result to report")
+        raise DataError("no result to report", remedy="give a result of evaluate")
     suites: dict[str, list[Report]] = {}
     for report in reports:
         suites.setdefault(report.suite, []).append(report)
-    cards = []
-    for found in suites.values():
-        for place, report in enumerate(found):
-            bounds = _interval_of(report, report.main_name)
-            said = f"95 %: {bounds[0]:.2f} to {bounds[1]:.2f}" if bounds else "no interval"
-            result = report.tasks.get(report.main_name)
-            metric = f" {result.metric}" if result is not None else f" of {len(report.tasks)} tasks"
-            of = f'<span class="dim">{escape(report.suite)} {escape(report.main_name + metric)}</span>'
-            head = f"{escape(_name(report, place))}<br>{of}"
-            cards.append(f'<div class="card">{head}<b>{report.main:.2f}</b><small class="dim">{said}</small></div>')
-    date = max(str(report.settings.get("date", "")) for report in reports)
-    version = escape(str(reports[0].settings.get("versions", {}).get("embedkit", "")))
-    body = "".join(_suite(found) for found in suites.values())
-    curves = "".join(training_curves(Path(run)) for run in runs)
-    origin = "".join(_provenance(report, place) for found in suites.values() for place, report in enumerate(found))
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
-        f"<style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>"
-        f'<p class="dim">embedkit {version}, {escape(date)}</p><div class="cards">{"".join(cards)}</div>'
-        f"{body}{curves}{_models(reports)}<h2>Provenance</h2>{origin}</body></html>\n"
-    )
+    ordered = [report for members in suites.values() for report in members]
+    return render(
+        "page", title=title, version=str(reports[0].settings.get("versions", {}).get("embedkit", "")),
+        date=max(str(report.settings.get("date", "")) for report in reports), cards=_cards(ordered),
+        suites=[_Suite(members).content() for members in suites.values()],
+        runs=[training_curves(Path(run)) for run in runs], models=_models(reports), provenance=_provenance(ordered),
+    ).lstrip()  # fmt: skip
 
 
 def write_html(path: str | Path, reports: Sequence[Report], **options: Any) -> Path:

@@ -15,6 +15,7 @@ from embedkit.disk import write_durably
 from embedkit.errors import DataError
 from embedkit.evaluation.core.stats import STATISTICS, Samples
 from embedkit.evaluation.core.task import TaskResult
+from embedkit.evaluation.report.rendering import render
 
 FORMAT = 1
 
@@ -41,7 +42,7 @@ def _short(values: np.ndarray[Any, Any]) -> list[Any]:
     return [float(f"{value:.7g}") for value in values.tolist()]
 
 
-@dataclass
+@dataclass(repr=False)
 class Report:
     """Scores of one model on one suite.
 
@@ -78,6 +79,34 @@ class Report:
     def notes(self) -> list[str]:
         """Departures from the protocol, of all tasks."""
         return [note for result in self.tasks.values() for note in result.notes]
+
+    @property
+    def definitions(self) -> list[str]:
+        """What metrics mean whose names have several meanings, ``metric: meaning``."""
+        parts = [result.details.get("definitions") for result in self.tasks.values()]
+        lines = [f"{key}: {words}" for part in parts if isinstance(part, Mapping) for key, words in part.items()]
+        return list(dict.fromkeys(lines))
+
+    def __str__(self) -> str:
+        """Suite, model, scores and notes, as a table for people."""
+        title = f"{self.suite}, split {self.settings.get('split')}: {self.model.get('name') or 'model'}"
+        return "\n".join([title, self.table(), *(f"note: {note}" for note in self.notes)])
+
+    def __repr__(self) -> str:
+        """One line: suite, model and main score."""
+        return f"<Report {self.suite}: {self.main_name} {self.main:.2f}, {len(self.tasks)} tasks>"
+
+    def _repr_html_(self) -> str:
+        """The table of the scores, for notebooks."""
+        rows = []
+        for name, score in self.scores.items():
+            result = self.tasks.get(name)
+            bounds = result.interval if result is not None else self.interval
+            interval = f"{bounds[0]:.2f} to {bounds[1]:.2f}" if bounds is not None else ""
+            rows.append([name, result.metric if result is not None else "mean", f"{score:.2f}", interval])
+        scores = {"header": ["task", "metric", "score", "95 % interval"], "rows": rows}
+        title = f"{self.suite}: {self.model.get('name') or 'model'}"
+        return render("summary", title=title, scores=scores, notes=self.notes)
 
     def to_json(self, samples: bool = False) -> dict[str, Any]:
         """The report as plain JSON types; with `samples` also what paired comparison needs (`save` writes them)."""

@@ -35,6 +35,7 @@ class GeometryTask(Task):
     """
 
     settings_type = GeometrySettings
+    hub_type = "embedding-geometry"
 
     def __init__(self, config: TaskConfig, opening: Opening) -> None:
         super().__init__(config, opening)

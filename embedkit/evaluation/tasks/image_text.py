@@ -13,8 +13,10 @@ from embedkit.evaluation.core.inputs import Item
 from embedkit.evaluation.core.stats import Array, Samples, unit_rows
 from embedkit.evaluation.core.suites import TaskConfig
 from embedkit.evaluation.core.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
+from embedkit.evaluation.datasets.look import Look
 from embedkit.evaluation.datasets.tables import content_hash, open_table
 from embedkit.evaluation.measures.search import exact_top_k
+from embedkit.evaluation.mteb.parts import MtebPart, labelled, search
 
 
 class ImageTextSettings(TaskSettings):
@@ -36,19 +38,29 @@ class ImageTextTask(Task):
     """
 
     settings_type = ImageTextSettings
+    hub_type = "image-text-retrieval"
+    mteb_ways = ("-i2t", "-t2i")
 
     def __init__(self, config: TaskConfig, opening: Opening) -> None:
         super().__init__(config, opening)
         table = open_table(config, opening.data, opening.split, opening.folder)
+        table = self.own_table(table, {"image": "image", "texts": "captions"})
         self.source = table.source
         self.images: list[Item] = list(table.images("image"))
-        found = [row[: self.settings.captions] for row in table.lists("captions")]
-        self.texts: list[Item] = [caption for row in found for caption in row]
-        self.owner = np.array([place for place, row in enumerate(found) for _ in row])
+        captions = [row[: self.settings.captions] for row in table.lists("captions")]
+        self.texts: list[Item] = [caption for row in captions for caption in row]
+        self.owner = np.array([place for place, row in enumerate(captions) for _ in row])
         if len(self.images) % self.settings.folds:
             what = f"{len(self.images)} images cannot be cut into {self.settings.folds} equal folds"
             raise DataError(what, where=table.source, remedy="set folds to a divisor")
         self.expect_rows(len(self.images))
+
+    @classmethod
+    def reading(cls, look: Look) -> str | None:
+        """Images with captions."""
+        if not {"image", "texts"} <= set(look.roles):
+            return None
+        return f"images and their captions (columns {look.roles['image']!r}, {look.roles['texts']!r})"
 
     @property
     def data(self) -> dict[str, Any]:
@@ -59,6 +71,24 @@ class ImageTextTask(Task):
     def requests(self) -> list[Request]:
         """All images, all captions."""
         return [Request(self.images), Request(self.texts)]
+
+    def as_mteb(self) -> list[MtebPart]:
+        """Two retrieval tasks of mteb: captions of an image, images of a caption."""
+        from mteb.abstasks.retrieval import AbsTaskRetrieval
+
+        images, texts = [f"i{n}" for n in range(len(self.images))], [f"t{n}" for n in range(len(self.texts))]
+        owners = [images[owner] for owner in self.owner.tolist()]
+        there: dict[str, dict[str, int]] = {name: {} for name in images}
+        for text, owner in zip(texts, owners, strict=True):
+            there[owner][text] = 1
+        back = {text: {owner: 1} for text, owner in zip(texts, owners, strict=True)}
+        pictures, captions = labelled(self.images, "id", images), labelled(self.texts, "id", texts)
+        ways = {"i2t": search(captions, pictures, there), "t2i": search(pictures, captions, back)}
+        return [
+            MtebPart(AbsTaskRetrieval, "Any2AnyRetrieval", way, "hit_rate_at_1", ("text", "image"), data,
+                     {"k_values": (1, 5, 10)})
+            for way, data in ways.items()
+        ]  # fmt: skip
 
     def score(self, embed: Embedder) -> TaskResult:
         """Hit rates and recalls both ways, and their mean over folds."""

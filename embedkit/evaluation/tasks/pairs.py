@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
+from embedkit.data.schema.roles import named_role
 from embedkit.errors import DataError, NonFiniteError
 from embedkit.evaluation.core.embedder import Embedder
-from embedkit.evaluation.core.stats import Array, Samples, average_precision_statistic, cosine_pairs, unit_rows
+from embedkit.evaluation.core.stats import (
+    Array,
+    Samples,
+    ZeroRule,
+    as_ties,
+    average_precision_statistic,
+    cosine_pairs,
+    unit_rows,
+    zero_vector_note,
+)
 from embedkit.evaluation.core.suites import TaskConfig
-from embedkit.evaluation.core.task import TASKS, Opening, Request, Task, TaskResult
-from embedkit.evaluation.datasets.tables import content_hash, open_table
+from embedkit.evaluation.core.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
+from embedkit.evaluation.datasets.look import Look
+from embedkit.evaluation.datasets.tables import content_hash, of_two_values, open_table
 from embedkit.evaluation.measures.ranking import ranking_metrics
 from embedkit.evaluation.measures.search import array_blocks, exact_top_k
+from embedkit.evaluation.mteb.parts import MtebPart, one_split
 
 
 def best_thresholds(prediction: Array, gold: Array) -> dict[str, float]:
@@ -35,17 +48,40 @@ def best_thresholds(prediction: Array, gold: Array) -> dict[str, float]:
     }  # fmt: skip
 
 
+class PairSettings(TaskSettings):
+    """``zero_vectors``: what the cosine with a zero vector is, see `embedkit.evaluation.core.stats.ZeroRule`."""
+
+    zero_vectors: ZeroRule = "senteval"
+
+
+_ROUNDING = 4 * float(np.finfo(np.float32).eps)
+"""Similarities nearer than this to one another, relative to the lengths of the vectors, are ties: what float32 leaves
+open for a product of one vector with itself."""
+
+_THRESHOLDS = (
+    "the best over thresholds between two different similarities, as MTEB defines it; 'yes to all' and 'no to all' are "
+    "not tried, so it can be below them"
+)
+
+
 @TASKS.add("pair-classification")
 class PairClassificationTask(Task):
     """Average precision x 100 of the similarity for "these two belong together", the best of four similarities.
 
     Data: columns ``sentence1``, ``sentence2`` and ``label`` (0 or 1), a row a pair or one row of lists. Metrics are
-    given for cosine, dot product, Euclidean and Manhattan distance, and as ``max_*`` over them.
+    given for cosine, dot product, Euclidean and Manhattan distance, and as ``max_*`` over them. Similarities that
+    differ by no more than float32 rounds are ties.
     """
+
+    settings_type = PairSettings
+    definitions: ClassVar[Mapping[str, str]] = {"max_accuracy": _THRESHOLDS, "max_f1": _THRESHOLDS}
 
     def __init__(self, config: TaskConfig, opening: Opening) -> None:
         super().__init__(config, opening)
         table = open_table(config, opening.data, opening.split, opening.folder).exploded()
+        if config.own and "label" not in self.settings.columns.values() and "label" not in table.columns:
+            table = table.renamed({name: "label" for name in table.columns if named_role(name) == "score"})
+        table = self.own_table(table, {"anchor": "sentence1", "positive": "sentence2", "label": "label"})
         self.first, self.second = table.texts("sentence1"), table.texts("sentence2")
         self.gold = np.array(table.numbers("label")).astype(np.int64)
         if set(self.gold.tolist()) != {0, 1}:
@@ -53,6 +89,16 @@ class PairClassificationTask(Task):
             raise DataError(what, where=table.source, remedy="number the labels so, and give rows of both")
         self.source = table.source
         self.expect_rows(len(self.gold))
+
+    @classmethod
+    def reading(cls, look: Look) -> str | None:
+        """Pairs of texts with labels or scores that are all 0 or 1."""
+        if not {"anchor", "positive"} <= set(look.roles):
+            return None
+        role = next((role for role in ("label", "score") if role in look.roles), None)
+        if role is None or not of_two_values(look.cells(role)):
+            return None
+        return f"pairs of texts that belong together or not (column {look.roles[role]!r}: 1 or 0)"
 
     @property
     def data(self) -> dict[str, Any]:
@@ -64,30 +110,45 @@ class PairClassificationTask(Task):
         """Both sides."""
         return [Request([*self.first, *self.second])]
 
+    def as_mteb(self) -> list[MtebPart]:
+        """mteb's pair classification."""
+        from mteb.abstasks.pair_classification import AbsTaskPairClassification
+
+        data = one_split(sentence1=self.first, sentence2=self.second, labels=self.gold.tolist())
+        return [MtebPart(AbsTaskPairClassification, "PairClassification", "t2t", "max_ap", ("text",), data)]
+
     def score(self, embed: Embedder) -> TaskResult:
         """Average precision, best accuracy and best F1 by similarity."""
         a, b = (embed(texts).astype(np.float64) for texts in (self.first, self.second))
+        rule = self.settings.zero_vectors
+        lengths = [max(float(np.linalg.norm(v, ord=p, axis=1).max()) for v in (a, b)) for p in (1, 2)]
+        scales = {"cosine": 1.0, "dot": lengths[1] ** 2, "euclidean": lengths[1], "manhattan": lengths[0]}
         similarities = {
-            "cosine": cosine_pairs(a, b),
+            "cosine": cosine_pairs(a, b, rule),
             "dot": (a * b).sum(axis=1),
             "euclidean": -np.linalg.norm(a - b, axis=1),
             "manhattan": -np.abs(a - b).sum(axis=1),
         }
+        similarities = {name: as_ties(values, _ROUNDING * scales[name]) for name, values in similarities.items()}
         if np.ptp(similarities["cosine"]) == 0:
             raise NonFiniteError("all pairs have the same similarity", where=f"task {self.name}")
         metrics: dict[str, float] = {}
         weights = np.ones(len(self.gold))
         for name, values in similarities.items():
-            found = {"ap": average_precision_statistic({"gold": self.gold, "prediction": values})(weights)}
-            found |= best_thresholds(values, self.gold)
-            metrics |= {f"{name}_{key}": 100 * value for key, value in found.items()}
+            part = {"ap": average_precision_statistic({"gold": self.gold, "prediction": values})(weights)}
+            part |= best_thresholds(values, self.gold)
+            metrics |= {f"{name}_{key}": 100 * value for key, value in part.items()}
         for key in ("ap", "accuracy", "f1"):
             metrics[f"max_{key}"] = max(metrics[f"{name}_{key}"] for name in similarities)
         best = max(similarities, key=lambda name: metrics[f"{name}_ap"])
         samples = Samples("average_precision", {"gold": self.gold, "prediction": similarities[best]})
-        details = {"pairs": len(self.gold), "positives": int(self.gold.sum()), "best_similarity": best}
-        return TaskResult(self.name, "max_ap", metrics["max_ap"], metrics, samples, details=details,
-                          notes=list(self.notes))  # fmt: skip
+        zeros, told = zero_vector_note(a, b, rule)
+        details = {
+            "pairs": len(self.gold), "positives": int(self.gold.sum()), "best_similarity": best,
+            "pairs_with_zero_vector": zeros, "definitions": dict(self.definitions),
+        }  # fmt: skip
+        notes = [*self.notes, *(f"{self.name}: {words}" for words in told)]
+        return TaskResult(self.name, "max_ap", metrics["max_ap"], metrics, samples, details=details, notes=notes)
 
 
 @TASKS.add("bitext")
@@ -97,6 +158,8 @@ class BitextTask(Task):
     Data: columns ``sentence1`` and ``sentence2``, row by row translations. F1 is weighted by sentence, as in MTEB: a
     translation that is chosen for m sentences counts 2 / (m + 1) where it is right.
     """
+
+    hub_type = "bitext-mining"
 
     def __init__(self, config: TaskConfig, opening: Opening) -> None:
         super().__init__(config, opening)
@@ -162,15 +225,15 @@ class RerankingTask(Task):
     def requests(self) -> list[Request]:
         """Queries and candidates."""
         candidates = [text for rows in (self.positives, self.negatives) for row in rows for text in row]
-        return [Request([*self.queries, *candidates])]
+        return [Request(self.queries, side="query"), Request(candidates, side="document")]
 
     def score(self, embed: Embedder) -> TaskResult:
         """MAP, MRR@10 and nDCG@10."""
-        queries = unit_rows(embed(self.queries))
+        queries = unit_rows(embed(self.queries, side="query"))
         depth = max(len(p) + len(n) for p, n in zip(self.positives, self.negatives, strict=True))
         gains, flat = np.zeros((len(queries), depth)), True
         for row, (good, bad) in enumerate(zip(self.positives, self.negatives, strict=True)):
-            scores = unit_rows(embed([*good, *bad])) @ queries[row]
+            scores = unit_rows(embed([*good, *bad], side="document")) @ queries[row]
             relevant = np.array([1] * len(good) + [0] * len(bad))
             gains[row, : len(scores)] = relevant[np.lexsort((relevant, -scores))]
             flat = flat and bool(np.ptp(scores) == 0)
@@ -180,5 +243,7 @@ class RerankingTask(Task):
         values = {"map": found[f"map@{depth}"], "mrr@10": found["mrr@10"], "ndcg@10": found["ndcg@10"]}
         metrics = {name: 100 * float(value.mean()) for name, value in values.items()}
         samples = Samples("mean", {"value": values["map"]})
-        details = {"queries": len(queries), "most_candidates": depth}
-        return TaskResult(self.name, "map", metrics["map"], metrics, samples, details=details, notes=list(self.notes))
+        details: dict[str, Any] = {"queries": len(queries), "most_candidates": depth}
+        details["prompts"], told = embed.describe_prompts(query=None, document=None)
+        notes = [*self.notes, *(f"{self.name}: {words}" for words in told)]
+        return TaskResult(self.name, "map", metrics["map"], metrics, samples, details=details, notes=notes)

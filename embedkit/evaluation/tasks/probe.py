@@ -7,14 +7,17 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from embedkit.errors import DataError
+from embedkit.errors import DataError, UserError
 from embedkit.evaluation.core.embedder import Embedder
 from embedkit.evaluation.core.inputs import Item
 from embedkit.evaluation.core.stats import Array, Samples, generator
 from embedkit.evaluation.core.suites import TaskConfig
 from embedkit.evaluation.core.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
+from embedkit.evaluation.datasets.look import Look
+from embedkit.evaluation.datasets.splits import same_split
 from embedkit.evaluation.datasets.tables import Table, content_hash, open_splits
 from embedkit.evaluation.measures.probes import FOLD_SEED, Fidelity, Labelled, Probe, few_of_each, nearest_neighbours
+from embedkit.evaluation.mteb.parts import MtebPart, column_of, labelled
 
 
 class ProbeSettings(TaskSettings):
@@ -23,13 +26,15 @@ class ProbeSettings(TaskSettings):
     ``protocol``: "nested" is cross-validation with the strength chosen inside every fold (rows of one split);
     "folds" chooses it by cross-validation on the training split, "dev" on the dev split. Where "dev" is the split
     *asked for*, the score is the accuracy that the strength is chosen by (SentEval's ``devacc``; of "nested" the mean
-    over the outer folds) and a test split is not read. ``fidelity``: the classifier. ``train``, ``dev``: names of these
-    splits in the file. ``shots``: rows of each class for low-shot accuracies, the mean of ``draws`` draws.
-    ``neighbours``: also a vote of so many nearest neighbours, for protocols with a test set. ``limit``: only so many
+    over the outer folds) and a test split is not read. "auto" is for own data: "folds" where they have a training
+    split beside the one asked for, else "nested", with fewer folds where a class is small. ``fidelity``: the
+    classifier. ``train``, ``dev``: names of these splits in the file. ``shots``: rows of each class for low-shot
+    accuracies, the mean of ``draws`` draws. ``neighbours``: also a vote of so many nearest neighbours, for protocols
+    with a test set. ``limit``: only so many
     rows of each split, the same ones for every model; a departure from the protocol that is noted.
     """
 
-    protocol: Literal["nested", "folds", "dev"] = "folds"
+    protocol: Literal["nested", "folds", "dev", "auto"] = "folds"
     fidelity: Fidelity = "scikit-learn"
     folds: int = Field(10, gt=1)
     fold_seed: int = FOLD_SEED
@@ -51,14 +56,16 @@ class ProbeTask(Task):
     """
 
     settings_type = ProbeSettings
+    hub_type = "classification"
 
     def __init__(self, config: TaskConfig, opening: Opening) -> None:
         super().__init__(config, opening)
+        data = self._own(opening.data) if config.own and isinstance(opening.data, Table) else opening.data
         s = self.settings
-        asked = config.splits[opening.split]
+        asked = config.in_file(opening.split)
         names = {"nested": [], "folds": [s.train], "dev": [s.train, s.dev]}[s.protocol]
         names = list(dict.fromkeys([*names, asked if isinstance(asked, str) else asked[0]]))
-        self.tables = [self._limited(table) for table in open_splits(config, opening.data, names, opening.folder)]
+        self.tables = [self._limited(table) for table in open_splits(config, data, names, opening.folder)]
         for table in self.tables:
             table.require(s.label)
         self.classes = sorted({str(cell) for table in self.tables for cell in table.columns[s.label]})
@@ -66,7 +73,59 @@ class ProbeTask(Task):
             what = "fewer than two classes"
             raise DataError(what, where=self.tables[0].source, remedy="give rows of two classes at least")
         self.parts = [self._inputs(table) for table in self.tables]
+        if config.own:
+            self._fewer_folds()
         self.expect_rows(len(self.tables[-1]))
+        smallest = int(np.bincount(self.parts[0][1], minlength=len(self.classes)).min())
+        many = [shots for shots in s.shots if shots > smallest]
+        if many:
+            self.notes.append(f"{self.name}: {many[0]} shots are more than the {smallest} rows of the smallest class, "
+                              "which gives all that it has")  # fmt: skip
+
+    def _own(self, table: Table) -> Table:
+        """Own data under the names that are read here; chooses the protocol where it is "auto"."""
+        s = self.settings
+        if "image" not in table.columns and not {"sentence1", "sentence2", s.label} <= set(table.columns):
+            table = self.own_table(table, {"anchor": "text", "label": s.label})
+        splits = {same_split(str(cell)) for cell in table.columns.get("split", ())}
+        if s.protocol == "auto":
+            both = same_split(s.train) in splits and same_split(self.split) in splits - {same_split(s.train)}
+            words = "learned on split train" if both else "by cross-validation: there are no splits train and test"
+            self.notes.append(f"{self.name}: classifier {words}")
+            self.settings = s.model_copy(update={"protocol": "folds" if both else "nested"})
+        return table
+
+    def _fewer_folds(self) -> None:
+        """Lower the number of folds where a class has too few rows for it.
+
+        Raises
+        ------
+        DataError
+            A class is too small for any cross-validation.
+        """
+        s, labels = self.settings, self.parts[0][1]
+        counts = np.bincount(labels, minlength=len(self.classes))
+        smallest = int(counts.min())
+        inner = (lambda k: smallest - -(-smallest // k)) if s.protocol == "nested" else (lambda k: smallest)
+        folds = next((k for k in range(s.folds, 1, -1) if smallest >= k and inner(k) >= k), None)
+        if folds is None:
+            name, needed = self.classes[int(counts.argmin())], 4 if s.protocol == "nested" else 2
+            raise DataError(f"class {name!r} has {smallest} rows", where=self.tables[0].source,
+                            remedy=f"give each class {needed} rows at least")  # fmt: skip
+        if folds < s.folds:
+            self.notes.append(f"{self.name}: {folds} folds, not {s.folds}: the smallest class has {smallest} rows")
+            self.settings = s.model_copy(update={"folds": folds})
+
+    @classmethod
+    def reading(cls, look: Look) -> str | None:
+        """Texts with classes, of which some stand more than once."""
+        roles = look.roles
+        if not {"anchor", "label"} <= set(roles) or {"positive", "image"} & set(roles):
+            return None
+        classes = len(set(map(str, look.cells("label"))))
+        if not 2 <= classes <= max(2, len(look.cells("label")) // 2):
+            return None
+        return f"texts of {classes} classes (columns {roles['anchor']!r}, {roles['label']!r})"
 
     def _limited(self, table: Table) -> Table:
         """The table, or `limit` random rows of it in their order."""
@@ -110,6 +169,25 @@ class ProbeTask(Task):
                 x = np.concatenate([np.abs(vectors[0] - vectors[1]), vectors[0] * vectors[1]], axis=1)
             found.append((x, labels))
         return found
+
+    def as_mteb(self) -> list[MtebPart]:
+        """A classification of mteb, trained on the first split and scored on the last."""
+        from mteb.abstasks.classification import AbsTaskClassification
+
+        if len(self.parts) < 2 or len(self.parts[0][0]) > 1:
+            raise UserError(
+                "has one split, or pairs of texts, which mteb's classification has not",
+                where=f"task {self.name}", remedy="leave mteb: out, which is embedkit's own suite",
+            )  # fmt: skip
+        import datasets
+
+        parts = {
+            name: labelled(inputs[0], "label", labels.tolist())
+            for name, (inputs, labels) in (("train", self.parts[0]), ("test", self.parts[-1]))
+        }
+        column = column_of(self.parts[0][0][0])
+        return [MtebPart(AbsTaskClassification, "Classification", f"{column[0]}2c", "accuracy", (column,),
+                         datasets.DatasetDict(parts), {"input_column_name": column})]  # fmt: skip
 
     def score(self, embed: Embedder) -> TaskResult:
         """Accuracy, F1 where there are two classes, and what else the settings ask for."""

@@ -13,17 +13,24 @@ from embedkit.evaluation.core.embedder import Embedder
 from embedkit.evaluation.core.stats import Array, Samples, unit_rows
 from embedkit.evaluation.core.suites import TaskConfig
 from embedkit.evaluation.core.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
-from embedkit.evaluation.datasets.beir import Collection, open_collection
-from embedkit.evaluation.datasets.tables import content_hash
+from embedkit.evaluation.datasets.beir import Collection, collection_of_pairs, is_collection, open_collection
+from embedkit.evaluation.datasets.columns import joined_lists
+from embedkit.evaluation.datasets.look import Look
+from embedkit.evaluation.datasets.tables import Table, content_hash, own_rows
 from embedkit.evaluation.measures.ranking import ranking_metrics, tie_rate
 from embedkit.evaluation.measures.search import exact_top_k, faiss_top_k, trec_preference
+from embedkit.evaluation.mteb.parts import MtebPart, search
+
+GOOD_RECALL = 95.0
+"""Per cent of the true nearest documents; of an index that finds fewer the note beside the score tells it."""
 
 
 class RetrievalSettings(TaskSettings):
     """How documents are found and scored.
 
     ``similarity``: cosine, or the inner product of the vectors as they are. ``cutoffs``: depths of the measures.
-    ``main``: the measure that is the score. ``query_prompt``, ``document_prompt``: names of the model's prompts.
+    ``main``: the measure that is the score. ``query_prompt``, ``document_prompt``: names or texts of prompts, the empty
+    text being one too; without them the model's own for queries and documents, as sentence-transformers uses them.
     ``ignore_identical_ids``: a document with the query's id is no answer (ArguAna, Quora in MTEB). ``block``:
     documents encoded and scored at a time. ``index``: "exact", or the description of a FAISS index, whose recall
     against exact search is then measured; the score is the index's. ``device``: of the exact search; the model's GPU,
@@ -45,25 +52,50 @@ class RetrievalSettings(TaskSettings):
 class RetrievalTask(Task):
     """nDCG@10 x 100 (or ``main``) over the judged queries, with trec_eval's definitions and tie rule.
 
-    Data: a folder in BEIR's form. For the exact search the corpus is encoded and searched block by block, so that
-    memory holds one block of its vectors, whatever its size; several processes share it out. A FAISS index needs all.
+    Data: a folder in BEIR's form, or own rows of ``query`` and ``positive``. For the exact search the corpus is
+    encoded and searched block by block, so that memory holds one block of its vectors, whatever its size; several
+    processes share it out. A FAISS index needs all.
     """
 
     settings_type = RetrievalSettings
+    hub_type = "information-retrieval"
 
     def __init__(self, config: TaskConfig, opening: Opening) -> None:
         super().__init__(config, opening)
-        if opening.data is None:
-            raise DataError(f"task {self.name!r} needs local files", remedy="give the folder of the collection: --data")
-        name = config.file or config.name
-        folders = [opening.data / (opening.folder or "") / name, opening.data / name, opening.data]
-        folder = next((f for f in folders if f.is_dir() and any(f.glob("corpus.jsonl*"))), folders[1])
-        split = config.splits[opening.split]
-        self.collection: Collection = open_collection(folder, split if isinstance(split, str) else split[0])
+        self.collection = self._open(config, opening)
         self.notes += [f"{self.name}: {note}" for note in self.collection.notes]
+        self.expect_rows(len(self.collection.queries), "queries")
         known = ranking_metrics(np.zeros((1, 1)), [[0]], self.settings.cutoffs)
         if self.settings.main not in known:
             raise DataError(f"no measure {self.settings.main!r}", where=f"task {self.name}", remedy=", ".join(known))
+
+    def _open(self, config: TaskConfig, opening: Opening) -> Collection:
+        """The collection: of own pairs, of an own folder, or the folder of the task's name."""
+        if isinstance(opening.data, Table):
+            names = {"anchor": "query", "positive": "positive", "negatives": "negatives"}
+            table = joined_lists(self.own_table(opening.data, names, ["negatives"]), "negative", "negatives")
+            return collection_of_pairs(own_rows(table, opening.split))
+        if opening.data is None:
+            raise DataError(f"task {self.name!r} needs local files", remedy="name its folder: --data, evaluation.data")
+        name, split = config.file or config.name, config.in_file(opening.split)
+        folders = [opening.data] if config.own else [opening.data / (opening.folder or "") / name, opening.data / name]
+        folder = next((f for f in folders if is_collection(f)), folders[-1])
+        if folder is not opening.data and not is_collection(folder) and is_collection(opening.data):
+            folder = opening.data
+            self.notes.append(f"{self.name}: the folder {folder} itself is taken for it, as the list of tasks says")
+        return open_collection(folder, split if isinstance(split, str) else split[0])
+
+    @classmethod
+    def reading(cls, look: Look) -> str | None:
+        """A collection in BEIR's form, or texts and what answers them, without scores and labels."""
+        if look.collection is not None:
+            return "a collection of documents, queries and judgements"
+        roles = look.roles
+        if not {"anchor", "positive"} <= set(roles) or {"score", "label", "image"} & set(roles):
+            return None
+        if roles["anchor"].lower().startswith(("sent", "text")):
+            return None  # two sentences may be a paraphrase, a translation, a premise: only their owner knows
+        return f"questions and answers (columns {roles['anchor']!r}, {roles['positive']!r})"
 
     @property
     def data(self) -> dict[str, Any]:
@@ -76,14 +108,28 @@ class RetrievalTask(Task):
 
     def requests(self) -> list[Request]:
         """The queries; the corpus is encoded block by block when it is searched."""
-        return [Request(self.collection.queries, self.settings.query_prompt)]
+        return [Request(self.collection.queries, self.settings.query_prompt, "query")]
+
+    def as_mteb(self) -> list[MtebPart]:
+        """A retrieval task of mteb."""
+        import datasets
+        from mteb.abstasks.retrieval import AbsTaskRetrieval
+
+        c = self.collection
+        corpus = {"id": c.document_ids, "title": [""] * len(c.documents), "text": c.documents}
+        queries = datasets.Dataset.from_dict({"id": c.query_ids, "text": c.queries})
+        relevant = {query: dict(row) for query, row in c.qrels.items()}
+        data = search(datasets.Dataset.from_dict(corpus), queries, relevant)
+        return [MtebPart(AbsTaskRetrieval, "Retrieval", "t2t", "ndcg_at_10", ("text",), data)]
 
     def score(self, embed: Embedder) -> TaskResult:
         """Measures at every cutoff, averaged over queries."""
         c, s = self.collection, self.settings
         depth = min(max(s.cutoffs) + int(s.ignore_identical_ids), len(c.documents))
-        queries = self._ready(embed(c.queries, s.query_prompt))
+        queries = self._ready(embed(c.queries, s.query_prompt, "query"))
         details: dict[str, Any] = {"documents": len(c.documents), "queries": len(c.queries)}
+        details["prompts"], told = embed.describe_prompts(query=s.query_prompt, document=s.document_prompt)
+        notes = [*self.notes, *(f"{self.name}: {words}" for words in told)]
         preference = trec_preference(c.document_ids)
         if s.index == "exact":
             scores, places = exact_top_k(
@@ -92,10 +138,13 @@ class RetrievalTask(Task):
             )  # fmt: skip
         else:
             vectors = np.concatenate([block for _, block in self._blocks(embed)])
-            scores, places = faiss_top_k(queries, vectors, depth, s.index)
+            scores, places = faiss_top_k(queries, vectors, depth, s.index, preference)
             exact = exact_top_k(queries, [(0, vectors)], depth, len(c.documents), preference)[1]
             shared = [len(np.intersect1d(a, b)) / depth for a, b in zip(places, exact, strict=True)]
-            details["index_recall"] = 100 * float(np.mean(shared))
+            details["index_recall"] = recall = 100 * float(np.mean(shared))
+            if recall < GOOD_RECALL:
+                words = f"the index {s.index} finds {recall:.1f} % of the true nearest documents"
+                notes.append(f"{self.name}: {words}; the score is the index's, index=exact gives the model's")
         if len(scores) > 1 and np.ptp(scores) == 0:
             raise NonFiniteError("every document has the same score for every query", where=f"task {self.name}")
         details["tie_rate"] = tie_rate(scores)
@@ -105,14 +154,14 @@ class RetrievalTask(Task):
         metrics = {name: 100 * float(values.mean()) for name, values in found.items()}
         metrics |= {name: details[name] for name in ("index_recall",) if name in details}
         samples = Samples("mean", {"value": found[s.main]})
-        return TaskResult(self.name, s.main, metrics[s.main], metrics, samples, details=details, notes=list(self.notes))
+        return TaskResult(self.name, s.main, metrics[s.main], metrics, samples, details=details, notes=notes)
 
     def _ready(self, vectors: Array) -> Array:
         return unit_rows(vectors) if self.settings.similarity == "cosine" else vectors
 
     def _blocks(self, embed: Embedder, own: bool = False) -> Iterator[tuple[int, Array]]:
         documents, s = self.collection.documents, self.settings
-        for start, block in embed.blocks(documents, s.block, s.document_prompt, own=own):
+        for start, block in embed.blocks(documents, s.block, s.document_prompt, side="document", own=own):
             yield start, self._ready(block)
 
     def _gains(self, places: Array) -> Array:

@@ -6,12 +6,23 @@ from typing import Any, Literal
 
 import numpy as np
 
+from embedkit.data.schema.roles import named_role
 from embedkit.errors import DataError, NonFiniteError
 from embedkit.evaluation.core.embedder import Embedder
-from embedkit.evaluation.core.stats import Array, Samples, cosine_pairs, pearson, spearman
+from embedkit.evaluation.core.stats import (
+    Array,
+    Samples,
+    ZeroRule,
+    cosine_pairs,
+    pearson,
+    spearman,
+    zero_vector_note,
+)
 from embedkit.evaluation.core.suites import TaskConfig
 from embedkit.evaluation.core.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
-from embedkit.evaluation.datasets.tables import content_hash, open_table
+from embedkit.evaluation.datasets.look import Look
+from embedkit.evaluation.datasets.tables import Table, all_numbers, content_hash, of_two_values, open_table
+from embedkit.evaluation.mteb.parts import MtebPart, one_split
 
 Aggregation = Literal["all", "mean", "wmean"]
 
@@ -20,11 +31,19 @@ class StsSettings(TaskSettings):
     """How subsets become one figure.
 
     ``aggregation``: one correlation over all subsets (SimCSE), or their mean, plain or by size (SentEval). With
-    ``subsets`` false the rows are one set whatever their column "subset" says (STS-B, SICK-R).
+    ``subsets`` false the rows are one set whatever their column "subset" says (STS-B, SICK-R). ``zero_vectors``: what
+    the cosine with a zero vector is, 0 as in SentEval, or what scikit-learn and so MTEB make of it.
     """
 
     aggregation: Aggregation = "all"
     subsets: bool = True
+    zero_vectors: ZeroRule = "senteval"
+
+
+def _scores_under_label(table: Table) -> Table:
+    """The table with a column ``label`` of numbers as the scores, where no column is called like a score."""
+    roles = {named_role(name): name for name in table.columns}
+    return table if "score" in roles or "label" not in roles else table.renamed({roles["label"]: "score"})
 
 
 @TASKS.add("sts")
@@ -37,10 +56,14 @@ class StsTask(Task):
     """
 
     settings_type = StsSettings
+    hub_type = "semantic-similarity"
 
     def __init__(self, config: TaskConfig, opening: Opening) -> None:
         super().__init__(config, opening)
         table = open_table(config, opening.data, opening.split, opening.folder)
+        if config.own and "score" not in self.settings.columns.values():
+            table = _scores_under_label(table)
+        table = self.own_table(table, {"anchor": "sentence1", "positive": "sentence2", "score": "score"})
         table.require("sentence1", "sentence2", "score")
         scored = [i for i, cell in enumerate(table.columns["score"]) if cell not in (None, "")]
         self.unscored = len(table) - len(scored)
@@ -63,6 +86,16 @@ class StsTask(Task):
                 remedy="use aggregation=all or data with that column",
             )
 
+    @classmethod
+    def reading(cls, look: Look) -> str | None:
+        """Pairs of texts with scores of more than two values, under ``score`` or ``label``."""
+        if not {"anchor", "positive"} <= set(look.roles):
+            return None
+        role = next((role for role in ("score", "label") if role in look.roles), None)
+        if role is None or (role == "label" and of_two_values(look.cells(role))) or not all_numbers(look.cells(role)):
+            return None
+        return f"pairs of sentences with a score (column {look.roles[role]!r})"
+
     @property
     def data(self) -> dict[str, Any]:
         """Source, pairs in use and the hash of their texts and scores."""
@@ -73,11 +106,19 @@ class StsTask(Task):
         """All sentences, under the suite's prompt."""
         return [Request([*self.first, *self.second])]
 
+    def as_mteb(self) -> list[MtebPart]:
+        """mteb's STS, one Spearman over all rows."""
+        from mteb.abstasks.sts import AbsTaskSTS
+
+        data = one_split(sentence1=self.first, sentence2=self.second, score=self.gold.tolist())
+        limits = {"min_score": float(self.gold.min()), "max_score": float(self.gold.max())}
+        return [MtebPart(AbsTaskSTS, "STS", "t2t", "cosine_spearman", ("text",), data, limits)]
+
     def score(self, embed: Embedder) -> TaskResult:
         """The correlation by every aggregation; the chosen one is the score."""
         first, second = embed(self.first), embed(self.second)
         # as float32, in which pairs of equal sentences tie; in float64 the noise of their cosines would order them
-        cosines = cosine_pairs(first, second).astype(np.float32).astype(np.float64)
+        cosines = cosine_pairs(first, second, self.settings.zero_vectors).astype(np.float32).astype(np.float64)
         if np.ptp(cosines) == 0:
             raise NonFiniteError("all pairs have the same similarity", where=f"task {self.name}")
         samples = self._samples(cosines)
@@ -87,13 +128,11 @@ class StsTask(Task):
         score = 100 * found[self.settings.aggregation]
         if not np.isfinite(score):
             raise NonFiniteError("a subset has constant scores, so there is no correlation", where=f"task {self.name}")
-        zeros = int((~np.any(first, axis=1) | ~np.any(second, axis=1)).sum())
+        zeros, told = zero_vector_note(first, second, self.settings.zero_vectors)
         details: dict[str, Any] = {"pairs": len(self.gold), "unscored": self.unscored, "pairs_with_zero_vector": zeros}
         if self.subsets is not None:
             details["subsets"] = self._by_subset(cosines)
-        notes = list(self.notes)
-        if zeros:
-            notes.append(f"{self.name}: {zeros} pairs with a zero vector have similarity 0, as in SentEval")
+        notes = [*self.notes, *(f"{self.name}: {words}" for words in told)]
         return TaskResult(self.name, "spearman", score, metrics, samples, details=details, notes=notes)
 
     def _numbered(self) -> Array:

@@ -13,7 +13,9 @@ from embedkit.evaluation.core.inputs import Item
 from embedkit.evaluation.core.stats import Array, Samples, unit_rows
 from embedkit.evaluation.core.suites import TaskConfig
 from embedkit.evaluation.core.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
+from embedkit.evaluation.datasets.look import Look
 from embedkit.evaluation.datasets.tables import content_hash, open_table
+from embedkit.evaluation.mteb.parts import MtebPart, column_of, labelled
 
 
 class ZeroShotSettings(TaskSettings):
@@ -43,6 +45,7 @@ class ZeroShotTask(Task):
     """
 
     settings_type = ZeroShotSettings
+    hub_type = "zero-shot-classification"
 
     def __init__(self, config: TaskConfig, opening: Opening) -> None:
         super().__init__(config, opening)
@@ -52,6 +55,8 @@ class ZeroShotTask(Task):
             what = f"the template {wrong[0]!r} must have one {{}}"
             raise DataError(what, where=f"task {self.name}", remedy="mark the place of the name with {}")
         table = open_table(config, opening.data, opening.split, opening.folder)
+        if config.own and s.label not in table.columns and "image" in table.columns:
+            table = self.own_table(table, {"image": "image", "label": s.label})
         table.require(s.label)
         self.source = table.source
         self.items: list[Item] = list(table.images("image") if "image" in table.columns else table.texts("text"))
@@ -72,6 +77,13 @@ class ZeroShotTask(Task):
         self.prompts = [template.replace("{}", name) for name in said for template in s.templates]
         self.expect_rows(len(labels))
 
+    @classmethod
+    def reading(cls, look: Look) -> str | None:
+        """Images with classes and without captions."""
+        if not {"image", "label"} <= set(look.roles) or "texts" in look.roles:
+            return None
+        return f"images of classes (column {look.roles['label']!r}), to be told by the classes' names"
+
     @property
     def data(self) -> dict[str, Any]:
         """Source, rows, classes and the hash of inputs and labels."""
@@ -81,6 +93,19 @@ class ZeroShotTask(Task):
     def requests(self) -> list[Request]:
         """The inputs, and every class name in every template."""
         return [Request(self.items), Request(self.prompts)]
+
+    def as_mteb(self) -> list[MtebPart]:
+        """A zero-shot classification of mteb, which has one prompt a class: the first template."""
+        import datasets
+        from mteb.abstasks.zeroshot_classification import AbsTaskZeroShotClassification
+
+        labels = list(self.prompts[:: len(self.settings.templates)])
+        data = {"default": datasets.DatasetDict(test=labelled(self.items, "label", self.labels.tolist()))}
+        column = column_of(self.items)
+        more = {"input_column_name": column, "get_candidate_labels": lambda self: labels}
+        modalities = tuple(dict.fromkeys([column, "text"]))
+        return [MtebPart(AbsTaskZeroShotClassification, "ZeroShotClassification", f"{column[0]}2t", "accuracy",
+                         modalities, data, more)]  # fmt: skip
 
     def score(self, embed: Embedder) -> TaskResult:
         """Accuracies of the nearest class."""

@@ -36,12 +36,17 @@ def own_plan(root: Path) -> FolderPlan:
     """The plan of a folder with an ``embedkit.json``."""
     saved = read_json(root / OWN_FILE)
     if not isinstance(saved, dict) or saved.get("format") != OWN_FORMAT or "kind" not in saved:
-        found = saved.get("format") if isinstance(saved, dict) else type(saved).__name__
-        raise ModelError(
-            f"format {found!r} is not {OWN_FORMAT}", where=str(root / OWN_FILE), remedy="use the embedkit that wrote it"
-        )
+        version = saved.get("format") if isinstance(saved, dict) else type(saved).__name__
+        where, remedy = str(root / OWN_FILE), "use the embedkit that wrote it"
+        raise ModelError(f"format {version!r} is not {OWN_FORMAT}", where=where, remedy=remedy)
     spec = dict(saved["spec"])
     layers = spec.pop("dense", [])
-    dense = [(inside(root, layer.pop("folder"), OWN_FILE), layer) for layer in layers if not layer["train_only"]]
+    dense = [(_folder(root, layer.pop("folder", None)), layer) for layer in layers if not layer["train_only"]]
     train_only = [layer for layer in layers if layer["train_only"]]
-    return FolderPlan(root, root, saved["kind"], "", spec, dense, train_only)
+    plan = FolderPlan(root, root, saved["kind"], "", spec, dense, train_only)
+    plan.similarity = spec.pop("similarity_fn_name", "cosine")
+    return plan
+
+
+def _folder(root: Path, name: str | None) -> Path | None:
+    return None if name is None else inside(root, name, OWN_FILE)

@@ -16,4 +16,4 @@ def write(model: Any, folder: Path, samples: int = 100) -> dict[str, Any]:
     return text_graph.write(model, folder)
 
 
-writers.add("onnx")(FolderWriter(TEXT_KINDS | DUAL_KINDS, write))
+writers.add("onnx")(FolderWriter(TEXT_KINDS | DUAL_KINDS, write, text_graph.need_onnx))

@@ -12,12 +12,20 @@ if TYPE_CHECKING:
 
 # keys of open_clip's text_cfg whose other values no transformers model has
 _PLAIN = {
-    "ls_init_value": (None,), "embed_cls": (False,), "final_ln_after_pool": (False,), "output_tokens": (False,),
+    "ls_init_value": (None,), "embed_cls": (False,), "final_ln_after_pool": (False,), "output_tokens": (False, True),
     "proj_type": ("linear",), "block_type": (None, "default"), "qk_norm": (False,), "scaled_cosine_attn": (False,),
     "scale_heads": (False,), "scale_attn_inner": (False,), "scale_attn": (False,), "scale_fc": (False,),
     "hf_model_name": (None,),
 }  # fmt: skip
 ACTIVATIONS = {"gelu": {}, "gelu_pytorch_tanh": {"approximate": "tanh"}}
+
+
+def has_text_model(cfg: dict[str, Any]) -> bool:
+    """Whether transformers has a text model for open_clip's ``text_cfg``: CLIP's or SigLIP's."""
+    plain = all(cfg.get(key, values[0]) in values for key, values in _PLAIN.items() if key != "output_tokens")
+    causal, bias = not cfg.get("no_causal_mask", False), cfg.get("proj_bias", False)
+    pool = cfg.get("pool_type", "argmax")
+    return plain and ((causal and not bias and pool in ("argmax", "eos")) or (not causal and bias and pool == "last"))
 
 
 def text_config(cfg: dict[str, Any], dim: int, quick_gelu: bool) -> dict[str, Any]:
@@ -163,4 +171,5 @@ def with_cleaning(text: ClipTextEncoder) -> Any:
     names: dict[str, Any] = {k: v for k, v in source.special_tokens_map.items() if isinstance(v, str)}
     if text.padded:
         names["model_input_names"] = ["input_ids"]  # no mask: its attention sees the padding, as in training
-    return PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=text.max_length, **names)
+    side = getattr(source, "padding_side", "right")
+    return PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=text.max_length, padding_side=side, **names)

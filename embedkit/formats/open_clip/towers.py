@@ -9,18 +9,21 @@ from embedkit.formats.folder import read_json
 if TYPE_CHECKING:
     from embedkit.models.modules.dual import DualEncoder
 
+import logging
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import ModelError, UnsafeFileError
 from embedkit.formats.open_clip import keys as clip_keys
-from embedkit.formats.open_clip.text_config import text_config
+from embedkit.formats.open_clip.text_config import has_text_model, text_config
+from embedkit.formats.safety import PICKLE_REMEDY
 from embedkit.models.inputs.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from embedkit.models.modules.dual import DualEncoder
 
+_log = logging.getLogger(__name__)
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 PICKLES = ("open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth")
 POOLERS = {"mean_pooler": "mean", "cls_last_hidden_state_pooler": "cls"}
@@ -53,7 +56,7 @@ def _weights(folder: Path, allow_pickle: bool) -> dict[str, Any]:
     if not allow_pickle:
         raise UnsafeFileError(
             f"the weights are a pickle ({pickles[0]})", where=str(folder),
-            remedy="convert it to safetensors, or load with allow_pickle=True",
+            remedy=PICKLE_REMEDY,
         )  # fmt: skip
     import torch
 
@@ -100,7 +103,7 @@ def assemble(
     from embedkit.models.modules.image_towers import build_image_tower
 
     if cfg.get("multimodal_cfg"):
-        raise ModelError("CoCa's captioning tower is not supported", where="model_cfg.multimodal_cfg")
+        _log.warning("%s: CoCa's two contrastive towers are read, its captioning decoder is left out", folder)
     dim, quick = int(cfg["embed_dim"]), bool(cfg.get("quick_gelu", False))
     where = folder or Path("open_clip")
     vision = {key: value for key, value in cfg["vision_cfg"].items() if key != "timm_model_pretrained"}
@@ -108,7 +111,8 @@ def assemble(
     image = build_image_tower({"family": "open_clip", "dim": dim, "config": vision, "quick_gelu": quick})
     load_exactly(image.encoder, _under(state, "visual."), where)
     nested = any(name.startswith("text.") for name in state)
-    rest = _under(state, "text.") if nested else {n: t for n, t in state.items() if not n.startswith("visual.")}
+    outside = ("visual.", "text_decoder.", "logit_")
+    rest = _under(state, "text.") if nested else {n: t for n, t in state.items() if not n.startswith(outside)}
     text, projection = _text(dict(cfg["text_cfg"]), dim, quick, rest, where)
     known = Preprocess(
         size=image.size, resize=preprocess.get("resize_mode") or "shortest",
@@ -151,8 +155,11 @@ def _text(cfg: dict[str, Any], dim: int, quick: bool, state: dict[str, Any], fol
 
     if cfg.get("hf_model_name"):
         return _hf_text(cfg, dim, state, folder)
-    settings = text_config(cfg, dim, quick)
     tokenizer, cleaning = _tokenizer(cfg, folder)
+    separated = (cfg.get("tokenizer_kwargs") or {}).get("strip_sep_token")
+    if separated or not has_text_model(cfg):
+        return _own_text(cfg, dim, quick, state, folder), Projection("none", dim, dim)
+    settings = text_config(cfg, dim, quick)
     settings |= special_ids(tokenizer)
     encoder = new_encoder(AutoConfig.for_model(**settings))
     tensors = clip_keys.text_to_hf(state)
@@ -164,6 +171,23 @@ def _text(cfg: dict[str, Any], dim: int, quick: bool, state: dict[str, Any], fol
         load_exactly(projection, {"layers.0.weight": state["text_projection"].T}, folder)
     load_exactly(encoder, tensors, folder)
     return ClipTextEncoder(encoder, tokenizer, cleaning=cleaning, max_length=cfg.get("context_length", 77)), projection
+
+
+def _own_text(cfg: dict[str, Any], dim: int, quick: bool, state: dict[str, Any], folder: Path) -> Any:
+    """open_clip's own text tower, where transformers has none like it."""
+    from embedkit.formats.open_clip.text_tower import OpenClipText
+    from embedkit.formats.tensors import load_exactly
+
+    tokenizer, cleaning = _tokenizer(cfg, folder)
+    own = cfg.get("hf_tokenizer_name") is None
+    separated = (cfg.get("tokenizer_kwargs") or {}).get("strip_sep_token")
+    text = OpenClipText(
+        {key: value for key, value in cfg.items() if not key.startswith(("hf_", "tokenizer_"))}, dim, tokenizer,
+        quick_gelu=quick, cleaning=cleaning, filler=0 if own else tokenizer.pad_token_id or 0,
+        dropped=tokenizer.sep_token_id if separated else None,
+    )  # fmt: skip
+    load_exactly(text.encoder, {name: state[name] for name in text.encoder.state_dict() if name in state}, folder)
+    return text
 
 
 def _hf_text(cfg: dict[str, Any], dim: int, state: dict[str, Any], folder: Path) -> tuple[Any, Any]:
@@ -188,7 +212,7 @@ def _hf_text(cfg: dict[str, Any], dim: int, state: dict[str, Any], folder: Path)
         ) from error  # fmt: skip
     own = {n: t for n, t in _under(state, "transformer.").items() if not n.startswith("pooler.")}
     load_exactly(encoder, {n: t for n, t in own.items() if n in encoder.state_dict()}, folder)
-    kind = cfg.get("hf_proj_type") or "none"
+    kind = cfg.get("hf_proj_type", "mlp") or "none"
     projection = Projection(kind, int(encoder.config.hidden_size), dim)
     names = {"linear": {"proj.weight": "layers.0.weight"}, "none": {}}.get(
         kind, {"proj.0.weight": "layers.0.weight", "proj.2.weight": "layers.1.weight"}
@@ -203,16 +227,19 @@ def _hf_text(cfg: dict[str, Any], dim: int, state: dict[str, Any], folder: Path)
 
 def _tokenizer(cfg: dict[str, Any], folder: Path) -> tuple[Any, str]:
     """The tokenizer and the cleaning in front of it."""
-    from embedkit.formats.transformers.encoder import read_tokenizer
+    from embedkit.formats.transformers.tokenizer import read_tokenizer
     from embedkit.models.modules.clip_text import clip_tokenizer
 
     given = dict(cfg.get("tokenizer_kwargs") or {})
     name = cfg.get("hf_tokenizer_name")
     if name is None:
-        return clip_tokenizer(), given.get("clean", "lower")
-    if cfg.get("tokenizer_mode") or given.get("strip_sep_token"):
+        tokenizer = clip_tokenizer()
+        tokenizer.model_max_length = cfg.get("context_length", 77)
+        return tokenizer, given.get("clean", "lower")
+    if cfg.get("tokenizer_mode"):
         raise ModelError("this mode of open_clip's tokenizer is not supported", where="text_cfg.tokenizer_kwargs")
-    held = (folder / "tokenizer.json").is_file() or (folder / "tokenizer_config.json").is_file()
     from embedkit.formats.detect import locate
+    from embedkit.formats.safety import has_tokenizer
 
-    return read_tokenizer(folder if held else locate(name, fetch=False)), given.get("clean", "whitespace")
+    place = folder if has_tokenizer(folder) else locate(name, fetch=False)
+    return read_tokenizer(place), given.get("clean", "whitespace")

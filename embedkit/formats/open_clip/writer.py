@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from embedkit.formats.folder import write_json
 from embedkit.formats.open_clip import keys as clip_keys
-from embedkit.formats.open_clip.text_config import ACTIVATIONS, open_clip_text_cfg, refuse
+from embedkit.formats.open_clip.text_config import ACTIVATIONS, has_clip_vocabulary, open_clip_text_cfg, refuse
 from embedkit.models.inputs.preprocess import Preprocess
 
 if TYPE_CHECKING:
+    from embedkit.formats.open_clip.text_tower import OpenClipText
     from embedkit.models.modules.clip_text import ClipTextEncoder
     from embedkit.models.modules.dual import DualEncoder
 
@@ -34,12 +35,12 @@ def write(model: DualEncoder, folder: Path, samples: int = 100) -> dict[str, Any
 
 def write_files(model: DualEncoder, folder: Path) -> list[str]:
     """Write configuration, weights and tokenizer; what differs in rare inputs is returned as notes."""
-    import torch
-
-    from embedkit.formats.tensors import write_tensors
+    from embedkit.formats.open_clip.text_tower import OpenClipText
     from embedkit.models.modules.clip_text import ClipTextEncoder
 
     text = model.text
+    if isinstance(text, OpenClipText):
+        return _write_own_text(model, text, folder)
     if not isinstance(text, ClipTextEncoder) or (
         not text.padded and text.encoder.config.model_type != "clip_text_model"
     ):
@@ -50,18 +51,45 @@ def write_files(model: DualEncoder, folder: Path) -> list[str]:
     if quick_image is not None and quick_image != quick_text:
         refuse("open_clip", "one tower has QuickGELU and the other not")
     state = {f"visual.{name}": tensor for name, tensor in visual.items()} | text_parts(model, text)
-    state["logit_scale"] = torch.tensor(model.log_scale)
-    cfg = {"embed_dim": model.dim, "quick_gelu": quick_text, "vision_cfg": vision_cfg, "text_cfg": text_cfg,
-           "init_logit_scale": model.log_scale}  # fmt: skip
-    if model.bias is not None:
-        state["logit_bias"] = torch.tensor(model.bias)
-        cfg["init_logit_bias"] = model.bias
-    preprocess, notes = preprocess_cfg(model.preprocess)
-    write_json(folder / CONFIG, {"model_cfg": cfg, "preprocess_cfg": preprocess})
-    write_tensors(state, folder, WEIGHTS)
+    cfg = {"embed_dim": model.dim, "quick_gelu": quick_text, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
+    notes = _write(model, cfg, state, folder)
     if "hf_tokenizer_name" in text_cfg and not (folder / "tokenizer.json").is_file():
         text.tokenizer.save_pretrained(folder)
     return notes
+
+
+def _write(model: DualEncoder, cfg: dict[str, Any], state: dict[str, Any], folder: Path) -> list[str]:
+    """Write configuration and weights, the scale with them; notes on images that differ."""
+    import torch
+
+    from embedkit.formats.tensors import write_tensors
+
+    state["logit_scale"], cfg["init_logit_scale"] = torch.tensor(model.log_scale), model.log_scale
+    if model.bias is not None:
+        state["logit_bias"], cfg["init_logit_bias"] = torch.tensor(model.bias), model.bias
+    preprocess, notes = preprocess_cfg(model.preprocess)
+    write_json(folder / CONFIG, {"model_cfg": cfg, "preprocess_cfg": preprocess})
+    write_tensors(state, folder, WEIGHTS)
+    return notes
+
+
+def _write_own_text(model: DualEncoder, text: OpenClipText, folder: Path) -> list[str]:
+    """Write a model whose text tower is open_clip's own."""
+    if model.projection("text").kind != "none":
+        refuse("open_clip", "its text tower has a projection of its own, and this model a second one")
+    vision_cfg, visual, quick_image = vision_parts(model)
+    if quick_image is not None and quick_image != text.quick_gelu:
+        refuse("open_clip", "one tower has QuickGELU and the other not")
+    text_cfg = dict(text.config)
+    if text.dropped is not None or not has_clip_vocabulary(text.tokenizer):
+        kwargs = {"clean": text.cleaning, **({"strip_sep_token": True} if text.dropped is not None else {})}
+        text_cfg |= {"hf_tokenizer_name": "tokenizer", "tokenizer_kwargs": kwargs}
+        text.tokenizer.save_pretrained(folder)
+    state = {f"visual.{name}": tensor for name, tensor in visual.items()}
+    state |= {f"text.{name}": tensor for name, tensor in text.encoder.state_dict().items()}
+    cfg = {"embed_dim": model.dim, "quick_gelu": text.quick_gelu, "vision_cfg": vision_cfg, "text_cfg": text_cfg,
+           "custom_text": True}  # fmt: skip
+    return _write(model, cfg, state, folder)
 
 
 def vision_parts(model: DualEncoder) -> tuple[dict[str, Any], dict[str, Any], bool | None]:

@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from embedkit.errors import ModelError, nearest
 from embedkit.formats.folder import DUAL_TYPES, FolderPlan, inside, model_type, read_json
 from embedkit.formats.registry import FolderReader, readers
+from embedkit.formats.sentence_transformers.modules import MODULES, REFUSED, add_module
 
 if TYPE_CHECKING:
     from embedkit.models.modules.dual import DualEncoder
 
-import re
-from pathlib import Path
-from typing import Any
-
-from embedkit.errors import ModelError
-
-_MODULES = ("Transformer", "Pooling", "Dense", "Normalize", "StaticEmbedding")
-
-
-_SEQUENCE = re.compile(r"(Transformer Pooling( Dense)*|StaticEmbedding)( Normalize)?")
-
-
-_POOLING_FLAGS = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
-
-
-# sentence-transformers' name -> ours
-POOLING_NAMES = {"cls": "cls", "max": "max", "mean": "mean", "lasttoken": "last-token"}
+Entry = tuple[str, Path]
+"""A module's name and folder."""
+MODEL_FILE = "config_sentence_transformers.json"
+SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 
 
 @readers.add("sentence-transformers")
@@ -46,6 +29,10 @@ class SentenceTransformersReader(FolderReader):
         """See `FolderReader.plan`."""
         return plan_of_modules(root)
 
+    def plan_of_route(self, root: Path, route: str) -> FolderPlan:
+        """See `FolderReader.plan_of_route`."""
+        return plan_of_modules(root, route)
+
     def dual(self, plan: FolderPlan, *, allow_pickle: bool = False) -> DualEncoder:
         """See `FolderReader.dual`."""
         from embedkit.formats.transformers.dual_reader import read
@@ -53,119 +40,155 @@ class SentenceTransformersReader(FolderReader):
         return read(plan, allow_pickle=allow_pickle)
 
 
-def plan_of_modules(root: Path) -> FolderPlan:
-    """The plan of a folder with a ``modules.json``."""
-    listing = root / "modules.json"
-    modules = read_json(listing)
+def plan_of_modules(root: Path, route: str | None = None) -> FolderPlan:
+    """The plan of a folder with a ``modules.json``; `route` names one of its Router's routes.
+
+    Raises
+    ------
+    ModelError
+        Modules that embedkit does not have, or in an order that means something else.
+    """
     plan = FolderPlan(root, root, "text", spec={"normalize": False})
-    if not isinstance(modules, list) or not all(isinstance(m, dict) and "type" in m for m in modules):
-        raise ModelError("is not a list of modules", where=str(listing), remedy="write the folder again")
-    names = []
-    for module in modules:
-        kind = str(module["type"])
-        names.append(kind.rpartition(".")[2])
-        if not kind.startswith("sentence_transformers.") or names[-1] not in (*_MODULES, "CLIPModel"):
-            raise ModelError(
-                f"module {kind!r} is not known", where=str(listing), remedy=f"known modules: {', '.join(_MODULES)}"
-            )
-    if names[0] == "CLIPModel" or model_type(inside(root, modules[0].get("path", ""))) in DUAL_TYPES:
-        return _dual_modules(plan, names, modules)
-    if not _SEQUENCE.fullmatch(" ".join(names)):
-        raise ModelError(f"modules in the order {', '.join(names)} are not supported", where=str(listing))
-    for name, module in zip(names, modules, strict=True):
-        _MODULE_READERS[name](plan, inside(root, module.get("path", "")))
+    entries = _entries(root, root, route)
+    names = [name for name, _ in entries]
+    first = entries[0][1]
+    if names[0] == "CLIPModel" or (names[0] == "Transformer" and model_type(_clip_folder(first)) in DUAL_TYPES):
+        if names not in (["CLIPModel"], ["CLIPModel", "Normalize"], ["Transformer"], ["Transformer", "Normalize"]):
+            raise _order(root, names)
+        return _dual(plan, names, first)
+    for place, (name, folder) in enumerate(entries):
+        expected: tuple[str, ...] | None = ("Transformer", "StaticEmbedding") if place == 0 else None
+        if place == 1 and names[0] == "Transformer":
+            expected = ("Pooling",)
+        if (expected is None) == (name in ("Transformer", "StaticEmbedding", "Pooling")) or name not in (
+            expected or names
+        ):
+            raise _order(root, names)
+        add_module(plan, name, folder, last=place == len(entries) - 1)
+    if names == ["Transformer"]:
+        raise _order(root, names)
     _model_settings(plan)
     return plan
 
 
-def _dual_modules(plan: FolderPlan, names: list[str], modules: list[dict[str, Any]]) -> FolderPlan:
+def _order(root: Path, names: list[str]) -> ModelError:
+    return ModelError(
+        f"modules in the order {', '.join(names)} are not supported", where=str(root / "modules.json"),
+        remedy="read are Transformer, Pooling or StaticEmbedding with Dense, LayerNorm, Normalize, Dropout behind them",
+    )  # fmt: skip
+
+
+def _entries(root: Path, folder: Path, route: str | None) -> list[Entry]:
+    """The modules that `folder` lists, those of a model within the model and of one route in their place."""
+    listing = folder / "modules.json"
+    modules = read_json(listing)
+    if not isinstance(modules, list) or not modules or not all(isinstance(m, dict) and "type" in m for m in modules):
+        raise ModelError("is not a list of modules", where=str(listing), remedy="write the folder again")
+    entries: list[Entry] = []
+    for module in modules:
+        name = _name(str(module["type"]), listing)
+        place = inside(folder, str(module.get("path", "")))
+        if name == "SentenceTransformer":
+            entries += _entries(root, place, route)
+        elif name in ("Router", "Asym"):
+            entries += _route(place, route)
+            route = None
+        else:
+            entries.append((name, place))
+    if route is not None and folder == root:
+        raise ModelError("has no routes", where=str(listing), remedy="leave route out")
+    return entries
+
+
+def _name(kind: str, listing: Path) -> str:
+    """The module's class, when it is one of sentence-transformers' that embedkit reads."""
+    name = kind.rpartition(".")[2]
+    if kind.startswith("sentence_transformers.") and name in REFUSED:
+        raise ModelError(f"module {name} is not supported: {REFUSED[name]}", where=str(listing))
+    if not kind.startswith("sentence_transformers.") or name not in MODULES:
+        raise ModelError(
+            f"module {kind!r} is not known", where=str(listing), remedy=f"known modules: {', '.join(sorted(MODULES))}"
+        )
+    return name
+
+
+def _route(folder: Path, route: str | None) -> list[Entry]:
+    """The modules of one route of a Router; of the only one where all routes are the same modules."""
+    path = next((p for p in (folder / "router_config.json", folder / "config.json") if p.is_file()), None)
+    if path is None:
+        raise ModelError("file is missing", where=str(folder / "router_config.json"), remedy="copy the folder again")
+    saved = read_json(path)
+    routes: dict[str, list[str]] = saved["structure"]
+    if route is None and len({tuple(parts) for parts in routes.values()}) == 1:
+        route = next(iter(routes))
+    if route is None:
+        raise ModelError(
+            f"its inputs go through different modules ({', '.join(routes)})", where=str(path),
+            remedy=f"load one of them: embedkit.load(FOLDER, route={next(iter(routes))!r})",
+        )  # fmt: skip
+    if route not in routes:
+        raise ModelError(f"has no route {route!r}", where=str(path), remedy=nearest(route, routes))
+    return [(_name(str(saved["types"][part]), path), inside(folder, part, path.name)) for part in routes[route]]
+
+
+def _clip_folder(folder: Path) -> Path:
+    """Where a module's transformers model stands: sentence-transformers' CLIPModel has had a sub-folder for it."""
+    below = folder / "0_CLIPModel"
+    return below if below.is_dir() and not (folder / "config.json").is_file() else folder
+
+
+def _dual(plan: FolderPlan, names: list[str], folder: Path) -> FolderPlan:
     """A CLIP model as one module, in the layout of before and after version 5.4."""
-    if " ".join(names) not in ("CLIPModel", "CLIPModel Normalize", "Transformer", "Transformer Normalize"):
-        raise ModelError(f"modules in the order {', '.join(names)} are not supported", where=str(plan.root))
-    plan.kind, plan.weights = "dual", inside(plan.root, modules[0].get("path", ""))
+    plan.kind, plan.weights = "dual", _clip_folder(folder)
     plan.spec["normalize"] = names[-1] == "Normalize"
     for file in sorted(plan.weights.glob("sentence_*_config.json")):
         saved = read_json(file)
-        for kind, known in (saved.get("modality_config") or {}).items():
-            if kind not in ("text", "image") or known.get("method") != f"get_{kind}_features":
-                raise ModelError(f"a {kind} goes through {known.get('method')!r} of the model", where=str(file))
+        for kind, entry in (saved.get("modality_config") or {}).items():
+            if kind not in ("text", "image") or entry.get("method") != f"get_{kind}_features":
+                raise ModelError(f"a {kind} goes through {entry.get('method')!r} of the model", where=str(file))
+        if saved.get("max_seq_length"):
+            plan.spec["max_length"] = int(saved["max_seq_length"])
     _model_settings(plan)
     return plan
 
 
 def _model_settings(plan: FolderPlan) -> None:
     """Prompts and the rest of config_sentence_transformers.json."""
-    settings = plan.root / "config_sentence_transformers.json"
-    saved = read_json(settings) if settings.is_file() else {}
-    if saved.get("truncate_dim"):
-        raise ModelError(
-            f"vectors are cut to {saved['truncate_dim']} coordinates", where=str(settings),
-            remedy="remove truncate_dim there and pass it to encode",
-        )  # fmt: skip
-    prompts = {name: text for name, text in (saved.get("prompts") or {}).items() if text}
-    plan.spec["prompts"] = prompts
+    path = plan.root / MODEL_FILE
+    saved = plan.settings(path)
+    saved.pass_over(("__version__",))
+    kind = saved.get("model_type")
+    if kind not in (None, "SentenceTransformer"):
+        raise ModelError(f"a {kind} gives no dense vectors of texts", where=str(path), remedy="give an encoder")
+    prompts = saved.get("prompts") or {}
     default = saved.get("default_prompt_name")
-    plan.spec["default_prompt"] = default if default in prompts else None
-
-
-def _transformer(plan: FolderPlan, folder: Path) -> None:
-    plan.weights = folder
-    for file in sorted(folder.glob("sentence_*_config.json")):
-        saved = read_json(file)
-        text = (saved.get("modality_config") or {}).get("text", {})
-        method, output = text.get("method", "forward"), text.get("method_output_name", "last_hidden_state")
-        if (method, output) != ("forward", "last_hidden_state"):
-            raise ModelError(f"a text goes through {method!r} of the model, which is not supported", where=str(file))
-        if saved.get("max_seq_length"):
-            plan.spec["max_length"] = int(saved["max_seq_length"])
-        plan.lower_case = bool(saved.get("do_lower_case", False))
-
-
-def _static(plan: FolderPlan, folder: Path) -> None:
-    plan.kind, plan.weights = "static", folder
-
-
-def _pooling(plan: FolderPlan, folder: Path) -> None:
-    saved = read_json(folder / "config.json")
-    modes = saved.get("pooling_mode") or [name for flag, name in _POOLING_FLAGS.items() if saved.get(flag)] or ["mean"]
-    modes = [modes] if isinstance(modes, str) else list(modes)
-    if len(modes) != 1 or modes[0] not in POOLING_NAMES:
+    plan.spec["prompts"] = {name: text or "" for name, text in prompts.items()}
+    plan.spec["default_prompt"] = default
+    if default is not None and default not in prompts:
         raise ModelError(
-            f"pooling {'+'.join(modes)} is not supported", where=str(folder / "config.json"),
-            remedy=f"supported: {', '.join(POOLING_NAMES)}",
+            f"default_prompt_name {default!r} is none of its prompts", where=str(path), remedy=nearest(default, prompts)
+        )
+    similarity = saved.get("similarity_fn_name") or "cosine"
+    if similarity not in SIMILARITIES:
+        raise ModelError(f"unknown similarity_fn_name {similarity!r}", where=str(path),
+                         remedy=nearest(similarity, SIMILARITIES))  # fmt: skip
+    plan.similarity = similarity
+    _truncation(plan, saved.get("truncate_dim"), path)
+
+
+def _truncation(plan: FolderPlan, dim: Any, path: Path) -> None:
+    """``truncate_dim``: the first coordinates of the final vector, which is not normalised again."""
+    if dim is None:
+        return
+    if not isinstance(dim, int) or dim < 1:
+        raise ModelError(f"truncate_dim is {dim!r}", where=str(path), remedy="give a number of coordinates")
+    if plan.kind != "text":
+        raise ModelError(
+            f"vectors of a {plan.kind} model are cut to {dim} coordinates", where=str(path),
+            remedy="take truncate_dim out of the file and pass it to encode",
         )  # fmt: skip
-    if not saved.get("include_prompt", True):
-        raise ModelError("pooling that leaves out the prompt is not supported", where=str(folder / "config.json"))
-    plan.spec["pooling"] = POOLING_NAMES[modes[0]]
-
-
-def _dense(plan: FolderPlan, folder: Path) -> None:
-    saved = read_json(folder / "config.json")
-    ends = {saved.get("module_input_name"), saved.get("module_output_name")}
-    if saved.get("use_residual") or not ends <= {None, "sentence_embedding"}:
-        raise ModelError(
-            "a Dense module with a residual or on token vectors is not supported", where=str(folder / "config.json")
-        )
-    activation = str(saved.get("activation_function", "torch.nn.modules.activation.Tanh")).rpartition(".")[2].lower()
-    plan.dense.append(
-        (
-            folder,
-            {
-                "inputs": saved["in_features"], "outputs": saved["out_features"], "activation": activation,
-                "bias": saved.get("bias", True), "train_only": False,
-            },
-        )
-    )  # fmt: skip
-
-
-def _normalize(plan: FolderPlan, folder: Path) -> None:
-    plan.spec["normalize"] = True
-
-
-_MODULE_READERS = {
-    "Transformer": _transformer,
-    "StaticEmbedding": _static,
-    "Pooling": _pooling,
-    "Dense": _dense,
-    "Normalize": _normalize,
-}
+    if plan.spec["normalize"]:
+        plan.dense.append((None, {"kind": "unit-length"}))
+        plan.spec["normalize"] = False
+    plan.dense.append((None, {"kind": "cut", "dim": dim}))
+    plan.notes.append(f"vectors have the first {dim} coordinates only, as truncate_dim of the folder says")

@@ -5,54 +5,71 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import ModelError
 from embedkit.formats.folder import SOFT_PROMPT_FILE, TRAIN_ONLY_FILE, write_json
 from embedkit.formats.registry import DUAL_KINDS, TEXT_KINDS, FolderWriter, writers
-from embedkit.formats.sentence_transformers.reader import POOLING_NAMES
+from embedkit.formats.sentence_transformers.modules import POOLING_FLAGS, POOLING_NAMES
+from embedkit.formats.tensors import write_tensors
 from embedkit.formats.transformers import dual_writer
 from embedkit.formats.weights import write_weights
+from embedkit.models.heads.layers import ACTIVATIONS, Cut, Dense, LayerNorm, UnitLength
 from embedkit.models.inputs.tokens import SLOT, is_prefix
 
 if TYPE_CHECKING:
     from embedkit.models.base import Model
 
-_BASE = "sentence_transformers.base.modules"
-_OWN = "sentence_transformers.sentence_transformer.modules"
+# the form of the released all-MiniLM-L6-v2 folder, which every version reads
 MODULES = {
-    "Transformer": f"{_BASE}.transformer.Transformer",
-    "Dense": f"{_BASE}.dense.Dense",
-    "Normalize": f"{_BASE}.normalize.Normalize",
-    "Pooling": f"{_OWN}.pooling.Pooling",
-    "StaticEmbedding": f"{_OWN}.static_embedding.StaticEmbedding",
+    name: f"sentence_transformers.models.{name}"
+    for name in ("Transformer", "Dense", "LayerNorm", "Normalize", "Pooling", "StaticEmbedding")
 }
-_ACTIVATIONS = {
-    "identity": "torch.nn.modules.linear.Identity",
-    "tanh": "torch.nn.modules.activation.Tanh",
-    "relu": "torch.nn.modules.activation.ReLU",
-    "gelu": "torch.nn.modules.activation.GELU",
-    "silu": "torch.nn.modules.activation.SiLU",
-    "sigmoid": "torch.nn.modules.activation.Sigmoid",
-}
+SEES_PADDING = frozenset({"convbert", "fnet", "mobilebert"})
+"""Architectures in which padding changes the states of real tokens even where a mask marks it."""
 _POOLING = {ours: theirs for theirs, ours in POOLING_NAMES.items()}
 
 
 def reasons_against(model: Model) -> list[str]:
     """Why sentence-transformers cannot give the same vectors; empty when it can."""
     reasons = []
-    if model.pooling is not None and model.pooling not in _POOLING:
-        reasons.append(f"it has no {model.pooling} pooling")
-    if model.kind in ("clip-text", "dual"):
+    parts = model.pooling.split("+") if model.pooling is not None else []
+    reasons += [f"it has no {part} pooling" for part in parts if part not in _POOLING]
+    if model.kind not in ("text", "static"):
         reasons.append(f"a {model.kind} model alone is none of its modules")
     templates = [name for name, text in model.prompts.items() if not is_prefix(text)]
     if templates:
         reasons.append(f"prompt {templates[0]!r} is a template with text behind the slot")
     reasons += model.beyond_modules
+    layers = [layer for layer in getattr(model, "layers", []) if not layer.train_only]
+    if any(isinstance(layer, Cut) for layer in layers[:-1]) or (
+        layers and isinstance(layers[-1], Cut) and model.normalize
+    ):
+        reasons.append("something stands behind the cut of its vectors")
     if model.ngrams > 1:
         reasons.append("its StaticEmbedding has no word n-grams")
     return reasons
+
+
+def notes_for_readers(model: Any) -> list[str]:
+    """What whoever reads a saved folder with sentence-transformers or transformers should know."""
+    notes = []
+    kind = model.encoder.config.model_type if model.kind == "text" else ""
+    if kind in SEES_PADDING:
+        notes.append(
+            f"{kind} sees the padding of its batch: in other libraries the vector of a text changes with the texts "
+            "beside it; embedkit computes it without padding, as they do for one text at a time"
+        )
+    if model.kind == "text" and not _has_order_of_flags(model.pooling):
+        notes.append(f"pooling {model.pooling} is read by sentence-transformers from 5.4 on")
+    return notes
+
+
+def _has_order_of_flags(pooling: str) -> bool:
+    names = [_POOLING[part] for part in pooling.split("+") if part in _POOLING]
+    return names == [name for name in POOLING_FLAGS.values() if name in names]
 
 
 def write_model(model: Model, folder: Path) -> dict[str, Any]:
@@ -85,6 +102,7 @@ def _settings(model: Model) -> dict[str, Any]:
     import torch
     import transformers
 
+    cuts = [layer.dim for layer in getattr(model, "layers", []) if isinstance(layer, Cut)]
     return {
         "__version__": {
             "sentence_transformers": "5.2.0", "transformers": transformers.__version__, "pytorch": torch.__version__,
@@ -92,47 +110,71 @@ def _settings(model: Model) -> dict[str, Any]:
         "model_type": "SentenceTransformer",
         "prompts": {name: text.removesuffix(SLOT) for name, text in model.prompts.items()},
         "default_prompt_name": model.default_prompt,
-        "similarity_fn_name": "cosine",
+        "similarity_fn_name": getattr(model, "similarity_fn_name", "cosine"),
+        **({"truncate_dim": cuts[-1]} if cuts else {}),
     }  # fmt: skip
 
 
 def _write_text_parts(model: Any, folder: Path, spec: dict[str, Any]) -> list[tuple[str, str]]:
-    """Pooling and dense layers; adds their folders to `spec`."""
-    from safetensors.torch import save_file
-
-    # the one-line form that every version since 2.0 reads
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": model.max_length, "do_lower_case": False})
+    """Pooling and layers; adds their folders to `spec`."""
+    settings: dict[str, Any] = {"max_seq_length": model.max_length, "do_lower_case": False}
+    if getattr(model.encoder, "pooler", 0) is None and "add_pooling_layer" in signature(type(model.encoder)).parameters:
+        settings["model_args"] = {"add_pooling_layer": False}  # else a random one, with a report of missing weights
+    write_json(folder / "sentence_bert_config.json", settings)
     modules = [("Pooling", "1_Pooling")]
-    if model.pooling in _POOLING:
-        mode = _POOLING[model.pooling]
-        (folder / "1_Pooling").mkdir()
-        saved = {"embedding_dimension": model.hidden_size, "pooling_mode": mode, "include_prompt": True}
-        write_json(folder / "1_Pooling" / "config.json", saved)
+    (folder / "1_Pooling").mkdir()
+    write_json(folder / "1_Pooling" / "config.json", _pooling_config(model))
     kept_back: dict[str, Any] = {}
     train_only = 0
     for layer, entry in zip(model.layers, spec["dense"], strict=True):
-        tensors = {key: value.detach().cpu().contiguous() for key, value in layer.state_dict().items()}
         if layer.train_only:
-            kept_back |= {f"{train_only}.{key}": value for key, value in tensors.items()}
+            kept_back |= {f"{train_only}.{key}": value for key, value in layer.state_dict().items()}
             train_only += 1
-            continue
-        name = f"{len(modules) + 1}_Dense"
-        modules.append(("Dense", name))
-        entry["folder"] = name
-        (folder / name).mkdir()
-        write_json(folder / name / "config.json", _dense_config(layer))
-        save_file(tensors, folder / name / "model.safetensors")
+        elif not isinstance(layer, Cut):
+            modules.append(_write_layer(layer, folder, len(modules) + 1, entry))
     if kept_back:
-        save_file(kept_back, folder / TRAIN_ONLY_FILE)
+        write_tensors(kept_back, folder, TRAIN_ONLY_FILE)
     if model.soft_prompt is not None:
-        save_file(model.soft_prompt.state_dict(), folder / SOFT_PROMPT_FILE)
+        write_tensors(model.soft_prompt.state_dict(), folder, SOFT_PROMPT_FILE)
     return modules
 
 
-def _dense_config(layer: Any) -> dict[str, Any]:
+def _pooling_config(model: Any) -> dict[str, Any]:
+    """Flags, which every version reads; where several are concatenated in another order than that of the flags, the
+    form of version 5.4 and later."""
+    modes = [_POOLING[part] for part in model.pooling.split("+") if part in _POOLING]
+    if not _has_order_of_flags(model.pooling):
+        size = {"embedding_dimension": model.hidden_size}
+        return {**size, "pooling_mode": modes, "include_prompt": model.pool_prompt}
+    return {
+        "word_embedding_dimension": model.hidden_size,
+        **{flag: mode in modes for flag, mode in POOLING_FLAGS.items()},
+        "include_prompt": model.pool_prompt,
+    }
+
+
+def _write_layer(layer: Any, folder: Path, number: int, entry: dict[str, Any]) -> tuple[str, str]:
+    """Write one layer's folder and return its module and name; `entry` of the spec gets the name if it has weights."""
+    kind = {Dense: "Dense", LayerNorm: "LayerNorm", UnitLength: "Normalize"}[type(layer)]
+    name = f"{number}_{kind}"
+    (folder / name).mkdir()
+    config: dict[str, Any] = {}
+    if isinstance(layer, Dense):
+        config = _dense_config(layer)
+    elif isinstance(layer, LayerNorm):
+        config = {"dimension": layer.norm.normalized_shape[0]}
+    write_json(folder / name / "config.json", config)
+    if layer.state_dict():
+        write_tensors(layer.state_dict(), folder / name)
+        entry["folder"] = name
+    return kind, name
+
+
+def _dense_config(layer: Dense) -> dict[str, Any]:
+    activation = ACTIVATIONS[layer.activation]
     return {
         "in_features": layer.linear.in_features, "out_features": layer.linear.out_features,
-        "bias": layer.linear.bias is not None, "activation_function": _ACTIVATIONS[layer.activation],
+        "bias": layer.linear.bias is not None, "activation_function": f"{activation.__module__}.{activation.__name__}",
     }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ def read(plan: FolderPlan, *, allow_pickle: bool = False) -> DualEncoder:
     ModelError
         When weights are missing, or a part is not supported.
     """
-    from embedkit.formats.transformers.encoder import read_tokenizer
+    from embedkit.formats.transformers.tokenizer import read_tokenizer
 
     model = _whole(plan.weights, allow_pickle)
     make = {"clip": _clip, "siglip": _siglip, "vision-text-dual-encoder": _mixed}[model.config.model_type]

@@ -106,23 +106,3 @@ def _encoder_settings(config: Any) -> dict[str, Any]:
     if cls is not None and not isinstance(cls, tuple) and "add_pooling_layer" in source.signature(cls).parameters:
         settings["add_pooling_layer"] = False
     return settings
-
-
-def read_tokenizer(folder: Path, trust_remote_code: bool = False, lower_case: bool = False) -> Any:
-    """The tokenizer of a folder; `lower_case` puts a step in front that lower-cases the text, as sentence-transformers
-    does for folders that ask for it."""
-    from tokenizers import normalizers
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ModelError(f"the tokenizer cannot be read ({reason})", where=str(folder)) from error
-    if lower_case:
-        core = getattr(tokenizer, "backend_tokenizer", None)
-        if core is None:
-            raise ModelError("do_lower_case needs tokenizer.json", where=str(folder), remedy="save a fast tokenizer")
-        steps = [normalizers.Lowercase(), *([core.normalizer] if core.normalizer is not None else [])]
-        core.normalizer = normalizers.Sequence(steps)
-    return tokenizer

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from embedkit.formats.folder import DUAL_TYPES, FolderPlan, model_type
 from embedkit.formats.registry import FolderReader, readers
+from embedkit.formats.transformers.pooling import default_pooling
 
 if TYPE_CHECKING:
     from embedkit.models.modules.dual import DualEncoder
@@ -16,11 +17,14 @@ if TYPE_CHECKING:
 class TransformersReader(FolderReader):
     """Folders with a ``config.json``."""
 
-    name, mark, rank = "transformers", "config.json", 3
+    name, mark, rank = "transformers", "config.json", 4
 
     def plan(self, root: Path) -> FolderPlan:
         """See `FolderReader.plan`."""
-        return FolderPlan(root, root, "dual" if model_type(root) in DUAL_TYPES else "text")
+        plan = FolderPlan(root, root, "dual" if model_type(root) in DUAL_TYPES else "text")
+        if plan.kind == "text":
+            default_pooling(plan)
+        return plan
 
     def dual(self, plan: FolderPlan, *, allow_pickle: bool = False) -> DualEncoder:
         """See `FolderReader.dual`."""

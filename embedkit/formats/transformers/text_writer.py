@@ -30,7 +30,7 @@ def write(model: Model, folder: Path) -> dict[str, Any]:
     if model.beyond_modules:
         what = "; ".join(model.beyond_modules)
         raise ModelError(f"a transformers folder cannot express this model: {what}", remedy="save it with embedkit")
-    kept = [layer for layer in model.layers if not layer.train_only]
+    kept: list[Any] = [layer for layer in model.layers if not layer.train_only]
     extra: dict[str, Any] = {}
     if kept:
         if pooler_of(model) is None:

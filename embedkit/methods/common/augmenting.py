@@ -28,21 +28,36 @@ class Augmenting(Method):
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         """The method's views, changed. Chains draw from streams far from those that the method itself draws from."""
-        made = super().views(rows, random)
-        for name in self.chains:
-            if name not in made:
-                known = ", ".join(sorted(made))
-                raise RecipeError(f"there is no view {name!r}", where="method.augment", remedy=f"views here: {known}")
+        plain = super().views(rows, random)
+        self.check_chains(plain, len(rows))
         streams = [np.random.Generator(jumped(random(i))) for i in range(len(rows))]
-        found = {}
-        for name, view in made.items():
-            chain = self.chains.get(name)
-            if chain is not None and chain.splits and not self.takes_parts:
-                raise RecipeError("the method reads whole texts, they cannot be cut", where=f"method.augment.{name}")
-            if chain is not None and chain.splits and view.owner != list(range(len(rows))):
-                raise RecipeError(f"view {name!r} has not one text a row, it cannot be cut", where="method.augment")
-            found[name] = view if chain is None else chain.apply(view, streams)
-        return found
+        return {
+            name: self.chains[name].apply(view, streams) if name in self.chains else view
+            for name, view in plain.items()
+        }
+
+    def outline(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
+        """The method's views before the chains, which may look texts up; that each chain has a view is checked."""
+        plain = super().views(rows, random)
+        self.check_chains(plain, len(rows))
+        return plain
+
+    def check_chains(self, views: Mapping[str, View], rows: int) -> None:
+        """Refuse chains without a view, and those that cut texts which must stay whole."""
+        for name, chain in self.chains.items():
+            if name not in views:
+                known = ", ".join(sorted(views))
+                raise RecipeError(f"there is no view {name!r}", where="method.augment", remedy=f"views here: {known}")
+            if chain.splits and not self.takes_parts:
+                raise RecipeError(
+                    "the method reads whole texts, they cannot be cut", where=f"method.augment.{name}",
+                    remedy="leave out the view that cuts, or use method views",
+                )  # fmt: skip
+            if chain.splits and views[name].owner != list(range(rows)):
+                raise RecipeError(
+                    f"view {name!r} has not one text a row, it cannot be cut", where=f"method.augment.{name}",
+                    remedy="cut the anchor or the positive",
+                )  # fmt: skip
 
     def embed(self, model: Any, parts: Any, inputs: Any, **settings: Any) -> Tensor:
         """The method's own, with the adversarial perturbation first where one is asked for."""
@@ -101,6 +116,11 @@ def augmented(cls: type[Method], config: Mapping[str, Any]) -> type[Method]:
     if not isinstance(config, Mapping):
         raise RecipeError("augment is no mapping", where="method.augment",
                           remedy="write {positive: [{name: word-deletion, rate: 0.1}]}")  # fmt: skip
+    if issubclass(cls, Augmenting):
+        raise RecipeError(
+            "the method has chains of its own", where="method.augment",
+            remedy="write the steps under method.anchor, method.positive or method.more",
+        )  # fmt: skip
     chains = {name: Chain.of(steps, f"method.augment.{name}") for name, steps in config.items()}
     return type(f"Augmented{cls.__name__}", (Augmenting, cls), {"chains": chains, "__doc__": cls.__doc__})
 

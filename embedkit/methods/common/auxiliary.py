@@ -59,7 +59,7 @@ class WithAuxiliaries(Method):
             auxiliary.method.beside({})  # refuses a method that is none
         self.paper = main.paper  # type: ignore[misc]
         self.objective = main.objective  # type: ignore[misc]
-        self.caches_images = main.caches_images
+        self.caches_images, self.takes_parts = main.caches_images, main.takes_parts  # type: ignore[misc]
         contracts = [auxiliary.method.contract for auxiliary in beside]
         needed = main.contract.requires.union(*(contract.requires for contract in contracts))
         limits = {role: pair for contract in (main.contract, *contracts) for role, pair in contract.limits.items()}
@@ -73,8 +73,41 @@ class WithAuxiliaries(Method):
     def image_margin(self) -> float:
         return self.main.image_margin
 
+    @property
+    def reads(self) -> frozenset[str]:  # type: ignore[override]
+        return self.main.reads.union(*(auxiliary.method.reads for auxiliary in self.beside_main))
+
+    @property
+    def reads_guide(self) -> bool:  # type: ignore[override]
+        return self.main.reads_guide
+
+    @property
+    def widths(self) -> Mapping[str, int]:  # type: ignore[override]
+        return self.main.widths
+
+    @property
+    def embedding_size(self) -> int | None:
+        return self.main.embedding_size
+
+    @property
+    def feature_size(self) -> int:
+        return self.main.feature_size
+
+    def embedded(self, roles: frozenset[str]) -> frozenset[str]:
+        return self.main.embedded(roles)
+
+    def guide_dim(self, dim: int) -> int:
+        return self.main.guide_dim(dim)
+
     def embedding_dim(self, model: Model) -> int:
         return self.main.embedding_dim(model)
+
+    def notes(self, model: Model) -> list[str]:
+        every = (self.main, *(auxiliary.method for auxiliary in self.beside_main))
+        return [note for method in every for note in method.notes(model)]
+
+    def prompt_of(self, model: Model, role: str) -> str | None:
+        return self.main.prompt_of(model, role)
 
     def adapt(self, model: Model) -> None:
         for method in (self.main, *(auxiliary.method for auxiliary in self.beside_main)):
@@ -95,6 +128,12 @@ class WithAuxiliaries(Method):
                 view.guided = False
                 found[f"{auxiliary.name}/{name}"] = view
         return found
+
+    def outline(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
+        own = self.main.outline(rows, random)
+        for auxiliary in self.beside_main:
+            auxiliary.method.beside(own)
+        return own
 
     def prepare(self, model: Model, name: str, view: View) -> Inputs:
         auxiliary = self._of(view.settings.get(_MARK))

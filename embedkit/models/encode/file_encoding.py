@@ -9,6 +9,7 @@ depend on the number of processes, neither do the vectors.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 BLOCK_ROWS = 16_384
 _TEXT_COLUMNS = ("text", "sentence", "anchor")
+_ID_COLUMNS = ("id", "_id", "docid", "doc_id", "query_id", "qid", "pid", "uid", "uuid", "key", "__key__", *IMAGE_NAMES)
+"""Columns that say which row is which, the first that a row has counts; of images their path does."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,18 @@ class EncodedFile:
         Its shape.
     reused : int
         Rows that an earlier, stopped run had encoded already.
+    ids : Path or None
+        Where the ids of the rows stand: a file beside a ``.npy``, the output itself for ``.parquet``.
+    id_column : str or None
+        The column that they come from.
     """
 
     output: Path
     rows: int
     dim: int
     reused: int
+    ids: Path | None = None
+    id_column: str | None = None
 
 
 def encode_file(
@@ -57,6 +66,7 @@ def encode_file(
     output: str | Path,
     *,
     column: str | None = None,
+    id_column: str | None = None,
     format: str = "auto",
     prompt: str | None = None,
     normalize: bool | None = None,
@@ -82,9 +92,12 @@ def encode_file(
         Whatever `embedkit.data.read_rows` reads: csv, tsv, jsonl, parquet, txt, also gzipped, tar shards, a folder of
         these, or a folder of images (in the order of their sorted paths).
     output : str or Path
-        ``.npy``: float32 (N, D). ``.parquet``: columns ``row`` (int64) and ``embedding`` (D float32 values).
+        ``.npy``: float32 (N, D), and beside it ``.ids.jsonl``, an id a line, where rows have ids. ``.parquet``:
+        columns ``row`` (int64), ``id`` where rows have ids, and ``embedding`` (D float32 values).
     column : str, optional
         The column of the texts or images; the only one, or text, sentence, anchor or image, when None.
+    id_column : str, optional
+        The column of the ids; ``id``, ``_id``, ``docid`` and the like, or the path of an image, when None.
     format : str
         Format of the input where its name does not tell.
     prompt, normalize, truncate_dim, batch_tokens
@@ -112,14 +125,16 @@ def encode_file(
     rank, world, wait = _processes(model)
     settings = {
         "model": model.hash(), "prompt": prompt, "normalize": normalize, "truncate_dim": truncate_dim,
-        "column": column, "block_rows": block_rows,
+        "column": column, "id_column": id_column, "block_rows": block_rows,
     }  # fmt: skip
+    if prompt is not None:
+        _check_prompt(model, prompt)  # before the folder of the parts is made
     parts = target.with_name(f".{target.name}.parts")
     total, reused, names = 0, 0, []
     with _opened(parts, settings) if rank == 0 else nullcontext():
         wait()
-        with reporter(progress, None, "rows") as tell:
-            for number, items in enumerate(_blocks(str(input), format, column, block_rows)):
+        with reporter(progress, None, "rows") as tell, _Ids(parts, id_column, rank == 0) as ids:
+            for number, items in enumerate(_blocks(str(input), format, column, block_rows, ids)):
                 name = f"{number:08d}-{_digest(items)}.npy"
                 names.append(name)
                 first, total = total, total + len(items)
@@ -134,10 +149,69 @@ def encode_file(
         wait()
         dim = _load_part(parts / names[0]).shape[1]
         if rank == 0:
-            _join(target, [parts / name for name in names], total, dim)
+            _join(target, [parts / name for name in names], total, dim, ids.file)
+            if target.suffix == ".npy" and ids.file is not None:
+                _copy_ids(ids.file, ids_path(target))
             shutil.rmtree(parts)
     wait()
-    return EncodedFile(target, total, dim, reused)
+    place = None if ids.column is None else ids_path(target) if target.suffix == ".npy" else target
+    return EncodedFile(target, total, dim, reused, place, ids.column)
+
+
+def ids_path(output: Path) -> Path:
+    """Where the ids of the rows of a ``.npy`` stand: JSON, one a line.
+
+    Examples
+    --------
+    >>> ids_path(Path("v.npy")).name
+    'v.ids.jsonl'
+    """
+    return output.with_suffix(".ids.jsonl")
+
+
+def _check_prompt(model: Model, prompt: str) -> None:
+    """Refuse a prompt that the model does not have; see `Model.encode`."""
+    model.encode(["a"], prompt=prompt)
+
+
+def _copy_ids(source: Path, target: Path) -> None:
+    with open(source, "rb") as lines, writing(target, "the ids of the rows") as file:
+        shutil.copyfileobj(lines, file)
+
+
+class _Ids:
+    """Writes the id of each row to a file of the parts as the rows go by; only the main process writes."""
+
+    def __init__(self, parts: Path, column: str | None, write: bool) -> None:
+        self.column, self._path, self._write = column, parts / "ids.jsonl", write
+        self._lines: Any = None
+        self._rows = 0
+
+    @property
+    def file(self) -> Path | None:
+        """The ids, JSON, one a line; None where rows have none."""
+        return None if self.column is None else self._path
+
+    def __enter__(self) -> _Ids:
+        if self._write:
+            self._lines = open(self._path, "w", encoding="utf-8", newline="\n")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lines is not None:
+            self._lines.close()
+
+    def add(self, row: dict[str, Any], where: str) -> None:
+        """Note the id of a row; the first row decides which column has it."""
+        if self._rows == 0 and self.column is None:
+            self.column = next((name for name in _ID_COLUMNS if isinstance(row.get(name), str | int)), None)
+        self._rows += 1
+        if self.column is None:
+            return
+        if self.column not in row:
+            raise DataError(f"no column {self.column!r}", where=where, remedy=f"it has {', '.join(row)}")
+        if self._lines is not None:
+            self._lines.write(json.dumps(row[self.column], ensure_ascii=False, default=str) + "\n")
 
 
 def check_encoding(
@@ -167,7 +241,8 @@ def _check_output(target: Path, overwrite: bool) -> Path:
     if not target.parent.is_dir():
         raise UserError("folder does not exist", where=str(target.parent), remedy="create it")
     if target.exists() and not overwrite:
-        raise UserError("exists already", where=str(target), remedy="choose another name, or overwrite")
+        remedy = "choose another name, or add --overwrite (overwrite=True in Python)"
+        raise UserError("exists already", where=str(target), remedy=remedy)
     return target
 
 
@@ -209,14 +284,16 @@ def _vectors(model: Model, items: list[Item], settings: tuple[Any, ...], first: 
 
         return encode(model, [item for item in items if isinstance(item, str)], EncodeSettings(*settings), first)
     if model.preprocess is None:
-        raise UserError(f"a {model.kind} model encodes no images", remedy="name the column of the texts: column=...")
+        raise UserError(f"a {model.kind} model encodes no images", remedy="name the column of the texts: --column NAME")
     try:
         return model.encode_items(items, EncodeSettings(*settings))
     except DataError as error:
         raise DataError(error.what, where=f"rows from {first + 1}: {error.where}", remedy=error.remedy) from error
 
 
-def _blocks(source: str, format: str, column: str | None, size: int) -> Iterator[list[Item]]:
+def _blocks(
+    source: str, format: str, column: str | None, size: int, ids: _Ids | None = None
+) -> Iterator[list[Item]]:  # fmt: skip
     from embedkit.data.schema.rows import BadRow
     from embedkit.data.sources.sources import find_parts
 
@@ -226,6 +303,8 @@ def _blocks(source: str, format: str, column: str | None, size: int) -> Iterator
             if isinstance(row, BadRow):
                 raise row
             block.append(_item(row, column, part.folder, f"{part.name}:{number}"))
+            if ids is not None:
+                ids.add(row, f"{part.name}:{number}")
             if len(block) == size:
                 yield block
                 block = []
@@ -269,7 +348,7 @@ def _column_of(row: dict[str, Any], where: str) -> str:
     elif len(row) == 1:
         return next(iter(row))
     raise DataError(
-        f"columns {', '.join(row)}: which one holds the texts or images?", where=where, remedy="name it: column=..."
+        f"columns {', '.join(row)}: which one holds the texts or images?", where=where, remedy="name it: --column NAME"
     )
 
 
@@ -296,11 +375,13 @@ def _write_header(file: Any, rows: int, dim: int) -> None:
     np.lib.format.write_array_header_2_0(file, {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)})
 
 
-def _join(target: Path, blocks: list[Path], rows: int, dim: int) -> None:
+def _join(target: Path, blocks: list[Path], rows: int, dim: int, ids: Path | None) -> None:
     """One file of all blocks, in order."""
-    join = _join_npy if target.suffix == ".npy" else _join_parquet
     with writing(target, "the output") as file:
-        join(file, blocks, rows, dim)
+        if target.suffix == ".npy":
+            _join_npy(file, blocks, rows, dim)
+        else:
+            _join_parquet(file, blocks, dim, ids)
 
 
 def _load_part(path: Path, dim: int | None = None) -> np.ndarray:
@@ -323,15 +404,20 @@ def _join_npy(file: Any, blocks: list[Path], rows: int, dim: int) -> None:
         file.write(np.ascontiguousarray(_load_part(block, dim), dtype="<f4").data)
 
 
-def _join_parquet(file: Any, blocks: list[Path], rows: int, dim: int) -> None:
+def _join_parquet(file: Any, blocks: list[Path], dim: int, ids: Path | None) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema([("row", pa.int64()), ("embedding", pa.list_(pa.float32(), dim))])
+    fields = [("row", pa.int64()), *([("id", pa.string())] if ids is not None else [])]
+    schema = pa.schema([*fields, ("embedding", pa.list_(pa.float32(), dim))])
     first = 0
-    with pq.ParquetWriter(file, schema) as writer:
+    with pq.ParquetWriter(file, schema) as writer, nullcontext() if ids is None else ids.open("rb") as lines:
         for block in blocks:
             vectors = _load_part(block, dim)
-            values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), dim)
-            writer.write_table(pa.table([pa.array(np.arange(first, first + len(vectors))), values], schema=schema))
+            columns: list[Any] = [pa.array(np.arange(first, first + len(vectors)))]
+            if lines is not None:
+                values = [json.loads(line) for line in itertools.islice(lines, len(vectors))]
+                columns.append(pa.array([None if value is None else str(value) for value in values], pa.string()))
+            columns.append(pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), dim))
+            writer.write_table(pa.table(columns, schema=schema))
             first += len(vectors)

@@ -32,7 +32,7 @@ from embedkit.models.inputs.inputs import Inputs
 PACKABLE = frozenset(
     {
         "albert", "bert", "camembert", "data2vec-text", "distilbert", "electra", "ernie", "modernbert", "mt5",
-        "roberta", "roberta-prelayernorm", "t5", "umt5", "xlm-roberta", "xlm-roberta-xl",
+        "roberta", "roberta-prelayernorm", "t5", "xlm-roberta", "xlm-roberta-xl",
     }
 )  # fmt: skip
 

@@ -139,6 +139,14 @@ class Inputs:
         data = {name: values[_like(index, values)] for name, values in self.data.items()}
         return Inputs(self.ids[where], offsets, None, positions, data)
 
+    def padded(self, length: int, filler: int, left: bool = False) -> Inputs:
+        """Every sequence brought to `length` tokens by `filler` behind it, or in front of it with `left`."""
+        rows = torch.full((len(self), length), filler, dtype=torch.int64)
+        places = np.arange(length)[None, :]
+        costs = self.costs[:, None]
+        rows[torch.from_numpy(places >= length - costs if left else places < costs)] = self.ids
+        return Inputs(rows.flatten(), np.arange(len(self) + 1) * length)
+
     @staticmethod
     def concat(parts: Sequence[Inputs]) -> Inputs:
         """All sequences of `parts`, in order.

@@ -167,6 +167,15 @@ class TextTokenizer:
             return self._quick(texts) if self._quick is not None else Inputs.of(self._ids(texts, whole=True))
         return self._filled(texts, prefix, suffix)
 
+    def prompt_length(self, prompt: str) -> int:
+        """Tokens in front of a text under a prompt text, special ones included: those of the prompt alone without its
+        end token, as sentence-transformers counts them."""
+        prefix = prompt.replace(SENTENCE_SLOT, SLOT).partition(SLOT)[0]
+        if not prefix:
+            return 0
+        ids = self._ids([prefix], whole=True)[0]
+        return len(ids) - (ids[-1] in set(getattr(self.source, "all_special_ids", ())))
+
     def _filled(self, texts: list[str], prefix: str, suffix: str) -> Inputs:
         head = prefix.rstrip()
         space = prefix[len(head) :]

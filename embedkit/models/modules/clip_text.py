@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from embedkit.models.inputs.inputs import Inputs
@@ -42,6 +41,8 @@ class ClipTextEncoder(TextEncoder):
     """
 
     kind = "clip-text"
+    _clean: Callable[[str], str]
+    _cleaning: str
 
     def __init__(self, encoder: Any, tokenizer: Any, *, cleaning: str = "none", **settings: Any) -> None:
         kind = encoder.config.model_type
@@ -87,13 +88,7 @@ class ClipTextEncoder(TextEncoder):
 
     def _padded(self, inputs: Inputs) -> Inputs:
         """Every sequence padded to the full length, on the side that the tokenizer names."""
-        length, filler = self.max_length, self.tokenizer.pad_token_id or 0
-        rows = torch.full((len(inputs), length), filler, dtype=torch.int64)
-        first = (length - inputs.costs if self._pads_left else np.zeros_like(inputs.costs))[:, None]
-        places = np.arange(length)[None, :]
-        real = torch.from_numpy((places >= first) & (places < first + inputs.costs[:, None]))
-        rows[real] = inputs.ids
-        return Inputs(rows.flatten(), np.arange(len(inputs) + 1) * length)
+        return inputs.padded(self.max_length, self.tokenizer.pad_token_id or 0, self._pads_left)
 
     def pooled(self, inputs: Inputs, packing: str | None = None, pooling: str | None = None, **settings: Any) -> Tensor:
         """Pooled vectors (N, H) in input order; CLIP's text model runs packed unless something is changed in it."""

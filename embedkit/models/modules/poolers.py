@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from embedkit.errors import UserError
-from embedkit.models.execution.plan import Plan
+from embedkit.models.execution.plan import Group, Plan
 from embedkit.registry import Registry
 
 
@@ -26,16 +27,39 @@ class TokenStates:
         Where each sequence lies.
     marks : LongTensor (N,) or None
         Place of the marked token within each sequence, in the order of `plan`.
+    first : int64 (N,) or None
+        Place of the first token of each sequence in the text that it comes from; 0 when None.
     """
 
     layers: dict[int, Tensor]
     plan: Plan
     marks: Tensor | None = None
+    first: np.ndarray | None = None
+
+    def without_first(self, counts: np.ndarray) -> TokenStates:
+        """The states without the first tokens of each sequence, of which one at least stays.
+
+        `counts`, int64 (N,), has the number of tokens to leave out in the order of the inputs. Marks are dropped.
+        """
+        plan = self.plan
+        out = np.minimum(counts[plan.order], plan.lengths - 1)
+        kept = np.flatnonzero(plan.places() >= np.repeat(out, plan.lengths))
+        layers = {layer: _rows(hidden, torch.from_numpy(kept)) for layer, hidden in self.layers.items()}
+        return TokenStates(layers, _shortened(plan, plan.lengths - out), None, out)
 
     @property
     def last(self) -> Tensor:
         """The last layer, (T, H)."""
         return self.layers[-1]
+
+
+def _shortened(plan: Plan, lengths: np.ndarray) -> Plan:
+    """The sequences of a plan in the same order with other lengths (N,), which need not rise."""
+    starts = np.cumsum(lengths) - lengths
+    first = np.flatnonzero(np.diff(lengths, prepend=-1))
+    counts = np.diff(np.append(first, len(lengths)))
+    groups = (Group(int(starts[at]), int(n), int(lengths[at])) for at, n in zip(first, counts, strict=True))
+    return Plan(plan.order, lengths, starts, tuple(groups))
 
 
 @dataclass(frozen=True)
@@ -57,6 +81,25 @@ class Pooler:
 poolers: Registry[Pooler] = Registry("pooler")
 
 
+def pooler_of(name: str) -> Pooler:
+    """The pooler of a name, or of several joined by ``+``: their vectors one behind the other.
+
+    Raises
+    ------
+    UserError
+        Naming the part that is unknown.
+
+    >>> from embedkit.models.modules.poolers import pooler_of
+    >>> pooler_of("cls+first-last").layers
+    (-1, 1)
+    """
+    parts = [poolers[part] for part in name.split("+")]
+    if len(parts) == 1:
+        return parts[0]
+    layers = tuple(dict.fromkeys(layer for part in parts for layer in part.layers))
+    return Pooler(lambda states: torch.cat([part.pool(states) for part in parts], dim=-1), layers)
+
+
 def _blocks(hidden: Tensor, plan: Plan) -> list[Tensor]:
     """The groups of equal length as (n, l, H) views of `hidden` (T, H)."""
     parts = hidden.split([group.tokens for group in plan.groups])
@@ -65,6 +108,26 @@ def _blocks(hidden: Tensor, plan: Plan) -> list[Tensor]:
 
 def _mean(hidden: Tensor, plan: Plan) -> Tensor:
     return torch.cat([block.mean(1, dtype=_wide(hidden)).to(hidden.dtype) for block in _blocks(hidden, plan)])
+
+
+def _mean_sqrt_len(states: TokenStates) -> Tensor:
+    """Sums over the square root of the number of tokens."""
+    blocks = _blocks(states.last, states.plan)
+    wide = _wide(states.last)
+    sums = [block.sum(1, dtype=wide) / block.shape[1] ** 0.5 for block in blocks]
+    return torch.cat(sums).to(states.last.dtype)
+
+
+def _weighted_mean(states: TokenStates) -> Tensor:
+    """Means with weights 1, 2, 3, ... by the place of a token in its text (SGPT, Muennighoff 2022, section 3.1)."""
+    places = states.plan.places() + 1
+    if states.first is not None:
+        places = places + np.repeat(states.first, states.plan.lengths)
+    hidden = states.last
+    weights = torch.from_numpy(places).to(hidden.device, _wide(hidden))[:, None]
+    sums = [block.sum(1) for block in _blocks(hidden * weights, states.plan)]
+    totals = [block.sum(1) for block in _blocks(weights, states.plan)]
+    return (torch.cat(sums) / torch.cat(totals)).to(hidden.dtype)
 
 
 def _wide(hidden: Tensor) -> torch.dtype:
@@ -110,10 +173,13 @@ def _mask(states: TokenStates) -> Tensor:
     return _rows(states.last, starts + states.marks)
 
 
-# cls: the first token. max: per coordinate. last-token: the last real token.
+# cls: the first token. max: per coordinate. last-token: the last real token. mean-sqrt-len: the sum over the square
+# root of the number of tokens. weighted-mean: later tokens weigh more.
 poolers.add("cls")(Pooler(_cls))
 poolers.add("mean")(Pooler(lambda states: _mean(states.last, states.plan)))
 poolers.add("max")(Pooler(_max))
+poolers.add("mean-sqrt-len")(Pooler(_mean_sqrt_len))
+poolers.add("weighted-mean")(Pooler(_weighted_mean))
 poolers.add("last-token")(Pooler(_last_token))
 # mask: the token marked by a template (PromptBERT, Jiang et al. 2022, section 4).
 poolers.add("mask")(Pooler(_mask))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,73 +28,14 @@ from embedkit.models.execution.packing import (
     run_padded,
 )
 from embedkit.models.execution.plan import Plan
+from embedkit.models.heads.layers import Dense, Layer
 from embedkit.models.inputs.inputs import Inputs
 from embedkit.models.inputs.tokens import TextTokenizer, check_texts, resolve_prompt
 from embedkit.models.modules.masked import MaskedHead
-from embedkit.models.modules.poolers import TokenStates, poolers
+from embedkit.models.modules.poolers import TokenStates, pooler_of
 from embedkit.models.modules.soft_prompt import SoftPrompt
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "identity": nn.Identity,
-    "tanh": nn.Tanh,
-    "relu": nn.ReLU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "sigmoid": nn.Sigmoid,
-}
-
 _RUNS = {"packed": run_packed, "buckets": run_buckets, "padded": run_padded}
-
-
-class Dense(nn.Module):
-    """A linear layer and an activation on the pooled vector, (N, I) -> (N, O).
-
-    Parameters
-    ----------
-    inputs, outputs : int
-        Sizes.
-    activation : str
-        A key of `ACTIVATIONS`.
-    bias : bool
-        Whether the linear layer has one.
-    train_only : bool
-        Used in training mode only: a projection that is dropped at use time (SimCSE, Gao et al. 2021, section 6.3).
-    norm : float, optional
-        A layer norm with this epsilon behind the activation.
-    """
-
-    def __init__(
-        self, inputs: int, outputs: int, activation: str = "tanh", bias: bool = True, train_only: bool = False,
-        norm: float | None = None,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        if activation not in ACTIVATIONS:
-            raise ModelError(f"unknown activation {activation!r}", remedy=nearest(activation, ACTIVATIONS))
-        self.linear = nn.Linear(inputs, outputs, bias=bias)
-        self.activation = activation
-        self.function = ACTIVATIONS[activation]()
-        self.train_only = train_only
-        self.norm = None if norm is None else nn.LayerNorm(outputs, eps=norm)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, I) -> (N, O)."""
-        x = self.function(self.linear(x))
-        return x if self.norm is None else self.norm(x)
-
-    def always(self) -> Dense:
-        """The same layer, its weights shared, used outside of training too."""
-        other = copy.copy(self)
-        other.train_only = False
-        return other
-
-    def spec(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        linear = self.linear
-        norm = {} if self.norm is None else {"norm": self.norm.eps}
-        return {
-            "inputs": linear.in_features, "outputs": linear.out_features, "activation": self.activation,
-            "bias": linear.bias is not None, "train_only": self.train_only, **norm,
-        }  # fmt: skip
 
 
 class TextEncoder(Model):
@@ -106,8 +48,8 @@ class TextEncoder(Model):
     tokenizer : PreTrainedTokenizerBase
         Its tokenizer.
     pooling : str
-        A key of `embedkit.models.modules.poolers`.
-    dense : sequence of Dense
+        A key of `embedkit.models.modules.poolers`, or several joined by ``+``, whose vectors are concatenated.
+    dense : sequence of Layer
         Layers on the pooled vector.
     max_length : int, optional
         Tokens at most; what tokenizer and position table allow when None.
@@ -123,16 +65,20 @@ class TextEncoder(Model):
         Settings of a `SoftPrompt`.
     similarity_fn_name : str
         See `Model`.
+    pool_prompt : bool
+        Whether the tokens of a prompt are pooled too; INSTRUCTOR (Su et al. 2023) leaves them out.
     """
 
     kind = "text"
+    _pooling: str
+    _pooler: Any
 
     def __init__(
         self,
         encoder: Any,
         tokenizer: Any,
         pooling: str = "mean",
-        dense: Sequence[Dense] = (),
+        dense: Sequence[Layer] = (),
         max_length: int | None = None,
         normalize: bool = True,
         prompts: dict[str, str] | None = None,
@@ -141,6 +87,7 @@ class TextEncoder(Model):
         template_bias: Mapping[str, Any] | None = None,
         soft_prompt: Mapping[str, Any] | None = None,
         similarity_fn_name: str = "cosine",
+        pool_prompt: bool = True,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -156,6 +103,7 @@ class TextEncoder(Model):
         self.prompts = dict(prompts or {})
         self.default_prompt = default_prompt
         self.packing = packing
+        self.pool_prompt = pool_prompt
         self._tokenize = self._tokenizer_for(max_length)
         prepare_encoder(encoder)
 
@@ -227,9 +175,7 @@ class TextEncoder(Model):
 
     @pooling.setter
     def pooling(self, name: str) -> None:
-        if name not in poolers:
-            raise ModelError(f"unknown pooler {name!r}", remedy=nearest(str(name), poolers))
-        self._pooling = name
+        self._pooling, self._pooler = name, pooler_of(name)
 
     @property
     def backbone(self) -> Any:
@@ -254,8 +200,13 @@ class TextEncoder(Model):
     @property
     def dim(self) -> int:  # type: ignore[override]
         """Size of the vectors that `encode` returns."""
-        kept = [layer for layer in self.layers if not layer.train_only]
-        return kept[-1].linear.out_features if kept else self.hidden_size
+        return self._size(training=False)
+
+    def _size(self, training: bool) -> int:
+        size = self.hidden_size * (self.pooling.count("+") + 1)
+        for layer in self.layers:
+            size = layer.size(size) if layer.runs(training) else size
+        return size
 
     @property
     def beyond_modules(self) -> list[str]:
@@ -265,18 +216,23 @@ class TextEncoder(Model):
             found.append("the bias of its template is taken off the vector")
         if self.soft_prompt is not None:
             found.append("it has a soft prompt in every layer")
-        if any(layer.norm is not None for layer in self.layers if not layer.train_only):
+        if any(isinstance(layer, Dense) and layer.norm is not None for layer in self.layers if not layer.train_only):
             found.append("a dense layer has a layer norm")
         return found
 
     @property
-    def layers(self) -> list[Dense]:
-        """The dense layers."""
-        return [layer for layer in self.dense if isinstance(layer, Dense)]
+    def layers(self) -> list[Layer]:
+        """The layers on the pooled vector."""
+        return [layer for layer in self.dense if isinstance(layer, Layer)]
 
     def prepare(self, inputs: Sequence[str], prompt: str | None = None) -> Inputs:
         """Tokenise texts on the CPU; safe to call from several threads."""
-        return self._tokenize(check_texts(inputs), resolve_prompt(prompt, self.prompts, self.default_prompt))
+        template = resolve_prompt(prompt, self.prompts, self.default_prompt)
+        prepared = self._tokenize(check_texts(inputs), template)
+        if self.pool_prompt:
+            return prepared
+        length = self._tokenize.prompt_length(template)
+        return prepared.replace(unpooled=np.full(len(prepared), length, dtype=np.int64))
 
     def way(self, packing: str | None = None) -> str:
         """How a forward runs: "packed", "buckets" or "padded"."""
@@ -310,9 +266,12 @@ class TextEncoder(Model):
         `pooling` names another pooler than the model's; `settings` are those of `token_states`.
         """
         if len(inputs) == 0:
-            return torch.zeros(0, self.hidden_size, device=self.device, dtype=self.dtype)
-        pooler = poolers[self.pooling if pooling is None else pooling]
+            width = self.hidden_size * ((pooling or self.pooling).count("+") + 1)
+            return torch.zeros(0, width, device=self.device, dtype=self.dtype)
+        pooler = self._pooler if pooling is None else pooler_of(pooling)
         states = self.token_states(inputs, pooler.layers, packing, **settings)
+        if not self.pool_prompt and "unpooled" in inputs.data:
+            states = states.without_first(inputs.data["unpooled"])
         pooled = pooler.pool(states)  # (N, H), shortest input first
         return pooled.index_select(0, torch.from_numpy(states.plan.inverse()).to(pooled.device))
 
@@ -377,7 +336,7 @@ class TextEncoder(Model):
     @property
     def training_dim(self) -> int:
         """Size of the vectors in training mode."""
-        return self.layers[-1].linear.out_features if self.layers else self.hidden_size
+        return self._size(training=True)
 
     def gradient_checkpointing_enable(self) -> None:
         """See `Model`."""
@@ -393,7 +352,7 @@ class TextEncoder(Model):
     def project(self, pooled: Tensor) -> Tensor:
         """The dense layers, (N, H) -> (N, D)."""
         for layer in self.layers:
-            if self.training or not layer.train_only:
+            if layer.runs(self.training):
                 pooled = layer(pooled)
         return pooled
 
@@ -426,9 +385,9 @@ class TextEncoder(Model):
         return {
             "pooling": self.pooling, "dense": [layer.spec() for layer in self.layers], "max_length": self.max_length,
             "normalize": self.normalize, "prompts": self.prompts, "default_prompt": self.default_prompt,
-            **({} if self.template_bias is None else {"template_bias": self.template_bias.spec()}),
-            **({} if self.soft_prompt is None else {"soft_prompt": self.soft_prompt.spec()}),
+            **{name: part.spec() for name in ("template_bias", "soft_prompt") if (part := getattr(self, name))},
             **self._similarity_spec(),
+            **({} if self.pool_prompt else {"pool_prompt": False}),
         }  # fmt: skip
 
     def tokenizer_json(self) -> str:

@@ -45,6 +45,7 @@ class Wrapper(Objective):
         self.inner = nn.ModuleList(inner)
         self.requires = frozenset().union(*(part.requires for part in inner))
         self.accepts = frozenset().union(*(part.accepts for part in inner))
+        self.any_of = tuple(alternatives for part in inner for alternatives in part.any_of)
 
     def negatives(self, batch_size: int, hard: int, processes: int) -> NegativeCount:
         """Those of the objective inside that has the most."""
@@ -77,6 +78,15 @@ class Matryoshka(Wrapper):
         MoCo, embedding-mse) and not only similarities (distill-kl).
     dim, num_rows : int or None
         Size of the embeddings and of the training data.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build({"name": "matryoshka", "objective": "infonce", "dims": [2, 1]})(z, ObjectiveBatch.of(z)).loss
+    >>> round(loss.item(), 4)
+    30.3466
     """
 
     def __init__(
@@ -201,7 +211,8 @@ class Terms(Wrapper):
             kept = {n: x for n, x in known.items() if n not in names and n not in names.values()}
             return {n: known[source] for n, source in names.items() if source in known} | kept
 
-        known = replace(batch, owner=renamed(batch.owner), keys=renamed(batch.keys), guide=renamed(batch.guide))
+        known = replace(batch, owner=renamed(batch.owner), keys=renamed(batch.keys), guide=renamed(batch.guide),
+                        scores=renamed(batch.scores))  # fmt: skip
         return renamed(embeddings), known
 
     def after_step(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> None:
@@ -223,6 +234,16 @@ class WeightedSum(Terms):
         See `Terms`: ``[{"name": "infonce"}, {"name": "energy-hinge", "weight": 10}]``.
     dim, num_rows : int or None
         Size of the embeddings and of the training data.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> objective = build({"name": "sum", "terms": [{"name": "infonce"}, {"name": "energy-hinge", "weight": 10.0}]})
+    >>> loss = objective(z, ObjectiveBatch.of(z)).loss
+    >>> round(loss.item(), 4)
+    32.0
     """
 
     def __init__(
@@ -249,6 +270,15 @@ class CARE(WeightedSum):
         Of NT-Xent.
     equivariance : float
         Weight of the second term; the paper's code has 0.03 for CIFAR-10 with 16 groups.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build("care")(z, ObjectiveBatch.of(z, group=torch.tensor([0, 0]))).loss
+    >>> round(loss.item(), 4)
+    2.2395
     """
 
     def __init__(self, *, temperature: float = 0.5, equivariance: float = 0.03) -> None:
@@ -279,6 +309,15 @@ class FeatureTransform(Wrapper):
         Parameters of the distributions; None leaves the vectors alone.
     dim, num_rows : int or None
         Size of the embeddings and of the training data.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build({"name": "feature-transform", "objective": "infonce"})(z, ObjectiveBatch.of(z)).loss
+    >>> round(loss.item(), 4)
+    30.5007
     """
 
     def __init__(

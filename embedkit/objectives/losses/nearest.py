@@ -30,6 +30,7 @@ class _Lookup(Direction):
         super().__init__()
         hidden, self.keys = whole("hidden", hidden, least=1), choice("keys", keys, ("own", "guide"))
         self.queue = Queue(size, random_start=random_start, dim=dim)
+        self.queue.keeps_roles = False
         self.predictor = None if dim is None else Predictor(dim, hidden)
         self.requires = frozenset({"anchor", "positive"} | ({"guide"} if keys == "guide" else set()))
 
@@ -139,6 +140,17 @@ class All4One(WeightedSum):
         Of NNCLR.
     size, hidden, nearest, heads : int
         Of queues, predictors, neighbours, and the transformer's attention.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> _ = torch.manual_seed(0)
+    >>> objective = build({"name": "all4one", "size": 2, "hidden": 2, "heads": 1}, dim=2, num_rows=2)
+    >>> loss = objective(z, ObjectiveBatch.of(z, guide=z)).loss
+    >>> round(loss.item(), 4)
+    6.2301
     """
 
     def __init__(self, *, temperature: float = 0.2, size: int = 98_304, hidden: int = 4096, nearest: int = 5,

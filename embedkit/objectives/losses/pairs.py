@@ -10,9 +10,21 @@ from torch import Tensor
 
 from embedkit.errors import DataError, UserError
 from embedkit.objectives.base import LossOutput, NegativeCount, ObjectiveBatch
-from embedkit.objectives.family import FURTHER, PAIR, Family, cosines, guides, needed, others, shared, split, take
+from embedkit.objectives.family import (
+    FURTHER,
+    PAIR,
+    Family,
+    cosines,
+    guides,
+    needed,
+    others,
+    shared,
+    split,
+    take,
+    teacher_scores,
+)
 from embedkit.objectives.registry import objective
-from embedkit.objectives.tools import choice, logaddexp, masked_lse, number, require, unit
+from embedkit.objectives.tools import choice, grouped_lse, logaddexp, masked_lse, number, require, unit
 
 
 def ordered_pairs(similarity: Tensor, score: Tensor) -> Tensor:
@@ -44,6 +56,15 @@ class CoSENT(Family):
     ----------
     scale : float
         Inverse temperature.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build("cosent")(z, ObjectiveBatch.of(z, score=torch.tensor([1.0, 0.0]))).loss
+    >>> round(loss.item(), 4)
+    0.6931
     """
 
     requires = frozenset({"anchor", "positive", "score"})
@@ -77,6 +98,15 @@ class AnglE(Family):
         Inverse temperature.
     dim : int or None
         Size of the embeddings, which must be even.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build("angle")(z, ObjectiveBatch.of(z, score=torch.tensor([1.0, 0.0]))).loss
+    >>> round(loss.item(), 4)
+    0.6931
     """
 
     requires = frozenset({"anchor", "positive", "score"})
@@ -103,7 +133,17 @@ class AnglE(Family):
     cost="B D", slots="square of cosine less score",
 )  # fmt: skip
 class CosineMSE(Family):
-    """``mean_i (cos_i - score_i)²``; scores must be cosines, between -1 and 1."""
+    """``mean_i (cos_i - score_i)²``; scores must be cosines, between -1 and 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build("cosine-mse")(z, ObjectiveBatch.of(z, score=torch.tensor([1.0, 0.0]))).loss
+    >>> round(loss.item(), 4)
+    0.5
+    """
 
     requires = frozenset({"anchor", "positive", "score"})
     limits = {"score": (-1.0, 1.0)}  # noqa: RUF012 - read only
@@ -137,6 +177,15 @@ class EnergyHinge(Family):
     ----------
     margin : float
         Distance in cosine that is asked for.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build("energy-hinge")(z, ObjectiveBatch.of(z)).loss
+    >>> round(loss.item(), 4)
+    1.2
     """
 
     accepts = frozenset({"negatives"})
@@ -168,36 +217,72 @@ class DistillKL(Family):
     candidates: all positives, and all hard negatives where there are any. The teacher's vectors come from the guide,
     under the same names and of any size.
 
+    Rows with the role ``scores``, a teacher's score of the positive and of each hard negative (a cross-encoder's, say),
+    are compared over their own candidates: ``KL(softmax(scores / teacher_temperature) || softmax(s / temperature))``,
+    times ``temperature²`` (Hinton et al. 2015, section 2), with s the student's similarities.
+
     Parameters
     ----------
     temperature, teacher_temperature : float
         The student's and the teacher's.
     symmetric : bool
-        Average with the rows of the positives over the anchors.
+        Average with the rows of the positives over the anchors; not with scores.
+    similarity : str
+        "cosine" or "dot", of the student and of the teacher's vectors.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build("distill-kl")(z, ObjectiveBatch.of(z, guide={n: x.flip(1) for n, x in z.items()})).loss
+    >>> round(loss.item(), 4)
+    0.0
     """
 
-    requires = frozenset({"anchor", "positive", "guide"})
-    accepts = frozenset({"negatives"})
+    accepts = frozenset({"negatives", "guide", "scores"})
+    any_of = (frozenset({"guide", "scores"}),)
 
     def __init__(
-        self, *, temperature: float = 0.05, teacher_temperature: float = 0.05, symmetric: bool = False
-    ) -> None:
+        self, *, temperature: float = 0.05, teacher_temperature: float = 0.05, symmetric: bool = False,
+        similarity: str = "cosine",
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.similarity = choice("similarity", similarity, ("cosine", "dot"))
         self.temperature = number("temperature", temperature, above=0)
         self.teacher_temperature = number("teacher_temperature", teacher_temperature, above=0)
         self.symmetric = choice("symmetric", symmetric, (True, False))
 
     def _divergence(self, student: list[Tensor], teacher: list[Tensor], batch: ObjectiveBatch) -> Tensor:
         """Sum of the divergences of this process's rows, divided by B. First of each list: anchors, then candidates."""
-        a, t = (unit(side[0])[batch.rows] for side in (student, teacher))
-        logits = a @ unit(torch.cat(student[1:])).T / self.temperature  # (rows, M)
-        target = t @ unit(torch.cat(teacher[1:])).T / self.teacher_temperature  # (rows, M)
+        form = unit if self.similarity == "cosine" else torch.Tensor.contiguous
+        a, t = (form(side[0])[batch.rows] for side in (student, teacher))
+        logits = a @ form(torch.cat(student[1:])).T / self.temperature  # (rows, M)
+        target = t @ form(torch.cat(teacher[1:])).T / self.teacher_temperature  # (rows, M)
         log_target = target.to(logits.dtype).log_softmax(dim=1)
         return (log_target.exp() * (log_target - logits.log_softmax(dim=1))).sum() / batch.size
+
+    def _by_scores(self, embeddings: dict[str, Tensor], names: tuple[str, ...], batch: ObjectiveBatch) -> Tensor:
+        """Sum of the divergences of this process's rows from the teacher's scores of their own candidates, over B."""
+        require(not self.symmetric, "symmetric", True, "false where rows have a teacher's scores")
+        form = unit if self.similarity == "cosine" else torch.Tensor.contiguous
+        anchors = form(take(embeddings, "anchor")[0])
+        owner = torch.cat([batch.owner[name] for name in names])
+        candidates = torch.cat([form(z) for z in take(embeddings, *names)])
+        student = (anchors[owner] * candidates).sum(dim=1) / self.temperature  # (M,)
+        teacher = torch.cat([teacher_scores(batch, name) for name in names]).to(student.dtype)
+        log_q, log_p = (
+            logits - grouped_lse(logits, owner, batch.size)[owner]
+            for logits in (student, teacher / self.teacher_temperature)
+        )
+        mine = (owner >= batch.rows.start) & (owner < batch.rows.stop)
+        return torch.where(mine, log_p.exp() * (log_p - log_q), 0.0).sum() * self.temperature**2 / batch.size
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
         """Rows of the anchors of this process, and with `symmetric` those of its positives."""
         names = (*PAIR, "negatives") if len(embeddings.get("negatives", ())) else PAIR
+        if batch.scores:
+            return split({"anchor": self._by_scores(embeddings, names[1:], batch)})
         student, teacher = take(embeddings, *names), guides(batch, *names)
         if not self.symmetric:
             return split({"anchor": self._divergence(student, teacher, batch)})
@@ -212,17 +297,29 @@ class DistillKL(Family):
 class MarginMSE(Family):
     """``mean ((s(a, p) - s(a, n)) - teacher margin)²`` over all hard negatives of the batch.
 
-    The teacher's margin is made of the guide's vectors when there is a guide, else it is the role "score", which then
-    is the margin of the row to each of its negatives. A batch without negatives counts as zero.
+    The teacher's margin is made of its scores of the positive and of each negative (role "scores", a list a row), else
+    of the guide's vectors, else it is the role "score", which then is the margin of the row to each of its negatives. A
+    batch without negatives counts as zero.
 
     Parameters
     ----------
     similarity : str
         "dot" or "cosine", of student and teacher.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0), "negatives": torch.ones(2, 2)}
+    >>> objective = build("margin-mse")
+    >>> loss = objective(z, ObjectiveBatch.of(z, scores={n: torch.tensor([1.0, 0.0]) for n in z if n != "anchor"})).loss
+    >>> round(loss.item(), 4)
+    1.0
     """
 
     requires = frozenset({"anchor", "positive", "negatives"})
-    accepts = frozenset({"score", "guide"})
+    accepts = frozenset({"score", "scores", "guide"})
+    any_of = (frozenset({"score", "scores", "guide"}),)
 
     def __init__(self, *, similarity: str = "dot") -> None:
         super().__init__()
@@ -242,7 +339,10 @@ class MarginMSE(Family):
         names = (*PAIR, "negatives")
         student, owner = take(embeddings, *names), batch.owner["negatives"]
         margins = self._margins(student, owner)  # (N,)
-        if batch.guide:
+        if batch.scores:
+            positive, negative = (teacher_scores(batch, name) for name in ("positive", "negatives"))
+            target = (positive[owner] - negative).to(margins.dtype)
+        elif batch.guide:
             target = self._margins(guides(batch, *names), owner).to(margins.dtype)
         else:
             target = needed(batch.score, "score").to(margins.dtype)[owner]
@@ -262,6 +362,15 @@ class EmbeddingMSE(Family):
     ----------
     normalize : bool
         Compare directions: scale both to length one first.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build("embedding-mse")(z, ObjectiveBatch.of(z, guide=z)).loss
+    >>> round(loss.item(), 4)
+    0.0
     """
 
     requires = frozenset({"guide"})

@@ -9,13 +9,13 @@ from embedkit.errors import RecipeError
 from embedkit.objectives.base import LossOutput, NegativeCount, ObjectiveBatch
 from embedkit.objectives.family import PAIR, Family, guides, others, split, take
 from embedkit.objectives.registry import objective
-from embedkit.objectives.tools import choice, compute_dtype, logaddexp, masked_lse, number, require, unit, whole
+from embedkit.objectives.tools import choice, compute_dtype, kept, logaddexp, masked_lse, number, require, unit, whole
 
 
 @objective(
     "sct", paper="Limkonchotiwat et al. 2023, TACL, An Efficient Self-Supervised Cross-View Training, eq. 2",
     family="pairs", splits=True, cost="B (B + Q) D", state="two queues of Q reference vectors",
-    slots="KL of the online law of one view from the reference law of the other, over the other's queue",
+    slots="KL of one view's online distribution from the other's reference distribution, over the other's queue",
 )  # fmt: skip
 class SCT(Family):
     """``KL(SR(r_1, D_1, reference) || SR(o_2, D_1, online)) + KL(SR(r_2, D_2, reference) || SR(o_1, D_2, online))``.
@@ -27,13 +27,23 @@ class SCT(Family):
     Parameters
     ----------
     reference_temperature, online_temperature : float
-        Of the target law and of the learnt law.
+        Of the target distribution and of the learnt one.
     size : int
         Q, vectors of each queue.
     fidelity : str
         "code" adds the two terms, "paper" takes their mean.
     dim : int or None
         Size of the embeddings, which the guide must share.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> _ = torch.manual_seed(0)
+    >>> loss = build({"name": "sct", "size": 2}, dim=2, num_rows=2)(z, ObjectiveBatch.of(z, guide=z)).loss
+    >>> round(loss.item(), 4)
+    40.225
     """
 
     requires = frozenset({*PAIR, "guide"})
@@ -46,7 +56,7 @@ class SCT(Family):
         super().__init__()
         self.reference_temperature = number("reference_temperature", reference_temperature, above=0)
         self.online_temperature = number("online_temperature", online_temperature, above=0)
-        self.size = whole("size", size, least=1)
+        self.size = kept(whole("size", size, least=1))
         self.factor = {"code": 1.0, "paper": 0.5}[choice("fidelity", fidelity, ("code", "paper"))]
         # Drawn with a generator of its own, so that the start is the same on every process.
         draw = torch.Generator().manual_seed(self.size)
@@ -107,8 +117,18 @@ class SelfGuided(Family):
     ----------
     temperature : float
         tau.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build("sg-opt")(z, ObjectiveBatch.of(z)).loss
+    >>> round(loss.item(), 4)
+    100.0
     """
 
+    any_width = True
     requires = frozenset(PAIR)
 
     def __init__(self, *, temperature: float = 0.01) -> None:

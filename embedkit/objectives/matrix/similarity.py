@@ -1,4 +1,4 @@
-"""The two sides of a score table: vectors, what is known of each, and who is positive, negative or neither to whom."""
+"""The two sides of a similarity matrix: vectors with their ids, and who is positive, negative or neither to whom."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def collect(names: Iterable[str], embeddings: Mapping[str, Tensor], batch: Objec
                 "hard": row if name == "negatives" else torch.full_like(row, NOBODY),
             }  # fmt: skip
             # A label belongs to the row, not to its hard negatives, which were chosen because they differ.
-            same_score = None if batch.score is None else torch.unique(batch.score, return_inverse=True)[1]
-            for kind, values in (("label", batch.label), ("group", batch.group), ("score", same_score)):
+            scores = None if batch.score is None else score_ids(batch.score)
+            for kind, values in (("label", batch.label), ("group", batch.group), ("score", scores)):
                 if values is not None:
                     ids[kind] = torch.full_like(row, NOBODY) if name == "negatives" else values[row]
             for view in views_of(embeddings):
@@ -100,6 +100,18 @@ def collect(names: Iterable[str], embeddings: Mapping[str, Tensor], batch: Objec
         first += len(z)
     order = {name: place for place, name in enumerate(names)}
     return Side.join(side for _, side in sorted(sides, key=lambda pair: order[pair[0]]))
+
+
+def score_ids(score: Tensor) -> Tensor:
+    """An integer for each float32 value (N,), equal where values are, in every batch; `NOBODY` for NaN.
+
+    >>> import torch
+    >>> a, b, c = score_ids(torch.tensor([0.5, 0.5, 1.0])).tolist()
+    >>> a == b, b == c
+    (True, False)
+    """
+    ids = (score.float() + 0.0).view(torch.int32).long()  # adding zero makes one of -0.0 and 0.0
+    return ids.masked_fill(score.isnan(), NOBODY)
 
 
 def _keys_of_rows(batch: ObjectiveBatch, view: str) -> Tensor:
@@ -278,6 +290,6 @@ def check_roles(requires: Iterable[str], embeddings: Mapping[str, Tensor], batch
     """Raise a DataError naming the first of the names and roles in `requires` that is not there."""
     for role in sorted(requires):
         known = embeddings.get(role) if role in (*VIEWS, "negatives") else getattr(batch, role)
-        if known is None or (role == "guide" and not known):
+        if known is None or (role in ("guide", "scores") and not known):
             remedy = "use a method with a guide" if role == "guide" else f"map a column of the data to {role!r}"
             raise DataError(f"the objective needs {role!r}, which is not there", where="batch", remedy=remedy)

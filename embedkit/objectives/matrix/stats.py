@@ -1,4 +1,4 @@
-"""The score table: features, scale, masks, and sums over its rows. This is the dense form, which holds the table."""
+"""The similarity matrix: features, scale, masks, and sums over its rows. This is the dense form, which holds it."""
 
 from __future__ import annotations
 
@@ -100,7 +100,8 @@ class LogWeights:
         total: Tensor | None = None
         if self.distance is not None:
             left, right = self.distance
-            total = ((left[rows, None] - right[None, columns]).abs() + 1).log()
+            # a vector without a score, as a random one at the start of a queue, weighs 1
+            total = ((left[rows, None] - right[None, columns]).abs().nan_to_num(0.0) + 1).log()
         for relation, value in self.related:
             tile = relation.tile(rows, columns)
             if tile is not None:

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from embedkit.errors import RecipeError
-from embedkit.objectives.base import ObjectiveBatch
+from embedkit.objectives.base import Memory, ObjectiveBatch
 from embedkit.objectives.matrix.problem import Extra, Problem
-from embedkit.objectives.matrix.similarity import Side
+from embedkit.objectives.matrix.similarity import NOBODY, Side, score_ids
 from embedkit.objectives.parts.slots import part
-from embedkit.objectives.tools import compute_dtype, number, unit, whole
+from embedkit.objectives.tools import compute_dtype, kept, number, unit, whole
 
 Embeddings = Mapping[str, Tensor]
 
+_KEPT = ("label", "group", "score")
+"""Roles of a row that a queue keeps beside its vector."""
 
-class Bank(nn.Module):
+
+class Bank(Memory):
     """Base of banks. The base holds nothing, and negatives come from the batch."""
 
     in_batch = True
@@ -26,6 +29,10 @@ class Bank(nn.Module):
     makes_extras = False
     """Whether it makes candidates for single anchors."""
     requires: frozenset[str] = frozenset()
+    keeps_guides = False
+    """Whether something reads the guide's vectors of what is kept; set by the objective that has the bank."""
+    keeps_roles = True
+    """Whether labels, groups and scores of rows are kept beside their vectors."""
 
     @property
     def held(self) -> int:
@@ -58,22 +65,39 @@ class Queue(Bank):
     """The unit vectors of the last `size` positives (He et al. 2020, MoCo): they repel, the batch does not.
 
     It starts with random unit vectors when `random_start` is set, else it grows from nothing. With `in_batch` the other
-    rows of the batch repel as well (a cross-batch memory). With `guide_dim` the guide's vectors are kept beside.
+    rows of the batch repel as well (a cross-batch memory). The label, group and score of a row travel with its vector,
+    so that a vector of the queue attracts, repels or is left out as one of the batch is; so do the guide's vectors
+    where the target or the mask reads them (of size `guide_dim`, that of the guide when not given).
     """
 
     def __init__(self, size: int = 65_536, in_batch: bool = False, random_start: bool = True,
                  guide_dim: int | None = None, dim: int | None = None) -> None:  # fmt: skip
         super().__init__()
-        self.size, self.in_batch = whole("size", size, least=1), bool(in_batch)
+        self.size, self.in_batch = kept(whole("size", size, least=1)), bool(in_batch)
         guide = 0 if guide_dim is None else whole("guide_dim", guide_dim, least=1)
         # Drawn with a generator of its own, so that the start is the same on every process.
         draw = torch.Generator().manual_seed(size)
         start = torch.randn(self.size if dim else 0, dim or 0, generator=draw)
         self.register_buffer("vectors", unit(start))
-        self.register_buffer("guides", unit(torch.randn(self.size if guide else 0, guide, generator=draw)))
+        self.register_buffer("guides", self._random_guides(guide))
         self.register_buffer("keys", torch.full((self.size,), -1, dtype=torch.long))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
         self.register_buffer("filled", torch.tensor(self.size if random_start else 0))
+
+    def _random_guides(self, width: int) -> Tensor:
+        draw = torch.Generator().manual_seed(self.size)
+        torch.randn(self.get_buffer("vectors").shape, generator=draw)  # these numbers are the vectors'
+        return unit(torch.randn(self.size if width else 0, width, generator=draw))
+
+    def make_room(self, roles: frozenset[str], guide_dim: int | None) -> None:
+        """Buffers for the roles of rows that travel with vectors, and for the guide's vectors where they are read."""
+        vectors = self.get_buffer("vectors")
+        for role in sorted(roles & set(_KEPT)) if self.keeps_roles else []:
+            if role not in dict(self.named_buffers(recurse=False)):
+                empty, kind = (NOBODY, torch.long) if role != "score" else (torch.nan, vectors.dtype)
+                self.register_buffer(role, torch.full((self.size,), empty, dtype=kind, device=vectors.device))
+        if self.keeps_guides and guide_dim is not None and not len(self.get_buffer("guides")):
+            self.register_buffer("guides", self._random_guides(guide_dim).to(vectors))
 
     @property
     def held(self) -> int:
@@ -81,7 +105,7 @@ class Queue(Bank):
         return int(self.get_buffer("filled"))
 
     def side(self, like: Side) -> Side | None:
-        """What is held. Nothing but its input is known of a vector."""
+        """What is held, with the input, label, group and score of each vector; a random one has none of them."""
         vectors = self.get_buffer("vectors")
         if not len(vectors):
             raise RecipeError("the queue does not know the size of the embeddings", where="objective.bank",
@@ -89,16 +113,29 @@ class Queue(Bank):
         held = self.held
         guides = self.get_buffer("guides")
         guide = guides[:held].to(like.z.dtype) if len(guides) else None
-        return Side(vectors[:held].to(like.z.dtype), {"key": self.get_buffer("keys")[:held]}, guide)
+        buffers = dict(self.named_buffers(recurse=False))
+        ids = {"key": self.get_buffer("keys")[:held]}
+        ids |= {role: buffers[role][:held] for role in ("label", "group") if role in buffers}
+        score = buffers["score"][:held].to(like.z.dtype) if "score" in buffers else None
+        if score is not None:
+            ids["score"] = score_ids(score)
+        return Side(vectors[:held].to(like.z.dtype), ids, guide, score)
 
     @torch.no_grad()
     def after_step(self, embeddings: Embeddings, batch: ObjectiveBatch, keys: Side) -> None:
         """The newest positives replace the oldest vectors."""
         vectors, start = self.get_buffer("vectors"), int(self.get_buffer("pointer"))
         keys = keys.take(slice(max(0, len(keys) - self.size), None))
+        self.make_room(frozenset(role for role in _KEPT if getattr(batch, role) is not None),
+                       None if keys.guide is None else keys.guide.shape[1])  # fmt: skip
+        buffers = dict(self.named_buffers(recurse=False))
         place = (start + torch.arange(len(keys), device=vectors.device)) % self.size
         vectors[place] = unit(keys.z.to(compute_dtype(keys.z.dtype))).to(vectors.dtype)
         self.get_buffer("keys")[place] = keys.id("key")
+        for role in set(_KEPT) & buffers.keys():
+            value = keys.score if role == "score" else keys.id(role)
+            if value is not None:
+                buffers[role][place] = value.to(buffers[role].dtype)
         if len(self.get_buffer("guides")) and keys.guide is not None:
             self.get_buffer("guides")[place] = keys.guide.to(self.get_buffer("guides").dtype)
         self.get_buffer("pointer").fill_((start + len(keys)) % self.size)

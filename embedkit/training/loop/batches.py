@@ -59,6 +59,8 @@ class StepBatch:
         Stable ids of this process's rows.
     labels : dict of str to Tensor (rows,)
         Of "score", "label", "group", those that the rows have.
+    scores : dict of str to Tensor (n_name,)
+        A teacher's scores of "positive" and "negatives", aligned with the inputs of these views; empty without any.
     offset, size, epoch, step : int
         First row of this process, rows of the whole batch, and the position in the data: epoch and step within it.
     number, seed : int
@@ -82,6 +84,7 @@ class StepBatch:
     step: int
     number: int
     seed: int
+    scores: dict[str, Tensor] = field(default_factory=dict)
     guide_pools: list[Pool] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
@@ -102,8 +105,10 @@ def prepare(
     into pixels by `threads`, if there are any.
     """
 
+    places = _places(batch) if method.shares_draws else batch.places
+
     def random(row: int) -> np.random.Generator:
-        return np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[batch.step, batch.places[row], 0, 0]))
+        return np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[batch.step, places[row], 0, 0]))
 
     if not batch.rows:
         raise DataError(
@@ -111,7 +116,7 @@ def prepare(
             remedy="set data.drop_last: true, or use fewer processes",
         )  # fmt: skip
     views = method.views(batch.rows, random)
-    prepared = {name: _prepared(method, model, name, view, (seed, epoch, batch.step), batch.places, threads)
+    prepared = {name: _prepared(method, model, name, view, (seed, epoch, batch.step), places, threads)
                 for name, view in views.items()}  # fmt: skip
     guided = {name: view for name, view in views.items() if view.guided}
     return StepBatch(
@@ -122,6 +127,7 @@ def prepare(
         lengths={name: torch.from_numpy(inputs.costs.astype(np.int64)) for name, inputs in prepared.items()},
         ids=torch.as_tensor(batch.ids, dtype=torch.int64),
         labels=_labels(batch.rows, batch.places),
+        scores=_scores(batch.rows),
         offset=batch.offset,
         size=batch.size,
         epoch=epoch,
@@ -178,6 +184,32 @@ def _labels(rows: Sequence[Any], places: Sequence[int]) -> dict[str, Tensor]:
             own = [-1 - i if row[name] is None else number(row[name]) for i, row in zip(places, rows, strict=True)]
             labels[name] = torch.tensor(own, dtype=torch.int64)
     return labels
+
+
+def _scores(rows: Sequence[Any]) -> dict[str, Tensor]:
+    """A teacher's scores of positives and of hard negatives, from rows whose list starts with the positive's."""
+    if not rows or "scores" not in rows[0]:
+        return {}
+    lists = [row["scores"] for row in rows]
+    for row, scores in zip(rows, lists, strict=True):
+        count = 1 + len(row.get("negatives", ()))
+        if scores is None or len(scores) != count:
+            text, there = str(row.get("anchor"))[:40], 0 if scores is None else len(scores)
+            raise DataError(
+                f"{there} scores for {count} candidates of {text!r}", where="role 'scores'",
+                remedy="give a list: the positive's score first, then one for each negative",
+            )  # fmt: skip
+    positive = torch.tensor([scores[0] for scores in lists], dtype=torch.float32)
+    negatives = torch.tensor([score for scores in lists for score in scores[1:]], dtype=torch.float32)
+    return {"positive": positive, **({"negatives": negatives} if "negatives" in rows[0] else {})}
+
+
+def _places(batch: RowBatch) -> list[int]:
+    """For each row the number that its random draws depend on: rows of one group, on any process, have the same."""
+    return [
+        place if row.get("group") is None else _key(f"group {row['group']}")
+        for place, row in zip(batch.places, batch.rows, strict=True)
+    ]
 
 
 def _key(value: Any) -> int:

@@ -9,13 +9,16 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from embedkit.disk import disk_said, write_durably
+from embedkit.disk import disk_reason, write_durably
+from embedkit.notebook import NotebookBar, in_notebook
+from embedkit.training.loop.batches import StepBatch
 from embedkit.training.loop.step import StepResult
 from embedkit.training.parallel.distributed import World
 
@@ -69,6 +72,39 @@ class RichProgress(Progress):
         self._bar.stop()
 
 
+class NotebookProgress(Progress):
+    """A bar below the cell of a notebook, lines as they come; needs no ipywidgets.
+
+    Parameters
+    ----------
+    every : int
+        The bar is drawn anew after so many steps.
+    """
+
+    def __init__(self, every: int = 10) -> None:
+        self._bar, self._every = NotebookBar(), every
+        self._total: int | None = None
+        self._text = ""
+
+    def start(self, total: int | None, done: int) -> None:
+        self._total = total
+        self._bar.show(done, total)
+
+    def step(self, done: int, figures: Mapping[str, float] | None) -> None:
+        if figures:
+            self._text = f"loss {figures['loss']:.4f}"
+        if figures or done % self._every == 0:
+            self._bar.show(done, self._total, self._text)
+
+    def say(self, line: str) -> None:
+        print(line)
+
+
+def default_progress() -> Progress:
+    """The progress of a run that is given none: a notebook's bar in a notebook, else a rich bar on standard error."""
+    return NotebookProgress() if in_notebook() else RichProgress()
+
+
 def log_line(step: int, figures: Mapping[str, float]) -> str:
     """One line for people: loss, learning rate, speed, padding and waiting shares."""
     first = f"step {step}: loss {figures['loss']:.4f}, lr {figures['lr']:.3g}"
@@ -84,6 +120,20 @@ def _step_of(line: bytes) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
         return math.inf
+
+
+@dataclass
+class _Window:
+    """What is added up between two log lines; `waited` is the time spent waiting for data before the first step."""
+
+    waited: float
+    since: float = field(default_factory=time.perf_counter)
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    steps: int = 0
+    inputs: int = 0
+    tokens: int = 0
+    computed: int = 0
 
 
 class RunLog:
@@ -103,43 +153,40 @@ class RunLog:
     ) -> None:  # fmt: skip
         self.path, self.world, self.progress, self._waited, self._track = path, world, progress, waited, track
         self._file_works = True
-        self._reset()
+        self._window = _Window(waited())
 
-    def _reset(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._steps, self._inputs, self._tokens, self._computed = 0, 0, 0, 0
-        self._since, self._waited_before = time.perf_counter(), self._waited()
-        self._metrics: dict[str, Tensor] = {}
-
-    def add(self, result: StepResult, inputs: int, tokens: int, computed: int) -> None:
-        """Count a step: inputs encoded, real tokens, and tokens computed including padding (this process)."""
+    def add(self, result: StepResult, batch: StepBatch) -> None:
+        """Count a step of this process: its losses, inputs and tokens."""
+        window, tokens = self._window, batch.tokens
         for name, value in {"loss": result.loss, **result.terms}.items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
-        self._metrics = result.metrics
-        self._steps, self._inputs, self._tokens = self._steps + 1, self._inputs + inputs, self._tokens + tokens
-        self._computed += computed
+            window.sums[name] = window.sums.get(name, torch.zeros_like(value)) + value
+        window.metrics = result.metrics
+        window.steps += 1
+        window.inputs += sum(len(pool.inputs) for pool in batch.pools)
+        window.tokens += tokens
+        window.computed += tokens
 
     def write(self, step: int, extra: Mapping[str, float]) -> dict[str, float]:
         """Figures since the last log line, summed over processes; written, shown and tracked by the main process."""
-        names = sorted(self._sums)
-        counts = torch.tensor([float(self._inputs), float(self._tokens), float(self._computed)], dtype=torch.float64)
-        device = self.world.device
-        sums = torch.stack([self._sums[name].to(device, torch.float32) for name in names])
-        losses = (self.world.sum(sums) / max(1, self._steps)).tolist()
+        window, device = self._window, self.world.device
+        names = sorted(window.sums)
+        counts = torch.tensor([float(window.inputs), float(window.tokens), float(window.computed)], dtype=torch.float64)
+        sums = torch.stack([window.sums[name].to(device, torch.float32) for name in names])
+        losses = (self.world.sum(sums) / max(1, window.steps)).tolist()
         inputs, tokens, computed = self.world.sum(counts.to(device, torch.float32)).tolist()
-        seconds = max(1e-9, time.perf_counter() - self._since)
-        figures = dict(zip(names, losses, strict=True)) | {n: float(v) for n, v in self._metrics.items()}
+        seconds = max(1e-9, time.perf_counter() - window.since)
+        figures = dict(zip(names, losses, strict=True)) | {n: float(v) for n, v in window.metrics.items()}
         figures |= {
             "sentences_per_s": inputs / seconds,
             "tokens_per_s": tokens / seconds,
             "padding_share": 1.0 - tokens / computed if computed else 0.0,
-            "data_wait_share": min(1.0, (self._waited() - self._waited_before) / seconds),
+            "data_wait_share": min(1.0, (self._waited() - window.waited) / seconds),
             **extra,
         }
         self.record({"step": step, **figures})
         if self._track is not None:
             self._track(figures, step)
-        self._reset()
+        self._window = _Window(self._waited())
         return figures
 
     def rewind(self, step: int) -> None:
@@ -147,9 +194,9 @@ class RunLog:
         if not (self.world.is_main and self.path.is_file()):
             return
         lines = self.path.read_bytes().splitlines(keepends=True)
-        kept = [line for line in lines if _step_of(line) <= step]
-        if len(kept) < len(lines):
-            write_durably(self.path, b"".join(kept))
+        lines_before = [line for line in lines if _step_of(line) <= step]
+        if len(lines_before) < len(lines):
+            write_durably(self.path, b"".join(lines_before))
 
     def record(self, row: Mapping[str, Any]) -> None:
         """Append a row to ``log.jsonl``. A log that cannot be written is said once and does not end the run."""
@@ -160,5 +207,5 @@ class RunLog:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
             self._file_works = False
-            said = disk_said(error, self.path.parent)
-            self.progress.say(f"{self.path}: the log cannot be written ({said}); training goes on")
+            reason = disk_reason(error, self.path.parent)
+            self.progress.say(f"{self.path}: the log cannot be written ({reason}); training goes on")

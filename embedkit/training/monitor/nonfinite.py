@@ -39,20 +39,18 @@ class FiniteGuard:
         Where the last good checkpoint is looked up.
     where : callable
         Row id -> file and row.
-
-    Attributes
-    ----------
     record : callable
         Adds a row to the log: that of the step that ended the run, with its figures as they were.
     """
 
     def __init__(
-        self, folder: Path, world: World, store: CheckpointStore, step: TrainStep, where: Callable[[int], str]
-    ) -> None:
+        self, folder: Path, world: World, store: CheckpointStore, step: TrainStep, where: Callable[[int], str],
+        record: Callable[[dict[str, Any]], None],
+    ) -> None:  # fmt: skip
         self._folder, self._world, self._store, self._step, self._where = folder, world, store, step, where
         self._first = torch.zeros((), dtype=torch.int64, device=world.device)
         self._recent: list[tuple[int, StepBatch, Tensor]] = []
-        self.record: Callable[[dict[str, Any]], None] = lambda row: None
+        self._record = record
 
     @contextlib.contextmanager
     def named(self, step: int, batch: StepBatch) -> Iterator[None]:
@@ -64,8 +62,8 @@ class FiniteGuard:
 
     def refuse(self, step: int, batch: StepBatch, loss: Tensor) -> NonFiniteError:
         """The error for a loss or gradient that is not finite; call it on every process. `loss` is a share."""
-        shown = f"the {_kind(loss := self._world.sum(loss))} is not finite"
-        return self._error(step, batch, self._ids(batch), shown, "weights are unchanged", loss=float(loss))
+        what = f"the {_kind(loss := self._world.sum(loss))} is not finite"
+        return self._error(step, batch, self._ids(batch), what, "weights are unchanged", loss=float(loss))
 
     def skipped(self, step: int, batch: StepBatch, bad: Tensor) -> None:
         """Remember a step whose update was left out on the device if `bad`; nothing waits for the device."""
@@ -87,7 +85,7 @@ class FiniteGuard:
             raise NonFiniteError(
                 f"step {step} left weights that are not finite ({_few(bad) or 'on another process'}); they are not "
                 f"saved, {self._last_good()}",
-                where=str(self._folder), remedy="lower train.lr or set train.clip, and go on with --resume",
+                where=str(self._folder), remedy="lower train.lr or train.max_grad_norm, and start anew",
             )  # fmt: skip
 
     @contextlib.contextmanager
@@ -106,8 +104,8 @@ class FiniteGuard:
         return batch.ids if self._step.latest is None else self._step.latest.known.ids
 
     def _last_good(self) -> str:
-        found, _ = self._store.newest()
-        return "there is no checkpoint yet" if found is None else f"the last good checkpoint is step {found.step}"
+        good, _ = self._store.newest()
+        return "there is no checkpoint yet" if good is None else f"the last good checkpoint is step {good.step}"
 
     def _error(
         self, step: int, batch: StepBatch, ids: Tensor, what: str, after: str, cause: NonFiniteError | None = None,
@@ -127,7 +125,7 @@ class FiniteGuard:
             "bad": bad, "weights": weights,
         }  # fmt: skip
         file = self._list_rows(step, document)
-        self.record({"step": step, "loss": math.nan if loss is None else loss, "gradient_norm": math.nan})
+        self._record({"step": step, "loss": math.nan if loss is None else loss, "gradient_norm": math.nan})
         remedy = "take a model whose weights are finite" if weights else "lower train.lr, look at these rows"
         where = str(self._folder) if cause is None or cause.where is None else f"{self._folder}: {cause.where}"
         return NonFiniteError(f"{named}; {after}, {self._last_good()}", where=where, remedy=f"{remedy} ({file})")
@@ -147,13 +145,13 @@ class FiniteGuard:
         """Ids of the rows whose vector is not finite, by view."""
         if self._step.latest is None:
             return {}
-        latest, found = self._step.latest, dict[str, list[int]]()
+        latest, rows = self._step.latest, dict[str, list[int]]()
         for name, z in {**latest.outputs, **latest.embeddings}.items():
             bad = (~torch.isfinite(z).flatten(1).all(-1)).nonzero().squeeze(1)
             owner = latest.known.owner.get(name)
             if len(bad) and owner is not None and len(owner) == len(z):
-                found[name] = sorted(set(latest.known.ids[owner[bad]].tolist()))
-        return found
+                rows[name] = sorted(set(latest.known.ids[owner[bad]].tolist()))
+        return rows
 
 
 def bad_weights(module: nn.Module) -> list[str]:

@@ -74,13 +74,13 @@ def assign_groups(
 
 def _layer_factors(rules: dict[str, GroupConfig | None]) -> dict[str, float]:
     """Factors on the learning rate of the parameters whose group has a ``layer_decay``."""
-    found: dict[str, float] = {}
+    factors: dict[str, float] = {}
     for pattern in dict.fromkeys(rule.pattern for rule in rules.values() if rule is not None):
         own = [name for name, rule in rules.items() if rule is not None and rule.pattern == pattern]
         rule = rules[own[0]]
         if rule is not None and rule.layer_decay is not None:
-            found |= layer_factors(own, rule.layer_decay)
-    return found
+            factors |= layer_factors(own, rule.layer_decay)
+    return factors
 
 
 def _group_key(
@@ -98,11 +98,21 @@ def _group_key(
 def schedule_factor(step: int, total: int, config: TrainConfig) -> float:
     """The factor on the peak learning rate at optimiser step `step` (0-based) of `total`: a pure function.
 
-    Warm-up rises linearly; then "linear" falls to 0, "cosine" falls along half a cosine, "constant" stays.
+    Warm-up rises linearly; then "linear" falls to 0, "cosine" falls along half a cosine, "constant" stays. With
+    ``warmup_start: zero`` the factors are those of transformers' schedules, whose first update has a rate of 0.
+
+    Examples
+    --------
+    >>> [schedule_factor(step, 10, TrainConfig(epochs=1, warmup=3)) for step in range(4)]
+    [0.25, 0.5, 0.75, 1.0]
+    >>> [schedule_factor(step, 10, TrainConfig(epochs=1, warmup=2, warmup_start="zero")) for step in range(3)]
+    [0.0, 0.5, 1.0]
     """
     warmup = config.warmup if config.warmup >= 1 else config.warmup * total
+    if config.warmup_start == "zero":
+        warmup = math.ceil(warmup)
     if step < warmup:
-        return (step + 1) / (warmup + 1)
+        return step / warmup if config.warmup_start == "zero" else (step + 1) / (warmup + 1)
     if config.schedule == "constant":
         return 1.0
     progress = min(1.0, (step - warmup) / max(1.0, total - warmup))
@@ -144,9 +154,9 @@ class Optimiser:
         return [part for part in apart if part]
 
     def clip(self, norm: Tensor) -> None:
-        """Scale gradients so that their norm is at most ``train.clip``."""
-        if self.config.clip is not None:
-            self.scale_gradients(torch.clamp(self.config.clip / (norm + 1e-6), max=1.0))
+        """Scale gradients so that their norm is at most ``train.max_grad_norm``."""
+        if self.config.max_grad_norm is not None:
+            self.scale_gradients(torch.clamp(self.config.max_grad_norm / (norm + 1e-6), max=1.0))
 
     def step(self, factor: float, skip: Tensor | None = None) -> None:
         """Update with every group's learning rate times `factor`; nothing moves where `skip` (device scalar) is 1."""
@@ -242,7 +252,7 @@ class RunningMean:
     def swapped(self, module: nn.Module) -> Iterator[None]:
         """Generator for a context in which the module holds the means."""
         named = dict(module.named_parameters())
-        kept = {name: named[name].detach().clone() for name in self.mean}
+        weights = {name: named[name].detach().clone() for name in self.mean}
         with torch.no_grad():
             for name, value in self.mean.items():
                 named[name].copy_(value)
@@ -250,5 +260,5 @@ class RunningMean:
             yield
         finally:
             with torch.no_grad():
-                for name, value in kept.items():
+                for name, value in weights.items():
                     named[name].copy_(value)

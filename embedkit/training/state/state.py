@@ -13,6 +13,7 @@ from embedkit import __version__
 from embedkit.errors import CheckpointError, RecipeError
 from embedkit.recipe import Recipe
 from embedkit.recipe_io import check_recipe, dump_recipe, parse_yaml
+from embedkit.training.loop.batches import StepBatch
 from embedkit.training.loop.cache import RandomState
 from embedkit.training.loop.step import Bundle
 from embedkit.training.optim.optimizer import Optimiser, RunningMean, like, whole
@@ -53,6 +54,15 @@ class RunState:
     history: list[dict[str, Any]] = field(default_factory=list)
     idle: int = 0  # evaluations since the best one
     samples: Samples = field(default_factory=Samples)
+
+    def advance(self, batch: StepBatch, steps_per_epoch: int | None) -> None:
+        """Count a finished step: the position moves to the next batch, in the next epoch after the last of one."""
+        position = self.position
+        position.step += 1
+        position.epoch, position.epoch_step = batch.epoch, batch.step + 1
+        if steps_per_epoch is not None and position.epoch_step >= steps_per_epoch:
+            position.epoch, position.epoch_step = batch.epoch + 1, 0
+        self.samples.add(batch)
 
     def save(self, store: CheckpointStore, recipe: Recipe, fingerprint: str, world: World) -> Checkpoint | None:
         """Write a checkpoint; called on every process, written by the main one."""
@@ -122,7 +132,7 @@ class RunState:
             _restore_random(checkpoint, world)
 
     def _origin(self, fingerprint: str, world: World) -> dict[str, Any]:
-        """What a run must share with the one that wrote its checkpoint, besides the recipe, to go on bit for bit."""
+        """What a run must share with the one that wrote its checkpoint, besides the recipe, to resume bit for bit."""
         return {
             "world": world.size, "data": fingerprint, "embedkit": __version__, "torch": str(torch.__version__),
             "device": world.device.type, "reading": self.bundle.model.reading_hash(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from tests.objectives.harness import Arrays, Case, Draw, Facts, Oracle, views
@@ -24,6 +26,13 @@ def hard(rng: np.random.Generator, step: int) -> Draw:
 def hard_scored(rng: np.random.Generator, step: int) -> Draw:
     """Hard negatives, and one margin a row."""
     return views(rng, hard=HARD, score=rng.normal(size=5))
+
+
+def rated(rng: np.random.Generator, step: int) -> Draw:
+    """Hard negatives, and a teacher's score of each candidate."""
+    draw = views(rng, hard=HARD)
+    draw.known["scores"] = {name: rng.normal(size=len(draw.vectors[name])) for name in ("positive", "negatives")}
+    return draw
 
 
 def taught(rng: np.random.Generator, step: int, width: int = 6, negatives: bool = True) -> Draw:
@@ -100,8 +109,24 @@ def distill(tau: float, tau_teacher: float, symmetric: bool = False) -> Oracle:
     return loss
 
 
-def margin_mse(similarity: str, teacher: bool) -> Oracle:
-    """Margins of the student and of a teacher, or of the data."""
+def distill_scores(tau: float, tau_teacher: float, like: Callable[..., float]) -> Oracle:
+    """KL from a teacher's scores of a row's own candidates, times the square of the student's temperature."""
+
+    def loss(x: Arrays, fixed: Arrays, facts: Facts) -> float:
+        owner, rows = facts.owner["negatives"], []
+        for i in range(facts.size):
+            own = [(x["positive"][i], facts.scores["positive"][i])]
+            own += [(n, s) for n, s, o in zip(x["negatives"], facts.scores["negatives"], owner, strict=True) if o == i]
+            student = np.array([[like(x["anchor"][i], z) for z, _ in own]])
+            teacher = np.array([[score for _, score in own]])
+            rows += softmax.soft_target_rows(student, teacher, tau, tau_teacher)
+        return mean(rows) * tau**2
+
+    return loss
+
+
+def margin_mse(similarity: str, teacher: bool | str) -> Oracle:
+    """Margins of the student and of a teacher (its vectors, or its scores), or of the data."""
     like = dot if similarity == "dot" else cosine
 
     def margins(v: Arrays, owner: np.ndarray) -> list[float]:
@@ -110,7 +135,11 @@ def margin_mse(similarity: str, teacher: bool) -> Oracle:
 
     def loss(x: Arrays, fixed: Arrays, facts: Facts) -> float:
         owner = facts.owner["negatives"]
-        target = margins(facts.guide, owner) if teacher else [facts.score[i] for i in owner]
+        if teacher == "scores":
+            own, other = facts.scores["positive"], facts.scores["negatives"]
+            target = [own[i] - other[k] for k, i in enumerate(owner)]
+        else:
+            target = margins(facts.guide, owner) if teacher else [facts.score[i] for i in owner]
         return pairs.margin_mse(margins(x, owner), target)
 
     return loss
@@ -159,6 +188,14 @@ CASES = [
     Case("distill-kl", distill(0.05, 0.05), draw=taught),
     Case("distill-kl", distill(0.3, 0.2), {"temperature": 0.3, "teacher_temperature": 0.2}, taught_pairs, "pairs"),
     Case("distill-kl", distill(0.3, 0.05, True), {"temperature": 0.3, "symmetric": True}, taught_pairs, "symmetric"),
+    Case(
+        "distill-kl",
+        distill_scores(0.3, 0.7, dot),
+        {"temperature": 0.3, "teacher_temperature": 0.7, "similarity": "dot"},
+        rated,
+        "scores",
+    ),
+    Case("margin-mse", margin_mse("dot", "scores"), {}, rated, "scores-of-all"),
     Case("margin-mse", margin_mse("dot", True), draw=taught),
     Case("margin-mse", margin_mse("cosine", False), {"similarity": "cosine"}, hard_scored, "score"),
     Case("embedding-mse", embedding_mse(False), draw=taught_same),

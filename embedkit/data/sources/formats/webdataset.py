@@ -1,8 +1,7 @@
 """Tar shards as the webdataset library writes them: files of one sample stand together and share a name.
 
-A sample's files are ``KEY.EXTENSION`` (the key ends at the first dot of the file name). Images become the column
-``image``, ``txt`` the column ``text``, ``cls`` the column ``label``; the fields of a ``json`` object become columns of
-their own where the name is free; other files keep their extension as column. Nothing is unpacked, no pickle is read.
+A sample's files are ``KEY.EXTENSION`` (the key ends at the first dot of the file name), and become columns as
+`embedkit.data.sources.formats.samples` says. Nothing is unpacked, no pickle is read.
 """
 
 from __future__ import annotations
@@ -10,42 +9,29 @@ from __future__ import annotations
 import contextlib
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import PurePosixPath
 from typing import Any
 
-from embedkit.data.images.pictures import SUFFIXES
 from embedkit.data.schema.rows import BadRow, Record
-from embedkit.data.sources.readers import json_object
-from embedkit.data.sources.tables import seekable
+from embedkit.data.sources.files import seekable
+from embedkit.data.sources.formats.samples import hidden, sample_cells
+from embedkit.data.sources.registry import Format, readers
+from embedkit.data.sources.remote import Location
 from embedkit.errors import DataError
 
 MAX_FILE = 256 * 2**20
 """Largest file in a shard that is read, in bytes."""
 
-_TEXT = {"txt": "text", "text": "text", "caption": "caption", "transcript": "text"}
+
+APART = "files apart"
+"""Reason of a sample whose files do not stand together in the shard."""
+
+_STAND_APART = "the files of the sample {!r} do not stand together"
+_SORT = "pack the shard in the order of the names, as tar --sort=name does"
 
 
-def is_shard(path: Path) -> bool:
-    """Whether a name is that of a shard."""
-    return path.name.endswith((".tar", ".tar.gz", ".tgz"))
-
-
-def expand(pattern: str) -> list[str]:
-    """``a-{000..012}.tar`` and ``{a,b}.tar`` written out; braces around anything else are part of a name."""
-    start, end = pattern.find("{"), pattern.find("}")
-    if start < 0 or end < start:
-        return [pattern]
-    inside = pattern[start + 1 : end]
-    first, dots, last = inside.partition("..")
-    if dots and first.isdecimal() and last.isdecimal():
-        choices = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
-    else:
-        choices = inside.split(",") if "," in inside else []
-    choices = choices or [pattern[start : end + 1]]
-    return [pattern[:start] + choice + rest for choice in choices for rest in expand(pattern[end + 1 :])]
-
-
-def read_shard(path: Path, start: int = 0) -> Iterator[Record]:
+def read_shard(path: Location, start: int = 0) -> Iterator[Record]:
     """Samples of a shard, numbered from 1; the first `start` are passed over without reading their files.
 
     A sample that cannot be used comes as a `BadRow`, so that every sample keeps its number. A shard that breaks off
@@ -70,7 +56,7 @@ def read_shard(path: Path, start: int = 0) -> Iterator[Record]:
         yield 1, bad
 
 
-def count_samples(path: Path) -> int:
+def count_samples(path: Location) -> int:
     """How many records `read_shard` gives; only the headers of the files are read."""
     try:
         with _opened(path) as tar:
@@ -80,7 +66,7 @@ def count_samples(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tarfile.TarFile]:
+def _opened(path: Location) -> Iterator[tarfile.TarFile]:
     """The shard, through a temporary file when it is gzipped, because samples are read by place."""
     if not path.is_file():
         raise DataError("no such file", where=str(path), remedy="check the path")
@@ -102,6 +88,7 @@ def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, list[tarfile.TarInfo] 
     """Key and files of each sample."""
     key: str | None = None
     members: list[tarfile.TarInfo] = []
+    ended: set[str | None] = set()
     while True:
         try:
             member = tar.next()
@@ -115,16 +102,17 @@ def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, list[tarfile.TarInfo] 
         if member is None:
             damage = _damage_at_end(tar)
             break
-        if not member.isfile() or PurePosixPath(member.name).name.startswith((".", "_")):
+        if not member.isfile() or hidden(PurePosixPath(member.name).name):
             continue
         own = _key(member.name)
         if own != key and members:
-            yield key or "", members
+            yield key or "", BadRow(APART, _STAND_APART.format(key), remedy=_SORT) if key in ended else members
+            ended.add(key)
             members = []
         key = own
         members.append(member)
     if members:
-        yield key or "", members
+        yield key or "", BadRow(APART, _STAND_APART.format(key), remedy=_SORT) if key in ended else members
     if damage:
         yield "", BadRow("damaged shard", damage, remedy="write or copy it again")
     elif key is None:
@@ -151,29 +139,10 @@ def _key(name: str) -> str:
 
 
 def _cells(tar: tarfile.TarFile, key: str, members: list[tarfile.TarInfo]) -> dict[str, Any]:
-    cells: dict[str, Any] = {"__key__": key}
-    fields: dict[str, Any] = {}
-    for member in members:
-        extension = PurePosixPath(member.name).name.partition(".")[2].lower()
-        content = _content(tar, member)
-        if f".{extension}" in SUFFIXES:
-            _put(cells, "image", content)
-        elif extension in _TEXT:
-            _put(cells, _TEXT[extension], _text(content, member.name))
-        elif extension == "cls":
-            _put(cells, "label", _text(content, member.name).strip())
-        elif extension == "json":
-            found = _object(content, member.name)
-            fields |= found
-        else:
-            _put(cells, extension, content)
-    return fields | cells
-
-
-def _put(cells: dict[str, Any], name: str, value: Any) -> None:
-    if name in cells:
-        raise BadRow("duplicate file", f"the sample has two files for {name!r}", remedy="write the shard again")
-    cells[name] = value
+    files = ((PurePosixPath(member.name).name.partition(".")[2].lower(), member) for member in members)
+    return {"__key__": key} | sample_cells(
+        (extension, member.name, partial(_content, tar, member)) for extension, member in files
+    )
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -189,15 +158,4 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return content
 
 
-def _text(content: bytes, name: str) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadRow("not UTF-8", f"{name!r} is not UTF-8", remedy="write the shard again") from error
-
-
-def _object(content: bytes, name: str) -> dict[str, Any]:
-    try:
-        return json_object(_text(content, name))
-    except BadRow as bad:
-        raise BadRow(bad.reason, f"{name!r}: {bad.what}", remedy="write the shard again") from bad
+readers.add("webdataset")(Format((".tar", ".tgz"), read_shard, lanes=True))

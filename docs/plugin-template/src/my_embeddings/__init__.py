@@ -1,0 +1,1 @@
+"""Own parts for embedkit."""

@@ -1,0 +1,52 @@
+"""What the commands on a recipe share: reading it, with the words after it."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from embedkit.errors import COMMAND_LINE, UserError
+
+if TYPE_CHECKING:
+    from embedkit.recipe import Recipe
+
+
+def open_recipe(name: str, words: Sequence[str], *, smoke: bool = False) -> Recipe:
+    """The recipe of a command line, settings and data files after its name laid over it.
+
+    Raises
+    ------
+    UserError
+        The first word is data, and no recipe.
+    RecipeError
+        As `embedkit.recipe_io.load_recipe`.
+    """
+    from embedkit.overrides import is_data_file
+    from embedkit.recipe_io import load_recipe
+
+    if is_data_file(name) or Path(name).is_dir():
+        raise UserError(f"{name!r} is data, and the recipe is missing", where=COMMAND_LINE,
+                        remedy=f"write the recipe before it, e.g. `embedkit train pairs {name}`")  # fmt: skip
+    return load_recipe(name, words, smoke=smoke)
+
+
+def missing_files(recipe: Recipe) -> list[str]:
+    """Paths of sources on this disk that are not there.
+
+    Shards of a pattern such as ``a-{000..012}.tar`` are looked up one by one; names of the hub, addresses and built-in
+    data are not looked up.
+    """
+    from embedkit.data.sources.sources import expand
+
+    missing = []
+    for source in recipe.data.train:
+        local = source.format not in ("hub", "builtin") and "://" not in source.path
+        if not local or source.path.startswith("builtin:") or source.file is not None:
+            continue
+        for path in expand(source.path):
+            is_name = path.count("/") == 1 and not Path(path).suffix and not Path(path).parent.is_dir()
+            if not (Path(path).exists() or is_name or glob.glob(path, recursive=True)):
+                missing.append(path)
+    return missing

@@ -1,0 +1,205 @@
+"""Words of a command line that cannot be taken, in our words, and options of other trainers as settings of a recipe."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, get_args, get_type_hints
+
+import typer
+from typer.core import TyperCommand
+
+from embedkit.errors import COMMAND_LINE, UserError, nearest
+
+# Typer brings its own copy of click or depends on it, by version; the class of usage errors is reached through what
+# typer itself exports.
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+HELP_NAMES = ["--help", "-h"]
+RENAMED_OPTIONS = {"--dim": "--truncate-dim"}
+"""Old or other spelling of an option -> ours; either is read where the command has only the other one."""
+
+_KINDS = {int: "a whole number", float: "a number"}
+
+
+class Command(TyperCommand):
+    """A sub-command whose mistakes are one line in our words."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The words that are left after the options, as click has it; none may be left."""
+        words = self.rewritten(list(args))
+        ctx.allow_extra_args = True
+        try:
+            rest = super().parse_args(ctx, list(words))  # the parser takes words out of its list
+        except UsageError as error:
+            raise in_our_words(error, self, words, ctx.command_path) from None
+        if ctx.args:
+            arguments = " ".join(argument_names(self)) or "no words"
+            raise UserError(
+                f"one word too many: {ctx.args[0]!r}", where=COMMAND_LINE,
+                remedy=f"`{ctx.command_path}` takes {arguments}; see `{ctx.command_path} --help`",
+            )  # fmt: skip
+        return rest
+
+    def rewritten(self, words: list[str]) -> list[str]:
+        """`words` with options of another spelling by their own name."""
+        names = option_names(self)
+        changed: list[str] = []
+        for number, word in enumerate(words):
+            if word == "--":
+                return changed + words[number:]
+            name, equals, value = word.partition("=")
+            other = RENAMED_OPTIONS.get(name) or {new: old for old, new in RENAMED_OPTIONS.items()}.get(name)
+            if name not in names and other in names:
+                if name in RENAMED_OPTIONS:
+                    typer.echo(f"embedkit: {name} is called {other} now", err=True)
+                word = f"{other}{equals}{value}"
+            changed.append(word)
+        return changed
+
+
+class RecipeCommand(Command):
+    """A sub-command on a recipe: ``--lr 1e-5`` is the setting ``lr=1e-5``."""
+
+    def rewritten(self, words: list[str]) -> list[str]:
+        """`words` with each option that is a setting as ``key=value``."""
+        own = {name: param for param in self.params for name in (*param.opts, *param.secondary_opts)}
+        rest = super().rewritten(words)
+        changed: list[str] = []
+        while rest:
+            word = rest.pop(0)
+            name, equals, value = word.partition("=")
+            if word == "--":
+                return [*changed, word, *rest]
+            param = own.get(name)
+            if param is not None or not word.startswith("--") or name in HELP_NAMES:
+                changed.append(word)
+                if param is not None and not equals and rest and not getattr(param, "is_flag", False):
+                    changed.append(rest.pop(0))
+                continue
+            is_switch = self._check_setting(name, value)
+            if not equals and rest and not re.match(r"-(?!\d|\.\d)", rest[0]):
+                value = rest.pop(0)
+            elif not equals and not is_switch:
+                raise UserError(f"{name} needs a value", where=COMMAND_LINE, remedy=f"write {name} VALUE")
+            changed.append(f"{name.removeprefix('--')}={value if value or equals else 'true'}")
+        return changed
+
+    def _check_setting(self, name: str, value: str) -> bool:
+        """Whether an option that is a setting may stand without a value; others are refused with the nearest one."""
+        from embedkit.overrides import full_key
+        from embedkit.peer_names import FLAGS, plain
+        from embedkit.recipe_keys import nearest_key, recipe_keys
+
+        key = name.removeprefix("--")
+        try:
+            dotted = full_key(key, COMMAND_LINE, value)[0]
+            return plain(key) in FLAGS or recipe_keys().get(dotted) is bool
+        except UserError as error:
+            if not error.what.startswith("unknown"):
+                raise
+            clause = nearest_key(key)
+            see = clause if clause.startswith("did you mean") else "`embedkit recipes NAME --resolved` has all settings"
+            raise _unknown(name, option_names(self), see) from None
+
+
+def _unknown(option: str, names: Sequence[str], otherwise: str) -> UserError:
+    """The error for an option that is not there: the nearest one, or else what to do."""
+    clause = nearest(option, [name for name in names if name.startswith("--")])
+    remedy = clause if clause.startswith("did you mean") else otherwise
+    return UserError(f"unknown option {option!r}", where=COMMAND_LINE, remedy=remedy)
+
+
+def option_names(command: Any) -> list[str]:
+    """Every spelling of every option of a command."""
+    params = [param for param in command.params if param.param_type_name == "option"]
+    return [*(name for param in params for name in (*param.opts, *param.secondary_opts)), *HELP_NAMES]
+
+
+def argument_names(command: Any) -> list[str]:
+    """What stands for each argument of a command in its help, e.g. ``RECIPE``."""
+    return [_name(param) for param in command.params if param.param_type_name == "argument"]
+
+
+def _name(param: Any) -> str:
+    if param.param_type_name == "argument":
+        return str(param.metavar or param.name.upper())
+    return str(max(param.opts, key=len))
+
+
+def in_our_words(error: Exception, command: Any, words: Sequence[str], path: str) -> UserError:
+    """The error that tells what click or typer has found wrong with the words after a command.
+
+    Parameters
+    ----------
+    error : Exception
+        Of the classes of usage errors, which are known by their names here.
+    command : click command
+        Its parameters are named.
+    words : sequence of str
+        As they were typed.
+    path : str
+        How the command is called, e.g. ``embedkit train``.
+    """
+    help_line = f"see `{path} --help`"
+    param, kind = getattr(error, "param", None), type(error).__name__
+    option = getattr(error, "option_name", None)
+    if kind == "NoSuchOption":
+        return _unknown(str(option), option_names(command), help_line)
+    if kind == "MissingParameter" and param is not None:
+        usage = " ".join([path, *argument_names(command)])
+        return UserError(f"{_name(param)} is missing", where=COMMAND_LINE, remedy=f"write `{usage}`; {help_line}")
+    if option is not None:
+        owner = next((one for one in command.params if option in (*one.opts, *one.secondary_opts)), None)
+        need = "takes no value" if getattr(owner, "is_flag", False) else "needs a value"
+        return UserError(f"{option} {need}", where=COMMAND_LINE, remedy=help_line)
+    if param is not None:
+        kinds, least = _kind(command, param.name)
+        rule = f"it must be {kinds}" + ("" if least is None else f", {least} at least")
+        value = _value_of(words, (*param.opts, *param.secondary_opts))
+        return UserError(f"{_name(param)} is {value!r}", where=COMMAND_LINE, remedy=rule)
+    return UserError("the words cannot be taken apart into options and values", where=COMMAND_LINE, remedy=help_line)
+
+
+def _kind(command: Any, name: str) -> tuple[str, int | None]:
+    """What a parameter of a command must be, and its least value; read off the annotation of the function."""
+    annotation = get_type_hints(command.callback, include_extras=True)[name]
+    inner = get_args(annotation)[0] if hasattr(annotation, "__metadata__") else annotation
+    kinds = [_KINDS[kind] for kind in (inner, *get_args(inner)) if kind in _KINDS]
+    least = [info.min for info in getattr(annotation, "__metadata__", ()) if getattr(info, "min", None) is not None]
+    return " or ".join(kinds) or "another value", next(iter(least), None)
+
+
+def _value_of(words: Sequence[str], names: Iterable[str]) -> str:
+    """The word that an option was set to."""
+    for number, word in enumerate(words):
+        for name in names:
+            if word.startswith(f"{name}="):
+                return word.partition("=")[2]
+            if word == name and number + 1 < len(words):
+                return words[number + 1]
+    return ""
+
+
+def check_command(words: Sequence[str], commands: Iterable[str], own: Iterable[str]) -> None:
+    """Refuse a first word that is neither a command nor an option of `embedkit` itself.
+
+    Raises
+    ------
+    UserError
+        With the nearest command.
+    """
+    first = next(iter(words), None)
+    if first is None or first in commands or first in own:
+        return
+    if first.startswith("-"):
+        name = first.partition("=")[0]
+        raise _unknown(name, list(own), "options stand after the command; see `embedkit --help`")
+    from embedkit.resources import recipe_names
+
+    if first in recipe_names():
+        raise UserError(f"{first!r} is a recipe, not a command", where=COMMAND_LINE,
+                        remedy=f"write `embedkit train {first}`")  # fmt: skip
+    clause = nearest(first, commands)
+    remedy = clause if clause.startswith("did you mean") else "see `embedkit --help`"
+    raise UserError(f"unknown command {first!r}", where=COMMAND_LINE, remedy=remedy)

@@ -1,0 +1,173 @@
+"""Tables of text: csv and tsv, one `Record` after the other in constant memory.
+
+Cells are text and stay text: ``001``, ``NA`` and ``null`` are never turned into something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from embedkit.data.schema.rows import BadRow, Record
+from embedkit.data.sources.files import MAX_LINE, chomp, text_lines
+from embedkit.data.sources.registry import Format, readers
+from embedkit.data.sources.remote import Location
+from embedkit.errors import DataError
+
+SEPARATORS = {"\t": "tabs", ";": "';'", "|": "'|'"}
+"""What separates cells where it is no comma, and its name."""
+
+
+def read_tsv(path: Location, header: Sequence[str] | None = None) -> Iterator[Record]:
+    """Tab-separated cells below a header line; no quoting, so a quotation mark is an ordinary character.
+
+    With `header`, the names of the columns, the first line is data.
+    """
+    yield from _table(path, ((number, number, _split_tabs(line)) for number, line in text_lines(path)), header)
+
+
+def read_csv(path: Location, separator: str | None = None, header: Sequence[str] | None = None) -> Iterator[Record]:
+    """Separated cells below a header line, with quoting as in RFC 4180 (a quoted cell may span lines).
+
+    Without `separator` it is a comma, or what stands in the first line instead of any comma: tabs, ';' or '|'. With
+    `header`, the names of the columns, the first line is data.
+    """
+    yield from _table(path, _csv_rows(path, separator or separator_of(path)), header)
+
+
+def separator_of(path: Location) -> str:
+    """The separator of a csv file by its first line: a comma unless there is none, and one of `SEPARATORS` alone is."""
+    first = next((line for _, line in text_lines(path)), "")
+    if isinstance(first, BadRow) or "," in first:
+        return ","
+    signs = [sign for sign in SEPARATORS if sign in first]
+    return signs[0] if len(signs) == 1 else ","
+
+
+def _told(path: Location) -> tuple[str, str] | None:
+    sign = separator_of(path)
+    return None if sign == "," else (f"cells are separated by {SEPARATORS[sign]}", "separator")
+
+
+def _split_tabs(line: str | BadRow) -> list[str] | BadRow:
+    return line if isinstance(line, BadRow) else chomp(line).split("\t")
+
+
+def _table(
+    path: Location, rows: Iterator[tuple[int, int, list[str] | BadRow]], names: Sequence[str] | None
+) -> Iterator[Record]:
+    """Rows of cells to records, the first row being the header where `names` is None."""
+    header = None if names is None else check_header(names, str(path))
+    for number, last, cells in rows:
+        if header is None:
+            if isinstance(cells, BadRow):
+                raise cells
+            header = check_header(cells, f"{path}:{number}")
+            if header == [""]:
+                raise DataError("the header line is blank", where=f"{path}:{number}", remedy="name the columns there")
+        elif isinstance(cells, BadRow):
+            yield number, cells
+        elif cells == header and len(header) > 1:
+            what = "the line repeats the header"
+            yield number, BadRow("repeated header", what, where=f"{path}:{number}", remedy="remove it")
+        elif len(cells) == len(header):
+            yield number, dict(zip(header, cells, strict=True))
+        else:
+            yield number, _ragged(path, number, last, cells, header)
+
+
+def _ragged(path: Location, number: int, last: int, cells: Sequence[str], header: Sequence[str]) -> BadRow:
+    lines = f"{path}:{number}" if last == number else f"{path}:{number}-{last}"
+    what = "the line is blank" if list(cells) == [""] else f"{len(cells)} cells where the header has {len(header)}"
+    return BadRow("ragged row", what, where=lines, remedy="check separators and quotation marks on this line")
+
+
+def check_header(names: Sequence[str], where: str) -> list[str]:
+    """The names of the columns, checked to be different; raises `DataError` for a name that occurs twice."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise DataError(f"column {name!r} occurs twice in the header", where=where, remedy="rename one of them")
+        seen.add(name)
+    return list(names)
+
+
+def _csv_rows(path: Location, separator: str) -> Iterator[tuple[int, int, list[str] | BadRow]]:
+    """First line, last line and cells of each csv row."""
+    cells: list[str] = []
+    pieces: list[str] = []  # a quoted cell that goes on over the end of the line
+    size, first = 0, 0
+    for number, line in text_lines(path):
+        if isinstance(line, BadRow):
+            yield number, number, line
+            cells, pieces, size = [], [], 0
+            continue
+        if not pieces:
+            first = number
+            if '"' not in line:  # the usual case, many times faster
+                yield number, number, chomp(line).split(separator)
+                continue
+        size += len(line)
+        if size > MAX_LINE:
+            break
+        try:
+            if _scan(line, cells, pieces, separator):
+                continue
+        except BadRow as bad:
+            yield first, number, bad.at(f"{path}:{number}")
+        else:
+            yield first, number, cells
+        cells, pieces, size = [], [], 0
+    if pieces:
+        raise DataError(
+            "a quotation mark opened here is never closed",
+            where=f"{path}:{first}",
+            remedy='close it, or write a quotation mark inside quoted text twice ("")',
+        )
+
+
+def _scan(line: str, cells: list[str], pieces: list[str], separator: str) -> bool:
+    """Append the cells of one line; True when a quoted cell goes on in the next line (its text so far in `pieces`)."""
+    end = len(chomp(line))
+    at, quoted = 0, bool(pieces)
+    while True:
+        if quoted or line.startswith('"', at):
+            at += 0 if quoted else 1
+            quoted = False
+            at = _quoted(line, at, pieces)
+            if at < 0:
+                return True
+            cells.append("".join(pieces))
+            pieces.clear()
+            if at < end and line[at] != separator:
+                raise BadRow(
+                    "bad quotes",
+                    f"column {at + 1}: text after the closing quotation mark",
+                    remedy='write a quotation mark inside quoted text twice ("")',
+                )
+        else:
+            stop = line.find(separator, at, end)
+            stop = end if stop < 0 else stop
+            cells.append(line[at:stop])
+            at = stop
+        if at >= end:
+            return False
+        at += 1  # the separator
+
+
+def _quoted(line: str, at: int, pieces: list[str]) -> int:
+    """Append the text up to the closing mark to `pieces`; the position after the mark, or -1 when it is not there."""
+    while True:
+        mark = line.find('"', at)
+        if mark < 0:
+            pieces.append(line[at:])
+            return -1
+        if line.startswith('"', mark + 1):
+            pieces.append(line[at : mark + 1])
+            at = mark + 2
+        else:
+            pieces.append(line[at:mark])
+            return mark + 1
+
+
+readers.add("csv")(Format((".csv",), read_csv, options=("separator", "header"), guess=_told))
+readers.add("tsv")(Format((".tsv", ".tab"), read_tsv, options=("header",)))

@@ -1,0 +1,51 @@
+"""JSON text to values: every key once, every text whole."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from embedkit.data.schema.characters import check_characters
+from embedkit.data.schema.rows import BadRow
+
+
+def json_object(line: str) -> dict[str, Any]:
+    """A JSON object, every key once and every text whole; raises `BadRow` without a place."""
+    try:
+        value = json.loads(line, object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        raise BadRow("bad JSON", f"not JSON ({error.msg}, column {error.colno})", remedy="one object a line") from error
+    except RecursionError as error:
+        raise BadRow("bad JSON", "JSON nested too deeply", remedy="one flat object a line") from error
+    except ValueError as error:  # a number of more digits than Python converts
+        raise BadRow("bad JSON", f"not usable JSON ({error})", remedy="shorten the number") from error
+    if not isinstance(value, dict):
+        raise BadRow(
+            "bad JSON", f"a JSON {type(value).__name__}, not an object", remedy='write {"column": value, ...} a line'
+        )
+    if "\\u" in line:
+        check_escapes(value)
+    return value
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of some pairs; raises `BadRow` for a key that occurs twice."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise BadRow("duplicate key", f"key {twice!r} occurs twice in one object", remedy="rename one of them")
+    return value
+
+
+def check_escapes(value: Any) -> None:
+    """Refuse texts that JSON escapes can smuggle in and UTF-8 cannot hold: NUL and lone surrogates."""
+    if isinstance(value, str):
+        check_characters(value)
+    elif isinstance(value, list):
+        for item in value:
+            check_escapes(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            check_characters(key)
+            check_escapes(item)

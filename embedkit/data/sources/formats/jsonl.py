@@ -1,0 +1,36 @@
+"""JSON lines: one object a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from embedkit.data.schema.rows import BadRow, Record
+from embedkit.data.sources.files import text_lines
+from embedkit.data.sources.formats.json_objects import json_object
+from embedkit.data.sources.registry import Format, readers
+from embedkit.data.sources.remote import Location
+
+
+def read_jsonl(path: Location) -> Iterator[Record]:
+    """One JSON object a line; a key given twice in an object is refused, blank lines are allowed at the end only."""
+    blank: int | None = None
+    for number, line in text_lines(path):
+        if isinstance(line, BadRow):
+            yield number, line
+            continue
+        if not line.strip():
+            blank = blank or number
+            continue
+        if blank is not None:
+            yield (
+                blank,
+                BadRow("blank line", "the line is blank", where=f"{path}:{blank}", remedy="remove it"),
+            )
+            blank = None
+        try:
+            yield number, json_object(line)
+        except BadRow as bad:
+            yield number, bad.at(f"{path}:{number}")
+
+
+readers.add("jsonl")(Format((".jsonl", ".ndjson"), read_jsonl))

@@ -1,0 +1,19 @@
+"""Text files with one text a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from embedkit.data.schema.rows import BadRow, Record
+from embedkit.data.sources.files import chomp, text_lines
+from embedkit.data.sources.registry import Format, readers
+from embedkit.data.sources.remote import Location
+
+
+def read_txt(path: Location) -> Iterator[Record]:
+    """One sentence a line, in the column ``text``."""
+    for number, line in text_lines(path):
+        yield number, line if isinstance(line, BadRow) else {"text": chomp(line)}
+
+
+readers.add("txt")(Format((".txt",), read_txt))

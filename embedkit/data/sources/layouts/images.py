@@ -1,0 +1,55 @@
+"""Folders of images without a table: every file is a row, its sub-folder its class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from embedkit.data.images.pictures import is_image
+from embedkit.data.schema.rows import Part, Record
+from embedkit.data.sources.formats.samples import visible_files
+from embedkit.data.sources.layouts.splits import choose_split, split_name
+from embedkit.data.sources.registry import FolderRequest, Layout, layouts
+
+
+def image_names(folder: Path) -> list[str]:
+    """Relative names of the images in a folder and its sub-folders by their endings; hidden ones are left out."""
+    return [name for name in visible_files(folder) if is_image(name)]
+
+
+def image_folder(request: FolderRequest) -> list[Part] | None:
+    """Rows of a folder of images, or None when there is no image.
+
+    Columns: ``image``, the path relative to the folder; where every image lies in a sub-folder also ``label``, the
+    number of the sub-folder among the sorted ones, and ``label_name``, its name with blanks for underscores. Folders
+    that are named like splits (``train/cat/x.jpg``) are splits and no classes.
+    """
+    names = image_names(request.folder)
+    if not names:
+        return None
+    tops = sorted({name.partition("/")[0] for name in names})
+    if all("/" in name for name in names) and all(map(split_name, tops)):
+        chosen = choose_split(tops, request.split, str(request.folder), request.prefer, request.guess)
+        return [_part(request.folder / chosen)]
+    if request.split is not None and (request.folder / request.split).is_dir():
+        return [_part(request.folder / request.split)]
+    return [_part(request.folder)]
+
+
+def _part(folder: Path) -> Part:
+    def records() -> Iterator[Record]:
+        names = image_names(folder)
+        classes = sorted({name.partition("/")[0] for name in names if "/" in name})
+        number = {name: place for place, name in enumerate(classes)}
+        labelled = all("/" in name for name in names)
+        for count, name in enumerate(names, 1):
+            row: dict[str, object] = {"image": name}
+            if labelled:
+                top = name.partition("/")[0]
+                row |= {"label": number[top], "label_name": top.replace("_", " ")}
+            yield count, row
+
+    return Part(str(folder), records, folder)
+
+
+layouts.add("images")(Layout(30, image_folder))

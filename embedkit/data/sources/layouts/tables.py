@@ -1,0 +1,85 @@
+"""Folders of data files: every file of a known format, in the order of their names, or those of one split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from embedkit.data.schema.rows import Part
+from embedkit.data.sources.formats.samples import hidden, visible_files
+from embedkit.data.sources.layouts.splits import choose_split, split_name, split_of_stem
+from embedkit.data.sources.parts import file_part
+from embedkit.data.sources.registry import FolderRequest, Layout, ending_table, endings, format_of, layouts, readers
+from embedkit.errors import DataError
+
+
+def data_files(request: FolderRequest) -> list[Part] | None:
+    """A part a data file, or None where there is none.
+
+    Raises
+    ------
+    DataError
+        Names tell several splits and none is asked for, or there is no such split.
+    """
+    folder = request.folder
+    names = choose_files(visible_files(folder), request)
+    return [file_part(folder / name, "auto", request.options, tell=request.tell) for name in names] or None
+
+
+def choose_files(names: Sequence[str], request: FolderRequest) -> list[str]:
+    """Of the relative names of a folder's files those that are read, sorted; none where none is data."""
+    table = ending_table()
+    visible = [name for name in names if not any(hidden(part) for part in PurePosixPath(name).parts)]
+    kinds = {name: kind for name in visible if (kind := format_of(name, table)) is not None}
+    if request.format is not None:
+        kinds = {name: kind for name, kind in kinds.items() if kind == request.format}
+    data = [name for name, kind in kinds.items() if readers[kind].in_folders]
+    data = data or [name for name in kinds if not _is_account(name)]
+    data = _without_accounts(data, visible, request)
+    if not data:
+        return []
+    splits: dict[str, list[str]] = {}
+    for name in data:
+        splits.setdefault(_split_of(PurePosixPath(name)) or "", []).append(name)
+    if request.split is not None and list(splits) == [""]:
+        raise DataError(
+            "its file names tell no splits", where=str(request.folder), remedy="leave 'split' out, use 'where'"
+        )
+    if request.split is None and len(splits) < 2:
+        return data
+    words = [name for name in splits if name]
+    chosen = choose_split(words, request.split, str(request.folder), request.prefer, request.guess)
+    others = splits.get("", [])
+    if request.split is None and others:
+        listed = ", ".join(others[:3]) + (", ..." if others[3:] else "")
+        request.guess(f"only the files of split {chosen} are read, not {listed}", "split")
+    return splits[chosen]
+
+
+def nothing_here(request: FolderRequest) -> DataError:
+    """What is said of a folder that no layout fits."""
+    remedy = f"put files there that end in {', '.join(endings())}"
+    return DataError("no data file in this folder", where=str(request.folder), remedy=remedy)
+
+
+def _split_of(name: PurePosixPath) -> str | None:
+    """The split that a file's name tells, or else one of its folders."""
+    return split_of_stem(name.name) or next(filter(None, map(split_name, reversed(name.parts[:-1]))), None)
+
+
+def _is_account(name: str) -> bool:
+    """Whether a JSON file tells of data and holds none, by its name."""
+    low = PurePosixPath(name).name.lower()
+    return low.endswith(("_stats.json", "_info.json", "_infos.json", "config.json", "state.json"))
+
+
+def _without_accounts(names: list[str], visible: Sequence[str], request: FolderRequest) -> list[str]:
+    """Without the table ``X.parquet`` that img2dataset writes beside ``X.tar``: addresses and results, no samples."""
+    shards = {name.removesuffix(".tar") for name in visible if name.endswith(".tar")}
+    beside = [name for name in names if not name.endswith(".tar") and name.rpartition(".")[0] in shards]
+    if beside:
+        request.guess(f"{beside[0]} and its like lie beside shards of the same name and are not read", "format")
+    return [name for name in names if name not in beside]
+
+
+layouts.add("tables")(Layout(20, data_files))

@@ -1,0 +1,184 @@
+"""A user's own data, a file, a folder or a Python object, as what tasks can read of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embedkit.data.schema.roles import IMAGE_NAMES, named_role
+from embedkit.data.schema.rows import BadRow
+from embedkit.data.sources import objects
+from embedkit.data.sources.registry import format_of, readers, stem, table_endings
+from embedkit.data.sources.splits import split_of_stem
+from embedkit.errors import DataError
+from embedkit.evaluation.core.suites import NAME_PATTERN
+from embedkit.evaluation.datasets.beir import is_collection
+from embedkit.evaluation.datasets.image_files import holds_images, image_column, image_rows, read_folder
+from embedkit.evaluation.datasets.tables import Table, read_table
+
+Data = Any
+"""A path, or rows in memory: a list of dicts, a dict of columns, a data set of `datasets`, a DataFrame, an Arrow table.
+"""
+
+_NAME = re.compile(NAME_PATTERN)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What own data are: a table, or a folder of documents, queries and judgements.
+
+    ``roles`` are those of the table's columns by their names, role to column.
+    """
+
+    source: str
+    table: Table | None = None
+    collection: Path | None = None
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Role -> column, for the columns whose names tell a role; images count as the role ``image``."""
+        roles: dict[str, str] = {}
+        for column in self.table.columns if self.table is not None else ():
+            role = {"label_name": "label"}.get(column) or ("image" if column in IMAGE_NAMES else named_role(column))
+            if role is not None:
+                roles.setdefault("texts" if role.startswith("text_") else role, column)
+        return roles
+
+    def cells(self, role: str) -> list[Any]:
+        """The cells of the column with a role; none where there is no such column."""
+        return [] if self.table is None or role not in self.roles else self.table.columns[self.roles[role]]
+
+
+def is_object(data: Data) -> bool:
+    """Whether `data` are rows in memory and not a path.
+
+    Examples
+    --------
+    >>> is_object([{"text": "a cat", "label": "animal"}]), is_object("faq.csv")
+    (True, False)
+    """
+    return not isinstance(data, str | Path) or str(data).startswith(objects.PREFIX)
+
+
+def name_of(data: Data) -> str:
+    """What results on own data are filed under: the name of the file or folder, "data" for rows in memory.
+
+    Examples
+    --------
+    >>> name_of("folder/my scores.csv.gz")
+    'my-scores'
+    """
+    if is_object(data):
+        return "data"
+    name = Path(data).absolute().name if Path(data).name in ("", "..") else Path(data).name
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem(name)).strip("-._")[:100]
+    return name if _NAME.fullmatch(name) and name != "avg" else "data"
+
+
+def look(data: Data) -> Look:
+    """What `data` are, read and ready for a task.
+
+    Raises
+    ------
+    DataError
+        There is nothing, or nothing that can be read.
+
+    Examples
+    --------
+    >>> look([{"question": "how?", "answer": "so"}]).roles
+    {'anchor': 'question', 'positive': 'answer'}
+    """
+    if isinstance(data, Look):
+        return data
+    if is_object(data):
+        return Look("data", _with_images(rows_in_memory(data)))
+    path = Path(data).expanduser()
+    if not path.exists():
+        raise DataError("no such file or folder", where=str(data), remedy="check the path")
+    if path.is_file():
+        return Look(str(path), _with_images(read_table(path)))
+    if is_collection(path):
+        return Look(str(path), collection=path)
+    if holds_images(path):
+        columns, numbers = read_folder(path)
+        return Look(str(path), Table(columns, numbers, str(path)))
+    return Look(str(path), _with_images(_joined(path)))
+
+
+def _with_images(table: Table) -> Table:
+    """A table with images as `image_rows` has it; another one as it is."""
+    if image_column(table.columns) is None:
+        return table
+    rows = [{name: cells[row] for name, cells in table.columns.items()} for row in range(len(table))]
+    columns, places = image_rows(rows, list(range(len(table))), table.source)
+    sources = [table.sources[place] for place in places] if table.sources else None
+    return Table(columns, [table.lines[place] for place in places], table.source, sources)
+
+
+def _is_table(name: str) -> bool:
+    format = format_of(name)
+    return format is not None and not readers[format].lanes
+
+
+def _joined(folder: Path) -> Table:
+    """The tables of a folder as one, with a column ``split`` where the files' names tell it."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and _is_table(path.name)]
+    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    if not files:
+        remedy = f"give a file that ends in {', '.join(table_endings())}, or a folder with some"
+        raise DataError("no data file in this folder", where=str(folder), remedy=remedy)
+    tables = [read_table(path) for path in files]
+    if len(tables) == 1:
+        return tables[0]
+    columns: dict[str, list[Any]] = {}
+    names = dict.fromkeys(name for table in tables for name in table.columns)
+    for name in names:
+        columns[name] = [cell for t in tables for cell in t.columns.get(name, [None] * len(t))]
+    splits = [split_of_stem(path.name.partition(".")[0]) for path in files]
+    if "split" not in columns and any(splits):
+        if None in splits:
+            unnamed = files[splits.index(None)].relative_to(folder)
+            what = f"the names of some files tell a split, that of {unnamed} does not"
+            raise DataError(what, where=str(folder), remedy="give the file itself, or name it train, dev or test too")
+        columns["split"] = [split for split, table in zip(splits, tables, strict=True) for _ in range(len(table))]
+    sources = [table.source for table in tables for _ in range(len(table))]
+    return Table(columns, [line for table in tables for line in table.lines], str(folder), sources)
+
+
+def rows_in_memory(data: Data) -> Table:
+    """Rows in memory as a table: what `embedkit.data.sources.objects` takes, and data sets by split.
+
+    Raises
+    ------
+    DataError
+        It is something else, or holds no rows.
+
+    Examples
+    --------
+    >>> len(rows_in_memory({"text": ["a cat", "a dog"]}))
+    2
+    """
+    if isinstance(data, Mapping) and data and all(hasattr(part, "features") for part in data.values()):
+        rows = [{**row, "split": split} for split, part in data.items() for row in _rows(part)]
+    else:
+        rows = _rows(data)
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    return Table(columns, list(range(1, len(rows) + 1)), "data")
+
+
+def _rows(data: Data) -> list[dict[str, Any]]:
+    """The rows of one object, or of the object whose path a recipe has."""
+    path = data if isinstance(data, str) else objects.hold(data)
+    try:
+        records = [values for _, values in objects.part(path).records()]
+    finally:
+        if path is not data:
+            objects.release(path)
+    bad = next((values for values in records if isinstance(values, BadRow)), None)
+    if bad is not None:
+        raise bad
+    return [dict(values) for values in records if not isinstance(values, BadRow)]

@@ -1,0 +1,60 @@
+"""Pages from the templates beside this file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+@cache
+def _environment() -> Any:
+    import jinja2
+
+    folder = Path(__file__).parent / "templates"
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+
+
+def render(template: str, **content: Any) -> str:
+    """The template ``templates/TEMPLATE.html.j2`` filled with `content`; every text of it is escaped.
+
+    Examples
+    --------
+    >>> table = {"header": ["task"], "rows": [["<b>"]]}
+    >>> "&lt;b&gt;" in render("summary", title="sts", scores=table, notes=[])
+    True
+    """
+    page: str = _environment().get_template(f"{template}.html.j2").render(**content)
+    return page
+
+
+def shortened(text: str, parts: int = 2) -> str:
+    """A path without the folders that only the machine knows; other texts as they are.
+
+    Examples
+    --------
+    >>> shortened("/home/me/work/runs/pairs/model"), shortened("org/model")
+    ('.../pairs/model', 'org/model')
+    """
+    pieces = text.split("/")
+    path = text.startswith(("/", "~/")) or len(pieces) > 3
+    return text if not path or len(pieces) <= parts + 1 or "\n" in text else "/".join(["...", *pieces[-parts:]])
+
+
+def without_folders(value: Any) -> Any:
+    """The value with every absolute path in it shortened: what is passed on tells no folders of a machine.
+
+    Examples
+    --------
+    >>> without_folders({"path": "/home/me/work/data/faq.csv", "rows": 3})
+    {'path': '.../data/faq.csv', 'rows': 3}
+    """
+    if isinstance(value, Mapping):
+        return {key: without_folders(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(item) for item in value]
+    return shortened(value) if isinstance(value, str) and value.startswith(("/", "~/")) else value

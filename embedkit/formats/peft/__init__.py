@@ -1,0 +1,1 @@
+"""Adapters of peft, read with their base model."""

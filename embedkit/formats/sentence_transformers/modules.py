@@ -1,0 +1,174 @@
+"""The modules of sentence-transformers: what each of them adds to the plan of a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from embedkit.errors import ModelError, UnsafeFileError
+from embedkit.formats.folder import FolderPlan, Settings
+from embedkit.formats.peft.reader import ADAPTER, place_on_base
+
+# sentence-transformers' name -> ours
+POOLING_NAMES = {
+    "cls": "cls", "max": "max", "mean": "mean", "mean_sqrt_len_tokens": "mean-sqrt-len",
+    "weightedmean": "weighted-mean", "lasttoken": "last-token",
+}  # fmt: skip
+# the flags of versions before 5.4, in the order in which several are concatenated
+POOLING_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+REFUSED = {
+    "BoW": "it counts words", "CNN": "a convolution over tokens", "LSTM": "a recurrent network over tokens",
+    "WordEmbeddings": "word vectors with a tokenizer of their own",
+    "WordWeights": "token vectors are weighted by word",
+    "WeightedLayerPooling": "token vectors are a weighted mean over layers",
+    "SpladePooling": "its vectors are sparse", "MLMTransformer": "its vectors are sparse",
+    "SparseStaticEmbedding": "its vectors are sparse", "SparseAutoEncoder": "its vectors are sparse",
+    "MultiVectorMask": "it gives a vector for each token", "LogitScore": "it scores pairs",
+}  # fmt: skip
+
+
+def add_module(plan: FolderPlan, name: str, folder: Path, last: bool) -> None:
+    """Add what the module `name` in `folder` says to a plan; `last` tells whether it is the model's last one.
+
+    Raises
+    ------
+    ModelError
+        A setting that embedkit does not have, with its file.
+    """
+    if name == "Normalize":
+        _normalize(plan, folder, last)
+    else:
+        _READERS[name](plan, folder)
+
+
+def _transformer(plan: FolderPlan, folder: Path) -> None:
+    plan.weights = folder
+    if (folder / ADAPTER).is_file():
+        place_on_base(plan, folder)
+    for file in sorted(folder.glob("sentence_*_config.json")):
+        saved = plan.settings(file)
+        saved.pass_over(("module_output_name", "unpad_inputs"))
+        if saved.get("transformer_task", "feature-extraction") != "feature-extraction":
+            raise ModelError(f"its task is {saved['transformer_task']}, not feature-extraction", where=str(file))
+        text = (saved.get("modality_config") or {}).get("text", {})
+        method, output = text.get("method", "forward"), text.get("method_output_name", "last_hidden_state")
+        if (method, output) != ("forward", "last_hidden_state"):
+            raise ModelError(f"a text goes through {method!r} of the model, which is not supported", where=str(file))
+        plan.lower_case = bool(saved.get("do_lower_case", False))
+        length = saved.get("max_seq_length") or _model_arguments(saved)
+        if length:
+            plan.spec["max_length"] = int(length)
+
+
+_ARGUMENTS = (
+    ("model_args", "model_kwargs"), ("tokenizer_args", "processor_kwargs"), ("config_args", "config_kwargs"),
+)  # fmt: skip
+
+
+def _model_arguments(saved: Settings) -> Any:
+    """The tokenizer's length among the arguments that a folder has for transformers; an argument that would change
+    the vectors is refused, one that only says how to compute them is passed over."""
+    length = None
+    for old, new in _ARGUMENTS:
+        given = {**(saved.get(old) or {}), **(saved.get(new) or {})}
+        length = given.pop("model_max_length", length)
+        for key in ("trust_remote_code", "attn_implementation", "torch_dtype", "dtype", "add_pooling_layer", "use_fast",
+                    "padding_side", "unpad_inputs", "use_memory_efficient_attention", "use_cache"):  # fmt: skip
+            given.pop(key, None)
+        if given:
+            raise ModelError(
+                f"{new} has {', '.join(sorted(given))}, which embedkit does not hand on", where=str(saved.path),
+                remedy="write them into config.json or tokenizer_config.json, and take them out here",
+            )  # fmt: skip
+    return length
+
+
+def _static(plan: FolderPlan, folder: Path) -> None:
+    plan.kind, plan.weights = "static", folder
+
+
+def _pooling(plan: FolderPlan, folder: Path) -> None:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError("file is missing", where=str(path), remedy="the model folder is incomplete")
+    saved = plan.settings(path)
+    saved.pass_over((*POOLING_FLAGS, "word_embedding_dimension", "embedding_dimension"))
+    modes = saved.get("pooling_mode") or [name for flag, name in POOLING_FLAGS.items() if saved.get(flag)] or ["mean"]
+    modes = [modes] if isinstance(modes, str) else list(modes)
+    unknown = [mode for mode in modes if mode not in POOLING_NAMES]
+    if unknown:
+        raise ModelError(
+            f"pooling {'+'.join(unknown)} is not supported", where=str(path),
+            remedy=f"supported: {', '.join(POOLING_NAMES)}",
+        )  # fmt: skip
+    plan.spec["pooling"] = "+".join(POOLING_NAMES[mode] for mode in modes)
+    if not saved.get("include_prompt", True):
+        plan.spec["pool_prompt"] = False
+
+
+def _needs_text(plan: FolderPlan, name: str, path: Path) -> None:
+    if plan.kind != "text":
+        raise ModelError(f"a {name} module behind a static model is not supported", where=str(path))
+
+
+def _on_sentences(saved: Settings) -> bool:
+    return {saved.get("module_input_name"), saved.get("module_output_name")} <= {None, "sentence_embedding"}
+
+
+def _dense(plan: FolderPlan, folder: Path) -> None:
+    path = folder / "config.json"
+    saved = plan.settings(path)
+    _needs_text(plan, "Dense", path)
+    on_sentences = _on_sentences(saved)
+    if saved.get("use_residual") or not on_sentences:
+        raise ModelError("a Dense module with a residual or on token vectors is not supported", where=str(path))
+    function = str(saved.get("activation_function", "torch.nn.modules.activation.Tanh"))
+    if not function.startswith("torch."):
+        raise UnsafeFileError(f"names the function {function!r}, none of torch's", where=str(path), remedy="change it")
+    settings = {
+        "inputs": saved["in_features"], "outputs": saved["out_features"], "bias": saved.get("bias", True),
+        "activation": function.rpartition(".")[2].lower(), "train_only": False,
+    }  # fmt: skip
+    plan.dense.append((folder, settings))
+
+
+def _layer_norm(plan: FolderPlan, folder: Path) -> None:
+    path = folder / "config.json"
+    _needs_text(plan, "LayerNorm", path)
+    plan.dense.append((folder, {"kind": "layer-norm", "dim": plan.settings(path)["dimension"]}))
+
+
+def _dropout(plan: FolderPlan, folder: Path) -> None:
+    rate = plan.settings(folder / "config.json").get("dropout")
+    plan.notes.append(f"the Dropout module (rate {rate}) acts in training only and is left out; see model.dropout")
+
+
+def _normalize(plan: FolderPlan, folder: Path, last: bool) -> None:
+    path = folder / "config.json"
+    if not _on_sentences(plan.settings(path)):
+        raise ModelError("a Normalize module on token vectors is not supported", where=str(path))
+    if last:
+        plan.spec["normalize"] = True
+    else:
+        _needs_text(plan, "module behind Normalize", path)
+        plan.dense.append((None, {"kind": "unit-length"}))
+
+
+_READERS: dict[str, Callable[[FolderPlan, Path], None]] = {
+    "Transformer": _transformer,
+    "StaticEmbedding": _static,
+    "Pooling": _pooling,
+    "Dense": _dense,
+    "LayerNorm": _layer_norm,
+    "Dropout": _dropout,
+}
+MODULES = frozenset({*_READERS, "Normalize", "CLIPModel", "Router", "Asym", "SentenceTransformer"})
+"""Classes of modules that are read."""

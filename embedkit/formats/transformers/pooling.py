@@ -1,0 +1,35 @@
+"""How a bare transformers folder is pooled: what sentence-transformers does with one, and what is said of it."""
+
+from __future__ import annotations
+
+from embedkit.errors import ModelError
+from embedkit.formats.folder import DUAL_TYPES, FolderPlan, read_json
+
+_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
+
+
+def default_pooling(plan: FolderPlan) -> None:
+    """Set the pooling of a plan whose folder names none: the last token for a ``*ForCausalLM``, else the mean, as
+    sentence-transformers has it since version 5.4; the guess is a note.
+
+    Raises
+    ------
+    ModelError
+        The folder holds a model of images, of which only the text half could be read.
+    """
+    path = plan.weights / "config.json"
+    config = read_json(path) if path.is_file() else {}
+    if not isinstance(config, dict):
+        raise ModelError("is no JSON object", where=str(path), remedy="write the folder again")
+    kind, name = str(config.get("model_type")), str((config.get("architectures") or [""])[0])
+    if "vision_config" in config and kind not in DUAL_TYPES:
+        raise ModelError(
+            f"a {kind} model reads images in a way that embedkit does not have", where=str(path),
+            remedy=f"models of texts and images that are read: {', '.join(DUAL_TYPES)} and open_clip's",
+        )  # fmt: skip
+    causal = name.endswith("ForCausalLM") and config.get("is_causal", True)
+    plan.spec["pooling"] = "last-token" if causal else "mean"
+    token = "its last token, for it is a causal language model" if causal else "the mean of its tokens"
+    plan.notes.append(f"the folder names no pooling: a text is {token}; set pooling (model.pooling) for another")
+    if name.endswith(_HEADS):
+        plan.notes.append(f"{name}: a classifier or reranker, whose head is not used: no encoder of sentences yet")

@@ -1,0 +1,339 @@
+"""What a method and its objective read of a run: found out by trying both, so that nothing given is ignored.
+
+A method makes its views of a few invented rows that note which of their roles are asked for; its objective is evaluated
+on a small random batch (`embedkit.objectives.probe`). A guide, a prompt or a role that neither of them reads is then
+refused, or left out of the contract with the data, which says so. It works for every method, view and objective, those
+of plug-ins too, and takes a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from embedkit.errors import RecipeError, UserError
+from embedkit.methods.base import Method, View
+from embedkit.methods.common.augmenting import Augmenting
+from embedkit.methods.common.auxiliary import WithAuxiliaries
+from embedkit.views.image import ImageInput
+
+NUMBERS = frozenset({"score", "scores", "label", "group"})
+"""Roles that reach an objective as numbers of a row; all others are read by the method's views."""
+
+_INVENTED = 4
+
+
+class Noted(dict[str, Any]):
+    """A mapping that notes which of its keys are asked for.
+
+    Examples
+    --------
+    >>> row = Noted({"anchor": "a red car", "label": 1})
+    >>> row["anchor"], sorted(row.asked)
+    ('a red car', ['anchor'])
+    """
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self.asked: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        self.asked.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of a key, noted."""
+        self.asked.add(key)
+        return super().get(key, default)
+
+    def __iter__(self) -> Iterator[str]:
+        self.asked.update(self.keys())
+        return super().__iter__()
+
+    def items(self) -> Any:
+        """All entries, noted."""
+        self.asked.update(self.keys())
+        return super().items()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a run reads of its rows.
+
+    Attributes
+    ----------
+    roles : frozenset of str
+        Roles that the views, the objective or the method's own terms read.
+    twins : tuple of str
+        Views that hold the same inputs, so that only the encoder's dropout tells them apart.
+    notes : tuple of str
+        Lines for the user.
+    """
+
+    roles: frozenset[str]
+    twins: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+
+def usage_of(
+    method: Method, objective: Mapping[str, Any], roles: frozenset[str], *, guide: bool = False, optional: bool = False
+) -> Usage:
+    """What `method` with `objective` reads of rows that have `roles`.
+
+    Parameters
+    ----------
+    method : Method
+        With its settings, and its auxiliaries around it.
+    objective : mapping
+        As `embedkit.objectives.build` takes it; empty for a method whose terms are all its loss.
+    roles : frozenset of str
+        Roles of the rows.
+    guide : bool
+        Whether the run has one.
+    optional : bool
+        The data may lack those of the roles that nothing requires.
+
+    Raises
+    ------
+    RecipeError
+        Something that is given cannot be read: a guide, a prompt; or the objective cannot work with these views.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> usage = usage_of(methods["pairs"](), {"name": "infonce"}, frozenset({"anchor", "positive", "label"}))
+    >>> sorted(usage.roles)
+    ['anchor', 'positive']
+    """
+    views, asked = _views(method, roles, optional)
+    names = method.embedded(roles) if objective else frozenset()
+    read = set(asked) & roles | (method.reads & roles)
+    guided = frozenset(name for name in names if guide and name in views and views[name].guided)
+    read_by_objective = _effects(method, objective, names, roles, guided, optional) if objective else frozenset()
+    if "negatives" not in read_by_objective and "negatives" not in method.contract.requires:
+        read.discard("negatives")
+    read |= read_by_objective & roles
+    if guide and "guide" not in read_by_objective and not method.reads_guide:
+        raise RecipeError(
+            f"nothing reads the guide, neither the method nor objective {objective.get('name', 'none')!r}",
+            where="guide",
+            remedy="leave it out, or choose an objective that reads one, such as "
+            + ", ".join(_with_guide(str(objective.get("name")))),
+        )  # fmt: skip
+    return Usage(frozenset(read), _twins(method, views, names))
+
+
+def _effects(
+    method: Method, objective: Mapping[str, Any], names: frozenset[str], roles: frozenset[str],
+    guided: frozenset[str], optional: bool,
+) -> frozenset[str]:  # fmt: skip
+    """What has an effect on the objective, in one of the forms that the data may have."""
+    from embedkit.objectives.probe import Situation, effects
+    from embedkit.objectives.registry import build
+
+    numbers = roles & NUMBERS
+    built = build(dict(objective))
+    missing = built.requires - names - numbers - ({"guide"} if guided or method.reads_guide else set())
+    if missing:
+        raise RecipeError(
+            f"objective {objective.get('name')!r} needs {', '.join(sorted(missing))}", where="objective",
+            remedy="add a guide section" if "guide" in missing
+            else "choose an objective that the views and roles of the method can feed",
+        )  # fmt: skip
+    forms = [numbers]
+    free = numbers - built.requires - method.contract.requires
+    if optional:  # a role can hide another one: a teacher's scores its vectors, say
+        forms += [numbers - {role} for role in sorted(free & set().union(*built.any_of))]
+        forms += [numbers - {"score", "scores"}] if guided and {"score", "scores"} <= free else []
+    found: set[str] = set()
+    for form in forms:
+        situation = Situation(
+            names, form, guided, method.widths, method.embedding_size,
+            method.guide_dim(method.embedding_size) if method.embedding_size else None,
+        )  # fmt: skip
+        if all(options & (form | names | ({"guide"} if guided else set())) for options in built.any_of):
+            found |= effects(dict(objective), situation)
+        elif len(forms) == 1 or not optional:
+            _refuse_missing(str(objective.get("name")), built.any_of, form | names)
+    return frozenset(found)
+
+
+def check_guide_size(
+    method: Method, objective: Mapping[str, Any], roles: frozenset[str], dim: int, guide_dim: int
+) -> None:
+    """Refuse an objective that compares embeddings of size `dim` with the guide's vectors of size `guide_dim`."""
+    from embedkit.objectives.probe import Situation, tried
+
+    names = method.embedded(roles) if objective else frozenset()
+    views = _views(method, roles, False)[0]
+    guided = frozenset(name for name in names if name in views and views[name].guided)
+    if guided:
+        tried(dict(objective), Situation(names, roles & NUMBERS, guided, method.widths, dim, guide_dim))
+
+
+def _refuse_missing(name: str, any_of: Sequence[frozenset[str]], there: frozenset[str]) -> None:
+    missing = next(options for options in any_of if not options & there)
+    raise RecipeError(
+        f"objective {name!r} needs one of {', '.join(sorted(missing))}", where="objective",
+        remedy="add a guide section, or map a column of the data to a role" if "guide" in missing
+        else "map a column of the data to it",
+    )  # fmt: skip
+
+
+def _with_guide(name: str) -> list[str]:
+    """Up to five objectives that read a guide, the likest to `name` first."""
+    import difflib
+
+    from embedkit.objectives.registry import presets
+
+    readers = [
+        known for known, preset in presets.items()
+        if ... not in preset.settings.values() and "guide" in _inputs(preset.make({}, None, None))
+    ]  # fmt: skip
+    return sorted(readers, key=lambda known: -difflib.SequenceMatcher(None, known, name).ratio())[:5]
+
+
+def _inputs(objective: Any) -> frozenset[str]:
+    return objective.requires | objective.accepts  # type: ignore[no-any-return]
+
+
+def _views(method: Method, roles: frozenset[str], optional: bool) -> tuple[dict[str, View], set[str]]:
+    """The views of a few invented rows, and the roles that were asked for; unread prompts are refused."""
+    forms = [roles]
+    if optional:
+        forms += [roles - {role} for role in sorted(roles & method.contract.accepts)]
+    views: dict[str, View] = {}
+    asked: set[str] = set()
+    tables: dict[str, Noted] = {}
+    inner = _methods_of(method)
+    for number, form in enumerate(forms):
+        rows = [Noted(_invented(method, i, form)) for i in range(_INVENTED)]
+        with _noted(inner, tables):
+            try:
+                made = method.outline(rows, _random)
+            except UserError:
+                if number == 0:
+                    raise
+                asked |= roles - form  # rows without this role are none: it is read
+                continue
+        views = made if number == 0 else views
+        asked |= set().union(*(row.asked for row in rows))
+    for where, table in tables.items():
+        for key in table.keys() - table.asked:
+            known = sorted(table.asked)
+            raise RecipeError(
+                f"nothing reads {key!r}", where=f"method.{where}.{key}",
+                remedy=f"known here: {', '.join(known) or 'none'}",
+            )  # fmt: skip
+    return views, asked
+
+
+def _methods_of(method: Method) -> list[Method]:
+    if isinstance(method, WithAuxiliaries):
+        return [method.main, *(auxiliary.method for auxiliary in method.beside_main)]
+    return [method]
+
+
+class _noted:
+    """A context in which the mappings among the settings of methods note what is asked for, in `tables`."""
+
+    def __init__(self, inner: Sequence[Method], tables: dict[str, Noted]) -> None:
+        self.places = [
+            (method, name) for method in inner for name in inspect.signature(type(method).__init__).parameters
+            if type(vars(method).get(name)) is dict
+        ]  # fmt: skip
+        self.tables, self.before = tables, [vars(method)[name] for method, name in self.places]
+
+    def __enter__(self) -> None:
+        for method, name in self.places:
+            table = self.tables.setdefault(name, Noted(vars(method)[name]))
+            setattr(method, name, table)
+
+    def __exit__(self, *error: object) -> None:
+        for (method, name), value in zip(self.places, self.before, strict=True):
+            setattr(method, name, value)
+
+
+def _random(row: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=[0, 0], counter=[0, row, 0, 0]))
+
+
+def _twins(method: Method, views: Mapping[str, View], names: frozenset[str]) -> tuple[str, ...]:
+    """Two of the embedded views that are equal but for the encoder's dropout; empty when there are none."""
+    main = method.main if isinstance(method, WithAuxiliaries) else method
+    chains = main.chains if isinstance(main, Augmenting) else {}
+    plain = [name for name in views if name in names and name != "negatives" and not _changes(chains.get(name))]
+    for place, name in enumerate(plain):
+        for other in plain[place + 1 :]:
+            if _alike(views[name], views[other]):
+                return name, other
+    return ()
+
+
+def _changes(chain: Any) -> bool:
+    return chain is not None and len(chain.steps) > 0
+
+
+def _alike(one: View, two: View) -> bool:
+    form = [(v.tower, v.prompt, v.settings, v.owner, [_content(x) for x in v.inputs]) for v in (one, two)]
+    return form[0] == form[1]
+
+
+def _content(item: Any) -> Any:
+    if isinstance(item, ImageInput):
+        return item.picture if item.transform is None else (item.picture, item.seed)
+    return item.tobytes() if isinstance(item, np.ndarray) else item
+
+
+def _invented(method: Method, number: int, roles: frozenset[str]) -> dict[str, Any]:
+    """A row that has these roles; no two of its texts are alike."""
+    image = f"image {number}".encode()
+    row = {
+        "anchor": f"first {number} text of a row", "positive": f"second {number} text of a row",
+        "negatives": [f"third {number} text", f"fourth {number} text"], "score": 0.5, "scores": [0.9, 0.2, 0.1],
+        "label": number % 2, "group": f"group {number % 2}", "image": image, "image2": image + b" again",
+        "features": np.zeros(method.feature_size, np.float32), "texts": [f"caption {number} one", f"caption {number}"],
+    }  # fmt: skip
+    return {role: row[role] for role in row if role in roles}
+
+
+def equal_views(method: Method, usage: Usage, model: Any, parts: Any) -> str | None:
+    """A line for the user where two views are equal, because nothing but dropout differs and there is none.
+
+    One text is embedded twice in training mode, by the method's own way.
+
+    Parameters
+    ----------
+    model : Model
+        Adapted to the method, not yet moved or wrapped.
+    parts : ModuleDict
+        The method's.
+    """
+    if not usage.twins:
+        return None
+    import torch
+
+    views = {name: view for name, view in _views(method, usage.roles, False)[0].items() if name in usage.twins}
+    view = next(iter(views.values()))
+    if view.tower != "text":
+        return None
+    was_training = model.training
+    model.train()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            inputs = method.prepare(model, usage.twins[0], View(view.inputs[:1], [0], view.prompt))
+            torch.manual_seed(0)
+            one, two = (method.embed(model, parts, inputs, **view.settings) for _ in range(2))
+    finally:
+        model.train(was_training)
+    if not torch.equal(one, two):
+        return None
+    first, second = usage.twins
+    return (
+        f"the views {first!r} and {second!r} are equal: they hold the same text, and the model has no dropout to tell "
+        "them apart; set model.dropout (0.1 in SimCSE), or change a view with method.augment"
+    )

@@ -1,0 +1,1 @@
+"""Layers behind the pooler of a text encoder."""

@@ -1,0 +1,46 @@
+"""A progress bar for notebooks that needs no widgets: an HTML element that is updated in place."""
+
+from __future__ import annotations
+
+import sys
+from html import escape
+from typing import Any
+
+
+def in_notebook() -> bool:
+    """Whether this runs in a notebook's kernel (Jupyter, Colab, Kaggle), where a terminal's bar cannot be drawn.
+
+    >>> in_notebook()
+    False
+    """
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and getattr(shell, "kernel", None) is not None
+
+
+class NotebookBar:
+    """One bar below the cell; `show` draws it anew."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    def show(self, done: int, total: int | None, text: str = "") -> None:
+        """Draw `done` of `total` (None: not known), and a text behind it."""
+        from IPython.display import HTML, display
+
+        html = HTML(bar_html(done, total, text))
+        if self._handle is None:
+            self._handle = display(html, display_id=True)
+        else:
+            self._handle.update(html)
+
+
+def bar_html(done: int, total: int | None, text: str = "") -> str:
+    """The HTML of a bar.
+
+    >>> bar_html(3, 10, "loss 0.5")
+    '<progress value="3" max="10"></progress> 3/10 loss 0.5'
+    """
+    if total is None:
+        return f"<progress></progress> {done:,} {escape(text)}"
+    return f'<progress value="{done}" max="{total}"></progress> {done:,}/{total:,} {escape(text)}'

@@ -1,0 +1,223 @@
+"""What an objective reads, found out by trying: one small random batch, and what changes when an input does.
+
+Nothing is declared twice: an input that changes neither the loss, nor a gradient, nor the loss of the next step has no
+effect, whatever the objective is made of. Where an objective cannot work with what a method and its data give, the
+batch is refused here, before any model is loaded.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from embedkit.errors import RecipeError
+from embedkit.objectives.base import Objective, ObjectiveBatch
+from embedkit.objectives.tools import small_state
+
+ROLES = frozenset({"score", "scores", "label", "group"})
+"""Roles of rows that reach an objective as numbers, not as embeddings."""
+
+WIDTHS = (16, 768, 4096, 8192)
+"""Sizes of embeddings that are tried in turn where the model's is not known: some settings need a larger one."""
+
+_ROWS = 100_000
+
+NEGATIVES = 2
+"""Hard negatives of each row of the batch that is tried."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What an objective will be given.
+
+    Attributes
+    ----------
+    names : frozenset of str
+        Embeddings: "anchor", "positive", "negatives", further views.
+    roles : frozenset of str
+        Of `ROLES`, those that rows have.
+    guided : frozenset of str
+        Embeddings that a guide has vectors of.
+    widths : mapping
+        Name -> size of its vectors in units of the embeddings' size, where it is not 1.
+    dim, guide_dim : int, optional
+        Size of the embeddings and of the guide's vectors, where they are known.
+
+    Examples
+    --------
+    >>> from embedkit.objectives.probe import Situation, effects
+    >>> pairs = Situation(frozenset({"anchor", "positive"}), frozenset({"label", "score"}))
+    >>> sorted(effects({"name": "supcon"}, pairs))
+    ['label']
+    """
+
+    names: frozenset[str]
+    roles: frozenset[str] = frozenset()
+    guided: frozenset[str] = frozenset()
+    widths: Mapping[str, int] = field(default_factory=dict)
+    dim: int | None = None
+    guide_dim: int | None = None
+
+
+@dataclass
+class _Inputs:
+    vectors: dict[str, Tensor]
+    batch: ObjectiveBatch
+
+
+def tried(config: object, situation: Situation, build: Callable[..., Objective] | None = None) -> tuple[Objective, int]:
+    """The objective and the size of embeddings with which it works in this situation; errors as in `effects`."""
+    with torch.random.fork_rng(devices=[]), small_state():
+        objective, dim = _fitting(config, situation, build or _build())
+        objective.begin(situation.roles, (situation.guide_dim or dim) if situation.guided else None)
+        check_widths(objective, situation.widths)
+        _outcome(objective, _inputs(objective, situation, dim))
+        return objective, dim
+
+
+def _build() -> Callable[..., Objective]:
+    from embedkit.objectives.registry import build
+
+    return build
+
+
+def effects(config: object, situation: Situation, build: Callable[..., Objective] | None = None) -> frozenset[str]:
+    """Those of the situation's roles, "negatives" and "guide" that change what the objective computes.
+
+    Parameters
+    ----------
+    config : mapping or str
+        The objective, as `embedkit.objectives.build` takes it.
+    situation : Situation
+        What it would be given.
+    build : callable, optional
+        Makes the objective of ``(config, dim=, num_rows=)``; `embedkit.objectives.build` when not given.
+
+    Raises
+    ------
+    UserError
+        The objective cannot work in this situation; the message is the one that the first batch would give.
+    """
+    objective, dim = tried(config, situation, build)
+    with torch.random.fork_rng(devices=[]):
+        inputs = _inputs(objective, situation, dim)
+        plain = _outcome(objective, inputs)
+        fields = situation.roles | (situation.names & {"negatives"}) | ({"guide"} if situation.guided else set())
+        return frozenset(name for name in fields if _matters(objective, inputs, name, plain))
+
+
+def _fitting(config: object, situation: Situation, build: Callable[..., Objective]) -> tuple[Objective, int]:
+    """The objective for the smallest size of embeddings that its settings allow."""
+    sizes = WIDTHS if situation.dim is None else (situation.dim,)
+    for dim in sizes[:-1]:
+        torch.manual_seed(0)
+        try:
+            return build(config, dim=dim, num_rows=_ROWS).float(), dim
+        except RecipeError:
+            continue
+    torch.manual_seed(0)
+    return build(config, dim=sizes[-1], num_rows=_ROWS).float(), sizes[-1]
+
+
+def check_widths(objective: Objective, widths: Mapping[str, int]) -> None:
+    """Refuse views of different sizes where the objective compares them with each other."""
+    if len({widths.get(name, 1) for name in (*widths, "anchor")}) > 1 and not objective.any_width:
+        raise RecipeError(
+            "the objective compares views whose vectors have different sizes", where="objective",
+            remedy="leave out objective: the method has its own",
+        )  # fmt: skip
+
+
+def _inputs(objective: Objective, situation: Situation, dim: int, seed: int = 0) -> _Inputs:
+    """Random vectors near one another where they belong to one row, and numbers of every role."""
+    draw = torch.Generator().manual_seed(seed)
+    size = dim + 8 if dim == WIDTHS[0] else 24
+    centres = torch.randn(size, dim, generator=draw)
+    vectors, owner = {}, {}
+    for name in sorted(situation.names):
+        rows = torch.arange(size) if name != "negatives" else torch.arange(size).repeat_interleave(NEGATIVES)
+        noise = torch.randn(len(rows), dim, generator=draw)
+        vectors[name] = (centres[rows] + 0.5 * noise).repeat(1, situation.widths.get(name, 1))
+        owner[name] = rows
+    batch = ObjectiveBatch.of(vectors, owner=owner, step=999_999, total_steps=1_000_000, epoch=1_000_000)
+    low, high = _limits(objective, "score")
+    classes = max(1, int(min(4, _limits(objective, "label")[1] + 1)))
+    numbers = {
+        "score": low + (high - low) * (torch.arange(size) % 5) / 4,
+        "label": torch.arange(size) % classes,
+        "group": torch.arange(size) // 2,
+    }
+    for role in situation.roles & numbers.keys():
+        setattr(batch, role, numbers[role])
+    if "scores" in situation.roles:
+        batch.scores = {name: torch.randn(len(owner[name]), generator=draw) for name in ("positive", "negatives")
+                        if name in owner}  # fmt: skip
+    width = situation.guide_dim or dim
+    for name in sorted(situation.guided & situation.names):
+        # some of a row's candidates are nearer than its positive, some are the same: thresholds of a guide are crossed
+        noise = 0.4 * torch.randn(len(owner[name]), width, generator=draw)
+        batch.guide[name] = torch.randn(size // 4 + 1, width, generator=draw)[owner[name] % (size // 4 + 1)] + noise
+    return _Inputs(vectors, batch)
+
+
+def _limits(objective: Objective, role: str) -> tuple[float, float]:
+    bounds = [part.limits[role] for part in objective.modules() if isinstance(part, Objective) and role in part.limits]
+    return max((low for low, _ in bounds), default=0.0), min((high for _, high in bounds), default=5.0)
+
+
+def _outcome(objective: Objective, inputs: _Inputs) -> list[Tensor]:
+    """Loss, gradients, and the loss of the same batch once more after the step; the objective itself stays as it is."""
+    return list(_figures(objective, inputs))
+
+
+def _figures(objective: Objective, inputs: _Inputs) -> Iterator[Tensor]:
+    """What `_outcome` lists, one after another."""
+    trial = copy.deepcopy(objective).train()
+    for step in range(2 if any(True for _ in trial.buffers()) else 1):
+        torch.manual_seed(step)
+        leaves = {name: z.clone().requires_grad_() for name, z in inputs.vectors.items()}
+        batch = replace(
+            inputs.batch, guide=dict(inputs.batch.guide), owner=dict(inputs.batch.owner), keys=dict(inputs.batch.keys)
+        )
+        loss = trial(leaves, batch).loss
+        yield loss.detach()
+        if step == 0 and loss.requires_grad:
+            wanted = [*leaves.values(), *(p for p in trial.parameters() if p.requires_grad)]
+            gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
+            yield from (torch.zeros(()) if g is None else g for g in gradients)
+        with torch.no_grad():
+            trial.after_step({name: z.detach() for name, z in leaves.items()}, batch)
+
+
+def _matters(objective: Objective, inputs: _Inputs, name: str, plain: list[Tensor]) -> bool:
+    return any(
+        not all(_equal(a, b) for a, b in zip(plain, _figures(objective, other), strict=True))
+        for other in _changed(inputs, name)
+    )
+
+
+def _equal(one: Tensor, two: Tensor) -> bool:
+    return one.shape == two.shape and torch.equal(one.nan_to_num(), two.nan_to_num())
+
+
+def _changed(inputs: _Inputs, name: str) -> Iterator[_Inputs]:
+    """The same inputs with one of them different, in several ways."""
+    batch = inputs.batch
+    if name in inputs.vectors:
+        yield _Inputs({**inputs.vectors, name: inputs.vectors[name].flip(1) + 0.1}, batch)
+    elif name == "guide":
+        flipped = {key: z.flip(0) + 0.1 for key, z in batch.guide.items()}
+        yield _Inputs(inputs.vectors, replace(batch, guide=flipped))
+        yield _Inputs(inputs.vectors, replace(batch, guide={k: torch.ones_like(z) for k, z in batch.guide.items()}))
+    elif name == "scores":
+        yield _Inputs(inputs.vectors, replace(batch, scores={k: z.flip(0) for k, z in batch.scores.items()}))
+    elif name == "group":
+        yield _Inputs(inputs.vectors, replace(batch, group=torch.arange(batch.size)))
+    else:
+        value = getattr(batch, name)
+        yield _Inputs(inputs.vectors, replace(batch, **{name: value.flip(0)}))
+        yield _Inputs(inputs.vectors, replace(batch, **{name: value.sort().values}))

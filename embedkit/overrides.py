@@ -1,0 +1,232 @@
+"""Settings that win over a recipe: words of the command line (``train.lr=1e-5``, a file), or keyword arguments.
+
+A short name stands for the one setting that has it (``lr`` for ``train.lr``), and so does what other trainers call it
+(``learning_rate``, `embedkit.peer_names`); each such reading is a note of the recipe. A text in the place of the data
+is a path, in the place of the model its name.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+from embedkit.errors import COMMAND_LINE, RecipeError, listed
+from embedkit.peer_names import ANSWERS, FLAGS, PARTS, SETTINGS, plain
+from embedkit.recipe_keys import nearest_key, recipe_keys, short_keys
+
+ARGUMENTS = "in the arguments"
+_SOURCES = "data.train"
+_COMPONENTS = ("method", "objective")
+_MODEL_FILES = ("config.json", "modules.json", "embedkit.json", "open_clip_config.json")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_DATA_FILE = re.compile(r"(?i).*\.(csv|tsv|jsonl?|ndjson|parquet|arrow|feather|txt|tar)(\.gz)?")
+
+
+@dataclass(frozen=True)
+class Override:
+    """One setting that wins over the recipe.
+
+    Attributes
+    ----------
+    key : str
+        The dotted key.
+    value : object
+        As the recipe would have it.
+    notes : tuple of str
+        How the key or value was read, where it stands for another one.
+    """
+
+    key: str
+    value: Any
+    notes: tuple[str, ...] = ()
+
+
+def is_source(word: str) -> bool:
+    """Whether a word of the command line names data: a file, folder, pattern, address, hub id or ``builtin:NAME``.
+
+    Examples
+    --------
+    >>> [is_source(word) for word in ("faq.csv", "sentence-transformers/all-nli", "builtin:pairs-train", "lr")]
+    [True, True, True, False]
+    """
+    return (
+        word.startswith("builtin:") or "://" in word or bool(_DATA_FILE.fullmatch(word) or _HUB_ID.fullmatch(word))
+        or (glob.has_magic(word) and "=" not in word) or os.path.exists(word)
+    )  # fmt: skip
+
+
+def is_data_file(word: str) -> bool:
+    """Whether a word is the name of a file of rows, by its ending.
+
+    Examples
+    --------
+    >>> is_data_file("faq.csv"), is_data_file("pairs")
+    (True, False)
+    """
+    return bool(_DATA_FILE.fullmatch(word))
+
+
+def parse_words(words: Sequence[str], parse: Callable[[str, str], Any]) -> Iterator[Override]:
+    """The setting of each word; data files come first, as one list of sources.
+
+    Parameters
+    ----------
+    words : sequence of str
+        ``key=value``, or what `is_source` takes.
+    parse : callable (text, where) -> value
+        Reads the value of a setting.
+
+    Raises
+    ------
+    RecipeError
+        A word is neither a setting nor data, or its key is unknown.
+    """
+    files, settings = [], []
+    for word in words:
+        name, _, text = word.partition("=")
+        is_path = name in ("data", _SOURCES) or SETTINGS.get(plain(name)) == (_SOURCES,)
+        if _is_file_word(word):
+            files.append(word)
+        elif is_path and text and not text.lstrip().startswith(("[", "{")):  # *.csv and {a,b}.csv are no YAML
+            files.append(text)
+        else:
+            settings.append(word)
+    if files:
+        yield Override(_SOURCES, [_source_at(file, COMMAND_LINE) for file in files])
+    for word in settings:
+        name, equals, text = word.partition("=")
+        if not equals or not name.strip():
+            raise _neither(word)
+        key, text, notes = full_key(name, COMMAND_LINE, text)
+        if key == _SOURCES and files:
+            raise RecipeError(f"the data is named twice, {files[0]!r} and {word!r}", where=COMMAND_LINE,
+                              remedy="leave one of them out, or give several files side by side")  # fmt: skip
+        yield _with_own_names(Override(key, parse(text, f"{COMMAND_LINE}, {name}"), notes))
+
+
+def _is_file_word(word: str) -> bool:
+    """Whether a word as a whole is a path or name of data, whatever ``=`` it holds."""
+    return is_source(word) if "=" not in word else os.path.exists(word)
+
+
+def _neither(word: str) -> RecipeError:
+    name = word.strip()
+    if not name or name.startswith("="):
+        return RecipeError(f"{word!r} is not key=value", where=COMMAND_LINE, remedy="write it like train.lr=1e-5")
+    known = [key for key in (name, *short_keys().get(name, ()), *SETTINGS.get(plain(name), ())) if key in recipe_keys()]
+    what = f"{word!r} is neither a setting, key=value, nor a file that is there"
+    remedy = f"write {known[0]}=VALUE" if known else "check the path, or write a setting like train.lr=1e-5"
+    return RecipeError(what, where=COMMAND_LINE, remedy=remedy)
+
+
+def full_key(name: str, where: str, text: str = "") -> tuple[str, str, tuple[str, ...]]:
+    """The dotted key that a name stands for, the value as text, which a switch of other trainers changes, and notes.
+
+    Raises
+    ------
+    RecipeError
+        No setting has that name, or several.
+
+    Examples
+    --------
+    >>> full_key("learning_rate", "here", "1")
+    ('train.lr', '1', ('learning_rate is read as train.lr',))
+    >>> full_key("bf16", "here", "true")
+    ('train.precision', 'bf16', ('bf16 is read as train.precision=bf16',))
+    """
+    top = name.partition(".")[0]
+    if "." in name or (top in recipe_keys() and top not in FLAGS):
+        whole = text.lstrip().startswith("{")
+        return name if whole else {"model": "model.name", "data": _SOURCES}.get(name, name), text, ()
+    short = plain(name)
+    if short in ANSWERS:
+        raise RecipeError(f"no setting {name!r}", where=where, remedy=ANSWERS[short])
+    if short in FLAGS and text.strip().lower() in ("true", "false", "1", "0", "yes", "no", ""):
+        if text.strip().lower() in ("false", "0", "no"):
+            raise RecipeError(f"no setting {name!r}", where=where, remedy=f"leave it out, or set {FLAGS[short][0]}")
+        key, text = FLAGS[short]
+        return key, text, (f"{name} is read as {key}={text}",)
+    keys = [key for key in short_keys() if plain(key) == short]
+    known = short_keys()[keys[0]] if keys else SETTINGS.get(short, ())
+    if len(known) > 1:
+        raise RecipeError(f"{name!r} may be one of several settings", where=where,
+                          remedy=f"write {listed(list(known), 'or')}")  # fmt: skip
+    if not known:
+        raise RecipeError(f"unknown key {name!r}", where=where, remedy=nearest_key(name))
+    return known[0], text, (f"{name} is read as {known[0]}",)
+
+
+def from_mapping(overrides: Mapping[str, Any]) -> Iterator[Override]:
+    """The settings of keyword arguments; names are those of `full_key`."""
+    for name, value in overrides.items():
+        text = "{" if isinstance(value, Mapping) else str(value)
+        key, changed, notes = full_key(name, ARGUMENTS, text)
+        yield _with_own_names(Override(key, copied(value) if changed == text else changed, notes))
+
+
+def copied(value: Any) -> Any:
+    """`value` with mappings and lists of its own, and paths as text."""
+    if isinstance(value, Mapping):
+        return {key: copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [copied(item) for item in value]
+    return str(value) if isinstance(value, PurePath) else value
+
+
+def _source_at(path: str, where: str) -> dict[str, Any]:
+    """The source of a path; the folder of a model is refused."""
+    if any((Path(path) / name).is_file() for name in _MODEL_FILES):
+        raise RecipeError(
+            f"{path!r} is the folder of a model, not data", where=where, remedy=f"write model.name={path}"
+        )
+    return {"path": path}
+
+
+def assign(data: dict[str, Any], dotted: str, value: Any, where: str) -> None:
+    """Set one dotted key; list entries are reached by number, a part given by name becomes a mapping.
+
+    Raises
+    ------
+    RecipeError
+        Something on the way has no keys, or a list no such entry.
+    """
+    if dotted == _SOURCES:
+        entries = value if isinstance(value, list) else [value]
+        value = [_source_at(item, where) if isinstance(item, str) else item for item in entries]
+    parts = dotted.split(".")
+    node: Any = data
+    for depth, part in enumerate(parts[:-1]):
+        place: Any = _position(part, node, dotted, where) if isinstance(node, list) else part
+        child = node[place] if isinstance(node, list) else node.get(place)
+        if child is None:
+            child = node[place] = {}
+        elif isinstance(child, str) and part in _COMPONENTS:
+            child = node[place] = {"name": child}
+        elif not isinstance(child, dict | list):
+            raise RecipeError(
+                f"{'.'.join(parts[: depth + 1])!r} has no keys below it", where=where, remedy="give the whole of it"
+            )
+        node = child
+    node[_position(parts[-1], node, dotted, where) if isinstance(node, list) else parts[-1]] = value
+
+
+def _with_own_names(change: Override) -> Override:
+    """Our name for a loss or method of another library in place of its own, where it can be one only."""
+    kind, name = change.key.removesuffix(".name"), change.value
+    known = PARTS.get(plain(name), ()) if kind in _COMPONENTS and isinstance(name, str) else ()
+    if len(known) != 1 or name == known[0]:
+        return change
+    return Override(change.key, known[0], (*change.notes, f"{kind} {name} is read as {known[0]}"))
+
+
+def _position(part: str, node: list[Any], dotted: str, where: str) -> int:
+    if not part.isdecimal() or int(part) >= len(node):
+        raise RecipeError(
+            f"{dotted!r}: {part!r} is not an entry of a list of {len(node)}", where=where, remedy="count from 0"
+        )
+    return int(part)

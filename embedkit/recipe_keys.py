@@ -1,0 +1,126 @@
+"""The keys of a recipe, read off its sections, and the line that tells of a key or value that does not fit."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from embedkit.errors import NEAREST, listed, nearest
+from embedkit.peer_names import ours
+from embedkit.recipe import Part, Recipe
+from embedkit.rules import must, rule
+
+_BRANCH = re.compile(r"function-.*|(list|dict|literal|constrained-int)\[.*|int|str")  # parts of a union, by pydantic
+
+
+@functools.cache
+def recipe_keys() -> dict[str, Any]:
+    """Every dotted key of a recipe -> its annotation; ``N`` stands for the number of an entry of a list.
+
+    Examples
+    --------
+    >>> {"train.lr", "data.train.N.path", "model.head.N.kind"} <= set(recipe_keys())
+    True
+    """
+    return dict(_keys_below(Recipe, ""))
+
+
+def _keys_below(section: type[BaseModel], prefix: str) -> list[tuple[str, Any]]:
+    keys: list[tuple[str, Any]] = []
+    for name, field in section.model_fields.items():
+        key = f"{prefix}{name}"
+        keys.append((key, field.annotation))
+        inner, is_list = section_of(field.annotation)
+        if inner is not None and not issubclass(inner, Part):
+            keys += _keys_below(inner, f"{key}.N." if is_list else f"{key}.")
+    return keys
+
+
+def section_of(annotation: Any, is_list: bool = False) -> tuple[type[BaseModel] | None, bool]:
+    """The class of settings inside an annotation such as ``list[X] | None``, and whether it is an entry of a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation, is_list
+    is_list = is_list or getattr(annotation, "__origin__", None) is list
+    for inner in getattr(annotation, "__args__", ()):
+        section = section_of(inner, is_list)
+        if section[0] is not None:
+            return section
+    return None, False
+
+
+@functools.cache
+def short_keys() -> dict[str, tuple[str, ...]]:
+    """The last part of each key of a section -> the dotted keys that end so; keys of lists and towers have none.
+
+    Examples
+    --------
+    >>> short_keys()["batch_size"]
+    ('train.batch_size',)
+    """
+    by_name: dict[str, tuple[str, ...]] = {}
+    for key in recipe_keys():
+        section, _, name = key.partition(".")
+        if name and "." not in name and section != "guide":
+            by_name[name] = (*by_name.get(name, ()), key)
+    return by_name
+
+
+def nearest_key(name: str, sections: Sequence[str] = ()) -> str:
+    """A clause that helps with an unknown key: a setting of the same section, or else of any.
+
+    Parameters
+    ----------
+    name : str
+        As it was written, without its section.
+    sections : sequence of str
+        The parts before it, numbers of lists as ``N``.
+    """
+    if sections:
+        prefix = ".".join(sections) + "."
+        inside = [key.removeprefix(prefix) for key in recipe_keys() if key.startswith(prefix)]
+        siblings = [key for key in inside if "." not in key]
+        clause = nearest(name, siblings)
+        if clause.startswith("did you mean"):
+            return clause
+        elsewhere = [key for key in ours(name) if key in recipe_keys()]
+        return f"did you mean {listed([repr(key) for key in elsewhere], 'or')}?" if elsewhere else clause
+    top = [key for key in recipe_keys() if "." not in key]
+    clause = nearest(name, [*top, *short_keys()])
+    if not clause.startswith("did you mean"):
+        return clause
+    for short, keys in short_keys().items():
+        if repr(short) in clause and short not in top:
+            clause = clause.replace(repr(short), listed([repr(key) for key in keys[:NEAREST]], "or"))
+    return clause
+
+
+def wrong_key_or_value(problems: Sequence[Mapping[str, Any]]) -> tuple[str, str | None, str]:
+    """What is wrong, how to fix it, and the dotted key, of the first problem of a recipe; unknown keys come first.
+
+    Parameters
+    ----------
+    problems : sequence of mapping
+        As ``ValidationError.errors()`` gives them.
+    """
+    first = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
+    place = [str(part) for part in first["loc"] if not _BRANCH.fullmatch(str(part))]
+    dotted = ".".join(place)
+    same = [one for one in problems if [str(p) for p in one["loc"] if not _BRANCH.fullmatch(str(p))] == place]
+    count = len(problems) - len(same)
+    more = f" (and {count} more)" if count else ""
+    if first["type"] == "extra_forbidden":
+        above = ["N" if part.isdecimal() else part for part in place[:-1]]
+        return f"unknown key {dotted!r}{more}", nearest_key(place[-1], above), dotted
+    if first["type"] == "missing":
+        return f"key {dotted!r} is missing{more}", "add it", dotted
+    if first["type"] in ("value_error", "assertion_error"):
+        message = rule(first)
+        return f"{dotted or 'recipe'}: {message[:1].lower()}{message[1:]}{more}", None, dotted
+    value = first["input"]
+    shown = type(value).__name__.replace("dict", "a mapping").replace("list", "a list")
+    shown = shown if isinstance(value, dict | list) else repr(value)
+    return f"{dotted or 'recipe'} is {shown}{more}", must(same), dotted

@@ -1,0 +1,186 @@
+"""The rows that are held out of training, scored before and after: whether training helped, on one's own data.
+
+Pairs and captions are scored by recall@1: for how many anchors the nearest of all held-out positives is one of their
+own (of images and captions in both directions, averaged). Rows with scores are scored by Spearman's correlation of
+these and the cosines. Both are times 100.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedkit.data import TrainingRows
+from embedkit.disk import write_durably
+from embedkit.errors import EmbedkitError
+from embedkit.methods.base import Method
+from embedkit.training.monitor.callbacks import Callbacks
+from embedkit.training.monitor.log import Progress, RunLog
+
+FILE = "holdout.json"
+
+
+@dataclass
+class HeldOutScores:
+    """What ``holdout.json`` says.
+
+    Attributes
+    ----------
+    metric : str
+        ``recall@1`` or ``spearman``.
+    kind : str
+        What is scored: ``pairs``, ``image-caption pairs`` or ``scored pairs``.
+    rows : int
+        How many rows are held out.
+    before, after : float or None
+        Scores of the model before the first step and of the saved one, times 100.
+    """
+
+    metric: str
+    kind: str
+    rows: int
+    before: float | None = None
+    after: float | None = None
+
+    def verdict(self) -> str:
+        """One line for people.
+
+        >>> HeldOutScores("recall@1", "pairs", 6, 61.2, 74.5).verdict()
+        'recall@1 on your 6 held-out pairs 61.2 -> 74.5'
+        """
+        first, last = ("none" if value is None else f"{value:.1f}" for value in (self.before, self.after))
+        return f"{self.metric} on your {self.rows:,} held-out {self.kind} {first} -> {last}"
+
+
+class HeldOut:
+    """Held-out rows of a run and their scores; made by `HeldOut.of`."""
+
+    def __init__(
+        self, kind: str, rows: Sequence[dict[str, Any]], method: Method, folder: Path, log: RunLog, progress: Progress,
+        callbacks: Callbacks,
+    ) -> None:  # fmt: skip
+        self._rows, self._method, self._file = rows, method, folder / FILE
+        self._log, self._progress, self._callbacks = log, progress, callbacks
+        self._score = _SCORES[kind]
+        self.scores = HeldOutScores("spearman" if kind == "scored pairs" else "recall@1", kind, len(rows))
+
+    @staticmethod
+    def of(
+        rows: TrainingRows, share: float, method: Method, folder: Path, log: RunLog, progress: Progress,
+        callbacks: Callbacks,
+    ) -> HeldOut | None:  # fmt: skip
+        """The held-out rows of a run, `share` of all; None, with a line, where there are none that can be scored."""
+        if not share:
+            return None
+        held_out = rows.held_out()
+        kind = kind_of(held_out)
+        if kind is not None:
+            return HeldOut(kind, held_out, method, folder, log, progress, callbacks)
+        if held_out:
+            progress.say("the rows that are held out are not scored: they are neither pairs nor images with captions")
+        elif rows.num_rows is None:
+            progress.say("nothing is held out of a stream: give an evaluation to see whether training helps")
+        else:
+            progress.say("nothing is held out: too few rows share no text, image or group with the others")
+        return None
+
+    def before(self, model: Any, step: int) -> None:
+        """Score the model before its first step; a resumed run reads what was found then."""
+        if step == 0:
+            self.scores.before = self._scored(model, 0)
+            self._write()
+        elif self._file.is_file():
+            self.scores.before = json.loads(self._file.read_text(encoding="utf-8"))["before"]
+
+    def after(self, model: Any, step: int) -> None:
+        """Score the model that is saved, and say what training has brought."""
+        self.scores.after = self._scored(model, step)
+        self._write()
+        self._progress.say(self.scores.verdict())
+
+    def _scored(self, model: Any, step: int) -> float | None:
+        was_training = model.training
+        model.eval()
+        try:
+            score = self._score(model, self._rows, self._method)
+        except EmbedkitError as error:  # an extra: it does not end a run, but is not hidden either
+            self._progress.say(f"held-out rows are not scored: {error}")
+            return None
+        finally:
+            model.train(was_training)
+        name = f"holdout/{self.scores.metric}"
+        self._log.record({"step": step, "scores": {name: score}})
+        self._callbacks.evaluate(step, {name: score})
+        return score
+
+    def _write(self) -> None:
+        write_durably(self._file, (json.dumps(asdict(self.scores), indent=1) + "\n").encode())
+
+
+def kind_of(rows: Sequence[dict[str, Any]]) -> str | None:
+    """What rows with these roles are scored as; None where they are not pairs of anything.
+
+    >>> kind_of([{"anchor": "a", "positive": "b"}])
+    'pairs'
+    """
+    roles = {role for row in rows[:1] for role, value in row.items() if value not in (None, [])}
+    if {"image", "texts"} <= roles:
+        return "image-caption pairs"
+    if not {"anchor", "positive"} <= roles:
+        return None
+    return "scored pairs" if "score" in roles else "pairs"
+
+
+def recall_at_1(similarity: np.ndarray, own: np.ndarray) -> float:
+    """Share x 100 of rows of `similarity` (N, M) whose largest value is one of `own` (N, M, bool); ties are misses.
+
+    >>> recall_at_1(np.array([[0.9, 0.1], [0.8, 0.2]]), np.eye(2, dtype=bool))
+    50.0
+    """
+    best_own = np.where(own, similarity, -np.inf).max(axis=1)
+    best_other = np.where(own, -np.inf, similarity).max(axis=1)
+    return float(100.0 * np.mean(best_own > best_other))
+
+
+def _pairs(model: Any, rows: Sequence[dict[str, Any]], method: Method) -> float:
+    anchors = list(dict.fromkeys(row["anchor"] for row in rows))
+    positives = list(dict.fromkeys(row["positive"] for row in rows))
+    own = np.zeros((len(anchors), len(positives)), dtype=bool)
+    for row in rows:
+        own[anchors.index(row["anchor"]), positives.index(row["positive"])] = True
+    first = model.encode(anchors, prompt=method.prompt_of(model, "anchor"))
+    second = model.encode(positives, prompt=method.prompt_of(model, "positive"))
+    return recall_at_1(model.similarity(first, second), own)
+
+
+def _scored_pairs(model: Any, rows: Sequence[dict[str, Any]], method: Method) -> float:
+    from scipy.stats import spearmanr
+
+    first, second = (
+        model.encode([row[role] for row in rows], prompt=method.prompt_of(model, role))
+        for role in ("anchor", "positive")
+    )
+    cosines = np.diagonal(model.similarity(first, second))
+    return float(100.0 * spearmanr(cosines, [row["score"] for row in rows]).statistic)
+
+
+def _captions(model: Any, rows: Sequence[dict[str, Any]], method: Method) -> float:
+    images = list(dict.fromkeys(row["image"] for row in rows))
+    texts = list(dict.fromkeys(text for row in rows for text in row["texts"]))
+    own = np.zeros((len(images), len(texts)), dtype=bool)
+    for row in rows:
+        for text in row["texts"]:
+            own[images.index(row["image"]), texts.index(text)] = True
+    pictures = model.encode([Path(image) if isinstance(image, str) else image for image in images])
+    similarity = model.similarity(pictures, model.encode(texts))
+    return (recall_at_1(similarity, own) + recall_at_1(similarity.T, own.T)) / 2
+
+
+_SCORES: dict[str, Callable[[Any, Sequence[dict[str, Any]], Method], float]] = {
+    "pairs": _pairs, "scored pairs": _scored_pairs, "image-caption pairs": _captions,
+}  # fmt: skip

@@ -1,0 +1,357 @@
+"""What a run is made of, put together once: inputs that are checked first, then the model and all that trains it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from embedkit.data import TrainingRows
+from embedkit.disk import FolderLock, write_durably
+from embedkit.errors import CheckpointError, RecipeError
+from embedkit.methods.base import Method
+from embedkit.recipe import Recipe
+from embedkit.recipe_io import dump_recipe
+from embedkit.training import setup
+from embedkit.training.evaluation.holdout import HeldOut
+from embedkit.training.evaluation.suite import Evaluator, Weights, by_chosen_vectors
+from embedkit.training.loop.batches import prepare
+from embedkit.training.loop.cache import Chunking
+from embedkit.training.loop.guide import Guide
+from embedkit.training.loop.schedule import Schedule
+from embedkit.training.loop.step import Bundle, TrainStep
+from embedkit.training.loop.update import Update
+from embedkit.training.monitor.callbacks import Callbacks
+from embedkit.training.monitor.guards import Guards
+from embedkit.training.monitor.log import Progress, RunLog
+from embedkit.training.monitor.nonfinite import FiniteGuard
+from embedkit.training.monitor.summary import summary_line
+from embedkit.training.optim.l2sp import StartingPoint
+from embedkit.training.optim.optimizer import Optimiser, RunningMean, assign_groups
+from embedkit.training.optim.precision import LossScale, Precision, autocast, choose_precision
+from embedkit.training.optim.scale import start_scale
+from embedkit.training.parallel.distributed import World
+from embedkit.training.parallel.engine import Engine
+from embedkit.training.parallel.signals import StopRequest
+from embedkit.training.state.checkpoint import CheckpointStore
+from embedkit.training.state.sample_accounting import Ledger
+from embedkit.training.state.saving import Saver
+from embedkit.training.state.state import Best, RunState
+
+if TYPE_CHECKING:
+    from embedkit.training.loop.image_cache import ImageCache
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads, checked and open, before any weight is made.
+
+    Attributes
+    ----------
+    suite : OpenSuite or None
+        What is evaluated while training.
+    metric : str or None
+        The score that chooses the best checkpoint.
+    total : int
+        Optimiser steps of the run.
+    """
+
+    recipe: Recipe
+    method: Method
+    rows: TrainingRows
+    suite: Any
+    metric: str | None
+    total: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """All parts of a run. Parts change while it goes on (`state` above all); which parts they are does not.
+
+    Attributes
+    ----------
+    state : RunState
+        Weights, optimiser, position, scores: what a checkpoint holds.
+    step : TrainStep
+        Gradients of a batch.
+    update : Update
+        Applies them.
+    stream : iterator of StepBatch
+        The batches from the position on, prepared in the background, without end.
+    schedule : Schedule
+        When to log, evaluate, save and end.
+    holdout : HeldOut or None
+        Rows that are not trained on, and their score before training; None where there are none.
+    """
+
+    inputs: Inputs
+    folder: Path
+    engine: Engine
+    state: RunState
+    store: CheckpointStore
+    step: TrainStep
+    update: Update
+    stream: Any
+    schedule: Schedule
+    weights: Weights
+    evaluator: Evaluator
+    holdout: HeldOut | None
+    saver: Saver
+    ledger: Ledger
+    finite: FiniteGuard
+    guards: Guards
+    log: RunLog
+    progress: Progress
+    callbacks: Callbacks
+    stop: StopRequest
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the run."""
+        return self.inputs.recipe
+
+    @property
+    def rows(self) -> TrainingRows:
+        """The rows that are trained on."""
+        return self.inputs.rows
+
+    @property
+    def total(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.inputs.total
+
+
+def open_inputs(checked: setup.Checked) -> Inputs:
+    """Data and suite of a checked recipe, opened; errors in them are told before a model is made."""
+    from embedkit.evaluation import open_suite
+
+    recipe, config = checked.recipe, checked.recipe.evaluation
+    suite = None
+    if config is not None:
+        suite = open_suite(config.suite, config.data, config.tasks, config.split, settings=config.settings)
+    rows = setup.open_rows(recipe, checked.method, checked.contract)
+    recipe = setup.as_opened(recipe, rows)
+    return Inputs(recipe, checked.method, rows, suite, checked.metric, setup.total_steps(recipe, rows))
+
+
+@contextlib.contextmanager
+def opened(
+    inputs: Inputs, folder: Path, progress: Progress, callbacks: Sequence[Any] = (), *, resume: bool = False
+) -> Iterator[Run]:
+    """A context with the run, ready for its next step; on the way out its threads, locks and trackers are released.
+
+    Parameters
+    ----------
+    resume : bool
+        Go back to the latest complete checkpoint in `folder`.
+
+    Raises
+    ------
+    CheckpointError
+        The folder has a run already, or its checkpoint belongs to another one.
+    """
+    recipe = inputs.recipe
+    if recipe.train.threads is not None:
+        torch.set_num_threads(recipe.train.threads)
+    with contextlib.ExitStack() as stack:
+        engine = Engine(recipe, folder)
+        stack.callback(engine.close)
+        shown = progress if engine.world.is_main else Progress()
+        stack.callback(shown.stop)
+        told = Callbacks(callbacks, is_main=engine.world.is_main)
+        setup.check_shares(inputs.rows.smallest_batch, engine.world.size)
+        precision = choose_precision(recipe.train.precision, engine.world.device)
+        if engine.world.is_main:
+            lock = FolderLock(folder, "wait for it, or give another train.output")
+            stack.callback(lock.release)
+            check_folder(folder, resume)  # again: another run may have filled it before this one had the lock
+        setup.check_same(engine.world, recipe, inputs.rows)
+        for note in (*recipe.origin.notes, *inputs.rows.notes):
+            shown.say(note)
+        state, starting = build_state(inputs, engine, precision, shown.say)
+        for note in inputs.method.notes(state.bundle.model):
+            shown.say(note)
+        shown.say(summary_line(inputs.rows, inputs.total, inputs.method, state.bundle.model))
+        yield _assembled(inputs, folder, engine, state, starting, precision, shown, told, stack, resume=resume)
+
+
+def check_folder(folder: Path, resume: bool) -> None:
+    """Refuse a folder that has a run in it, unless that is resumed, and what is no folder."""
+    try:
+        used = folder.is_dir() and any(folder.glob("checkpoints/step-*"))
+        exists = folder.exists()
+    except (OSError, ValueError) as error:  # too long, NUL, no permission
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"not a usable path ({reason})", where=str(folder)[:200], remedy="check it") from error
+    if exists and not folder.is_dir():
+        raise CheckpointError("is not a folder", where=str(folder), remedy="give another train.output")
+    if not resume and (used or (folder / "model").exists()):
+        raise CheckpointError(
+            "the output folder holds a run", where=str(folder), remedy="add --resume, or give another train.output"
+        )
+
+
+def build_state(
+    inputs: Inputs, engine: Engine, precision: Precision, say: Callable[[str], None] = lambda line: None
+) -> tuple[RunState, StartingPoint]:
+    """Model, method's parts, objective, guide, optimiser and means, on their device; random by the recipe's seed."""
+    from embedkit.factory import build
+
+    recipe, method, config = inputs.recipe, inputs.method, inputs.recipe.train
+    torch.manual_seed(recipe.seed)
+    model = build(recipe.model, recipe.seed)
+    torch.manual_seed(recipe.seed + 1)
+    method.adapt(model)
+    parts = method.parts(model)
+    by_chosen_vectors(recipe, model)  # what it cannot give is refused now, not at the first evaluation
+    for note in setup.notes_of_model(recipe, method, inputs.rows, model, parts):
+        say(note)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    if config.compile:
+        model.compile_layers()
+    objective = setup.build_objective(recipe, method, method.embedding_dim(model), inputs.rows.num_rows)
+    setup.check_batch(recipe, objective, inputs.rows)
+    start_scale(objective, model, recipe.objective.settings if recipe.objective is not None else ())
+    guide = Guide(recipe.guide, model) if recipe.guide is not None else None
+    setup.begin(
+        recipe, method, objective, inputs.rows, method.embedding_dim(model),
+        None if guide is None else guide.encoder.training_dim,
+    )  # fmt: skip
+    bundle = Bundle(model, parts, objective, guide)
+    undecayed = frozenset(f"objective.{name}" for name in objective.no_weight_decay)
+    groups = assign_groups(bundle, config, undecayed)
+    bundle = engine.place(bundle)
+    if guide is not None:
+        guide.place(engine.world.device)
+    optimiser = Optimiser(bundle, groups, config)
+    starting = StartingPoint(bundle, config.l2sp, config.wise_ft)
+    ema = RunningMean(bundle, config.ema) if config.ema is not None else None
+    return RunState(bundle, optimiser, LossScale(precision), ema, best=Best(metric=inputs.metric)), starting
+
+
+def _assembled(
+    inputs: Inputs, folder: Path, engine: Engine, state: RunState, starting: StartingPoint, precision: Precision,
+    progress: Progress, callbacks: Callbacks, stack: contextlib.ExitStack, *, resume: bool,
+) -> Run:  # fmt: skip
+    """The parts around a state, which is brought back to a checkpoint on the way when that is asked for."""
+    recipe, method, rows, world = inputs.recipe, inputs.method, inputs.rows, engine.world
+    store = CheckpointStore(folder / "checkpoints", recipe.train.keep_checkpoints)
+    images = image_cache_of(inputs, folder, state.bundle.model, world, progress.say)
+    ledger, stop = Ledger(folder, world, recipe.data.on_bad_row == "quarantine"), StopRequest()
+    step = TrainStep(
+        state.bundle, method, world, chunking_of(recipe, state.bundle.model),
+        autocast=autocast(precision, world.device), loss_scale=lambda: state.scale.factor,
+        defer_sync=engine.defer_sync, total_steps=inputs.total, equal_passes=engine.sharded,
+        asked_to_stop=lambda: stop.code is not None,
+    )  # fmt: skip
+    schedule = Schedule(recipe.train, recipe.evaluation, inputs.total, rows.steps_per_epoch)
+    guards = Guards(recipe.train, state.bundle.objective, world, inputs.total, setup.most_negatives(rows), progress.say)
+    torch.manual_seed(recipe.seed * 1_000_003 + world.rank)  # dropout differs between processes
+    if resume:
+        _resume(inputs, folder, state, store, world, progress)
+    if world.is_main:
+        _open_folder(folder, store, state, recipe, progress)
+    engine.start_trackers(recipe)
+    stream = stack.enter_context(contextlib.closing(batches_of(inputs, state, images, world, stack)))
+    log = RunLog(folder / "log.jsonl", world, progress, lambda: stream.waited, engine.track)
+    log.rewind(state.position.step if state.position.step or state.history else -1)
+    ledger.rewind(state.position.step)
+    finite = FiniteGuard(folder, world, store, step, rows.where, log.record)
+    weights = Weights(recipe, state, starting, engine)
+    evaluator = Evaluator(
+        recipe, inputs.suite, state, weights, engine, schedule,
+        folder=folder, finite=finite, log=log, progress=progress, callbacks=callbacks,
+    )  # fmt: skip
+    return Run(
+        inputs=inputs, folder=folder, engine=engine, state=state, store=store, step=step,
+        update=Update(state, step, starting, finite), stream=stream, schedule=schedule, weights=weights,
+        evaluator=evaluator, holdout=HeldOut.of(rows, recipe.train.holdout, method, folder, log, progress, callbacks),
+        saver=Saver(recipe, rows, state, store, world, finite, ledger, callbacks), ledger=ledger, finite=finite,
+        guards=guards, log=log, progress=progress, callbacks=callbacks, stop=stop,
+    )  # fmt: skip
+
+
+def _open_folder(folder: Path, store: CheckpointStore, state: RunState, recipe: Recipe, progress: Progress) -> None:
+    """Leave what an interrupted save left behind out of the folder, and write the recipe into it."""
+    store.sweep()
+    if (full := store.space_note(state.nbytes)) is not None:
+        progress.say(full)
+    write_durably(folder / "recipe.yaml", dump_recipe(recipe).encode())
+
+
+def _resume(
+    inputs: Inputs, folder: Path, state: RunState, store: CheckpointStore, world: World, progress: Progress
+) -> None:
+    checkpoint, ignored = store.newest()
+    for line in ignored:
+        progress.say(line)
+    steps = world.counts(-1 if checkpoint is None else checkpoint.step)
+    if len(set(steps)) > 1:
+        raise CheckpointError(
+            f"processes see different checkpoints (steps {steps})", where=str(store.folder),
+            remedy="put train.output on a disk that all machines share",
+        )  # fmt: skip
+    if checkpoint is None:
+        progress.say(f"{folder}: no complete checkpoint, starting from step 0")
+        return
+    state.restore(checkpoint, inputs.recipe, inputs.rows.fingerprint, world)
+    at = state.position
+    progress.say(f"resuming from step {at.step} (epoch {at.epoch}, batch {at.epoch_step}): {checkpoint.path}")
+
+
+def chunking_of(recipe: Recipe, model: Any) -> Chunking:
+    """How the gradient cache cuts a step; refused for a model whose vectors depend on what is in a chunk with them."""
+    config = recipe.train
+    chunking = Chunking(config.chunk_size, config.chunk_tokens, config.keep_chunks)
+    if not chunking.whole and model.mixes_inputs:
+        raise RecipeError(
+            "batch normalisation sees one chunk at a time, which changes the gradient", where="train.chunk_size",
+            remedy="set model.towers.image.freeze_batch_norm: true, or leave chunks out",
+        )  # fmt: skip
+    return chunking
+
+
+def image_cache_of(
+    inputs: Inputs, folder: Path, model: Any, world: World, say: Callable[[str], None]
+) -> ImageCache | None:
+    """Vectors of all images, for methods that lock the image tower; a stream has none."""
+    if not inputs.method.caches_images or inputs.rows.num_rows is None:
+        return None
+    from embedkit.training.loop import image_cache
+
+    rows: Any = inputs.rows
+    return image_cache.build(model, rows, folder, world, setup.decoding(inputs.recipe, inputs.method, model), say)
+
+
+def batches_of(
+    inputs: Inputs, state: RunState, images: ImageCache | None, world: World, stack: contextlib.ExitStack
+) -> Any:
+    """Batches from the position of `state` on, epoch after epoch without end, prepared two steps ahead.
+
+    ``.waited`` is the time in seconds that was spent waiting for them. The threads end with `stack`.
+    """
+    from embedkit.data import prefetch
+    from embedkit.data.images.decoding import decode_batches
+
+    recipe, method, rows, model = inputs.recipe, inputs.method, inputs.rows, state.bundle.model
+    guide = state.bundle.guide
+    source = setup.batches_from(rows, state.position, world.rank, world.size)
+    decoding = setup.decoding(recipe, method, model)
+    if images is not None:
+        source = images.attach(source, decoding.skip, rows.where)
+    else:
+        source = decode_batches(source, decoding, rows.where)
+    numbered = enumerate(source, state.position.step)
+    threads = ThreadPoolExecutor(decoding.threads, "embedkit-pixels")
+    stack.callback(threads.shutdown, wait=False, cancel_futures=True)
+    settings: dict[str, Any] = {
+        "seed": recipe.seed, "threads": threads,
+        "guide": guide.encoder if guide is not None and guide.own_inputs else None,
+    }  # fmt: skip
+    return prefetch((prepare(b, method, model, epoch=e, number=n, **settings) for n, (e, b) in numbered), 2)
