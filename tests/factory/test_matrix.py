@@ -11,7 +11,7 @@ import torch
 from embedkit.errors import UserError
 from embedkit.recipe_io import load_recipe
 from embedkit.resources import recipe_names
-from embedkit.training.loop.loop import train
+from embedkit.training import train
 from tests.helpers import dual, tiny
 
 pytest.importorskip("open_clip")
