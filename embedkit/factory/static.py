@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from embedkit.errors import ModelError
-from embedkit.factory.folder_settings import folder_of, permissions, replaced
+from embedkit.factory.folder_settings import folder_of, replaced
 from embedkit.factory.registry import builders
 from embedkit.factory.tokenizer import open_tokenizer
 from embedkit.formats.detect import inspect
@@ -27,15 +25,16 @@ def build_static(config: ModelConfig) -> StaticEncoder:
     if config.pooling not in (None, "mean"):
         raise ModelError(f"a static model has no {config.pooling} pooling", where="model.pooling", remedy="remove it")
     if config.name is not None:
-        plan = inspect(folder_of(config), **permissions(config))
+        plan = inspect(folder_of(config))
         if plan.kind != "static":
             raise ModelError(f"is a {plan.kind} model", where=config.name, remedy=f"set model.kind to {plan.kind}")
         plan.spec = replaced(plan.spec, config)
-        model = assemble(plan, **permissions(config))
+        model = assemble(plan)
         assert isinstance(model, StaticEncoder)
         return model
     spec = replaced({"normalize": True}, config)
     spec.pop("pooling", None)
     assert config.dim is not None
-    table: dict[str, Any] = {"buckets": config.buckets} if config.ngrams > 1 else {}  # without n-grams there are none
-    return StaticEncoder(open_tokenizer(str(config.tokenizer)), config.dim, ngrams=config.ngrams, **table, **spec)
+    buckets = config.buckets if config.ngrams > 1 else 0  # without n-grams there are none
+    tokenizer = open_tokenizer(str(config.tokenizer))
+    return StaticEncoder(tokenizer, config.dim, ngrams=config.ngrams, buckets=buckets, **spec)

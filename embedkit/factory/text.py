@@ -93,12 +93,11 @@ def _dropout_overrides(config: ModelConfig, known: Any) -> dict[str, float]:
 
 
 def _random_text(config: ModelConfig) -> Model:
-    from transformers import AutoConfig
-
     from embedkit.formats.loading import POOLER
     from embedkit.formats.transformers.encoder import new_encoder
     from embedkit.models.modules.clip_text import CAUSAL, PADDED, ClipTextEncoder, special_ids
     from embedkit.models.modules.text import TextEncoder
+    from embedkit.models.towers.transformers import new_config
 
     assert config.config is not None
     settings = dict(config.config)
@@ -113,10 +112,7 @@ def _random_text(config: ModelConfig) -> Model:
             settings.setdefault(f"{name}_token_id", number)
     if config.tokenizer == "clip":  # made for 77 tokens; here the position table of the tower counts
         tokenizer.model_max_length = int(settings.get("max_position_embeddings", tokenizer.model_max_length))
-    try:
-        shape = AutoConfig.for_model(kind, **settings)
-    except (ValueError, TypeError) as error:
-        raise ModelError(f"not a transformers configuration ({error})", where="model.config") from error
+    shape = new_config({**settings, "model_type": kind}, "model.config", "not a transformers configuration")
     if shape.vocab_size < len(tokenizer):
         raise ModelError(
             f"vocab_size is {shape.vocab_size}, the tokenizer has {len(tokenizer)} entries", where="model.config",

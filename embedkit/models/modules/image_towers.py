@@ -36,6 +36,8 @@ class ImageTower(nn.Module, ABC):
         Keys of a recipe's ``towers.image`` that `from_config` takes beside the configuration.
     pooling : str or None
         How token vectors become one, where that can be chosen.
+    is_usual : bool
+        Whether a configuration that no other tower takes is one of this tower's.
     ends_in_projection : bool
         Whether the library's module ends in a projection to the size asked for.
     encoder : nn.Module
@@ -55,6 +57,7 @@ class ImageTower(nn.Module, ABC):
     patches: int
     options: tuple[str, ...] = ()
     pooling: str | None = None
+    is_usual: bool = False
     ends_in_projection: bool = False
     freeze_batch_norm: bool = False
     patch_dropout: float = 0.0
@@ -194,7 +197,7 @@ def tower_class(config: dict[str, Any], family: str | None = None) -> type[Image
     families = sorted({tower.family for _, tower in image_towers.items()})
     if family is not None and family not in families:
         raise ModelError(f"unknown family of image towers {family!r}", remedy=f"known: {', '.join(families)}")
-    for _, tower in image_towers.items():
+    for _, tower in sorted(image_towers.items(), key=lambda entry: entry[1].is_usual):
         if family in (None, tower.family) and tower.takes(config):
             return tower
     raise ModelError(

@@ -34,6 +34,7 @@ class OpenClipTower(ImageTower):
     """
 
     family = "open_clip"
+    is_usual = True
     ends_in_projection = True
     options = ("quick_gelu",)
 

@@ -25,6 +25,8 @@ class TimmTower(OpenClipTower):
         When timm has no such model, or it takes images of another size.
     """
 
+    is_usual = False
+
     def __init__(self, dim: int, config: dict[str, Any], quick_gelu: bool = False) -> None:
         name = str(config.get("timm_model_name"))
         if ":" in name:  # hf-hub:.. and local-dir:.. would be read from there

@@ -136,16 +136,33 @@ def plain_config(config: Any) -> dict[str, Any]:
     return {**settings, "model_type": config.model_type}
 
 
+def new_config(settings: dict[str, Any], where: str, what: str) -> Any:
+    """A transformers configuration of its keys, ``model_type`` among them.
+
+    Raises
+    ------
+    ModelError
+        For an unknown type and for values of the wrong type; the message says it is not `what`.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    keys = {key: value for key, value in settings.items() if key != "model_type"}
+    try:
+        return AutoConfig.for_model(settings["model_type"], **keys)
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
+        raise ModelError(f"{what} ({error})", where=where, remedy="see the configuration's documentation") from error
+
+
 def new_vision_model(settings: dict[str, Any]) -> Any:
     """A randomly initialised vision model of a transformers configuration with ``model_type``."""
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
 
-    settings = dict(settings)
-    kind = settings.pop("model_type")
+    where, what = "model.towers.image.config", "no vision model of transformers"
+    config = new_config(settings, where, what)
+    if not {"image_size", "patch_size"} <= config.to_dict().keys():
+        raise ModelError(f"{what} ({config.model_type} has no image_size and patch_size)", where=where)
     try:
-        config = AutoConfig.for_model(kind, **settings)
-        if not hasattr(config, "image_size") or not hasattr(config, "patch_size"):
-            raise ValueError(f"{kind} has no image_size and patch_size")
         return AutoModel.from_config(config)
     except (ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"no vision model of transformers ({error})", where="model.towers.image.config") from error
+        raise ModelError(f"{what} ({error})", where=where) from error

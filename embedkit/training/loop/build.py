@@ -309,7 +309,7 @@ def chunking_of(recipe: Recipe, model: Any) -> Chunking:
     """How the gradient cache cuts a step; refused for a model whose vectors depend on what is in a chunk with them."""
     config = recipe.train
     chunking = Chunking(config.chunk_size, config.chunk_tokens, config.keep_chunks)
-    if not chunking.whole and getattr(model, "mixes_inputs", False):
+    if not chunking.whole and model.mixes_inputs:
         raise RecipeError(
             "batch normalisation sees one chunk at a time, which changes the gradient", where="train.chunk_size",
             remedy="set model.towers.image.freeze_batch_norm: true, or leave chunks out",

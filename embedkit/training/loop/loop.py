@@ -76,7 +76,7 @@ def _log(
     run: Run, number: int, batch: StepBatch, result: StepResult, norm: torch.Tensor, factor: float
 ) -> dict[str, float] | None:
     """The figures since the last log line at a log step, else None; nothing waits for the device in between."""
-    run.log.add(result, batch, run.state.bundle.model)
+    run.log.add(result, batch)
     figures = None
     if run.schedule.logs(number):
         extra = {"lr": factor * run.recipe.train.lr, "gradient_norm": float(norm)}

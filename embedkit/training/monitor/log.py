@@ -155,17 +155,16 @@ class RunLog:
         self._file_works = True
         self._window = _Window(waited())
 
-    def add(self, result: StepResult, batch: StepBatch, model: Any) -> None:
-        """Count a step of this process: its losses, inputs, real tokens, and tokens that `model` computed for them."""
+    def add(self, result: StepResult, batch: StepBatch) -> None:
+        """Count a step of this process: its losses, inputs and tokens."""
         window, tokens = self._window, batch.tokens
         for name, value in {"loss": result.loss, **result.terms}.items():
             window.sums[name] = window.sums.get(name, torch.zeros_like(value)) + value
-        computed = getattr(model, "computed_tokens", None)
         window.metrics = result.metrics
         window.steps += 1
         window.inputs += sum(len(pool.inputs) for pool in batch.pools)
         window.tokens += tokens
-        window.computed += computed(tokens) if computed else tokens
+        window.computed += tokens
 
     def write(self, step: int, extra: Mapping[str, float]) -> dict[str, float]:
         """Figures since the last log line, summed over processes; written, shown and tracked by the main process."""
