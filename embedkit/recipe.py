@@ -114,6 +114,8 @@ class TextTowerConfig(Settings):
     kind: Literal["text", "static"] = "text"
     name: str | None = None
     revision: str | None = None
+    trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
+    allow_pickle: bool = Field(False, description="read weights from a pickle, as tensors only")
     size: str | None = Field(None, description="a random tower by name, e.g. clip-text-tiny")
     config: dict[str, Any] | None = None
     tokenizer: str | None = Field(None, description="as in model.tokenizer; 'clip' is CLIP's own")
@@ -145,6 +147,7 @@ class ImageTowerConfig(Settings):
 
     name: str | None = None
     revision: str | None = None
+    allow_pickle: bool = Field(False, description="read weights from a pickle, as tensors only")
     size: str | None = Field(None, description="a random tower by name, e.g. vit-tiny-64")
     config: dict[str, Any] | None = None
     quick_gelu: bool = False
@@ -181,6 +184,8 @@ class ModelConfig(Settings):
     kind: Literal["text", "static", "dual"] = "text"
     name: str | None = None
     revision: str | None = None
+    trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
+    allow_pickle: bool = Field(False, description="read weights from a pickle, as tensors only")
     config: dict[str, Any] | None = None
     tokenizer: str | None = Field(None, description="tokenizer folder, vocab.txt, hub id, or 'builtin'")
     pooling: str | None = Field(None, description="cls, mean, max, first-last, last-two, last-token, mask, pooler")

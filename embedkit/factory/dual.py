@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from embedkit.errors import ModelError
-from embedkit.factory.folder_settings import checked_prompt, folder_of
+from embedkit.factory.folder_settings import checked_prompt, folder_of, permissions
 from embedkit.factory.registry import builders
 from embedkit.factory.settings import every_setting_used, taken
 from embedkit.factory.tower_configs import image_size, text_size
@@ -24,7 +24,7 @@ from embedkit.recipe import ImageTowerConfig, ModelConfig, TextTowerConfig, Towe
 
 _TEXT_KEYS = (
     "kind", "name", "revision", "config", "tokenizer", "pooling", "max_length", "prompts", "default_prompt", "dropout",
-    "dim", "ngrams", "buckets",
+    "dim", "ngrams", "buckets", "trust_remote_code", "allow_pickle",
 )  # fmt: skip
 
 
@@ -55,11 +55,11 @@ def _loaded(config: ModelConfig, name: str) -> DualEncoder:
         from embedkit.formats.open_clip.towers import load_tag
 
         return load_tag(name.removeprefix(OPEN_CLIP))
-    plan = inspect(folder_of(config))
+    plan = inspect(folder_of(config), **permissions(config))
     if plan.kind != "dual":
         remedy = "name it in model.towers.text.name, with an image tower"
         raise ModelError(f"is a {plan.kind} model", where=name, remedy=remedy)
-    model = assemble(plan)
+    model = assemble(plan, **permissions(config))
     assert isinstance(model, DualEncoder)
     return model
 
@@ -150,7 +150,7 @@ def _image(config: ImageTowerConfig, dim: int) -> tuple[ImageTower, Preprocess]:
     """The tower, and the preprocessing that its folder asks for or that fits its size."""
     if config.name is not None:
         folder = folder_of(config)
-        tower: ImageTower = TransformersTower(read_vision_model(folder), config.pooling)
+        tower: ImageTower = TransformersTower(read_vision_model(folder, config.allow_pickle), config.pooling)
         if (folder / "preprocessor_config.json").is_file():
             preprocess = preprocess_of(folder)
             return resized(tower, preprocess.size), preprocess

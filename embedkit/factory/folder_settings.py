@@ -20,7 +20,13 @@ def folder_of(config: ModelConfig | ImageTowerConfig) -> Path:
     """
     assert config.name is not None
     local = Path(config.name).expanduser().is_dir()
-    return locate(config.name, None if local else config.revision)
+    return locate(config.name, None if local else config.revision, **permissions(config))
+
+
+def permissions(config: ModelConfig | ImageTowerConfig) -> dict[str, Any]:
+    """What reading the folder of a section may do, as `embedkit.formats.detect.locate` and its kin take it."""
+    code = False if isinstance(config, ImageTowerConfig) else config.trust_remote_code
+    return {"trust_remote_code": code, "allow_pickle": config.allow_pickle}
 
 
 def replaced(spec: dict[str, Any], config: ModelConfig) -> dict[str, Any]:
