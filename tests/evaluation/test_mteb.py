@@ -254,7 +254,7 @@ def test_benchmarks_are_known_by_name() -> None:
     assert len(open_mteb("mteb:NanoBEIR, STS12").tasks) == len(mteb.get_benchmark("NanoBEIR").tasks) + 1
     with pytest.raises(UserError) as error:
         metric_names("mteb:MTEB(eng, v3)")
-    assert "MTEB(eng, v2)" in str(error.value.remedy)
+    assert "did you mean 'MTEB(eng, v" in str(error.value.remedy)
 
 
 def test_results_are_written_in_the_form_of_mtebs_leaderboard(tmp_path: Path) -> None:
@@ -264,4 +264,4 @@ def test_results_are_written_in_the_form_of_mtebs_leaderboard(tmp_path: Path) ->
     (path,) = (tmp_path / "results" / "org__mine").glob("*/LocalSts.json")
     assert (path.parent / "model_meta.json").is_file()
     stored = mteb.ResultCache(tmp_path).load_results(validate_and_filter=False).model_results[0].task_results[0]
-    assert stored.get_score() == pytest.approx(report.scores["LocalSts"] / 100)
+    assert stored.get_score() == pytest.approx(report.scores["LocalSts"] / 100, abs=1e-6)

@@ -70,8 +70,8 @@ class EmbeddingCache:
             self._open(name).put(keys, vectors)
 
     def _space(self, model_key: str, prompt: str | None) -> str:
-        said = "none" if prompt is None else f"prompt {prompt}"
-        return hashlib.sha256(f"{model_key}\n{said}".encode()).hexdigest()[:32]
+        prompt_part = "none" if prompt is None else f"prompt {prompt}"
+        return hashlib.sha256(f"{model_key}\n{prompt_part}".encode()).hexdigest()[:32]
 
     def _open(self, name: str) -> _Shelf:
         """The folder of one model and prompt; its keys are read the first time."""
@@ -104,13 +104,13 @@ class _Shelf:
             if key in self._places:
                 number, row = self._places[key]
                 by_file.setdefault(number, {})[key] = row
-        found: dict[bytes, Array] = {}
+        vectors_by_key: dict[bytes, Array] = {}
         for number, rows in by_file.items():
             low, high = min(rows.values()), max(rows.values())
             with _opened(self._files[number]) as (_, vectors):
                 part = vectors[low : high + 1]
-            found.update((key, part[row - low]) for key, row in rows.items())
-        return found
+            vectors_by_key.update((key, part[row - low]) for key, row in rows.items())
+        return vectors_by_key
 
     def put(self, keys: Sequence[bytes], vectors: Array) -> None:
         """Write a file of `vectors`, float32 (N, D)."""

@@ -198,15 +198,15 @@ class Embedder:
         NonFiniteError
             A vector is not finite, or all vectors so far are the same, those of `FEWEST` different inputs at least.
         """
-        wanted: dict[_Space, dict[bytes, Item]] = {}
+        missing_by_space: dict[_Space, dict[bytes, Item]] = {}
         for request in requests:
             space = self._space(request.items, request.prompt, request.side)
-            known, new = self._known.get(space, {}), wanted.setdefault(space, {})
+            known, new = self._known.get(space, {}), missing_by_space.setdefault(space, {})
             for item in request.items:
                 key = item_key(item)
                 if key not in known:
                     new.setdefault(key, item)
-        for space, new in wanted.items():
+        for space, new in missing_by_space.items():
             if new:
                 self._keep(space, list(new), self._encode(list(new.values()), list(new), space))
                 self._sameness[space].refuse()
@@ -265,27 +265,27 @@ class Embedder:
     ) -> Array:
         """Vectors of items, from the cache or the model, checked and cut to `dim`; `keep` as `EmbeddingCache.put`."""
         prompt = self._text_of(space[0])
-        found: dict[bytes, Array] = {}
+        cached: dict[bytes, Array] = {}
         if self.cache is not None and self.model_key is not None:
-            found = self.cache.get(self.model_key, prompt, keys)
-        missing = [place for place, key in enumerate(keys) if key not in found]
+            cached = self.cache.get(self.model_key, prompt, keys)
+        missing = [place for place, key in enumerate(keys) if key not in cached]
         if self.cache is not None and self.distributed and not alone:
             missing = _of_any_process(missing)
             for place in missing:
-                found.pop(keys[place], None)
+                cached.pop(keys[place], None)
         self.reused += len(items) - len(missing)
         fresh: Array | None = None
         if missing:
             fresh = self._run([items[place] for place in missing], prompt, alone)
             if self.cache is not None and self.model_key is not None:
                 self.cache.put(self.model_key, prompt, [keys[place] for place in missing], fresh, keep=keep)
-        width = fresh.shape[1] if fresh is not None else len(next(iter(found.values())))
+        width = fresh.shape[1] if fresh is not None else len(next(iter(cached.values())))
         vectors = np.empty((len(items), width), dtype=np.float32)
         if fresh is not None:
             vectors[missing] = fresh
         for place, key in enumerate(keys):
-            if key in found:
-                vectors[place] = found[key]
+            if key in cached:
+                vectors[place] = cached[key]
         self._sameness.setdefault(space, _Sameness()).see(keys, vectors)
         return self._cut(vectors)
 

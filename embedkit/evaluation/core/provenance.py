@@ -17,13 +17,13 @@ _PACKAGES = ("numpy", "torch", "transformers", "tokenizers", "sentence-transform
 
 def versions() -> dict[str, str]:
     """Versions of Python, embedkit and of the installed packages that can change a score; imports none of them."""
-    found = {"python": platform.python_version(), "embedkit": embedkit.__version__}
+    facts = {"python": platform.python_version(), "embedkit": embedkit.__version__}
     for name in _PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            facts[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return facts
 
 
 def now() -> str:
@@ -33,14 +33,14 @@ def now() -> str:
 
 def machine() -> dict[str, Any]:
     """Processor architecture, and the settings of torch that change the last digits of a vector."""
-    found: dict[str, Any] = {"platform": platform.platform(), "processor": platform.machine()}
+    facts: dict[str, Any] = {"platform": platform.platform(), "processor": platform.machine()}
     torch = sys.modules.get("torch")
     if torch is not None:
-        found["threads"] = torch.get_num_threads()
-        found["matmul_precision"] = torch.get_float32_matmul_precision()
+        facts["threads"] = torch.get_num_threads()
+        facts["matmul_precision"] = torch.get_float32_matmul_precision()
         if torch.cuda.is_available():
-            found["gpu"] = torch.cuda.get_device_name()
-    return found
+            facts["gpu"] = torch.cuda.get_device_name()
+    return facts
 
 
 def weights_hash(model: Any) -> str:
@@ -65,21 +65,21 @@ def describe_model(model: Any, name: str | None = None) -> dict[str, Any]:
     ``hash`` is None where nothing tells two models of this class apart; then no cache is used.
     """
     if hasattr(model, "describe"):
-        found = dict(model.describe())
+        facts = dict(model.describe())
     else:
-        found = {"class": f"{type(model).__module__}.{type(model).__qualname__}", "hash": None}
+        facts = {"class": f"{type(model).__module__}.{type(model).__qualname__}", "hash": None}
         if hasattr(model, "state_dict"):
-            found["hash"] = weights_hash(model)
-            found["dtype"] = str(next(iter(model.state_dict().values())).dtype).removeprefix("torch.")
+            facts["hash"] = weights_hash(model)
+            facts["dtype"] = str(next(iter(model.state_dict().values())).dtype).removeprefix("torch.")
         for key, attribute in (("max_length", "max_seq_length"), ("prompts", "prompts")):
             if isinstance(getattr(model, attribute, None), int | str | dict):
-                found[key] = getattr(model, attribute)
+                facts[key] = getattr(model, attribute)
     if name is not None:
-        found["name"] = name
+        facts["name"] = name
     device = getattr(model, "device", None)
     if device is not None:
-        found["device"] = str(device)
-    return found
+        facts["device"] = str(device)
+    return facts
 
 
 def model_key(description: dict[str, Any]) -> str | None:

@@ -177,8 +177,8 @@ def _qrels_files(folder: Path, split: str) -> list[Path]:
     """
     files = sorted(path for path in (folder / "qrels").glob("*") if path.name.endswith(_QRELS_ENDINGS))
     names = {path: re.split(r"[.-]", path.name)[0] for path in files}
-    wanted = choose(split, names.values())
-    exact = [name for name in wanted if name == split] or wanted
+    equal = choose(split, names.values())
+    exact = [name for name in equal if name == split] or equal
     chosen = [path for path, name in names.items() if name in exact]
     if chosen:
         return chosen

@@ -112,6 +112,8 @@ def _named(values: dict[str, Any]) -> dict[str, Any]:
         cells = captions if isinstance(captions, list) else [captions]
         if text is not None or "captions" in row:
             row["captions"] = cells
+            if text is not None:
+                del row[text]
     return row
 
 

@@ -64,26 +64,26 @@ class Table:
     def texts(self, name: str) -> list[str]:
         """A column of text with runs of white space made one blank; an empty or missing cell is refused."""
         self.require(name)
-        found = []
+        values_read = []
         for row, cell in enumerate(self.columns[name]):
             text = " ".join(cell.split()) if isinstance(cell, str) and not is_blank(cell) else ""
             if not text:
-                said = "is empty" if cell is None or isinstance(cell, str) else f"is {type(cell).__name__}, not text"
-                raise DataError(f"column {name!r} {said}", where=self.place(row), remedy=_MEND)
-            found.append(text)
-        return found
+                problem = "is empty" if cell is None or isinstance(cell, str) else f"is {type(cell).__name__}, not text"
+                raise DataError(f"column {name!r} {problem}", where=self.place(row), remedy=_MEND)
+            values_read.append(text)
+        return values_read
 
     def numbers(self, name: str) -> list[float]:
         """A column of finite numbers; anything else is refused."""
         self.require(name)
-        found = []
+        values_read = []
         for row, cell in enumerate(self.columns[name]):
             try:
-                found.append(read_score(cell))
+                values_read.append(read_score(cell))
             except BadRow as bad:
                 what = f"column {name!r} holds {cell!r}, not a finite number"
                 raise DataError(what, where=self.place(row), remedy=_MEND) from bad
-        return found
+        return values_read
 
     def images(self, name: str) -> list[EncodedImage]:
         """A column of image files as bytes, as the hub's ``{"bytes": ..}``, or as paths relative to the table; anything
@@ -91,14 +91,14 @@ class Table:
         self.require(name)
         place = Path(self.source)
         folder = place if place.is_dir() else place.parent
-        found = []
+        values_read = []
         for row, cell in enumerate(self.columns[name]):
             content = image_content(cell, folder)
             if content is None:
-                said = f"no image file {cell!r}" if isinstance(cell, str) else f"{type(cell).__name__}, not an image"
-                raise DataError(f"column {name!r} holds {said}", where=self.place(row), remedy=_MEND)
-            found.append(EncodedImage(content, self.place(row)))
-        return found
+                problem = f"no image file {cell!r}" if isinstance(cell, str) else f"{type(cell).__name__}, not an image"
+                raise DataError(f"column {name!r} holds {problem}", where=self.place(row), remedy=_MEND)
+            values_read.append(EncodedImage(content, self.place(row)))
+        return values_read
 
     def lists(self, name: str, *, empty: bool = False) -> list[list[str]]:
         """A column whose cells are lists of texts, a text alone being a list of one; an empty list is refused unless
@@ -204,9 +204,9 @@ def read_hub(hub: HubSource, split: str, folder: Path | None = None) -> Table:
     path = str(folder) if folder is not None else hub.path
     if folder is not None:
         check_card(folder)
-    wanted = hub.splits.get(split, split)
+    names_in_file = hub.splits.get(split, split)
     tables = []
-    for one in [wanted] if isinstance(wanted, str) else wanted:
+    for one in [names_in_file] if isinstance(names_in_file, str) else names_in_file:
         try:
             rows = datasets.load_dataset(path, hub.name, split=one, revision=None if folder else hub.revision)
         except Exception as error:  # the library raises many kinds, network ones among them; all are reported
@@ -261,9 +261,9 @@ def _find_copy(data: Path, hub: HubSource) -> Path | None:
     return None
 
 
-def _rows_of(table: Table, wanted: str | Sequence[str], split: str) -> Table:
+def _rows_of(table: Table, names_in_file: str | Sequence[str], split: str) -> Table:
     """The rows whose column "split" says so; a file without that column is its own test split."""
-    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    names = [names_in_file] if isinstance(names_in_file, str) else list(names_in_file)
     if "split" not in table.columns:
         if split != "test":
             what = f"no column 'split', so there is no split {split!r}"

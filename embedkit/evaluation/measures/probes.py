@@ -50,26 +50,26 @@ def logistic(
         solver="newton-cg", tol=1e-5, warm_start=True, max_iter=iterations, random_state=seed
     )
     for strength in strengths:
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             model.set_params(C=strength).fit(x, y)
-        for one in said:
+        for one in caught:
             if not _ended_early(one) and "line search" not in str(one.message).lower():  # scipy's, of a single step
                 warnings.warn_explicit(one.message, one.category, one.filename, one.lineno, registry=_TOLD)
-        yield copy.deepcopy(model).predict, not any(map(_ended_early, said))
+        yield copy.deepcopy(model).predict, not any(map(_ended_early, caught))
 
 
 _TOLD: dict[Any, Any] = {}  # so that a warning is shown as often as it would have been
 
 
-def _ended_early(said: warnings.WarningMessage) -> bool:
+def _ended_early(caught: warnings.WarningMessage) -> bool:
     """Whether a warning says that Newton's method stopped: after the last step, or for want of a next one.
 
     scikit-learn has a category for the first only; the second is a plain warning.
     """
     from sklearn.exceptions import ConvergenceWarning
 
-    return issubclass(said.category, ConvergenceWarning) or str(said.message) == "Line Search failed"
+    return issubclass(caught.category, ConvergenceWarning) or str(caught.message) == "Line Search failed"
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,9 @@ def senteval_softmax(
     x, y = train
     if valid is None:
         order = generator.permutation(len(x))
-        held = max(1, int(0.05 * len(x)))
-        valid = x[order[:held]], y[order[:held]]
-        x, y = x[order[held:]], y[order[held:]]
+        held_out = max(1, int(0.05 * len(x)))
+        valid = x[order[:held_out]], y[order[:held_out]]
+        x, y = x[order[held_out:]], y[order[held_out:]]
     inputs, labels = torch.from_numpy(np.asarray(x, dtype=np.float32)), torch.from_numpy(np.asarray(y, dtype=np.int64))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(FOLD_SEED)
@@ -188,7 +188,7 @@ class Probe:
     def choose(self, x: Array, y: Array, wide: bool) -> tuple[float, float]:
         """The best strength by cross-validation and its accuracy (0..1, rounded as SentEval rounds)."""
         grid = self.grid(wide)
-        parts = [self._accuracies((x[train], y[train]), (x[held], y[held]), grid) for train, held in self._split(x, y)]
+        parts = [self._accuracies((x[rows], y[rows]), (x[rest], y[rest]), grid) for rows, rest in self._split(x, y)]
         scores = [round(float(np.mean(column)), 4) for column in zip(*parts, strict=True)]
         best = int(np.argmax(scores))
         return grid[best], scores[best]
@@ -199,15 +199,15 @@ class Probe:
 
     def chosen_by_fold(self, x: Array, y: Array) -> Iterator[tuple[Array, Array, tuple[float, float]]]:
         """Of every fold: rows to train on, rows held out, and what `choose` finds in the former."""
-        for train, held in self._split(x, y):
-            yield train, held, self.choose(x[train], y[train], wide=False)
+        for train, held_out in self._split(x, y):
+            yield train, held_out, self.choose(x[train], y[train], wide=False)
 
     def nested(self, x: Array, y: Array) -> tuple[Array, list[float], list[float]]:
         """Predictions (N,) of every row by a classifier that did not see it, accuracy and strength by fold."""
         predictions, accuracies, strengths = np.empty_like(y), [], []
-        for train, held, (strength, _) in self.chosen_by_fold(x, y):
-            predictions[held] = self.fit((x[train], y[train]), strength)(x[held])
-            accuracies.append(float((predictions[held] == y[held]).mean()))
+        for train, held_out, (strength, _) in self.chosen_by_fold(x, y):
+            predictions[held_out] = self.fit((x[train], y[train]), strength)(x[held_out])
+            accuracies.append(float((predictions[held_out] == y[held_out]).mean()))
             strengths.append(strength)
         return predictions, accuracies, strengths
 

@@ -251,11 +251,11 @@ def _training(recipe: Mapping[str, Any], facts: CardFacts) -> list[str]:
     if isinstance(trained, int):
         left_out = sum(skipped.values()) if isinstance(skipped, Mapping) else 0
         lines += [f"{trained:,} training rows, repeats in later epochs counted, {left_out:,} rows left out.", ""]
-    held = facts.held_out
-    if held.get("after") is not None:
-        before = f" (before training {held['before']:.2f})" if isinstance(held.get("before"), int | float) else ""
-        words = f"{held.get('rows', 0):,} {held.get('kind', 'rows')} that were held out of training"
-        lines += [f"On {_safe(words)}: {_safe(held.get('metric'))} {held['after']:.2f}{before}.", ""]
+    holdout = facts.held_out
+    if holdout.get("after") is not None:
+        before = f" (before training {holdout['before']:.2f})" if isinstance(holdout.get("before"), int | float) else ""
+        words = f"{holdout.get('rows', 0):,} {holdout.get('kind', 'rows')} that were held out of training"
+        lines += [f"On {_safe(words)}: {_safe(holdout.get('metric'))} {holdout['after']:.2f}{before}.", ""]
     if recipe:
         settings = _without_empty({key: value for key, value in recipe.items() if key != "smoke"})
         text = yaml.safe_dump(plain(without_folders(settings)), sort_keys=False, allow_unicode=True).rstrip()

@@ -90,10 +90,10 @@ def bars(
         for place, bar in enumerate(row):
             if bar is not None:
                 end = left + (bar.value - low) * scale
-                said = f"{name}, {series[place]}: {bar.value:.2f}"
+                hint = f"{name}, {series[place]}: {bar.value:.2f}"
                 parts.append(
                     f'<rect x="{min(zero, end):.1f}" y="{y:.1f}" width="{abs(end - zero):.1f}" height="{thick - 3}" '
-                    f'fill="{colour(first + place)}"><title>{escape(said)}</title></rect>'
+                    f'fill="{colour(first + place)}"><title>{escape(hint)}</title></rect>'
                 )
                 if bar.interval is not None:
                     a, b = (left + (bound - low) * scale for bound in bar.interval)
@@ -158,8 +158,8 @@ def lines(title: str, series: Sequence[tuple[str, Sequence[tuple[float, float]]]
     for place, (name, row) in enumerate(drawn):
         places = [at(*point) for point in row]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        said = f"<title>{escape(name)}</title>"
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour(place)}">{said}</polyline>')
+        hint = f"<title>{escape(name)}</title>"
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour(place)}">{hint}</polyline>')
         if len(places) <= 60:
             parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour(place)}"/>' for x, y in places]
     parts += [_line(left, bottom, right, bottom, "axis"), _text((left + right) / 2, bottom + 32, axis)]

@@ -79,8 +79,8 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
         rows = [asdict(row) | {"significant": row.significant} for row in self.rows]
-        found = {"suite": self.suite, "first": self.first, "second": self.second, "rows": rows, "notes": self.notes}
-        content: dict[str, Any] = plain(found)
+        parts = {"suite": self.suite, "first": self.first, "second": self.second, "rows": rows, "notes": self.notes}
+        content: dict[str, Any] = plain(parts)
         return content
 
     def table(self) -> str:
@@ -238,13 +238,13 @@ def compare(paths: Sequence[str | Path], *, resamples: int = 2000, seed: int = 0
             suites.setdefault(report.suite, []).append(report)
     if sum(map(len, suites.values())) < 2:
         raise UserError("one result has nothing to be compared with", remedy="give two or more result files")
-    found = []
+    comparisons = []
     for reports in suites.values():
-        found += [compare_reports(reports[0], other, resamples=resamples, seed=seed) for other in reports[1:]]
-    if not found:
+        comparisons += [compare_reports(reports[0], other, resamples=resamples, seed=seed) for other in reports[1:]]
+    if not comparisons:
         raise UserError(
             f"the results are of different suites: {', '.join(map(repr, suites))}",
             remedy="compare results of one suite",
         )
-    found[0].notes += [f"suite {name!r} has one result only" for name, rows in suites.items() if len(rows) == 1]
-    return found
+    comparisons[0].notes += [f"suite {name!r} has one result only" for name, rows in suites.items() if len(rows) == 1]
+    return comparisons

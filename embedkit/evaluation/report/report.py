@@ -116,12 +116,12 @@ class Report:
                 "metric": r.metric, "score": r.score, "interval": r.interval, "metrics": r.metrics,
                 "details": r.details, "notes": r.notes,
             }  # fmt: skip
-        found = {
+        parts = {
             "suite": self.suite, "scores": self.scores, "main": self.main_name, "interval": self.interval,
             "notes": self.notes, "tasks": tasks, "model": self.model, "settings": self.settings,
             "timing": self.timing, "format": FORMAT,
         }  # fmt: skip
-        content: dict[str, Any] = plain(found)
+        content: dict[str, Any] = plain(parts)
         if samples:
             content["samples"] = {
                 name: {
@@ -252,20 +252,20 @@ def _pair(value: Any) -> tuple[float, float] | None:
 
 def _details(given: Mapping[str, Any]) -> dict[str, Any]:
     """The details of a task, those that pages show being what they show."""
-    found = dict(given)
+    details = dict(given)
 
     def of(key: str) -> Mapping[str, Any]:  # details of mteb's tasks are its own
-        return known if isinstance(known := found.get(key), Mapping) else {}
+        return known if isinstance(known := details.get(key), Mapping) else {}
 
     numbers = [part["spearman"] for part in of("subsets").values()]
     numbers += [part["anisotropy"] for part in of("groups").values()]
     numbers += list(of("by_class").values())
-    numbers += [n for counts in of("cosine_counts").values() for n in counts] + [*found.get("spectrum", ())]
+    numbers += [n for counts in of("cosine_counts").values() for n in counts] + [*details.get("spectrum", ())]
     for number in numbers:
         float(number)
         if isinstance(number, str):
             raise ValueError(f"{number[:40]!r} is no number")
-    return found
+    return details
 
 
 def _task(name: str, part: Mapping[str, Any], drawn: Mapping[str, Any] | None) -> TaskResult:

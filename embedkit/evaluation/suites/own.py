@@ -114,9 +114,11 @@ def readings(data: Data) -> list[Reading]:
     """
     if not is_object(data) and Path(data).is_dir() and not is_collection(Path(data)):
         suites = [suite for suite in map(load_suite, suite_names()) if not is_own(suite)]
-        held = {suite.name: [task.name for task in suite.tasks if _holds(Path(data), suite, task.file or task.name)]
-                for suite in suites}  # fmt: skip
-        words = {name: f"the data of suite {name} ({', '.join(tasks)})" for name, tasks in held.items() if tasks}
+        tasks_there = {
+            suite.name: [task.name for task in suite.tasks if _holds(Path(data), suite, task.file or task.name)]
+            for suite in suites
+        }
+        words = {name: f"the data of suite {name} ({', '.join(tasks)})" for name, tasks in tasks_there.items() if tasks}
         shipped = [Reading(name, text) for name, text in words.items()]
         if shipped:
             return shipped

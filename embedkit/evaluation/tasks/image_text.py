@@ -128,14 +128,14 @@ class ImageTextTask(Task):
         if np.ptp(scores) == 0 or np.ptp(back_scores) == 0:
             raise NonFiniteError("every image has the same score for every text", where=f"task {self.name}")
         right = owner[places] == np.arange(len(images))[:, None]  # (I, k)
-        found = back == owner[:, None]  # (T, k)
+        owned = back == owner[:, None]  # (T, k)
         to_text, to_image = np.zeros(len(images)), np.zeros(len(texts))
         for k in self.settings.cutoffs:
             hits = right[:, :k].any(axis=1)
             metrics[f"image_to_text_hit_rate@{k}"] = float(hits.mean())
             metrics[f"image_to_text_recall@{k}"] = float((right[:, :k].sum(axis=1) / positives).mean())
-            metrics[f"text_to_image_hit_rate@{k}"] = float(found[:, :k].any(axis=1).mean())
+            metrics[f"text_to_image_hit_rate@{k}"] = float(owned[:, :k].any(axis=1).mean())
             to_text += hits / len(self.settings.cutoffs)
-            to_image += found[:, :k].any(axis=1) / len(self.settings.cutoffs)
+            to_image += owned[:, :k].any(axis=1) / len(self.settings.cutoffs)
         by_image = np.bincount(owner, weights=to_image, minlength=len(images)) * len(images) / len(texts)
         return metrics, (to_text + by_image) / 2

@@ -34,10 +34,10 @@ def best_thresholds(prediction: Array, gold: Array) -> dict[str, float]:
     order = np.argsort(-prediction, kind="stable")
     ranked, hits = prediction[order], np.cumsum(gold[order])
     cuts = np.flatnonzero(ranked[1:] < ranked[:-1])  # a threshold never separates equal predictions
-    taken, found = cuts + 1, hits[cuts].astype(np.float64)
+    sizes, found = cuts + 1, hits[cuts].astype(np.float64)
     positives, total = float(gold.sum()), len(gold)
-    accuracy = (found + (total - positives) - (taken - found)) / total
-    precision, recall = found / taken, found / max(positives, 1)
+    accuracy = (found + (total - positives) - (sizes - found)) / total
+    precision, recall = found / sizes, found / max(positives, 1)
     f1 = np.divide(2 * precision * recall, precision + recall, out=np.zeros(len(cuts)), where=found > 0)
     if not len(cuts):
         return {"accuracy": 0.0, "f1": 0.0, "precision": 0.0, "recall": 0.0}

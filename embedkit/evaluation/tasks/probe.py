@@ -161,14 +161,14 @@ class ProbeTask(Task):
 
     def _features(self, embed: Embedder) -> list[Labelled]:
         """Vectors (N, D), or (N, 2D) for pairs, and labels, by split."""
-        found = []
+        outcome = []
         for inputs, labels in self.parts:
             vectors = [embed(cells) for cells in inputs]
             x = vectors[0]
             if len(vectors) == 2:
                 x = np.concatenate([np.abs(vectors[0] - vectors[1]), vectors[0] * vectors[1]], axis=1)
-            found.append((x, labels))
-        return found
+            outcome.append((x, labels))
+        return outcome
 
     def as_mteb(self) -> list[MtebPart]:
         """A classification of mteb, trained on the first split and scored on the last."""
@@ -240,10 +240,10 @@ class ProbeTask(Task):
     def _others(self, probe: Probe, parts: list[Labelled]) -> dict[str, float]:
         """Nearest neighbours and low-shot accuracies, where they are asked for."""
         s, (train_x, train_y), (x, y) = self.settings, parts[0], parts[-1]
-        found = {}
+        outcome = {}
         if s.neighbours is not None:
             votes = nearest_neighbours((train_x, train_y), x, s.neighbours)
-            found["knn_accuracy"] = 100 * float((votes == y).mean())
+            outcome["knn_accuracy"] = 100 * float((votes == y).mean())
         for shots in s.shots:
             accuracies = []
             for draw in range(s.draws):
@@ -252,9 +252,9 @@ class ProbeTask(Task):
                 few = Probe("scikit-learn", probe.folds, probe.seed, probe.classes)
                 accuracies.append(float((few.fit((train_x[rows], train_y[rows]), 1.0)(x) == y).mean()))
                 probe.stopped += few.stopped
-            found[f"accuracy_{shots}_shot"] = 100 * float(np.mean(accuracies))
-            found[f"accuracy_{shots}_shot_std"] = 100 * float(np.std(accuracies))
-        return found
+            outcome[f"accuracy_{shots}_shot"] = 100 * float(np.mean(accuracies))
+            outcome[f"accuracy_{shots}_shot_std"] = 100 * float(np.std(accuracies))
+        return outcome
 
 
 def _f1(predictions: Array, y: Array) -> float:

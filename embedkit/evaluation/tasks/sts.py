@@ -122,10 +122,10 @@ class StsTask(Task):
         if np.ptp(cosines) == 0:
             raise NonFiniteError("all pairs have the same similarity", where=f"task {self.name}")
         samples = self._samples(cosines)
-        found = self._aggregated(cosines)
-        metrics = {f"spearman_{name}": 100 * value for name, value in found.items() if np.isfinite(value)}
+        aggregates = self._aggregated(cosines)
+        metrics = {f"spearman_{name}": 100 * value for name, value in aggregates.items() if np.isfinite(value)}
         metrics["pearson"] = 100 * pearson(self.gold, cosines)
-        score = 100 * found[self.settings.aggregation]
+        score = 100 * aggregates[self.settings.aggregation]
         if not np.isfinite(score):
             raise NonFiniteError("a subset has constant scores, so there is no correlation", where=f"task {self.name}")
         zeros, told = zero_vector_note(first, second, self.settings.zero_vectors)
@@ -147,17 +147,17 @@ class StsTask(Task):
         return Samples("spearman", values)
 
     def _aggregated(self, cosines: Array) -> dict[str, float]:
-        found = {"all": spearman(self.gold, cosines)}
+        aggregates = {"all": spearman(self.gold, cosines)}
         if self.subsets is not None:
             parts = list(self._by_subset(cosines).values())
             values, sizes = np.array([p["spearman"] / 100 for p in parts]), np.array([p["pairs"] for p in parts])
-            found["mean"], found["wmean"] = float(values.mean()), float(values @ sizes / sizes.sum())
-        return found
+            aggregates["mean"], aggregates["wmean"] = float(values.mean()), float(values @ sizes / sizes.sum())
+        return aggregates
 
     def _by_subset(self, cosines: Array) -> dict[str, dict[str, float]]:
         names = np.array(self.subsets)
-        found = {}
+        aggregates = {}
         for name in dict.fromkeys(self.subsets or ()):
             rows = np.flatnonzero(names == name)
-            found[name] = {"spearman": 100 * spearman(self.gold[rows], cosines[rows]), "pairs": len(rows)}
-        return found
+            aggregates[name] = {"spearman": 100 * spearman(self.gold[rows], cosines[rows]), "pairs": len(rows)}
+        return aggregates

@@ -70,11 +70,11 @@ class ZeroShotTask(Task):
             raise DataError(what, where=f"task {self.name}", remedy="check its spelling, or leave it out")
         number = {name: place for place, name in enumerate(self.classes)}
         self.labels = np.array([number[label] for label in labels])
-        said = [s.names.get(name, name) for name in self.classes]
-        if len(set(said)) < len(said):
+        class_names = [s.names.get(name, name) for name in self.classes]
+        if len(set(class_names)) < len(class_names):
             where = f"task {self.name}: settings.names"
             raise DataError("two classes have the same name", where=where, remedy="give each a name of its own")
-        self.prompts = [template.replace("{}", name) for name in said for template in s.templates]
+        self.prompts = [template.replace("{}", name) for name in class_names for template in s.templates]
         self.expect_rows(len(labels))
 
     @classmethod
