@@ -120,7 +120,7 @@ def check_all(recipe: Recipe) -> Checked:
     """
     method = build_method(recipe)
     objective = build_objective(recipe, method)
-    contract = contract_of(recipe, method)
+    contract = contract_of(recipe, method, objective)
     method.shares_draws = any(getattr(part, "shares_draws", False) for part in objective.modules())
     metric = metric_of(recipe)
     for tracker in recipe.train.trackers:
@@ -148,7 +148,7 @@ def metric_of(recipe: Recipe) -> str | None:
     return config.metric
 
 
-def contract_of(recipe: Recipe, method: Method) -> Contract:
+def contract_of(recipe: Recipe, method: Method, objective: Objective | None = None) -> Contract:
     """The roles that method or objective read, those required that the objective cannot do without.
 
     Raises
@@ -158,7 +158,8 @@ def contract_of(recipe: Recipe, method: Method) -> Contract:
     """
     from embedkit.methods.common.usage import usage_of
 
-    objective, own = build_objective(recipe, method), method.contract
+    own = method.contract
+    objective = build_objective(recipe, method) if objective is None else objective
     usage = usage_of(
         method, objective_config(recipe, method), own.roles, guide=recipe.guide is not None, optional=True,
         lenient=_is_old(recipe),
