@@ -97,7 +97,7 @@ def parse_words(words: Sequence[str], parse: Callable[[str, str], Any]) -> Itera
         else:
             settings.append(word)
     if files:
-        yield Override(_SOURCES, [source for file in files for source in _sources_at(file, COMMAND_LINE)])
+        yield Override(_SOURCES, [_source_at(file, COMMAND_LINE) for file in files])
     for word in settings:
         name, equals, text = word.partition("=")
         if not equals or not name.strip():
@@ -178,18 +178,13 @@ def copied(value: Any) -> Any:
     return str(value) if isinstance(value, PurePath) else value
 
 
-def _sources_at(path: str, where: str) -> list[dict[str, Any]]:
-    """Sources of a path, one for each file of a pattern such as ``data/*.csv``."""
-    if glob.has_magic(path) and not os.path.exists(path):
-        files = sorted(glob.glob(path, recursive=True))
-        if not files and "://" not in path:
-            raise RecipeError("no file has such a name", where=f"{where}: {path}", remedy="check the pattern")
-        return [{"path": file} for file in files or [path]]
+def _source_at(path: str, where: str) -> dict[str, Any]:
+    """The source of a path; the folder of a model is refused."""
     if any((Path(path) / name).is_file() for name in _MODEL_FILES):
         raise RecipeError(
             f"{path!r} is the folder of a model, not data", where=where, remedy=f"write model.name={path}"
         )
-    return [{"path": path}]
+    return {"path": path}
 
 
 def assign(data: dict[str, Any], dotted: str, value: Any, where: str) -> None:
@@ -201,8 +196,8 @@ def assign(data: dict[str, Any], dotted: str, value: Any, where: str) -> None:
         Something on the way has no keys, or a list no such entry.
     """
     if dotted == _SOURCES:
-        value = [one for item in (value if isinstance(value, list) else [value])
-                 for one in (_sources_at(item, where) if isinstance(item, str) else [item])]  # fmt: skip
+        entries = value if isinstance(value, list) else [value]
+        value = [_source_at(item, where) if isinstance(item, str) else item for item in entries]
     parts = dotted.split(".")
     node: Any = data
     for depth, part in enumerate(parts[:-1]):

@@ -197,6 +197,8 @@ class ModelConfig(Settings):
     default_prompt: str | None = None
     dropout: float | None = Field(None, ge=0, lt=1, description="overrides the encoder's dropout rates")
     lora: LoraConfig | None = None
+    allow_pickle: bool = Field(False, description="read weights from a pickle too, with weights_only")
+    trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
     dim: int | None = Field(None, gt=0, description="static: size of the vectors")
     ngrams: int = Field(1, ge=1, le=4, description="static: word n-grams up to this length")
     buckets: int = Field(200_000, gt=0, description="static: hash buckets for n-grams")

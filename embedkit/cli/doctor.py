@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from embedkit.cli.output import JsonFile, TrustRemoteCode, check_json, console, show, write_json
+from embedkit.cli.output import AllowPickle, JsonFile, TrustRemoteCode, check_json, console, show, write_json
 
 
 def doctor(
@@ -15,6 +15,7 @@ def doctor(
         str, typer.Argument(metavar="MODEL|RUN|RECIPE|DATA", help="Folder, hub id, recipe name, or file.")
     ],
     trust_remote_code: TrustRemoteCode = False,
+    allow_pickle: AllowPickle = False,
     json_file: JsonFile = None,
 ) -> None:
     """Find faults in a model, run, recipe or data.
@@ -24,7 +25,7 @@ def doctor(
     check_json(json_file)
     from embedkit.doctor import examine
 
-    found = examine(subject, trust_remote_code=trust_remote_code)
+    found = examine(subject, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
     out = console(json_file)
     out.print(f"{found.kind} {found.subject}")
     for key, value in found.facts.items():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from embedkit.cli.output import (
+    AllowPickle,
     Device,
     JsonFile,
     Revision,
@@ -94,6 +95,7 @@ def evaluate(
     device: Device = None,
     revision: Revision = None,
     trust_remote_code: TrustRemoteCode = False,
+    allow_pickle: AllowPickle = False,
     json_file: JsonFile = None,
 ) -> None:
     """Score models on suites of tasks, or compare result files.
@@ -118,11 +120,12 @@ def evaluate(
     suites = suite or [_recognised(data, json_file)]
     for one in suites:
         metric_names(one, options["tasks"], split, data)  # wrong names are told before anything is read
-    _check_models(names, trust_remote_code)
+    _check_models(names, trust_remote_code, allow_pickle)
     opened = open_suites(suites, data, settings=_settings(settings or []), **options)
     _keep_mteb_results(opened, mteb_results)
     reports, cards = [], []
     loading = {"device": device, "trust_remote_code": trust_remote_code, "dtype": dtype, "revision": revision}
+    loading["allow_pickle"] = allow_pickle
     replaced = {"pooling": pooling, "max_length": max_length}
     replaced = {key: value for key, value in replaced.items() if value is not None}
     for name, scored in _run(names, opened, cache, {**loading, **replaced}):
@@ -173,13 +176,13 @@ def _check_paths(report: str | None, cache: str | None, mteb_results: str | None
             raise UserError(f"{noun} is a file, not a folder", where=path, remedy="give a folder, or a new name")
 
 
-def _check_models(names: Sequence[str], trust_remote_code: bool) -> None:
+def _check_models(names: Sequence[str], trust_remote_code: bool, allow_pickle: bool) -> None:
     """Refuse folders that hold no model before data is looked for, which the hub may have to give."""
     from embedkit.formats.detect import inspect, locate
 
     for name in names:
         if _folder(name).is_dir():
-            inspect(_folder(name), trust_remote_code=trust_remote_code)
+            inspect(_folder(name), trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
         elif name.count("/") > 1:  # no id of the hub
             locate(name)
 

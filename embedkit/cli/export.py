@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from embedkit.cli.output import ModelName, Revision, TrustRemoteCode, console
+from embedkit.cli.output import AllowPickle, ModelName, Revision, TrustRemoteCode, console
 
 
 def export(
@@ -20,6 +20,7 @@ def export(
     samples: Annotated[int, typer.Option("--samples", min=1, help="Dual: images and texts compared.")] = 100,
     revision: Revision = None,
     trust_remote_code: TrustRemoteCode = False,
+    allow_pickle: AllowPickle = False,
 ) -> None:
     """Write a model for another library."""
     from embedkit.formats import export as write
@@ -27,6 +28,8 @@ def export(
     from embedkit.formats.export import check_format
 
     check_format(format)  # what is missing is asked for before a model is read
-    loaded = load(model, device="cpu", trust_remote_code=trust_remote_code, revision=revision)
+    loaded = load(
+        model, device="cpu", trust_remote_code=trust_remote_code, revision=revision, allow_pickle=allow_pickle
+    )
     write(loaded, output, format=format, overwrite=overwrite, samples=samples)
     console().print(f"written to {output}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +38,7 @@ def missing_files(recipe: Recipe) -> list[str]:
     Shards of a pattern such as ``a-{000..012}.tar`` are looked up one by one; names of the hub, addresses and built-in
     data are not looked up.
     """
-    from embedkit.data.sources.shards import expand
+    from embedkit.data.sources.sources import expand
 
     missing = []
     for source in recipe.data.train:
@@ -46,6 +47,6 @@ def missing_files(recipe: Recipe) -> list[str]:
             continue
         for path in expand(source.path):
             is_name = path.count("/") == 1 and not Path(path).suffix and not Path(path).parent.is_dir()
-            if not Path(path).exists() and not is_name:
+            if not (Path(path).exists() or is_name or glob.glob(path, recursive=True)):
                 missing.append(path)
     return missing

@@ -16,7 +16,7 @@ from embedkit.doctor.run import examine_run
 __all__ = ["Examination", "Finding", "examine", "examine_data", "examine_model", "examine_recipe", "examine_run"]
 
 
-def examine(subject: str | Path, *, trust_remote_code: bool = False) -> Examination:
+def examine(subject: str | Path, *, trust_remote_code: bool = False, allow_pickle: bool = False) -> Examination:
     """Look at a model folder or hub id, a run folder, a recipe (name or YAML file), or a data file or folder.
 
     Raises
@@ -37,7 +37,7 @@ def examine(subject: str | Path, *, trust_remote_code: bool = False) -> Examinat
         return Examination("data", subject, *examine_data(subject))
     from embedkit.formats import load
 
-    model = load(subject, trust_remote_code=trust_remote_code)
+    model = load(subject, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
     return Examination("model", subject, *examine_model(model, path if path.is_dir() else None))
 
 

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from embedkit.errors import ModelError
-from embedkit.factory.folder_settings import checked_prompt, folder_of
+from embedkit.factory.folder_settings import checked_prompt, folder_of, permissions
 from embedkit.factory.registry import builders
 from embedkit.factory.settings import every_setting_used, taken
 from embedkit.factory.tower_configs import image_size, text_size
@@ -55,11 +55,11 @@ def _loaded(config: ModelConfig, name: str) -> DualEncoder:
         from embedkit.formats.open_clip.towers import load_tag
 
         return load_tag(name.removeprefix(OPEN_CLIP))
-    plan = inspect(folder_of(config))
+    plan = inspect(folder_of(config), **permissions(config))
     if plan.kind != "dual":
         remedy = "name it in model.towers.text.name, with an image tower"
         raise ModelError(f"is a {plan.kind} model", where=name, remedy=remedy)
-    model = assemble(plan)
+    model = assemble(plan, **permissions(config))
     assert isinstance(model, DualEncoder)
     return model
 

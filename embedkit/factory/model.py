@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from embedkit.factory.folder_settings import folder_of, permissions
 from embedkit.factory.registry import builders
 from embedkit.factory.settings import every_setting_used
-from embedkit.formats.detect import inspect, locate
+from embedkit.formats.detect import inspect
 from embedkit.recipe import ModelConfig
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def build(config: ModelConfig, seed: int = 0) -> Model:
     4
     """
     if config.name is not None and not config.name.startswith("open_clip:"):
-        inspect(locate(config.name, config.revision))  # refuse a wrong folder before torch is imported
+        inspect(folder_of(config), **permissions(config))  # refuse a wrong folder before torch is imported
     import torch
 
     with torch.random.fork_rng(devices=[]), every_setting_used(config, "model", READ_ELSEWHERE) as section:

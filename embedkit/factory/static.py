@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from embedkit.errors import ModelError
-from embedkit.factory.folder_settings import folder_of, replaced
+from embedkit.factory.folder_settings import folder_of, permissions, replaced
 from embedkit.factory.registry import builders
 from embedkit.factory.tokenizer import open_tokenizer
 from embedkit.formats.detect import inspect
@@ -27,11 +27,11 @@ def build_static(config: ModelConfig) -> StaticEncoder:
     if config.pooling not in (None, "mean"):
         raise ModelError(f"a static model has no {config.pooling} pooling", where="model.pooling", remedy="remove it")
     if config.name is not None:
-        plan = inspect(folder_of(config))
+        plan = inspect(folder_of(config), **permissions(config))
         if plan.kind != "static":
             raise ModelError(f"is a {plan.kind} model", where=config.name, remedy=f"set model.kind to {plan.kind}")
         plan.spec = replaced(plan.spec, config)
-        model = assemble(plan)
+        model = assemble(plan, **permissions(config))
         assert isinstance(model, StaticEncoder)
         return model
     spec = replaced({"normalize": True}, config)

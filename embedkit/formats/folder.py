@@ -184,7 +184,7 @@ def write_folder(path: str | Path, write: Callable[[Path], None], *, ours: str |
     if target.exists() and not overwrite and not _replaceable(target.resolve(), ours):
         raise ModelError(
             "exists and was not written by embedkit" if target.is_dir() else "is a file", where=str(path),
-            remedy="choose another folder, or pass overwrite=True",
+            remedy="choose another folder, or add --overwrite (overwrite=True in Python)",
         )  # fmt: skip
     with filling(target, "the model") as folder:
         write(folder)

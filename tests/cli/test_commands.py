@@ -12,6 +12,7 @@ import pytest
 import embedkit
 from embedkit.cli.app import main
 from embedkit.cli.recipes import listing
+from embedkit.factory import build
 from embedkit.recipe_io import GROUPS, grouped_recipes, load_recipe
 from embedkit.resources import recipe_names, recipe_path, suite_names
 
@@ -71,6 +72,9 @@ def test_plan_counts_what_the_recipe_says(tmp_path: Path, capsys: pytest.Capture
     shown = capsys.readouterr().out
     for word in ("negatives", "parameters", "builtin-sts/graded", "20,000"):
         assert word in shown
+    assert len(shown.strip().splitlines()) < 16, "a page that one reads at a glance"
+    assert main(["plan", "quickstart", "--all"]) == 0
+    assert "weight decay" in capsys.readouterr().out
     with_negatives = json_of(tmp_path, "plan", "quickstart", "data.train=[{path: 'builtin:triplets-train'}]")
     assert with_negatives["negatives"]["hard"] == recipe.train.batch_size
     assert with_negatives["negatives"]["total"] == 2 * recipe.train.batch_size - 1
@@ -162,6 +166,37 @@ def test_methods_lists_roles_and_papers(tmp_path: Path) -> None:
     assert all(row["paper"] for row in rows.values())
 
 
+def test_methods_shows_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = json_of(tmp_path, "methods", "pairs")
+    assert facts["objective"] == "infonce" and "prompts" in facts["settings"]
+    assert "needs: anchor, positive" in capsys.readouterr().out
+
+
+def test_warnings_come_first_in_a_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = "".join(f"question number {i},the answer {i}\n" for i in range(60))
+    (tmp_path / "faq.csv").write_text("question,answer\n" + rows)
+    recipe = load_recipe("quickstart")
+    model = build(recipe.model, 0)
+    model.save(tmp_path / "m")
+    words = ["plan", "pairs", str(tmp_path / "faq.csv"), f"model={tmp_path / 'm'}", "lr=1e-4"]
+    facts = json_of(tmp_path, *words)
+    assert facts["rows"]["rows"] + facts["rows"]["held_out"] == 60
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("pairs: pairs with infonce")
+    warnings = [line for line in lines if line.startswith("! ")]
+    assert lines[1 : 1 + len(warnings)] == warnings and "! lr is read as train.lr" in warnings
+    assert any("train.batch_size is 8 here" in warning for warning in warnings)
+
+
+def test_plan_tells_the_time_where_a_log_measured_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert json_of(tmp_path, "plan", "quickstart", "--smoke")["seconds"] is None
+    Path("runs/quickstart").mkdir(parents=True)
+    Path("runs/quickstart/log.jsonl").write_text(json.dumps({"step": 1, "sentences_per_s": 8.0}) + "\n")
+    facts = json_of(tmp_path, "plan", "quickstart", "--smoke")
+    assert facts["seconds"] == pytest.approx(facts["steps"]["total"] * facts["batch"]["inputs"] / 8.0)
+
+
 def test_objectives_lists_and_shows_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = [row["name"] for row in json_of(tmp_path, "objectives")]
     assert {"infonce", "cosent", "siglip"} <= set(names) and names == sorted(names)
@@ -204,8 +239,34 @@ def test_encode_writes_one_vector_a_line(trained: tuple[Path, Any], tmp_path: Pa
     expected = embedkit.load(result["output"]).encode(sentences)
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-6)
     assert main(words) == 2, "an output is not replaced unasked"
-    assert main([*words, "--overwrite", "--dim", "8"]) == 0
+    assert main([*words, "--overwrite", "--truncate-dim", "8"]) == 0
     assert np.load(tmp_path / "out.npy").shape == (3, 8)
+
+
+def test_encode_keeps_ids(trained: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow.parquet as pq
+
+    _, result = trained
+    monkeypatch.chdir(tmp_path)
+    rows = [{"_id": 7, "text": "a dog"}, {"_id": "x", "text": "a cat"}, {"_id": None, "text": "the end"}]
+    Path("docs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    facts = json_of(tmp_path, "encode", result["output"], "docs.jsonl")
+    assert Path(facts["output"]).name == "docs.npy" and facts["id_column"] == "_id"
+    assert [json.loads(line) for line in Path("docs.ids.jsonl").read_text().splitlines()] == [7, "x", None]
+    assert main(["encode", result["output"], "docs.jsonl", "docs.parquet", "--id-column", "text"]) == 0
+    written = pq.read_table("docs.parquet")
+    assert written["id"].to_pylist() == [row["text"] for row in rows]
+    assert written.schema.names == ["row", "id", "embedding"]
+    Path("plain.txt").write_text("a dog\na cat\n")
+    assert main(["encode", result["output"], "plain.txt"]) == 0
+    assert not Path("plain.ids.jsonl").exists()
+
+
+def test_a_refused_prompt_leaves_nothing_behind(trained: tuple[Path, Any], tmp_path: Path) -> None:
+    _, result = trained
+    (tmp_path / "t.txt").write_text("a dog\n")
+    assert main(["encode", result["output"], str(tmp_path / "t.txt"), str(tmp_path / "v.npy"), "--prompt", "nope"]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["t.txt"]
 
 
 def test_export_writes_what_others_read(trained: tuple[Path, Any], tmp_path: Path) -> None:

@@ -169,6 +169,7 @@ def _data_of(task: TaskConfig, data: Data | None) -> Any:
             raise DataError(what, remedy="leave out tasks, so that the rows are scored under their own name")
         return Path(data) if data is not None else None
     if data is None:
-        raise DataError("a suite for own data needs them", where=f"task {task.name}", remedy="give them with --data")
+        remedy = "name the file or folder: --data, in recipes evaluation.data"
+        raise DataError("a suite for own data needs them", where=f"task {task.name}", remedy=remedy)
     seen = look(data)
     return seen.collection if seen.table is None else seen.table

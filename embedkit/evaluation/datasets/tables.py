@@ -214,7 +214,7 @@ def read_hub(hub: HubSource, split: str, folder: Path | None = None) -> Table:
             raise DataError(
                 f"cannot load split {one!r} of the data set: {reason}",
                 where=path,
-                remedy="check the network, or give a folder of local files with --data",
+                remedy="check the network, or give a folder of local files: --data, in a recipe evaluation.data",
             ) from error
         tables.append(Table(plain_rows(rows), list(range(1, len(rows) + 1)), f"{path} [{one}]"))
     return concatenate(tables).renamed(hub.columns)
@@ -348,7 +348,8 @@ def open_table(task: TaskConfig, data: Path | Table | None, split: str, folder: 
         return concatenate([_builtin(f"{name.removeprefix('builtin:')}-{one}") for one in parts])
     if data is None:
         if task.hub is None:
-            raise DataError(f"task {task.name!r} has no data on the hub", remedy="give the folder of its files: --data")
+            remedy = "name the folder of its files: --data, in recipes evaluation.data"
+            raise DataError(f"task {task.name!r} has no data on the hub", remedy=remedy)
         return read_hub(task.hub, split)
     if not data.is_dir():
         remedy = "give the folder that holds the suite's files; for a file of your own leave --suite and --tasks out"

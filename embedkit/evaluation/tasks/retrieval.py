@@ -76,7 +76,7 @@ class RetrievalTask(Task):
             table = joined_lists(self.own_table(opening.data, names, ["negatives"]), "negative", "negatives")
             return collection_of_pairs(own_rows(table, opening.split))
         if opening.data is None:
-            raise DataError(f"task {self.name!r} needs local files", remedy="give the folder of the collection: --data")
+            raise DataError(f"task {self.name!r} needs local files", remedy="name its folder: --data, evaluation.data")
         name, split = config.file or config.name, config.in_file(opening.split)
         folders = [opening.data] if config.own else [opening.data / (opening.folder or "") / name, opening.data / name]
         folder = next((f for f in folders if is_collection(f)), folders[-1])
