@@ -132,6 +132,7 @@ def test_bytes_that_only_begin_like_compressed_ones(write: Write, content: bytes
 
 # Files at the edge: what works and what is one clear line.
 
+
 def _half(data: bytes) -> bytes:
     """Half of a file, at most so much that a shard of three samples breaks off inside the last one."""
     return data[: min(2560, len(data) // 2)]

@@ -386,7 +386,7 @@ def test_texts_that_once_were_empty_are_told(write: Write) -> None:
     rows = "".join(f"question {n},{'nan' if n % 4 == 0 else f'answer {n}'}\n" for n in range(60))
     notes = _notes(_open(write("t.csv", "question,answer\n" + rows)))
     assert "15 of the first 60 texts of 'answer' (positive) are 'nan', which once may have been an empty cell" in notes
-    lists = write("l.csv", 'anchor,positive\na,"[\'b\', \'c\']"\n')
+    lists = write("l.csv", "anchor,positive\na,\"['b', 'c']\"\n")
     assert "look like lists that Python wrote; save the table as parquet or jsonl" in _notes(_open(lists))
 
 

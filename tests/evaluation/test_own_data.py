@@ -322,8 +322,6 @@ def test_kinds_of_suites_and_tasks_come_from_a_file(tmp_path: Path, monkeypatch:
     for name, words in (("own.py:Nothing", "no kind of suite"), ("own.py:Nine", "has no 'Nine'")):
         with pytest.raises(UserError, match=words):
             evaluate(BagOfWords(), name)
-    (tmp_path / "s.yaml").write_text(
-        "name: s\ndescription: x\ntasks:\n  - {name: a, kind: 'own.py:Nothing'}\n"
-    )
+    (tmp_path / "s.yaml").write_text("name: s\ndescription: x\ntasks:\n  - {name: a, kind: 'own.py:Nothing'}\n")
     with pytest.raises(UserError, match="no kind of task"):
         evaluate(BagOfWords(), "s.yaml")

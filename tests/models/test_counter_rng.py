@@ -116,7 +116,9 @@ def test_every_order_is_equally_likely() -> None:
 def test_seeds_of_rows_copies_names_and_keys_differ() -> None:
     rows, copies = np.repeat(np.arange(50), 4), np.tile(np.arange(4), 50)
     sets = [
-        seeds_of(key, name, rows, copies) for key in ((1, 2, 3), (1, 2, 4), (2, 1, 3)) for name in ("anchor", "positive")
+        seeds_of(key, name, rows, copies)
+        for key in ((1, 2, 3), (1, 2, 4), (2, 1, 3))
+        for name in ("anchor", "positive")
     ]
     together = np.concatenate(sets)
     assert len(np.unique(together)) == len(together)

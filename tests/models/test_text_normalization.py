@@ -10,8 +10,10 @@ from embedkit.models.inputs.text_normalization import CLEANINGS, cleaner
 pytest.importorskip("open_clip")
 
 CAPTIONS = [
-    "", " ", "a cat", "A  Cat\t on\na mat ", "naïve café ☕ 日本語", "mojibake cafÃ© and â€œquotesâ€\x9d", "salt &amp; pepper",
-    "salt &amp;amp; pepper", "&lt;b&gt; 5 &gt; 3", "under_score and-dash", "Hello, World! (it's 3.5)", "ﬁsh ﬂat", "İSTANBUL",
+    "", " ", "a cat", "A  Cat\t on\na mat ", "naïve café ☕ 日本語", "mojibake cafÃ© and â€œquotesâ€\x9d",
+    "salt &amp; pepper",
+    "salt &amp;amp; pepper", "&lt;b&gt; 5 &gt; 3", "under_score and-dash", "Hello, World! (it's 3.5)", "ﬁsh ﬂat",
+    "İSTANBUL",
     "\x00null", "tab\x0bvertical", "non\u00a0breaking", "zero\u200bwidth", "“smart” ‘quotes’…", "a" * 500, "!!!", "ÀÉÎ",
     "don't 'S I'M", "100% #1 @home $5", "é", "ß STRASSE", "​", "ǅungla", "１２３ＡＢＣ", "emoji 👩‍👩‍👧 family",
 ]  # fmt: skip
