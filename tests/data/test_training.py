@@ -235,7 +235,9 @@ def test_summary_accounts_for_every_row(write: Write) -> None:
             {"path": path, "rows": 3, "read": 5, "filtered": 1, "dropped": {"blank text": 1}, "cut": 0, "share": 1.0}
         ],
         "dropped": {"blank text": 1},
+        "held_out": 0,
         "hard_negatives": {"min": 0, "max": 1},
+        "without_negatives": 2,
         "duplicates": {"anchors": 1, "positives": 0, "positive_is_anchor": 1},
         "epoch": {"number": 0, "steps": 1, "left_over": 1, "short_batches": 0},
         "notes": [],

@@ -14,9 +14,9 @@ from typing import Any, Literal
 from embedkit.data.schema.guesses import Guess, Tell
 from embedkit.data.schema.rows import BadRow, Part, Record
 from embedkit.data.sources import objects
+from embedkit.data.sources.formats.parts import NO_OPTIONS, file_part
 from embedkit.data.sources.hub import hub_part
 from embedkit.data.sources.layouts.tables import choose_files, nothing_here
-from embedkit.data.sources.parts import NO_OPTIONS, file_part
 from embedkit.data.sources.registry import FolderRequest, format_of, layouts, readers
 from embedkit.data.sources.remote import ADDRESS, remote_files
 from embedkit.errors import DataError, nearest

@@ -8,8 +8,8 @@ from pathlib import Path
 from embedkit.data.images.pictures import is_image
 from embedkit.data.schema.rows import Part, Record
 from embedkit.data.sources.formats.samples import visible_files
-from embedkit.data.sources.layouts.splits import choose_split, split_name
 from embedkit.data.sources.registry import FolderRequest, Layout, layouts
+from embedkit.data.sources.splits import choose_split, split_name
 
 
 def image_names(folder: Path) -> list[str]:

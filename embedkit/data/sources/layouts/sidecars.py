@@ -13,8 +13,8 @@ from pathlib import Path
 from embedkit.data.images.pictures import TEXT_ENDINGS, is_image
 from embedkit.data.schema.rows import BadRow, Part, Record
 from embedkit.data.sources.formats.samples import sample_cells, visible_files
-from embedkit.data.sources.layouts.splits import choose_split, split_name
 from embedkit.data.sources.registry import FolderRequest, Layout, layouts
+from embedkit.data.sources.splits import choose_split, split_name
 
 _BESIDE = (*TEXT_ENDINGS, "json")
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from embedkit.data.schema.rows import Part
+from embedkit.data.sources.formats.parts import file_part
 from embedkit.data.sources.formats.samples import hidden, visible_files
-from embedkit.data.sources.layouts.splits import choose_split, split_name, split_of_stem
-from embedkit.data.sources.parts import file_part
 from embedkit.data.sources.registry import FolderRequest, Layout, ending_table, endings, format_of, layouts, readers
+from embedkit.data.sources.splits import choose_split, split_name, split_of_stem
 from embedkit.errors import DataError
 
 
