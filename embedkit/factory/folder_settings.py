@@ -23,7 +23,7 @@ def folder_of(config: ModelConfig | ImageTowerConfig) -> Path:
     return locate(config.name, None if local else config.revision, *permissions(config).values())
 
 
-def permissions(config: ModelConfig | ImageTowerConfig) -> dict[str, bool]:
+def permissions(config: ModelConfig | ImageTowerConfig) -> dict[str, Any]:
     """What may be read of the folder: weights in a pickle, code; nothing of the kind for an image tower.
 
     Examples

@@ -208,18 +208,18 @@ def _step(recipe: Any) -> Any:
 
 
 def test_parameters_that_a_step_does_not_use_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    from embedkit import models
+    from embedkit import factory
 
     recipe = load_recipe(runs.recipe())
     assert _step(recipe) == []
-    real = models.build
+    real = factory.build
 
     def build(*given: Any) -> Any:
         model = real(*given)
         model.spare = torch.nn.Parameter(torch.zeros(3))
         return model
 
-    monkeypatch.setattr(models, "build", build)
+    monkeypatch.setattr(factory, "build", build)
     (found,) = _step(recipe)
     assert "does not use" in found.what and "first model.spare" in found.evidence
 
