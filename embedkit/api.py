@@ -62,14 +62,12 @@ def train(
     Examples
     --------
     >>> import embedkit
-    >>> rows = [{"anchor": "a question", "positive": "its answer"}]
-    >>> embedkit.train("pairs", data=rows, columns={"anchr": "anchor"})
+    >>> embedkit.train("pairs", data=iter([{"anchor": "a question", "positive": "its answer"}]))
     Traceback (most recent call last):
     ...
-    embedkit.errors.DataError: data.train[0] (object:...): there is no column 'anchr'; did you mean 'anchor'?
+    embedkit.errors.DataError: data (list_iterator): it can be read only once; pass the function that makes it
     """
     from embedkit.recipe_io import load_recipe
-    from embedkit.training import train as run
 
     settings = {key.replace("__", "."): value for key, value in overrides.items()}
     with _paths_of(data, evaluation_data) as (train_path, evaluation_path):
@@ -80,7 +78,10 @@ def train(
             settings = {"data.train.0.columns": dict(columns), **settings}
         if evaluation_path is not None:
             settings = {"evaluation.data": evaluation_path, **settings}
-        return run(load_recipe(recipe, settings, smoke=smoke), resume=resume, output=output, callbacks=callbacks)
+        checked = load_recipe(recipe, settings, smoke=smoke)
+        from embedkit.training import train as run
+
+        return run(checked, resume=resume, output=output, callbacks=callbacks)
 
 
 @contextmanager
@@ -88,10 +89,7 @@ def _paths_of(*objects: Any) -> Iterator[list[str | None]]:
     """The path of each object in a recipe, kept for as long as the block runs; None for None."""
     from embedkit.data.sources.objects import hold, release
 
-    paths = [
-        str(one) if isinstance(one, str | Path) else None if one is None else hold(one)
-        for one in objects
-    ]  # fmt: skip
+    paths = [None if one is None else str(one) if isinstance(one, str | Path) else hold(one) for one in objects]
     try:
         yield paths
     finally:

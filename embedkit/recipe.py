@@ -114,6 +114,8 @@ class TextTowerConfig(Settings):
     kind: Literal["text", "static"] = "text"
     name: str | None = None
     revision: str | None = None
+    trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
+    allow_pickle: bool = Field(False, description="read weights from a pickle, as tensors only")
     size: str | None = Field(None, description="a random tower by name, e.g. clip-text-tiny")
     config: dict[str, Any] | None = None
     tokenizer: str | None = Field(None, description="as in model.tokenizer; 'clip' is CLIP's own")
@@ -145,6 +147,7 @@ class ImageTowerConfig(Settings):
 
     name: str | None = None
     revision: str | None = None
+    allow_pickle: bool = Field(False, description="read weights from a pickle, as tensors only")
     size: str | None = Field(None, description="a random tower by name, e.g. vit-tiny-64")
     config: dict[str, Any] | None = None
     quick_gelu: bool = False
@@ -181,6 +184,8 @@ class ModelConfig(Settings):
     kind: Literal["text", "static", "dual"] = "text"
     name: str | None = None
     revision: str | None = None
+    trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
+    allow_pickle: bool = Field(False, description="read weights from a pickle, as tensors only")
     config: dict[str, Any] | None = None
     tokenizer: str | None = Field(None, description="tokenizer folder, vocab.txt, hub id, or 'builtin'")
     pooling: str | None = Field(None, description="cls, mean, max, first-last, last-two, last-token, mask, pooler")
@@ -197,8 +202,6 @@ class ModelConfig(Settings):
     default_prompt: str | None = None
     dropout: float | None = Field(None, ge=0, lt=1, description="overrides the encoder's dropout rates")
     lora: LoraConfig | None = None
-    allow_pickle: bool = Field(False, description="read weights from a pickle too, with weights_only")
-    trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
     dim: int | None = Field(None, gt=0, description="static: size of the vectors")
     ngrams: int = Field(1, ge=1, le=4, description="static: word n-grams up to this length")
     buckets: int = Field(200_000, gt=0, description="static: hash buckets for n-grams")

@@ -413,14 +413,14 @@ def _extended_file(base: Any, path: Path) -> Path:
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with `changes`: sections are merged key by key; lists, values and parts of another name are replaced."""
-    found = dict(base)
+    merged = dict(base)
     for key, value in changes.items():
-        old, component = found.get(key), key in ("method", "objective")
+        old, component = merged.get(key), key in ("method", "objective")
         if component and isinstance(old, str):
             old = {"name": old}
         if not isinstance(value, Mapping) or not isinstance(old, Mapping):
-            found[key] = value
+            merged[key] = value
             continue
         name = old.get("name") if component else None
-        found[key] = value if name is not None and value.get("name", name) != name else _merged(old, value)
-    return found
+        merged[key] = value if name is not None and value.get("name", name) != name else _merged(old, value)
+    return merged

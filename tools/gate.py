@@ -347,6 +347,15 @@ def undocumented(found: list[Definition]) -> list[Finding]:
     ]
 
 
+def with_example(found: list[Definition]) -> float:
+    """Share of the public classes and functions whose docstring, or that of one of their methods, has an example."""
+    shown: dict[tuple[Path, str], bool] = {}
+    for one in found:
+        key = one.source.path, one.name.split(".")[0]
+        shown[key] = shown.get(key, False) or ">>> " in (ast.get_docstring(one.node) or "")
+    return sum(shown.values()) / max(1, len(shown))
+
+
 def _is_setter(definition: Definition) -> bool:
     return any(_dotted(mark).endswith(".setter") for mark in getattr(definition.node, "decorator_list", ()))
 
@@ -448,6 +457,7 @@ def run(root: Path) -> tuple[list[Finding], dict[str, str]]:
     figures = {
         "files": f"{len(package)}, the longest {max(len(source.lines) for source in package)} lines",
         "public names": f"{len(found)}, documented {documented:.1%}",
+        "classes and functions with an example": f"{with_example(found):.1%}",
         "duplicated code lines": f"{share:.1%}",
         "duplicated recipe lines": f"{repeated:.1%}",
         "largest folder": f"{max(folder_sizes(package).values())} modules",

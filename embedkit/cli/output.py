@@ -36,10 +36,8 @@ Revision = Annotated[
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
 ]
+AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Read weights from a pickle, as tensors only.")]
 
-AllowPickle = Annotated[
-    bool, typer.Option("--allow-pickle", help="Read weights from a pickle too, with weights_only, as in old folders.")
-]
 TruncateDim = Annotated[
     int | None, typer.Option("--truncate-dim", min=1, help="Keep the first coordinates only (Matryoshka).")
 ]

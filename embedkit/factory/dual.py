@@ -24,7 +24,7 @@ from embedkit.recipe import ImageTowerConfig, ModelConfig, TextTowerConfig, Towe
 
 _TEXT_KEYS = (
     "kind", "name", "revision", "config", "tokenizer", "pooling", "max_length", "prompts", "default_prompt", "dropout",
-    "dim", "ngrams", "buckets",
+    "dim", "ngrams", "buckets", "trust_remote_code", "allow_pickle",
 )  # fmt: skip
 
 
@@ -150,7 +150,7 @@ def _image(config: ImageTowerConfig, dim: int) -> tuple[ImageTower, Preprocess]:
     """The tower, and the preprocessing that its folder asks for or that fits its size."""
     if config.name is not None:
         folder = folder_of(config)
-        tower: ImageTower = TransformersTower(read_vision_model(folder), config.pooling)
+        tower: ImageTower = TransformersTower(read_vision_model(folder, config.allow_pickle), config.pooling)
         if (folder / "preprocessor_config.json").is_file():
             preprocess = preprocess_of(folder)
             return resized(tower, preprocess.size), preprocess

@@ -20,20 +20,19 @@ def folder_of(config: ModelConfig | ImageTowerConfig) -> Path:
     """
     assert config.name is not None
     local = Path(config.name).expanduser().is_dir()
-    return locate(config.name, None if local else config.revision, *permissions(config).values())
+    return locate(config.name, None if local else config.revision, **permissions(config))
 
 
 def permissions(config: ModelConfig | ImageTowerConfig) -> dict[str, Any]:
-    """What may be read of the folder: weights in a pickle, code; nothing of the kind for an image tower.
+    """What reading the folder of a section may do, as `embedkit.formats.detect.locate` and its kin take it.
 
     Examples
     --------
     >>> permissions(ModelConfig(name="m", allow_pickle=True))
     {'trust_remote_code': False, 'allow_pickle': True}
     """
-    if isinstance(config, ImageTowerConfig):
-        return {"trust_remote_code": False, "allow_pickle": False}
-    return {"trust_remote_code": config.trust_remote_code, "allow_pickle": config.allow_pickle}
+    code = False if isinstance(config, ImageTowerConfig) else config.trust_remote_code
+    return {"trust_remote_code": code, "allow_pickle": config.allow_pickle}
 
 
 def replaced(spec: dict[str, Any], config: ModelConfig) -> dict[str, Any]:

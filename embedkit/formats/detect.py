@@ -34,8 +34,9 @@ _HUB_PATTERNS = [
 
 
 def locate(
-    name: str | Path, revision: str | None = None, code: bool = False, pickle: bool = False, *, fetch: bool = True
-) -> Path:
+    name: str | Path, revision: str | None = None, trust_remote_code: bool = False, allow_pickle: bool = False, *,
+    fetch: bool = True,
+) -> Path:  # fmt: skip
     """The local folder of a model: `name` itself, or the snapshot of a hub id.
 
     A hub id that only a file names is looked for in the hub's cache with ``fetch=False`` and never downloaded.
@@ -60,7 +61,7 @@ def locate(
         raise ModelError("is a file, not a model folder", where=text, remedy=_way_of_a_file(path))
     if not _HUB_ID.fullmatch(text) or text.count("/") > 1 or path.suffix.lower() in _FILE_SUFFIXES:
         raise ModelError("no such model folder", where=text, remedy="check the path, or give a hub id like org/name")
-    return _snapshot(text, revision, code, pickle, fetch)
+    return _snapshot(text, revision, trust_remote_code, allow_pickle, fetch)
 
 
 def _way_of_a_file(path: Path) -> str:

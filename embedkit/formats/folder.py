@@ -104,6 +104,7 @@ class FolderPlan:
 
     def __post_init__(self) -> None:
         self.own_length: int | None = None
+        self.own_pooling: str | None = None
 
     def settings(self, path: Path) -> Settings:
         """The JSON object of a file of this folder, empty where there is no such file; keys that no reader asks for
@@ -127,7 +128,7 @@ class FolderPlan:
             if keys:
                 place = file.path.relative_to(self.root) if file.path.is_relative_to(self.root) else file.path
                 self.notes.append(f"{place}: not used: {', '.join(f'{key} = {_short(file[key])}' for key in keys)}")
-        self.own_length = self.spec.get("max_length")
+        self.own_length, self.own_pooling = self.spec.get("max_length"), self.spec.get("pooling")
 
 
 def _short(value: Any) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from embedkit.models.base import Model
     from embedkit.models.heads.layers import Layer
 
+NO_POOLING = "names no pooling"
 OPEN_CLIP = "open_clip:"
 POOLER = "pooler"
 """As a name of pooling: the first token through the layer that `pretrained_pooler` reads."""
@@ -82,7 +83,6 @@ def load(
         raise ModelError("pooling and max_length belong to one tower", where=str(name_or_path), remedy="leave them out")
     if pooling is not None:
         plan.spec["pooling"] = pooling
-        plan.notes = [note for note in plan.notes if "names no pooling" not in note]
     if max_length is not None:
         plan.spec["max_length"] = max_length
     model = assemble(plan, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
@@ -136,7 +136,8 @@ def assemble(
         model = _assembled(plan, overrides, trust_remote_code, allow_pickle)
     if plan.similarity != "cosine":
         model.similarity_fn_name = plan.similarity
-    for note in plan.notes:
+    guessed = plan.spec.get("pooling") == plan.own_pooling
+    for note in [note for note in plan.notes if guessed or NO_POOLING not in note]:
         _log.warning("%s: %s", plan.root, note)
     return model
 

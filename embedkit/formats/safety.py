@@ -11,11 +11,11 @@ from embedkit.formats.folder import PICKLES, FolderPlan, read_json
 
 PICKLE_REMEDY = (
     "convert it to safetensors, or allow it: allow_pickle=True in Python, --allow-pickle on the command line, "
-    "model.allow_pickle=true in a recipe"
+    "model.allow_pickle=true in a recipe (model.towers.text.allow_pickle for a tower)"
 )
 CODE_REMEDY = (
     "read that code, then allow it with a pinned revision: trust_remote_code=True in Python, --trust-remote-code on "
-    "the command line, model.trust_remote_code=true in a recipe"
+    "the command line, model.trust_remote_code=true in a recipe (model.towers.text.trust_remote_code for a tower)"
 )
 
 

@@ -25,7 +25,7 @@ An objective is chosen in a recipe by its name; its other keys are settings:
 objective: {name: ntxent, temperature: 0.1}
 ```
 
-Members of the score table kernel are settings of its slots. Any slot can be replaced, and `name: table` composes
+Members of the similarity matrix kernel are settings of its slots. Any slot can be replaced, and `name: table` composes
 freely:
 
 ```yaml
@@ -34,7 +34,7 @@ objective: {name: table, direction: both, scale: learnable, weight: {name: expon
 
 Columns: *inputs* are the embeddings and roles that must be there (in brackets: used when there); *state* is kept
 between steps and saved in checkpoints; *cost* is the time of one evaluation for B rows of D numbers; *tiled* objectives
-do not hold the table of scores when it is large (setting `tile`: "auto", a number of rows, or none for never); *cached*
+do not hold the matrix when it is large (setting `tile`: "auto", a number of rows, or none for never); *cached*
 ones can be used with the gradient cache; *distributed* says what a process computes of a batch: `anchors` its own part,
 `whole` all of it, with the same result on every process. Every objective gives the same gradient for any number of
 processes and chunks. [M] marks what was taken from memory, [R] a reconstruction where a paper's formula was not at
@@ -71,7 +71,7 @@ def page() -> str:
     """The text of docs/objectives.md."""
     rows, blocks = table(), [INTRO]
     for family in dict.fromkeys(row["family"] for row in rows):
-        title = "Score table" if family == "table" else family.capitalize()
+        title = "Similarity matrix" if family == "table" else family.capitalize()
         members = [row for row in rows if row["family"] == family]
         blocks.append(f"## {title}\n\n" + _markdown([COLUMNS, *([_cell(row[c]) for c in COLUMNS] for row in members)]))
     parts = [("slot", "part", "what it does", "settings")]

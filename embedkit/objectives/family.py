@@ -1,4 +1,4 @@
-"""What the families beside the score-table kernel share: named inputs, guides, masks, shares."""
+"""What the families beside the similarity matrix kernel share: named inputs, guides, masks, shares."""
 
 from __future__ import annotations
 

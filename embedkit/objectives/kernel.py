@@ -1,4 +1,4 @@
-"""The score table kernel: anchors x candidates, and a part for each slot that says what becomes of their scores.
+"""The similarity matrix kernel: anchors x candidates, and a part for each slot that says what becomes of their scores.
 
 The order of evaluation is: sides, masks, scores, scale, positives, sums over negatives, prior, reducer, mean.
 """
@@ -76,6 +76,8 @@ class TableObjective(Objective):
                "use score 'cosine' or 'distance'")  # fmt: skip
         refuse(self.positive.cosine_only and not self.score.cosine, "positive", "needs cosines", "use score 'cosine'")
         refuse(self.bank.size > 0 and not self.score.cosine, "bank", "keeps unit vectors", "use score 'cosine'")
+        unread = self.chosen["bank"][1].get("guide_dim") is not None and not self.bank.keeps_guides
+        refuse(unread, "bank", "keeps the guide's vectors, which nothing reads", "leave out guide_dim")
         refuse(self.scale.per_row and not self.reducer.keeps_state, "scale", "is moved by the reducer 'global' only",
                "use reducer 'global', or scale 'fixed'")  # fmt: skip
         refuse(isinstance(self.tile, int) and self.reducer.dense, "reducer", "needs the whole table", "leave out tile")
@@ -158,8 +160,10 @@ class TableObjective(Objective):
             row, logit, scores = _add_positives(problem.extras, table, row, logit, scores)
             count = torch.bincount(row, minlength=n).to(kind)
             part = 1 / count[row]
-        law = partial(self.target.law, problem)
-        found = Row(problem, row, logit, scores, part, count, stats, None, table.scale, table, law, omega, pooled)
+        distribution = partial(self.target.distribution, problem)
+        found = Row(
+            problem, row, logit, scores, part, count, stats, None, table.scale, table, distribution, omega, pooled
+        )
         if self.reducer.ratio:
             log_neg = self.weight.log_neg(stats)
             if not self.prior.absent:

@@ -1,4 +1,4 @@
-"""Members of the score table kernel: published objectives as settings of its slots.
+"""Members of the similarity matrix kernel: published objectives as settings of its slots.
 
 Section numbers and tags in notes are those of the reference that the project was built from: [M] from memory, [R] a
 reconstruction where the paper's own formula was not at hand.
@@ -32,7 +32,7 @@ table_preset("siglip", paper="Zhai et al. 2023 (arXiv 2303.15343)", scale="learn
              max_scale=None, reducer="sigmoid")  # fmt: skip
 table_preset("focal-infonce", paper="Hou and Li 2023; focal image-text contrast, arXiv 2304.00719", focal=1.0,
              note="[R] (1 - p)^focal on each term; the papers' own formulas are not verified")  # fmt: skip
-table_preset("label-smoothing", paper="Szegedy et al. 2016, on the score table", smoothing=0.1)
+table_preset("label-smoothing", paper="Szegedy et al. 2016, on the similarity matrix", smoothing=0.1)
 
 # Labels.
 table_preset("supcon", paper="Khosla et al. 2020 (arXiv 2004.11362), L_out", direction="views", temperature=0.07,
@@ -77,10 +77,10 @@ table_preset("mls", paper="arXiv 2308.03286, ICCV 2023 (abstract only)", scale="
              bank="queue", size=4096, detach=True, target="nearest", reducer="sigmoid", **QUEUE,
              note="[R] number of neighbours, scale and balance are not verified")  # fmt: skip
 
-# Laws over candidates.
+# Target distributions over candidates.
 table_preset("icon", paper="Alshammari et al., ICLR 2025 (arXiv 2504.16929)", reducer="divergence", direction="views",
              temperature=0.1, note="[M] the paper's leak is about 0.2 to 0.6")  # fmt: skip
-table_preset("soft-targets", paper="Hinton et al. 2015, on rows of the score table", target="guide",
+table_preset("soft-targets", paper="Hinton et al. 2015, on rows of the similarity matrix", target="guide",
              reducer="divergence")  # fmt: skip
 
 # Several views.
@@ -130,6 +130,15 @@ class KernelMixture(WeightedSum):
         Share of the kernel with `gamma`.
     gamma, temperature, temperature2 : float
         Of the two kernels.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build("kernel-mixture")(z, ObjectiveBatch.of(z)).loss
+    >>> round(loss.item(), 4)
+    3.4881
     """
 
     def __init__(self, *, mixture: float = 0.5, gamma: float = 1.0, temperature: float = 0.5, temperature2: float = 0.5,
@@ -158,6 +167,16 @@ class Hallucinator(Objective):
         Largest extrapolation.
     hidden : int
         Width of the layer.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> _ = torch.manual_seed(0)
+    >>> loss = build({"name": "hallucinator", "hidden": 2}, dim=2, num_rows=2)(z, ObjectiveBatch.of(z)).loss
+    >>> round(loss.item(), 4)
+    20.44
     """
 
     def __init__(self, *, objective: Any = "infonce", reach: float = 0.5, hidden: int = 512, weight: float = 1.0,

@@ -1,7 +1,7 @@
 """How objectives are found by name, checked when a recipe is read, and built.
 
 Two decorators file a preset. `objective` takes a class whose keyword arguments are the settings; `table_preset` (in
-`embedkit.objectives.kernel`) takes the slots of the score table. Both end in one registry, `presets`.
+`embedkit.objectives.kernel`) takes the slots of the similarity matrix. Both end in one registry, `presets`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Preset:
     settings : dict
         Settings that can be overridden, with their defaults.
     family : str
-        "table" for members of the score table kernel, else the name of the family.
+        "table" for members of the similarity matrix kernel, else the name of the family.
     slots : str
         The parts it is made of, for the table in the docs.
     state : str
@@ -40,7 +40,7 @@ class Preset:
     cost : str
         Time of one evaluation for B rows of D numbers.
     tiled, splits : bool
-        Whether it can be evaluated without holding the score table; whether processes share its work (by anchors).
+        Whether it can be evaluated without holding the similarity matrix; whether processes share its work by anchors.
     note : str
         Anything that must be known, such as that a formula is not verified against its paper.
     """

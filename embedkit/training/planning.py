@@ -167,15 +167,15 @@ def _objective(config: Mapping[str, Any]) -> str:
 
 
 def _first_batches(recipe: Recipe, rows: Any, method: Any, model: Any) -> list[StepBatch]:
-    found = []
+    batches = []
     source = ((0, batch) for batch in rows.batches(0))
     for _, batch in decode_batches(source, setup.decoding(recipe, method, model), rows.where):
-        found.append(prepare(batch, method, model, seed=recipe.seed, epoch=0))
-        if len(found) == _SAMPLE_STEPS:
+        batches.append(prepare(batch, method, model, seed=recipe.seed, epoch=0))
+        if len(batches) == _SAMPLE_STEPS:
             break
-    if not found:
+    if not batches:
         raise RecipeError("the data gives no batch", where="data.train", remedy="lower train.batch_size")
-    return found
+    return batches
 
 
 def _group(group: ParameterGroup) -> dict[str, Any]:
@@ -239,18 +239,18 @@ def _memory(bundle: Bundle, recipe: Recipe, batches: Sequence[StepBatch], proces
     per_token = _bytes_per_token(config, int(bundle.model.dim), width, batches)
     activations = int(tokens / processes * per_token)
     parts = {"weights": weights, "gradients": trained, "optimiser": 2 * trained, "activations": activations}
-    shown = {name: f"{value / 2**20:.0f} MiB" for name, value in parts.items()}
-    return {**shown, "peak": f"{sum(parts.values()) / 2**20:.0f} MiB"}
+    sizes = {name: f"{value / 2**20:.0f} MiB" for name, value in parts.items()}
+    return {**sizes, "peak": f"{sum(parts.values()) / 2**20:.0f} MiB"}
 
 
 def _bytes_per_token(config: Any, dim: int, width: int, batches: Sequence[StepBatch]) -> float:
     if config is None:
         return 4.0 * dim
-    known: Mapping[str, Any] = config.to_dict()
-    hidden = known.get("hidden_size") or known.get("d_model") or known.get("dim") or dim
-    layers = known.get("num_hidden_layers") or known.get("num_layers") or known.get("n_layers") or 1
-    inner = known.get("intermediate_size") or known.get("d_ff") or known.get("hidden_dim") or 4 * hidden
-    heads = known.get("num_attention_heads") or known.get("num_heads") or known.get("n_heads") or 1
+    settings: Mapping[str, Any] = config.to_dict()
+    hidden = settings.get("hidden_size") or settings.get("d_model") or settings.get("dim") or dim
+    layers = settings.get("num_hidden_layers") or settings.get("num_layers") or settings.get("n_layers") or 1
+    inner = settings.get("intermediate_size") or settings.get("d_ff") or settings.get("hidden_dim") or 4 * hidden
+    heads = settings.get("num_attention_heads") or settings.get("num_heads") or settings.get("n_heads") or 1
     costs = np.concatenate([pool.inputs.costs for batch in batches for pool in batch.pools]).astype(np.float64)
     length = float((costs**2).sum() / max(1.0, costs.sum()))  # tokens that a token attends to, on average
     return float(layers * (16 * hidden + 2 * inner + 3 * heads * length) * width)

@@ -70,8 +70,8 @@ def objective_config(recipe: Recipe, method: Method) -> dict[str, Any]:
             f"method {recipe.method.name!r} has no objective of its own", where="objective",
             remedy="name one: objective.name=infonce",
         )  # fmt: skip
-    given = {"name": name, **recipe.objective.settings}
-    return {**own, **given} if given["name"] == own.get("name") else given
+    config = {"name": name, **recipe.objective.settings}
+    return {**own, **config} if config["name"] == own.get("name") else config
 
 
 def build_objective(recipe: Recipe, method: Method, dim: int | None = None, rows: int | None = None) -> Objective:
@@ -137,12 +137,12 @@ def metric_of(recipe: Recipe) -> str | None:
     from embedkit.evaluation import main_metric, metric_names
 
     config = recipe.evaluation
-    known = metric_names(config.suite, config.tasks, config.split, config.data)
+    names = metric_names(config.suite, config.tasks, config.split, config.data)
     if config.metric is None:
         return main_metric(config.suite, config.tasks, config.split, config.data)
-    if config.metric not in known:
+    if config.metric not in names:
         raise RecipeError(
-            f"unknown metric {config.metric!r}", where="evaluation.metric", remedy=nearest(config.metric, known)
+            f"unknown metric {config.metric!r}", where="evaluation.metric", remedy=nearest(config.metric, names)
         )
     return config.metric
 
@@ -255,8 +255,8 @@ def notes_of_model(recipe: Recipe, method: Method, rows: TrainingRows, model: An
 
 def most_negatives(rows: TrainingRows) -> int:
     """Most hard negatives of a row; 1 for a stream whose rows have some, how many is not known."""
-    known = rows.summary().get("hard_negatives", {}).get("max")
-    return int("negatives" in rows.roles) if known is None else int(known)
+    most = rows.summary().get("hard_negatives", {}).get("max")
+    return int("negatives" in rows.roles) if most is None else int(most)
 
 
 def check_batch(recipe: Recipe, objective: Objective, rows: TrainingRows) -> None:
@@ -346,10 +346,10 @@ def batches_from(rows: TrainingRows, start: Position, rank: int, world: int) -> 
     """(epoch, RowBatch) from a position on, epoch after epoch, without end."""
     first = start.epoch_step
     for epoch in itertools.count(start.epoch):
-        found = False
+        any_batch = False
         for batch in rows.batches(epoch, first, rank, world):
-            found = True
+            any_batch = True
             yield epoch, batch
-        if not found and first == 0:
+        if not any_batch and first == 0:
             raise RecipeError("the data gives no batch", where="data.train", remedy="check limits and batch size")
         first = 0

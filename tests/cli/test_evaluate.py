@@ -12,7 +12,7 @@ import pytest
 
 import embedkit
 from embedkit.cli.app import main
-from embedkit.evaluation import EmbeddingCache, OpenSuite, Report, load_reports
+from embedkit.evaluation import EmbeddingCache, OpenSuite, Report, load_reports, load_suite
 from tests.evaluation.toys import sts_folder
 
 
@@ -137,7 +137,8 @@ def test_report_shows_the_run_that_made_the_model(
     page = tmp_path / "page.html"
     assert run(capsys, str(place / "a"), "-s", "builtin-sts", "--report", str(page))[0] == 0
     text = page.read_text()
-    assert "<h2>Training</h2>" in text and str(place / "a") in text
+    assert "<h2>Training</h2>" in text
+    assert str(place / "a") not in text  # a page that is passed on tells no folders of the machine
 
 
 def test_training_writes_a_card_with_the_scores_of_the_saved_weights(place: Path) -> None:
@@ -205,7 +206,9 @@ def test_local_data_are_scored_by_mteb(place: Path, tmp_path: Path, capsys: pyte
         (["m", "-s", "builtin-sts", "--resamples", "many"], "--resamples"),
         (["m", "-s", "builtin-sts", "--report", "no/such/folder/x.html"], "the folder of the report"),
         (["m", "-s", "builtin-sts", "--cache", __file__], "the cache is a file"),
+        (["m", "-s", "builtin-sts", "--mteb-results", __file__], "--mteb-results is a file"),
         (["m", "-s", "mteb:"], "names no task"),
+        (["m", "-d", "nothing.csv"], "nothing.csv: no such file or folder"),
         (["m", "-s", "builtin-sts", "--max-length", "long"], "--max-length"),
         (["--compare", "one.json"], "one.json: cannot be read"),
         (["--compare"], "two or more result files"),
@@ -218,3 +221,28 @@ def test_mistakes_are_one_line_and_exit_2(
     code, out, err = run(capsys, *words)
     assert code == 2 and out == ""
     assert said in err and err.startswith("embedkit: ") and err.count("\n") == 1
+
+
+def test_a_suites_file_is_printed_as_a_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["suites", "own-retrieval"]) == 0
+    text = capsys.readouterr().out
+    (tmp_path / "mine.yaml").write_text(text)
+    assert load_suite(tmp_path / "mine.yaml") == load_suite("own-retrieval")
+    assert main(["suites", "own-retrieva"]) == 2
+    assert "did you mean 'own-retrieval'" in capsys.readouterr().err
+
+
+def test_own_data_are_recognised_and_an_empty_setting_is_an_empty_text(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, target = tmp_path / "my-faq.csv", tmp_path / "result.json"
+    path.write_text("question,answer\nthe old man waits,a man who is old waits\na child runs,a girl is running\n")
+    words = [models(place)[0], "-d", str(path), "--set", "document_prompt=", "--dim", "8", "--json", str(target)]
+    code, out, _ = run(capsys, *words)
+    assert code == 0
+    assert "taken for questions and answers" in out and "suite own-retrieval" in out and "my-faq" in out
+    report = Report.load(target)
+    assert list(report.scores) == ["my-faq"] and report.settings["dim"] == 8
+    assert report.settings["tasks"]["my-faq"]["document_prompt"] == ""
+    code, _, err = run(capsys, models(place)[0], "-s", "builtin-sts", "--mteb-results", str(tmp_path / "out"))
+    assert code == 2 and "add --suite mteb:TASK" in err

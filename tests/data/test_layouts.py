@@ -373,3 +373,28 @@ def test_class_numbers_are_no_captions(tmp_path: Path, png: Png) -> None:
     path = _tar(tmp_path / "s.tar", {"0.png": png(0), "0.cls": b"1"})
     with pytest.raises(DataError, match="class numbers are no captions, add a column with the names of the classes"):
         _open(path, CAPTIONED, "")
+
+
+def test_a_shard_that_was_packed_without_sorting_is_told(tmp_path: Path, png: Png) -> None:
+    files = {f"{n}.png": png(n) for n in range(4)} | {f"{n}.txt": b"a" for n in range(4)}
+    path = _tar(tmp_path / "s.tar", files)
+    with pytest.raises(DataError, match=r"files of the sample '0' do not stand together; pack .* tar --sort=name"):
+        _open(path, CAPTIONED, "")
+
+
+def test_texts_that_once_were_empty_are_told(write: Write) -> None:
+    rows = "".join(f"question {n},{'nan' if n % 4 == 0 else f'answer {n}'}\n" for n in range(60))
+    notes = _notes(_open(write("t.csv", "question,answer\n" + rows)))
+    assert "15 of the first 60 texts of 'answer' (positive) are 'nan', which once may have been an empty cell" in notes
+    lists = write("l.csv", "anchor,positive\na,\"['b', 'c']\"\n")
+    assert "look like lists that Python wrote; save the table as parquet or jsonl" in _notes(_open(lists))
+
+
+def test_rows_in_no_batch_are_told(write: Write) -> None:
+    rows = "".join(f"question {n},answer {n if n % 2 else 0}\n" for n in range(80))
+    path = write("t.csv", "anchor,positive\n" + rows)
+    notes = _notes(opened([{"path": path}], PAIRS, batch_size=8, sampler="no-duplicates"))
+    assert "40 of 80 rows (50%) are in no batch of an epoch: the sampler no-duplicates has too many rows that" in notes
+    assert "in no batch" not in _notes(opened([{"path": path}], PAIRS, batch_size=8, sampler="shuffled"))
+    short = opened([{"path": path}], PAIRS, batch_size=8, sampler="no-duplicates", drop_last=False)
+    assert "in no batch" not in _notes(short) and sum(batch.size for batch in short.batches(0)) == 80

@@ -133,4 +133,4 @@ def test_folders_called_train_and_val_are_splits_not_classes(tmp_path: Path) -> 
     assert len(open_suite("own-classes", tmp_path, split="train").tasks[0].items) == 4
     with pytest.raises(DataError, match="no row of split 'test'") as error:
         open_suite("own-classes", tmp_path)
-    assert "train, dev" in str(error.value.remedy)
+    assert "train, val" in str(error.value.remedy)

@@ -242,7 +242,26 @@ def test_names_of_tasks() -> None:
     assert metric_names("mteb:STS12, SciFact") == ["mteb/STS12", "mteb/SciFact", "mteb/avg"]
     with pytest.raises(UserError, match="names no task"):
         metric_names("mteb:")
-    with pytest.raises(UserError, match="mteb has no task 'STS1234'"):
+    with pytest.raises(UserError, match="mteb has no task and no benchmark 'STS1234'"):
         evaluate(BagOfWords(), "mteb:STS1234")
     with pytest.raises(UserError, match="take no task list or settings"):
         evaluate(BagOfWords(), "mteb:STS12", tasks=["STS12"])
+
+
+def test_benchmarks_are_known_by_name() -> None:
+    names = [task.metadata.name for task in mteb.get_benchmark("MTEB(eng, v2)").tasks]
+    assert metric_names("mteb:MTEB(eng, v2)") == [f"mteb/{name}" for name in [*names, "avg"]]
+    assert len(open_mteb("mteb:NanoBEIR, STS12").tasks) == len(mteb.get_benchmark("NanoBEIR").tasks) + 1
+    with pytest.raises(UserError) as error:
+        metric_names("mteb:MTEB(eng, v3)")
+    assert "MTEB(eng, v2)" in str(error.value.remedy)
+
+
+def test_results_are_written_in_the_form_of_mtebs_leaderboard(tmp_path: Path) -> None:
+    suite = open_mteb([LocalSts()])
+    suite.results = tmp_path
+    report = suite.run(Described(), name="org/mine")
+    (path,) = (tmp_path / "results" / "org__mine").glob("*/LocalSts.json")
+    assert (path.parent / "model_meta.json").is_file()
+    stored = mteb.ResultCache(tmp_path).load_results(validate_and_filter=False).model_results[0].task_results[0]
+    assert stored.get_score() == pytest.approx(report.scores["LocalSts"] / 100)

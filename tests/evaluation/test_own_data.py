@@ -213,8 +213,7 @@ def test_rows_in_memory_score_as_their_file(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("data", "words"),
-    [([], "no rows"), ({"text": []}, "no rows"), ({"text": ["a"], "label": []}, "different length"), (7, "a int"),
-     ([1, 2], "a list")],
+    [([], "no rows"), ({"text": []}, "no rows"), (7, "no kind of data"), ([1, 2], "row 1 is int")],
 )  # fmt: skip
 def test_objects_that_hold_nothing_are_refused(data: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):
@@ -260,7 +259,7 @@ def test_files_of_one_folder_are_told_apart_by_split_words(name: str, tmp_path: 
     assert len(open_suite("own-sts", tmp_path, split="validation").tasks[0].first) == 10
     with pytest.raises(DataError, match="no row of split 'test'") as error:
         open_suite("own-sts", tmp_path)
-    assert "dev, train" in str(error.value.remedy)
+    assert "validation, train" in str(error.value.remedy)
     extra = tmp_path / name
     extra.write_bytes(gzip.compress(b"x") if name.endswith("gz") else b"sentence1\tsentence2\tscore\na\tb\t1\n")
     if not name.endswith("gz"):
@@ -268,3 +267,61 @@ def test_files_of_one_folder_are_told_apart_by_split_words(name: str, tmp_path: 
             open_suite("own-sts", tmp_path)
         assert str(error.value.remedy).startswith("give the file itself")
         assert np.isfinite(evaluate(BagOfWords(), "own-sts", tmp_path / "faq_dev.tsv", resamples=0).main)
+
+
+def test_truncate_dim_has_one_name() -> None:
+    rows = [{"query": a, "positive": b} for a, b in QUESTIONS]
+    reports = [evaluate(BagOfWords(), data=rows, resamples=0, **{key: 4}) for key in ("truncate_dim", "dim")]
+    assert reports[0].settings["dim"] == reports[1].settings["dim"] == 4
+    with pytest.raises(UserError, match="two names of one setting"):
+        evaluate(BagOfWords(), data=rows, truncate_dim=4, dim=8)
+
+
+OWN_PARTS = """
+from embedkit.evaluation import Task, TaskResult
+from embedkit.evaluation.core.suites import SuiteConfig, TaskConfig
+from embedkit.evaluation.core.task import TASKS, Request
+from embedkit.evaluation.suites.shipped import YamlSuites
+
+
+class Lengths(Task):
+    data = {"source": "three words", "rows": 3, "sha256": "0"}
+
+    def requests(self):
+        return [Request(["a", "b", "c"])]
+
+    def score(self, embed):
+        return TaskResult(self.name, "dims", float(embed(["a"]).shape[1]), {})
+
+
+class Mine(YamlSuites):
+    def name(self, suite):
+        return "mine"
+
+    def _config(self):
+        return SuiteConfig(name="mine", description="x", tasks=[TaskConfig(name="dims", kind="own.py:Lengths")])
+
+    def scores(self, suite, options):
+        return super().scores(self._config(), options)
+
+    def open(self, suite, options):
+        return super().open(self._config(), options)
+
+
+class Nothing:
+    pass
+"""
+
+
+def test_kinds_of_suites_and_tasks_come_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(OWN_PARTS)
+    assert metric_names("own.py:Mine") == ["mine/dims", "mine/avg"]
+    report = evaluate(BagOfWords(24), "own.py:Mine", resamples=0)
+    assert report.scores == {"dims": 24.0, "avg": 24.0}
+    for name, words in (("own.py:Nothing", "no kind of suite"), ("own.py:Nine", "has no 'Nine'")):
+        with pytest.raises(UserError, match=words):
+            evaluate(BagOfWords(), name)
+    (tmp_path / "s.yaml").write_text("name: s\ndescription: x\ntasks:\n  - {name: a, kind: 'own.py:Nothing'}\n")
+    with pytest.raises(UserError, match="no kind of task"):
+        evaluate(BagOfWords(), "s.yaml")

@@ -110,7 +110,7 @@ def _run_until_full(disk: Path, file: str, other: str, steps: int) -> None:
 
     output = disk / "run"
     ended = command(*kill.words(Path(file), output, False))
-    line = ended.line("could not save step 4, older checkpoints are untouched", FULL, "go on there with --output")
+    line = ended.line("could not save step 4, older checkpoints are untouched", FULL, "resume there with --output")
     store = CheckpointStore(output / "checkpoints")
     newest, ignored = store.newest()
     assert newest is not None and newest.step == 2 and ignored == [], (newest, ignored)

@@ -279,8 +279,8 @@ def test_not_a_model(tmp_path: Path) -> None:
         load(tmp_path / "notes.txt")
     with pytest.raises(UserError, match="did you mean 'float32'"):
         load(tiny.model_folder(tmp_path / "m"), dtype="float23")
-    with pytest.raises(ModelError, match="at most 64"):
-        load(tmp_path / "m", max_length=65)
+    with pytest.raises(ModelError, match="at most 80"):
+        load(tmp_path / "m", max_length=81)
 
 
 def test_wrong_names_are_refused_before_torch_is_imported(tmp_path: Path) -> None:

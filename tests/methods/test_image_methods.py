@@ -249,3 +249,59 @@ def test_a_second_image_is_the_second_view() -> None:
     assert [image.key for image in made["positive"].inputs] == [picture.key for picture in wanted]
     seeds = {image.seed for view in made.values() for image in view.inputs}
     assert len(seeds) == 8
+
+
+@pytest.mark.parametrize("name", ["simclr", "moco"])
+def test_rows_of_one_group_share_one_draw_where_the_objective_compares_them_so(name: str) -> None:
+    """CARE's Gram matrices are of views made by one pair of augmentations: on any process, whatever the place."""
+    from embedkit.data import RowBatch
+    from embedkit.training.loop.batches import prepare
+
+    step, data = _step(name), [{**row, "group": f"g{place % 3}"} for place, row in enumerate(_data(name))]
+    step.method.shares_draws = True
+    whole = common.step_batch(step, data)
+    part = RowBatch(data[6:], list(range(6, 12)), 12, 6, 0, list(range(6, 12)))
+    half = prepare(part, step.method, step.bundle.model, seed=1, epoch=0)
+    for view in ("anchor", "positive"):
+        seeds = [item.seed for item in whole.views[view].inputs]
+        assert len(set(seeds)) == 3
+        assert seeds == [seeds[place % 3] for place in range(12)]
+        assert [item.seed for item in half.views[view].inputs] == seeds[6:]
+    assert whole.views["anchor"].inputs[0].seed != whole.views["positive"].inputs[0].seed
+    step.method.shares_draws = False
+    assert len({item.seed for item in common.step_batch(step, data).views["anchor"].inputs}) == 12
+
+
+@pytest.mark.parametrize(("objective", "shared"), [("care", True), ("gram-equivariance", True), ("ntxent", False)])
+def test_the_check_of_a_recipe_sees_whether_draws_are_shared(objective: str, shared: bool) -> None:
+    from embedkit.recipe_io import load_recipe
+    from embedkit.training import setup
+
+    assert setup.check(load_recipe("simclr", [f"objective={objective}"])).shares_draws is shared
+
+
+def test_a_running_mean_guide_of_simclr_has_a_projector_of_its_own() -> None:
+    """All4One and BYOL at any size of the projector; the mean starts as a copy and follows."""
+    from embedkit import objectives
+
+    method = methods["simclr"](**SETTINGS["simclr"])
+    method.ema = 0.5
+    step = common.make_step({"name": "byol", "hidden": 6}, None, method=method, config=DUAL)
+    model: Any = step.bundle.model
+    method.adapt(model)
+    parts = method.parts(model).double()
+    step.bundle.parts = parts
+    step.bundle.objective = objectives.build({"name": "all4one", "hidden": 6, "size": 16}, dim=8).double()
+    step.bundle.guide = Guide(GuideConfig(ema=0.5), model)
+    before = {name: p.clone() for name, p in parts["mean"].named_parameters()}
+    assert all(torch.equal(p, parts["projector"].state_dict()[name]) for name, p in before.items())
+    result = step.gradients(common.step_batch(step, _rows(12)))
+    assert torch.isfinite(result.loss)
+    assert step.latest is not None
+    assert step.latest.known.guide["anchor"].shape == (12, 8)
+    with torch.no_grad():
+        for parameter in parts["projector"].parameters():
+            parameter += 1.0
+    step.after_update()
+    for name, p in parts["mean"].named_parameters():
+        torch.testing.assert_close(p, before[name] + 0.5)

@@ -243,7 +243,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint_to_go_on_from(tmp_path: Path) -
     output = tmp_path / "run"
     command = [sys.executable, "-m", "embedkit", "train", str(tmp_path / "r.yaml"), "--output", str(output)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=tmp_path)
-    end = time.monotonic() + 120
+    end = time.monotonic() + 240
     while not (output / "log.jsonl").exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.01)
     process.terminate()
@@ -427,10 +427,10 @@ def test_compiled_layers_train_to_the_same_weights(tmp_path: Path, monkeypatch: 
 def test_arithmetic_that_the_machine_lacks_is_refused_before_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str
 ) -> None:
-    from embedkit import models
+    from embedkit import factory
 
     monkeypatch.setattr(precision, "cpu_has_bf16", lambda: False)
-    monkeypatch.setattr(models, "build", None)
+    monkeypatch.setattr(factory, "build", None)
     with pytest.raises(RecipeError, match=r"train\.precision: .*use fp32 or auto"):
         runs.run(tmp_path / "run", None, f"train.precision={wanted}")
     assert precision.choose_precision("auto", torch.device("cpu")) == "fp32"

@@ -160,7 +160,7 @@ class HeldRows(TrainingRows):
     def _plan(self, epoch: int) -> _Epoch:
         config, size = self._config, self.batch_size
         one_source = config.batches_from == "one-source" and len(self._sources) > 1
-        found = pools(
+        orders = pools(
             self._sizes,
             self._shares if self._mixed else None,
             one_source=one_source,
@@ -169,7 +169,7 @@ class HeldRows(TrainingRows):
             epoch=epoch,
         )
         groups, left = [], 0
-        for index, order in enumerate(found):
+        for index, order in enumerate(orders):
             request = Request(order, self._facts, size, config.per_label, (self._seed, epoch, index, 1))
             grouping = SAMPLERS[config.sampler](request)
             batches = grouping.batches
@@ -230,8 +230,8 @@ def _names(sources: Sequence[Source]) -> str:
 
 def _negatives(table: pa.Table) -> dict[str, int]:
     counts = pc.fill_null(pc.list_value_length(table.column("negatives")), 0)
-    found = pc.min_max(counts).as_py()
-    return {"min": int(found["min"] or 0), "max": int(found["max"] or 0)}
+    bounds = pc.min_max(counts).as_py()
+    return {"min": int(bounds["min"] or 0), "max": int(bounds["max"] or 0)}
 
 
 def _without_negatives(table: pa.Table) -> int:

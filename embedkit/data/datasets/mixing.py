@@ -115,7 +115,7 @@ def interleave(
         An iterator gives nothing at all: its source would never be trained on, or be read again without end.
     """
     running = [start(0) for start in starts]
-    given = [False] * len(starts)
+    any_item = [False] * len(starts)
     if weights is None:
         active = list(range(len(starts)))
         numbers = raw_numbers(*key)
@@ -124,10 +124,10 @@ def interleave(
             try:
                 item = next(running[index])
             except StopIteration:
-                _check_given(given, index)
+                _check_any(any_item, index)
                 active.remove(index)
             else:
-                given[index] = True
+                any_item[index] = True
                 yield index, item
         return
     cycles = [0] * len(starts)
@@ -135,10 +135,10 @@ def interleave(
         while True:
             try:
                 item = next(running[index])
-                given[index] = True
+                any_item[index] = True
                 break
             except StopIteration:
-                _check_given(given, index)
+                _check_any(any_item, index)
                 cycles[index] += 1
                 if all(cycles):
                     return
@@ -146,8 +146,8 @@ def interleave(
         yield index, item
 
 
-def _check_given(given: Sequence[bool], index: int) -> None:
-    if not given[index]:
+def _check_any(any_item: Sequence[bool], index: int) -> None:
+    if not any_item[index]:
         raise DataError(
             "this source does not fill one batch, so it would never be trained on", where=f"data.train[{index}]",
             remedy="lower train.batch_size, set data.drop_last: false, or leave the source out",

@@ -76,8 +76,8 @@ def open_sources(config: DataConfig, contract: Contract, base_dir: Path = Path()
 
 def _roles_of(sources: Sequence[Source], contract: Contract) -> frozenset[str]:
     """The roles that any source has and the method reads; explode makes three of them itself."""
-    made = {"anchor", "positive", "group"} if any(source.config.explode for source in sources) else set()
-    return contract.roles & made.union(*(source.roles for source in sources))
+    own = {"anchor", "positive", "group"} if any(source.config.explode for source in sources) else set()
+    return contract.roles & own.union(*(source.roles for source in sources))
 
 
 def _check_settings(config: DataConfig) -> None:

@@ -122,11 +122,11 @@ class LaneRows(TrainingRows):
         first = position // self._window
         raw = self._samples(lane, first * self._window)
         for window in itertools.count(first):
-            held = list(itertools.islice(raw, self._window))
-            order = permutation(len(held), self._seed, lane, window, _WINDOWS)
+            samples = list(itertools.islice(raw, self._window))
+            order = permutation(len(samples), self._seed, lane, window, _WINDOWS)
             skip = position - first * self._window if window == first else 0
             for place in order[skip:]:
-                row_id, values, shard = held[place]
+                row_id, values, shard = samples[place]
                 yield row_id, self._made(values, shard, row_id)
 
     def _made(self, values: dict[str, Any] | BadRow, shard: Shard, row_id: int) -> Row | BadRow:
@@ -156,10 +156,10 @@ class LaneRows(TrainingRows):
 
     def _size(self, shard: Shard) -> int:
         assert shard.part.file is not None
-        known = self._sizes.get(shard.number)
-        if known is None:
-            known = self._sizes[shard.number] = count_samples(shard.part.file)
-        return known
+        size = self._sizes.get(shard.number)
+        if size is None:
+            size = self._sizes[shard.number] = count_samples(shard.part.file)
+        return size
 
 
 def _check(sources: Sequence[Source], config: DataConfig) -> None:

@@ -149,14 +149,14 @@ class Windows:
         """Batches of `rows`, which must be shuffled already; full ones, and short ones at the end if they are kept."""
         plain = self._config.sampler == "shuffled"
         size = self._batch_size if plain else self._size
-        held: list[Numbered] = []
+        rest: list[Numbered] = []
         for number in itertools.count():
-            fresh = list(itertools.islice(rows, size - len(held)))
-            last = len(held) + len(fresh) < size
+            fresh = list(itertools.islice(rows, size - len(rest)))
+            last = len(rest) + len(fresh) < size
             if plain and not last:
                 yield fresh
                 continue
-            batches, held = self._window(held + fresh, last, *key, number)
+            batches, rest = self._window(rest + fresh, last, *key, number)
             yield from batches
             if last:
                 return
@@ -173,7 +173,7 @@ class Windows:
         if last and not self._config.drop_last:
             full, short = full + short, []
         rest = sorted(np.concatenate([*short, grouping.left]).astype(np.int64).tolist())
-        kept = [] if last else rest[: self._size // 2]  # what cannot be placed must not fill the window
+        onward = [] if last else rest[: self._size // 2]  # what cannot be placed must not fill the window
         reason = "end of the stream" if last else "too many duplicates or too few rows of a label"
-        self._left[reason] += len(rest) - len(kept)
-        return [[rows[index] for index in batch] for batch in full], [rows[index] for index in kept]
+        self._left[reason] += len(rest) - len(onward)
+        return [[rows[index] for index in batch] for batch in full], [rows[index] for index in onward]

@@ -128,7 +128,7 @@ def _submit(pool: ThreadPoolExecutor, rows: Sequence[Row], settings: Decoding) -
 
 
 def _decode(rows: Sequence[Row], settings: Decoding) -> list[Row | BadRow]:
-    found: list[Row | BadRow] = []
+    outcomes: list[Row | BadRow] = []
     for row in rows:
         try:
             pictures = {
@@ -137,10 +137,10 @@ def _decode(rows: Sequence[Row], settings: Decoding) -> list[Row | BadRow]:
                 if isinstance(row.get(role), bytes | str)
             }
         except BadRow as bad:
-            found.append(bad)
+            outcomes.append(bad)
         else:
-            found.append({**row, **pictures})
-    return found
+            outcomes.append({**row, **pictures})
+    return outcomes
 
 
 def _finished(
@@ -153,24 +153,24 @@ def _finished(
 def without_bad(batch: RowBatch, rows: Sequence[Row | BadRow], skip: bool, where: Callable[[int], str]) -> RowBatch:
     """The batch with these rows, those that are a `BadRow` moved to `skipped`; raises the first one unless `skip`."""
     skipped = list(batch.skipped)
-    kept: list[int] = []
+    sound: list[int] = []
     good: list[Row] = []
     for number, row in enumerate(rows):
         if not isinstance(row, BadRow):
-            kept.append(number)
+            sound.append(number)
             good.append(row)
             continue
         place = row.where or where(batch.ids[number])
         if not skip:
             raise row.at(place) from row
         skipped.append(Skipped(batch.ids[number], batch.places[number], place, row.reason, row.what))
-    if len(kept) == len(rows):
+    if len(sound) == len(rows):
         return replace(batch, rows=good)
     return replace(
         batch,
         rows=good,
-        ids=[batch.ids[number] for number in kept],
-        places=[batch.places[number] for number in kept],
+        ids=[batch.ids[number] for number in sound],
+        places=[batch.places[number] for number in sound],
         skipped=skipped,
     )
 
@@ -189,5 +189,5 @@ def checked(batch: RowBatch) -> RowBatch:
     raise DataError(
         f"all {len(batch.skipped)} rows of this process's part of batch {batch.step} are bad; the first: {first.what}",
         where=first.where,
-        remedy="run `embedkit validate RECIPE --full`, mend the data, or raise train.batch_size",
+        remedy="run `embedkit validate RECIPE --full`, fix the data, or raise train.batch_size",
     )

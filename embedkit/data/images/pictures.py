@@ -200,8 +200,8 @@ def _loaded(image: Any, need: int | None) -> Image:
 
 
 def _damaged(error: Exception) -> BadRow:
-    said = (str(error).splitlines() or [type(error).__name__])[0][:200]
-    return BadRow("damaged image", f"the image cannot be decoded ({said})", remedy=_REMEDY)
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return BadRow("damaged image", f"the image cannot be decoded ({reason})", remedy=_REMEDY)
 
 
 def to_rgb(image: Any) -> Image:

@@ -71,17 +71,17 @@ class TextReader:
 
     def some_texts(self, cell: Any) -> list[str]:
         """A list of at least one text."""
-        found = self.texts(cell)
-        if not found:
+        texts = self.texts(cell)
+        if not texts:
             raise BadRow("empty list", "the list of texts is empty", remedy=_FIX)
-        return found
+        return texts
 
     def optional_text(self, cell: Any) -> str | None:
         """A text, or None where the cell is null or blank (a row with fewer negatives than there are columns)."""
         return None if cell is None or (isinstance(cell, str) and is_blank(cell)) else self.text(cell)
 
 
-_FIX = "mend the row, or set data.on_bad_row: skip"
+_FIX = "fix the row, or set data.on_bad_row: skip"
 
 
 def is_blank(text: str) -> bool:
@@ -202,20 +202,20 @@ def _json_list(
     remedy: str = 'write ["first", "second"]; a column with one plain text is mapped to negative_1',
 ) -> Any:  # fmt: skip
     try:
-        found = json.loads(cell)
+        value = json.loads(cell)
     except (ValueError, RecursionError) as error:
         if cell.lstrip().startswith("['"):
             remedy = "this is Python's form of a list: write JSON, or save the table as parquet or jsonl"
         raise BadRow("bad list", f"expected a JSON list of {items}, found {show(cell)}", remedy=remedy) from error
-    if not isinstance(found, list):
+    if not isinstance(value, list):
         raise BadRow("bad list", f"expected a JSON list of {items}, found {show(cell)}", remedy=remedy)
-    return found
+    return value
 
 
-def _wrong(wanted: str, cell: Any, remedy: str = "check the column mapping and the row") -> BadRow:
+def _wrong(kind: str, cell: Any, remedy: str = "check the column mapping and the row") -> BadRow:
     if cell is None:
-        return BadRow("missing value", f"expected {wanted}, found nothing (null)", remedy=_FIX)
-    return BadRow("wrong type", f"expected {wanted}, found {show(cell)}", remedy=remedy)
+        return BadRow("missing value", f"expected {kind}, found nothing (null)", remedy=_FIX)
+    return BadRow("wrong type", f"expected {kind}, found {show(cell)}", remedy=remedy)
 
 
 def show(cell: Any) -> str:

@@ -180,8 +180,8 @@ def _mapped(
         slot = _slot(target, column, lists, targets)
         role = _role_of(slot)
         if role not in ROLES:
-            known = (*ROLES, *PARTS)
-            raise DataError(f"{slot!r} is not a role", where=f"{where} column {column!r}", remedy=nearest(slot, known))
+            terms = (*ROLES, *PARTS)
+            raise DataError(f"{slot!r} is not a role", where=f"{where} column {column!r}", remedy=nearest(slot, terms))
         if slot in columns:
             raise DataError(
                 f"columns {columns[slot]!r} and {column!r} are both mapped to {slot}",

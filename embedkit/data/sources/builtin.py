@@ -242,12 +242,12 @@ def _shapes(draws: _Draws, chosen: _Set) -> Iterator[dict[str, Any]]:
     seen: set[Scene] = set()
     left = chosen.size
     while left:
-        found = builtin_shapes.features(draws.below)
-        if _belongs((*found[:4], 0), chosen.split) and found not in seen:
+        shape = builtin_shapes.features(draws.below)
+        if _belongs((*shape[:4], 0), chosen.split) and shape not in seen:
             if chosen.split != "train":
-                seen.add(found)
+                seen.add(shape)
             left -= 1
-            yield builtin_shapes.row(found, draws.below)
+            yield builtin_shapes.row(shape, draws.below)
 
 
 def _belongs(scene: Scene, split: str) -> bool:

@@ -30,6 +30,7 @@ from embedkit.data.schema.parsers import (
 )
 from embedkit.data.schema.roles import IMAGE_ROLES, bind, named_role
 from embedkit.data.schema.rows import BadRow, Part, Row
+from embedkit.data.sources.formats.webdataset import APART
 from embedkit.data.sources.sources import find_parts
 from embedkit.errors import DataError, nearest
 
@@ -127,20 +128,23 @@ class Source:
             tell=guesses.append,
         )
         head = list(itertools.islice(self._records(), HEAD))
-        found = list(dict.fromkeys(key for _, values in head if isinstance(values, dict) for key in values))
+        names = list(dict.fromkeys(key for _, values in head if isinstance(values, dict) for key in values))
         where = f"data.train[{index}] ({config.path})"
-        if not found:
+        if not names:
             raise next((values for _, values in head if isinstance(values, BadRow)), None) or DataError(
                 "it has no rows", where=where, remedy="check the file"
             )
+        apart = next((values for _, values in head if isinstance(values, BadRow) and values.reason == APART), None)
+        if apart is not None:  # else columns would seem to be missing
+            raise apart
         for column in config.where:
-            if column not in found:
-                raise DataError(f"'where' names no column {column!r}", where=where, remedy=nearest(column, found))
+            if column not in names:
+                raise DataError(f"'where' names no column {column!r}", where=where, remedy=nearest(column, names))
         self._seen = {column: _values_of(column, head) for column in config.where}
         rows_of_head = [values for _, values in head if isinstance(values, dict)]
-        lists = frozenset(column for column in found if _holds_lists(column, rows_of_head))
+        lists = frozenset(column for column in names if _holds_lists(column, rows_of_head))
         binding = bind(
-            found, config.columns, requires=requires, reads=reads, where=where, explode=config.explode, lists=lists
+            names, config.columns, requires=requires, reads=reads, where=where, explode=config.explode, lists=lists
         )
         guesses += [Guess(where, what, "columns") for what in binding.guesses]
         self.guesses: tuple[Guess, ...] = tuple(dict.fromkeys(guesses))
@@ -155,7 +159,7 @@ class Source:
         self.account = Account()
         first = list(self.rows(HEAD))  # a wrong mapping is told at once
         self._look_at_images(first[:LOOKED_AT])
-        named = {column: named_role(column) for column in found}
+        named = {column: named_role(column) for column in names}
         self.notes += tuple(suspicions.of_columns(binding.columns, named, where))
         self.notes += tuple(suspicions.of_rows([row for _, row in first], binding.columns, where))
         if "label" not in requires:
@@ -173,20 +177,20 @@ class Source:
             A file cannot be read on, or no row is left.
         """
         account = Account()
-        kept = False
-        for place, made in self.outcomes(account, records):
+        any_row = False
+        for place, outcome in self.outcomes(account, records):
             self._keep(account)
-            if isinstance(made, BadRow):
+            if isinstance(outcome, BadRow):
                 if not self._skip:
-                    raise made
-                account.dropped[made.reason] += 1
-                account.bad.append((made.where or self.where(place), made.reason, made.what))
+                    raise outcome
+                account.dropped[outcome.reason] += 1
+                account.bad.append((outcome.where or self.where(place), outcome.reason, outcome.what))
                 continue
-            kept = True
-            for row in made:
+            any_row = True
+            for row in outcome:
                 yield place, row
         self._keep(account)
-        if not kept and records is None:
+        if not any_row and records is None:
             raise self._nothing_left()
 
     def _keep(self, account: Account) -> None:
@@ -199,24 +203,24 @@ class Source:
 
         `account` is told of records read (``read``) and left out by ``where`` (``filtered``).
         """
-        wanted = [(column, _accepted(value)) for column, value in self.config.where.items()]
-        kept = 0
+        conditions = [(column, _accepted(value)) for column, value in self.config.where.items()]
+        count = 0
         for place, values in itertools.islice(self._records(), records):
             account.read += 1
             if isinstance(values, BadRow):
                 yield place, values
                 continue
-            if any(not _matches(values.get(column), accepted) for column, accepted in wanted):
+            if any(not _matches(values.get(column), accepted) for column, accepted in conditions):
                 account.filtered += 1
                 continue
             try:
-                made = self.make(values, place)
+                rows = self.make(values, place)
             except BadRow as bad:
                 yield place, bad
                 continue
-            yield place, made
-            kept += 1
-            if kept == self.config.limit:
+            yield place, rows
+            count += 1
+            if count == self.config.limit:
                 return
 
     def where(self, place: Place) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from embedkit.data.schema.rows import Part, Record
-from embedkit.data.sources.arrow_batches import decoded, is_json
+from embedkit.data.sources.formats.arrow_batches import decoded, is_json
+from embedkit.data.sources.layouts.splits import choose_split
 from embedkit.data.sources.remote import first_line
-from embedkit.data.sources.splits import choose_split
 from embedkit.errors import DataError
 
 _LARGEST_CARD = 1_000_000  # bytes
@@ -80,7 +80,7 @@ def _named_files(front: str, where: str) -> Iterator[tuple[str, str]]:
     try:
         waiting = [("", yaml.safe_load(front))]
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
-        raise DataError("its front matter is not YAML", where=where, remedy="mend it or remove the file") from error
+        raise DataError("its front matter is not YAML", where=where, remedy="fix it or remove the file") from error
     seen: set[tuple[int, str]] = set()  # of an alias that holds itself
     while waiting:
         key, value = waiting.pop()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from embedkit.data.schema.rows import Part, Record
-from embedkit.data.sources.arrow_batches import BATCH, decoded, is_json, numbered
+from embedkit.data.sources.formats.arrow_batches import BATCH, decoded, is_json, numbered
 from embedkit.errors import DataError
 
 PREFIX = "object:"

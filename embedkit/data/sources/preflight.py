@@ -73,26 +73,26 @@ def inspect_sources(
             report = SourceReport(source.name)
             entries = source.outcomes(report)
             while chunk := list(itertools.islice(entries, _CHUNK)):
-                for place, found in zip(
+                for place, fault in zip(
                     chunk, pool.map(lambda entry: _fault(entry[1], decoding), chunk), strict=True
                 ):  # fmt: skip
-                    if found is None:
+                    if fault is None:
                         report.good += 1
                     else:
-                        _list(report, found, source.where(place[0]))
+                        _list(report, fault, source.where(place[0]))
                 done += len(chunk)
                 progress(done)
             reports.append(report)
     return reports
 
 
-def _fault(made: list[Row] | BadRow, decoding: Decoding) -> BadRow | None:
-    if isinstance(made, BadRow):
-        return made
+def _fault(outcome: list[Row] | BadRow, decoding: Decoding) -> BadRow | None:
+    if isinstance(outcome, BadRow):
+        return outcome
     try:
         for role in IMAGE_ROLES:
-            if isinstance(made[0].get(role), bytes | str):
-                load_picture(made[0][role], None, decoding.max_pixels)
+            if isinstance(outcome[0].get(role), bytes | str):
+                load_picture(outcome[0][role], None, decoding.max_pixels)
     except BadRow as bad:
         return bad
     return None
@@ -111,5 +111,5 @@ def check_nothing_bad(reports: Sequence[SourceReport]) -> None:
         count = sum(report.bad.total() for report in reports)
         raise DataError(
             f"{count} bad rows; the first: {first['what']}", where=first["where"],
-            remedy="mend them, or set data.on_bad_row: skip or quarantine",
+            remedy="fix them, or set data.on_bad_row: skip or quarantine",
         )  # fmt: skip

@@ -136,8 +136,13 @@ layouts: Registry[Layout] = Registry("folder layout", "embedkit.data.sources.lay
 """Layouts of folders by name."""
 
 
-def format_of(name: str) -> str | None:
-    """The format that a file name tells by its ending, or None.
+def ending_table() -> dict[str, tuple[str, Format]]:
+    """Ending -> the name of its format, and the format; made once where many names are looked at."""
+    return {ending: (name, entry) for name, entry in readers.items() for ending in entry.endings}
+
+
+def format_of(name: str, table: Mapping[str, tuple[str, Format]] | None = None) -> str | None:
+    """The format that a file name tells by its ending, or None; `table` is that of `ending_table`.
 
     Examples
     --------
@@ -148,8 +153,7 @@ def format_of(name: str) -> str | None:
     plain = next((low.removesuffix(ending) for ending in PACKED if low.endswith(ending)), None)
     fits = [
         (len(ending), format)
-        for format, entry in readers.items()
-        for ending in entry.endings
+        for ending, (format, entry) in (ending_table() if table is None else table).items()
         if low.endswith(ending) or (plain is not None and entry.packed and plain.endswith(ending))
     ]
     return max(fits)[1] if fits else None
@@ -231,6 +235,6 @@ def check_format(name: str) -> str:
     ValueError: no data format 'jsnol'; did you mean 'jsonl'?
     """
     names = formats()
-    if name not in names:
+    if name not in names and name not in readers:  # my.py:MY_FORMAT too
         raise ValueError(f"no data format {name!r}; {nearest(name, names)}")
     return name

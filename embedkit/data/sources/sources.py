@@ -151,6 +151,11 @@ def read_rows(
     ------
     DataError
         At the first thing that cannot be read, naming file, row and remedy.
+
+    Examples
+    --------
+    >>> [sorted(row) for row in read_rows("builtin:pairs-train", limit=2)]
+    [['anchor', 'positive'], ['anchor', 'positive']]
     """
     parts = find_parts(str(path), format, name=name, split=split, revision=revision)
     records = ((part, *record) for part in parts for record in part.records())
@@ -174,9 +179,9 @@ def _file_of(path: str, file: str, folder: Path | None, revision: str | None) ->
     try:
         return Path(hf_hub_download(path, file, repo_type="dataset", revision=revision))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         remedy = "check the id, the file name and the network, or download it and give its folder as path"
-        raise DataError(f"cannot be downloaded ({said})", where=f"{path}: {file}", remedy=remedy) from error
+        raise DataError(f"cannot be downloaded ({reason})", where=f"{path}: {file}", remedy=remedy) from error
 
 
 def _select(values: dict[str, Any], columns: Sequence[str], where: str) -> dict[str, Any]:

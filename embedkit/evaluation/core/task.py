@@ -198,7 +198,33 @@ class Task(ABC):
         """The result for the model behind `embed`."""
 
 
-TASKS: Registry[type[Task]] = Registry("kind of evaluation task", "embedkit.evaluation.tasks")
+def _adopt(name: str, part: Any) -> type[Task]:
+    """The class of a plug-in's kind of task."""
+    if not (isinstance(part, type) and issubclass(part, Task)):
+        raise UserError(
+            f"this {'class' if isinstance(part, type) else type(part).__name__} is no kind of task", where=name,
+            remedy="derive it from embedkit.evaluation.Task",
+        )  # fmt: skip
+    if part.__abstractmethods__:
+        raise UserError(f"does not define {min(part.__abstractmethods__)}", where=name, remedy="define it")
+    return part
+
+
+TASKS: Registry[type[Task]] = Registry(
+    "kind of evaluation task", "embedkit.evaluation.tasks", plugins="embedkit.tasks", adopt=_adopt
+)
+
+
+def kind_in(results: object) -> type[Task] | None:
+    """The kind of task that a result file names; None for one that is no longer there, or that is a user's own file.
+
+    Examples
+    --------
+    >>> kind_in("sts").__name__, kind_in("my.py:Mine")
+    ('StsTask', None)
+    """
+    known = isinstance(results, str) and ":" not in results and results in TASKS
+    return TASKS[str(results)] if known else None
 
 
 def known_settings(kinds: Sequence[str]) -> set[str]:

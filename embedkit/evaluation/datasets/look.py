@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from embedkit.data.schema.roles import IMAGE_NAMES, named_role
+from embedkit.data.schema.rows import BadRow
+from embedkit.data.sources import objects
 from embedkit.data.sources.registry import format_of, readers, stem, table_endings
+from embedkit.data.sources.splits import split_of_stem
 from embedkit.errors import DataError
 from embedkit.evaluation.core.suites import NAME_PATTERN
 from embedkit.evaluation.datasets.beir import is_collection
 from embedkit.evaluation.datasets.image_files import holds_images, image_column, image_rows, read_folder
-from embedkit.evaluation.datasets.splits import split_of
-from embedkit.evaluation.datasets.tables import Table, plain_rows, read_table
+from embedkit.evaluation.datasets.tables import Table, read_table
 
 Data = Any
 """A path, or rows in memory: a list of dicts, a dict of columns, a data set of `datasets`, a DataFrame, an Arrow table.
@@ -58,7 +60,7 @@ def is_object(data: Data) -> bool:
     >>> is_object([{"text": "a cat", "label": "animal"}]), is_object("faq.csv")
     (True, False)
     """
-    return not isinstance(data, str | Path)
+    return not isinstance(data, str | Path) or str(data).startswith(objects.PREFIX)
 
 
 def name_of(data: Data) -> str:
@@ -135,7 +137,7 @@ def _joined(folder: Path) -> Table:
     names = dict.fromkeys(name for table in tables for name in table.columns)
     for name in names:
         columns[name] = [cell for t in tables for cell in t.columns.get(name, [None] * len(t))]
-    splits = [split_of(path) for path in files]
+    splits = [split_of_stem(path.name.partition(".")[0]) for path in files]
     if "split" not in columns and any(splits):
         if None in splits:
             unnamed = files[splits.index(None)].relative_to(folder)
@@ -147,7 +149,7 @@ def _joined(folder: Path) -> Table:
 
 
 def rows_in_memory(data: Data) -> Table:
-    """A list of dicts, a dict of columns, a data set (or several by split), a DataFrame or an Arrow table as a table.
+    """Rows in memory as a table: what `embedkit.data.sources.objects` takes, and data sets by split.
 
     Raises
     ------
@@ -160,30 +162,23 @@ def rows_in_memory(data: Data) -> Table:
     2
     """
     if isinstance(data, Mapping) and data and all(hasattr(part, "features") for part in data.values()):
-        parts = {name: plain_rows(part) for name, part in data.items()}
-        names = dict.fromkeys(name for part in parts.values() for name in part)
-        columns = {name: [c for part in parts.values() for c in part.get(name, [None] * _size(part))] for name in names}
-        columns["split"] = [split for split, part in parts.items() for _ in range(_size(part))]
-    elif isinstance(data, Mapping):
-        columns = {str(name): list(cells) for name, cells in data.items()}
-    elif hasattr(data, "features"):
-        columns = plain_rows(data)
-    elif hasattr(data, "to_pydict"):
-        columns = data.to_pydict()
-    elif hasattr(data, "columns") and hasattr(data, "iloc"):
-        columns = {str(name): data[name].tolist() for name in data.columns}
-    elif isinstance(data, Sequence) and all(isinstance(row, Mapping) for row in data):
-        names = dict.fromkeys(name for row in data for name in row)
-        columns = {str(name): [row.get(name) for row in data] for name in names}
+        rows = [{**row, "split": split} for split, part in data.items() for row in _rows(part)]
     else:
-        remedy = "give a path, a list of dicts, a dict of columns, a Dataset, a DataFrame or an Arrow table"
-        raise DataError(f"evaluation data cannot be a {type(data).__name__}", where="data", remedy=remedy)
-    sizes = {len(cells) for cells in columns.values()}
-    if len(sizes) != 1 or sizes == {0}:
-        what = "no rows" if not sizes or sizes == {0} else "columns of different length"
-        raise DataError(what, where="data", remedy="give at least one row, and every column a cell for it")
-    return Table(columns, list(range(1, sizes.pop() + 1)), "data")
+        rows = _rows(data)
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    return Table(columns, list(range(1, len(rows) + 1)), "data")
 
 
-def _size(columns: Mapping[str, Sequence[Any]]) -> int:
-    return len(next(iter(columns.values()), ()))
+def _rows(data: Data) -> list[dict[str, Any]]:
+    """The rows of one object, or of the object whose path a recipe has."""
+    path = data if isinstance(data, str) else objects.hold(data)
+    try:
+        records = [values for _, values in objects.part(path).records()]
+    finally:
+        if path is not data:
+            objects.release(path)
+    bad = next((values for values in records if isinstance(values, BadRow)), None)
+    if bad is not None:
+        raise bad
+    return [dict(values) for values in records if not isinstance(values, BadRow)]

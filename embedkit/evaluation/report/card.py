@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from embedkit.errors import ModelError
-from embedkit.evaluation.core.task import TASKS
+from embedkit.evaluation.core.task import kind_in
 from embedkit.evaluation.report.rendering import without_folders
 from embedkit.evaluation.report.report import Report, plain, write_text
 
@@ -48,7 +48,8 @@ def model_index(name: str, reports: Sequence[Report]) -> list[dict[str, Any]]:
 
 def _hub_type(kind: str) -> str:
     """What the hub calls a kind of task; results of older versions may name kinds that are gone."""
-    return (TASKS[kind].hub_type if kind in TASKS else "") or kind
+    task = kind_in(kind)
+    return (task.hub_type if task is not None else "") or kind
 
 
 @dataclass(frozen=True)

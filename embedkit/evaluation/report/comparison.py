@@ -16,7 +16,7 @@ import numpy as np
 
 from embedkit.errors import UserError
 from embedkit.evaluation.core.stats import Array, Samples, draw_weights, generator, interval
-from embedkit.evaluation.core.task import TASKS
+from embedkit.evaluation.core.task import kind_in
 from embedkit.evaluation.report.report import Report, load_reports, plain
 
 # What is allowed to differ between the models, and is then told.
@@ -111,8 +111,8 @@ def _names(first: Report, second: Report) -> tuple[str, str]:
 
 def _with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     """A task's settings; what a file of an older version does not name had its default."""
-    kind = str(settings.get("kind"))
-    fields = TASKS[kind].settings_type.model_fields if kind in TASKS else {}
+    task = kind_in(settings.get("kind"))
+    fields = task.settings_type.model_fields if task is not None else {}
     known = {key: plain(field.default) for key, field in fields.items() if not field.is_required() and key != "columns"}
     return {**{key: value for key, value in known.items() if isinstance(value, str | int | float)}, **settings}
 

@@ -24,8 +24,6 @@ def write_own(model: Model, folder: Path, recipe: dict[str, Any] | None = None) 
     """Fill an empty folder with `model` and its ``embedkit.json``."""
 
     layout = write_dual(model, folder) if isinstance(model, DualEncoder) else write_model(model, folder)
-    similarity = getattr(model, "similarity_fn_name", "cosine")
-    layout = layout if similarity == "cosine" else {**layout, "similarity_fn_name": similarity}
     own = {
         "format": OWN_FORMAT, "kind": model.kind, "embedkit": __version__, "hash": model.hash(), "spec": layout,
         "recipe": recipe,

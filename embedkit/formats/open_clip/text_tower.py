@@ -70,7 +70,6 @@ class OpenClipText(Model):
 
     kind = KIND
     padded = True
-    similarity_fn_name = "cosine"
 
     def __init__(
         self, config: dict[str, Any], dim: int, tokenizer: Any, *, quick_gelu: bool = False, cleaning: str = "lower",

@@ -110,7 +110,7 @@ def _settings(model: Model) -> dict[str, Any]:
         "model_type": "SentenceTransformer",
         "prompts": {name: text.removesuffix(SLOT) for name, text in model.prompts.items()},
         "default_prompt_name": model.default_prompt,
-        "similarity_fn_name": getattr(model, "similarity_fn_name", "cosine"),
+        "similarity_fn_name": model.similarity_fn_name,
         **({"truncate_dim": cuts[-1]} if cuts else {}),
     }  # fmt: skip
 

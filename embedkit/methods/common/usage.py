@@ -119,7 +119,8 @@ def usage_of(
     read |= read_by_objective & roles
     if guide and "guide" not in read_by_objective and not method.reads_guide:
         raise RecipeError(
-            f"nothing reads the guide, neither the method nor objective {objective.get('name')!r}", where="guide",
+            f"nothing reads the guide, neither the method nor objective {objective.get('name', 'none')!r}",
+            where="guide",
             remedy="leave it out, or choose an objective that reads one, such as "
             + ", ".join(_with_guide(str(objective.get("name")))),
         )  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embedkit.errors import UserError
+from embedkit.errors import ModelError, UserError, nearest
 from embedkit.models.execution.plan import Group, Plan
 from embedkit.registry import Registry
 
@@ -86,13 +86,16 @@ def pooler_of(name: str) -> Pooler:
 
     Raises
     ------
-    UserError
+    ModelError
         Naming the part that is unknown.
 
     >>> from embedkit.models.modules.poolers import pooler_of
     >>> pooler_of("cls+first-last").layers
     (-1, 1)
     """
+    unknown = [part for part in str(name).split("+") if part not in poolers]
+    if unknown:
+        raise ModelError(f"unknown pooler {unknown[0]!r}", remedy=nearest(unknown[0], poolers))
     parts = [poolers[part] for part in name.split("+")]
     if len(parts) == 1:
         return parts[0]

@@ -175,7 +175,8 @@ class TextEncoder(Model):
 
     @pooling.setter
     def pooling(self, name: str) -> None:
-        self._pooling, self._pooler = name, pooler_of(name)
+        pooler_of(name)  # an unknown one is refused here
+        self._pooling = name
 
     @property
     def backbone(self) -> Any:
@@ -268,7 +269,7 @@ class TextEncoder(Model):
         if len(inputs) == 0:
             width = self.hidden_size * ((pooling or self.pooling).count("+") + 1)
             return torch.zeros(0, width, device=self.device, dtype=self.dtype)
-        pooler = self._pooler if pooling is None else pooler_of(pooling)
+        pooler = pooler_of(self.pooling if pooling is None else pooling)
         states = self.token_states(inputs, pooler.layers, packing, **settings)
         if not self.pool_prompt and "unpooled" in inputs.data:
             states = states.without_first(inputs.data["unpooled"])

@@ -2,7 +2,7 @@
 
 Realignment is not linear in the gradients, so it cannot be done on shares. As every process has the embeddings of the
 whole batch, each computes every term over all rows, realigns the whole gradients in the same way, and hands on its
-share of the result. That costs every process the whole score table; it is exact for any number of processes.
+share of the result. That costs every process the whole similarity matrix; it is exact for any number of processes.
 """
 
 from __future__ import annotations
@@ -83,6 +83,16 @@ class Harmonise(Terms):
         alignment). The number falls linearly to -1, where nothing is dropped, at the end of the run.
     dim, num_rows : int or None
         Size of the embeddings and of the training data.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> objective = build({"name": "harmonise", "terms": [{"name": "infonce"}, {"name": "align-uniform"}]})
+    >>> loss = objective(z, ObjectiveBatch.of(z)).loss
+    >>> round(loss.item(), 4)
+    18.0
     """
 
     def __init__(

@@ -78,6 +78,15 @@ class Matryoshka(Wrapper):
         MoCo, embedding-mse) and not only similarities (distill-kl).
     dim, num_rows : int or None
         Size of the embeddings and of the training data.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build({"name": "matryoshka", "objective": "infonce", "dims": [2, 1]})(z, ObjectiveBatch.of(z)).loss
+    >>> round(loss.item(), 4)
+    30.3466
     """
 
     def __init__(
@@ -225,6 +234,16 @@ class WeightedSum(Terms):
         See `Terms`: ``[{"name": "infonce"}, {"name": "energy-hinge", "weight": 10}]``.
     dim, num_rows : int or None
         Size of the embeddings and of the training data.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> objective = build({"name": "sum", "terms": [{"name": "infonce"}, {"name": "energy-hinge", "weight": 10.0}]})
+    >>> loss = objective(z, ObjectiveBatch.of(z)).loss
+    >>> round(loss.item(), 4)
+    32.0
     """
 
     def __init__(
@@ -251,6 +270,15 @@ class CARE(WeightedSum):
         Of NT-Xent.
     equivariance : float
         Weight of the second term; the paper's code has 0.03 for CIFAR-10 with 16 groups.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build("care")(z, ObjectiveBatch.of(z, group=torch.tensor([0, 0]))).loss
+    >>> round(loss.item(), 4)
+    2.2395
     """
 
     def __init__(self, *, temperature: float = 0.5, equivariance: float = 0.03) -> None:
@@ -281,6 +309,15 @@ class FeatureTransform(Wrapper):
         Parameters of the distributions; None leaves the vectors alone.
     dim, num_rows : int or None
         Size of the embeddings and of the training data.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build({"name": "feature-transform", "objective": "infonce"})(z, ObjectiveBatch.of(z)).loss
+    >>> round(loss.item(), 4)
+    30.5007
     """
 
     def __init__(

@@ -46,6 +46,15 @@ class DCLR(Family):
         Length of a step.
     fidelity : str
         "code" or "paper".
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build("dclr")(z, ObjectiveBatch.of(z)).loss
+    >>> round(loss.item(), 4)
+    9.6052
     """
 
     requires = frozenset(PAIR)

@@ -140,6 +140,17 @@ class All4One(WeightedSum):
         Of NNCLR.
     size, hidden, nearest, heads : int
         Of queues, predictors, neighbours, and the transformer's attention.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> _ = torch.manual_seed(0)
+    >>> objective = build({"name": "all4one", "size": 2, "hidden": 2, "heads": 1}, dim=2, num_rows=2)
+    >>> loss = objective(z, ObjectiveBatch.of(z, guide=z)).loss
+    >>> round(loss.item(), 4)
+    6.2301
     """
 
     def __init__(self, *, temperature: float = 0.2, size: int = 98_304, hidden: int = 4096, nearest: int = 5,

@@ -56,6 +56,15 @@ class CoSENT(Family):
     ----------
     scale : float
         Inverse temperature.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build("cosent")(z, ObjectiveBatch.of(z, score=torch.tensor([1.0, 0.0]))).loss
+    >>> round(loss.item(), 4)
+    0.6931
     """
 
     requires = frozenset({"anchor", "positive", "score"})
@@ -89,6 +98,15 @@ class AnglE(Family):
         Inverse temperature.
     dim : int or None
         Size of the embeddings, which must be even.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build("angle")(z, ObjectiveBatch.of(z, score=torch.tensor([1.0, 0.0]))).loss
+    >>> round(loss.item(), 4)
+    0.6931
     """
 
     requires = frozenset({"anchor", "positive", "score"})
@@ -115,7 +133,17 @@ class AnglE(Family):
     cost="B D", slots="square of cosine less score",
 )  # fmt: skip
 class CosineMSE(Family):
-    """``mean_i (cos_i - score_i)²``; scores must be cosines, between -1 and 1."""
+    """``mean_i (cos_i - score_i)²``; scores must be cosines, between -1 and 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build("cosine-mse")(z, ObjectiveBatch.of(z, score=torch.tensor([1.0, 0.0]))).loss
+    >>> round(loss.item(), 4)
+    0.5
+    """
 
     requires = frozenset({"anchor", "positive", "score"})
     limits = {"score": (-1.0, 1.0)}  # noqa: RUF012 - read only
@@ -149,6 +177,15 @@ class EnergyHinge(Family):
     ----------
     margin : float
         Distance in cosine that is asked for.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build("energy-hinge")(z, ObjectiveBatch.of(z)).loss
+    >>> round(loss.item(), 4)
+    1.2
     """
 
     accepts = frozenset({"negatives"})
@@ -192,6 +229,15 @@ class DistillKL(Family):
         Average with the rows of the positives over the anchors; not with scores.
     similarity : str
         "cosine" or "dot", of the student and of the teacher's vectors.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build("distill-kl")(z, ObjectiveBatch.of(z, guide={n: x.flip(1) for n, x in z.items()})).loss
+    >>> round(loss.item(), 4)
+    0.0
     """
 
     accepts = frozenset({"negatives", "guide", "scores"})
@@ -259,6 +305,16 @@ class MarginMSE(Family):
     ----------
     similarity : str
         "dot" or "cosine", of student and teacher.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0), "negatives": torch.ones(2, 2)}
+    >>> objective = build("margin-mse")
+    >>> loss = objective(z, ObjectiveBatch.of(z, scores={n: torch.tensor([1.0, 0.0]) for n in z if n != "anchor"})).loss
+    >>> round(loss.item(), 4)
+    1.0
     """
 
     requires = frozenset({"anchor", "positive", "negatives"})
@@ -306,6 +362,15 @@ class EmbeddingMSE(Family):
     ----------
     normalize : bool
         Compare directions: scale both to length one first.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build("embedding-mse")(z, ObjectiveBatch.of(z, guide=z)).loss
+    >>> round(loss.item(), 4)
+    0.0
     """
 
     requires = frozenset({"guide"})

@@ -70,6 +70,16 @@ class SwAV(Family):
         Size of the embeddings; without it the objective can be checked but not evaluated.
     num_rows : int or None
         Rows of the training data, of which there must be at least as many as prototypes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> _ = torch.manual_seed(0)
+    >>> loss = build({"name": "swav", "prototypes": 2}, dim=2, num_rows=2)(z, ObjectiveBatch.of(z)).loss
+    >>> round(loss.item(), 4)
+    11.9534
     """
 
     accepts = FURTHER

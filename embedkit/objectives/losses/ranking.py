@@ -67,6 +67,15 @@ class GroCo(Family):
         Negatives per anchor; fewer when the batch has fewer.
     steepness : float
         Inverse temperature of each swap.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build("groco")(z, ObjectiveBatch.of(z)).loss
+    >>> round(loss.item(), 4)
+    0.6931
     """
 
     accepts = FURTHER
@@ -112,6 +121,15 @@ class GramEquivariance(Family):
     ``2 * mean_i sum_{j != i} (cos(a_i, a_j) - cos(p_i, p_j))²`` over the rows of a group, averaged over groups. A group
     is a set of rows whose views were made by one and the same pair of augmentations, so that an augmentation acts as
     a rotation. A group of one row counts as zero.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build("gram-equivariance")(z, ObjectiveBatch.of(z, group=torch.tensor([0, 0]))).loss
+    >>> round(loss.item(), 4)
+    0.0
     """
 
     requires = frozenset({"anchor", "positive", "group"})

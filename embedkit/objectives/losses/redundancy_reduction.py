@@ -54,6 +54,15 @@ class BarlowTwins(Family):
         Factor of the whole loss; the paper's 1, solo-learn's 0.025.
     eps : float
         Added to the variances of the normalisation.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build("barlow-twins")(z, ObjectiveBatch.of(z)).loss
+    >>> round(loss.item(), 4)
+    8.0099
     """
 
     def __init__(self, *, off_diagonal: float = 0.0051, scale: float = 1.0, eps: float = 1e-5) -> None:
@@ -89,6 +98,15 @@ class VICReg(Family):
         Standard deviation that each column should reach.
     eps : float
         Added to the variances under the root.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build("vicreg")(z, ObjectiveBatch.of(z)).loss
+    >>> round(loss.item(), 4)
+    32.8206
     """
 
     def __init__(
@@ -139,6 +157,15 @@ class WMSE(Family):
         Random cuts whose losses are averaged.
     eps : float
         Shrinkage of the covariance towards the identity. The paper's 0 fails when rows do not span all dimensions.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build({"name": "w-mse", "eps": 0.1})(z, ObjectiveBatch.of(z)).loss
+    >>> round(loss.item(), 4)
+    4.0
     """
 
     accepts = FURTHER
@@ -208,6 +235,15 @@ class FeatureCorrelation(Family):
         Factor of the loss; the paper's code has 10.
     eps : float
         Added under the roots, whose gradient at zero is infinite otherwise.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build("feature-correlation")(z, ObjectiveBatch.of(z, guide=z)).loss
+    >>> round(loss.item(), 4)
+    10.0
     """
 
     requires = frozenset({"anchor", "positive", "guide"})

@@ -94,6 +94,16 @@ class BYOL(Regression):
         Width of the predictor's hidden layer.
     dim : int or None
         Size of the embeddings.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> _ = torch.manual_seed(0)
+    >>> loss = build({"name": "byol", "hidden": 2}, dim=2, num_rows=2)(z, ObjectiveBatch.of(z, guide=z)).loss
+    >>> round(loss.item(), 4)
+    2.4967
     """
 
     requires = frozenset({"anchor", "positive", "guide"})
@@ -126,6 +136,16 @@ class SimSiam(Regression):
         Width of the predictor's hidden layer, a quarter of the dimension in the paper.
     dim : int or None
         Size of the embeddings.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> _ = torch.manual_seed(0)
+    >>> loss = build({"name": "simsiam", "hidden": 2}, dim=2, num_rows=2)(z, ObjectiveBatch.of(z)).loss
+    >>> round(loss.item(), 4)
+    -0.3758
     """
 
     def __init__(self, *, hidden: int = 512, dim: int | None = None) -> None:

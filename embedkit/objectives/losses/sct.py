@@ -15,7 +15,7 @@ from embedkit.objectives.tools import choice, compute_dtype, kept, logaddexp, ma
 @objective(
     "sct", paper="Limkonchotiwat et al. 2023, TACL, An Efficient Self-Supervised Cross-View Training, eq. 2",
     family="pairs", splits=True, cost="B (B + Q) D", state="two queues of Q reference vectors",
-    slots="KL of the online law of one view from the reference law of the other, over the other's queue",
+    slots="KL of one view's online distribution from the other's reference distribution, over the other's queue",
 )  # fmt: skip
 class SCT(Family):
     """``KL(SR(r_1, D_1, reference) || SR(o_2, D_1, online)) + KL(SR(r_2, D_2, reference) || SR(o_1, D_2, online))``.
@@ -27,13 +27,23 @@ class SCT(Family):
     Parameters
     ----------
     reference_temperature, online_temperature : float
-        Of the target law and of the learnt law.
+        Of the target distribution and of the learnt one.
     size : int
         Q, vectors of each queue.
     fidelity : str
         "code" adds the two terms, "paper" takes their mean.
     dim : int or None
         Size of the embeddings, which the guide must share.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> _ = torch.manual_seed(0)
+    >>> loss = build({"name": "sct", "size": 2}, dim=2, num_rows=2)(z, ObjectiveBatch.of(z, guide=z)).loss
+    >>> round(loss.item(), 4)
+    40.225
     """
 
     requires = frozenset({*PAIR, "guide"})
@@ -107,6 +117,15 @@ class SelfGuided(Family):
     ----------
     temperature : float
         tau.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build("sg-opt")(z, ObjectiveBatch.of(z)).loss
+    >>> round(loss.item(), 4)
+    100.0
     """
 
     any_width = True

@@ -55,6 +55,15 @@ class AlignUniform(Family):
         Power of the distance.
     t : float
         Sharpness of the potential.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build("align-uniform")(z, ObjectiveBatch.of(z)).loss
+    >>> round(loss.item(), 4)
+    -2.0
     """
 
     repels = True
@@ -88,6 +97,15 @@ class Spectral(Family):
     ----------
     mu : float
         Square of the greatest length.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build("spectral")(z, ObjectiveBatch.of(z)).loss
+    >>> round(loss.item(), 4)
+    1.0
     """
 
     repels = True
@@ -132,6 +150,15 @@ class DecoupledUniformity(Family):
         Width of the Gaussian kernel, in units of the guide's vectors.
     ridge : float
         Regularisation of the inverse.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build("decoupled-uniformity")(z, ObjectiveBatch.of(z)).loss
+    >>> round(loss.item(), 4)
+    0.0
     """
 
     accepts = FURTHER
@@ -184,6 +211,15 @@ class CACR(Family):
         Sharpness of the weights; zero weighs all alike.
     detach : bool
         No gradient through the weights, as in the paper's large runs.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build("cacr")(z, ObjectiveBatch.of(z)).loss
+    >>> round(loss.item(), 4)
+    2.0
     """
 
     accepts = FURTHER
@@ -242,6 +278,15 @@ class MVDHEL(Family):
     ----------
     temperature : float
         The t above.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build("mv-dhel")(z, ObjectiveBatch.of(z)).loss
+    >>> round(loss.item(), 4)
+    0.0
     """
 
     accepts = FURTHER

@@ -97,8 +97,8 @@ class Row:
         log Σ e^l over positives when the pairs are not listed one by one but stand for their mean.
     table : Table
         What the sums were taken of, for reducers that need all of it.
-    law : callable
-        ``law(positive, valid)`` with bool tables (n, M) gives the target's probabilities (n, M).
+    distribution : callable
+        ``distribution(positive, valid)`` with bool tables (n, M) gives the target's probabilities (n, M).
     """
 
     problem: Problem
@@ -111,7 +111,7 @@ class Row:
     log_neg: Tensor | None
     scale: Tensor
     table: Table
-    law: Callable[[Tensor, Tensor], Tensor]
+    distribution: Callable[[Tensor, Tensor], Tensor]
     omega: Tensor | None = None
     pooled: Tensor | None = None
 

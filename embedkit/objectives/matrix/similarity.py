@@ -1,4 +1,4 @@
-"""The two sides of a score table: vectors, what is known of each, and who is positive, negative or neither to whom."""
+"""The two sides of a similarity matrix: vectors with their ids, and who is positive, negative or neither to whom."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The score table: features, scale, masks, and sums over its rows. This is the dense form, which holds the table."""
+"""The similarity matrix: features, scale, masks, and sums over its rows. This is the dense form, which holds it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sums over the rows of score tables by tiles: the table is never held, forward or backward.
+"""Sums over the rows of similarity matrixs by tiles: the table is never held, forward or backward.
 
 Forward, every tile of logits is made once, and each wanted sum runs on over the tiles of a row; where the second table
 is the first one transposed (both directions of CLIP), its sums run over the columns of the same tiles. Backward, the

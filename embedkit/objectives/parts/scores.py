@@ -196,7 +196,7 @@ class _Log(Pointwise):
 
 @part("score", "clusters")
 class Clusters(Score):
-    """log Σ_k π_ik π_jk / Σ_j' π_j'k, with π the softmax of a vector: I-Con's law "uniform within a cluster".
+    """log Σ_k π_ik π_jk / Σ_j' π_j'k, with π the softmax of a vector: I-Con's distribution "uniform within a cluster".
 
     Alshammari et al. 2025 (arXiv 2504.16929). Use temperature 1.
     """

@@ -1,4 +1,4 @@
-"""The slots of the score table kernel and how parts are chosen for them by name and settings."""
+"""The slots of the similarity matrix kernel and how parts are chosen for them by name and settings."""
 
 from __future__ import annotations
 

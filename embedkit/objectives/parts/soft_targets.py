@@ -1,4 +1,4 @@
-"""Soft targets: laws over all candidates, and divergences from them (I-Con, ASCL, distillation by rows). Dense."""
+"""Soft targets: distributions over all candidates, and divergences from them (I-Con, ASCL, distillation). Dense."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from embedkit.objectives.tools import choice, number, unit, whole
 
 
 class SoftTarget(Target):
-    """Base of targets that are a law over candidates; what is positive for masks is the anchor's own row."""
+    """Base of targets that are a distribution over candidates; what is positive for masks is the anchor's own row."""
 
     def masks(self, left: Side, right: Side, batch: ObjectiveBatch) -> Masks:
         """The anchor's own row."""
@@ -39,7 +39,7 @@ class GuideTarget(SoftTarget):
         super().__init__()
         self.temperature = number("teacher_temperature", teacher_temperature, above=0)
 
-    def law(self, problem: Problem, positive: Tensor, valid: Tensor) -> Tensor:
+    def distribution(self, problem: Problem, positive: Tensor, valid: Tensor) -> Tensor:
         """The guide's softmax."""
         mine, theirs = guides(problem.left, problem.right)
         return _softmax(mine @ theirs.T / self.temperature, valid)
@@ -61,16 +61,16 @@ class GraphTarget(SoftTarget):
         step = torch.zeros_like(cosines).scatter_(1, best, 1.0) * allowed
         return step / step.sum(-1, keepdim=True).clamp_min(1)
 
-    def law(self, problem: Problem, positive: Tensor, valid: Tensor) -> Tensor:
+    def distribution(self, problem: Problem, positive: Tensor, valid: Tensor) -> Tensor:
         """Where a walk that starts at the anchor ends."""
         mine, theirs = guides(problem.left, problem.right)
-        law = self._step(mine @ theirs.T, valid)
+        distribution = self._step(mine @ theirs.T, valid)
         if self.hops > 1:
             step = self._step(theirs @ theirs.T, ~torch.eye(len(theirs), dtype=torch.bool, device=theirs.device))
             for _ in range(self.hops - 1):
-                law = law @ step
-        law = law * valid
-        return law / law.sum(-1, keepdim=True).clamp_min(1e-30)
+                distribution = distribution @ step
+        distribution = distribution * valid
+        return distribution / distribution.sum(-1, keepdim=True).clamp_min(1e-30)
 
 
 @part("target", "adaptive")
@@ -87,7 +87,7 @@ class AdaptiveTarget(SoftTarget):
         self.neighbours = number("neighbours", neighbours, least=0)
 
     @torch.no_grad()
-    def law(self, problem: Problem, positive: Tensor, valid: Tensor) -> Tensor:
+    def distribution(self, problem: Problem, positive: Tensor, valid: Tensor) -> Tensor:
         """Normalised weights of the positive and the candidates."""
         right = unit(problem.right.z)
         keys = unit(positive.to(right.dtype) @ right)
@@ -101,7 +101,7 @@ class AdaptiveTarget(SoftTarget):
 
 @part("reducer", "divergence")
 class Divergence(Reducer):
-    """A divergence between a target law p and the learnt law q = softmax over candidates (I-Con).
+    """A divergence between a target distribution p and the learnt one q = softmax over candidates (I-Con).
 
     Alshammari et al. 2025 (arXiv 2504.16929). p is uniform over the positives, or what a soft target says.
 
@@ -132,9 +132,9 @@ class Divergence(Reducer):
         negative = r.table.negatives(rows, columns)
         valid = torch.ones_like(positive) if negative is None else negative | positive
         with torch.no_grad():
-            law, counts = r.law(positive, valid), valid.to(logits.dtype)
+            distribution, counts = r.distribution(positive, valid), valid.to(logits.dtype)
             even = counts / counts.sum(-1, keepdim=True).clamp_min(1)
-            p = (1 - self.leak_p) * law + self.leak_p * even * (law.sum(-1, keepdim=True) > 0)
+            p = (1 - self.leak_p) * distribution + self.leak_p * even * (distribution.sum(-1, keepdim=True) > 0)
         logits = logits.masked_fill(~valid & valid.any(-1, keepdim=True), -torch.inf)
         log_q = logits.log_softmax(-1)
         if self.leak_q:

@@ -162,7 +162,7 @@ class Target(nn.Module):
         """Positive pairs and the vector itself; what else does not count is added by the slot `mask`."""
         raise TypeError(f"{type(self).__name__} does not define masks")
 
-    def law(self, problem: Problem, positive: Tensor, valid: Tensor) -> Tensor:
+    def distribution(self, problem: Problem, positive: Tensor, valid: Tensor) -> Tensor:
         """Probabilities (n, M) of the candidates, 0 outside `valid`, without gradient: the positives, evenly."""
         weight = positive.to(problem.whole.z.dtype)
         return weight / weight.sum(-1, keepdim=True).clamp_min(1)

@@ -58,12 +58,12 @@ class Guide(nn.Module):
     @torch.no_grad()
     def embed(self, batch: StepBatch, chunking: Chunking, autocast: Any, device: torch.device) -> dict[str, Tensor]:
         """Embeddings of this process's views, name -> (n_name, D')."""
-        found: dict[str, Tensor] = {}
+        vectors: dict[str, Tensor] = {}
         for pool in batch.guide_pools or [pool for pool in batch.pools if pool.guided]:
             outputs = self._pool(pool, chunking, autocast, device)
             sizes = [count for _, count in pool.names]
-            found.update(zip([name for name, _ in pool.names], outputs.split(sizes), strict=True))
-        return found
+            vectors.update(zip([name for name, _ in pool.names], outputs.split(sizes), strict=True))
+        return vectors
 
     def _pool(self, pool: Pool, chunking: Chunking, autocast: Any, device: torch.device) -> Tensor:
         whole: Tensor | None = None

@@ -58,7 +58,7 @@ class ImageCache:
 
     def _row(self, row: Row, row_id: int) -> Row | BadRow:
         if row_id in self.bad:
-            return BadRow(*self.bad[row_id], remedy="mend the file, or set data.on_bad_row: skip")
+            return BadRow(*self.bad[row_id], remedy="fix the file, or set data.on_bad_row: skip")
         return {**row, "image": self.keys[row_id].tobytes(), "features": self.vectors[row_id]}
 
 
@@ -92,14 +92,14 @@ def build(
 
 def _opened(path: Path, rows: int) -> np.ndarray:
     try:
-        found = np.load(path, mmap_mode="r")
-        if found.ndim != 2 or len(found) != rows:
-            raise ValueError(f"shape {found.shape} for {rows} rows")
+        array = np.load(path, mmap_mode="r")
+        if array.ndim != 2 or len(array) != rows:
+            raise ValueError(f"shape {array.shape} for {rows} rows")
     except Exception as error:  # numpy reads the head as Python text, and raises anything on damaged ones
         raise CheckpointError(
             f"the vectors of images cannot be read ({error})", where=str(path), remedy="delete the folder of this file"
         ) from error
-    return found
+    return array
 
 
 def tower_hash(model: Any) -> str:

@@ -142,15 +142,15 @@ class TrainStep:
 
         A process without an input of a view takes the width and type of its output from those that have one.
         """
-        said = [number for z in local.values() for number in (len(z), z.shape[1], _TYPES.index(z.dtype))]
-        every = self.world.tables(said)
+        mine = [number for z in local.values() for number in (len(z), z.shape[1], _TYPES.index(z.dtype))]
+        every = self.world.tables(mine)
         counts = {name: [row[3 * i] for row in every] for i, name in enumerate(local)}
-        found = {}
+        outputs = {}
         for i, (name, z) in enumerate(local.items()):
             rows, width, kind = max(row[3 * i : 3 * i + 3] for row in every) if len(z) == 0 else (len(z), 0, 0)
             empty = len(z) == 0 and rows > 0
-            found[name] = z.new_empty(0, width, dtype=_TYPES[kind]) if empty else z
-        return found, counts
+            outputs[name] = z.new_empty(0, width, dtype=_TYPES[kind]) if empty else z
+        return outputs, counts
 
     def _cached(self, batch: StepBatch) -> CachedEmbeddings:
         def encode(pool: Pool, inputs: Any) -> Tensor:
@@ -213,9 +213,9 @@ class TrainStep:
         scale: float,
     ) -> dict[str, Tensor]:  # fmt: skip
         """Losses of this process's own rows, chunk by chunk, into the gradients of `seen`; detached sums by name."""
-        found: dict[str, Tensor] = {}
+        sums: dict[str, Tensor] = {}
         if type(self.method).local_terms is Method.local_terms:
-            return found
+            return sums
         for pool, name, inputs in _by_view(batch.pools):
             if name not in seen:
                 continue
@@ -230,8 +230,8 @@ class TrainStep:
                 if terms:
                     _backward(sum(terms.values()), scale)  # type: ignore[arg-type]
                 for term, value in terms.items():
-                    found[term] = found.get(term, 0) + value.detach()
-        return found
+                    sums[term] = sums.get(term, 0) + value.detach()
+        return sums
 
     @staticmethod
     def _through_projection(whole: dict[str, Tensor], projected: dict[str, Tensor], seen: dict[str, Tensor]) -> None:

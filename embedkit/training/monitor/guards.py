@@ -88,8 +88,8 @@ class Negatives:
         hard = len(known.keys["negatives"]) if "negatives" in names else 0
         self._hard = max(self._hard, -(-hard // max(1, known.size)))
         keys = torch.cat([known.keys[name] for name in names]).sort().values
-        found = (keys[1:] != keys[:-1]).sum()  # different inputs, less the anchor's own
-        self._line += torch.stack([found, found < self.planned])
+        different = (keys[1:] != keys[:-1]).sum()  # different inputs, less the anchor's own
+        self._line += torch.stack([different, different < self.planned])
         self._line_steps += 1
 
     @property
@@ -101,21 +101,21 @@ class Negatives:
         """Mean negatives of an anchor and batches with fewer than planned, since the last log line."""
         if not self._line_steps:
             return {}
-        found, short = self._line.tolist()
+        total, short = self._line.tolist()
         steps, self._line_steps = self._line_steps, 0
         self.steps += steps
         self._whole += self._line
         self._line = torch.zeros_like(self._line)
-        return {"negatives": found / steps, "short_batches": short}
+        return {"negatives": total / steps, "short_batches": short}
 
     def line(self) -> str | None:
         """What is worth saying at the end; None when no batch was short."""
-        found, short = self._whole.tolist()
+        total, short = self._whole.tolist()
         if not short:
             return None
         return (
             f"{short:,.0f} of {self.steps:,} batches had fewer different negatives than the {self.planned:,} planned "
-            f"({found / self.steps:,.2f} on average): equal inputs, rows with fewer hard negatives, or short batches"
+            f"({total / self.steps:,.2f} on average): equal inputs, rows with fewer hard negatives, or short batches"
         )
 
 
@@ -153,8 +153,8 @@ class Guards:
             self.negatives.add(latest.known)
         if not at_log:
             return {}
-        found = mean_cosines(latest)
-        return {"mean_cosine": torch.stack(list(found.values())).amax()} if found else {}
+        cosines = mean_cosines(latest)
+        return {"mean_cosine": torch.stack(list(cosines.values())).amax()} if cosines else {}
 
     def figures(self) -> dict[str, float]:
         """Further figures of a log line."""
@@ -170,11 +170,11 @@ class Guards:
         """
         if self._config.guards == "off":
             return
-        for name, told in self._found(figures):
+        for name, problem in self._found(figures):
             watch = self._watches.setdefault(name, _Watch(self._patience))
             since = watch.since or step
-            if watch.holds(told is not None, step):
-                what, remedy = told or ("", "")
+            if watch.holds(problem is not None, step):
+                what, remedy = problem or ("", "")
                 line = f"{what} at every log line from step {since} to step {step}"
                 if self._config.guards == "stop":
                     raise GuardError(line, where="train.guards", remedy=remedy)
@@ -187,7 +187,7 @@ class Guards:
         chance = chance_loss(self._objective, figures)
         stuck = chance is not None and abs(loss - chance) < AT_CHANCE * chance
         idle = figures.get("gradient_norm") == 0.0
-        found = [
+        entries = [
             ("collapse", (collapsed, COLLAPSE_REMEDY) if cosine > COLLAPSED else None),
             ("chance", (f"the loss is that of equal scores ({loss:.4f}, ln of the candidates is {chance:.4f}),",
                         CHANCE_REMEDY) if stuck else None),
@@ -197,9 +197,9 @@ class Guards:
         for name in dict.fromkeys([*now, *(n for n in self._watches if n not in _FIGURES)]):
             if name not in self._started_at_bound:  # a model that was trained to the bound stays there
                 value, word = now.get(name, (0.0, ""))
-                told = f"the scale is at its {word} bound of {value:g}", SCALE_REMEDY
-                found.append((name, told if name in now else None))
-        return found
+                text = f"the scale is at its {word} bound of {value:g}", SCALE_REMEDY
+                entries.append((name, text if name in now else None))
+        return entries
 
     def finish(self) -> None:
         """Say at the end what was counted."""
@@ -236,8 +236,8 @@ def scale_bounds(objective: Objective) -> list[tuple[str, float, float, str]]:
 
 def scales_at_bound(objective: Objective) -> list[tuple[str, float, str]]:
     """Name, bound, and "upper" or "lower", of the learnable scales that stand at a bound."""
-    known = scale_bounds(objective)
-    return [(name, bound, word) for name, now, bound, word in known if abs(now - bound) <= AT_BOUND * bound]
+    bounds = scale_bounds(objective)
+    return [(name, bound, word) for name, now, bound, word in bounds if abs(now - bound) <= AT_BOUND * bound]
 
 
 @torch.no_grad()
@@ -247,7 +247,7 @@ def mean_cosines(latest: Latest) -> dict[str, Tensor]:
     (|Σ u|² - n) / (n (n - 1)) for unit vectors u, so no table is made. Equal inputs count once: their vectors must be
     equal. Vectors of length 0 count as one direction. Views with fewer than eight different inputs are left out.
     """
-    found = {}
+    cosines = {}
     for name, z in latest.embeddings.items():
         keys = latest.known.keys.get(name)
         if name == "negatives" or keys is None or len(keys) != len(z) or z.dim() != 2:
@@ -260,8 +260,8 @@ def mean_cosines(latest: Latest) -> dict[str, Tensor]:
         nowhere = torch.zeros_like(once[:1])
         nowhere[0, 0] = 1.0
         unit = torch.where(length > 0, once / length.clamp_min(1e-30), nowhere)
-        found[name] = (unit.sum(0).square().sum() - n) / (n * (n - 1))
-    return found
+        cosines[name] = (unit.sum(0).square().sum() - n) / (n * (n - 1))
+    return cosines
 
 
 def _first_of_each(keys: Tensor) -> Tensor:

@@ -195,9 +195,9 @@ class RunLog:
         if not (self.world.is_main and self.path.is_file()):
             return
         lines = self.path.read_bytes().splitlines(keepends=True)
-        kept = [line for line in lines if _step_of(line) <= step]
-        if len(kept) < len(lines):
-            write_durably(self.path, b"".join(kept))
+        lines_before = [line for line in lines if _step_of(line) <= step]
+        if len(lines_before) < len(lines):
+            write_durably(self.path, b"".join(lines_before))
 
     def record(self, row: Mapping[str, Any]) -> None:
         """Append a row to ``log.jsonl``. A log that cannot be written is said once and does not end the run."""
@@ -208,5 +208,5 @@ class RunLog:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
             self._file_works = False
-            said = disk_reason(error, self.path.parent)
-            self.progress.say(f"{self.path}: the log cannot be written ({said}); training goes on")
+            reason = disk_reason(error, self.path.parent)
+            self.progress.say(f"{self.path}: the log cannot be written ({reason}); training goes on")

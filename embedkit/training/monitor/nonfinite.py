@@ -62,8 +62,8 @@ class FiniteGuard:
 
     def refuse(self, step: int, batch: StepBatch, loss: Tensor) -> NonFiniteError:
         """The error for a loss or gradient that is not finite; call it on every process. `loss` is a share."""
-        shown = f"the {_kind(loss := self._world.sum(loss))} is not finite"
-        return self._error(step, batch, self._ids(batch), shown, "weights are unchanged", loss=float(loss))
+        what = f"the {_kind(loss := self._world.sum(loss))} is not finite"
+        return self._error(step, batch, self._ids(batch), what, "weights are unchanged", loss=float(loss))
 
     def skipped(self, step: int, batch: StepBatch, bad: Tensor) -> None:
         """Remember a step whose update was left out on the device if `bad`; nothing waits for the device."""
@@ -104,8 +104,8 @@ class FiniteGuard:
         return batch.ids if self._step.latest is None else self._step.latest.known.ids
 
     def _last_good(self) -> str:
-        found, _ = self._store.newest()
-        return "there is no checkpoint yet" if found is None else f"the last good checkpoint is step {found.step}"
+        good, _ = self._store.newest()
+        return "there is no checkpoint yet" if good is None else f"the last good checkpoint is step {good.step}"
 
     def _error(
         self, step: int, batch: StepBatch, ids: Tensor, what: str, after: str, cause: NonFiniteError | None = None,
@@ -145,13 +145,13 @@ class FiniteGuard:
         """Ids of the rows whose vector is not finite, by view."""
         if self._step.latest is None:
             return {}
-        latest, found = self._step.latest, dict[str, list[int]]()
+        latest, rows = self._step.latest, dict[str, list[int]]()
         for name, z in {**latest.outputs, **latest.embeddings}.items():
             bad = (~torch.isfinite(z).flatten(1).all(-1)).nonzero().squeeze(1)
             owner = latest.known.owner.get(name)
             if len(bad) and owner is not None and len(owner) == len(z):
-                found[name] = sorted(set(latest.known.ids[owner[bad]].tolist()))
-        return found
+                rows[name] = sorted(set(latest.known.ids[owner[bad]].tolist()))
+        return rows
 
 
 def bad_weights(module: nn.Module) -> list[str]:

@@ -18,21 +18,21 @@ SAMPLE = 1_000
 
 def summary_line(rows: TrainingRows, total: int, method: Method, model: Any) -> str:
     """The line: rows, steps, and shares that are not zero of cut, repeated and missing texts and of left over rows."""
-    known = rows.summary()
+    facts = rows.summary()
     count = "a stream of rows" if rows.num_rows is None else f"{rows.num_rows:,} rows"
     parts = [count, *_steps(rows, total)]
-    if known.get("held_out"):
-        parts.append(f"{known['held_out']:,} held out")
+    if facts.get("held_out"):
+        parts.append(f"{facts['held_out']:,} held out")
     share = cut_share(rows, method, model)
     if share:
         parts.append(f"{share:.1%} of the texts fill all {model.max_length} tokens and are cut there")
-    repeated = known.get("duplicates", {})
+    repeated = facts.get("duplicates", {})
     for side in ("anchors", "positives"):
         if repeated.get(side):
             parts.append(f"{repeated[side]:,} duplicate {side}")
-    if known.get("without_negatives"):
-        parts.append(f"{known['without_negatives']:,} rows without hard negatives")
-    if left := known.get("epoch", {}).get("left_over"):
+    if facts.get("without_negatives"):
+        parts.append(f"{facts['without_negatives']:,} rows without hard negatives")
+    if left := facts.get("epoch", {}).get("left_over"):
         parts.append(f"{left:,} rows left over in each epoch")
     return "; ".join(parts)
 

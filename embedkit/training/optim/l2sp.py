@@ -47,16 +47,16 @@ class StartingPoint:
         if self.share is None:
             yield
             return
-        kept = {name: now.detach().clone() for name, now in self._pairs(module)}
+        tuned = {name: now.detach().clone() for name, now in self._pairs(module)}
         with torch.no_grad():
             for name, now in self._pairs(module):
-                now.copy_(torch.lerp(self._start[name], kept[name], self.share))
+                now.copy_(torch.lerp(self._start[name], tuned[name], self.share))
         try:
             yield
         finally:
             with torch.no_grad():
                 for name, now in self._pairs(module):
-                    now.copy_(kept[name])
+                    now.copy_(tuned[name])
 
     def _pairs(self, module: nn.Module) -> list[tuple[str, Tensor | Any]]:
         return [(name, parameter) for name, parameter in module.named_parameters() if name in self._start]

@@ -74,13 +74,13 @@ def assign_groups(
 
 def _layer_factors(rules: dict[str, GroupConfig | None]) -> dict[str, float]:
     """Factors on the learning rate of the parameters whose group has a ``layer_decay``."""
-    found: dict[str, float] = {}
+    factors: dict[str, float] = {}
     for pattern in dict.fromkeys(rule.pattern for rule in rules.values() if rule is not None):
         own = [name for name, rule in rules.items() if rule is not None and rule.pattern == pattern]
         rule = rules[own[0]]
         if rule is not None and rule.layer_decay is not None:
-            found |= layer_factors(own, rule.layer_decay)
-    return found
+            factors |= layer_factors(own, rule.layer_decay)
+    return factors
 
 
 def _group_key(
@@ -252,7 +252,7 @@ class RunningMean:
     def swapped(self, module: nn.Module) -> Iterator[None]:
         """Generator for a context in which the module holds the means."""
         named = dict(module.named_parameters())
-        kept = {name: named[name].detach().clone() for name in self.mean}
+        weights = {name: named[name].detach().clone() for name in self.mean}
         with torch.no_grad():
             for name, value in self.mean.items():
                 named[name].copy_(value)
@@ -260,5 +260,5 @@ class RunningMean:
             yield
         finally:
             with torch.no_grad():
-                for name, value in kept.items():
+                for name, value in weights.items():
                     named[name].copy_(value)

@@ -19,13 +19,13 @@ _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def cpu_has_bf16() -> bool:
     """Whether this CPU multiplies bf16 matrices in hardware; elsewhere bf16 is emulated, hundreds of times slower."""
     flags = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    known = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16", "arm_bf16")
+    names = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16", "arm_bf16")
     if flags:
-        return any(bool(flags.get(name)) for name in known)
+        return any(bool(flags.get(name)) for name in names)
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
-def choose_precision(wanted: str, device: torch.device) -> Precision:
+def choose_precision(setting: str, device: torch.device) -> Precision:
     """The precision of a run: "auto" is bf16 on a GPU that has it and fp32 elsewhere.
 
     Raises
@@ -33,18 +33,18 @@ def choose_precision(wanted: str, device: torch.device) -> Precision:
     RecipeError
         When the wanted arithmetic would be emulated or is not there: it is never taken silently.
     """
-    if wanted == "auto":
+    if setting == "auto":
         return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if wanted == "fp16" and device.type == "cpu":
+    if setting == "fp16" and device.type == "cpu":
         raise RecipeError("fp16 training needs a GPU", where="train.precision", remedy="use fp32 or auto")
-    if wanted == "bf16" and device.type == "cpu" and not cpu_has_bf16():
+    if setting == "bf16" and device.type == "cpu" and not cpu_has_bf16():
         raise RecipeError(
             "this CPU has no bf16 instructions and would emulate them, hundreds of times slower",
             where="train.precision", remedy="use fp32 or auto",
         )  # fmt: skip
-    if wanted == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if setting == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise RecipeError("this GPU has no bf16", where="train.precision", remedy="use fp16, fp32 or auto")
-    return wanted  # type: ignore[return-value]
+    return setting  # type: ignore[return-value]
 
 
 def autocast(precision: Precision, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:

@@ -79,9 +79,9 @@ class World:
         """Replace every gradient by its sum over processes, in one all-reduce of one flat buffer a data type."""
         if self.size == 1:
             return
-        wanted = [p for p in parameters if p.requires_grad and not _is_sharded(p)]
+        trained = [p for p in parameters if p.requires_grad and not _is_sharded(p)]
         by_type: dict[torch.dtype, list[nn.Parameter]] = {}
-        for parameter in wanted:
+        for parameter in trained:
             by_type.setdefault(parameter.dtype, []).append(parameter)
         for parameters_of_type in by_type.values():
             self._sum_flat(parameters_of_type)

@@ -75,10 +75,10 @@ class Engine:
         from accelerate.utils import FullyShardedDataParallelPlugin, parse_flag_from_env
 
         state = self.accelerator.state
-        known = getattr(state, "fsdp_plugin", None)
-        if known is None and self.world.size > 1 and parse_flag_from_env("ACCELERATE_USE_FSDP"):
-            known = state.fsdp_plugin = FullyShardedDataParallelPlugin()
-        return known
+        plugin = getattr(state, "fsdp_plugin", None)
+        if plugin is None and self.world.size > 1 and parse_flag_from_env("ACCELERATE_USE_FSDP"):
+            plugin = state.fsdp_plugin = FullyShardedDataParallelPlugin()
+        return plugin
 
     def _equalise(self, bundle: Bundle) -> None:
         if self.world.size > 1:
@@ -151,8 +151,8 @@ class Engine:
     def share(self, state: RunState) -> None:
         """Give every process the main process's best evaluation."""
         if self.world.size > 1:
-            known = state.best
-            values = [float(known.value or 0.0), float(known.step or 0), float(known.step is not None)]
+            mine = state.best
+            values = [float(mine.value or 0.0), float(mine.step or 0), float(mine.step is not None)]
             best = torch.tensor(values, dtype=torch.float64, device=self.world.device)
             torch.distributed.broadcast(best, 0)
             if best[2] > 0:

@@ -58,9 +58,9 @@ class Checkpoint:
         try:
             yield
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-            said = str(error).splitlines()[0] if str(error) else ""
+            reason = str(error).splitlines()[0] if str(error) else ""
             raise CheckpointError(
-                f"{name} does not hold what embedkit writes ({type(error).__name__}: {said})", where=str(self.path),
+                f"{name} does not hold what embedkit writes ({type(error).__name__}: {reason})", where=str(self.path),
                 remedy="resume from another checkpoint",
             ) from error  # fmt: skip
 
@@ -110,7 +110,7 @@ class CheckpointStore:
         except (OSError, RuntimeError) as error:
             failed = disk_error(
                 error, self.folder, f"could not save step {step}, older checkpoints are untouched",
-                "copy the folder of the run to another disk and go on there with --output and --resume",
+                "copy the folder of the run to another disk and resume there with --output and --resume",
             )  # fmt: skip
             shutil.rmtree(temporary, ignore_errors=True)
             raise failed from error
@@ -160,9 +160,9 @@ class CheckpointStore:
 
     def _retire(self, newest: int, best_step: int | None) -> None:
         steps = self.steps()
-        kept = {*[s for s in steps if s <= newest][-self.keep :], best_step}
+        keep = {*[s for s in steps if s <= newest][-self.keep :], best_step}
         for step in steps:
-            if step not in kept:
+            if step not in keep:
                 shutil.rmtree(self.folder / _FOLDER.format(step), ignore_errors=True)
 
 
@@ -175,15 +175,15 @@ def verify(path: Path) -> str | None:
         files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
         if not files:
             return f"{MANIFEST} names no file"
-        for name, known in files.items():
+        for name, entry in files.items():
             if Path(name).name != name:
                 return f"{MANIFEST} names {name!r}, a file outside the checkpoint"
             file = path / name
             if not file.is_file():
                 return f"{name} is missing"
-            if file.stat().st_size != known["bytes"]:
-                return f"{name} has {file.stat().st_size} bytes, not {known['bytes']}"
-            if _digest(file) != known["sha256"]:
+            if file.stat().st_size != entry["bytes"]:
+                return f"{name} has {file.stat().st_size} bytes, not {entry['bytes']}"
+            if _digest(file) != entry["sha256"]:
                 return f"{name} has changed since it was written"
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{MANIFEST} is damaged"
@@ -238,7 +238,7 @@ def _digest(path: Path) -> str:
 
 
 def _slow_digest(file: IO[bytes]) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for block in iter(lambda: file.read(1 << 20), b""):
-        found.update(block)
-    return found.hexdigest()
+        digest.update(block)
+    return digest.hexdigest()

@@ -49,8 +49,8 @@ class Samples:
 
     def gathered(self, world: World) -> list[dict[str, Any]]:
         """The plain values of every process, on every process."""
-        known = json.dumps({"trained": self.trained, "skipped": dict(self.skipped)})
-        mine = torch.tensor(list(known.encode()), dtype=torch.uint8, device=world.device)
+        text = json.dumps({"trained": self.trained, "skipped": dict(self.skipped)})
+        mine = torch.tensor(list(text.encode()), dtype=torch.uint8, device=world.device)
         counts = world.counts(len(mine))
         parts = world.gather(mine, counts).cpu().split(counts)
         return [json.loads(bytes(part.tolist())) for part in parts]
@@ -77,8 +77,8 @@ class Ledger:
             ended = [line for line, done in _listed(manifest) if done is not None]
             write_durably(self._file, "".join(ended).encode())
         if self._file.is_file():
-            kept = [line for line, done in _listed(self._file) if done is not None and done <= step]
-            write_durably(self._file, "".join(kept).encode())
+            lines = [line for line, done in _listed(self._file) if done is not None and done <= step]
+            write_durably(self._file, "".join(lines).encode())
 
     def add(self, step: int, batch: StepBatch) -> None:
         """List the bad rows of a finished step."""
@@ -136,7 +136,7 @@ def _listed(path: Path) -> Iterator[tuple[str, float | None]]:
             yield line + "\n", None if step is None else float(step)
         except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise CheckpointError(
-                "is no line of the list of bad rows", where=f"{path}:{number}", remedy="mend or remove this line"
+                "is no line of the list of bad rows", where=f"{path}:{number}", remedy="fix or remove this line"
             ) from error
 
 

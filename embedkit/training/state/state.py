@@ -132,7 +132,7 @@ class RunState:
             _restore_random(checkpoint, world)
 
     def _origin(self, fingerprint: str, world: World) -> dict[str, Any]:
-        """What a run must share with the one that wrote its checkpoint, besides the recipe, to go on bit for bit."""
+        """What a run must share with the one that wrote its checkpoint, besides the recipe, to resume bit for bit."""
         return {
             "world": world.size, "data": fingerprint, "embedkit": __version__, "torch": str(torch.__version__),
             "device": world.device.type, "reading": self.bundle.model.reading_hash(),

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from embedkit.data.schema.rows import Record
-from embedkit.data.sources.arrow_batches import numbered, pieces
 from embedkit.data.sources.files import open_bytes, seekable
+from embedkit.data.sources.formats.arrow_batches import numbered, pieces
 from embedkit.data.sources.formats.delimited import check_header
 from embedkit.data.sources.registry import Format, readers
 from embedkit.data.sources.remote import Location, first_line

@@ -10,8 +10,8 @@ from typing import Any
 
 from embedkit.data.schema.rows import BadRow, Record
 from embedkit.data.sources.files import check_unpacked, open_bytes, text_lines
+from embedkit.data.sources.formats.json_objects import check_escapes, unique
 from embedkit.data.sources.formats.jsonl import read_jsonl
-from embedkit.data.sources.json_objects import check_escapes, unique
 from embedkit.data.sources.registry import Format, readers
 from embedkit.data.sources.remote import Location
 from embedkit.errors import DataError

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from embedkit.data.schema.rows import BadRow, Record
 from embedkit.data.sources.files import text_lines
-from embedkit.data.sources.json_objects import json_object
+from embedkit.data.sources.formats.json_objects import json_object
 from embedkit.data.sources.registry import Format, readers
 from embedkit.data.sources.remote import Location
 

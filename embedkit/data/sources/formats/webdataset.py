@@ -1,7 +1,7 @@
 """Tar shards as the webdataset library writes them: files of one sample stand together and share a name.
 
 A sample's files are ``KEY.EXTENSION`` (the key ends at the first dot of the file name), and become columns as
-`embedkit.data.sources.samples` says. Nothing is unpacked, no pickle is read.
+`embedkit.data.sources.formats.samples` says. Nothing is unpacked, no pickle is read.
 """
 
 from __future__ import annotations
@@ -15,13 +15,20 @@ from typing import Any
 
 from embedkit.data.schema.rows import BadRow, Record
 from embedkit.data.sources.files import seekable
+from embedkit.data.sources.formats.samples import hidden, sample_cells
 from embedkit.data.sources.registry import Format, readers
 from embedkit.data.sources.remote import Location
-from embedkit.data.sources.samples import hidden, sample_cells
 from embedkit.errors import DataError
 
 MAX_FILE = 256 * 2**20
 """Largest file in a shard that is read, in bytes."""
+
+
+APART = "files apart"
+"""Reason of a sample whose files do not stand together in the shard."""
+
+_STAND_APART = "the files of the sample {!r} do not stand together"
+_SORT = "pack the shard in the order of the names, as tar --sort=name does"
 
 
 def read_shard(path: Location, start: int = 0) -> Iterator[Record]:
@@ -81,6 +88,7 @@ def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, list[tarfile.TarInfo] 
     """Key and files of each sample."""
     key: str | None = None
     members: list[tarfile.TarInfo] = []
+    ended: set[str | None] = set()
     while True:
         try:
             member = tar.next()
@@ -98,12 +106,13 @@ def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, list[tarfile.TarInfo] 
             continue
         own = _key(member.name)
         if own != key and members:
-            yield key or "", members
+            yield key or "", BadRow(APART, _STAND_APART.format(key), remedy=_SORT) if key in ended else members
+            ended.add(key)
             members = []
         key = own
         members.append(member)
     if members:
-        yield key or "", members
+        yield key or "", BadRow(APART, _STAND_APART.format(key), remedy=_SORT) if key in ended else members
     if damage:
         yield "", BadRow("damaged shard", damage, remedy="write or copy it again")
     elif key is None:

@@ -7,18 +7,14 @@ from pathlib import Path
 
 from embedkit.data.images.pictures import is_image
 from embedkit.data.schema.rows import Part, Record
+from embedkit.data.sources.formats.samples import visible_files
+from embedkit.data.sources.layouts.splits import choose_split, split_name
 from embedkit.data.sources.registry import FolderRequest, Layout, layouts
-from embedkit.data.sources.samples import hidden
-from embedkit.data.sources.splits import choose_split, split_name
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The images in a folder and its sub-folders by their endings, sorted; hidden ones are left out."""
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if is_image(path.name) and not any(map(hidden, path.relative_to(folder).parts)) and path.is_file()
-    ]
+def image_names(folder: Path) -> list[str]:
+    """Relative names of the images in a folder and its sub-folders by their endings; hidden ones are left out."""
+    return [name for name in visible_files(folder) if is_image(name)]
 
 
 def image_folder(request: FolderRequest) -> list[Part] | None:
@@ -28,12 +24,11 @@ def image_folder(request: FolderRequest) -> list[Part] | None:
     number of the sub-folder among the sorted ones, and ``label_name``, its name with blanks for underscores. Folders
     that are named like splits (``train/cat/x.jpg``) are splits and no classes.
     """
-    files = image_files(request.folder)
-    if not files:
+    names = image_names(request.folder)
+    if not names:
         return None
-    tops = sorted({path.relative_to(request.folder).parts[0] for path in files})
-    inside = all(len(path.relative_to(request.folder).parts) > 1 for path in files)
-    if inside and all(split_name(top) for top in tops):
+    tops = sorted({name.partition("/")[0] for name in names})
+    if all("/" in name for name in names) and all(map(split_name, tops)):
         chosen = choose_split(tops, request.split, str(request.folder), request.prefer, request.guess)
         return [_part(request.folder / chosen)]
     if request.split is not None and (request.folder / request.split).is_dir():
@@ -43,14 +38,15 @@ def image_folder(request: FolderRequest) -> list[Part] | None:
 
 def _part(folder: Path) -> Part:
     def records() -> Iterator[Record]:
-        files = [path.relative_to(folder) for path in image_files(folder)]
-        classes = sorted({path.parts[0] for path in files if len(path.parts) > 1})
+        names = image_names(folder)
+        classes = sorted({name.partition("/")[0] for name in names if "/" in name})
         number = {name: place for place, name in enumerate(classes)}
-        labelled = all(len(path.parts) > 1 for path in files)
-        for count, path in enumerate(files, 1):
-            row: dict[str, object] = {"image": path.as_posix()}
+        labelled = all("/" in name for name in names)
+        for count, name in enumerate(names, 1):
+            row: dict[str, object] = {"image": name}
             if labelled:
-                row |= {"label": number[path.parts[0]], "label_name": path.parts[0].replace("_", " ")}
+                top = name.partition("/")[0]
+                row |= {"label": number[top], "label_name": top.replace("_", " ")}
             yield count, row
 
     return Part(str(folder), records, folder)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from embedkit.data.schema.rows import Part
+from embedkit.data.sources.layouts.splits import choose_split
 from embedkit.data.sources.registry import FolderRequest, Layout, layouts, readers
-from embedkit.data.sources.splits import choose_split
 from embedkit.errors import DataError
 
 

@@ -7,17 +7,16 @@ counts around them, which are no data.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 
-from embedkit.data.images.pictures import TEXT_ENDINGS
+from embedkit.data.images.pictures import TEXT_ENDINGS, is_image
 from embedkit.data.schema.rows import BadRow, Part, Record
-from embedkit.data.sources.layouts.images import image_files
+from embedkit.data.sources.formats.samples import sample_cells, visible_files
+from embedkit.data.sources.layouts.splits import choose_split, split_name
 from embedkit.data.sources.registry import FolderRequest, Layout, layouts
-from embedkit.data.sources.samples import sample_cells
-from embedkit.data.sources.splits import choose_split, split_name
 
-_BESIDE = (*(f".{ending}" for ending in TEXT_ENDINGS), ".json")
+_BESIDE = (*TEXT_ENDINGS, "json")
 
 
 def sidecars(request: FolderRequest) -> list[Part] | None:
@@ -26,31 +25,38 @@ def sidecars(request: FolderRequest) -> list[Part] | None:
     Columns are those of a shard's sample; ``image`` is the path relative to the folder. Images without a text are rows
     without one, and bad ones where it is needed.
     """
-    images = image_files(request.folder)
-    beside = [path for path in images if any(path.with_suffix(ending).is_file() for ending in _BESIDE)]
-    if not images or 2 * len(beside) < len(images):
+    names = visible_files(request.folder)
+    every = set(names)
+    beside = {name: _texts(name, every) for name in names if is_image(name)}
+    if not beside or 2 * sum(map(bool, beside.values())) < len(beside):
         return None
-    tops: dict[str, list[Path]] = defaultdict(list)
-    for path in images:
-        parts = path.relative_to(request.folder).parts
-        tops[parts[0] if len(parts) > 1 and split_name(parts[0]) else ""].append(path)
-    chosen = images
+    tops: dict[str, dict[str, list[str]]] = defaultdict(dict)
+    for name, texts in beside.items():
+        top = name.partition("/")[0]
+        tops[top if "/" in name and split_name(top) else ""][name] = texts
+    chosen = beside
     if "" not in tops:
         chosen = tops[choose_split(list(tops), request.split, str(request.folder), request.prefer, request.guess)]
     request.guess("images with a text file each, of the same name", "format")
     return [_part(request.folder, chosen)]
 
 
-def _part(folder: Path, images: list[Path]) -> Part:
+def _texts(image: str, every: Set[str]) -> list[str]:
+    """The names of the texts beside an image."""
+    stem = image.rpartition(".")[0]
+    return [name for ending in _BESIDE if (name := f"{stem}.{ending}") in every]
+
+
+def _part(folder: Path, images: Mapping[str, list[str]]) -> Part:
     def records() -> Iterator[Record]:
-        for number, path in enumerate(images, 1):
-            files = ((ending, path.with_suffix(f".{ending}")) for ending in (*TEXT_ENDINGS, "json"))
+        for number, (image, texts) in enumerate(images.items(), 1):
+            files = ((name.rpartition(".")[2], name, (folder / name).read_bytes) for name in texts)
             try:
-                cells = sample_cells((ending, file.name, file.read_bytes) for ending, file in files if file.is_file())
+                cells = sample_cells(files)
             except BadRow as bad:
-                yield number, bad.at(f"{folder}:{number} ({path.name})")
+                yield number, bad.at(f"{folder}:{number} ({image})")
                 continue
-            yield number, {"image": path.relative_to(folder).as_posix()} | cells
+            yield number, {"image": image} | cells
 
     return Part(str(folder), records, folder)
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from embedkit.data.schema.rows import Part
+from embedkit.data.sources.formats.samples import hidden, visible_files
+from embedkit.data.sources.layouts.splits import choose_split, split_name, split_of_stem
 from embedkit.data.sources.parts import file_part
-from embedkit.data.sources.registry import FolderRequest, Layout, endings, format_of, layouts, readers
-from embedkit.data.sources.samples import hidden
-from embedkit.data.sources.splits import choose_split, split_name, split_of_stem
+from embedkit.data.sources.registry import FolderRequest, Layout, ending_table, endings, format_of, layouts, readers
 from embedkit.errors import DataError
 
 
@@ -22,18 +22,19 @@ def data_files(request: FolderRequest) -> list[Part] | None:
         Names tell several splits and none is asked for, or there is no such split.
     """
     folder = request.folder
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    names = choose_files(list(files), request)
-    return [file_part(files[name], "auto", request.options, tell=request.tell) for name in names] or None
+    names = choose_files(visible_files(folder), request)
+    return [file_part(folder / name, "auto", request.options, tell=request.tell) for name in names] or None
 
 
 def choose_files(names: Sequence[str], request: FolderRequest) -> list[str]:
     """Of the relative names of a folder's files those that are read, sorted; none where none is data."""
-    visible = [name for name in sorted(names) if not any(hidden(part) for part in PurePosixPath(name).parts)]
+    table = ending_table()
+    visible = [name for name in names if not any(hidden(part) for part in PurePosixPath(name).parts)]
+    kinds = {name: kind for name in visible if (kind := format_of(name, table)) is not None}
     if request.format is not None:
-        visible = [name for name in visible if format_of(name) == request.format]
-    data = [name for name in visible if (format := format_of(name)) and readers[format].in_folders]
-    data = data or [name for name in visible if format_of(name) and not _is_account(name)]
+        kinds = {name: kind for name, kind in kinds.items() if kind == request.format}
+    data = [name for name, kind in kinds.items() if readers[kind].in_folders]
+    data = data or [name for name in kinds if not _is_account(name)]
     data = _without_accounts(data, visible, request)
     if not data:
         return []
@@ -46,8 +47,8 @@ def choose_files(names: Sequence[str], request: FolderRequest) -> list[str]:
         )
     if request.split is None and len(splits) < 2:
         return data
-    known = [name for name in splits if name]
-    chosen = choose_split(known, request.split, str(request.folder), request.prefer, request.guess)
+    words = [name for name in splits if name]
+    chosen = choose_split(words, request.split, str(request.folder), request.prefer, request.guess)
     others = splits.get("", [])
     if request.split is None and others:
         listed = ", ".join(others[:3]) + (", ..." if others[3:] else "")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from embedkit.data.images.pictures import TEXT_ENDINGS, is_image
 from embedkit.data.schema.rows import BadRow
-from embedkit.data.sources.json_objects import json_object
+from embedkit.data.sources.formats.json_objects import json_object
 
 CAPTIONS = ("text", "caption", "captions", "texts", "text_1")
 """Fields of a JSON file that say what a text file beside it says too; the text file counts, as in open_clip."""
@@ -22,6 +24,16 @@ def hidden(name: str) -> bool:
     (True, True, False)
     """
     return name.startswith((".", "__"))
+
+
+def visible_files(folder: Path) -> list[str]:
+    """Relative names (with ``/``) of the files in a folder and its sub-folders that are not hidden, in sorted order."""
+    names: list[list[str]] = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not hidden(name)]
+        above = [] if place == str(folder) else os.path.relpath(place, folder).split(os.sep)
+        names += [[*above, name] for name in files if not hidden(name)]
+    return ["/".join(parts) for parts in sorted(names)]
 
 
 def sample_cells(files: Iterable[tuple[str, str, Callable[[], bytes]]]) -> dict[str, Any]:
