@@ -49,6 +49,11 @@ def train(
     **overrides
         Settings that win over the recipe; two underscores stand for a dot: ``train__lr=1e-5`` is ``train.lr``.
 
+    Returns
+    -------
+    TrainResult
+        ``output`` (folder of the saved model), ``steps``, ``loss``, ``scores`` and ``best``.
+
     Raises
     ------
     RecipeError, DataError, ModelError

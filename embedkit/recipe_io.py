@@ -17,9 +17,9 @@ import yaml
 from pydantic import ValidationError
 
 from embedkit.errors import COMMAND_LINE, RecipeError, nearest, without_secrets
-from embedkit.overrides import ARGUMENTS, assign, copied, from_mapping, parse_words
 from embedkit.recipe import OLD_KEYS, Origin, Recipe
-from embedkit.recipe_keys import wrong_key_or_value
+from embedkit.words.overrides import ARGUMENTS, assign, copied, from_mapping, parse_words
+from embedkit.words.recipe_keys import wrong_key_or_value
 
 _LARGEST_FILE = 1_000_000  # bytes; a recipe is a page of text
 _SURROGATE = re.compile("[\ud800-\udfff]")

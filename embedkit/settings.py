@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from embedkit.errors import RecipeError, nearest
-from embedkit.rules import must
+from embedkit.words.rules import must
 
 
 def _with_slot(template: str) -> str:

@@ -21,6 +21,6 @@ def quickstart(
     From scratch on built-in data, without a download, in less than two minutes on two cores.
     """
     check_json(json_file)
-    from embedkit.quickstart import run
+    from embedkit.cli.first_run import run
 
     write_json(json_file, run(output, console(json_file), smoke=smoke))

@@ -23,8 +23,8 @@ def open_recipe(name: str, words: Sequence[str], *, smoke: bool = False) -> Reci
     RecipeError
         As `embedkit.recipe_io.load_recipe`.
     """
-    from embedkit.overrides import is_data_file
     from embedkit.recipe_io import load_recipe
+    from embedkit.words.overrides import is_data_file
 
     if is_data_file(name) or Path(name).is_dir():
         raise UserError(f"{name!r} is data, and the recipe is missing", where=COMMAND_LINE,

@@ -87,9 +87,9 @@ class RecipeCommand(Command):
 
     def _check_setting(self, name: str, value: str) -> bool:
         """Whether an option that is a setting may stand without a value; others are refused with the nearest one."""
-        from embedkit.overrides import full_key
-        from embedkit.peer_names import FLAGS, plain
-        from embedkit.recipe_keys import nearest_key, recipe_keys
+        from embedkit.words.overrides import full_key
+        from embedkit.words.peer_names import FLAGS, plain
+        from embedkit.words.recipe_keys import nearest_key, recipe_keys
 
         key = name.removeprefix("--")
         try:

@@ -35,8 +35,9 @@ def validate(
     check_json(json_file)
     loaded = open_recipe(recipe, overrides or [], smoke=smoke)
     missing = missing_files(loaded)
-    if missing and loaded.origin.has("data.train"):
-        raise DataError("no such file or folder", where=missing[0], remedy="check the path in data.train")
+    named = [path for path in missing if path not in missing_files(open_recipe(recipe, [], smoke=smoke))]
+    if named:
+        raise DataError("no such file or folder", where=named[0], remedy="check the path")
     from embedkit.training import setup  # the objective's parts need torch; a wrong key or method is told before
 
     method = setup.check(loaded)

@@ -38,7 +38,19 @@ def examine(subject: str | Path, *, trust_remote_code: bool = False, allow_pickl
     from embedkit.formats import load
 
     model = load(subject, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
-    return Examination("model", subject, *examine_model(model, path if path.is_dir() else None))
+    facts, findings = examine_model(model, path if path.is_dir() else None)
+    return Examination("model", subject, facts, [*_notes(path, trust_remote_code, allow_pickle), *findings])
+
+
+def _notes(path: Path, trust_remote_code: bool, allow_pickle: bool) -> list[Finding]:
+    """What reading the folder has to say: keys that nobody used, settings that were filled in."""
+    from embedkit.formats.detect import inspect, locate
+
+    if not path.is_dir():
+        return []
+    plan = inspect(locate(path), trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+    remedy = "set it in the folder, or compare with the library that wrote it, if this is not meant"
+    return [Finding("the folder is read so", note, remedy) for note in plan.notes]
 
 
 def _is_model(folder: Path) -> bool:

@@ -48,10 +48,24 @@ def examine_recipe(recipe: Recipe) -> Examined:
         if recipe.evaluation is not None:
             findings += _overlap(recipe, (text for row in known for text in _texts(row)))
     findings += order_findings(rows)
+    findings += _as_a_run(recipe, method)
     findings += _checkpoint(recipe)
     told = one_step(recipe, method, rows)
     facts["model"] = told if isinstance(told, str) else "one step of it was made"
     return facts, findings if isinstance(told, str) else [*findings, *told]
+
+
+def _as_a_run(recipe: Recipe, method: Method) -> Iterator[Finding]:
+    """What a run says of its data: rows that come into no batch, columns that nobody reads, guesses."""
+    from embedkit.training import setup
+
+    try:
+        rows = setup.open_rows(recipe, method)
+    except UserError as error:
+        yield Finding("a run would refuse the data", error.line(), error.remedy or "read the line")
+        return
+    for note in dict.fromkeys([*recipe.origin.notes, *rows.notes]):
+        yield Finding("the data is read so", note, "set it otherwise if this is not meant")
 
 
 def _texts(row: Any) -> Iterator[str]:
@@ -131,12 +145,19 @@ def one_step(recipe: Recipe, method: Method, rows: TrainingRows) -> list[Finding
     if method.caches_images:
         return "not tried: the method needs the vectors of all images first"
     try:
-        gradients = _gradients(recipe, method, rows)
+        gradients, cut = _gradients(recipe, method, rows)
     except NonFiniteError as error:
         return [Finding("the first step is not finite", error.what, error.remedy or "take another checkpoint")]
     except UserError as error:
         return f"not tried: {error.line()}"
     findings = []
+    if cut:
+        findings.append(
+            Finding(
+                "texts are cut at the model's length", f"{cut:.1%} of the texts of a sample reach it",
+                "raise model.max_length where the model allows more, or cut the texts into passages",
+            )
+        )
     unused = [name for name, norm in gradients.items() if norm is None]
     if unused:
         findings.append(
@@ -159,8 +180,11 @@ def one_step(recipe: Recipe, method: Method, rows: TrainingRows) -> list[Finding
     return findings
 
 
-def _gradients(recipe: Recipe, method: Method, rows: TrainingRows) -> dict[str, float | None]:
-    """Norm of the gradient of every trainable parameter after a step on a few rows; None where there is none."""
+def _gradients(
+    recipe: Recipe, method: Method, rows: TrainingRows
+) -> tuple[dict[str, float | None], float | None]:  # fmt: skip
+    """Norm of the gradient of every trainable parameter after a step on a few rows, None where there is none; and the
+    share of texts that are cut."""
     import torch
 
     from embedkit.data.images.decoding import decode_batches
@@ -170,6 +194,7 @@ def _gradients(recipe: Recipe, method: Method, rows: TrainingRows) -> dict[str, 
     from embedkit.training.loop.cache import Chunking
     from embedkit.training.loop.guide import Guide
     from embedkit.training.loop.step import Bundle, TrainStep
+    from embedkit.training.monitor.summary import cut_share
     from embedkit.training.optim.optimizer import assign_groups
     from embedkit.training.parallel.distributed import World
 
@@ -187,7 +212,8 @@ def _gradients(recipe: Recipe, method: Method, rows: TrainingRows) -> dict[str, 
     for _, batch in decode_batches(first, setup.decoding(recipe, method, model), rows.where):
         step.gradients(prepare(batch, method, model, seed=recipe.seed, epoch=0))
     named = [(name, p) for name, p in bundle.named_parameters() if p.requires_grad]
-    return {name: None if p.grad is None else float(p.grad.norm()) for name, p in named}
+    norms = {name: None if p.grad is None else float(p.grad.norm()) for name, p in named}
+    return norms, cut_share(rows, method, model)
 
 
 def _shortened(batch: Any) -> Any:

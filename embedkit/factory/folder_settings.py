@@ -24,7 +24,13 @@ def folder_of(config: ModelConfig | ImageTowerConfig) -> Path:
 
 
 def permissions(config: ModelConfig | ImageTowerConfig) -> dict[str, Any]:
-    """What reading the folder of a section may do, as `embedkit.formats.detect.locate` and its kin take it."""
+    """What reading the folder of a section may do, as `embedkit.formats.detect.locate` and its kin take it.
+
+    Examples
+    --------
+    >>> permissions(ModelConfig(name="m", allow_pickle=True))
+    {'trust_remote_code': False, 'allow_pickle': True}
+    """
     code = False if isinstance(config, ImageTowerConfig) else config.trust_remote_code
     return {"trust_remote_code": code, "allow_pickle": config.allow_pickle}
 

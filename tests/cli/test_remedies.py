@@ -30,7 +30,7 @@ from embedkit.objectives import build
 from embedkit.objectives.registry import presets
 from embedkit.recipe import SourceConfig
 from embedkit.recipe_io import load_recipe
-from embedkit.recipe_keys import recipe_keys, short_keys
+from embedkit.words.recipe_keys import recipe_keys, short_keys
 
 PACKAGE = Path(embedkit.__file__).parent
 SECTIONS = {key for key in recipe_keys() if "." not in key}

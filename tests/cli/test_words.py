@@ -12,12 +12,12 @@ from embedkit.cli import app as cli
 from embedkit.errors import NEAREST, RecipeError, UserError, nearest
 from embedkit.methods import methods
 from embedkit.objectives.registry import presets
-from embedkit.overrides import full_key
-from embedkit.peer_names import ANSWERS, FLAGS, PARTS, SETTINGS, plain
 from embedkit.recipe import Recipe
 from embedkit.recipe_io import load_recipe
-from embedkit.recipe_keys import recipe_keys, short_keys
 from embedkit.resources import recipe_names, suite_names
+from embedkit.words.overrides import full_key
+from embedkit.words.peer_names import ANSWERS, FLAGS, PARTS, SETTINGS, plain
+from embedkit.words.recipe_keys import recipe_keys, short_keys
 
 BASE: dict[str, Any] = {
     "name": "base", "method": "pairs", "model": {"name": "m"}, "train": {"epochs": 1},

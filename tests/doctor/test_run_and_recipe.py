@@ -208,18 +208,18 @@ def _step(recipe: Any) -> Any:
 
 
 def test_parameters_that_a_step_does_not_use_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    from embedkit import models
+    from embedkit import factory
 
     recipe = load_recipe(runs.recipe())
     assert _step(recipe) == []
-    real = models.build
+    real = factory.build
 
     def build(*given: Any) -> Any:
         model = real(*given)
         model.spare = torch.nn.Parameter(torch.zeros(3))
         return model
 
-    monkeypatch.setattr(models, "build", build)
+    monkeypatch.setattr(factory, "build", build)
     (found,) = _step(recipe)
     assert "does not use" in found.what and "first model.spare" in found.evidence
 
@@ -263,3 +263,22 @@ def test_importing_the_doctor_is_light() -> None:
     code = "import sys, embedkit.doctor; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'pandas')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert doctor.Finding("a", "b", "c").remedy == "c"
+
+
+def test_notes_of_a_folder_and_of_the_data_are_findings(tmp_path: Path) -> None:
+    """Keys of a folder that nobody reads; rows that come into no batch; texts that are cut."""
+    from embedkit.factory import build
+
+    build(load_recipe("quickstart").model, 0).save(tmp_path / "m")
+    spec = json.loads((tmp_path / "m" / "config_sentence_transformers.json").read_text())
+    (tmp_path / "m" / "config_sentence_transformers.json").write_text(json.dumps(spec | {"an_unknown_key": 3}))
+    (tmp_path / "m" / "embedkit.json").unlink()  # now the folder of another library
+    evidence = [finding.evidence for finding in examine(tmp_path / "m").findings]
+    assert any("an_unknown_key" in one for one in evidence), evidence
+    rows = "".join(f"{'a long question ' * 40} number {i},the answer {i}\n" for i in range(60))
+    (tmp_path / "faq.csv").write_text("question,answer\n" + rows)
+    words = [str(tmp_path / "faq.csv"), f"model={tmp_path / 'm'}", "train.batch_size=32", "train.holdout=0"]
+    whats = {finding.what: finding for finding in examine_recipe(load_recipe("pairs", words))[1]}
+    assert "of the texts" in whats["texts are cut at the model's length"].evidence
+    notes = [f.evidence for f in examine_recipe(load_recipe("pairs", words))[1] if f.what == "the data is read so"]
+    assert any("come into no batch" in note or "left over" in note or "question" in note for note in notes), notes

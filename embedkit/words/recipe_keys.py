@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from embedkit.errors import NEAREST, listed, nearest
-from embedkit.peer_names import ours
 from embedkit.recipe import Part, Recipe
-from embedkit.rules import must, rule
+from embedkit.words.peer_names import ours
+from embedkit.words.rules import must, rule
 
 _BRANCH = re.compile(r"function-.*|(list|dict|literal|constrained-int)\[.*|int|str")  # parts of a union, by pydantic
 
