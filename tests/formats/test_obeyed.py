@@ -309,3 +309,15 @@ def test_a_model_of_images_that_is_not_read_says_so(base: Path, tmp_path: Path, 
     edit(tmp_path / "m" / "config.json", model_type=kind, vision_config={})
     with pytest.raises(ModelError, match=f"a {kind} model reads images"):
         embedkit.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("pooling", ["weighted-mean", "mean-sqrt-len", "cls+mean"])
+def test_new_poolings_in_one_onnx_graph(tmp_path: Path, pooling: str) -> None:
+    pytest.importorskip("onnxruntime")
+    embedkit.export(tiny.text_encoder(pooling=pooling), tmp_path / "o", format="onnx")  # compares the graph itself
+
+
+def test_pooling_without_the_prompt_is_no_onnx_graph(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(ModelError, match="leaving the prompt out"):
+        embedkit.export(tiny.text_encoder(pool_prompt=False), tmp_path / "o", format="onnx")

@@ -44,6 +44,11 @@ class PaddedEncoder(nn.Module):
 
         if has_adapters(model.encoder):
             raise ModelError("the model has adapters", remedy="save and load it first, which merges them")
+        known = {"cls", "max", "mean", "last-token", "mask", "weighted-mean", "mean-sqrt-len"}
+        deep = {"first-last", "embedding-last", "last-two"}
+        if not (set(model.pooling.split("+")) <= known or model.pooling in deep) or not model.pool_prompt:
+            what = model.pooling if model.pool_prompt else "leaving the prompt out"
+            raise ModelError(f"one graph cannot express the pooling {what}", remedy="save it as an embedkit folder")
         self.encoder = copy.deepcopy(model.encoder)
         self.encoder.set_attn_implementation("eager")
         self.dense = copy.deepcopy(nn.ModuleList(layer for layer in model.layers if not layer.train_only))
@@ -58,21 +63,25 @@ class PaddedEncoder(nn.Module):
         hidden = output.last_hidden_state
         if deep:
             hidden = (hidden + output.hidden_states[self.layers[self.pooling]]) / 2
-        pooled = self._pool(hidden, input_ids, attention_mask)
+        parts = [self._pool(name, hidden, input_ids, attention_mask) for name in self.pooling.split("+")]
+        pooled = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
         for layer in self.dense:
             pooled = layer(pooled)
         return nn.functional.normalize(pooled, dim=-1) if self.normalize else pooled
 
-    def _pool(self, hidden: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        if self.pooling == "cls":
+    def _pool(self, name: str, hidden: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        if name == "cls":
             return hidden[:, 0]
-        if self.pooling == "max":
+        if name == "max":
             return hidden.masked_fill(mask[..., None] == 0, -torch.inf).amax(1)
-        if self.pooling in ("last-token", "mask"):
-            place = mask.sum(1) - 1 if self.pooling == "last-token" else (ids - self.mask_id).eq(0).long().argmax(1)
+        if name in ("last-token", "mask"):
+            place = mask.sum(1) - 1 if name == "last-token" else (ids - self.mask_id).eq(0).long().argmax(1)
             return hidden.gather(1, place[:, None, None].expand(-1, 1, hidden.shape[-1]))[:, 0]
         weights = mask[..., None].to(hidden.dtype)
-        return (hidden * weights).sum(1) / weights.sum(1)
+        if name == "weighted-mean":
+            weights = weights * weights.cumsum(1)
+        total = weights.sum(1)
+        return (hidden * weights).sum(1) / (total.sqrt() if name == "mean-sqrt-len" else total)
 
 
 def write(model: Model, folder: Path) -> dict[str, Any]:

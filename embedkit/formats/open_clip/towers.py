@@ -14,7 +14,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedkit.errors import ModelError, UnsafeFileError
+from embedkit.errors import ModelError, UnsafeFileError, nearest
 from embedkit.formats.open_clip import keys as clip_keys
 from embedkit.formats.open_clip.text_config import has_text_model, text_config
 from embedkit.formats.safety import PICKLE_REMEDY
@@ -81,8 +81,12 @@ def load_tag(name: str) -> DualEncoder:
     import open_clip
     import torch
 
-    kind, _, tag = name.partition("/")
+    kind, tag = named(name)
     config = architecture(kind)
+    tags = open_clip.list_pretrained_tags_by_model(kind)
+    if tag and tag not in tags:
+        remedy = f"{nearest(tag, tags)}; a checkpoint of your own: write it as a folder with safetensors and give that"
+        raise ModelError(f"{kind} has no pretrained weights {tag!r}", where=f"open_clip:{name}", remedy=remedy)
     try:
         with torch.random.fork_rng(devices=[]):
             model = open_clip.create_model(kind, pretrained=tag or None)
@@ -92,6 +96,22 @@ def load_tag(name: str) -> DualEncoder:
     known = open_clip.get_model_preprocess_cfg(model)
     quick = any(type(module).__name__ == "QuickGELU" for module in model.modules())
     return assemble({**config, "quick_gelu": quick}, known, model.state_dict(), None)
+
+
+def named(name: str) -> tuple[str, str]:
+    """Architecture and tag of ``ARCHITECTURE/TAG``; a slash within the architecture (``ViT-B/32``) is its dash.
+
+    >>> from embedkit.formats.open_clip.towers import named
+    >>> named("ViT-B/32/openai")  # doctest: +SKIP
+    ('ViT-B-32', 'openai')
+    """
+    import open_clip
+
+    parts, models = name.split("/"), set(open_clip.list_models())
+    for count in range(len(parts), 1, -1):
+        if "-".join(parts[:count]) in models:
+            return "-".join(parts[:count]), "/".join(parts[count:])
+    return parts[0], "/".join(parts[1:])
 
 
 def assemble(

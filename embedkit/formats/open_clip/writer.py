@@ -80,7 +80,8 @@ def _write_own_text(model: DualEncoder, text: OpenClipText, folder: Path) -> lis
     vision_cfg, visual, quick_image = vision_parts(model)
     if quick_image is not None and quick_image != text.quick_gelu:
         refuse("open_clip", "one tower has QuickGELU and the other not")
-    text_cfg = dict(text.config)
+    text_cfg = {key: value for key, value in text.config.items() if key != "output_tokens"}
+    vision_cfg = {key: value for key, value in vision_cfg.items() if key != "output_tokens"}  # for CoCa's decoder
     if text.dropped is not None or not has_clip_vocabulary(text.tokenizer):
         kwargs = {"clean": text.cleaning, **({"strip_sep_token": True} if text.dropped is not None else {})}
         text_cfg |= {"hf_tokenizer_name": "tokenizer", "tokenizer_kwargs": kwargs}

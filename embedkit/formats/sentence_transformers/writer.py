@@ -64,6 +64,9 @@ def notes_for_readers(model: Any) -> list[str]:
         )
     if model.kind == "text" and not _has_order_of_flags(model.pooling):
         notes.append(f"pooling {model.pooling} is read by sentence-transformers from 5.4 on")
+    cuts = [layer.dim for layer in model.layers if isinstance(layer, Cut)] if model.kind == "text" else []
+    if cuts:
+        notes.append(f"sentence-transformers 5.2 does not read truncate_dim ({cuts[-1]}) and gives whole vectors")
     return notes
 
 

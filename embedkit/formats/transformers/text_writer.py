@@ -45,8 +45,10 @@ def write(model: Model, folder: Path) -> dict[str, Any]:
 
 def pooler_of(model: Any) -> Any:
     """The one dense layer of a text model that equals its architecture's own pooler, or None."""
+    from embedkit.models.heads.layers import Dense
+
     kept = [layer for layer in model.layers if not layer.train_only]
-    if len(kept) != 1:
+    if len(kept) != 1 or not isinstance(kept[0], Dense):
         return None
     first = kept[0]
     same = (
