@@ -21,3 +21,4 @@ def __dir__() -> list[str]:
 
 
 services["save"] = "embedkit.formats.saving:save"
+services["check_format"] = "embedkit.data.sources.registry:check_format"

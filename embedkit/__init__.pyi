@@ -1,12 +1,12 @@
 from . import objectives as objectives
 from .api import train as train
+from .config.recipe import Recipe as Recipe
 from .evaluation.api import evaluate as evaluate
 from .evaluation.report.report import Report as Report
 from .formats.export import export as export
 from .formats.loading import load as load
 from .formats.saving import save as save
 from .models.base import Model as Model
-from .recipe import Recipe as Recipe
 from .training.loop.run import TrainResult as TrainResult
 
 __version__: str

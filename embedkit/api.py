@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from embedkit.recipe import Recipe
+    from embedkit.config.recipe import Recipe
     from embedkit.training import TrainResult
 
 
@@ -67,7 +67,7 @@ def train(
     ...
     embedkit.errors.DataError: data (list_iterator): it can be read only once; pass the function that makes it
     """
-    from embedkit.recipe_io import load_recipe
+    from embedkit.config.recipe_io import load_recipe
 
     settings = {key.replace("__", "."): value for key, value in overrides.items()}
     with _paths_of(data, evaluation_data) as (train_path, evaluation_path):

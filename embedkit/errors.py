@@ -9,7 +9,7 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 
-from embedkit.words.peer_names import ours, plain
+from embedkit.config.peer_names import ours, plain
 
 _LONGEST = 1500
 _SECRET = re.compile(
@@ -114,8 +114,8 @@ NEAREST = 5
 def nearest(name: str, known: Iterable[str]) -> str:
     """A clause that helps with an unknown `name`: what is meant by it, or the nearest of `known`, five at most.
 
-    What other libraries call one of `known` counts as it (`embedkit.words.peer_names`), a name that begins or ends with
-    `name` stands before one that is only spelt alike.
+    What other libraries call one of `known` counts as it (`embedkit.config.peer_names`), a name that begins or ends
+    with `name` stands before one that is only spelt alike.
 
     Examples
     --------

@@ -80,7 +80,7 @@ def _say(line: str) -> None:
 
 def _outside(error: RuntimeError | OSError) -> UserError | None:
     """The line for what neither the user's input nor embedkit has done: a full disk, another process that died."""
-    from embedkit.disk import FULL, disk_reason
+    from embedkit.system.disk import FULL, disk_reason
     from embedkit.training.parallel.signals import lost_process
 
     if isinstance(error, OSError):

@@ -84,7 +84,7 @@ def encode(
 
 def _places(model: str, words: list[str | None], source: str | None, target: str | None) -> tuple[str, Path]:
     """Where the rows come from and where the vectors go, as arguments or options."""
-    from embedkit.words.overrides import is_data_file
+    from embedkit.config.overrides import is_data_file
 
     arguments = [word for word in words if word is not None]
     if source is None and not arguments:

@@ -198,7 +198,7 @@ def _distinct(models: Sequence[str]) -> list[str]:
 
 def _settings(words: Sequence[str]) -> dict[str, Any]:
     """Settings as the command line has them, values read as YAML."""
-    from embedkit.recipe_io import parse_yaml
+    from embedkit.config.recipe_io import parse_yaml
 
     settings = {}
     for word in words:

@@ -36,11 +36,11 @@ def run(output: str | Path | None, console: Console, *, smoke: bool = False) -> 
     CheckpointError
         The output folder holds a run already.
     """
-    from embedkit.recipe_io import load_recipe
+    from embedkit.config.recipe_io import load_recipe
 
     recipe = load_recipe("quickstart", smoke=smoke)
     console.print("Training a text encoder from random weights on built-in sentences; nothing is downloaded.")
-    from embedkit.data.sources import builtin
+    from embedkit.data.builtin import sentences as builtin
     from embedkit.evaluation import open_suite
     from embedkit.factory import build
     from embedkit.formats import load

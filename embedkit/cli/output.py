@@ -54,7 +54,7 @@ def console(json_file: str | None = None) -> Console:
 
 def place(device: str | None) -> tuple[PartialState, str | None]:
     """The processes of the run, and the device for this one where none was chosen and there are several."""
-    from embedkit.processes import join
+    from embedkit.system.processes import join
 
     state = join(cpu=device == "cpu")
     return state, str(state.device) if device is None and state.num_processes > 1 else device
@@ -76,7 +76,7 @@ def write_json(target: str | None, value: Any) -> None:
     if target == "-":
         sys.stdout.write(text)
         return
-    from embedkit.disk import write_durably
+    from embedkit.system.disk import write_durably
 
     write_durably(target, text.encode("utf-8"), "the JSON file")
 

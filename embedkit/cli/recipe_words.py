@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from embedkit.errors import COMMAND_LINE, UserError
 
 if TYPE_CHECKING:
-    from embedkit.recipe import Recipe
+    from embedkit.config.recipe import Recipe
 
 
 def open_recipe(name: str, words: Sequence[str], *, smoke: bool = False) -> Recipe:
@@ -21,10 +21,10 @@ def open_recipe(name: str, words: Sequence[str], *, smoke: bool = False) -> Reci
     UserError
         The first word is data, and no recipe.
     RecipeError
-        As `embedkit.recipe_io.load_recipe`.
+        As `embedkit.config.recipe_io.load_recipe`.
     """
-    from embedkit.recipe_io import load_recipe
-    from embedkit.words.overrides import is_data_file
+    from embedkit.config.overrides import is_data_file
+    from embedkit.config.recipe_io import load_recipe
 
     if is_data_file(name) or Path(name).is_dir():
         raise UserError(f"{name!r} is data, and the recipe is missing", where=COMMAND_LINE,

@@ -13,7 +13,7 @@ from embedkit.cli.output import JsonFile, check_json, console, write_json
 from embedkit.errors import COMMAND_LINE, UserError
 
 if TYPE_CHECKING:
-    from embedkit.recipe import Recipe
+    from embedkit.config.recipe import Recipe
 
 _WIDTH = 80  # columns, where no terminal says another number
 
@@ -26,8 +26,8 @@ def recipes(
     json_file: JsonFile = None,
 ) -> None:
     """List the shipped recipes by what they are for, or print one: a start for a recipe of your own."""
-    from embedkit.recipe_io import dump_recipe, grouped_recipes, load_recipe
-    from embedkit.resources import recipe_path
+    from embedkit.config.recipe_io import dump_recipe, grouped_recipes, load_recipe
+    from embedkit.config.resources import recipe_path
 
     if show is not None:
         text = dump_recipe(load_recipe(show)) if resolved else recipe_path(show).read_text(encoding="utf-8")
@@ -54,11 +54,11 @@ def listing(loaded: list[tuple[str, Recipe]], width: int) -> Iterator[str]:
     Parameters
     ----------
     loaded : list of (str, Recipe)
-        As `embedkit.recipe_io.grouped_recipes` gives them.
+        As `embedkit.config.recipe_io.grouped_recipes` gives them.
     width : int
         Columns; a description has 16 of them at least.
     """
-    from embedkit.recipe_io import GROUPS
+    from embedkit.config.recipe_io import GROUPS
 
     yield "A recipe's file: embedkit recipes NAME. Every setting of it: add --resolved."
     for group, heading in GROUPS.items():

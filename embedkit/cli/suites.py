@@ -15,8 +15,8 @@ def suites(
 ) -> None:
     """List the evaluation suites, or print one: a start for a suite of your own."""
     check_json(json_file)
+    from embedkit.config.resources import suite_path
     from embedkit.evaluation import describe_suites, load_suite
-    from embedkit.resources import suite_path
 
     if show is not None:
         write_json(json_file, load_suite(show).model_dump(exclude_defaults=True))

@@ -87,9 +87,9 @@ class RecipeCommand(Command):
 
     def _check_setting(self, name: str, value: str) -> bool:
         """Whether an option that is a setting may stand without a value; others are refused with the nearest one."""
-        from embedkit.words.overrides import full_key
-        from embedkit.words.peer_names import FLAGS, plain
-        from embedkit.words.recipe_keys import nearest_key, recipe_keys
+        from embedkit.config.overrides import full_key
+        from embedkit.config.peer_names import FLAGS, plain
+        from embedkit.config.recipe_keys import nearest_key, recipe_keys
 
         key = name.removeprefix("--")
         try:
@@ -195,7 +195,7 @@ def check_command(words: Sequence[str], commands: Iterable[str], own: Iterable[s
     if first.startswith("-"):
         name = first.partition("=")[0]
         raise _unknown(name, list(own), "options stand after the command; see `embedkit --help`")
-    from embedkit.resources import recipe_names
+    from embedkit.config.resources import recipe_names
 
     if first in recipe_names():
         raise UserError(f"{first!r} is a recipe, not a command", where=COMMAND_LINE,

@@ -11,9 +11,9 @@ from embedkit.cli.recipe_words import missing_files, open_recipe
 from embedkit.errors import DataError
 
 if TYPE_CHECKING:
+    from embedkit.config.recipe import Recipe
     from embedkit.data.sources.preflight import SourceReport
     from embedkit.methods.base import Method
-    from embedkit.recipe import Recipe
 
 
 def validate(

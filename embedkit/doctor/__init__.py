@@ -24,11 +24,11 @@ def examine(subject: str | Path, *, trust_remote_code: bool = False, allow_pickl
     UserError
         The subject cannot be read at all; the message is that of the part that reads it.
     """
-    from embedkit.resources import recipe_names
+    from embedkit.config.resources import recipe_names
 
     path, subject = Path(subject), str(subject)
     if path.suffix in (".yaml", ".yml") or (subject in recipe_names() and not path.exists()):
-        from embedkit.recipe_io import load_recipe
+        from embedkit.config.recipe_io import load_recipe
 
         return Examination("recipe", subject, *examine_recipe(load_recipe(subject)))
     if (path / "log.jsonl").is_file():

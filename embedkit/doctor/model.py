@@ -33,7 +33,7 @@ def examine_model(model: Model, folder: Path | None = None) -> Examined:
     """
     import torch
 
-    from embedkit.data.sources import builtin
+    from embedkit.data.builtin import sentences as builtin
     from embedkit.doctor.settings import examine_folder
     from embedkit.doctor.tokens import examine_tokens
 

@@ -14,9 +14,9 @@ from embedkit.doctor.finding import Examined, Finding
 from embedkit.errors import NonFiniteError, UserError
 
 if TYPE_CHECKING:
+    from embedkit.config.recipe import Recipe
     from embedkit.data import TrainingRows
     from embedkit.methods.base import Method
-    from embedkit.recipe import Recipe
 
 _ROWS = 16
 _STEPS = 4
@@ -154,7 +154,8 @@ def one_step(recipe: Recipe, method: Method, rows: TrainingRows) -> list[Finding
     if cut:
         findings.append(
             Finding(
-                "texts are cut at the model's length", f"{cut:.1%} of the texts of a sample reach it",
+                "texts are cut at the model's length",
+                f"{cut:.1%} of the texts of a sample reach it",
                 "raise model.max_length where the model allows more, or cut the texts into passages",
             )
         )

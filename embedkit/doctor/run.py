@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 
 from embedkit.doctor.finding import Examined, Finding
 from embedkit.errors import UserError
-from embedkit.log_file import Row, read_log
+from embedkit.system.log_file import Row, read_log
 
 if TYPE_CHECKING:
+    from embedkit.config.recipe import Recipe
     from embedkit.objectives.base import Objective
-    from embedkit.recipe import Recipe
 
 _EARLY = 50
 
 
 def examine_run(folder: Path) -> Examined:
     """A loss that does not move, collapse, a scale at a bound, fp16, waiting, bad numbers, dead towers, other data."""
-    from embedkit.recipe_io import load_recipe
+    from embedkit.config.recipe_io import load_recipe
 
     known = read_log(folder / "log.jsonl")
     rows = [row for row in known if "loss" in row]

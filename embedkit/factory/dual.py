@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import ValidationError
 from torch import nn
 
+from embedkit.config.recipe import ImageTowerConfig, ModelConfig, TextTowerConfig, TowersConfig
 from embedkit.errors import ModelError
 from embedkit.factory.folder_settings import checked_prompt, folder_of, permissions
 from embedkit.factory.registry import builders
@@ -20,7 +21,6 @@ from embedkit.models.modules.dual import DualEncoder, Projection
 from embedkit.models.modules.image_towers import BATCH_NORMS, ImageTower, named_tower, pair, resized
 from embedkit.models.modules.text import TextEncoder
 from embedkit.models.towers.transformers import TransformersTower
-from embedkit.recipe import ImageTowerConfig, ModelConfig, TextTowerConfig, TowersConfig
 
 _TEXT_KEYS = (
     "kind", "name", "revision", "config", "tokenizer", "pooling", "max_length", "prompts", "default_prompt", "dropout",

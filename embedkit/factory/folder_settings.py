@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from embedkit.config.recipe import ImageTowerConfig, ModelConfig
 from embedkit.errors import ModelError, nearest
 from embedkit.formats.detect import locate
-from embedkit.recipe import ImageTowerConfig, ModelConfig
 
 
 def folder_of(config: ModelConfig | ImageTowerConfig) -> Path:

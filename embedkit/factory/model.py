@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from embedkit.config.recipe import ModelConfig
 from embedkit.factory.folder_settings import folder_of, permissions
 from embedkit.factory.registry import builders
 from embedkit.factory.settings import every_setting_used
 from embedkit.formats.detect import inspect
-from embedkit.recipe import ModelConfig
 
 if TYPE_CHECKING:
     from embedkit.models.base import Model
@@ -30,7 +30,7 @@ def build(config: ModelConfig, seed: int = 0) -> Model:
 
     Examples
     --------
-    >>> from embedkit.recipe import ModelConfig
+    >>> from embedkit.config.recipe import ModelConfig
     >>> from embedkit.factory import build
     >>> build(ModelConfig(kind="static", tokenizer="builtin", dim=4)).dim  # doctest: +SKIP
     4

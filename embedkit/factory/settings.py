@@ -10,8 +10,8 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar, cast
 
+from embedkit.config.recipe import ModelConfig, Settings, TextTowerConfig
 from embedkit.errors import ModelError
-from embedkit.recipe import ModelConfig, Settings, TextTowerConfig
 
 Section = TypeVar("Section", bound=Settings)
 
@@ -105,7 +105,7 @@ def every_setting_used(section: Section, where: str, elsewhere: Iterable[str] = 
     Examples
     --------
     >>> from embedkit.factory.settings import every_setting_used
-    >>> from embedkit.recipe import HeadConfig
+    >>> from embedkit.config.recipe import HeadConfig
     >>> with every_setting_used(HeadConfig(kind="linear", dim=8), "model.head") as head:
     ...     head.kind
     Traceback (most recent call last):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from embedkit.config.recipe import ModelConfig
 from embedkit.errors import ModelError
 from embedkit.factory.folder_settings import folder_of, replaced
 from embedkit.factory.registry import builders
@@ -9,7 +10,6 @@ from embedkit.factory.tokenizer import open_tokenizer
 from embedkit.formats.detect import inspect
 from embedkit.formats.loading import assemble
 from embedkit.models.modules.static import StaticEncoder
-from embedkit.recipe import ModelConfig
 
 
 @builders.add("static")

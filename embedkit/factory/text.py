@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embedkit.config.recipe import HeadConfig, ModelConfig
 from embedkit.errors import ModelError
 from embedkit.formats.detect import inspect
-from embedkit.recipe import HeadConfig, ModelConfig
 
 if TYPE_CHECKING:
     from embedkit.models.base import Model

@@ -15,7 +15,7 @@ def open_tokenizer(name: str) -> Any:
 
         return clip_tokenizer()
     if name in ("builtin", "builtin-shapes"):
-        from embedkit.data.sources.builtin import tokenizer
+        from embedkit.data.builtin.sentences import tokenizer
 
         return tokenizer(shapes=name == "builtin-shapes")
     path = Path(name).expanduser()

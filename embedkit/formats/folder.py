@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from embedkit.disk import filling
 from embedkit.errors import ModelError, UnsafeFileError
+from embedkit.system.disk import filling
 
 OWN_FILE = "embedkit.json"
 OWN_FORMAT = 1

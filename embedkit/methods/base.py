@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from embedkit.config.settings import checked
 from embedkit.data.schema.contract import Contract
 from embedkit.errors import RecipeError
 from embedkit.registry import Registry
-from embedkit.settings import checked
 from embedkit.views.base import View
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ Row = Mapping[str, Any]
 class Method:
     """Base class of methods; a subclass is one readable file with the paper in its docstring.
 
-    The arguments of its constructor are its settings, checked against their annotations (`embedkit.settings`).
+    The arguments of its constructor are its settings, checked against their annotations (`embedkit.config.settings`).
 
     Class attributes
     ----------------

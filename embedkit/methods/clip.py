@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from embedkit.config.settings import Count, Template
 from embedkit.data.schema.contract import Contract
 from embedkit.methods.base import Method, Row, View, methods
-from embedkit.settings import Count, Template
 from embedkit.views.image import Transform, image_inputs
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
+from embedkit.config.settings import Fidelity, NotNegative, Positive, Rate, check
 from embedkit.data.schema.contract import Contract
 from embedkit.methods.base import Method, Row, View, methods
-from embedkit.settings import Fidelity, NotNegative, Positive, Rate, check
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from embedkit.config.settings import Fidelity
 from embedkit.methods.base import methods
 from embedkit.methods.simcse import SimCSEUnsupervised
-from embedkit.settings import Fidelity
 
 
 @methods.add("dclr")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from embedkit.config.settings import Fidelity, File, NotNegative, Share
 from embedkit.methods.base import methods
 from embedkit.methods.simcse import SimCSEUnsupervised
-from embedkit.settings import Fidelity, File, NotNegative, Share
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from embedkit.config.settings import Count, Rate
 from embedkit.data.schema.contract import Contract
 from embedkit.errors import ModelError, RecipeError
 from embedkit.methods.base import Method, Row, View, methods
-from embedkit.settings import Count, Rate
 from embedkit.views.image import Transform, image_inputs
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from embedkit.config.settings import Count, Template
 from embedkit.errors import ModelError
 from embedkit.methods.base import Row, View, methods, prepare_view
 from embedkit.methods.clip import ImageText
-from embedkit.settings import Count, Template
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from embedkit.config.settings import Count, Fidelity, Positive
 from embedkit.data.schema.contract import Contract
 from embedkit.errors import DataError
 from embedkit.methods.base import Method, Row, View, methods
-from embedkit.settings import Count, Fidelity, Positive
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from embedkit.config.settings import NotNegative, Whole
 from embedkit.errors import ModelError, RecipeError
 from embedkit.methods.base import methods
 from embedkit.methods.simcse import SimCSEUnsupervised
-from embedkit.settings import NotNegative, Whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from embedkit.config.settings import Count, Rate
 from embedkit.data.schema.contract import Contract
 from embedkit.errors import ModelError
 from embedkit.methods.base import Method, Row, View, methods
 from embedkit.methods.pairs import role_views
-from embedkit.settings import Count, Rate
 
 if TYPE_CHECKING:
     from embedkit.models.base import Model

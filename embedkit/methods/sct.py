@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from embedkit.config.settings import Count, Fidelity, Whole
 from embedkit.data.schema.contract import Contract
 from embedkit.methods.base import Method, Row, View, methods
 from embedkit.methods.pairs import role_views
-from embedkit.settings import Count, Fidelity, Whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from embedkit.config.settings import File, Positive, Rate, Whole
 from embedkit.data.schema.contract import Contract
 from embedkit.errors import ModelError, RecipeError
 from embedkit.methods.base import Method, Row, View, methods
-from embedkit.settings import File, Positive, Rate, Whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from embedkit.config.settings import Count, Fidelity, NotNegative
 from embedkit.data.schema.contract import Contract
 from embedkit.errors import ModelError
 from embedkit.methods.base import Method, Row, View, methods
-from embedkit.settings import Count, Fidelity, NotNegative
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from embedkit.config.recipe import Component
 from embedkit.errors import RecipeError, nearest
 from embedkit.objectives.base import Objective
-from embedkit.recipe import Component
 from embedkit.registry import Registry
 
 T = TypeVar("T", bound=type[Objective])

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from embedkit.config.recipe import Recipe
 from embedkit.data.images.decoding import decode_batches
 from embedkit.errors import RecipeError
-from embedkit.log_file import read_log
-from embedkit.recipe import Recipe
+from embedkit.system.log_file import read_log
 from embedkit.training import setup
 from embedkit.training.loop.batches import StepBatch, prepare
 from embedkit.training.loop.cache import Chunking

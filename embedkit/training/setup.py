@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embedkit.config.recipe import Component, Recipe
+from embedkit.config.settings import check as check_settings
 from embedkit.data.schema.contract import Contract
 from embedkit.errors import RecipeError, nearest
 from embedkit.methods import methods
 from embedkit.methods.base import Method
-from embedkit.recipe import Component, Recipe
-from embedkit.settings import check as check_settings
 
 if TYPE_CHECKING:
     from embedkit.data import TrainingRows
@@ -204,7 +204,7 @@ def open_rows(recipe: Recipe, method: Method, contract: Contract | None = None) 
 def holdout_share(recipe: Recipe) -> float:
     """Share of the rows to hold out: ``train.holdout``, unless an evaluation is configured or switched off.
 
-    >>> from embedkit.recipe_io import load_recipe
+    >>> from embedkit.config.recipe_io import load_recipe
     >>> holdout_share(load_recipe("pairs")), holdout_share(load_recipe("pairs", ["evaluation=null"]))
     (0.1, 0.0)
     """

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from embedkit.config.settings import check
 from embedkit.errors import RecipeError
 from embedkit.registry import Registry
-from embedkit.settings import check
 
 
 @dataclass

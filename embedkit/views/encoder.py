@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from embedkit.settings import NotNegative, Rate
+from embedkit.config.settings import NotNegative, Rate
 from embedkit.views.base import Step, views
 
 if TYPE_CHECKING:

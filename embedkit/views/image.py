@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import Field
 
+from embedkit.config.settings import Positive, Share, check
 from embedkit.data.images.pictures import Picture, to_rgb
 from embedkit.errors import RecipeError, nearest
-from embedkit.settings import Positive, Share, check
 
 if TYPE_CHECKING:
     from embedkit.models.inputs.images import ImageInputs

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from embedkit.config.settings import Count, File, Share
 from embedkit.errors import DataError, RecipeError
-from embedkit.settings import Count, File, Share
 from embedkit.views import words
 from embedkit.views.base import Step, views
 from embedkit.views.text import on_words

@@ -12,8 +12,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from embedkit.config.settings import Count, Share, Template
 from embedkit.errors import RecipeError
-from embedkit.settings import Count, Share, Template
 from embedkit.views import spans, words
 from embedkit.views.base import Step, views
 

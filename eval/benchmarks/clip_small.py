@@ -94,7 +94,7 @@ class SameSamples:
     """Batches of a recipe as open_clip's loader gives them: normalised pixels (B, 3, H, W), padded ids (B, T)."""
 
     def __init__(self, given: dict[str, Any], model: Any, tokenize: Any) -> None:
-        from embedkit.recipe_io import load_recipe
+        from embedkit.config.recipe_io import load_recipe
         from embedkit.training import setup
 
         self.recipe = load_recipe(given)
@@ -176,8 +176,8 @@ def with_open_clip(data: str, tower: str, seed: int, options: argparse.Namespace
     from open_clip_train.scheduler import cosine_lr
     from open_clip_train.train import train_one_epoch
 
+    from embedkit.config.recipe import ModelConfig
     from embedkit.factory import build
-    from embedkit.recipe import ModelConfig
 
     given = recipe(data, tower, seed, options)
     ours: Any = build(ModelConfig(**given["model"]), seed)

@@ -154,7 +154,7 @@ class Embedkit:
 
     def __init__(self, model: Any) -> None:
         from embedkit import objectives
-        from embedkit.recipe import TrainConfig
+        from embedkit.config.recipe import TrainConfig
         from embedkit.training.loop.cache import Chunking
         from embedkit.training.loop.step import Bundle, TrainStep
         from embedkit.training.optim.optimizer import Optimiser, assign_groups
@@ -182,9 +182,9 @@ def memory(options: argparse.Namespace, known: list[tuple[bytes, str]]) -> dict[
     """Images a second of every round, with everything in memory."""
     import open_clip
 
+    from embedkit.config.recipe import ModelConfig
     from embedkit.data import RowBatch
     from embedkit.factory import build
-    from embedkit.recipe import ModelConfig
     from embedkit.training.loop.batches import prepare
 
     model: Any = build(ModelConfig(**model_section(options)), 0)
@@ -219,8 +219,8 @@ def files(options: argparse.Namespace, known: list[tuple[bytes, str]]) -> dict[s
     import open_clip
     from open_clip_train.data import CsvDataset
 
+    from embedkit.config.recipe import ModelConfig
     from embedkit.factory import build
-    from embedkit.recipe import ModelConfig
     from embedkit.training import train
     from embedkit.training.monitor.log import Progress
 

@@ -35,8 +35,8 @@ def samples(count: int) -> list[tuple[bytes, str]]:
     """JPEG files of the built-in shapes, enlarged, and their captions."""
     from PIL import Image
 
+    from embedkit.data.builtin import sentences as builtin
     from embedkit.data.images.pictures import load_picture
-    from embedkit.data.sources import builtin
 
     made = []
     for _, row in zip(range(count), builtin.rows("shapes-train"), strict=False):

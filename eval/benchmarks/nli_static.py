@@ -66,8 +66,8 @@ def theirs(folder: Path) -> tuple[float, Any]:
     from sentence_transformers.models import StaticEmbedding
     from transformers import BertTokenizerFast
 
+    from embedkit.config.recipe_io import load_recipe
     from embedkit.methods import methods
-    from embedkit.recipe_io import load_recipe
 
     recipe = load_recipe("nli-static")
     begun = time.perf_counter()

@@ -18,9 +18,9 @@ import numpy as np
 import yaml
 
 import embedkit
+from embedkit.config.resources import published_path
 from embedkit.evaluation import Embedder, EmbeddingCache, evaluate, open_mteb
 from embedkit.evaluation.core.provenance import model_key
-from embedkit.resources import published_path
 
 
 def compare(name: str, found: dict[str, float], wanted: dict[str, float], tolerance: float) -> bool:

@@ -61,10 +61,10 @@ def main() -> None:
     parser.add_argument("--shared", default="../shared")
     parser.add_argument("--beside", action="store_true", help="train with sentence-transformers too")
     arguments = parser.parse_args()
+    from embedkit.config.recipe import ModelConfig
     from embedkit.evaluation import open_suite
     from embedkit.factory import build
     from embedkit.formats import load
-    from embedkit.recipe import ModelConfig
     from embedkit.training import train
     from embedkit.training.monitor.log import Progress
 

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 import embedkit
-from embedkit.resources import published_path
+from embedkit.config.resources import published_path
 
 
 def load(loader: str) -> Any:

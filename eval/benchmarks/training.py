@@ -133,10 +133,10 @@ def gradient_difference(folder: str, rows: list[dict[str, str]]) -> float:
     from sentence_transformers.losses import MultipleNegativesRankingLoss
 
     from embedkit import objectives
+    from embedkit.config.recipe import ModelConfig
     from embedkit.data import RowBatch
     from embedkit.factory import build
     from embedkit.methods.pairs import Pairs
-    from embedkit.recipe import ModelConfig
     from embedkit.training.loop.batches import prepare
     from embedkit.training.loop.cache import Chunking
     from embedkit.training.loop.step import Bundle, TrainStep

@@ -12,9 +12,9 @@ import pytest
 import embedkit
 from embedkit.cli.app import main
 from embedkit.cli.recipes import listing
+from embedkit.config.recipe_io import GROUPS, grouped_recipes, load_recipe
+from embedkit.config.resources import recipe_names, recipe_path, suite_names
 from embedkit.factory import build
-from embedkit.recipe_io import GROUPS, grouped_recipes, load_recipe
-from embedkit.resources import recipe_names, recipe_path, suite_names
 
 
 def json_of(tmp_path: Path, *words: str) -> Any:

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from embedkit.cli.app import main
-from embedkit.data.sources import builtin
+from embedkit.config.recipe_io import dump_recipe, load_recipe
+from embedkit.data.builtin import sentences as builtin
 from embedkit.doctor import examine, examine_model, examine_recipe
 from embedkit.factory import build
-from embedkit.recipe_io import dump_recipe, load_recipe
 
 
 def write_tsv(path: Path, rows: list[tuple[str, str]]) -> str:

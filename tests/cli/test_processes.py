@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 
-from embedkit.processes import join
+from embedkit.system.processes import join
 from eval.benchmarks.kill import free_port
 from tests.helpers.gloo import Processes
 

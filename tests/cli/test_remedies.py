@@ -21,6 +21,9 @@ from typer.main import get_command
 import embedkit
 from embedkit.cli.app import app
 from embedkit.cli.usage import option_names
+from embedkit.config.recipe import SourceConfig
+from embedkit.config.recipe_io import load_recipe
+from embedkit.config.recipe_keys import recipe_keys, short_keys
 from embedkit.errors import RecipeError, UserError
 from embedkit.evaluation.core.task import TASKS
 from embedkit.methods import methods
@@ -28,9 +31,6 @@ from embedkit.models import Model
 from embedkit.models.modules.text import TextEncoder
 from embedkit.objectives import build
 from embedkit.objectives.registry import presets
-from embedkit.recipe import SourceConfig
-from embedkit.recipe_io import load_recipe
-from embedkit.words.recipe_keys import recipe_keys, short_keys
 
 PACKAGE = Path(embedkit.__file__).parent
 SECTIONS = {key for key in recipe_keys() if "." not in key}
@@ -175,8 +175,8 @@ def test_pickles_are_read_where_the_remedy_says(tmp_path: Path, capsys: pytest.C
     import torch
 
     from embedkit.cli.app import main
+    from embedkit.config.recipe import ModelConfig
     from embedkit.factory import build as build_model
-    from embedkit.recipe import ModelConfig
 
     model = build_model(load_recipe("quickstart").model, 0)
     model.save(tmp_path / "m")

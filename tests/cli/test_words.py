@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from embedkit.cli import app as cli
+from embedkit.config.overrides import full_key
+from embedkit.config.peer_names import ANSWERS, FLAGS, PARTS, SETTINGS, plain
+from embedkit.config.recipe import Recipe
+from embedkit.config.recipe_io import load_recipe
+from embedkit.config.recipe_keys import recipe_keys, short_keys
+from embedkit.config.resources import recipe_names, suite_names
 from embedkit.errors import NEAREST, RecipeError, UserError, nearest
 from embedkit.methods import methods
 from embedkit.objectives.registry import presets
-from embedkit.recipe import Recipe
-from embedkit.recipe_io import load_recipe
-from embedkit.resources import recipe_names, suite_names
-from embedkit.words.overrides import full_key
-from embedkit.words.peer_names import ANSWERS, FLAGS, PARTS, SETTINGS, plain
-from embedkit.words.recipe_keys import recipe_keys, short_keys
 
 BASE: dict[str, Any] = {
     "name": "base", "method": "pairs", "model": {"name": "m"}, "train": {"epochs": 1},
@@ -110,7 +110,7 @@ def test_names_of_other_trainers_are_read_and_said(word: str, key: str, value: A
 
 
 def _as_keyword(word: str) -> tuple[str, Any]:
-    from embedkit.recipe_io import parse_yaml
+    from embedkit.config.recipe_io import parse_yaml
 
     name, _, text = word.partition("=")
     return name, parse_yaml(text, "test")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from embedkit.config.recipe import DataConfig
 from embedkit.data import TrainingRows, open_training
-from embedkit.recipe import DataConfig
 
 
 @dataclass(frozen=True)

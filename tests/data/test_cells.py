@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embedkit.config.recipe import DataConfig, SourceConfig
 from embedkit.data import open_training
 from embedkit.data.schema.contract import Contract
 from embedkit.data.schema.parsers import (
@@ -26,7 +27,6 @@ from embedkit.data.schema.parsers import (
 from embedkit.data.schema.rows import BadRow
 from embedkit.data.sources.data_source import image_path
 from embedkit.errors import DataError
-from embedkit.recipe import DataConfig, SourceConfig
 from tests.data.helpers import opened
 from tests.helpers import image_data
 

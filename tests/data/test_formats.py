@@ -20,10 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from embedkit.config.recipe_io import load_recipe
 from embedkit.data import read_rows
 from embedkit.data.sources.registry import Format, endings, format_of, layouts, readers
 from embedkit.errors import DataError, RecipeError, UserError
-from embedkit.recipe_io import load_recipe
 from tests.data.helpers import opened
 
 Write = Callable[[str, "str | bytes"], str]

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embedkit.config.recipe import DataConfig
 from embedkit.data import open_training
 from embedkit.data.datasets.holdout import FEWEST, split
 from embedkit.data.datasets.in_memory import HeldRows
 from embedkit.data.datasets.row_table import facts_of, table_of
 from embedkit.data.schema.contract import Contract
 from embedkit.data.schema.rows import Row
-from embedkit.recipe import DataConfig
 
 TEXTS = st.integers(0, 150).map(lambda number: f"text {number}")
 ROWS: st.SearchStrategy[list[Row]] = st.lists(

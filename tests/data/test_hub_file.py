@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from embedkit.config.recipe import DataConfig
 from embedkit.data import open_training
 from embedkit.data.schema.contract import Contract
 from embedkit.errors import DataError
-from embedkit.recipe import DataConfig
 
 
 def _open(folder: Path, path: str, file: str) -> list[str]:

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from embedkit.config.recipe import DataConfig
 from embedkit.data import TrainingRows
 from embedkit.data.datasets.open import open_sources
 from embedkit.data.images.decoding import Decoding, decode_batches, usual_threads
 from embedkit.data.schema.rows import BadRow
 from embedkit.data.sources.preflight import inspect_sources
-from embedkit.recipe import DataConfig
 from tests.data.helpers import contract, opened
 from tests.helpers import image_data
 

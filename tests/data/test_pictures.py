@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from embedkit.data.builtin import sentences as builtin
 from embedkit.data.images.pictures import load_picture, to_rgb
 from embedkit.data.schema.rows import BadRow
-from embedkit.data.sources import builtin
 from tests.helpers import image_data
 
 

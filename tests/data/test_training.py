@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from embedkit.config.recipe import DataConfig
 from embedkit.data import TrainingRows, open_training
 from embedkit.data.datasets.samplers import SAMPLERS
 from embedkit.errors import DataError
-from embedkit.recipe import DataConfig
 from tests.data.helpers import contract, opened
 
 Write = Callable[[str, "str | bytes"], str]

@@ -13,11 +13,11 @@ import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 
+from embedkit.config.recipe import ModelConfig
 from embedkit.doctor import Finding, examine, examine_model
 from embedkit.doctor.settings import examine_folder
 from embedkit.doctor.tokens import examine_tokens
 from embedkit.factory import build
-from embedkit.recipe import ModelConfig
 from tests.helpers import dual, tiny
 from tests.training import common
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from embedkit import doctor
+from embedkit.config.recipe_io import dump_recipe, load_recipe
 from embedkit.data import RowBatch
-from embedkit.data.sources import builtin
+from embedkit.data.builtin import sentences as builtin
 from embedkit.doctor import examine, examine_recipe
 from embedkit.doctor.data import score_findings
 from embedkit.doctor.recipe import one_step, order_findings
-from embedkit.recipe_io import dump_recipe, load_recipe
 from embedkit.training import setup
 from embedkit.training.monitor import guards
 from embedkit.training.state.checkpoint import CheckpointStore

@@ -13,11 +13,11 @@ import pytest
 import yaml
 from scipy.stats import spearmanr
 
+from embedkit.config.resources import published_path
 from embedkit.errors import DataError, NonFiniteError, UserError
 from embedkit.evaluation import evaluate, open_suite
 from embedkit.evaluation.core.suites import HubSource
 from embedkit.evaluation.datasets.tables import read_hub
-from embedkit.resources import published_path
 from tests.evaluation.toys import STS_HEADER, BagOfWords, Described, Fixed, sentences, sts_folder, sts_rows, write_tsv
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from embedkit.config.resources import suite_names
 from embedkit.errors import UserError
 from embedkit.evaluation import SuiteConfig, describe_suites, load_suite, metric_names, open_suite
 from embedkit.evaluation.core.task import TASKS
-from embedkit.resources import suite_names
 from tests.evaluation.toys import sts_folder
 
 SEVEN = ["sts12", "sts13", "sts14", "sts15", "sts16", "stsb", "sickr"]

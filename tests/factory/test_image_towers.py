@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from embedkit.config.recipe import ModelConfig
 from embedkit.errors import ModelError, UserError
 from embedkit.factory import build
 from embedkit.factory.dual import changed_preprocess
 from embedkit.formats import load
 from embedkit.models.inputs.preprocess import CLIP_MEAN, Preprocess
-from embedkit.recipe import ModelConfig
 from tests.helpers import dual, tiny
 
 open_clip = pytest.importorskip("open_clip")

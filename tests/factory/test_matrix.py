@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from embedkit.config.recipe_io import load_recipe
+from embedkit.config.resources import recipe_names
 from embedkit.errors import UserError
-from embedkit.recipe_io import load_recipe
-from embedkit.resources import recipe_names
 from embedkit.training import train
 from tests.helpers import dual, tiny
 

@@ -113,8 +113,8 @@ REFUSED = [
 
 def model(folder: Path) -> Path:
     """A small model on disk."""
+    from embedkit.config.recipe import ModelConfig
     from embedkit.factory import build
-    from embedkit.recipe import ModelConfig
 
     build(ModelConfig.model_validate(MODEL), seed=0).save(folder)
     return folder

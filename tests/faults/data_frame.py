@@ -166,7 +166,7 @@ def _data_of(path: Path) -> dict[str, Any]:
 
 def opened(path: Path) -> Any:
     """The training rows of a recipe, as a run opens them."""
-    from embedkit.recipe_io import load_recipe
+    from embedkit.config.recipe_io import load_recipe
     from embedkit.training import setup
 
     loaded = load_recipe(path)

@@ -85,7 +85,7 @@ def _checkpoint(folder: Path, number: int) -> None:
 
 
 def _durable(folder: Path, number: int) -> None:
-    from embedkit.disk import write_durably
+    from embedkit.system.disk import write_durably
 
     write_durably(folder / "result.json", json.dumps([number] * 4000).encode(), "the result")
 
@@ -152,7 +152,7 @@ def _samples(folder: Path, number: int) -> None:
 
 
 def _lock(folder: Path, number: int) -> None:
-    from embedkit.disk import FolderLock
+    from embedkit.system.disk import FolderLock
 
     FolderLock(folder / f"run-{number}", "wait").release()
 

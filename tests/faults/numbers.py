@@ -29,7 +29,7 @@ def recipe(**sections: Any) -> dict[str, Any]:
 
 def train(folder: Path, given: dict[str, Any], *words: str) -> Ended:
     """``embedkit train`` in this process, into ``folder/run``."""
-    from embedkit.recipe_io import dump_recipe, load_recipe
+    from embedkit.config.recipe_io import dump_recipe, load_recipe
 
     file = folder / "recipe.yaml"
     file.write_text(dump_recipe(load_recipe(given)), encoding="utf-8")
@@ -222,8 +222,8 @@ def one_bad_process(world: World) -> Outcome:
 
 @case("numbers", "NaN in the weights of the model: named, nothing saved")
 def nan_in_weights(world: World) -> Outcome:
+    from embedkit.config.recipe import ModelConfig
     from embedkit.factory import build
-    from embedkit.recipe import ModelConfig
 
     model = build(ModelConfig(**recipe()["model"]), 0)
     with torch.no_grad():
@@ -349,7 +349,7 @@ def label_noise(world: World) -> Outcome:
     import itertools
     import random
 
-    from embedkit.data.sources import builtin
+    from embedkit.data.builtin import sentences as builtin
 
     rows = list(itertools.islice(builtin.rows("pairs-train"), 2000))
     positives = [row["positive"] for row in rows]

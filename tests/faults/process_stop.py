@@ -140,8 +140,8 @@ def _join_without(absent: int, seconds: float) -> None:
     import os
     import sys
 
-    from embedkit import processes
     from embedkit.errors import EmbedkitError
+    from embedkit.system import processes
 
     if int(os.environ["RANK"]) == absent:
         os.kill(os.getpid(), signal.SIGKILL)

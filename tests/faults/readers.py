@@ -137,9 +137,9 @@ def data_readers(folder: Path) -> list[Reader]:
 
 
 def _recipe(folder: Path) -> list[Reader]:
+    from embedkit.config.recipe_io import check_recipe, dump_recipe, load_recipe
+    from embedkit.config.resources import recipe_path, suite_path
     from embedkit.evaluation.core.suites import load_suite
-    from embedkit.recipe_io import check_recipe, dump_recipe, load_recipe
-    from embedkit.resources import recipe_path, suite_path
     from tests.training import runs
 
     recipes = [dump_recipe(check_recipe(runs.recipe())).encode(), recipe_path("quickstart").read_bytes()]
@@ -288,9 +288,9 @@ def _results(folder: Path) -> list[Reader]:
 
 
 def _runs(folder: Path) -> list[Reader]:
+    from embedkit.config.recipe_io import check_recipe, dump_recipe
     from embedkit.doctor.run import examine_run
     from embedkit.evaluation.report.html import training_curves
-    from embedkit.recipe_io import check_recipe, dump_recipe
     from embedkit.training.monitor.log import Progress, RunLog
     from embedkit.training.parallel.distributed import World as Processes
     from embedkit.training.state.sample_accounting import Ledger

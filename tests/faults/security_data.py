@@ -83,7 +83,8 @@ def scripts(world: World) -> Outcome:
 
 _TAGS = (
     "!!python/object/apply:os.system ['touch CANARY']", "!!python/object/new:os.system ['touch CANARY']",
-    "!!python/name:os.system", "!!python/module:os", "!!python/object:embedkit.recipe.Recipe {}", "!!binary aGk=",
+    "!!python/name:os.system", "!!python/module:os", "!!python/object:embedkit.config.recipe.Recipe {}",
+    "!!binary aGk=",
     "!!timestamp x", "!!bool maybe", "!!int ''", "!!float x", "!!set {a, b}", "!!omap [a: 1]", "!evil 1", "! x",
     "!!str x", "!<tag:yaml.org,2002:python/object/apply:os.system> ['touch CANARY']",
 )  # fmt: skip
@@ -91,8 +92,8 @@ _TAGS = (
 
 @case("security", "YAML: tags, aliases, a bomb of aliases, depth, size; in recipes, suites and overrides")
 def yaml_files(world: World) -> Outcome:
+    from embedkit.config.recipe_io import load_recipe, parse_yaml
     from embedkit.evaluation.core.suites import load_suite
-    from embedkit.recipe_io import load_recipe, parse_yaml
 
     canary, file, said, tries = Canary(world.folder), world.folder / "r.yaml", "", 0
     bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(

@@ -226,7 +226,7 @@ def modules(world: World) -> Outcome:
 
 @case("security", "a file that asks to be trusted: recipe, configuration, settings of sentence-transformers")
 def trust_in_files(world: World) -> Outcome:
-    from embedkit.recipe_io import load_recipe
+    from embedkit.config.recipe_io import load_recipe
     from tests.training import runs
 
     canary = Canary(world.folder)

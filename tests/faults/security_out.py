@@ -163,9 +163,9 @@ NAMES = (
 
 @case("security", "names that would leave the output: recipes, suites, tasks, splits, runs, caches")
 def names(world: World) -> Outcome:
+    from embedkit.config.recipe_io import load_recipe
     from embedkit.evaluation import EmbeddingCache
     from embedkit.evaluation.core.suites import SuiteConfig
-    from embedkit.recipe_io import load_recipe
     from tests.training import runs
 
     inside, said, tries = world.folder / "in", "", 0
@@ -217,7 +217,7 @@ SECRETS = {
 
 @case("security", "secrets of the environment, and in an address: not in logs, recipes, cards, results, pages")
 def secrets(world: World) -> Outcome:
-    from embedkit.recipe_io import load_recipe
+    from embedkit.config.recipe_io import load_recipe
     from tests.training import runs
 
     run, said = world.folder / "run", ""
@@ -352,10 +352,10 @@ def network(world: World) -> Outcome:
 def revisions(world: World) -> Outcome:
     import huggingface_hub
 
+    from embedkit.config.recipe import ModelConfig
     from embedkit.data import read_rows
     from embedkit.factory import build
     from embedkit.formats import load
-    from embedkit.recipe import ModelConfig
 
     source = model_copy("transformers", world.folder / "m")
     commit, asked = "0123456789abcdef0123456789abcdef01234567", []

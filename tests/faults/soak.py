@@ -75,7 +75,7 @@ def soak(folder: Path, seconds: float, every: float) -> list[dict[str, float]]:
         raise NotHere("needs /proc")
     import itertools
 
-    from embedkit.data.sources import builtin
+    from embedkit.data.builtin import sentences as builtin
     from embedkit.training import train
     from embedkit.training.loop.loop import Interrupted
     from tests.training import runs

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 import embedkit
 from embedkit.cli.app import app
+from embedkit.config.recipe import ModelConfig
 from embedkit.errors import UnsafeFileError
 from embedkit.factory import build
-from embedkit.recipe import ModelConfig
 from tests.helpers import tiny
 
 

@@ -10,8 +10,8 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
+from embedkit.data.builtin import sentences as builtin
 from embedkit.data.images.pictures import load_picture
-from embedkit.data.sources import builtin
 
 TEXT_TOWER = {
     "config": {

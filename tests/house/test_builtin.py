@@ -8,8 +8,8 @@ from functools import cache
 
 import pytest
 
-from embedkit.data.sources import builtin
-from embedkit.data.sources.builtin_words import FILLERS, SLOTS
+from embedkit.data.builtin import sentences as builtin
+from embedkit.data.builtin.words import FILLERS, SLOTS
 from embedkit.errors import DataError
 
 DIGESTS = {

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from embedkit.config.recipe import TrainConfig
 from embedkit.data import read_rows
 from embedkit.errors import NonFiniteError
 from embedkit.evaluation.measures.search import array_blocks, exact_top_k
 from embedkit.objectives import ObjectiveBatch, build
-from embedkit.recipe import TrainConfig
 from embedkit.training.optim.optimizer import schedule_factor
 from tests.helpers import tiny
 

@@ -39,7 +39,7 @@ def loaded_after(code: str) -> set[str]:
         "from embedkit.cli.app import main\nassert main(['train', '--help']) == 0",
         "from embedkit.cli.app import main\nassert main(['recipes']) == 0",
         "from embedkit.cli.app import main\nassert main(['validate', 'quickstart', 'train.lrr=1']) == 2",
-        "import embedkit.recipe, embedkit.recipe_io, embedkit.errors, embedkit.registry, embedkit.data.sources.builtin",
+        "import embedkit.config.recipe_io, embedkit.errors, embedkit.registry, embedkit.data.builtin.sentences",
         *(
             f"import embedkit.{module.name}"
             for module in pkgutil.iter_modules(embedkit.__path__)

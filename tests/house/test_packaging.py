@@ -16,9 +16,9 @@ from types import ModuleType
 import pytest
 
 import embedkit
-from embedkit import resources
+from embedkit.config import resources
+from embedkit.config.recipe_io import dump_recipe, load_recipe
 from embedkit.errors import RecipeError, UserError
-from embedkit.recipe_io import dump_recipe, load_recipe
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_recipes_and_suites_are_found_in_a_wheel(wheel: zipfile.ZipFile, tmp_pat
         wheel.extract(member, tmp_path)
     code = (
         "import json; from embedkit import resources as r, __file__ as f;"
-        "from embedkit.recipe_io import dump_recipe, load_recipe;"
+        "from embedkit.config.recipe_io import dump_recipe, load_recipe;"
         "whole = dump_recipe(load_recipe('sct-distil-tiny'));"
         "print(json.dumps([f, r.recipe_names(), r.suite_names(), r.recipe_path('quickstart').read_text(), whole]))"
     )

@@ -16,8 +16,8 @@ from PIL import Image
 from typer.main import get_command
 
 from embedkit.cli.app import app, main
+from embedkit.config.recipe_io import load_recipe
 from embedkit.factory import build
-from embedkit.recipe_io import load_recipe
 from eval.benchmarks.kill import ON_CPU, free_port
 
 README = Path(__file__).resolve().parents[2] / "README.md"

@@ -12,7 +12,7 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 
-from embedkit.recipe_io import load_recipe
+from embedkit.config.recipe_io import load_recipe
 from embedkit.training import setup
 from embedkit.training.loop.build import batches_of, build_state, image_cache_of, open_inputs
 from embedkit.training.loop.cache import Chunking

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 
 from embedkit import objectives
+from embedkit.config.recipe_io import load_recipe
 from embedkit.errors import RecipeError, UserError
 from embedkit.methods.common.augmenting import augmented
 from embedkit.methods.consert import ConSERT, ConSERTSupervised
 from embedkit.models.augment.embedding_augmentation import edits, shuffled
-from embedkit.recipe_io import load_recipe
 from embedkit.training import setup
 from tests.methods import toys
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from embedkit.config.recipe_io import load_recipe
 from embedkit.errors import ModelError, RecipeError, UserError
 from embedkit.evaluation import evaluate
 from embedkit.formats import load
@@ -18,7 +19,6 @@ from embedkit.methods.common.parts import generator
 from embedkit.methods.diffcse import DiffCSE
 from embedkit.models.inputs.inputs import Inputs
 from embedkit.models.modules.masked import MaskedHead, MaskedModel, hide_tokens, in_plan_order
-from embedkit.recipe_io import load_recipe
 from embedkit.training import train
 from tests.helpers import tiny
 from tests.methods import toys

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from embedkit.config.recipe import ModelConfig
 from embedkit.factory import build
 from embedkit.methods import methods
 from embedkit.methods.common.usage import equal_views, usage_of
-from embedkit.recipe import ModelConfig
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
          "max_position_embeddings": 64}  # fmt: skip

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from embedkit.config.recipe import GuideConfig, ModelConfig
 from embedkit.data.images.pictures import load_picture
 from embedkit.errors import RecipeError
 from embedkit.methods import methods
 from embedkit.methods.base import Method
-from embedkit.recipe import GuideConfig, ModelConfig
 from embedkit.training.loop.cache import Chunking
 from embedkit.training.loop.guide import Guide
 from embedkit.training.loop.step import TrainStep
@@ -274,7 +274,7 @@ def test_rows_of_one_group_share_one_draw_where_the_objective_compares_them_so(n
 
 @pytest.mark.parametrize(("objective", "shared"), [("care", True), ("gram-equivariance", True), ("ntxent", False)])
 def test_the_check_of_a_recipe_sees_whether_draws_are_shared(objective: str, shared: bool) -> None:
-    from embedkit.recipe_io import load_recipe
+    from embedkit.config.recipe_io import load_recipe
     from embedkit.training import setup
 
     assert setup.check(load_recipe("simclr", [f"objective={objective}"])).shares_draws is shared

@@ -14,9 +14,9 @@ import torch
 import torchvision
 from PIL import Image
 
+from embedkit.config.recipe import DataConfig
 from embedkit.data import open_training
 from embedkit.methods.mcse import MCSE
-from embedkit.recipe import DataConfig
 from tests.conftest import ROOT
 
 

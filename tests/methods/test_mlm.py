@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from embedkit.config.recipe_io import load_recipe
 from embedkit.errors import RecipeError, UserError
 from embedkit.formats import load
 from embedkit.methods.base import View
@@ -19,7 +20,6 @@ from embedkit.methods.mlm import MaskedWords
 from embedkit.methods.simcse import SimCSEUnsupervised
 from embedkit.models.inputs.inputs import Inputs
 from embedkit.models.modules.masked import MaskedHead, hide_tokens
-from embedkit.recipe_io import load_recipe
 from embedkit.training import setup
 from tests.helpers import tiny
 from tests.methods import toys

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from embedkit.config.recipe_io import load_recipe
 from embedkit.methods import methods
-from embedkit.recipe_io import load_recipe
 from embedkit.training import setup
 
 ROOT = Path(__file__).parents[2]

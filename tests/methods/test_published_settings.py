@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from embedkit.config.recipe import Recipe
+from embedkit.config.recipe_io import load_recipe
 from embedkit.methods import methods
 from embedkit.methods.base import Method
-from embedkit.recipe import Recipe
-from embedkit.recipe_io import load_recipe
 from embedkit.training import setup
 
 ROOT = Path(__file__).parents[2]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from embedkit.config.recipe import ModelConfig
 from embedkit.errors import ModelError, RecipeError
 from embedkit.methods.sent2vec import Sent2Vec, word_counts
-from embedkit.recipe import ModelConfig
 from tests.training import common
 
 STATIC = ModelConfig(kind="static", tokenizer="builtin", dim=8, ngrams=2, buckets=50, max_length=32)

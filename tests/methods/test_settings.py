@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from embedkit.config.recipe import Component
+from embedkit.config.recipe_io import load_recipe
+from embedkit.config.settings import Count, File, check
 from embedkit.errors import RecipeError, UserError
 from embedkit.methods import methods
 from embedkit.methods.base import Method
-from embedkit.recipe import Component
-from embedkit.recipe_io import load_recipe
-from embedkit.settings import Count, File, check
 from embedkit.training import setup
 from tests.training import runs
 

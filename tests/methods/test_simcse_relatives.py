@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from embedkit.config.recipe import GuideConfig
 from embedkit.errors import RecipeError
 from embedkit.methods.dclr import DCLR
 from embedkit.methods.macl import MACL
 from embedkit.methods.sct import SCT
 from embedkit.methods.simcse import SimCSEUnsupervised
-from embedkit.recipe import GuideConfig
 from embedkit.training.loop.guide import Guide
 from tests.training import common
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from embedkit.config.settings import check
 from embedkit.data.schema.contract import Contract
 from embedkit.data.schema.roles import ROLES
 from embedkit.errors import RecipeError, UserError
@@ -23,7 +24,6 @@ from embedkit.objectives.base import ObjectiveBatch
 from embedkit.objectives.probe import Situation, tried
 from embedkit.objectives.registry import presets
 from embedkit.objectives.tools import small_state
-from embedkit.settings import check
 from embedkit.views.base import View, views
 from tests.objectives.test_families_contract import SETTINGS
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from embedkit.config.recipe import LoraConfig, ModelConfig
 from embedkit.errors import DataError, ModelError
 from embedkit.factory import build
 from embedkit.formats import load
@@ -19,7 +20,6 @@ from embedkit.models.encode import image_encoding
 from embedkit.models.inputs.images import ImageInputs
 from embedkit.models.inputs.preprocess import Preprocess
 from embedkit.models.modules.dual import DualEncoder
-from embedkit.recipe import LoraConfig, ModelConfig
 from tests.helpers import dual, tiny
 
 pytest.importorskip("open_clip")

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedkit.disk import FolderLock
 from embedkit.errors import DataError, NonFiniteError, UserError
 from embedkit.models import encode_file
 from embedkit.models.encode import encoding as encoding_module
+from embedkit.system.disk import FolderLock
 from tests.helpers import tiny
 
 TEXTS = [f"{text} {i % 5}" for i, text in enumerate(t for t in tiny.SENTENCES * 5 if t)]

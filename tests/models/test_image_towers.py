@@ -165,9 +165,9 @@ class Patches(ImageTower):
 
 def test_a_new_tower_is_one_class(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     """Registered, it is built from a recipe, trained, saved, loaded and resized like the others."""
+    from embedkit.config.recipe import ModelConfig
     from embedkit.factory import build
     from embedkit.formats import load
-    from embedkit.recipe import ModelConfig
     from tests.helpers import tiny
 
     list(image_towers)  # complete before the change

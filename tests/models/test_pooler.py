@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from embedkit.config.recipe import ModelConfig
 from embedkit.errors import ModelError
 from embedkit.factory.model import build
 from embedkit.formats import load
-from embedkit.recipe import ModelConfig
 from tests.helpers import tiny
 
 TEXTS = ["the cat sleeps", "a small red dog", "river"]

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from embedkit.config.recipe import ModelConfig
 from embedkit.errors import ModelError
 from embedkit.factory import build
 from embedkit.formats import load
 from embedkit.models.modules.static import StaticEncoder, word_ngrams
-from embedkit.recipe import ModelConfig
 from tests.helpers import tiny
 
 TEXTS = tiny.SENTENCES

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from embedkit.config.recipe import Component
 from embedkit.errors import DataError, NonFiniteError, RecipeError, UserError
 from embedkit.objectives import ObjectiveBatch, build
 from embedkit.objectives.kernel import TableObjective
@@ -16,7 +17,6 @@ from embedkit.objectives.matrix.similarity import NOBODY, Masks, Relation
 from embedkit.objectives.parts.slots import DEFAULTS, SLOTS
 from embedkit.objectives.registry import presets
 from embedkit.objectives.tools import check_finite
-from embedkit.recipe import Component
 
 MEMBERS = [name for name, preset in presets.items() if preset.family == "table" and name != "kernel-mixture"]
 

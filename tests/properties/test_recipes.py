@@ -12,9 +12,9 @@ from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from embedkit.config.recipe import Component, Recipe
+from embedkit.config.recipe_io import check_recipe, dump_recipe, load_recipe, parse_yaml
 from embedkit.errors import RecipeError
-from embedkit.recipe import Component, Recipe
-from embedkit.recipe_io import check_recipe, dump_recipe, load_recipe, parse_yaml
 from tests.properties.lines import own_line
 from tests.training import runs
 

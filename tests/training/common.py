@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from embedkit import objectives
+from embedkit.config.recipe import ModelConfig
 from embedkit.data import RowBatch
 from embedkit.factory import build
 from embedkit.methods.base import Method
 from embedkit.methods.pairs import Pairs
-from embedkit.recipe import ModelConfig
 from embedkit.training.loop.batches import StepBatch, prepare
 from embedkit.training.loop.cache import Chunking
 from embedkit.training.loop.step import Bundle, TrainStep

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 import torch
 
-from embedkit.disk import FolderLock, write_durably
 from embedkit.errors import CheckpointError, DiskError, UserError
+from embedkit.system.disk import FolderLock, write_durably
 from embedkit.training.state import checkpoint as module
 from embedkit.training.state.checkpoint import MANIFEST, Checkpoint, CheckpointStore, verify
 from tests.training import runs
@@ -380,7 +380,7 @@ def test_a_durable_write_keeps_the_old_file_when_it_fails(tmp_path: Path, monkey
 HOLDER = """
 import sys, time
 from pathlib import Path
-from embedkit.disk import FolderLock
+from embedkit.system.disk import FolderLock
 lock = FolderLock(Path(sys.argv[1]), "wait for it, or give another")
 print("held", flush=True)
 time.sleep(600)

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from embedkit import objectives
+from embedkit.config.recipe import GroupConfig, TrainConfig
 from embedkit.data.schema.contract import Contract
 from embedkit.methods.base import Method, Row, View
 from embedkit.models import DualEncoder
-from embedkit.recipe import GroupConfig, TrainConfig
 from embedkit.training.loop.cache import Chunking
 from embedkit.training.loop.step import Bundle, TrainStep
 from embedkit.training.optim.layer_decay import layer_factors

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from embedkit import recipe_io
+from embedkit.config import recipe_io
+from embedkit.config.recipe_io import load_recipe
+from embedkit.config.resources import recipe_names, recipe_path
 from embedkit.errors import RecipeError
-from embedkit.recipe_io import load_recipe
-from embedkit.resources import recipe_names, recipe_path
 
 BASE = """
 name: base

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from embedkit.config.recipe_io import load_recipe
 from embedkit.data.datasets.holdout import connected, split
 from embedkit.data.datasets.row_table import facts_of, table_of
 from embedkit.errors import DataError, RecipeError
 from embedkit.formats import load
-from embedkit.recipe_io import load_recipe
 from embedkit.training import plan, setup, train
 from embedkit.training.evaluation.holdout import recall_at_1
 from tests.helpers import image_data

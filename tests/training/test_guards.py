@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from embedkit import objectives
+from embedkit.config.recipe import TrainConfig
 from embedkit.errors import NonFiniteError
 from embedkit.objectives.base import ObjectiveBatch
-from embedkit.recipe import TrainConfig
 from embedkit.training.loop import loop as run_module
 from embedkit.training.loop.step import Latest, TrainStep
 from embedkit.training.monitor.guards import GuardError, Guards, Negatives, mean_cosines, scales_at_bound

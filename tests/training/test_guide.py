@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from embedkit.config.recipe import GuideConfig
 from embedkit.errors import RecipeError
-from embedkit.recipe import GuideConfig
 from embedkit.training import train
 from embedkit.training.loop.cache import Chunking
 from embedkit.training.loop.guide import Guide

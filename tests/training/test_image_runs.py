@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from embedkit.config.recipe_io import load_recipe
 from embedkit.errors import DataError
-from embedkit.recipe_io import load_recipe
 from embedkit.training import train
 from embedkit.training.monitor.log import Progress
 from tests.helpers import image_data
@@ -173,8 +173,8 @@ def test_locked_vectors_are_computed_once_and_kept(sources: dict[str, Any], tmp_
 def test_the_pull_holds_weights_back_and_the_mean_lies_between(sources: dict[str, Any], tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
+    from embedkit.config.recipe import ModelConfig
     from embedkit.factory import build
-    from embedkit.recipe import ModelConfig
 
     def distance(output: Path) -> float:
         weights = runs.checkpoint(output, 6)
@@ -205,7 +205,7 @@ def test_the_best_checkpoint_is_chosen_by_retrieval(tmp_path: Path) -> None:
 
 def test_validate_full_counts_what_training_would_skip(sources: dict[str, Any], tmp_path: Path) -> None:
     from embedkit.cli.app import main
-    from embedkit.recipe_io import dump_recipe
+    from embedkit.config.recipe_io import dump_recipe
 
     given = _recipe(sources["tar"])
     path = tmp_path / "recipe.yaml"

@@ -10,9 +10,9 @@ from types import ModuleType
 
 import pytest
 
-from embedkit.disk import FolderLock
+from embedkit.config.recipe_io import load_recipe
 from embedkit.errors import CheckpointError, RecipeError, UserError
-from embedkit.recipe_io import load_recipe
+from embedkit.system.disk import FolderLock
 from embedkit.training import setup
 from embedkit.training.monitor.log import NotebookProgress, RichProgress, default_progress
 from tests.training import runs

@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 from embedkit import __version__
+from embedkit.config.recipe import OLD_KEYS
+from embedkit.config.recipe_io import load_recipe, new_key
+from embedkit.config.resources import recipe_names
 from embedkit.errors import RecipeError
-from embedkit.recipe import OLD_KEYS
-from embedkit.recipe_io import load_recipe, new_key
-from embedkit.resources import recipe_names
 from embedkit.training import train
 from embedkit.training.state.checkpoint import seal
 from tests.training import runs

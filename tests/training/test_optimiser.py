@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from embedkit import objectives
+from embedkit.config.recipe import TrainConfig
 from embedkit.errors import RecipeError
 from embedkit.factory import build
 from embedkit.methods.pairs import Pairs
-from embedkit.recipe import TrainConfig
 from embedkit.training.loop.step import Bundle
 from embedkit.training.optim.optimizer import Optimiser, ParameterGroup, RunningMean, assign_groups, schedule_factor
 from tests.training import common, runs

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from embedkit import objectives
+from embedkit.config.recipe_io import load_recipe
 from embedkit.errors import RecipeError, UserError
 from embedkit.factory import build
 from embedkit.objectives.base import ObjectiveBatch
-from embedkit.recipe_io import load_recipe
 from embedkit.training import plan, setup
 from embedkit.training.loop.batches import StepBatch, prepare
 from embedkit.training.planning import Plan

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 import embedkit
 from embedkit import training
+from embedkit.config.recipe import Recipe
+from embedkit.config.recipe_io import check_recipe, dump_recipe, load_recipe, parse_yaml, read_yaml
+from embedkit.config.resources import recipe_names, recipe_path
 from embedkit.errors import RecipeError
-from embedkit.recipe import Recipe
-from embedkit.recipe_io import check_recipe, dump_recipe, load_recipe, parse_yaml, read_yaml
-from embedkit.resources import recipe_names, recipe_path
 from tests.training import runs
 
 BASE: dict[str, Any] = {

@@ -16,11 +16,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from embedkit.data.sources import builtin
+from embedkit.config.recipe_io import dump_recipe, load_recipe
+from embedkit.data.builtin import sentences as builtin
 from embedkit.errors import NonFiniteError, RecipeError, UserError
 from embedkit.evaluation import evaluate
 from embedkit.formats import load
-from embedkit.recipe_io import dump_recipe, load_recipe
 from embedkit.training.loop import build as building
 from embedkit.training.loop import loop as looping
 from embedkit.training.loop.build import Run

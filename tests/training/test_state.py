@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import nn
 
+from embedkit.config.recipe import Recipe, TrainConfig
+from embedkit.config.recipe_io import dump_recipe, load_recipe
 from embedkit.errors import CheckpointError
-from embedkit.recipe import Recipe, TrainConfig
-from embedkit.recipe_io import dump_recipe, load_recipe
 from embedkit.training.loop.step import Bundle
 from embedkit.training.optim.optimizer import Optimiser, RunningMean, assign_groups
 from embedkit.training.optim.precision import LossScale

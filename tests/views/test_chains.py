@@ -181,7 +181,7 @@ def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from transformers import BertConfig, BertForMaskedLM
 
-    from embedkit.data.sources.builtin import tokenizer
+    from embedkit.data.builtin.sentences import tokenizer
 
     folder = tmp_path_factory.mktemp("mlm")
     words = tokenizer()
@@ -208,7 +208,7 @@ def test_candidates_are_those_that_the_model_scores_highest(language_model: Path
     import torch
     from transformers import AutoModelForMaskedLM
 
-    from embedkit.data.sources.builtin import tokenizer
+    from embedkit.data.builtin.sentences import tokenizer
 
     words = tokenizer()
     reader = AutoModelForMaskedLM.from_pretrained(language_model).eval()
@@ -224,7 +224,7 @@ def test_candidates_are_those_that_the_model_scores_highest(language_model: Path
 
 
 def test_whole_words_are_words() -> None:
-    from embedkit.data.sources.builtin import tokenizer
+    from embedkit.data.builtin.sentences import tokenizer
 
     words = tokenizer()
     chosen = whole_words(words)

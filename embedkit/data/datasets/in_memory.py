@@ -23,7 +23,7 @@ from embedkit.data.sources.data_source import Source
 from embedkit.errors import DataError
 
 if TYPE_CHECKING:
-    from embedkit.recipe import DataConfig
+    from embedkit.config.recipe import DataConfig
 from embedkit.data.datasets.base import RowBatch, TrainingRows, source_summary
 
 

@@ -11,8 +11,8 @@ from embedkit.data.sources.data_source import Source
 from embedkit.errors import RecipeError
 
 if TYPE_CHECKING:
+    from embedkit.config.recipe import DataConfig
     from embedkit.data.schema.contract import Contract
-    from embedkit.recipe import DataConfig
 from embedkit.data.datasets.base import TrainingRows
 from embedkit.data.datasets.in_memory import HeldRows
 from embedkit.data.datasets.sharded import LaneRows, only_shards

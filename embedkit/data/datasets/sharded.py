@@ -27,7 +27,7 @@ from embedkit.data.sources.registry import readers
 from embedkit.errors import RecipeError
 
 if TYPE_CHECKING:
-    from embedkit.recipe import DataConfig
+    from embedkit.config.recipe import DataConfig
 
 _SHIFT = 32  # ids: number of the shard above, number of the sample within it below
 _DEALING, _SHARDS, _WINDOWS = 11, 12, 13  # streams of random numbers

@@ -26,7 +26,7 @@ from embedkit.data.sources.data_source import Source
 from embedkit.errors import DataError
 
 if TYPE_CHECKING:
-    from embedkit.recipe import DataConfig
+    from embedkit.config.recipe import DataConfig
 
 _SOURCE_SHIFT = 44  # ids: source number above, row number within the source below
 Numbered = tuple[int, Row]

@@ -35,7 +35,7 @@ from embedkit.data.sources.sources import find_parts
 from embedkit.errors import DataError, nearest
 
 if TYPE_CHECKING:
-    from embedkit.recipe import DataConfig, SourceConfig
+    from embedkit.config.recipe import DataConfig, SourceConfig
 
 HEAD = 100
 """Rows of each source that are checked before anything is read in full."""

@@ -47,7 +47,7 @@ def find_parts(
     Parameters
     ----------
     path, format, name, split, revision, file
-        The keys of `embedkit.recipe.SourceConfig`.
+        The keys of `embedkit.config.recipe.SourceConfig`.
     base_dir : Path, optional
         Where relative paths start.
     options : mapping
@@ -252,7 +252,7 @@ def _looks_like_hub_id(path: str, base_dir: Path | None) -> bool:
 
 def _builtin(name: str) -> Part:
     def records() -> Iterator[Record]:
-        from embedkit.data.sources import builtin
+        from embedkit.data.builtin import sentences as builtin
 
         yield from enumerate((dict(row) for row in builtin.rows(name)), 1)
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from embedkit.disk import write_durably
 from embedkit.errors import UserError
 from embedkit.evaluation.core.stats import Array
+from embedkit.system.disk import write_durably
 
 KEY_BYTES = 16
 

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from embedkit.config.recipe_io import read_yaml
+from embedkit.config.resources import suite_names, suite_path
 from embedkit.errors import UserError, nearest
-from embedkit.recipe_io import read_yaml
-from embedkit.resources import suite_names, suite_path
 
 
 class _Strict(BaseModel):

@@ -281,8 +281,8 @@ def _rows_of(table: Table, names_in_file: str | Sequence[str], split: str) -> Ta
 
 
 def _builtin(name: str) -> Table:
-    """A set of `embedkit.data.sources.builtin`."""
-    from embedkit.data.sources import builtin
+    """A set of `embedkit.data.builtin.sentences`."""
+    from embedkit.data.builtin import sentences as builtin
 
     rows = list(builtin.rows(name))
     columns = {key: [row[key] for row in rows] for key in rows[0]}

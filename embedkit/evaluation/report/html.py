@@ -20,7 +20,7 @@ from embedkit.evaluation.report.charts import COLOURS, PARTS, Bar, bars, colour,
 from embedkit.evaluation.report.comparison import Comparison, compare_reports
 from embedkit.evaluation.report.rendering import render, shortened, without_folders
 from embedkit.evaluation.report.report import Report, write_text
-from embedkit.log_file import read_log
+from embedkit.system.log_file import read_log
 
 _HALVES = ("gold score in the lower half", "gold score in the upper half")
 Content = dict[str, Any]

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from embedkit.disk import write_durably
 from embedkit.errors import DataError
 from embedkit.evaluation.core.stats import STATISTICS, Samples
 from embedkit.evaluation.core.task import TaskResult
 from embedkit.evaluation.report.rendering import render
+from embedkit.system.disk import write_durably
 
 FORMAT = 1
 

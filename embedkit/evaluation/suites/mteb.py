@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from embedkit.config.resources import suite_names
 from embedkit.errors import UserError
 from embedkit.evaluation.core.suites import load_suite
 from embedkit.evaluation.core.task import TASKS
 from embedkit.evaluation.mteb.names import mteb_names, mteb_task_name, official_tasks
 from embedkit.evaluation.suites.kinds import SUITES, Suite, SuiteKind, SuiteOptions
 from embedkit.evaluation.suites.own import resolve
-from embedkit.resources import suite_names
 
 if TYPE_CHECKING:
     from embedkit.evaluation.mteb.adapter import MtebSuite

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from embedkit.config.resources import suite_names
 from embedkit.errors import UserError
 from embedkit.evaluation.core.suites import SuiteConfig, load_suite
 from embedkit.evaluation.core.task import TASKS
 from embedkit.evaluation.datasets.beir import is_collection
 from embedkit.evaluation.datasets.look import Data, is_object, look, name_of
 from embedkit.evaluation.datasets.tables import find_file
-from embedkit.resources import suite_names
 
 DEFAULT = "sts"
 """The suite of a call that names neither a suite nor data."""

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedkit.data.schema.roles import IMAGE_NAMES
-from embedkit.disk import FolderLock, write_durably, writing
 from embedkit.errors import DataError, UserError
-from embedkit.processes import join
+from embedkit.system.disk import FolderLock, write_durably, writing
+from embedkit.system.processes import join
 
 if TYPE_CHECKING:
     from embedkit.models.base import Model, Progress

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from embedkit.config.recipe import LoraConfig
 from embedkit.errors import MissingExtraError, ModelError
 from embedkit.models.modules.fused_lora import add_fused_lora, is_updated
-from embedkit.recipe import LoraConfig
 
 
 def add_lora(model: Any, config: LoraConfig) -> None:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from embedkit.config.recipe import LoraConfig
 from embedkit.errors import ModelError
-from embedkit.recipe import LoraConfig
 
 
 class LowRank(nn.Module):

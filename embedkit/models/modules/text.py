@@ -140,7 +140,7 @@ class TextEncoder(Model):
         self, pooling: str | None = None, default_prompt: str | None = None, template_bias: bool | None = None,
         heads: int | None = None,
     ) -> TextEncoder:  # fmt: skip
-        """The same encoder, its weights shared, giving other vectors: see `embedkit.recipe.VectorsConfig`.
+        """The same encoder, its weights shared, giving other vectors: see `embedkit.config.recipe.VectorsConfig`.
 
         Raises
         ------

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from embedkit.data import TrainingRows
-from embedkit.disk import write_durably
 from embedkit.errors import EmbedkitError
 from embedkit.methods.base import Method
+from embedkit.system.disk import write_durably
 from embedkit.training.monitor.callbacks import Callbacks
 from embedkit.training.monitor.log import Progress, RunLog
 

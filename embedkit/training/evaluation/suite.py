@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from embedkit.config.recipe import Recipe
 from embedkit.evaluation.report.card import keep_report
-from embedkit.recipe import Recipe
 from embedkit.training.loop.cache import RandomState
 from embedkit.training.loop.schedule import Schedule
 from embedkit.training.monitor.callbacks import Callbacks

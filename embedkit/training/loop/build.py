@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from embedkit.config.recipe import Recipe
+from embedkit.config.recipe_io import dump_recipe
 from embedkit.data import TrainingRows
-from embedkit.disk import FolderLock, write_durably
 from embedkit.errors import CheckpointError, RecipeError
 from embedkit.methods.base import Method
-from embedkit.recipe import Recipe
-from embedkit.recipe_io import dump_recipe
+from embedkit.system.disk import FolderLock, write_durably
 from embedkit.training import setup
 from embedkit.training.evaluation.holdout import HeldOut
 from embedkit.training.evaluation.suite import Evaluator, Weights, by_chosen_vectors

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from embedkit.recipe import GuideConfig
+from embedkit.config.recipe import GuideConfig
 from embedkit.training.loop.cache import Chunking
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ import torch
 
 from embedkit.data.images.decoding import Decoding, checked, decode_batches, without_bad
 from embedkit.data.schema.rows import BadRow, Row
-from embedkit.disk import disk_error, write_durably
 from embedkit.errors import CheckpointError
+from embedkit.system.disk import disk_error, write_durably
 from embedkit.training.state.checkpoint import seal, verify
 from embedkit.views.image import ImageInput, prepare_images
 

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from embedkit.disk import write_durably
+from embedkit.config.recipe import Recipe
+from embedkit.config.recipe_io import load_recipe
 from embedkit.evaluation.report.card import card_of_run
-from embedkit.recipe import Recipe
-from embedkit.recipe_io import load_recipe
+from embedkit.system.disk import write_durably
 from embedkit.training import setup
 from embedkit.training.loop.build import Run, check_folder, open_inputs, opened
 from embedkit.training.loop.cache import RandomState
@@ -71,7 +71,7 @@ def train(
     Parameters
     ----------
     recipe, overrides, smoke
-        As in `embedkit.recipe_io.load_recipe`.
+        As in `embedkit.config.recipe_io.load_recipe`.
     resume : bool
         Resume from the latest complete checkpoint in the output folder; start anew when there is none.
     output : str or Path, optional

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from embedkit.recipe import EvaluationConfig, TrainConfig
+from embedkit.config.recipe import EvaluationConfig, TrainConfig
 from embedkit.training.state.state import RunState
 
 _STREAM_STEPS = 1000  # a kill loses no more than these, whatever the length of the run
@@ -25,7 +25,7 @@ class Schedule:
 
     Examples
     --------
-    >>> from embedkit.recipe import TrainConfig
+    >>> from embedkit.config.recipe import TrainConfig
     >>> schedule = Schedule(TrainConfig(max_steps=25, log_every=10), None, total=25, steps_per_epoch=5)
     >>> [step for step in range(1, 26) if schedule.logs(step)]
     [1, 10, 20, 25]

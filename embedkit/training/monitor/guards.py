@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from embedkit.config.recipe import TrainConfig
 from embedkit.errors import UserError
 from embedkit.objectives.base import Objective, ObjectiveBatch
 from embedkit.objectives.kernel import TableObjective
 from embedkit.objectives.parts.scales import Learnable
-from embedkit.recipe import TrainConfig
 from embedkit.training.loop.step import Latest
 from embedkit.training.parallel.distributed import World
 

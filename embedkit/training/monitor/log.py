@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from embedkit.disk import disk_reason, write_durably
-from embedkit.notebook import NotebookBar, in_notebook
+from embedkit.system.disk import disk_reason, write_durably
+from embedkit.system.notebook import NotebookBar, in_notebook
 from embedkit.training.loop.batches import StepBatch
 from embedkit.training.loop.step import StepResult
 from embedkit.training.parallel.distributed import World

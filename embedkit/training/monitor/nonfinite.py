@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from embedkit.disk import write_durably
 from embedkit.errors import DiskError, NonFiniteError
+from embedkit.system.disk import write_durably
 from embedkit.training.loop.batches import StepBatch
 from embedkit.training.loop.step import TrainStep
 from embedkit.training.parallel.distributed import World

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from embedkit.config.recipe import GroupConfig, TrainConfig
 from embedkit.errors import RecipeError
-from embedkit.recipe import GroupConfig, TrainConfig
 from embedkit.training.optim.layer_decay import layer_factors
 
 

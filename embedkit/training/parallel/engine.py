@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from embedkit.config.recipe import Recipe
 from embedkit.errors import RecipeError
-from embedkit.processes import join
-from embedkit.recipe import Recipe
+from embedkit.system.processes import join
 from embedkit.training.loop.step import Bundle
 from embedkit.training.parallel.distributed import World
 from embedkit.training.parallel.memory import keep_freed_memory

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from embedkit.disk import disk_error, sync_folder, write_durably
 from embedkit.errors import CheckpointError
+from embedkit.system.disk import disk_error, sync_folder, write_durably
 
 MANIFEST = "complete.json"
 _FOLDER = "step-{:08d}"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from embedkit.disk import disk_error, write_durably
 from embedkit.errors import CheckpointError
+from embedkit.system.disk import disk_error, write_durably
 
 if TYPE_CHECKING:
     from embedkit.data import TrainingRows

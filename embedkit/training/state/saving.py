@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from embedkit.config.recipe import Recipe
 from embedkit.data import TrainingRows
-from embedkit.recipe import Recipe
 from embedkit.training.monitor.callbacks import Callbacks
 from embedkit.training.monitor.nonfinite import FiniteGuard
 from embedkit.training.parallel.distributed import World

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from embedkit import __version__
+from embedkit.config.recipe import Recipe
+from embedkit.config.recipe_io import check_recipe, dump_recipe, parse_yaml
 from embedkit.errors import CheckpointError, RecipeError
-from embedkit.recipe import Recipe
-from embedkit.recipe_io import check_recipe, dump_recipe, parse_yaml
 from embedkit.training.loop.batches import StepBatch
 from embedkit.training.loop.cache import RandomState
 from embedkit.training.loop.step import Bundle

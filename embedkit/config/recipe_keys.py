@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from embedkit.config.peer_names import ours
+from embedkit.config.recipe import Part, Recipe
+from embedkit.config.rules import must, rule
 from embedkit.errors import NEAREST, listed, nearest
-from embedkit.recipe import Part, Recipe
-from embedkit.words.peer_names import ours
-from embedkit.words.rules import must, rule
 
 _BRANCH = re.compile(r"function-.*|(list|dict|literal|constrained-int)\[.*|int|str")  # parts of a union, by pydantic
 

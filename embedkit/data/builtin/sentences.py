@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from embedkit.data.sources.builtin_words import FILLERS, SLOTS
+from embedkit.data.builtin.words import FILLERS, SLOTS
 from embedkit.errors import DataError, nearest
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
         concept of the scene among zeros for all others), ``inference-train`` (anchor, positive, and as label 0 when
         they tell one scene, 1 when they differ in one slot, 2 in three), ``graded-train``, ``graded-dev``,
         ``graded-test`` (sentence1, sentence2, score from 0 to 5), or ``shapes-train``, ``shapes-dev``, ``shapes-test``
-        (image, captions, label, label_name; see `embedkit.data.sources.builtin_shapes`).
+        (image, captions, label, label_name; see `embedkit.data.builtin.shapes`).
 
     Raises
     ------
@@ -125,7 +125,7 @@ def tokenizer(shapes: bool = False) -> PreTrainedTokenizerFast:
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    from embedkit.data.sources import builtin_shapes
+    from embedkit.data.builtin import shapes as builtin_shapes
 
     more = sorted(builtin_shapes.words() - set(vocabulary())) if shapes else []
     ids = {word: number for number, word in enumerate([*vocabulary(), *more])}
@@ -237,7 +237,7 @@ def _inference(draws: _Draws, split: str) -> dict[str, Any]:
 
 def _shapes(draws: _Draws, chosen: _Set) -> Iterator[dict[str, Any]]:
     """Pictures; in dev and test no two have the same features."""
-    from embedkit.data.sources import builtin_shapes
+    from embedkit.data.builtin import shapes as builtin_shapes
 
     seen: set[Scene] = set()
     left = chosen.size

@@ -1,7 +1,7 @@
 """The typed configuration of a run: one recipe says everything that decides what comes out.
 
-A recipe is read from YAML by `embedkit.recipe_io`, checked here before anything heavy is loaded, and written beside
-every checkpoint and model. Unknown keys are refused. No setting comes from an environment variable.
+A recipe is read from YAML by `embedkit.config.recipe_io`, checked here before anything heavy is loaded, and written
+beside every checkpoint and model. Unknown keys are refused. No setting comes from an environment variable.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from pydantic import (
     PrivateAttr,
     model_validator,
 )
+
+from embedkit.registry import services
 
 
 class Settings(BaseModel):
@@ -43,9 +45,8 @@ def _at_path(value: Any) -> Any:
 
 def _format(value: str) -> str:
     """A data format by its name in the registry."""
-    from embedkit.data.sources.registry import check_format
-
-    return check_format(value)
+    name: str = services["check_format"](value)
+    return name
 
 
 class Part(BaseModel):

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
+from embedkit.config.rules import must
 from embedkit.errors import RecipeError, nearest
-from embedkit.words.rules import must
 
 
 def _with_slot(template: str) -> str:

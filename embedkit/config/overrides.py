@@ -1,7 +1,7 @@
 """Settings that win over a recipe: words of the command line (``train.lr=1e-5``, a file), or keyword arguments.
 
 A short name stands for the one setting that has it (``lr`` for ``train.lr``), and so does what other trainers call it
-(``learning_rate``, `embedkit.words.peer_names`); each such reading is a note of the recipe. A text in the place of the
+(``learning_rate``, `embedkit.config.peer_names`); each such reading is a note of the recipe. A text in the place of the
 data is a path, in the place of the model its name.
 """
 
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+from embedkit.config.peer_names import ANSWERS, FLAGS, PARTS, SETTINGS, plain
+from embedkit.config.recipe_keys import nearest_key, recipe_keys, short_keys
 from embedkit.errors import COMMAND_LINE, RecipeError, listed
-from embedkit.words.peer_names import ANSWERS, FLAGS, PARTS, SETTINGS, plain
-from embedkit.words.recipe_keys import nearest_key, recipe_keys, short_keys
 
 ARGUMENTS = "in the arguments"
 _SOURCES = "data.train"

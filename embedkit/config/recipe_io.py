@@ -16,10 +16,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from embedkit.config.overrides import ARGUMENTS, assign, copied, from_mapping, parse_words
+from embedkit.config.recipe import OLD_KEYS, Origin, Recipe
+from embedkit.config.recipe_keys import wrong_key_or_value
 from embedkit.errors import COMMAND_LINE, RecipeError, nearest, without_secrets
-from embedkit.recipe import OLD_KEYS, Origin, Recipe
-from embedkit.words.overrides import ARGUMENTS, assign, copied, from_mapping, parse_words
-from embedkit.words.recipe_keys import wrong_key_or_value
 
 _LARGEST_FILE = 1_000_000  # bytes; a recipe is a page of text
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -173,7 +173,7 @@ def grouped_recipes() -> list[tuple[str, Recipe]]:
     >>> {recipe.name: group for group, recipe in grouped_recipes()}["pairs"]
     'own-data'
     """
-    from embedkit.resources import recipe_names
+    from embedkit.config.resources import recipe_names
 
     grouped = []
     for name in recipe_names():
@@ -365,12 +365,12 @@ def _contents(source: str | Path | Mapping[str, Any] | Recipe) -> list[_Layer]:
         return [_layer(copied(source), "recipe", own=True)]
     path = Path(source)
     if path.suffix not in (".yaml", ".yml"):
-        from embedkit.resources import recipe_path
+        from embedkit.config.resources import recipe_path
 
         path = recipe_path(str(source))
     layers: dict[Path, dict[str, Any]] = {}
     _read_layers(path, (), layers)
-    from embedkit.resources import is_shipped
+    from embedkit.config.resources import is_shipped
 
     return [_layer(data, str(file), own=not is_shipped(file)) for file, data in layers.items()]
 
@@ -392,7 +392,7 @@ def _read_layers(path: Path, above: tuple[Path, ...], layers: dict[Path, dict[st
 
 def _extended_file(base: Any, path: Path) -> Path:
     """The file of one entry of ``extends`` in `path`: beside it, or else shipped with the package."""
-    from embedkit.resources import recipe_path
+    from embedkit.config.resources import recipe_path
 
     if not isinstance(base, str) or Path(base).is_absolute() or not Path(base).name or ".." in Path(base).parts:
         raise RecipeError(

@@ -5,7 +5,7 @@ and lightly. They are compared without case, ``-``, ``_`` and ``.``.
 
 Examples
 --------
->>> from embedkit.words.peer_names import ours
+>>> from embedkit.config.peer_names import ours
 >>> ours("per_device_train_batch_size"), ours("MultipleNegativesRankingLoss"), ours("no such name")
 (('train.batch_size',), ('infonce',), ())
 """

@@ -1,7 +1,7 @@
 """The words of the built-in grammar: per slot a list of concepts, per concept its wordings.
 
 The wordings of one concept stand in a row from which training shows neighbours only (see
-`embedkit.data.sources.builtin`). An action is ``active|passive``: "buys|bought".
+`embedkit.data.builtin.sentences`). An action is ``active|passive``: "buys|bought".
 """
 
 from __future__ import annotations

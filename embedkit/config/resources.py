@@ -10,7 +10,7 @@ from pathlib import Path
 
 from embedkit.errors import RecipeError, UserError, nearest
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def _folder(name: str) -> Path:

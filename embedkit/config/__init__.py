@@ -1,0 +1,1 @@
+"""The typed recipe of a run: its schema, reading and checking, and the names that other trainers use."""

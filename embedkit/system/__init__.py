@@ -1,0 +1,1 @@
+"""Disk, processes, notebooks: what all rooms need of the machine."""
