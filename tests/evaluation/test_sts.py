@@ -320,7 +320,7 @@ def test_missing_folders_and_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no file for task 'sts12'"):
         open_suite("sts", tmp_path)
     (tmp_path / "stsb.tsv.gz").write_bytes(gzip.compress(b"score\tsentence1")[:-8])
-    with pytest.raises(DataError, match="cut gzip data"):
+    with pytest.raises(DataError, match="cut compressed data"):
         open_suite("sts", tmp_path, ["stsb"])
 
 
