@@ -93,7 +93,7 @@ def test_using_refuses_what_is_no_model(
 ) -> None:
     recipe(tmp_path, "t.txt", "a sentence\n")
     more = {
-        "eval": ["--data", str(tmp_path / "data")],
+        "eval": ["--suite", "builtin-sts"],
         "encode": ["--input", str(tmp_path / "data" / "t.txt"), "--output", str(tmp_path / "v.npy")],
         "export": [str(tmp_path / "out")],
     }
