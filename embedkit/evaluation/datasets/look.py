@@ -11,8 +11,8 @@ from typing import Any
 from embedkit.data.schema.roles import IMAGE_NAMES, named_role
 from embedkit.data.schema.rows import BadRow
 from embedkit.data.sources import objects
-from embedkit.data.sources.layouts.splits import split_of_stem
 from embedkit.data.sources.registry import format_of, readers, stem, table_endings
+from embedkit.data.sources.splits import split_of_stem
 from embedkit.errors import DataError
 from embedkit.evaluation.core.suites import NAME_PATTERN
 from embedkit.evaluation.datasets.beir import is_collection

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from embedkit.data.sources.layouts.splits import split_name
+from embedkit.data.sources.splits import split_name
 
 
 def same_split(name: str) -> str:
