@@ -100,9 +100,9 @@ def model_section(options: argparse.Namespace) -> dict[str, Any]:
 
 def their_model(model: Any) -> Any:
     """open_clip's model with embedkit's weights."""
-    from embedkit.formats.open_clip.folder import open_clip_text_cfg
     from open_clip.model import CLIP
 
+    from embedkit.formats.open_clip.text_config import open_clip_text_cfg
     from embedkit.formats.open_clip.writer import text_parts, vision_parts
 
     text_cfg, quick = open_clip_text_cfg(model.text)

@@ -74,9 +74,9 @@ def make(
 
 def theirs(model: DualEncoder, scale: float, bias: float | None) -> Any:
     """open_clip's model with the same weights."""
-    from embedkit.formats.open_clip.folder import open_clip_text_cfg
     from open_clip.model import CLIP
 
+    from embedkit.formats.open_clip.text_config import open_clip_text_cfg
     from embedkit.formats.open_clip.writer import text_parts, vision_parts
 
     cfg, quick = open_clip_text_cfg(model.text)
