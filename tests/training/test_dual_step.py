@@ -203,7 +203,7 @@ def test_towers_are_frozen_and_slowed_by_pattern() -> None:
         GroupConfig(pattern="model.text.*", frozen=True),
         GroupConfig(pattern="model.image.*", lr=1e-3, layer_decay=0.5),
     ]
-    config = TrainConfig(max_steps=1, lr=1e-2, groups=groups, clip=None, weight_decay=0.1)
+    config = TrainConfig(max_steps=1, lr=1e-2, groups=groups, max_grad_norm=None, weight_decay=0.1)
     before = {n: p.detach().clone() for n, p in step.bundle.named_parameters()}
     found = assign_groups(step.bundle, config, frozenset({"objective.scale.log_scale"}))
     rates = {name: group.lr for group in found for name in group.names}

@@ -226,10 +226,10 @@ def test_a_plan_says_how_often_a_stream_is_saved_and_evaluated(tmp_path: Path) -
         ({"evaluation": {"suite": "st"}}, "no evaluation suite named 'st'"),
         ({"evaluation": {"suite": "sts", "tasks": ["stsb", "stx"]}}, "'stx'"),
         ({"evaluation": {"suite": "sts", "split": "half"}}, "split"),
-        ({"method": "pair"}, "did you mean 'pairs'?"),
+        ({"method": "pair"}, "did you mean 'pairs'"),
         ({"method": {"name": "pairs", "promts": {}}}, "unknown setting 'promts'; did you mean 'prompts'?"),
-        ({"objective": "infonc"}, "did you mean 'infonce'?"),
-        ({"objective": {"name": "infonce", "temprature": 1}}, "did you mean 'temperature'?"),
+        ({"objective": "infonc"}, "did you mean 'infonce'"),
+        ({"objective": {"name": "infonce", "temprature": 1}}, "did you mean 'temperature'"),
         ({"objective": {"name": "infonce", "temperature": -1}}, "temperature"),
         ({"objective": "cosent", "method": "simcse-unsup"}, "objective 'cosent' needs score"),
     ],
@@ -238,12 +238,12 @@ def test_a_plan_says_how_often_a_stream_is_saved_and_evaluated(tmp_path: Path) -
 def test_wrong_names_are_refused_before_data_and_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], what: str, start: Any
 ) -> None:
-    from embedkit import data, models
+    from embedkit import data, factory
 
     def not_yet(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError("opened before the recipe was checked")
 
-    monkeypatch.setattr(models, "build", not_yet)
+    monkeypatch.setattr(factory, "build", not_yet)
     monkeypatch.setattr(data, "open_training", not_yet)
     recipe = load_recipe(runs.recipe(**changes))
     with pytest.raises(UserError) as caught:
@@ -255,9 +255,9 @@ def test_wrong_names_are_refused_before_data_and_model(
 def test_an_objective_without_its_rows_is_refused_before_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from embedkit import models
+    from embedkit import factory
 
-    monkeypatch.setattr(models, "build", None)
+    monkeypatch.setattr(factory, "build", None)
     write_rows(tmp_path / "rows.jsonl", 0)
     with pytest.raises(UserError, match="score"):
         plan(made(tmp_path / "rows.jsonl", "cosent"))
