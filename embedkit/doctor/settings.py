@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from embedkit.doctor.finding import Finding
+from embedkit.errors import ModelError
 
 _MODEL = ("pooling", "max_length", "normalize", "prompts", "default_prompt")
 
@@ -39,7 +40,12 @@ def examine_folder(folder: Path, model: Any) -> Iterator[Finding]:
     if (folder / OWN_FILE).is_file():
         own = read_json(folder / OWN_FILE)
         yield from _changed(own, model)
-        yield from differences(own.get("spec") or {}, beside(folder), "modules.json and its files", OWN_FILE)
+        try:
+            yield from differences(own.get("spec") or {}, beside(folder), "modules.json and its files", OWN_FILE)
+        except ModelError as error:
+            yield Finding(
+                "the files for sentence-transformers contradict each other", error.line(), "save the model again"
+            )
         recipe = (own.get("recipe") or {}).get("model") or {}
         asked = {name: value for name, value in recipe.items() if name != "max_length"}
         yield from differences(own.get("spec") or {}, asked, "the recipe in the folder", OWN_FILE)

@@ -31,7 +31,7 @@ def permissions(config: ModelConfig | ImageTowerConfig) -> dict[str, Any]:
     >>> permissions(ModelConfig(name="m", allow_pickle=True))
     {'trust_remote_code': False, 'allow_pickle': True}
     """
-    code = False if isinstance(config, ImageTowerConfig) else config.trust_remote_code
+    code = getattr(config, "trust_remote_code", False)  # an image tower has no code of its own
     return {"trust_remote_code": code, "allow_pickle": config.allow_pickle}
 
 

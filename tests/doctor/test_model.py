@@ -64,7 +64,8 @@ FILES: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "length": ("sentence_bert_config.json", lambda v: v.update(max_seq_length=9), "files has another max length"),
     "normalize": ("modules.json", lambda v: [m for m in v if "Normalize" not in m["type"]], "another normalize"),
     "prompt": (
-        "config_sentence_transformers.json", lambda v: v.update(default_prompt_name="other"), "another default prompt",
+        "config_sentence_transformers.json", lambda v: v.update(default_prompt_name="other"),
+        "sentence-transformers contradict each other",
     ),
     "recipe": ("embedkit.json", lambda v: v["recipe"]["model"].update(pooling="max"), "recipe in the folder has"),
     "hash": ("embedkit.json", lambda v: v.update(hash="0123456789abcdef"), "has changed since it was written"),

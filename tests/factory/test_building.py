@@ -158,3 +158,9 @@ def test_other_vectors_share_the_weights_and_leave_the_model_alone(tokenizer: st
     assert [layer.train_only for layer in model.layers] == [False, True, True]
     assert (model.pooling, len(model.layers)) == ("cls", 3)
     np.testing.assert_array_equal(model.encode(tiny.SENTENCES, normalize=False), before)
+
+
+def test_a_default_prompt_must_be_one_of_the_folder_or_the_recipe(tmp_path: Path) -> None:
+    tiny.model_folder(tmp_path / "m", prompts={"a": "the "})
+    with pytest.raises(ModelError, match="default_prompt"):
+        build(ModelConfig(name=str(tmp_path / "m"), default_prompt="query"))

@@ -264,9 +264,7 @@ def test_wrong_vectors_are_not_certified(tmp_path: Path, monkeypatch: pytest.Mon
         (lambda f: (f / "open_clip_model.safetensors").unlink(), ModelError, "has no open_clip_model.safetensors"),
         (lambda f: (f / "open_clip_config.json").write_text("{}"), ModelError, "has no model_cfg"),
         (lambda f: _edit(f, vision_cfg={**dual.VIT, "layers": 3}), ModelError, "the weights do not fit"),
-        (lambda f: _edit(f, multimodal_cfg={"width": 3}), ModelError, "CoCa"),
-        (lambda f: _text(f, qk_norm=True), ModelError, "qk_norm = True"),
-        (lambda f: _text(f, pool_type="first"), ModelError, "neither CLIP's nor SigLIP's"),
+        (lambda f: _text(f, qk_norm=True), ModelError, "the weights do not fit"),
         (lambda f: _to_pickle(f), UnsafeFileError, "pickle"),
     ],
 )  # fmt: skip

@@ -54,7 +54,9 @@ def place_on_base(plan: FolderPlan, folder: Path) -> None:
         )  # fmt: skip
     if not (folder / WEIGHTS).is_file():
         raise UnsafeFileError(
-            f"the adapter has no {WEIGHTS}", where=str(folder), remedy="save it with safe_serialization=True"
+            f"the adapter has no {WEIGHTS}",
+            where=str(folder),
+            remedy="save it as safetensors, which peft does when it is not told otherwise",
         )
     plan.adapter, plan.weights = folder, base_of(folder, str(settings.get("base_model_name_or_path") or ""))
     plan.tokenizer = folder if has_tokenizer(folder) else plan.weights

@@ -65,7 +65,7 @@ def assign_groups(
         if rule.pattern not in matched:
             raise RecipeError(
                 f"pattern {rule.pattern!r} matches no parameter", where="train.groups",
-                remedy="`embedkit plan` lists the names; patterns are shell style, e.g. model.encoder.layer.0.*",
+                remedy="`embedkit plan` lists the names; patterns are shell style, as in '*.layer.0.*'",
             )  # fmt: skip
     if not groups:
         raise RecipeError("every parameter is frozen", where="train.groups", remedy="leave something to train")
