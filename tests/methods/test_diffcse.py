@@ -15,10 +15,11 @@ from embedkit.config.recipe_io import load_recipe
 from embedkit.errors import ModelError, RecipeError, UserError
 from embedkit.evaluation import evaluate
 from embedkit.formats import load
+from embedkit.formats.transformers.masked_head import masked_head
 from embedkit.methods.common.parts import generator
 from embedkit.methods.diffcse import DiffCSE
 from embedkit.models.inputs.inputs import Inputs
-from embedkit.models.modules.masked import MaskedHead, MaskedModel, hide_tokens, in_plan_order
+from embedkit.models.modules.masked import MaskedModel, hide_tokens, in_plan_order
 from embedkit.training import train
 from tests.helpers import tiny
 from tests.methods import toys
@@ -106,7 +107,7 @@ def test_the_generator_is_frozen_and_in_no_checkpoint() -> None:
 
 def test_on_paper_words_are_drawn_from_the_generator() -> None:
     model = toys.encoder()
-    frozen = MaskedModel(model, MaskedHead.of(model).double())
+    frozen = MaskedModel(model, masked_head(model).double())
     one = model.prepare(["the dog sings"])
     many = toys.seeded(Inputs.of(one.rows() * 4000))
     drawn = frozen.guesses(many, drawn=True).view(4000, -1)

@@ -14,12 +14,13 @@ from torch import nn
 from embedkit.config.recipe_io import load_recipe
 from embedkit.errors import RecipeError, UserError
 from embedkit.formats import load
+from embedkit.formats.transformers.masked_head import masked_head
 from embedkit.methods.base import View
 from embedkit.methods.common.auxiliary import Auxiliary, WithAuxiliaries
 from embedkit.methods.mlm import MaskedWords
 from embedkit.methods.simcse import SimCSEUnsupervised
 from embedkit.models.inputs.inputs import Inputs
-from embedkit.models.modules.masked import MaskedHead, hide_tokens
+from embedkit.models.modules.masked import hide_tokens
 from embedkit.training import setup
 from tests.helpers import tiny
 from tests.methods import toys
@@ -79,11 +80,11 @@ def test_loss_is_the_mean_cross_entropy_that_transformers_gives(tmp_path: Path) 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
 def test_the_saved_head_is_found_again_and_does_not_change_the_model(tmp_path: Path, family: str) -> None:
     model = toys.encoder(family).eval()
-    model.mask_head = MaskedHead.of(model)
+    model.mask_head = masked_head(model)
     nn.init.normal_(model.mask_head.bias)
     model.float().save(tmp_path / "model")
     again = load(tmp_path / "model")
-    head = MaskedHead.of(again)
+    head = masked_head(again)
     saved = model.mask_head.state_dict()
     assert all(torch.equal(value, saved[name]) for name, value in head.state_dict().items())
     assert again.hash() == model.hash()
