@@ -70,11 +70,16 @@ def test_a_stopped_run_goes_on(source: Path, tmp_path: Path, monkeypatch: pytest
 
 def test_a_failed_run_leaves_its_folder_free(source: Path, tmp_path: Path) -> None:
     model, target = tiny.text_encoder(), tmp_path / "v.npy"
-    kept = []  # as a notebook keeps the last error, and with it everything that stood in the frames
-    for settings, said in (({"prompt": "{}{}"}, "more than one"), ({"prompt": ""}, "other settings")):
-        with pytest.raises(UserError, match=said) as caught:
-            encode_file(model, source, target, **settings)
-        kept.append(caught.value)
+    with pytest.raises(UserError, match="more than one") as refused:
+        encode_file(model, source, target, prompt="{}{}")
+    assert not (tmp_path / ".v.npy.parts").exists()  # a refused prompt leaves nothing
+    parts = FolderLock(tmp_path / ".v.npy.parts", "wait")
+    parts.release()
+    (tmp_path / ".v.npy.parts" / "settings.json").write_text("{}")
+    with pytest.raises(UserError, match="other settings") as other:
+        encode_file(model, source, target)
+    # as a notebook keeps the last error, and with it everything that stood in the frames
+    assert refused.value is not other.value
     FolderLock(tmp_path / ".v.npy.parts", "wait").release()
 
 

@@ -141,6 +141,8 @@ def test_poolers_against_naive(name: str) -> None:
             first, second, last = output.hidden_states[0][0], output.hidden_states[1][0], output.last_hidden_state[0]
             naive = {
                 "cls": last[0], "mean": last.mean(0), "max": last.max(0).values, "last-token": last[-1],
+                "mean-sqrt-len": last.sum(0) / len(last) ** 0.5,
+                "weighted-mean": sum((i + 1) * x for i, x in enumerate(last)) / sum(range(1, len(last) + 1)),
                 "mask": last[row.index(4)] if 4 in row else None,
                 "first-last": (second.mean(0) + last.mean(0)) / 2,
                 "embedding-last": (first.mean(0) + last.mean(0)) / 2,

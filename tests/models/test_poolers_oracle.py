@@ -18,6 +18,10 @@ ORACLES: dict[str, Callable[[dict[int, torch.Tensor], int], torch.Tensor]] = {
     "mean": lambda layers, mark: layers[-1].mean(0),
     "max": lambda layers, mark: layers[-1].max(0).values,
     "last-token": lambda layers, mark: layers[-1][-1],
+    "mean-sqrt-len": lambda layers, mark: layers[-1].sum(0) / len(layers[-1]) ** 0.5,
+    "weighted-mean": lambda layers, mark: (
+        sum((i + 1) * row for i, row in enumerate(layers[-1])) / sum(range(1, len(layers[-1]) + 1))
+    ),
     "mask": lambda layers, mark: layers[-1][mark],
     "first-last": lambda layers, mark: ((layers[1] + layers[-1]) / 2).mean(0),
     "embedding-last": lambda layers, mark: ((layers[0] + layers[-1]) / 2).mean(0),
