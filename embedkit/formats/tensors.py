@@ -147,3 +147,24 @@ def load_exactly(module: Any, tensors: dict[str, Any], where: Path) -> None:
         said = f"{name} is {found.get(name, 'missing')}, expected {wanted.get(name, 'nothing')}"
         raise ModelError(f"the weights do not fit ({said})", where=str(where), remedy="is the folder complete?")
     module.load_state_dict(tensors)
+
+
+def write_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write a tokenizer without the truncation and padding of its last call, which tokenizer.json would keep.
+
+    Other readers of the file would cut texts there; embedkit's own length stands in the model's settings.
+    """
+    core = getattr(tokenizer, "backend_tokenizer", None)
+    if core is None:
+        tokenizer.save_pretrained(folder)
+        return
+    truncation, padding = core.truncation, core.padding
+    core.no_truncation()
+    core.no_padding()
+    try:
+        tokenizer.save_pretrained(folder)
+    finally:
+        if truncation is not None:
+            core.enable_truncation(**truncation)
+        if padding is not None:
+            core.enable_padding(**padding)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from embedkit.errors import ModelError
-from embedkit.formats.tensors import quiet, write_tensors
+from embedkit.formats.tensors import quiet, write_tensors, write_tokenizer
 from embedkit.models.modules.adapters import has_adapters, merged_state
 from embedkit.models.modules.static import NO_LIMIT, StaticEncoder
 from embedkit.models.modules.text import TextEncoder
@@ -36,7 +36,7 @@ def _(model: TextEncoder, folder: Path, extra: dict[str, Tensor] | None = None) 
         state = {**(state or model.encoder.state_dict()), **extra}
     with quiet():
         model.encoder.save_pretrained(folder, state_dict=state)
-        model.tokenizer.save_pretrained(folder)
+        write_tokenizer(model.tokenizer, folder)
 
 
 @write_weights.register

@@ -269,7 +269,7 @@ def infinite_update(world: World) -> Outcome:
 @contextlib.contextmanager
 def as_fp16(overflows_above: float) -> Iterator[None]:
     """Runs that believe to be fp16 on this CPU, with gradients that overflow while the loss scale is above a number."""
-    from embedkit.training.loop import loop as run
+    from embedkit.training.loop import build as run
 
     def fault(step: Any, real: Callable[[], Any]) -> Any:
         return bad_gradient(step, real) if step.loss_scale() > overflows_above else real()

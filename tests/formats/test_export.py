@@ -111,3 +111,15 @@ def test_onnx_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(ModelError, match="differs from the model"):
         export(tiny.text_encoder("distilbert"), tmp_path / "m", "onnx")
     assert not (tmp_path / "m").exists()
+
+
+def test_a_tokenizer_is_written_without_the_limits_of_its_last_call(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+
+    model = tiny.text_encoder()
+    model.tokenizer("the red bird", truncation=True, max_length=3, padding="max_length")
+    model.save(tmp_path / "m")
+    written = Tokenizer.from_file(str(tmp_path / "m" / "tokenizer.json"))
+    assert written.truncation is None
+    assert written.padding is None
+    assert model.tokenizer.backend_tokenizer.truncation["max_length"] == 3  # the user's own object is as it was

@@ -17,7 +17,7 @@ from embedkit import objectives
 from embedkit.config.recipe import TrainConfig
 from embedkit.errors import NonFiniteError
 from embedkit.objectives.base import ObjectiveBatch
-from embedkit.training.loop import loop as run_module
+from embedkit.training.loop import build as run_module
 from embedkit.training.loop.step import Latest, TrainStep
 from embedkit.training.monitor.guards import GuardError, Guards, Negatives, mean_cosines, scales_at_bound
 from embedkit.training.monitor.nonfinite import bad_weights

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from embedkit.errors import ModelError
 from embedkit.formats.onnx.text_graph import PaddedEncoder, need_onnx, padded, quiet_exporter
 from embedkit.formats.parity import BOUND, compare, probe_images, probe_texts
+from embedkit.formats.tensors import write_tokenizer
 from embedkit.models.inputs.images import ImageInputs, pixels_of
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def write(model: DualEncoder, folder: Path, samples: int = 100) -> dict[str, Any
         found = _certified(model, folder, samples)
     finally:
         model.train(was_training)
-    model.text.tokenizer.save_pretrained(folder)
+    write_tokenizer(model.text.tokenizer, folder)
     use = {
         "max_length": model.max_length, "cleaning": model.text.cleaning, "prompts": model.prompts,
         "preprocess": model.preprocess.to_json(), "scale": model.scale, "bias": model.bias,

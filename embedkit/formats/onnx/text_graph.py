@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from embedkit.errors import MissingExtraError, ModelError
+from embedkit.formats.tensors import write_tokenizer
 
 if TYPE_CHECKING:
     from embedkit.models.base import Model
@@ -120,7 +121,7 @@ def write(model: Model, folder: Path) -> dict[str, Any]:
         model.train(was_training)
     if not worst <= TOLERANCE:
         raise ModelError(f"the ONNX graph differs from the model by {worst:.1e}", remedy="please report this model")
-    model.tokenizer.save_pretrained(folder)
+    write_tokenizer(model.tokenizer, folder)
     use = {"max_length": model.max_length, "prompts": model.prompts, "default_prompt": model.default_prompt}
     return {"inputs": ["input_ids", "attention_mask"], "output": "sentence_embedding", "use": use, "difference": worst}
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from embedkit.errors import ModelError
 from embedkit.formats.folder import FolderPlan
-from embedkit.formats.tensors import load_exactly, quiet, read_safetensors, write_tensors
+from embedkit.formats.tensors import load_exactly, quiet, read_safetensors, write_tensors, write_tokenizer
 from embedkit.formats.transformers.tokenizer import read_tokenizer
 from embedkit.formats.weights import write_weights
 from embedkit.models.base import Model
@@ -140,4 +140,4 @@ class OpenClipText(Model):
 def _(model: OpenClipText, folder: Path, extra: dict[str, Tensor] | None = None) -> None:
     write_tensors({**model.encoder.state_dict(), **(extra or {})}, folder)
     with quiet():
-        model.tokenizer.save_pretrained(folder)
+        write_tokenizer(model.tokenizer, folder)

@@ -54,7 +54,7 @@ def write_files(model: DualEncoder, folder: Path) -> list[str]:
     cfg = {"embed_dim": model.dim, "quick_gelu": quick_text, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
     notes = _write(model, cfg, state, folder)
     if "hf_tokenizer_name" in text_cfg and not (folder / "tokenizer.json").is_file():
-        text.tokenizer.save_pretrained(folder)
+        write_tokenizer(text.tokenizer, folder)
     return notes
 
 
@@ -85,7 +85,7 @@ def _write_own_text(model: DualEncoder, text: OpenClipText, folder: Path) -> lis
     if text.dropped is not None or not has_clip_vocabulary(text.tokenizer):
         kwargs = {"clean": text.cleaning, **({"strip_sep_token": True} if text.dropped is not None else {})}
         text_cfg |= {"hf_tokenizer_name": "tokenizer", "tokenizer_kwargs": kwargs}
-        text.tokenizer.save_pretrained(folder)
+        write_tokenizer(text.tokenizer, folder)
     state = {f"visual.{name}": tensor for name, tensor in visual.items()}
     state |= {f"text.{name}": tensor for name, tensor in text.encoder.state_dict().items()}
     cfg = {"embed_dim": model.dim, "quick_gelu": text.quick_gelu, "vision_cfg": vision_cfg, "text_cfg": text_cfg,

@@ -46,7 +46,7 @@ def write(model: DualEncoder, folder: Path, samples: int = 100) -> dict[str, Any
 
 def write_files(model: DualEncoder, folder: Path) -> list[str]:
     """Write configuration, weights, tokenizer, processor and modules; notes on rare inputs that differ."""
-    from embedkit.formats.tensors import write_tensors
+    from embedkit.formats.tensors import write_tensors, write_tokenizer
     from embedkit.models.modules.clip_text import ClipTextEncoder
     from embedkit.models.towers.open_clip import OpenClipTower
 
@@ -64,7 +64,7 @@ def write_files(model: DualEncoder, folder: Path) -> list[str]:
         notes.append(NOT_IN_TOKENIZERS)
     config.save_pretrained(folder)
     write_tensors(state, folder)
-    tokenizer.save_pretrained(folder)
+    write_tokenizer(tokenizer, folder)
     _write_modules(model, folder, config.model_type)
     return notes
 
