@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from embedkit.formats.folder import write_json
 from embedkit.formats.open_clip import keys as clip_keys
 from embedkit.formats.open_clip.text_config import ACTIVATIONS, has_clip_vocabulary, open_clip_text_cfg, refuse
+from embedkit.formats.tensors import write_tokenizer
 from embedkit.models.inputs.preprocess import Preprocess
 
 if TYPE_CHECKING:
