@@ -7,7 +7,7 @@ those at hand; `eval/benchmarks/roundtrip.py` then compares both versions.
 from __future__ import annotations
 
 import re
-import subprocess
+import subprocess  # nosec B404
 import sys
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def install(folder: Path, oldest: str) -> Path:
     """The folder with that version in it, installed unless it is there already."""
     if not any(folder.glob(f"sentence_transformers-{oldest}*.dist-info")):
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", str(folder)]
-        subprocess.run([*command, f"sentence-transformers=={oldest}"], check=True)
+        subprocess.run([*command, f"sentence-transformers=={oldest}"], check=True)  # nosec B603
     return folder
 
 
@@ -38,7 +38,7 @@ def main() -> int:
     """Install and compare; the exit code of the comparison."""
     oldest = install(ROOT / ".ci" / "oldest", floor())
     script = ROOT / "eval" / "benchmarks" / "roundtrip.py"
-    return subprocess.run([sys.executable, str(script), "--text-only", "--also", str(oldest)], check=False).returncode
+    return subprocess.run([sys.executable, str(script), "--text-only", "--also", str(oldest)], check=False).returncode  # nosec B603
 
 
 if __name__ == "__main__":
