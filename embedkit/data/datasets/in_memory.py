@@ -81,9 +81,10 @@ class HeldRows(TrainingRows):
         self.steps_per_epoch = len(self._epoch.batches)
         if not self.steps_per_epoch:
             raise DataError(
-                f"the sampler {config.sampler} cannot fill one batch of {batch_size} from {self.num_rows} rows",
+                f"the sampler {config.sampler} cannot fill one batch of {batch_size} from {self.num_rows} rows"
+                + (", whose texts repeat one another" if config.sampler == "no-duplicates" else ""),
                 where="data.sampler",
-                remedy="lower train.batch_size, choose another sampler, or set data.drop_last: false",
+                remedy="set data.sampler: shuffled, lower train.batch_size, or set data.drop_last: false",
             )
         self.smallest_batch = min(len(batch) for batch in self._epoch.batches)
 
