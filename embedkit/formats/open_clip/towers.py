@@ -231,6 +231,8 @@ def _hf_text(cfg: dict[str, Any], dim: int, state: dict[str, Any], folder: Path)
             remedy=f"read what it is, then fetch it once: hf download {name}",
         ) from error  # fmt: skip
     own = {n: t for n, t in _under(state, "transformer.").items() if not n.startswith("pooler.")}
+    if "embed_tokens.weight" in own:  # of T5 open_clip keeps the stack within the encoder
+        own = {f"encoder.{n}": t for n, t in own.items()} | {"shared.weight": own["embed_tokens.weight"]}
     load_exactly(encoder, {n: t for n, t in own.items() if n in encoder.state_dict()}, folder)
     kind = cfg.get("hf_proj_type", "mlp") or "none"
     projection = Projection(kind, int(encoder.config.hidden_size), dim)
