@@ -44,7 +44,12 @@ def shrunk(name: str, folder: Path) -> dict[str, Any]:
             vision["attn_pooler_heads"] = 2
     _shrink_text(text, folder, config["embed_dim"])
     if "multimodal_cfg" in config:
-        config["multimodal_cfg"] |= {"width": 16, "layers": 1, "heads": 2, "vocab_size": text.get("vocab_size", len(tiny.tokenizer()))}
+        config["multimodal_cfg"] |= {
+            "width": 16,
+            "layers": 1,
+            "heads": 2,
+            "vocab_size": text.get("vocab_size", len(tiny.tokenizer())),
+        }
         config["multimodal_cfg"]["dim_head"] = 8
     return config
 
