@@ -198,6 +198,8 @@ def _loaded(
     group = data.pop("group", None)
     if group is not None and group not in GROUPS:
         raise RecipeError(f"no group is named {group!r}", where=where, remedy=nearest(str(group), GROUPS))
+    if isinstance(source, str | Path):
+        _refuse_trust(data, where)
     if smoke:
         small = data.get("smoke") or {}
         if not isinstance(small, Mapping):
@@ -216,6 +218,21 @@ def _loaded(
     recipe = check_recipe(data, where, changed, origin)
     notes += recipe.origin.notes
     return recipe.with_origin(Origin(frozenset(own), tuple(dict.fromkeys(notes)))), group
+
+
+def _refuse_trust(data: Mapping[str, Any], where: str) -> None:
+    """A file may come from anyone: only who starts a run can allow code or pickles, in the command or in Python."""
+    sections = {"model": data.get("model")}
+    towers = (data.get("model") or {}).get("towers") if isinstance(data.get("model"), Mapping) else None
+    if isinstance(towers, Mapping):
+        sections |= {f"model.towers.{name}": tower for name, tower in towers.items()}
+    for place, section in sections.items():
+        for key in ("trust_remote_code", "allow_pickle"):
+            if isinstance(section, Mapping) and section.get(key):
+                raise RecipeError(
+                    f"a file cannot allow {key}", where=f"{where}: {place}.{key}",
+                    remedy=f"take it out, look at what the model brings, then add {place}.{key}=true to the command",
+                )  # fmt: skip
 
 
 def new_key(key: str) -> str:

@@ -141,7 +141,7 @@ ENCODED = [
     Broken("encode: bytes of latin-1", {"t.txt": b"a dog\nna\xefve\n"}, ("t.txt:2", "0xef", "iconv")),
     Broken("encode: empty file", {"t.txt": ""}, ("t.txt", "empty")),
     Broken("encode: header only", {"t.csv": "text\n"}, ("t.csv", "no rows")),
-    Broken("encode: several columns, none of them text", {"t.csv": "a,b\n1,2\n"}, ("t.csv:2", "a, b", "column=")),
+    Broken("encode: several columns, none of them text", {"t.csv": "a,b\n1,2\n"}, ("t.csv:2", "a, b", "--column")),
     Broken("encode: gzip cut short", {"t.txt.gz": gzip.compress(b"a dog\n" * 99)[:-12]}, ("t.txt.gz", "gzip")),
 ]  # fmt: skip
 

@@ -184,7 +184,10 @@ def accepted(world: World, broken: Broken, wanted: Sequence[Mapping[str, Any]], 
     found = all_rows(rows)
     assert found == [dict(row) for row in wanted], f"{found[:9]} instead of {wanted[:9]}"
     assert not rows.summary()["dropped"]
-    assert not rows.summary()["notes"], rows.summary()["notes"]
+    # words like null are texts, and told; so is a column that nothing reads
+    told = ("once may have been an empty cell", "nothing reads role")
+    notes = [note for note in rows.summary()["notes"] if not any(words in note for words in told)]
+    assert not notes, notes
     return Outcome(f"{len(found)} rows; {checked}", kind="accepted")
 
 

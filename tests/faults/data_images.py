@@ -92,8 +92,8 @@ REFUSED = [
            ("t.csv:5", "captions are empty"), {"blank text": 1}, change=CLIP),
     Broken("swapped: paths and captions", data_set(), ("t.csv:2", "'caption'", "no image file", "relative"),
            source={"columns": {"caption": "image", "image": "text_1"}}, change=CLIP),
-    Broken("no column of captions", {**data_set(), "t.csv": "image,title\nfiles/0.png,a\n"},
-           ("t.csv", "role 'texts'", "'title'"), change=CLIP),
+    Broken("no column of captions", {**data_set(), "t.csv": "image,note\nfiles/0.png,a\n"},
+           ("t.csv", "role 'texts'", "'note'"), change=CLIP),
 ]  # fmt: skip
 
 

@@ -232,14 +232,17 @@ def trust_in_files(world: World) -> Outcome:
     canary = Canary(world.folder)
     good = runs.recipe()
     said = ""
-    for section in ("model", "data", "train"):
+    for section in ("data", "train"):
         given = {**good, section: {**good[section], "trust_remote_code": True}}
         said = refused(lambda: load_recipe(given), "unknown key")  # noqa: B023 - called at once
     given = {**good, "data": {"train": [{**good["data"]["train"][0], "trust_remote_code": True}]}}
     refused(lambda: load_recipe(given), "unknown key")
     refused(lambda: load_recipe({**good, "trust_remote_code": True}), "unknown key")
-    refused(lambda: load_recipe(good, ["model.trust_remote_code=true"]), "unknown key")
-    refused(lambda: load_recipe({**good, "model": {**good["model"], "allow_pickle": True}}), "unknown key")
+    for key in ("trust_remote_code", "allow_pickle"):  # a file cannot ask for it; who starts the run can
+        file = world.folder / f"{key}.yaml"
+        file.write_text(json.dumps({**good, "model": {**good["model"], key: True}}))
+        said = refused(lambda: load_recipe(file), f"a file cannot allow {key}")  # noqa: B023 - called at once
+        assert getattr(load_recipe(good, [f"model.{key}=true"]).model, key)
     folder = model_copy("transformers", world.folder / "m")
     (folder / "modeling_evil.py").write_text(canary.code)
     for name in ("sentence_bert_config.json", "config_sentence_transformers.json"):

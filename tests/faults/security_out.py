@@ -342,9 +342,7 @@ def network(world: World) -> Outcome:
             refused(lambda: list(read_rows("missing/rows")), "missing/rows")
         assert made, "a hub id is looked for on the hub"
         assert any("missing/model: no folder of this name, so taken for a hub id" in text for text in told), told
-        assert any("missing/rows: no file or folder of this name, so taken for a data set" in text for text in told), (
-            told
-        )
+        assert any("missing/rows: no file or folder of this name, so a data set" in text for text in told), told
     return Outcome(line, 22, "no call")
 
 

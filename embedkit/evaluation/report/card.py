@@ -216,7 +216,9 @@ processor = AutoProcessor.from_pretrained({place})""",
 
 def _use(name: str, own: Mapping[str, Any], facts: CardFacts) -> list[str]:
     """The section of snippets: embedkit's, and those of the libraries that read the folder."""
-    place = f"YOUR-NAME/{name}"
+    # the hub's names have these characters alone; a name with others would leave its code span
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:96] or "MODEL"
+    place = f"YOUR-NAME/{plain}"
     dual = own.get("kind") == "dual"
     others = [reader for reader in facts.readers if dual or reader != "transformers"]
     lines = ["## Use", "", f"`{place}` stands for the hub id that you give the model, or the path of its folder.", ""]

@@ -22,7 +22,7 @@ def default_pooling(plan: FolderPlan) -> None:
     if not isinstance(config, dict):
         raise ModelError("is no JSON object", where=str(path), remedy="write the folder again")
     kind, name = str(config.get("model_type")), str((config.get("architectures") or [""])[0])
-    if "vision_config" in config and kind not in DUAL_TYPES:
+    if "vision_config" in config and kind not in DUAL_TYPES and "auto_map" not in config:  # that is refused as code
         raise ModelError(
             f"a {kind} model reads images in a way that embedkit does not have", where=str(path),
             remedy=f"models of texts and images that are read: {', '.join(DUAL_TYPES)} and open_clip's",
