@@ -75,7 +75,7 @@ REFUSED = [
     _sts("UTF-16", "stsb.tsv", sts().decode().encode("utf-16"), "UTF-16"),
     _sts("line ends of old Macs", "stsb.tsv", sts().replace(b"\n", b"\r"), "CR"),
     _sts("a NUL byte", "stsb.tsv", sts(b"s\t1\ta\0\tb\ttest"), ":5", "NUL"),
-    _sts("gzip cut short", "stsb.tsv.gz", gzip.compress(sts())[:-12], "gzip"),
+    _sts("gzip cut short", "stsb.tsv.gz", gzip.compress(sts())[:-12], "compressed"),
     _sts("a score that is NaN", "stsb.tsv", sts("s\tnan\ta\tb\ttest"), ":5", "'score'", "finite"),
     _sts("a score of letters", "stsb.tsv", sts("s\thigh\ta\tb\ttest"), ":5", "'score'", "'high'"),
     _sts("a score that is true", "stsb.jsonl", sts_jsonl({"score": True}), ":4", "'score'", "True"),
@@ -105,7 +105,7 @@ REFUSED = [
     _beir("a key twice in the corpus", "corpus.jsonl:1", "'text' occurs twice",
           corpus='{"_id": "d0", "text": "a", "text": "b"}\n'),
     _beir("a lone surrogate in the corpus", "corpus.jsonl:1", "U+D83D", corpus='{"_id": "d0", "text": "\\ud83d"}\n'),
-    _beir("an id that is a number", "corpus.jsonl:1", "'_id'", "7", corpus='{"_id": 7, "text": "a"}\n'),
+    _beir("an id that is a number and another than the judged one", "qrels/test.tsv", "ids are the same", corpus='{"_id": 7, "text": "a"}\n'),
     _beir("a corpus of no bytes", "corpus.jsonl", "empty", corpus=""),
     _beir("queries of latin-1", "queries.jsonl:1", "0xef", queries=b'{"_id": "q0", "text": "na\xefve"}\n'),
 ]  # fmt: skip
