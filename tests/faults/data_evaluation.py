@@ -105,7 +105,8 @@ REFUSED = [
     _beir("a key twice in the corpus", "corpus.jsonl:1", "'text' occurs twice",
           corpus='{"_id": "d0", "text": "a", "text": "b"}\n'),
     _beir("a lone surrogate in the corpus", "corpus.jsonl:1", "U+D83D", corpus='{"_id": "d0", "text": "\\ud83d"}\n'),
-    _beir("an id that is a number and another than the judged one", "qrels/test.tsv", "ids are the same", corpus='{"_id": 7, "text": "a"}\n'),
+    _beir("an id that is a number and another than the judged one", "qrels/test.tsv", "ids are the same",
+          corpus='{"_id": 7, "text": "a"}\n'),
     _beir("a corpus of no bytes", "corpus.jsonl", "empty", corpus=""),
     _beir("queries of latin-1", "queries.jsonl:1", "0xef", queries=b'{"_id": "q0", "text": "na\xefve"}\n'),
 ]  # fmt: skip
