@@ -10,13 +10,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-PARTICIPLES = frozenset(
-    """
-    allowed asked built cached changed chosen closed counted done drawn expected found given held joined kept known
-    learned learnt listed loaded made meant moved named noted opened packed padded passed refused said saved seen sent
-    shown skipped spent started stored taken told trained used wanted written
-    """.split()
-)
+_WORDS = """
+allowed asked built cached changed chosen closed counted done drawn expected found given held joined kept known
+learned learnt listed loaded made meant moved named noted opened packed padded passed refused said saved seen sent
+shown skipped spent started stored taken told trained used wanted written
+"""
+PARTICIPLES = frozenset(_WORDS.split())
 """Names that say what happened to a thing instead of what it is (``kept`` for ``rows``)."""
 
 
