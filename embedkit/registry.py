@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import inspect
 import pkgutil
 import sys
 import zlib
@@ -144,6 +145,65 @@ def _modules(home: str) -> Iterator[str]:
             yield f"{package}.{entry.name}"
         elif name and entry.ispkg and importlib.util.find_spec(f"{package}.{entry.name}.{name}") is not None:
             yield f"{package}.{entry.name}.{name}"
+
+
+def not_a(noun: str, part: Any, where: str, remedy: str) -> UserError:
+    """The error that an object of a plug-in is not what its registry holds.
+
+    Examples
+    --------
+    >>> print(not_a("view", 3, "my.py:shout", "give a function"))
+    my.py:shout: this int is no view; give a function
+    """
+    kind = "class" if isinstance(part, type) else type(part).__name__
+    return UserError(f"this {kind} is no {noun}", where=where, remedy=remedy)
+
+
+def derived_from(base: type[T], noun: str, remedy: str, *, defines: str | None = None) -> Adopt[type[T]]:
+    """A check for `Registry`: a plug-in gives a class derived from `base` that leaves nothing abstract.
+
+    Parameters
+    ----------
+    base : type
+        Base class of the entries.
+    noun : str
+        What an entry is called in messages.
+    remedy : str
+        How to write one.
+    defines : str, optional
+        A method of `base` that is not abstract and must still be overridden; it is called with the arguments that the
+        base class's has.
+
+    Examples
+    --------
+    >>> class Shape:
+    ...     def area(self, scale):
+    ...         raise TypeError("no shape")
+    >>> check = derived_from(Shape, "shape", "derive it from Shape", defines="area")
+    >>> check("my.py:Square", type("Square", (Shape,), {"area": lambda self: 1}))
+    Traceback (most recent call last):
+    embedkit.errors.UserError: my.py:Square: area has a wrong signature (too many positional arguments); ...
+    """
+
+    def adopt(name: str, part: Any) -> type[T]:
+        is_derived = isinstance(part, type) and issubclass(part, base)
+        if not is_derived or (defines and getattr(part, defines) is getattr(base, defines)):
+            raise not_a(noun, part, name, remedy)
+        if abstract := getattr(part, "__abstractmethods__", None):
+            raise UserError(f"does not define {min(abstract)}", where=name, remedy="define it")
+        if defines:
+            arguments = list(inspect.signature(getattr(base, defines)).parameters)
+            try:
+                inspect.signature(getattr(part, defines)).bind(*arguments)
+            except TypeError as error:
+                raise UserError(
+                    f"{defines} has a wrong signature ({error})",
+                    where=name,
+                    remedy=f"write {defines}({', '.join(arguments)})",
+                ) from None
+        return part
+
+    return adopt
 
 
 def load_object(place: str, noun: str = "part") -> Any:

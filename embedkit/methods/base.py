@@ -19,7 +19,6 @@ A method object keeps no state: everything that changes is a parameter or a buff
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -28,7 +27,7 @@ import numpy as np
 from embedkit.config.settings import checked
 from embedkit.data.schema.contract import Contract
 from embedkit.errors import RecipeError
-from embedkit.registry import Registry
+from embedkit.registry import Registry, derived_from
 from embedkit.views.base import View
 
 if TYPE_CHECKING:
@@ -223,20 +222,9 @@ def prepare_view(model: Model, view: View) -> Inputs:
     return prepare_images(model, view.inputs)  # type: ignore[return-value]
 
 
-def _adopt(name: str, part: Any) -> type[Method]:
-    """The class of a plug-in's method."""
-    if not (isinstance(part, type) and issubclass(part, Method)) or part.views is Method.views:
-        raise RecipeError(
-            f"this {'class' if isinstance(part, type) else type(part).__name__} is no method", where=name,
-            remedy="derive it from embedkit.methods.Method and define views(rows, random)",
-        )  # fmt: skip
-    try:
-        inspect.signature(part.views).bind(None, [], None)
-    except TypeError as error:
-        raise RecipeError(
-            f"views has a wrong signature ({error})", where=name, remedy="write views(self, rows, random)"
-        ) from None
-    return part
-
-
-methods: Registry[type[Method]] = Registry("method", "embedkit.methods", plugins="embedkit.methods", adopt=_adopt)
+methods: Registry[type[Method]] = Registry(
+    "method", "embedkit.methods", plugins="embedkit.methods",
+    adopt=derived_from(
+        Method, "method", "derive it from embedkit.methods.Method and define views(rows, random)", defines="views"
+    ),
+)  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from embedkit.config.recipe import Component
 from embedkit.errors import RecipeError, nearest
 from embedkit.objectives.base import Objective
-from embedkit.registry import Registry
+from embedkit.registry import Registry, derived_from
 
 T = TypeVar("T", bound=type[Objective])
 
@@ -62,25 +62,19 @@ _filed: dict[type[Objective], Preset] = {}
 """The preset of each class that the decorator `objective` filed under one name."""
 
 
+_own = derived_from(
+    Objective, "objective", "derive it from embedkit.objectives.Objective and define forward(embeddings, batch)",
+    defines="forward",
+)  # fmt: skip
+
+
 def _adopt(name: str, part: Any) -> Preset:
     """The preset of a plug-in's objective: filed by its decorator, or a plain class with its arguments as settings."""
     if isinstance(part, Preset):
         return part
     if isinstance(part, type) and part in _filed:
         return _filed[part]
-    kind = "class" if isinstance(part, type) else type(part).__name__
-    if not (isinstance(part, type) and issubclass(part, Objective)) or part.forward is Objective.forward:
-        raise RecipeError(
-            f"this {kind} is no objective", where=name,
-            remedy="derive it from embedkit.objectives.Objective and define forward(embeddings, batch)",
-        )  # fmt: skip
-    try:
-        inspect.signature(part.forward).bind(None, {}, None)
-    except TypeError as error:
-        raise RecipeError(
-            f"forward has a wrong signature ({error})", where=name, remedy="write forward(self, embeddings, batch)"
-        ) from None
-    return _preset(part, name, paper="own part", family="own", splits=False)
+    return _preset(_own(name, part), name, paper="own part", family="own", splits=False)
 
 
 presets: Registry[Preset] = Registry(

@@ -23,7 +23,7 @@ import numpy as np
 
 from embedkit.config.settings import check
 from embedkit.errors import RecipeError
-from embedkit.registry import Registry
+from embedkit.registry import Registry, not_a
 
 
 @dataclass
@@ -87,12 +87,7 @@ class Step:
 def _adopt(name: str, part: Any) -> Callable[..., Step]:
     """The function of a plug-in's view: its arguments are settings, its result is a `Step`."""
     if not callable(part) or isinstance(part, type):
-        kind = "class" if isinstance(part, type) else type(part).__name__
-        raise RecipeError(
-            f"this {kind} is no view",
-            where=name,
-            remedy="give a function of settings that returns an embedkit.views.Step",
-        )
+        raise not_a("view", part, name, "give a function of settings that returns an embedkit.views.Step")
     view: Callable[..., Step] = part
     return view
 

@@ -11,12 +11,18 @@ from pathlib import Path
 import pytest
 
 from embedkit.errors import RecipeError, UserError
+from embedkit.evaluation.core.task import TASKS
+from embedkit.evaluation.suites.kinds import SUITES
 from embedkit.methods import methods
+from embedkit.models.modules.image_towers import image_towers
 from embedkit.objectives import build, presets
 from embedkit.registry import Registry, load_object
 from embedkit.views import views
 
 OBJECTIVE = """
+from embedkit.evaluation.core.task import Task
+from embedkit.evaluation.suites.kinds import SuiteKind
+from embedkit.models.modules.image_towers import ImageTower
 from embedkit.objectives import LossOutput, NegativeCount, Objective
 
 class MyLoss(Objective):
@@ -37,6 +43,15 @@ class Short(Objective):
 class Empty(Objective):
     pass
 
+class Tower(ImageTower):
+    pass
+
+class Kind(Task):
+    pass
+
+class Suites(SuiteKind):
+    pass
+
 def function(batch):
     return 0
 """
@@ -49,6 +64,10 @@ class MyMethod(Pairs):
 
 class NoViews(Method):
     pass
+
+class WrongViews(Method):
+    def views(self, rows):
+        return {}
 """
 VIEW = """
 from embedkit.views import Step
@@ -94,7 +113,14 @@ def test_a_class_in_a_file_is_an_objective(own: Path) -> None:
         (presets, "nosuch.module:MyLoss", "cannot be imported.*No module named 'nosuch'"),
         (methods, "method.py:NoViews", "this class is no method; derive it from"),
         (methods, "loss.py:MyLoss", "this class is no method"),
-        (views, "loss.py:MyLoss", "this class is no view"),
+        (methods, "method.py:WrongViews", r"views has a wrong signature.*; write views\(self, rows, random\)"),
+        (views, "loss.py:MyLoss", "this class is no view; give a function"),
+        (image_towers, "loss.py:MyLoss", "this class is no image tower; derive it from"),
+        (image_towers, "loss.py:Tower", "does not define .*; define it"),
+        (TASKS, "loss.py:function", "this function is no kind of task; derive it from"),
+        (TASKS, "loss.py:Kind", "does not define .*; define it"),
+        (SUITES, "loss.py:MyLoss", "this class is no kind of suite; derive it from"),
+        (SUITES, "loss.py:Suites", "does not define .*; define it"),
     ],
 )
 def test_a_wrong_plugin_is_one_line(registry: Registry, name: str, message: str, own: Path) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedkit.data.schema.guesses import Guess, Tell
 from embedkit.errors import DataError, nearest
-from embedkit.registry import Registry
+from embedkit.registry import Registry, not_a
 
 if TYPE_CHECKING:
     from embedkit.data.schema.rows import Part, Record
@@ -66,10 +66,7 @@ class Format:
 def _adopt(name: str, part: Any) -> Format:
     """The format of a plug-in."""
     if not isinstance(part, Format):
-        raise DataError(
-            f"this {'class' if isinstance(part, type) else type(part).__name__} is no data format", where=name,
-            remedy="give an embedkit.data.sources.registry.Format(endings, read)",
-        )  # fmt: skip
+        raise not_a("data format", part, name, "give an embedkit.data.sources.registry.Format(endings, read)")
     return part
 
 

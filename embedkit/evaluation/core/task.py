@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from embedkit.errors import UserError, nearest
 from embedkit.evaluation.core.stats import Samples
 from embedkit.evaluation.core.suites import TaskConfig
-from embedkit.registry import Registry
+from embedkit.registry import Registry, derived_from
 
 if TYPE_CHECKING:
     from embedkit.evaluation.core.embedder import Embedder
@@ -198,20 +198,11 @@ class Task(ABC):
         """The result for the model behind `embed`."""
 
 
-def _adopt(name: str, part: Any) -> type[Task]:
-    """The class of a plug-in's kind of task."""
-    if not (isinstance(part, type) and issubclass(part, Task)):
-        raise UserError(
-            f"this {'class' if isinstance(part, type) else type(part).__name__} is no kind of task", where=name,
-            remedy="derive it from embedkit.evaluation.Task",
-        )  # fmt: skip
-    if part.__abstractmethods__:
-        raise UserError(f"does not define {min(part.__abstractmethods__)}", where=name, remedy="define it")
-    return part
-
-
 TASKS: Registry[type[Task]] = Registry(
-    "kind of evaluation task", "embedkit.evaluation.tasks", plugins="embedkit.tasks", adopt=_adopt
+    "kind of evaluation task",
+    "embedkit.evaluation.tasks",
+    plugins="embedkit.tasks",
+    adopt=derived_from(Task, "kind of task", "derive it from embedkit.evaluation.Task"),  # type: ignore[type-abstract]
 )
 
 

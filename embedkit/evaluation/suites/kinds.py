@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from embedkit.errors import UserError
 from embedkit.evaluation.core.suites import SuiteConfig
 from embedkit.evaluation.datasets.look import Data
 from embedkit.evaluation.suites.own import recognise
-from embedkit.registry import Registry
+from embedkit.registry import Registry, derived_from
 
 if TYPE_CHECKING:
     from embedkit.evaluation.core.cache import EmbeddingCache
@@ -96,20 +95,11 @@ class SuiteKind(ABC):
         """
 
 
-def _adopt(name: str, part: Any) -> type[SuiteKind]:
-    """The class of a plug-in's kind of suite."""
-    if not (isinstance(part, type) and issubclass(part, SuiteKind)):
-        raise UserError(
-            f"this {'class' if isinstance(part, type) else type(part).__name__} is no kind of suite", where=name,
-            remedy="derive it from embedkit.evaluation.suites.kinds.SuiteKind",
-        )  # fmt: skip
-    if part.__abstractmethods__:
-        raise UserError(f"does not define {min(part.__abstractmethods__)}", where=name, remedy="define it")
-    return part
-
-
 SUITES: Registry[type[SuiteKind]] = Registry(
-    "kind of suite", "embedkit.evaluation.suites", plugins="embedkit.suites", adopt=_adopt
+    "kind of suite",
+    "embedkit.evaluation.suites",
+    plugins="embedkit.suites",
+    adopt=derived_from(SuiteKind, "kind of suite", "derive it from embedkit.evaluation.suites.kinds.SuiteKind"),  # type: ignore[type-abstract]
 )
 
 

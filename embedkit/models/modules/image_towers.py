@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from embedkit.errors import MissingExtraError, ModelError, UserError
 from embedkit.models.modules.patch_dropout import PatchDropout
-from embedkit.registry import Registry
+from embedkit.registry import Registry, derived_from
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
@@ -161,20 +161,11 @@ class ImageTower(nn.Module, ABC):
         """What `build_image_tower` needs to make this tower again, as plain JSON values."""
 
 
-def _adopt(name: str, part: Any) -> type[ImageTower]:
-    """The class of a plug-in's tower."""
-    if not (isinstance(part, type) and issubclass(part, ImageTower)):
-        raise ModelError(
-            f"this {'class' if isinstance(part, type) else type(part).__name__} is no image tower", where=name,
-            remedy="derive it from embedkit.models.modules.image_towers.ImageTower",
-        )  # fmt: skip
-    if part.__abstractmethods__:
-        raise ModelError(f"does not define {min(part.__abstractmethods__)}", where=name, remedy="define it")
-    return part
-
-
 image_towers: Registry[type[ImageTower]] = Registry(
-    "image tower", "embedkit.models.towers", plugins="embedkit.towers", adopt=_adopt
+    "image tower",
+    "embedkit.models.towers",
+    plugins="embedkit.towers",
+    adopt=derived_from(ImageTower, "image tower", "derive it from embedkit.models.modules.image_towers.ImageTower"),  # type: ignore[type-abstract]
 )
 """Image towers by name; a recipe's ``towers.image.config`` names one as ``family``, or its keys tell."""
 
