@@ -55,8 +55,8 @@ class Model(nn.Module, ABC):
         Longest word n-gram that has a vector of its own; 1 where there are none.
     cleaning : str
         What is done to a caption before its tokens, a key of `embedkit.models.inputs.text_normalization.CLEANINGS`.
-    padded : bool
-        Whether the model sees the padding behind a text, as SigLIP's text tower does.
+    fixed_length : bool
+        Whether every text is padded to `max_length`, and the padding seen, as by SigLIP's text tower.
     preprocess : Preprocess or None
         How an image becomes pixels, where the model takes images.
     scale, bias : float or None
@@ -74,7 +74,7 @@ class Model(nn.Module, ABC):
     pooling: str | None = None
     ngrams: int = 1
     cleaning: str = "none"
-    padded: bool = False
+    fixed_length: bool = False
     preprocess: Preprocess | None = None
     scale: float | None = None
     bias: float | None = None

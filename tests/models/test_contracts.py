@@ -91,7 +91,7 @@ def test_every_ability_has_a_value(name: str) -> None:
     assert isinstance(model.has_dropout(), bool)
     assert isinstance(model.mixes_inputs, bool)
     assert isinstance(model.has_scale, bool)
-    assert isinstance(model.padded, bool)
+    assert isinstance(model.fixed_length, bool)
     assert isinstance(model.beyond_modules, list)
     assert model.ngrams >= 1
     assert model.hidden_size > 0
@@ -105,7 +105,7 @@ def test_every_ability_has_a_value(name: str) -> None:
     assert (model.preprocess is None) == (model.kind != "dual")
     assert model.has_scale == (model.kind == "dual")
     assert model.mixes_inputs == (name == "dual resnet")
-    assert text.padded == (name == "siglip-text")
+    assert text.fixed_length == (name == "siglip-text")
 
 
 def test_nobody_probes_a_model_for_its_attributes(root: Path) -> None:

@@ -27,7 +27,7 @@ class TextGraph(nn.Module):
         super().__init__()
         self.tower = PaddedEncoder(model.text)
         self.tower.normalize = False
-        self.head = self.tower.encoder.head if model.text.padded else nn.Identity()
+        self.head = self.tower.encoder.head if model.text.fixed_length else nn.Identity()
         self.projection = copy.deepcopy(model.projection("text"))
         self.normalize = model.normalize
 
@@ -90,7 +90,7 @@ def write(model: DualEncoder, folder: Path, samples: int = 100) -> dict[str, Any
 def _export(model: DualEncoder, folder: Path) -> None:
     batch = torch.export.Dim("batch", min=1, max=4096)
     ids, mask = padded(model.text.prepare(probe_texts(12)), model.text.encoder)
-    free: dict[int, Any] = {0: batch} if model.text.padded else {0: batch, 1: torch.export.Dim.DYNAMIC}
+    free: dict[int, Any] = {0: batch} if model.text.fixed_length else {0: batch, 1: torch.export.Dim.DYNAMIC}
     pixels = torch.zeros(2, 3, *model.image.size)
     with torch.no_grad(), quiet_exporter():
         text = torch.onnx.export(

@@ -91,7 +91,7 @@ def open_clip_text_cfg(text: ClipTextEncoder) -> tuple[dict[str, Any], bool]:
         cfg["norm_kwargs"] = {"eps": config.layer_norm_eps}
     if text.max_length != config.max_position_embeddings:
         refuse("open_clip", f"the position table has {config.max_position_embeddings} places, max_length is less")
-    if text.padded:
+    if text.fixed_length:
         cfg |= {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
     elif end_id(text) != config.vocab_size - 1:
         cfg |= {"pool_type": "eos", "eos_id": end_id(text)}
@@ -169,7 +169,7 @@ def with_cleaning(text: ClipTextEncoder) -> Any:
         steps += [replace(Regex(r"\s+"), " "), normalizers.Strip()]
         core.normalizer = normalizers.Sequence([*steps, *([core.normalizer] if core.normalizer is not None else [])])
     names: dict[str, Any] = {k: v for k, v in source.special_tokens_map.items() if isinstance(v, str)}
-    if text.padded:
+    if text.fixed_length:
         names["model_input_names"] = ["input_ids"]  # no mask: its attention sees the padding, as in training
     side = getattr(source, "padding_side", "right")
     return PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=text.max_length, padding_side=side, **names)

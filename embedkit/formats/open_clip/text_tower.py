@@ -69,7 +69,7 @@ class OpenClipText(Model):
     """
 
     kind = KIND
-    padded = True
+    fixed_length = True
 
     def __init__(
         self, config: dict[str, Any], dim: int, tokenizer: Any, *, quick_gelu: bool = False, cleaning: str = "lower",

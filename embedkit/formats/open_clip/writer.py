@@ -43,7 +43,7 @@ def write_files(model: DualEncoder, folder: Path) -> list[str]:
     if isinstance(text, OpenClipText):
         return _write_own_text(model, text, folder)
     if not isinstance(text, ClipTextEncoder) or (
-        not text.padded and text.encoder.config.model_type != "clip_text_model"
+        not text.fixed_length and text.encoder.config.model_type != "clip_text_model"
     ):
         refuse("open_clip", "its own text towers are CLIP's and SigLIP's, and others it reads from the hub only")
     assert isinstance(text, ClipTextEncoder)
@@ -130,7 +130,7 @@ def text_parts(model: DualEncoder, text: ClipTextEncoder) -> dict[str, Any]:
         refuse("open_clip", "the text tower has dense layers")
     held = {name.removeprefix("encoder."): tensor for name, tensor in text.tensors().items()}
     state = clip_keys.text_from_hf(held)
-    if text.padded:
+    if text.fixed_length:
         if projection.kind != "none":
             refuse("open_clip", "a SigLIP text tower ends in its own head, and this model has a projection behind it")
         return state | {f"text_projection.{leaf}": held[f"head.{leaf}"] for leaf in ("weight", "bias")}

@@ -53,7 +53,7 @@ def write_files(model: DualEncoder, folder: Path) -> list[str]:
     text, image = model.text, model.image
     if not isinstance(text, ClipTextEncoder):
         config, state, tokenizer = _mixed(model)
-    elif text.padded:
+    elif text.fixed_length:
         config, state, tokenizer = _siglip(model, text)
     elif text.causal and (isinstance(image, OpenClipTower) or image.encoder.config.model_type == "clip_vision_model"):
         config, state, tokenizer = _clip(model, text)

@@ -50,8 +50,8 @@ class ClipTextEncoder(TextEncoder):
         super().__init__(encoder, tokenizer, **{**default, **settings})
         self._cleaning = cleaning
         self.cleaning = cleaning
-        self.padded, self.causal = kind == PADDED, kind == CAUSAL
-        if (self.causal or self.padded) and self.max_length > tokenizer.model_max_length:
+        self.fixed_length, self.causal = kind == PADDED, kind == CAUSAL
+        if (self.causal or self.fixed_length) and self.max_length > tokenizer.model_max_length:
             tokenizer.model_max_length = self.max_length  # the position table counts, not what the words were made for
         if self.causal:
             encoder.set_attn_implementation(ATTENTION)
@@ -72,7 +72,7 @@ class ClipTextEncoder(TextEncoder):
         template = template if SLOT in template else template + SLOT
         clean = cleaner(self.cleaning)
         tokens = self._tokenize([clean(template.replace(SLOT, text)) for text in check_texts(inputs)])
-        if self.padded:
+        if self.fixed_length:
             return self._padded(tokens)
         return self._ended(tokens) if self.causal else tokens
 
@@ -100,20 +100,20 @@ class ClipTextEncoder(TextEncoder):
     @property
     def dim(self) -> int:  # type: ignore[override]
         """Size of the vectors."""
-        return int(self.encoder.config.projection_size) if self.padded else super().dim
+        return int(self.encoder.config.projection_size) if self.fixed_length else super().dim
 
     @property
     def training_dim(self) -> int:
         """Size of the vectors in training mode."""
-        return self.dim if self.padded else super().training_dim
+        return self.dim if self.fixed_length else super().training_dim
 
     def project(self, pooled: Tensor) -> Tensor:
         """SigLIP's head, and the dense layers; (N, H) -> (N, D)."""
-        return super().project(self.encoder.head(pooled) if self.padded else pooled)
+        return super().project(self.encoder.head(pooled) if self.fixed_length else pooled)
 
     @property
     def _pads_left(self) -> bool:
-        return self.padded and self.tokenizer.padding_side == "left"
+        return self.fixed_length and self.tokenizer.padding_side == "left"
 
     def spec(self) -> dict[str, Any]:
         """Settings that decide the vectors."""
