@@ -56,8 +56,8 @@ for _name, _command in _COMMANDS.items():
     app.command(_name, cls=_class, context_settings={"help_option_names": HELP_NAMES})(_command)
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
+def _show_version(flag: bool) -> None:
+    if flag:
         typer.echo(f"embedkit {__version__}")
         raise typer.Exit
 
@@ -84,9 +84,9 @@ def _outside(error: RuntimeError | OSError) -> UserError | None:
     from embedkit.training.parallel.signals import lost_process
 
     if isinstance(error, OSError):
-        said = disk_reason(error, Path.cwd())
+        reason = disk_reason(error, Path.cwd())
         where = str(error.filename) if error.filename else None
-        if said == FULL:
+        if reason == FULL:
             return DiskError(FULL, where=where, remedy="free some space")
         return UserError(str(error.strerror), where=where[:200], remedy="check the path") if where else None
     return lost_process(error, "embedkit", "start all of them again; what was finished is kept")
@@ -108,10 +108,10 @@ def _fail(error: BaseException, debug: bool) -> int:
             wrong = in_our_words(error, context.command, (), context.command_path)
         return _fail(wrong, False)
     if isinstance(error, RuntimeError | OSError):
-        known = _outside(error)
-        if known is not None:
-            _say(known.line())
-            return known.exit_code
+        outside = _outside(error)
+        if outside is not None:
+            _say(outside.line())
+            return outside.exit_code
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         _say("interrupted")
         return 130

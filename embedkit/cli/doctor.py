@@ -25,12 +25,12 @@ def doctor(
     check_json(json_file)
     from embedkit.doctor import examine
 
-    found = examine(subject, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+    examination = examine(subject, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
     out = console(json_file)
-    out.print(f"{found.kind} {found.subject}")
-    for key, value in found.facts.items():
+    out.print(f"{examination.kind} {examination.subject}")
+    for key, value in examination.facts.items():
         out.print(f"  {key}: {show(value)}")
-    for finding in found.findings:
+    for finding in examination.findings:
         out.print(f"! {finding.what} ({finding.evidence})\n  {finding.remedy}")
-    out.print(f"findings: {len(found.findings)}" if found.findings else "nothing found")
-    write_json(json_file, asdict(found))
+    out.print(f"findings: {len(examination.findings)}" if examination.findings else "nothing found")
+    write_json(json_file, asdict(examination))

@@ -65,12 +65,12 @@ def encode(
 
     check_encoding(source, target, column=column, overwrite=overwrite)
     state, device = place(device)
-    loaded = load(
+    encoder = load(
         model, device=device, trust_remote_code=trust_remote_code, revision=revision, allow_pickle=allow_pickle
     )
     with bar("rows") if state.is_main_process else nullcontext() as progress:
         result = encode_file(
-            loaded, source, target, column=column, id_column=id_column, prompt=prompt, truncate_dim=truncate_dim,
+            encoder, source, target, column=column, id_column=id_column, prompt=prompt, truncate_dim=truncate_dim,
             overwrite=overwrite, progress=progress,
         )  # fmt: skip
     if not state.is_main_process:

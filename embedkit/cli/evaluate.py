@@ -121,14 +121,14 @@ def evaluate(
     for one in suites:
         metric_names(one, options["tasks"], split, data)  # wrong names are told before anything is read
     _check_models(names, trust_remote_code, allow_pickle)
-    opened = open_suites(suites, data, settings=_settings(settings or []), **options)
-    _keep_mteb_results(opened, mteb_results)
+    evaluations = open_suites(suites, data, settings=_settings(settings or []), **options)
+    _keep_mteb_results(evaluations, mteb_results)
     reports, cards = [], []
     loading = {"device": device, "trust_remote_code": trust_remote_code, "dtype": dtype, "revision": revision}
     loading["allow_pickle"] = allow_pickle
     replaced = {"pooling": pooling, "max_length": max_length}
     replaced = {key: value for key, value in replaced.items() if value is not None}
-    for name, scored in _run(names, opened, cache, {**loading, **replaced}):
+    for name, scored in _run(names, evaluations, cache, {**loading, **replaced}):
         reports += scored
         standard = not (tasks or settings or prompt is not None or truncate_dim or dtype or replaced)
         if card and standard and scored:
@@ -156,11 +156,11 @@ def _recognised(data: str | None, json_file: str | None) -> str:
     return reading.suite
 
 
-def _keep_mteb_results(opened: Sequence[OpenSuite | MtebSuite], folder: str | None) -> None:
+def _keep_mteb_results(evaluations: Sequence[OpenSuite | MtebSuite], folder: str | None) -> None:
     """Have mteb's tasks write their result files into a folder too."""
     from embedkit.evaluation import MtebSuite
 
-    suites = [one for one in opened if isinstance(one, MtebSuite)] if folder is not None else []
+    suites = [one for one in evaluations if isinstance(one, MtebSuite)] if folder is not None else []
     if folder is not None and not suites:
         raise UserError("--mteb-results is for mteb's tasks, and none is scored", remedy="add --suite mteb:TASK")
     for one in suites:
@@ -223,7 +223,7 @@ def _run_folder(model: str) -> Path | None:
 
 
 def _run(
-    names: Sequence[str], opened: Sequence[OpenSuite | MtebSuite], folder: str | None, loading: dict[str, Any]
+    names: Sequence[str], evaluations: Sequence[OpenSuite | MtebSuite], folder: str | None, loading: dict[str, Any]
 ) -> Iterator[tuple[str, list[Report]]]:
     """Each model's name and reports; no reports on processes other than the first. `loading` is for ``load``."""
     from embedkit.evaluation import EmbeddingCache
@@ -232,10 +232,10 @@ def _run(
     state, loading["device"] = place(loading["device"])
     for name in names:
         path, cache = _folder(name), EmbeddingCache(folder)  # of this model only: memory holds one model's vectors
-        loaded = load(str(path) if path.is_dir() else name, **loading)
+        model = load(str(path) if path.is_dir() else name, **loading)
         with bar("encoding") as progress:
             distributed = state.num_processes > 1
-            scored = [one.run(loaded, progress, cache=cache, distributed=distributed, name=name) for one in opened]
+            scored = [one.run(model, progress, cache=cache, distributed=distributed, name=name) for one in evaluations]
         yield name, scored if state.is_main_process else []
 
 

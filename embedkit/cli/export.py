@@ -28,8 +28,8 @@ def export(
     from embedkit.formats.export import check_format
 
     check_format(format)  # what is missing is asked for before a model is read
-    loaded = load(
+    encoder = load(
         model, device="cpu", trust_remote_code=trust_remote_code, revision=revision, allow_pickle=allow_pickle
     )
-    write(loaded, output, format=format, overwrite=overwrite, samples=samples)
+    write(encoder, output, format=format, overwrite=overwrite, samples=samples)
     console().print(f"written to {output}")

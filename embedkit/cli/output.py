@@ -103,20 +103,20 @@ def bar(label: str) -> Iterator[Callable[[int, int], None]]:
     if not sys.stderr.isatty():
         yield _lines(label)
         return
-    with Progress(console=Console(stderr=True, force_jupyter=False), transient=True) as shown:
-        task = shown.add_task(label, total=None)
-        yield lambda done, total: shown.update(task, completed=done, total=total or None)
+    with Progress(console=Console(stderr=True, force_jupyter=False), transient=True) as display:
+        task = display.add_task(label, total=None)
+        yield lambda count, total: display.update(task, completed=count, total=total or None)
 
 
 def _lines(label: str) -> Callable[[int, int], None]:
     """Progress as lines, none in the first seconds."""
     last = time.monotonic()
 
-    def tell(done: int, total: int) -> None:
+    def tell(count: int, total: int) -> None:
         nonlocal last
         if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
             last = time.monotonic()
-            print(f"{label}: {done:,}" + (f" of {total:,}" if total else ""), file=sys.stderr, flush=True)
+            print(f"{label}: {count:,}" + (f" of {total:,}" if total else ""), file=sys.stderr, flush=True)
 
     return tell
 
@@ -126,13 +126,13 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | No
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    grid = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for index, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
-        shown.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        grid.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        shown.add_row(*(Text(show(cell)) for cell in row))
-    return shown
+        grid.add_row(*(Text(show(cell)) for cell in row))
+    return grid
 
 
 def show(value: Any) -> str:

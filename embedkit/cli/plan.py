@@ -26,10 +26,10 @@ def plan(
     evaluation. The data is opened and the model built; nothing is trained.
     """
     check_json(json_file)
-    loaded = open_recipe(recipe, overrides or [], smoke=smoke)
+    config = open_recipe(recipe, overrides or [], smoke=smoke)
     from embedkit.training import plan as make_plan
 
-    facts = make_plan(loaded).to_dict()
+    facts = make_plan(config).to_dict()
     out = console(json_file)
     for line in page(facts):
         out.print(line)
@@ -56,17 +56,17 @@ def page(facts: Mapping[str, Any]) -> Iterator[str]:
     sources = [str(source["path"]) for source in rows.get("sources", [])]
     more = f" and {len(sources) - 3} more" if len(sources) > 3 else ""
     held_out = f", {rows['held_out']:,} held out" if rows.get("held_out") else ""
-    known = "a stream" if count is None else f"{count:,}"
-    yield _line("rows", f"{known}{held_out}, from {', '.join(sources[:3])}{more}")
+    size = "a stream" if count is None else f"{count:,}"
+    yield _line("rows", f"{size}{held_out}, from {', '.join(sources[:3])}{more}")
     epochs = f", {steps['epochs']:.3g} epoch{'s' * (steps['epochs'] != 1)}" if steps.get("epochs") else ""
-    saved = f"; a checkpoint each {steps['checkpoint_every']}"
+    checkpoints = f"; a checkpoint each {steps['checkpoint_every']}"
     time = f", about {_duration(facts['seconds'])} by the log of the last run" if facts.get("seconds") else ""
-    yield _line("steps", f"{steps['total']:,} of {batch['rows']:,} rows{epochs}{time}{saved}")
+    yield _line("steps", f"{steps['total']:,} of {batch['rows']:,} rows{epochs}{time}{checkpoints}")
     parts = [f"{value:,} {name.replace('_', ' ')}" for name, value in negatives.items() if name != "total" and value]
     yield _line("negatives", f"{negatives['total']:,} for each anchor" + (f" ({', '.join(parts)})" if parts else ""))
     rates = sorted({group["learning_rate"] for group in facts["parameters"]}, reverse=True)
-    trained = sum(group["parameters"] for group in facts["parameters"])
-    yield _line("learning rate", f"{', '.join(map(show, rates))} at its peak, on {trained:,} parameters")
+    parameters = sum(group["parameters"] for group in facts["parameters"])
+    yield _line("learning rate", f"{', '.join(map(show, rates))} at its peak, on {parameters:,} parameters")
     memory = facts["memory"]
     yield _line("memory", f"about {memory['peak']}, of which activations {memory['activations']}")
     yield _line("evaluation", _evaluation(facts["evaluation"]))

@@ -37,18 +37,18 @@ def recipes(
         raise UserError("--resolved needs the NAME of a recipe", where=COMMAND_LINE,
                         remedy="write `embedkit recipes NAME --resolved`")  # fmt: skip
     check_json(json_file)
-    loaded = grouped_recipes()
+    entries = grouped_recipes()
     out = console(json_file)
-    for line in listing(loaded, out.width if sys.stdout.isatty() else _WIDTH):
+    for line in listing(entries, out.width if sys.stdout.isatty() else _WIDTH):
         out.print(line)
     rows = [
         {"name": one.name, "group": group, "method": one.method.name, "description": one.description}
-        for group, one in loaded
+        for group, one in entries
     ]
     write_json(json_file, rows)
 
 
-def listing(loaded: list[tuple[str, Recipe]], width: int) -> Iterator[str]:
+def listing(entries: list[tuple[str, Recipe]], width: int) -> Iterator[str]:
     """The lines of the list, at most `width` characters each: a heading for each group, a line for each recipe.
 
     Parameters
@@ -62,7 +62,7 @@ def listing(loaded: list[tuple[str, Recipe]], width: int) -> Iterator[str]:
 
     yield "A recipe's file: embedkit recipes NAME. Every setting of it: add --resolved."
     for group, heading in GROUPS.items():
-        members = sorted((recipe for other, recipe in loaded if other == group), key=lambda recipe: recipe.name)
+        members = sorted((recipe for other, recipe in entries if other == group), key=lambda recipe: recipe.name)
         column = max(len(recipe.name) for recipe in members)
         yield ""
         yield heading

@@ -28,13 +28,13 @@ def train(
     check_json(json_file)
     from embedkit.training.setup import check_early
 
-    loaded = open_recipe(recipe, overrides or [], smoke=smoke)
-    check_early(loaded)
+    config = open_recipe(recipe, overrides or [], smoke=smoke)
+    check_early(config)
     from accelerate import PartialState
 
     from embedkit.training import train as run
 
-    result = run(loaded, resume=resume, output=output)
+    result = run(config, resume=resume, output=output)
     if not PartialState().is_main_process:
         return
     out = console(json_file)

@@ -44,18 +44,18 @@ class Command(TyperCommand):
     def rewritten(self, words: list[str]) -> list[str]:
         """`words` with options of another spelling by their own name."""
         names = option_names(self)
-        changed: list[str] = []
+        result: list[str] = []
         for number, word in enumerate(words):
             if word == "--":
-                return changed + words[number:]
+                return result + words[number:]
             name, equals, value = word.partition("=")
             other = RENAMED_OPTIONS.get(name) or {new: old for old, new in RENAMED_OPTIONS.items()}.get(name)
             if name not in names and other in names:
                 if name in RENAMED_OPTIONS:
                     typer.echo(f"embedkit: {name} is called {other} now", err=True)
                 word = f"{other}{equals}{value}"
-            changed.append(word)
-        return changed
+            result.append(word)
+        return result
 
 
 class RecipeCommand(Command):
@@ -65,25 +65,25 @@ class RecipeCommand(Command):
         """`words` with each option that is a setting as ``key=value``."""
         own = {name: param for param in self.params for name in (*param.opts, *param.secondary_opts)}
         rest = super().rewritten(words)
-        changed: list[str] = []
+        result: list[str] = []
         while rest:
             word = rest.pop(0)
             name, equals, value = word.partition("=")
             if word == "--":
-                return [*changed, word, *rest]
+                return [*result, word, *rest]
             param = own.get(name)
             if param is not None or not word.startswith("--") or name in HELP_NAMES:
-                changed.append(word)
+                result.append(word)
                 if param is not None and not equals and rest and not getattr(param, "is_flag", False):
-                    changed.append(rest.pop(0))
+                    result.append(rest.pop(0))
                 continue
             is_switch = self._check_setting(name, value)
             if not equals and rest and not re.match(r"-(?!\d|\.\d)", rest[0]):
                 value = rest.pop(0)
             elif not equals and not is_switch:
                 raise UserError(f"{name} needs a value", where=COMMAND_LINE, remedy=f"write {name} VALUE")
-            changed.append(f"{name.removeprefix('--')}={value if value or equals else 'true'}")
-        return changed
+            result.append(f"{name.removeprefix('--')}={value if value or equals else 'true'}")
+        return result
 
     def _check_setting(self, name: str, value: str) -> bool:
         """Whether an option that is a setting may stand without a value; others are refused with the nearest one."""

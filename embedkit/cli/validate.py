@@ -33,33 +33,33 @@ def validate(
     run would refuse the data.
     """
     check_json(json_file)
-    loaded = open_recipe(recipe, overrides or [], smoke=smoke)
-    missing = missing_files(loaded)
-    named = [path for path in missing if path not in missing_files(open_recipe(recipe, [], smoke=smoke))]
-    if named:
-        raise DataError("no such file or folder", where=named[0], remedy="check the path")
+    config = open_recipe(recipe, overrides or [], smoke=smoke)
+    missing = missing_files(config)
+    own_paths = [path for path in missing if path not in missing_files(open_recipe(recipe, [], smoke=smoke))]
+    if own_paths:
+        raise DataError("no such file or folder", where=own_paths[0], remedy="check the path")
     from embedkit.training import setup  # the objective's parts need torch; a wrong key or method is told before
 
-    method = setup.check(loaded)
+    method = setup.check(config)
     out = console(json_file)
-    for note in loaded.origin.notes:
+    for note in config.origin.notes:
         out.print(note)
-    out.print(f"{loaded.name}: the recipe is valid")
+    out.print(f"{config.name}: the recipe is valid")
     if missing:
         out.print(f"its data {missing[0]} is not here: name yours after the recipe, `embedkit validate {recipe} FILE`")
     if not full:
-        write_json(json_file, loaded.model_dump(mode="json"))
+        write_json(json_file, config.model_dump(mode="json"))
         return
     from embedkit.data.sources.preflight import check_nothing_bad
 
-    reports = _read_all(loaded, method)
-    shown: list[list[Any]] = []
+    reports = _read_all(config, method)
+    lines: list[list[Any]] = []
     for report in reports:
-        shown.append([report.path, report.read, report.filtered, report.good, report.bad.total()])
-        shown += [[f"  {reason}", "", "", "", count] for reason, count in sorted(report.bad.items())]
-    console(json_file).print(table(["source", "read", "left out by where", "good", "bad"], shown))
-    fatal = loaded.data.on_bad_row == "error" and any(report.faults for report in reports)
-    notes = [] if fatal else setup.open_rows(loaded, method).notes  # refuses what a run would refuse
+        lines.append([report.path, report.read, report.filtered, report.good, report.bad.total()])
+        lines += [[f"  {reason}", "", "", "", count] for reason, count in sorted(report.bad.items())]
+    console(json_file).print(table(["source", "read", "left out by where", "good", "bad"], lines))
+    fatal = config.data.on_bad_row == "error" and any(report.faults for report in reports)
+    notes = [] if fatal else setup.open_rows(config, method).notes  # refuses what a run would refuse
     for note in notes:
         console(json_file).print(note)
     write_json(json_file, {"sources": [report.to_json() for report in reports], "notes": notes})
@@ -77,5 +77,5 @@ def _read_all(recipe: Recipe, method: Method) -> list[SourceReport]:
     sources = open_sources(data, setup.contract_of(recipe, method))
     with bar("rows") as show:
         return inspect_sources(
-            sources, Decoding(None, recipe.data.workers, recipe.data.max_pixels), lambda done: show(done, done)
+            sources, Decoding(None, recipe.data.workers, recipe.data.max_pixels), lambda count: show(count, count)
         )

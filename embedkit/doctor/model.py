@@ -55,9 +55,9 @@ def examine_model(model: Model, folder: Path | None = None) -> Examined:
     with largest(model) as peaks:
         clouds = {tower: model.encode(items, normalize=False) for tower, items in inputs.items()}
     for tower, vectors in clouds.items():
-        told, found = cloud(vectors, tower if len(clouds) > 1 else None)
-        facts |= told
-        findings += found
+        figures, faults = cloud(vectors, tower if len(clouds) > 1 else None)
+        facts |= figures
+        findings += faults
     if peaks:
         name, value = max(peaks.items(), key=lambda pair: pair[1])
         facts["largest activation"] = value
@@ -78,10 +78,10 @@ def largest(model: Any) -> Iterator[dict[str, float]]:
     import torch
 
     tops: dict[str, Any] = {}
-    found: dict[str, float] = {}
+    peaks: dict[str, float] = {}
 
     def watch(name: str) -> Any:
-        def hook(module: Any, given: Any, out: Any) -> None:
+        def hook(module: Any, arguments: Any, out: Any) -> None:
             if isinstance(out, torch.Tensor) and out.is_floating_point() and out.numel():
                 top = out.detach().abs().amax().float()
                 tops[name] = torch.maximum(tops[name], top) if name in tops else top
@@ -90,11 +90,11 @@ def largest(model: Any) -> Iterator[dict[str, float]]:
 
     handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
     try:
-        yield found
+        yield peaks
     finally:
         for handle in handles:
             handle.remove()
-        found.update({name: float(top) for name, top in tops.items()})
+        peaks.update({name: float(top) for name, top in tops.items()})
 
 
 def cloud(vectors: np.ndarray, tower: str | None) -> Examined:

@@ -29,30 +29,30 @@ def examine_recipe(recipe: Recipe) -> Examined:
     method = setup.check(recipe)
     every = recipe.model_copy(update={"data": recipe.data.model_copy(update={"drop_last": False})})
     rows = setup.open_rows(every, method)
-    found = rows.summary()
-    facts = {"rows": rows.num_rows, "dropped": found.get("dropped", {})}
+    summary = rows.summary()
+    facts = {"rows": rows.num_rows, "dropped": summary.get("dropped", {})}
     findings = [
         Finding("rows are left out", f"{count:,} rows: {reason}", "mend the data, or leave it if this is meant")
-        for reason, count in found.get("dropped", {}).items()
+        for reason, count in summary.get("dropped", {}).items()
     ]
     if rows.num_rows is not None:
-        repeated = found["duplicates"]
+        repeated = summary["duplicates"]
         if repeated["positive_is_anchor"] > 0.01 * rows.num_rows:
             share = f"{repeated['positive_is_anchor']:,} of {rows.num_rows:,} rows"
             findings.append(Finding("positives equal their anchors", share, "drop these rows"))
         if repeated["anchors"] > 0.2 * rows.num_rows and recipe.data.sampler == "shuffled":
             share = f"{repeated['anchors']:,} of {rows.num_rows:,} anchors occurred before"
             findings.append(Finding("anchors repeat", share, "set data.sampler=no-duplicates"))
-        known = [row for batch in rows.batches(0) for row in batch.rows]
-        findings += _scores(known)
+        every_row = [row for batch in rows.batches(0) for row in batch.rows]
+        findings += _scores(every_row)
         if recipe.evaluation is not None:
-            findings += _overlap(recipe, (text for row in known for text in _texts(row)))
+            findings += _overlap(recipe, (text for row in every_row for text in _texts(row)))
     findings += order_findings(rows)
     findings += _as_a_run(recipe, method)
     findings += _checkpoint(recipe)
-    told = one_step(recipe, method, rows)
-    facts["model"] = told if isinstance(told, str) else "one step of it was made"
-    return facts, findings if isinstance(told, str) else [*findings, *told]
+    outcome = one_step(recipe, method, rows)
+    facts["model"] = outcome if isinstance(outcome, str) else "one step of it was made"
+    return facts, findings if isinstance(outcome, str) else [*findings, *outcome]
 
 
 def _as_a_run(recipe: Recipe, method: Method) -> Iterator[Finding]:
@@ -81,12 +81,12 @@ def _scores(rows: list[Any]) -> Iterator[Finding]:
     return score_findings("score", [(row["anchor"], row["positive"], row["score"]) for row in pairs if "score" in row])
 
 
-def _overlap(recipe: Recipe, trained: Iterable[str]) -> Iterator[Finding]:
+def _overlap(recipe: Recipe, texts: Iterable[str]) -> Iterator[Finding]:
     from embedkit.evaluation import OpenSuite, open_suite
 
     assert recipe.evaluation is not None
     config = recipe.evaluation
-    seen: set[str] = set()
+    training_texts: set[str] = set()
     for split in dict.fromkeys([config.split, "test"]):
         try:
             suite = open_suite(config.suite, config.data, config.tasks, split, settings=config.settings)
@@ -102,8 +102,8 @@ def _overlap(recipe: Recipe, trained: Iterable[str]) -> Iterator[Finding]:
             )
             continue
         scored = {plain(item) for item in items if isinstance(item, str) and len(item.split()) > 3}
-        seen = seen or {plain(text) for text in trained}
-        common = scored & seen
+        training_texts = training_texts or {plain(text) for text in texts}
+        common = scored & training_texts
         if common:
             yield Finding(
                 f"evaluation texts of split {split!r} are in the training data",
@@ -136,8 +136,8 @@ def _checkpoint(recipe: Recipe) -> Iterator[Finding]:
     if name is None or not Path(name).is_dir():
         return
     plan = inspect(Path(name))
-    given = recipe.model.model_dump(exclude_none=True)
-    yield from differences(plan.spec, given, "the recipe", str(name))
+    settings = recipe.model.model_dump(exclude_none=True)
+    yield from differences(plan.spec, settings, "the recipe", str(name))
 
 
 def one_step(recipe: Recipe, method: Method, rows: TrainingRows) -> list[Finding] | str:
@@ -212,11 +212,11 @@ def _gradients(
     first = ((0, _shortened(batch)) for batch in itertools.islice(rows.batches(0), 1))
     for _, batch in decode_batches(first, setup.decoding(recipe, method, model), rows.where):
         step.gradients(prepare(batch, method, model, seed=recipe.seed, epoch=0))
-    named = [(name, p) for name, p in bundle.named_parameters() if p.requires_grad]
-    norms = {name: None if p.grad is None else float(p.grad.norm()) for name, p in named}
+    parameters = [(name, p) for name, p in bundle.named_parameters() if p.requires_grad]
+    norms = {name: None if p.grad is None else float(p.grad.norm()) for name, p in parameters}
     return norms, cut_share(rows, method, model)
 
 
 def _shortened(batch: Any) -> Any:
-    kept = {name: getattr(batch, name)[:_ROWS] for name in ("rows", "ids", "places")}
-    return replace(batch, size=len(kept["rows"]), **kept)
+    fields = {name: getattr(batch, name)[:_ROWS] for name in ("rows", "ids", "places")}
+    return replace(batch, size=len(fields["rows"]), **fields)

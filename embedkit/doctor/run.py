@@ -22,8 +22,8 @@ def examine_run(folder: Path) -> Examined:
     """A loss that does not move, collapse, a scale at a bound, fp16, waiting, bad numbers, dead towers, other data."""
     from embedkit.config.recipe_io import load_recipe
 
-    known = read_log(folder / "log.jsonl")
-    rows = [row for row in known if "loss" in row]
+    entries = read_log(folder / "log.jsonl")
+    rows = [row for row in entries if "loss" in row]
     if not rows:
         raise UserError("no step has been logged yet", where=str(folder / "log.jsonl"), remedy="wait, or train on")
     recipe = load_recipe(folder / "recipe.yaml")
@@ -31,10 +31,10 @@ def examine_run(folder: Path) -> Examined:
     mean = {key: sum(row.get(key, 0.0) for row in rows) / len(rows) for key in ("data_wait_share", "padding_share")}
     facts = {"steps": last["step"], "first loss": rows[0]["loss"], "last loss": last["loss"], **mean}
     findings = [*_log(rows, recipe), *_waiting(mean["data_wait_share"]), *_not_finite(rows, folder), *_fp16(rows)]
-    findings += _backwards(known)
+    findings += _backwards(entries)
     findings += _checkpoints(folder)
-    facts["data"], changed = _data(folder, recipe)
-    return facts, [*findings, *changed]
+    facts["data"], data_findings = _data(folder, recipe)
+    return facts, [*findings, *data_findings]
 
 
 def _log(rows: Sequence[Row], recipe: Recipe) -> Iterator[Finding]:
@@ -65,11 +65,11 @@ def _log(rows: Sequence[Row], recipe: Recipe) -> Iterator[Finding]:
         yield Finding("the gradient is exactly zero", evidence, guards.IDLE_REMEDY)
     yield from _scale(rows, objective)
     if all("negatives" in row for row in tail):
-        found = sum(row["negatives"] for row in tail) / len(tail)
-        if found < 0.8 * (batch - 1):
+        negatives = sum(row["negatives"] for row in tail) / len(tail)
+        if negatives < 0.8 * (batch - 1):
             yield Finding(
                 "batches hold fewer different positives than rows",
-                f"{found:.1f} negatives an anchor {lately}, {batch} rows a batch",
+                f"{negatives:.1f} negatives an anchor {lately}, {batch} rows a batch",
                 "set data.sampler=no-duplicates, or drop repeated rows",
             )
 
@@ -105,17 +105,17 @@ def _scale(rows: Sequence[Row], objective: Objective) -> Iterator[Finding]:
 
 def _waiting(share: float) -> Iterator[Finding]:
     if share > 0.1:
-        told = f"{share:.0%} of the time"
-        yield Finding("training waits for data", told, "put the data on a faster disk, or do not stream it")
+        evidence = f"{share:.0%} of the time"
+        yield Finding("training waits for data", evidence, "put the data on a faster disk, or do not stream it")
 
 
 def _not_finite(rows: Sequence[Row], folder: Path) -> Iterator[Finding]:
     """Bad numbers; for fp16 an overflowing gradient is how the loss scale is found, and no finding."""
     steps = [row["step"] for row in rows if not math.isfinite(row["loss"])
              or ("loss_scale" not in row and not math.isfinite(row.get("gradient_norm", 0.0)))]  # fmt: skip
-    listed = sorted(folder.glob("nonfinite-step-*.json"))
+    files = sorted(folder.glob("nonfinite-step-*.json"))
     later = rows[-1]["step"]
-    unsettled = [file for file in listed if not file.stem.rsplit("-", 1)[-1].isdigit()
+    unsettled = [file for file in files if not file.stem.rsplit("-", 1)[-1].isdigit()
                  or int(file.stem.rsplit("-", 1)[-1]) >= later]  # fmt: skip
     if steps or unsettled:
         at = f"at step {steps[0]:,}" if steps else "in a step that was refused"
@@ -129,19 +129,19 @@ def _not_finite(rows: Sequence[Row], folder: Path) -> Iterator[Finding]:
 
 def _fp16(rows: Sequence[Row]) -> Iterator[Finding]:
     last = rows[-1]
-    factor, skipped = last.get("loss_scale"), last.get("skipped_steps", 0.0)
+    factor, skips = last.get("loss_scale"), last.get("skipped_steps", 0.0)
     if factor is None:
         return
-    if factor <= 1.0 or skipped > max(20.0, 0.05 * last["step"]):
+    if factor <= 1.0 or skips > max(20.0, 0.05 * last["step"]):
         yield Finding(
-            "gradients overflow in fp16", f"loss scale {factor:g}, {skipped:.0f} of {last['step']:,} steps skipped",
+            "gradients overflow in fp16", f"loss scale {factor:g}, {skips:.0f} of {last['step']:,} steps skipped",
             "set train.precision=bf16, or lower train.lr",
         )  # fmt: skip
 
 
-def _backwards(known: Sequence[Row]) -> Iterator[Finding]:
+def _backwards(entries: Sequence[Row]) -> Iterator[Finding]:
     """Scores of a correlation that are clearly below zero."""
-    scored = [row["scores"] for row in known if "scores" in row]
+    scored = [row["scores"] for row in entries if "scores" in row]
     for name, value in (scored[-1] if scored else {}).items():
         if value is not None and value < -10:
             yield Finding(
@@ -157,24 +157,24 @@ def _checkpoints(folder: Path) -> Iterator[Finding]:
     from embedkit.training.state.checkpoint import Checkpoint, CheckpointStore, verify
 
     store = CheckpointStore(folder / "checkpoints")
-    kept = [Checkpoint(path, step) for step in store.steps()
+    checkpoints = [Checkpoint(path, step) for step in store.steps()
             if verify(path := store.folder / f"step-{step:08d}") is None]  # fmt: skip
-    if not kept:
+    if not checkpoints:
         return
-    squares = {name.rpartition("/")[0]: value for name, value in kept[-1].tensors("optimiser").items()
+    squares = {name.rpartition("/")[0]: value for name, value in checkpoints[-1].tensors("optimiser").items()
                if name.endswith("/exp_avg_sq")}  # fmt: skip
-    older, newer = kept[0].tensors("weights"), kept[-1].tensors("weights")
+    older, newer = checkpoints[0].tensors("weights"), checkpoints[-1].tensors("weights")
     for part, title in (("model.text.", "text tower"), ("model.image.", "image tower"), ("model.", "model")):
         own = [name for name in squares if name.startswith(part)]
         if not own:
             continue
         idle = [name for name in own if not bool(squares[name].any())]
-        still = len(kept) > 1 and all(torch.equal(older[name], newer[name]) for name in own if name in older)
+        still = len(checkpoints) > 1 and all(torch.equal(older[name], newer[name]) for name in own if name in older)
         if len(idle) == len(own):
-            evidence = f"{len(own)} tensors whose squared gradients are all zero at step {kept[-1].step:,}"
+            evidence = f"{len(own)} tensors whose squared gradients are all zero at step {checkpoints[-1].step:,}"
             yield Finding(f"no gradient has reached the {title}", evidence, "check the objective, the method, and lr")
         elif still:
-            evidence = f"{len(own)} tensors are equal at steps {kept[0].step:,} and {kept[-1].step:,}"
+            evidence = f"{len(own)} tensors are equal at steps {checkpoints[0].step:,} and {checkpoints[-1].step:,}"
             yield Finding(f"the weights of the {title} do not move", evidence, "check train.lr and train.groups")
         elif idle and part == "model.":
             evidence = f"{len(idle)} of {len(own)} tensors, first {idle[0]}"

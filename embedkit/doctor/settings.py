@@ -47,8 +47,8 @@ def examine_folder(folder: Path, model: Any) -> Iterator[Finding]:
                 "the files for sentence-transformers contradict each other", error.line(), "save the model again"
             )
         recipe = (own.get("recipe") or {}).get("model") or {}
-        asked = {name: value for name, value in recipe.items() if name != "max_length"}
-        yield from differences(own.get("spec") or {}, asked, "the recipe in the folder", OWN_FILE)
+        recipe_settings = {name: value for name, value in recipe.items() if name != "max_length"}
+        yield from differences(own.get("spec") or {}, recipe_settings, "the recipe in the folder", OWN_FILE)
     yield from _activations(folder)
     yield from _preprocessing(folder)
 
@@ -103,31 +103,31 @@ def _preprocessing(folder: Path) -> Iterator[Finding]:
     from embedkit.formats.folder import read_json
     from embedkit.models.inputs.preprocess import CLIP_MEAN
 
-    said: dict[str, tuple[list[float] | None, int | None]] = {}
+    settings: dict[str, tuple[list[float] | None, int | None]] = {}
     if (folder / "preprocessor_config.json").is_file():
-        known = read_json(folder / "preprocessor_config.json")
-        size = known.get("crop_size") or known.get("size")
-        said["preprocessor_config.json"] = (known.get("image_mean"), _edge(size))
+        content = read_json(folder / "preprocessor_config.json")
+        size = content.get("crop_size") or content.get("size")
+        settings["preprocessor_config.json"] = (content.get("image_mean"), _edge(size))
     if (folder / "open_clip_config.json").is_file():
-        known = read_json(folder / "open_clip_config.json")
-        size = (known.get("model_cfg") or {}).get("vision_cfg", {}).get("image_size")
-        said["open_clip_config.json"] = ((known.get("preprocess_cfg") or {}).get("mean"), _edge(size))
+        content = read_json(folder / "open_clip_config.json")
+        size = (content.get("model_cfg") or {}).get("vision_cfg", {}).get("image_size")
+        settings["open_clip_config.json"] = ((content.get("preprocess_cfg") or {}).get("mean"), _edge(size))
     kind, size = None, None
     if (folder / "config.json").is_file():
         config = read_json(folder / "config.json")
         kind, size = config.get("model_type"), (config.get("vision_config") or {}).get("image_size")
     usual = {"clip": list(CLIP_MEAN), "siglip": [0.5, 0.5, 0.5]}.get(str(kind))
-    means = {name: mean for name, (mean, _) in said.items() if mean}
+    means = {name: mean for name, (mean, _) in settings.items() if mean}
     if usual is not None:
         means["usual for " + str(kind)] = usual
-    sizes = {name: edge for name, (_, edge) in said.items() if edge} | ({"config.json": size} if size else {})
+    sizes = {name: edge for name, (_, edge) in settings.items() if edge} | ({"config.json": size} if size else {})
     values: tuple[tuple[str, dict[str, Any]], ...] = (("mean", means), ("size", sizes))
-    for what, given in values:
-        first = next(iter(given.values()), None)
-        if any(not _near(value, first) for value in given.values()):
+    for what, figures in values:
+        first = next(iter(figures.values()), None)
+        if any(not _near(value, first) for value in figures.values()):
             yield Finding(
                 f"images are prepared with another {what} than the model was made for",
-                "; ".join(f"{name}: {value}" for name, value in given.items()),
+                "; ".join(f"{name}: {value}" for name, value in figures.items()),
                 "give all files the values that the weights were trained with",
             )
 

@@ -36,11 +36,11 @@ def examine_tokens(model: Any) -> Iterator[Finding]:
         )  # fmt: skip
     config = encoder.config
     for name in ("pad", "cls", "sep", "bos", "eos", "mask", "unk"):
-        number, said = getattr(tokenizer, f"{name}_token_id", None), getattr(config, f"{name}_token_id", None)
+        number, in_config = getattr(tokenizer, f"{name}_token_id", None), getattr(config, f"{name}_token_id", None)
         if number is not None and number >= rows:
             yield Finding(f"the {name} token is outside of the embedding table", f"id {number}, {rows:,} rows", _FETCH)
-        elif name == "pad" and None not in (number, said) and number != said:
-            evidence = f"tokenizer {number}, config.json {said}"
+        elif name == "pad" and None not in (number, in_config) and number != in_config:
+            evidence = f"tokenizer {number}, config.json {in_config}"
             yield Finding(f"tokenizer and configuration name different {name} tokens", evidence, _FETCH)
     limit = getattr(tokenizer, "model_max_length", None)
     if limit is not None and limit < model.max_length:

@@ -12,7 +12,7 @@ from embedkit.evaluation.core.cache import EmbeddingCache
 from embedkit.evaluation.core.embedder import Encoder, Progress
 from embedkit.evaluation.datasets.look import Data
 from embedkit.evaluation.report.report import Report
-from embedkit.evaluation.suites.kinds import Opened, Suite, SuiteOptions, kind_of
+from embedkit.evaluation.suites.kinds import Evaluation, Suite, SuiteOptions, kind_of
 from embedkit.evaluation.suites.own import recognise
 
 
@@ -84,16 +84,16 @@ def _size(truncate_dim: int | None, dim: int | None) -> int | None:
     return dim if truncate_dim is None else truncate_dim
 
 
-def _open(suite: Suite | None, options: SuiteOptions) -> Opened:
+def _open(suite: Suite | None, options: SuiteOptions) -> Evaluation:
     """The open suite; where none is named, the one that the data can be read by, which its notes tell."""
     if suite is not None:
         return kind_of(suite).open(suite, options)
     reading = recognise(options.data)
-    opened = kind_of(reading.suite).open(reading.suite, options)
-    tasks = getattr(opened, "tasks", None)
+    evaluation = kind_of(reading.suite).open(reading.suite, options)
+    tasks = getattr(evaluation, "tasks", None)
     if reading.taken_for and tasks:
         tasks[0].notes.insert(0, f"taken for {reading.taken_for}: suite {reading.suite}")
-    return opened
+    return evaluation
 
 
 def evaluate(
@@ -128,13 +128,13 @@ def evaluate(
     >>> evaluate(Lengths(), data=rows, resamples=0).scores["data"]
     100.0
     """
-    opened = open_suite(
+    evaluation = open_suite(
         suite, data, tasks, split, settings=settings, prompt=prompt, truncate_dim=truncate_dim, resamples=resamples,
         seed=seed, dim=dim,
     )  # fmt: skip
     if isinstance(model, str | Path):
         name = name or str(model)
-    report: Report = opened.run(_loaded(model), progress, cache=cache, distributed=distributed, name=name)
+    report: Report = evaluation.run(_loaded(model), progress, cache=cache, distributed=distributed, name=name)
     return report
 
 
@@ -166,21 +166,21 @@ def open_suites(
     if twice:
         raise UserError(f"the suite {twice[0]!r} is given twice", remedy="name each once; mteb:A,B for several tasks")
     values = dict(settings or {})
-    known = [kind.known_settings(suite) for kind, suite in zip(kinds, suites, strict=True)]
+    known_keys = [kind.known_settings(suite) for kind, suite in zip(kinds, suites, strict=True)]
     shared = any(kind.takes_shared_data for kind in kinds)
     for key in values:
-        if shared and not any(key in keys for keys in known):
-            raise UserError(f"unknown evaluation setting {key!r}", remedy=nearest(key, set().union(*known)))
+        if shared and not any(key in keys for keys in known_keys):
+            raise UserError(f"unknown evaluation setting {key!r}", remedy=nearest(key, set().union(*known_keys)))
     size = _size(options.pop("truncate_dim", None), options.pop("dim", None))
     common = SuiteOptions(data=data, settings=values, truncate_dim=size, **options)
-    opened = []
-    for kind, suite, keys in zip(kinds, suites, known, strict=True):
+    evaluations = []
+    for kind, suite, keys in zip(kinds, suites, known_keys, strict=True):
         part = common
         if shared:
-            chosen = {key: value for key, value in values.items() if key in keys}
-            part = replace(common, settings=chosen, data=data if kind.takes_shared_data else None)
-        opened.append(kind.open(suite, part))
-    return opened
+            own_settings = {key: value for key, value in values.items() if key in keys}
+            part = replace(common, settings=own_settings, data=data if kind.takes_shared_data else None)
+        evaluations.append(kind.open(suite, part))
+    return evaluations
 
 
 def evaluate_all(
@@ -197,12 +197,12 @@ def evaluate_all(
     The suites share the embeddings of a model; without `cache` these are let go when its turn is over. `options` are
     those of `open_suites`.
     """
-    opened = open_suites(suites, data, **options)
+    evaluations = open_suites(suites, data, **options)
     reports = {}
     for name, source in models.items():
         model = _loaded(source)
         shared = EmbeddingCache() if cache is None else cache
-        for one in opened:
+        for one in evaluations:
             report = one.run(model, cache=shared, name=name)
             reports[name, report.suite] = report
     return reports

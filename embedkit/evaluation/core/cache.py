@@ -40,7 +40,7 @@ class EmbeddingCache:
             usable = False
         if not usable:
             raise UserError("no folder can be there", where=str(folder)[:200], remedy="give another cache")
-        self._kept: dict[str, dict[bytes, Array]] = {}
+        self._memory: dict[str, dict[bytes, Array]] = {}
         self._shelves: dict[str, _Shelf] = {}
 
     def get(self, model_key: str, prompt: str | None, keys: Sequence[bytes]) -> dict[bytes, Array]:
@@ -54,8 +54,8 @@ class EmbeddingCache:
         name = self._space(model_key, prompt)
         if self.folder is not None:
             return self._open(name).get(keys)
-        kept = self._kept.get(name, {})
-        return {key: kept[key] for key in keys if key in kept}
+        vectors = self._memory.get(name, {})
+        return {key: vectors[key] for key in keys if key in vectors}
 
     def put(
         self, model_key: str, prompt: str | None, keys: Sequence[bytes], vectors: Array, *, keep: bool = True
@@ -65,7 +65,7 @@ class EmbeddingCache:
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         if self.folder is None:
             if keep:
-                self._kept.setdefault(name, {}).update(zip(keys, vectors, strict=True))
+                self._memory.setdefault(name, {}).update(zip(keys, vectors, strict=True))
         elif len(keys):
             self._open(name).put(keys, vectors)
 

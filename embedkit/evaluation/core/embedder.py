@@ -162,7 +162,7 @@ class Embedder:
         self.cache = cache if model_key is not None else None
         self.model_key, self.distributed, self.progress = model_key, distributed, progress
         self.encoded, self.reused, self.seconds = 0, 0, 0.0
-        self._known: dict[_Space, dict[bytes, int]] = {}
+        self._rows: dict[_Space, dict[bytes, int]] = {}
         self._vectors: dict[_Space, list[Array]] = {}
         self._table: dict[_Space, Array] = {}
         self._sameness: dict[_Space, _Sameness] = {}
@@ -177,13 +177,13 @@ class Embedder:
     def describe_prompts(self, **sides: str | None) -> tuple[dict[str, str], list[str]]:
         """Texts of the prompts in use by side, and words for people; `sides` are the settings ``query=``,
         ``document=``."""
-        used: dict[str, str | None] = {
+        prompts: dict[str, str | None] = {
             side: self._text_of(self.prompt_of(sides[side], side)) for side in SIDES if side in sides
         }
-        texts = {side: text for side, text in used.items() if text is not None}
+        texts = {side: text for side, text in prompts.items() if text is not None}
         if not any(texts.values()):
             return texts, []
-        quoted = [f"{side} {texts[side]!r}" if side in texts else f"{side} by the model's default" for side in used]
+        quoted = [f"{side} {texts[side]!r}" if side in texts else f"{side} by the model's default" for side in prompts]
         return texts, [f"prompts: {', '.join(quoted)}"]
 
     def _space(self, items: Sequence[Item], prompt: str | None, side: Side | None = None) -> _Space:
@@ -201,10 +201,10 @@ class Embedder:
         missing_by_space: dict[_Space, dict[bytes, Item]] = {}
         for request in requests:
             space = self._space(request.items, request.prompt, request.side)
-            known, new = self._known.get(space, {}), missing_by_space.setdefault(space, {})
+            rows, new = self._rows.get(space, {}), missing_by_space.setdefault(space, {})
             for item in request.items:
                 key = item_key(item)
-                if key not in known:
+                if key not in rows:
                     new.setdefault(key, item)
         for space, new in missing_by_space.items():
             if new:
@@ -212,9 +212,9 @@ class Embedder:
                 self._sameness[space].refuse()
 
     def _keep(self, space: _Space, keys: list[bytes], vectors: Array) -> None:
-        known = self._known.setdefault(space, {})
-        start = len(known)
-        known.update((key, start + place) for place, key in enumerate(keys))
+        rows = self._rows.setdefault(space, {})
+        start = len(rows)
+        rows.update((key, start + place) for place, key in enumerate(keys))
         self._vectors.setdefault(space, []).append(vectors)
         self._table.pop(space, None)
 
@@ -226,8 +226,8 @@ class Embedder:
             parts = self._vectors[space]
             self._table[space] = parts[0] if len(parts) == 1 else np.concatenate(parts)
             self._vectors[space] = [self._table[space]]
-        known = self._known[space]
-        return self._table[space][[known[item_key(item)] for item in items]]
+        rows = self._rows[space]
+        return self._table[space][[rows[item_key(item)] for item in items]]
 
     def blocks(
         self,
@@ -265,27 +265,27 @@ class Embedder:
     ) -> Array:
         """Vectors of items, from the cache or the model, checked and cut to `dim`; `keep` as `EmbeddingCache.put`."""
         prompt = self._text_of(space[0])
-        cached: dict[bytes, Array] = {}
+        hits: dict[bytes, Array] = {}
         if self.cache is not None and self.model_key is not None:
-            cached = self.cache.get(self.model_key, prompt, keys)
-        missing = [place for place, key in enumerate(keys) if key not in cached]
+            hits = self.cache.get(self.model_key, prompt, keys)
+        missing = [place for place, key in enumerate(keys) if key not in hits]
         if self.cache is not None and self.distributed and not alone:
             missing = _of_any_process(missing)
             for place in missing:
-                cached.pop(keys[place], None)
+                hits.pop(keys[place], None)
         self.reused += len(items) - len(missing)
         fresh: Array | None = None
         if missing:
             fresh = self._run([items[place] for place in missing], prompt, alone)
             if self.cache is not None and self.model_key is not None:
                 self.cache.put(self.model_key, prompt, [keys[place] for place in missing], fresh, keep=keep)
-        width = fresh.shape[1] if fresh is not None else len(next(iter(cached.values())))
+        width = fresh.shape[1] if fresh is not None else len(next(iter(hits.values())))
         vectors = np.empty((len(items), width), dtype=np.float32)
         if fresh is not None:
             vectors[missing] = fresh
         for place, key in enumerate(keys):
-            if key in cached:
-                vectors[place] = cached[key]
+            if key in hits:
+                vectors[place] = hits[key]
         self._sameness.setdefault(space, _Sameness()).see(keys, vectors)
         return self._cut(vectors)
 
@@ -315,9 +315,9 @@ class Embedder:
         options = {} if prompt is None else {"prompt": prompt}
         parts = []
         for start in range(0, len(items), self.block):
-            chosen = [items[i] for i in order[start : start + self.block]]
-            inputs = [item if isinstance(item, str) else item.decode() for item in chosen]
-            parts.append(check_vectors(as_vectors(self.model.encode(inputs, **options)), chosen))
+            batch = [items[i] for i in order[start : start + self.block]]
+            inputs = [item if isinstance(item, str) else item.decode() for item in batch]
+            parts.append(check_vectors(as_vectors(self.model.encode(inputs, **options)), batch))
             if len({part.shape[1] for part in parts}) > 1:
                 raise UserError("encode returned vectors of different sizes", where="the model")
             if self.progress is not None:
@@ -357,8 +357,8 @@ def _gather(vectors: Array, total: int, world: int) -> Array:
     width = max(widths)
     device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
     sizes = [(r + 1) * total // world - r * total // world for r in range(world)]
-    padded = torch.zeros(max(sizes), width, device=device)
-    padded[: len(vectors), : vectors.shape[1]] = torch.from_numpy(vectors).to(device)
-    parts = [torch.empty_like(padded) for _ in range(world)]
-    dist.all_gather(parts, padded)
+    buffer = torch.zeros(max(sizes), width, device=device)
+    buffer[: len(vectors), : vectors.shape[1]] = torch.from_numpy(vectors).to(device)
+    parts = [torch.empty_like(buffer) for _ in range(world)]
+    dist.all_gather(parts, buffer)
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]).cpu().numpy()

@@ -142,17 +142,17 @@ def open_own_suite(
 ) -> OpenSuite:
     """An open suite of embedkit's own tasks; arguments and errors are those of `embedkit.evaluation.open_suite`."""
     config, notes = resolve(load_suite(suite), data, tasks)
-    chosen = config.choose(tasks, split)
+    configs = config.choose(tasks, split)
     users = dict(settings or {})
-    check_settings([task.kind for task in chosen], users)
+    check_settings([task.kind for task in configs], users)
     if resamples < 0:
         raise UserError(f"resamples is {resamples}", remedy="use 0 or more")
-    opened: list[Task] = []
-    for task in chosen:
+    open_tasks: list[Task] = []
+    for task in configs:
         opening = Opening(_data_of(task, data), split, config.folder, seed, config.settings, users)
-        opened.append(TASKS[task.kind](task, opening))
-    opened[0].notes[:0] = notes
-    return OpenSuite(config, opened, split, config.main_of(chosen), seed, prompt, truncate_dim, resamples)
+        open_tasks.append(TASKS[task.kind](task, opening))
+    open_tasks[0].notes[:0] = notes
+    return OpenSuite(config, open_tasks, split, config.main_of(configs), seed, prompt, truncate_dim, resamples)
 
 
 def _data_of(task: TaskConfig, data: Data | None) -> Any:
@@ -171,5 +171,5 @@ def _data_of(task: TaskConfig, data: Data | None) -> Any:
     if data is None:
         remedy = "name the file or folder: --data, in recipes evaluation.data"
         raise DataError("a suite for own data needs them", where=f"task {task.name}", remedy=remedy)
-    seen = look(data)
-    return seen.collection if seen.table is None else seen.table
+    content = look(data)
+    return content.collection if content.table is None else content.table

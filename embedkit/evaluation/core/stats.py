@@ -155,8 +155,8 @@ def average_precision_statistic(samples: Mapping[str, Array]) -> Statistic:
 
     def value(weights: Array) -> float:
         hits = np.cumsum(np.bincount(group, weights=weights * gold))
-        drawn = np.cumsum(np.bincount(group, weights=weights))
-        precision = np.divide(hits, drawn, out=np.zeros_like(hits), where=drawn > 0)
+        totals = np.cumsum(np.bincount(group, weights=weights))
+        precision = np.divide(hits, totals, out=np.zeros_like(hits), where=totals > 0)
         gained = np.diff(hits, prepend=0.0)
         return float(precision @ gained / hits[-1]) if hits[-1] > 0 else float("nan")
 

@@ -107,9 +107,9 @@ class SuiteConfig(_Strict):
         names = [task.name for task in self.tasks]
         if len(set(names)) < len(names) or "avg" in names:
             raise ValueError("task names must differ from each other and from 'avg'")
-        allowed = names if self.average == "none" else [*names, "avg"]
-        if self.main not in allowed:
-            raise ValueError(f"main {self.main!r} is not one of {allowed}")
+        choices = names if self.average == "none" else [*names, "avg"]
+        if self.main not in choices:
+            raise ValueError(f"main {self.main!r} is not one of {choices}")
         return self
 
     def choose(self, tasks: Sequence[str] | None, split: str) -> list[TaskConfig]:
@@ -120,25 +120,25 @@ class SuiteConfig(_Strict):
         UserError
             A task is unknown or does not have the split, or no task has it.
         """
-        known = {task.name: task for task in self.tasks}
+        by_name = {task.name: task for task in self.tasks}
         for name in tasks or ():
-            if name not in known:
-                raise UserError(f"suite {self.name!r} has no task {name!r}", remedy=nearest(name, known))
-            if not known[name].has(split):
+            if name not in by_name:
+                raise UserError(f"suite {self.name!r} has no task {name!r}", remedy=nearest(name, by_name))
+            if not by_name[name].has(split):
                 raise UserError(
                     f"task {name!r} has no split {split!r}",
                     where=f"suite {self.name}",
-                    remedy=f"it has {', '.join(known[name].splits)}",
+                    remedy=f"it has {', '.join(by_name[name].splits)}",
                 )
-        chosen = [t for t in self.tasks if t.has(split) and (tasks is None or t.name in tasks)]
-        if not chosen:
+        selection = [t for t in self.tasks if t.has(split) and (tasks is None or t.name in tasks)]
+        if not selection:
             splits = sorted({s for t in self.tasks for s in t.splits})
             raise UserError(f"no task of suite {self.name!r} has a split {split!r}", remedy=f"use {', '.join(splits)}")
-        return chosen
+        return selection
 
-    def main_of(self, chosen: Sequence[TaskConfig]) -> str:
-        """The name of the main score when only `chosen` are run."""
-        names = [task.name for task in chosen]
+    def main_of(self, tasks: Sequence[TaskConfig]) -> str:
+        """The name of the main score when only these `tasks` are run."""
+        names = [task.name for task in tasks]
         if self.main == "avg" or self.main in names:
             return self.main
         return names[0]

@@ -105,7 +105,7 @@ class Opening:
     folder: str | None = None
     seed: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
-    given: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Task(ABC):
@@ -132,13 +132,13 @@ class Task(ABC):
         self.config, self.name, self.split = config, config.name, opening.split
         self.opening = opening
         self.notes: list[str] = []
-        self.settings: Any = self._settings(opening.settings, opening.given)
+        self.settings: Any = self._settings(opening.settings, opening.overrides)
 
-    def _settings(self, suite: Mapping[str, Any], given: Mapping[str, Any]) -> TaskSettings:
+    def _settings(self, suite: Mapping[str, Any], overrides: Mapping[str, Any]) -> TaskSettings:
         """The suite's settings that this kind knows, then the task's own, which must all be known, then the user's."""
-        known = self.settings_type.model_fields
-        merged = {key: value for key, value in suite.items() if key in known} | self.config.settings
-        merged |= {key: value for key, value in given.items() if key in known}
+        fields = self.settings_type.model_fields
+        merged = {key: value for key, value in suite.items() if key in fields} | self.config.settings
+        merged |= {key: value for key, value in overrides.items() if key in fields}
         try:
             return self.settings_type.model_validate(merged)
         except ValidationError as error:
@@ -214,8 +214,8 @@ def kind_in(results: object) -> type[Task] | None:
     >>> kind_in("sts").__name__, kind_in("my.py:Mine")
     ('StsTask', None)
     """
-    known = isinstance(results, str) and ":" not in results and results in TASKS
-    return TASKS[str(results)] if known else None
+    there = isinstance(results, str) and ":" not in results and results in TASKS
+    return TASKS[str(results)] if there else None
 
 
 def known_settings(kinds: Sequence[str]) -> set[str]:
@@ -223,9 +223,9 @@ def known_settings(kinds: Sequence[str]) -> set[str]:
     return {key for kind in kinds for key in TASKS[kind].settings_type.model_fields}
 
 
-def check_settings(kinds: Sequence[str], given: Mapping[str, Any]) -> None:
+def check_settings(kinds: Sequence[str], settings: Mapping[str, Any]) -> None:
     """Raise UserError for a setting that no task of these kinds knows."""
-    known = known_settings(kinds)
-    for key in given:
-        if key not in known:
-            raise UserError(f"unknown evaluation setting {key!r}", remedy=nearest(key, known))
+    names = known_settings(kinds)
+    for key in settings:
+        if key not in names:
+            raise UserError(f"unknown evaluation setting {key!r}", remedy=nearest(key, names))

@@ -96,8 +96,8 @@ def _text(record: dict[str, Any], key: str, place: str, *, needed: bool = True) 
 def _id_key(record: dict[str, Any], place: str, keys: Sequence[str] = _ID_KEYS) -> str:
     key = next((name for name in keys if name in record), None)
     if key is None:
-        listed = ", ".join(map(repr, record))
-        raise DataError(f"no key {keys[0]!r}", where=place, remedy=f"its keys are {listed}: rename the one of the ids")
+        there = ", ".join(map(repr, record))
+        raise DataError(f"no key {keys[0]!r}", where=place, remedy=f"its keys are {there}: rename the one of the ids")
     return key
 
 
@@ -179,9 +179,9 @@ def _qrels_files(folder: Path, split: str) -> list[Path]:
     names = {path: re.split(r"[.-]", path.name)[0] for path in files}
     equal = choose(split, names.values())
     exact = [name for name in equal if name == split] or equal
-    chosen = [path for path, name in names.items() if name in exact]
-    if chosen:
-        return chosen
+    matches = [path for path, name in names.items() if name in exact]
+    if matches:
+        return matches
     lone = _files(folder, "qrels")
     if lone and not files:
         return lone
@@ -209,17 +209,17 @@ def open_collection(folder: Path, split: str) -> Collection:
     query_ids, texts = _read_texts(queries)
     qrels = _read_qrels(judged)
     notes = []
-    known, known_queries = set(document_ids), set(query_ids)
+    corpus_ids, known_queries = set(document_ids), set(query_ids)
     strangers = [query for query in qrels if query not in known_queries]
     if strangers:
         notes.append(f"{len(strangers)} judged queries have no text and are left out: {_some(strangers)}")
-    missing = sorted({d for q, row in qrels.items() if q in known_queries for d in row if d not in known})
+    missing = sorted({d for q, row in qrels.items() if q in known_queries for d in row if d not in corpus_ids})
     if missing:
         notes.append(f"{len(missing)} judged documents are not in the corpus and cannot be found: {_some(missing)}")
     rows = [row for row, query in enumerate(query_ids) if query in qrels]
     if not rows:
         raise DataError("no query has a judgement", where=str(judged[0]), remedy="check that the ids are the same")
-    if not any(value > 0 and d in known for row in rows for d, value in qrels[query_ids[row]].items()):
+    if not any(value > 0 and d in corpus_ids for row in rows for d, value in qrels[query_ids[row]].items()):
         what = "no judged document of the corpus is relevant"
         raise DataError(what, where=str(judged[0]), remedy="check that the ids are the same")
     blank = [query_ids[row] for row in rows if not texts[row]]

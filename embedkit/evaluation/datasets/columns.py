@@ -52,8 +52,8 @@ def own_columns(
     try:
         binding = bind(there, user or None, requires=needed, reads=reads, where=table.source)
     except DataError as error:
-        listed = ", ".join(map(repr, there))
-        remedy = f"its columns are {listed}: name them with --set 'columns={{COLUMN: {' or '.join(names.values())}}}'"
+        listing = ", ".join(map(repr, there))
+        remedy = f"its columns are {listing}: name them with --set 'columns={{COLUMN: {' or '.join(names.values())}}}'"
         raise DataError(error.what, where=error.where, remedy=remedy) from error
     renamed, words = {}, []
     for slot, column in binding.columns.items():
@@ -61,11 +61,11 @@ def own_columns(
         name = names.get(slot) or f"{role}_{number}"
         renamed[column] = name
         words.append(f"{column} = {name}")
-    changed = [word for word in words if len(set(word.split(" = "))) > 1]
-    told = f"{table.source}: read as {', '.join(words)}; --set 'columns={{COLUMN: ROLE}}' says otherwise"
+    new_names = [word for word in words if len(set(word.split(" = "))) > 1]
+    note = f"{table.source}: read as {', '.join(words)}; --set 'columns={{COLUMN: ROLE}}' says otherwise"
     cells = {renamed.get(name, name): column for name, column in table.columns.items()
              if name in renamed or name not in renamed.values()}  # fmt: skip
-    return Table(cells, table.lines, table.source, table.sources), [told] if changed and not exact else []
+    return Table(cells, table.lines, table.source, table.sources), [note] if new_names and not exact else []
 
 
 def _numbered(column: str, reads: Collection[str]) -> str | None:

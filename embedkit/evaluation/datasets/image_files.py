@@ -61,22 +61,22 @@ def image_rows(
     >>> image_rows(rows, [1, 2], "table.csv")
     ({'image': ['a.jpg'], 'captions': [['a cat', 'a pet']]}, [1])
     """
-    joined: list[dict[str, Any]] = []
-    kept: list[int] = []
-    known: dict[Any, dict[str, Any]] = {}
+    images: list[dict[str, Any]] = []
+    first_numbers: list[int] = []
+    by_key: dict[Any, dict[str, Any]] = {}
     for number, values in zip(numbers, rows, strict=True):
         row = _named(values)
         key = _image_key(row.get("image"), row.get("split"))
-        same = row if key is None else known.setdefault(key, row)
+        same = row if key is None else by_key.setdefault(key, row)
         if same is row:
-            joined.append(row)
-            kept.append(number)
+            images.append(row)
+            first_numbers.append(number)
         elif "captions" in row and "captions" in same:
             same["captions"] = same["captions"] + row["captions"]
-    names = list(dict.fromkeys(name for row in joined for name in row))
+    names = list(dict.fromkeys(name for row in images for name in row))
     if "image" not in names:
         raise DataError("no column of images", where=where, remedy=f"name one {' or '.join(IMAGE_NAMES[:3])}")
-    return {name: [row.get(name) for row in joined] for name in names}, kept
+    return {name: [row.get(name) for row in images] for name in names}, first_numbers
 
 
 def image_column(columns: Iterable[str]) -> str | None:

@@ -19,15 +19,15 @@ def same_split(name: str) -> str:
     return split_name(name) or name
 
 
-def choose(asked: str, names: Iterable[str]) -> list[str]:
-    """Those of `names` that mean the split `asked`.
+def choose(split: str, names: Iterable[str]) -> list[str]:
+    """Those of `names` that mean `split`, "dev" and "validation" being one.
 
     Examples
     --------
     >>> choose("dev", ["train", "validation"])
     ['validation']
     """
-    return [name for name in names if same_split(name) == same_split(asked)]
+    return [name for name in names if same_split(name) == same_split(split)]
 
 
 def split_folders(folder: Path) -> dict[Path, str]:

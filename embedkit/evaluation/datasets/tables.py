@@ -58,8 +58,8 @@ class Table:
         """Raise DataError unless every column of `names` is there."""
         for name in names:
             if name not in self.columns:
-                known = ", ".join(map(repr, self.columns))
-                raise DataError(f"there is no column {name!r}", where=self.source, remedy=f"its columns are {known}")
+                there = ", ".join(map(repr, self.columns))
+                raise DataError(f"there is no column {name!r}", where=self.source, remedy=f"its columns are {there}")
 
     def texts(self, name: str) -> list[str]:
         """A column of text with runs of white space made one blank; an empty or missing cell is refused."""
@@ -238,8 +238,8 @@ def concatenate(tables: Sequence[Table]) -> Table:
     names = [n for n in tables[0].columns if all(n in t.columns for t in tables)]
     columns = {n: [cell for t in tables for cell in t.columns[n]] for n in names}
     sources = [source for t in tables for source in t.sources or [t.source] * len(t)]
-    named = ", ".join(dict.fromkeys(t.source for t in tables))
-    return Table(columns, [line for t in tables for line in t.lines], named, sources)
+    title = ", ".join(dict.fromkeys(t.source for t in tables))
+    return Table(columns, [line for t in tables for line in t.lines], title, sources)
 
 
 def find_file(data: Path, name: str, folder: str | None = None) -> Path | None:
@@ -306,11 +306,11 @@ def own_rows(table: Table, split: str) -> Table:
     if "split" not in table.columns:
         return table
     names = list(dict.fromkeys(str(cell) for cell in table.columns["split"]))
-    chosen = choose(split, names)
-    if not chosen:
+    matches = choose(split, names)
+    if not matches:
         remedy = f"choose one of {', '.join(names)} with --split"
         raise DataError(f"no row of split {split!r}", where=table.source, remedy=remedy)
-    return table.take([row for row, cell in enumerate(table.columns["split"]) if str(cell) in chosen])
+    return table.take([row for row, cell in enumerate(table.columns["split"]) if str(cell) in matches])
 
 
 def open_splits(

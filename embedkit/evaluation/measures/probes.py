@@ -117,7 +117,7 @@ def senteval_softmax(
         with torch.no_grad():
             return layer(torch.from_numpy(np.asarray(vectors, dtype=np.float32))).argmax(dim=1).numpy()
 
-    best, kept, idle = -1.0, {}, 0
+    best, best_state, idle = -1.0, {}, 0
     for _ in range(0, settings.most_epochs + 1, settings.epochs_per_look):
         for _ in range(settings.epochs_per_look):
             shuffled = torch.from_numpy(generator.permutation(len(inputs)))
@@ -127,12 +127,12 @@ def senteval_softmax(
                 optimizer.step()
         accuracy = float((predict(valid[0]) == valid[1]).mean())
         if accuracy > best:
-            best, kept = accuracy, {name: value.clone() for name, value in layer.state_dict().items()}
+            best, best_state = accuracy, {name: value.clone() for name, value in layer.state_dict().items()}
         else:
             idle += 1
             if idle > settings.patience:
                 break
-    layer.load_state_dict(kept)
+    layer.load_state_dict(best_state)
     return predict
 
 
@@ -226,8 +226,8 @@ def nearest_neighbours(train: Labelled, x: Array, k: int, temperature: float = 0
     """
     from embedkit.evaluation.measures.search import array_blocks, exact_top_k
 
-    known = unit_rows(train[0])
-    scores, places = exact_top_k(unit_rows(x), array_blocks(known, 4 * block), k, len(known))
+    corpus = unit_rows(train[0])
+    scores, places = exact_top_k(unit_rows(x), array_blocks(corpus, 4 * block), k, len(corpus))
     votes = np.zeros((len(x), int(train[1].max()) + 1))
     weights = np.exp((scores.astype(np.float64) - 1) / temperature)
     np.add.at(votes, (np.arange(len(x))[:, None], train[1][places]), weights)

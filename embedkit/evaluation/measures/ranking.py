@@ -44,17 +44,17 @@ def ranking_metrics(gains: Array, judged: Sequence[Sequence[int]], cutoffs: Sequ
     dcg = (gains / np.log2(ranks + 1)).cumsum(axis=1)
     precision_sum = (relevant * hits / ranks).cumsum(axis=1)
     first = np.where(relevant.any(axis=1), relevant.argmax(axis=1) + 1, depth + 1)
-    found = {}
+    measures = {}
     for k in cutoffs:
         last = min(k, depth) - 1
         ideal = np.array([_ideal(row, k) for row in judged])
-        found[f"ndcg@{k}"] = np.divide(dcg[:, last], ideal, out=np.zeros(count), where=ideal > 0)
-        found[f"map@{k}"] = precision_sum[:, last] / some
-        found[f"mrr@{k}"] = np.where(first <= last + 1, 1 / first, 0.0)
-        found[f"recall@{k}"] = hits[:, last] / some
-        found[f"precision@{k}"] = hits[:, last] / k
-        found[f"hit_rate@{k}"] = (hits[:, last] > 0).astype(np.float64)
-    return found
+        measures[f"ndcg@{k}"] = np.divide(dcg[:, last], ideal, out=np.zeros(count), where=ideal > 0)
+        measures[f"map@{k}"] = precision_sum[:, last] / some
+        measures[f"mrr@{k}"] = np.where(first <= last + 1, 1 / first, 0.0)
+        measures[f"recall@{k}"] = hits[:, last] / some
+        measures[f"precision@{k}"] = hits[:, last] / k
+        measures[f"hit_rate@{k}"] = (hits[:, last] > 0).astype(np.float64)
+    return measures
 
 
 def _ideal(judged: Sequence[int], k: int) -> float:
@@ -77,8 +77,8 @@ def evaluate_run(
         ids, scores = list(run[query]), np.array(list(run[query].values()), dtype=np.float64)
         order = np.lexsort((-trec_preference(ids), -_sortable(scores)))[:depth]
         gains[row, : len(order)] = [qrels[query].get(ids[i], 0) for i in order]
-    found = ranking_metrics(gains, [list(qrels[query].values()) for query in names], cutoffs)
-    return {query: {name: float(values[row]) for name, values in found.items()} for row, query in enumerate(names)}
+    measures = ranking_metrics(gains, [list(qrels[query].values()) for query in names], cutoffs)
+    return {query: {name: float(values[row]) for name, values in measures.items()} for row, query in enumerate(names)}
 
 
 def tie_rate(scores: Array) -> float:

@@ -77,7 +77,7 @@ class TopK:
         self._largest = float(self._queries.abs().max()) if len(queries) else 0.0
         self._prefer = np.arange(size - 1, -1, -1, dtype=np.int64) if preference is None else preference
         self._best = np.full((len(queries), 2 * self.k + 64), _NONE, dtype=np.int64)  # (Q, room)
-        self._used = np.zeros(len(queries), dtype=np.int64)
+        self._fill = np.zeros(len(queries), dtype=np.int64)
         self._least = np.full(len(queries), _LOWEST, dtype=np.float32)
         self._buffer = torch.empty(0, 0)  # (query_block, B rounded up to segments)
 
@@ -94,9 +94,9 @@ class TopK:
         for first in range(0, len(self._queries), self.query_block):
             rows = slice(first, min(first + self.query_block, len(self._queries)))
             scores = self._scores(rows, block)  # (q, B rounded up)
-            found, columns, values = self._above(rows, scores, len(block))
-            if len(found):
-                self._push(rows, found, (_sortable(values) << 32) | low[columns])
+            hits, columns, values = self._above(rows, scores, len(block))
+            if len(hits):
+                self._push(rows, hits, (_sortable(values) << 32) | low[columns])
 
     def _scores(self, rows: slice, block: Any) -> Any:
         """Inner products (q, B), in a buffer whose last columns are -inf so that it is made of whole segments."""
@@ -121,33 +121,33 @@ class TopK:
         places = torch.nonzero(segments.amax(dim=2) >= least)  # (h, 2)
         picked = segments[places[:, 0], places[:, 1]]  # (h, 64)
         inside = torch.nonzero(picked >= least[places[:, 0]])  # (n, 2)
-        chosen = places[inside[:, 0]]
-        columns = chosen[:, 1] * _SEGMENT + inside[:, 1]
+        segment_hits = places[inside[:, 0]]
+        columns = segment_hits[:, 1] * _SEGMENT + inside[:, 1]
         values = picked[inside[:, 0], inside[:, 1]]
-        return chosen[:, 0].cpu().numpy(), columns.cpu().numpy(), values.cpu().numpy()
+        return segment_hits[:, 0].cpu().numpy(), columns.cpu().numpy(), values.cpu().numpy()
 
-    def _push(self, rows: slice, found: Array, keys: Array) -> None:
-        """Take candidates, sorted by their row `found` within `rows`."""
-        counts = np.bincount(found, minlength=rows.stop - rows.start)
+    def _push(self, rows: slice, hits: Array, keys: Array) -> None:
+        """Take candidates, sorted by their row `hits` within `rows`."""
+        counts = np.bincount(hits, minlength=rows.stop - rows.start)
         room = self._best.shape[1]
-        if (self._used[rows] + counts > room).any():
+        if (self._fill[rows] + counts > room).any():
             self._compress(rows)
-        crowded = np.flatnonzero(self._used[rows] + counts > room)
+        crowded = np.flatnonzero(self._fill[rows] + counts > room)
         starts = np.cumsum(counts) - counts
         for row in crowded:  # more ties, or a larger first block, than there is room for
             place = rows.start + row
             both = np.concatenate([self._best[place], keys[starts[row] : starts[row] + counts[row]]])
             self._best[place] = _NONE
             self._best[place, : self.k] = np.partition(both, len(both) - self.k)[-self.k :]
-            self._used[place] = self.k
+            self._fill[place] = self.k
         if len(crowded):
-            kept = ~np.isin(found, crowded)
-            found, keys = found[kept], keys[kept]
+            rest = ~np.isin(hits, crowded)
+            hits, keys = hits[rest], keys[rest]
             counts[crowded] = 0
             starts = np.cumsum(counts) - counts
-        inside = np.arange(len(found)) - starts[found]  # 0, 1, .. within each row
-        self._best[rows.start + found, self._used[rows.start + found] + inside] = keys
-        self._used[rows] += counts
+        inside = np.arange(len(hits)) - starts[hits]  # 0, 1, .. within each row
+        self._best[rows.start + hits, self._fill[rows.start + hits] + inside] = keys
+        self._fill[rows] += counts
         if (self._least[rows] == _LOWEST).any():
             self._compress(rows)
 
@@ -156,8 +156,8 @@ class TopK:
         best = np.partition(self._best[rows], self._best.shape[1] - self.k, axis=1)[:, -self.k :]  # smallest first
         self._best[rows] = _NONE
         self._best[rows, : self.k] = best[:, ::-1]
-        self._used[rows] = (best != _NONE).sum(axis=1)
-        full = self._used[rows] == self.k
+        self._fill[rows] = (best != _NONE).sum(axis=1)
+        full = self._fill[rows] == self.k
         self._least[rows] = np.where(full, _unsortable(best[:, 0] >> 32), _LOWEST)
 
     def share(self) -> None:
@@ -169,12 +169,12 @@ class TopK:
             return
         device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else "cpu"
         own = np.ascontiguousarray(np.sort(self._best, axis=1)[:, -self.k :])
-        kept = torch.from_numpy(own).to(device)  # (Q, k)
-        parts = [torch.empty_like(kept) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, kept)
+        best = torch.from_numpy(own).to(device)  # (Q, k)
+        parts = [torch.empty_like(best) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, best)
         together = torch.cat(parts, dim=1).cpu().numpy()  # (Q, world * k)
         self._best = np.ascontiguousarray(np.sort(together, axis=1)[:, -self.k :])
-        self._used[:] = (self._best != _NONE).sum(axis=1)
+        self._fill[:] = (self._best != _NONE).sum(axis=1)
 
     def result(self) -> tuple[Array, Array]:
         """Scores float32 (Q, k) and corpus positions int64 (Q, k), best first; k is at most the corpus size."""
@@ -273,12 +273,12 @@ def _with_copies(scores: Array, places: Array, copies: Sequence[Array], k: int) 
     all_scores = np.full((len(scores), k), _LOWEST, dtype=np.float32)
     all_places = np.full((len(scores), k), -1, dtype=np.int64)
     for row, (values, hits) in enumerate(zip(scores, places, strict=True)):
-        used = 0
+        count = 0
         for value, hit in zip(values, hits, strict=True):
-            rows = copies[hit][: k - used] if hit >= 0 else ()
-            all_scores[row, used : used + len(rows)] = value
-            all_places[row, used : used + len(rows)] = rows
-            used += len(rows)
-            if used == k:
+            rows = copies[hit][: k - count] if hit >= 0 else ()
+            all_scores[row, count : count + len(rows)] = value
+            all_places[row, count : count + len(rows)] = rows
+            count += len(rows)
+            if count == k:
                 break
     return all_scores, all_places

@@ -59,8 +59,8 @@ class MtebEncoder:
             # a model that cannot be told apart from its other versions gets a revision that is used once
             key = f"{self.description['class']} {time.time_ns()}"
         text = f"{key}\nprompt={prompt}\ndim={dim}"
-        known = getattr(model, "prompts", None)
-        self.prompts = set(known) if isinstance(known, dict) else set()
+        prompts = getattr(model, "prompts", None)
+        self.prompts = set(prompts) if isinstance(prompts, dict) else set()
         self.prompt = prompt
         self.embed = Embedder(
             model, prompt=prompt, dim=dim, cache=cache, progress=progress,
@@ -176,14 +176,14 @@ class MtebSuite:
 
     def _result(self, task: Any, ran: Any) -> TaskResult:
         splits = list(ran.scores)
-        kept = [self.split] if self.split in splits else splits
-        rows = [row for split in kept for row in ran.scores[split]]
+        score_splits = [self.split] if self.split in splits else splits
+        rows = [row for split in score_splits for row in ran.scores[split]]
         numbers = {key for row in rows for key, value in row.items() if isinstance(value, int | float)}
         metrics = {key: float(np.mean([row[key] for row in rows if key in row])) for key in sorted(numbers)}
         score = 100 * metrics["main_score"]
         if not np.isfinite(score):
             raise DataError("mteb gave no score", where=f"mteb task {task.metadata.name}")
-        details = {"type": task.metadata.type, "splits": kept, "subsets": len(rows)}
+        details = {"type": task.metadata.type, "splits": score_splits, "subsets": len(rows)}
         return TaskResult(task.metadata.name, str(task.metadata.main_score), score, metrics, details=details)
 
     def _settings(self, encoder: MtebEncoder) -> dict[str, Any]:
@@ -223,8 +223,8 @@ def open_mteb(
         mteb knows no task and no benchmark of that name.
     """
     names: Sequence[Any] = mteb_names(tasks) if isinstance(tasks, str) else list(tasks)
-    opened: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
     for name in names:
         for task in official_tasks(name) if isinstance(name, str) else [name]:
-            opened.setdefault(task.metadata.name, task)
-    return MtebSuite(list(opened.values()), split, prompt, truncate_dim, seed)
+            by_name.setdefault(task.metadata.name, task)
+    return MtebSuite(list(by_name.values()), split, prompt, truncate_dim, seed)

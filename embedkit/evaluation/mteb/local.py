@@ -50,7 +50,7 @@ def local_tasks(names: Sequence[str], data: Data, split: str = "test") -> list[A
     tasks = []
     for name in names:
         suite, _, task = name.partition("/")
-        opened = open_own_suite(suite, data, [task] if task else None, split)
-        for one in opened.tasks:
-            tasks += mteb_tasks(opened.config.name, one)
+        evaluation = open_own_suite(suite, data, [task] if task else None, split)
+        for one in evaluation.tasks:
+            tasks += mteb_tasks(evaluation.config.name, one)
     return tasks

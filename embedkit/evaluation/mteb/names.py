@@ -71,6 +71,6 @@ def official_tasks(name: str) -> list[Any]:
         except KeyError:
             continue
         return tasks if isinstance(tasks, list) else [tasks]
-    known = [task.metadata.name for task in mteb.get_tasks(exclude_superseded=False, exclude_aggregate=False)]
-    known += [benchmark.name for benchmark in mteb.get_benchmarks()]
-    raise UserError(f"mteb has no task and no benchmark {name!r}", remedy=nearest(name, known))
+    names = [task.metadata.name for task in mteb.get_tasks(exclude_superseded=False, exclude_aggregate=False)]
+    names += [benchmark.name for benchmark in mteb.get_benchmarks()]
+    raise UserError(f"mteb has no task and no benchmark {name!r}", remedy=nearest(name, names))

@@ -249,10 +249,10 @@ def _training(recipe: Mapping[str, Any], facts: CardFacts) -> list[str]:
     lines = ["## Training", ""]
     if _is_smoke(recipe):
         lines += ["This was a smoke run of seconds, to see that all works: the model has learned next to nothing.", ""]
-    trained, skipped = facts.samples.get("trained"), facts.samples.get("skipped")
-    if isinstance(trained, int):
-        left_out = sum(skipped.values()) if isinstance(skipped, Mapping) else 0
-        lines += [f"{trained:,} training rows, repeats in later epochs counted, {left_out:,} rows left out.", ""]
+    count, skips = facts.samples.get("trained"), facts.samples.get("skipped")
+    if isinstance(count, int):
+        left_out = sum(skips.values()) if isinstance(skips, Mapping) else 0
+        lines += [f"{count:,} training rows, repeats in later epochs counted, {left_out:,} rows left out.", ""]
     holdout = facts.held_out
     if holdout.get("after") is not None:
         before = f" (before training {holdout['before']:.2f})" if isinstance(holdout.get("before"), int | float) else ""
@@ -271,9 +271,9 @@ def _body(name: str, own: Mapping[str, Any], reports: Sequence[Report], facts: C
     if recipe.get("description"):
         lines += [_safe(recipe["description"]), ""]
     lines += _use(name, own, facts)
-    known = {key: spec[key] for key in sorted(spec) if isinstance(spec[key], str | int | float | bool)}
-    if known:
-        lines += ["## Model", "", *(f"- {_safe(key)}: {_safe(value)}" for key, value in known.items())]
+    values = {key: spec[key] for key in sorted(spec) if isinstance(spec[key], str | int | float | bool)}
+    if values:
+        lines += ["## Model", "", *(f"- {_safe(key)}: {_safe(value)}" for key, value in values.items())]
         prompts = spec.get("prompts")
         if isinstance(prompts, Mapping) and prompts:
             lines += [f"- prompt {_safe(key)}: {_safe(json.dumps(text))}" for key, text in prompts.items()]
@@ -347,14 +347,14 @@ def _kept(path: Path) -> str | None:
 
 def _with_earlier(folder: Path, own: Mapping[str, Any], reports: Sequence[Report]) -> list[Report]:
     """Keep `reports` in the folder, without samples, and return them with the earlier ones of the same weights."""
-    known = {own.get("hash"), *(report.model.get("hash") for report in reports)}
+    hashes = {own.get("hash"), *(report.model.get("hash") for report in reports)}
     for report in reports:
         name = f"{report.suite}-{report.settings.get('split', 'test')}"
         if report.suite == "mteb":  # a list of tasks rather than a suite
             name += f"-{zlib.crc32(','.join(report.tasks).encode()):08x}"
         write_text(folder / _RESULTS / f"{name}.json", json.dumps(report.to_json(), indent=1) + "\n", "a result")
-    stored = [Report.load(path) for path in sorted((folder / _RESULTS).glob("*.json"))]
-    return [report for report in stored if report.model.get("hash") in known]
+    earlier = [Report.load(path) for path in sorted((folder / _RESULTS).glob("*.json"))]
+    return [report for report in earlier if report.model.get("hash") in hashes]
 
 
 def write_card(folder: str | Path, reports: Sequence[Report] = (), *, name: str | None = None) -> Path:
@@ -371,9 +371,9 @@ def write_card(folder: str | Path, reports: Sequence[Report] = (), *, name: str 
     folder = Path(folder)
     own, path = _read(folder / "embedkit.json"), folder / "README.md"
     recipe = own.get("recipe") or {}
-    shown = _with_earlier(folder, own, reports)
+    results = _with_earlier(folder, own, reports)
     title = name or recipe.get("name") or folder.absolute().name
-    text = model_card(title, own, shown, _kept(path), facts_of(folder, own))
+    text = model_card(title, own, results, _kept(path), facts_of(folder, own))
     return write_text(path, text, "the model card")
 
 
@@ -389,6 +389,6 @@ def keep_report(run: str | Path, step: int, report: Report) -> Path:
 
 def card_of_run(run: str | Path, step: int | None) -> Path:
     """Write the card of the folder ``model`` of a run, with the result that was kept at `step` where there is one."""
-    kept = None if step is None else _kept_at(Path(run), step)
-    reports = [Report.load(kept)] if kept is not None and kept.is_file() else []
+    path = None if step is None else _kept_at(Path(run), step)
+    reports = [Report.load(path)] if path is not None and path.is_file() else []
     return write_card(Path(run) / "model", reports)

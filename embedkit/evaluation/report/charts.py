@@ -72,8 +72,8 @@ def bars(
     size : int
         Width of the chart.
     """
-    known = [bar for _, row in groups for bar in row if bar is not None]
-    ends = [end for bar in known for end in (bar.value, *(bar.interval or ()))]
+    present = [bar for _, row in groups for bar in row if bar is not None]
+    ends = [end for bar in present for end in (bar.value, *(bar.interval or ()))]
     low, high = min([0.0, *ends]), max([0.0, *ends])
     high = high if high > low else low + 1
     left, right, thick, gap = min(150, size // 4), size - 60, 16, 14
@@ -135,8 +135,8 @@ def histogram(
 
 def lines(title: str, series: Sequence[tuple[str, Sequence[tuple[float, float]]]], axis: str, size: int = 340) -> str:
     """Points (x, y) joined by lines, one colour a series; points that are not finite are left out."""
-    drawn = [(name, [p for p in row if all(map(math.isfinite, p))]) for name, row in series]
-    points = [point for _, row in drawn for point in row]
+    curves = [(name, [p for p in row if all(map(math.isfinite, p))]) for name, row in series]
+    points = [point for _, row in curves for point in row]
     left, right, top, bottom = 52, size - 12, 10, 150
     if not points:
         return _svg(size, bottom + 40, title, [_text(size / 2, bottom / 2, "no figures")])
@@ -155,7 +155,7 @@ def lines(title: str, series: Sequence[tuple[str, Sequence[tuple[float, float]]]
         parts += [_line(left, y, right, y), _text(left - 6, y + 4, _number(tick), "end")]
     for tick in ticks(low_x, high_x):
         parts.append(_text(at(tick, low_y)[0], bottom + 15, _number(tick)))
-    for place, (name, row) in enumerate(drawn):
+    for place, (name, row) in enumerate(curves):
         places = [at(*point) for point in row]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         hint = f"<title>{escape(name)}</title>"

@@ -103,9 +103,9 @@ class Comparison:
 def _names(first: Report, second: Report) -> tuple[str, str]:
     """How the models are called; two of one name are told apart by their hashes."""
     hashes = [str(report.model.get("hash") or f"model {place + 1}")[:8] for place, report in enumerate((first, second))]
-    names = [str(r.model.get("name") or given) for r, given in zip((first, second), hashes, strict=True)]
+    names = [str(r.model.get("name") or digest) for r, digest in zip((first, second), hashes, strict=True)]
     if names[0] == names[1]:
-        names = [f"{name} ({given})" for name, given in zip(names, hashes, strict=True)]
+        names = [f"{name} ({digest})" for name, digest in zip(names, hashes, strict=True)]
     return names[0], names[1]
 
 
@@ -113,15 +113,17 @@ def _with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     """A task's settings; what a file of an older version does not name had its default."""
     task = kind_in(settings.get("kind"))
     fields = task.settings_type.model_fields if task is not None else {}
-    known = {key: plain(field.default) for key, field in fields.items() if not field.is_required() and key != "columns"}
-    return {**{key: value for key, value in known.items() if isinstance(value, str | int | float)}, **settings}
+    defaults = {
+        key: plain(field.default) for key, field in fields.items() if not field.is_required() and key != "columns"
+    }
+    return {**{key: value for key, value in defaults.items() if isinstance(value, str | int | float)}, **settings}
 
 
 def _unlike(first: Report, second: Report, task: str) -> str | None:
     """Why a task's two scores must not be subtracted; None when nothing speaks against it."""
     data = [report.settings.get("data", {}).get(task, {}) for report in (first, second)]
-    known = [part.get("sha256") or part.get("revision") for part in data]
-    if known[0] != known[1]:
+    hashes = [part.get("sha256") or part.get("revision") for part in data]
+    if hashes[0] != hashes[1]:
         return "the data differ"
     if first.settings.get("split") != second.settings.get("split"):
         return f"the splits differ ({first.settings.get('split')}, {second.settings.get('split')})"
@@ -173,7 +175,7 @@ def compare_reports(first: Report, second: Report, *, resamples: int = 2000, see
     shared = [name for name in first.tasks if name in second.tasks]
     if not shared:
         raise UserError("the results share no task", where=f"suite {first.suite}")
-    rows, drawn = [], {}
+    rows, draws = [], {}
     for name in shared:
         one, other = first.tasks[name], second.tasks[name]
         reason = _unlike(first, second, name)
@@ -182,17 +184,17 @@ def compare_reports(first: Report, second: Report, *, resamples: int = 2000, see
             continue
         difference = Difference(name, one.score, other.score, other.score - one.score)
         if one.samples is not None and other.samples is not None and _paired(one.samples, other.samples):
-            drawn[name] = _draws(one.samples, other.samples, one.unit, resamples, generator(seed, name))
+            draws[name] = _draws(one.samples, other.samples, one.unit, resamples, generator(seed, name))
             difference = Difference(
-                name, one.score, other.score, other.score - one.score, interval(drawn[name]), _p_value(drawn[name])
+                name, one.score, other.score, other.score - one.score, interval(draws[name]), _p_value(draws[name])
             )
         rows.append(difference)
     if "avg" in first.scores and "avg" in second.scores:
-        rows.append(_average(first, second, rows, drawn))
+        rows.append(_average(first, second, rows, draws))
     return Comparison(first.suite, *_names(first, second), rows, _notes(first, second))
 
 
-def _average(first: Report, second: Report, rows: Sequence[Difference], drawn: Mapping[str, Array]) -> Difference:
+def _average(first: Report, second: Report, rows: Sequence[Difference], draws: Mapping[str, Array]) -> Difference:
     one, other = first.scores["avg"], second.scores["avg"]
     if set(first.tasks) != set(second.tasks):
         return Difference("avg", one, other, None, unlike="they are averages of different tasks")
@@ -200,9 +202,9 @@ def _average(first: Report, second: Report, rows: Sequence[Difference], drawn: M
         return Difference("avg", one, other, None, unlike="some tasks are unlike")
     if first.settings.get("average") != second.settings.get("average"):
         return Difference("avg", one, other, None, unlike="they are averaged by different rules")
-    if len(drawn) < len(rows):
+    if len(draws) < len(rows):
         return Difference("avg", one, other, other - one)
-    values = np.mean(list(drawn.values()), axis=0)
+    values = np.mean(list(draws.values()), axis=0)
     return Difference("avg", one, other, other - one, interval(values), _p_value(values))
 
 

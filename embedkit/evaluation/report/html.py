@@ -114,10 +114,10 @@ class _Suite:
         chart = bars(f"Scores of suite {self.reports[0].suite}", groups, self.names)
         metrics = sorted({result.metric for report in self.reports for result in report.tasks.values()})
         bounded = any(_interval_of(report, key) for report in self.reports for key in report.scores)
-        told = f"Metric: {', '.join(metrics)}." + (" Brackets: 95 % bootstrap interval." if bounded else "")
+        caption = f"Metric: {', '.join(metrics)}." + (" Brackets: 95 % bootstrap interval." if bounded else "")
         if len(self.reports) > 1:
-            told += " Bold: better than every other model, by paired intervals that leave out 0."
-        return {"chart": chart, "scores": {"header": ["task", *self.names], "rows": rows}, "told": told}
+            caption += " Bold: better than every other model, by paired intervals that leave out 0."
+        return {"chart": chart, "scores": {"header": ["task", *self.names], "rows": rows}, "told": caption}
 
     def _difference(self, place: int) -> Content:
         """Table and bars of the differences from the first model; `place` is the second one's among the models."""
@@ -131,9 +131,9 @@ class _Suite:
             bounds = f"[{row.interval[0]:+.2f}, {row.interval[1]:+.2f}]" if row.interval else "-"
             p = f"{row.p:.3g}" if row.p is not None else "-"
             rows.append([row.name, _cell(f"{row.difference:+.2f}", kind=kind), _cell("", bounds), p])
-        known = [(r.name, [Bar(r.difference, r.interval)]) for r in comparison.rows if r.difference is not None]
+        groups = [(r.name, [Bar(r.difference, r.interval)]) for r in comparison.rows if r.difference is not None]
         names = self.names[place], self.names[0]
-        chart = bars("Differences", known, names[:1], first=place, size=520) if known else ""
+        chart = bars("Differences", groups, names[:1], first=place, size=520) if groups else ""
         title = f"{names[0]} against {names[1]}"
         if names[0] == names[1]:
             title = f"{comparison.second} against {comparison.first}"
@@ -167,10 +167,10 @@ class _Suite:
         for report in self.reports:
             for task, part in report.settings.get("data", {}).items():
                 sizes = {key: value for key, value in part.items() if isinstance(value, int)}
-                told = ", ".join(f"{value:,} {key}" for key, value in sizes.items())
+                size = ", ".join(f"{value:,} {key}" for key, value in sizes.items())
                 source = shortened(str(part.get("source", "")))
                 digest = str(part.get("sha256") or part.get("revision") or "")[:12]
-                rows[task, str(report.settings.get("split", "")), told, source, digest] = None
+                rows[task, str(report.settings.get("split", "")), size, source, digest] = None
         return {"header": ["task", "split", "size", "source", "hash"], "rows": [list(row) for row in rows]}
 
     def _geometry(self) -> list[Content]:
@@ -206,8 +206,8 @@ class _Suite:
                 if parts:
                     halves = halves or len(parts) == 2
                     counts = [(key, np.histogram(part, bins, (low, high))[0].tolist()) for key, part in parts.items()]
-                    drawn = histogram(f"{task}: distribution", counts, low, high, axis)
-                    figures.append(_figure(f"{task}: {name}" if len(self.reports) > 1 else task, drawn))
+                    chart = histogram(f"{task}: distribution", counts, low, high, axis)
+                    figures.append(_figure(f"{task}: {name}" if len(self.reports) > 1 else task, chart))
         return figures, halves
 
 
@@ -247,8 +247,10 @@ def training_curves(run: Path) -> Content:
     scored = [(float(row["step"]), row["scores"]) for row in rows if isinstance(row.get("scores"), dict)]
     names = list(dict.fromkeys(name for _, scores in scored for name in scores))
     if names:
-        known = {name: [(step, scores.get(name)) for step, scores in scored] for name in names}
-        series = [(name, [(step, float(s)) for step, s in pairs if s is not None]) for name, pairs in known.items()]
+        pairs_by_name = {name: [(step, scores.get(name)) for step, scores in scored] for name in names}
+        series = [
+            (name, [(step, float(s)) for step, s in pairs if s is not None]) for name, pairs in pairs_by_name.items()
+        ]
         figures.append(_figure("scores while training", lines("scores", series, "step"), _legend(names)))
     return {"name": shortened(str(run)), "figures": figures}
 
@@ -285,8 +287,8 @@ def _provenance(reports: Sequence[Report]) -> list[Content]:
     parts = []
     for name, report in zip(_names(reports), reports, strict=True):
         content = report.to_json()
-        kept = without_folders({key: content[key] for key in ("model", "settings", "timing")})
-        text = json.dumps(kept, indent=1, ensure_ascii=False)
+        facts = without_folders({key: content[key] for key in ("model", "settings", "timing")})
+        text = json.dumps(facts, indent=1, ensure_ascii=False)
         parts.append({"title": f"{name}, {report.suite}", "text": text})
     return parts
 

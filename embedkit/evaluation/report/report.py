@@ -182,8 +182,8 @@ class Report:
         lines = []
         for name, score in self.scores.items():
             bounds = self.tasks[name].interval if name in self.tasks else self.interval
-            said = f"  [{bounds[0]:.2f}, {bounds[1]:.2f}]" if bounds is not None else ""
-            lines.append(f"{name:<{width}}  {score:8.2f}{said}")
+            brackets = f"  [{bounds[0]:.2f}, {bounds[1]:.2f}]" if bounds is not None else ""
+            lines.append(f"{name:<{width}}  {score:8.2f}{brackets}")
         return "\n".join(lines)
 
 
@@ -201,8 +201,8 @@ def reports_text(reports: Sequence[Report]) -> str:
     texts = [_with_samples(report) for report in reports]
     if len(texts) == 1:
         return texts[0] + "\n"
-    joined = ",\n".join(texts)
-    return f'{{\n"format": {FORMAT},\n"reports": [\n{joined}\n]\n}}\n'
+    body = ",\n".join(texts)
+    return f'{{\n"format": {FORMAT},\n"reports": [\n{body}\n]\n}}\n'
 
 
 def save_reports(path: str | Path, reports: Sequence[Report]) -> Path:
@@ -227,8 +227,10 @@ def load_reports(path: str | Path) -> list[Report]:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise DataError(f"cannot be read as a result file: {said}", where=str(path), remedy="check the path") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(
+            f"cannot be read as a result file: {reason}", where=str(path), remedy="check the path"
+        ) from error
     parts = content.get("reports") if isinstance(content, Mapping) else None
     if not isinstance(parts, list) or not parts:
         parts = [content]
@@ -250,12 +252,12 @@ def _pair(value: Any) -> tuple[float, float] | None:
     return None if value is None else (float(value[0]), float(value[1]))
 
 
-def _details(given: Mapping[str, Any]) -> dict[str, Any]:
+def _details(content: Mapping[str, Any]) -> dict[str, Any]:
     """The details of a task, those that pages show being what they show."""
-    details = dict(given)
+    details = dict(content)
 
     def of(key: str) -> Mapping[str, Any]:  # details of mteb's tasks are its own
-        return known if isinstance(known := details.get(key), Mapping) else {}
+        return part if isinstance(part := details.get(key), Mapping) else {}
 
     numbers = [part["spearman"] for part in of("subsets").values()]
     numbers += [part["anisotropy"] for part in of("groups").values()]
@@ -268,24 +270,24 @@ def _details(given: Mapping[str, Any]) -> dict[str, Any]:
     return details
 
 
-def _task(name: str, part: Mapping[str, Any], drawn: Mapping[str, Any] | None) -> TaskResult:
+def _task(name: str, part: Mapping[str, Any], record: Mapping[str, Any] | None) -> TaskResult:
     samples = None
-    if drawn is not None:
-        arrays = {key: np.array(values) for key, values in drawn["values"].items()}
+    if record is not None:
+        arrays = {key: np.array(values) for key, values in record["values"].items()}
         sizes = {array.shape for array in arrays.values()}
         if len(sizes) != 1 or len(sizes.pop()) != 1 or any(array.dtype.kind not in "biuf" for array in arrays.values()):
             raise ValueError("samples are not lists of numbers of one length")
-        needed = {"value"} if drawn["statistic"] == "mean" else {"gold", "prediction"}
-        if drawn["statistic"] not in STATISTICS or not needed <= arrays.keys():
-            raise ValueError(f"samples of {drawn['statistic']!r}")
-        samples = Samples(drawn["statistic"], arrays)
+        needed = {"value"} if record["statistic"] == "mean" else {"gold", "prediction"}
+        if record["statistic"] not in STATISTICS or not needed <= arrays.keys():
+            raise ValueError(f"samples of {record['statistic']!r}")
+        samples = Samples(record["statistic"], arrays)
     return TaskResult(
         name=name,
         metric=part["metric"],
         score=float(part["score"]),
         metrics=dict(part["metrics"]),
         samples=samples,
-        unit=float(drawn["unit"]) if drawn is not None else 100.0,
+        unit=float(record["unit"]) if record is not None else 100.0,
         interval=_pair(part["interval"]),
         details=_details(part["details"]),
         notes=list(part["notes"]),

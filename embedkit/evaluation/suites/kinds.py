@@ -45,7 +45,7 @@ class SuiteOptions:
     seed: int = 0
 
 
-class Opened(Protocol):
+class Evaluation(Protocol):
     """A suite whose data are open."""
 
     def run(
@@ -85,7 +85,7 @@ class SuiteKind(ABC):
     """Whether a data folder that is given for several suites is for this kind too."""
 
     @abstractmethod
-    def open(self, suite: Suite, options: SuiteOptions) -> Opened:
+    def open(self, suite: Suite, options: SuiteOptions) -> Evaluation:
         """The open suite.
 
         Raises

@@ -122,8 +122,8 @@ def readings(data: Data) -> list[Reading]:
         shipped = [Reading(name, text) for name, text in words.items()]
         if shipped:
             return shipped
-    seen = look(data)
-    pairs = [(suite.name, TASKS[suite.tasks[0].kind].reading(seen)) for suite in own_suites()]
+    content = look(data)
+    pairs = [(suite.name, TASKS[suite.tasks[0].kind].reading(content)) for suite in own_suites()]
     return [Reading(name, text) for name, text in pairs if text is not None]
 
 
@@ -152,12 +152,12 @@ def recognise(data: Data | None) -> Reading:
         return Reading(DEFAULT, "")
     title = "the data" if is_object(data) else str(data)
     possible = readings(data)
-    chosen = [one for one in possible if one.suite == DEFAULT] or possible
-    if len(chosen) == 1:
-        return chosen[0]
+    matches = [one for one in possible if one.suite == DEFAULT] or possible
+    if len(matches) == 1:
+        return matches[0]
     if possible:
-        listed = "; ".join(f"{one.suite} ({one.taken_for})" for one in possible)
-        raise UserError("the data can be read in several ways", where=title, remedy=f"choose with --suite: {listed}")
+        choices = "; ".join(f"{one.suite} ({one.taken_for})" for one in possible)
+        raise UserError("the data can be read in several ways", where=title, remedy=f"choose with --suite: {choices}")
     columns = ", ".join(map(repr, table.columns)) if (table := look(data).table) is not None else "no table"
     names = ", ".join(suite.name for suite in own_suites())
     raise UserError("cannot tell what is to be scored", where=title,

@@ -28,9 +28,9 @@ class YamlSuites(SuiteKind):
     def scores(self, suite: Suite, options: SuiteOptions) -> tuple[list[str], str]:
         """``SUITE/TASK`` of the tasks asked for, and of the average."""
         config, _ = resolve(load_suite(suite), options.data, options.tasks)
-        chosen = config.choose(options.tasks, options.split)
-        names = [task.name for task in chosen] + (["avg"] if config.average != "none" else [])
-        return [f"{config.name}/{name}" for name in names], f"{config.name}/{config.main_of(chosen)}"
+        configs = config.choose(options.tasks, options.split)
+        names = [task.name for task in configs] + (["avg"] if config.average != "none" else [])
+        return [f"{config.name}/{name}" for name in names], f"{config.name}/{config.main_of(configs)}"
 
     def known_settings(self, suite: Suite) -> set[str]:
         """Those that one of its kinds of tasks knows."""

@@ -64,7 +64,7 @@ class GeometryTask(Task):
         self.first = list(table.images("image"))
         captions = table.lists("captions")
         self.second = [caption for row in captions for caption in row]
-        owners = [row for row, found in enumerate(captions) for _ in found]
+        owners = [row for row, texts in enumerate(captions) for _ in texts]
         self.positives = [(owner, place) for place, owner in enumerate(owners)]
 
     @property
@@ -98,24 +98,24 @@ class GeometryTask(Task):
             "random pairs": geometry.cosine_counts(first[strangers[0]], second[strangers[1]]),
         }
         if self.groups is not None:
-            details["groups"] = found = self._by_group(first)
-            if found:
-                metrics["largest_group_anisotropy"] = max(part["anisotropy"] for part in found.values())
+            details["groups"] = groups = self._by_group(first)
+            if groups:
+                metrics["largest_group_anisotropy"] = max(part["anisotropy"] for part in groups.values())
         metrics = {name: value for name, value in metrics.items() if np.isfinite(value)}
         return TaskResult(self.name, "effective_rank", metrics["effective_rank"], metrics, details=details,
                           notes=list(self.notes))  # fmt: skip
 
     def _by_group(self, vectors: Array) -> dict[str, dict[str, float]]:
         """Spread inside each group of rows: a collapsed group has anisotropy near 1."""
-        found = {}
+        figures = {}
         names = np.array(self.groups)
         for name in dict.fromkeys(self.groups or ()):
             rows = np.flatnonzero(names == name)
             if len(rows) >= self.settings.smallest_group:
                 part = vectors[rows]
-                found[name] = {
+                figures[name] = {
                     "rows": float(len(rows)),
                     "anisotropy": geometry.anisotropy(part),
                     "effective_rank": geometry.effective_rank(part),
                 }
-        return found
+        return figures

@@ -102,8 +102,8 @@ class ImageTextTask(Task):
         size = len(images) // self.settings.folds
         parts, values = [], []
         for start in range(0, len(images), size):
-            chosen = (self.owner >= start) & (self.owner < start + size)
-            metrics, value = self._fold(images[start : start + size], texts[chosen], self.owner[chosen] - start)
+            rows = (self.owner >= start) & (self.owner < start + size)
+            metrics, value = self._fold(images[start : start + size], texts[rows], self.owner[rows] - start)
             parts.append(metrics)
             values.append(value)
         metrics = {name: 100 * float(np.mean([part[name] for part in parts])) for name in parts[0]}

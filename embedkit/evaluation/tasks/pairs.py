@@ -34,11 +34,11 @@ def best_thresholds(prediction: Array, gold: Array) -> dict[str, float]:
     order = np.argsort(-prediction, kind="stable")
     ranked, hits = prediction[order], np.cumsum(gold[order])
     cuts = np.flatnonzero(ranked[1:] < ranked[:-1])  # a threshold never separates equal predictions
-    sizes, found = cuts + 1, hits[cuts].astype(np.float64)
+    sizes, true_positives = cuts + 1, hits[cuts].astype(np.float64)
     positives, total = float(gold.sum()), len(gold)
-    accuracy = (found + (total - positives) - (sizes - found)) / total
-    precision, recall = found / sizes, found / max(positives, 1)
-    f1 = np.divide(2 * precision * recall, precision + recall, out=np.zeros(len(cuts)), where=found > 0)
+    accuracy = (true_positives + (total - positives) - (sizes - true_positives)) / total
+    precision, recall = true_positives / sizes, true_positives / max(positives, 1)
+    f1 = np.divide(2 * precision * recall, precision + recall, out=np.zeros(len(cuts)), where=true_positives > 0)
     if not len(cuts):
         return {"accuracy": 0.0, "f1": 0.0, "precision": 0.0, "recall": 0.0}
     best = int(f1.argmax())
@@ -142,12 +142,12 @@ class PairClassificationTask(Task):
             metrics[f"max_{key}"] = max(metrics[f"{name}_{key}"] for name in similarities)
         best = max(similarities, key=lambda name: metrics[f"{name}_ap"])
         samples = Samples("average_precision", {"gold": self.gold, "prediction": similarities[best]})
-        zeros, told = zero_vector_note(a, b, rule)
+        zeros, remarks = zero_vector_note(a, b, rule)
         details = {
             "pairs": len(self.gold), "positives": int(self.gold.sum()), "best_similarity": best,
             "pairs_with_zero_vector": zeros, "definitions": dict(self.definitions),
         }  # fmt: skip
-        notes = [*self.notes, *(f"{self.name}: {words}" for words in told)]
+        notes = [*self.notes, *(f"{self.name}: {words}" for words in remarks)]
         return TaskResult(self.name, "max_ap", metrics["max_ap"], metrics, samples, details=details, notes=notes)
 
 
@@ -183,9 +183,9 @@ class BitextTask(Task):
         scores, places = exact_top_k(first, array_blocks(second, 4096), 1, len(second))
         if len(scores) > 1 and np.ptp(scores) == 0 and len(np.unique(places)) == 1:
             raise NonFiniteError("every sentence has the same nearest neighbour", where=f"task {self.name}")
-        chosen = places[:, 0]
-        right = chosen == np.arange(len(first))
-        value = 2 * right / (1 + np.bincount(chosen, minlength=len(second))[: len(first)])
+        nearest = places[:, 0]
+        right = nearest == np.arange(len(first))
+        value = 2 * right / (1 + np.bincount(nearest, minlength=len(second))[: len(first)])
         metrics = {"f1": 100 * float(value.mean()), "accuracy": 100 * float(right.mean())}
         samples = Samples("mean", {"value": value})
         return TaskResult(self.name, "f1", metrics["f1"], metrics, samples, details={"pairs": len(first)},
@@ -205,14 +205,16 @@ class RerankingTask(Task):
         table = open_table(config, opening.data, opening.split, opening.folder)
         queries = table.texts("query")
         positives, negatives = (table.lists(name, empty=True) for name in ("positive", "negative"))
-        kept = [i for i in range(len(queries)) if positives[i] and negatives[i]]
-        if not kept:
+        usable_rows = [i for i in range(len(queries)) if positives[i] and negatives[i]]
+        if not usable_rows:
             what = "no query has a positive and a negative"
             raise DataError(what, where=table.source, remedy="give both for one query at least")
-        if len(kept) < len(queries):
-            self.notes.append(f"{self.name}: {len(queries) - len(kept)} queries lack positives or negatives, left out")
-        self.queries = [queries[i] for i in kept]
-        self.positives, self.negatives = [positives[i] for i in kept], [negatives[i] for i in kept]
+        if len(usable_rows) < len(queries):
+            self.notes.append(
+                f"{self.name}: {len(queries) - len(usable_rows)} queries lack positives or negatives, left out"
+            )
+        self.queries = [queries[i] for i in usable_rows]
+        self.positives, self.negatives = [positives[i] for i in usable_rows], [negatives[i] for i in usable_rows]
         self.source = table.source
         self.expect_rows(len(self.queries))
 
@@ -239,11 +241,11 @@ class RerankingTask(Task):
             flat = flat and bool(np.ptp(scores) == 0)
         if flat:
             raise NonFiniteError("every candidate has the same score", where=f"task {self.name}")
-        found = ranking_metrics(gains, [[1] * len(p) for p in self.positives], (10, depth))
-        values = {"map": found[f"map@{depth}"], "mrr@10": found["mrr@10"], "ndcg@10": found["ndcg@10"]}
+        measures = ranking_metrics(gains, [[1] * len(p) for p in self.positives], (10, depth))
+        values = {"map": measures[f"map@{depth}"], "mrr@10": measures["mrr@10"], "ndcg@10": measures["ndcg@10"]}
         metrics = {name: 100 * float(value.mean()) for name, value in values.items()}
         samples = Samples("mean", {"value": values["map"]})
         details: dict[str, Any] = {"queries": len(queries), "most_candidates": depth}
-        details["prompts"], told = embed.describe_prompts(query=None, document=None)
-        notes = [*self.notes, *(f"{self.name}: {words}" for words in told)]
+        details["prompts"], remarks = embed.describe_prompts(query=None, document=None)
+        notes = [*self.notes, *(f"{self.name}: {words}" for words in remarks)]
         return TaskResult(self.name, "map", metrics["map"], metrics, samples, details=details, notes=notes)

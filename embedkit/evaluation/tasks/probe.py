@@ -62,9 +62,9 @@ class ProbeTask(Task):
         super().__init__(config, opening)
         data = self._own(opening.data) if config.own and isinstance(opening.data, Table) else opening.data
         s = self.settings
-        asked = config.in_file(opening.split)
+        own_name = config.in_file(opening.split)
         names = {"nested": [], "folds": [s.train], "dev": [s.train, s.dev]}[s.protocol]
-        names = list(dict.fromkeys([*names, asked if isinstance(asked, str) else asked[0]]))
+        names = list(dict.fromkeys([*names, own_name if isinstance(own_name, str) else own_name[0]]))
         self.tables = [self._limited(table) for table in open_splits(config, data, names, opening.folder)]
         for table in self.tables:
             table.require(s.label)
@@ -132,8 +132,8 @@ class ProbeTask(Task):
         if self.settings.limit is None or len(table) <= self.settings.limit:
             return table
         self.notes.append(f"{self.name}: {self.settings.limit:,} of {len(table):,} rows: not comparable")
-        drawn = generator(self.opening.seed, f"{self.name}/limit").permutation(len(table))
-        return table.take(sorted(drawn[: self.settings.limit].tolist()))
+        order = generator(self.opening.seed, f"{self.name}/limit").permutation(len(table))
+        return table.take(sorted(order[: self.settings.limit].tolist()))
 
     def _inputs(self, table: Table) -> tuple[list[list[Item]], Array]:
         """The inputs of the rows, one list or two, and the labels as integers (N,)."""

@@ -65,9 +65,9 @@ class RetrievalTask(Task):
         self.collection = self._open(config, opening)
         self.notes += [f"{self.name}: {note}" for note in self.collection.notes]
         self.expect_rows(len(self.collection.queries), "queries")
-        known = ranking_metrics(np.zeros((1, 1)), [[0]], self.settings.cutoffs)
-        if self.settings.main not in known:
-            raise DataError(f"no measure {self.settings.main!r}", where=f"task {self.name}", remedy=", ".join(known))
+        measures = ranking_metrics(np.zeros((1, 1)), [[0]], self.settings.cutoffs)
+        if self.settings.main not in measures:
+            raise DataError(f"no measure {self.settings.main!r}", where=f"task {self.name}", remedy=", ".join(measures))
 
     def _open(self, config: TaskConfig, opening: Opening) -> Collection:
         """The collection: of own pairs, of an own folder, or the folder of the task's name."""
@@ -128,8 +128,8 @@ class RetrievalTask(Task):
         depth = min(max(s.cutoffs) + int(s.ignore_identical_ids), len(c.documents))
         queries = self._ready(embed(c.queries, s.query_prompt, "query"))
         details: dict[str, Any] = {"documents": len(c.documents), "queries": len(c.queries)}
-        details["prompts"], told = embed.describe_prompts(query=s.query_prompt, document=s.document_prompt)
-        notes = [*self.notes, *(f"{self.name}: {words}" for words in told)]
+        details["prompts"], remarks = embed.describe_prompts(query=s.query_prompt, document=s.document_prompt)
+        notes = [*self.notes, *(f"{self.name}: {words}" for words in remarks)]
         preference = trec_preference(c.document_ids)
         if s.index == "exact":
             scores, places = exact_top_k(
@@ -150,10 +150,10 @@ class RetrievalTask(Task):
         details["tie_rate"] = tie_rate(scores)
         gains = self._gains(places)
         judged = [list(c.qrels[query].values()) for query in c.query_ids]
-        found = ranking_metrics(gains, judged, s.cutoffs)
-        metrics = {name: 100 * float(values.mean()) for name, values in found.items()}
+        measures = ranking_metrics(gains, judged, s.cutoffs)
+        metrics = {name: 100 * float(values.mean()) for name, values in measures.items()}
         metrics |= {name: details[name] for name in ("index_recall",) if name in details}
-        samples = Samples("mean", {"value": found[s.main]})
+        samples = Samples("mean", {"value": measures[s.main]})
         return TaskResult(self.name, s.main, metrics[s.main], metrics, samples, details=details, notes=notes)
 
     def _ready(self, vectors: Array) -> Array:

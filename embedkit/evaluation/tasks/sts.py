@@ -128,11 +128,11 @@ class StsTask(Task):
         score = 100 * aggregates[self.settings.aggregation]
         if not np.isfinite(score):
             raise NonFiniteError("a subset has constant scores, so there is no correlation", where=f"task {self.name}")
-        zeros, told = zero_vector_note(first, second, self.settings.zero_vectors)
+        zeros, remarks = zero_vector_note(first, second, self.settings.zero_vectors)
         details: dict[str, Any] = {"pairs": len(self.gold), "unscored": self.unscored, "pairs_with_zero_vector": zeros}
         if self.subsets is not None:
             details["subsets"] = self._by_subset(cosines)
-        notes = [*self.notes, *(f"{self.name}: {words}" for words in told)]
+        notes = [*self.notes, *(f"{self.name}: {words}" for words in remarks)]
         return TaskResult(self.name, "spearman", score, metrics, samples, details=details, notes=notes)
 
     def _numbered(self) -> Array:
