@@ -59,12 +59,12 @@ def _row(preset: Preset) -> dict[str, Any]:
 def _inputs(preset: Preset) -> str:
     if ... in preset.settings.values():
         return "those of its objectives"
-    built = preset.make({}, None, None)
-    choices = [" or ".join(sorted(options)) for options in built.any_of]
-    more = built.accepts - built.requires.union(*built.any_of)
+    instance = preset.make({}, None, None)
+    choices = [" or ".join(sorted(options)) for options in instance.any_of]
+    more = instance.accepts - instance.requires.union(*instance.any_of)
     views = ["further views"] if more & set(VIEWS[2:]) else []
     optional = [f"({name})" for name in [*sorted(more - set(VIEWS[2:])), *views]]
-    return ", ".join([*sorted(built.requires), *choices, *optional])
+    return ", ".join([*sorted(instance.requires), *choices, *optional])
 
 
 def page() -> str:
@@ -77,9 +77,9 @@ def page() -> str:
     parts = [("slot", "part", "what it does", "settings")]
     for slot, registry in SLOTS.items():
         for name, cls in registry.items():
-            told = (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " ")
-            known = ", ".join(f"`{k}` {_cell(v)}" for k, v in part_settings(slot, name).items())
-            parts.append((slot, f"**{name}**" if DEFAULTS[slot] == name else name, told, known))
+            summary = (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " ")
+            settings = ", ".join(f"`{k}` {_cell(v)}" for k, v in part_settings(slot, name).items())
+            parts.append((slot, f"**{name}**" if DEFAULTS[slot] == name else name, summary, settings))
     blocks.append("## Slots and parts\n\nDefaults are in bold.\n\n" + _markdown(parts))
     return "\n".join(blocks)
 

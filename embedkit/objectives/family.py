@@ -33,8 +33,8 @@ class Family(Objective):
         if not self.repels:
             return NegativeCount(in_batch=0, hard=0, other_processes=0)
         local = batch_size // max(processes, 1)
-        used = hard * batch_size if "negatives" in self.accepts | self.requires else 0
-        return NegativeCount(in_batch=max(local - 1, 0), hard=used, other_processes=batch_size - local)
+        hard_total = hard * batch_size if "negatives" in self.accepts | self.requires else 0
+        return NegativeCount(in_batch=max(local - 1, 0), hard=hard_total, other_processes=batch_size - local)
 
 
 def take(embeddings: dict[str, Tensor], *names: str) -> list[Tensor]:
@@ -89,11 +89,11 @@ def guides(batch: ObjectiveBatch, *names: str, like: Tensor | None = None) -> li
                 where="objective",
                 remedy="give the model a head of the guide's size; inside matryoshka set cut_guide: true",
             )
-    found = prepare({f"guide {name}": batch.guide[name].detach() for name in names}).values()
-    return [z if like is None else z.to(like.dtype) for z in found]
+    vectors = prepare({f"guide {name}": batch.guide[name].detach() for name in names}).values()
+    return [z if like is None else z.to(like.dtype) for z in vectors]
 
 
-def needed(value: Tensor | None, role: str) -> Tensor:
+def require_role(value: Tensor | None, role: str) -> Tensor:
     """A role of the batch, (B,).
 
     Raises
@@ -128,7 +128,7 @@ def teacher_scores(batch: ObjectiveBatch, name: str) -> Tensor:
             f"the objective needs a teacher's scores of {name!r} and has {sorted(batch.scores) or 'none'}",
             where="objective", remedy="map a column of lists to the role scores, or add a guide",
         )  # fmt: skip
-    return needed(batch.scores[name], "scores")
+    return require_role(batch.scores[name], "scores")
 
 
 def cosines(a: Tensor, b: Tensor) -> Tensor:
@@ -142,18 +142,18 @@ def square_distances(a: Tensor, b: Tensor) -> Tensor:
     return square.clamp_min(0.0)
 
 
-def others(size: int, rows: slice, device: torch.device) -> Tensor:
+def other_rows(size: int, rows: slice, device: torch.device) -> Tensor:
     """Mask (rows, size) that is true where row and column differ."""
     index = torch.arange(size, device=device)
     return index[rows, None] != index[None, :]
 
 
-def split(losses: dict[str, Tensor]) -> LossOutput:
+def loss_of_rows(losses: dict[str, Tensor]) -> LossOutput:
     """The share of a loss whose named parts are sums over this process's rows, already divided by the whole count."""
     terms = {name: value.detach() for name, value in losses.items()}
     return LossOutput(loss=torch.stack(list(losses.values())).sum(), terms=terms if len(terms) > 1 else {})
 
 
-def shared(losses: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
+def loss_of_batch(losses: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
     """The share of a loss whose named parts were computed over all rows on every process."""
-    return split({name: value * batch.share for name, value in losses.items()})
+    return loss_of_rows({name: value * batch.share for name, value in losses.items()})

@@ -22,7 +22,7 @@ from embedkit.objectives.parts.banks import Bank
 from embedkit.objectives.parts.reducers import COUNT, Prior, Reducer, Weight
 from embedkit.objectives.parts.scales import Positive, Scale
 from embedkit.objectives.parts.scores import Score
-from embedkit.objectives.parts.slots import Chosen, choose, exposed, make
+from embedkit.objectives.parts.slots import Choices, all_settings, choose_parts, make_part
 from embedkit.objectives.parts.targets import Direction, FalseNegatives, Target
 from embedkit.objectives.registry import Preset, presets
 from embedkit.objectives.tools import logaddexp, prepare, whole
@@ -45,17 +45,17 @@ class TableObjective(Objective):
         Size of the embeddings and of the training data, for parts with state.
     """
 
-    def __init__(self, chosen: Chosen, *, tile: int | str | None = "auto", dim: int | None = None,
+    def __init__(self, choices: Choices, *, tile: int | str | None = "auto", dim: int | None = None,
                  num_rows: int | None = None) -> None:  # fmt: skip
         super().__init__()
-        self.chosen = chosen
+        self.choices = choices
         self.tile = tile if tile in (None, "auto") else whole("tile", tile, least=1)
-        built = {slot: make(chosen, slot, dim, num_rows) for slot in chosen}
-        self.score, self.scale = cast(Score, built["score"]), cast(Scale, built["scale"])
-        self.positive, self.direction = cast(Positive, built["positive"]), cast(Direction, built["direction"])
-        self.target, self.mask = cast(Target, built["target"]), cast(FalseNegatives, built["mask"])
-        self.weight, self.prior = cast(Weight, built["weight"]), cast(Prior, built["prior"])
-        self.reducer, self.bank = cast(Reducer, built["reducer"]), cast(Bank, built["bank"])
+        modules = {slot: make_part(choices, slot, dim, num_rows) for slot in choices}
+        self.score, self.scale = cast(Score, modules["score"]), cast(Scale, modules["scale"])
+        self.positive, self.direction = cast(Positive, modules["positive"]), cast(Direction, modules["direction"])
+        self.target, self.mask = cast(Target, modules["target"]), cast(FalseNegatives, modules["mask"])
+        self.weight, self.prior = cast(Weight, modules["weight"]), cast(Prior, modules["prior"])
+        self.reducer, self.bank = cast(Reducer, modules["reducer"]), cast(Bank, modules["bank"])
         parts = (self.direction, self.target, self.score, self.weight, self.bank, self.mask)
         self.bank.keeps_guides = "guide" in self.target.requires | self.mask.requires
         self.requires = frozenset().union(*(part.requires for part in parts))
@@ -65,9 +65,9 @@ class TableObjective(Objective):
     def _check(self) -> None:
         def refuse(when: bool, slot: str, what: str, remedy: str) -> None:
             if when:
-                raise RecipeError(f"{slot} {self.chosen[slot][0]!r} {what}", where=f"objective.{slot}", remedy=remedy)
+                raise RecipeError(f"{slot} {self.choices[slot][0]!r} {what}", where=f"objective.{slot}", remedy=remedy)
 
-        reducer = f"reducer {self.chosen['reducer'][0]!r}"
+        reducer = f"reducer {self.choices['reducer'][0]!r}"
         no_sum = not self.reducer.ratio
         refuse(no_sum and not self.weight.plain, "weight", f"does not go with the {reducer}, which has no weighted sum",
                "use weight 'uniform' with its defaults, or another reducer")  # fmt: skip
@@ -76,7 +76,7 @@ class TableObjective(Objective):
                "use score 'cosine' or 'distance'")  # fmt: skip
         refuse(self.positive.cosine_only and not self.score.cosine, "positive", "needs cosines", "use score 'cosine'")
         refuse(self.bank.size > 0 and not self.score.cosine, "bank", "keeps unit vectors", "use score 'cosine'")
-        unread = self.chosen["bank"][1].get("guide_dim") is not None and not self.bank.keeps_guides
+        unread = self.choices["bank"][1].get("guide_dim") is not None and not self.bank.keeps_guides
         refuse(unread, "bank", "keeps the guide's vectors, which nothing reads", "leave out guide_dim")
         refuse(self.scale.per_row and not self.reducer.keeps_state, "scale", "is moved by the reducer 'global' only",
                "use reducer 'global', or scale 'fixed'")  # fmt: skip
@@ -95,19 +95,19 @@ class TableObjective(Objective):
         sides = self.direction.sides(z, batch)
         problems = [self._problem(left, right, batch, place) for place, (left, right) in enumerate(sides)]
         tables = [self._table(problem) for problem in problems]
-        stats = row_stats(tables, self._wanted(), self.tile)
+        stats = row_stats(tables, self._stats(), self.tile)
         losses, terms = [], dict[str, Tensor]()
-        for problem, table, found in zip(problems, tables, stats, strict=True):
-            loss, named = self._loss(problem, table, dict(zip(self._wanted(), found, strict=True)))
+        for problem, table, sums in zip(problems, tables, stats, strict=True):
+            loss, named_terms = self._loss(problem, table, dict(zip(self._stats(), sums, strict=True)))
             losses.append(loss)
-            for name, value in named.items():
+            for name, value in named_terms.items():
                 terms[name] = terms.get(name, 0) + value.detach() * self.direction.factor(sides)
         return LossOutput(torch.stack(losses).sum() * self.direction.factor(sides), terms, self.scale.metrics())
 
     def _problem(self, left: Side, right: Side, batch: ObjectiveBatch, place: int) -> Problem:
         """Who looks at whom in one direction."""
-        inside, held = len(right), self.bank.side(left)
-        everyone = right if held is None else Side.join([right, held])
+        inside, bank = len(right), self.bank.side(left)
+        everyone = right if bank is None else Side.join([right, bank])
         masks = self.target.masks(left, everyone, batch)
         self.mask.extend(masks, left, everyone)
         if not self.bank.in_batch:
@@ -125,19 +125,19 @@ class TableObjective(Objective):
         """The table of this process's anchors."""
         scale, bias = self.scale(problem)
         weights = self.weight.weights(problem.whole, problem.right).share(problem.mine)
-        held = slice(len(problem.right) - self.bank.held, len(problem.right))
-        band = self.bank.band(problem, held)
+        columns = slice(len(problem.right) - self.bank.length, len(problem.right))
+        band = self.bank.band(problem, columns)
         return Table(problem.my_parts, scale, bias, problem.masks.share(problem.mine), weights, band)
 
     @property
     def _pools(self) -> bool:
         return self.target.many and self.reducer.pools and self.positive.plain and not self.bank.makes_extras
 
-    def _wanted(self) -> list[Stat]:
+    def _stats(self) -> list[Stat]:
         """Sums over rows that the parts read."""
-        wanted = self.reducer.wanted() + (self.weight.wanted() if self.reducer.ratio else [])
-        wanted += ([] if self.prior.absent else [COUNT]) + (POOLED if self._pools else [])
-        return list(dict.fromkeys(wanted))
+        stats = self.reducer.stats() + (self.weight.stats() if self.reducer.ratio else [])
+        stats += ([] if self.prior.absent else [COUNT]) + (POOLED if self._pools else [])
+        return list(dict.fromkeys(stats))
 
     def _row(self, problem: Problem, table: Table, stats: dict[Stat, Tensor]) -> Row:
         """What the reducer reads."""
@@ -155,23 +155,23 @@ class TableObjective(Objective):
             row, column = table.masks.pairs()
             scores = pair_scores(table.parts, row, column)
             scale = table.scale if table.scale.dim() == 0 else table.scale.squeeze(1)[row]
-            kept, omega = self.positive(problem, {"row": row, "column": column, "scores": scores, "scale": scale})
-            logit = table.logits(kept, row)
+            margin_scores, omega = self.positive(
+                problem, {"row": row, "column": column, "scores": scores, "scale": scale}
+            )
+            logit = table.logits(margin_scores, row)
             row, logit, scores = _add_positives(problem.extras, table, row, logit, scores)
             count = torch.bincount(row, minlength=n).to(kind)
             part = 1 / count[row]
         distribution = partial(self.target.distribution, problem)
-        found = Row(
-            problem, row, logit, scores, part, count, stats, None, table.scale, table, distribution, omega, pooled
-        )
+        r = Row(problem, row, logit, scores, part, count, stats, None, table.scale, table, distribution, omega, pooled)
         if self.reducer.ratio:
             log_neg = self.weight.log_neg(stats)
             if not self.prior.absent:
                 assert self.score.lowest is not None
                 lowest = self.score.lowest * table.scale.flatten() + (0.0 if table.bias is None else table.bias)
-                log_neg = self.prior(found, log_neg, lowest)
-            found.log_neg = log_neg
-        return found
+                log_neg = self.prior(r, log_neg, lowest)
+            r.log_neg = log_neg
+        return r
 
     def _loss(self, problem: Problem, table: Table, stats: dict[Stat, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The share of one direction, and its named parts."""
@@ -205,7 +205,7 @@ class TableObjective(Objective):
         for place, (left, right) in enumerate(self.direction.sides(z, everything)):
             problem = self._problem(left, right, everything, place)
             table = self._table(problem)
-            stats = dict(zip(self._wanted(), row_stats([table], self._wanted(), self.tile)[0], strict=True))
+            stats = dict(zip(self._stats(), row_stats([table], self._stats(), self.tile)[0], strict=True))
             row = self._row(problem, table, stats)
             slope = self.reducer.advance(problem, stats, row.add(row.logit * row.part), table.scale)
             if slope is not None:
@@ -237,27 +237,27 @@ def _add_positives(extras: list[Extra], table: Table, row: Tensor, logit: Tensor
         if extra.positive:
             there = torch.ones_like(extra.scores) if extra.log_weight is None else (extra.log_weight > -math.inf)
             more, place = there.nonzero().T
-            found = extra.scores[more, place]
+            extra_scores = extra.scores[more, place]
             row = torch.cat([row, more])
-            scores, logit = torch.cat([scores, found]), torch.cat([logit, table.logits(found, more)])
+            scores, logit = torch.cat([scores, extra_scores]), torch.cat([logit, table.logits(extra_scores, more)])
     return row, logit, scores
 
 
 def table_preset(name: str, *, paper: str, note: str = "", cost: str = "B² D", state: str = "", **slots: Any) -> None:
     """File a member of the kernel: a name, a citation, and what its slots hold. Slots not named hold the default."""
-    chosen, rest = choose({}, slots, f"objective {name}")
+    choices, rest = choose_parts({}, slots, f"objective {name}")
     if rest.keys() - TABLE_SETTINGS.keys():
         raise ValueError(f"preset {name}: {sorted(rest)} belong to no part")
-    known = {**exposed(chosen), **TABLE_SETTINGS, **rest}
+    settings = {**all_settings(choices), **TABLE_SETTINGS, **rest}
 
-    def make_table(given: dict[str, Any], dim: int | None, num_rows: int | None) -> Objective:
-        picked, others = choose(slots, given, f"objective {name}")
+    def make_table(overrides: dict[str, Any], dim: int | None, num_rows: int | None) -> Objective:
+        picks, others = choose_parts(slots, overrides, f"objective {name}")
         for key in others:
             if key not in TABLE_SETTINGS:
                 raise RecipeError(f"unknown setting {key!r}", where=f"objective {name}",
-                                  remedy=nearest(key, {**exposed(picked), **TABLE_SETTINGS, **picked}))  # fmt: skip
-        return TableObjective(picked, **{**TABLE_SETTINGS, **others}, dim=dim, num_rows=num_rows)
+                                  remedy=nearest(key, {**all_settings(picks), **TABLE_SETTINGS, **picks}))  # fmt: skip
+        return TableObjective(picks, **{**TABLE_SETTINGS, **others}, dim=dim, num_rows=num_rows)
 
-    told = ", ".join(f"{key}: {value}" for key, value in slots.items())
-    tiled = chosen["reducer"][0] != "divergence"
-    presets.add(name)(Preset(name, paper, make_table, known, "table", told, state, cost, tiled, True, note))
+    summary = ", ".join(f"{key}: {value}" for key, value in slots.items())
+    tiled = choices["reducer"][0] != "divergence"
+    presets.add(name)(Preset(name, paper, make_table, settings, "table", summary, state, cost, tiled, True, note))

@@ -196,8 +196,8 @@ class Hallucinator(Objective):
         z = prepare(embeddings)
         q, k = unit(z["anchor"]), unit(z["positive"])
         far = torch.from_numpy(batch.random("hallucinator").random(len(k))).to(k) * self.reach
-        moved = unit(self.layer(k + far[:, None] * (k - q.detach())))
-        plain, extra = self.base(embeddings, batch), self.base({**embeddings, "positive": moved}, batch)
+        hallucination = unit(self.layer(k + far[:, None] * (k - q.detach())))
+        plain, extra = self.base(embeddings, batch), self.base({**embeddings, "positive": hallucination}, batch)
         terms = {"base": plain.loss.detach(), "hallucinated": self.weight * extra.loss.detach()}
         return LossOutput(plain.loss + self.weight * extra.loss, terms, plain.metrics)
 

@@ -69,12 +69,14 @@ class _Inputs:
     batch: ObjectiveBatch
 
 
-def tried(config: object, situation: Situation, build: Callable[..., Objective] | None = None) -> tuple[Objective, int]:
+def trial_run(
+    config: object, situation: Situation, build: Callable[..., Objective] | None = None
+) -> tuple[Objective, int]:
     """The objective and the size of embeddings with which it works in this situation; errors as in `effects`."""
     with torch.random.fork_rng(devices=[]), small_state():
-        objective, dim = _fitting(config, situation, build or _build())
+        objective, dim = _smallest_fit(config, situation, build or _build())
         objective.begin(situation.roles, (situation.guide_dim or dim) if situation.guided else None)
-        check_widths(objective, situation.widths)
+        _check_widths(objective, situation.widths)
         _outcome(objective, _inputs(objective, situation, dim))
         return objective, dim
 
@@ -102,7 +104,7 @@ def effects(config: object, situation: Situation, build: Callable[..., Objective
     UserError
         The objective cannot work in this situation; the message is the one that the first batch would give.
     """
-    objective, dim = tried(config, situation, build)
+    objective, dim = trial_run(config, situation, build)
     with torch.random.fork_rng(devices=[]):
         inputs = _inputs(objective, situation, dim)
         plain = _outcome(objective, inputs)
@@ -110,7 +112,7 @@ def effects(config: object, situation: Situation, build: Callable[..., Objective
         return frozenset(name for name in fields if _matters(objective, inputs, name, plain))
 
 
-def _fitting(config: object, situation: Situation, build: Callable[..., Objective]) -> tuple[Objective, int]:
+def _smallest_fit(config: object, situation: Situation, build: Callable[..., Objective]) -> tuple[Objective, int]:
     """The objective for the smallest size of embeddings that its settings allow."""
     sizes = WIDTHS if situation.dim is None else (situation.dim,)
     for dim in sizes[:-1]:
@@ -123,7 +125,7 @@ def _fitting(config: object, situation: Situation, build: Callable[..., Objectiv
     return build(config, dim=sizes[-1], num_rows=_ROWS).float(), sizes[-1]
 
 
-def check_widths(objective: Objective, widths: Mapping[str, int]) -> None:
+def _check_widths(objective: Objective, widths: Mapping[str, int]) -> None:
     """Refuse views of different sizes where the objective compares them with each other."""
     if len({widths.get(name, 1) for name in (*widths, "anchor")}) > 1 and not objective.any_width:
         raise RecipeError(
@@ -186,8 +188,8 @@ def _figures(objective: Objective, inputs: _Inputs) -> Iterator[Tensor]:
         loss = trial(leaves, batch).loss
         yield loss.detach()
         if step == 0 and loss.requires_grad:
-            wanted = [*leaves.values(), *(p for p in trial.parameters() if p.requires_grad)]
-            gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
+            variables = [*leaves.values(), *(p for p in trial.parameters() if p.requires_grad)]
+            gradients = torch.autograd.grad(loss, variables, allow_unused=True)
             yield from (torch.zeros(()) if g is None else g for g in gradients)
         with torch.no_grad():
             trial.after_step({name: z.detach() for name, z in leaves.items()}, batch)
@@ -196,7 +198,7 @@ def _figures(objective: Objective, inputs: _Inputs) -> Iterator[Tensor]:
 def _matters(objective: Objective, inputs: _Inputs, name: str, plain: list[Tensor]) -> bool:
     return any(
         not all(_equal(a, b) for a, b in zip(plain, _figures(objective, other), strict=True))
-        for other in _changed(inputs, name)
+        for other in _variations(inputs, name)
     )
 
 
@@ -204,7 +206,7 @@ def _equal(one: Tensor, two: Tensor) -> bool:
     return one.shape == two.shape and torch.equal(one.nan_to_num(), two.nan_to_num())
 
 
-def _changed(inputs: _Inputs, name: str) -> Iterator[_Inputs]:
+def _variations(inputs: _Inputs, name: str) -> Iterator[_Inputs]:
     """The same inputs with one of them different, in several ways."""
     batch = inputs.batch
     if name in inputs.vectors:

@@ -84,20 +84,20 @@ presets: Registry[Preset] = Registry(
 """Every objective."""
 
 
-def reject_unknown(given: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:
+def _reject_unknown(settings: Mapping[str, Any], names: Mapping[str, Any], where: str) -> None:
     """Refuse the first key of `given` that is not in `known`."""
-    for key in given:
-        if key not in known:
-            raise RecipeError(f"unknown setting {key!r}", where=where, remedy=nearest(key, known))
+    for key in settings:
+        if key not in names:
+            raise RecipeError(f"unknown setting {key!r}", where=where, remedy=nearest(key, names))
 
 
 def settings_of(target: Callable[..., Any]) -> dict[str, Any]:
     """Keyword arguments of a class or function with their defaults; those without a default map to ``...``."""
-    found = {}
+    settings = {}
     for name, parameter in inspect.signature(target).parameters.items():
         if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD) and name != "self":
-            found[name] = ... if parameter.default is parameter.empty else parameter.default
-    return found
+            settings[name] = ... if parameter.default is parameter.empty else parameter.default
+    return settings
 
 
 BUILD_ARGUMENTS = ("dim", "num_rows")
@@ -126,17 +126,17 @@ def objective(name: str, *, paper: str, family: str, slots: str = "", state: str
 def _preset(cls: type[Objective], name: str, defaults: Mapping[str, Any] | None = None, **about: Any) -> Preset:
     """A class as a preset; `defaults` replace those of its constructor."""
     arguments, defaults = settings_of(cls), dict(defaults or {})
-    known = {k: v for k, v in arguments.items() if k not in BUILD_ARGUMENTS} | defaults
+    settings = {k: v for k, v in arguments.items() if k not in BUILD_ARGUMENTS} | defaults
 
-    def make(given: dict[str, Any], dim: int | None, num_rows: int | None) -> Objective:
-        reject_unknown(given, known, f"objective {name}")
-        missing = [k for k, v in known.items() if v is ... and k not in given]
+    def make(overrides: dict[str, Any], dim: int | None, num_rows: int | None) -> Objective:
+        _reject_unknown(overrides, settings, f"objective {name}")
+        missing = [k for k, v in settings.items() if v is ... and k not in overrides]
         if missing:
             raise RecipeError(f"{missing[0]} is missing", where=f"objective {name}", remedy="give it a value")
         sizes = {k: v for k, v in {"dim": dim, "num_rows": num_rows}.items() if k in arguments}
-        return cls(**{**defaults, **given}, **sizes)
+        return cls(**{**defaults, **overrides}, **sizes)
 
-    return Preset(name=name, make=make, settings=known, **about)
+    return Preset(name=name, make=make, settings=settings, **about)
 
 
 def build(config: Component | Mapping[str, Any] | str, *, dim: int | None = None,
@@ -162,10 +162,10 @@ def build(config: Component | Mapping[str, Any] | str, *, dim: int | None = None
         config = {"name": config.name, **config.settings}
     elif isinstance(config, str):
         config = {"name": config}
-    given = dict(config)
-    name = given.pop("name", None)
+    settings = dict(config)
+    name = settings.pop("name", None)
     if not isinstance(name, str):
         raise RecipeError("the objective has no name", where="objective", remedy="give objective.name")
     if name not in presets:
         raise RecipeError(f"unknown objective {name!r}", where="objective.name", remedy=nearest(name, presets))
-    return presets[name].make(given, dim, num_rows)
+    return presets[name].make(settings, dim, num_rows)

@@ -12,20 +12,20 @@ from torch import Tensor
 
 from embedkit.errors import NonFiniteError, RecipeError
 
-_MOST_KEPT: ContextVar[int | None] = ContextVar("_MOST_KEPT", default=None)
+_CAPACITY: ContextVar[int | None] = ContextVar("_CAPACITY", default=None)
 
 
 @contextlib.contextmanager
 def small_state() -> Iterator[None]:
     """Objectives built inside keep 64 vectors at most, for a trial that needs no more."""
-    token = _MOST_KEPT.set(64)
+    token = _CAPACITY.set(64)
     try:
         yield
     finally:
-        _MOST_KEPT.reset(token)
+        _CAPACITY.reset(token)
 
 
-def kept(size: int) -> int:
+def capacity(size: int) -> int:
     """How many vectors an objective keeps that is asked to keep `size`.
 
     >>> kept(65_536)
@@ -34,7 +34,7 @@ def kept(size: int) -> int:
     ...     kept(65_536)
     64
     """
-    most = _MOST_KEPT.get()
+    most = _CAPACITY.get()
     return size if most is None else min(size, most)
 
 
@@ -161,7 +161,7 @@ def whole(setting: str, value: Any, *, least: int = 0, most: int | None = None) 
     return int(value)
 
 
-def choice(setting: str, value: Any, known: tuple[Any, ...]) -> Any:
+def choice(setting: str, value: Any, options: tuple[Any, ...]) -> Any:
     """`value` when it is one of `known`, or a RecipeError."""
-    require(value in known, setting, value, "one of " + ", ".join(map(str, known)))
+    require(value in options, setting, value, "one of " + ", ".join(map(str, options)))
     return value

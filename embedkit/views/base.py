@@ -110,10 +110,10 @@ class Chain:
         UserError, RecipeError
             Unknown view or setting, a value out of bounds, two templates, two values for one forward setting.
         """
-        listed = isinstance(config, Sequence) and not isinstance(config, str)
+        is_list = isinstance(config, Sequence) and not isinstance(config, str)
         steps = []
-        for place, entry in enumerate(config if listed else [config]):
-            here = f"{where}.{place}" if listed else where
+        for place, entry in enumerate(config if is_list else [config]):
+            here = f"{where}.{place}" if is_list else where
             settings = {"name": entry} if isinstance(entry, str) else entry
             if not (isinstance(settings, Mapping) and isinstance(settings.get("name"), str)):
                 raise RecipeError("an entry has no name", where=here, remedy="write {name: word-deletion, rate: 0.1}")
@@ -130,8 +130,8 @@ class Chain:
         parts = [text]
         for step in self.steps:
             if step.edit is not None:
-                found = [step.edit(part, random) for part in parts]
-                parts = [p for new in found for p in ([new] if isinstance(new, str) else new)]
+                results = [step.edit(part, random) for part in parts]
+                parts = [p for new in results for p in ([new] if isinstance(new, str) else new)]
         return parts
 
     @property
@@ -151,8 +151,8 @@ class Chain:
 
     def apply(self, view: View, random: Sequence[np.random.Generator]) -> View:
         """The view with every input changed; input i draws from ``random[owner[i]]``, in order."""
-        made = [self.texts(text, random[row]) for text, row in zip(view.inputs, view.owner, strict=True)]
-        inputs = [text for parts in made for text in parts]
-        owner = [row for row, parts in zip(view.owner, made, strict=True) for _ in parts]
+        texts = [self.texts(text, random[row]) for text, row in zip(view.inputs, view.owner, strict=True)]
+        inputs = [text for parts in texts for text in parts]
+        owner = [row for row, parts in zip(view.owner, texts, strict=True) for _ in parts]
         prompt = self.prompt if self.prompt is not None else view.prompt
         return replace(view, inputs=inputs, owner=owner, prompt=prompt, settings={**view.settings, **self.forward})

@@ -126,21 +126,21 @@ def adversary(embed: Any, inputs: Inputs, epsilon: float, probe: float = 1e-2) -
 
     from embedkit.models.augment.embedding_augmentation import normal
 
-    found: dict[str, Any] = {}
+    leaf: dict[str, Any] = {}
 
     def probing(hidden: Tensor, now: Inputs) -> Tensor:
         start = per_text(normal(hidden, now, "adversarial"), now) * probe
-        found["direction"] = start.detach().requires_grad_()
-        return hidden.detach() + found["direction"]
+        leaf["direction"] = start.detach().requires_grad_()
+        return hidden.detach() + leaf["direction"]
 
     # Both passes draw the same dropout masks: the distance is that of the perturbation alone.
     device = [inputs.device] if inputs.device.type == "cuda" else []
     with torch.random.fork_rng(devices=device), torch.no_grad():
         clean = embed(None)
     with torch.enable_grad():
-        moved = embed(probing)
-        distance = 1 - torch.nn.functional.cosine_similarity(moved.float(), clean.float(), dim=1)
-        (gradient,) = torch.autograd.grad(distance.sum(), found["direction"])
+        vectors = embed(probing)
+        distance = 1 - torch.nn.functional.cosine_similarity(vectors.float(), clean.float(), dim=1)
+        (gradient,) = torch.autograd.grad(distance.sum(), leaf["direction"])
 
     def edit(hidden: Tensor, now: Inputs) -> Tensor:
         return hidden + epsilon * per_text(gradient.to(hidden.dtype), now)  # tokens stand in the same order

@@ -26,7 +26,7 @@ _DRAWS = 64  # numbers drawn for one view; a crop takes 4 for each of at most 10
 _BICUBIC = 3  # Pillow's number
 Area = Annotated[float, Field(gt=0, le=1)]
 Hue = Annotated[float, Field(ge=0, le=0.5)]
-_LISTED = Field(strict=False)  # what a recipe has as a list
+_FROM_LIST = Field(strict=False)  # what a recipe has as a list
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class Transform:
         How often colours are changed, the image is made grey, or blurred (Gaussian, radius 0.1 to 2 pixels).
     """
 
-    crop: Annotated[tuple[Area, Area], _LISTED] | None = (0.9, 1.0)
-    ratio: Annotated[tuple[Positive, Positive], _LISTED] = (3 / 4, 4 / 3)
+    crop: Annotated[tuple[Area, Area], _FROM_LIST] | None = (0.9, 1.0)
+    ratio: Annotated[tuple[Positive, Positive], _FROM_LIST] = (3 / 4, 4 / 3)
     flip: Share = 0.0
-    jitter: Annotated[tuple[Share, Share, Share, Hue], _LISTED] = (0.0, 0.0, 0.0, 0.0)
+    jitter: Annotated[tuple[Share, Share, Share, Hue], _FROM_LIST] = (0.0, 0.0, 0.0, 0.0)
     jitter_rate: Share = 0.0
     grey: Share = 0.0
     blur: Share = 0.0
@@ -71,11 +71,11 @@ class Transform:
         name = settings.pop("name", "clip")
         if not isinstance(name, str) or name not in TRANSFORMS:
             raise RecipeError(f"unknown transform {name!r}", where=where, remedy=nearest(str(name), TRANSFORMS))
-        made = replace(TRANSFORMS[name], **check(cls, settings, where, ["name"]))
-        for key, pair in (("crop", made.crop), ("ratio", made.ratio)):
+        transform = replace(TRANSFORMS[name], **check(cls, settings, where, ["name"]))
+        for key, pair in (("crop", transform.crop), ("ratio", transform.ratio)):
             if pair is not None and pair[0] > pair[1]:
                 raise RecipeError(f"{key} is {pair!r}", where=f"{where}.{key}", remedy="give the smaller number first")
-        return made
+        return transform
 
     @property
     def margin(self) -> float:

@@ -26,23 +26,23 @@ def back_translation(
     The file has the columns `text` and `translation`; a text may stand in several rows, and one is drawn. White space
     is collapsed before texts are compared. A text without a row is refused, or kept with ``missing: keep``.
     """
-    table = read_table(path, text, translation)
+    table = _read_table(path, text, translation)
 
-    def run(given: str, random: np.random.Generator) -> str:
-        known = table.get(" ".join(given.split()))
-        if known:
-            return known[int(random.integers(len(known)))]
+    def run(original: str, random: np.random.Generator) -> str:
+        translations = table.get(" ".join(original.split()))
+        if translations:
+            return translations[int(random.integers(len(translations)))]
         if missing == "keep":
-            return given
+            return original
         raise DataError(
-            f"no back-translation of {given[:60]!r}", where=path, remedy="add it, or set missing: keep on the view"
+            f"no back-translation of {original[:60]!r}", where=path, remedy="add it, or set missing: keep on the view"
         )
 
     return Step(edit=run)
 
 
 @lru_cache(maxsize=8)
-def read_table(path: str, key: str, value: str) -> dict[str, list[str]]:
+def _read_table(path: str, key: str, value: str) -> dict[str, list[str]]:
     """Cells of one column by those of another, white space collapsed, in the order of the file."""
     from embedkit.data import read_rows
     from embedkit.data.schema.parsers import is_blank, show
@@ -75,10 +75,10 @@ def substitution(
     if model is not None:
         candidates: words.Candidates = MaskedLM(model, top)
     else:
-        known = read_table(str(table), word, substitute)
+        synonyms = _read_table(str(table), word, substitute)
 
         def candidates(items: Sequence[str], places: Sequence[int]) -> list[list[str]]:
-            return [known.get(items[place], []) for place in places]
+            return [synonyms.get(items[place], []) for place in places]
 
     return on_words(lambda items, random: words.substitute(items, random, rate=rate, candidates=candidates))
 
@@ -134,14 +134,16 @@ class MaskedLM:
         ids = tokenizer(text, truncation=True, max_length=limit, return_tensors="pt")["input_ids"]
         at = (ids[0] == tokenizer.mask_token_id).nonzero()[:, 0]
         logits = model(input_ids=ids).logits[0, at]  # (places, V); V may be larger than the vocabulary
-        allowed = torch.zeros(logits.shape[1], dtype=torch.bool)
-        allowed[: len(whole)] = torch.from_numpy(whole)
-        logits = logits.masked_fill(~allowed, -torch.inf)
+        valid = torch.zeros(logits.shape[1], dtype=torch.bool)
+        valid[: len(whole)] = torch.from_numpy(whole)
+        logits = logits.masked_fill(~valid, -torch.inf)
         best = logits.topk(min(self.top + 1, int(whole.sum())), dim=1).indices.tolist()
-        found = [[tokenizer.decode([token]).strip() for token in row] for row in best]
+        decodings = [[tokenizer.decode([token]).strip() for token in row] for row in best]
         own = [items[place].lower() for place in places]
-        kept = [[w for w in row if w.lower() != mine][: self.top] for row, mine in zip(found, own, strict=False)]
-        return kept + [[] for _ in places[len(kept) :]]  # places that were cut off have no candidate
+        candidates = [
+            [w for w in row if w.lower() != mine][: self.top] for row, mine in zip(decodings, own, strict=False)
+        ]
+        return candidates + [[] for _ in places[len(candidates) :]]  # places that were cut off have no candidate
 
 
 def whole_words(tokenizer: Any) -> np.ndarray:

@@ -39,16 +39,16 @@ def anchor_spans(
     if length < 2 * anchors * most:
         raise ValueError(f"{anchors} anchors need {2 * anchors * most} items, the document has {length}")
     slots = list(range(0, length - most + 1, most))
-    found = []
-    for done in range(anchors):
-        tight = len(slots) // (anchors - done) < anchors - done
+    spans = []
+    for index in range(anchors):
+        tight = len(slots) // (anchors - index) < anchors - index
         at = int(random.choice([0, len(slots) - 1])) if tight else int(random.integers(len(slots)))
         slot = slots[at]
         size = _size(random, least, most, shape)
         start = slot + int(random.integers(most - size + 1))
-        found.append((start, start + size))
+        spans.append((start, start + size))
         slots = [other for other in slots if abs(other - slot) > most]
-    return found
+    return spans
 
 
 def positive_span(

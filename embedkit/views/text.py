@@ -25,8 +25,8 @@ def on_words(edit: WordEdit) -> Step:
     """A step that edits the list of words of a text."""
 
     def run(text: str, random: np.random.Generator) -> str:
-        found = text.split()
-        return " ".join(edit(found, random)) if found else text
+        items = text.split()
+        return " ".join(edit(items, random)) if items else text
 
     return Step(edit=run)
 
@@ -140,9 +140,9 @@ def phrases(parts: Count = 2, even: bool = False) -> Step:
     """
 
     def run(text: str, random: np.random.Generator) -> list[str]:
-        found = text.split()
-        pieces = spans.cut(len(found), random, parts=parts, even=even) if found else []
-        return [" ".join(found[a:b]) for a, b in pieces] or [text]
+        items = text.split()
+        pieces = spans.cut(len(items), random, parts=parts, even=even) if items else []
+        return [" ".join(items[a:b]) for a, b in pieces] or [text]
 
     return Step(edit=run, splits=True)
 

@@ -40,11 +40,11 @@ def delete_spans(
 
 def swap_spans(items: Sequence[T], random: np.random.Generator, *, pairs: int = 5, share: float = 0.05) -> list[T]:
     """Exchange up to `pairs` random pairs of disjoint spans, each `share` of the items long (CLEAR, section 3.1)."""
-    found = disjoint_spans(len(items), random, 2 * pairs, share)
-    order = random.permutation(len(found))
+    spans = disjoint_spans(len(items), random, 2 * pairs, share)
+    order = random.permutation(len(spans))
     new = list(items)
     for one, two in zip(order[0::2], order[1::2], strict=False):
-        (a, a_end), (b, b_end) = found[one], found[two]
+        (a, a_end), (b, b_end) = spans[one], spans[two]
         new[a:a_end], new[b:b_end] = items[b:b_end], items[a:a_end]
     return new
 
@@ -77,12 +77,12 @@ def substitute(
 
     Places are drawn first and asked for together, so that a masked language model sees all of them hidden.
     """
-    chosen = np.flatnonzero(random.random(len(items)) < rate).tolist()
+    places = np.flatnonzero(random.random(len(items)) < rate).tolist()
     new = list(items)
-    if chosen:
-        for place, known in zip(chosen, candidates(items, chosen), strict=True):
-            if known:
-                new[place] = known[int(random.integers(len(known)))]
+    if places:
+        for place, options in zip(places, candidates(items, places), strict=True):
+            if options:
+                new[place] = options[int(random.integers(len(options)))]
     return new
 
 

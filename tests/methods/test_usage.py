@@ -21,7 +21,7 @@ from embedkit.methods.common.augmenting import augmented
 from embedkit.methods.common.usage import NUMBERS, Noted, Usage, _invented, _random, _views, usage_of
 from embedkit.objectives import build
 from embedkit.objectives.base import ObjectiveBatch
-from embedkit.objectives.probe import Situation, tried
+from embedkit.objectives.probe import Situation, trial_run
 from embedkit.objectives.registry import presets
 from embedkit.objectives.tools import small_state
 from embedkit.views.base import View, views
@@ -98,7 +98,7 @@ def test_every_objective_on_every_method_trains_or_is_refused_before_the_model_l
                     built = build(form)
                     if built.requires - names - roles - ({"guide"} if guided else set()):
                         raise RecipeError("a role is missing")
-                    _, dim = tried(form, situation)
+                    _, dim = trial_run(form, situation)
                 except UserError:
                     COUNTS["refused"] += len(users)
                     continue

@@ -59,14 +59,14 @@ def test_a_preset_is_a_composition_of_slots() -> None:
 def test_a_slot_of_a_preset_can_be_replaced() -> None:
     learnt = build({"name": "supcon", "scale": {"name": "learnable", "temperature": 0.2}})
     assert isinstance(learnt, TableObjective)
-    assert learnt.chosen["scale"] == ("learnable", {"temperature": 0.2})
-    assert learnt.chosen["reducer"][1]["others"] == 1.0  # what was not replaced stays
+    assert learnt.choices["scale"] == ("learnable", {"temperature": 0.2})
+    assert learnt.choices["reducer"][1]["others"] == 1.0  # what was not replaced stays
 
 
 def test_a_replaced_part_of_the_same_name_keeps_the_other_settings() -> None:
     built = build({"name": "supcon", "reducer": {"name": "out", "average": "positive"}})
     assert isinstance(built, TableObjective)
-    assert built.chosen["reducer"][1] == {"others": 1.0, "average": "positive"}
+    assert built.choices["reducer"][1] == {"others": 1.0, "average": "positive"}
 
 
 @pytest.mark.parametrize("name", list(presets))

@@ -137,7 +137,7 @@ def test_sum_moves_owners_keys_and_guides_with_the_names() -> None:
     """A term whose positive is "negatives" sees what is known of the negatives under that name."""
     embeddings, batch = drawn(guide={"negatives": torch.zeros(2 * ROWS, DIM, dtype=torch.float64)})
     total = build({"name": "sum", "terms": [{"name": "cosine-mse", "inputs": {"positive": "negatives"}}]})
-    seen, known = total.seen(0, embeddings, batch)
+    seen, known = total.inputs_of(0, embeddings, batch)
     assert set(seen) == {"anchor", "positive", "view3"}
     for before, after in [(batch.owner, known.owner), (batch.keys, known.keys), (batch.guide, known.guide)]:
         assert torch.equal(after["positive"], before["negatives"])
@@ -291,7 +291,7 @@ def test_harmonised_loss_can_be_read_without_gradients() -> None:
 def test_positives_move_apart_and_negatives_mix() -> None:
     embeddings, batch = drawn(step=3)
     objective = build({"name": "feature-transform", "objective": "infonce"})
-    moved = objective.moved(embeddings, batch)
+    moved = objective.transform(embeddings, batch)
     a, p, n = (z / z.norm(dim=1, keepdim=True) for z in (embeddings[k] for k in ("anchor", "positive", "negatives")))
     torch.testing.assert_close(moved["anchor"] + moved["positive"], a + p)
     assert bool(((moved["anchor"] * moved["positive"]).sum(1) < (a * p).sum(1)).all())

@@ -173,13 +173,13 @@ def check_guide_size(
     method: Method, objective: Mapping[str, Any], roles: frozenset[str], dim: int, guide_dim: int
 ) -> None:
     """Refuse an objective that compares embeddings of size `dim` with the guide's vectors of size `guide_dim`."""
-    from embedkit.objectives.probe import Situation, tried
+    from embedkit.objectives.probe import Situation, trial_run
 
     names = method.embedded(roles) if objective else frozenset()
     views = _views(method, roles, False)[0]
     guided = frozenset(name for name in names if name in views and views[name].guided)
     if guided:
-        tried(dict(objective), Situation(names, roles & NUMBERS, guided, method.widths, dim, guide_dim))
+        trial_run(dict(objective), Situation(names, roles & NUMBERS, guided, method.widths, dim, guide_dim))
 
 
 def _refuse_missing(name: str, any_of: Sequence[frozenset[str]], there: frozenset[str]) -> None:

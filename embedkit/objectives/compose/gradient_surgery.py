@@ -24,7 +24,7 @@ Gradient = dict[str, Tensor]
 """Gradients of one term by name of embedding, (N_name, D) each."""
 
 
-def row_products(a: Gradient, b: Gradient, batch: ObjectiveBatch, scope: str) -> Tensor:
+def _row_products(a: Gradient, b: Gradient, batch: ObjectiveBatch, scope: str) -> Tensor:
     """Inner products (B,) of two gradients, summed over the vectors of each row; with "batch" their sum, B times."""
     products = torch.stack([
         x.new_zeros(batch.size).index_add(0, batch.owner[name], (x * b[name]).sum(dim=1)) for name, x in a.items()
@@ -44,19 +44,19 @@ def realign(grads: list[Gradient], batch: ObjectiveBatch, scope: str) -> tuple[l
         The realigned gradients, and the share of pairs of terms (and rows) that were in conflict.
     """
     generator = batch.generator("harmonise")
-    done = []
+    projections = []
     for at, own in enumerate(grads):
-        moved = own
+        projection = own
         for k in torch.randperm(len(grads), generator=generator).tolist():
             if k == at:
                 continue
-            product = row_products(moved, grads[k], batch, scope)  # (B,)
-            length = row_products(grads[k], grads[k], batch, scope)
+            product = _row_products(projection, grads[k], batch, scope)  # (B,)
+            length = _row_products(grads[k], grads[k], batch, scope)
             factor = torch.where(product < 0, product / torch.where(length > 0, length, 1.0), 0.0)
-            moved = {n: x - factor[batch.owner[n], None] * grads[k][n] for n, x in moved.items()}
-        done.append(moved)
-    pairs = [row_products(a, b, batch, scope) < 0 for a, b in combinations(grads, 2)]
-    return done, torch.stack(pairs).double().mean()
+            projection = {n: x - factor[batch.owner[n], None] * grads[k][n] for n, x in projection.items()}
+        projections.append(projection)
+    pairs = [_row_products(a, b, batch, scope) < 0 for a, b in combinations(grads, 2)]
+    return projections, torch.stack(pairs).double().mean()
 
 
 @objective(
@@ -109,17 +109,17 @@ class Harmonise(Terms):
         self.scope = choice("scope", scope, ("batch", "row"))
         self.drop_below = None if drop_below is None else number("drop_below", drop_below, least=-1, most=0)
 
-    def _kept(self, grads: list[Gradient], batch: ObjectiveBatch) -> Tensor:
+    def _valid_rows(self, grads: list[Gradient], batch: ObjectiveBatch) -> Tensor:
         """Mask (B,) of the rows whose gradients agree well enough."""
-        kept = torch.ones(batch.size, dtype=torch.bool, device=batch.ids.device)
+        valid = torch.ones(batch.size, dtype=torch.bool, device=batch.ids.device)
         if self.drop_below is None:
-            return kept
-        done = min(batch.step / max(batch.total_steps, 1), 1.0)
-        threshold = self.drop_below + (-1.0 - self.drop_below) * done
-        lengths = [row_products(g, g, batch, "row").sqrt() for g in grads]
+            return valid
+        progress = min(batch.step / max(batch.total_steps, 1), 1.0)
+        threshold = self.drop_below + (-1.0 - self.drop_below) * progress
+        lengths = [_row_products(g, g, batch, "row").sqrt() for g in grads]
         for i, j in combinations(range(len(grads)), 2):
-            kept &= row_products(grads[i], grads[j], batch, "row") >= threshold * lengths[i] * lengths[j]
-        return kept
+            valid &= _row_products(grads[i], grads[j], batch, "row") >= threshold * lengths[i] * lengths[j]
+        return valid
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
         """Metrics ``conflict``, the share of conflicting pairs, and ``dropped``, the share of rows without gradient."""
@@ -131,20 +131,22 @@ class Harmonise(Terms):
         for at, (weight, part) in enumerate(zip(self.weights, self.inner, strict=True)):
             with torch.enable_grad():
                 leaves = {name: x.detach().requires_grad_() for name, x in z.items()}
-                out = part(*self.seen(at, leaves, everyone))
-                found = torch.autograd.grad(
+                out = part(*self.inputs_of(at, leaves, everyone))
+                gradients = torch.autograd.grad(
                     weight * out.loss, [*leaves.values(), *parameters], allow_unused=True, materialize_grads=True
                 )
-            grads.append(dict(zip(leaves, found, strict=False)))
-            slopes = [s + g for s, g in zip(slopes, found[len(leaves) :], strict=True)]
+            grads.append(dict(zip(leaves, gradients, strict=False)))
+            slopes = [s + g for s, g in zip(slopes, gradients[len(leaves) :], strict=True)]
             outputs.append(replace(out, loss=out.loss.detach()))
-        moved, conflict = realign(grads, everyone, self.scope)
-        kept = self._kept(grads, everyone)
+        projections, conflict = realign(grads, everyone, self.scope)
+        valid = self._valid_rows(grads, everyone)
         whole = merge(dict(zip(self.labels, zip(self.weights, outputs, strict=True), strict=True)))
         # Zero in value; its gradients are the ones found above.
-        carrier = [(x - x.detach()) * sum(g[n] for g in moved) * kept[batch.owner[n], None] for n, x in z.items()]
+        carrier = [
+            (x - x.detach()) * sum(g[n] for g in projections) * valid[batch.owner[n], None] for n, x in z.items()
+        ]
         carrier += [(p - p.detach()) * s for p, s in zip(parameters, slopes, strict=True)]
         loss = batch.share * (whole.loss + torch.stack([c.sum() for c in carrier]).sum())
         terms = {name: value * batch.share for name, value in whole.terms.items()}
-        found_out = {"conflict": conflict, "dropped": 1.0 - kept.double().mean()}
-        return LossOutput(loss, terms, {**whole.metrics, **found_out})
+        agreement = {"conflict": conflict, "dropped": 1.0 - valid.double().mean()}
+        return LossOutput(loss, terms, {**whole.metrics, **agreement})

@@ -157,28 +157,28 @@ class Terms(Wrapper):
 
     def __init__(self, terms: Sequence[Mapping[str, Any]], dim: int | None, num_rows: int | None) -> None:
         super().__init__()
-        listed = isinstance(terms, Sequence) and len(terms) > 0 and all(isinstance(t, Mapping) for t in terms)
-        require(listed, "terms", terms, "a list of objectives, each with a name")
+        is_list = isinstance(terms, Sequence) and len(terms) > 0 and all(isinstance(t, Mapping) for t in terms)
+        require(is_list, "terms", terms, "a list of objectives, each with a name")
         self.labels: list[str] = []
         self.weights: list[float] = []
         self.inputs: list[dict[str, str]] = []
         inner = []
         for term in terms:
-            given = dict(term)
-            self.weights.append(number("weight", given.pop("weight", 1.0), least=0))
-            inputs = given.pop("inputs", {})
-            label = given.pop("label", None)
-            if "objective" in given:
-                given = self._nested(given)
+            settings = dict(term)
+            self.weights.append(number("weight", settings.pop("weight", 1.0), least=0))
+            inputs = settings.pop("inputs", {})
+            label = settings.pop("label", None)
+            if "objective" in settings:
+                settings = self._nested(settings)
             require(isinstance(inputs, Mapping), "inputs", inputs, "a mapping such as {positive: view3}")
             self.inputs.append(dict(inputs))
-            label = str(given.get("name") if label is None else label)
+            label = str(settings.get("name") if label is None else label)
             if label in self.labels:
                 raise RecipeError(
                     f"two terms are called {label!r}", where="objective.terms", remedy="give one of them a label"
                 )
             self.labels.append(label)
-            inner.append(build(given, dim=dim, num_rows=num_rows))
+            inner.append(build(settings, dim=dim, num_rows=num_rows))
         self._adopt(inner)
         needs = [{names.get(n, n) for n in part.requires} for names, part in zip(self.inputs, inner, strict=True)]
         takes = [{names.get(n, n) for n in part.accepts} for names, part in zip(self.inputs, inner, strict=True)]
@@ -192,7 +192,7 @@ class Terms(Wrapper):
         require(not term, "terms", sorted(term), "settings inside the term's own objective")
         return {"name": config} if isinstance(config, str) else dict(config)
 
-    def seen(
+    def inputs_of(
         self, at: int, embeddings: dict[str, Tensor], batch: ObjectiveBatch
     ) -> tuple[dict[str, Tensor], ObjectiveBatch]:
         """What the term number `at` sees: embeddings, and what is known of them, under the names it asks for."""
@@ -206,19 +206,19 @@ class Terms(Wrapper):
                     where="objective.terms", remedy="use a method that makes this view, or mend inputs",
                 )  # fmt: skip
 
-        def renamed(known: dict[str, Tensor]) -> dict[str, Tensor]:
+        def rename(by_name: dict[str, Tensor]) -> dict[str, Tensor]:
             # Views that this term did not ask for stay out: they would take part as further views of the row.
-            kept = {n: x for n, x in known.items() if n not in names and n not in names.values()}
-            return {n: known[source] for n, source in names.items() if source in known} | kept
+            others = {n: x for n, x in by_name.items() if n not in names and n not in names.values()}
+            return {n: by_name[source] for n, source in names.items() if source in by_name} | others
 
-        known = replace(batch, owner=renamed(batch.owner), keys=renamed(batch.keys), guide=renamed(batch.guide),
-                        scores=renamed(batch.scores))  # fmt: skip
-        return renamed(embeddings), known
+        term_batch = replace(batch, owner=rename(batch.owner), keys=rename(batch.keys), guide=rename(batch.guide),
+                        scores=rename(batch.scores))  # fmt: skip
+        return rename(embeddings), term_batch
 
     def after_step(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> None:
         """Advance the state of every term."""
         for at, part in enumerate(self.inner):
-            part.after_step(*self.seen(at, embeddings, batch))  # type: ignore[operator]
+            part.after_step(*self.inputs_of(at, embeddings, batch))  # type: ignore[operator]
 
 
 @objective(
@@ -253,7 +253,7 @@ class WeightedSum(Terms):
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
         """Sum of the terms."""
-        outputs = [part(*self.seen(at, embeddings, batch)) for at, part in enumerate(self.inner)]
+        outputs = [part(*self.inputs_of(at, embeddings, batch)) for at, part in enumerate(self.inner)]
         return merge(dict(zip(self.labels, zip(self.weights, outputs, strict=True), strict=True)))
 
 
@@ -334,29 +334,29 @@ class FeatureTransform(Wrapper):
         self.interpolate = None if interpolate is None else number("interpolate", interpolate, above=0)
         self._adopt([build(objective, dim=dim, num_rows=num_rows)])
 
-    def moved(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> dict[str, Tensor]:
+    def transform(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> dict[str, Tensor]:
         """The embeddings that the objective sees."""
         rng = batch.random("feature-transform")
-        moved = dict(embeddings)
+        features = dict(embeddings)
 
-        def drawn(shape: float, like: Tensor) -> Tensor:
+        def draw(shape: float, like: Tensor) -> Tensor:
             return torch.from_numpy(rng.beta(shape, shape, size=(len(like), 1))).to(like)  # (N, 1)
 
         if self.extrapolate is not None:
             a, p = (unit(z) for z in take(embeddings, *PAIR))
-            m = 1.0 + drawn(self.extrapolate, a)
-            moved |= {"anchor": m * a + (1 - m) * p, "positive": m * p + (1 - m) * a}
+            m = 1.0 + draw(self.extrapolate, a)
+            features |= {"anchor": m * a + (1 - m) * p, "positive": m * p + (1 - m) * a}
         if self.interpolate is not None and len(embeddings.get("negatives", ())):
             (n,) = (unit(z) for z in take(embeddings, "negatives"))
-            mix = drawn(self.interpolate, n)
+            mix = draw(self.interpolate, n)
             ring = rng.permutation(len(n))  # each with the next of a random ring, so that none is mixed with itself
             other = torch.from_numpy(np.roll(ring, -1)[np.argsort(ring)]).to(n.device)
-            moved["negatives"] = mix * n + (1 - mix) * n[other]
-        return moved
+            features["negatives"] = mix * n + (1 - mix) * n[other]
+        return features
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
         """The objective on the moved embeddings."""
-        return self.inner[0](self.moved(embeddings, batch), batch)
+        return self.inner[0](self.transform(embeddings, batch), batch)
 
     def after_step(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> None:
         """Advance the state of the objective, with the embeddings as they were."""

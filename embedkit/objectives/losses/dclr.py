@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from embedkit.objectives.base import LossOutput, NegativeCount, ObjectiveBatch
-from embedkit.objectives.family import PAIR, Family, guides, others, split, take
+from embedkit.objectives.family import PAIR, Family, guides, loss_of_rows, other_rows, take
 from embedkit.objectives.registry import objective
 from embedkit.objectives.tools import EPSILON, choice, masked_lse, number, unit, whole
 
@@ -75,14 +75,14 @@ class DCLR(Family):
 
     def negatives(self, batch_size: int, hard: int, processes: int) -> NegativeCount:
         """The other rows, and the noise."""
-        known = super().negatives(batch_size, hard, processes)
-        return NegativeCount(known.in_batch, known.hard, known.other_processes, bank=int(batch_size * self.noise))
+        count = super().negatives(batch_size, hard, processes)
+        return NegativeCount(count.in_batch, count.hard, count.other_processes, bank=int(batch_size * self.noise))
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
         """Anchors of this process against all positives and all noise."""
         anchor, positive = (unit(z) for z in take(embeddings, *PAIR))
         with torch.enable_grad():
-            noise = self.moved_noise(anchor.detach(), positive.detach(), batch)
+            noise = self.noise_vectors(anchor.detach(), positive.detach(), batch)
         mine = anchor[batch.rows]
         pairs, to_noise = mine @ positive.T / self.temperature, mine @ unit(noise).T / self.temperature
         weight = self.weights(batch, pairs)
@@ -90,12 +90,12 @@ class DCLR(Family):
         if self.fidelity == "code":
             logits = torch.cat([pairs * weight, to_noise], dim=1)  # (n, B + Q)
             loss = _cell_losses(logits, rows + batch.rows.start)
-            return split({"cells": loss.sum() / (batch.size * logits.shape[1])})
-        counted = torch.cat([(weight > 0) & others(batch.size, batch.rows, mine.device),
+            return loss_of_rows({"cells": loss.sum() / (batch.size * logits.shape[1])})
+        valid = torch.cat([(weight > 0) & other_rows(batch.size, batch.rows, mine.device),
                              torch.ones_like(to_noise, dtype=torch.bool)], dim=1)  # fmt: skip
-        denominator = masked_lse(torch.cat([pairs, to_noise], dim=1), counted)
-        denominator = torch.where(counted.any(dim=1), denominator, torch.zeros_like(denominator))
-        return split({"ratio": (denominator - pairs[rows, rows + batch.rows.start]).sum() / batch.size})
+        denominator = masked_lse(torch.cat([pairs, to_noise], dim=1), valid)
+        denominator = torch.where(valid.any(dim=1), denominator, torch.zeros_like(denominator))
+        return loss_of_rows({"ratio": (denominator - pairs[rows, rows + batch.rows.start]).sum() / batch.size})
 
     def weights(self, batch: ObjectiveBatch, like: Tensor) -> Tensor:
         """0 for suspected false negatives, else 1: (n, B)."""
@@ -104,9 +104,9 @@ class DCLR(Family):
         anchor, positive = (unit(z) for z in guides(batch, *PAIR))
         cosine = anchor[batch.rows] @ positive.T
         suspected = cosine > self.phi if self.fidelity == "code" else cosine >= self.phi
-        return (~(suspected & others(batch.size, batch.rows, like.device))).to(like.dtype)
+        return (~(suspected & other_rows(batch.size, batch.rows, like.device))).to(like.dtype)
 
-    def moved_noise(self, anchor: Tensor, positive: Tensor, batch: ObjectiveBatch) -> Tensor:
+    def noise_vectors(self, anchor: Tensor, positive: Tensor, batch: ObjectiveBatch) -> Tensor:
         """Noise (Q, D) after the ascent, the same on every process; unit vectors of the whole batch come in."""
         draw = batch.generator("noise")
         start = torch.randn(int(len(anchor) * self.noise), anchor.shape[1], generator=draw, dtype=torch.float64)

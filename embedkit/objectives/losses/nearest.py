@@ -34,7 +34,7 @@ class _Lookup(Direction):
         self.predictor = None if dim is None else Predictor(dim, hidden)
         self.requires = frozenset({"anchor", "positive"} | ({"guide"} if keys == "guide" else set()))
 
-    def predicted(self, side: Side) -> Side:
+    def predict(self, side: Side) -> Side:
         """A side whose vectors went through the predictor."""
         if self.predictor is None:
             raise RecipeError("the predictor's size is not known", where="objective", remedy="give build(..., dim=)")
@@ -43,15 +43,15 @@ class _Lookup(Direction):
     @torch.no_grad()
     def nearest(self, side: Side, count: int) -> Tensor:
         """The `count` nearest vectors of the queue to each vector (or its guide's), (N, count, D)."""
-        held = self.queue.side(side)
-        assert held is not None
+        bank = self.queue.side(side)
+        assert bank is not None
         seek = unit(side.z if self.keys == "own" or side.guide is None else side.guide.to(side.z.dtype))
-        if not len(held):
+        if not len(bank):
             return seek[:, None].expand(-1, count, -1)
-        found = [(block @ held.z.T).topk(min(count, len(held)), dim=1).indices for block in seek.split(1024)]
-        index = torch.cat(found)
+        places = [(block @ bank.z.T).topk(min(count, len(bank)), dim=1).indices for block in seek.split(1024)]
+        index = torch.cat(places)
         # A queue that is still short gives its last neighbour again.
-        return held.z[torch.cat([index, index[:, -1:].expand(-1, count - index.shape[1])], dim=1)]
+        return bank.z[torch.cat([index, index[:, -1:].expand(-1, count - index.shape[1])], dim=1)]
 
     def after_step(self, embeddings: Embeddings, batch: ObjectiveBatch) -> None:
         """The anchors enter the queue."""
@@ -73,7 +73,7 @@ class NearestNeighbours(_Lookup):
     def _sides(self, embeddings: Embeddings, batch: ObjectiveBatch) -> Sides:
         views = [collect([name], embeddings, batch) for name in ("anchor", "positive")]
         targets = [replace(view, z=self.nearest(view, 1)[:, 0]) for view in views]
-        predictions = [self.predicted(view) for view in views]
+        predictions = [self.predict(view) for view in views]
         return [(targets[0], predictions[1]), (targets[1], predictions[0])]
 
 
@@ -111,7 +111,7 @@ class Centroids(_Lookup):
         near = [self.nearest(view, self.span) for view in views]
         plain = [replace(view, z=self.summary(n)) for view, n in zip(views, near, strict=True)]
         shifted = [
-            replace(view, z=self.summary(torch.cat([self.predicted(view).z[:, None], n[:, :-1]], dim=1)))
+            replace(view, z=self.summary(torch.cat([self.predict(view).z[:, None], n[:, :-1]], dim=1)))
             for view, n in zip(views, near, strict=True)
         ]
         return [(plain[0], shifted[1]), (plain[1], shifted[0])]

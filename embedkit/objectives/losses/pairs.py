@@ -16,10 +16,10 @@ from embedkit.objectives.family import (
     Family,
     cosines,
     guides,
-    needed,
-    others,
-    shared,
-    split,
+    loss_of_batch,
+    loss_of_rows,
+    other_rows,
+    require_role,
     take,
     teacher_scores,
 )
@@ -75,9 +75,9 @@ class CoSENT(Family):
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
         """All pairs of rows of the whole batch."""
-        score = needed(batch.score, "score")
+        score = require_role(batch.score, "score")
         similarity = self.scale * cosines(*take(embeddings, *PAIR))
-        return shared({"order": ordered_pairs(similarity, score)}, batch)
+        return loss_of_batch({"order": ordered_pairs(similarity, score)}, batch)
 
 
 @objective(
@@ -119,13 +119,13 @@ class AnglE(Family):
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
         """All pairs of rows of the whole batch."""
-        score = needed(batch.score, "score")
+        score = require_role(batch.score, "score")
         a, b = (unit(z) for z in take(embeddings, *PAIR))
         require(a.shape[1] % 2 == 0, "dim", a.shape[1], "even: half of the columns are the imaginary part")
         real, imaginary = b.chunk(2, dim=1)  # (B, D / 2) each
         turned = torch.cat([-imaginary, real], dim=1)  # (B, D): b times the imaginary unit
         similarity = self.scale * ((a * b).sum(dim=1) + (a * turned).sum(dim=1)).abs()
-        return shared({"order": ordered_pairs(similarity, score)}, batch)
+        return loss_of_batch({"order": ordered_pairs(similarity, score)}, batch)
 
 
 @objective(
@@ -151,7 +151,7 @@ class CosineMSE(Family):
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
         """Rows of this process."""
         a, b = take(embeddings, *PAIR)
-        score = needed(batch.score, "score").to(a.dtype)
+        score = require_role(batch.score, "score").to(a.dtype)
         beyond = score.abs() > 1
         if bool(beyond.any()):
             row = int(beyond.nonzero()[0])
@@ -160,7 +160,7 @@ class CosineMSE(Family):
                 remedy="scale the scores to [-1, 1], or use cosent, which reads only their order",
             )  # fmt: skip
         rows = batch.rows
-        return split({"square": (cosines(a[rows], b[rows]) - score[rows]).square().sum() / batch.size})
+        return loss_of_rows({"square": (cosines(a[rows], b[rows]) - score[rows]).square().sum() / batch.size})
 
 
 @objective(
@@ -199,11 +199,11 @@ class EnergyHinge(Family):
         """Anchors of this process."""
         a, b = (unit(z) for z in take(embeddings, *PAIR))
         rows = batch.rows
-        table = (a[rows] @ b.T).masked_fill(~others(len(b), rows, b.device), -torch.inf)  # (rows, B)
+        table = (a[rows] @ b.T).masked_fill(~other_rows(len(b), rows, b.device), -torch.inf)  # (rows, B)
         if len(embeddings.get("negatives", ())):
             table = torch.cat([table, a[rows] @ unit(take(embeddings, "negatives")[0]).T], dim=1)  # (rows, B + N)
         hinge = torch.relu(self.margin + table.amax(dim=1) - (a[rows] * b[rows]).sum(dim=1))
-        return split({"hinge": hinge.sum() / batch.size})
+        return loss_of_rows({"hinge": hinge.sum() / batch.size})
 
 
 @objective(
@@ -282,12 +282,12 @@ class DistillKL(Family):
         """Rows of the anchors of this process, and with `symmetric` those of its positives."""
         names = (*PAIR, "negatives") if len(embeddings.get("negatives", ())) else PAIR
         if batch.scores:
-            return split({"anchor": self._by_scores(embeddings, names[1:], batch)})
+            return loss_of_rows({"anchor": self._by_scores(embeddings, names[1:], batch)})
         student, teacher = take(embeddings, *names), guides(batch, *names)
         if not self.symmetric:
-            return split({"anchor": self._divergence(student, teacher, batch)})
+            return loss_of_rows({"anchor": self._divergence(student, teacher, batch)})
         back = self._divergence([student[1], student[0]], [teacher[1], teacher[0]], batch)
-        return split({"anchor": self._divergence(student, teacher, batch) / 2, "positive": back / 2})
+        return loss_of_rows({"anchor": self._divergence(student, teacher, batch) / 2, "positive": back / 2})
 
 
 @objective(
@@ -345,10 +345,10 @@ class MarginMSE(Family):
         elif batch.guide:
             target = self._margins(guides(batch, *names), owner).to(margins.dtype)
         else:
-            target = needed(batch.score, "score").to(margins.dtype)[owner]
+            target = require_role(batch.score, "score").to(margins.dtype)[owner]
         mine = (owner >= batch.rows.start) & (owner < batch.rows.stop)
         square = torch.where(mine, (margins - target).square(), 0.0)
-        return split({"square": square.sum() / max(len(owner), 1)})
+        return loss_of_rows({"square": square.sum() / max(len(owner), 1)})
 
 
 @objective(
@@ -397,4 +397,4 @@ class EmbeddingMSE(Family):
             mine = (owner >= batch.rows.start) & (owner < batch.rows.stop)
             total.append(torch.where(mine, (z - target).square().sum(dim=1), 0.0).sum())
             count += z.numel()
-        return split({"square": torch.stack(total).sum() / max(count, 1)})
+        return loss_of_rows({"square": torch.stack(total).sum() / max(count, 1)})

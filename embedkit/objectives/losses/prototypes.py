@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from embedkit.errors import RecipeError
 from embedkit.objectives.base import LossOutput, ObjectiveBatch
-from embedkit.objectives.family import FURTHER, PAIR, Family, all_views, split, take
+from embedkit.objectives.family import FURTHER, PAIR, Family, all_views, loss_of_rows, take
 from embedkit.objectives.registry import objective
 from embedkit.objectives.tools import number, require, unit, whole
 
@@ -130,12 +130,12 @@ class SwAV(Family):
             bank = bank.detach()
         scores = [z @ bank.T for z in views]  # V times (B, K)
         rows, total = batch.rows, views[0].new_zeros(())
-        for made in range(2):
-            code = self._codes(scores[made], self.queue[made], bank)[: batch.size][rows]
-            for read, logits in enumerate(scores):
-                if read != made:
+        for source in range(2):
+            code = self._codes(scores[source], self.queue[source], bank)[: batch.size][rows]
+            for view, logits in enumerate(scores):
+                if view != source:
                     total = total - (code * (logits[rows] / self.temperature).log_softmax(dim=1)).sum()
-        return split({"prediction": total / (batch.size * 2 * (len(views) - 1))})
+        return loss_of_rows({"prediction": total / (batch.size * 2 * (len(views) - 1))})
 
     @torch.no_grad()
     def after_step(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from embedkit.objectives.base import LossOutput, ObjectiveBatch
-from embedkit.objectives.family import FURTHER, PAIR, Family, all_views, needed, others, split, take
+from embedkit.objectives.family import FURTHER, PAIR, Family, all_views, loss_of_rows, other_rows, require_role, take
 from embedkit.objectives.registry import objective
 from embedkit.objectives.tools import number, unit, whole
 
@@ -100,14 +100,14 @@ class GroCo(Family):
         views = [unit(z) for z in all_views(embeddings)]
         rows = batch.rows
         total = views[0].new_zeros(())
-        other = others(batch.size, rows, views[0].device)  # (rows, B)
+        other = other_rows(batch.size, rows, views[0].device)  # (rows, B)
         for at, anchors in enumerate(views):
             keys = torch.stack([z for k, z in enumerate(views) if k != at]).detach()  # (V - 1, B, D)
             positives = torch.einsum("rd,vrd->rv", anchors[rows], keys[:, rows])  # (rows, V - 1)
             table = (anchors[rows] @ anchors.detach().T).masked_fill(~other, -torch.inf)  # (rows, B)
             hardest = min(self.hardest, batch.size - 1)
             total = total + self._group_loss(positives, table.topk(hardest, dim=1).values).sum()
-        return split({"order": total / (batch.size * len(views))})
+        return loss_of_rows({"order": total / (batch.size * len(views))})
 
 
 @objective(
@@ -138,9 +138,9 @@ class GramEquivariance(Family):
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
         """Rows of this process."""
         a, b = (unit(z) for z in take(embeddings, *PAIR))
-        group, rows = needed(batch.group, "group"), batch.rows
+        group, rows = require_role(batch.group, "group"), batch.rows
         _, inverse, sizes = group.unique(return_inverse=True, return_counts=True)
-        same = (group[rows, None] == group[None, :]) & others(batch.size, rows, a.device)  # (rows, B)
+        same = (group[rows, None] == group[None, :]) & other_rows(batch.size, rows, a.device)  # (rows, B)
         gaps = (a[rows] @ a.T - b[rows] @ b.T).square().masked_fill(~same, 0.0).sum(dim=1)  # (rows,)
         weight = 2.0 / (sizes[inverse[rows]] * len(sizes)).to(a.dtype)
-        return split({"gram": (weight * gaps).sum()})
+        return loss_of_rows({"gram": (weight * gaps).sum()})

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from embedkit.errors import UserError
 from embedkit.objectives.base import LossOutput, ObjectiveBatch
-from embedkit.objectives.family import FURTHER, PAIR, Family, all_views, guides, shared, take
+from embedkit.objectives.family import FURTHER, PAIR, Family, all_views, guides, loss_of_batch, take
 from embedkit.objectives.registry import objective
 from embedkit.objectives.tools import number, require, unit, whole
 
@@ -77,7 +77,7 @@ class BarlowTwins(Family):
         correlation = standardised(a, self.eps).T @ standardised(b, self.eps) / len(a)  # (D, D)
         on = self.scale * (torch.diagonal(correlation) - 1.0).square().sum()
         off = self.scale * self.off_diagonal * off_diagonal(correlation).square().sum()
-        return shared({"on_diagonal": on, "off_diagonal": off}, batch)
+        return loss_of_batch({"on_diagonal": on, "off_diagonal": off}, batch)
 
 
 @objective(
@@ -135,7 +135,7 @@ class VICReg(Family):
             deviation = (torch.diagonal(spread) + self.eps).sqrt()  # (D,)
             variance = variance + self.variance / 2 * torch.relu(self.target - deviation).mean()
             covariances = covariances + self.covariance * off_diagonal(spread).square().sum() / z.shape[1]
-        return shared({"invariance": invariance, "variance": variance, "covariance": covariances}, batch)
+        return loss_of_batch({"invariance": invariance, "variance": variance, "covariance": covariances}, batch)
 
 
 @objective(
@@ -215,7 +215,7 @@ class WMSE(Family):
         for cut in self._cuts(batch, views[0].device):
             white = [unit(torch.cat([self._whitened(z[rows]) for rows in cut])) for z in views]  # (B, D), in cut order
             losses += [2.0 - 2.0 * (a * b).sum() / batch.size for a, b in combinations(white, 2)]
-        return shared({"distance": torch.stack(losses).mean()}, batch)
+        return loss_of_batch({"distance": torch.stack(losses).mean()}, batch)
 
 
 @objective(
@@ -264,4 +264,4 @@ class FeatureCorrelation(Family):
             on = on + (torch.diagonal(correlation) - 1.0).square().mean() / 2
             off = off + off_diagonal(correlation).square().sum() / max(dim * (dim - 1), 1) / 2
         on, off = (self.scale / 2 * (x + self.eps).sqrt() for x in (on, off))
-        return shared({"on_diagonal": on, "off_diagonal": off}, batch)
+        return loss_of_batch({"on_diagonal": on, "off_diagonal": off}, batch)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from embedkit.errors import RecipeError
 from embedkit.objectives.base import LossOutput, ObjectiveBatch
-from embedkit.objectives.family import PAIR, Family, cosines, guides, split, take
+from embedkit.objectives.family import PAIR, Family, cosines, guides, loss_of_rows, take
 from embedkit.objectives.losses.redundancy_reduction import standardised
 from embedkit.objectives.registry import objective
 from embedkit.objectives.tools import unit, whole
@@ -118,7 +118,7 @@ class BYOL(Regression):
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
         """Between 0 and 8; metric ``spread``."""
         cosine, metrics = self.swapped(embeddings, batch)
-        out = split({"distance": 4.0 * batch.share - 2.0 * cosine})
+        out = loss_of_rows({"distance": 4.0 * batch.share - 2.0 * cosine})
         out.metrics = metrics
         return out
 
@@ -158,6 +158,6 @@ class SimSiam(Regression):
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
         """Between -1 and 1; metric ``spread``."""
         cosine, metrics = self.swapped(embeddings, batch)
-        out = split({"similarity": -0.5 * cosine})
+        out = loss_of_rows({"similarity": -0.5 * cosine})
         out.metrics = metrics
         return out

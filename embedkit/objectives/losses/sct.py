@@ -7,9 +7,19 @@ from torch import Tensor
 
 from embedkit.errors import RecipeError
 from embedkit.objectives.base import LossOutput, NegativeCount, ObjectiveBatch
-from embedkit.objectives.family import PAIR, Family, guides, others, split, take
+from embedkit.objectives.family import PAIR, Family, guides, loss_of_rows, other_rows, take
 from embedkit.objectives.registry import objective
-from embedkit.objectives.tools import choice, compute_dtype, kept, logaddexp, masked_lse, number, require, unit, whole
+from embedkit.objectives.tools import (
+    capacity,
+    choice,
+    compute_dtype,
+    logaddexp,
+    masked_lse,
+    number,
+    require,
+    unit,
+    whole,
+)
 
 
 @objective(
@@ -56,7 +66,7 @@ class SCT(Family):
         super().__init__()
         self.reference_temperature = number("reference_temperature", reference_temperature, above=0)
         self.online_temperature = number("online_temperature", online_temperature, above=0)
-        self.size = kept(whole("size", size, least=1))
+        self.size = capacity(whole("size", size, least=1))
         self.factor = {"code": 1.0, "paper": 0.5}[choice("fidelity", fidelity, ("code", "paper"))]
         # Drawn with a generator of its own, so that the start is the same on every process.
         draw = torch.Generator().manual_seed(self.size)
@@ -66,8 +76,8 @@ class SCT(Family):
 
     def negatives(self, batch_size: int, hard: int, processes: int) -> NegativeCount:
         """The other rows, and a queue."""
-        known = super().negatives(batch_size, hard, processes)
-        return NegativeCount(known.in_batch, known.hard, known.other_processes, bank=self.size)
+        count = super().negatives(batch_size, hard, processes)
+        return NegativeCount(count.in_batch, count.hard, count.other_processes, bank=self.size)
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
         """Rows of this process."""
@@ -84,9 +94,9 @@ class SCT(Family):
         for view in (0, 1):
             bank = torch.cat([queue[view].to(online[0].dtype), reference[view]])  # (Q + B, D)
             target = (reference[view][batch.rows] @ bank.T / self.reference_temperature).log_softmax(dim=1)
-            learnt = (online[1 - view][batch.rows] @ bank.T / self.online_temperature).log_softmax(dim=1)
-            total.append((target.exp() * (target - learnt)).sum())
-        return split({f"view{v + 1}": self.factor * part / batch.size for v, part in enumerate(total)})
+            prediction = (online[1 - view][batch.rows] @ bank.T / self.online_temperature).log_softmax(dim=1)
+            total.append((target.exp() * (target - prediction)).sum())
+        return loss_of_rows({f"view{v + 1}": self.factor * part / batch.size for v, part in enumerate(total)})
 
     @torch.no_grad()
     def after_step(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> None:
@@ -149,9 +159,9 @@ class SelfGuided(Family):
                               remedy="a positive must be whole vectors of the anchor's size")  # fmt: skip
         mine, layers = unit(anchor[batch.rows]), unit(layers.unflatten(1, (-1, width)))  # (n, D), (B, L, D)
         logits = torch.einsum("nd,bld->nbl", mine, layers) / self.temperature
-        other = others(batch.size, batch.rows, logits.device)  # (n, B)
+        other = other_rows(batch.size, batch.rows, logits.device)  # (n, B)
         negative = masked_lse(logits.flatten(1), other[..., None].expand_as(logits).flatten(1))  # (n,)
         index = torch.arange(len(mine), device=logits.device)
         own = logits[index, index + batch.rows.start]  # (n, L)
         losses = logaddexp(own, negative[:, None].expand_as(own)) - own
-        return split({"layers": losses.sum() / (batch.size * own.shape[1])})
+        return loss_of_rows({"layers": losses.sum() / (batch.size * own.shape[1])})

@@ -15,10 +15,10 @@ from embedkit.objectives.family import (
     Family,
     all_views,
     guides,
-    needed,
-    others,
-    shared,
-    split,
+    loss_of_batch,
+    loss_of_rows,
+    other_rows,
+    require_role,
     square_distances,
     take,
 )
@@ -34,7 +34,7 @@ def log_mean_potential(vectors: Tensor, t: float) -> Tensor:
     size = len(vectors)
     if size < 2:
         return 0.0 * vectors.sum()
-    mask = others(size, slice(0, size), vectors.device).flatten()
+    mask = other_rows(size, slice(0, size), vectors.device).flatten()
     return masked_lse((-t * square_distances(vectors, vectors)).flatten(), mask) - math.log(size * (size - 1))
 
 
@@ -80,7 +80,9 @@ class AlignUniform(Family):
         apart = square > 0  # a power below two has no gradient at zero
         distance = torch.where(apart, torch.where(apart, square, 1.0) ** (self.alpha / 2), 0.0)
         uniformity = (log_mean_potential(a, self.t) + log_mean_potential(b, self.t)) / 2
-        return shared({"alignment": self.align * distance.mean(), "uniformity": self.uniform * uniformity}, batch)
+        return loss_of_batch(
+            {"alignment": self.align * distance.mean(), "uniformity": self.uniform * uniformity}, batch
+        )
 
 
 @objective(
@@ -124,8 +126,10 @@ class Spectral(Family):
         a, b = (self._capped(z) for z in take(embeddings, *PAIR))
         rows, size = batch.rows, batch.size
         attraction = -2.0 * (a[rows] * b[rows]).sum() / (size * self.mu)
-        square = (a[rows] @ b.T).square().masked_fill(~others(size, rows, a.device), 0.0)  # (rows, B)
-        return split({"attraction": attraction, "repulsion": square.sum() / (max(size * (size - 1), 1) * self.mu)})
+        square = (a[rows] @ b.T).square().masked_fill(~other_rows(size, rows, a.device), 0.0)  # (rows, B)
+        return loss_of_rows(
+            {"attraction": attraction, "repulsion": square.sum() / (max(size * (size - 1), 1) * self.mu)}
+        )
 
 
 @objective(
@@ -175,11 +179,11 @@ class DecoupledUniformity(Family):
     def _smoother(self, batch: ObjectiveBatch) -> Tensor:
         """The matrix A (B, B) in float64."""
         if self.prior == "label":
-            label = needed(batch.label, "label")
+            label = require_role(batch.label, "label")
             kernel = (label[:, None] == label[None, :]).double()
         else:
-            (known,) = (z.double() for z in guides(batch, "anchor"))
-            kernel = torch.exp(-square_distances(known, known) / (2 * self.sigma**2))
+            (vectors,) = (z.double() for z in guides(batch, "anchor"))
+            kernel = torch.exp(-square_distances(vectors, vectors) / (2 * self.sigma**2))
         eye = torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
         return torch.linalg.solve(kernel + self.ridge * eye, kernel)
 
@@ -188,7 +192,7 @@ class DecoupledUniformity(Family):
         centroids = torch.stack([unit(z) for z in all_views(embeddings)]).mean(dim=0)  # (B, D)
         if self.prior != "none":
             centroids = self._smoother(batch).to(centroids.dtype) @ centroids
-        return shared({"uniformity": log_mean_potential(centroids, self.t)}, batch)
+        return loss_of_batch({"uniformity": log_mean_potential(centroids, self.t)}, batch)
 
 
 @objective(
@@ -255,13 +259,13 @@ class CACR(Family):
             cost = (views[x][rows, None] - rest).square().sum(dim=2)  # (rows, V - 1)
             pull = pull + self._expected(cost, self.t_positive * cost).sum() / count
         pairs = list(combinations(range(count), 2)) if batch.size > 1 else []
-        other = others(batch.size, rows, views[0].device)  # (rows, B)
+        other = other_rows(batch.size, rows, views[0].device)  # (rows, B)
         for x, y in pairs:
             cost = square_distances(views[x][rows], views[y])  # (rows, B)
             nearness = (-self.t_negative * cost).masked_fill(~other, -torch.inf)
             push = push + self._expected(cost, nearness).sum() / len(pairs)
         size = batch.size
-        return split({"attraction": self.attract * pull / size, "repulsion": -self.repel * push / size})
+        return loss_of_rows({"attraction": self.attract * pull / size, "repulsion": -self.repel * push / size})
 
 
 @objective(
@@ -302,7 +306,7 @@ class MVDHEL(Family):
         own = [(a[rows] * b[rows]).sum(dim=1) / self.temperature for a, b in combinations(views, 2)]
         attraction = -torch.stack(own).logsumexp(dim=0).sum() / batch.size
         repulsion = torch.zeros_like(attraction)
-        other = others(batch.size, rows, views[0].device)  # (rows, B)
+        other = other_rows(batch.size, rows, views[0].device)  # (rows, B)
         for z in views if batch.size > 1 else []:
             repulsion = repulsion + masked_lse(z[rows] @ z.T / self.temperature, other).sum() / batch.size
-        return split({"attraction": attraction, "repulsion": repulsion})
+        return loss_of_rows({"attraction": attraction, "repulsion": repulsion})

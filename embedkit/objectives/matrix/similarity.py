@@ -53,14 +53,14 @@ class Side:
 
     def id(self, name: str) -> Tensor:
         """Ids (N,) by name; nobody's when they are not known."""
-        known = self.ids.get(name)
-        return torch.full((len(self.z),), NOBODY, device=self.z.device) if known is None else known
+        ids = self.ids.get(name)
+        return torch.full((len(self.z),), NOBODY, device=self.z.device) if ids is None else ids
 
     @classmethod
     def join(cls, sides: Iterable[Side]) -> Side:
         """All vectors one after another; ids that one side lacks become nobody's there."""
-        given = list(sides)
-        parts = [side for side in given if len(side)] or given[:1]
+        every = list(sides)
+        parts = [side for side in every if len(side)] or every[:1]
         if len(parts) == 1:
             return parts[0]
         names = {name: None for side in parts for name in side.ids}
@@ -77,9 +77,9 @@ class Side:
 def collect(names: Iterable[str], embeddings: Mapping[str, Tensor], batch: ObjectiveBatch) -> Side:
     """One side made of the vectors called `names`, those that are in the batch."""
     first, sides = 0, []
-    wanted = set(names)
+    selection = set(names)
     for name, z in embeddings.items():
-        if name in wanted:
+        if name in selection:
             row = batch.owner[name]
             ids = {
                 "row": row, "key": batch.keys[name], "vector": torch.arange(first, first + len(z), device=z.device),
@@ -192,14 +192,14 @@ class Relation:
 
 
 @dataclass
-class Listed:
+class PairList:
     """Pairs named one by one: ``columns[i]`` (k,) are related to i; for relations that are no equality of ids."""
 
     columns: Tensor
 
-    def share(self, index: Tensor | slice) -> Listed:
+    def share(self, index: Tensor | slice) -> PairList:
         """The relation for some of the left side only."""
-        return Listed(self.columns[index])
+        return PairList(self.columns[index])
 
     def tile(self, rows: slice, columns: slice) -> Tensor | None:
         """Which pairs of a tile are related."""
@@ -228,7 +228,7 @@ class Masks:
     `ceiling` (N,) of its anchor.
     """
 
-    positive: Relation | Listed
+    positive: Relation | PairList
     same: Relation
     drop: list[Relation] = field(default_factory=list)
     only: list[Relation] = field(default_factory=list)
@@ -253,29 +253,29 @@ class Masks:
 
     def negatives(self, rows: slice, columns: slice) -> Tensor | None:
         """Bool tile of negative pairs; None when all are."""
-        struck: Tensor | None = None
+        exclusions: Tensor | None = None
         for relation in (self.positive, self.same, *self.drop):
             tile = relation.tile(rows, columns)
             if tile is not None:
-                struck = tile if struck is None else struck | tile
+                exclusions = tile if exclusions is None else exclusions | tile
         if self.guide is not None:
             left, right, ceiling = self.guide
             tile = left[rows] @ right[columns].T > ceiling[rows, None]
-            struck = tile if struck is None else struck | tile
+            exclusions = tile if exclusions is None else exclusions | tile
         for relation in self.only:
             tile = relation.tile(rows, columns)
             if tile is None:
                 tile = torch.zeros(1, 1, dtype=torch.bool, device=relation.left.device)
-            struck = ~tile if struck is None else struck | ~tile
-        if struck is None:
+            exclusions = ~tile if exclusions is None else exclusions | ~tile
+        if exclusions is None:
             return None
-        return (~struck).expand(rows.stop - rows.start, columns.stop - columns.start)
+        return (~exclusions).expand(rows.stop - rows.start, columns.stop - columns.start)
 
     def count(self) -> Tensor:
         """Positives of each anchor, (N,)."""
         # Where an anchor is among its own candidates it has its own id, so one of the matches is itself.
-        found = self.positive.count()
-        return found if self.keep_same else found - (self.same.count() * (found > 0)).clamp_max(found)
+        matches = self.positive.count()
+        return matches if self.keep_same else matches - (self.same.count() * (matches > 0)).clamp_max(matches)
 
     def pairs(self) -> tuple[Tensor, Tensor]:
         """Index vectors of all positive pairs, sorted by the left one."""
@@ -289,7 +289,7 @@ class Masks:
 def check_roles(requires: Iterable[str], embeddings: Mapping[str, Tensor], batch: ObjectiveBatch) -> None:
     """Raise a DataError naming the first of the names and roles in `requires` that is not there."""
     for role in sorted(requires):
-        known = embeddings.get(role) if role in (*VIEWS, "negatives") else getattr(batch, role)
-        if known is None or (role in ("guide", "scores") and not known):
+        value = embeddings.get(role) if role in (*VIEWS, "negatives") else getattr(batch, role)
+        if value is None or (role in ("guide", "scores") and not value):
             remedy = "use a method with a guide" if role == "guide" else f"map a column of the data to {role!r}"
             raise DataError(f"the objective needs {role!r}, which is not there", where="batch", remedy=remedy)

@@ -165,13 +165,13 @@ def reduce_logits(stat: Stat, logits: Tensor, mask: Tensor | None, extra: Tensor
     return (x if mask is None else x.masked_fill(~mask, 0.0)).sum(-1)
 
 
-def dense_stats(table: Table, wanted: Sequence[Stat]) -> list[Tensor]:
+def dense_stats(table: Table, stats: Sequence[Stat]) -> list[Tensor]:
     """Each wanted number for each row of the table, (N,) each; holds the N x M table."""
     rows, columns = (slice(0, n) for n in table.shape)
     logits = table.scores(rows, columns) * table.scale
     logits = logits if table.bias is None else logits + table.bias
     masks, extra = {"negative": table.negatives(rows, columns)}, table.weights.tile(rows, columns)
-    if any(stat.over == "positive" for stat in wanted):
+    if any(stat.over == "positive" for stat in stats):
         positive = table.masks.positives(rows, columns)
         masks["positive"] = torch.zeros_like(logits, dtype=torch.bool) if positive is None else positive
-    return [reduce_logits(s, logits, masks[s.over], extra if s.over == "negative" else None) for s in wanted]
+    return [reduce_logits(s, logits, masks[s.over], extra if s.over == "negative" else None) for s in stats]

@@ -27,19 +27,19 @@ AUTO_TILE = {"cpu": 1024, "other": 4096}
 """Rows and columns of a tile by kind of device: as large as stays in a processor's cache, or as fills a GPU."""
 
 
-def row_stats(tables: Sequence[Table], wanted: Sequence[Stat], tile: int | str | None) -> list[list[Tensor]]:
+def row_stats(tables: Sequence[Table], stats: Sequence[Stat], tile: int | str | None) -> list[list[Tensor]]:
     """Each wanted number (n,) of each table."""
-    if not wanted:
+    if not stats:
         return [[] for _ in tables]
     if len(tables) == 2 and tile is not None and _transposed(*tables):
         size = _tile_size(tables[0], tile)
         if size is not None:
-            found = _tiled(tables[0], wanted, wanted, size)
-            return [found[: len(wanted)], found[len(wanted) :]]
+            sums = _tiled(tables[0], stats, stats, size)
+            return [sums[: len(stats)], sums[len(stats) :]]
     out = []
     for table in tables:
         size = None if tile is None else _tile_size(table, tile)
-        out.append(dense_stats(table, wanted) if size is None else _tiled(table, wanted, [], size))
+        out.append(dense_stats(table, stats) if size is None else _tiled(table, stats, [], size))
     return out
 
 
@@ -140,8 +140,8 @@ class _Work:
         if "negative" in kinds:
             masks["negative"] = self.table.negatives(rows, columns)
         if "positive" in kinds:
-            found = self.table.masks.positives(rows, columns)
-            masks["positive"] = self.features[0].new_zeros(1, 1, dtype=torch.bool) if found is None else found
+            positive = self.table.masks.positives(rows, columns)
+            masks["positive"] = self.features[0].new_zeros(1, 1, dtype=torch.bool) if positive is None else positive
         return masks, self.table.weights.tile(rows, columns)
 
     def bound(self) -> float:
@@ -255,12 +255,12 @@ def _pass(runs: Sequence[_Running], parts: tuple[slice, slice], logits: Tensor, 
     """Show a tile to all running sums; exponentials of the same pairs and factor are computed once."""
     exponents = {(run.stat.over, run.stat.factor) for run in runs if run.stat.kind in ("lse", "expect")}
     alone = len(exponents) == 1 and all(run.stat.kind in ("lse", "count") for run in runs)
-    made: dict[tuple[str, float], tuple[Tensor, Tensor | None]] = {}
+    exponentials: dict[tuple[str, float], tuple[Tensor, Tensor | None]] = {}
     for run in runs:
         key, mask = (run.stat.over, run.stat.factor), masks[run.stat.over]
-        if run.stat.kind in ("lse", "expect") and key not in made:
-            made[key] = _exponent(run.stat, logits, mask, extra, small, alone)
-        x, exp = made.get(key, (logits, None))
+        if run.stat.kind in ("lse", "expect") and key not in exponentials:
+            exponentials[key] = _exponent(run.stat, logits, mask, extra, small, alone)
+        x, exp = exponentials.get(key, (logits, None))
         run.add(parts[run.dim], x, exp, logits, mask)
 
 

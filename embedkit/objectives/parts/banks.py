@@ -12,11 +12,11 @@ from embedkit.objectives.base import Memory, ObjectiveBatch
 from embedkit.objectives.matrix.problem import Extra, Problem
 from embedkit.objectives.matrix.similarity import NOBODY, Side, score_ids
 from embedkit.objectives.parts.slots import part
-from embedkit.objectives.tools import compute_dtype, kept, number, unit, whole
+from embedkit.objectives.tools import capacity, compute_dtype, number, unit, whole
 
 Embeddings = Mapping[str, Tensor]
 
-_KEPT = ("label", "group", "score")
+_ROLES = ("label", "group", "score")
 """Roles of a row that a queue keeps beside its vector."""
 
 
@@ -35,7 +35,7 @@ class Bank(Memory):
     """Whether labels, groups and scores of rows are kept beside their vectors."""
 
     @property
-    def held(self) -> int:
+    def length(self) -> int:
         """How many vectors there are now."""
         return 0
 
@@ -73,7 +73,7 @@ class Queue(Bank):
     def __init__(self, size: int = 65_536, in_batch: bool = False, random_start: bool = True,
                  guide_dim: int | None = None, dim: int | None = None) -> None:  # fmt: skip
         super().__init__()
-        self.size, self.in_batch = kept(whole("size", size, least=1)), bool(in_batch)
+        self.size, self.in_batch = capacity(whole("size", size, least=1)), bool(in_batch)
         guide = 0 if guide_dim is None else whole("guide_dim", guide_dim, least=1)
         # Drawn with a generator of its own, so that the start is the same on every process.
         draw = torch.Generator().manual_seed(size)
@@ -92,7 +92,7 @@ class Queue(Bank):
     def make_room(self, roles: frozenset[str], guide_dim: int | None) -> None:
         """Buffers for the roles of rows that travel with vectors, and for the guide's vectors where they are read."""
         vectors = self.get_buffer("vectors")
-        for role in sorted(roles & set(_KEPT)) if self.keeps_roles else []:
+        for role in sorted(roles & set(_ROLES)) if self.keeps_roles else []:
             if role not in dict(self.named_buffers(recurse=False)):
                 empty, kind = (NOBODY, torch.long) if role != "score" else (torch.nan, vectors.dtype)
                 self.register_buffer(role, torch.full((self.size,), empty, dtype=kind, device=vectors.device))
@@ -100,7 +100,7 @@ class Queue(Bank):
             self.register_buffer("guides", self._random_guides(guide_dim).to(vectors))
 
     @property
-    def held(self) -> int:
+    def length(self) -> int:
         """How many vectors there are now."""
         return int(self.get_buffer("filled"))
 
@@ -110,29 +110,29 @@ class Queue(Bank):
         if not len(vectors):
             raise RecipeError("the queue does not know the size of the embeddings", where="objective.bank",
                               remedy="give build(..., dim=)")  # fmt: skip
-        held = self.held
+        length = self.length
         guides = self.get_buffer("guides")
-        guide = guides[:held].to(like.z.dtype) if len(guides) else None
+        guide = guides[:length].to(like.z.dtype) if len(guides) else None
         buffers = dict(self.named_buffers(recurse=False))
-        ids = {"key": self.get_buffer("keys")[:held]}
-        ids |= {role: buffers[role][:held] for role in ("label", "group") if role in buffers}
-        score = buffers["score"][:held].to(like.z.dtype) if "score" in buffers else None
+        ids = {"key": self.get_buffer("keys")[:length]}
+        ids |= {role: buffers[role][:length] for role in ("label", "group") if role in buffers}
+        score = buffers["score"][:length].to(like.z.dtype) if "score" in buffers else None
         if score is not None:
             ids["score"] = score_ids(score)
-        return Side(vectors[:held].to(like.z.dtype), ids, guide, score)
+        return Side(vectors[:length].to(like.z.dtype), ids, guide, score)
 
     @torch.no_grad()
     def after_step(self, embeddings: Embeddings, batch: ObjectiveBatch, keys: Side) -> None:
         """The newest positives replace the oldest vectors."""
         vectors, start = self.get_buffer("vectors"), int(self.get_buffer("pointer"))
         keys = keys.take(slice(max(0, len(keys) - self.size), None))
-        self.make_room(frozenset(role for role in _KEPT if getattr(batch, role) is not None),
+        self.make_room(frozenset(role for role in _ROLES if getattr(batch, role) is not None),
                        None if keys.guide is None else keys.guide.shape[1])  # fmt: skip
         buffers = dict(self.named_buffers(recurse=False))
         place = (start + torch.arange(len(keys), device=vectors.device)) % self.size
         vectors[place] = unit(keys.z.to(compute_dtype(keys.z.dtype))).to(vectors.dtype)
         self.get_buffer("keys")[place] = keys.id("key")
-        for role in set(_KEPT) & buffers.keys():
+        for role in set(_ROLES) & buffers.keys():
             value = keys.score if role == "score" else keys.id(role)
             if value is not None:
                 buffers[role][place] = value.to(buffers[role].dtype)
@@ -162,14 +162,14 @@ class FilteredQueue(Queue):
         """From between the scores of the last of the hardest and the next, to the ceiling."""
         if problem.batch.step < self.warmup * problem.batch.total_steps:
             return None
-        features, held = problem.my_parts[0].left, problem.my_parts[0].right[bank]
-        if not len(held):
+        features, vectors = problem.my_parts[0].left, problem.my_parts[0].right[bank]
+        if not len(vectors):
             return None
         low = []
         for block in features.split(1024):
-            scores = block @ held.T
+            scores = block @ vectors.T
             scores = scores.masked_fill(scores > self.ceiling, -torch.inf)
-            best = scores.topk(min(self.hardest + 1, len(held)), dim=1).values
+            best = scores.topk(min(self.hardest + 1, len(vectors)), dim=1).values
             # Half way to the next, so that rounding cannot drop the last; where there is no next, all are kept.
             low.append(best[:, -2:].mean(1) if best.shape[1] > self.hardest else best[:, -1] - 1)
         least = torch.cat(low) if low else features.new_zeros(0)
@@ -199,8 +199,8 @@ class MixedQueue(Queue):
         total = self.mixes + self.query_mixes
         if not total or problem.batch.step < self.warmup * problem.batch.total_steps:
             return []
-        every, held = len(problem.whole), problem.my_parts[0].right[len(problem.right) - self.held :].detach()
-        top = min(self.hardest, len(held))
+        every, vectors = len(problem.whole), problem.my_parts[0].right[len(problem.right) - self.length :].detach()
+        top = min(self.hardest, len(vectors))
         if not top:
             return []
         generator = problem.batch.generator("mixed-queue", problem.place)
@@ -208,16 +208,16 @@ class MixedQueue(Queue):
         first, second = (torch.randint(top, (every, total), generator=generator) for _ in range(2))
         share = torch.rand(every, total, generator=generator)
         share[:, self.mixes :] *= 0.5
-        device = held.device
+        device = vectors.device
         first, second, share = (t[problem.mine].to(device) for t in (first, second, share))
         blocks = []
         anchors = problem.my_parts[0].left
         for at in range(0, len(anchors), 64):
             a = anchors[at : at + 64]
-            hard = (a.detach() @ held.T).topk(top, dim=1).indices
-            one = held[hard.gather(1, first[at : at + 64])]
+            hard = (a.detach() @ vectors.T).topk(top, dim=1).indices
+            one = vectors[hard.gather(1, first[at : at + 64])]
             one[:, self.mixes :] = a.detach()[:, None]
-            two = held[hard.gather(1, second[at : at + 64])]
+            two = vectors[hard.gather(1, second[at : at + 64])]
             weight = share[at : at + 64, :, None].to(a.dtype)
             mixed = unit(weight * one + (1 - weight) * two)
             blocks.append(torch.einsum("nd,nkd->nk", a, mixed))

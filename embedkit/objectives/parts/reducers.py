@@ -24,7 +24,7 @@ class Weight(nn.Module):
     """Whether every negative weighs 1, so that reducers without a weighted sum accept it."""
     requires: frozenset[str] = frozenset()
 
-    def wanted(self) -> list[Stat]:
+    def stats(self) -> list[Stat]:
         """The sums over negatives that `log_neg` reads."""
         return [LSE]
 
@@ -51,7 +51,7 @@ class Uniform(Weight):
         self.hard, self.mean = number("hard_negative_weight", hard_negative_weight), bool(mean)
         self.plain = self.log_weight == 0 and self.hard == 0 and not mean
 
-    def wanted(self) -> list[Stat]:
+    def stats(self) -> list[Stat]:
         """The log-sum-exp, and for a mean the number of negatives."""
         return [LSE, COUNT] if self.mean else [LSE]
 
@@ -80,7 +80,7 @@ class Exponential(Weight):
         self.beta, self.detach = number("beta", beta, least=0), bool(detach)
         self.sharp, self.flat = Stat("lse", "negative", 1 + self.beta), Stat("lse", "negative", self.beta)
 
-    def wanted(self) -> list[Stat]:
+    def stats(self) -> list[Stat]:
         """Two log-sum-exps and the number of negatives."""
         return [self.sharp, self.flat, COUNT]
 
@@ -163,7 +163,7 @@ class Reducer(nn.Module):
     average = "all"
     keeps_state = False
 
-    def wanted(self) -> list[Stat]:
+    def stats(self) -> list[Stat]:
         """Sums it reads besides those of the negative weight."""
         return []
 
@@ -180,7 +180,7 @@ class Reducer(nn.Module):
         return None
 
 
-def denominators(r: Row, own: float, others: float) -> Tensor:
+def _denominators(r: Row, own: float, others: float) -> Tensor:
     """log(own · e^l_p + others · Σ_{p' ≠ p} e^l_p' + D) for every positive pair p, (P,); 0 when it is empty."""
     assert r.log_neg is not None
     den = r.log_neg[r.row]
@@ -228,13 +228,13 @@ class SoftmaxOut(_Ratio):
         self.smoothing = number("smoothing", smoothing, least=0, below=1)
         self.pools = self.pools and not self.focal and not self.reweight
 
-    def wanted(self) -> list[Stat]:
+    def stats(self) -> list[Stat]:
         """For smoothing, the sum and number of all negatives."""
         return [SUM, COUNT] if self.smoothing else []
 
     def forward(self, r: Row) -> Tensor:
         """Per anchor."""
-        den = denominators(r, self.own, self.others)
+        den = _denominators(r, self.own, self.others)
         logit = r.logit if r.omega is None else r.logit * r.omega
         if self.smoothing:
             total = r.stats[SUM] + r.add(r.logit * r.part) * r.count
@@ -266,7 +266,7 @@ class SoftmaxIn(_Ratio):
 
     def forward(self, r: Row) -> Tensor:
         """Per anchor."""
-        den = denominators(r, self.own, self.others)
+        den = _denominators(r, self.own, self.others)
         if r.pooled is not None:
             return r.add(den + r.count.clamp_min(1).log()[r.row] - r.pooled[r.row])
         total = r.lse(r.part.log() + r.logit - den)
@@ -302,7 +302,7 @@ class Sigmoid(Reducer):
     ratio = False
     negative = Stat("softplus", "negative")
 
-    def wanted(self) -> list[Stat]:
+    def stats(self) -> list[Stat]:
         """One sum over the negatives."""
         return [self.negative]
 

@@ -99,8 +99,8 @@ class Learnable(Scale):
 
     def metrics(self) -> dict[str, Tensor]:
         """The scale, and the bias when there is one."""
-        found = {"scale": self.log_scale.detach().exp()}
-        return found if self.bias is None else {**found, "bias": self.bias.detach()}
+        metrics = {"scale": self.log_scale.detach().exp()}
+        return metrics if self.bias is None else {**metrics, "bias": self.bias.detach()}
 
 
 @part("scale", "aligned")
@@ -172,11 +172,11 @@ def mean_by_sample(ids: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     return single, total / torch.bincount(place, minlength=len(single))
 
 
-def sample_ids(problem: Problem, known: int) -> Tensor:
+def sample_ids(problem: Problem, rows: int) -> Tensor:
     """The training row of each anchor of this process, (n,); refused when there is no state for it."""
     ids = problem.batch.ids[problem.left.id("row")]
-    if len(ids) and int(ids.max()) >= known:
-        raise RecipeError(f"there is state for {known} rows and row {int(ids.max())} came", where="objective",
+    if len(ids) and int(ids.max()) >= rows:
+        raise RecipeError(f"there is state for {rows} rows and row {int(ids.max())} came", where="objective",
                           remedy="use data of known size, which is not streamed")  # fmt: skip
     return ids
 
@@ -210,10 +210,10 @@ class _Margin(Positive):
 
     def now(self, problem: Problem) -> float:
         """The margin at this step: it rises along half a cosine during the `warmup` share of the run."""
-        done = problem.batch.step / max(1, problem.batch.total_steps)
-        if done >= self.warmup:
+        progress = problem.batch.step / max(1, problem.batch.total_steps)
+        if progress >= self.warmup:
             return self.margin
-        return self.margin * (1 - (math.cos(math.pi * done / self.warmup) + 1) / 2)
+        return self.margin * (1 - (math.cos(math.pi * progress / self.warmup) + 1) / 2)
 
 
 @part("positive", "additive-margin")
@@ -260,8 +260,8 @@ class AngularMargin(_Margin):
         """The cosine of the widened angle."""
         s, m = pairs["scores"], self.now(problem)
         inside = s.clamp(-1 + 1e-7, 1 - 1e-7)
-        turned = inside * math.cos(m) - (1 - inside * inside).sqrt() * math.sin(m)
-        return torch.where(s > math.cos(math.pi - m), turned, s - m * math.sin(math.pi - m)), None
+        wide = inside * math.cos(m) - (1 - inside * inside).sqrt() * math.sin(m)
+        return torch.where(s > math.cos(math.pi - m), wide, s - m * math.sin(math.pi - m)), None
 
 
 @part("positive", "von-mises")

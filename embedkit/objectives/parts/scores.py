@@ -173,11 +173,11 @@ class Centred(Score):
     @torch.no_grad()
     def after_step(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> None:
         """The running mean of the first steps."""
-        centre, seen = self.get_buffer("centre"), self.get_buffer("seen")
-        if int(seen) < self.centre_steps and len(centre):
+        centre, steps = self.get_buffer("centre"), self.get_buffer("seen")
+        if int(steps) < self.centre_steps and len(centre):
             z = torch.cat([unit(z) for name, z in embeddings.items() if name != "negatives"])
-            centre.lerp_(z.mean(0).to(centre.dtype), 1.0 / (int(seen) + 1))
-            seen.add_(1)
+            centre.lerp_(z.mean(0).to(centre.dtype), 1.0 / (int(steps) + 1))
+            steps.add_(1)
 
 
 class _Log(Pointwise):
@@ -227,11 +227,11 @@ def partners(batch: ObjectiveBatch, mode: str) -> Tensor:
     # Rows are shifted by a number that depends on the step; "distinct" goes on until the label differs.
     shift = 1 + batch.step % max(1, len(label) - 1)
     place = torch.arange(len(label), device=label.device)
-    found = label[(place + shift) % len(label)]
+    partner = label[(place + shift) % len(label)]
     if mode == "distinct":
         for more in range(1, len(label)):
-            found = torch.where(found == label, label[(place + shift + more) % len(label)], found)
-    return found
+            partner = torch.where(partner == label, label[(place + shift + more) % len(label)], partner)
+    return partner
 
 
 @part("score", "gated")

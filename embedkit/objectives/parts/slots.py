@@ -25,7 +25,7 @@ DEFAULTS: dict[str, str] = {
 }  # fmt: skip
 """The part a slot holds when nothing else is said; together they are InfoNCE."""
 
-Chosen = dict[str, tuple[str, dict[str, Any]]]
+Choices = dict[str, tuple[str, dict[str, Any]]]
 
 
 def part(slot: str, name: str) -> Callable[[P], P]:
@@ -51,47 +51,49 @@ def _entry(slot: str, value: Any, where: str) -> tuple[str, dict[str, Any]]:
     if name not in SLOTS[slot]:
         raise RecipeError(f"unknown {slot} {name!r}", where=where, remedy=nearest(name, SLOTS[slot]))
     rest = {k: v for k, v in settings.items() if k != "name"}
-    known = part_settings(slot, name)
+    options = part_settings(slot, name)
     for key in rest:
-        if key not in known:
-            raise RecipeError(f"{slot} {name!r} has no setting {key!r}", where=where, remedy=nearest(key, known))
+        if key not in options:
+            raise RecipeError(f"{slot} {name!r} has no setting {key!r}", where=where, remedy=nearest(key, options))
     return name, rest
 
 
-def choose(base: Mapping[str, Any], given: Mapping[str, Any], where: str) -> tuple[Chosen, dict[str, Any]]:
+def choose_parts(base: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -> tuple[Choices, dict[str, Any]]:
     """The part and settings of every slot.
 
     `base` are the choices of a preset, `given` those of a recipe. A key that is a slot replaces the part (when the
     name stays, the preset's settings of it stay too); any other key is a setting of the chosen parts, of all that have
     it. Keys of `given` that are neither are returned; it is for the caller to know or refuse them.
     """
-    chosen: Chosen = {slot: _entry(slot, value, where) for slot, value in {**DEFAULTS, **base}.items() if slot in SLOTS}
-    for slot in given.keys() & SLOTS.keys():
-        name, settings = _entry(slot, given[slot], where)
-        kept = chosen[slot][1] if name == chosen[slot][0] else {}
-        chosen[slot] = name, {**kept, **settings}
+    choices: Choices = {
+        slot: _entry(slot, value, where) for slot, value in {**DEFAULTS, **base}.items() if slot in SLOTS
+    }
+    for slot in overrides.keys() & SLOTS.keys():
+        name, settings = _entry(slot, overrides[slot], where)
+        old = choices[slot][1] if name == choices[slot][0] else {}
+        choices[slot] = name, {**old, **settings}
     rest: dict[str, Any] = {}
-    for key, value in {**base, **given}.items():
-        homes = [settings for slot, (name, settings) in chosen.items() if key in part_settings(slot, name)]
+    for key, value in {**base, **overrides}.items():
+        homes = [settings for slot, (name, settings) in choices.items() if key in part_settings(slot, name)]
         for settings in homes:
             # What a recipe says inside a slot comes before what the preset says beside it.
-            settings[key] = value if key in given else settings.get(key, value)
-        if not homes and key not in SLOTS and key in given:
+            settings[key] = value if key in overrides else settings.get(key, value)
+        if not homes and key not in SLOTS and key in overrides:
             rest[key] = value
-    return chosen, rest
+    return choices, rest
 
 
-def exposed(chosen: Chosen) -> dict[str, Any]:
+def all_settings(choices: Choices) -> dict[str, Any]:
     """All settings of the chosen parts with the values they will have."""
-    found: dict[str, Any] = {}
-    for slot, (name, settings) in chosen.items():
-        found.update({**part_settings(slot, name), **settings})
-    return found
+    every: dict[str, Any] = {}
+    for slot, (name, settings) in choices.items():
+        every.update({**part_settings(slot, name), **settings})
+    return every
 
 
-def make(chosen: Chosen, slot: str, dim: int | None, num_rows: int | None) -> nn.Module:
+def make_part(choices: Choices, slot: str, dim: int | None, num_rows: int | None) -> nn.Module:
     """The part of a slot."""
-    name, settings = chosen[slot]
+    name, settings = choices[slot]
     cls = SLOTS[slot][name]
     sizes = {k: v for k, v in {"dim": dim, "num_rows": num_rows}.items() if k in settings_of(cls)}
     return cls(**settings, **sizes)

@@ -55,10 +55,10 @@ class GraphTarget(SoftTarget):
         super().__init__()
         self.neighbours, self.hops = whole("neighbours", neighbours, least=1), whole("hops", hops, least=1)
 
-    def _step(self, cosines: Tensor, allowed: Tensor) -> Tensor:
-        known = min(self.neighbours, cosines.shape[1])
-        best = cosines.masked_fill(~allowed, -torch.inf).topk(known, dim=1).indices
-        step = torch.zeros_like(cosines).scatter_(1, best, 1.0) * allowed
+    def _step(self, cosines: Tensor, valid: Tensor) -> Tensor:
+        count = min(self.neighbours, cosines.shape[1])
+        best = cosines.masked_fill(~valid, -torch.inf).topk(count, dim=1).indices
+        step = torch.zeros_like(cosines).scatter_(1, best, 1.0) * valid
         return step / step.sum(-1, keepdim=True).clamp_min(1)
 
     def distribution(self, problem: Problem, positive: Tensor, valid: Tensor) -> Tensor:
@@ -127,9 +127,8 @@ class Divergence(Reducer):
         rows, columns = (slice(0, n) for n in r.table.shape)
         logits = r.table.scores(rows, columns) * r.scale
         logits = logits if r.table.bias is None else logits + r.table.bias
-        found = r.table.masks.positives(rows, columns)
-        positive = torch.zeros_like(logits, dtype=torch.bool) if found is None else found
-        negative = r.table.negatives(rows, columns)
+        positive, negative = r.table.masks.positives(rows, columns), r.table.negatives(rows, columns)
+        positive = torch.zeros_like(logits, dtype=torch.bool) if positive is None else positive
         valid = torch.ones_like(positive) if negative is None else negative | positive
         with torch.no_grad():
             distribution, counts = r.distribution(positive, valid), valid.to(logits.dtype)

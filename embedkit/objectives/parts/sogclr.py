@@ -40,7 +40,7 @@ class GlobalRatio(Reducer):
         self.gamma, self.relative = number("gamma", gamma, above=0, most=1), bool(relative)
         self.register_buffer("log_u", torch.full((2, num_rows or 0), -torch.inf))
 
-    def wanted(self) -> list[Stat]:
+    def stats(self) -> list[Stat]:
         """The log-sum-exp, its mean logit, and the number of negatives."""
         return [LSE, EXPECT, COUNT]
 

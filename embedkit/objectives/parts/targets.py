@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from embedkit.errors import DataError
 from embedkit.objectives.base import ObjectiveBatch
 from embedkit.objectives.matrix.problem import Problem
-from embedkit.objectives.matrix.similarity import NOBODY, VIEWS, Listed, Masks, Relation, Side, collect, views_of
+from embedkit.objectives.matrix.similarity import NOBODY, VIEWS, Masks, PairList, Relation, Side, collect, views_of
 from embedkit.objectives.parts.scores import partners
 from embedkit.objectives.parts.slots import part
 from embedkit.objectives.tools import choice, number, unit, whole
@@ -41,8 +41,8 @@ class Direction(nn.Module):
 
     def sides(self, embeddings: Embeddings, batch: ObjectiveBatch) -> Sides:
         """Anchors and candidates of each direction."""
-        found = self._sides(embeddings, batch)
-        return [(left, right.detach()) for left, right in found] if self.detach else found
+        sides = self._sides(embeddings, batch)
+        return [(left, right.detach()) for left, right in sides] if self.detach else sides
 
     def _sides(self, embeddings: Embeddings, batch: ObjectiveBatch) -> Sides:
         raise TypeError(f"{type(self).__name__} does not define sides")
@@ -82,11 +82,11 @@ class Rows(Direction):
     def _sides(self, embeddings: Embeddings, batch: ObjectiveBatch) -> Sides:
         anchors, positives = collect(["anchor"], embeddings, batch), _others(embeddings, batch)
         if self.keys == "guide":
-            positives = guide_keys(positives)
+            positives = _guide_keys(positives)
         return [(anchors, _with_hard(positives, embeddings, batch))]
 
 
-def guide_keys(side: Side) -> Side:
+def _guide_keys(side: Side) -> Side:
     """The same side with the guide's vectors in place of its own."""
     if side.guide is None or side.guide.shape[1] != side.z.shape[1]:
         raise DataError("the keys are to come from a guide model and there is none of this size", where="batch.guide",
@@ -242,10 +242,10 @@ class Nearest(Target):
     def masks(self, left: Side, right: Side, batch: ObjectiveBatch) -> Masks:
         """Positive: the nearest by the guide's cosine; the list of candidates is searched a block at a time."""
         mine, theirs = guides(left, right)
-        held = (right.id("row") == NOBODY).nonzero().squeeze(1)
-        known = min(self.neighbours, len(held))
-        found = [(block @ theirs[held].T).topk(known, dim=1).indices for block in mine.split(1024)]
-        return Masks(Listed(held[torch.cat(found)]), _itself(left, right))
+        bank = (right.id("row") == NOBODY).nonzero().squeeze(1)
+        count = min(self.neighbours, len(bank))
+        places = [(block @ theirs[bank].T).topk(count, dim=1).indices for block in mine.split(1024)]
+        return Masks(PairList(bank[torch.cat(places)]), _itself(left, right))
 
 
 @part("mask", "standard")

@@ -24,7 +24,7 @@ def started(objective: Objective, draw: Draw) -> dict[str, np.ndarray]:
     """The noise before its ascent."""
     still = build({"name": "dclr", "ascent": 0, "noise": objective.noise, "deviation": objective.deviation}).double()
     batch = draw.batch()
-    return {"start": arrays(still.moved_noise(*(tensors(draw.vectors)[n] for n in ("anchor", "positive")), batch))}
+    return {"start": arrays(still.noise_vectors(*(tensors(draw.vectors)[n] for n in ("anchor", "positive")), batch))}
 
 
 def dclr(fidelity: str, phi: float = 0.9, steps: int = 4, size: float = 1e-3, tau: float = 0.05) -> Oracle:

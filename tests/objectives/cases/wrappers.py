@@ -82,9 +82,9 @@ def care(x: Arrays, fixed: Arrays, facts: Facts) -> float:
     return plain + 0.03 * several.care(x["anchor"], x["positive"], 2)
 
 
-def moved(objective: Objective, draw: Draw) -> dict[str, np.ndarray]:
+def transform(objective: Objective, draw: Draw) -> dict[str, np.ndarray]:
     """The factors that feature-transform drew, read off what it made; anything but its formula leaves a remainder."""
-    made = arrays(objective.moved(tensors(draw.vectors), draw.batch()))
+    made = arrays(objective.transform(tensors(draw.vectors), draw.batch()))
     old = {name: unit(z) for name, z in draw.vectors.items()}
     a, p, n = old["anchor"], old["positive"], old["negatives"]
     m = ((made["anchor"] - p) * (a - p)).sum(1) / ((a - p) ** 2).sum(1)
@@ -196,7 +196,7 @@ CASES = [
         three,
     ),
     Case("care", care, draw=chunks),
-    Case("feature-transform", transformed, {"objective": INFONCE}, hard, peek=moved),
+    Case("feature-transform", transformed, {"objective": INFONCE}, hard, peek=transform),
     Case("harmonise", harmonised, {"terms": TERMS}, scored, gradient=projected("batch")),
     Case("harmonise", harmonised, {"terms": TERMS, "scope": "row"}, scored, "row", gradient=projected("row")),
 ]
