@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from embedkit.config.peer_names import ours
-from embedkit.config.recipe import Part, Recipe
+from embedkit.config.recipe import Recipe
 from embedkit.config.rules import must, rule
+from embedkit.config.sections import Part
 from embedkit.errors import NEAREST, listed, nearest
 
 _BRANCH = re.compile(r"function-.*|(list|dict|literal|constrained-int)\[.*|int|str")  # parts of a union, by pydantic

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import ValidationError
 from torch import nn
 
-from embedkit.config.recipe import ImageTowerConfig, ModelConfig, TextTowerConfig, TowersConfig
+from embedkit.config.model import ImageTowerConfig, ModelConfig, TextTowerConfig, TowersConfig
 from embedkit.errors import ModelError
 from embedkit.factory.folder_settings import checked_prompt, folder_of, permissions
 from embedkit.factory.registry import builders

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from embedkit.config.recipe import ImageTowerConfig, ModelConfig
+from embedkit.config.model import ImageTowerConfig, ModelConfig
 from embedkit.errors import ModelError, nearest
 from embedkit.formats.detect import locate
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from embedkit.config.recipe import ModelConfig
+from embedkit.config.model import ModelConfig
 from embedkit.factory.folder_settings import folder_of, permissions
 from embedkit.factory.registry import builders
 from embedkit.factory.settings import every_setting_used
@@ -30,7 +30,7 @@ def build(config: ModelConfig, seed: int = 0) -> Model:
 
     Examples
     --------
-    >>> from embedkit.config.recipe import ModelConfig
+    >>> from embedkit.config.model import ModelConfig
     >>> from embedkit.factory import build
     >>> build(ModelConfig(kind="static", tokenizer="builtin", dim=4)).dim  # doctest: +SKIP
     4

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from embedkit.config.recipe import ModelConfig
+from embedkit.config.model import ModelConfig
 from embedkit.registry import Registry
 
 if TYPE_CHECKING:

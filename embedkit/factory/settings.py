@@ -10,7 +10,8 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar, cast
 
-from embedkit.config.recipe import ModelConfig, Settings, TextTowerConfig
+from embedkit.config.model import ModelConfig, TextTowerConfig
+from embedkit.config.sections import Settings
 from embedkit.errors import ModelError
 
 Section = TypeVar("Section", bound=Settings)
@@ -105,7 +106,7 @@ def every_setting_used(section: Section, where: str, elsewhere: Iterable[str] = 
     Examples
     --------
     >>> from embedkit.factory.settings import every_setting_used
-    >>> from embedkit.config.recipe import HeadConfig
+    >>> from embedkit.config.model import HeadConfig
     >>> with every_setting_used(HeadConfig(kind="linear", dim=8), "model.head") as head:
     ...     head.kind
     Traceback (most recent call last):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from embedkit.config.recipe import ModelConfig
+from embedkit.config.model import ModelConfig
 from embedkit.errors import ModelError
 from embedkit.factory.folder_settings import folder_of, replaced
 from embedkit.factory.registry import builders

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedkit.config.recipe import HeadConfig, ModelConfig
+from embedkit.config.model import HeadConfig, ModelConfig
 from embedkit.errors import ModelError
 from embedkit.formats.detect import inspect
 

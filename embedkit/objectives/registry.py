@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from embedkit.config.recipe import Component
+from embedkit.config.sections import Component
 from embedkit.errors import RecipeError, nearest
 from embedkit.objectives.base import Objective
 from embedkit.registry import Registry, derived_from

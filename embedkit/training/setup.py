@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedkit.config.recipe import Component, Recipe
+from embedkit.config.recipe import Recipe
+from embedkit.config.sections import Component
 from embedkit.config.settings import check as check_settings
 from embedkit.data.schema.contract import Contract
 from embedkit.errors import RecipeError, nearest

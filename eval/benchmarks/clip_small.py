@@ -176,7 +176,7 @@ def with_open_clip(data: str, tower: str, seed: int, options: argparse.Namespace
     from open_clip_train.scheduler import cosine_lr
     from open_clip_train.train import train_one_epoch
 
-    from embedkit.config.recipe import ModelConfig
+    from embedkit.config.model import ModelConfig
     from embedkit.factory import build
 
     given = recipe(data, tower, seed, options)

@@ -182,7 +182,7 @@ def memory(options: argparse.Namespace, known: list[tuple[bytes, str]]) -> dict[
     """Images a second of every round, with everything in memory."""
     import open_clip
 
-    from embedkit.config.recipe import ModelConfig
+    from embedkit.config.model import ModelConfig
     from embedkit.data import RowBatch
     from embedkit.factory import build
     from embedkit.training.loop.batches import prepare
@@ -219,7 +219,7 @@ def files(options: argparse.Namespace, known: list[tuple[bytes, str]]) -> dict[s
     import open_clip
     from open_clip_train.data import CsvDataset
 
-    from embedkit.config.recipe import ModelConfig
+    from embedkit.config.model import ModelConfig
     from embedkit.factory import build
     from embedkit.training import train
     from embedkit.training.monitor.log import Progress

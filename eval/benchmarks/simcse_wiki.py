@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--shared", default="../shared")
     parser.add_argument("--beside", action="store_true", help="train with sentence-transformers too")
     arguments = parser.parse_args()
-    from embedkit.config.recipe import ModelConfig
+    from embedkit.config.model import ModelConfig
     from embedkit.evaluation import open_suite
     from embedkit.factory import build
     from embedkit.formats import load

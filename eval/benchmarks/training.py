@@ -133,7 +133,7 @@ def gradient_difference(folder: str, rows: list[dict[str, str]]) -> float:
     from sentence_transformers.losses import MultipleNegativesRankingLoss
 
     from embedkit import objectives
-    from embedkit.config.recipe import ModelConfig
+    from embedkit.config.model import ModelConfig
     from embedkit.data import RowBatch
     from embedkit.factory import build
     from embedkit.methods.pairs import Pairs

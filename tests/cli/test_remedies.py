@@ -175,7 +175,7 @@ def test_pickles_are_read_where_the_remedy_says(tmp_path: Path, capsys: pytest.C
     import torch
 
     from embedkit.cli.app import main
-    from embedkit.config.recipe import ModelConfig
+    from embedkit.config.model import ModelConfig
     from embedkit.factory import build as build_model
 
     model = build_model(load_recipe("quickstart").model, 0)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 
-from embedkit.config.recipe import ModelConfig
+from embedkit.config.model import ModelConfig
 from embedkit.doctor import Finding, examine, examine_model
 from embedkit.doctor.settings import examine_folder
 from embedkit.doctor.tokens import examine_tokens

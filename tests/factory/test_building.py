@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from embedkit.config.recipe import ModelConfig
+from embedkit.config.model import ModelConfig
 from embedkit.errors import ModelError, UserError
 from embedkit.factory import build
 from embedkit.formats import load

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import BaseModel
 
-from embedkit.config.recipe import HeadConfig, ImageTowerConfig, LoraConfig, ModelConfig, TextTowerConfig, TowersConfig
+from embedkit.config.model import HeadConfig, ImageTowerConfig, LoraConfig, ModelConfig, TextTowerConfig, TowersConfig
 from embedkit.errors import ModelError, UserError
 from embedkit.factory import build
 from embedkit.factory.settings import RecordedSettings, every_setting_used, refuse_unread, taken

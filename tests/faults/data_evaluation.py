@@ -114,7 +114,7 @@ REFUSED = [
 
 def model(folder: Path) -> Path:
     """A small model on disk."""
-    from embedkit.config.recipe import ModelConfig
+    from embedkit.config.model import ModelConfig
     from embedkit.factory import build
 
     build(ModelConfig.model_validate(MODEL), seed=0).save(folder)

@@ -222,7 +222,7 @@ def one_bad_process(world: World) -> Outcome:
 
 @case("numbers", "NaN in the weights of the model: named, nothing saved")
 def nan_in_weights(world: World) -> Outcome:
-    from embedkit.config.recipe import ModelConfig
+    from embedkit.config.model import ModelConfig
     from embedkit.factory import build
 
     model = build(ModelConfig(**recipe()["model"]), 0)

@@ -350,7 +350,7 @@ def network(world: World) -> Outcome:
 def revisions(world: World) -> Outcome:
     import huggingface_hub
 
-    from embedkit.config.recipe import ModelConfig
+    from embedkit.config.model import ModelConfig
     from embedkit.data import read_rows
     from embedkit.factory import build
     from embedkit.formats import load

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import embedkit
 from embedkit.cli.app import app
-from embedkit.config.recipe import ModelConfig
+from embedkit.config.model import ModelConfig
 from embedkit.errors import UnsafeFileError
 from embedkit.factory import build
 from tests.helpers import tiny

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from embedkit.config.recipe import ModelConfig
+from embedkit.config.model import ModelConfig
 from embedkit.factory import build
 from embedkit.methods import methods
 from embedkit.methods.common.usage import equal_views, usage_of

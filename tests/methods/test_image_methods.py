@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from embedkit.config.recipe import GuideConfig, ModelConfig
+from embedkit.config.model import ModelConfig
+from embedkit.config.recipe import GuideConfig
 from embedkit.data.images.pictures import load_picture
 from embedkit.errors import RecipeError
 from embedkit.methods import methods

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from embedkit.config.recipe import ModelConfig
+from embedkit.config.model import ModelConfig
 from embedkit.errors import ModelError, RecipeError
 from embedkit.methods.sent2vec import Sent2Vec, word_counts
 from tests.training import common

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from embedkit.config.recipe import Component
 from embedkit.config.recipe_io import load_recipe
+from embedkit.config.sections import Component
 from embedkit.config.settings import Count, File, check
 from embedkit.errors import RecipeError, UserError
 from embedkit.methods import methods

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from embedkit.config.recipe import LoraConfig
+from embedkit.config.model import LoraConfig
 from embedkit.errors import ModelError
 from embedkit.models.modules.adapters import add_lora, has_adapters, merged_state
 from embedkit.models.modules.fused_lora import LowRank, add_fused_lora, is_updated

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from embedkit.config.recipe import LoraConfig, ModelConfig
+from embedkit.config.model import LoraConfig, ModelConfig
 from embedkit.errors import DataError, ModelError
 from embedkit.factory import build
 from embedkit.formats import load

@@ -165,7 +165,7 @@ class Patches(ImageTower):
 
 def test_a_new_tower_is_one_class(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     """Registered, it is built from a recipe, trained, saved, loaded and resized like the others."""
-    from embedkit.config.recipe import ModelConfig
+    from embedkit.config.model import ModelConfig
     from embedkit.factory import build
     from embedkit.formats import load
     from tests.helpers import tiny

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from embedkit.config.recipe import ModelConfig
+from embedkit.config.model import ModelConfig
 from embedkit.errors import ModelError
 from embedkit.factory.model import build
 from embedkit.formats import load

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from embedkit.config.recipe import Component
+from embedkit.config.sections import Component
 from embedkit.errors import DataError, NonFiniteError, RecipeError, UserError
 from embedkit.objectives import ObjectiveBatch, build
 from embedkit.objectives.kernel import TableObjective

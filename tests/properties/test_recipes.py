@@ -12,8 +12,9 @@ from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from embedkit.config.recipe import Component, Recipe
+from embedkit.config.recipe import Recipe
 from embedkit.config.recipe_io import check_recipe, dump_recipe, load_recipe, parse_yaml
+from embedkit.config.sections import Component
 from embedkit.errors import RecipeError
 from tests.properties.lines import own_line
 from tests.training import runs

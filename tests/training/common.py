@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from embedkit import objectives
-from embedkit.config.recipe import ModelConfig
+from embedkit.config.model import ModelConfig
 from embedkit.data import RowBatch
 from embedkit.factory import build
 from embedkit.methods.base import Method

@@ -173,7 +173,7 @@ def test_locked_vectors_are_computed_once_and_kept(sources: dict[str, Any], tmp_
 def test_the_pull_holds_weights_back_and_the_mean_lies_between(sources: dict[str, Any], tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    from embedkit.config.recipe import ModelConfig
+    from embedkit.config.model import ModelConfig
     from embedkit.factory import build
 
     def distance(output: Path) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from embedkit.config.recipe import LoraConfig
+from embedkit.config.model import LoraConfig
 from embedkit.errors import MissingExtraError, ModelError
 from embedkit.models.modules.fused_lora import add_fused_lora, is_updated
 

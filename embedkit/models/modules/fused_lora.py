@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from embedkit.config.recipe import LoraConfig
+from embedkit.config.model import LoraConfig
 from embedkit.errors import ModelError
 
 

@@ -1,0 +1,208 @@
+"""The section ``model`` of a recipe: encoders of text, towers of a dual encoder, heads and adapters."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from embedkit.config.sections import Settings, as_list
+
+
+class HeadConfig(Settings):
+    """A trainable layer on top of the pooled vector.
+
+    ``kind: tanh`` is SimCSE's MLP, Linear(d, d) + Tanh (Gao et al. 2021, section 6.3); ``linear`` has no activation;
+    ``pooler`` is the Linear + Tanh of the loaded folder itself: BERT's pooling layer (Devlin et al. 2019, section 3.1),
+    in SimCSE's released models the head they were trained with. With ``train_only`` the head is used in training and
+    skipped by `encode`.
+
+    Examples
+    --------
+    >>> ModelConfig(name="bert-base-uncased", head={"kind": "tanh", "train_only": True}).head
+    [HeadConfig(kind='tanh', dim=None, train_only=True)]
+    """
+
+    kind: Literal["tanh", "linear", "pooler"] = "tanh"
+    dim: int | None = Field(None, gt=0, description="output size; the encoder's size when not given")
+    train_only: bool = False
+
+    @model_validator(mode="after")
+    def _whole_pooler(self) -> HeadConfig:
+        if self.kind == "pooler" and self.dim is not None:
+            raise ValueError("a head of kind pooler has the size that it was trained with: leave out dim")
+        return self
+
+
+class LoraConfig(Settings):
+    """Low-rank adapters through peft (Hu et al. 2021).
+
+    Examples
+    --------
+    >>> LoraConfig(rank=4, targets=["query", "value"])
+    LoraConfig(rank=4, alpha=16.0, dropout=0.0, targets=['query', 'value'])
+    """
+
+    rank: int = Field(8, gt=0)
+    alpha: float = Field(16.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: list[str] | Literal["all-linear"] = "all-linear"
+
+
+class TextTowerConfig(Settings):
+    """The text tower of a dual encoder: the keys of `ModelConfig` that make an encoder, and a projection.
+
+    ``name`` is a folder or hub id of any text encoder, ``size`` a named random CLIP text tower, ``config`` a random
+    transformers encoder; ``kind: static`` a bag of word pieces. A tower from a loaded dual encoder takes none of these.
+
+    Examples
+    --------
+    >>> TextTowerConfig(size="clip-text-tiny", tokenizer="clip").has_origin, TextTowerConfig().has_origin
+    (True, False)
+    """
+
+    kind: Literal["text", "static"] = "text"
+    name: str | None = None
+    revision: str | None = None
+    trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
+    allow_pickle: bool = Field(False, description="read weights from a pickle, as tensors only")
+    size: str | None = Field(None, description="a random tower by name, e.g. clip-text-tiny")
+    config: dict[str, Any] | None = None
+    tokenizer: str | None = Field(None, description="as in model.tokenizer; 'clip' is CLIP's own")
+    pooling: str | None = None
+    max_length: int | None = Field(None, gt=1)
+    prompts: dict[str, str] = Field(default_factory=dict)
+    default_prompt: str | None = None
+    dropout: float | None = Field(None, ge=0, lt=1)
+    lora: LoraConfig | None = None
+    dim: int | None = Field(None, gt=0, description="static: size of the vectors")
+    ngrams: int = Field(1, ge=1, le=4)
+    buckets: int = Field(200_000, gt=0)
+    projection: Literal["none", "linear", "mlp"] | None = Field(None, description="linear when not given")
+
+    @property
+    def has_origin(self) -> bool:
+        """Whether this says where a tower comes from."""
+        return any(value is not None for value in (self.name, self.size, self.config)) or self.kind == "static"
+
+
+class ImageTowerConfig(Settings):
+    """The image tower of a dual encoder.
+
+    ``size`` is a named random tower (embedkit's own such as vit-tiny-64, or an architecture of open_clip such as
+    ViT-B-32). ``config`` is a random tower: a configuration of transformers (with ``model_type``), or a ``vision_cfg``
+    of open_clip (with ``timm_model_name`` any model of timm). ``name`` is a folder or hub id of a vision model.
+    ``preprocess`` holds settings of `embedkit.models.inputs.preprocess.Preprocess`.
+
+    Examples
+    --------
+    >>> ImageTowerConfig(size="vit-tiny-64").has_origin, ImageTowerConfig(patch_dropout=0.5).has_origin
+    (True, False)
+    """
+
+    name: str | None = None
+    revision: str | None = None
+    allow_pickle: bool = Field(False, description="read weights from a pickle, as tensors only")
+    size: str | None = Field(None, description="a random tower by name, e.g. vit-tiny-64")
+    config: dict[str, Any] | None = None
+    quick_gelu: bool = False
+    pooling: Literal["cls", "mean", "pooler"] | None = None
+    patch_dropout: float | None = Field(None, ge=0, lt=1, description="share of patches left out in training (FLIP)")
+    freeze_batch_norm: bool = Field(False, description="batch normalisation keeps its running statistics")
+    lora: LoraConfig | None = None
+    preprocess: dict[str, Any] = Field(default_factory=dict)
+    projection: Literal["none", "linear", "mlp"] | None = Field(None, description="linear where the tower has none")
+
+    @property
+    def has_origin(self) -> bool:
+        """Whether this says where a tower comes from."""
+        return any(value is not None for value in (self.name, self.size, self.config))
+
+
+class TowersConfig(Settings):
+    """Both towers of a dual encoder and the space they share.
+
+    Examples
+    --------
+    >>> text, image = TextTowerConfig(size="clip-text-tiny"), ImageTowerConfig(size="vit-tiny-64")
+    >>> towers = TowersConfig(text=text, image=image, dim=64)
+    >>> towers.dim, towers.image.size
+    (64, 'vit-tiny-64')
+    """
+
+    text: TextTowerConfig = Field(default_factory=TextTowerConfig)
+    image: ImageTowerConfig = Field(default_factory=ImageTowerConfig)
+    dim: int | None = Field(None, gt=0, description="size of the shared space")
+
+
+class ModelConfig(Settings):
+    """Which encoder, and how a text becomes one vector.
+
+    ``name`` is an embedkit, sentence-transformers or transformers folder or hub id. ``config`` builds a randomly
+    initialised transformers encoder instead (keys of the transformers configuration, with ``model_type``); it needs
+    ``tokenizer``. ``kind: static`` is a bag of word pieces and optional word n-grams. Settings left at None are taken
+    from the loaded model where it has them.
+
+    Examples
+    --------
+    >>> ModelConfig(name="bert-base-uncased", pooling="mean", max_length=128).pooling
+    'mean'
+    >>> ModelConfig()
+    Traceback (most recent call last):
+    pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig
+    """
+
+    kind: Literal["text", "static", "dual"] = "text"
+    name: str | None = None
+    revision: str | None = None
+    trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
+    allow_pickle: bool = Field(False, description="read weights from a pickle, as tensors only")
+    config: dict[str, Any] | None = None
+    tokenizer: str | None = Field(None, description="tokenizer folder, vocab.txt, hub id, or 'builtin'")
+    pooling: str | None = Field(None, description="cls, mean, max, first-last, last-two, last-token, mask, pooler")
+    head: Annotated[list[HeadConfig], BeforeValidator(as_list)] = Field(
+        default_factory=list, description="one layer, or a list of layers, the first one on the pooled vector"
+    )
+    max_length: int | None = Field(None, gt=1, description="tokens, special tokens included")
+    use_max_length: Annotated[int, Field(gt=1)] | Literal["limit"] | None = Field(
+        None,
+        description="tokens outside of training steps: in evaluation and in the saved model; 'limit': all it takes",
+    )
+    normalize: bool | None = Field(None, description="encode returns unit vectors")
+    prompts: dict[str, str] = Field(default_factory=dict)
+    default_prompt: str | None = None
+    dropout: float | None = Field(None, ge=0, lt=1, description="overrides the encoder's dropout rates")
+    lora: LoraConfig | None = None
+    dim: int | None = Field(None, gt=0, description="static: size of the vectors")
+    ngrams: int = Field(1, ge=1, le=4, description="static: word n-grams up to this length")
+    buckets: int = Field(200_000, gt=0, description="static: hash buckets for n-grams")
+    towers: TowersConfig | None = Field(None, description="dual: text tower, image tower, shared space")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModelConfig:
+        if self.kind == "text" and (self.name is None) == (self.config is None):
+            raise ValueError("give either model.name (a folder or hub id) or model.config (a random encoder)")
+        if self.config is not None and (self.tokenizer is None or "model_type" not in self.config):
+            raise ValueError("model.config needs model.tokenizer and the key model_type")
+        if self.kind == "static" and self.name is None and (self.tokenizer is None or self.dim is None):
+            raise ValueError("a static model from scratch needs model.tokenizer and model.dim")
+        if self.use_max_length is not None and self.kind != "text":
+            raise ValueError(f"model.use_max_length is a setting of text encoders, not of kind {self.kind!r}")
+        if self.name is None and self.default_prompt is not None and self.default_prompt not in self.prompts:
+            raise ValueError(f"model.default_prompt {self.default_prompt!r} is not one of model.prompts")
+        if sorted(self.head, key=lambda head: head.train_only) != self.head:
+            raise ValueError("model.head: a layer that is kept would lose the train_only one before it: put it first")
+        self._check_towers()
+        return self
+
+    def _check_towers(self) -> None:
+        if self.kind != "dual":
+            if self.towers is not None:
+                raise ValueError("model.towers needs model.kind: dual")
+            return
+        towers = self.towers or TowersConfig()
+        origins = [towers.text.has_origin, towers.image.has_origin]
+        if self.name is None and not (all(origins) and towers.dim is not None):
+            raise ValueError("a dual encoder needs model.name, or model.towers with text, image and dim")
+        if self.name is not None and (any(origins) or towers.dim is not None):
+            raise ValueError("model.name brings its own towers: leave name, size, config and dim out of model.towers")
