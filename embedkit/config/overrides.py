@@ -118,9 +118,10 @@ def _neither(word: str) -> RecipeError:
     name = word.strip()
     if not name or name.startswith("="):
         return RecipeError(f"{word!r} is not key=value", where=COMMAND_LINE, remedy="write it like train.lr=1e-5")
-    known = [key for key in (name, *short_keys().get(name, ()), *SETTINGS.get(plain(name), ())) if key in recipe_keys()]
+    names = (name, *short_keys().get(name, ()), *SETTINGS.get(plain(name), ()))
+    candidates = [key for key in names if key in recipe_keys()]
     what = f"{word!r} is neither a setting, key=value, nor a file that is there"
-    remedy = f"write {known[0]}=VALUE" if known else "check the path, or write a setting like train.lr=1e-5"
+    remedy = f"write {candidates[0]}=VALUE" if candidates else "check the path, or write a setting like train.lr=1e-5"
     return RecipeError(what, where=COMMAND_LINE, remedy=remedy)
 
 
@@ -152,21 +153,21 @@ def full_key(name: str, where: str, text: str = "") -> tuple[str, str, tuple[str
         key, text = FLAGS[short]
         return key, text, (f"{name} is read as {key}={text}",)
     keys = [key for key in short_keys() if plain(key) == short]
-    known = short_keys()[keys[0]] if keys else SETTINGS.get(short, ())
-    if len(known) > 1:
+    candidates = short_keys()[keys[0]] if keys else SETTINGS.get(short, ())
+    if len(candidates) > 1:
         raise RecipeError(f"{name!r} may be one of several settings", where=where,
-                          remedy=f"write {listed(list(known), 'or')}")  # fmt: skip
-    if not known:
+                          remedy=f"write {listed(list(candidates), 'or')}")  # fmt: skip
+    if not candidates:
         raise RecipeError(f"unknown key {name!r}", where=where, remedy=nearest_key(name))
-    return known[0], text, (f"{name} is read as {known[0]}",)
+    return candidates[0], text, (f"{name} is read as {candidates[0]}",)
 
 
 def from_mapping(overrides: Mapping[str, Any]) -> Iterator[Override]:
     """The settings of keyword arguments; names are those of `full_key`."""
     for name, value in overrides.items():
         text = "{" if isinstance(value, Mapping) else str(value)
-        key, changed, notes = full_key(name, ARGUMENTS, text)
-        yield _with_own_names(Override(key, copied(value) if changed == text else changed, notes))
+        key, new_text, notes = full_key(name, ARGUMENTS, text)
+        yield _with_own_names(Override(key, copied(value) if new_text == text else new_text, notes))
 
 
 def copied(value: Any) -> Any:
@@ -218,10 +219,10 @@ def assign(data: dict[str, Any], dotted: str, value: Any, where: str) -> None:
 def _with_own_names(change: Override) -> Override:
     """Our name for a loss or method of another library in place of its own, where it can be one only."""
     kind, name = change.key.removesuffix(".name"), change.value
-    known = PARTS.get(plain(name), ()) if kind in _COMPONENTS and isinstance(name, str) else ()
-    if len(known) != 1 or name == known[0]:
+    own_names = PARTS.get(plain(name), ()) if kind in _COMPONENTS and isinstance(name, str) else ()
+    if len(own_names) != 1 or name == own_names[0]:
         return change
-    return Override(change.key, known[0], (*change.notes, f"{kind} {name} is read as {known[0]}"))
+    return Override(change.key, own_names[0], (*change.notes, f"{kind} {name} is read as {own_names[0]}"))
 
 
 def _position(part: str, node: list[Any], dotted: str, where: str) -> int:

@@ -57,14 +57,14 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
+        keys: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
-            if key in seen:
+            if key in keys:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
-            seen.add(key)
+            keys.add(key)
         return super().construct_mapping(node, deep)
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
@@ -208,14 +208,14 @@ def _loaded(
             assign(data, new_key(key), copied(value), f"{where}: smoke")
     origin = ARGUMENTS if isinstance(overrides, Mapping) else COMMAND_LINE
     changes = from_mapping(overrides) if isinstance(overrides, Mapping) else parse_words(overrides, parse_yaml)
-    changed = []
+    override_keys = []
     for change in changes:
         name = new_key(change.key)
         notes += [*change.notes, *([] if name == change.key else [_renamed_note(change.key, name)])]
         own |= {name, *(f"{name}.{'.'.join(place)}" for place in _places(change.value, ()))}
         assign(data, name, change.value, f"{origin}, {change.key}")
-        changed.append(name)
-    recipe = check_recipe(data, where, changed, origin)
+        override_keys.append(name)
+    recipe = check_recipe(data, where, override_keys, origin)
     notes += recipe.origin.notes
     return recipe.with_origin(Origin(frozenset(own), tuple(dict.fromkeys(notes)))), group
 
@@ -285,7 +285,7 @@ def _places(value: Any, place: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 
 
 def check_recipe(
-    data: Mapping[str, Any], where: str = "recipe", changed: Sequence[str] = (), origin: str = COMMAND_LINE
+    data: Mapping[str, Any], where: str = "recipe", override_keys: Sequence[str] = (), origin: str = COMMAND_LINE
 ) -> Recipe:
     """The recipe of a mapping, its types, keys and rules between keys checked.
 
@@ -297,7 +297,7 @@ def check_recipe(
         The contents.
     where : str
         What is blamed: the file, or the recipe's name.
-    changed : sequence of str
+    override_keys : sequence of str
         Dotted keys that come from elsewhere; what is wrong with them is blamed on `origin`.
     origin : str
         Where the changes stand.
@@ -309,7 +309,7 @@ def check_recipe(
     """
 
     def place(dotted: str) -> str:
-        return origin if any(_one_in_other(key, dotted) for key in changed) else where
+        return origin if any(_one_in_other(key, dotted) for key in override_keys) else where
 
     for key, value in _texts(data, ()):
         if _SURROGATE.search(value):  # in a path: a name on the disk that is not UTF-8

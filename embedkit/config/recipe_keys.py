@@ -35,19 +35,19 @@ def _keys_below(section: type[BaseModel], prefix: str) -> list[tuple[str, Any]]:
     for name, field in section.model_fields.items():
         key = f"{prefix}{name}"
         keys.append((key, field.annotation))
-        inner, is_list = section_of(field.annotation)
+        inner, is_list = _section_of(field.annotation)
         if inner is not None and not issubclass(inner, Part):
             keys += _keys_below(inner, f"{key}.N." if is_list else f"{key}.")
     return keys
 
 
-def section_of(annotation: Any, is_list: bool = False) -> tuple[type[BaseModel] | None, bool]:
+def _section_of(annotation: Any, is_list: bool = False) -> tuple[type[BaseModel] | None, bool]:
     """The class of settings inside an annotation such as ``list[X] | None``, and whether it is an entry of a list."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation, is_list
     is_list = is_list or getattr(annotation, "__origin__", None) is list
     for inner in getattr(annotation, "__args__", ()):
-        section = section_of(inner, is_list)
+        section = _section_of(inner, is_list)
         if section[0] is not None:
             return section
     return None, False
@@ -122,6 +122,6 @@ def wrong_key_or_value(problems: Sequence[Mapping[str, Any]]) -> tuple[str, str 
         message = rule(first)
         return f"{dotted or 'recipe'}: {message[:1].lower()}{message[1:]}{more}", None, dotted
     value = first["input"]
-    shown = type(value).__name__.replace("dict", "a mapping").replace("list", "a list")
-    shown = shown if isinstance(value, dict | list) else repr(value)
-    return f"{dotted or 'recipe'} is {shown}{more}", must(same), dotted
+    text = type(value).__name__.replace("dict", "a mapping").replace("list", "a list")
+    text = text if isinstance(value, dict | list) else repr(value)
+    return f"{dotted or 'recipe'} is {text}{more}", must(same), dotted

@@ -55,7 +55,7 @@ def _model(target: Callable[..., Any]) -> type[BaseModel]:
 
 
 def check(
-    target: Callable[..., Any], given: Mapping[str, Any], where: str, also: Iterable[str] = ()
+    target: Callable[..., Any], settings: Mapping[str, Any], where: str, also: Iterable[str] = ()
 ) -> dict[str, Any]:  # fmt: skip
     """The settings that are given to a class or function, as its annotations have them, in the order given.
 
@@ -63,7 +63,7 @@ def check(
     ----------
     target : callable
         Its annotations are what is allowed; they are read when settings are first checked.
-    given : mapping
+    settings : mapping
         By name of the parameter.
     where : str
         The key of a recipe below which they stand, e.g. ``"method"``.
@@ -85,15 +85,15 @@ def check(
     embedkit.errors.RecipeError: view.area: area is 2; it must be less than or equal to 1
     """
     model = _model(target)
-    for key in given:
+    for key in settings:
         if key not in model.model_fields:
             remedy = nearest(str(key), [*model.model_fields, *also])
             raise RecipeError(f"unknown setting {key!r}", where=f"{where}.{key}", remedy=remedy)
     try:
-        values = model.model_validate(given)
+        values = model.model_validate(settings)
     except ValidationError as error:
-        raise _refusal(error, given, where) from None
-    return {key: getattr(values, key) for key in given}
+        raise _refusal(error, settings, where) from None
+    return {key: getattr(values, key) for key in settings}
 
 
 def checked(init: Callable[..., None], where: str) -> Callable[..., None]:
@@ -101,8 +101,8 @@ def checked(init: Callable[..., None], where: str) -> Callable[..., None]:
     signature = inspect.signature(init)
 
     @functools.wraps(init)
-    def call(*args: Any, **named: Any) -> None:
-        bound = signature.bind(*args, **named)
+    def call(*args: Any, **keywords: Any) -> None:
+        bound = signature.bind(*args, **keywords)
         fields = _model(init).model_fields
         bound.arguments |= check(init, {key: bound.arguments[key] for key in fields if key in bound.arguments}, where)
         init(*bound.args, **bound.kwargs)
@@ -110,24 +110,24 @@ def checked(init: Callable[..., None], where: str) -> Callable[..., None]:
     return call
 
 
-def _refusal(error: ValidationError, given: Mapping[str, Any], where: str) -> RecipeError:
+def _refusal(error: ValidationError, settings: Mapping[str, Any], where: str) -> RecipeError:
     """What pydantic found first, and all that it would take in that place."""
     problems = error.errors()
-    place, value = _place(problems[0]["loc"], given)
+    place, value = _place(problems[0]["loc"], settings)
     if not place:
         key = problems[0]["loc"][0]
         return RecipeError(f"{key} is missing", where=f"{where}.{key}", remedy="give it a value")
-    remedy = must([problem for problem in problems if _place(problem["loc"], given)[0] == place])
+    remedy = must([problem for problem in problems if _place(problem["loc"], settings)[0] == place])
     key = ".".join(map(str, place))
     return RecipeError(f"{key} is {value!r}", where=f"{where}.{key}", remedy=remedy)
 
 
-def _place(loc: Sequence[int | str], given: Any) -> tuple[list[int | str], Any]:
+def _place(loc: Sequence[int | str], settings: Any) -> tuple[list[int | str], Any]:
     """The keys that lead to a wrong value, and the value; pydantic's names of the parts of a union are left out."""
-    place, value = [], given
+    place, value = [], settings
     for part in loc:
-        listed = isinstance(value, list | tuple) and isinstance(part, int) and part < len(value)
-        if listed or (isinstance(value, Mapping) and part in value):
+        is_entry = isinstance(value, list | tuple) and isinstance(part, int) and part < len(value)
+        if is_entry or (isinstance(value, Mapping) and part in value):
             place.append(part)
             value = value[part]
     return place, value

@@ -24,23 +24,23 @@ class NotebookBar:
     def __init__(self) -> None:
         self._handle: Any = None
 
-    def show(self, done: int, total: int | None, text: str = "") -> None:
-        """Draw `done` of `total` (None: not known), and a text behind it."""
+    def show(self, count: int, total: int | None, text: str = "") -> None:
+        """Draw `count` of `total` (None: not known), and a text behind it."""
         from IPython.display import HTML, display
 
-        html = HTML(bar_html(done, total, text))
+        html = HTML(bar_html(count, total, text))
         if self._handle is None:
             self._handle = display(html, display_id=True)
         else:
             self._handle.update(html)
 
 
-def bar_html(done: int, total: int | None, text: str = "") -> str:
+def bar_html(count: int, total: int | None, text: str = "") -> str:
     """The HTML of a bar.
 
     >>> bar_html(3, 10, "loss 0.5")
     '<progress value="3" max="10"></progress> 3/10 loss 0.5'
     """
     if total is None:
-        return f"<progress></progress> {done:,} {escape(text)}"
-    return f'<progress value="{done}" max="{total}"></progress> {done:,}/{total:,} {escape(text)}'
+        return f"<progress></progress> {count:,} {escape(text)}"
+    return f'<progress value="{count}" max="{total}"></progress> {count:,}/{total:,} {escape(text)}'

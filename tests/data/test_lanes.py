@@ -43,7 +43,7 @@ def _steps(
     found = []
     settings = Decoding(16, workers, 50_000_000, skip=True)
     for _, batch in itertools.islice(decode_batches(source, settings, rows.where), count):
-        skipped = [(bad.id, bad.place, bad.reason) for bad in batch.skipped]
+        skipped = [(bad.id, bad.place, bad.reason) for bad in batch.bad_rows]
         found.append((batch.step, batch.ids, batch.places, skipped))
     return found
 

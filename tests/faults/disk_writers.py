@@ -142,7 +142,7 @@ def _quarantine(folder: Path, number: int) -> None:
     from embedkit.data.images.decoding import Skipped
 
     bad = Skipped(number, number, "rows.csv:7", "damaged image", "x" * 9000)
-    _ledger(folder).add(number, SimpleNamespace(skipped=[bad]))
+    _ledger(folder).add(number, SimpleNamespace(bad_rows=[bad]))
 
 
 def _samples(folder: Path, number: int) -> None:

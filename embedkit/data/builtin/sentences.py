@@ -105,15 +105,15 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
     DataError
         There is no set of that name.
     """
-    chosen = _set(name)
-    draws = _Draws(chosen.seed * 0x1000003D1)
-    if chosen.kind == "shapes":
-        return _shapes(draws, chosen)
+    data_set = _set(name)
+    draws = _Draws(data_set.seed * 0x1000003D1)
+    if data_set.kind == "shapes":
+        return _shapes(draws, data_set)
     make = {
         "pairs": _pair, "triplets": _triplet, "sentences": _single, "graded": _graded, "grounded": _grounded,
         "inference": _inference,
-    }[chosen.kind]  # fmt: skip
-    return (make(draws, chosen.split) for _ in range(chosen.size))
+    }[data_set.kind]  # fmt: skip
+    return (make(draws, data_set.split) for _ in range(data_set.size))
 
 
 def tokenizer(shapes: bool = False) -> PreTrainedTokenizerFast:
@@ -161,7 +161,7 @@ def vocabulary() -> tuple[str, ...]:
     return (*fixed, *sorted(words - set(fixed)))
 
 
-def scene_similarity(a: Scene, b: Scene) -> float:
+def _scene_similarity(a: Scene, b: Scene) -> float:
     """Number of slots with the same concept: 0 to 5."""
     return float(sum(x == y for x, y in zip(a, b, strict=True)))
 
@@ -209,9 +209,9 @@ def _single(draws: _Draws, split: str) -> dict[str, Any]:
 
 def _grounded(draws: _Draws, split: str) -> dict[str, Any]:
     scene = _scene(draws, split)
-    shown = [float(concept == number) for slot, concept in zip(SLOTS.values(), scene, strict=True)
+    concepts = [float(concept == number) for slot, concept in zip(SLOTS.values(), scene, strict=True)
              for number in range(len(slot))]  # fmt: skip
-    return {"anchor": _tell(scene, _wordings(scene, draws), draws), "features": shown}
+    return {"anchor": _tell(scene, _wordings(scene, draws), draws), "features": concepts}
 
 
 def _graded(draws: _Draws, split: str) -> dict[str, Any]:
@@ -222,7 +222,7 @@ def _graded(draws: _Draws, split: str) -> dict[str, Any]:
     return {
         "sentence1": _tell(scene, first, draws),
         "sentence2": _tell(other, second, draws),
-        "score": scene_similarity(scene, other),
+        "score": _scene_similarity(scene, other),
     }
 
 
@@ -235,17 +235,17 @@ def _inference(draws: _Draws, split: str) -> dict[str, Any]:
     return {"anchor": _tell(scene, first, draws), "positive": _tell(other, second, draws), "label": label}
 
 
-def _shapes(draws: _Draws, chosen: _Set) -> Iterator[dict[str, Any]]:
+def _shapes(draws: _Draws, data_set: _Set) -> Iterator[dict[str, Any]]:
     """Pictures; in dev and test no two have the same features."""
     from embedkit.data.builtin import shapes as builtin_shapes
 
-    seen: set[Scene] = set()
-    left = chosen.size
+    earlier: set[Scene] = set()
+    left = data_set.size
     while left:
         shape = builtin_shapes.features(draws.below)
-        if _belongs((*shape[:4], 0), chosen.split) and shape not in seen:
-            if chosen.split != "train":
-                seen.add(shape)
+        if _belongs((*shape[:4], 0), data_set.split) and shape not in earlier:
+            if data_set.split != "train":
+                earlier.add(shape)
             left -= 1
             yield builtin_shapes.row(shape, draws.below)
 
@@ -268,12 +268,12 @@ def _changed(scene: Scene, count: int, draws: _Draws, split: str, keep: int | No
     sizes = [len(slot) for slot in SLOTS.values()]
     while True:
         free = [slot for slot in range(len(sizes)) if slot != keep]
-        changed = list(scene)
+        concepts = list(scene)
         for _ in range(count):
             slot = free.pop(draws.below(len(free)))
-            changed[slot] = (scene[slot] + 1 + draws.below(sizes[slot] - 1)) % sizes[slot]
-        if _belongs(tuple(changed), split):
-            return tuple(changed)
+            concepts[slot] = (scene[slot] + 1 + draws.below(sizes[slot] - 1)) % sizes[slot]
+        if _belongs(tuple(concepts), split):
+            return tuple(concepts)
 
 
 def _wordings(scene: Scene, draws: _Draws) -> list[int]:
@@ -282,7 +282,7 @@ def _wordings(scene: Scene, draws: _Draws) -> list[int]:
 
 def _reworded(scene: Scene, other: Scene, first: list[int], draws: _Draws, split: str) -> list[int]:
     """Wordings for `other`, mostly unlike `first` in shared slots; in train only neighbours of the first wording."""
-    chosen = []
+    wordings = []
     for slot, mine, theirs, wording in zip(SLOTS.values(), scene, other, first, strict=True):
         options = list(range(len(slot[theirs])))
         if mine == theirs:
@@ -290,8 +290,8 @@ def _reworded(scene: Scene, other: Scene, first: list[int], draws: _Draws, split
                 options = [option for option in options if abs(option - wording) <= 1]
             if draws.chance(85):
                 options.remove(wording)
-        chosen.append(options[draws.below(len(options))])
-    return chosen
+        wordings.append(options[draws.below(len(options))])
+    return wordings
 
 
 def _tell(scene: Scene, wordings: list[int], draws: _Draws) -> str:

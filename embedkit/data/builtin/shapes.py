@@ -49,10 +49,10 @@ def features(below: Callable[[int], int]) -> Features:
     return colour, shape, size, place, ground
 
 
-def row(chosen: Features, below: Callable[[int], int]) -> dict[str, Any]:
+def row(picture: Features, below: Callable[[int], int]) -> dict[str, Any]:
     """The row of a picture: ``image``, ``captions`` (two), ``label`` and ``label_name`` (the shape)."""
     names: tuple[Iterable[str], ...] = (COLOURS, SHAPES, SIZES, PLACES, GROUNDS)
-    colour, shape, size, place, ground = (list(own)[number] for own, number in zip(names, chosen, strict=True))
+    colour, shape, size, place, ground = (list(own)[number] for own, number in zip(names, picture, strict=True))
     captions = [
         f"a {size} {colour} {shape} {place} on a {ground} ground",
         f"{place} there is a {colour} {shape}, {size}, the ground is {ground}",
@@ -63,16 +63,16 @@ def row(chosen: Features, below: Callable[[int], int]) -> dict[str, Any]:
     second = (first + 1 + below(len(captions) - 1)) % len(captions)
     shift = (below(3) - 1, below(3) - 1)
     return {
-        "image": draw(chosen, shift),
+        "image": draw(picture, shift),
         "captions": [captions[first], captions[second]],
-        "label": chosen[1],
+        "label": picture[1],
         "label_name": shape,
     }
 
 
-def draw(chosen: Features, shift: tuple[int, int] = (0, 0)) -> bytes:
+def draw(picture: Features, shift: tuple[int, int] = (0, 0)) -> bytes:
     """The PPM file of a picture; `shift` moves the shape by pixels (down, right)."""
-    colour, shape, size, place, ground = chosen
+    colour, shape, size, place, ground = picture
     row, column = list(PLACES.values())[place]
     y, x = np.mgrid[0:EDGE, 0:EDGE]
     inside = list(SHAPES.values())[shape](y - row - shift[0], x - column - shift[1], list(SIZES.values())[size])
@@ -84,7 +84,7 @@ def draw(chosen: Features, shift: tuple[int, int] = (0, 0)) -> bytes:
 
 def words() -> set[str]:
     """All words of the captions, for a vocabulary."""
-    told = "a on ground there is the with in of size behind it photo " + " ".join(
+    text = "a on ground there is the with in of size behind it photo " + " ".join(
         [*COLOURS, *SHAPES, *SIZES, *PLACES, *GROUNDS]
     )
-    return set(told.split())
+    return set(text.split())

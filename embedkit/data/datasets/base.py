@@ -33,7 +33,7 @@ class RowBatch:
         Place of the batch in the epoch.
     places : list of int
         Place of each of `rows` in the whole batch, from `offset` on; with gaps where bad rows were dropped.
-    skipped : list of Skipped
+    bad_rows : list of Skipped
         Rows that were drawn and dropped because they are bad.
     """
 
@@ -43,7 +43,7 @@ class RowBatch:
     offset: int
     step: int
     places: list[int] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
+    bad_rows: list[Skipped] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.places:

@@ -41,15 +41,15 @@ def split(facts: Facts, share: float, seed: int) -> tuple[np.ndarray, np.ndarray
         return everything, everything[:0]
     sets = connected(facts)
     sizes = np.bincount(sets)
-    chosen, count = np.zeros(len(sizes), dtype=bool), 0
+    in_holdout, count = np.zeros(len(sizes), dtype=bool), 0
     for index in permutation(len(sizes), seed, 0, 3):
         if count >= room:
             break
         if count + sizes[index] <= 2 * room:
-            chosen[index] = True
+            in_holdout[index] = True
             count += int(sizes[index])
-    held_out = chosen[sets]
-    if held_out.sum() < FEWEST or chosen.sum() < 2:
+    held_out = in_holdout[sets]
+    if held_out.sum() < FEWEST or in_holdout.sum() < 2:
         return everything, everything[:0]
     return everything[~held_out], everything[held_out]
 

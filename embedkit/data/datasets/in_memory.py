@@ -50,7 +50,7 @@ class HeldRows(TrainingRows):
     ) -> None:  # fmt: skip
         self._sources, self._config, self.roles = sources, config, roles
         self.batch_size, self._seed = batch_size, seed
-        self._asked_batch = batch_size
+        self._recipe_batch = batch_size
         everything, sizes, places = _load(sources)
         train, rest = _parted(everything, holdout, seed)
         self._table, self._held_out = everything.take(train).combine_chunks(), everything.take(rest)
@@ -141,9 +141,9 @@ class HeldRows(TrainingRows):
         lines = [*super().notes, *of_counts(rows, self._duplicates, config.sampler)]
         remainder = rows % self.batch_size if config.drop_last else 0
         lines += of_left_over(rows, self._epoch.left_over, remainder, config.sampler)
-        if self.batch_size < self._asked_batch:
+        if self.batch_size < self._recipe_batch:
             lines.append(
-                f"{rows:,} rows do not fill the recipe's batches of {self._asked_batch:,}: train.batch_size "
+                f"{rows:,} rows do not fill the recipe's batches of {self._recipe_batch:,}: train.batch_size "
                 f"is {self.batch_size} here; set it to choose another"
             )
         return lines
@@ -215,10 +215,10 @@ def _sizes_of(rows: np.ndarray, sizes: Sequence[int]) -> list[int]:
     return np.diff(np.searchsorted(rows, np.cumsum([0, *sizes]))).tolist()
 
 
-def _smaller_batches(rows: int, asked: int, config: DataConfig) -> Iterator[int]:
+def _smaller_batches(rows: int, recipe_size: int, config: DataConfig) -> Iterator[int]:
     """Batch sizes to try where `rows` do not fill one: a quarter of them, for some steps an epoch, then fewer."""
     unit = config.per_label if config.sampler == "by-label" else 1
-    size = min(asked, max(8, 1 << max(0, (rows // 4).bit_length() - 1)))
+    size = min(recipe_size, max(8, 1 << max(0, (rows // 4).bit_length() - 1)))
     while size >= max(2, unit):
         if (fitting := min(size, rows) // unit * unit) >= 1:
             yield fitting

@@ -83,13 +83,13 @@ def pools(
         counts = [count * batch_size for count in quotas(parts, max(total // batch_size, 1))]
     else:
         counts = quotas(parts, total)
-    drawn = [
+    sequences = [
         start + endless(size, epoch * count, count, seed, index)
         for index, (start, size, count) in enumerate(zip(starts, sizes, counts, strict=True))
     ]
     if one_source:
-        return drawn
-    together = np.concatenate(drawn)
+        return sequences
+    together = np.concatenate(sequences)
     return [together[permutation(len(together), seed, epoch)]]
 
 
@@ -160,11 +160,11 @@ def _schedule(weights: Sequence[float], *key: int) -> Iterator[int]:
     credit = np.zeros(len(share))
     block = 0
     while True:
-        chosen = []
+        choices = []
         for _ in range(_BLOCK):
             credit += share
             index = int(np.argmax(credit))
             credit[index] -= 1.0
-            chosen.append(index)
-        yield from (chosen[place] for place in permutation(_BLOCK, *key, block))
+            choices.append(index)
+        yield from (choices[place] for place in permutation(_BLOCK, *key, block))
         block += 1

@@ -66,8 +66,8 @@ def open_training(
 
 def open_sources(config: DataConfig, contract: Contract, base_dir: Path = Path()) -> list[Source]:
     """The sources of a recipe: parts found, columns bound, first rows checked; see `open_training`."""
-    used = {"by-label": {"label"}, "no-duplicates": {"group"}}.get(config.sampler, set())
-    requires, reads = frozenset(contract.requires), frozenset(contract.roles) | used
+    of_sampler = {"by-label": {"label"}, "no-duplicates": {"group"}}.get(config.sampler, set())
+    requires, reads = frozenset(contract.requires), frozenset(contract.roles) | of_sampler
     return [
         Source(source, config, index, requires=requires, reads=reads, limits=contract.limits, base_dir=base_dir)
         for index, source in enumerate(config.train)

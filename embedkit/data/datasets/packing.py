@@ -56,7 +56,7 @@ class Packing:
         self._capacity, self._span = capacity, span
         self._open: list[list[int]] = []  # bit i of a mask stands for entry i
         self._masks: dict[int, int] = {}
-        self._closed = 0  # bits of full batches
+        self._full_mask = 0  # bits of full batches
         self._full: list[list[int]] = []
         self.lookups = 0
 
@@ -66,7 +66,7 @@ class Packing:
         for item in items:
             if not self._place(item):
                 waiting.append(item)
-            elif self._closed and waiting:
+            elif self._full_mask and waiting:
                 self._settle()
                 for _ in range(min(self._capacity, len(waiting))):
                     again = waiting.popleft()
@@ -87,7 +87,7 @@ class Packing:
     def _place(self, item: int) -> bool:
         """Put an item into the first batch that takes it; False where none does and no other may be opened."""
         own, masks = self._own(item), self._masks
-        barred = self._closed
+        barred = self._full_mask
         for key in own:
             barred |= masks.get(key, 0)
         free = ~barred & ((1 << len(self._open)) - 1)
@@ -102,19 +102,19 @@ class Packing:
         for key in own:
             masks[key] = masks.get(key, 0) | bit
         if len(batch) == self._capacity:
-            self._closed |= bit
-            if 2 * self._closed.bit_count() > len(self._open) + NEARBY:
+            self._full_mask |= bit
+            if 2 * self._full_mask.bit_count() > len(self._open) + NEARBY:
                 self._settle()
         return True
 
     def _settle(self) -> None:
         """Take the full batches out, and number the others anew; costs less than filling them did."""
-        if not self._closed:
+        if not self._full_mask:
             return
-        closed, batches = self._closed, self._open
-        self._full += [batch for place, batch in enumerate(batches) if closed >> place & 1]
-        self._open = [batch for place, batch in enumerate(batches) if not closed >> place & 1]
-        self._closed, self._masks = 0, {}
+        full_mask, batches = self._full_mask, self._open
+        self._full += [batch for place, batch in enumerate(batches) if full_mask >> place & 1]
+        self._open = [batch for place, batch in enumerate(batches) if not full_mask >> place & 1]
+        self._full_mask, self._masks = 0, {}
         for place, batch in enumerate(self._open):
             for item in batch:
                 for key in self._own(item):

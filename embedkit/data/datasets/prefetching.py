@@ -40,7 +40,7 @@ class Prefetcher(Generic[T]):
         self._items = items
         self._ready: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(depth)
         self._stop = threading.Event()
-        self._done = False
+        self._at_end = False
         self._thread = threading.Thread(target=self._work, name="embedkit-prefetch", daemon=True)
         self._thread.start()
 
@@ -48,14 +48,14 @@ class Prefetcher(Generic[T]):
         return self
 
     def __next__(self) -> T:
-        if self._done:
+        if self._at_end:
             raise StopIteration
         start = time.perf_counter()
         kind, value = self._ready.get()
         self.waited += time.perf_counter() - start
         if kind == "item":
             return value  # type: ignore[return-value]
-        self._done = True
+        self._at_end = True
         self._thread.join()
         if isinstance(value, BaseException):
             raise value
@@ -63,7 +63,7 @@ class Prefetcher(Generic[T]):
 
     def close(self) -> None:
         """Stop the thread and wait until it has ended; items made ahead are dropped. May be called twice."""
-        self._done = True
+        self._at_end = True
         self._stop.set()
         self._thread.join()
         close = getattr(self._items, "close", None)

@@ -79,8 +79,8 @@ def table_of(rows: Iterable[Row]) -> pa.Table:
 
 def take_rows(table: pa.Table, indices: Sequence[int] | np.ndarray, roles: Iterable[str]) -> list[Row]:
     """The rows at `indices` with those of `roles` that they have."""
-    chosen = set(roles)
-    names = [name for name in _TYPES if _PATHS.get(name, name) in chosen]
+    role_set = set(roles)
+    names = [name for name in _TYPES if _PATHS.get(name, name) in role_set]
     piece = table.select(names).take(pa.array(indices, pa.int64()))
     rows: list[Row] = [{} for _ in range(piece.num_rows)]
     for name in names:

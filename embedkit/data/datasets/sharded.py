@@ -34,7 +34,7 @@ _DEALING, _SHARDS, _WINDOWS = 11, 12, 13  # streams of random numbers
 
 
 @dataclass(frozen=True)
-class Shard:
+class _Shard:
     """One shard: its number among all, and where it comes from."""
 
     number: int
@@ -77,10 +77,10 @@ class LaneRows(TrainingRows):
         self.batch_size = self._batch_size = batch_size
         self._seed = seed
         every = [(source, place) for source in sources for place in range(len(source.parts))]
-        self._shards = [Shard(number, source, place) for number, (source, place) in enumerate(every)]
+        self._shards = [_Shard(number, source, place) for number, (source, place) in enumerate(every)]
         self._count = min(config.lanes, len(self._shards), batch_size)
-        dealt = permutation(len(self._shards), seed, _DEALING)
-        self._dealt = [[self._shards[i] for i in dealt[lane :: self._count]] for lane in range(self._count)]
+        shard_order = permutation(len(self._shards), seed, _DEALING)
+        self._lanes = [[self._shards[i] for i in shard_order[lane :: self._count]] for lane in range(self._count)]
         self._window = max(1, config.shuffle_buffer // self._count)
         self._sizes: dict[int, int] = {}
         self.fingerprint = stream_fingerprint(sources)
@@ -129,7 +129,7 @@ class LaneRows(TrainingRows):
                 row_id, values, shard = samples[place]
                 yield row_id, self._made(values, shard, row_id)
 
-    def _made(self, values: dict[str, Any] | BadRow, shard: Shard, row_id: int) -> Row | BadRow:
+    def _made(self, values: dict[str, Any] | BadRow, shard: _Shard, row_id: int) -> Row | BadRow:
         try:
             if isinstance(values, BadRow):
                 return values
@@ -137,15 +137,15 @@ class LaneRows(TrainingRows):
         except BadRow as bad:
             return bad
 
-    def _samples(self, lane: int, start: int) -> Iterator[tuple[int, dict[str, Any] | BadRow, Shard]]:
+    def _samples(self, lane: int, start: int) -> Iterator[tuple[int, dict[str, Any] | BadRow, _Shard]]:
         """Samples of a lane in the order of its shards, from number `start` on, cycle after cycle."""
         cycle, skip = 0, start
         if start:
-            sizes = [self._size(shard) for shard in self._dealt[lane]]
+            sizes = [self._size(shard) for shard in self._lanes[lane]]
             cycle, skip = divmod(start, max(1, sum(sizes)))
         for number in itertools.count(cycle):
-            for index in permutation(len(self._dealt[lane]), self._seed, lane, number, _SHARDS):
-                shard = self._dealt[lane][index]
+            for index in permutation(len(self._lanes[lane]), self._seed, lane, number, _SHARDS):
+                shard = self._lanes[lane][index]
                 if skip and skip >= self._size(shard):
                     skip -= self._size(shard)
                     continue
@@ -154,7 +154,7 @@ class LaneRows(TrainingRows):
                     yield (shard.number << _SHIFT) | place, values, shard
                 skip = 0
 
-    def _size(self, shard: Shard) -> int:
+    def _size(self, shard: _Shard) -> int:
         assert shard.part.file is not None
         size = self._sizes.get(shard.number)
         if size is None:

@@ -49,7 +49,7 @@ class StreamedRows(TrainingRows):
         self.batch_size = self._batch_size = batch_size
         self._seed = seed
         self._left: Counter[str] = Counter()
-        self._windows = Windows(config, batch_size, self._left)
+        self._windows = _Windows(config, batch_size, self._left)
         self.fingerprint = stream_fingerprint(sources)
 
     def batches(self, epoch: int, start_step: int = 0, rank: int = 0, world: int = 1) -> Iterator[RowBatch]:
@@ -128,7 +128,7 @@ def shuffle_buffer(items: Iterator[Numbered], size: int, *key: int) -> Iterator[
         yield buffer.pop()
 
 
-class Windows:
+class _Windows:
     """Batches of a stream of rows, made by a sampler within windows.
 
     Parameters

@@ -151,8 +151,8 @@ def _finished(
 
 
 def without_bad(batch: RowBatch, rows: Sequence[Row | BadRow], skip: bool, where: Callable[[int], str]) -> RowBatch:
-    """The batch with these rows, those that are a `BadRow` moved to `skipped`; raises the first one unless `skip`."""
-    skipped = list(batch.skipped)
+    """The batch with these rows, those that are a `BadRow` moved to `bad_rows`; raises the first one unless `skip`."""
+    bad_rows = list(batch.bad_rows)
     sound: list[int] = []
     good: list[Row] = []
     for number, row in enumerate(rows):
@@ -163,7 +163,7 @@ def without_bad(batch: RowBatch, rows: Sequence[Row | BadRow], skip: bool, where
         place = row.where or where(batch.ids[number])
         if not skip:
             raise row.at(place) from row
-        skipped.append(Skipped(batch.ids[number], batch.places[number], place, row.reason, row.what))
+        bad_rows.append(Skipped(batch.ids[number], batch.places[number], place, row.reason, row.what))
     if len(sound) == len(rows):
         return replace(batch, rows=good)
     return replace(
@@ -171,7 +171,7 @@ def without_bad(batch: RowBatch, rows: Sequence[Row | BadRow], skip: bool, where
         rows=good,
         ids=[batch.ids[number] for number in sound],
         places=[batch.places[number] for number in sound],
-        skipped=skipped,
+        bad_rows=bad_rows,
     )
 
 
@@ -183,11 +183,11 @@ def checked(batch: RowBatch) -> RowBatch:
     DataError
         No row is left.
     """
-    if batch.rows or not batch.skipped:
+    if batch.rows or not batch.bad_rows:
         return batch
-    first = batch.skipped[0]
+    first = batch.bad_rows[0]
     raise DataError(
-        f"all {len(batch.skipped)} rows of this process's part of batch {batch.step} are bad; the first: {first.what}",
+        f"all {len(batch.bad_rows)} rows of this process's part of batch {batch.step} are bad; the first: {first.what}",
         where=first.where,
         remedy="run `embedkit validate RECIPE --full`, fix the data, or raise train.batch_size",
     )

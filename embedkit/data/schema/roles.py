@@ -151,9 +151,9 @@ def bind(
         roles |= {"group"}
     missing = sorted(requires - roles - ({"score"} if "scores" in roles else set()))
     if missing:
-        named = " and ".join(repr(role) for role in missing)
+        role_names = " and ".join(repr(role) for role in missing)
         raise DataError(
-            f"no column for role {named}, which the method needs", where=where, remedy=_advice(names, missing)
+            f"no column for role {role_names}, which the method needs", where=where, remedy=_advice(names, missing)
         )
     aliases = [f"{column} is the {slot}" for slot, column in columns.items() if not _is_plain(column, slot)]
     guesses = (", ".join(aliases),) if aliases and mapping is None else ()
@@ -200,8 +200,8 @@ def _mapped(
 
 def _slot(slot: str, column: str, lists: frozenset[str], targets: frozenset[str]) -> str:
     """What a column is by its name or mapping, and by whether it holds lists."""
-    listed = _LISTED.get(slot, slot) if column in lists else slot
-    return listed if _role_of(listed) in targets else slot
+    list_slot = _LISTED.get(slot, slot) if column in lists else slot
+    return list_slot if _role_of(list_slot) in targets else slot
 
 
 class _Guessing:
@@ -236,9 +236,9 @@ class _Guessing:
             elif len(candidates) == 1 or exact:
                 columns[slot] = exact[0] if exact else candidates[0]
             else:
-                listed = " and ".join(repr(column) for column in candidates)
+                choices = " and ".join(repr(column) for column in candidates)
                 raise DataError(
-                    f"columns {listed} both look like {slot}",
+                    f"columns {choices} both look like {slot}",
                     where=self.where,
                     remedy=f"say which with columns: {{{candidates[0]}: {slot}}}",
                 )
@@ -309,15 +309,15 @@ def named_role(column: str) -> str | None:
 
 
 def _advice(names: Sequence[str], missing: Sequence[str]) -> str:
-    listed = ", ".join(repr(column) for column in list(names)[:20]) or "none"
+    columns = ", ".join(repr(column) for column in list(names)[:20]) or "none"
     if not names:
         return f"the source has no columns to map to {missing[0]}"
     between = next((name for sign, name in _SEPARATORS.items() if sign in names[0]), None)
     if len(names) == 1 and between is not None:
         remedy = "set 'format: tsv'" if between == "a tab" else f"set 'format: csv' and 'separator': {between}"
-        return f"the only column is {listed}: where cells are separated by {between}, {remedy}"
+        return f"the only column is {columns}: where cells are separated by {between}, {remedy}"
     slot = {"texts": "text_1"}.get(missing[0], missing[0])
     if missing[0] == "texts" and "label" in map(normal_name, names):
-        return f"the columns are {listed}: class numbers are no captions, add a column with the names of the classes"
+        return f"the columns are {columns}: class numbers are no captions, add a column with the names of the classes"
     lists = " (text_1 is one caption, texts a list)" if slot == "text_1" else ""
-    return f"the columns are {listed}: map one with columns: {{COLUMN: {slot}}}{lists}"
+    return f"the columns are {columns}: map one with columns: {{COLUMN: {slot}}}{lists}"

@@ -22,21 +22,21 @@ EMPTY = frozenset({"nan", "none", "null", "n/a", "#n/a", "<na>"})
 _SIDES = ("anchor", "positive")
 
 
-def of_columns(columns: Mapping[str, str], named: Mapping[str, str | None], where: str) -> Iterator[str]:
+def of_columns(columns: Mapping[str, str], role_by_name: Mapping[str, str | None], where: str) -> Iterator[str]:
     """Two columns that are mapped to each other's role.
 
     Parameters
     ----------
     columns : mapping
         Role -> column, as they are bound.
-    named : mapping
+    role_by_name : mapping
         Column -> the role that its name stands for.
     where : str
         How messages call the source.
     """
     for role, column in columns.items():
-        other = named.get(column)
-        if other is not None and role < other and named.get(columns.get(other, "")) == role:
+        other = role_by_name.get(column)
+        if other is not None and role < other and role_by_name.get(columns.get(other, "")) == role:
             yield (
                 f"{where}: column {column!r} is mapped to {role} and {columns[other]!r} to {other}, by their names it "
                 "should be the other way round; are they swapped?"

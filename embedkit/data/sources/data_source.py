@@ -140,7 +140,7 @@ class Source:
         for column in config.where:
             if column not in names:
                 raise DataError(f"'where' names no column {column!r}", where=where, remedy=nearest(column, names))
-        self._seen = {column: _values_of(column, head) for column in config.where}
+        self._first_values = {column: _values_of(column, head) for column in config.where}
         rows_of_head = [values for _, values in head if isinstance(values, dict)]
         lists = frozenset(column for column in names if _holds_lists(column, rows_of_head))
         binding = bind(
@@ -159,8 +159,8 @@ class Source:
         self.account = Account()
         first = list(self.rows(HEAD))  # a wrong mapping is told at once
         self._look_at_images(first[:LOOKED_AT])
-        named = {column: named_role(column) for column in names}
-        self.notes += tuple(suspicions.of_columns(binding.columns, named, where))
+        role_by_name = {column: named_role(column) for column in names}
+        self.notes += tuple(suspicions.of_columns(binding.columns, role_by_name, where))
         self.notes += tuple(suspicions.of_rows([row for _, row in first], binding.columns, where))
         if "label" not in requires:
             self.notes += tuple(suspicions.of_labels([row for _, row in first], binding.columns, where))
@@ -333,11 +333,10 @@ class Source:
         account = self.account
         reasons = [f"{account.read} read", f"{account.filtered} left out by 'where'"]
         reasons += [f"{count} skipped: {reason}" for reason, count in account.dropped.items()]
-        seen = "; ".join(f"{column!r} has the values {', '.join(values)}" for column, values in self._seen.items())
+        hints = [f"{column!r} has the values {', '.join(values)}" for column, values in self._first_values.items()]
+        remedy = f"first rows: {'; '.join(hints)}" if hints and account.filtered else "check the file and the mapping"
         return DataError(
-            f"no rows are left ({', '.join(reasons)})",
-            where=f"data.train[{self.index}] ({self.name})",
-            remedy=f"first rows: {seen}" if seen and account.filtered else "check the file and the mapping",
+            f"no rows are left ({', '.join(reasons)})", where=f"data.train[{self.index}] ({self.name})", remedy=remedy
         )
 
 

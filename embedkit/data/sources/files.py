@@ -28,27 +28,27 @@ FREE = 64 * 2**20
 _BOM = b"\xef\xbb\xbf"
 
 
-class Unpacked(io.BufferedReader):
-    """The content of a compressed file, and the file itself as `packed`."""
+class _Unpacked(io.BufferedReader):
+    """The content of a compressed file, and the file itself as `source`."""
 
-    def __init__(self, stream: Any, packed: IO[bytes]) -> None:
+    def __init__(self, stream: Any, source: IO[bytes]) -> None:
         super().__init__(stream)
-        self.packed = packed
+        self.source = source
 
     def close(self) -> None:
         """Close both."""
         super().close()
-        self.packed.close()
+        self.source.close()
 
 
-def _zstandard(packed: IO[bytes]) -> Any:
+def _zstandard(source: IO[bytes]) -> Any:
     import pyarrow as pa
 
-    return pa.CompressedInputStream(packed, "zstd")
+    return pa.CompressedInputStream(source, "zstd")
 
 
 _UNPACK: Mapping[bytes, Callable[[IO[bytes]], Any]] = {
-    b"\x1f\x8b": lambda packed: gzip.GzipFile(fileobj=packed),
+    b"\x1f\x8b": lambda source: gzip.GzipFile(fileobj=source),
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ": lzma.LZMAFile,
     b"\x28\xb5\x2f\xfd": _zstandard,
@@ -73,7 +73,7 @@ def open_bytes(path: Location) -> IO[bytes]:
         if magic:
             unpack = next((unpack for start, unpack in _UNPACK.items() if magic.startswith(start)), None)
             file = path.open("rb")
-            return file if unpack is None else cast("IO[bytes]", Unpacked(unpack(file), file))
+            return file if unpack is None else cast("IO[bytes]", _Unpacked(unpack(file), file))
     except FileNotFoundError as error:
         raise DataError("no such file", where=str(path), remedy="check the path") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
@@ -89,7 +89,7 @@ def check_unpacked(handle: IO[bytes], path: Location, unpacked: int) -> None:
     DataError
         They are more than `MAX_RATIO` times the bytes that were read, and more than `FREE`.
     """
-    if unpacked > FREE and isinstance(handle, Unpacked) and unpacked > MAX_RATIO * handle.packed.tell():
+    if unpacked > FREE and isinstance(handle, _Unpacked) and unpacked > MAX_RATIO * handle.source.tell():
         raise DataError(
             f"unpacks to more than {MAX_RATIO} times its size, like a decompression bomb", where=str(path),
             remedy="if that is meant, unpack it and give the unpacked file",
@@ -105,7 +105,7 @@ def seekable(path: Location) -> IO[bytes]:
         As `open_bytes`; it cannot be unpacked, or is a decompression bomb.
     """
     handle = open_bytes(path)
-    if not isinstance(handle, Unpacked):
+    if not isinstance(handle, _Unpacked):
         return handle
     unpacked = tempfile.TemporaryFile()  # noqa: SIM115 - closed by the caller
     try:

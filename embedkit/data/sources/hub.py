@@ -81,12 +81,12 @@ def _named_files(front: str, where: str) -> Iterator[tuple[str, str]]:
         waiting = [("", yaml.safe_load(front))]
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
         raise DataError("its front matter is not YAML", where=where, remedy="fix it or remove the file") from error
-    seen: set[tuple[int, str]] = set()  # of an alias that holds itself
+    visits: set[tuple[int, str]] = set()  # of an alias that holds itself
     while waiting:
         key, value = waiting.pop()
         if isinstance(value, str) and key:
             yield key, value
-        elif isinstance(value, dict | list) and (id(value), key) not in seen:
-            seen.add((id(value), key))
+        elif isinstance(value, dict | list) and (id(value), key) not in visits:
+            visits.add((id(value), key))
             pairs = value.items() if isinstance(value, dict) else ((None, item) for item in value)
             waiting += [(str(name) if name in ("data_files", "data_dir") else key, item) for name, item in pairs]

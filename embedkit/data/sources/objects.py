@@ -200,9 +200,9 @@ def _of_stream(data: Any) -> Rows:
 
 
 def _of_splits(data: Any) -> Rows:
-    listed = ", ".join(sorted(map(str, data)))
+    names = ", ".join(sorted(map(str, data)))
     first = next(iter(data), "train")
-    raise DataError(f"it has the splits {listed}", where="data (DatasetDict)", remedy=f"pass one: data[{first!r}]")
+    raise DataError(f"it has the splits {names}", where="data (DatasetDict)", remedy=f"pass one: data[{first!r}]")
 
 
 def _of_function(data: Callable[[], Iterable[Any]]) -> Rows:

@@ -67,7 +67,7 @@ def inspect_sources(
         A file cannot be opened or read on.
     """
     reports = []
-    done = 0
+    count = 0
     with ThreadPoolExecutor(decoding.threads, "embedkit-preflight") as pool:
         for source in sources:
             report = SourceReport(source.name)
@@ -80,8 +80,8 @@ def inspect_sources(
                         report.good += 1
                     else:
                         _list(report, fault, source.where(place[0]))
-                done += len(chunk)
-                progress(done)
+                count += len(chunk)
+                progress(count)
             reports.append(report)
     return reports
 

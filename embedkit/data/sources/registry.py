@@ -39,7 +39,7 @@ class Format:
         Location -> iterator of `Record`, lazily and in constant memory where the format allows it.
     options : tuple of str
         Settings of a source that `read` takes as keywords.
-    packed : bool
+    compressible : bool
         Whether files with one more of the endings in `PACKED` are of this format too.
     in_folders : bool
         Whether such files are data wherever they lie in a folder; others are, when there are no such files.
@@ -57,7 +57,7 @@ class Format:
     endings: tuple[str, ...]
     read: Callable[..., Iterator[Record]]
     options: tuple[str, ...] = ()
-    packed: bool = True
+    compressible: bool = True
     in_folders: bool = True
     lanes: bool = False
     guess: Callable[[Location], tuple[str, str] | None] | None = None
@@ -151,7 +151,7 @@ def format_of(name: str, table: Mapping[str, tuple[str, Format]] | None = None) 
     fits = [
         (len(ending), format)
         for ending, (format, entry) in (ending_table() if table is None else table).items()
-        if low.endswith(ending) or (plain is not None and entry.packed and plain.endswith(ending))
+        if low.endswith(ending) or (plain is not None and entry.compressible and plain.endswith(ending))
     ]
     return max(fits)[1] if fits else None
 
@@ -196,7 +196,7 @@ def stem(name: str) -> str:
 def file_named(folder: Path, name: str) -> Path | None:
     """The first file ``folder/NAME.*`` with an ending of a table's format, also compressed, or None."""
     tables = table_endings()
-    files = (folder / f"{name}{ending}{packed}" for ending in tables for packed in ("", *PACKED))
+    files = (folder / f"{name}{ending}{packing}" for ending in tables for packing in ("", *PACKED))
     return next((path for path in files if path.is_file()), None)
 
 

@@ -202,20 +202,20 @@ def _look(path: str, base_dir: Path | None) -> tuple[Path, Literal["file", "fold
 
 def _folder(request: FolderRequest, format: str) -> list[Part]:
     """The parts of a folder by the first layout that fits, or by the one that `format` names."""
-    named = format in layouts
-    tried = [(layout.rank, name) for name, layout in layouts.items() if not named or name == format]
+    is_layout = format in layouts
+    tried = [(layout.rank, name) for name, layout in layouts.items() if not is_layout or name == format]
     if request.format is not None:
         tried = [(0, "tables")]
     for _, name in sorted(tried):
-        parts = layouts[name].parts(replace(request, tell=_unless(named, request.tell)))
+        parts = layouts[name].parts(replace(request, tell=_unless(is_layout, request.tell)))
         if parts is not None:
             return parts
     raise nothing_here(request)
 
 
-def _unless(named: bool, tell: Tell) -> Tell:
+def _unless(is_layout: bool, tell: Tell) -> Tell:
     """Takes guesses, but for that of a format which is set."""
-    return (lambda guess: None if guess.key == "format" else tell(guess)) if named else tell
+    return (lambda guess: None if guess.key == "format" else tell(guess)) if is_layout else tell
 
 
 def _remote(address: str, format: str, request: FolderRequest) -> list[Part]:

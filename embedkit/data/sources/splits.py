@@ -56,13 +56,13 @@ def choose_split(
     if split is None and len(names) == 1:
         return names[0]
     if split is None:
-        chosen = next((name for name in names if prefer is not None and same[name] == prefer), None)
-        listed = ", ".join(sorted(names)) or "none"
-        if chosen is None:
-            raise DataError(f"it has the splits {listed}", where=where, remedy="choose one with 'split'")
+        default = next((name for name in names if prefer is not None and same[name] == prefer), None)
+        choices = ", ".join(sorted(names)) or "none"
+        if default is None:
+            raise DataError(f"it has the splits {choices}", where=where, remedy="choose one with 'split'")
         if guess is not None:
-            guess(f"of its splits {listed} only {chosen} is read", "split")
-        return chosen
+            guess(f"of its splits {choices} only {default} is read", "split")
+        return default
     if split in names:
         return split
     equal = [name for name in names if same[name] == (split_name(split) or split)]

@@ -67,7 +67,7 @@ class StepBatch:
         Optimiser steps of the run before this one, and the run's seed.
     guide_pools : list of Pool
         The same views prepared by a guide with another tokenizer; empty when there is none.
-    skipped : list of Skipped
+    bad_rows : list of Skipped
         Rows of this process's part that were dropped because they are bad. `offset` and `size` still count them.
     """
 
@@ -86,7 +86,7 @@ class StepBatch:
     seed: int
     scores: dict[str, Tensor] = field(default_factory=dict)
     guide_pools: list[Pool] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
+    bad_rows: list[Skipped] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
@@ -135,7 +135,7 @@ def prepare(
         number=batch.step if number is None else number,
         seed=seed,
         guide_pools=[] if guide is None else _pools(guided, {n: prepare_view(guide, v) for n, v in guided.items()}),
-        skipped=batch.skipped,
+        bad_rows=batch.bad_rows,
     )
 
 

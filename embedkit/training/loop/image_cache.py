@@ -135,7 +135,7 @@ def _fill(place: Path, model: Any, rows: HeldRows, world: World, decoding: Decod
     source = ((0, rows.block(range(start, min(start + BLOCK, rows.num_rows)))) for start in blocks)
     bad: dict[int, tuple[str, str]] = {}
     for _, batch in decode_batches(source, decoding, rows.where, empty=True):
-        bad |= {skipped.id: (skipped.reason, skipped.what) for skipped in batch.skipped}
+        bad |= {skipped.id: (skipped.reason, skipped.what) for skipped in batch.bad_rows}
         if batch.rows:
             vectors[batch.ids] = _vectors(model, batch, world.device)
             keys[batch.ids] = [np.frombuffer(row["image"].key, np.uint8) for row in batch.rows]

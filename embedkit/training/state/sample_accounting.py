@@ -40,7 +40,7 @@ class Samples:
     def add(self, batch: StepBatch) -> None:
         """Count a finished step."""
         self.trained += len(batch.ids)
-        self.skipped.update(bad.reason for bad in batch.skipped)
+        self.skipped.update(bad.reason for bad in batch.bad_rows)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Samples:
@@ -82,8 +82,8 @@ class Ledger:
 
     def add(self, step: int, batch: StepBatch) -> None:
         """List the bad rows of a finished step."""
-        if self._listed and batch.skipped:
-            text = "".join(json.dumps({"step": step, **asdict(bad)}) + "\n" for bad in batch.skipped)
+        if self._listed and batch.bad_rows:
+            text = "".join(json.dumps({"step": step, **asdict(bad)}) + "\n" for bad in batch.bad_rows)
             try:
                 with open(self._file, "a", encoding="utf-8") as file:
                     file.write(text)

@@ -18,7 +18,7 @@ def numbered(batches: Iterator[Any], schema: Any) -> Iterator[tuple[int, dict[st
     pyarrow.ArrowException, ValueError
         For damaged offsets and text that is not UTF-8.
     """
-    encoded = json_columns(schema)
+    encoded = _json_columns(schema)
     number = 0
     for batch in batches:
         batch.validate(full=True)
@@ -33,12 +33,12 @@ def pieces(batch: Any) -> Iterator[Any]:
         yield batch.slice(start, BATCH)
 
 
-def json_columns(schema: Any) -> list[str]:
+def _json_columns(schema: Any) -> list[str]:
     """Columns whose cells are JSON text by the type or the features that ``datasets`` (5.2 on) writes beside them."""
     names = [field.name for field in schema if getattr(field.type, "extension_name", "") == "arrow.json"]
     metadata = (schema.metadata or {}).get(b"huggingface")
-    told = json.loads(metadata) if metadata else {}
-    features = told.get("info", {}).get("features") if isinstance(told, dict) else None
+    content = json.loads(metadata) if metadata else {}
+    features = content.get("info", {}).get("features") if isinstance(content, dict) else None
     names += [name for name, feature in (features or {}).items() if is_json(feature)]
     return [name for name in dict.fromkeys(names) if name in schema.names]
 

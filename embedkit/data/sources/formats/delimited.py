@@ -31,10 +31,10 @@ def read_csv(path: Location, separator: str | None = None, header: Sequence[str]
     Without `separator` it is a comma, or what stands in the first line instead of any comma: tabs, ';' or '|'. With
     `header`, the names of the columns, the first line is data.
     """
-    yield from _table(path, _csv_rows(path, separator or separator_of(path)), header)
+    yield from _table(path, _csv_rows(path, separator or _separator_of(path)), header)
 
 
-def separator_of(path: Location) -> str:
+def _separator_of(path: Location) -> str:
     """The separator of a csv file by its first line: a comma unless there is none, and one of `SEPARATORS` alone is."""
     first = next((line for _, line in text_lines(path)), "")
     if isinstance(first, BadRow) or "," in first:
@@ -43,8 +43,8 @@ def separator_of(path: Location) -> str:
     return signs[0] if len(signs) == 1 else ","
 
 
-def _told(path: Location) -> tuple[str, str] | None:
-    sign = separator_of(path)
+def _separator_guess(path: Location) -> tuple[str, str] | None:
+    sign = _separator_of(path)
     return None if sign == "," else (f"cells are separated by {SEPARATORS[sign]}", "separator")
 
 
@@ -83,11 +83,11 @@ def _ragged(path: Location, number: int, last: int, cells: Sequence[str], header
 
 def check_header(names: Sequence[str], where: str) -> list[str]:
     """The names of the columns, checked to be different; raises `DataError` for a name that occurs twice."""
-    seen: set[str] = set()
+    earlier: set[str] = set()
     for name in names:
-        if name in seen:
+        if name in earlier:
             raise DataError(f"column {name!r} occurs twice in the header", where=where, remedy="rename one of them")
-        seen.add(name)
+        earlier.add(name)
     return list(names)
 
 
@@ -169,5 +169,5 @@ def _quoted(line: str, at: int, pieces: list[str]) -> int:
             return mark + 1
 
 
-readers.add("csv")(Format((".csv",), read_csv, options=("separator", "header"), guess=_told))
+readers.add("csv")(Format((".csv",), read_csv, options=("separator", "header"), guess=_separator_guess))
 readers.add("tsv")(Format((".tsv", ".tab"), read_tsv, options=("header",)))

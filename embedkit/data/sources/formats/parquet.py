@@ -28,7 +28,7 @@ def read_parquet(path: Location) -> Iterator[Record]:
     with seekable(path) as handle:
         try:
             file = pq.ParquetFile(handle)
-            check_parquet(file.metadata, path)
+            _check_parquet(file.metadata, path)
             check_header(file.schema_arrow.names, str(path))
             yield from numbered(file.iter_batches(BATCH), file.schema_arrow)
         except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
@@ -37,7 +37,7 @@ def read_parquet(path: Location) -> Iterator[Record]:
             ) from error
 
 
-def check_parquet(metadata: Any, path: Location) -> None:
+def _check_parquet(metadata: Any, path: Location) -> None:
     """Refuse a decompression bomb by what the file says of itself; larger data than it says cannot be decoded.
 
     Raises

@@ -12,7 +12,7 @@ from embedkit.data.sources.registry import FolderRequest, Layout, layouts
 from embedkit.data.sources.splits import choose_split, split_name
 
 
-def image_names(folder: Path) -> list[str]:
+def _image_names(folder: Path) -> list[str]:
     """Relative names of the images in a folder and its sub-folders by their endings; hidden ones are left out."""
     return [name for name in visible_files(folder) if is_image(name)]
 
@@ -24,13 +24,13 @@ def image_folder(request: FolderRequest) -> list[Part] | None:
     number of the sub-folder among the sorted ones, and ``label_name``, its name with blanks for underscores. Folders
     that are named like splits (``train/cat/x.jpg``) are splits and no classes.
     """
-    names = image_names(request.folder)
+    names = _image_names(request.folder)
     if not names:
         return None
     tops = sorted({name.partition("/")[0] for name in names})
     if all("/" in name for name in names) and all(map(split_name, tops)):
-        chosen = choose_split(tops, request.split, str(request.folder), request.prefer, request.guess)
-        return [_part(request.folder / chosen)]
+        split = choose_split(tops, request.split, str(request.folder), request.prefer, request.guess)
+        return [_part(request.folder / split)]
     if request.split is not None and (request.folder / request.split).is_dir():
         return [_part(request.folder / request.split)]
     return [_part(request.folder)]
@@ -38,7 +38,7 @@ def image_folder(request: FolderRequest) -> list[Part] | None:
 
 def _part(folder: Path) -> Part:
     def records() -> Iterator[Record]:
-        names = image_names(folder)
+        names = _image_names(folder)
         classes = sorted({name.partition("/")[0] for name in names if "/" in name})
         number = {name: place for place, name in enumerate(classes)}
         labelled = all("/" in name for name in names)

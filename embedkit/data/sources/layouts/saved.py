@@ -25,8 +25,8 @@ def saved(request: FolderRequest) -> list[Part] | None:
     if (folder / "dataset_dict.json").is_file():
         splits = _json(folder / "dataset_dict.json").get("splits")
         names = [name for name in splits if isinstance(name, str)] if isinstance(splits, list) else []
-        chosen = choose_split(names, request.split, str(folder), request.prefer, request.guess)
-        return saved(FolderRequest(folder / chosen, None, None, request.tell))
+        split = choose_split(names, request.split, str(folder), request.prefer, request.guess)
+        return saved(FolderRequest(folder / split, None, None, request.tell))
     if not (folder / "state.json").is_file():
         return None
     files = _json(folder / "state.json").get("_data_files")

@@ -34,11 +34,11 @@ def sidecars(request: FolderRequest) -> list[Part] | None:
     for name, texts in beside.items():
         top = name.partition("/")[0]
         tops[top if "/" in name and split_name(top) else ""][name] = texts
-    chosen = beside
+    images = beside
     if "" not in tops:
-        chosen = tops[choose_split(list(tops), request.split, str(request.folder), request.prefer, request.guess)]
+        images = tops[choose_split(list(tops), request.split, str(request.folder), request.prefer, request.guess)]
     request.guess("images with a text file each, of the same name", "format")
-    return [_part(request.folder, chosen)]
+    return [_part(request.folder, images)]
 
 
 def _texts(image: str, every: Set[str]) -> list[str]:

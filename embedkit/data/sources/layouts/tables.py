@@ -48,12 +48,12 @@ def choose_files(names: Sequence[str], request: FolderRequest) -> list[str]:
     if request.split is None and len(splits) < 2:
         return data
     words = [name for name in splits if name]
-    chosen = choose_split(words, request.split, str(request.folder), request.prefer, request.guess)
+    split = choose_split(words, request.split, str(request.folder), request.prefer, request.guess)
     others = splits.get("", [])
     if request.split is None and others:
-        listed = ", ".join(others[:3]) + (", ..." if others[3:] else "")
-        request.guess(f"only the files of split {chosen} are read, not {listed}", "split")
-    return splits[chosen]
+        other_names = ", ".join(others[:3]) + (", ..." if others[3:] else "")
+        request.guess(f"only the files of split {split} are read, not {other_names}", "split")
+    return splits[split]
 
 
 def nothing_here(request: FolderRequest) -> DataError:
