@@ -96,12 +96,12 @@ class DiffCSE(SimCSEUnsupervised):
         import torch.nn.functional as F
 
         from embedkit.methods.common.parts import replace_first
-        from embedkit.models.modules.masked import in_plan_order
+        from embedkit.models.modules.masked import in_input_order
 
         edited = self.edited(inputs, model, parts)
         discriminator: Any = parts["discriminator"]
         states = discriminator.token_states(edited.replace(first=embeddings), edit=replace_first)
-        logits = parts["replaced"](in_plan_order(states, edited))  # (T, 2)
+        logits = parts["replaced"](in_input_order(states, edited))  # (T, 2)
         replaced = (edited.ids != inputs.ids).long()
         loss = F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), replaced, reduction="sum")
         rows = len(batch.owner["anchor"]) + len(batch.owner["positive"])
@@ -118,8 +118,8 @@ class DiffCSE(SimCSEUnsupervised):
 
         hidden = hide_tokens(inputs, model.tokenizer, self.mask_rate)
         frozen: Any = parts["generator"]
-        ids = frozen.module.guesses(hidden.inputs, drawn=self.fidelity == "paper")
+        ids = frozen.module.guesses(hidden.inputs, sample=self.fidelity == "paper")
         if self.fidelity == "paper":
-            ids = torch.where(torch.from_numpy(hidden.chosen).to(ids.device), ids, inputs.ids)
+            ids = torch.where(torch.from_numpy(hidden.targets).to(ids.device), ids, inputs.ids)
         first = torch.from_numpy(inputs.offsets[:-1]).to(ids.device)
         return inputs.replace(ids=ids.index_copy(0, first, inputs.ids[first]))

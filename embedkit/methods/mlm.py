@@ -108,13 +108,13 @@ class MaskedWords(Method):
         import torch
         import torch.nn.functional as F
 
-        from embedkit.models.modules.masked import hide_tokens, in_plan_order
+        from embedkit.models.modules.masked import hide_tokens, in_input_order
 
         hidden = hide_tokens(inputs, model.tokenizer, self.rate)
-        place = np.flatnonzero(hidden.chosen)
+        place = np.flatnonzero(hidden.targets)
         chosen = torch.from_numpy(place).to(inputs.device)
         owner = torch.from_numpy(inputs.owner[place]).to(inputs.device)
-        states = in_plan_order(model.token_states(hidden.inputs, **settings), inputs)
+        states = in_input_order(model.token_states(hidden.inputs, **settings), inputs)
         tied = (model.mask_head, model.encoder.get_input_embeddings()) if self.tied else None
         head, words = tied or (parts["head"], parts["words"])
         logits = head(states[chosen], words.weight)  # (M, V)

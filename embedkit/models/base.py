@@ -210,8 +210,13 @@ class Model(nn.Module, ABC):
 
         Examples
         --------
-        >>> model.encode(["one text", "another"], prompt="query").shape  # doctest: +SKIP
-        (2, 384)
+        >>> from embedkit.data.builtin.sentences import tokenizer
+        >>> from embedkit.models import StaticEncoder
+        >>> model = StaticEncoder(tokenizer(), dim=8, prompts={"query": "query: "})
+        >>> model.encode(["one text", "another"], prompt="query").shape
+        (2, 8)
+        >>> model.encode("one text", truncate_dim=4).shape
+        (4,)
         """
         from embedkit.models.encode import arguments
 

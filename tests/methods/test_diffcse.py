@@ -19,7 +19,7 @@ from embedkit.formats.transformers.masked_head import masked_head
 from embedkit.methods.common.parts import generator
 from embedkit.methods.diffcse import DiffCSE
 from embedkit.models.inputs.inputs import Inputs
-from embedkit.models.modules.masked import MaskedModel, hide_tokens, in_plan_order
+from embedkit.models.modules.masked import MaskedModel, hide_tokens, in_input_order
 from embedkit.training import train
 from tests.helpers import tiny
 from tests.methods import toys
@@ -31,7 +31,7 @@ def made(fidelity: str = "code") -> tuple[DiffCSE, Any, Any]:
     torch.manual_seed(3)
     parts = method.parts(model).double().train()
     tiny.spread(parts["discriminator"].encoder)
-    parts["generator"].module.guesses = lambda inputs, drawn=False: inputs.ids.where(
+    parts["generator"].module.guesses = lambda inputs, sample=False: inputs.ids.where(
         inputs.ids % 3 != 0, (inputs.ids * 7 + 3) % 60
     )
     return method, model, parts
@@ -64,7 +64,7 @@ def test_the_generator_edits_every_place_in_code_and_masked_places_on_paper(fide
     wanted, start = [], 0
     for row in inputs.rows():
         for place, token in enumerate(row):
-            edited = fidelity == "code" or hidden.chosen[start + place]
+            edited = fidelity == "code" or hidden.targets[start + place]
             wanted.append(said[start + place] if edited and place > 0 else token)
         start += len(row)
     found = method.edited(inputs, model, parts)
@@ -110,16 +110,16 @@ def test_on_paper_words_are_drawn_from_the_generator() -> None:
     frozen = MaskedModel(model, masked_head(model).double())
     one = model.prepare(["the dog sings"])
     many = toys.seeded(Inputs.of(one.rows() * 4000))
-    drawn = frozen.guesses(many, drawn=True).view(4000, -1)
-    states = in_plan_order(model.token_states(one), one)
+    drawn = frozen.guesses(many, sample=True).view(4000, -1)
+    states = in_input_order(model.token_states(one), one)
     wanted = frozen.head(states, model.encoder.get_input_embeddings().weight).softmax(1)
     for place, law in enumerate(wanted):
         seen = torch.bincount(drawn[:, place], minlength=len(law)) / 4000
         assert float((seen - law).abs().max()) < 4 * 0.5 / 4000**0.5
-    assert torch.equal(frozen.guesses(many.select(np.arange(100, 200)), drawn=True).view(100, -1), drawn[100:200])
+    assert torch.equal(frozen.guesses(many.select(np.arange(100, 200)), sample=True).view(100, -1), drawn[100:200])
     method, model, parts = made("paper")
     asked: list[bool] = []
-    parts["generator"].module.guesses = lambda inputs, drawn: asked.append(drawn) or inputs.ids
+    parts["generator"].module.guesses = lambda inputs, sample: asked.append(sample) or inputs.ids
     method.edited(toys.seeded(model.prepare(toys.TEXTS)), model, parts)
     assert asked == [True]
 

@@ -32,14 +32,14 @@ def test_fifteen_in_a_hundred_are_chosen_and_eight_of_ten_masked() -> None:
     inputs = toys.seeded(Inputs.of([[2, *([9] * 98), 3]] * 400))
     hidden = hide_tokens(inputs, words)
     ids, seen = inputs.ids.numpy(), hidden.inputs.ids.numpy()
-    share = hidden.chosen.sum() / (98 * 400)
+    share = hidden.targets.sum() / (98 * 400)
     assert share == pytest.approx(0.15, abs=0.01)
-    assert not hidden.chosen[np.isin(ids, [2, 3])].any()  # special tokens never
-    now = seen[hidden.chosen]
+    assert not hidden.targets[np.isin(ids, [2, 3])].any()  # special tokens never
+    now = seen[hidden.targets]
     assert (now == words.mask_token_id).mean() == pytest.approx(0.8, abs=0.02)
     assert (now == 9).mean() == pytest.approx(0.1 + 0.1 / len(words), abs=0.015)
     assert len(set(now.tolist())) > 0.9 * len(words)  # random tokens come from the whole vocabulary
-    assert (seen[~hidden.chosen] == ids[~hidden.chosen]).all()
+    assert (seen[~hidden.targets] == ids[~hidden.targets]).all()
 
 
 def test_the_same_tokens_are_chosen_in_any_chunk() -> None:
@@ -71,7 +71,7 @@ def test_loss_is_the_mean_cross_entropy_that_transformers_gives(tmp_path: Path) 
     hidden = hide_tokens(inputs, model.tokenizer, 0.3)
     losses = []
     for row, seen, chosen in zip(inputs.rows(), hidden.inputs.rows(),
-                                 np.split(hidden.chosen, inputs.offsets[1:-1]), strict=True):  # fmt: skip
+                                 np.split(hidden.targets, inputs.offsets[1:-1]), strict=True):  # fmt: skip
         logits = theirs(input_ids=torch.tensor([seen])).logits[0]
         losses += F.cross_entropy(logits[chosen], torch.tensor(row)[chosen], reduction="none").tolist()
     assert float(found) == pytest.approx(np.mean(losses), rel=1e-6)

@@ -65,7 +65,7 @@ def test_the_memory_starts_anew_when_it_is_full(monkeypatch: pytest.MonkeyPatch)
     quick = ChunkTokenizer(tokenizer, [], [], 100)
     for text in ("a b", "dog guitars", "a unbelievable b", "b b b", "dog a b guitars unbelievable !"):
         assert quick([text]).rows() == [tokenizer.encode(text).ids]
-        assert len(quick._known) <= 6
+        assert len(quick._memory) <= 6
 
 
 def test_a_long_chunk_is_computed_and_not_kept() -> None:
@@ -74,8 +74,8 @@ def test_a_long_chunk_is_computed_and_not_kept() -> None:
     long = "a" * (cached_tokenizer.LONGEST_CHUNK + 1)
     for _ in range(2):
         assert quick([f"dog {long} b"]).rows() == [tokenizer.encode(f"dog {long} b").ids]
-    assert long not in quick._known
-    assert {"dog", "b"} <= set(quick._known)
+    assert long not in quick._memory
+    assert {"dog", "b"} <= set(quick._memory)
 
 
 def test_threads_share_a_memory(monkeypatch: pytest.MonkeyPatch) -> None:

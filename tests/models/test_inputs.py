@@ -168,19 +168,19 @@ def test_memory_of_chunks_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for start in range(0, 100, 10):
         texts = [f"dog {i} " + "y" * 100 for i in range(start, start + 10)]
         assert ours(texts).rows() == tiny.tokenizer()(texts)["input_ids"]
-        assert len(ours._quick._known) <= 20
-        assert all(len(chunk) <= 64 for chunk in ours._quick._known)
+        assert len(ours._quick._memory) <= 20
+        assert all(len(chunk) <= 64 for chunk in ours._quick._memory)
 
 
 def test_new_chunks_come_to_the_memory_that_is_there() -> None:
     source = tiny.tokenizer()
     ours = TextTokenizer(source, 300)
     assert ours._quick is not None
-    memory = ours._quick._known
+    memory = ours._quick._memory
     long = "y" * 100
     for texts in (["a dog", ""], [f"dog {long}", "man"], ["a man"]):
         assert ours(texts).rows() == source(texts)["input_ids"]
-    assert ours._quick._known is memory, "no copy of all that is known for one new chunk"
+    assert ours._quick._memory is memory, "no copy of all that is known for one new chunk"
     assert set(memory) == {"a", "dog", "", "man"}
 
 

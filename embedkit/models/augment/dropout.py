@@ -15,7 +15,15 @@ ATTRIBUTES = ("attention_dropout", "dropout", "dropout_prob", "out_drop_p")
 
 @dataclass(frozen=True)
 class Rate:
-    """One dropout rate inside a module: `owner`'s attribute `name`."""
+    """One dropout rate inside a module: `owner`'s attribute `name`.
+
+    Examples
+    --------
+    >>> layer = nn.Dropout(0.1)
+    >>> Rate(layer, "p").set(0.3)
+    >>> layer
+    Dropout(p=0.3, inplace=False)
+    """
 
     owner: Any
     name: str
@@ -52,12 +60,25 @@ def _is_number(value: Any) -> bool:
 
 
 def has_dropout(module: nn.Module) -> bool:
-    """Whether any rate inside `module` is above 0, so that two forward passes in training mode differ."""
+    """Whether any rate inside `module` is above 0, so that two forward passes in training mode differ.
+
+    Examples
+    --------
+    >>> has_dropout(nn.Dropout(0.1)), has_dropout(nn.Dropout(0.0)), has_dropout(nn.Linear(2, 2))
+    (True, False, False)
+    """
     return any(rate.value > 0.0 for rate in rates(module))
 
 
 def set_dropout(module: nn.Module, value: float) -> int:
-    """The number of rates inside `module` that were set to `value`; 0 where it has no dropout at all."""
+    """The number of rates inside `module` that were set to `value`; 0 where it has no dropout at all.
+
+    Examples
+    --------
+    >>> layer = nn.Dropout(0.1)
+    >>> set_dropout(layer, 0.2), layer
+    (1, Dropout(p=0.2, inplace=False))
+    """
     places = rates(module)
     for rate in places:
         rate.set(value)
@@ -66,7 +87,17 @@ def set_dropout(module: nn.Module, value: float) -> int:
 
 @contextlib.contextmanager
 def dropout_rate(module: nn.Module, value: float | None) -> Iterator[None]:
-    """All dropout inside `module` at this rate while inside; None leaves it."""
+    """All dropout inside `module` at this rate while inside; None leaves it.
+
+    Examples
+    --------
+    >>> layer = nn.Dropout(0.1)
+    >>> with dropout_rate(layer, 0.5):
+    ...     layer
+    Dropout(p=0.5, inplace=False)
+    >>> layer
+    Dropout(p=0.1, inplace=False)
+    """
     if value is None:
         yield
         return

@@ -32,14 +32,21 @@ def _share(rate: float) -> float:
     return rate
 
 
-def _times(hidden: Tensor, kept: np.ndarray) -> Tensor:
-    """`hidden` (T, H) with zeros where `kept` (T, H) or (T, 1) is false."""
-    return hidden * torch.from_numpy(kept).to(hidden.device).to(hidden.dtype)
+def _times(hidden: Tensor, mask: np.ndarray) -> Tensor:
+    """`hidden` (T, H) with zeros where `mask` (T, H) or (T, 1) is false."""
+    return hidden * torch.from_numpy(mask).to(hidden.device).to(hidden.dtype)
 
 
 @edits.add("token_cutoff")
 def token_cutoff(rate: float) -> Edit:
-    """Zero ``int(rate * n)`` of the n token vectors of each text (Shen et al. 2020; ConSERT, Yan et al. 2021, 3.2)."""
+    """Zero ``int(rate * n)`` of the n token vectors of each text (Shen et al. 2020; ConSERT, Yan et al. 2021, 3.2).
+
+    Examples
+    --------
+    >>> texts = Inputs.of([[2, 7, 8, 3]]).replace(seeds=np.array([1], dtype=np.uint64))
+    >>> token_cutoff(0.5)(torch.ones(4, 3), texts).tolist()
+    [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]
+    """
     _share(rate)
 
     def edit(hidden: Tensor, inputs: Inputs) -> Tensor:
@@ -51,40 +58,62 @@ def token_cutoff(rate: float) -> Edit:
 
 @edits.add("feature_cutoff")
 def feature_cutoff(rate: float) -> Edit:
-    """Zero the same ``int(rate * H)`` coordinates in all token vectors of a text (ConSERT, section 3.2)."""
+    """Zero the same ``int(rate * H)`` coordinates in all token vectors of a text (ConSERT, section 3.2).
+
+    Examples
+    --------
+    >>> texts = Inputs.of([[2, 7, 8, 3]]).replace(seeds=np.array([1], dtype=np.uint64))
+    >>> feature_cutoff(0.4)(torch.ones(4, 3), texts).tolist()
+    [[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [1.0, 1.0, 0.0]]
+    """
     _share(rate)
 
     def edit(hidden: Tensor, inputs: Inputs) -> Tensor:
         width = hidden.shape[1]
         order = np.argsort(uniforms(inputs, "feature_cutoff", width), axis=1, kind="stable")
-        kept = np.ones((len(inputs), width), dtype=bool)
-        np.put_along_axis(kept, order[:, : int(rate * width)], False, axis=1)
-        return _times(hidden, kept[inputs.owner])
+        mask = np.ones((len(inputs), width), dtype=bool)
+        np.put_along_axis(mask, order[:, : int(rate * width)], False, axis=1)
+        return _times(hidden, mask[inputs.owner])
 
     return edit
 
 
 @edits.add("element_cutoff")
 def element_cutoff(rate: float) -> Edit:
-    """Zero ``int(rate * n * H)`` single numbers of each text and rescale none (ConSERT's dropout view, 3.2)."""
+    """Zero ``int(rate * n * H)`` single numbers of each text and rescale none (ConSERT's dropout view, 3.2).
+
+    Examples
+    --------
+    >>> texts = Inputs.of([[2, 7, 8, 3]]).replace(seeds=np.array([1], dtype=np.uint64))
+    >>> element_cutoff(0.25)(torch.ones(4, 3), texts).tolist()
+    [[1.0, 0.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 1.0], [0.0, 1.0, 1.0]]
+    """
     _share(rate)
 
     def edit(hidden: Tensor, inputs: Inputs) -> Tensor:
-        drawn = uniforms(inputs, "element_cutoff", _longest(inputs) * hidden.shape[1])  # (N, L * H)
+        values = uniforms(inputs, "element_cutoff", _longest(inputs) * hidden.shape[1])  # (N, L * H)
         sizes = inputs.costs * hidden.shape[1]
-        place = np.arange(drawn.shape[1])[None, :]
-        drawn[place >= sizes[:, None]] = 2.0  # no such token
-        kept = np.empty(drawn.shape, dtype=bool)
+        place = np.arange(values.shape[1])[None, :]
+        values[place >= sizes[:, None]] = 2.0  # no such token
+        mask = np.empty(values.shape, dtype=bool)
         last = (rate * sizes).astype(np.int64)[:, None]
-        np.put_along_axis(kept, np.argsort(drawn, axis=1, kind="stable"), place >= last, axis=1)
-        return _times(hidden, _tokens(inputs, kept, hidden.shape[1]))
+        np.put_along_axis(mask, np.argsort(values, axis=1, kind="stable"), place >= last, axis=1)
+        return _times(hidden, _tokens(inputs, mask, hidden.shape[1]))
 
     return edit
 
 
 @edits.add("noise")
 def noise(deviation: float) -> Edit:
-    """Add normal noise of this standard deviation to every number."""
+    """Add normal noise of this standard deviation to every number.
+
+    Examples
+    --------
+    >>> texts = Inputs.of([[2, 7, 8, 3]]).replace(seeds=np.array([1], dtype=np.uint64))
+    >>> hidden = noise(0.1)(torch.zeros(4, 3), texts)
+    >>> hidden.shape, torch.equal(hidden, noise(0.1)(torch.zeros(4, 3), texts))
+    (torch.Size([4, 3]), True)
+    """
 
     def edit(hidden: Tensor, inputs: Inputs) -> Tensor:
         return hidden + deviation * normal(hidden, inputs, "noise")
@@ -93,30 +122,53 @@ def noise(deviation: float) -> Edit:
 
 
 def normal(like: Tensor, inputs: Inputs, stream: str) -> Tensor:
-    """Standard normal numbers (T, H) from the seeds of the inputs (Box and Muller 1958)."""
+    """Standard normal numbers (T, H) from the seeds of the inputs (Box and Muller 1958).
+
+    Examples
+    --------
+    >>> texts = Inputs.of([[2, 7, 8, 3]]).replace(seeds=np.array([1], dtype=np.uint64))
+    >>> normal(torch.zeros(4, 3), texts, "noise").shape
+    torch.Size([4, 3])
+    """
     size = _longest(inputs) * like.shape[1]
     radius, angle = (uniforms(inputs, f"{stream}-{part}", size) for part in ("radius", "angle"))
-    drawn = np.sqrt(-2.0 * np.log1p(-radius)) * np.cos(2.0 * np.pi * angle)
-    return torch.from_numpy(_tokens(inputs, drawn, like.shape[1])).to(like.device).to(like.dtype)
+    values = np.sqrt(-2.0 * np.log1p(-radius)) * np.cos(2.0 * np.pi * angle)
+    return torch.from_numpy(_tokens(inputs, values, like.shape[1])).to(like.device).to(like.dtype)
 
 
 def _longest(inputs: Inputs) -> int:
     return int(inputs.costs.max(initial=0))
 
 
-def _tokens(inputs: Inputs, padded: np.ndarray, width: int) -> np.ndarray:
+def _tokens(inputs: Inputs, values: np.ndarray, width: int) -> np.ndarray:
     """The real tokens (T, width) of padded values (N, L * width)."""
-    return padded.reshape(-1, width)[inputs.owner * _longest(inputs) + inputs.places]
+    return values.reshape(-1, width)[inputs.owner * _longest(inputs) + inputs.places]
 
 
 def shuffled(inputs: Inputs) -> Inputs:
-    """The inputs with the positions of each text's tokens permuted, special tokens included (ConSERT, section 3.2)."""
+    """The inputs with the positions of each text's tokens permuted, special tokens included (ConSERT, section 3.2).
+
+    Examples
+    --------
+    >>> texts = Inputs.of([[2, 7, 8, 3]]).replace(seeds=np.array([1], dtype=np.uint64))
+    >>> shuffled(texts).positions.tolist()
+    [1, 3, 0, 2]
+    """
     places = ranks(inputs, uniforms(inputs, "shuffle"))
     return inputs.replace(positions=torch.from_numpy(places).to(inputs.device))
 
 
 def chain(steps: Sequence[Edit]) -> Edit | None:
-    """The edits one after the other; None when there are none."""
+    """The edits one after the other; None when there are none.
+
+    Examples
+    --------
+    >>> texts = Inputs.of([[2, 7, 8, 3]]).replace(seeds=np.array([1], dtype=np.uint64))
+    >>> chain([token_cutoff(0.5), lambda hidden, inputs: hidden + 1])(torch.ones(4, 3), texts)[:, 0].tolist()
+    [2.0, 1.0, 2.0, 1.0]
+    >>> chain([]) is None
+    True
+    """
     if not steps:
         return None
 
@@ -133,6 +185,15 @@ def edited(encoder: nn.Module, edit: Edit | None, inputs: Inputs, real: Tensor |
     """Apply an edit to the output of the embedding layer of a transformers encoder while it runs inside.
 
     `real` (N, L) says which tokens of a padded batch are real; without it the run is packed, (1, T, H).
+
+    Examples
+    --------
+    >>> encoder = nn.Module()
+    >>> encoder.embeddings = nn.Embedding(10, 2)
+    >>> texts = Inputs.of([[7, 8]])
+    >>> with edited(encoder, lambda hidden, inputs: torch.ones_like(hidden), texts):
+    ...     encoder.embeddings(texts.ids[None]).tolist()
+    [[[1.0, 1.0], [1.0, 1.0]]]
     """
     if edit is None:
         yield
@@ -141,9 +202,9 @@ def edited(encoder: nn.Module, edit: Edit | None, inputs: Inputs, real: Tensor |
     def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         if real is None:
             return edit(output[0], inputs)[None]
-        changed = output.clone()
-        changed[real] = edit(output[real], inputs)
-        return changed
+        result = output.clone()
+        result[real] = edit(output[real], inputs)
+        return result
 
     handle = _embedding_layer(encoder).register_forward_hook(hook)
     try:
@@ -154,5 +215,5 @@ def edited(encoder: nn.Module, edit: Edit | None, inputs: Inputs, real: Tensor |
 
 def _embedding_layer(encoder: nn.Module) -> nn.Module:
     """What turns ids into the first layer's input: with positions and norm, or, as in T5, word vectors alone."""
-    found = getattr(encoder, "embeddings", None)
-    return found if found is not None else encoder.get_submodule("encoder.embed_tokens")
+    layer = getattr(encoder, "embeddings", None)
+    return layer if layer is not None else encoder.get_submodule("encoder.embed_tokens")

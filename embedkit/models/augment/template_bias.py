@@ -27,6 +27,11 @@ class TemplateBias:
     shift : int
         Added to the positions of the bias pass. The official code counts RoBERTa's positions there from 0 and not from
         2, so -2 repeats it.
+
+    Examples
+    --------
+    >>> TemplateBias(when="training").spec()
+    {'when': 'training', 'at': 'pooled', 'shift': 0}
     """
 
     when: Literal["training", "always"] = "always"
@@ -48,6 +53,13 @@ def bare_templates(inputs: Inputs, shift: int = 0) -> tuple[Inputs, Tensor]:
     ------
     UserError
         When the inputs were not made with a template that marks a token.
+
+    Examples
+    --------
+    >>> texts = Inputs.of([[2, 9, 5, 6, 4, 3]], marks=[4], data={"gaps": np.array([[2, 4]])})
+    >>> bare, number = bare_templates(texts)
+    >>> bare.rows(), bare.positions.tolist(), bare.marks.tolist(), number.tolist()
+    ([[2, 9, 4, 3]], [0, 1, 4, 5], [2], [0])
     """
     gaps = inputs.data.get("gaps")
     if gaps is None or inputs.marks is None:
@@ -58,19 +70,19 @@ def bare_templates(inputs: Inputs, shift: int = 0) -> tuple[Inputs, Tensor]:
     inside = (inputs.places >= gaps[inputs.owner, 0]) & (inputs.places < gaps[inputs.owner, 1])
     bare = inputs.keep(~inside)
     flat, ends = bare.ids.cpu().numpy(), bare.offsets
-    known: dict[tuple[int, bytes], int] = {}
+    index_of: dict[tuple[int, bytes], int] = {}
     first: list[int] = []
     number = np.empty(len(inputs), dtype=np.int64)
     for i in range(len(inputs)):
         key = int(gaps[i, 1] - gaps[i, 0]), flat[ends[i] : ends[i + 1]].tobytes()
-        if key not in known:
-            known[key] = len(first)
+        if key not in index_of:
+            index_of[key] = len(first)
             first.append(i)
-        number[i] = known[key]
+        number[i] = index_of[key]
     # the mark moves to the left by the text in front of it
     size = gaps[:, 1] - gaps[:, 0]
     marks = inputs.marks - np.where(inputs.marks >= gaps[:, 1], size, 0)
-    found = bare.replace(marks=marks).select(np.asarray(first, dtype=np.int64))
-    if shift and found.positions is not None:
-        found = found.replace(positions=found.positions + shift)
-    return found, torch.from_numpy(number).to(inputs.device)
+    templates = bare.replace(marks=marks).select(np.asarray(first, dtype=np.int64))
+    if shift and templates.positions is not None:
+        templates = templates.replace(positions=templates.positions + shift)
+    return templates, torch.from_numpy(number).to(inputs.device)

@@ -95,6 +95,11 @@ class EncodeSettings:
         Name or text of a prompt.
     normalize, truncate_dim, batch_tokens, batch_size, progress
         As the arguments of `Model.encode`.
+
+    Examples
+    --------
+    >>> EncodeSettings(prompt="query", truncate_dim=64)
+    EncodeSettings(prompt='query', normalize=None, truncate_dim=64, batch_tokens=None, progress=None, batch_size=None)
     """
 
     prompt: str | None = None
@@ -120,11 +125,19 @@ def understood(model: Model, settings: EncodeSettings, others: dict[str, Any]) -
     ------
     UserError
         For an unknown argument, for two names of one thing with different values, and for what embedkit does elsewhere.
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin.sentences import tokenizer
+    >>> from embedkit.models import StaticEncoder
+    >>> model = StaticEncoder(tokenizer(), dim=8, prompts={"query": "query: "})
+    >>> understood(model, EncodeSettings(), {"prompt_name": "query", "normalize_embeddings": True})
+    EncodeSettings(prompt='query', normalize=True, truncate_dim=None, batch_tokens=None, progress=None, batch_size=None)
     """
     for name in others:
         if name not in OTHERS:
-            known = ["prompt", "normalize", "truncate_dim", "batch_tokens", "batch_size", "progress", *OTHERS]
-            raise UserError(f"encode has no argument {name!r}", remedy=nearest(name, known))
+            names = ["prompt", "normalize", "truncate_dim", "batch_tokens", "batch_size", "progress", *OTHERS]
+            raise UserError(f"encode has no argument {name!r}", remedy=nearest(name, names))
     values = {**OTHERS, **others}
     _refuse_elsewhere(values)
     size = settings.batch_size
@@ -174,6 +187,13 @@ def move(model: Model, device: Any) -> None:
     ------
     UserError
         When there is no such device.
+
+    Examples
+    --------
+    >>> layer = torch.nn.Linear(2, 2)
+    >>> move(layer, "meta")
+    >>> layer.weight.device
+    device(type='meta')
     """
     if device is None:
         return
@@ -186,7 +206,16 @@ def move(model: Model, device: Any) -> None:
 
 
 def shaped(vectors: np.ndarray, single: bool, device: torch.device, others: dict[str, Any]) -> Any:
-    """Vectors (N, D) in the form asked for: an array, a tensor or a list of tensors; of one input a vector (D,)."""
+    """Vectors (N, D) in the form asked for: an array, a tensor or a list of tensors; of one input a vector (D,).
+
+    Examples
+    --------
+    >>> vectors, cpu = np.zeros((1, 4), dtype=np.float32), torch.device("cpu")
+    >>> shaped(vectors, True, cpu, {}).shape
+    (4,)
+    >>> shaped(vectors, False, cpu, {"convert_to_tensor": True})
+    tensor([[0., 0., 0., 0.]])
+    """
     values = {**OTHERS, **others}
     if values["convert_to_tensor"]:
         tensor = torch.from_numpy(vectors).to(device)

@@ -23,7 +23,16 @@ BATCH_TOKENS = {"cpu": 4_096, "mps": 16_384, "cuda": 65_536}
 
 
 def encode(model: Model, inputs: Sequence[str], settings: EncodeSettings, first: int = 0) -> np.ndarray:
-    """Vectors of texts, float32 (N, D); see `Model.encode`. Messages count the inputs from `first`."""
+    """Vectors of texts, float32 (N, D); see `Model.encode`. Messages count the inputs from `first`.
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin.sentences import tokenizer
+    >>> from embedkit.models import StaticEncoder
+    >>> from embedkit.models.encode.arguments import EncodeSettings
+    >>> encode(StaticEncoder(tokenizer(), dim=8), ["one text", "another"], EncodeSettings(truncate_dim=4)).shape
+    (2, 4)
+    """
     texts = check_texts(inputs, first)
     dim = kept_dim(model, settings.truncate_dim)
     prompt = resolve_prompt(settings.prompt, model.prompts, model.default_prompt)
@@ -41,10 +50,10 @@ def encode(model: Model, inputs: Sequence[str], settings: EncodeSettings, first:
                 for index in token_batches(window.costs, budget, settings.batch_size):
                     batch = window.select(index)
                     vectors[start + index] = _vectors(model, batch, dim, unit)
-                    done = start + index
-                    bad = first_not_finite(vectors[done])
+                    rows = start + index
+                    bad = first_not_finite(vectors[rows])
                     if bad is not None:
-                        raise not_finite(first + texts.index(distinct[done[bad]]))
+                        raise not_finite(first + texts.index(distinct[rows[bad]]))
                     show(len(index))
     finally:
         model.train(was_training)
@@ -84,7 +93,16 @@ def _vectors(model: Model, batch: Inputs, dim: int, unit: bool) -> np.ndarray:
 
 
 def kept_dim(model: Model, truncate_dim: int | None) -> int:
-    """Coordinates that `encode` keeps."""
+    """Coordinates that `encode` keeps.
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin.sentences import tokenizer
+    >>> from embedkit.models import StaticEncoder
+    >>> model = StaticEncoder(tokenizer(), dim=8)
+    >>> kept_dim(model, None), kept_dim(model, 4)
+    (8, 4)
+    """
     if truncate_dim is None:
         return model.dim
     if not 0 < truncate_dim <= model.dim:
@@ -93,35 +111,47 @@ def kept_dim(model: Model, truncate_dim: int | None) -> int:
 
 
 def first_not_finite(vectors: np.ndarray) -> int | None:
-    """The first row of `vectors` (n, D) with NaN or infinite values, None where there is none."""
+    """The first row of `vectors` (n, D) with NaN or infinite values, None where there is none.
+
+    Examples
+    --------
+    >>> first_not_finite(np.array([[0.5, 1.0], [np.nan, 0.0]]))
+    1
+    """
     finite = np.isfinite(vectors).all(axis=1)
     return None if finite.all() else int(np.argmin(finite))
 
 
 def not_finite(place: int) -> NonFiniteError:
-    """The error for an input at `place`."""
+    """The error for an input at `place`.
+
+    Examples
+    --------
+    >>> print(not_finite(3))
+    inputs[3]: the vector has NaN or infinite values; check the weights, or load the model with dtype float32
+    """
     remedy = "check the weights, or load the model with dtype float32"
     return NonFiniteError("the vector has NaN or infinite values", where=f"inputs[{place}]", remedy=remedy)
 
 
-class Reporter:
+class _Reporter:
     """Told how many more inputs are done; made by `reporter`. Its bar ends with the `with` block, so that an error has
     a line of its own."""
 
-    def __init__(self, told: Callable[[int, int], None] | None, bar: tqdm[Any] | None, total: int) -> None:
-        self._told, self._bar, self._done, self._total = told, bar, 0, total
+    def __init__(self, report: Callable[[int, int], None] | None, bar: tqdm[Any] | None, total: int) -> None:
+        self._report, self._bar, self._count, self._total = report, bar, 0, total
 
     def __call__(self, count: int) -> None:
         """`count` more are done."""
-        self._done += count
-        if self._told is not None:
-            self._told(self._done, self._total)
+        self._count += count
+        if self._report is not None:
+            self._report(self._count, self._total)
         if self._bar is not None:
             self._bar.update(count)
-            if self._done == self._total:
+            if self._count == self._total:
                 self._bar.close()
 
-    def __enter__(self) -> Reporter:
+    def __enter__(self) -> _Reporter:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -129,8 +159,17 @@ class Reporter:
             self._bar.close()
 
 
-def reporter(progress: Progress, total: int | None, noun: str) -> Reporter:
-    """What shows `progress`: True a bar, a callable is called with (done, total), where 0 stands for no known total."""
-    shown = progress is True and total != 0
-    bar = tqdm(total=total, unit=f" {noun}", desc="encode") if shown else None
-    return Reporter(progress if callable(progress) else None, bar, total or 0)
+def reporter(progress: Progress, total: int | None, noun: str) -> _Reporter:
+    """What shows `progress`: True a bar, a callable is called with (done, total), where 0 stands for no known total.
+
+    Examples
+    --------
+    >>> with reporter(lambda done, total: print(done, "of", total), 5, "texts") as show:
+    ...     show(2)
+    ...     show(3)
+    2 of 5
+    5 of 5
+    """
+    has_bar = progress is True and total != 0
+    bar = tqdm(total=total, unit=f" {noun}", desc="encode") if has_bar else None
+    return _Reporter(progress if callable(progress) else None, bar, total or 0)

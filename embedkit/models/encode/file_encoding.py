@@ -50,6 +50,12 @@ class EncodedFile:
         Where the ids of the rows stand: a file beside a ``.npy``, the output itself for ``.parquet``.
     id_column : str or None
         The column that they come from.
+
+    Examples
+    --------
+    >>> result = EncodedFile(Path("v.npy"), rows=1000, dim=384, reused=0)
+    >>> (result.rows, result.dim), result.ids is None
+    ((1000, 384), True)
     """
 
     output: Path
@@ -118,6 +124,16 @@ def encode_file(
         When the disk is full or the folder cannot be written.
     DataError
         When a cell is missing or no text; the row is named.
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin.sentences import tokenizer
+    >>> from embedkit.models import StaticEncoder
+    >>> _ = Path("texts.txt").write_text("a dog\\ntwo cats\\n")
+    >>> encode_file(StaticEncoder(tokenizer(), dim=8), "texts.txt", "vectors.npy").rows
+    2
+    >>> np.load("vectors.npy").shape
+    (2, 8)
     """
     target = check_encoding(input, output, column=column, format=format, overwrite=overwrite)
     from embedkit.models.encode.encoding import reporter
@@ -228,6 +244,12 @@ def check_encoding(
     ------
     UserError
         As `encode_file`, as far as that can be seen without a model.
+
+    Examples
+    --------
+    >>> _ = Path("texts.txt").write_text("a dog")
+    >>> check_encoding("texts.txt", "vectors.npy").name
+    'vectors.npy'
     """
     target = _check_output(Path(output).expanduser().absolute(), overwrite)
     if next(_blocks(str(input), format, column, 1), None) is None:
@@ -260,10 +282,10 @@ def _opened(parts: Path, settings: dict[str, Any]) -> Iterator[None]:
         if not marker.is_file():
             write_durably(marker, json.dumps(settings).encode(), "the settings of the run")
         try:
-            known = json.loads(marker.read_text(encoding="utf-8"))
+            earlier = json.loads(marker.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
-            known = None
-        if known != settings:
+            earlier = None
+        if earlier != settings:
             raise UserError(
                 "holds the parts of a stopped run with another model or other settings", where=str(parts),
                 remedy="delete this folder, or repeat that run to finish it",
@@ -357,8 +379,8 @@ def _digest(items: list[Item]) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for item in items:
         if isinstance(item, Path):
-            known = item.stat()
-            data = f"\0{item}\0{known.st_size}\0{known.st_mtime_ns}".encode("utf-8", "surrogatepass")
+            status = item.stat()
+            data = f"\0{item}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogatepass")
         else:
             data = item.encode("utf-8", "surrogatepass") if isinstance(item, str) else item
         digest.update(len(data).to_bytes(8, "little") + data)

@@ -33,6 +33,17 @@ def encode_images(model: DualEncoder, images: Sequence[Any], settings: EncodeSet
         An image cannot be read; its index is named.
     NonFiniteError
         A vector has NaN or infinity; its index is named.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe import ModelConfig
+    >>> from embedkit.factory import build
+    >>> from embedkit.models.encode.arguments import EncodeSettings
+    >>> vit = {"model_type": "vit", "image_size": 32, "hidden_size": 12, "num_hidden_layers": 1}
+    >>> text = {"kind": "static", "tokenizer": "builtin", "dim": 8}
+    >>> model = build(ModelConfig(kind="dual", towers={"dim": 4, "text": text, "image": {"config": vit}}))
+    >>> encode_images(model, [np.zeros((40, 60, 3), dtype=np.uint8)], EncodeSettings()).shape
+    (1, 4)
     """
     dim = kept_dim(model, settings.truncate_dim)
     unit = model.normalize if settings.normalize is None else settings.normalize

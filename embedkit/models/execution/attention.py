@@ -47,6 +47,15 @@ def packed_attention(
     cut to each sequence (it depends on distances only); a token sees those nearer than `sliding_window`. `prefix`
     (layers, 2, N, heads, p, d) are keys and values that every token of a sequence sees besides; `record` is filled
     with the probabilities of each layer, one (n, heads, l, l) a group.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from embedkit.models.execution.plan import Plan
+    >>> plan = Plan.of(np.array([2, 3]))
+    >>> x = torch.ones(1, 2, 5, 4)  # heads and tokens of two texts
+    >>> packed_attention(nn.Module(), x, x, x, None, plan=plan)[0].shape
+    torch.Size([1, 5, 2, 4])
     """
     if plan is None:
         if prefix is not None:
@@ -62,8 +71,8 @@ def packed_attention(
         own = prefix[module.layer_idx]  # type: ignore[index]
         return padded_attention(flat, plan, scale, dropout, position_bias, window, own).unsqueeze(0), None
     if record is not None:
-        output, shown = recorded_attention(flat, plan, scale, dropout, position_bias, window)
-        record[int(module.layer_idx)] = shown  # type: ignore[arg-type]
+        output, probabilities = _recorded_attention(flat, plan, scale, dropout, position_bias, window)
+        record[int(module.layer_idx)] = probabilities  # type: ignore[arg-type]
         return output.unsqueeze(0), None
     if query.device.type != "cpu":
         if position_bias is None and window is None and _has_varlen(query, dropout, scale):
@@ -79,11 +88,20 @@ def padded_attention(
     """One call for all sequences, padded to the longest for this call only; (T, heads, d) -> (T, heads, d).
 
     `prefix` (2, N, heads, p, d) are further keys and values of each sequence.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from embedkit.models.execution.plan import Plan
+    >>> plan = Plan.of(np.array([2, 3]))
+    >>> x = torch.ones(5, 2, 4)
+    >>> padded_attention((x, x, x), plan, 0.5, dropout=0.0, bias=None, window=None).shape
+    torch.Size([5, 2, 4])
     """
     places, real = _padding(plan, flat[0].device)
     count, longest = real.shape
-    padded = [x.new_zeros(count * longest, *x.shape[1:]).index_copy(0, places, x) for x in flat]
-    q, k, v = (x.unflatten(0, (count, longest)).transpose(1, 2) for x in padded)
+    rows = [x.new_zeros(count * longest, *x.shape[1:]).index_copy(0, places, x) for x in flat]
+    q, k, v = (x.unflatten(0, (count, longest)).transpose(1, 2) for x in rows)
     mask = real[:, None, None, :]  # (N, 1, 1, L)
     added = score_bias(longest, bias, window, q)
     if added is not None:
@@ -91,9 +109,9 @@ def padded_attention(
         # a padded query may see nothing within its window; its row must not be empty, for softmax gives NaN there
         mask = mask.masked_fill(~real[:, None, :, None], 0.0)
     if prefix is not None:
-        k, v, seen = _with_prefix(k, v, mask, prefix)
-        assert seen is not None
-        mask = seen
+        k, v, visible = _with_prefix(k, v, mask, prefix)
+        assert visible is not None
+        mask = visible
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
     return out.transpose(1, 2).flatten(0, 1).index_select(0, places)
 
@@ -104,12 +122,12 @@ def _with_prefix(
     """Keys and values (N, heads, L, d) with those of `prefix` (2, N, heads, p, d) in front, visible to everybody."""
     own, owned = prefix[0].to(key.dtype), prefix[1].to(value.dtype)
     if mask is not None:
-        seen = mask.new_ones(()) if mask.dtype == torch.bool else mask.new_zeros(())
-        mask = torch.cat([seen.expand(*mask.shape[:-1], prefix.shape[3]), mask], dim=-1)
+        visible = mask.new_ones(()) if mask.dtype == torch.bool else mask.new_zeros(())
+        mask = torch.cat([visible.expand(*mask.shape[:-1], prefix.shape[3]), mask], dim=-1)
     return torch.cat([own, key], dim=2), torch.cat([owned, value], dim=2), mask
 
 
-def recorded_attention(
+def _recorded_attention(
     flat: tuple[Tensor, ...], plan: Plan, scale: float, dropout: float, bias: Tensor | None, window: int | None
 ) -> tuple[Tensor, list[Tensor]]:
     """Attention whose probabilities are wanted: the output (T, heads, d), and (n, heads, l, l) for each group.
@@ -117,7 +135,7 @@ def recorded_attention(
     The probabilities are those after dropout, as transformers returns them, and carry gradients.
     """
     drop = Dropout(dropout).train()
-    outputs, shown = [], []
+    outputs, per_group = [], []
     for group in plan.groups:
         part = slice(group.start, group.start + group.tokens)
         q, k, v = (x[part].unflatten(0, (group.count, group.length)).transpose(1, 2) for x in flat)
@@ -125,8 +143,8 @@ def recorded_attention(
         added = score_bias(group.length, bias, window, q)
         probabilities = drop(torch.softmax(scores if added is None else scores + added, dim=-1))
         outputs.append((probabilities @ v).transpose(1, 2).flatten(0, 1))
-        shown.append(probabilities)
-    return torch.cat(outputs), shown
+        per_group.append(probabilities)
+    return torch.cat(outputs), per_group
 
 
 @lru_cache(maxsize=8)

@@ -29,6 +29,11 @@ def dropout_scale(shape: tuple[int, ...], p: float, dtype: torch.dtype) -> Tenso
     checkpoints and replays work as usual), a counter-free 64-bit generator (SFC64, Doty-Humphrey 2010) gives 16 bits
     per element, and these are compared with a threshold. The threshold is one of the two neighbours of 65536 p,
     drawn so that each element is dropped with probability p exactly.
+
+    Examples
+    --------
+    >>> torch.unique(dropout_scale((100, 4), 0.5, torch.float32)).tolist()
+    [0.0, 2.0]
     """
     seed = int(torch.empty((), dtype=torch.int64).random_())
     source = np.random.SFC64(seed)
@@ -42,7 +47,15 @@ def dropout_scale(shape: tuple[int, ...], p: float, dtype: torch.dtype) -> Tenso
 
 
 class Dropout(nn.Dropout):
-    """Dropout (Srivastava et al. 2014) with quick masks on the CPU; elsewhere `torch.nn.Dropout`."""
+    """Dropout (Srivastava et al. 2014) with quick masks on the CPU; elsewhere `torch.nn.Dropout`.
+
+    Examples
+    --------
+    >>> torch.unique(Dropout(0.5)(torch.ones(100, 4))).tolist()
+    [0.0, 2.0]
+    >>> Dropout(0.5).eval()(torch.ones(2)).tolist()
+    [1.0, 1.0]
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         """Same shape, same dtype."""
@@ -54,7 +67,15 @@ class Dropout(nn.Dropout):
 
 
 def swap_dropout(module: nn.Module) -> None:
-    """Put `Dropout` in place of every `torch.nn.Dropout` below `module`; no parameter or name changes."""
+    """Put `Dropout` in place of every `torch.nn.Dropout` below `module`; no parameter or name changes.
+
+    Examples
+    --------
+    >>> layers = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1))
+    >>> swap_dropout(layers)
+    >>> type(layers[1]) is Dropout, layers[1].p
+    (True, 0.1)
+    """
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Dropout:
@@ -67,6 +88,14 @@ class GroupedAttention(torch.autograd.Function):
 
     Query, key and value are (T, heads, d), each with any stride over tokens. They are copied once into group order:
     the block of a group is contiguous as (n * heads, l, d), so that every product is one batched matrix product.
+
+    Examples
+    --------
+    >>> from embedkit.models.execution.plan import Plan
+    >>> plan = Plan.of(np.array([2, 3]))
+    >>> x = torch.ones(5, 2, 4, requires_grad=True)
+    >>> GroupedAttention.apply(x, x, x, None, plan, 0.5, 0.0, None).shape
+    torch.Size([5, 2, 4])
     """
 
     @staticmethod
@@ -105,8 +134,8 @@ class GroupedAttention(torch.autograd.Function):
         for_bias = grad.new_zeros(ctx.bias) if ctx.bias is not None and ctx.needs_input_grad[3] else None
         for group, (q, k, v), p, f in _walk(ctx.plan, blocks, scores, factors, heads, size):
             g = _take(grad, group)
-            used = p if f is None else p * f
-            _put(outputs[2], group, torch.bmm(used.transpose(1, 2), g))
+            weights = p if f is None else p * f
+            _put(outputs[2], group, torch.bmm(weights.transpose(1, 2), g))
             g = torch.bmm(g, v.transpose(1, 2))  # gradient of the probabilities, (n * heads, l, l)
             g = torch._softmax_backward_data(g if f is None else g.mul_(f), p, -1, p.dtype)
             if for_bias is not None:
@@ -117,7 +146,13 @@ class GroupedAttention(torch.autograd.Function):
 
 
 def score_bias(length: int, bias: Tensor | None, window: int | None, like: Tensor) -> Tensor | None:
-    """What is added to scores (.., l, l): a relative position bias, minus infinity beyond a window, both or nothing."""
+    """What is added to scores (.., l, l): a relative position bias, minus infinity beyond a window, both or nothing.
+
+    Examples
+    --------
+    >>> score_bias(3, None, window=2, like=torch.zeros(1)).tolist()
+    [[0.0, 0.0, -inf], [0.0, 0.0, 0.0], [-inf, 0.0, 0.0]]
+    """
     mask = None if bias is None else bias[..., :length, :length].to(like.dtype)
     if window is None or length <= window:
         return mask
@@ -189,6 +224,14 @@ def grouped_attention(
     `bias` (1, heads, L, L) is added to the scores, cut to each sequence; a token sees those nearer than `window`. In
     inference mode nothing is kept and long groups go through torch's fused kernel; outside of it one path is taken
     with and without gradients, so that a forward repeated with them is equal bit for bit.
+
+    Examples
+    --------
+    >>> from embedkit.models.execution.plan import Plan
+    >>> plan = Plan.of(np.array([2, 3]))
+    >>> x = torch.ones(5, 2, 4)
+    >>> grouped_attention((x, x, x), plan, scale=0.5).shape
+    torch.Size([5, 2, 4])
     """
     if dropout > 0.0 or not torch.is_inference_mode_enabled():
         return GroupedAttention.apply(*flat, bias, plan, scale, dropout, window)

@@ -38,13 +38,29 @@ PACKABLE = frozenset(
 
 
 def is_packable(encoder: Any) -> bool:
-    """Whether `encoder` can run packed."""
+    """Whether `encoder` can run packed.
+
+    Examples
+    --------
+    >>> from transformers import BertConfig, BertModel
+    >>> config = BertConfig(hidden_size=12, num_hidden_layers=1)
+    >>> is_packable(BertModel(config)), is_packable(BertModel._from_config(config, attn_implementation=ATTENTION))
+    (False, True)
+    """
     return encoder.config.model_type in PACKABLE and encoder.config._attn_implementation == ATTENTION
 
 
 def prepare_encoder(encoder: Any) -> None:
     """Fit a transformers encoder for packed runs: quick dropout, and in T5 and its kin a relative position bias that is
-    computed for the longest sequence and not for the whole pack."""
+    computed for the longest sequence and not for the whole pack.
+
+    Examples
+    --------
+    >>> encoder = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.1))
+    >>> prepare_encoder(encoder)
+    >>> type(encoder[1]).__module__
+    'embedkit.models.execution.kernels'
+    """
     swap_dropout(encoder)
     for module in encoder.modules():
         if hasattr(module, "relative_attention_bias") and hasattr(module, "compute_bias"):
@@ -59,13 +75,29 @@ def _short_bias(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> t
 
 
 def position_offset(encoder: Any) -> int:
-    """Position id of a first token: RoBERTa and its kin count from the padding id on."""
+    """Position id of a first token: RoBERTa and its kin count from the padding id on.
+
+    Examples
+    --------
+    >>> from transformers import RobertaConfig, RobertaModel
+    >>> config = RobertaConfig(hidden_size=12, num_hidden_layers=1, pad_token_id=1)
+    >>> position_offset(RobertaModel(config))
+    2
+    """
     table = position_table(encoder)
     return 0 if table is None or table.padding_idx is None else table.padding_idx + 1
 
 
 def position_table(encoder: Any) -> nn.Embedding | None:
-    """The table of learned positions of an encoder built like BERT; None where there is none."""
+    """The table of learned positions of an encoder built like BERT; None where there is none.
+
+    Examples
+    --------
+    >>> from transformers import BertConfig, BertModel
+    >>> config = BertConfig(hidden_size=12, num_hidden_layers=1)
+    >>> position_table(BertModel(config))
+    Embedding(512, 12)
+    """
     layer = dict(encoder.named_children()).get("embeddings")
     table = None if layer is None else dict(layer.named_children()).get("position_embeddings")
     return table if isinstance(table, nn.Embedding) else None
@@ -83,6 +115,11 @@ class Changes:
         Keys and values of a soft prompt.
     record : dict or None
         Filled with attention probabilities, layer -> one tensor a group; packed runs only.
+
+    Examples
+    --------
+    >>> Changes().any, Changes(prefix=torch.zeros(1, 2, 3, 2, 5, 4)).shift
+    (False, 5)
     """
 
     edit: Edit | None = None
@@ -97,8 +134,8 @@ class Changes:
     @property
     def settings(self) -> dict[str, Any]:
         """Keywords for the encoder, which hands them to its attention."""
-        found = {"prefix": self.prefix, "record": self.record}
-        return {name: value for name, value in found.items() if value is not None}
+        settings = {"prefix": self.prefix, "record": self.record}
+        return {name: value for name, value in settings.items() if value is not None}
 
     @property
     def shift(self) -> int:
@@ -113,7 +150,17 @@ NO_POSITIONS = ("t5", "mt5", "umt5")
 def run_packed(
     encoder: Any, inputs: Inputs, plan: Plan, layers: tuple[int, ...], changes: Changes = NO_CHANGES
 ) -> dict[int, Tensor]:
-    """Hidden states (T, H) of the layers asked for, sequences in the order of `plan`."""
+    """Hidden states (T, H) of the layers asked for, sequences in the order of `plan`.
+
+    Examples
+    --------
+    >>> from transformers import BertConfig, BertModel
+    >>> config = BertConfig(hidden_size=12, num_hidden_layers=1)
+    >>> encoder = BertModel._from_config(config, attn_implementation=ATTENTION)
+    >>> texts = Inputs.of([[2, 7, 8, 3], [2, 9, 3]])
+    >>> run_packed(encoder, texts, Plan.of(texts.costs), layers=(-1,))[-1].shape
+    torch.Size([7, 12])
+    """
     ordered = inputs.select(plan.order)
     ids = ordered.ids[None]  # (1, T)
     settings: dict[str, Any] = {"plan": plan, **changes.settings}
@@ -135,7 +182,16 @@ def _positions(encoder: Any, ordered: Inputs, changes: Changes) -> Tensor:
 def run_buckets(
     encoder: Any, inputs: Inputs, plan: Plan, layers: tuple[int, ...], changes: Changes = NO_CHANGES
 ) -> dict[int, Tensor]:
-    """Like `run_packed`, by one plain forward per group of equal lengths; nothing can be changed in it."""
+    """Like `run_packed`, by one plain forward per group of equal lengths; nothing can be changed in it.
+
+    Examples
+    --------
+    >>> from transformers import BertConfig, BertModel
+    >>> config = BertConfig(hidden_size=12, num_hidden_layers=1)
+    >>> texts = Inputs.of([[2, 7, 8, 3], [2, 9, 3]])
+    >>> run_buckets(BertModel(config), texts, Plan.of(texts.costs), layers=(-1,))[-1].shape
+    torch.Size([7, 12])
+    """
     parts = inputs.select(plan.order).ids.split([group.tokens for group in plan.groups])
     outputs = []
     for group, ids in zip(plan.groups, parts, strict=True):
@@ -148,7 +204,17 @@ def run_buckets(
 def run_padded(
     encoder: Any, inputs: Inputs, plan: Plan, layers: tuple[int, ...], changes: Changes = NO_CHANGES
 ) -> dict[int, Tensor]:
-    """Like `run_packed`, by one forward over a padded batch."""
+    """Like `run_packed`, by one forward over a padded batch.
+
+    Examples
+    --------
+    >>> from transformers import BertConfig, BertModel
+    >>> config = BertConfig(hidden_size=12, num_hidden_layers=1)
+    >>> texts = Inputs.of([[2, 7, 8, 3], [2, 9, 3]])
+    >>> hidden = run_padded(BertModel(config), texts, Plan.of(texts.costs), layers=(0, -1))
+    >>> hidden[0].shape, hidden[-1].shape
+    (torch.Size([7, 12]), torch.Size([7, 12]))
+    """
     ordered = inputs.select(plan.order)
     real = torch.from_numpy(np.arange(plan.longest)[None, :] < plan.lengths[:, None]).to(inputs.device)  # (N, L)
     ids = torch.full(real.shape, encoder.config.pad_token_id or 0, dtype=torch.int64, device=inputs.device)

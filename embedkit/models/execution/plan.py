@@ -9,7 +9,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Group:
-    """Neighbouring sequences of one length: `count` sequences of `length` tokens from token `start` on."""
+    """Neighbouring sequences of one length: `count` sequences of `length` tokens from token `start` on.
+
+    Examples
+    --------
+    >>> Group(start=4, count=3, length=2).tokens
+    6
+    """
 
     start: int
     count: int

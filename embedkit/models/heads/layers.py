@@ -20,6 +20,12 @@ class Layer(nn.Module):
         Used in training mode only: a projection that is dropped at use time (SimCSE, Gao et al. 2021, section 6.3).
     use_only : bool
         Used outside of training mode only.
+
+    Examples
+    --------
+    >>> layer = UnitLength(train_only=True)
+    >>> layer.runs(training=True), layer.runs(training=False), layer.size(32)
+    (True, False, 32)
     """
 
     train_only: bool = False
@@ -50,7 +56,8 @@ layers: Registry[type[Layer]] = Registry("layer")
 def new_layer(spec: dict[str, Any]) -> Layer:
     """A layer with fresh weights from what `Layer.spec` returned; without a ``kind`` a dense one.
 
-    >>> from embedkit.models.heads.layers import new_layer
+    Examples
+    --------
     >>> new_layer({"kind": "cut", "dim": 8}).size(32)
     8
     """
@@ -84,7 +91,8 @@ class Dense(Layer):
     norm : float, optional
         A layer norm with this epsilon behind the activation.
 
-    >>> from embedkit.models.heads.layers import Dense
+    Examples
+    --------
     >>> Dense(32, 8, "identity").size(32)
     8
     """
@@ -123,7 +131,14 @@ class Dense(Layer):
 
 @layers.add("unit-length")
 class UnitLength(Layer):
-    """Vectors divided by their Euclidean norm, in training too; (N, D) -> (N, D)."""
+    """Vectors divided by their Euclidean norm, in training too; (N, D) -> (N, D).
+
+    Examples
+    --------
+    >>> import torch
+    >>> UnitLength()(torch.tensor([[3.0, 4.0]]))
+    tensor([[0.6000, 0.8000]])
+    """
 
     def __init__(self, train_only: bool = False) -> None:
         super().__init__()
@@ -140,7 +155,14 @@ class UnitLength(Layer):
 
 @layers.add("layer-norm")
 class LayerNorm(Layer):
-    """Layer normalisation (Ba et al. 2016) with scale and shift, (N, D) -> (N, D)."""
+    """Layer normalisation (Ba et al. 2016) with scale and shift, (N, D) -> (N, D).
+
+    Examples
+    --------
+    >>> import torch
+    >>> LayerNorm(4)(torch.tensor([[1.0, 2.0, 3.0, 4.0]])).detach()
+    tensor([[-1.3416, -0.4472,  0.4472,  1.3416]])
+    """
 
     def __init__(self, dim: int, train_only: bool = False) -> None:
         super().__init__()
@@ -158,7 +180,14 @@ class LayerNorm(Layer):
 
 @layers.add("cut")
 class Cut(Layer):
-    """The first `dim` coordinates, outside of training: a folder's ``truncate_dim`` (Kusupati et al. 2022)."""
+    """The first `dim` coordinates, outside of training: a folder's ``truncate_dim`` (Kusupati et al. 2022).
+
+    Examples
+    --------
+    >>> import torch
+    >>> Cut(2)(torch.tensor([[1.0, 2.0, 3.0]])), Cut(2).runs(training=True)
+    (tensor([[1., 2.]]), False)
+    """
 
     use_only = True
 

@@ -26,7 +26,14 @@ _LOCAL_MODELS = frozenset({"WordPiece", "WordLevel"})
 
 
 def is_local(rules: str) -> bool:
-    """Whether a tokenizer (its JSON) treats the chunks between two spaces independently of each other."""
+    """Whether a tokenizer (its JSON) treats the chunks between two spaces independently of each other.
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin.sentences import tokenizer
+    >>> is_local(tokenizer().backend_tokenizer.to_str())
+    True
+    """
     parts = json.loads(rules)
     normalizer, split = parts.get("normalizer"), parts.get("pre_tokenizer") or {}
     steps: list[Any] = [] if normalizer is None else normalizer.get("normalizers", [normalizer])
@@ -51,6 +58,13 @@ class ChunkTokenizer:
         Tokens of a text at most, special tokens included.
     cut_left : bool
         Drop tokens at the start of a text that is too long, not at its end.
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin.sentences import tokenizer
+    >>> core = tokenizer().backend_tokenizer
+    >>> ChunkTokenizer(core, before=[2], after=[3], max_length=8)(["a dog", "a big dog"]).rows()
+    [[2, 5, 187, 3], [2, 5, 128, 187, 3]]
     """
 
     def __init__(
@@ -58,12 +72,12 @@ class ChunkTokenizer:
     ) -> None:
         self._core, self._before, self._after = core, before, after
         self._room, self._cut_left = max(max_length - len(before) - len(after), 0), cut_left
-        self._known: dict[str, list[int]] = {}
+        self._memory: dict[str, list[int]] = {}
 
     def __call__(self, texts: list[str]) -> Inputs:
         """`Inputs` of the texts."""
         split = [text.split(" ") for text in texts]
-        known = self._learn(split)
+        memory = self._learn(split)
         flat: list[int] = []
         ends = np.empty(len(texts) + 1, dtype=np.int64)
         ends[0] = 0
@@ -71,7 +85,7 @@ class ChunkTokenizer:
             flat += self._before
             start = len(flat)
             for chunk in chunks:
-                flat += known[chunk]
+                flat += memory[chunk]
             if len(flat) - start > self._room:
                 if self._cut_left:
                     del flat[start : len(flat) - self._room]
@@ -83,17 +97,17 @@ class ChunkTokenizer:
 
     def _learn(self, split: list[list[str]]) -> dict[str, list[int]]:
         """A memory that holds every chunk of `split`."""
-        known, met = self._known, set[str]().union(*split)
-        new = [chunk for chunk in met if chunk not in known]
+        memory, met = self._memory, set[str]().union(*split)
+        new = [chunk for chunk in met if chunk not in memory]
         if not new:
-            return known
+            return memory
         encodings = self._core.encode_batch_fast(new, add_special_tokens=False)
         pieces = {chunk: encoding.ids for chunk, encoding in zip(new, encodings, strict=True)}
         worth = {chunk: ids for chunk, ids in pieces.items() if len(chunk) <= LONGEST_CHUNK}
-        if len(known) + len(worth) > MOST_CHUNKS:
-            self._known = worth  # a new one: another thread may still look up chunks in the old one
+        if len(memory) + len(worth) > MOST_CHUNKS:
+            self._memory = worth  # a new one: another thread may still look up chunks in the old one
         else:
-            known.update(worth)  # in place: other threads only look chunks up, and none is taken out
+            memory.update(worth)  # in place: other threads only look chunks up, and none is taken out
             if len(worth) == len(pieces):
-                return known
-        return {chunk: known[chunk] for chunk in met.difference(pieces)} | pieces
+                return memory
+        return {chunk: memory[chunk] for chunk in met.difference(pieces)} | pieces

@@ -27,6 +27,12 @@ class ImageInputs:
     data : mapping of str to array (N, ...), optional
         Further values of each image; they go where the image goes. ``seeds`` (N,) uint64: what is drawn at random for
         an image (patch dropout) is a function of its seed, whatever the chunks and processes.
+
+    Examples
+    --------
+    >>> images = ImageInputs(torch.zeros(2, 3, 32, 32), patches=4)
+    >>> images, images.costs.tolist()
+    (ImageInputs((2, 3, 32, 32), 4 patches, cpu), [4, 4])
     """
 
     __slots__ = ("data", "patches", "pixels")
@@ -88,7 +94,13 @@ class ImageInputs:
 
 
 def is_image(value: Any) -> bool:
-    """Whether an item of a mixed list is an image: anything but a str, which is a text."""
+    """Whether an item of a mixed list is an image: anything but a str, which is a text.
+
+    Examples
+    --------
+    >>> is_image(Path("cat.jpg")), is_image("a photo of a cat")
+    (True, False)
+    """
     return not isinstance(value, str)
 
 
@@ -122,6 +134,11 @@ def pixels_of(images: Sequence[Any], preprocess: Preprocess) -> Tensor:
         For pixels of another type, range or shape.
     UserError
         When ready pixels have different types.
+
+    Examples
+    --------
+    >>> pixels_of([np.zeros((40, 60, 3), dtype=np.uint8)], Preprocess(size=(32, 32))).shape
+    torch.Size([1, 3, 32, 32])
     """
     ready = [_pixels(image, preprocess) for image in images]
     if not ready:

@@ -29,6 +29,14 @@ class Inputs:
         Further values of each sequence, first axis N; they go where the sequence goes. ``gaps`` (N, 2): first token of
         the text in a template, and the token behind it. ``seeds`` (N,) uint64: what random edits of the sequence are
         drawn from (see `embedkit.models.augment.counter_rng`).
+
+    Examples
+    --------
+    >>> texts = Inputs.of([[2, 7, 8, 3], [2, 9, 3]])
+    >>> texts, texts.ids.tolist(), texts.offsets.tolist()
+    (Inputs(2 sequences, 7 tokens, cpu), [2, 7, 8, 3, 2, 9, 3], [0, 4, 7])
+    >>> texts.select([1]).rows()
+    [[2, 9, 3]]
     """
 
     __slots__ = ("data", "ids", "offsets", "positions")
@@ -117,13 +125,13 @@ class Inputs:
             self.positions if positions is None else positions, {**self.data, **data},
         )  # fmt: skip
 
-    def keep(self, kept: np.ndarray) -> Inputs:
-        """The tokens where `kept` (T,) is true, at the positions they had; every sequence must keep one at least."""
-        index = torch.from_numpy(np.flatnonzero(kept)).to(self.device)
-        known = torch.from_numpy(self.places).to(self.device) if self.positions is None else self.positions
-        lengths = np.add.reduceat(kept.astype(np.int64), self.offsets[:-1]) if len(self) else self.costs
+    def keep(self, mask: np.ndarray) -> Inputs:
+        """The tokens where `mask` (T,) is true, at the positions they had; every sequence must keep one at least."""
+        index = torch.from_numpy(np.flatnonzero(mask)).to(self.device)
+        positions = torch.from_numpy(self.places).to(self.device) if self.positions is None else self.positions
+        lengths = np.add.reduceat(mask.astype(np.int64), self.offsets[:-1]) if len(self) else self.costs
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        return Inputs(self.ids[index], offsets, None, known[index], self.data)
+        return Inputs(self.ids[index], offsets, None, positions[index], self.data)
 
     def select(self, indices: Any) -> Inputs:
         """The sequences at `indices` (integers, repeats allowed, or a slice), in that order."""
@@ -167,8 +175,9 @@ class Inputs:
             raise UserError("inputs with and without positions cannot be joined", remedy="give positions to all")
         offsets = np.concatenate([[0], np.cumsum(np.concatenate([part.costs for part in parts]))])
         data = {name: _joined([part.data[name] for part in filled]) for name in (filled[0].data if filled else {})}
-        given = [part.positions for part in filled if part.positions is not None]
-        return Inputs(torch.cat([part.ids for part in parts]), offsets, None, torch.cat(given) if given else None, data)
+        positions = [part.positions for part in filled if part.positions is not None]
+        ids = torch.cat([part.ids for part in parts])
+        return Inputs(ids, offsets, None, torch.cat(positions) if positions else None, data)
 
     def to(self, device: torch.device | str | None, non_blocking: bool = False) -> Inputs:
         """The same inputs with ids, positions and tensors of `data` on `device`; arrays stay on the CPU."""

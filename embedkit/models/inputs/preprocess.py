@@ -47,6 +47,12 @@ class Preprocess:
         The image becomes RGB "after" resizing (open_clip) or "before" (transformers); they differ for palettes.
     alpha : str
         Transparent pixels are put on "white", or the channel is left out ("drop", both libraries).
+
+    Examples
+    --------
+    >>> pixels = Preprocess(size=(32, 32))(np.zeros((40, 60, 3), dtype=np.uint8))
+    >>> pixels.shape, pixels.dtype
+    ((3, 32, 32), dtype('uint8'))
     """
 
     size: tuple[int, int] = (224, 224)
@@ -65,10 +71,10 @@ class Preprocess:
             "resize": ("shortest", "longest", "squash", "none"), "interpolation": tuple(FILTERS),
             "crop": ("round", "truncate"), "convert": ("after", "before"), "alpha": ("white", "drop"),
         }  # fmt: skip
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
+        for name, values in choices.items():
+            if getattr(self, name) not in values:
                 raise ModelError(
-                    f"unknown {name} {getattr(self, name)!r}", where="preprocess", remedy=nearest(str(name), known)
+                    f"unknown {name} {getattr(self, name)!r}", where="preprocess", remedy=nearest(str(name), values)
                 )
 
     @classmethod
@@ -80,12 +86,12 @@ class Preprocess:
         ModelError
             For an unknown key or value.
         """
-        known = {field.name for field in fields(cls)}
+        names = {field.name for field in fields(cls)}
         for key in settings:
-            if key not in known:
-                raise ModelError(f"unknown setting {key!r}", where="preprocess", remedy=nearest(key, known))
-        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-        return cls(**given)
+            if key not in names:
+                raise ModelError(f"unknown setting {key!r}", where="preprocess", remedy=nearest(key, names))
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+        return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -146,6 +152,11 @@ def open_image(image: Any) -> Any:
     ------
     DataError
         When it is none of these, or cannot be decoded.
+
+    Examples
+    --------
+    >>> open_image(np.zeros((40, 60, 3), dtype=np.uint8)).size
+    (60, 40)
     """
     from PIL import Image
 
@@ -174,7 +185,16 @@ def open_image(image: Any) -> Any:
 
 
 def upright(picture: Any, source: Any) -> Any:
-    """`picture` turned as the EXIF data of `source` say, as files are: one photograph, one vector."""
+    """`picture` turned as the EXIF data of `source` say, as files are: one photograph, one vector.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> picture = Image.new("RGB", (60, 40))
+    >>> picture.getexif()[0x0112] = 6  # turn it by a quarter
+    >>> upright(picture, picture).size
+    (40, 60)
+    """
     from PIL import ImageOps
 
     if source.getexif().get(0x0112, 1) == 1:
@@ -185,7 +205,15 @@ def upright(picture: Any, source: Any) -> Any:
 
 
 def rgb(picture: Any, alpha: str) -> Any:
-    """The picture in RGB; its transparent pixels on white, or without the alpha channel."""
+    """The picture in RGB; its transparent pixels on white, or without the alpha channel.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> clear = Image.new("RGBA", (1, 1), (0, 0, 0, 0))
+    >>> rgb(clear, "white").getpixel((0, 0)), rgb(clear, "drop").getpixel((0, 0))
+    ((255, 255, 255), (0, 0, 0))
+    """
     if alpha == "drop":
         return picture if picture.mode == "RGB" else picture.convert("RGB")
     from embedkit.data.images.pictures import to_rgb

@@ -44,6 +44,11 @@ def cleaner(name: str) -> Callable[[str], str]:
         For an unknown name.
     MissingExtraError
         When ftfy, which all but "none" need, is not installed.
+
+    Examples
+    --------
+    >>> cleaner("lower")("  A Dog\\n&amp; a cat"), cleaner("none")("  A Dog")
+    ('a dog & a cat', '  A Dog')
     """
     if name not in CLEANINGS:
         raise ModelError(f"unknown cleaning {name!r}", where="cleaning", remedy=nearest(name, CLEANINGS))

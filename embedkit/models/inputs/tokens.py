@@ -32,6 +32,14 @@ def resolve_prompt(prompt: str | None, prompts: dict[str, str], default: str | N
     ------
     UserError
         For a single word that is no known name (most likely a misspelt one).
+
+    Examples
+    --------
+    >>> prompts = {"query": "query: "}
+    >>> resolve_prompt("query", prompts, None), resolve_prompt(None, prompts, None)
+    ('query: ', '')
+    >>> resolve_prompt("Represent this: ", prompts, None)
+    'Represent this: '
     """
     if prompt is None:
         if default is not None and default not in prompts:
@@ -40,8 +48,8 @@ def resolve_prompt(prompt: str | None, prompts: dict[str, str], default: str | N
     if prompt in prompts:
         return prompts[prompt]
     if prompt and SLOT not in prompt and _NAME.fullmatch(prompt):
-        known = nearest(prompt, prompts) if prompts else "none are defined"
-        raise UserError(f"unknown prompt {prompt!r}", remedy=known)
+        remedy = nearest(prompt, prompts) if prompts else "none are defined"
+        raise UserError(f"unknown prompt {prompt!r}", remedy=remedy)
     return prompt
 
 
@@ -53,6 +61,11 @@ def check_texts(texts: Sequence[Any], start: int = 0) -> list[str]:
     DataError
         For a single string instead of a list, and for an item that is no str or has half a surrogate pair, with its
         index (plus `start`).
+
+    Examples
+    --------
+    >>> check_texts(("a dog", "two cats"))
+    ['a dog', 'two cats']
     """
     if isinstance(texts, str | bytes):
         raise DataError("one text was given where a list of texts is expected", remedy="pass [text]")
@@ -69,7 +82,13 @@ def check_texts(texts: Sequence[Any], start: int = 0) -> list[str]:
 
 
 def ended(text: str) -> str:
-    """The text with a full stop behind, unless it is empty or ends in one of ``. ? " '``."""
+    """The text with a full stop behind, unless it is empty or ends in one of ``. ? " '``.
+
+    Examples
+    --------
+    >>> ended("a dog"), ended("Who?"), ended("")
+    ('a dog.', 'Who?', '')
+    """
     return text if not text or text[-1] in ".?\"'" else text + "."
 
 
@@ -90,6 +109,13 @@ class TextTokenizer:
         Tokens of a sequence at most, special tokens and template included.
     special : bool
         Add the tokenizer's special tokens.
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin.sentences import tokenizer
+    >>> tokenize = TextTokenizer(tokenizer(), max_length=5)
+    >>> tokenize(["a dog", "two big dogs run"]).rows()
+    [[2, 5, 187, 3], [2, 443, 128, 187, 3]]
     """
 
     def __init__(self, source: Any, max_length: int, special: bool = True) -> None:
@@ -204,7 +230,13 @@ class TextTokenizer:
 
 
 def is_prefix(prompt: str) -> bool:
-    """Whether a prompt only puts text in front."""
+    """Whether a prompt only puts text in front.
+
+    Examples
+    --------
+    >>> is_prefix("query: "), is_prefix("query: {}"), is_prefix("{} means [MASK].")
+    (True, True, False)
+    """
     if SENTENCE_SLOT in prompt:
         return False
     return SLOT not in prompt or (prompt.count(SLOT) == 1 and prompt.endswith(SLOT))

@@ -23,6 +23,14 @@ def add_lora(model: Any, config: LoraConfig) -> None:
         When peft is not installed.
     ModelError
         When no layer has a name in ``targets``.
+
+    Examples
+    --------
+    >>> model = nn.Module()
+    >>> model.encoder = nn.Sequential(nn.Linear(4, 4))
+    >>> add_lora(model, LoraConfig(rank=2, targets=["0"]))
+    >>> [name for name, weight in model.named_parameters() if weight.requires_grad]
+    ['encoder.0.lora_A.default.weight', 'encoder.0.lora_B.default.weight']
     """
     try:
         from peft import LoraConfig as PeftConfig
@@ -61,13 +69,22 @@ def _linear_layers(encoder: nn.Module, config: LoraConfig, fused: set[str]) -> l
 
 
 def merged_state(encoder: nn.Module) -> dict[str, Tensor]:
-    """The encoder's state dict with every adapter added to its layer, under the names of the plain encoder."""
+    """The encoder's state dict with every adapter added to its layer, under the names of the plain encoder.
+
+    Examples
+    --------
+    >>> model = nn.Module()
+    >>> model.encoder = nn.Sequential(nn.Linear(4, 4))
+    >>> add_lora(model, LoraConfig(rank=2, targets=["0"]))
+    >>> list(merged_state(model.encoder))
+    ['0.weight', '0.bias']
+    """
     state = {name: tensor.detach() for name, tensor in encoder.state_dict().items()}
     for name, module in encoder.named_modules():
         if is_updated(module):
             for key in module.parametrizations:
                 kept_apart = f"{name}.parametrizations.{key}."
-                state = {known: tensor for known, tensor in state.items() if not known.startswith(kept_apart)}
+                state = {entry: tensor for entry, tensor in state.items() if not entry.startswith(kept_apart)}
                 state[f"{name}.{key}"] = getattr(module, key).detach()
         if not hasattr(module, "base_layer"):
             continue
@@ -78,5 +95,11 @@ def merged_state(encoder: nn.Module) -> dict[str, Tensor]:
 
 
 def has_adapters(encoder: nn.Module) -> bool:
-    """Whether adapters were added."""
+    """Whether adapters were added.
+
+    Examples
+    --------
+    >>> has_adapters(nn.Linear(4, 4))
+    False
+    """
     return any(hasattr(module, "base_layer") or is_updated(module) for module in encoder.modules())

@@ -18,14 +18,14 @@ from embedkit.models.inputs.inputs import Inputs
 ATTENTION = "embedkit_causal"
 
 
-def causal_bias(length: int, like: Tensor) -> Tensor:
+def _causal_bias(length: int, like: Tensor) -> Tensor:
     """What is added to scores, (1, 1, L, L): minus infinity for tokens that come later."""
     later = torch.ones(length, length, dtype=torch.bool, device=like.device).triu(1)
     return torch.zeros(length, length, dtype=like.dtype, device=like.device).masked_fill_(later, -torch.inf)[None, None]
 
 
 @torch.compiler.disable
-def causal_attention(
+def _causal_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, dropout: float = 0.0,
     scaling: float | None = None, plan: Plan | None = None, **settings: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
@@ -40,11 +40,20 @@ def causal_attention(
     flat = tuple(x[0].transpose(0, 1) for x in (query, key, value))  # each (T, heads, d)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     attend = grouped_attention if query.device.type == "cpu" else padded_attention
-    return attend(flat, plan, scale, dropout, causal_bias(plan.longest, query), None).unsqueeze(0), None
+    return attend(flat, plan, scale, dropout, _causal_bias(plan.longest, query), None).unsqueeze(0), None
 
 
 def run_causal(encoder: Any, inputs: Inputs) -> Tensor:
-    """Vectors (N, H) of the last token of each text under CLIP's text model, in input order."""
+    """Vectors (N, H) of the last token of each text under CLIP's text model, in input order.
+
+    Examples
+    --------
+    >>> from transformers import CLIPTextConfig, CLIPTextModel
+    >>> config = CLIPTextConfig(hidden_size=8, num_hidden_layers=1)
+    >>> encoder = CLIPTextModel._from_config(config, attn_implementation=ATTENTION)
+    >>> run_causal(encoder, Inputs.of([[0, 5, 7, 1], [0, 1]])).shape
+    torch.Size([2, 8])
+    """
     plan = Plan.of(inputs.costs)
     ids = inputs.select(plan.order).ids  # (T,)
     places = torch.from_numpy(plan.places()).to(ids.device)
@@ -56,5 +65,5 @@ def run_causal(encoder: Any, inputs: Inputs) -> Tensor:
     return encoder.final_layer_norm(output.last_hidden_state[0].index_select(0, ends))
 
 
-AttentionInterface.register(ATTENTION, causal_attention)
+AttentionInterface.register(ATTENTION, _causal_attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)

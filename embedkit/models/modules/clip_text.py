@@ -38,6 +38,14 @@ class ClipTextEncoder(TextEncoder):
         A key of `embedkit.models.inputs.text_normalization.CLEANINGS`.
     settings
         As in `TextEncoder`; the pooling of CLIP and SigLIP is "last-token".
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin.sentences import tokenizer
+    >>> from transformers import CLIPTextConfig, CLIPTextModel
+    >>> config = CLIPTextConfig(hidden_size=8, num_hidden_layers=1)
+    >>> ClipTextEncoder(CLIPTextModel(config), tokenizer()).encode(["a dog", "two cats"]).shape
+    (2, 8)
     """
 
     kind = "clip-text"
@@ -125,10 +133,17 @@ class ClipTextEncoder(TextEncoder):
 
 
 def special_ids(tokenizer: Any) -> dict[str, int | None]:
-    """The tokens that a text begins, ends and is padded with; BERT's where there are no others."""
+    """The tokens that a text begins, ends and is padded with; BERT's where there are no others.
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin.sentences import tokenizer
+    >>> special_ids(tokenizer())
+    {'bos_token_id': 2, 'eos_token_id': 3, 'pad_token_id': 0}
+    """
 
     def first(*names: str) -> int | None:
-        return next((found for name in names if (found := getattr(tokenizer, name, None)) is not None), None)
+        return next((number for name in names if (number := getattr(tokenizer, name, None)) is not None), None)
 
     return {
         "bos_token_id": first("bos_token_id", "cls_token_id"), "eos_token_id": first("eos_token_id", "sep_token_id"),
@@ -137,7 +152,13 @@ def special_ids(tokenizer: Any) -> dict[str, int | None]:
 
 
 def clip_tokenizer() -> Any:
-    """CLIP's byte-level BPE (49,408 tokens) from the merges that open_clip carries, with open_clip's special tokens."""
+    """CLIP's byte-level BPE (49,408 tokens) from the merges that open_clip carries, with open_clip's special tokens.
+
+    Examples
+    --------
+    >>> clip_tokenizer()("a photo of a dog")["input_ids"]
+    [49406, 320, 1125, 539, 320, 1929, 49407]
+    """
     need("open_clip", "clip", "CLIP's tokenizer")
     from open_clip.tokenizer import bytes_to_unicode, default_bpe
 
@@ -149,7 +170,14 @@ def clip_tokenizer() -> Any:
 
 
 def clip_bpe(vocabulary: dict[str, int], merges: list[Any], start: str, end: str, pad: str) -> Any:
-    """A tokenizer with CLIP's rules over a vocabulary."""
+    """A tokenizer with CLIP's rules over a vocabulary.
+
+    Examples
+    --------
+    >>> vocabulary = {"a": 0, "a</w>": 1, "<start>": 2, "<end>": 3}
+    >>> clip_bpe(vocabulary, [], "<start>", "<end>", "<end>")("AA a")["input_ids"]
+    [2, 0, 1, 1, 3]
+    """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

@@ -36,6 +36,12 @@ class Projection(nn.Module):
         Sizes.
     bias : bool
         Whether the linear layers have one; CLIP's have none.
+
+    Examples
+    --------
+    >>> x = torch.ones(2, 8)
+    >>> Projection("mlp", 8, 4)(x).shape, Projection("none", 8, 8)(x).shape
+    (torch.Size([2, 4]), torch.Size([2, 8]))
     """
 
     def __init__(self, kind: str, inputs: int, outputs: int, bias: bool = False) -> None:
@@ -84,6 +90,16 @@ class DualEncoder(Model):
         where the objective has its own start. The vectors do not depend on them.
     normalize : bool
         Unit vectors from `encode`.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe import ModelConfig
+    >>> from embedkit.factory import build
+    >>> vit = {"model_type": "vit", "image_size": 32, "hidden_size": 12, "num_hidden_layers": 1}
+    >>> text = {"kind": "static", "tokenizer": "builtin", "dim": 8}
+    >>> model = build(ModelConfig(kind="dual", towers={"dim": 4, "text": text, "image": {"config": vit}}))
+    >>> model.encode(["a dog", np.zeros((40, 60, 3), dtype=np.uint8)]).shape
+    (2, 4)
     """
 
     kind = "dual"
@@ -182,9 +198,9 @@ class DualEncoder(Model):
 
     def projection(self, name: str) -> Projection:
         """The projection behind the tower "text" or "image"."""
-        found = self.projections[name]
-        assert isinstance(found, Projection)
-        return found
+        projection = self.projections[name]
+        assert isinstance(projection, Projection)
+        return projection
 
     @property
     def mixes_inputs(self) -> bool:
@@ -216,9 +232,9 @@ class DualEncoder(Model):
 
         image = self.image.encoder
         state = merged_state(image) if has_adapters(image) else image.state_dict()
-        found = {f"text.{name}": tensor for name, tensor in self.text.tensors().items()}
-        found |= {f"image.encoder.{name}": tensor for name, tensor in state.items()}
-        return found | {f"projections.{name}": tensor for name, tensor in self.projections.state_dict().items()}
+        tensors = {f"text.{name}": tensor for name, tensor in self.text.tensors().items()}
+        tensors |= {f"image.encoder.{name}": tensor for name, tensor in state.items()}
+        return tensors | {f"projections.{name}": tensor for name, tensor in self.projections.state_dict().items()}
 
     def gradient_checkpointing_enable(self) -> None:
         """See `Model`; towers without layers run as they are."""

@@ -20,6 +20,13 @@ class LowRank(nn.Module):
     """Adds a trainable update of low rank to each of `parts` equal blocks of rows; (R, C) -> (R, C).
 
     A is drawn, B starts at zero (Hu et al. 2021, section 4.1).
+
+    Examples
+    --------
+    >>> weight = torch.ones(6, 4)
+    >>> update = LowRank(weight, parts=3, config=LoraConfig(rank=2))
+    >>> torch.equal(update(weight), weight), update.a.shape, update.b.shape
+    (True, torch.Size([3, 2, 4]), torch.Size([3, 2, 2]))
     """
 
     def __init__(self, weight: Tensor, parts: int, config: LoraConfig) -> None:
@@ -49,13 +56,18 @@ def add_fused_lora(module: nn.Module, config: LoraConfig) -> list[str]:
     ------
     ModelError
         For a dropout rate, which an update inside the matrix cannot have.
+
+    Examples
+    --------
+    >>> add_fused_lora(nn.Sequential(nn.MultiheadAttention(4, 2)), LoraConfig(rank=2))
+    ['0']
     """
-    found = []
+    names = []
     for name, layer in list(module.named_modules()):
         if not isinstance(layer, nn.MultiheadAttention) or layer.in_proj_weight is None:
             continue
-        wanted = [part for part in ("in_proj", "out_proj") if _targeted(name, part, config)]
-        if not wanted:
+        targets = [part for part in ("in_proj", "out_proj") if _targeted(name, part, config)]
+        if not targets:
             continue
         if config.dropout > 0.0:
             raise ModelError(
@@ -63,14 +75,14 @@ def add_fused_lora(module: nn.Module, config: LoraConfig) -> list[str]:
                 where="model.towers.image.lora.dropout",
                 remedy="set it to 0",
             )
-        found.append(name)
-        for part in wanted:
+        names.append(name)
+        for part in targets:
             owner: Any = layer if part == "in_proj" else layer.out_proj
             key, parts = ("in_proj_weight", 3) if part == "in_proj" else ("weight", 1)
             weight = getattr(owner, key)
             parametrize.register_parametrization(owner, key, LowRank(weight.detach(), parts, config))
             owner.parametrizations[key].original.requires_grad_(False)
-    return found
+    return names
 
 
 def _targeted(name: str, part: str, config: LoraConfig) -> bool:
@@ -80,6 +92,13 @@ def _targeted(name: str, part: str, config: LoraConfig) -> bool:
 
 
 def is_updated(module: nn.Module) -> bool:
-    """Whether `module` has a matrix with such an update."""
-    found = getattr(module, "parametrizations", {})
-    return any(isinstance(step, LowRank) for steps in found.values() for step in steps) if found else False
+    """Whether `module` has a matrix with such an update.
+
+    Examples
+    --------
+    >>> attention = nn.MultiheadAttention(4, 2)
+    >>> is_updated(attention), add_fused_lora(nn.Sequential(attention), LoraConfig(rank=2)), is_updated(attention)
+    (False, ['0'], True)
+    """
+    updates = getattr(module, "parametrizations", {})
+    return any(isinstance(step, LowRank) for steps in updates.values() for step in steps) if updates else False

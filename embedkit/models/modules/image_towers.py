@@ -48,6 +48,15 @@ class ImageTower(nn.Module, ABC):
         Height and width of the images.
     patches : int
         What one image costs: patches, or places of the last feature map.
+
+    Examples
+    --------
+    >>> vit = {"model_type": "vit", "image_size": 32, "hidden_size": 12, "num_hidden_layers": 1}
+    >>> tower = build_image_tower({"family": "transformers", "config": vit})
+    >>> tower.dim, tower.size, tower.grid(), tower.patches
+    (12, (32, 32), (2, 2), 4)
+    >>> tower(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 12])
     """
 
     family = ""
@@ -184,6 +193,11 @@ def tower_class(config: dict[str, Any], family: str | None = None) -> type[Image
     ------
     ModelError
         When there is none.
+
+    Examples
+    --------
+    >>> tower_class({"model_type": "vit"}).__name__, tower_class({"timm_model_name": "vit_tiny_patch16_224"}).__name__
+    ('TransformersTower', 'TimmTower')
     """
     families = sorted({tower.family for _, tower in image_towers.items()})
     if family is not None and family not in families:
@@ -204,6 +218,13 @@ def build_image_tower(spec: dict[str, Any]) -> ImageTower:
     ------
     ModelError
         When the spec names nothing that can be built.
+
+    Examples
+    --------
+    >>> vit = {"model_type": "vit", "image_size": 32, "hidden_size": 12, "num_hidden_layers": 1}
+    >>> tower = build_image_tower({"family": "transformers", "config": vit})
+    >>> tower.dim, tower.size
+    (12, (32, 32))
     """
     settings = dict(spec)
     return tower_class(settings.get("config") or {}, settings.pop("family")).from_spec(settings)
@@ -216,6 +237,12 @@ def named_tower(config: dict[str, Any]) -> tuple[type[ImageTower], dict[str, Any
     ------
     UserError
         When there is no tower of that name.
+
+    Examples
+    --------
+    >>> tower, settings = named_tower({"family": "timm", "timm_model_name": "vit_tiny_patch16_224"})
+    >>> tower.__name__, settings
+    ('TimmTower', {'timm_model_name': 'vit_tiny_patch16_224'})
     """
     settings = dict(config)
     name = settings.pop("family", None)
@@ -236,32 +263,46 @@ def resized(tower: ImageTower, size: tuple[int, int]) -> ImageTower:
     ------
     ModelError
         When the architecture takes one size only.
+
+    Examples
+    --------
+    >>> vit = {"model_type": "vit", "image_size": 32, "hidden_size": 12, "num_hidden_layers": 1}
+    >>> tower = build_image_tower({"family": "transformers", "config": vit})
+    >>> tower.patches, resized(tower, (64, 32)).patches
+    (4, 8)
     """
     if size == tower.size:
         return tower
     other = tower.rebuilt(size)
     if other.encoder is tower.encoder:
         return other.train(tower.training)
-    known, new = tower.encoder.state_dict(), other.encoder.state_dict()
+    old, new = tower.encoder.state_dict(), other.encoder.state_dict()
     old_grid, new_grid = tower.grid(), other.grid()
     for name, tensor in new.items():
-        if known[name].shape == tensor.shape or not tensor.is_floating_point():
-            new[name] = known[name] if known[name].shape == tensor.shape else tensor
+        if old[name].shape == tensor.shape or not tensor.is_floating_point():
+            new[name] = old[name] if old[name].shape == tensor.shape else tensor
             continue
-        prefix = known[name].shape[-2] - product(old_grid)
-        if prefix < 0 or tensor.shape[-2] - product(new_grid) != prefix or known[name].shape[-1] != tensor.shape[-1]:
+        prefix = old[name].shape[-2] - product(old_grid)
+        if prefix < 0 or tensor.shape[-2] - product(new_grid) != prefix or old[name].shape[-1] != tensor.shape[-1]:
             raise ModelError(
                 f"{name} belongs to images of {tower.size[0]} x {tower.size[1]}", where="model.towers.image.preprocess",
                 remedy="leave preprocess.size out",
             )  # fmt: skip
-        new[name] = resample_positions(known[name], prefix, old_grid, new_grid)
+        new[name] = resample_positions(old[name], prefix, old_grid, new_grid)
     other.encoder.load_state_dict(new)
     return other.to(next(tower.parameters())).train(tower.training)
 
 
 def resample_positions(table: Tensor, prefix: int, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
     """A table of positions (..., prefix + h w, W) for another grid of patches: bicubic with antialiasing, the `prefix`
-    rows in front (class token, registers) as they are."""
+    rows in front (class token, registers) as they are.
+
+    Examples
+    --------
+    >>> table = torch.zeros(1, 1 + 4, 8)
+    >>> resample_positions(table, prefix=1, old=(2, 2), new=(3, 3)).shape
+    torch.Size([1, 10, 8])
+    """
     front, rows = table[..., :prefix, :], table[..., prefix:, :]
     image = rows.reshape(1, *old, -1).permute(0, 3, 1, 2).float()
     image = F.interpolate(image, size=new, mode="bicubic", antialias=True, align_corners=False)
@@ -270,7 +311,15 @@ def resample_positions(table: Tensor, prefix: int, old: tuple[int, int], new: tu
 
 
 def need(package: str, extra: str, purpose: str) -> None:
-    """Refuse with the name of the extra when `package` is not installed."""
+    """Refuse with the name of the extra when `package` is not installed.
+
+    Examples
+    --------
+    >>> need("no_such_package", "clip", "an image tower")
+    Traceback (most recent call last):
+        ...
+    embedkit.errors.MissingExtraError: an image tower needs the package 'no_such_package'; pip install "embedkit[clip]"
+    """
     from importlib.util import find_spec
 
     if find_spec(package) is None:
@@ -290,20 +339,39 @@ def pair(size: Any) -> tuple[int, int]:
 
 
 def grid(size: tuple[int, int], patch: Any) -> tuple[int, int]:
-    """Patches down and across of an image of `size`."""
+    """Patches down and across of an image of `size`.
+
+    Examples
+    --------
+    >>> grid((224, 224), 16), grid((224, 192), [16, 32])
+    ((14, 14), (14, 6))
+    """
     high, wide = pair(patch)
     return max(1, size[0] // high), max(1, size[1] // wide)
 
 
 def product(sides: tuple[int, int]) -> int:
-    """The number of patches of a grid."""
+    """The number of patches of a grid.
+
+    Examples
+    --------
+    >>> product((14, 12))
+    168
+    """
     return sides[0] * sides[1]
 
 
 def channel_factors(
     mean: tuple[float, ...], std: tuple[float, ...], full: float, like: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Scale and shift (3, 1, 1) that normalise values up to `full`: x · scale - shift."""
+    """Scale and shift (3, 1, 1) that normalise values up to `full`: x · scale - shift.
+
+    Examples
+    --------
+    >>> scale, shift = channel_factors((0.5,) * 3, (0.5,) * 3, 255.0, torch.zeros(1))
+    >>> scale.shape, (255 * scale - shift).flatten().tolist()
+    (torch.Size([3, 1, 1]), [1.0, 1.0, 1.0])
+    """
     scale = torch.tensor([1.0 / (full * s) for s in std], dtype=torch.float64)
     shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float64)
     return scale.to(like)[:, None, None], shift.to(like)[:, None, None]

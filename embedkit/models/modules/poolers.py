@@ -29,6 +29,14 @@ class TokenStates:
         Place of the marked token within each sequence, in the order of `plan`.
     first : int64 (N,) or None
         Place of the first token of each sequence in the text that it comes from; 0 when None.
+
+    Examples
+    --------
+    >>> states = TokenStates({-1: torch.tensor([[1.0], [2.0], [4.0]])}, Plan.of(np.array([2, 1])))
+    >>> pooler_of("mean").pool(states).tolist()
+    [[1.0], [3.0]]
+    >>> states.without_first(np.array([1, 0])).last.tolist()
+    [[1.0], [4.0]]
     """
 
     layers: dict[int, Tensor]
@@ -43,8 +51,8 @@ class TokenStates:
         """
         plan = self.plan
         out = np.minimum(counts[plan.order], plan.lengths - 1)
-        kept = np.flatnonzero(plan.places() >= np.repeat(out, plan.lengths))
-        layers = {layer: _rows(hidden, torch.from_numpy(kept)) for layer, hidden in self.layers.items()}
+        places = np.flatnonzero(plan.places() >= np.repeat(out, plan.lengths))
+        layers = {layer: _rows(hidden, torch.from_numpy(places)) for layer, hidden in self.layers.items()}
         return TokenStates(layers, _shortened(plan, plan.lengths - out), None, out)
 
     @property
@@ -72,6 +80,12 @@ class Pooler:
         TokenStates -> (N, H), rows in the order of the plan.
     layers : tuple of int
         The hidden states it reads.
+
+    Examples
+    --------
+    >>> states = TokenStates({-1: torch.tensor([[1.0], [2.0], [4.0]])}, Plan.of(np.array([2, 1])))
+    >>> Pooler(lambda states: states.last[states.plan.starts]).pool(states).tolist()
+    [[1.0], [2.0]]
     """
 
     pool: Callable[[TokenStates], Tensor]
@@ -89,7 +103,8 @@ def pooler_of(name: str) -> Pooler:
     ModelError
         Naming the part that is unknown.
 
-    >>> from embedkit.models.modules.poolers import pooler_of
+    Examples
+    --------
     >>> pooler_of("cls+first-last").layers
     (-1, 1)
     """

@@ -31,6 +31,13 @@ class SoftPrompt(nn.Module):
     ------
     ModelError
         When the architecture cannot take them.
+
+    Examples
+    --------
+    >>> from transformers import BertConfig
+    >>> config = BertConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2)
+    >>> SoftPrompt(config, length=3)(count=5).shape
+    torch.Size([2, 2, 5, 2, 3, 4])
     """
 
     def __init__(self, encoder_config: Any, length: int, dropout: float = 0.1) -> None:

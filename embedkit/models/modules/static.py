@@ -40,6 +40,13 @@ class StaticEncoder(Model):
         See `Model`.
 
     A text without any word piece has the zero vector.
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin.sentences import tokenizer
+    >>> model = StaticEncoder(tokenizer(), dim=8, ngrams=2, buckets=100)
+    >>> model.encode(["a dog", "two cats"]).shape
+    (2, 8)
     """
 
     kind = "static"
@@ -148,6 +155,13 @@ def word_ngrams(
     -------
     hashes, owner : uint64 and int64 arrays (G,)
         A hash that depends on the pieces of the words and their order only, and the text it comes from.
+
+    Examples
+    --------
+    >>> pieces, offsets = np.array([5, 6, 7, 8]), np.array([0, 3, 4])
+    >>> hashes, owner = word_ngrams(pieces, offsets, np.zeros(10, dtype=bool), longest=2)
+    >>> len(hashes), owner.tolist()
+    (2, [0, 0])
     """
     starts = ~continues[ids]
     starts[offsets[:-1][np.diff(offsets) > 0]] = True

@@ -67,6 +67,15 @@ class TextEncoder(Model):
         See `Model`.
     pool_prompt : bool
         Whether the tokens of a prompt are pooled too; INSTRUCTOR (Su et al. 2023) leaves them out.
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin.sentences import tokenizer
+    >>> from transformers import BertConfig, BertModel
+    >>> config = BertConfig(vocab_size=471, hidden_size=12, num_hidden_layers=1)
+    >>> model = TextEncoder(BertModel(config), tokenizer(), pooling="cls")
+    >>> model.encode(["a dog", "two cats"]).shape, model.max_length
+    ((2, 12), 64)
     """
 
     kind = "text"
@@ -109,7 +118,7 @@ class TextEncoder(Model):
 
     def _tokenizer_for(self, max_length: int | None) -> TextTokenizer:
         if max_length is None:
-            limits = (self._position_limit, length_of_tokenizer(self.tokenizer))
+            limits = (self._position_limit, _length_of_tokenizer(self.tokenizer))
             max_length = min((limit for limit in limits if limit is not None), default=512)
         return TextTokenizer(self.tokenizer, self._checked_length(max_length))
 
@@ -164,8 +173,8 @@ class TextEncoder(Model):
             own = [layer for layer in self.layers if layer.train_only]
             if heads > len(own):
                 raise ModelError(f"{len(own)} layers are used in training only", remedy=f"heads is {heads}: lower it")
-            kept = [layer for layer in self.layers if not layer.train_only]
-            other.dense = nn.ModuleList([*kept, *(layer.always() for layer in own[:heads])])
+            rest = [layer for layer in self.layers if not layer.train_only]
+            other.dense = nn.ModuleList([*rest, *(layer.always() for layer in own[:heads])])
         return other
 
     @property  # type: ignore[override]
@@ -212,14 +221,14 @@ class TextEncoder(Model):
     @property
     def beyond_modules(self) -> list[str]:
         """What the vectors depend on at use time besides encoder, pooling and plain dense layers, in words."""
-        found = []
+        words = []
         if self.template_bias is not None and self.template_bias.when == "always":
-            found.append("the bias of its template is taken off the vector")
+            words.append("the bias of its template is taken off the vector")
         if self.soft_prompt is not None:
-            found.append("it has a soft prompt in every layer")
+            words.append("it has a soft prompt in every layer")
         if any(isinstance(layer, Dense) and layer.norm is not None for layer in self.layers if not layer.train_only):
-            found.append("a dense layer has a layer norm")
-        return found
+            words.append("a dense layer has a layer norm")
+        return words
 
     @property
     def layers(self) -> list[Layer]:
@@ -279,7 +288,7 @@ class TextEncoder(Model):
     def token_states(
         self, inputs: Inputs, layers: tuple[int, ...] = (-1,), packing: str | None = None, *,
         dropout: float | None = None, shuffle: bool = False, edit: Edit | None = None,
-        record: dict[int, list[Tensor]] | None = None, **named: Any,
+        record: dict[int, list[Tensor]] | None = None, **named_edits: Any,
     ) -> TokenStates:  # fmt: skip
         """Token vectors of the layers asked for, in the order of the plan (see `TokenStates`).
 
@@ -300,7 +309,7 @@ class TextEncoder(Model):
         record : dict, optional
             Filled with attention probabilities after dropout: layer number -> one (n, heads, l, l) for each of
             ``plan.groups``. Packed runs only.
-        **named : float
+        **named_edits : float
             Named edits with their number (``token_cutoff=0.15``), applied in the order given, before `edit`.
 
         Raises
@@ -308,12 +317,12 @@ class TextEncoder(Model):
         UserError
             Unknown setting; positions or attention that this encoder does not take or give.
         """
-        for name in named:
+        for name in named_edits:
             if name not in edits:
-                known = [*edits, "dropout", "shuffle", "edit", "record", "packing"]
-                raise UserError(f"unknown setting {name!r} of a forward pass", remedy=nearest(name, known))
+                names = [*edits, "dropout", "shuffle", "edit", "record", "packing"]
+                raise UserError(f"unknown setting {name!r} of a forward pass", remedy=nearest(name, names))
         inputs = shuffled(inputs) if shuffle else inputs
-        steps = [edits[name](value) for name, value in named.items()] + ([edit] if edit is not None else [])
+        steps = [edits[name](value) for name, value in named_edits.items()] + ([edit] if edit is not None else [])
         plan = Plan.of(inputs.costs)
         prefix = None if self.soft_prompt is None else self.soft_prompt(len(inputs))
         changes = Changes(chain(steps), prefix, record)
@@ -331,8 +340,8 @@ class TextEncoder(Model):
             raise UserError(f"{kind} has no position ids to change", remedy="choose another view or another encoder")
         if changes.record is not None and way != "packed":
             raise UserError(f"attention is recorded in packed runs, not in {way} ones", remedy="use packing 'packed'")
-        changed = changes.any or inputs.positions is not None
-        return "padded" if way == "buckets" and changed else way
+        is_changed = changes.any or inputs.positions is not None
+        return "padded" if way == "buckets" and is_changed else way
 
     @property
     def training_dim(self) -> int:
@@ -365,9 +374,9 @@ class TextEncoder(Model):
         ModelError
             When a name is known already.
         """
-        known = self.tokenizer.get_vocab()
+        vocabulary = self.tokenizer.get_vocab()
         for name in names:
-            if name in known:
+            if name in vocabulary:
                 raise ModelError(f"the vocabulary has {name!r} already", remedy="start from a model without it")
         self.tokenizer.add_special_tokens({"additional_special_tokens": list(names)})
         new = [int(self.tokenizer.convert_tokens_to_ids(name)) for name in names]
@@ -410,6 +419,13 @@ def position_limit(encoder: Any, prompt: int = 0) -> int | None:
     """Tokens that the position table of a transformers encoder allows, None where it sets no limit.
 
     `prompt` positions of the table are taken by a soft prompt.
+
+    Examples
+    --------
+    >>> from transformers import BertConfig, BertModel
+    >>> config = BertConfig(hidden_size=12, num_hidden_layers=1, max_position_embeddings=64)
+    >>> position_limit(BertModel(config)), position_limit(BertModel(config), prompt=16)
+    (64, 48)
     """
     table = position_table(encoder)
     if table is not None:
@@ -418,7 +434,7 @@ def position_limit(encoder: Any, prompt: int = 0) -> int | None:
     return None if not limit or limit <= 0 else int(limit) - prompt
 
 
-def length_of_tokenizer(tokenizer: Any) -> int | None:
+def _length_of_tokenizer(tokenizer: Any) -> int | None:
     """Tokens that a tokenizer was made for, None where it says none (transformers then says 1e30)."""
     limit = getattr(tokenizer, "model_max_length", None)
     return None if limit is None or not 0 < limit < 10**9 else int(limit)

@@ -31,6 +31,13 @@ class OpenClipTower(ImageTower):
         When open_clip is not installed.
     ModelError
         When the configuration is none of open_clip's.
+
+    Examples
+    --------
+    >>> import torch
+    >>> tower = OpenClipTower(4, {"image_size": 32, "patch_size": 16, "width": 8, "layers": 1, "head_width": 4})
+    >>> tower.patches, tower(torch.zeros(2, 3, 32, 32)).shape
+    (4, torch.Size([2, 4]))
     """
 
     family = "open_clip"

@@ -23,6 +23,12 @@ class TimmTower(OpenClipTower):
     ------
     ModelError
         When timm has no such model, or it takes images of another size.
+
+    Examples
+    --------
+    >>> tower = TimmTower(4, {"timm_model_name": "test_vit", "timm_proj": "linear", "image_size": 160})
+    >>> tower.size, tower.grid(), tower.patches
+    ((160, 160), (10, 10), 100)
     """
 
     is_usual = False

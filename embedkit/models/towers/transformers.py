@@ -31,6 +31,14 @@ class TransformersTower(ImageTower):
     size : (int, int), optional
         Height and width of the images where they differ from the configuration's: for DINOv2, which resamples its
         position table at every pass.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from transformers import ViTConfig, ViTModel
+    >>> config = ViTConfig(image_size=32, hidden_size=12, num_hidden_layers=1)
+    >>> TransformersTower(ViTModel(config), pooling="mean")(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 12])
     """
 
     family = "transformers"
@@ -129,7 +137,15 @@ class TransformersTower(ImageTower):
 
 
 def plain_config(config: Any) -> dict[str, Any]:
-    """A transformers configuration as JSON values, without what only says where it came from."""
+    """A transformers configuration as JSON values, without what only says where it came from.
+
+    Examples
+    --------
+    >>> from transformers import ViTConfig
+    >>> config = plain_config(ViTConfig(image_size=32))
+    >>> config["model_type"], config["image_size"], "transformers_version" in config
+    ('vit', 32, False)
+    """
     settings = config.to_diff_dict()
     for key in ("transformers_version", "architectures", "dtype", "torch_dtype", "_name_or_path"):
         settings.pop(key, None)
@@ -143,6 +159,11 @@ def new_config(settings: dict[str, Any], where: str, what: str) -> Any:
     ------
     ModelError
         For an unknown type and for values of the wrong type; the message says it is not `what`.
+
+    Examples
+    --------
+    >>> new_config({"model_type": "vit", "hidden_size": 8}, "model.config", "not a configuration").hidden_size
+    8
     """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
@@ -155,7 +176,14 @@ def new_config(settings: dict[str, Any], where: str, what: str) -> Any:
 
 
 def new_vision_model(settings: dict[str, Any]) -> Any:
-    """A randomly initialised vision model of a transformers configuration with ``model_type``."""
+    """A randomly initialised vision model of a transformers configuration with ``model_type``.
+
+    Examples
+    --------
+    >>> config = {"model_type": "vit", "hidden_size": 12, "num_hidden_layers": 1}
+    >>> type(new_vision_model(config)).__name__
+    'ViTModel'
+    """
     from transformers import AutoModel
 
     where, what = "model.towers.image.config", "no vision model of transformers"
