@@ -69,7 +69,7 @@ class ObjectiveBatch:
     def random(self, use: str, *places: int) -> np.random.Generator:
         """Random numbers for one `use`: the same on every process, and after a resume.
 
-        They depend on the seed of the run, the step, `use` and `places` (non-negative) only.
+        They depend only on the seed of the run, the step, `use` and `places` (non-negative).
         """
         return np.random.default_rng([self.seed, self.step, zlib.crc32(use.encode()), len(places), *places])
 
@@ -79,7 +79,7 @@ class ObjectiveBatch:
 
     @property
     def share(self) -> float:
-        """The share of the rows that this process evaluates; what a loss that cannot be split is multiplied by."""
+        """Fraction of the rows that this process evaluates; what a loss that cannot be split is multiplied by."""
         return (self.rows.stop - self.rows.start) / self.size
 
     @classmethod
@@ -112,7 +112,7 @@ class ObjectiveBatch:
 
 @dataclass
 class LossOutput:
-    """What an objective returns.
+    """The loss of a batch, and what is logged beside it.
 
     Attributes
     ----------
@@ -122,6 +122,15 @@ class LossOutput:
         Detached shares of the named parts of the loss, logged separately (summed over processes).
     metrics : dict of str to Tensor ()
         Detached figures that are equal on every process, e.g. ``scale``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2)}
+    >>> out = build({"name": "siglip", "temperature": 0.5})(z, ObjectiveBatch.of(z))
+    >>> out.loss.shape, sorted(out.metrics)
+    (torch.Size([]), ['bias', 'scale'])
     """
 
     loss: Tensor
@@ -131,7 +140,7 @@ class LossOutput:
 
 @dataclass(frozen=True)
 class NegativeCount:
-    """Candidates that repel one anchor, by where they come from."""
+    """Number of candidates that repel one anchor, by where they come from."""
 
     in_batch: int
     hard: int
@@ -150,10 +159,21 @@ class NegativeCount:
 
 
 class Memory(nn.Module):
-    """Base class of what keeps vectors between steps, and must know before the first one what batches hold."""
+    """Base class of modules that store vectors between steps, such as a queue of negatives.
+
+    Their buffers must exist before the first step and before a checkpoint is read.
+
+    Examples
+    --------
+    >>> from embedkit.objectives import build
+    >>> queue = build({"name": "moco", "size": 4}, dim=2).bank
+    >>> queue.make_room(frozenset({"label"}), guide_dim=None)
+    >>> queue.get_buffer("label").shape
+    torch.Size([4])
+    """
 
     def make_room(self, roles: frozenset[str], guide_dim: int | None) -> None:
-        """Register the buffers for these roles of the rows, and for the guide's vectors of this size."""
+        """Register the buffers for these roles of the rows, and for guide vectors of this size."""
 
 
 class Objective(nn.Module):
@@ -174,6 +194,18 @@ class Objective(nn.Module):
         Whether rows of one group must be augmented by one and the same draw.
     limits : mapping
         Role -> lowest and highest value that makes sense for it; checked when the data is opened.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import LossOutput, Objective, ObjectiveBatch
+    >>> class Distance(Objective):
+    ...     def forward(self, embeddings, batch):
+    ...         gap = (embeddings["anchor"] - embeddings["positive"])[batch.rows]
+    ...         return LossOutput(gap.square().sum() / batch.size)
+    >>> z = {"anchor": torch.eye(2), "positive": torch.zeros(2, 2)}
+    >>> Distance()(z, ObjectiveBatch.of(z)).loss
+    tensor(1.)
     """
 
     requires: frozenset[str] = frozenset({"anchor", "positive"})
@@ -203,12 +235,19 @@ class Objective(nn.Module):
         """Advance state (queue, running means, prototypes): once per optimiser step, the same on every process."""
 
     def negatives(self, batch_size: int, hard: int, processes: int) -> NegativeCount:
-        """What repels an anchor when `batch_size` rows (all processes) carry `hard` negatives each."""
+        """Number of negatives of an anchor when `batch_size` rows (all processes) carry `hard` hard ones each."""
         raise TypeError(f"{type(self).__name__} does not define negatives")
 
 
 class NoObjective(Objective):
-    """For methods whose own terms are all their loss (masked-word prediction): it sees nothing and adds zero."""
+    """An objective that is always zero, for methods whose own terms are the whole loss (masked language modelling).
+
+    Examples
+    --------
+    >>> import torch
+    >>> NoObjective()({}, ObjectiveBatch.of({"anchor": torch.eye(2)})).loss
+    tensor(0.)
+    """
 
     requires = frozenset()
 

@@ -43,7 +43,13 @@ hand.
 
 
 def table() -> list[dict[str, Any]]:
-    """One mapping for each objective, sorted by family and name; keys are `COLUMNS` and "family"."""
+    """One mapping for each objective, sorted by family and name; the keys are `COLUMNS` and "family".
+
+    Examples
+    --------
+    >>> [row["slots"] for row in table() if row["name"] == "clip"]
+    ['scale: learnable, direction: both']
+    """
     rows = [_row(preset) for _, preset in presets.items()]
     return sorted(rows, key=lambda row: (row["family"] != "table", row["family"]))
 
@@ -68,7 +74,13 @@ def _inputs(preset: Preset) -> str:
 
 
 def page() -> str:
-    """The text of docs/objectives.md."""
+    """The text of docs/objectives.md, in Markdown.
+
+    Examples
+    --------
+    >>> page().splitlines()[0]
+    '# Objectives'
+    """
     rows, blocks = table(), [INTRO]
     for family in dict.fromkeys(row["family"] for row in rows):
         title = "Similarity matrix" if family == "table" else family.capitalize()

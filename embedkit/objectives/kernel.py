@@ -32,17 +32,30 @@ POOLED = [Stat("sum", "positive"), Stat("lse", "positive")]
 
 
 class TableObjective(Objective):
-    """An objective composed of parts; see `embedkit.objectives.parts.slots` for the slots.
+    """A loss on the similarity matrix of anchors and candidates, composed of one part for each slot.
+
+    `embedkit.objectives.parts.slots` lists the slots.
 
     Parameters
     ----------
-    chosen : Chosen
+    choices : Choices
         Part and settings of every slot.
     tile : int, "auto" or None
-        Rows and columns of the tiles in which the table is evaluated; None holds the whole table, "auto" tiles a
-        table with more than 2**21 entries when the reducer allows it.
+        Rows and columns of the tiles in which the matrix is evaluated; None holds the whole matrix, "auto" tiles a
+        matrix with more than 2**21 entries when the reducer allows it.
     dim, num_rows : int, optional
         Size of the embeddings and of the training data, for parts with state.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2)}
+    >>> objective = build({"name": "table", "direction": "both", "temperature": 1.0})
+    >>> objective.choices["scale"]
+    ('fixed', {'temperature': 1.0})
+    >>> objective(z, ObjectiveBatch.of(z)).loss
+    tensor(0.3133)
     """
 
     def __init__(self, choices: Choices, *, tile: int | str | None = "auto", dim: int | None = None,
@@ -105,7 +118,7 @@ class TableObjective(Objective):
         return LossOutput(torch.stack(losses).sum() * self.direction.factor(sides), terms, self.scale.metrics())
 
     def _problem(self, left: Side, right: Side, batch: ObjectiveBatch, place: int) -> Problem:
-        """Who looks at whom in one direction."""
+        """Anchors, candidates and masks of one direction."""
         inside, bank = len(right), self.bank.side(left)
         everyone = right if bank is None else Side.join([right, bank])
         masks = self.target.masks(left, everyone, batch)
@@ -122,7 +135,7 @@ class TableObjective(Objective):
         return problem
 
     def _table(self, problem: Problem) -> Table:
-        """The table of this process's anchors."""
+        """The similarity matrix of this process's anchors."""
         scale, bias = self.scale(problem)
         weights = self.weight.weights(problem.whole, problem.right).share(problem.mine)
         columns = slice(len(problem.right) - self.bank.length, len(problem.right))
@@ -134,7 +147,7 @@ class TableObjective(Objective):
         return self.target.many and self.reducer.pools and self.positive.plain and not self.bank.makes_extras
 
     def _stats(self) -> list[Stat]:
-        """Sums over rows that the parts read."""
+        """Sums over the rows of the matrix that the parts read."""
         stats = self.reducer.stats() + (self.weight.stats() if self.reducer.ratio else [])
         stats += ([] if self.prior.absent else [COUNT]) + (POOLED if self._pools else [])
         return list(dict.fromkeys(stats))
@@ -212,7 +225,7 @@ class TableObjective(Objective):
                 self.scale.advance(problem, slope)
 
     def negatives(self, batch_size: int, hard: int, processes: int) -> NegativeCount:
-        """What repels an anchor: views of other rows, hard negatives of all rows, what the bank holds when full."""
+        """In-batch negatives, hard negatives of all rows, and as many vectors as the bank holds when it is full."""
         if not self.bank.in_batch:
             return NegativeCount(0, 0, 0, self.bank.size)
         inside, _ = self.direction.count(batch_size // processes, hard)
@@ -244,7 +257,18 @@ def _add_positives(extras: list[Extra], table: Table, row: Tensor, logit: Tensor
 
 
 def table_preset(name: str, *, paper: str, note: str = "", cost: str = "B² D", state: str = "", **slots: Any) -> None:
-    """File a member of the kernel: a name, a citation, and what its slots hold. Slots not named hold the default."""
+    """File a published objective as settings of the kernel: a name, a citation, and the parts that differ from InfoNCE.
+
+    A key of `slots` that names a slot chooses its part; any other key is a setting of the parts.
+
+    Examples
+    --------
+    >>> from embedkit.objectives import presets
+    >>> presets["clip"].slots  # table_preset("clip", paper="...", scale="learnable", direction="both")
+    'scale: learnable, direction: both'
+    >>> presets["clip"].settings["max_scale"]
+    100.0
+    """
     choices, rest = choose_parts({}, slots, f"objective {name}")
     if rest.keys() - TABLE_SETTINGS.keys():
         raise ValueError(f"preset {name}: {sorted(rest)} belong to no part")

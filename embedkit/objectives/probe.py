@@ -72,7 +72,14 @@ class _Inputs:
 def trial_run(
     config: object, situation: Situation, build: Callable[..., Objective] | None = None
 ) -> tuple[Objective, int]:
-    """The objective and the size of embeddings with which it works in this situation; errors as in `effects`."""
+    """The objective, and the embedding size at which it works in this situation; raises what `effects` raises.
+
+    Examples
+    --------
+    >>> objective, dim = trial_run("infonce", Situation(frozenset({"anchor", "positive"})))
+    >>> type(objective).__name__, dim
+    ('TableObjective', 16)
+    """
     with torch.random.fork_rng(devices=[]), small_state():
         objective, dim = _smallest_fit(config, situation, build or _build())
         objective.begin(situation.roles, (situation.guide_dim or dim) if situation.guided else None)
@@ -88,7 +95,7 @@ def _build() -> Callable[..., Objective]:
 
 
 def effects(config: object, situation: Situation, build: Callable[..., Objective] | None = None) -> frozenset[str]:
-    """Those of the situation's roles, "negatives" and "guide" that change what the objective computes.
+    """The situation's roles, "negatives" and "guide" that change what the objective computes.
 
     Parameters
     ----------
@@ -97,12 +104,18 @@ def effects(config: object, situation: Situation, build: Callable[..., Objective
     situation : Situation
         What it would be given.
     build : callable, optional
-        Makes the objective of ``(config, dim=, num_rows=)``; `embedkit.objectives.build` when not given.
+        Makes the objective of ``(config, dim=, num_rows=)``; `embedkit.objectives.build` by default.
 
     Raises
     ------
     UserError
         The objective cannot work in this situation; the message is the one that the first batch would give.
+
+    Examples
+    --------
+    >>> pairs = Situation(frozenset({"anchor", "positive"}), frozenset({"label", "score"}))
+    >>> sorted(effects({"name": "supcon"}, pairs)), sorted(effects("infonce", pairs))
+    (['label'], [])
     """
     objective, dim = trial_run(config, situation, build)
     with torch.random.fork_rng(devices=[]):

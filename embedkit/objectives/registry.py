@@ -43,6 +43,13 @@ class Preset:
         Whether it can be evaluated without holding the similarity matrix; whether processes share its work by anchors.
     note : str
         Anything that must be known, such as that a formula is not verified against its paper.
+
+    Examples
+    --------
+    >>> from embedkit.objectives import presets
+    >>> clip = presets["clip"]
+    >>> clip.paper, clip.slots
+    ('Radford et al. 2021 (arXiv 2103.00020)', 'scale: learnable, direction: both')
     """
 
     name: str
@@ -92,7 +99,13 @@ def _reject_unknown(settings: Mapping[str, Any], names: Mapping[str, Any], where
 
 
 def settings_of(target: Callable[..., Any]) -> dict[str, Any]:
-    """Keyword arguments of a class or function with their defaults; those without a default map to ``...``."""
+    """Arguments of a class or function with their defaults; those without a default map to ``...``.
+
+    Examples
+    --------
+    >>> settings_of(lambda temperature=0.05, *, tile: None)
+    {'temperature': 0.05, 'tile': Ellipsis}
+    """
     settings = {}
     for name, parameter in inspect.signature(target).parameters.items():
         if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD) and name != "self":
@@ -106,11 +119,17 @@ BUILD_ARGUMENTS = ("dim", "num_rows")
 def objective(name: str, *, paper: str, family: str, slots: str = "", state: str = "", cost: str = "B² D",
               tiled: bool = False, splits: bool = False, note: str = "",
               **defaults: Any) -> Callable[[T], T]:  # fmt: skip
-    """File a class as the objective `name`; the keyword arguments of its constructor are the settings.
+    """Decorator that files a class as the objective `name`; its constructor's keyword arguments are the settings.
 
     A constructor argument called ``dim`` or ``num_rows`` is not a setting: it receives the embedding size and the
-    number of training rows (None when not known, as in a check of a recipe). `defaults` replace the constructor's
+    number of training rows (None when unknown, as when a recipe is only checked). `defaults` replace the constructor's
     defaults, so that one class can be filed under several names.
+
+    Examples
+    --------
+    >>> from embedkit.objectives import presets
+    >>> dict(presets["cosent"].settings)  # filed by @objective("cosent", ...) above its class
+    {'scale': 20.0}
     """
 
     def file(cls: T) -> T:
@@ -157,6 +176,14 @@ def build(config: Component | Mapping[str, Any] | str, *, dim: int | None = None
     RecipeError
         Unknown name or setting, or a value that cannot work. No data is needed to find out: a check of a recipe calls
         `build` without `dim` and `num_rows`, and an objective that needs them says so when it is first evaluated.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2)}
+    >>> build({"name": "infonce", "temperature": 1.0})(z, ObjectiveBatch.of(z)).loss
+    tensor(0.3133)
     """
     if isinstance(config, Component):
         config = {"name": config.name, **config.settings}

@@ -17,7 +17,15 @@ _CAPACITY: ContextVar[int | None] = ContextVar("_CAPACITY", default=None)
 
 @contextlib.contextmanager
 def small_state() -> Iterator[None]:
-    """Objectives built inside keep 64 vectors at most, for a trial that needs no more."""
+    """A context in which new objectives store 64 vectors at most, for a trial run that needs no more.
+
+    Examples
+    --------
+    >>> from embedkit.objectives import build
+    >>> with small_state():
+    ...     build("moco", dim=2).bank.size
+    64
+    """
     token = _CAPACITY.set(64)
     try:
         yield
@@ -26,12 +34,12 @@ def small_state() -> Iterator[None]:
 
 
 def capacity(size: int) -> int:
-    """How many vectors an objective keeps that is asked to keep `size`.
+    """How many vectors an objective stores that is asked to store `size`; fewer inside `small_state`.
 
-    >>> kept(65_536)
+    >>> capacity(65_536)
     65536
     >>> with small_state():
-    ...     kept(65_536)
+    ...     capacity(65_536)
     64
     """
     most = _CAPACITY.get()
@@ -43,7 +51,14 @@ EPSILON = 1e-8
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type a loss is computed in: float64 stays, everything else becomes float32."""
+    """The precision that a loss is computed in: float64 stays, everything else becomes float32.
+
+    Examples
+    --------
+    >>> import torch
+    >>> compute_dtype(torch.bfloat16), compute_dtype(torch.float64)
+    (torch.float32, torch.float64)
+    """
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -54,6 +69,14 @@ def check_finite(embeddings: Mapping[str, Tensor]) -> None:
     ------
     NonFiniteError
         Names the embedding and its first bad row.
+
+    Examples
+    --------
+    >>> import torch
+    >>> check_finite({"anchor": torch.tensor([[1.0], [torch.nan]])})
+    Traceback (most recent call last):
+        ...
+    embedkit.errors.NonFiniteError: embeddings['anchor'] row 1: the embedding is NaN or infinite; ...
     """
     for name, z in embeddings.items():
         # One reduction per tensor; the row is searched for only when something is wrong.
@@ -67,7 +90,14 @@ def check_finite(embeddings: Mapping[str, Tensor]) -> None:
 
 
 def prepare(embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Check that all embeddings (N, D) are finite and cast them to the type the loss is computed in."""
+    """The embeddings (N, D) in the precision of the loss; NaN and infinity are refused.
+
+    Examples
+    --------
+    >>> import torch
+    >>> prepare({"anchor": torch.eye(2, dtype=torch.float16)})["anchor"].dtype
+    torch.float32
+    """
     check_finite(embeddings)
     return {name: z.to(compute_dtype(z.dtype)) for name, z in embeddings.items()}
 
@@ -96,12 +126,28 @@ class _Unit(torch.autograd.Function):
 
 
 def unit(z: Tensor) -> Tensor:
-    """Rows of `z` (..., D) divided by their length; a zero row stays zero and has a finite gradient."""
+    """The rows of `z` (..., D) scaled to unit length; a zero row stays zero and has a finite gradient.
+
+    Examples
+    --------
+    >>> import torch
+    >>> unit(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+    tensor([[0.6000, 0.8000],
+            [0.0000, 0.0000]])
+    """
     return _Unit.apply(z)
 
 
 def masked_lse(x: Tensor, mask: Tensor | None, dim: int = -1) -> Tensor:
-    """Log of the sum of exp(x) over `dim` where `mask` is true; -inf, with zero gradient, where it is true nowhere."""
+    """Log-sum-exp of `x` over `dim` where `mask` is true; -inf, with zero gradient, where it is true nowhere.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.tensor([[0.0, 0.0, 9.0], [1.0, 2.0, 3.0]])
+    >>> masked_lse(x, torch.tensor([[True, True, False], [False, False, False]]))
+    tensor([0.6931,   -inf])
+    """
     if x.shape[dim] == 0:
         return x.sum(dim) - torch.inf
     if mask is not None:
@@ -114,12 +160,26 @@ def masked_lse(x: Tensor, mask: Tensor | None, dim: int = -1) -> Tensor:
 
 
 def softplus(x: Tensor) -> Tensor:
-    """log(1 + e^x), exact in fp64 too: torch's own becomes linear at 20 unless told otherwise."""
+    """log(1 + e^x), exact in fp64 too: torch's own turns linear at 20 by default.
+
+    Examples
+    --------
+    >>> import torch
+    >>> softplus(torch.tensor([0.0, 30.0]))
+    tensor([ 0.6931, 30.0000])
+    """
     return torch.nn.functional.softplus(x, threshold=40.0)
 
 
 def grouped_lse(x: Tensor, group: Tensor, groups: int) -> Tensor:
-    """Log-sum-exp of the entries of `x` (P,) with the same number in `group` (P,), (groups,); -inf for empty groups."""
+    """Log-sum-exp (groups,) of the entries of `x` (P,) by their number in `group` (P,); -inf for empty groups.
+
+    Examples
+    --------
+    >>> import torch
+    >>> grouped_lse(torch.zeros(3), torch.tensor([0, 0, 2]), groups=3)
+    tensor([0.6931,   -inf, 0.0000])
+    """
     top = x.new_full((groups,), -torch.inf).scatter_reduce(0, group, x.detach(), "amax")
     top = torch.where(torch.isfinite(top), top, torch.zeros_like(top))
     total = x.new_zeros(groups).index_add(0, group, (x - top[group]).exp())
@@ -128,7 +188,14 @@ def grouped_lse(x: Tensor, group: Tensor, groups: int) -> Tensor:
 
 
 def logaddexp(a: Tensor, b: Tensor) -> Tensor:
-    """log(e^a + e^b); unlike `torch.logaddexp` its gradient is 0, not NaN, where both are -inf."""
+    """log(e^a + e^b); unlike `torch.logaddexp` its gradient is 0, not NaN, where both are -inf.
+
+    Examples
+    --------
+    >>> import torch
+    >>> logaddexp(torch.tensor([0.0]), torch.tensor([0.0]))
+    tensor([0.6931])
+    """
     top = torch.maximum(a.detach(), b.detach())
     top = torch.where(torch.isfinite(top), top, torch.zeros_like(top))
     total = (a - top).exp() + (b - top).exp()
@@ -137,14 +204,33 @@ def logaddexp(a: Tensor, b: Tensor) -> Tensor:
 
 
 def require(holds: bool, setting: str, value: Any, rule: str) -> None:
-    """Refuse the `value` of a `setting` unless the `rule` (for example "greater than 0") holds."""
+    """Refuse the `value` of a `setting` unless the `rule`, e.g. "greater than 0", holds.
+
+    Examples
+    --------
+    >>> require(0.07 > 0, "temperature", 0.07, "greater than 0")
+    >>> require(-1 > 0, "temperature", -1, "greater than 0")
+    Traceback (most recent call last):
+        ...
+    embedkit.errors.RecipeError: objective: temperature is -1; it must be greater than 0
+    """
     if not holds:
         raise RecipeError(f"{setting} is {value!r}", where="objective", remedy=f"it must be {rule}")
 
 
 def number(setting: str, value: Any, *, above: float | None = None, least: float | None = None,
            below: float | None = None, most: float | None = None) -> float:  # fmt: skip
-    """`value` as a float inside the bounds (`above` and `below` exclude the bound), or a RecipeError."""
+    """`value` as a float within the bounds (`above` and `below` exclude the bound); anything else is a RecipeError.
+
+    Examples
+    --------
+    >>> number("temperature", 1, above=0)
+    1.0
+    >>> number("temperature", 0, above=0)
+    Traceback (most recent call last):
+        ...
+    embedkit.errors.RecipeError: objective: temperature is 0; it must be a number greater than 0
+    """
     rules = [(above, "greater than", lambda v, b: v > b), (least, "at least", lambda v, b: v >= b),
              (below, "less than", lambda v, b: v < b), (most, "at most", lambda v, b: v <= b)]  # fmt: skip
     rule = "a number" + " and".join(f" {text} {bound:g}" for bound, text, _ in rules if bound is not None)
@@ -154,7 +240,17 @@ def number(setting: str, value: Any, *, above: float | None = None, least: float
 
 
 def whole(setting: str, value: Any, *, least: int = 0, most: int | None = None) -> int:
-    """`value` as an int inside the bounds, or a RecipeError."""
+    """`value` as an int within the bounds; anything else is a RecipeError.
+
+    Examples
+    --------
+    >>> whole("hops", 2, least=1)
+    2
+    >>> whole("hops", 0, least=1)
+    Traceback (most recent call last):
+        ...
+    embedkit.errors.RecipeError: objective: hops is 0; it must be a whole number of at least 1
+    """
     good = isinstance(value, int) and not isinstance(value, bool)
     rule = f"a whole number of at least {least}" + (f" and at most {most}" if most is not None else "")
     require(good and value >= least and (most is None or value <= most), setting, value, rule)
@@ -162,6 +258,12 @@ def whole(setting: str, value: Any, *, least: int = 0, most: int | None = None) 
 
 
 def choice(setting: str, value: Any, options: tuple[Any, ...]) -> Any:
-    """`value` when it is one of `known`, or a RecipeError."""
+    """`value` when it is one of `options`; anything else is a RecipeError.
+
+    Examples
+    --------
+    >>> choice("form", "kl", ("kl", "js"))
+    'kl'
+    """
     require(value in options, setting, value, "one of " + ", ".join(map(str, options)))
     return value

@@ -33,7 +33,7 @@ def _row_products(a: Gradient, b: Gradient, batch: ObjectiveBatch, scope: str) -
 
 
 def realign(grads: list[Gradient], batch: ObjectiveBatch, scope: str) -> tuple[list[Gradient], Tensor]:
-    """Project each gradient onto the normal plane of every other that it conflicts with.
+    """Each gradient, projected onto the normal plane of every other that it conflicts with.
 
     Yu et al. 2020, "Gradient Surgery", algorithm 1: the others are taken in random order (a function of seed and step)
     and as they were at first.
@@ -41,7 +41,16 @@ def realign(grads: list[Gradient], batch: ObjectiveBatch, scope: str) -> tuple[l
     Returns
     -------
     (list of Gradient, Tensor ())
-        The realigned gradients, and the share of pairs of terms (and rows) that were in conflict.
+        The projections, and the share of pairs of terms (and rows) that were in conflict.
+
+    Examples
+    --------
+    >>> import torch
+    >>> batch = ObjectiveBatch.of({"anchor": torch.eye(1, 2)})
+    >>> one, two = {"anchor": torch.tensor([[1.0, 0.0]])}, {"anchor": torch.tensor([[-1.0, 1.0]])}
+    >>> projections, conflict = realign([one, two], batch, "batch")
+    >>> [gradient["anchor"].tolist() for gradient in projections], conflict.item()
+    ([[[0.5, 0.5]], [[0.0, 1.0]]], 1.0)
     """
     generator = batch.generator("harmonise")
     projections = []

@@ -23,7 +23,16 @@ Config = Mapping[str, Any] | str
 
 
 def merge(parts: Mapping[str, tuple[float, LossOutput]]) -> LossOutput:
-    """The weighted sum of named losses; its terms are the weighted losses, and the terms inside as ``name/term``."""
+    """The weighted sum of named losses; its terms are the weighted losses, with the terms inside them as ``name/term``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> near, far = LossOutput(torch.tensor(2.0)), LossOutput(torch.tensor(4.0))
+    >>> out = merge({"near": (1.0, near), "far": (0.5, far)})
+    >>> out.loss, out.terms["far"]
+    (tensor(4.), tensor(2.))
+    """
     total: list[Tensor] = []
     terms: dict[str, Tensor] = {}
     metrics: dict[str, Tensor] = {}
@@ -36,19 +45,27 @@ def merge(parts: Mapping[str, tuple[float, LossOutput]]) -> LossOutput:
 
 
 class Wrapper(Objective):
-    """Base class of objectives that hold others in ``self.inner``."""
+    """Base class of objectives that contain others, in ``self.inner``; they need what those need.
+
+    Examples
+    --------
+    >>> from embedkit.objectives import build
+    >>> wrapper = build({"name": "matryoshka", "objective": "supcon", "dims": [64, 32]})
+    >>> len(wrapper.inner), sorted(wrapper.requires)
+    (2, ['anchor', 'label'])
+    """
 
     inner: nn.ModuleList
 
     def _adopt(self, inner: Sequence[Objective]) -> None:
-        """Take these objectives, what they require and what they accept."""
+        """Take over these objectives, what they require and what they accept."""
         self.inner = nn.ModuleList(inner)
         self.requires = frozenset().union(*(part.requires for part in inner))
         self.accepts = frozenset().union(*(part.accepts for part in inner))
         self.any_of = tuple(alternatives for part in inner for alternatives in part.any_of)
 
     def negatives(self, batch_size: int, hard: int, processes: int) -> NegativeCount:
-        """Those of the objective inside that has the most."""
+        """Those of the inner objective with the most."""
         counts = [part.negatives(batch_size, hard, processes) for part in self.inner]  # type: ignore[operator]
         return max(counts, key=lambda count: count.total)
 
@@ -153,6 +170,13 @@ class Terms(Wrapper):
         written ``{"objective": {"name": ..., "weight": ...}, "weight": 0.1}``.
     dim, num_rows : int or None
         Size of the embeddings and of the training data.
+
+    Examples
+    --------
+    >>> from embedkit.objectives import build
+    >>> total = build({"name": "sum", "terms": [{"name": "clip"}, {"name": "align-uniform", "weight": 0.1}]})
+    >>> total.labels, total.weights
+    (['clip', 'align-uniform'], [1.0, 0.1])
     """
 
     def __init__(self, terms: Sequence[Mapping[str, Any]], dim: int | None, num_rows: int | None) -> None:
@@ -195,7 +219,7 @@ class Terms(Wrapper):
     def inputs_of(
         self, at: int, embeddings: dict[str, Tensor], batch: ObjectiveBatch
     ) -> tuple[dict[str, Tensor], ObjectiveBatch]:
-        """What the term number `at` sees: embeddings, and what is known of them, under the names it asks for."""
+        """Embeddings and batch as the term number `at` sees them: under the names that it asks for."""
         names = self.inputs[at]
         if not names:
             return embeddings, batch
@@ -335,7 +359,7 @@ class FeatureTransform(Wrapper):
         self._adopt([build(objective, dim=dim, num_rows=num_rows)])
 
     def transform(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> dict[str, Tensor]:
-        """The embeddings that the objective sees."""
+        """The embeddings that the inner objective sees."""
         rng = batch.random("feature-transform")
         features = dict(embeddings)
 
@@ -355,7 +379,7 @@ class FeatureTransform(Wrapper):
         return features
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
-        """The objective on the moved embeddings."""
+        """The inner objective's loss on the transformed embeddings."""
         return self.inner[0](self.transform(embeddings, batch), batch)
 
     def after_step(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> None:

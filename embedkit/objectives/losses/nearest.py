@@ -22,7 +22,7 @@ from embedkit.objectives.tools import choice, number, unit, whole
 
 
 class _Lookup(Direction):
-    """A queue of unit anchors, a predictor, and the search for nearest neighbours."""
+    """A queue of unit anchors, a predictor, and the nearest-neighbour search."""
 
     accepts = frozenset()
 
@@ -62,8 +62,18 @@ class _Lookup(Direction):
 class NearestNeighbours(_Lookup):
     """Anchor: the queue's nearest neighbour of one view; candidates: predictions of the other view; then swapped.
 
-    NNCLR (Dwibedi et al. 2021). No gradient flows to the neighbour. Before the first step an anchor is looked up among
-    random unit vectors, or is itself when `random_start` is not set.
+    NNCLR (Dwibedi et al. 2021). No gradient flows to the neighbour. Before the first step the queue holds random unit
+    vectors; without `random_start` it is empty, and an anchor is its own neighbour.
+
+    Examples
+    --------
+    >>> import torch
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> direction = NearestNeighbours(size=8, hidden=4, random_start=False, dim=2)
+    >>> (anchors, candidates), _ = direction.sides(z, ObjectiveBatch.of(z))
+    >>> anchors.z, candidates.z.shape  # the queue is still empty: an anchor is its own neighbour
+    (tensor([[1., 0.],
+            [0., 1.]]), torch.Size([2, 2]))
     """
 
     def __init__(self, size: int = 65_536, hidden: int = 4096, keys: str = "own", random_start: bool = True,
@@ -83,6 +93,15 @@ class Centroids(_Lookup):
 
     All4One (Estepa et al. 2023): the summary r of the neighbours nn_1 .. nn_k, and g of [prediction, nn_1 .. nn_k-1],
     are the transformer's first outputs. Its dropout is left out, so that the loss is the same on every process.
+
+    Examples
+    --------
+    >>> import torch
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2)}
+    >>> direction = Centroids(size=8, hidden=4, nearest=3, layers=1, heads=1, dim=2)
+    >>> (anchors, candidates), _ = direction.sides(z, ObjectiveBatch.of(z))
+    >>> anchors.z.shape, candidates.z.shape
+    (torch.Size([2, 2]), torch.Size([2, 2]))
     """
 
     def __init__(self, size: int = 98_304, hidden: int = 4096, keys: str = "own", random_start: bool = True,

@@ -35,7 +35,15 @@ def ordered_pairs(similarity: Tensor, score: Tensor) -> Tensor:
     Parameters
     ----------
     similarity, score : Tensor (B,)
-        What the model says (already scaled), and what the data say.
+        The model's similarities, already scaled, and the scores of the data.
+
+    Examples
+    --------
+    >>> import torch
+    >>> ordered_pairs(torch.tensor([0.0, 2.0]), torch.tensor([0.1, 0.9]))  # in the right order
+    tensor(0.1269)
+    >>> ordered_pairs(torch.tensor([2.0, 0.0]), torch.tensor([0.1, 0.9]))
+    tensor(2.1269)
     """
     gaps = similarity[:, None] - similarity[None, :]  # (B, B)
     wrong = masked_lse(gaps.flatten(), (score[:, None] < score[None, :]).flatten())

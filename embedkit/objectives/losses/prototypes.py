@@ -30,6 +30,13 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
     -------
     Tensor (N, K)
         Rows sum to one; columns sum to about N / K.
+
+    Examples
+    --------
+    >>> import torch
+    >>> sinkhorn(torch.tensor([[0.9, 0.1], [0.8, 0.7]]), epsilon=0.5, iterations=20)
+    tensor([[0.6682, 0.3318],
+            [0.3318, 0.6682]])
     """
     plan = scores / epsilon
     for _ in range(iterations):

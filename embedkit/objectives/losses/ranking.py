@@ -31,6 +31,13 @@ def odd_even_sort(values: Tensor, steepness: float) -> Tensor:
     -------
     Tensor (R, n, n)
         Doubly stochastic: entry (r, k, j) says how much element j is at place k.
+
+    Examples
+    --------
+    >>> import torch
+    >>> odd_even_sort(torch.tensor([[2.0, 1.0]]), steepness=10.0)
+    tensor([[[0.0317, 0.9683],
+             [0.9683, 0.0317]]])
     """
     count = values.shape[1]
     eye = torch.eye(count, dtype=values.dtype, device=values.device)

@@ -20,18 +20,42 @@ COST = "B D²"
 
 
 def standardised(vectors: Tensor, eps: float = 1e-5) -> Tensor:
-    """Columns of (B, D) with mean zero and variance one over the batch (divided by B), as BatchNorm without affine."""
+    """The columns of (B, D) with mean zero and variance one over the batch (divided by B): BatchNorm without affine.
+
+    Examples
+    --------
+    >>> import torch
+    >>> standardised(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
+    tensor([[-1.0000,  0.0000],
+            [ 1.0000,  0.0000]])
+    """
     centred = vectors - vectors.mean(dim=0)
     return centred / (centred.square().mean(dim=0) + eps).sqrt()
 
 
 def off_diagonal(matrix: Tensor) -> Tensor:
-    """A square matrix with zeros on its diagonal."""
+    """A square matrix with zeros on its diagonal.
+
+    Examples
+    --------
+    >>> import torch
+    >>> off_diagonal(torch.ones(2, 2))
+    tensor([[0., 1.],
+            [1., 0.]])
+    """
     return matrix - torch.diag(torch.diagonal(matrix))
 
 
 def covariance(vectors: Tensor) -> Tensor:
-    """Unbiased covariance (D, D) of (B, D); zero for a single row."""
+    """Unbiased covariance (D, D) of the columns of (B, D); zero for a single row.
+
+    Examples
+    --------
+    >>> import torch
+    >>> covariance(torch.tensor([[1.0, 2.0], [3.0, 6.0]]))
+    tensor([[2., 4.],
+            [4., 8.]])
+    """
     centred = vectors - vectors.mean(dim=0)
     return centred.T @ centred / max(len(vectors) - 1, 1)
 

@@ -27,6 +27,12 @@ class Predictor(nn.Module):
     ----------
     dim, hidden : int
         Columns of input and output, and between the two layers.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Predictor(dim=4, hidden=8)(torch.randn(3, 4)).shape
+    torch.Size([3, 4])
     """
 
     def __init__(self, dim: int, hidden: int) -> None:
@@ -45,7 +51,7 @@ class Predictor(nn.Module):
 
 
 class Regression(Family):
-    """Base class of BYOL and SimSiam: cosine of a predicted view with the stopped target of the other view.
+    """Base class of BYOL and SimSiam: cosine of one view's prediction with the other view's target, without negatives.
 
     Parameters
     ----------
@@ -53,6 +59,14 @@ class Regression(Family):
         Width of the predictor's hidden layer.
     dim : int or None
         Size of the embeddings; without it the objective can be checked but not evaluated.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import build
+    >>> z = {"anchor": torch.ones(4, 2), "positive": torch.ones(4, 2)}
+    >>> build({"name": "simsiam", "hidden": 2}, dim=2)(z, ObjectiveBatch.of(z)).metrics  # all equal: collapse
+    {'spread': tensor(0.)}
     """
 
     def __init__(self, *, hidden: int, dim: int | None = None) -> None:

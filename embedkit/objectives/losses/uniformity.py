@@ -30,6 +30,12 @@ def log_mean_potential(vectors: Tensor, t: float) -> Tensor:
     """``log mean_{i != j} exp(-t ||x_i - x_j||²)`` of (B, D); zero for a single vector.
 
     Wang and Isola 2020, "Understanding Contrastive Representation Learning", section 4.1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> log_mean_potential(torch.eye(2), t=2.0)  # one pair, at the squared distance 2
+    tensor(-4.)
     """
     size = len(vectors)
     if size < 2:

@@ -17,7 +17,15 @@ from embedkit.objectives.tools import grouped_lse
 
 @dataclass
 class Extra:
-    """Candidates that only one anchor has: scores (n, E), negative unless `positive`; log weights (n, E) or None."""
+    """Candidates of single anchors: scores (n, E), negatives unless `positive`; log weights (n, E) or None.
+
+    Examples
+    --------
+    >>> import torch
+    >>> extra = Extra(scores=torch.tensor([[0.9, 0.2], [0.4, 0.3]]))  # two more negatives for each of two anchors
+    >>> extra.scores.shape, extra.positive
+    (torch.Size([2, 2]), False)
+    """
 
     scores: Tensor
     log_weight: Tensor | None = None
@@ -26,24 +34,36 @@ class Extra:
 
 @dataclass
 class Problem:
-    """Anchors against candidates.
+    """Anchors, candidates and masks of one direction of an objective.
 
     Attributes
     ----------
     whole, right : Side
         All anchors of the batch, all candidates.
     mine : slice or LongTensor
-        Which anchors this process evaluates; n of them. A slice stands for all.
+        The n anchors that this process evaluates. A slice stands for all.
     masks, parts : Masks, list of Part
         Over all anchors.
     place : int
-        Number of the direction, for state that each direction keeps for itself.
+        Number of the direction, for state that each direction has of its own.
     extras : list of Extra
         Candidates of single anchors of this process.
     left : Side
         The anchors of this process.
     my_parts : list of Part
         Features of this process's anchors and of all candidates.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import build
+    >>> from embedkit.objectives.matrix.similarity import Relation
+    >>> z = {"anchor": torch.eye(2), "positive": torch.tensor([[0.6, 0.8], [0.0, 1.0]])}
+    >>> batch = ObjectiveBatch.of(z)
+    >>> ((left, right),) = build("infonce").direction.sides(z, batch)
+    >>> masks = Masks(*(Relation.of(left.id(kind), right.id(kind)) for kind in ("row", "vector")))
+    >>> Problem(batch, left, right, slice(0, 2), masks, [Part(left.z, right.z)]).all_scores
+    tensor([0.6000, 1.0000])
     """
 
     batch: ObjectiveBatch
@@ -75,18 +95,18 @@ class Problem:
 
 @dataclass
 class Row:
-    """What a reducer reads: n anchors and P positive pairs, sorted by anchor.
+    """The rows of the matrix as a reducer sees them: n anchors and P positive pairs, sorted by anchor.
 
     Attributes
     ----------
     row, logit, scores : Tensor (P,)
-        Anchor of a pair; its logit after what the slot `positive` did; its score before.
+        Anchor of a pair; its logit after the slot `positive`; its score before.
     part : Tensor (P,)
-        How much of its anchor's target a pair holds; the parts of one anchor add up to 1.
+        Share of its anchor's target that a pair holds; the parts of one anchor add up to 1.
     count : Tensor (n,)
         Positives of each anchor.
     stats : dict
-        Sums over the rows of the table, (n,) each.
+        Sums over the rows of the matrix, (n,) each.
     log_neg : Tensor (n,) or None
         log Σ w e^l over negatives, -inf when there is none.
     omega : Tensor (P,) or None
@@ -96,9 +116,20 @@ class Row:
     pooled : Tensor (n,) or None
         log Σ e^l over positives when the pairs are not listed one by one but stand for their mean.
     table : Table
-        What the sums were taken of, for reducers that need all of it.
+        The similarity matrix itself, for reducers that need all of it.
     distribution : callable
-        ``distribution(positive, valid)`` with bool tables (n, M) gives the target's probabilities (n, M).
+        ``distribution(positive, valid)`` with bool matrices (n, M) gives the target's probabilities (n, M).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> objective, rows = build({"name": "infonce", "temperature": 1.0}), []
+    >>> _ = objective.reducer.register_forward_pre_hook(lambda reducer, inputs: rows.append(inputs[0]))
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2)}
+    >>> _ = objective(z, ObjectiveBatch.of(z))
+    >>> rows[0].logit, rows[0].log_neg
+    (tensor([1., 1.]), tensor([0., 0.]))
     """
 
     problem: Problem

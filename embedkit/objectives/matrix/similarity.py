@@ -19,18 +19,32 @@ VIEWS = ("anchor", "positive", *(f"view{n}" for n in range(3, 17)))
 
 
 def views_of(embeddings: Mapping[str, Tensor]) -> list[str]:
-    """The names in `embeddings` that are views of a row, in order."""
+    """The names in `embeddings` that are views of a row, in order.
+
+    Examples
+    --------
+    >>> import torch
+    >>> views_of({"negatives": torch.eye(2), "positive": torch.eye(2), "anchor": torch.eye(2)})
+    ['anchor', 'positive']
+    """
     return [name for name in VIEWS if name in embeddings]
 
 
 @dataclass
 class Side:
-    """Vectors (N, D) with integer ids (N,) by what they say: row, view, vector, key, label, group, hard.
+    """Vectors (N, D) and their integer ids (N,) of each kind: row, view, vector, key, label, group, hard.
 
     ``vector`` is a number that no other vector of the batch has; ``hard`` is the row whose hard negative a vector is;
     ``key of VIEW`` is the key of that view of the vector's row.
     `guide` (N, G) holds embeddings by a guide model, `score` (N,) the role of that name, when there are any. `memo`
-    keeps features that were made of the vectors, so that two directions share them.
+    caches features of the vectors, so that two directions share them.
+
+    Examples
+    --------
+    >>> import torch
+    >>> side = Side(torch.eye(2), {"row": torch.tensor([0, 1])})
+    >>> side.take(slice(1, 2)).id("row"), len(Side.join([side, side]))
+    (tensor([1]), 4)
     """
 
     z: Tensor
@@ -43,7 +57,7 @@ class Side:
         return len(self.z)
 
     def take(self, index: Tensor | slice) -> Side:
-        """The vectors at `index`, with what is known of them."""
+        """The vectors at `index`, with their ids, guide vectors and scores."""
         pick = [None if t is None else t[index] for t in (self.guide, self.score)]
         return Side(self.z[index], {k: v[index] for k, v in self.ids.items()}, *pick)
 
@@ -52,13 +66,13 @@ class Side:
         return Side(self.z.detach(), self.ids, self.guide, self.score)
 
     def id(self, name: str) -> Tensor:
-        """Ids (N,) by name; nobody's when they are not known."""
+        """Ids (N,) of one kind; `NOBODY` where a side has none."""
         ids = self.ids.get(name)
         return torch.full((len(self.z),), NOBODY, device=self.z.device) if ids is None else ids
 
     @classmethod
     def join(cls, sides: Iterable[Side]) -> Side:
-        """All vectors one after another; ids that one side lacks become nobody's there."""
+        """All vectors one after another; ids that one side lacks become `NOBODY` there."""
         every = list(sides)
         parts = [side for side in every if len(side)] or every[:1]
         if len(parts) == 1:
@@ -75,7 +89,16 @@ class Side:
 
 
 def collect(names: Iterable[str], embeddings: Mapping[str, Tensor], batch: ObjectiveBatch) -> Side:
-    """One side made of the vectors called `names`, those that are in the batch."""
+    """The vectors called `names`, those that are in the batch, as one side.
+
+    Examples
+    --------
+    >>> import torch
+    >>> z = {"anchor": torch.eye(2), "negatives": torch.ones(4, 2)}
+    >>> side = collect(["negatives"], z, ObjectiveBatch.of(z))
+    >>> side.id("hard"), side.z.shape
+    (tensor([0, 0, 1, 1]), torch.Size([4, 2]))
+    """
     first, sides = 0, []
     selection = set(names)
     for name, z in embeddings.items():
@@ -129,7 +152,14 @@ class Relation:
     """Pairs (i, j) with ``left[i] == right[j]``; ids that nobody on the left has never match.
 
     The ids are replaced by the first place on the left that has them, so that related vectors have near numbers and
-    most tiles of a table can be seen to hold no pair by comparing two ranges.
+    most tiles of a matrix can be seen to hold no pair by comparing two ranges.
+
+    Examples
+    --------
+    >>> import torch
+    >>> same_label = Relation.of(torch.tensor([7, 8]), torch.tensor([8, 7, 8]))
+    >>> same_label.pairs()
+    (tensor([0, 1, 1]), tensor([1, 0, 2]))
     """
 
     left: Tensor
@@ -193,7 +223,15 @@ class Relation:
 
 @dataclass
 class PairList:
-    """Pairs named one by one: ``columns[i]`` (k,) are related to i; for relations that are no equality of ids."""
+    """Pairs listed one by one: ``columns[i]`` (k,) are related to i; for relations that are no equality of ids.
+
+    Examples
+    --------
+    >>> import torch
+    >>> PairList(torch.tensor([[2], [0]])).tile(slice(0, 2), slice(0, 3))
+    tensor([[False, False,  True],
+            [ True, False, False]])
+    """
 
     columns: Tensor
 
@@ -221,11 +259,23 @@ class PairList:
 
 @dataclass
 class Masks:
-    """Who is positive, negative, or neither: relations that are looked at one tile at a time.
+    """Which pairs are positive, negative, or neither: relations that are evaluated one tile at a time.
 
     A pair is positive when `positive` relates it and `same` does not; negative when it is in no relation of
-    {positive, same, *drop}, in every relation of `only`, and is not struck by the guide: a guide score above
-    `ceiling` (N,) of its anchor.
+    {positive, same, *drop}, in every relation of `only`, and not above `ceiling` (N,) of its anchor in the guide's
+    similarity, which marks likely false negatives.
+
+    Examples
+    --------
+    >>> import torch
+    >>> row, vector = torch.tensor([0, 1]), torch.tensor([0, 1])
+    >>> masks = Masks(Relation.of(row, row), Relation.of(vector, vector + 2))
+    >>> masks.positives(slice(0, 2), slice(0, 2))
+    tensor([[ True, False],
+            [False,  True]])
+    >>> masks.negatives(slice(0, 2), slice(0, 2))
+    tensor([[False,  True],
+            [ True, False]])
     """
 
     positive: Relation | PairList
@@ -287,7 +337,17 @@ class Masks:
 
 
 def check_roles(requires: Iterable[str], embeddings: Mapping[str, Tensor], batch: ObjectiveBatch) -> None:
-    """Raise a DataError naming the first of the names and roles in `requires` that is not there."""
+    """Refuse a batch that lacks one of the names and roles in `requires`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> z = {"anchor": torch.eye(2)}
+    >>> check_roles({"anchor", "label"}, z, ObjectiveBatch.of(z))
+    Traceback (most recent call last):
+        ...
+    embedkit.errors.DataError: batch: the objective needs 'label', which is not there; ...
+    """
     for role in sorted(requires):
         value = embeddings.get(role) if role in (*VIEWS, "negatives") else getattr(batch, role)
         if value is None or (role in ("guide", "scores") and not value):

@@ -19,7 +19,7 @@ PAIRS_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class Stat:
-    """One number per row of the table of logits l.
+    """One number per row of the matrix of logits l.
 
     kind : "lse"      log Σ exp(factor · l + log weight)
            "sum"      Σ l
@@ -27,6 +27,13 @@ class Stat:
            "softplus" Σ log(1 + exp(factor · l))
            "count"    how many, without gradient
     over : the "positive" or the "negative" pairs of the row
+
+    Examples
+    --------
+    >>> import torch
+    >>> sharp = Stat("lse", over="negative", factor=2.0)
+    >>> reduce_logits(sharp, torch.tensor([[1.0, 0.5]]), mask=torch.tensor([[False, True]]), extra=None)
+    tensor([1.])
     """
 
     kind: Literal["lse", "sum", "expect", "softplus", "count"]
@@ -35,7 +42,23 @@ class Stat:
 
 
 class Pointwise:
-    """A function of the dot product of two feature vectors, elementwise, with its derivative. The base is s itself."""
+    """An elementwise function of the dot product of two feature vectors, with its derivative; here the identity.
+
+    The derivative is what makes tiles possible: their gradient is computed without a graph.
+
+    Examples
+    --------
+    >>> import torch
+    >>> class Square(Pointwise):
+    ...     identity = False
+    ...     def value(self, s):
+    ...         return s * s
+    ...     def slope(self, s):
+    ...         return 2 * s
+    >>> left, right = torch.tensor([[0.6, 0.8]]), torch.tensor([[1.0, 0.0]])
+    >>> pair_scores([Part(left, right, Square())], torch.tensor([0]), torch.tensor([0]))
+    tensor([0.3600])
+    """
 
     identity = True
 
@@ -50,7 +73,16 @@ class Pointwise:
 
 @dataclass
 class Part:
-    """One summand of a score: features (N, F) and (M, F), whose dot products go through a function."""
+    """One summand of a score: features (N, F) and (M, F), whose dot products go through a function.
+
+    Examples
+    --------
+    >>> import torch
+    >>> part = Part(left=torch.eye(2), right=torch.tensor([[0.6, 0.8], [1.0, 0.0], [0.0, 1.0]]))
+    >>> part.function.value(part.left @ part.right.T)
+    tensor([[0.6000, 1.0000, 0.0000],
+            [0.8000, 0.0000, 1.0000]])
+    """
 
     left: Tensor
     right: Tensor
@@ -78,14 +110,31 @@ class _PairDots(torch.autograd.Function):
 
 
 def pair_scores(parts: Sequence[Part], row: Tensor, column: Tensor) -> Tensor:
-    """Scores of single pairs (P,), with gradient, computed from the features alone."""
+    """Scores (P,) of single pairs, with gradient, computed from the features alone.
+
+    Examples
+    --------
+    >>> import torch
+    >>> part = Part(torch.eye(2), torch.tensor([[0.6, 0.8]]))
+    >>> pair_scores([part], row=torch.tensor([0, 1]), column=torch.tensor([0, 0]))
+    tensor([0.6000, 0.8000])
+    """
     scores = [p.function.value(_PairDots.apply(p.left, p.right, row, column)) for p in parts]
     return torch.stack(scores).sum(0) if len(scores) > 1 else scores[0]
 
 
 @dataclass
 class LogWeights:
-    """Weights of negative pairs, as logarithms: a constant for related pairs, log(1 + |difference|) of two vectors."""
+    """Log weights of negative pairs: a constant for related pairs, and log(1 + |difference|) of two vectors of scores.
+
+    Examples
+    --------
+    >>> import torch
+    >>> own = Relation.of(torch.tensor([0, 1]), torch.tensor([0, 1, 1]))
+    >>> LogWeights([(own, 0.5)]).tile(slice(0, 2), slice(0, 3))
+    tensor([[0.5000, 0.0000, 0.0000],
+            [0.0000, 0.5000, 0.5000]])
+    """
 
     related: list[tuple[Relation, float]] = field(default_factory=list)
     distance: tuple[Tensor, Tensor] | None = None
@@ -111,10 +160,19 @@ class LogWeights:
 
 @dataclass
 class Table:
-    """Everything that decides the logits l = scale · score + bias of N anchors and M candidates, and their masks.
+    """The similarity matrix of N anchors and M candidates, as features and masks: logits l = scale · score + bias.
 
-    `scale` has shape () or (N, 1), `bias` shape () or is None. `band` (low (N,), high (N,)) keeps as negatives of the
-    candidates from number `banded` on only those with ``low <= score <= high``.
+    `scale` has shape () or (N, 1), `bias` shape () or is None. `band` (low (N,), high (N,)) limits the negatives of an
+    anchor to candidates with ``low <= score <= high``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> eye = torch.eye(2)
+    >>> masks = Masks(Relation.of(torch.arange(2), torch.arange(2)), Relation.of(torch.arange(2), torch.arange(2) + 2))
+    >>> table = Table([Part(eye, eye)], torch.tensor(10.0), None, masks)
+    >>> table.logits(table.scores(slice(0, 2), slice(0, 2))[0], torch.tensor([0, 0]))
+    tensor([10.,  0.])
     """
 
     parts: list[Part]
@@ -151,7 +209,15 @@ class Table:
 
 
 def reduce_logits(stat: Stat, logits: Tensor, mask: Tensor | None, extra: Tensor | None) -> Tensor:
-    """One stat of each row of dense logits (N, M); `extra` are log weights (N, M)."""
+    """One stat (N,) of each row of dense logits (N, M); `extra` are log weights (N, M).
+
+    Examples
+    --------
+    >>> import torch
+    >>> logits, mask = torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[False, True, True]])
+    >>> reduce_logits(Stat("sum", "negative"), logits, mask, extra=None)
+    tensor([6.])
+    """
     if stat.kind == "lse":
         x = logits * stat.factor
         return masked_lse(x if extra is None else x + extra, mask)
@@ -166,7 +232,17 @@ def reduce_logits(stat: Stat, logits: Tensor, mask: Tensor | None, extra: Tensor
 
 
 def dense_stats(table: Table, stats: Sequence[Stat]) -> list[Tensor]:
-    """Each wanted number for each row of the table, (N,) each; holds the N x M table."""
+    """Each stat (N,) of the rows of the matrix; holds all N x M logits.
+
+    Examples
+    --------
+    >>> import torch
+    >>> eye = torch.eye(2)
+    >>> masks = Masks(Relation.of(torch.arange(2), torch.arange(2)), Relation.of(torch.arange(2), torch.arange(2) + 2))
+    >>> table = Table([Part(eye, eye)], torch.tensor(10.0), None, masks)
+    >>> dense_stats(table, [Stat("lse", "negative"), Stat("count", "negative")])
+    [tensor([0., 0.]), tensor([1., 1.])]
+    """
     rows, columns = (slice(0, n) for n in table.shape)
     logits = table.scores(rows, columns) * table.scale
     logits = logits if table.bias is None else logits + table.bias

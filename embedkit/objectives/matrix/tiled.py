@@ -28,7 +28,19 @@ AUTO_TILE = {"cpu": 1024, "other": 4096}
 
 
 def row_stats(tables: Sequence[Table], stats: Sequence[Stat], tile: int | str | None) -> list[list[Tensor]]:
-    """Each wanted number (n,) of each table."""
+    """Each stat (n,) of the rows of each similarity matrix, by tiles of `tile` rows and columns (None: all at once).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives.matrix.similarity import Masks
+    >>> from embedkit.objectives.matrix.stats import Part
+    >>> eye, ids = torch.eye(3), torch.arange(3)
+    >>> masks = Masks(Relation.of(ids, ids), Relation.of(ids, ids + 3))
+    >>> table = Table([Part(eye, eye)], torch.tensor(10.0), None, masks)
+    >>> row_stats([table], [Stat("lse", "negative")], tile=2)
+    [[tensor([0.6931, 0.6931, 0.6931])]]
+    """
     if not stats:
         return [[] for _ in tables]
     if len(tables) == 2 and tile is not None and _transposed(*tables):

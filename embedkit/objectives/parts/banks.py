@@ -21,7 +21,14 @@ _ROLES = ("label", "group", "score")
 
 
 class Bank(Memory):
-    """Base of banks. The base holds nothing, and negatives come from the batch."""
+    """Base class of banks. The base stores nothing, and negatives come from the batch.
+
+    Examples
+    --------
+    >>> bank = Bank()
+    >>> bank.length, bank.in_batch
+    (0, True)
+    """
 
     in_batch = True
     """Whether the other rows of the batch repel too."""
@@ -36,11 +43,11 @@ class Bank(Memory):
 
     @property
     def length(self) -> int:
-        """How many vectors there are now."""
+        """Number of vectors that the bank holds now."""
         return 0
 
     def side(self, like: Side) -> Side | None:
-        """The vectors held, in the type of `like`; None when there are none."""
+        """The bank's vectors, in the type of `like`; None when there are none."""
         return None
 
     def extras(self, problem: Problem) -> list[Extra]:
@@ -57,7 +64,14 @@ class Bank(Memory):
 
 @part("bank", "none")
 class NoBank(Bank):
-    """Only the batch."""
+    """In-batch and hard negatives only.
+
+    Examples
+    --------
+    >>> from embedkit.objectives import build
+    >>> build({"name": "table", "bank": "none"}).negatives(batch_size=8, hard=0, processes=1)
+    NegativeCount(in_batch=7, hard=0, other_processes=0, bank=0)
+    """
 
 
 @part("bank", "queue")
@@ -68,6 +82,16 @@ class Queue(Bank):
     rows of the batch repel as well (a cross-batch memory). The label, group and score of a row travel with its vector,
     so that a vector of the queue attracts, repels or is left out as one of the batch is; so do the guide's vectors
     where the target or the mask reads them (of size `guide_dim`, that of the guide when not given).
+
+    Examples
+    --------
+    >>> import torch
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2)}
+    >>> queue = Queue(size=3, random_start=False, dim=2)
+    >>> queue.after_step(z, ObjectiveBatch.of(z), Side(z["positive"], {}))
+    >>> queue.length, queue.side(Side(z["anchor"], {})).z
+    (2, tensor([[1., 0.],
+            [0., 1.]]))
     """
 
     def __init__(self, size: int = 65_536, in_batch: bool = False, random_start: bool = True,
@@ -90,7 +114,7 @@ class Queue(Bank):
         return unit(torch.randn(self.size if width else 0, width, generator=draw))
 
     def make_room(self, roles: frozenset[str], guide_dim: int | None) -> None:
-        """Buffers for the roles of rows that travel with vectors, and for the guide's vectors where they are read."""
+        """Register buffers for the roles that travel with the vectors, and for guide vectors where they are read."""
         vectors = self.get_buffer("vectors")
         for role in sorted(roles & set(_ROLES)) if self.keeps_roles else []:
             if role not in dict(self.named_buffers(recurse=False)):
@@ -101,11 +125,11 @@ class Queue(Bank):
 
     @property
     def length(self) -> int:
-        """How many vectors there are now."""
+        """Number of vectors that the queue holds now."""
         return int(self.get_buffer("filled"))
 
     def side(self, like: Side) -> Side | None:
-        """What is held, with the input, label, group and score of each vector; a random one has none of them."""
+        """The queue's vectors, with the input, label, group and score of each; a random one has none of them."""
         vectors = self.get_buffer("vectors")
         if not len(vectors):
             raise RecipeError("the queue does not know the size of the embeddings", where="objective.bank",
@@ -148,6 +172,16 @@ class FilteredQueue(Queue):
 
     MoCo with enhanced negative sampling (arXiv 2501.16360). Formula not verified: a reconstruction [R] from the
     abstract. The filter starts after the `warmup` share of the run.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2)}
+    >>> losses = [build({"name": "moco-filtered", "size": 8, "hardest": hardest}, dim=2)(z, ObjectiveBatch.of(z)).loss
+    ...           for hardest in (8, 1)]
+    >>> losses[0] > losses[1] > 0  # fewer negatives, a smaller loss
+    tensor(True)
     """
 
     def __init__(self, size: int = 65_536, hardest: int = 1024, ceiling: float = 0.9, warmup: float = 0.0,
@@ -183,6 +217,16 @@ class MixedQueue(Queue):
     For every anchor, from its `hardest` queue vectors n: `mixes` vectors unit(a n_i + (1-a) n_j), a ~ U(0, 1), and
     `query_mixes` vectors unit(b q + (1-b) n_j), b ~ U(0, 0.5), none with a gradient. Mixing starts after the `warmup`
     share of the run.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2)}
+    >>> losses = [build({"name": "mochi", "size": 8, "hardest": 4, "mixes": mixes}, dim=2)(z, ObjectiveBatch.of(z)).loss
+    ...           for mixes in (0, 16)]
+    >>> losses[0] < losses[1]  # synthetic hard negatives raise the loss
+    tensor(True)
     """
 
     makes_extras = True

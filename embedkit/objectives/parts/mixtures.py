@@ -27,6 +27,16 @@ class LabelMixes(Bank):
         Mixtures of each kind for each anchor.
     window : float
         In units of the target.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(3), "positive": torch.eye(3)}
+    >>> batch = ObjectiveBatch.of(z, score=torch.tensor([0.0, 1.0, 2.0]))
+    >>> losses = [build({"name": "supremix", "mixes": mixes})(z, batch).loss for mixes in (0, 16)]
+    >>> losses[0] < losses[1]  # mixtures with the anchor itself are hard negatives
+    tensor(True)
     """
 
     requires = frozenset({"score"})

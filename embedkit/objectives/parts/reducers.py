@@ -18,7 +18,14 @@ Stats = dict[Stat, Tensor]
 
 
 class Weight(nn.Module):
-    """Base of negative weights: what they need to know of a row, and the log of the weighted sum."""
+    """Base class of weights of negatives: the log of their weighted sum, from sums over a row. Here all weigh 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Weight().log_neg({LSE: torch.tensor([0.5])})
+    tensor([0.5000])
+    """
 
     plain = False
     """Whether every negative weighs 1, so that reducers without a weighted sum accept it."""
@@ -43,6 +50,12 @@ class Uniform(Weight):
 
     The latter is added to the logit, as in supervised SimCSE (Gao et al. 2021), so 0 means "like any other". With
     `mean` the weights are divided by the number of negatives.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Uniform(negative_weight=2.0).log_neg({LSE: torch.tensor([0.0])})
+    tensor([0.6931])
     """
 
     def __init__(self, negative_weight: float = 1.0, hard_negative_weight: float = 0.0, mean: bool = False) -> None:
@@ -73,6 +86,17 @@ class Exponential(Weight):
 
     log Σ w e^l = log n + lse((1 + beta) l) - lse(beta l), so no table of weights is needed. `beta` multiplies the
     logit, temperature already applied. With `detach` no gradient flows through the weights.
+
+    Examples
+    --------
+    >>> import torch
+    >>> weight = Exponential(beta=1.0)
+    >>> logits = torch.tensor([[2.0, 0.0]])
+    >>> sharp, flat = (2 * logits).logsumexp(1), logits.logsumexp(1)
+    >>> weight.log_neg({weight.sharp: sharp, weight.flat: flat, COUNT: torch.tensor([2.0])})
+    tensor([2.5844])
+    >>> logits.logsumexp(1)  # without weights
+    tensor([2.1269])
     """
 
     def __init__(self, beta: float = 1.0, detach: bool = False) -> None:
@@ -98,7 +122,16 @@ class Exponential(Weight):
 
 @part("weight", "target-distance")
 class TargetDistance(Weight):
-    """Negatives weigh |difference of targets| + 1, the targets being the role ``score`` (SupReMix)."""
+    """Negatives weigh |difference of targets| + 1, the targets being the role ``score`` (SupReMix).
+
+    Examples
+    --------
+    >>> import torch
+    >>> left = Side(torch.eye(2), {}, score=torch.tensor([0.0, 1.0]))
+    >>> TargetDistance().weights(left, left).tile(slice(0, 2), slice(0, 2)).exp()
+    tensor([[1., 2.],
+            [2., 1.]])
+    """
 
     requires = frozenset({"score"})
 
@@ -110,7 +143,15 @@ class TargetDistance(Weight):
 
 
 class Prior(nn.Module):
-    """Base of corrections of the sum over negatives; the base takes negatives for negatives."""
+    """Base class of corrections of the sum over negatives for false negatives among them; the base corrects nothing.
+
+    Examples
+    --------
+    >>> import torch
+    >>> prior = Prior()
+    >>> prior.absent, prior(None, log_neg=torch.tensor([0.5]), lowest=torch.tensor(-10.0))
+    (True, tensor([0.5000]))
+    """
 
     absent = True
 
@@ -121,14 +162,30 @@ class Prior(nn.Module):
 
 @part("prior", "none")
 class NoPrior(Prior):
-    """Negatives are taken for negatives."""
+    """Every negative counts as a true negative.
+
+    Examples
+    --------
+    >>> from embedkit.objectives import build
+    >>> build("ntxent").prior.absent, build("debiased").prior.absent
+    (True, False)
+    """
 
 
 @part("prior", "debiased")
 class Debiased(Prior):
-    """A share `class_prior` of the negatives is taken for positives (Chuang et al. 2020).
+    """The share `class_prior` of the negatives counts as false negatives (Chuang et al. 2020).
 
     max{(x - prior · n · mean e^l_pos) / (1 - prior), n e^l_min}, where x is the sum over n negatives.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.tensor([[0.6, 0.8], [0.0, 1.0]])}
+    >>> objectives = [build({"name": "debiased", "class_prior": prior}) for prior in (0.0, 0.1)]
+    >>> [round(objective(z, ObjectiveBatch.of(z)).loss.item(), 4) for objective in objectives]
+    [0.7589, 0.702]
     """
 
     absent = False
@@ -152,7 +209,21 @@ class Debiased(Prior):
 
 
 class Reducer(nn.Module):
-    """Base of reducers."""
+    """Base class of reducers: from the positives and sums of a row of the matrix to the loss of its anchor.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> class Hinge(Reducer):
+    ...     def forward(self, r):
+    ...         return (1 + r.log_neg - r.log_pos).relu()
+    >>> objective = build({"name": "table", "temperature": 1.0})
+    >>> objective.reducer = Hinge()
+    >>> z = {"anchor": torch.eye(2), "positive": torch.tensor([[0.6, 0.8], [0.0, 1.0]])}
+    >>> objective(z, ObjectiveBatch.of(z)).loss
+    tensor(0.6000)
+    """
 
     ratio = True
     """Whether it divides by a (weighted) sum over negatives."""
@@ -164,7 +235,7 @@ class Reducer(nn.Module):
     keeps_state = False
 
     def stats(self) -> list[Stat]:
-        """Sums it reads besides those of the negative weight."""
+        """The sums that it reads besides those of the negative weight."""
         return []
 
     def forward(self, r: Row) -> Tensor:
@@ -181,7 +252,7 @@ class Reducer(nn.Module):
 
 
 def _denominators(r: Row, own: float, others: float) -> Tensor:
-    """log(own · e^l_p + others · Σ_{p' ≠ p} e^l_p' + D) for every positive pair p, (P,); 0 when it is empty."""
+    """log(own · e^l_p + others · Σ_{p' ≠ p} e^l_p' + negatives) of every positive pair p, (P,); 0 when it is empty."""
     assert r.log_neg is not None
     den = r.log_neg[r.row]
     if others > 0:
@@ -219,6 +290,14 @@ class SoftmaxOut(_Ratio):
         Each term is divided by 1 - p, without gradient (MACL).
     smoothing : float
         Share of the target that is spread evenly over all candidates that count.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.tensor([[0.6, 0.8], [0.0, 1.0]])}
+    >>> build({"name": "table", "reducer": "out", "temperature": 1.0})(z, ObjectiveBatch.of(z)).loss
+    tensor(0.5178)
     """
 
     def __init__(self, own: float = 1.0, others: float = 0.0, average: str = "all", focal: float = 0.0,
@@ -259,7 +338,17 @@ class SoftmaxOut(_Ratio):
 
 @part("reducer", "in")
 class SoftmaxIn(_Ratio):
-    """-log of the mean over the positives of e^l_p / (own · e^l_p + others · Σ of other positives + negatives)."""
+    """-log of the mean over the positives of e^l_p / (own · e^l_p + others · Σ of other positives + negatives).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.tensor([[0.6, 0.8], [0.0, 1.0]])}
+    >>> objective = build({"name": "table", "reducer": "in", "by": "label", "others": 1.0, "temperature": 1.0})
+    >>> objective(z, ObjectiveBatch.of(z, label=torch.tensor([0, 0]))).loss
+    tensor(0.6931)
+    """
 
     def __init__(self, own: float = 1.0, others: float = 0.0, average: str = "all") -> None:
         super().__init__(own, others, average)
@@ -278,6 +367,15 @@ class Merged(Reducer):
     """-log of Σ e^l over all positives of a batch row's anchors / Σ e^l over all their candidates (MV-InfoNCE).
 
     One term for each batch row, whose views share numerator and denominator.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.tensor([[0.6, 0.8], [0.0, 1.0]])}
+    >>> objective = build({"name": "table", "reducer": "merged", "direction": "views", "temperature": 1.0})
+    >>> objective(z, ObjectiveBatch.of(z)).loss
+    tensor(0.9006)
     """
 
     pools = True
@@ -297,7 +395,16 @@ class Merged(Reducer):
 
 @part("reducer", "sigmoid")
 class Sigmoid(Reducer):
-    """Σ softplus(-l) over positives plus Σ softplus(l) over negatives (Zhai et al. 2023, SigLIP)."""
+    """Σ softplus(-l) over positives plus Σ softplus(l) over negatives (Zhai et al. 2023, SigLIP).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.tensor([[0.6, 0.8], [0.0, 1.0]])}
+    >>> build({"name": "table", "reducer": "sigmoid", "temperature": 1.0})(z, ObjectiveBatch.of(z)).loss
+    tensor(1.3075)
+    """
 
     ratio = False
     negative = Stat("softplus", "negative")

@@ -18,13 +18,23 @@ Bounds = tuple[Tensor, Tensor | None]
 
 
 class Scale(nn.Module):
-    """Base of scale policies: logits are ``scale · score + bias``."""
+    """Base class of scales, fixed or learnable: logits are ``scale · score + bias``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> class Ten(Scale):
+    ...     def forward(self, problem):
+    ...         return torch.tensor(10.0), None
+    >>> Ten()(None), Ten().factor()
+    ((tensor(10.), None), 1.0)
+    """
 
     per_row = False
     """Whether the scale differs between anchors."""
 
     def forward(self, problem: Problem) -> Bounds:
-        """Scale () or (n, 1), and bias () or None, in the type of the scores."""
+        """Scale () or (n, 1), and bias () or None, in the precision of the scores."""
         raise TypeError(f"{type(self).__name__} does not define forward")
 
     def factor(self) -> float:
@@ -35,7 +45,7 @@ class Scale(nn.Module):
         """Bring parameters back into their bounds."""
 
     def advance(self, problem: Problem, slope: Tensor) -> None:
-        """Move temperatures by training row, given the slope of the loss by temperature (n,) but for what this adds."""
+        """Update temperatures by row, given the slope (n,) of the loss by temperature without this part's own term."""
 
     def metrics(self) -> dict[str, Tensor]:
         """Figures to log."""
@@ -48,6 +58,11 @@ class Fixed(Scale):
 
     SupCon (Khosla et al. 2020) uses 0.07; 1 gives the "times temperature" of global contrastive losses and 0.5 the
     "times 2 temperature" of MoCo v3.
+
+    Examples
+    --------
+    >>> Fixed(temperature=0.1, base_temperature=0.05).factor()
+    2.0
     """
 
     def __init__(self, temperature: float = 0.05, bias: float = 0.0, base_temperature: float | None = None) -> None:
@@ -68,10 +83,15 @@ class Fixed(Scale):
 
 @part("scale", "learnable")
 class Learnable(Scale):
-    """l = exp(log_scale) · s + bias, both learnt, as in CLIP (Radford et al. 2021) and SigLIP (Zhai et al. 2023).
+    """l = exp(log_scale) · s + bias, both learned, as in CLIP (Radford et al. 2021) and SigLIP (Zhai et al. 2023).
 
-    `log_scale` starts at -log(temperature). It is the parameter, not its use, that is kept at or below `max_scale`,
-    after each step, so that its gradient never vanishes. Neither parameter should be decayed.
+    `log_scale` starts at -log(temperature). It is clamped to at most log(`max_scale`) after each step and not in the
+    forward pass, so that its gradient never vanishes. Neither parameter should be decayed.
+
+    Examples
+    --------
+    >>> Learnable(temperature=0.05).metrics()["scale"].round()
+    tensor(20.)
     """
 
     undecayed = ("log_scale", "bias")
@@ -108,6 +128,14 @@ class Aligned(Scale):
     """Temperature that grows as positives align: temperature · (1 + alpha · (A - offset)), A the mean positive score.
 
     MACL (Huang et al., ICML 2023); A is taken over the whole batch, without gradient.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.tensor([[0.6, 0.8], [0.0, 1.0]])}
+    >>> build({"name": "table", "scale": "aligned", "temperature": 0.5})(z, ObjectiveBatch.of(z)).loss
+    tensor(0.4571)
     """
 
     def __init__(self, temperature: float = 0.1, alpha: float = 0.5, offset: float = 0.0) -> None:
@@ -132,6 +160,16 @@ class PerSample(Scale):
 
     The gradient log u + rho - E_w[l] is smoothed with `momentum`, clipped to ± `clip`, and moves the temperature by
     `tau_lr` inside [tau_min, tau_max]. State: temperature and smoothed gradient by row, one set for each direction.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> objective = build({"name": "isogclr", "temperature": 0.5}, num_rows=2)
+    >>> z = {"anchor": torch.eye(2), "positive": torch.tensor([[0.6, 0.8], [0.0, 1.0]])}
+    >>> objective.after_step(z, ObjectiveBatch.of(z))
+    >>> objective.scale.tau[0]
+    tensor([0.4999, 0.4999])
     """
 
     per_row = True
@@ -166,14 +204,32 @@ class PerSample(Scale):
 
 
 def mean_by_sample(ids: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Each id once, and the mean of its values."""
+    """Each id once, and the mean of its values.
+
+    Examples
+    --------
+    >>> import torch
+    >>> mean_by_sample(torch.tensor([3, 3, 5]), torch.tensor([1.0, 3.0, 4.0]))
+    (tensor([3, 5]), tensor([2., 4.]))
+    """
     single, place = torch.unique(ids, return_inverse=True)
     total = values.new_zeros(len(single)).index_add(0, place, values)
     return single, total / torch.bincount(place, minlength=len(single))
 
 
 def sample_ids(problem: Problem, rows: int) -> Tensor:
-    """The training row of each anchor of this process, (n,); refused when there is no state for it."""
+    """The training row of each anchor of this process, (n,); a row beyond the state's `rows` is refused.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2)}
+    >>> build("isogclr", num_rows=2)(z, ObjectiveBatch.of(z, ids=torch.tensor([0, 7])))
+    Traceback (most recent call last):
+        ...
+    embedkit.errors.RecipeError: objective: there is state for 2 rows and row 7 came; ...
+    """
     ids = problem.batch.ids[problem.left.id("row")]
     if len(ids) and int(ids.max()) >= rows:
         raise RecipeError(f"there is state for {rows} rows and row {int(ids.max())} came", where="objective",
@@ -182,7 +238,14 @@ def sample_ids(problem: Problem, rows: int) -> Tensor:
 
 
 class Positive(nn.Module):
-    """Base of what is done to the logits of positive pairs. The base leaves them as they are."""
+    """Base class of margins and weights on positive pairs. The base leaves their scores as they are.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Positive()(None, {"scores": torch.tensor([0.9])})
+    (tensor([0.9000]), None)
+    """
 
     plain = True
     cosine_only = False
@@ -197,7 +260,16 @@ class Positive(nn.Module):
 
 @part("positive", "plain")
 class Plain(Positive):
-    """Positive logits as they are."""
+    """Positive scores as they are: no margin.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.tensor([[0.6, 0.8], [0.0, 1.0]])}
+    >>> build({"name": "table", "positive": "plain", "temperature": 1.0})(z, ObjectiveBatch.of(z)).loss
+    tensor(0.5178)
+    """
 
 
 class _Margin(Positive):
@@ -218,7 +290,17 @@ class _Margin(Positive):
 
 @part("positive", "additive-margin")
 class AdditiveMargin(_Margin):
-    """Positive scores less `margin`; equal to weighing every negative by e^(margin · scale)."""
+    """Positive scores less `margin`; equal to weighing every negative by e^(margin · scale).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.tensor([[0.6, 0.8], [0.0, 1.0]])}
+    >>> objective = build({"name": "table", "positive": "additive-margin", "margin": 0.2, "temperature": 1.0})
+    >>> objective(z, ObjectiveBatch.of(z)).loss
+    tensor(0.6031)
+    """
 
     def __init__(self, margin: float = 0.1, warmup: float = 0.0) -> None:
         super().__init__(margin, warmup, 2.0)
@@ -230,9 +312,18 @@ class AdditiveMargin(_Margin):
 
 @part("positive", "simo")
 class Simo(Positive):
-    """The additive margin temperature · log(`as_many` / negatives): the negatives there are weigh like `as_many`.
+    """Additive margin temperature · log(`as_many` / n): the n negatives of an anchor weigh like `as_many`.
 
-    SIMO (sslsv); the count is that of the anchor's own negatives in the batch and the bank.
+    SIMO (sslsv); n counts the anchor's own negatives in the batch and the bank.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.tensor([[0.6, 0.8], [0.0, 1.0]])}
+    >>> objective = build({"name": "table", "positive": "simo", "as_many": 4, "temperature": 1.0})
+    >>> objective(z, ObjectiveBatch.of(z)).loss
+    tensor(1.3072)
     """
 
     plain = False
@@ -249,7 +340,17 @@ class Simo(Positive):
 
 @part("positive", "angular-margin")
 class AngularMargin(_Margin):
-    """cos(θ + margin) for positives; s - margin · sin(π - margin) beyond θ = π - margin."""
+    """cos(θ + margin) for positives; s - margin · sin(π - margin) beyond θ = π - margin.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.tensor([[0.6, 0.8], [0.0, 1.0]])}
+    >>> objective = build({"name": "table", "positive": "angular-margin", "margin": 0.2, "temperature": 1.0})
+    >>> objective(z, ObjectiveBatch.of(z)).loss
+    tensor(0.5543)
+    """
 
     cosine_only = True
 
@@ -266,7 +367,16 @@ class AngularMargin(_Margin):
 
 @part("positive", "von-mises")
 class VonMises(Positive):
-    """Positive logits weigh 2 - B · softmax over the batch of s / sigma: hard positives more, mean 1 (DCLW)."""
+    """Positive logits weigh 2 - B · softmax over the batch of s / sigma: hard positives more, mean 1 (DCLW).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.tensor([[0.6, 0.8], [0.0, 1.0]])}
+    >>> build({"name": "table", "positive": "von-mises", "temperature": 1.0})(z, ObjectiveBatch.of(z)).loss
+    tensor(0.5938)
+    """
 
     plain = False
 

@@ -13,7 +13,15 @@ from embedkit.objectives.tools import choice, number, unit, whole
 
 
 class Score(nn.Module):
-    """Base of scores: features of each side, whose dot products go through a function. The base is the cosine."""
+    """Base class of scores: features of each side, whose dot products go through a function. The base is the cosine.
+
+    Examples
+    --------
+    >>> import torch
+    >>> side = Side(torch.tensor([[3.0, 4.0]]), {})
+    >>> Score().features(side, "left", ObjectiveBatch.of({"anchor": side.z}))
+    tensor([[0.6000, 0.8000]])
+    """
 
     lowest: float | None = -1.0
     """The smallest score there is; None when there is no bound."""
@@ -53,7 +61,15 @@ class Score(nn.Module):
 
 @part("score", "cosine")
 class Cosine(Score):
-    """s = cos(a, c); with `relu` of the vectors' positive parts (Kini et al., ICLR 2024)."""
+    """s = cos(a, c); with `relu` that of the vectors' positive parts (Kini et al., ICLR 2024).
+
+    Examples
+    --------
+    >>> import torch
+    >>> side = Side(torch.tensor([[3.0, -4.0]]), {})
+    >>> Cosine(relu=True).features(side, "left", ObjectiveBatch.of({"anchor": side.z}))
+    tensor([[1., 0.]])
+    """
 
     def __init__(self, relu: bool = False) -> None:
         super().__init__()
@@ -66,7 +82,15 @@ class Cosine(Score):
 
 @part("score", "dot")
 class Dot(Score):
-    """s = a · c; vectors longer than `cap` are shortened to it."""
+    """s = a · c; vectors longer than `cap` are shortened to it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> side = Side(torch.tensor([[3.0, 4.0]]), {})
+    >>> Dot(cap=1.0).features(side, "left", ObjectiveBatch.of({"anchor": side.z}))
+    tensor([[0.6000, 0.8000]])
+    """
 
     lowest = None
     cosine = False
@@ -106,6 +130,15 @@ class Distance(Score):
     """s = -‖a - c‖^gamma of unit vectors (Tan et al., arXiv 2303.15103): 2 is Gaussian, 1 Laplacian.
 
     Squared distances below `eps` are held there, for below gamma 2 the gradient at 0 is infinite.
+
+    Examples
+    --------
+    >>> import torch
+    >>> score = Distance(gamma=2.0)
+    >>> left, right = Side(torch.tensor([[1.0, 0.0]]), {}), Side(torch.tensor([[0.0, 1.0]]), {})
+    >>> (part,) = score.parts(left, right, ObjectiveBatch.of({"anchor": left.z}))
+    >>> part.function.value(part.left @ part.right.T)
+    tensor([[-2.]])
     """
 
     cosine = False
@@ -122,6 +155,14 @@ class Halves(Score):
     """The product of two kernels: distances ^gamma and ^gamma2 of the two halves of a vector (Tan et al., section 4).
 
     s = -‖a1 - c1‖^gamma - ratio · ‖a2 - c2‖^gamma2, with each half a unit vector; `ratio` is T1 / T2.
+
+    Examples
+    --------
+    >>> import torch
+    >>> left, right = Side(torch.tensor([[1.0, 0.0, 1.0, 0.0]]), {}), Side(torch.tensor([[0.0, 1.0, 0.0, 1.0]]), {})
+    >>> parts = Halves().parts(left, right, ObjectiveBatch.of({"anchor": left.z}))
+    >>> [part.function.value(part.left @ part.right.T) for part in parts]
+    [tensor([[-2.]]), tensor([[-1.4142]])]
     """
 
     cosine = False
@@ -147,6 +188,16 @@ class Centred(Score):
     The paper's c is the mean unit embedding of the training set by the initial network. Here it is the mean over the
     first `centre_steps` steps, then fixed; it is zero before. `compactness` adds that multiple of the mean squared
     distance of the unit vectors to the unit centre, the paper's angular term.
+
+    Examples
+    --------
+    >>> import torch
+    >>> score = Centred(dim=2)
+    >>> z = {"anchor": torch.tensor([[1.0, 0.0], [0.6, 0.8]])}
+    >>> score.after_step(z, ObjectiveBatch.of(z))
+    >>> score.features(Side(z["anchor"], {}), "left", ObjectiveBatch.of(z))
+    tensor([[ 0.4472, -0.8944],
+            [-0.4472,  0.8944]])
     """
 
     def __init__(self, centre_steps: int = 1, compactness: float = 0.0, dim: int | None = None) -> None:
@@ -199,6 +250,14 @@ class Clusters(Score):
     """log Σ_k π_ik π_jk / Σ_j' π_j'k, with π the softmax of a vector: I-Con's distribution "uniform within a cluster".
 
     Alshammari et al. 2025 (arXiv 2504.16929). Use temperature 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> side = Side(torch.tensor([[2.0, 0.0], [0.0, 2.0]]), {})
+    >>> Clusters().features(side, "left", ObjectiveBatch.of({"anchor": side.z}))
+    tensor([[0.8808, 0.1192],
+            [0.1192, 0.8808]])
     """
 
     cosine = False
@@ -216,9 +275,16 @@ class Clusters(Score):
 
 
 def partners(batch: ObjectiveBatch, mode: str) -> Tensor:
-    """For each row, the label it is paired with, (B,); the same on every process, another at every step.
+    """The label that each row is paired with, (B,): the same on every process, different at every step.
 
-    mode : "arbitrary" another row's label, "distinct" another row's and not its own where there is one, "identical"
+    mode : "arbitrary" another row's label, "distinct" one that differs from its own if any does, "identical" its own
+
+    Examples
+    --------
+    >>> import torch
+    >>> batch = ObjectiveBatch.of({"anchor": torch.eye(3)}, label=torch.tensor([5, 5, 8]))
+    >>> partners(batch, "arbitrary"), partners(batch, "distinct")
+    (tensor([5, 8, 5]), tensor([8, 8, 5]))
     """
     label = batch.label
     assert label is not None
@@ -240,6 +306,14 @@ class Gated(Score):
 
     Hydra / SimLAP (arXiv 2410.18200): g = sigmoid(MLP((e_y1 + e_y2) / 2)), without the
     BatchNorm that the authors' MLP has.
+
+    Examples
+    --------
+    >>> import torch
+    >>> side = Side(torch.eye(2), {"row": torch.arange(2)})
+    >>> batch = ObjectiveBatch.of({"anchor": side.z}, label=torch.tensor([0, 1]))
+    >>> Gated(classes=2, label_dim=4, hidden=4, dim=2).features(side, "left", batch).shape
+    torch.Size([2, 2])
     """
 
     cosine = False
@@ -272,7 +346,16 @@ class Gated(Score):
 class RestMean(Score):
     """s = a_iα · mean of the other unit views of row j: Poly-View's sufficient statistics [M].
 
-    Hard negatives stay as they are.
+    Hard negatives are scored by their own vectors.
+
+    Examples
+    --------
+    >>> import torch
+    >>> side = Side(torch.eye(3), {"row": torch.tensor([0, 0, 0]), "view": torch.tensor([0, 1, 2])})
+    >>> RestMean().features(side, "right", ObjectiveBatch.of({"anchor": torch.eye(1)}))
+    tensor([[0.0000, 0.5000, 0.5000],
+            [0.5000, 0.0000, 0.5000],
+            [0.5000, 0.5000, 0.0000]])
     """
 
     cosine = False

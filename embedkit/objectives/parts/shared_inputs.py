@@ -17,6 +17,17 @@ class SharedInput(Target):
 
     Ties are followed: an image with two captions, one of which another image has too, is tied to that image's other
     captions as well. Hard negatives are never positive.
+
+    Examples
+    --------
+    >>> import torch
+    >>> z = {"anchor": torch.eye(3), "positive": torch.eye(3)}
+    >>> keys = {"anchor": torch.tensor([7, 7, 8]), "positive": torch.tensor([1, 2, 3])}  # one image with two captions
+    >>> left, right = (Side(torch.eye(3), {"row": torch.arange(3)}) for _ in z)
+    >>> SharedInput().masks(left, right, ObjectiveBatch.of(z, keys=keys)).positives(slice(0, 3), slice(0, 3))
+    tensor([[ True,  True, False],
+            [ True,  True, False],
+            [False, False,  True]])
     """
 
     many = True
@@ -24,7 +35,7 @@ class SharedInput(Target):
 
     @torch.no_grad()
     def masks(self, left: Side, right: Side, batch: ObjectiveBatch) -> Masks:
-        """Positive: rows in one piece of the graph whose ties are equal inputs and equal groups."""
+        """Positive: rows in one connected component of the graph whose edges are equal inputs and equal groups."""
         component = tied_rows(batch)
         mine, theirs = (_of_rows(component, side.id("row")) for side in (left, right))
         theirs = theirs.masked_fill(right.id("hard") >= 0, NOBODY)
@@ -38,7 +49,16 @@ def _of_rows(component: Tensor, rows: Tensor) -> Tensor:
 
 
 def tied_rows(batch: ObjectiveBatch) -> Tensor:
-    """The first row that each row is tied to, LongTensor (B,): connected pieces by equal keys of views and groups."""
+    """The first row that each row is tied to, LongTensor (B,): connected by equal keys of views or equal groups.
+
+    Examples
+    --------
+    >>> import torch
+    >>> z = {"anchor": torch.eye(3), "positive": torch.eye(3)}
+    >>> keys = {"anchor": torch.tensor([7, 7, 8]), "positive": torch.tensor([1, 2, 2])}
+    >>> tied_rows(ObjectiveBatch.of(z, keys=keys))
+    tensor([0, 0, 0])
+    """
     device = batch.ids.device
     owners, values = [], []
     for place, name in enumerate(n for n in batch.keys if n != "negatives"):

@@ -29,7 +29,13 @@ Choices = dict[str, tuple[str, dict[str, Any]]]
 
 
 def part(slot: str, name: str) -> Callable[[P], P]:
-    """Decorator that files a module as the part `name` of a slot; its constructor's arguments are its settings."""
+    """Decorator that files a module as the part `name` of a slot; its constructor's arguments are its settings.
+
+    Examples
+    --------
+    >>> SLOTS["score"]["cosine"].__name__  # @part("score", "cosine") stands above the class
+    'Cosine'
+    """
 
     def file(cls: P) -> P:
         SLOTS[slot].add(name)(cls)
@@ -39,7 +45,13 @@ def part(slot: str, name: str) -> Callable[[P], P]:
 
 
 def part_settings(slot: str, name: str) -> dict[str, Any]:
-    """Settings of a part with their defaults."""
+    """The settings of a part, with their defaults.
+
+    Examples
+    --------
+    >>> part_settings("scale", "fixed")
+    {'temperature': 0.05, 'bias': 0.0, 'base_temperature': None}
+    """
     return {k: v for k, v in settings_of(SLOTS[slot][name]).items() if k not in BUILD_ARGUMENTS}
 
 
@@ -59,11 +71,17 @@ def _entry(slot: str, value: Any, where: str) -> tuple[str, dict[str, Any]]:
 
 
 def choose_parts(base: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -> tuple[Choices, dict[str, Any]]:
-    """The part and settings of every slot.
+    """The part and settings of every slot, and the keys that belong to no part.
 
-    `base` are the choices of a preset, `given` those of a recipe. A key that is a slot replaces the part (when the
-    name stays, the preset's settings of it stay too); any other key is a setting of the chosen parts, of all that have
-    it. Keys of `given` that are neither are returned; it is for the caller to know or refuse them.
+    `base` are the choices of a preset, `overrides` those of a recipe. A key that is a slot replaces the part (when the
+    name stays, the preset's settings of it stay too); any other key is a setting of all parts that have it. The caller
+    must accept or refuse the remaining keys of `overrides`.
+
+    Examples
+    --------
+    >>> choices, rest = choose_parts({"scale": "learnable"}, {"temperature": 0.1, "tile": 8}, "objective")
+    >>> choices["scale"], rest
+    (('learnable', {'temperature': 0.1}), {'tile': 8})
     """
     choices: Choices = {
         slot: _entry(slot, value, where) for slot, value in {**DEFAULTS, **base}.items() if slot in SLOTS
@@ -84,7 +102,14 @@ def choose_parts(base: Mapping[str, Any], overrides: Mapping[str, Any], where: s
 
 
 def all_settings(choices: Choices) -> dict[str, Any]:
-    """All settings of the chosen parts with the values they will have."""
+    """Every setting of the parts, with the value that it will have.
+
+    Examples
+    --------
+    >>> choices, _ = choose_parts({}, {"temperature": 0.1}, "objective")
+    >>> all_settings(choices)["temperature"], all_settings(choices)["own"]
+    (0.1, 1.0)
+    """
     every: dict[str, Any] = {}
     for slot, (name, settings) in choices.items():
         every.update({**part_settings(slot, name), **settings})
@@ -92,7 +117,14 @@ def all_settings(choices: Choices) -> dict[str, Any]:
 
 
 def make_part(choices: Choices, slot: str, dim: int | None, num_rows: int | None) -> nn.Module:
-    """The part of a slot."""
+    """A new module for a slot.
+
+    Examples
+    --------
+    >>> choices, _ = choose_parts({}, {"temperature": 0.1}, "objective")
+    >>> make_part(choices, "scale", dim=None, num_rows=None).temperature
+    0.1
+    """
     name, settings = choices[slot]
     cls = SLOTS[slot][name]
     sizes = {k: v for k, v in {"dim": dim, "num_rows": num_rows}.items() if k in settings_of(cls)}

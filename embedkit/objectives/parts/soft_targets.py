@@ -18,7 +18,15 @@ from embedkit.objectives.tools import choice, number, unit, whole
 
 
 class SoftTarget(Target):
-    """Base of targets that are a distribution over candidates; what is positive for masks is the anchor's own row."""
+    """Base class of soft targets, which are distributions over candidates; positive is the anchor's own row.
+
+    Examples
+    --------
+    >>> import torch
+    >>> side = Side(torch.eye(2), {"row": torch.arange(2)})
+    >>> SoftTarget().masks(side, side, ObjectiveBatch.of({"anchor": side.z})).pairs()
+    (tensor([0, 1]), tensor([0, 1]))
+    """
 
     def masks(self, left: Side, right: Side, batch: ObjectiveBatch) -> Masks:
         """The anchor's own row."""
@@ -31,7 +39,17 @@ def _softmax(logits: Tensor, valid: Tensor) -> Tensor:
 
 @part("target", "guide")
 class GuideTarget(SoftTarget):
-    """Softmax over candidates of the guide's cosines / `teacher_temperature`."""
+    """Softmax over candidates of the guide's cosines / `teacher_temperature`: distillation from a teacher.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.tensor([[0.6, 0.8], [0.0, 1.0]])}
+    >>> objective = build({"name": "soft-targets", "temperature": 1.0, "teacher_temperature": 1.0})
+    >>> objective(z, ObjectiveBatch.of(z, guide={"anchor": z["positive"], "positive": z["positive"]})).loss
+    tensor(0.0097)
+    """
 
     requires = frozenset({"guide"})
 
@@ -47,7 +65,17 @@ class GuideTarget(SoftTarget):
 
 @part("target", "graph")
 class GraphTarget(SoftTarget):
-    """Walks of `hops` steps on the graph of the guide's `neighbours` nearest (I-Con, neighbour propagation)."""
+    """Walks of `hops` steps on the guide's graph of `neighbours` nearest neighbours (I-Con, neighbour propagation).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.tensor([[0.6, 0.8], [0.0, 1.0]])}
+    >>> objective = build({"name": "icon", "target": "graph", "neighbours": 1, "temperature": 1.0})
+    >>> objective(z, ObjectiveBatch.of(z, guide={"anchor": z["positive"], "positive": z["positive"]})).loss
+    tensor(0.8854)
+    """
 
     requires = frozenset({"guide"})
 
@@ -79,6 +107,15 @@ class AdaptiveTarget(SoftTarget):
 
     p is the softmax of the positive's own cosine to the other candidates / `teacher_temperature`, and the confidence
     c is 1 - entropy(p) / log(number of them). The positive is the key of a weak view.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.tensor([[0.6, 0.8], [0.0, 1.0]])}
+    >>> objective = build({"name": "table", "reducer": "divergence", "target": "adaptive", "temperature": 1.0})
+    >>> objective(z, ObjectiveBatch.of(z)).loss
+    tensor(0.0247)
     """
 
     def __init__(self, teacher_temperature: float = 0.05, neighbours: float = 1.0) -> None:
@@ -101,7 +138,7 @@ class AdaptiveTarget(SoftTarget):
 
 @part("reducer", "divergence")
 class Divergence(Reducer):
-    """A divergence between a target distribution p and the learnt one q = softmax over candidates (I-Con).
+    """A divergence between a target distribution p and the learned one, q = softmax over candidates (I-Con).
 
     Alshammari et al. 2025 (arXiv 2504.16929). p is uniform over the positives, or what a soft target says.
 
@@ -111,6 +148,15 @@ class Divergence(Reducer):
         "cross-entropy", "kl" of p from q, "reverse-kl" of q from p, or "js".
     leak_p, leak_q : float
         Share of p and of q that is spread evenly over all candidates that count.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.tensor([[0.6, 0.8], [0.0, 1.0]])}
+    >>> objective = build({"name": "icon", "form": "cross-entropy", "temperature": 1.0})
+    >>> objective(z, ObjectiveBatch.of(z)).loss
+    tensor(0.8854)
     """
 
     ratio = False

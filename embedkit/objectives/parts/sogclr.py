@@ -31,6 +31,18 @@ class GlobalRatio(Reducer):
         Weight of the newest value in u.
     relative : bool
         s_ij - s_ip in place of s_ij (the two-tower form); the weight then also multiplies s_ip.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> objective = build({"name": "sogclr", "temperature": 1.0}, num_rows=2)
+    >>> z = {"anchor": torch.eye(2), "positive": torch.tensor([[0.6, 0.8], [0.0, 1.0]])}
+    >>> objective(z, ObjectiveBatch.of(z)).loss
+    tensor(-0.2480)
+    >>> objective.after_step(z, ObjectiveBatch.of(z))
+    >>> objective.reducer.log_u[0]  # of each training row
+    tensor([0.4780, 0.4780])
     """
 
     keeps_state = True

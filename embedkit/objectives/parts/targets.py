@@ -21,7 +21,7 @@ Sides = list[tuple[Side, Side]]
 
 
 class Direction(nn.Module):
-    """Base of directions: the pairs of sides (anchors, candidates) whose losses are averaged or added.
+    """Base class of directions: the pairs of sides (anchors, candidates) whose losses are averaged or added.
 
     Parameters
     ----------
@@ -29,6 +29,17 @@ class Direction(nn.Module):
         "mean" or "sum" of the directions; where every view is an anchor, of the views.
     detach : bool
         Candidates get no gradient.
+
+    Examples
+    --------
+    >>> import torch
+    >>> class Anchors(Direction):
+    ...     def _sides(self, embeddings, batch):
+    ...         anchors = collect(["anchor"], embeddings, batch)
+    ...         return [(anchors, anchors)]
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2)}
+    >>> [(left.z.shape, right.z.shape) for left, right in Anchors().sides(z, ObjectiveBatch.of(z))]
+    [(torch.Size([2, 2]), torch.Size([2, 2]))]
     """
 
     requires: frozenset[str] = frozenset({"anchor", "positive"})
@@ -52,7 +63,7 @@ class Direction(nn.Module):
         return 1.0 / len(sides) if self.combine == "mean" else 1.0
 
     def count(self, rows: int, hard: int) -> tuple[int, int]:
-        """Negatives of one anchor in a batch of `rows`: those that are views of other rows, and hard ones."""
+        """Negatives of one anchor in a batch of `rows`: in-batch ones, and hard ones."""
         return rows - 1, rows * hard
 
     def after_step(self, embeddings: Embeddings, batch: ObjectiveBatch) -> None:
@@ -69,9 +80,16 @@ def _with_hard(side: Side, embeddings: Embeddings, batch: ObjectiveBatch) -> Sid
 
 @part("direction", "rows")
 class Rows(Direction):
-    """Anchors look at the positives (and further views) and hard negatives of the whole batch.
+    """Anchors against the positives (and further views) and hard negatives of the whole batch.
 
-    With ``keys="guide"`` the positives are those of the guide model, without gradient: a running mean of the encoder.
+    With ``keys="guide"`` the positives are those of the guide model, without gradient: the EMA of the encoder.
+
+    Examples
+    --------
+    >>> import torch
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2), "negatives": torch.ones(4, 2)}
+    >>> [(len(left), len(right)) for left, right in Rows().sides(z, ObjectiveBatch.of(z))]
+    [(2, 6)]
     """
 
     def __init__(self, keys: str = "own", detach: bool = False) -> None:
@@ -96,7 +114,15 @@ def _guide_keys(side: Side) -> Side:
 
 @part("direction", "columns")
 class Columns(Direction):
-    """Positives (and further views) look at the anchors of the whole batch."""
+    """Positives (and further views) against the anchors of the whole batch.
+
+    Examples
+    --------
+    >>> import torch
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2), "negatives": torch.ones(4, 2)}
+    >>> [(len(left), len(right)) for left, right in Columns().sides(z, ObjectiveBatch.of(z))]
+    [(2, 2)]
+    """
 
     accepts = frozenset(VIEWS[2:])
 
@@ -110,7 +136,15 @@ class Columns(Direction):
 
 @part("direction", "both")
 class Both(Direction):
-    """Rows and columns; hard negatives are candidates of the rows only."""
+    """Rows and columns, as in CLIP; hard negatives are candidates of the rows only.
+
+    Examples
+    --------
+    >>> import torch
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2), "negatives": torch.ones(4, 2)}
+    >>> [(len(left), len(right)) for left, right in Both().sides(z, ObjectiveBatch.of(z))]
+    [(2, 6), (2, 2)]
+    """
 
     def _sides(self, embeddings: Embeddings, batch: ObjectiveBatch) -> Sides:
         anchors, others = collect(["anchor"], embeddings, batch), _others(embeddings, batch)
@@ -119,7 +153,15 @@ class Both(Direction):
 
 @part("direction", "views")
 class Views(Direction):
-    """Every view looks at every other vector of the batch, itself left out."""
+    """Every view against all other vectors of the batch, as in SimCLR.
+
+    Examples
+    --------
+    >>> import torch
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2), "negatives": torch.ones(4, 2)}
+    >>> [(len(left), len(right)) for left, right in Views().sides(z, ObjectiveBatch.of(z))]
+    [(4, 8)]
+    """
 
     requires = frozenset({"anchor"})
 
@@ -138,7 +180,15 @@ class Views(Direction):
 
 @part("direction", "self")
 class Alone(Direction):
-    """Anchors look at all anchors, themselves included."""
+    """Anchors against all anchors, themselves included.
+
+    Examples
+    --------
+    >>> import torch
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2), "negatives": torch.ones(4, 2)}
+    >>> [(len(left), len(right)) for left, right in Alone().sides(z, ObjectiveBatch.of(z))]
+    [(2, 2)]
+    """
 
     requires = frozenset({"anchor"})
     accepts = frozenset()
@@ -152,14 +202,26 @@ class Alone(Direction):
 
 
 class Target(nn.Module):
-    """Base of targets: which candidates are positive."""
+    """Base class of targets: which candidates are positive.
+
+    Examples
+    --------
+    >>> import torch
+    >>> side = Side(torch.eye(2), {"row": torch.arange(2), "vector": torch.arange(2)})
+    >>> class Everything(Target):
+    ...     def masks(self, left, right, batch):
+    ...         alike = torch.zeros(2, dtype=torch.long)
+    ...         return Masks(Relation.of(alike, alike), Relation.of(left.id("vector"), right.id("vector")))
+    >>> Everything().masks(side, side, None).count()  # all but itself
+    tensor([1, 1])
+    """
 
     requires: frozenset[str] = frozenset()
     many = False
     """Whether an anchor can have so many positives that they are better summed by tiles than listed."""
 
     def masks(self, left: Side, right: Side, batch: ObjectiveBatch) -> Masks:
-        """Positive pairs and the vector itself; what else does not count is added by the slot `mask`."""
+        """Positive pairs and the vector itself; the slot `mask` adds what else does not count."""
         raise TypeError(f"{type(self).__name__} does not define masks")
 
     def distribution(self, problem: Problem, positive: Tensor, valid: Tensor) -> Tensor:
@@ -174,7 +236,15 @@ def _itself(left: Side, right: Side) -> Relation:
 
 @part("target", "same")
 class Same(Target):
-    """Positive are candidates of the anchor's own row, or with its label, group, score or input, when `by` says so."""
+    """Positive are candidates of the anchor's own row, or with its label, group, score or input, depending on `by`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> side = Side(torch.eye(3), {"vector": torch.arange(3), "label": torch.tensor([4, 4, 5])})
+    >>> Same(by="label").masks(side, side, ObjectiveBatch.of({"anchor": side.z})).pairs()
+    (tensor([0, 1]), tensor([1, 0]))
+    """
 
     def __init__(self, by: str = "row") -> None:
         super().__init__()
@@ -190,7 +260,15 @@ class Same(Target):
 
 
 def guides(left: Side, right: Side) -> tuple[Tensor, Tensor]:
-    """The guide's unit vectors of both sides, without gradient, in the type of the vectors."""
+    """The guide's unit vectors of both sides, without gradient, in the precision of the embeddings.
+
+    Examples
+    --------
+    >>> import torch
+    >>> side = Side(torch.eye(1, 2), {}, guide=torch.tensor([[3.0, 4.0, 0.0]]))
+    >>> guides(side, side)[0]
+    tensor([[0.6000, 0.8000, 0.0000]])
+    """
     if left.guide is None or right.guide is None:
         raise DataError("the guide's vectors are not there for all candidates", where="batch.guide",
                         remedy="use a method with a guide; with a bank, set its guide_dim")  # fmt: skip
@@ -200,7 +278,15 @@ def guides(left: Side, right: Side) -> tuple[Tensor, Tensor]:
 
 @part("target", "itself")
 class Itself(Target):
-    """The only positive of an anchor is the anchor: nothing is pulled, all else is pushed."""
+    """The only positive of an anchor is the anchor itself: uniformity without alignment.
+
+    Examples
+    --------
+    >>> import torch
+    >>> side = Side(torch.eye(2), {"vector": torch.arange(2)})
+    >>> Itself().masks(side, side, ObjectiveBatch.of({"anchor": side.z})).pairs()
+    (tensor([0, 1]), tensor([0, 1]))
+    """
 
     def masks(self, left: Side, right: Side, batch: ObjectiveBatch) -> Masks:
         """Positive: the vector itself."""
@@ -209,7 +295,15 @@ class Itself(Target):
 
 @part("target", "partner")
 class Partner(Target):
-    """Positive are candidates with the label the anchor's row is paired with; its own label does not count (Hydra)."""
+    """Positive are candidates with the label that the anchor's row is paired with, and not its own (Hydra).
+
+    Examples
+    --------
+    >>> import torch
+    >>> side = Side(torch.eye(2), {"row": torch.arange(2), "vector": torch.arange(2), "label": torch.tensor([4, 5])})
+    >>> Partner().masks(side, side, ObjectiveBatch.of({"anchor": side.z}, label=torch.tensor([4, 5]))).pairs()
+    (tensor([0, 1]), tensor([1, 0]))
+    """
 
     many = True
     requires = frozenset({"label"})
@@ -230,6 +324,15 @@ class Nearest(Target):
     """Positive are the `neighbours` vectors of the bank that the guide finds most similar (MLS, arXiv 2308.03286; [R]).
 
     The bank must keep the guide's vectors: its setting `guide_dim`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> left = Side(torch.eye(2), {"row": torch.arange(2)}, guide=torch.eye(2))
+    >>> bank = Side(torch.eye(2), {}, guide=torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+    >>> Nearest(neighbours=1).masks(left, bank, ObjectiveBatch.of({"anchor": left.z})).positive.columns
+    tensor([[1],
+            [0]])
     """
 
     requires = frozenset({"guide"})
@@ -250,7 +353,7 @@ class Nearest(Target):
 
 @part("mask", "standard")
 class FalseNegatives(nn.Module):
-    """Which pairs neither attract nor repel.
+    """Pairs that neither attract nor repel: likely false negatives.
 
     Parameters
     ----------
@@ -264,6 +367,18 @@ class FalseNegatives(nn.Module):
         Solatorio, arXiv 2402.16829, is margin 0); needs guide embeddings.
     own_views : bool
         The other views of the anchor's row; only of use where they are not positive.
+
+    Examples
+    --------
+    >>> import torch
+    >>> place, group = torch.arange(3), torch.tensor([1, 1, 2])
+    >>> side = Side(torch.eye(3), {"row": place, "vector": place, "group": group})
+    >>> masks = Same().masks(side, side, ObjectiveBatch.of({"anchor": side.z}))
+    >>> FalseNegatives().extend(masks, side, side)
+    >>> masks.negatives(slice(0, 3), slice(0, 3))
+    tensor([[False, False,  True],
+            [False, False,  True],
+            [ True,  True, False]])
     """
 
     def __init__(self, groups: bool = True, equal_inputs: bool = False, guide_margin: float | None = None,
