@@ -200,8 +200,10 @@ def test_reports_of_transformers_that_are_fine(tmp_path: Path) -> None:
 
 def test_any_error_of_a_reader_is_the_folders(tmp_path: Path) -> None:
     for error, reason in ((KeyError("layers"), "'layers'"), (RuntimeError("\n\n size mismatch\nlong"), "size mismatch"),
+                          (ValueError("Validation error for field 'size':\n  expected int\n  more"),
+                           "Validation error for field 'size': expected int"),
                           (AssertionError(), "AssertionError")):  # fmt: skip
-        with pytest.raises(ModelError, match=r"cannot be loaded \(\s*" + reason) as caught, tensors.reading(tmp_path):
+        with pytest.raises(ModelError, match=rf"cannot be loaded \({reason}\)") as caught, tensors.reading(tmp_path):
             raise error
         assert caught.value.where == str(tmp_path)
         assert caught.value.__cause__ is error
