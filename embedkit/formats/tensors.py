@@ -84,7 +84,8 @@ def reading(folder: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = " ".join(lines[: 2 if lines[0].endswith(":") else 1])  # a heading says nothing by itself
         if "Weights only load failed" in reason:
             reason = "the pickle holds more than tensors, so it could run code"
         raise ModelError(f"cannot be loaded ({reason})", where=str(folder), remedy="is the folder complete?") from error
