@@ -39,6 +39,11 @@ class Override:
         As the recipe would have it.
     notes : tuple of str
         How the key or value was read, where it stands for another one.
+
+    Examples
+    --------
+    >>> next(parse_words(["learning_rate=1e-5"], lambda text, where: float(text)))
+    Override(key='train.lr', value=1e-05, notes=('learning_rate is read as train.lr',))
     """
 
     key: str
@@ -85,6 +90,12 @@ def parse_words(words: Sequence[str], parse: Callable[[str, str], Any]) -> Itera
     ------
     RecipeError
         A word is neither a setting nor data, or its key is unknown.
+
+    Examples
+    --------
+    >>> words = parse_words(["faq.csv", "lr=1e-5"], lambda text, where: float(text))
+    >>> [(one.key, one.value) for one in words]
+    [('data.train', [{'path': 'faq.csv'}]), ('train.lr', 1e-05)]
     """
     files, settings = [], []
     for word in words:
@@ -163,7 +174,13 @@ def full_key(name: str, where: str, text: str = "") -> tuple[str, str, tuple[str
 
 
 def from_mapping(overrides: Mapping[str, Any]) -> Iterator[Override]:
-    """The settings of keyword arguments; names are those of `full_key`."""
+    """The settings of keyword arguments; names are those of `full_key`.
+
+    Examples
+    --------
+    >>> [(one.key, one.value) for one in from_mapping({"batch_size": 32, "bf16": True})]
+    [('train.batch_size', 32), ('train.precision', 'bf16')]
+    """
     for name, value in overrides.items():
         text = "{" if isinstance(value, Mapping) else str(value)
         key, new_text, notes = full_key(name, ARGUMENTS, text)
@@ -171,7 +188,13 @@ def from_mapping(overrides: Mapping[str, Any]) -> Iterator[Override]:
 
 
 def copied(value: Any) -> Any:
-    """`value` with mappings and lists of its own, and paths as text."""
+    """`value` with mappings and lists of its own, and paths as text.
+
+    Examples
+    --------
+    >>> copied({"train": (Path("faq.csv"), {"limit": 5})})
+    {'train': ['faq.csv', {'limit': 5}]}
+    """
     if isinstance(value, Mapping):
         return {key: copied(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -195,6 +218,14 @@ def assign(data: dict[str, Any], dotted: str, value: Any, where: str) -> None:
     ------
     RecipeError
         Something on the way has no keys, or a list no such entry.
+
+    Examples
+    --------
+    >>> recipe = {"method": "pairs", "data": {"train": [{"path": "faq.csv"}]}}
+    >>> assign(recipe, "data.train.0.limit", 100, "command line")
+    >>> assign(recipe, "method.dropout", 0.1, "command line")
+    >>> recipe
+    {'method': {'name': 'pairs', 'dropout': 0.1}, 'data': {'train': [{'path': 'faq.csv', 'limit': 100}]}}
     """
     if dotted == _SOURCES:
         entries = value if isinstance(value, list) else [value]

@@ -121,7 +121,13 @@ ANSWERS = {
 
 
 def plain(name: str) -> str:
-    """`name` as names are compared: lower case, without ``-``, ``_``, ``.`` and spaces."""
+    """`name` as names are compared: lower case, without ``-``, ``_``, ``.`` and spaces.
+
+    Examples
+    --------
+    >>> plain("Learning-Rate"), plain("no_duplicates")
+    ('learningrate', 'noduplicates')
+    """
     return "".join(c for c in name.casefold() if c not in "-_. ")
 
 
@@ -141,5 +147,11 @@ PARTS = _turned(_PARTS)
 
 
 def ours(name: str) -> tuple[str, ...]:
-    """Our names for what other trainers call `name`; empty where none is known."""
+    """Our names for what other trainers call `name`; empty where none is known.
+
+    Examples
+    --------
+    >>> ours("num_train_epochs"), ours("--max-seq-length"), ours("TripletLoss")
+    (('train.epochs',), ('model.max_length',), ())
+    """
     return SETTINGS.get(plain(name), ()) or PARTS.get(plain(name), ())

@@ -38,6 +38,12 @@ class SourceConfig(Settings):
     ``builtin:NAME`` for data that embedkit generates itself. ``columns`` maps the user's column to a role (``anchor``,
     ``positive``, ``positives``, ``negatives``, ``negative_1`` .., ``image``, ``texts``, ``text_1`` .., ``score``,
     ``scores``, ``label``, ``group``).
+
+    Examples
+    --------
+    >>> source = SourceConfig(path="faq.csv", columns={"question": "anchor", "answer": "positive"}, limit=500)
+    >>> source.format, source.columns["question"]
+    ('auto', 'anchor')
     """
 
     path: str
@@ -58,7 +64,14 @@ class SourceConfig(Settings):
 
 
 class DataConfig(Settings):
-    """What is trained on, and in which order."""
+    """What is trained on, and in which order.
+
+    Examples
+    --------
+    >>> data = DataConfig(train=["a.csv", {"path": "b.jsonl", "limit": 100}], sampler="no-duplicates")
+    >>> [(source.path, source.limit) for source in data.train]
+    [('a.csv', None), ('b.jsonl', 100)]
+    """
 
     train: Annotated[list[Annotated[SourceConfig, BeforeValidator(_at_path)]], BeforeValidator(as_list)] = Field(
         min_length=1, description="one source or a list of them; a text is a path"
@@ -87,7 +100,13 @@ class DataConfig(Settings):
 
 
 class GroupConfig(Settings):
-    """Settings for the parameters whose names match `pattern` (shell style, first match wins)."""
+    """Settings for the parameters whose names match `pattern` (shell style, first match wins).
+
+    Examples
+    --------
+    >>> TrainConfig(epochs=1, groups=[GroupConfig(pattern="model.head*", lr=1e-4)]).groups[0].lr
+    0.0001
+    """
 
     pattern: str
     lr: float | None = Field(None, gt=0)
@@ -99,7 +118,14 @@ class GroupConfig(Settings):
 
 
 class TrainConfig(Settings):
-    """The optimisation: how many steps of what size, with which numbers, on which arithmetic."""
+    """The optimisation: how many steps of what size, with which numbers, on which arithmetic.
+
+    Examples
+    --------
+    >>> train = TrainConfig(epochs=1, batch_size=256, lr=1e-5, warmup=0.1)
+    >>> train.schedule, train.max_grad_norm
+    ('linear', 1.0)
+    """
 
     output: str = "runs/{name}"
     epochs: float | None = Field(None, gt=0)
@@ -160,6 +186,11 @@ class VectorsConfig(Settings):
     """How a text encoder makes the vectors that choose a checkpoint, where it is used for others.
 
     Some published figures were made so. Settings left at None are the model's own.
+
+    Examples
+    --------
+    >>> EvaluationConfig(suite="sts", vectors=VectorsConfig(pooling="cls", heads=1)).vectors.pooling
+    'cls'
     """
 
     pooling: str | None = None
@@ -169,7 +200,13 @@ class VectorsConfig(Settings):
 
 
 class EvaluationConfig(Settings):
-    """A suite that is run while training, and the metric that chooses the best checkpoint."""
+    """A suite that is run while training, and the metric that chooses the best checkpoint.
+
+    Examples
+    --------
+    >>> EvaluationConfig(suite="sts", tasks=["stsb"], every=250, patience=10).load_best
+    True
+    """
 
     suite: str = "sts"
     data: str | None = None
@@ -194,6 +231,11 @@ class GuideConfig(Settings):
     """A second encoder whose embeddings guide the objective: a frozen teacher, or an EMA (momentum) copy of the model.
 
     Guides mask false negatives (GISTEmbed), give the targets of distillation, and momentum keys (MoCo).
+
+    Examples
+    --------
+    >>> GuideConfig(ema=0.999).model is None, GuideConfig(model=ModelConfig(name="all-mpnet-base-v2")).ema
+    (True, None)
     """
 
     model: ModelConfig | None = Field(None, description="the frozen teacher")
@@ -219,6 +261,12 @@ class Origin:
         Dotted keys that the user set: on the command line, in a call, or in a file that is not shipped.
     notes : tuple of str
         What is to be said of the recipe when it is used, e.g. that a key has an old name.
+
+    Examples
+    --------
+    >>> origin = Origin(own=frozenset({"train.lr"}))
+    >>> origin.has("train"), origin.has("train.lr"), origin.has("train.epochs")
+    (True, True, False)
     """
 
     own: frozenset[str] = frozenset()
@@ -245,6 +293,15 @@ class Recipe(Settings):
 
     ``smoke`` holds dotted overrides that shrink the recipe to a run of seconds; `embedkit train R --smoke` applies
     them.
+
+    Examples
+    --------
+    >>> recipe = Recipe.model_validate({
+    ...     "name": "faq", "method": "pairs", "model": {"name": "bert-base-uncased"},
+    ...     "data": {"train": "faq.csv"}, "train": {"epochs": 1},
+    ... })
+    >>> recipe.method.name, recipe.data.train[0].path, recipe.train.batch_size
+    ('pairs', 'faq.csv', 64)
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")

@@ -100,6 +100,11 @@ def parse_yaml(text: str, where: str) -> Any:
     ------
     RecipeError
         With line and column when the text is not YAML, a key stands twice, or a tag or alias is used.
+
+    Examples
+    --------
+    >>> parse_yaml("{lr: 1e-5, on_bad_row: skip, language: no}", "here")
+    {'lr': 1e-05, 'on_bad_row': 'skip', 'language': 'no'}
     """
     loader: _Loader | None = None
     try:
@@ -119,7 +124,14 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """The value of a YAML file of at most 1 MB; errors as in `parse_yaml`."""
+    """The value of a YAML file of at most 1 MB; errors as in `parse_yaml`.
+
+    Examples
+    --------
+    >>> _ = Path("own.yaml").write_text("extends: pairs\\ntrain: {lr: 1e-5}\\n")
+    >>> read_yaml(Path("own.yaml"))
+    {'extends': 'pairs', 'train': {'lr': 1e-05}}
+    """
     try:
         if not path.is_file():
             raise RecipeError("no such file", where=str(path), remedy="give the path of a YAML file")
@@ -139,7 +151,7 @@ def load_recipe(
     *,
     smoke: bool = False,
 ) -> Recipe:
-    """Read a recipe by name, by path or from a mapping, and apply overrides.
+    """The recipe of a name, a path or a mapping, with overrides applied and checked.
 
     Parameters
     ----------
@@ -306,6 +318,14 @@ def check_recipe(
     ------
     RecipeError
         With the key, and the nearest one that exists.
+
+    Examples
+    --------
+    >>> contents = {"name": "faq", "method": "pairs", "model": {"name": "bert-base-uncased"},
+    ...             "data": {"train": "faq.csv"}, "train": {"epoch": 1}}
+    >>> check_recipe(contents, "faq.yaml")
+    Traceback (most recent call last):
+    embedkit.errors.RecipeError: faq.yaml: unknown key 'train.epoch'; did you mean 'epochs'?
     """
 
     def place(dotted: str) -> str:
@@ -354,6 +374,12 @@ def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML that `load_recipe` reads back to an equal recipe.
 
     Settings of None are written too: ``max_grad_norm: null`` is not the default.
+
+    Examples
+    --------
+    >>> recipe = load_recipe("pairs", ["faq.csv", "train.lr=1e-5"])
+    >>> "lr: 1.0e-05" in dump_recipe(recipe), load_recipe(parse_yaml(dump_recipe(recipe), "text")) == recipe
+    (True, True)
     """
     return yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 

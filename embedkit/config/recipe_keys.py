@@ -79,6 +79,11 @@ def nearest_key(name: str, sections: Sequence[str] = ()) -> str:
         As it was written, without its section.
     sections : sequence of str
         The parts before it, numbers of lists as ``N``.
+
+    Examples
+    --------
+    >>> nearest_key("lrr"), nearest_key("epoch", ["train"])
+    ("did you mean 'train.lr'?", "did you mean 'epochs'?")
     """
     if sections:
         prefix = ".".join(sections) + "."
@@ -106,6 +111,11 @@ def wrong_key_or_value(problems: Sequence[Mapping[str, Any]]) -> tuple[str, str 
     ----------
     problems : sequence of mapping
         As ``ValidationError.errors()`` gives them.
+
+    Examples
+    --------
+    >>> wrong_key_or_value([{"type": "greater_than", "loc": ("train", "lr"), "input": -1.0, "ctx": {"gt": 0.0}}])
+    ('train.lr is -1.0', 'it must be greater than 0', 'train.lr')
     """
     first = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
     place = [str(part) for part in first["loc"] if not _BRANCH.fullmatch(str(part))]

@@ -57,7 +57,7 @@ def _model(target: Callable[..., Any]) -> type[BaseModel]:
 def check(
     target: Callable[..., Any], settings: Mapping[str, Any], where: str, also: Iterable[str] = ()
 ) -> dict[str, Any]:  # fmt: skip
-    """The settings that are given to a class or function, as its annotations have them, in the order given.
+    """The settings of a class or function, converted as its annotations say, in the order of `settings`.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def check(
     {'area': 0.2}
     >>> check(crop, {"area": 2}, "view")
     Traceback (most recent call last):
-    embedkit.errors.RecipeError: view.area: area is 2; it must be less than or equal to 1
+    embedkit.errors.RecipeError: view.area: area is 2; it must be at most 1
     """
     model = _model(target)
     for key in settings:
@@ -97,7 +97,16 @@ def check(
 
 
 def checked(init: Callable[..., None], where: str) -> Callable[..., None]:
-    """The ``__init__`` of a class with its arguments checked as by `check`, by whatever way it is called."""
+    """The ``__init__`` of a class with its arguments checked as by `check`, by whatever way it is called.
+
+    Examples
+    --------
+    >>> class Crop:
+    ...     def __init__(self, area: Share = 0.5) -> None: ...
+    >>> checked(Crop.__init__, "view")(Crop(), area=2.0)
+    Traceback (most recent call last):
+    embedkit.errors.RecipeError: view.area: area is 2.0; it must be at most 1
+    """
     signature = inspect.signature(init)
 
     @functools.wraps(init)

@@ -78,12 +78,24 @@ class _Draws:
 
 
 def names() -> list[str]:
-    """Names of the built-in data sets, for ``builtin:NAME``."""
+    """Names of the built-in data sets, for ``builtin:NAME``.
+
+    Examples
+    --------
+    >>> [name for name in names() if name.startswith("graded")]
+    ['graded-dev', 'graded-test', 'graded-train']
+    """
     return sorted(_SETS)
 
 
 def size(name: str) -> int:
-    """Number of rows of a built-in data set; errors as in `rows`."""
+    """Number of rows of a built-in data set; errors as in `rows`.
+
+    Examples
+    --------
+    >>> size("pairs-train"), size("graded-test")
+    (20000, 2000)
+    """
     return _set(name).size
 
 
@@ -104,6 +116,12 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
     ------
     DataError
         There is no set of that name.
+
+    Examples
+    --------
+    >>> next(rows("pairs-train"))
+    {'anchor': 'in the chapel the medic hauls the grimy mug',
+     'positive': 'it is the healer who lugs the grimy cup near the altar'}
     """
     data_set = _set(name)
     draws = _Draws(data_set.seed * 0x1000003D1)
@@ -121,6 +139,11 @@ def tokenizer(shapes: bool = False) -> PreTrainedTokenizerFast:
 
     With `shapes` it has the words of the captions too. Single sentences become ``[CLS] words [SEP]``, pairs
     ``[CLS] a [SEP] b [SEP]``.
+
+    Examples
+    --------
+    >>> tokenizer().tokenize("The cook sold oxen")
+    ['the', 'cook', 'sold', 'o', '##x', '##e', '##n']
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -151,7 +174,13 @@ def tokenizer(shapes: bool = False) -> PreTrainedTokenizerFast:
 
 @cache
 def vocabulary() -> tuple[str, ...]:
-    """Special tokens, letters and digits (alone and inside a word), signs, then the words of the grammar, sorted."""
+    """Special tokens, letters and digits (alone and inside a word), signs, then the words of the grammar, sorted.
+
+    Examples
+    --------
+    >>> vocabulary()[:5], len(vocabulary())
+    (('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]'), 471)
+    """
     letters = "abcdefghijklmnopqrstuvwxyz0123456789"
     fixed = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *("##" + c for c in letters), *".,;:!?'\"-()"]
     words = {"is", "it", "who", "by", "what", "the", "that", "being"}
@@ -167,7 +196,15 @@ def _scene_similarity(a: Scene, b: Scene) -> float:
 
 
 def examples() -> list[str]:
-    """Three sentences of the test part: a scene, the same scene in other words, and one with only the same place."""
+    """Three sentences of the test part: a scene, the same scene in other words, and one with only the same place.
+
+    Examples
+    --------
+    >>> print(*examples(), sep="\\n")
+    at school the odd two wheeler is being eyed by the portraitist
+    last week in the classroom the painter observes the peculiar bicycle
+    the muddy bun is pushed aside by the thief at school
+    """
     draws = _Draws(7 * 0x1000003D1)
     scene = _scene(draws, "test")
     first = _wordings(scene, draws)

@@ -44,13 +44,27 @@ _SIDES = (len(COLOURS), len(SHAPES), len(SIZES), len(PLACES), len(GROUNDS))
 
 
 def features(below: Callable[[int], int]) -> Features:
-    """Drawn features; `below` gives numbers in [0, bound)."""
+    """Random features of a picture; `below` gives a random number in [0, bound).
+
+    Examples
+    --------
+    >>> features(lambda bound: bound - 1)
+    (7, 5, 1, 4, 2)
+    """
     colour, shape, size, place, ground = (below(side) for side in _SIDES)
     return colour, shape, size, place, ground
 
 
 def row(picture: Features, below: Callable[[int], int]) -> dict[str, Any]:
-    """The row of a picture: ``image``, ``captions`` (two), ``label`` and ``label_name`` (the shape)."""
+    """The row of a picture: ``image``, ``captions`` (two), ``label`` and ``label_name`` (the shape).
+
+    Examples
+    --------
+    >>> red_circle = (0, 0, 1, 0, 0)  # large, in the middle, on white
+    >>> cells = row(red_circle, lambda bound: 0)
+    >>> cells["captions"][0], cells["label"], cells["label_name"]
+    ('a large red circle in the middle on a white ground', 0, 'circle')
+    """
     names: tuple[Iterable[str], ...] = (COLOURS, SHAPES, SIZES, PLACES, GROUNDS)
     colour, shape, size, place, ground = (list(own)[number] for own, number in zip(names, picture, strict=True))
     captions = [
@@ -71,7 +85,14 @@ def row(picture: Features, below: Callable[[int], int]) -> dict[str, Any]:
 
 
 def draw(picture: Features, shift: tuple[int, int] = (0, 0)) -> bytes:
-    """The PPM file of a picture; `shift` moves the shape by pixels (down, right)."""
+    """The PPM file of a picture; `shift` moves the shape by pixels (down, right).
+
+    Examples
+    --------
+    >>> image = draw((0, 0, 1, 0, 0))
+    >>> image[:13], len(image)
+    (b'P6 32 32 255\\n', 3085)
+    """
     colour, shape, size, place, ground = picture
     row, column = list(PLACES.values())[place]
     y, x = np.mgrid[0:EDGE, 0:EDGE]
@@ -83,7 +104,13 @@ def draw(picture: Features, shift: tuple[int, int] = (0, 0)) -> bytes:
 
 
 def words() -> set[str]:
-    """All words of the captions, for a vocabulary."""
+    """All words of the captions, for a vocabulary.
+
+    Examples
+    --------
+    >>> {"red", "circle", "photo"} <= words()
+    True
+    """
     text = "a on ground there is the with in of size behind it photo " + " ".join(
         [*COLOURS, *SHAPES, *SIZES, *PLACES, *GROUNDS]
     )

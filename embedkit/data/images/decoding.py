@@ -40,6 +40,12 @@ class Skipped:
         Its stable id, and its place in the whole batch.
     where, reason, what : str
         Where it stands, the short name of the fault, the fault in words.
+
+    Examples
+    --------
+    >>> bad = Skipped(id=7, place=3, where="captions.csv:8", reason="missing image", what="there is no image file")
+    >>> f"{bad.where}: {bad.what}"
+    'captions.csv:8: there is no image file'
     """
 
     id: int
@@ -63,6 +69,11 @@ class Decoding:
         Larger images are bad.
     skip : bool
         Drop bad rows; else the first one is raised.
+
+    Examples
+    --------
+    >>> Decoding(need=64, workers=4).threads
+    4
     """
 
     need: int | None = None
@@ -98,6 +109,15 @@ def decode_batches(
         The first bad image, unless bad rows are skipped.
     DataError
         No row of this process's part of a batch is left, unless `empty` is set.
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin.shapes import draw
+    >>> from embedkit.data.datasets.base import RowBatch
+    >>> batch = RowBatch([{"image": draw((0, 0, 1, 0, 0))}, {"image": b"no image"}], [0, 1], 2, 0, 0)
+    >>> [(_, decoded)] = decode_batches(iter([(0, batch)]), Decoding(skip=True), "row {}".format)
+    >>> decoded.rows[0]["image"].image.size, [(bad.where, bad.reason) for bad in decoded.bad_rows]
+    ((32, 32), [('row 1', 'not an image')])
     """
     check = (lambda batch: batch) if empty else checked
     with ThreadPoolExecutor(settings.threads, "embedkit-decode") as pool:
@@ -116,7 +136,13 @@ def decode_batches(
 
 
 def usual_threads() -> int:
-    """Threads that decode images: one for each core that the process may use, at most 8."""
+    """Threads that decode images: one for each core that the process may use, at most 8.
+
+    Examples
+    --------
+    >>> 1 <= usual_threads() <= 8
+    True
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(8, cores)
 
@@ -151,7 +177,16 @@ def _finished(
 
 
 def without_bad(batch: RowBatch, rows: Sequence[Row | BadRow], skip: bool, where: Callable[[int], str]) -> RowBatch:
-    """The batch with these rows, those that are a `BadRow` moved to `bad_rows`; raises the first one unless `skip`."""
+    """The batch with these rows, those that are a `BadRow` moved to `bad_rows`; raises the first one unless `skip`.
+
+    Examples
+    --------
+    >>> from embedkit.data.datasets.base import RowBatch
+    >>> bad = BadRow("missing image", "there is no image file", where="captions.csv:2")
+    >>> batch = without_bad(RowBatch([], [0, 1], 2, 0, 0, [0, 1]), [{"image": "a.jpg"}, bad], True, "row {}".format)
+    >>> batch.rows, batch.ids, batch.bad_rows[0].where
+    ([{'image': 'a.jpg'}], [0], 'captions.csv:2')
+    """
     bad_rows = list(batch.bad_rows)
     sound: list[int] = []
     good: list[Row] = []
@@ -182,6 +217,14 @@ def checked(batch: RowBatch) -> RowBatch:
     ------
     DataError
         No row is left.
+
+    Examples
+    --------
+    >>> from embedkit.data.datasets.base import RowBatch
+    >>> bad = Skipped(0, 0, "captions.csv:1", "missing image", "there is no image file")
+    >>> checked(RowBatch([], [], 1, 0, 0, bad_rows=[bad]))
+    Traceback (most recent call last):
+    embedkit.errors.DataError: captions.csv:1: all 1 rows of this process's part of batch 0 are bad; ...
     """
     if batch.rows or not batch.bad_rows:
         return batch

@@ -68,6 +68,13 @@ class Picture:
         was asked for.
     key : bytes
         16-byte hash of the file's content: equal files have equal keys, whatever is made of them.
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin.shapes import draw
+    >>> picture = load_picture(draw((0, 0, 1, 0, 0)))
+    >>> picture.image.size, len(picture.key)
+    ((32, 32), 16)
     """
 
     image: Image
@@ -75,7 +82,7 @@ class Picture:
 
 
 def load_picture(source: bytes | str, need: int | None = None, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Decode an image.
+    """The decoded image of a file or of its content.
 
     Parameters
     ----------
@@ -90,6 +97,13 @@ def load_picture(source: bytes | str, need: int | None = None, max_pixels: int =
     ------
     BadRow
         With one of `FAULTS` as reason.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> Image.new("RGB", (640, 480)).save("photo.png")
+    >>> load_picture("photo.png", need=100).image.size
+    (160, 120)
     """
     content = source if isinstance(source, bytes) else _read(source)
     if not content:
@@ -164,6 +178,12 @@ def eight_bits(image: Any) -> Image:
     ------
     BadRow
         The pixels are of 32 bits or fractions, of which nobody knows what is white; reason "unknown pixels".
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> eight_bits(Image.new("I;16", (1, 1), 65535)).getpixel((0, 0))
+    255
     """
     from PIL import Image
 
@@ -205,7 +225,14 @@ def _damaged(error: Exception) -> BadRow:
 
 
 def to_rgb(image: Any) -> Image:
-    """A PIL image in RGB, transparent pixels on white."""
+    """A PIL image in RGB, transparent pixels on white.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> to_rgb(Image.new("RGBA", (1, 1), (255, 0, 0, 0))).getpixel((0, 0))
+    (255, 255, 255)
+    """
     from PIL import Image
 
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Contract:
-    """The roles a method reads; checked on the schema and the first rows before a model is loaded.
+    """The roles that a method reads; checked on the schema and the first rows before a model is loaded.
 
     Attributes
     ----------
@@ -16,6 +16,12 @@ class Contract:
         Roles that every row must have, and roles that are read where they are there.
     limits : mapping
         Role -> lowest and highest value that makes sense for it, e.g. a label below the number of classes.
+
+    Examples
+    --------
+    >>> contract = Contract(frozenset({"anchor", "positive"}), frozenset({"negatives"}))
+    >>> sorted(contract.roles)
+    ['anchor', 'negatives', 'positive']
     """
 
     requires: frozenset[str] = frozenset({"anchor"})

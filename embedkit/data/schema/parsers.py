@@ -31,6 +31,12 @@ class TextReader:
         Longest text, in characters.
     cut : bool
         Cut longer texts instead of refusing them; `cut_texts` counts them.
+
+    Examples
+    --------
+    >>> reader = TextReader(max_chars=8, cut=True)
+    >>> reader.text("a long text"), reader.texts('["a", "b"]'), reader.optional_text(" "), reader.cut_texts
+    ('a long t', ['a', 'b'], None, 1)
     """
 
     def __init__(self, max_chars: int, cut: bool) -> None:
@@ -85,14 +91,26 @@ _FIX = "fix the row, or set data.on_bad_row: skip"
 
 
 def is_blank(text: str) -> bool:
-    """True when a text has no visible character (white space, zero-width, control and blank characters only)."""
+    """True when a text has no visible character (white space, zero-width, control and blank characters only).
+
+    Examples
+    --------
+    >>> is_blank(" \\u200b"), is_blank("a")
+    (True, False)
+    """
     if text and "!" <= text[0] <= "~":
         return False
     return all(char.isspace() or char in _BLANK or unicodedata.category(char) in _INVISIBLE for char in text)
 
 
 def read_score(cell: Any) -> float:
-    """A finite number, given as a number or as text."""
+    """A finite number, given as a number or as text.
+
+    Examples
+    --------
+    >>> read_score("4.2"), read_score(1)
+    (4.2, 1.0)
+    """
     if isinstance(cell, bool) or not isinstance(cell, int | float | str):
         raise _wrong("a number", cell)
     try:
@@ -105,7 +123,13 @@ def read_score(cell: Any) -> float:
 
 
 def read_scores(cell: Any) -> list[float]:
-    """A list of finite numbers, given as a list or as the text of a JSON list; a single number is a list of one."""
+    """A list of finite numbers, given as a list or as the text of a JSON list; a single number is a list of one.
+
+    Examples
+    --------
+    >>> read_scores("[0.5, 1.25]"), read_scores(2)
+    ([0.5, 1.25], [2.0])
+    """
     if isinstance(cell, str):
         cell = _json_list(cell, "numbers", "write [0.5, 1.25]")
     if isinstance(cell, int | float) and not isinstance(cell, bool):
@@ -142,7 +166,16 @@ _GRADED = "map it with columns: {COLUMN: score} where it is a degree of similari
 
 
 def read_label(cell: Any) -> int:
-    """A class number 0, 1, 2, ..., given as a whole number or as its decimal digits."""
+    """A class number 0, 1, 2, ..., given as a whole number or as its decimal digits.
+
+    Examples
+    --------
+    >>> read_label("3"), read_label(2.0)
+    (3, 2)
+    >>> read_label("0.5")
+    Traceback (most recent call last):
+    embedkit.data.schema.rows.BadRow: expected an integer label, found str '0.5'; ...
+    """
     if isinstance(cell, float) and cell.is_integer():
         cell = int(cell)
     if isinstance(cell, str):
@@ -157,7 +190,13 @@ def read_label(cell: Any) -> int:
 
 
 def read_group(cell: Any) -> int | str:
-    """The name or number of a group: text or integer."""
+    """The name or number of a group: text or integer.
+
+    Examples
+    --------
+    >>> read_group("thread-7"), read_group(7)
+    ('thread-7', 7)
+    """
     if isinstance(cell, bool) or not isinstance(cell, int | str) or cell == "":
         raise _wrong("a group name or number", cell)
     if isinstance(cell, int) and not -_LARGEST <= cell <= _LARGEST:
@@ -168,7 +207,13 @@ def read_group(cell: Any) -> int | str:
 
 
 def read_image(cell: Any) -> bytes | str:
-    """The bytes of an image file, or its path; also the ``{"bytes": .., "path": ..}`` of ``datasets``."""
+    """The bytes of an image file, or its path; also the ``{"bytes": .., "path": ..}`` of ``datasets``.
+
+    Examples
+    --------
+    >>> read_image("dog.jpg"), read_image({"bytes": b"...", "path": None})
+    ('dog.jpg', b'...')
+    """
     if isinstance(cell, dict):
         cell = cell.get("bytes") or cell.get("path")
     if not isinstance(cell, bytes | str):
@@ -181,7 +226,13 @@ def read_image(cell: Any) -> bytes | str:
 
 
 def read_features(cell: Any) -> list[float]:
-    """A list of at least one finite number, given as a list or as the text of a JSON list."""
+    """A list of at least one finite number, given as a list or as the text of a JSON list.
+
+    Examples
+    --------
+    >>> read_features([1, 2]), read_features("[0.5]")
+    ([1.0, 2.0], [0.5])
+    """
     if isinstance(cell, str):
         cell = _json_list(cell, "numbers", "write [0.5, 1.25]")
     if isinstance(cell, list) and not cell:
@@ -219,7 +270,13 @@ def _wrong(kind: str, cell: Any, remedy: str = "check the column mapping and the
 
 
 def show(cell: Any) -> str:
-    """A cell for a message: its type and the beginning of its value."""
+    """A cell for a message: its type and the beginning of its value.
+
+    Examples
+    --------
+    >>> show("a cat"), show(3), show(b"1234"), show(None)
+    ("str 'a cat'", 'int 3', '4 bytes', 'NoneType')
+    """
     if isinstance(cell, bytes):
         return f"{len(cell)} bytes"
     text = repr(cell if not isinstance(cell, str) else cell[:60]) if isinstance(cell, str | bool | float) else ""

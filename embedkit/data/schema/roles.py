@@ -81,6 +81,11 @@ class Binding:
         Columns that look like a role which nothing reads; shown to the user.
     guesses : tuple of str
         What was taken from names that are not those of roles.
+
+    Examples
+    --------
+    >>> Binding({"negative_1": "neg"}, roles=frozenset({"negatives"})).columns["negative_1"]
+    'neg'
     """
 
     columns: dict[str, str]

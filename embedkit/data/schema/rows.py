@@ -20,7 +20,13 @@ source has none, is None (``negatives``: empty)."""
 
 
 def filled(row: Row, roles: Iterable[str]) -> Row:
-    """The row with every one of `roles`: None, or an empty list for ``negatives``, where it has none."""
+    """The row with every one of `roles`: None, or an empty list for ``negatives``, where it has none.
+
+    Examples
+    --------
+    >>> filled({"anchor": "a cat"}, ["anchor", "positive", "negatives"])
+    {'anchor': 'a cat', 'positive': None, 'negatives': []}
+    """
     return {role: row.get(role, [] if role == "negatives" else None) for role in roles}
 
 
@@ -33,6 +39,12 @@ class BadRow(DataError):
         Short name under which skipped rows are counted, e.g. ``"blank text"``.
     what, where, remedy : str
         As in `embedkit.errors.UserError`.
+
+    Examples
+    --------
+    >>> fault = BadRow("blank text", "the text is empty", remedy="fix the row")
+    >>> print(fault.at("faq.csv:7"))
+    faq.csv:7: the text is empty; fix the row
     """
 
     def __init__(self, reason: str, what: str, *, where: str | None = None, remedy: str | None = None) -> None:
@@ -66,6 +78,12 @@ class Part:
         Its format, where it is a file.
     token : str or None
         What stands for its content where it is no file.
+
+    Examples
+    --------
+    >>> part = Part("two rows", lambda: iter([(1, {"text": "a cat"}), (2, {"text": "a dog"})]))
+    >>> [cells["text"] for _, cells in part.records()]
+    ['a cat', 'a dog']
     """
 
     name: str

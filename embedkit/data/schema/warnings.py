@@ -33,6 +33,13 @@ def of_columns(columns: Mapping[str, str], role_by_name: Mapping[str, str | None
         Column -> the role that its name stands for.
     where : str
         How messages call the source.
+
+    Examples
+    --------
+    >>> print(*of_columns({"anchor": "answer", "positive": "question"},
+    ...                   {"question": "anchor", "answer": "positive"}, "faq.csv"))
+    faq.csv: column 'answer' is mapped to anchor and 'question' to positive, by their names it should be the other
+    way round; are they swapped?
     """
     for role, column in columns.items():
         other = role_by_name.get(column)
@@ -54,6 +61,12 @@ def of_rows(rows: Sequence[Row], columns: Mapping[str, str], where: str) -> Iter
         Role -> column.
     where : str
         How messages call the source.
+
+    Examples
+    --------
+    >>> rows = [{"anchor": "10017", "positive": "By card."}, {"anchor": "10018", "positive": "In June."}]
+    >>> print(*of_rows(rows, {"anchor": "id", "positive": "answer"}, "faq.csv"))
+    faq.csv: no letter in the first texts of 'id' (anchor); is it an id?
     """
     texts = {role: [row[role] for row in rows if isinstance(row.get(role), str)] for role in _SIDES}
     for role, first in texts.items():
@@ -97,6 +110,12 @@ def of_labels(rows: Sequence[Row], columns: Mapping[str, str], where: str) -> It
         The first rows of a source of a method that does not need labels.
     columns, where
         As in `of_rows`.
+
+    Examples
+    --------
+    >>> rows = [{"anchor": "a", "positive": "b", "label": label} for label in (1, 0, 1)]
+    >>> print(*of_labels(rows, {"label": "is_duplicate"}, "quora.csv"))
+    quora.csv: column 'is_duplicate' is 0 in 1 of the first 3 pairs; ...
     """
     labels = [row["label"] for row in rows if row.get("label") is not None and "positive" in row]
     if labels and set(labels) <= {0, 1, 2} and 0 in labels and len(set(labels)) > 1:
@@ -119,6 +138,12 @@ def of_counts(rows: int, duplicates: Mapping[str, int], sampler: str) -> Iterato
         ``positive_is_anchor``, ``anchors`` and ``positives``: rows of which that is true.
     sampler : str
         That of the recipe; one that keeps equal texts apart has nothing to fear from them.
+
+    Examples
+    --------
+    >>> print(*of_counts(100, {"anchors": 40, "positives": 0, "positive_is_anchor": 0}, "shuffled"))
+    40 of 100 anchors (40%) occurred in an earlier row; where other rows of a batch are negatives, equal texts are
+    false ones: set data.sampler: no-duplicates
     """
     equal = duplicates["positive_is_anchor"]
     if rows < FEWEST:
