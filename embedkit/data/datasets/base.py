@@ -35,6 +35,12 @@ class RowBatch:
         Place of each of `rows` in the whole batch, from `offset` on; with gaps where bad rows were dropped.
     bad_rows : list of Skipped
         Rows that were drawn and dropped because they are bad.
+
+    Examples
+    --------
+    >>> batch = RowBatch([{"anchor": "a cat"}, {"anchor": "a dog"}], ids=[7, 4], size=4, offset=2, step=0)
+    >>> batch.places
+    [2, 3]
     """
 
     rows: list[Row]
@@ -51,7 +57,7 @@ class RowBatch:
 
 
 class TrainingRows(ABC):
-    """Rows to train on; made by `open_training`.
+    """Rows to train on, in batches; made by `open_training`.
 
     Attributes
     ----------
@@ -68,6 +74,17 @@ class TrainingRows(ABC):
         Roles that every row has, whatever its source.
     batch_size : int
         Rows of a whole batch: those asked for, or fewer where that was allowed and the rows do not fill one.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from embedkit.config.recipe import DataConfig
+    >>> from embedkit.data import open_training
+    >>> from embedkit.data.schema.contract import Contract
+    >>> _ = Path("sentences.txt").write_text("one\\ntwo\\nthree\\nfour\\nfive\\n")
+    >>> rows = open_training(DataConfig(train="sentences.txt"), Contract(), batch_size=2, seed=1)
+    >>> rows.num_rows, rows.steps_per_epoch, rows.where(4)
+    (5, 2, 'sentences.txt:5')
     """
 
     num_rows: int | None
@@ -108,7 +125,21 @@ class TrainingRows(ABC):
 
 
 def source_summary(source: Source) -> dict[str, Any]:
-    """What became of the records of one source: the keys of an entry of ``summary()["sources"]``."""
+    """What became of the records of one source: the keys of an entry of ``summary()["sources"]``.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from embedkit.config.recipe import DataConfig
+    >>> from embedkit.data.datasets.open import open_sources
+    >>> from embedkit.data.schema.contract import Contract
+    >>> _ = Path("faq.csv").write_text("question,lang\\nHow do I pay?,en\\nWie zahle ich?,de\\n")
+    >>> data = DataConfig.model_validate({"train": {"path": "faq.csv", "where": {"lang": "en"}}})
+    >>> [source] = open_sources(data, Contract())
+    >>> _ = list(source.rows())
+    >>> source_summary(source)
+    {'path': 'faq.csv', 'read': 2, 'filtered': 1, 'dropped': {}, 'cut': 0}
+    """
     account = source.account
     return {
         "path": source.name,
@@ -123,7 +154,19 @@ _READING = {"format", "name", "split", "revision", "columns", "where", "limit", 
 
 
 def stream_fingerprint(sources: Sequence[Source]) -> str:
-    """Hash of the settings of each source and of the first MiB and the size of each of its files."""
+    """A hash of the settings of each source and of the first MiB and the size of each of its files.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from embedkit.config.recipe import DataConfig
+    >>> from embedkit.data.datasets.open import open_sources
+    >>> from embedkit.data.schema.contract import Contract
+    >>> _ = Path("a.txt").write_text("a cat\\n"), Path("b.txt").write_text("a dog\\n")
+    >>> marks = [stream_fingerprint(open_sources(DataConfig(train=name), Contract())) for name in ("a.txt", "b.txt")]
+    >>> marks[0] == marks[1]
+    False
+    """
     state = hashlib.blake2b(digest_size=16)
     for source in sources:
         settings = source.config.model_dump_json(include=_READING)

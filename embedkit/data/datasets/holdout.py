@@ -55,7 +55,14 @@ def split(facts: Facts, share: float, seed: int) -> tuple[np.ndarray, np.ndarray
 
 
 def connected(facts: Facts) -> np.ndarray:
-    """The number of the set (n,) that each row belongs to, from 0 on: rows of a set are tied together by equal keys."""
+    """The number of the set (n,) that each row belongs to, from 0 on: rows of a set are tied together by equal keys.
+
+    Examples
+    --------
+    >>> keys, nothing = np.array([7, 7]), np.zeros(3, np.int64)
+    >>> connected(Facts(keys, np.array([0, 1, 1, 2]), nothing, nothing)).tolist()  # rows 0 and 2 share a text
+    [0, 1, 0]
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

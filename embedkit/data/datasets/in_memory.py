@@ -39,7 +39,19 @@ class _Epoch:
 
 
 class HeldRows(TrainingRows):
-    """Rows held in memory; made by `open_training`."""
+    """Rows held in memory; made by `open_training`.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from embedkit.config.recipe import DataConfig
+    >>> from embedkit.data import open_training
+    >>> from embedkit.data.schema.contract import Contract
+    >>> _ = Path("sentences.txt").write_text("one\\ntwo\\nthree\\nfour\\n")
+    >>> rows = open_training(DataConfig(train="sentences.txt"), Contract(), batch_size=2, seed=1)
+    >>> [[row["anchor"] for row in batch.rows] for batch in rows.batches(epoch=0)]
+    [['three', 'one'], ['four', 'two']]
+    """
 
     num_rows: int
     steps_per_epoch: int

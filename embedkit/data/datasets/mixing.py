@@ -20,6 +20,11 @@ def shares(sizes: Sequence[int], mixing: str, weights: Sequence[float | None], t
 
     ``concatenate`` gives each source its size; ``weighted`` its weight; ``temperature`` its size to the power 1 / T
     (Devlin et al.'s exponential smoothing for multilingual BERT: T = 1 keeps the sizes, a large T evens them out).
+
+    Examples
+    --------
+    >>> shares([900, 100], "weighted", [1, 1], 1.0), shares([900, 100], "temperature", [None, None], 2.0)
+    ([0.5, 0.5], [0.75, 0.25])
     """
     if mixing == "weighted":
         raw = [float(weight or 0.0) for weight in weights]
@@ -31,7 +36,13 @@ def shares(sizes: Sequence[int], mixing: str, weights: Sequence[float | None], t
 
 
 def quotas(parts: Sequence[float], total: int) -> list[int]:
-    """Whole numbers in proportion to `parts` that sum to `total` (largest remainder)."""
+    """Whole numbers in proportion to `parts` that sum to `total` (largest remainder).
+
+    Examples
+    --------
+    >>> quotas([0.5, 0.25, 0.25], 7)
+    [3, 2, 2]
+    """
     exact = np.asarray(parts, np.float64) * total / sum(parts)
     counts = np.floor(exact).astype(np.int64)
     for index in np.argsort(-(exact - counts), kind="stable")[: total - int(counts.sum())]:
@@ -40,7 +51,14 @@ def quotas(parts: Sequence[float], total: int) -> list[int]:
 
 
 def endless(size: int, start: int, count: int, *key: int) -> np.ndarray:
-    """Entries [start, start + count) of a sequence that shuffles 0 .. size - 1 anew each time it is through."""
+    """Entries [start, start + count) of a sequence that shuffles 0 .. size - 1 anew each time it is through.
+
+    Examples
+    --------
+    >>> order = endless(3, 0, 6, 1)  # twice through three rows
+    >>> sorted(order[:3].tolist()), sorted(order[3:].tolist()), endless(3, 2, 3, 1).tolist() == order[2:5].tolist()
+    ([0, 1, 2], [0, 1, 2], True)
+    """
     pieces = []
     for cycle in range(start // size, -(-(start + count) // size)):
         low, high = max(start - cycle * size, 0), min(start + count - cycle * size, size)
@@ -69,6 +87,12 @@ def pools(
         rows are used equally often.
     one_source : bool
         One sequence a source.
+
+    Examples
+    --------
+    >>> [one] = pools([4, 2], [0.5, 0.5], one_source=False, batch_size=2, seed=1, epoch=0)
+    >>> sorted(one.tolist())  # rows 0 to 3 are those of the first source
+    [0, 2, 3, 4, 5, 5]
     """
     total = sum(sizes)
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
@@ -96,7 +120,7 @@ def pools(
 def interleave(
     starts: Sequence[Callable[[int], Iterator[T]]], weights: Sequence[float] | None, *key: int
 ) -> Iterator[tuple[int, T]]:
-    """Merge iterators, each item with the number of its iterator.
+    """The items of several iterators, each with the number of its iterator.
 
     Parameters
     ----------
@@ -113,6 +137,12 @@ def interleave(
     ------
     DataError
         An iterator gives nothing at all: its source would never be trained on, or be read again without end.
+
+    Examples
+    --------
+    >>> starts = [lambda cycle: iter("abcd"), lambda cycle: iter("xy")]
+    >>> sorted(interleave(starts, None, 1))
+    [(0, 'a'), (0, 'b'), (0, 'c'), (0, 'd'), (1, 'x'), (1, 'y')]
     """
     running = [start(0) for start in starts]
     any_item = [False] * len(starts)

@@ -23,7 +23,7 @@ def open_training(
     config: DataConfig, contract: Contract, *, batch_size: int, seed: int, base_dir: Path = Path(),
     holdout: float = 0.0, fit_batch: bool = False,
 ) -> TrainingRows:  # fmt: skip
-    """Open the training data of a recipe; the first rows of every source are checked before any is read in full.
+    """The training rows of a recipe; the first rows of every source are checked before any is read in full.
 
     Parameters
     ----------
@@ -48,6 +48,16 @@ def open_training(
         A source cannot be used; the message names file, row and column, and the remedy.
     RecipeError
         Settings that contradict each other.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe import DataConfig
+    >>> from embedkit.data.schema.contract import Contract
+    >>> _ = Path("faq.csv").write_text("question,answer\\nHow do I pay?,By card.\\nWhen?,In June.\\n")
+    >>> contract = Contract(frozenset({"anchor", "positive"}))
+    >>> rows = open_training(DataConfig(train="faq.csv"), contract, batch_size=2, seed=1)
+    >>> [(row["anchor"], row["positive"]) for row in next(rows.batches(epoch=0)).rows]
+    [('How do I pay?', 'By card.'), ('When?', 'In June.')]
     """
     _check_settings(config)
     sources = open_sources(config, contract, Path(base_dir))
@@ -65,7 +75,17 @@ def open_training(
 
 
 def open_sources(config: DataConfig, contract: Contract, base_dir: Path = Path()) -> list[Source]:
-    """The sources of a recipe: parts found, columns bound, first rows checked; see `open_training`."""
+    """The sources of a recipe: parts found, columns bound, first rows checked; see `open_training`.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe import DataConfig
+    >>> from embedkit.data.schema.contract import Contract
+    >>> _ = Path("faq.csv").write_text("question,answer\\nHow do I pay?,By card.\\n")
+    >>> [source] = open_sources(DataConfig(train="faq.csv"), Contract(frozenset({"anchor", "positive"})))
+    >>> print(*source.notes)
+    data.train[0] (faq.csv): question is the anchor, answer is the positive (set 'columns' to change that)
+    """
     of_sampler = {"by-label": {"label"}, "no-duplicates": {"group"}}.get(config.sampler, set())
     requires, reads = frozenset(contract.requires), frozenset(contract.roles) | of_sampler
     return [

@@ -31,6 +31,12 @@ class Prefetcher(Generic[T]):
     ----------
     waited : float
         Seconds that the reader has waited for items so far.
+
+    Examples
+    --------
+    >>> with Prefetcher(iter([1, 2, 3])) as numbers:
+    ...     list(numbers)
+    [1, 2, 3]
     """
 
     def __init__(self, items: Iterator[T], depth: int = 2) -> None:
@@ -99,5 +105,11 @@ class Prefetcher(Generic[T]):
 
 
 def prefetch(items: Iterator[T], depth: int = 2) -> Prefetcher[T]:
-    """Make the next `depth` items of an iterator in a background thread; see `Prefetcher`."""
+    """A `Prefetcher`, which makes the next `depth` items of an iterator in a background thread.
+
+    Examples
+    --------
+    >>> list(prefetch(iter("abc")))
+    ['a', 'b', 'c']
+    """
     return Prefetcher(items, depth)

@@ -36,7 +36,15 @@ _FLUSH = 20_000
 
 
 class TableBuilder:
-    """Collects rows and packs them into an arrow table with a column a role; absent roles are null."""
+    """Collects rows and packs them into an arrow table with a column a role; absent roles are null.
+
+    Examples
+    --------
+    >>> builder = TableBuilder()
+    >>> builder.add({"anchor": "a cat", "label": 3})
+    >>> take_rows(builder.finish(), [0], ["anchor", "label"])
+    [{'anchor': 'a cat', 'label': 3}]
+    """
 
     def __init__(self) -> None:
         self._waiting: list[Row] = []
@@ -70,7 +78,14 @@ class TableBuilder:
 
 
 def table_of(rows: Iterable[Row]) -> pa.Table:
-    """The arrow table of some rows."""
+    """The arrow table of some rows.
+
+    Examples
+    --------
+    >>> table = table_of([{"anchor": "a cat", "negatives": ["a dog"]}, {"anchor": "a cow"}])
+    >>> table.column("negatives").to_pylist()
+    [['a dog'], None]
+    """
     builder = TableBuilder()
     for row in rows:
         builder.add(row)
@@ -78,7 +93,14 @@ def table_of(rows: Iterable[Row]) -> pa.Table:
 
 
 def take_rows(table: pa.Table, indices: Sequence[int] | np.ndarray, roles: Iterable[str]) -> list[Row]:
-    """The rows at `indices` with those of `roles` that they have."""
+    """The rows at `indices` with those of `roles` that they have.
+
+    Examples
+    --------
+    >>> table = table_of([{"anchor": "a cat", "group": 7}, {"anchor": "a cow"}])
+    >>> take_rows(table, [1, 0], ["anchor", "group"])
+    [{'anchor': 'a cow'}, {'anchor': 'a cat', 'group': 7}]
+    """
     role_set = set(roles)
     names = [name for name in _TYPES if _PATHS.get(name, name) in role_set]
     piece = table.select(names).take(pa.array(indices, pa.int64()))
@@ -91,7 +113,14 @@ def take_rows(table: pa.Table, indices: Sequence[int] | np.ndarray, roles: Itera
 
 
 def digest(table: pa.Table) -> str:
-    """A hash of the content of a table, the same for the same rows from whatever kind of file."""
+    """A hash of the content of a table, the same for the same rows from whatever kind of file.
+
+    Examples
+    --------
+    >>> rows = [{"anchor": "a cat"}, {"anchor": "a dog"}]
+    >>> digest(table_of(rows)) == digest(table_of(rows)), digest(table_of(rows)) == digest(table_of(rows[::-1]))
+    (True, False)
+    """
     state = hashlib.blake2b(digest_size=16)
     for name in table.column_names:
         column = _whole(table.column(name))
@@ -140,6 +169,12 @@ class Facts:
         Characters of all texts of a row.
     labels : int64 array (n,)
         Labels, -1 where a row has none.
+
+    Examples
+    --------
+    >>> facts = facts_of(table_of([{"anchor": "a cat", "label": 1}, {"anchor": "a dog"}]))
+    >>> facts.lengths.tolist(), facts.labels.tolist()
+    ([5, 5], [1, -1])
     """
 
     keys: np.ndarray

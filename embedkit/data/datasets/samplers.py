@@ -23,7 +23,14 @@ _WINDOW = 50
 
 @dataclass(frozen=True)
 class Grouping:
-    """Batches of row indices, and the rows that found no place."""
+    """Batches of row indices, and the rows that found no place.
+
+    Examples
+    --------
+    >>> grouping = Grouping([np.array([2, 0]), np.array([3, 1])], left=np.array([4]))
+    >>> [batch.tolist() for batch in grouping.batches]
+    [[2, 0], [3, 1]]
+    """
 
     batches: list[np.ndarray]
     left: np.ndarray
@@ -45,6 +52,14 @@ class Request:
         Rows of one label in a batch (by-label).
     key : tuple of int
         Makes random choices a pure function of seed, epoch and source.
+
+    Examples
+    --------
+    >>> from embedkit.data.datasets.row_table import facts_of, table_of
+    >>> facts = facts_of(table_of([{"anchor": "a cat"}, {"anchor": "a dog"}]))
+    >>> request = Request(np.arange(2), facts, batch_size=2, per_label=1, key=(1, 0))
+    >>> SAMPLERS["shuffled"](request).batches
+    [array([0, 1])]
     """
 
     order: np.ndarray
@@ -58,7 +73,15 @@ _NONE = np.empty(0, np.int64)
 
 
 def shuffled(request: Request) -> Grouping:
-    """Batches cut from the order as it is."""
+    """Batches cut from the order as it is.
+
+    Examples
+    --------
+    >>> nothing = np.zeros(5, np.int64)
+    >>> request = Request(np.array([3, 1, 4, 0, 2]), Facts(nothing, nothing, nothing, nothing), 2, 1, (1,))
+    >>> [batch.tolist() for batch in shuffled(request).batches]
+    [[3, 1], [4, 0], [2]]
+    """
     return Grouping(_cut(request.order, request.batch_size), _NONE)
 
 
@@ -68,6 +91,13 @@ def no_duplicates(request: Request) -> Grouping:
     As many rows come into full batches as a greedy pass brings there, or more, in time linear in the number of texts;
     see `embedkit.data.datasets.packing`. Rows of texts that are repeated more often than there are batches end up in
     short batches.
+
+    Examples
+    --------
+    >>> from embedkit.data.datasets.row_table import facts_of, table_of
+    >>> facts = facts_of(table_of([{"anchor": text} for text in ("a", "a", "b", "b")]))
+    >>> [batch.tolist() for batch in no_duplicates(Request(np.arange(4), facts, 2, 1, (1,))).batches]
+    [[0, 2], [1, 3]]
     """
     facts = request.facts
     packing = Packing(facts.keys, facts.offsets, request.batch_size)
@@ -79,6 +109,13 @@ def by_label(request: Request) -> Grouping:
 
     Labels of a batch differ as long as there are enough labels left; then they repeat. Of each label up to
     ``per_label - 1`` rows are left over.
+
+    Examples
+    --------
+    >>> from embedkit.data.datasets.row_table import facts_of, table_of
+    >>> facts = facts_of(table_of([{"anchor": str(row), "label": row // 2} for row in range(4)]))
+    >>> [sorted(batch.tolist()) for batch in by_label(Request(np.arange(4), facts, 4, 2, (1,))).batches]
+    [[0, 1, 2, 3]]
     """
     size, order = request.per_label, request.order
     labels = request.facts.labels[order]
@@ -99,7 +136,15 @@ def by_label(request: Request) -> Grouping:
 
 
 def by_length(request: Request) -> Grouping:
-    """Batches of rows of similar length (characters of all texts): sorted in windows of 50 batches, then shuffled."""
+    """Batches of rows of similar length (characters of all texts): sorted in windows of 50 batches, then shuffled.
+
+    Examples
+    --------
+    >>> from embedkit.data.datasets.row_table import facts_of, table_of
+    >>> facts = facts_of(table_of([{"anchor": "a" * length} for length in (9, 1, 8, 2)]))
+    >>> sorted(batch.tolist() for batch in by_length(Request(np.arange(4), facts, 2, 1, (1,))).batches)
+    [[1, 3], [2, 0]]
+    """
     size = request.batch_size
     whole = len(request.order) // size * size
     batches: list[np.ndarray] = []
@@ -121,7 +166,15 @@ SAMPLERS: dict[str, Callable[[Request], Grouping]] = {
 
 
 def check_sampler(sampler: str, batch_size: int, per_label: int, roles: frozenset[str], where: str) -> None:
-    """Raise `DataError` when the by-label sampler lacks labels or its numbers do not fit."""
+    """Raise `DataError` when the by-label sampler lacks labels or its numbers do not fit.
+
+    Examples
+    --------
+    >>> check_sampler("by-label", 64, 2, frozenset({"anchor", "label"}), "faq.csv")
+    >>> check_sampler("by-label", 64, 3, frozenset({"anchor", "label"}), "faq.csv")
+    Traceback (most recent call last):
+    embedkit.errors.DataError: train.batch_size: batches of 64 rows cannot hold 3 rows of each label; ...
+    """
     if sampler != "by-label":
         return
     if "label" not in roles:
@@ -147,6 +200,11 @@ def fit(batches: list[np.ndarray], steps: int) -> list[np.ndarray]:
     ------
     DataError
         There are fewer rows than steps.
+
+    Examples
+    --------
+    >>> [batch.tolist() for batch in fit([np.array([3, 1, 4, 0]), np.array([2])], 3)]
+    [[3, 1], [4, 0], [2]]
     """
     if sum(map(len, batches)) < steps:
         raise DataError(

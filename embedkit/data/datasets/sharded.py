@@ -48,7 +48,16 @@ class _Shard:
 
 
 def only_shards(sources: Sequence[Source]) -> bool:
-    """Whether all sources are streams of tar shards."""
+    """Whether all sources are streams of tar shards.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe import DataConfig
+    >>> from embedkit.data.datasets.open import open_sources
+    >>> from embedkit.data.schema.contract import Contract
+    >>> only_shards(open_sources(DataConfig(train="builtin:pairs-train"), Contract()))
+    False
+    """
     return all(
         source.config.stream and all(part.format is not None and readers[part.format].lanes for part in source.parts)
         for source in sources
@@ -64,6 +73,22 @@ class LaneRows(TrainingRows):
     ------
     RecipeError
         For settings that need rows to be counted before they are read.
+
+    Examples
+    --------
+    >>> import io, tarfile
+    >>> from embedkit.config.recipe import DataConfig
+    >>> from embedkit.data import open_training
+    >>> from embedkit.data.schema.contract import Contract
+    >>> with tarfile.open("000.tar", "w") as tar:
+    ...     for number in range(4):
+    ...         member = tarfile.TarInfo(f"{number}.txt")
+    ...         member.size = 5
+    ...         tar.addfile(member, io.BytesIO(b"cat %d" % number))
+    >>> data = DataConfig.model_validate({"train": {"path": "000.tar", "stream": True}, "shuffle_buffer": 4})
+    >>> rows = open_training(data, Contract(), batch_size=4, seed=1)
+    >>> sorted(row["anchor"] for row in next(rows.batches(epoch=0)).rows)
+    ['cat 0', 'cat 1', 'cat 2', 'cat 3']
     """
 
     num_rows = None

@@ -37,6 +37,18 @@ class StreamedRows(TrainingRows):
     """Rows of streams; made by `open_training` when a source has ``stream: true`` (then all are streamed).
 
     With ``mixing: weighted`` a source that ends is read again, and the epoch ends when each has ended once.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from embedkit.config.recipe import DataConfig
+    >>> from embedkit.data import open_training
+    >>> from embedkit.data.schema.contract import Contract
+    >>> _ = Path("sentences.txt").write_text("one\\ntwo\\nthree\\nfour\\n")
+    >>> data = DataConfig.model_validate({"train": {"path": "sentences.txt", "stream": True}})
+    >>> rows = open_training(data, Contract(), batch_size=2, seed=1)
+    >>> [[row["anchor"] for row in batch.rows] for batch in rows.batches(epoch=0)]
+    [['four', 'one'], ['two', 'three']]
     """
 
     num_rows = None
@@ -115,7 +127,14 @@ class StreamedRows(TrainingRows):
 
 
 def shuffle_buffer(items: Iterator[Numbered], size: int, *key: int) -> Iterator[Numbered]:
-    """Items in an order shuffled within a buffer of `size`; a pure function of the items, `size` and `key`."""
+    """Items in an order shuffled within a buffer of `size`; a pure function of the items, `size` and `key`.
+
+    Examples
+    --------
+    >>> items = [(number, {}) for number in range(6)]
+    >>> [number for number, _ in shuffle_buffer(iter(items), 3, 42)]
+    [2, 3, 4, 0, 1, 5]
+    """
     numbers = raw_numbers(*key)
     buffer = list(itertools.islice(items, size))
     for item in items:
