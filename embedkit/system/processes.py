@@ -15,7 +15,7 @@ JOIN_SECONDS = 45.0
 
 
 def join(cpu: bool = False) -> PartialState:
-    """This process's place among those of the run: accelerate's state, its process group formed.
+    """The place of this process among those of the run: accelerate's state, its process group formed.
 
     ``torchrun`` and (on GPUs) ``accelerate launch`` end all processes when one has died. Processes that were started
     otherwise (MPI, Slurm, by hand) would wait half an hour for one that died before it was there: here they wait
@@ -30,6 +30,12 @@ def join(cpu: bool = False) -> PartialState:
     ------
     UserError
         Another process did not come in time.
+
+    Examples
+    --------
+    >>> state = join()
+    >>> state.process_index, state.num_processes
+    (0, 1)
     """
     import torch.distributed as dist
     from accelerate import PartialState

@@ -67,6 +67,13 @@ class Account:
         Reason -> bad rows left out.
     bad : list of (str, str, str)
         Place, reason and fault of each of them.
+
+    Examples
+    --------
+    >>> account = Account(read=100, filtered=20)
+    >>> account.dropped["blank text"] += 1
+    >>> account.read - account.filtered - account.dropped.total()
+    79
     """
 
     read: int = 0
@@ -97,6 +104,15 @@ class Source:
     ------
     DataError
         The source cannot be read, lacks a role, or has a bad row among its first rows.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe import DataConfig
+    >>> _ = Path("faq.csv").write_text("question,answer\\nHow do I pay?,By card.\\n")
+    >>> data, roles = DataConfig(train="faq.csv"), frozenset({"anchor", "positive"})
+    >>> source = Source(data.train[0], data, 0, requires=roles, reads=roles, base_dir=Path())
+    >>> list(source.rows())
+    [((0, 2), {'anchor': 'How do I pay?', 'positive': 'By card.'})]
     """
 
     def __init__(
@@ -345,7 +361,13 @@ def _number_of(slot: str) -> int:
 
 
 def encode_group(group: int | str) -> str:
-    """A group as JSON text, so that numbers and names share a column and stay apart."""
+    """A group as JSON text, so that numbers and names share a column and stay apart.
+
+    Examples
+    --------
+    >>> encode_group(7), encode_group("7")
+    ('7', '"7"')
+    """
     return json.dumps(group)
 
 
@@ -422,7 +444,7 @@ _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 
 
 def image_path(image: str, home: Path | None, images: Path | None = None) -> str:
-    """The path in a cell made absolute; it must stay inside `home`, the folder of the data file.
+    """The path in a cell, made absolute; it must stay inside `home`, the folder of the data file.
 
     With `images` it may be absolute and must stay inside that folder; relative ones start there.
 
@@ -430,6 +452,12 @@ def image_path(image: str, home: Path | None, images: Path | None = None) -> str
     ------
     BadRow
         It leads elsewhere, or no file with content is there; the caller adds the place.
+
+    Examples
+    --------
+    >>> _ = Path("dog.jpg").write_bytes(b"...")
+    >>> image_path("dog.jpg", Path()) == str(Path("dog.jpg").resolve())
+    True
     """
     remedy = "write paths relative to the folder of the data file, or set 'image_folder' to the folder that holds them"
     if images is not None:

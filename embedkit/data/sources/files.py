@@ -60,12 +60,20 @@ DAMAGED = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 
 
 def open_bytes(path: Location) -> IO[bytes]:
-    """Open a file for reading bytes, unpacked where its first bytes say gzip, bzip2, xz or zstandard.
+    """A file open for reading bytes, unpacked where its first bytes say gzip, bzip2, xz or zstandard.
 
     Raises
     ------
     DataError
         The file is missing, is not a file, is empty, or cannot be opened.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> _ = Path("faq.csv.gz").write_bytes(gzip.compress(b"question,answer"))
+    >>> with open_bytes(Path("faq.csv.gz")) as handle:
+    ...     handle.read()
+    b'question,answer'
     """
     try:
         with path.open("rb") as handle:
@@ -88,6 +96,15 @@ def check_unpacked(handle: IO[bytes], path: Location, unpacked: int) -> None:
     ------
     DataError
         They are more than `MAX_RATIO` times the bytes that were read, and more than `FREE`.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> _ = Path("bomb.gz").write_bytes(gzip.compress(bytes(1000)))
+    >>> with open_bytes(Path("bomb.gz")) as handle:
+    ...     check_unpacked(handle, Path("bomb.gz"), 2**30)
+    Traceback (most recent call last):
+    embedkit.errors.DataError: bomb.gz: unpacks to more than 200 times its size, like a decompression bomb; ...
     """
     if unpacked > FREE and isinstance(handle, _Unpacked) and unpacked > MAX_RATIO * handle.source.tell():
         raise DataError(
@@ -103,6 +120,14 @@ def seekable(path: Location) -> IO[bytes]:
     ------
     DataError
         As `open_bytes`; it cannot be unpacked, or is a decompression bomb.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> _ = Path("faq.csv.gz").write_bytes(gzip.compress(b"question,answer"))
+    >>> with seekable(Path("faq.csv.gz")) as handle:
+    ...     handle.seek(9), handle.read()
+    (9, b'answer')
     """
     handle = open_bytes(path)
     if not isinstance(handle, _Unpacked):
@@ -134,6 +159,13 @@ def text_lines(path: Location) -> Iterator[tuple[int, str | BadRow]]:
     DataError
         The file cannot be opened, is empty, is UTF-16, has damaged gzip data, CR line ends, or a line longer than
         `MAX_LINE`.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> _ = Path("sentences.txt").write_bytes(b"\xef\xbb\xbfa cat\n\xff\n")
+    >>> [(number, line if isinstance(line, str) else line.reason) for number, line in text_lines(Path("sentences.txt"))]
+    [(1, 'a cat\n'), (2, 'not UTF-8')]
     """
     offset, look = 0, FREE
     with open_bytes(path) as handle:
@@ -157,7 +189,13 @@ def text_lines(path: Location) -> Iterator[tuple[int, str | BadRow]]:
 
 
 def chomp(line: str) -> str:
-    r"""The line without its final ``\n`` or ``\r\n``."""
+    r"""The line without its final ``\n`` or ``\r\n``.
+
+    Examples
+    --------
+    >>> chomp("a cat\r\n"), chomp("a cat")
+    ('a cat', 'a cat')
+    """
     return line.removesuffix("\n").removesuffix("\r") if line.endswith("\n") else line
 
 

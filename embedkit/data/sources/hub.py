@@ -28,6 +28,14 @@ def hub_part(
     ------
     DataError
         The data set cannot be found or read, or `split` is needed or unknown.
+
+    Examples
+    --------
+    >>> Path("faq").mkdir()
+    >>> _ = Path("faq/train.csv").write_text("question,answer\\nHow do I pay?,By card.\\n")
+    >>> part = hub_part("faq", None, "train", None, None, print)
+    >>> list(part.records())
+    [(1, {'question': 'How do I pay?', 'answer': 'By card.'})]
     """
 
     def records() -> Iterator[Record]:
@@ -60,6 +68,14 @@ def check_card(folder: Path) -> None:
     ------
     DataError
         A ``data_files`` or ``data_dir`` of its README.md is an address, or leads out of the folder.
+
+    Examples
+    --------
+    >>> Path("copy").mkdir()
+    >>> _ = Path("copy/README.md").write_text("---\\ndata_files: ../secret.csv\\n---\\n")
+    >>> check_card(Path("copy"))
+    Traceback (most recent call last):
+    embedkit.errors.DataError: copy/README.md: data_files names files elsewhere ('../secret.csv'); ...
     """
     card = folder / "README.md"
     if not card.is_file():

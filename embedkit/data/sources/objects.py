@@ -64,7 +64,16 @@ def hold(data: Any) -> str:
 
 
 def release(path: str) -> None:
-    """Forget an object."""
+    """Forget an object.
+
+    Examples
+    --------
+    >>> path = hold([{"anchor": "a cat"}])
+    >>> release(path)
+    >>> part(path)
+    Traceback (most recent call last):
+    embedkit.errors.DataError: object:...: the data of this run was a Python object; pass it again: ...
+    """
     _objects.pop(path, None)
 
 
@@ -75,6 +84,13 @@ def part(path: str) -> Part:
     ------
     DataError
         No object of this path is held: the run was started elsewhere, with data that stood in memory.
+
+    Examples
+    --------
+    >>> path = hold(["a cat", "a dog"])
+    >>> list(part(path).records())
+    [(1, {'text': 'a cat'}), (2, {'text': 'a dog'})]
+    >>> release(path)
     """
     if path not in _objects:
         raise DataError(

@@ -33,6 +33,13 @@ class SourceReport:
         Reason -> records that cannot be used.
     faults : list of dict
         ``where``, ``reason`` and ``what`` of each of them.
+
+    Examples
+    --------
+    >>> report = SourceReport("faq.csv", read=3, good=2)
+    >>> report.bad["blank text"] += 1
+    >>> report.to_json()["bad"]
+    {'blank text': 1}
     """
 
     path: str
@@ -50,7 +57,7 @@ class SourceReport:
 def inspect_sources(
     sources: Sequence[Source], decoding: Decoding, progress: Callable[[int], None] = lambda rows: None
 ) -> list[SourceReport]:
-    """Read every record of every source and decode every image; what is bad is listed and nothing is raised for it.
+    """A report for each source: every record read, every image decoded, what is bad listed and nothing raised for it.
 
     Parameters
     ----------
@@ -65,6 +72,17 @@ def inspect_sources(
     ------
     DataError
         A file cannot be opened or read on.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from embedkit.config.recipe import DataConfig
+    >>> from embedkit.data.datasets.open import open_sources
+    >>> from embedkit.data.schema.contract import Contract
+    >>> _ = Path("faq.csv").write_text("anchor,id\\na cat,1\\n,2\\n")
+    >>> [report] = inspect_sources(open_sources(DataConfig(train="faq.csv", on_bad_row="skip"), Contract()), Decoding())
+    >>> report.good, report.faults
+    (1, [{'where': "faq.csv:3 column 'anchor'", 'reason': 'blank text', 'what': 'the text is empty'}])
     """
     reports = []
     count = 0
@@ -104,7 +122,15 @@ def _list(report: SourceReport, bad: BadRow, where: str) -> None:
 
 
 def check_nothing_bad(reports: Sequence[SourceReport]) -> None:
-    """Raise a DataError that names the first fault, when there is any."""
+    """Raise a DataError that names the first fault, when there is any.
+
+    Examples
+    --------
+    >>> fault = {"where": "faq.csv:3", "reason": "blank text", "what": "the text is empty"}
+    >>> check_nothing_bad([SourceReport("faq.csv", read=2, good=1, bad=Counter({"blank text": 1}), faults=[fault])])
+    Traceback (most recent call last):
+    embedkit.errors.DataError: faq.csv:3: 1 bad rows; the first: the text is empty; fix them, or set ...
+    """
     faults: Iterator[dict[str, str]] = (fault for report in reports for fault in report.faults)
     first = next(faults, None)
     if first is not None:

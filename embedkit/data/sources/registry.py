@@ -94,6 +94,12 @@ class FolderRequest:
         The only format of files that is read.
     options : mapping
         Settings of that format.
+
+    Examples
+    --------
+    >>> request = FolderRequest(Path("faq"), split=None, prefer="train", tell=print)
+    >>> request.guess("only the split train is read", "split")
+    faq: only the split train is read (set 'split' to change that)
     """
 
     folder: Path
@@ -134,7 +140,13 @@ layouts: Registry[Layout] = Registry("folder layout", "embedkit.data.sources.lay
 
 
 def ending_table() -> dict[str, tuple[str, Format]]:
-    """Ending -> the name of its format, and the format; made once where many names are looked at."""
+    """Ending -> the name of its format, and the format; made once where many names are looked at.
+
+    Examples
+    --------
+    >>> ending_table()[".ndjson"][0]
+    'jsonl'
+    """
     return {ending: (name, entry) for name, entry in readers.items() for ending in entry.endings}
 
 
@@ -194,14 +206,30 @@ def stem(name: str) -> str:
 
 
 def file_named(folder: Path, name: str) -> Path | None:
-    """The first file ``folder/NAME.*`` with an ending of a table's format, also compressed, or None."""
+    """The first file ``folder/NAME.*`` with an ending of a table's format, also compressed, or None.
+
+    Examples
+    --------
+    >>> Path("qrels.tsv.gz").touch()
+    >>> file_named(Path(), "qrels").name, file_named(Path(), "corpus")
+    ('qrels.tsv.gz', None)
+    """
     tables = table_endings()
     files = (folder / f"{name}{ending}{packing}" for ending in tables for packing in ("", *PACKED))
     return next((path for path in files if path.is_file()), None)
 
 
 def named_format(name: str, where: str) -> str:
-    """The format of a file name; raises `DataError` where its ending tells none."""
+    """The format of a file name; raises `DataError` where its ending tells none.
+
+    Examples
+    --------
+    >>> named_format("faq.tsv.gz", "data/faq.tsv.gz")
+    'tsv'
+    >>> named_format("faq.xlsx", "data/faq.xlsx")
+    Traceback (most recent call last):
+    embedkit.errors.DataError: data/faq.xlsx: cannot infer the format from the extension; set 'format': ...
+    """
     format = format_of(name)
     if format is None:
         raise DataError(

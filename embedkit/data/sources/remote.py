@@ -66,6 +66,15 @@ class RemoteFile:
         Where it lies.
     path : str
         Its path there.
+
+    Examples
+    --------
+    >>> import fsspec
+    >>> system = fsspec.filesystem("memory")
+    >>> system.pipe("/faq/train.csv", b"question,answer")
+    >>> file = RemoteFile(system, "/faq/train.csv")
+    >>> file.name, str(file), file.stat().st_size, file.open().read(8)
+    ('train.csv', 'memory:///faq/train.csv', 15, b'question')
     """
 
     def __init__(self, system: Any, path: str) -> None:
@@ -124,6 +133,13 @@ def remote_files(address: str) -> list[tuple[str, RemoteFile]]:
     ------
     DataError
         The scheme is not read, its package is missing, nothing is there, or it cannot be reached.
+
+    Examples
+    --------
+    >>> import fsspec
+    >>> fsspec.filesystem("memory").pipe({"/cats/a.csv": b"text", "/cats/b.csv": b"text"})
+    >>> [name for name, _ in remote_files("memory://cats")]
+    ['a.csv', 'b.csv']
     """
     match = ADDRESS.match(address)
     scheme = (match[1] or match[2] or "").lower() if match else ""

@@ -61,6 +61,12 @@ def find_parts(
     ------
     DataError
         Nothing is there, the format cannot be told, or a split must be chosen.
+
+    Examples
+    --------
+    >>> _ = Path("a-1.csv").write_text("text\\na cat\\n"), Path("a-2.csv").write_text("text\\na dog\\n")
+    >>> [list(part.records()) for part in find_parts("a-{1..2}.csv")]
+    [[(2, {'text': 'a cat'})], [(2, {'text': 'a dog'})]]
     """
     if format == "builtin" or path.startswith("builtin:"):
         return [_builtin(path.removeprefix("builtin:"))]

@@ -51,6 +51,14 @@ def choose_split(
     ------
     DataError
         That leaves a choice, or there is no such split.
+
+    Examples
+    --------
+    >>> choose_split(["train", "dev"], "validation", "faq")
+    'dev'
+    >>> choose_split(["train", "dev"], None, "faq", prefer="train", guess=print)
+    of its splits dev, train only train is read split
+    'train'
     """
     same = {name: split_name(name) or name for name in names}
     if split is None and len(names) == 1:

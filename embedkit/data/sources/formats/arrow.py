@@ -24,6 +24,16 @@ def read_arrow(path: Location) -> Iterator[Record]:
     ------
     DataError
         The file is damaged, not arrow, has two columns of one name, or text that is not UTF-8.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> from pathlib import Path
+    >>> table = pa.table({"anchor": ["a cat", "a dog"]})
+    >>> with pa.ipc.new_file("rows.arrow", table.schema) as writer:
+    ...     writer.write_table(table)
+    >>> list(read_arrow(Path("rows.arrow")))
+    [(1, {'anchor': 'a cat'}), (2, {'anchor': 'a dog'})]
     """
     import pyarrow as pa
 

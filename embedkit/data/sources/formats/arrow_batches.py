@@ -17,6 +17,13 @@ def numbered(batches: Iterator[Any], schema: Any) -> Iterator[tuple[int, dict[st
     ------
     pyarrow.ArrowException, ValueError
         For damaged offsets and text that is not UTF-8.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> table = pa.table({"anchor": ["a cat", "a dog"], "label": [0, 1]})
+    >>> list(numbered(iter(table.to_batches()), table.schema))
+    [(1, {'anchor': 'a cat', 'label': 0}), (2, {'anchor': 'a dog', 'label': 1})]
     """
     encoded = _json_columns(schema)
     number = 0
@@ -28,7 +35,14 @@ def numbered(batches: Iterator[Any], schema: Any) -> Iterator[tuple[int, dict[st
 
 
 def pieces(batch: Any) -> Iterator[Any]:
-    """A record batch in slices of `BATCH` rows."""
+    """A record batch in slices of `BATCH` rows.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> [piece.num_rows for piece in pieces(pa.record_batch({"label": range(1500)}))]
+    [1024, 476]
+    """
     for start in range(0, batch.num_rows, BATCH):
         yield batch.slice(start, BATCH)
 
@@ -44,7 +58,13 @@ def _json_columns(schema: Any) -> list[str]:
 
 
 def is_json(feature: Any) -> bool:
-    """Whether a feature of ``datasets``, as an object or as its dict, is the one for JSON of any type."""
+    """Whether a feature of ``datasets``, as an object or as its dict, is the one for JSON of any type.
+
+    Examples
+    --------
+    >>> is_json({"_type": "Json"}), is_json({"_type": "Value", "dtype": "string"})
+    (True, False)
+    """
     kind = feature.get("_type") if isinstance(feature, dict) else type(feature).__name__
     return bool(kind == "Json")
 

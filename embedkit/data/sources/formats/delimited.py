@@ -21,6 +21,13 @@ def read_tsv(path: Location, header: Sequence[str] | None = None) -> Iterator[Re
     """Tab-separated cells below a header line; no quoting, so a quotation mark is an ordinary character.
 
     With `header`, the names of the columns, the first line is data.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> _ = Path("faq.tsv").write_text("question\\tanswer\\nWhat is 7\\"?\\t18 cm\\n")
+    >>> list(read_tsv(Path("faq.tsv")))
+    [(2, {'question': 'What is 7"?', 'answer': '18 cm'})]
     """
     yield from _table(path, ((number, number, _split_tabs(line)) for number, line in text_lines(path)), header)
 
@@ -30,6 +37,13 @@ def read_csv(path: Location, separator: str | None = None, header: Sequence[str]
 
     Without `separator` it is a comma, or what stands in the first line instead of any comma: tabs, ';' or '|'. With
     `header`, the names of the columns, the first line is data.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> _ = Path("faq.csv").write_text('question;answer\\n"Cash; or card?";Both.\\n')
+    >>> list(read_csv(Path("faq.csv")))
+    [(2, {'question': 'Cash; or card?', 'answer': 'Both.'})]
     """
     yield from _table(path, _csv_rows(path, separator or _separator_of(path)), header)
 
@@ -82,7 +96,16 @@ def _ragged(path: Location, number: int, last: int, cells: Sequence[str], header
 
 
 def check_header(names: Sequence[str], where: str) -> list[str]:
-    """The names of the columns, checked to be different; raises `DataError` for a name that occurs twice."""
+    """The names of the columns, checked to be different; raises `DataError` for a name that occurs twice.
+
+    Examples
+    --------
+    >>> check_header(["anchor", "positive"], "faq.csv:1")
+    ['anchor', 'positive']
+    >>> check_header(["text", "text"], "faq.csv:1")
+    Traceback (most recent call last):
+    embedkit.errors.DataError: faq.csv:1: column 'text' occurs twice in the header; rename one of them
+    """
     earlier: set[str] = set()
     for name in names:
         if name in earlier:

@@ -29,6 +29,13 @@ def read_json(path: Location) -> Iterator[Record]:
     ------
     DataError
         It is not JSON, larger than `MAX_BYTES`, or holds something else.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> _ = Path("faq.json").write_text('[{"anchor": "a cat"}, {"anchor": "a dog"}]')
+    >>> list(read_json(Path("faq.json")))
+    [(1, {'anchor': 'a cat'}), (2, {'anchor': 'a dog'})]
     """
     if _is_lines(path):
         yield from read_jsonl(path)

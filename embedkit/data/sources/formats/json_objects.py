@@ -10,7 +10,13 @@ from embedkit.data.schema.rows import BadRow
 
 
 def json_object(line: str) -> dict[str, Any]:
-    """A JSON object, every key once and every text whole; raises `BadRow` without a place."""
+    """A JSON object, every key once and every text whole; raises `BadRow` without a place.
+
+    Examples
+    --------
+    >>> json_object('{"anchor": "a cat", "negatives": ["a dog"]}')
+    {'anchor': 'a cat', 'negatives': ['a dog']}
+    """
     try:
         value = json.loads(line, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
@@ -29,7 +35,14 @@ def json_object(line: str) -> dict[str, Any]:
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of some pairs; raises `BadRow` for a key that occurs twice."""
+    """The object of some pairs; raises `BadRow` for a key that occurs twice.
+
+    Examples
+    --------
+    >>> unique([("anchor", "a cat"), ("anchor", "a dog")])
+    Traceback (most recent call last):
+    embedkit.data.schema.rows.BadRow: key 'anchor' occurs twice in one object; rename one of them
+    """
     value = dict(pairs)
     if len(value) != len(pairs):
         keys = [key for key, _ in pairs]
@@ -39,7 +52,15 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def check_escapes(value: Any) -> None:
-    """Refuse texts that JSON escapes can smuggle in and UTF-8 cannot hold: NUL and lone surrogates."""
+    """Refuse texts that JSON escapes can smuggle in and UTF-8 cannot hold: NUL and lone surrogates.
+
+    Examples
+    --------
+    >>> check_escapes({"anchor": ["a cat"]})
+    >>> check_escapes({"anchor": json.loads('"half an emoji: \\\\ud83d"')})
+    Traceback (most recent call last):
+    embedkit.data.schema.rows.BadRow: lone surrogate U+D83D at character 15; write the file again with whole characters
+    """
     if isinstance(value, str):
         check_characters(value)
     elif isinstance(value, list):

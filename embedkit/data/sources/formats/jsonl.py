@@ -12,7 +12,17 @@ from embedkit.data.sources.remote import Location
 
 
 def read_jsonl(path: Location) -> Iterator[Record]:
-    """One JSON object a line; a key given twice in an object is refused, blank lines are allowed at the end only."""
+    """One JSON object a line; a key given twice in an object is refused, blank lines are allowed at the end only.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> _ = Path("faq.jsonl").write_text('{"anchor": "a cat"}\\n["a dog"]\\n')
+    >>> for number, cells in read_jsonl(Path("faq.jsonl")):
+    ...     print(number, cells)
+    1 {'anchor': 'a cat'}
+    2 faq.jsonl:2: a JSON list, not an object; write {"column": value, ...} a line
+    """
     blank: int | None = None
     for number, line in text_lines(path):
         if isinstance(line, BadRow):

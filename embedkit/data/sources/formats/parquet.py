@@ -21,6 +21,15 @@ def read_parquet(path: Location) -> Iterator[Record]:
     ------
     DataError
         The file is damaged, not parquet, has two columns of one name, or text that is not UTF-8.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> import pyarrow.parquet
+    >>> from pathlib import Path
+    >>> pa.parquet.write_table(pa.table({"anchor": ["a cat"], "negatives": [["a dog"]]}), "rows.parquet")
+    >>> list(read_parquet(Path("rows.parquet")))
+    [(1, {'anchor': 'a cat', 'negatives': ['a dog']})]
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -43,6 +43,14 @@ def file_part(
     ------
     DataError
         The ending tells no format, or the format has no such option.
+
+    Examples
+    --------
+    >>> _ = Path("faq.csv").write_text("question;answer\\nHow do I pay?;By card.\\n")
+    >>> part = file_part(Path("faq.csv"), tell=print)
+    faq.csv: cells are separated by ';' (set 'separator' to change that)
+    >>> part.format, list(part.records())
+    ('csv', [(2, {'question': 'How do I pay?', 'answer': 'By card.'})])
     """
     name = label or str(path)
     kind = named_format(path.name, name) if format == "auto" else format

@@ -27,7 +27,16 @@ def hidden(name: str) -> bool:
 
 
 def visible_files(folder: Path) -> list[str]:
-    """Relative names (with ``/``) of the files in a folder and its sub-folders that are not hidden, in sorted order."""
+    """Relative names (with ``/``) of the files in a folder and its sub-folders that are not hidden, in sorted order.
+
+    Examples
+    --------
+    >>> Path("photos/cats").mkdir(parents=True)
+    >>> for name in ("b.jpg", ".DS_Store", "cats/a.jpg"):
+    ...     Path("photos", name).touch()
+    >>> visible_files(Path("photos"))
+    ['b.jpg', 'cats/a.jpg']
+    """
     names: list[list[str]] = []
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not hidden(name)]

@@ -11,7 +11,15 @@ from embedkit.data.sources.remote import Location
 
 
 def read_txt(path: Location) -> Iterator[Record]:
-    """One sentence a line, in the column ``text``."""
+    """One sentence a line, in the column ``text``.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> _ = Path("sentences.txt").write_text("A cat sleeps.\\nA dog barks.\\n")
+    >>> list(read_txt(Path("sentences.txt")))
+    [(1, {'text': 'A cat sleeps.'}), (2, {'text': 'A dog barks.'})]
+    """
     for number, line in text_lines(path):
         yield number, line if isinstance(line, BadRow) else {"text": chomp(line)}
 

@@ -41,6 +41,16 @@ def read_shard(path: Location, start: int = 0) -> Iterator[Record]:
     ------
     DataError
         The file is missing.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> _ = Path("cat.txt").write_text("a cat"), Path("cat.jpg").write_bytes(b"...")
+    >>> with tarfile.open("000.tar", "w") as tar:
+    ...     tar.add("cat.jpg"), tar.add("cat.txt")
+    (None, None)
+    >>> list(read_shard(Path("000.tar")))
+    [(1, {'__key__': 'cat', 'image': b'...', 'text': 'a cat'})]
     """
     try:
         with _opened(path) as tar:
@@ -57,7 +67,18 @@ def read_shard(path: Location, start: int = 0) -> Iterator[Record]:
 
 
 def count_samples(path: Location) -> int:
-    """How many records `read_shard` gives; only the headers of the files are read."""
+    """How many records `read_shard` gives; only the headers of the files are read.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> _ = Path("cat.txt").write_text("a cat"), Path("dog.txt").write_text("a dog")
+    >>> with tarfile.open("000.tar", "w") as tar:
+    ...     tar.add("cat.txt"), tar.add("dog.txt")
+    (None, None)
+    >>> count_samples(Path("000.tar"))
+    2
+    """
     try:
         with _opened(path) as tar:
             return sum(1 for _ in _samples(tar))

@@ -23,6 +23,14 @@ def image_folder(request: FolderRequest) -> list[Part] | None:
     Columns: ``image``, the path relative to the folder; where every image lies in a sub-folder also ``label``, the
     number of the sub-folder among the sorted ones, and ``label_name``, its name with blanks for underscores. Folders
     that are named like splits (``train/cat/x.jpg``) are splits and no classes.
+
+    Examples
+    --------
+    >>> Path("photos/black_cat").mkdir(parents=True)
+    >>> Path("photos/black_cat/1.jpg").touch()
+    >>> [part] = image_folder(FolderRequest(Path("photos"), None, None, print))
+    >>> list(part.records())
+    [(1, {'image': 'black_cat/1.jpg', 'label': 0, 'label_name': 'black cat'})]
     """
     names = _image_names(request.folder)
     if not names:

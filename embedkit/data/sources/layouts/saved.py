@@ -20,6 +20,14 @@ def saved(request: FolderRequest) -> list[Part] | None:
     ------
     DataError
         The folder is incomplete, holds several splits and none is asked for, or has no such split.
+
+    Examples
+    --------
+    >>> from datasets import Dataset
+    >>> Dataset.from_list([{"anchor": "a cat"}]).save_to_disk("cats")
+    >>> [part] = saved(FolderRequest(Path("cats"), None, None, print))
+    >>> list(part.records())
+    [(1, {'anchor': 'a cat'})]
     """
     folder = request.folder
     if (folder / "dataset_dict.json").is_file():

@@ -24,6 +24,15 @@ def sidecars(request: FolderRequest) -> list[Part] | None:
 
     Columns are those of a shard's sample; ``image`` is the path relative to the folder. Images without a text are rows
     without one, and bad ones where it is needed.
+
+    Examples
+    --------
+    >>> Path("photos").mkdir()
+    >>> _ = Path("photos/1.jpg").write_bytes(b"..."), Path("photos/1.txt").write_text("a cat")
+    >>> [part] = sidecars(FolderRequest(Path("photos"), None, None, print))
+    photos: images with a text file each, of the same name (set 'format' to change that)
+    >>> list(part.records())
+    [(1, {'image': '1.jpg', 'text': 'a cat'})]
     """
     names = visible_files(request.folder)
     every = set(names)

@@ -20,6 +20,15 @@ def data_files(request: FolderRequest) -> list[Part] | None:
     ------
     DataError
         Names tell several splits and none is asked for, or there is no such split.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> Path("faq").mkdir()
+    >>> for name in ("train-0.csv", "train-1.csv", "test.csv"):
+    ...     _ = Path("faq", name).write_text("question,answer\\n")
+    >>> [part.name for part in data_files(FolderRequest(Path("faq"), "train", None, print))]
+    ['faq/train-0.csv', 'faq/train-1.csv']
     """
     folder = request.folder
     names = choose_files(visible_files(folder), request)
@@ -27,7 +36,16 @@ def data_files(request: FolderRequest) -> list[Part] | None:
 
 
 def choose_files(names: Sequence[str], request: FolderRequest) -> list[str]:
-    """Of the relative names of a folder's files those that are read, sorted; none where none is data."""
+    """Of the relative names of a folder's files those that are read, sorted; none where none is data.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> request = FolderRequest(Path("faq"), None, "train", print)
+    >>> choose_files(["train-0.csv", "train-1.csv", "test.csv", "README.md"], request)
+    faq: of its splits test, train only train is read (set 'split' to change that)
+    ['train-0.csv', 'train-1.csv']
+    """
     table = ending_table()
     visible = [name for name in names if not any(hidden(part) for part in PurePosixPath(name).parts)]
     kinds = {name: kind for name in visible if (kind := format_of(name, table)) is not None}
@@ -57,7 +75,14 @@ def choose_files(names: Sequence[str], request: FolderRequest) -> list[str]:
 
 
 def nothing_here(request: FolderRequest) -> DataError:
-    """What is said of a folder that no layout fits."""
+    """The error for a folder that no layout fits.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> print(nothing_here(FolderRequest(Path("docs"), None, None, print)))
+    docs: no data file in this folder; put files there that end in .arrow, ...
+    """
     remedy = f"put files there that end in {', '.join(endings())}"
     return DataError("no data file in this folder", where=str(request.folder), remedy=remedy)
 
