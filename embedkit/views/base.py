@@ -47,6 +47,14 @@ class View:
         Further values of each input, first axis as `inputs`; they reach `embed` as ``inputs.data``.
     guided : bool
         Whether a guide, if there is one, embeds the view too (plainly, without `settings`).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> view = View(inputs=["a small red car, near the old house"], owner=[0])
+    >>> phrases = Chain.of("phrases").apply(view, [np.random.default_rng(3)])  # one vector per row, of two texts
+    >>> phrases.inputs, phrases.owner
+    (['a small red car, near the', 'old house'], [0, 0])
     """
 
     inputs: list[Any]
@@ -64,7 +72,7 @@ TextEdit = Callable[[str, np.random.Generator], "str | list[str]"]
 
 @dataclass(frozen=True)
 class Step:
-    """What one entry of a chain does; usually one of the three.
+    """One entry of a chain; it usually has one of the three: an edit, a template, or settings of the forward pass.
 
     Attributes
     ----------
@@ -76,6 +84,13 @@ class Step:
         Settings of the encoder's forward pass.
     splits : bool
         Whether `edit` may give several parts.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> shout = Step(edit=lambda text, random: text.upper())
+    >>> Chain((shout,)).texts("a red car", np.random.default_rng(0))
+    ['A RED CAR']
     """
 
     edit: TextEdit | None = None
@@ -97,7 +112,16 @@ views: Registry[Callable[..., Step]] = Registry("view", "embedkit.views", plugin
 
 @dataclass(frozen=True)
 class Chain:
-    """Steps in order: edits one after the other, one template at most, forward settings joined."""
+    """Steps in order: edits one after the other, at most one template, and the forward settings of all.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from embedkit.views import Chain
+    >>> chain = Chain.of([{"name": "word-deletion", "rate": 0.5}, {"name": "dropout", "rate": 0.2}])
+    >>> chain.texts("a small red car, near the old house", np.random.default_rng(3)), chain.forward
+    (['red car,'], {'dropout': 0.2})
+    """
 
     steps: tuple[Step, ...] = ()
 
@@ -146,7 +170,7 @@ class Chain:
 
     @property
     def forward(self) -> dict[str, Any]:
-        """All forward settings."""
+        """The forward settings of all steps."""
         return {key: value for step in self.steps for key, value in step.forward.items()}
 
     def apply(self, view: View, random: Sequence[np.random.Generator]) -> View:

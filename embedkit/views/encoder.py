@@ -19,13 +19,20 @@ if TYPE_CHECKING:
 
 @views.add("dropout")
 def dropout(rate: Rate) -> Step:
-    """All dropout of the encoder at this rate (SupCL-Seq, Sedghamiz et al. 2021, makes views of several rates)."""
+    """All dropout of the encoder at this rate; views of several rates as in SupCL-Seq (Sedghamiz et al. 2021).
+
+    Examples
+    --------
+    >>> from embedkit.views.base import Chain
+    >>> Chain.of({"name": "dropout", "rate": 0.3}).forward
+    {'dropout': 0.3}
+    """
     return Step(forward={"dropout": rate})
 
 
 @views.add("token-shuffle")
 def token_shuffle() -> Step:
-    """Permuted position ids, special tokens included; the tokens stay (ConSERT, Yan et al. 2021, section 3.2).
+    """Permuted position ids, special tokens included; the tokens stay in place (ConSERT, Yan et al. 2021, section 3.2).
 
     Examples
     --------
@@ -38,7 +45,7 @@ def token_shuffle() -> Step:
 
 @views.add("token-cutoff")
 def token_cutoff(rate: Rate = 0.15) -> Step:
-    """Zero this share of a text's rows of the embedding layer's output (ConSERT).
+    """Zero this share of a text's token embeddings (ConSERT).
 
     Examples
     --------
@@ -51,7 +58,7 @@ def token_cutoff(rate: Rate = 0.15) -> Step:
 
 @views.add("feature-cutoff")
 def feature_cutoff(rate: Rate = 0.2) -> Step:
-    """Zero this share of its columns, the same for all tokens of a text (ConSERT).
+    """Zero this share of the dimensions of the token embeddings, the same for all tokens of a text (ConSERT).
 
     Examples
     --------
@@ -64,7 +71,7 @@ def feature_cutoff(rate: Rate = 0.2) -> Step:
 
 @views.add("element-cutoff")
 def element_cutoff(rate: Rate = 0.2) -> Step:
-    """Zero this share of its single numbers, without rescaling (ConSERT's "dropout").
+    """Zero this share of the single numbers of the token embeddings, without rescaling (ConSERT's "dropout").
 
     Examples
     --------
@@ -77,7 +84,7 @@ def element_cutoff(rate: Rate = 0.2) -> Step:
 
 @views.add("noise")
 def noise(deviation: NotNegative = 0.01) -> Step:
-    """Add normal noise to the embedding layer's output.
+    """Add Gaussian noise to the token embeddings.
 
     Examples
     --------
@@ -90,7 +97,7 @@ def noise(deviation: NotNegative = 0.01) -> Step:
 
 @views.add("adversarial")
 def adversarial(epsilon: NotNegative = 1.0) -> Step:
-    """Add the perturbation of length `epsilon` a text that moves its vector most, see `adversary`.
+    """Add the perturbation of length `epsilon` per text that moves its vector most, see `adversary`.
 
     Examples
     --------
@@ -121,6 +128,20 @@ def adversary(embed: Any, inputs: Inputs, epsilon: float, probe: float = 1e-2) -
     -------
     callable
         An `embedkit.models.augment.embedding_augmentation.Edit`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import torch
+    >>> from embedkit.models.inputs.inputs import Inputs
+    >>> inputs = Inputs.of([[5, 6], [7]], data={"seeds": np.array([1, 2], dtype=np.uint64)})
+    >>> hidden = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    >>> def embed(edit):
+    ...     states = hidden if edit is None else edit(hidden, inputs)
+    ...     return torch.stack([states[:2].mean(0), states[2]])
+    >>> edit = adversary(embed, inputs, epsilon=0.5)
+    >>> torch.nn.functional.cosine_similarity(embed(edit), embed(None)).min() < 0.95
+    tensor(True)
     """
     import torch
 
@@ -149,7 +170,18 @@ def adversary(embed: Any, inputs: Inputs, epsilon: float, probe: float = 1e-2) -
 
 
 def per_text(values: Tensor, inputs: Inputs) -> Tensor:
-    """Rows (T, H) divided by the Euclidean length of all values of their text; zero where that is zero."""
+    """Token rows (T, H) divided by the Euclidean norm over all tokens of their text; zero where that is zero.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.models.inputs.inputs import Inputs
+    >>> inputs = Inputs.of([[5, 6], [7]])  # two tokens, then one
+    >>> per_text(torch.tensor([[3.0], [4.0], [2.0]]), inputs)
+    tensor([[0.6000],
+            [0.8000],
+            [1.0000]])
+    """
     import torch
 
     owner = torch.from_numpy(inputs.owner).to(values.device)

@@ -31,21 +31,32 @@ _FROM_LIST = Field(strict=False)  # what a recipe has as a list
 
 @dataclass(frozen=True)
 class Transform:
-    """Random changes of a training image.
+    """Random augmentation of a training image.
 
     Attributes
     ----------
     crop : (float, float) or None
-        Share of the image's area that a random crop keeps; None leaves the framing to the model's preprocessing.
+        Range of the share of the image's area that a random crop covers; None leaves the framing to the model's
+        preprocessing.
     ratio : (float, float)
         Width over height of a crop, before it is resized to the model's size.
     flip : float
-        How often the image is mirrored left to right.
+        Probability of mirroring the image left to right.
     jitter : (float, float, float, float)
         Strengths of random brightness, contrast, saturation and hue; factors are drawn from 1 - s to 1 + s, the hue's
         shift from -s to s of the colour circle.
     jitter_rate, grey, blur : float
-        How often colours are changed, the image is made grey, or blurred (Gaussian, radius 0.1 to 2 pixels).
+        Probabilities of changing the colours, of making the image grey, and of blurring it (Gaussian, radius 0.1 to 2
+        pixels).
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> image = Image.new("RGB", (64, 48), "red")
+    >>> Transform.of({"name": "simclr", "blur": 0.0})(image, size=(32, 32), seed=(0, 1)).size
+    (32, 32)
+    >>> Transform.of("simclr").margin  # decode twice as large as the model's image
+    2.0
     """
 
     crop: Annotated[tuple[Area, Area], _FROM_LIST] | None = (0.9, 1.0)
@@ -131,6 +142,14 @@ class ImageInput:
         Random changes; None for the model's own preprocessing alone.
     seed : (int, int)
         What the changes are drawn from, two numbers below 2**64.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> from embedkit.data.images.pictures import Picture
+    >>> picture = Picture(Image.new("RGB", (64, 48), "red"), key=b"1")
+    >>> ImageInput(picture, TRANSFORMS["clip"], seed=(0, 1)).render((32, 32)).shape
+    (3, 32, 32)
     """
 
     picture: Picture
@@ -139,7 +158,7 @@ class ImageInput:
 
     @property
     def key(self) -> bytes:
-        """Equal for equal files, whatever was drawn."""
+        """Equal for equal files, whatever the augmentation."""
         return self.picture.key
 
     def render(self, size: tuple[int, int]) -> Any:
@@ -155,7 +174,17 @@ class ImageInput:
 def image_inputs(
     pictures: Sequence[Picture], transform: Transform | None, generators: Sequence[np.random.Generator]
 ) -> list[ImageInput]:
-    """The images of a view, each with a seed drawn from its row's generator."""
+    """The images of a view, each with a seed drawn from its row's generator.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> from embedkit.data.images.pictures import Picture
+    >>> picture = Picture(Image.new("RGB", (64, 48), "red"), key=b"1")
+    >>> inputs = image_inputs([picture, picture], TRANSFORMS["simclr"], [np.random.default_rng(row) for row in (0, 1)])
+    >>> len(inputs), inputs[0].seed != inputs[1].seed
+    (2, True)
+    """
     return [
         ImageInput(picture, transform, seed_of(generator))
         for picture, generator in zip(pictures, generators, strict=True)
@@ -163,13 +192,29 @@ def image_inputs(
 
 
 def seed_of(random: np.random.Generator) -> tuple[int, int]:
-    """The seed of one view: the next two raw numbers of a row's generator."""
+    """The seed of one view: the next two raw numbers of a row's generator.
+
+    Examples
+    --------
+    >>> seed_of(np.random.default_rng(0)) == seed_of(np.random.default_rng(0))
+    True
+    """
     first, second = random.bit_generator.random_raw(2).tolist()  # type: ignore[attr-defined]
     return first, second
 
 
 def prepare_images(model: Any, inputs: Sequence[Any]) -> ImageInputs:
-    """Images of a view as the model takes them; an empty list is an empty `ImageInputs`."""
+    """The images of a view as the model's input; an empty list is an empty `ImageInputs`.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> from PIL import Image
+    >>> from embedkit.models.inputs.preprocess import Preprocess
+    >>> model = SimpleNamespace(preprocess=Preprocess(size=(32, 32)), image=SimpleNamespace(patches=4))
+    >>> prepare_images(model, [Image.new("RGB", (64, 48), "red")])
+    ImageInputs((1, 3, 32, 32), 4 patches, cpu)
+    """
     from embedkit.models.inputs.images import ImageInputs, pixels_of
 
     size = model.preprocess.size

@@ -25,6 +25,15 @@ def back_translation(
 
     The file has the columns `text` and `translation`; a text may stand in several rows, and one is drawn. White space
     is collapsed before texts are compared. A text without a row is refused, or kept with ``missing: keep``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from embedkit.views import Chain
+    >>> _ = Path("back.csv").write_text("text,translation\\na red car,a car that is red\\n")
+    >>> chain = Chain.of({"name": "back-translation", "path": "back.csv"})
+    >>> chain.texts("a red car", np.random.default_rng(0))
+    ['a car that is red']
     """
     table = _read_table(path, text, translation)
 
@@ -43,7 +52,7 @@ def back_translation(
 
 @lru_cache(maxsize=8)
 def _read_table(path: str, key: str, value: str) -> dict[str, list[str]]:
-    """Cells of one column by those of another, white space collapsed, in the order of the file."""
+    """The cells of one column by those of another, white space collapsed, in the order of the file."""
     from embedkit.data import read_rows
     from embedkit.data.schema.parsers import is_blank, show
 
@@ -64,11 +73,20 @@ def substitution(
     rate: Share = 0.3, model: File | None = None, table: File | None = None, top: Count = 5, word: str = "word",
     substitute: str = "substitute",
 ) -> Step:  # fmt: skip
-    """Replace each word with probability `rate`.
+    """Replace each word with probability `rate` by a substitute, from a masked language model or from a table.
 
-    With a `model` (folder or id of a masked language model) its place is masked, together with all others that are
-    drawn, and one of the `top` whole words that the model finds likeliest, other than the word itself, takes it. With a
-    `table` (a file with the columns `word` and `substitute`) one of the substitutes is drawn; words that it lacks stay.
+    With a `model` (folder or id) all words that are drawn are masked together, and each place is filled with one of the
+    `top` likeliest whole words other than the word itself. With a `table` (a file with the columns `word` and
+    `substitute`) one of the substitutes is drawn; words that are not in the table stay.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from embedkit.views import Chain
+    >>> _ = Path("synonyms.csv").write_text("word,substitute\\ncar,automobile\\nsmall,little\\n")
+    >>> chain = Chain.of({"name": "substitution", "table": "synonyms.csv", "rate": 1.0})
+    >>> chain.texts("a small red car", np.random.default_rng(0))
+    ['a little red automobile']
     """
     if (model is None) == (table is None):
         raise RecipeError("give either model or table", where="view substitution", remedy="remove or add one")
@@ -84,7 +102,7 @@ def substitution(
 
 
 class MaskedLM:
-    """Words that a masked language model puts at given places of a sentence.
+    """The words that a masked language model predicts at given places of a sentence.
 
     Parameters
     ----------
@@ -92,9 +110,21 @@ class MaskedLM:
         Folder or hub id; it is read at first use, runs on the CPU and draws nothing: the candidates of a sentence are
         always the same.
     top : int
-        Candidates a place.
+        Candidates per place.
 
-    Only whole words are candidates: pieces that go on with a word, special tokens and signs are left out.
+    Only whole words are candidates: word pieces, special tokens and punctuation are left out.
+
+    Examples
+    --------
+    >>> from transformers import BertConfig, BertForMaskedLM
+    >>> from embedkit.data.builtin.sentences import tokenizer
+    >>> words = tokenizer()
+    >>> config = BertConfig(vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    >>> BertForMaskedLM(config).save_pretrained("mlm")
+    >>> _ = words.save_pretrained("mlm")
+    >>> (candidates,) = MaskedLM("mlm", top=3)(["the", "small", "dog", "sleeps"], [1])
+    >>> len(candidates), "small" in candidates
+    (3, False)
     """
 
     def __init__(self, name: str, top: int = 5) -> None:
@@ -147,7 +177,16 @@ class MaskedLM:
 
 
 def whole_words(tokenizer: Any) -> np.ndarray:
-    """Which entries of a vocabulary are words by themselves, bool (V,)."""
+    """Which entries of a vocabulary are whole words, bool (V,).
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin.sentences import tokenizer
+    >>> words = tokenizer()
+    >>> whole = whole_words(words)
+    >>> whole[words.convert_tokens_to_ids(["dog", "[MASK]"])]
+    array([ True, False])
+    """
     table = tokenizer.get_vocab()
     special = set(tokenizer.all_special_tokens)
     mark = next((m for m in ("Ġ", "▁") if sum(piece.startswith(m) for piece in table) > len(table) // 10), "")

@@ -15,6 +15,11 @@ def random_span(
     """One span of a sequence of `length` items.
 
     Its size is floor(Beta(`shape`) x (most - least) + least), cut to `length`; its start is uniform.
+
+    Examples
+    --------
+    >>> random_span(1000, np.random.default_rng(3), least=32, most=512)
+    (23, 439)
     """
     size = min(length, _size(random, least, most, shape))
     start = int(random.integers(length - size + 1))
@@ -35,6 +40,11 @@ def anchor_spans(
     ------
     ValueError
         When the document has fewer than 2 x `anchors` x `most` items.
+
+    Examples
+    --------
+    >>> anchor_spans(100, np.random.default_rng(3), anchors=2, least=5, most=20)
+    [(80, 90), (3, 16)]
     """
     if length < 2 * anchors * most:
         raise ValueError(f"{anchors} anchors need {2 * anchors * most} items, the document has {length}")
@@ -59,6 +69,11 @@ def positive_span(
 
     Its size is drawn as in `random_span`, its start uniformly from [max(0, anchor start - size), min(anchor stop,
     length - size)], both ends included.
+
+    Examples
+    --------
+    >>> positive_span(100, (30, 50), np.random.default_rng(3), least=5, most=20)
+    (18, 31)
     """
     size = min(length, _size(random, least, most, shape))
     first, last = max(0, anchor[0] - size), min(anchor[1], length - size)
@@ -70,6 +85,13 @@ def cut(length: int, random: np.random.Generator, *, parts: int = 2, even: bool 
     """Neighbouring spans that together are the whole: phrases to be composed (CompCSE, Chanchani and Huang 2023).
 
     The places of the cuts are random, or even. There are fewer parts where there are fewer items.
+
+    Examples
+    --------
+    >>> cut(9, np.random.default_rng(3), parts=2)
+    [(0, 7), (7, 9)]
+    >>> cut(9, np.random.default_rng(3), parts=3, even=True)
+    [(0, 3), (3, 6), (6, 9)]
     """
     parts = max(1, min(parts, length))
     if even:

@@ -22,7 +22,14 @@ Shape = Annotated[float, Field(ge=1e-3, le=1e3)]
 
 
 def on_words(edit: WordEdit) -> Step:
-    """A step that edits the list of words of a text."""
+    """A step that edits the list of words of a text.
+
+    Examples
+    --------
+    >>> reverse = on_words(lambda words, random: words[::-1])
+    >>> reverse.edit("a small red car", np.random.default_rng(0))
+    'car red small a'
+    """
 
     def run(text: str, random: np.random.Generator) -> str:
         items = text.split()
@@ -149,5 +156,12 @@ def phrases(parts: Count = 2, even: bool = False) -> Step:
 
 @views.add("template")
 def template(text: Template) -> Step:
-    """A prompt around the text, e.g. ``This sentence : "{}" means [MASK].`` (PromptBERT, Jiang et al. 2022)."""
+    """A prompt around the text, e.g. ``This sentence : "{}" means [MASK].`` (PromptBERT, Jiang et al. 2022).
+
+    Examples
+    --------
+    >>> from embedkit.views.base import Chain
+    >>> Chain.of({"name": "template", "text": 'This sentence : "{}" means [MASK].'}).prompt
+    'This sentence : "{}" means [MASK].'
+    """
     return Step(prompt=text)

@@ -18,6 +18,11 @@ def delete(items: Sequence[T], random: np.random.Generator, *, rate: float = 0.1
     """Drop each item with probability `rate`; one survives at least.
 
     With a `marker`, every run of dropped items leaves one marker behind (CLEAR, Wu et al. 2020, section 3.1).
+
+    Examples
+    --------
+    >>> delete("a small red car near the old house".split(), np.random.default_rng(3), rate=0.5, marker="[MASK]")
+    ['[MASK]', 'red', 'car', '[MASK]']
     """
     dropped = random.random(len(items)) < rate
     if len(items) and marker is None and dropped.all():
@@ -31,6 +36,11 @@ def delete_spans(
     """Drop up to `spans` disjoint spans, each `share` of the items long and one item at least (CLEAR, section 3.1).
 
     Fewer spans are dropped where less than one item would be left; a `marker` stands for each run that is gone.
+
+    Examples
+    --------
+    >>> delete_spans("a small red car near the old house".split(), np.random.default_rng(3), spans=2, share=0.25)
+    ['red', 'car', 'near', 'house']
     """
     dropped = np.zeros(len(items), dtype=bool)
     for start, stop in disjoint_spans(len(items), random, spans, share):
@@ -39,7 +49,13 @@ def delete_spans(
 
 
 def swap_spans(items: Sequence[T], random: np.random.Generator, *, pairs: int = 5, share: float = 0.05) -> list[T]:
-    """Exchange up to `pairs` random pairs of disjoint spans, each `share` of the items long (CLEAR, section 3.1)."""
+    """Exchange up to `pairs` random pairs of disjoint spans, each `share` of the items long (CLEAR, section 3.1).
+
+    Examples
+    --------
+    >>> swap_spans("a small red car near the old house".split(), np.random.default_rng(3), pairs=1, share=0.25)
+    ['the', 'old', 'red', 'car', 'near', 'a', 'small', 'house']
+    """
     spans = disjoint_spans(len(items), random, 2 * pairs, share)
     order = random.permutation(len(spans))
     new = list(items)
@@ -50,16 +66,27 @@ def swap_spans(items: Sequence[T], random: np.random.Generator, *, pairs: int = 
 
 
 def shuffle(items: Sequence[T], random: np.random.Generator, *, window: int | None = None) -> list[T]:
-    """The items in random order; with a `window` none moves further than that many places (Lample et al. 2018)."""
+    """The items in random order; with a `window` none moves further than that many places (Lample et al. 2018).
+
+    Examples
+    --------
+    >>> shuffle([1, 2, 3, 4, 5, 6], np.random.default_rng(0), window=2)
+    [2, 1, 3, 4, 5, 6]
+    """
     keys = random.random(len(items)) * (len(items) if window is None else window + 1)
     order = np.argsort(keys if window is None else np.arange(len(items)) + keys, kind="stable")
     return [items[i] for i in order]
 
 
 def repeat(items: Sequence[T], random: np.random.Generator, *, rate: float = 0.32) -> list[T]:
-    """Say some items twice (ESimCSE, Wu et al. 2022, section 3.1).
+    """Repeat some items (ESimCSE, Wu et al. 2022, section 3.1).
 
-    Their number is uniform from 0 to the larger of 2 and `rate` x length (at most all), the items are distinct.
+    Their number is uniform from 0 to the larger of 2 and `rate` x length (at most all); the items are distinct.
+
+    Examples
+    --------
+    >>> repeat("a small red car near the old house".split(), np.random.default_rng(3))
+    ['a', 'a', 'small', 'small', 'red', 'car', 'near', 'the', 'old', 'house']
     """
     most = min(len(items), max(2, int(rate * len(items))))
     twice = set(random.choice(len(items), size=random.integers(most + 1), replace=False).tolist()) if most else set()
@@ -76,6 +103,13 @@ def substitute(
     """Replace each word with probability `rate` by one of its candidates, all equally likely.
 
     Places are drawn first and asked for together, so that a masked language model sees all of them hidden.
+
+    Examples
+    --------
+    >>> synonyms = {"small": ["little", "tiny"], "car": ["automobile"]}
+    >>> substitute(["a", "small", "red", "car"], np.random.default_rng(3), rate=1.0,
+    ...            candidates=lambda items, places: [synonyms.get(items[place], []) for place in places])
+    ['a', 'little', 'red', 'automobile']
     """
     places = np.flatnonzero(random.random(len(items)) < rate).tolist()
     new = list(items)
@@ -90,6 +124,11 @@ def disjoint_spans(length: int, random: np.random.Generator, count: int, share: 
     """Up to `count` random disjoint spans of 0 .. `length`, in order, that leave at least one place free.
 
     Each is max(1, round(`share` x `length`)) long; all placements are equally likely.
+
+    Examples
+    --------
+    >>> disjoint_spans(100, np.random.default_rng(3), count=3, share=0.1)
+    [(6, 16), (22, 32), (75, 85)]
     """
     size = max(1, round(share * length))
     count = min(count, max(0, length - 1) // size)

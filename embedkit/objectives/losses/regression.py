@@ -64,7 +64,7 @@ class Regression(Family):
     --------
     >>> import torch
     >>> from embedkit.objectives import build
-    >>> z = {"anchor": torch.ones(4, 2), "positive": torch.ones(4, 2)}
+    >>> z = {"anchor": torch.ones(2, 2), "positive": torch.ones(2, 2)}
     >>> build({"name": "simsiam", "hidden": 2}, dim=2)(z, ObjectiveBatch.of(z)).metrics  # all equal: collapse
     {'spread': tensor(0.)}
     """

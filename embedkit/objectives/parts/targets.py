@@ -295,7 +295,7 @@ class Itself(Target):
 
 @part("target", "partner")
 class Partner(Target):
-    """Positive are candidates with the label that the anchor's row is paired with, and not its own (Hydra).
+    """Positive are candidates with the label paired with the anchor's; its own label does not count (Hydra).
 
     Examples
     --------
