@@ -81,6 +81,34 @@ def check_texts(texts: Sequence[Any], start: int = 0) -> list[str]:
     return checked
 
 
+def check_ids(inputs: Inputs, rows: int, texts: Sequence[str], remedy: str) -> Inputs:
+    """`inputs`, when each token id has one of the `rows` of an embedding table.
+
+    Raises
+    ------
+    DataError
+        Naming the first token id without a row and its text, with `remedy`.
+
+    Examples
+    --------
+    >>> check_ids(Inputs.of([[2, 7, 3]]), rows=8, texts=["a dog"], remedy="resize the table").tokens
+    3
+    >>> check_ids(Inputs.of([[2, 9, 3]]), rows=8, texts=["a dog"], remedy="resize the table")
+    Traceback (most recent call last):
+        ...
+    embedkit.errors.DataError: text 'a dog': token id 9 has no vector, the embedding table has 8 rows; resize the table
+    """
+    ids = inputs.ids.numpy()
+    if not len(ids) or ids.max() < rows:
+        return inputs
+    place = int(np.argmax(ids >= rows))
+    text = texts[int(inputs.owner[place])]
+    raise DataError(
+        f"token id {ids[place]} has no vector, the embedding table has {rows} rows",
+        where=f"text {text if len(text) <= 60 else text[:57] + '...'!r}", remedy=remedy,
+    )  # fmt: skip
+
+
 def ended(text: str) -> str:
     """The text with a full stop behind, unless it is empty or ends in one of ``. ? " '``.
 

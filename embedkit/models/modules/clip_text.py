@@ -75,11 +75,11 @@ class ClipTextEncoder(TextEncoder):
         self._cleaning = name
 
     def prepare(self, inputs: Sequence[str], prompt: str | None = None) -> Inputs:
-        """Tokenise texts on the CPU; safe to call from several threads."""
+        """`Inputs` of captions, tokenised on the CPU; safe to call from several threads."""
         template = resolve_prompt(prompt, self.prompts, self.default_prompt) or SLOT
         template = template if SLOT in template else template + SLOT
         clean = cleaner(self.cleaning)
-        tokens = self._tokenize([clean(template.replace(SLOT, text)) for text in check_texts(inputs)])
+        tokens = self._tokens([clean(template.replace(SLOT, text)) for text in check_texts(inputs)])
         if self.fixed_length:
             return self._padded(tokens)
         return self._ended(tokens) if self.causal else tokens
@@ -116,7 +116,7 @@ class ClipTextEncoder(TextEncoder):
         return self.dim if self.fixed_length else super().training_dim
 
     def project(self, pooled: Tensor) -> Tensor:
-        """SigLIP's head, and the dense layers; (N, H) -> (N, D)."""
+        """Vectors (N, D) of pooled ones (N, H), by SigLIP's head and the dense layers."""
         return super().project(self.encoder.head(pooled) if self.fixed_length else pooled)
 
     @property

@@ -14,7 +14,7 @@ from embedkit.errors import ModelError
 from embedkit.models.augment.counter_rng import GOLDEN, mixed
 from embedkit.models.base import Model
 from embedkit.models.inputs.inputs import Inputs
-from embedkit.models.inputs.tokens import TextTokenizer, check_texts, resolve_prompt
+from embedkit.models.inputs.tokens import TextTokenizer, check_ids, check_texts, resolve_prompt
 
 # Texts of a static model are not cut unless a limit is asked for, as in sentence-transformers.
 NO_LIMIT = 1_000_000
@@ -97,7 +97,9 @@ class StaticEncoder(Model):
 
     def prepare(self, inputs: Sequence[str], prompt: str | None = None) -> Inputs:
         """Rows of the table for each text: its word pieces, then its n-grams."""
-        pieces = self._tokenize(check_texts(inputs), resolve_prompt(prompt, self.prompts, self.default_prompt))
+        texts, template = check_texts(inputs), resolve_prompt(prompt, self.prompts, self.default_prompt)
+        remedy = "use the tokenizer saved with the vectors"
+        pieces = check_ids(self._tokenize(texts, template), self._pieces, texts, remedy)
         if self.ngrams == 1:
             return pieces
         rows, owner = word_ngrams(pieces.ids.numpy(), pieces.offsets, self._continues, self.ngrams)

@@ -30,11 +30,12 @@ from embedkit.models.execution.packing import (
 from embedkit.models.execution.plan import Plan
 from embedkit.models.heads.layers import Dense, Layer
 from embedkit.models.inputs.inputs import Inputs
-from embedkit.models.inputs.tokens import TextTokenizer, check_texts, resolve_prompt
+from embedkit.models.inputs.tokens import TextTokenizer, check_ids, check_texts, resolve_prompt
 from embedkit.models.modules.masked import MaskedHead
 from embedkit.models.modules.poolers import TokenStates, pooler_of
 from embedkit.models.modules.soft_prompt import SoftPrompt
 
+_LONGER = "use the tokenizer saved with the weights, or model.backbone.resize_token_embeddings(len(model.tokenizer))"
 _RUNS = {"packed": run_packed, "buckets": run_buckets, "padded": run_padded}
 
 
@@ -236,16 +237,20 @@ class TextEncoder(Model):
         return [layer for layer in self.dense if isinstance(layer, Layer)]
 
     def prepare(self, inputs: Sequence[str], prompt: str | None = None) -> Inputs:
-        """Tokenise texts on the CPU; safe to call from several threads."""
+        """`Inputs` of texts, tokenised on the CPU; safe to call from several threads."""
         template = resolve_prompt(prompt, self.prompts, self.default_prompt)
-        prepared = self._tokenize(check_texts(inputs), template)
+        prepared = self._tokens(check_texts(inputs), template)
         if self.pool_prompt:
             return prepared
         length = self._tokenize.prompt_length(template)
         return prepared.replace(unpooled=np.full(len(prepared), length, dtype=np.int64))
 
+    def _tokens(self, texts: list[str], template: str = "") -> Inputs:
+        """Token ids of texts, each with a vector in the embedding table."""
+        return check_ids(self._tokenize(texts, template), len(self._words), texts, _LONGER)
+
     def way(self, packing: str | None = None) -> str:
-        """How a forward runs: "packed", "buckets" or "padded"."""
+        """The way that a forward pass runs: "packed", "buckets" or "padded"."""
         packing = packing or self.packing
         if packing == "auto":
             return "packed" if is_packable(self.encoder) else "buckets"
@@ -333,7 +338,7 @@ class TextEncoder(Model):
         return TokenStates(hidden, plan, marks)
 
     def _way_with(self, changes: Changes, inputs: Inputs, packing: str | None) -> str:
-        """How a changed forward runs."""
+        """The way that a forward pass with changes runs."""
         way = self.way(packing)
         kind = self.encoder.config.model_type
         if inputs.positions is not None and kind in NO_POSITIONS:
@@ -360,14 +365,14 @@ class TextEncoder(Model):
                 part.compile(dynamic=True)
 
     def project(self, pooled: Tensor) -> Tensor:
-        """The dense layers, (N, H) -> (N, D)."""
+        """Vectors (N, D) of pooled ones (N, H), by the dense layers."""
         for layer in self.layers:
             if layer.runs(self.training):
                 pooled = layer(pooled)
         return pooled
 
     def add_tokens(self, names: Sequence[str], ids: Sequence[int]) -> list[int]:
-        """Add words to the vocabulary that start with the vectors of the words `ids`; their own ids.
+        """Ids of new words of the vocabulary, which start with the vectors of the words `ids`.
 
         Raises
         ------
