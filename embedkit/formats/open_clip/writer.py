@@ -98,12 +98,15 @@ def vision_parts(model: DualEncoder) -> tuple[dict[str, Any], dict[str, Any], bo
     """open_clip's ``vision_cfg``, its weights, and whether it has QuickGELU (None where that does not matter)."""
     from embedkit.models.modules.adapters import has_adapters, merged_state
     from embedkit.models.towers.open_clip import OpenClipTower
+    from embedkit.models.towers.timm import TimmTower
 
     tower, projection = model.image, model.projection("image")
     state = merged_state(tower.encoder) if has_adapters(tower.encoder) else dict(tower.encoder.state_dict())
     if isinstance(tower, OpenClipTower):
         if projection.kind != "none":
             refuse("open_clip", "its image tower has a projection of its own, and this model a second one")
+        if isinstance(tower, TimmTower) and tower.has_new_positions:
+            refuse("open_clip", f"it builds {tower.config['timm_model_name']} for images of {tower.usual_size} only")
         cfg = {key: value for key, value in tower.config.items() if key != "patch_dropout"}
         return cfg, state, None if is_timm(cfg) or isinstance(cfg.get("layers"), list) else tower.quick_gelu
     config = tower.encoder.config

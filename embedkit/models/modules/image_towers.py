@@ -72,7 +72,7 @@ class ImageTower(nn.Module, ABC):
     patch_dropout: float = 0.0
 
     def train(self, mode: bool = True) -> ImageTower:
-        """Training or evaluation mode; frozen batch normalisation stays in evaluation mode."""
+        """The tower itself, in training or evaluation mode; frozen batch normalisation stays in evaluation mode."""
         super().train(mode)
         for module in self.encoder.modules() if mode and not self.mixes_images else ():
             if isinstance(module, BATCH_NORMS):
@@ -86,7 +86,7 @@ class ImageTower(nn.Module, ABC):
         return not frozen and any(isinstance(module, BATCH_NORMS) for module in self.encoder.modules())
 
     def set_patch_dropout(self, rate: float) -> None:
-        """Leave out a share of the patches in training (FLIP, Li et al. 2023, section 3).
+        """Leave a share of the patches out in training (FLIP, Li et al. 2023, section 3).
 
         Raises
         ------
@@ -127,6 +127,29 @@ class ImageTower(nn.Module, ABC):
     @abstractmethod
     def rebuilt(self, size: tuple[int, int]) -> ImageTower:
         """The same architecture with random weights, for images of another size."""
+
+    def weights_for(self, other: ImageTower) -> dict[str, Tensor]:
+        """The encoder's weights for `other`, which `rebuilt` returned: tables of positions are resampled.
+
+        Raises
+        ------
+        ModelError
+            When a weight belongs to the size of the images and is no table of positions.
+        """
+        old, new = self.encoder.state_dict(), other.encoder.state_dict()
+        old_grid, new_grid = self.grid(), other.grid()
+        for name, tensor in new.items():
+            if old[name].shape == tensor.shape or not tensor.is_floating_point():
+                new[name] = old[name] if old[name].shape == tensor.shape else tensor
+                continue
+            prefix = old[name].shape[-2] - product(old_grid)
+            if prefix < 0 or tensor.shape[-2] - product(new_grid) != prefix or old[name].shape[-1] != tensor.shape[-1]:
+                raise ModelError(
+                    f"{name} belongs to images of {self.size[0]} x {self.size[1]}",
+                    where="model.towers.image.preprocess", remedy="leave preprocess.size out",
+                )  # fmt: skip
+            new[name] = resample_positions(old[name], prefix, old_grid, new_grid)
+        return dict(new)
 
     @contextlib.contextmanager
     def drawing(self, seeds: np.ndarray | None) -> Iterator[None]:
@@ -276,20 +299,7 @@ def resized(tower: ImageTower, size: tuple[int, int]) -> ImageTower:
     other = tower.rebuilt(size)
     if other.encoder is tower.encoder:
         return other.train(tower.training)
-    old, new = tower.encoder.state_dict(), other.encoder.state_dict()
-    old_grid, new_grid = tower.grid(), other.grid()
-    for name, tensor in new.items():
-        if old[name].shape == tensor.shape or not tensor.is_floating_point():
-            new[name] = old[name] if old[name].shape == tensor.shape else tensor
-            continue
-        prefix = old[name].shape[-2] - product(old_grid)
-        if prefix < 0 or tensor.shape[-2] - product(new_grid) != prefix or old[name].shape[-1] != tensor.shape[-1]:
-            raise ModelError(
-                f"{name} belongs to images of {tower.size[0]} x {tower.size[1]}", where="model.towers.image.preprocess",
-                remedy="leave preprocess.size out",
-            )  # fmt: skip
-        new[name] = resample_positions(old[name], prefix, old_grid, new_grid)
-    other.encoder.load_state_dict(new)
+    other.encoder.load_state_dict(tower.weights_for(other))
     return other.to(next(tower.parameters())).train(tower.training)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
+from torch import Tensor
+
 from embedkit.errors import ModelError
-from embedkit.models.modules.image_towers import image_towers, pair
+from embedkit.models.modules.image_towers import ImageTower, image_towers, pair
 from embedkit.models.modules.patch_dropout import PatchDropout
 from embedkit.models.towers.open_clip import OpenClipTower
 
@@ -14,24 +17,35 @@ from embedkit.models.towers.open_clip import OpenClipTower
 class TimmTower(OpenClipTower):
     """Any model of timm, made by open_clip from a ``vision_cfg`` with ``timm_model_name``.
 
+    Where ``image_size`` is not the one that the name stands for, timm interpolates the positions.
+
     Parameters
     ----------
     dim, config, quick_gelu
         See `OpenClipTower`.
 
+    Attributes
+    ----------
+    has_new_positions : bool
+        Whether the positions were interpolated for another image size.
+    usual_size : str
+        The image size that the name stands for, in words; empty where any size will do.
+
     Raises
     ------
     ModelError
-        When timm has no such model, or it takes images of another size.
+        When timm has no such model, or the model takes images of one size only, which is not ``image_size``.
 
     Examples
     --------
-    >>> tower = TimmTower(4, {"timm_model_name": "test_vit", "timm_proj": "linear", "image_size": 160})
+    >>> tower = TimmTower(4, {"timm_model_name": "vit_tiny_patch16_224", "timm_proj": "linear", "image_size": 64})
     >>> tower.size, tower.grid(), tower.patches
-    ((160, 160), (10, 10), 100)
+    ((64, 64), (4, 4), 16)
     """
 
     is_usual = False
+    has_new_positions: bool = False
+    usual_size: str = ""
 
     def __init__(self, dim: int, config: dict[str, Any], quick_gelu: bool = False) -> None:
         name = str(config.get("timm_model_name"))
@@ -44,13 +58,33 @@ class TimmTower(OpenClipTower):
         self.config.pop("timm_model_pretrained", None)  # the weights are here now
         embed = self._patch_embed
         if embed is not None:
-            self.patches = int(embed.num_patches)
             own = pair(embed.img_size)
+            self.usual_size = f"{own[0]} x {own[1]}" if embed.strict_img_size else ""
             if own != self.size and embed.strict_img_size:
-                raise ModelError(
-                    f"{name} takes images of {own[0]} x {own[1]}, not of {self.size[0]} x {self.size[1]}",
-                    where="model.towers.image", remedy=f"set image_size to {own[0]}, or preprocess.size to {list(own)}",
-                )  # fmt: skip
+                self._set_size(name, own[0])
+            self.patches = int(embed.num_patches)
+
+    def _set_size(self, name: str, side: int) -> None:
+        """Have timm interpolate the positions, which are those of images with this side."""
+        self.has_new_positions = True
+        what = f"{name} takes images of {self.usual_size}, not of {self.size[0]} x {self.size[1]}"
+        where, remedy = "model.towers.image", f"set config.image_size to {side} and leave preprocess.size out"
+        trunk: Any = self.encoder.trunk
+        if not hasattr(trunk, "set_input_size"):
+            raise ModelError(what, where=where, remedy=remedy)
+        try:
+            trunk.set_input_size(self.size)
+        except (AssertionError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise ModelError(f"{what} ({error})", where=where, remedy=remedy) from error
+
+    def weights_for(self, other: ImageTower) -> dict[str, Tensor]:
+        """See `ImageTower`: interpolated by timm, relative positions (BEiT, Swin) too."""
+        embed = self._patch_embed
+        if embed is None or not embed.strict_img_size:
+            return super().weights_for(other)
+        encoder = copy.deepcopy(self.encoder)
+        encoder.trunk.set_input_size(other.size)
+        return dict(encoder.state_dict())
 
     @classmethod
     def takes(cls, config: dict[str, Any]) -> bool:
