@@ -136,7 +136,7 @@ class Model(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
         return next(self.parameters()).device
 
     @property
@@ -151,7 +151,7 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def prepare(self, inputs: Sequence[str], prompt: str | None = None) -> Inputs:
-        """Tokenise on the CPU; safe to call from several threads. `prompt` is a name or a text."""
+        """`Inputs` of texts, tokenised on the CPU; safe to call from several threads. `prompt` is a name or a text."""
 
     @abstractmethod
     def forward(self, *inputs: Any, **settings: Any) -> Tensor:
@@ -261,7 +261,7 @@ class Model(nn.Module, ABC):
         return similarity_matrix(self.similarity_fn_name, self._vectors_of(a), self._vectors_of(b))
 
     def _vectors_of(self, inputs: Any) -> Any:
-        """Vectors as they are; anything else encoded."""
+        """`inputs` where they are vectors, else the vectors that `encode` gives for them."""
         if isinstance(inputs, Tensor) or (isinstance(inputs, np.ndarray) and inputs.dtype.kind in "fiub"):
             return inputs
         if isinstance(inputs, list | tuple) and all(
@@ -271,7 +271,7 @@ class Model(nn.Module, ABC):
         return self.encode(inputs)
 
     def save(self, path: str | Path, *, recipe: dict[str, Any] | None = None, overwrite: bool = False) -> Path:
-        """Write a model folder; see `embedkit.formats.save`."""
+        """The folder that the model was written to; see `embedkit.formats.save`."""
         folder: Path = services["save"](self, path, recipe=recipe, overwrite=overwrite)
         return folder
 

@@ -17,7 +17,7 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def mixed(values: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014, section 5) on uint64 values of any shape.
+    """Hashes, uint64, of integers of any shape: the finaliser of SplitMix64 (Steele, Lea and Flood 2014, section 5).
 
     Examples
     --------
@@ -31,7 +31,7 @@ def mixed(values: np.ndarray) -> np.ndarray:
 
 
 def name_hash(name: str) -> np.uint64:
-    """64 bits of a name.
+    """A hash of a name, 64 bits: the same on every machine.
 
     Examples
     --------

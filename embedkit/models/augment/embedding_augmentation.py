@@ -39,7 +39,7 @@ def _times(hidden: Tensor, mask: np.ndarray) -> Tensor:
 
 @edits.add("token_cutoff")
 def token_cutoff(rate: float) -> Edit:
-    """Zero ``int(rate * n)`` of the n token vectors of each text (Shen et al. 2020; ConSERT, Yan et al. 2021, 3.2).
+    """The edit that zeroes ``int(rate * n)`` of a text's n token vectors (Shen et al. 2020; Yan et al. 2021, 3.2).
 
     Examples
     --------
@@ -58,7 +58,7 @@ def token_cutoff(rate: float) -> Edit:
 
 @edits.add("feature_cutoff")
 def feature_cutoff(rate: float) -> Edit:
-    """Zero the same ``int(rate * H)`` coordinates in all token vectors of a text (ConSERT, section 3.2).
+    """The edit that zeroes the same ``int(rate * H)`` coordinates in all token vectors of a text (ConSERT, 3.2).
 
     Examples
     --------
@@ -80,7 +80,7 @@ def feature_cutoff(rate: float) -> Edit:
 
 @edits.add("element_cutoff")
 def element_cutoff(rate: float) -> Edit:
-    """Zero ``int(rate * n * H)`` single numbers of each text and rescale none (ConSERT's dropout view, 3.2).
+    """The edit that zeroes ``int(rate * n * H)`` numbers of a text and rescales none (ConSERT's dropout view, 3.2).
 
     Examples
     --------
@@ -105,7 +105,7 @@ def element_cutoff(rate: float) -> Edit:
 
 @edits.add("noise")
 def noise(deviation: float) -> Edit:
-    """Add normal noise of this standard deviation to every number.
+    """The edit that adds normal noise of this standard deviation to every number.
 
     Examples
     --------
@@ -159,7 +159,7 @@ def shuffled(inputs: Inputs) -> Inputs:
 
 
 def chain(steps: Sequence[Edit]) -> Edit | None:
-    """The edits one after the other; None when there are none.
+    """One edit that applies `steps` one after the other; None when there are none.
 
     Examples
     --------
@@ -214,6 +214,6 @@ def edited(encoder: nn.Module, edit: Edit | None, inputs: Inputs, real: Tensor |
 
 
 def _embedding_layer(encoder: nn.Module) -> nn.Module:
-    """What turns ids into the first layer's input: with positions and norm, or, as in T5, word vectors alone."""
+    """The module that makes the first layer's input of ids: with positions and norm, or, in T5, word vectors alone."""
     layer = getattr(encoder, "embeddings", None)
     return layer if layer is not None else encoder.get_submodule("encoder.embed_tokens")

@@ -93,7 +93,12 @@ def _vectors(model: Model, batch: Inputs, dim: int, unit: bool) -> np.ndarray:
 
 
 def kept_dim(model: Model, truncate_dim: int | None) -> int:
-    """Coordinates that `encode` keeps.
+    """The number of coordinates that `encode` returns.
+
+    Raises
+    ------
+    UserError
+        When `truncate_dim` is no size that the model can give.
 
     Examples
     --------
@@ -135,8 +140,8 @@ def not_finite(place: int) -> NonFiniteError:
 
 
 class _Reporter:
-    """Told how many more inputs are done; made by `reporter`. Its bar ends with the `with` block, so that an error has
-    a line of its own."""
+    """Counts the inputs that are done and shows it; made by `reporter`. Its bar ends with the `with` block, so that an
+    error has a line of its own."""
 
     def __init__(self, report: Callable[[int, int], None] | None, bar: tqdm[Any] | None, total: int) -> None:
         self._report, self._bar, self._count, self._total = report, bar, 0, total

@@ -36,7 +36,7 @@ _ID_COLUMNS = ("id", "_id", "docid", "doc_id", "query_id", "qid", "pid", "uid", 
 
 @dataclass(frozen=True)
 class EncodedFile:
-    """What `encode_file` did.
+    """The output of `encode_file`.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ def encode_file(
     overwrite: bool = False,
     progress: Progress = None,
 ) -> EncodedFile:
-    """Encode the texts or images of a file; row i of the output belongs to row i of the input.
+    """Place and shape of the vectors of a file's texts or images: row i of the output belongs to row i of the input.
 
     An image is a cell of bytes (also ``{"bytes": ..}``), or a path in a column whose name says so (``image``,
     ``file_name`` ...), relative to the file. Where a row has cells of both kinds and no `column` is named, the one that
@@ -175,7 +175,7 @@ def encode_file(
 
 
 def ids_path(output: Path) -> Path:
-    """Where the ids of the rows of a ``.npy`` stand: JSON, one a line.
+    """The file with the ids of the rows of a ``.npy``: JSON, one a line.
 
     Examples
     --------
@@ -233,12 +233,8 @@ class _Ids:
 def check_encoding(
     input: str | Path, output: str | Path, *, column: str | None = None, format: str = "auto", overwrite: bool = False
 ) -> Path:
-    """Look at the first row of the input and at the place of the output, before a model is loaded.
-
-    Returns
-    -------
-    Path
-        The output, absolute.
+    """The absolute path of the output, when the first row of the input and the place of the output are in order: the
+    check before a model is loaded.
 
     Raises
     ------

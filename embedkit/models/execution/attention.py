@@ -41,7 +41,7 @@ def packed_attention(
     record: dict[int, list[Tensor]] | None = None,
     **settings: Any,
 ) -> tuple[Tensor, None]:
-    """The attention function of packed runs; query, key and value are (1, heads, T, d), the result (1, T, heads, d).
+    """Attention of a packed run, (1, T, heads, d), from query, key and value (1, heads, T, d); transformers calls it.
 
     Without a `plan` this is transformers' own attention. `position_bias` (1, heads, L, L) is added to the scores and
     cut to each sequence (it depends on distances only); a token sees those nearer than `sliding_window`. `prefix`
@@ -85,7 +85,7 @@ def padded_attention(
     flat: tuple[Tensor, ...], plan: Plan, scale: float, dropout: float, bias: Tensor | None, window: int | None,
     prefix: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """One call for all sequences, padded to the longest for this call only; (T, heads, d) -> (T, heads, d).
+    """Attention within each sequence, (T, heads, d), by one call over sequences that are padded for this call only.
 
     `prefix` (2, N, heads, p, d) are further keys and values of each sequence.
 
@@ -130,7 +130,7 @@ def _with_prefix(
 def _recorded_attention(
     flat: tuple[Tensor, ...], plan: Plan, scale: float, dropout: float, bias: Tensor | None, window: int | None
 ) -> tuple[Tensor, list[Tensor]]:
-    """Attention whose probabilities are wanted: the output (T, heads, d), and (n, heads, l, l) for each group.
+    """Attention (T, heads, d), and its probabilities, (n, heads, l, l) for each group.
 
     The probabilities are those after dropout, as transformers returns them, and carry gradients.
     """
@@ -149,7 +149,7 @@ def _recorded_attention(
 
 @lru_cache(maxsize=8)
 def _padding(plan: Plan, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Where each token goes in a padded batch (T,), and which places there are real (N, L)."""
+    """Place of each token in a padded batch (T,), and which places there are real (N, L)."""
     lengths = torch.from_numpy(plan.lengths).to(device)
     real = torch.arange(plan.longest, device=device)[None, :] < lengths[:, None]
     places = torch.arange(len(plan.lengths), device=device).repeat_interleave(lengths, output_size=plan.tokens)

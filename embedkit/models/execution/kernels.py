@@ -58,7 +58,7 @@ class Dropout(nn.Dropout):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Same shape, same dtype."""
+        """The input with a share `p` of its elements at zero and the others scaled up; same shape, same dtype."""
         if not self.training or self.p == 0.0:
             return input
         if input.device.type != "cpu" or self.p >= 1.0 or torch.compiler.is_compiling():

@@ -105,7 +105,7 @@ def position_table(encoder: Any) -> nn.Embedding | None:
 
 @dataclass(frozen=True)
 class Changes:
-    """What a run does besides: nothing of it is there in `encode`, except a soft prompt.
+    """What a run changes or records besides; in `encode` nothing but a soft prompt.
 
     Attributes
     ----------
@@ -128,7 +128,7 @@ class Changes:
 
     @property
     def any(self) -> bool:
-        """Whether there is one."""
+        """Whether anything is changed or recorded."""
         return self.edit is not None or self.prefix is not None or self.record is not None
 
     @property
@@ -182,7 +182,7 @@ def _positions(encoder: Any, ordered: Inputs, changes: Changes) -> Tensor:
 def run_buckets(
     encoder: Any, inputs: Inputs, plan: Plan, layers: tuple[int, ...], changes: Changes = NO_CHANGES
 ) -> dict[int, Tensor]:
-    """Like `run_packed`, by one plain forward per group of equal lengths; nothing can be changed in it.
+    """Hidden states as from `run_packed`, by one plain forward pass per group of equal lengths, without any changes.
 
     Examples
     --------
@@ -204,7 +204,7 @@ def run_buckets(
 def run_padded(
     encoder: Any, inputs: Inputs, plan: Plan, layers: tuple[int, ...], changes: Changes = NO_CHANGES
 ) -> dict[int, Tensor]:
-    """Like `run_packed`, by one forward over a padded batch.
+    """Hidden states as from `run_packed`, by one forward pass over a padded batch.
 
     Examples
     --------

@@ -54,7 +54,7 @@ class ImageInputs:
 
     @property
     def device(self) -> torch.device:
-        """Where the pixels are."""
+        """The device of the pixels."""
         return self.pixels.device
 
     def select(self, indices: Any) -> ImageInputs:

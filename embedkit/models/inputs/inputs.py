@@ -100,7 +100,7 @@ class Inputs:
 
     @property
     def device(self) -> torch.device:
-        """Where the token ids are."""
+        """The device of the token ids."""
         return self.ids.device
 
     @property

@@ -79,7 +79,7 @@ class Preprocess:
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> Preprocess:
-        """From plain JSON values.
+        """The preprocessing of plain JSON values.
 
         Raises
         ------
@@ -94,7 +94,7 @@ class Preprocess:
         return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """The settings as plain JSON values."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     def __call__(self, image: Any) -> np.ndarray:

@@ -29,7 +29,7 @@ def _causal_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, dropout: float = 0.0,
     scaling: float | None = None, plan: Plan | None = None, **settings: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
-    """The attention function of packed causal runs; tensors are (1, heads, T, d), the result (1, T, heads, d).
+    """Causal attention of a packed run, (1, T, heads, d), from query, key and value (1, heads, T, d).
 
     Without a `plan` this is transformers' own attention.
     """

@@ -145,7 +145,7 @@ class DualEncoder(Model):
 
     @property
     def pooling(self) -> str | None:  # type: ignore[override]
-        """That of the text tower."""
+        """The pooling of the text tower."""
         return self.text.pooling
 
     def set_dropout(self, rate: float) -> None:
@@ -281,5 +281,5 @@ class DualEncoder(Model):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
         return next(self.projections.parameters(), next(self.image.parameters())).device

@@ -47,7 +47,7 @@ class LowRank(nn.Module):
 
 
 def add_fused_lora(module: nn.Module, config: LoraConfig) -> list[str]:
-    """Give every fused attention below `module` low-rank updates and freeze its own matrices; names of the layers.
+    """Names of the fused attention layers below `module`, which get low-rank updates; their own matrices are frozen.
 
     Only layers that ``config.targets`` names: "all-linear", the layer's own name (``attn``), or ``in_proj``,
     ``out_proj``.

@@ -38,7 +38,7 @@ def names_in(model_type: str) -> tuple[str, str, str] | None:
 
 @dataclass(frozen=True)
 class Hidden:
-    """Token ids with some hidden.
+    """Token ids of which some are hidden.
 
     Attributes
     ----------
@@ -60,9 +60,10 @@ class Hidden:
 
 
 def hide_tokens(inputs: Inputs, tokenizer: Any, rate: float = 0.15, stream: str = "mlm") -> Hidden:
-    """Choose each token that is no special token with probability `rate` (Devlin et al. 2019, section 3.1).
+    """The inputs with some tokens hidden, and which ones: each but special ones with probability `rate` (Devlin et al.
+    2019, section 3.1).
 
-    Of the chosen ones 80 % become the mask token, 10 % a random token, 10 % stay. Draws come from the inputs' seeds.
+    Of these 80 % become the mask token, 10 % a random token, 10 % stay. Draws come from the inputs' seeds.
 
     Raises
     ------
@@ -112,7 +113,7 @@ class MaskedHead(nn.Module):
         nn.init.zeros_(self.dense.bias)
 
     def transform(self, hidden: Tensor) -> Tensor:
-        """(T, H) -> (T, H), before the output layer."""
+        """Token vectors (T, H) as the output layer reads them, from those of the encoder (T, H)."""
         return self.norm(F.gelu(self.dense(hidden)))
 
     def forward(self, hidden: Tensor, words: Tensor) -> Tensor:

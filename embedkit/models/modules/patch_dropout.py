@@ -37,7 +37,7 @@ class PatchDropout(nn.Module):
         self.seeds: np.ndarray | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same type and width."""
+        """Tokens (N, prefix + K, W) of `x` (N, prefix + P, W); all of them outside of training."""
         if not self.training or self.rate == 0.0:
             return x
         count = x.shape[1] - self.prefix
@@ -51,7 +51,7 @@ class PatchDropout(nn.Module):
 
 
 def seeded(seeds: np.ndarray, count: int, device: torch.device) -> Tensor:
-    """Random orders of `count` places for each seed, int64 (N, count): the finaliser of SplitMix64 over a counter.
+    """Random sort keys of `count` places for each seed, int64 (N, count): SplitMix64 over a counter.
 
     Examples
     --------
@@ -64,7 +64,7 @@ def seeded(seeds: np.ndarray, count: int, device: torch.device) -> Tensor:
 
 
 def drop_patches(module: Any, inputs: Any, output: Tensor) -> Tensor:
-    """A forward hook: the output of an embedding layer without the patches that its `PatchDropout` leaves out.
+    """The output of an embedding layer without the patches that its `PatchDropout` leaves out; a forward hook.
 
     Examples
     --------

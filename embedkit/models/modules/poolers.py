@@ -149,7 +149,7 @@ def _weighted_mean(states: TokenStates) -> Tensor:
 
 
 def _wide(hidden: Tensor) -> torch.dtype:
-    """Sums of half precision are taken in float32."""
+    """The type in which sums are taken: float32 for half precision."""
     return torch.float32 if hidden.dtype in (torch.float16, torch.bfloat16) else hidden.dtype
 
 

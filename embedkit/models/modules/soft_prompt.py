@@ -60,5 +60,5 @@ class SoftPrompt(nn.Module):
         return self.dropout(whole)
 
     def spec(self) -> dict[str, Any]:
-        """What `embedkit.json` says of it."""
+        """The settings as `embedkit.json` has them."""
         return {"length": self.length, "dropout": self.rate}
