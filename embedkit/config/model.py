@@ -136,7 +136,7 @@ class TowersConfig(Settings):
 
 
 class ModelConfig(Settings):
-    """Which encoder, and how a text becomes one vector.
+    """The encoder, and how it turns a text into one vector.
 
     ``name`` is an embedkit, sentence-transformers or transformers folder or hub id. ``config`` builds a randomly
     initialised transformers encoder instead (keys of the transformers configuration, with ``model_type``); it needs

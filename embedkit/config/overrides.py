@@ -137,7 +137,7 @@ def _neither(word: str) -> RecipeError:
 
 
 def full_key(name: str, where: str, text: str = "") -> tuple[str, str, tuple[str, ...]]:
-    """The dotted key that a name stands for, the value as text, which a switch of other trainers changes, and notes.
+    """The dotted key that a name stands for, the value as text (switches of other trainers set their own), and notes.
 
     Raises
     ------
@@ -188,7 +188,7 @@ def from_mapping(overrides: Mapping[str, Any]) -> Iterator[Override]:
 
 
 def copied(value: Any) -> Any:
-    """`value` with mappings and lists of its own, and paths as text.
+    """A copy of `value`: mappings and lists of its own, paths as text.
 
     Examples
     --------

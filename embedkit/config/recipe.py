@@ -64,7 +64,7 @@ class SourceConfig(Settings):
 
 
 class DataConfig(Settings):
-    """What is trained on, and in which order.
+    """The training data: its sources, how they are mixed, and the order of the rows.
 
     Examples
     --------
@@ -100,7 +100,7 @@ class DataConfig(Settings):
 
 
 class GroupConfig(Settings):
-    """Settings for the parameters whose names match `pattern` (shell style, first match wins).
+    """Settings for the parameters whose names match `pattern` (shell style, the first match wins).
 
     Examples
     --------
@@ -118,7 +118,7 @@ class GroupConfig(Settings):
 
 
 class TrainConfig(Settings):
-    """The optimisation: how many steps of what size, with which numbers, on which arithmetic.
+    """Settings of the optimisation: batch size, steps, learning rate, precision, gradient cache, checkpoints.
 
     Examples
     --------
@@ -183,7 +183,7 @@ class TrainConfig(Settings):
 
 
 class VectorsConfig(Settings):
-    """How a text encoder makes the vectors that choose a checkpoint, where it is used for others.
+    """How a text encoder computes the vectors that choose the best checkpoint, where that differs from its later use.
 
     Some published figures were made so. Settings left at None are the model's own.
 

@@ -299,7 +299,7 @@ def _places(value: Any, place: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 def check_recipe(
     data: Mapping[str, Any], where: str = "recipe", override_keys: Sequence[str] = (), origin: str = COMMAND_LINE
 ) -> Recipe:
-    """The recipe of a mapping, its types, keys and rules between keys checked.
+    """A checked `Recipe` made of a mapping: its keys, their types, and the rules between keys.
 
     The settings of method, objective and evaluation are looked at by `embedkit.training.setup.check`.
 

@@ -58,7 +58,7 @@ def _is_foreign(error: BaseException) -> bool:
 
 
 def disk_error(error: BaseException, path: Path, what: str, remedy: str = "write somewhere else") -> DiskError:
-    """The line for a write that failed: `what` cannot be written at `path`, and why.
+    """The error for a write that failed: what cannot be written at `path`, and why.
 
     Examples
     --------

@@ -14,7 +14,7 @@ Row = Mapping[str, Any]
 
 
 def read_log(path: Path) -> list[Row]:
-    """The rows of a log.
+    """The rows of the log of a run.
 
     Raises
     ------

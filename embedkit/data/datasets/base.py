@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RowBatch:
-    """One process's slice of a batch.
+    """The part of a batch that one process trains on.
 
     Attributes
     ----------
@@ -97,18 +97,18 @@ class TrainingRows(ABC):
 
     @abstractmethod
     def batches(self, epoch: int, start_step: int = 0, rank: int = 0, world: int = 1) -> Iterator[RowBatch]:
-        """Batches of an epoch from `start_step` on, this process's slice of each.
+        """The batches of an epoch from `start_step` on, of each the part of this process.
 
         The whole batch is a pure function of (seed, epoch, step); `rank` and `world` only choose the slice.
         """
 
     @abstractmethod
     def summary(self) -> dict[str, Any]:
-        """What was read and what was left out, ready for JSON."""
+        """Counts of what was read and what was left out, ready for JSON."""
 
     @property
     def notes(self) -> list[str]:
-        """What is allowed and looks like a mistake, a line each; see `embedkit.data.schema.warnings`."""
+        """Warnings about what is allowed and looks like a mistake, a line each; see `embedkit.data.schema.warnings`."""
         return [note for source in self._sources for note in source.notes]
 
     def held_out(self) -> list[Row]:
@@ -125,7 +125,7 @@ class TrainingRows(ABC):
 
 
 def source_summary(source: Source) -> dict[str, Any]:
-    """What became of the records of one source: the keys of an entry of ``summary()["sources"]``.
+    """Counts of the records of one source: an entry of ``summary()["sources"]``.
 
     Examples
     --------

@@ -39,7 +39,7 @@ class _Epoch:
 
 
 class HeldRows(TrainingRows):
-    """Rows held in memory; made by `open_training`.
+    """Training rows held in memory; made by `open_training`.
 
     Examples
     --------
@@ -111,7 +111,7 @@ class HeldRows(TrainingRows):
             yield RowBatch(rows, mine.tolist(), len(indices), low, step)
 
     def block(self, ids: Sequence[int]) -> RowBatch:
-        """The rows with these ids, as a batch of their own."""
+        """The rows with these ids as one batch."""
         rows = [filled(row, self.roles) for row in take_rows(self._table, ids, self.roles)]
         return RowBatch(rows, list(ids), len(ids), 0, 0)
 

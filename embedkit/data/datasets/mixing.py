@@ -75,7 +75,7 @@ def pools(
     seed: int,
     epoch: int,
 ) -> list[np.ndarray]:
-    """The rows of an epoch in order: one sequence to cut batches from, or one for each source.
+    """The row indices of an epoch in order: one sequence to cut batches from, or one for each source.
 
     Parameters
     ----------

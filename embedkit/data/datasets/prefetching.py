@@ -15,7 +15,7 @@ _POLL = 0.1  # seconds after which a blocked worker looks whether it should stop
 
 
 class Prefetcher(Generic[T]):
-    """Iterator over `items` whose next `depth` items are made in a background thread.
+    """An iterator over `items` whose next `depth` items are made in a background thread.
 
     Order is kept; an exception raised while making an item is raised where that item would have come. Close it, or use
     it in a ``with`` block, when it is not read to the end.

@@ -36,7 +36,7 @@ _FLUSH = 20_000
 
 
 class TableBuilder:
-    """Collects rows and packs them into an arrow table with a column a role; absent roles are null.
+    """A builder of arrow tables with a column for each role, null in rows without it.
 
     Examples
     --------
@@ -51,13 +51,13 @@ class TableBuilder:
         self._batches: list[pa.RecordBatch] = []
 
     def add(self, row: Row) -> None:
-        """Take one row."""
+        """Append one row."""
         self._waiting.append(row)
         if len(self._waiting) >= _FLUSH:
             self._flush()
 
     def finish(self) -> pa.Table:
-        """The table of all rows, each column in one piece."""
+        """The table of all rows, each column a single chunk."""
         self._flush()
         return pa.Table.from_batches(self._batches, pa.schema(list(_TYPES.items()))).combine_chunks()
 
@@ -93,7 +93,7 @@ def table_of(rows: Iterable[Row]) -> pa.Table:
 
 
 def take_rows(table: pa.Table, indices: Sequence[int] | np.ndarray, roles: Iterable[str]) -> list[Row]:
-    """The rows at `indices` with those of `roles` that they have.
+    """The rows at `indices`, with those of `roles` that each has.
 
     Examples
     --------
@@ -156,7 +156,7 @@ def _lengths(array: pa.Array) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Facts:
-    """What samplers read of n rows.
+    """Keys, lengths and labels of n rows: what samplers need to know of them.
 
     Attributes
     ----------

@@ -23,7 +23,7 @@ _WINDOW = 50
 
 @dataclass(frozen=True)
 class Grouping:
-    """Batches of row indices, and the rows that found no place.
+    """Batches of row indices, and the rows that fit into none.
 
     Examples
     --------
@@ -38,7 +38,7 @@ class Grouping:
 
 @dataclass(frozen=True)
 class Request:
-    """What a sampler gets.
+    """The input of a sampler.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ _NONE = np.empty(0, np.int64)
 
 
 def shuffled(request: Request) -> Grouping:
-    """Batches cut from the order as it is.
+    """Batches cut from the shuffled order as it is.
 
     Examples
     --------
@@ -86,7 +86,7 @@ def shuffled(request: Request) -> Grouping:
 
 
 def no_duplicates(request: Request) -> Grouping:
-    """Batches in which no text, image or group stands in two rows.
+    """Batches in which no text, image or group occurs in two rows.
 
     As many rows come into full batches as a greedy pass brings there, or more, in time linear in the number of texts;
     see `embedkit.data.datasets.packing`. Rows of texts that are repeated more often than there are batches end up in
@@ -166,7 +166,7 @@ SAMPLERS: dict[str, Callable[[Request], Grouping]] = {
 
 
 def check_sampler(sampler: str, batch_size: int, per_label: int, roles: frozenset[str], where: str) -> None:
-    """Raise `DataError` when the by-label sampler lacks labels or its numbers do not fit.
+    """Raise `DataError` where the sampler by-label has no labels to read, or its numbers do not fit.
 
     Examples
     --------
@@ -192,7 +192,7 @@ def check_sampler(sampler: str, batch_size: int, per_label: int, roles: frozense
 
 
 def fit(batches: list[np.ndarray], steps: int) -> list[np.ndarray]:
-    """Exactly `steps` batches, so that every epoch has the same length: surplus ones go, large ones are halved.
+    """Exactly `steps` batches, so that every epoch has the same length: surplus ones are dropped, large ones halved.
 
     Any part of a batch without duplicates has none either, so halving keeps what the sampler promised.
 

@@ -65,7 +65,7 @@ def only_shards(sources: Sequence[Source]) -> bool:
 
 
 class LaneRows(TrainingRows):
-    """Rows of shards; made by `open_training` when all sources are shards with ``stream: true``.
+    """Training rows of webdataset shards; made by `open_training` when all sources are shards with ``stream: true``.
 
     There is one endless epoch: each lane goes through its shards again and again.
 

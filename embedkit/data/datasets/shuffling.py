@@ -14,7 +14,7 @@ _BLOCK = 4096
 
 
 def permutation(size: int, *key: int) -> np.ndarray:
-    """A random order of 0 .. size - 1 (int64), a pure function of `size` and the non-negative numbers in `key`.
+    """A random permutation of 0 .. size - 1 (int64), a pure function of `size` and the non-negative numbers in `key`.
 
     Examples
     --------
@@ -25,7 +25,7 @@ def permutation(size: int, *key: int) -> np.ndarray:
 
 
 def raw_numbers(*key: int) -> Iterator[int]:
-    """Endless uniform numbers in 0 .. 2**64 - 1, a pure function of the non-negative numbers in `key`.
+    """An endless stream of uniform numbers in 0 .. 2**64 - 1, a pure function of the non-negative numbers in `key`.
 
     Examples
     --------

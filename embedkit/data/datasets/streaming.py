@@ -34,7 +34,7 @@ Numbered = tuple[int, Row]
 
 
 class StreamedRows(TrainingRows):
-    """Rows of streams; made by `open_training` when a source has ``stream: true`` (then all are streamed).
+    """Training rows of streams; made by `open_training` when a source has ``stream: true`` (then all are streamed).
 
     With ``mixing: weighted`` a source that ends is read again, and the epoch ends when each has ended once.
 
@@ -127,7 +127,7 @@ class StreamedRows(TrainingRows):
 
 
 def shuffle_buffer(items: Iterator[Numbered], size: int, *key: int) -> Iterator[Numbered]:
-    """Items in an order shuffled within a buffer of `size`; a pure function of the items, `size` and `key`.
+    """The items, shuffled within a buffer of `size`; the order is a pure function of their number, `size` and `key`.
 
     Examples
     --------

@@ -32,7 +32,7 @@ AHEAD = 1  # batches that are decoded before they are asked for; a decoded batch
 
 @dataclass(frozen=True)
 class Skipped:
-    """A row that was drawn and not trained on.
+    """A row that was drawn and dropped from its batch because it is bad.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Decoding:
-    """Settings of decoding.
+    """Settings of image decoding.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ class Decoding:
 
     @property
     def threads(self) -> int:
-        """Threads that decode."""
+        """Number of decoding threads."""
         return self.workers or usual_threads()
 
 
@@ -136,7 +136,7 @@ def decode_batches(
 
 
 def usual_threads() -> int:
-    """Threads that decode images: one for each core that the process may use, at most 8.
+    """The usual number of decoding threads: one for each core that the process may use, at most 8.
 
     Examples
     --------
@@ -211,7 +211,7 @@ def without_bad(batch: RowBatch, rows: Sequence[Row | BadRow], skip: bool, where
 
 
 def checked(batch: RowBatch) -> RowBatch:
-    """The batch, when a row is left in it; a process without rows could not take part in the step.
+    """The batch itself, where a row is left in it: a process without rows could not take part in the step.
 
     Raises
     ------

@@ -172,7 +172,7 @@ _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 
 
 def eight_bits(image: Any) -> Image:
-    """An image of 16 bits a pixel in 8 (the upper ones), any other as it is; Pillow itself would cut at 255.
+    """An image of 16 bits a pixel reduced to its upper 8, any other image as it is; Pillow itself would clip at 255.
 
     Raises
     ------
@@ -225,7 +225,7 @@ def _damaged(error: Exception) -> BadRow:
 
 
 def to_rgb(image: Any) -> Image:
-    """A PIL image in RGB, transparent pixels on white.
+    """The image in RGB, transparent pixels on white.
 
     Examples
     --------

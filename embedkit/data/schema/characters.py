@@ -6,7 +6,7 @@ from embedkit.data.schema.rows import BadRow
 
 
 def check_characters(text: str) -> None:
-    """Nothing for a sound text; raises `BadRow` for NUL or a lone surrogate, which no tokenizer can take.
+    """None for a sound text; raises `BadRow` for NUL or a lone surrogate, which no tokenizer can take.
 
     Examples
     --------

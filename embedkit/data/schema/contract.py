@@ -30,5 +30,5 @@ class Contract:
 
     @property
     def roles(self) -> frozenset[str]:
-        """All roles the method knows."""
+        """All roles that the method knows."""
         return self.requires | self.accepts

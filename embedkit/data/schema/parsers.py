@@ -23,7 +23,7 @@ _LARGEST = 2**63 - 1
 
 
 class TextReader:
-    """Reads texts and lists of texts, with a limit on their length.
+    """A reader of texts and lists of texts, with a limit on their length.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ _FIX = "fix the row, or set data.on_bad_row: skip"
 
 
 def is_blank(text: str) -> bool:
-    """True when a text has no visible character (white space, zero-width, control and blank characters only).
+    """Whether a text has no visible character (white space, zero-width, control and blank characters only).
 
     Examples
     --------

@@ -71,7 +71,7 @@ _NUMBERED_ALIASES = {
 
 @dataclass(frozen=True)
 class Binding:
-    """Which column fills which role in one source.
+    """The column of each role in one source.
 
     Attributes
     ----------

@@ -23,7 +23,7 @@ _SIDES = ("anchor", "positive")
 
 
 def of_columns(columns: Mapping[str, str], role_by_name: Mapping[str, str | None], where: str) -> Iterator[str]:
-    """Two columns that are mapped to each other's role.
+    """A warning where two columns are mapped to each other's role.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def of_columns(columns: Mapping[str, str], role_by_name: Mapping[str, str | None
 
 
 def of_rows(rows: Sequence[Row], columns: Mapping[str, str], where: str) -> Iterator[str]:
-    """Ids in place of texts, equal texts, answers where the questions should be, characters lost in a conversion.
+    """Warnings about the first rows: ids in place of texts, equal texts, swapped columns, lost characters.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def of_rows(rows: Sequence[Row], columns: Mapping[str, str], where: str) -> Iter
 
 
 def of_labels(rows: Sequence[Row], columns: Mapping[str, str], where: str) -> Iterator[str]:
-    """Pairs beside which a label says whether they are pairs at all.
+    """A warning where a label beside pairs seems to tell good pairs from bad ones.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def of_labels(rows: Sequence[Row], columns: Mapping[str, str], where: str) -> It
 
 
 def of_counts(rows: int, duplicates: Mapping[str, int], sampler: str) -> Iterator[str]:
-    """Positives that equal their anchors, and texts that other rows have too.
+    """Warnings about positives that equal their anchors, and about duplicate texts.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ def of_counts(rows: int, duplicates: Mapping[str, int], sampler: str) -> Iterato
 
 
 def of_left_over(rows: int, left: int, remainder: int, sampler: str) -> Iterator[str]:
-    """Rows of an epoch that come into no batch, where they are more than the last, unfilled batch.
+    """A warning where more rows come into no batch than the last, unfilled batch explains.
 
     Parameters
     ----------

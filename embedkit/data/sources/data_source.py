@@ -57,7 +57,7 @@ Place = tuple[int, int]
 
 @dataclass
 class Account:
-    """What became of the records of a source.
+    """Counts of the records of a source: read, filtered, dropped.
 
     Attributes
     ----------
@@ -403,7 +403,7 @@ def several_positives(row: Row, group: str) -> list[Row]:
 
 
 def with_scores(row: Row) -> Row:
-    """The row with ``scores`` checked: one for each candidate, the positive first, then the negatives.
+    """The row with its ``scores`` checked: one for each candidate, the positive first, then the negatives.
 
     Examples
     --------

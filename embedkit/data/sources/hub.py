@@ -22,7 +22,7 @@ def hub_part(
     prefer: str | None,
     guess: Callable[[str, str], None],
 ) -> Part:
-    """Rows of a hub data set (or a local folder with a hub data set's layout), streamed through ``datasets``.
+    """The part that streams a hub data set, or a local folder laid out like one, through ``datasets``.
 
     Raises
     ------

@@ -78,7 +78,7 @@ def release(path: str) -> None:
 
 
 def part(path: str) -> Part:
-    """The part of an object by its path.
+    """The part that reads an object which `hold` keeps.
 
     Raises
     ------

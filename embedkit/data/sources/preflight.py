@@ -21,7 +21,7 @@ _CHUNK = 512  # rows that are in memory at a time
 
 @dataclass
 class SourceReport:
-    """What stands in one source.
+    """Counts and faults of one source.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class SourceReport:
     faults: list[dict[str, str]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """The report as plain values."""
         return {**vars(self), "bad": dict(sorted(self.bad.items()))}
 
 

@@ -78,7 +78,7 @@ readers: Registry[Format] = Registry(
 
 @dataclass(frozen=True)
 class FolderRequest:
-    """A folder to read.
+    """A folder to read, and how.
 
     Attributes
     ----------
@@ -110,13 +110,13 @@ class FolderRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def guess(self, what: str, key: str) -> None:
-        """Say how the folder is read."""
+        """Pass on a guess about how the folder is read."""
         self.tell(Guess(str(self.folder), what, key))
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a folder can be.
+    """A way in which a folder can be laid out.
 
     Attributes
     ----------
@@ -220,7 +220,7 @@ def file_named(folder: Path, name: str) -> Path | None:
 
 
 def named_format(name: str, where: str) -> str:
-    """The format of a file name; raises `DataError` where its ending tells none.
+    """The format that a file name tells by its ending; raises `DataError` where it tells none.
 
     Examples
     --------

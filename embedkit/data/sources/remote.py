@@ -97,7 +97,7 @@ class RemoteFile:
         return _Size(int(self._system.size(self.path) or 0))
 
     def open(self, mode: str = "rb") -> IO[bytes]:
-        """Its bytes, with a place that can be moved."""
+        """A seekable stream of its bytes."""
         try:
             return io.BufferedReader(_Stream(self._system.open(self.path, mode)))
         except FileNotFoundError:
@@ -122,7 +122,7 @@ def first_line(error: BaseException) -> str:
 
 
 def remote_files(address: str) -> list[tuple[str, RemoteFile]]:
-    """Relative name and file of everything that an address means: a file, a folder's files, or those of a pattern.
+    """Relative name and file of everything behind an address: one file, a folder's files, or those of a pattern.
 
     Parameters
     ----------

@@ -42,7 +42,7 @@ def find_parts(
     prefer: str | None = None,
     tell: Tell = _warn,
 ) -> list[Part]:
-    """The files or tables that `path` stands for.
+    """The parts, one for each file or table, that `path` stands for.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def find_parts(
 
 
 def expand(pattern: str) -> list[str]:
-    """``a-{000..012}.tar`` and ``{a,b}.tar`` written out; braces around anything else are part of a name.
+    """The paths that ``a-{000..012}.tar`` or ``{a,b}.tar`` stands for; braces around anything else belong to the name.
 
     Examples
     --------

@@ -35,7 +35,7 @@ def numbered(batches: Iterator[Any], schema: Any) -> Iterator[tuple[int, dict[st
 
 
 def pieces(batch: Any) -> Iterator[Any]:
-    """A record batch in slices of `BATCH` rows.
+    """Slices of `BATCH` rows of a record batch.
 
     Examples
     --------

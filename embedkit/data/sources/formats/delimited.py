@@ -18,7 +18,7 @@ SEPARATORS = {"\t": "tabs", ";": "';'", "|": "'|'"}
 
 
 def read_tsv(path: Location, header: Sequence[str] | None = None) -> Iterator[Record]:
-    """Tab-separated cells below a header line; no quoting, so a quotation mark is an ordinary character.
+    """Rows of a tab-separated file with a header line; a quotation mark is an ordinary character.
 
     With `header`, the names of the columns, the first line is data.
 
@@ -33,7 +33,7 @@ def read_tsv(path: Location, header: Sequence[str] | None = None) -> Iterator[Re
 
 
 def read_csv(path: Location, separator: str | None = None, header: Sequence[str] | None = None) -> Iterator[Record]:
-    """Separated cells below a header line, with quoting as in RFC 4180 (a quoted cell may span lines).
+    """Rows of a csv file with a header line; quoting as in RFC 4180 (a quoted cell may span lines).
 
     Without `separator` it is a comma, or what stands in the first line instead of any comma: tabs, ';' or '|'. With
     `header`, the names of the columns, the first line is data.
@@ -96,7 +96,7 @@ def _ragged(path: Location, number: int, last: int, cells: Sequence[str], header
 
 
 def check_header(names: Sequence[str], where: str) -> list[str]:
-    """The names of the columns, checked to be different; raises `DataError` for a name that occurs twice.
+    """The column names as a list; raises `DataError` for a name that occurs twice.
 
     Examples
     --------

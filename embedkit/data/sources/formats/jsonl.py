@@ -12,7 +12,7 @@ from embedkit.data.sources.remote import Location
 
 
 def read_jsonl(path: Location) -> Iterator[Record]:
-    """One JSON object a line; a key given twice in an object is refused, blank lines are allowed at the end only.
+    """The objects of a JSON Lines file; a key given twice is refused, blank lines are allowed at the end only.
 
     Examples
     --------

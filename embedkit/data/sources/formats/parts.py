@@ -24,7 +24,7 @@ def file_part(
     tell: Tell | None = None,
     label: str | None = None,
 ) -> Part:
-    """The part of a data file.
+    """The part that reads one data file.
 
     Parameters
     ----------

@@ -27,7 +27,7 @@ def hidden(name: str) -> bool:
 
 
 def visible_files(folder: Path) -> list[str]:
-    """Relative names (with ``/``) of the files in a folder and its sub-folders that are not hidden, in sorted order.
+    """Relative names (with ``/``) of all files below a folder that are not hidden, sorted.
 
     Examples
     --------

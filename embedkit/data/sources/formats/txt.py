@@ -11,7 +11,7 @@ from embedkit.data.sources.remote import Location
 
 
 def read_txt(path: Location) -> Iterator[Record]:
-    """One sentence a line, in the column ``text``.
+    """The lines of a text file, each in the column ``text``.
 
     Examples
     --------

@@ -67,7 +67,7 @@ def read_shard(path: Location, start: int = 0) -> Iterator[Record]:
 
 
 def count_samples(path: Location) -> int:
-    """How many records `read_shard` gives; only the headers of the files are read.
+    """The number of records that `read_shard` gives; only the headers of the files are read.
 
     Examples
     --------

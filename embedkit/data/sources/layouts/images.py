@@ -18,7 +18,7 @@ def _image_names(folder: Path) -> list[str]:
 
 
 def image_folder(request: FolderRequest) -> list[Part] | None:
-    """Rows of a folder of images, or None when there is no image.
+    """The part that reads a folder of images, or None where there is no image.
 
     Columns: ``image``, the path relative to the folder; where every image lies in a sub-folder also ``label``, the
     number of the sub-folder among the sorted ones, and ``label_name``, its name with blanks for underscores. Folders

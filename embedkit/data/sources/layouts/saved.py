@@ -14,7 +14,7 @@ from embedkit.errors import DataError
 
 
 def saved(request: FolderRequest) -> list[Part] | None:
-    """The tables of a saved data set, or None when it is not such a folder.
+    """A part for each table of a saved data set, or None where the folder is no such data set.
 
     Raises
     ------

@@ -20,7 +20,7 @@ _BESIDE = (*TEXT_ENDINGS, "json")
 
 
 def sidecars(request: FolderRequest) -> list[Part] | None:
-    """Rows of images and the texts beside them, or None where fewer than half of the images have one.
+    """The part that reads images and the texts beside them, or None where fewer than half of the images have one.
 
     Columns are those of a shard's sample; ``image`` is the path relative to the folder. Images without a text are rows
     without one, and bad ones where it is needed.

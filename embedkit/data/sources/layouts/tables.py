@@ -14,7 +14,7 @@ from embedkit.errors import DataError
 
 
 def data_files(request: FolderRequest) -> list[Part] | None:
-    """A part a data file, or None where there is none.
+    """A part for each data file of a folder, or None where there is none.
 
     Raises
     ------
@@ -36,7 +36,7 @@ def data_files(request: FolderRequest) -> list[Part] | None:
 
 
 def choose_files(names: Sequence[str], request: FolderRequest) -> list[str]:
-    """Of the relative names of a folder's files those that are read, sorted; none where none is data.
+    """The files of a folder that are read, of all their relative names, sorted; empty where none is data.
 
     Examples
     --------
