@@ -101,6 +101,15 @@ def test_a_guessed_role_that_nothing_reads_is_reported(write: Write) -> None:
     assert next(rows.batches(0)).rows == [{"anchor": "A"}]
 
 
+def test_the_label_of_builtin_rows_goes_without_saying(write: Write) -> None:
+    builtin = opened([{"path": "builtin:inference-train", "limit": 8}], "anchor positive")
+    assert builtin.notes == []
+    own = opened([{"path": write("t.tsv", "anchor\tpositive\tlabel\nA\tB\t1\n")}], "anchor positive", batch_size=1)
+    assert "column 'label' is not used, nothing reads role label" in own.notes[0]
+    other = opened([{"path": "builtin:triplets-train", "limit": 8}], "anchor positive")
+    assert "column 'negatives' is not used" in other.notes[0]
+
+
 def test_an_id_column_as_text_is_reported(write: Write) -> None:
     path = write("t.tsv", "id\tpositive\n17\tA dog\n18\tA cat\n")
     rows = opened(

@@ -103,6 +103,7 @@ def bind(
     where: str,
     explode: bool = False,
     lists: frozenset[str] = frozenset(),
+    extras: frozenset[str] = frozenset(),
 ) -> Binding:
     """The columns of a source bound to roles, checked against what is read.
 
@@ -120,6 +121,8 @@ def bind(
         The role ``texts`` will become pairs: ``anchor``, ``positive`` and ``group``.
     lists : frozenset of str
         Columns whose cells are lists.
+    extras : frozenset of str
+        Roles whose columns the user did not give: nothing is said where nothing reads them.
 
     Raises
     ------
@@ -137,7 +140,7 @@ def bind(
     """
     targets = reads | {"texts"} if explode else reads
     if mapping is None:
-        columns, notes = _Guessing(names, requires, targets, where, lists).columns()
+        columns, notes = _Guessing(names, requires, targets, where, lists, extras).columns()
     else:
         columns, notes = _mapped(names, mapping, targets, where, lists), []
     roles = {_role_of(slot) for slot in columns}
@@ -219,9 +222,10 @@ class _Guessing:
         targets: frozenset[str],
         where: str,
         lists: frozenset[str],
+        extras: frozenset[str],
     ) -> None:
         self.names, self.requires, self.targets = names, requires, targets
-        self.where, self.lists = where, lists
+        self.where, self.lists, self.extras = where, lists, extras
         self.captions = bool({"caption", "captions", "texts", "text_1"} & set(map(normal_name, names)))
 
     def columns(self) -> tuple[dict[str, str], list[str]]:
@@ -231,6 +235,8 @@ class _Guessing:
         for slot, candidates in self._candidates().items():
             exact = [column for column in candidates if column == slot]
             if _role_of(slot) not in self.targets:
+                if _role_of(slot) in self.extras:
+                    continue
                 unread = f"column {candidates[0]!r} is not used, nothing reads role {_role_of(slot)}"
                 if slot == "label":
                     unread += (

@@ -160,8 +160,9 @@ class Source:
         rows_of_head = [values for _, values in head if isinstance(values, dict)]
         lists = frozenset(column for column in names if _holds_lists(column, rows_of_head))
         binding = bind(
-            names, config.columns, requires=requires, reads=reads, where=where, explode=config.explode, lists=lists
-        )
+            names, config.columns, requires=requires, reads=reads, where=where, explode=config.explode, lists=lists,
+            extras=frozenset({"label"} if self.parts[0].name.startswith("builtin:") else ()),
+        )  # fmt: skip
         guesses += [Guess(where, what, "columns") for what in binding.guesses]
         self.guesses: tuple[Guess, ...] = tuple(dict.fromkeys(guesses))
         self.roles, self._required, self._reads = binding.roles, requires, reads
