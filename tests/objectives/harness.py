@@ -88,6 +88,10 @@ class Case:
         ``peek(objective, draw) -> dict of arrays`` added to the facts' state: numbers that an objective drew at random.
     gradient : callable or None
         ``gradient(values, facts) -> dict of arrays``, for an objective whose gradient is not that of its loss.
+    exempt : tuple of str
+        What holds for other objectives and not for this one, said at the first case of a preset: ``"order"`` (the loss
+        stays when rows change places; not where random numbers belong to places), ``"length"`` (it stays when all
+        vectors grow), ``"slope"`` (the gradient is that of the loss; not where a gradient is stopped).
     """
 
     name: str
@@ -99,6 +103,7 @@ class Case:
     rows: int | None = None
     peek: Callable[[Objective, Draw], dict[str, np.ndarray]] | None = None
     gradient: Callable[[Arrays, Facts], dict[str, np.ndarray]] | None = None
+    exempt: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:

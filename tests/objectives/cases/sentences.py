@@ -81,7 +81,7 @@ def sg_opt(tau: float, layers: int) -> Oracle:
 
 PAPER = {"fidelity": "paper", "temperature": 0.2, "noise_temperature": 0.2, "phi": 0.8, "noise": 1.5, "step_size": 0.1}
 CASES = [
-    Case("dclr", dclr("code"), {}, complemented, peek=started),
+    Case("dclr", dclr("code"), {}, complemented, peek=started, exempt=("slope",)),
     Case("dclr", dclr("code", steps=2, size=0.1, tau=0.3), {"ascent": 2, "step_size": 0.1, "temperature": 0.3,
          "noise": 0.5, "deviation": 2.0}, variant="alone", peek=started),
     Case("dclr", dclr("paper", 0.8, 4, 0.1, 0.2), PAPER, complemented, "paper", peek=started),
