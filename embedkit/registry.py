@@ -35,7 +35,7 @@ class Registry(Generic[T]):
     *homes : str
         Packages whose modules register entries. They are imported when the registry is first read, so that whoever
         reads it need not know its files, and none of them is imported before. Sub-packages are homes of their own;
-        ``"embedkit.formats.*.reader"`` is the module ``reader`` of every sub-package that has one.
+        ``"embedkit.formats.*.reader"`` is the module ``reader`` of every folder that has one.
     plugins : str, optional
         Group of entry points whose objects are entries too, e.g. ``"embedkit.objectives"``. With it, names like
         ``my.py:MyLoss`` and ``package.module:MyLoss`` are entries as well.
@@ -138,13 +138,14 @@ class Registry(Generic[T]):
 
 
 def _modules(home: str) -> Iterator[str]:
-    """Names of the modules of a package, or of a pattern with one ``*`` for its sub-packages."""
+    """Names of the modules of a package, or of a pattern with one ``*`` for its folders."""
     package, _, name = home.partition(".*.")
-    for entry in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        if not name and not entry.ispkg:
-            yield f"{package}.{entry.name}"
-        elif name and entry.ispkg and importlib.util.find_spec(f"{package}.{entry.name}.{name}") is not None:
-            yield f"{package}.{entry.name}.{name}"
+    folders = importlib.import_module(package).__path__
+    if name:
+        files = sorted(file for folder in folders for file in Path(folder).glob(f"*/{name}.py"))
+        yield from (f"{package}.{file.parent.name}.{name}" for file in files)
+    else:
+        yield from (f"{package}.{entry.name}" for entry in pkgutil.iter_modules(folders) if not entry.ispkg)
 
 
 def not_a(noun: str, part: Any, where: str, remedy: str) -> UserError:

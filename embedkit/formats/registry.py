@@ -1,6 +1,6 @@
 """Readers and writers of model folders, one of each for a library, found by name.
 
-A library is a package of this folder with a module ``reader``, a module ``writer``, or both; nothing else lists it.
+A library is a folder of this one with a module ``reader``, a module ``writer``, or both; nothing else lists it.
 """
 
 from __future__ import annotations
