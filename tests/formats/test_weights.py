@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import embedkit
-from embedkit.config.recipe import LoraConfig
+from embedkit.config.model import LoraConfig
 from embedkit.errors import ModelError
 from embedkit.formats.transformers.encoder import new_encoder, pretrained_pooler, read_encoder
 from embedkit.formats.weights import write_weights
