@@ -1,4 +1,4 @@
-"""Objectives: functions of the embeddings of a batch, found by name and composed of small parts."""
+"""Objectives: losses on the embeddings of a batch, found by name and composed of small parts."""
 
 from __future__ import annotations
 

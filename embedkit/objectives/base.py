@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 @dataclass
 class ObjectiveBatch:
-    """Everything an objective may know of a batch besides its embeddings. All tensors cover the whole batch.
+    """Everything about a batch that an objective may read besides its embeddings. All tensors cover the whole batch.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class ObjectiveBatch:
     guide : dict of str to Tensor
         Embeddings by a guide or teacher model under the same names (no gradient); empty when there is none.
     step, total_steps, epoch : int
-        Position of the run: optimiser steps done before this one, of how many, and the epoch.
+        Position in the run: optimiser steps before this one, their total, and the epoch.
     lengths : dict of str to LongTensor
         Like `owner`: tokens of the input.
     seed : int
@@ -74,7 +74,7 @@ class ObjectiveBatch:
         return np.random.default_rng([self.seed, self.step, zlib.crc32(use.encode()), len(places), *places])
 
     def generator(self, use: str, *places: int) -> torch.Generator:
-        """The same for torch, on the CPU."""
+        """A torch generator, on the CPU, with the guarantees of `random`."""
         return torch.Generator().manual_seed(int(self.random(use, *places).integers(2**63)))
 
     @property
@@ -149,7 +149,7 @@ class NegativeCount:
 
     @property
     def total(self) -> int:
-        """All of them: the columns of the similarity matrix less the positives.
+        """All negatives: the columns of the similarity matrix less the positives.
 
         >>> from embedkit.objectives.base import NegativeCount
         >>> NegativeCount(in_batch=7, hard=8, other_processes=0).total
@@ -182,18 +182,18 @@ class Objective(nn.Module):
     Class attributes
     ----------------
     requires : frozenset of str
-        Names and roles that must be there: of "anchor", "positive", "negatives", "score", "scores", "label", "group",
-        "guide".
+        Names and roles that the batch must have, from "anchor", "positive", "negatives", "score", "scores", "label",
+        "group" and "guide".
     accepts : frozenset of str
-        Names that are used when they are there.
+        Names that are used when the batch has them.
     any_of : tuple of frozenset of str
-        Of each set one at least must be there, such as a teacher's vectors or its scores.
+        Sets of which the batch must have one member at least, such as a teacher's vectors or its scores.
     any_width : bool
         Whether views may have vectors of different sizes.
     shares_draws : bool
-        Whether rows of one group must be augmented by one and the same draw.
+        Whether the rows of one group must share the random draw of their augmentation.
     limits : mapping
-        Role -> lowest and highest value that makes sense for it; checked when the data is opened.
+        Lowest and highest sensible value of a role; checked when the data is opened.
 
     Examples
     --------
@@ -217,12 +217,12 @@ class Objective(nn.Module):
 
     @property
     def no_weight_decay(self) -> list[str]:
-        """Names of parameters that an optimiser must not decay: those a module lists in its attribute `undecayed`."""
+        """Names of the parameters without weight decay: those that a module lists in its attribute `undecayed`."""
         return [f"{prefix}.{name}".lstrip(".") for prefix, module in self.named_modules()
                 for name in getattr(module, "undecayed", ()) if getattr(module, name, None) is not None]  # fmt: skip
 
     def begin(self, roles: frozenset[str], guide_dim: int | None = None) -> None:
-        """Make room for state that depends on the data: called once, before the first step and before a resume."""
+        """Allocate state that depends on the data: called once, before the first step and before a resume."""
         for part in self.modules():
             if isinstance(part, Memory):
                 part.make_room(roles, guide_dim)
@@ -232,7 +232,7 @@ class Objective(nn.Module):
         raise TypeError(f"{type(self).__name__} does not define forward")
 
     def after_step(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> None:
-        """Advance state (queue, running means, prototypes): once per optimiser step, the same on every process."""
+        """Update state (queue, running means, prototypes): once per optimiser step, the same on every process."""
 
     def negatives(self, batch_size: int, hard: int, processes: int) -> NegativeCount:
         """Number of negatives of an anchor when `batch_size` rows (all processes) carry `hard` hard ones each."""
@@ -252,9 +252,9 @@ class NoObjective(Objective):
     requires = frozenset()
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
-        """Zero."""
+        """A loss of zero."""
         return LossOutput(torch.zeros(()))
 
     def negatives(self, batch_size: int, hard: int, processes: int) -> NegativeCount:
-        """None."""
+        """No negatives."""
         return NegativeCount(0, 0, 0)

@@ -1,6 +1,6 @@
-"""The list of objectives as data, and as the page docs/objectives.md.
+"""The list of objectives, as data and as the page docs/objectives.md.
 
-Write the page anew with ``python -m embedkit.objectives.catalogue > docs/objectives.md``.
+Rewrite the page with ``python -m embedkit.objectives.catalogue > docs/objectives.md``.
 """
 
 from __future__ import annotations

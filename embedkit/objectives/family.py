@@ -1,4 +1,4 @@
-"""What the families beside the similarity matrix kernel share: named inputs, guides, masks, shares."""
+"""Helpers of the objectives beside the similarity matrix kernel: named inputs, guides, masks, shares."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Family(Objective):
 
 
 def take(embeddings: dict[str, Tensor], *names: str) -> list[Tensor]:
-    """The named embeddings, finite and in the precision of the loss.
+    """The named embeddings, checked for NaN and infinity, in the precision of the loss.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def take(embeddings: dict[str, Tensor], *names: str) -> list[Tensor]:
 
 
 def all_views(embeddings: dict[str, Tensor]) -> list[Tensor]:
-    """Every embedding with one vector a row: "anchor", "positive", then "view3", "view4", ...
+    """Every embedding with one vector per row: "anchor", "positive", then "view3", "view4", ...
 
     Examples
     --------

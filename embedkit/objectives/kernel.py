@@ -153,7 +153,7 @@ class TableObjective(Objective):
         return list(dict.fromkeys(stats))
 
     def _row(self, problem: Problem, table: Table, stats: dict[Stat, Tensor]) -> Row:
-        """What the reducer reads."""
+        """The positives and sums of the rows, as the reducer reads them."""
         n, kind = table.shape[0], problem.whole.z.dtype
         for extra in problem.extras:
             if not extra.positive:
@@ -187,7 +187,7 @@ class TableObjective(Objective):
         return r
 
     def _loss(self, problem: Problem, table: Table, stats: dict[Stat, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The share of one direction, and its named parts."""
+        """This process's share of one direction's loss, and its named parts."""
         row = self._row(problem, table, stats)
         loss = self.reducer(row).sum() * self.scale.factor()
         anchors = {"all": lambda: len(problem.whole), "rows": lambda: problem.batch.size,
@@ -201,7 +201,7 @@ class TableObjective(Objective):
         return loss / anchors + pull, {**terms, "contrast": loss / anchors, "compactness": pull}
 
     def after_step(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> None:
-        """Advance the state of all parts; the same on every process, since all see the whole batch."""
+        """Update the state of all parts; the same on every process, since all see the whole batch."""
         with torch.no_grad():
             z = prepare(embeddings)
             if self.reducer.keeps_state:
@@ -213,7 +213,7 @@ class TableObjective(Objective):
             self.scale.after_step()
 
     def _advance(self, z: dict[str, Tensor], batch: ObjectiveBatch) -> None:
-        """State by sample: sums of all anchors of the batch, not of this process's only."""
+        """Update state by sample, from the sums of all anchors of the batch, not only of this process's."""
         everything = ObjectiveBatch(**{**vars(batch), "rows": slice(0, batch.size)})
         for place, (left, right) in enumerate(self.direction.sides(z, everything)):
             problem = self._problem(left, right, everything, place)

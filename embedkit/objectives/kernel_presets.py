@@ -122,7 +122,7 @@ table_preset("isogclr-two-tower", paper="Qiu et al., ICML 2023 (arXiv 2305.11965
 @objective("kernel-mixture", paper="Tan et al., ICLR 2024 (arXiv 2303.15103), simple sum", family="table", splits=True,
            tiled=True, slots="mixture · kernel-infonce(gamma) + (1 - mixture) · kernel-infonce(2)")  # fmt: skip
 class KernelMixture(WeightedSum):
-    """A sum of two kernel losses.
+    """A weighted sum of two kernel losses.
 
     Parameters
     ----------
@@ -144,17 +144,17 @@ class KernelMixture(WeightedSum):
     def __init__(self, *, mixture: float = 0.5, gamma: float = 1.0, temperature: float = 0.5, temperature2: float = 0.5,
                  tile: int | str | None = "auto") -> None:  # fmt: skip
         number("mixture", mixture, least=0, most=1)
-        shared = {"name": "kernel-infonce", "tile": tile}
+        common = {"name": "kernel-infonce", "tile": tile}
         super().__init__(terms=[
-            {**shared, "gamma": gamma, "temperature": temperature, "weight": mixture, "label": "kernel"},
-            {**shared, "gamma": 2.0, "temperature": temperature2, "weight": 1 - mixture, "label": "gaussian"},
+            {**common, "gamma": gamma, "temperature": temperature, "weight": mixture, "label": "kernel"},
+            {**common, "gamma": 2.0, "temperature": temperature2, "weight": 1 - mixture, "label": "gaussian"},
         ])  # fmt: skip
 
 
 @objective("hallucinator", paper="arXiv 2307.12168, ICCV 2023 (abstract only)", family="wrapper", splits=True,
            slots="any objective, twice", note="experimental; [R] the formula is a reconstruction")  # fmt: skip
 class Hallucinator(Objective):
-    """An objective, plus the same with each positive moved away from its anchor and passed through a small layer.
+    """An objective, plus the same objective with synthetic positives: moved away from their anchors by a small network.
 
     The hallucinated positive is unit(MLP(k + l (k - sg(q)))) of unit q, k and l ~ U(0, reach), one number for each row
     and step. Experimental: the paper's formula was not at hand.
@@ -189,7 +189,7 @@ class Hallucinator(Objective):
         self.layer = None if dim is None else nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, dim))
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
-        """Both terms."""
+        """The loss of the true positives plus that of the synthetic ones."""
         if self.layer is None:
             raise RecipeError("the layer's size is not known", where="objective", remedy="give build(..., dim=)")
         check_roles(self.requires, embeddings, batch)
@@ -202,9 +202,9 @@ class Hallucinator(Objective):
         return LossOutput(plain.loss + self.weight * extra.loss, terms, plain.metrics)
 
     def after_step(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> None:
-        """Advance the base's state with the embeddings as they are."""
+        """Update the base's state with the true embeddings."""
         self.base.after_step(embeddings, batch)
 
     def negatives(self, batch_size: int, hard: int, processes: int) -> NegativeCount:
-        """Those of the base."""
+        """The negatives of the base objective."""
         return self.base.negatives(batch_size, hard, processes)

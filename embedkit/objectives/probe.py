@@ -1,4 +1,4 @@
-"""What an objective reads, found out by trying: one small random batch, and what changes when an input does.
+"""Which inputs an objective reads, by experiment: a small random batch, and what changes when an input does.
 
 Nothing is declared twice: an input that changes neither the loss, nor a gradient, nor the loss of the next step has no
 effect, whatever the objective is made of. Where an objective cannot work with what a method and its data give, the
@@ -22,17 +22,17 @@ ROLES = frozenset({"score", "scores", "label", "group"})
 """Roles of rows that reach an objective as numbers, not as embeddings."""
 
 WIDTHS = (16, 768, 4096, 8192)
-"""Sizes of embeddings that are tried in turn where the model's is not known: some settings need a larger one."""
+"""Embedding sizes to try in turn where the model's is not known: some settings need a larger one."""
 
 _ROWS = 100_000
 
 NEGATIVES = 2
-"""Hard negatives of each row of the batch that is tried."""
+"""Hard negatives of each row of the random batch."""
 
 
 @dataclass(frozen=True)
 class Situation:
-    """What an objective will be given.
+    """The inputs that a method and its data give an objective.
 
     Attributes
     ----------
@@ -148,7 +148,7 @@ def _check_widths(objective: Objective, widths: Mapping[str, int]) -> None:
 
 
 def _inputs(objective: Objective, situation: Situation, dim: int, seed: int = 0) -> _Inputs:
-    """Random vectors near one another where they belong to one row, and numbers of every role."""
+    """Random vectors, close to one another within a row, and values of every role."""
     draw = torch.Generator().manual_seed(seed)
     size = dim + 8 if dim == WIDTHS[0] else 24
     centres = torch.randn(size, dim, generator=draw)
@@ -185,7 +185,7 @@ def _limits(objective: Objective, role: str) -> tuple[float, float]:
 
 
 def _outcome(objective: Objective, inputs: _Inputs) -> list[Tensor]:
-    """Loss, gradients, and the loss of the same batch once more after the step; the objective itself stays as it is."""
+    """Loss, gradients, and the loss of the same batch after one step; the objective itself is not changed."""
     return list(_figures(objective, inputs))
 
 
@@ -220,13 +220,13 @@ def _equal(one: Tensor, two: Tensor) -> bool:
 
 
 def _variations(inputs: _Inputs, name: str) -> Iterator[_Inputs]:
-    """The same inputs with one of them different, in several ways."""
+    """The same inputs with one of them changed, in several ways."""
     batch = inputs.batch
     if name in inputs.vectors:
         yield _Inputs({**inputs.vectors, name: inputs.vectors[name].flip(1) + 0.1}, batch)
     elif name == "guide":
-        flipped = {key: z.flip(0) + 0.1 for key, z in batch.guide.items()}
-        yield _Inputs(inputs.vectors, replace(batch, guide=flipped))
+        flip = {key: z.flip(0) + 0.1 for key, z in batch.guide.items()}
+        yield _Inputs(inputs.vectors, replace(batch, guide=flip))
         yield _Inputs(inputs.vectors, replace(batch, guide={k: torch.ones_like(z) for k, z in batch.guide.items()}))
     elif name == "scores":
         yield _Inputs(inputs.vectors, replace(batch, scores={k: z.flip(0) for k, z in batch.scores.items()}))

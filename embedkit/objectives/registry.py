@@ -1,4 +1,4 @@
-"""How objectives are found by name, checked when a recipe is read, and built.
+"""Objectives by name: filed by decorators, checked when a recipe is read, and built.
 
 Two decorators file a preset. `objective` takes a class whose keyword arguments are the settings; `table_preset` (in
 `embedkit.objectives.kernel`) takes the slots of the similarity matrix. Both end in one registry, `presets`.
@@ -21,7 +21,7 @@ T = TypeVar("T", bound=type[Objective])
 
 @dataclass(frozen=True)
 class Preset:
-    """One published objective: what it is called, where it comes from, how it is built.
+    """A published objective: its name, its source, its settings and how it is built.
 
     Attributes
     ----------
@@ -34,15 +34,15 @@ class Preset:
     family : str
         "table" for members of the similarity matrix kernel, else the name of the family.
     slots : str
-        The parts it is made of, for the table in the docs.
+        Its parts, for the list in the docs.
     state : str
-        What it keeps between steps besides trained parameters; empty when nothing.
+        State between steps besides trained parameters; empty when there is none.
     cost : str
         Time of one evaluation for B rows of D numbers.
     tiled, splits : bool
         Whether it can be evaluated without holding the similarity matrix; whether processes share its work by anchors.
     note : str
-        Anything that must be known, such as that a formula is not verified against its paper.
+        A caveat, such as a formula that is not verified against its paper.
 
     Examples
     --------
@@ -65,7 +65,7 @@ class Preset:
     note: str = ""
 
 
-_filed: dict[type[Objective], Preset] = {}
+_by_class: dict[type[Objective], Preset] = {}
 """The preset of each class that the decorator `objective` filed under one name."""
 
 
@@ -79,8 +79,8 @@ def _adopt(name: str, part: Any) -> Preset:
     """The preset of a plug-in's objective: filed by its decorator, or a plain class with its arguments as settings."""
     if isinstance(part, Preset):
         return part
-    if isinstance(part, type) and part in _filed:
-        return _filed[part]
+    if isinstance(part, type) and part in _by_class:
+        return _by_class[part]
     return _preset(_own(name, part), name, paper="own part", family="own", splits=False)
 
 
@@ -136,7 +136,7 @@ def objective(name: str, *, paper: str, family: str, slots: str = "", state: str
         about = {"family": family, "slots": slots, "state": state, "cost": cost, "tiled": tiled, "splits": splits}
         preset = _preset(cls, name, defaults, paper=paper, note=note, **about)
         presets.add(name)(preset)
-        _filed.setdefault(cls, preset)
+        _by_class.setdefault(cls, preset)
         return cls
 
     return file

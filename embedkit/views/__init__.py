@@ -1,4 +1,4 @@
-"""Views: small changes of a text, or of how the encoder sees it, found by name in `views`.
+"""Views: augmentations of a text, or of the encoder's forward pass, found by name in `views`.
 
 Any recipe uses them through the method ``views`` or the key ``augment`` of its own method."""
 

@@ -1,4 +1,4 @@
-"""How views are named, put in a row, and applied to the texts of a batch.
+"""Views by name, chains of them, and their application to the texts of a batch.
 
 A view is a chain of steps. A step changes the text, puts a template around it, or says how the encoder runs; each is
 registered under its name as a function of its settings::
@@ -9,8 +9,8 @@ registered under its name as a function of its settings::
         - {name: word-deletion, rate: 0.2}
         - {name: dropout, rate: 0.15}
 
-What a chain draws for a row depends on the generator that it is given only; the trainer's is a pure function of (seed,
-epoch, step, place of the row in the batch).
+What a chain draws for a row depends only on the generator that it is given; the trainer's is a pure function of
+(seed, epoch, step, place of the row in the batch).
 """
 
 from __future__ import annotations

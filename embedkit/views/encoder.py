@@ -1,7 +1,7 @@
 """Views that change how the encoder sees a text: dropout, positions, cutoffs, noise, an adversary.
 
 They are settings of a forward pass (see `embedkit.models.modules.text.TextEncoder.token_states`); what they
-draw depends on the seed of the input only.
+draw depends only on the seed of the input.
 """
 
 from __future__ import annotations
@@ -109,9 +109,9 @@ def adversarial(epsilon: NotNegative = 1.0) -> Step:
 
 
 def adversary(embed: Any, inputs: Inputs, epsilon: float, probe: float = 1e-2) -> Any:
-    """The edit of the embedding layer's output that moves the vectors of these inputs most: virtual adversarial noise.
+    """Virtual adversarial noise: the edit of the token embeddings that changes the vectors of these inputs most.
 
-    One step of power iteration (Miyato et al. 2018, section 3.3): with random d of length `probe` a text, g is the
+    One step of power iteration (Miyato et al. 2018, section 3.3): with random d of length `probe` per text, g is the
     gradient of 1 - cos(f(x + d), f(x)) by d, and the perturbation epsilon g / |g|. It needs no label, and depends on
     the text alone, so that it fits any objective; ConSERT's FGV takes the gradient of a supervised loss instead.
 

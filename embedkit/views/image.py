@@ -107,7 +107,7 @@ class Transform:
         if next(draws) < self.flip:
             image = image.transpose(0)  # left to right
         if next(draws) < self.jitter_rate:
-            image = _jittered(image, self.jitter, draws)
+            image = _jitter(image, self.jitter, draws)
         draws = _uniform(seed, 2)
         if next(draws) < self.grey:
             image = image.convert("L").convert("RGB")
@@ -162,7 +162,7 @@ class ImageInput:
         return self.picture.key
 
     def render(self, size: tuple[int, int]) -> Any:
-        """What `prepare` of a model takes: pixels uint8 (3, H, W) of a crop, or a PIL image."""
+        """Pixels uint8 (3, H, W) of a crop, or a PIL image; a model's `prepare` takes both."""
         if self.transform is None:
             return self.picture.image
         image = self.transform(self.picture.image, size, self.seed)
@@ -192,7 +192,7 @@ def image_inputs(
 
 
 def seed_of(random: np.random.Generator) -> tuple[int, int]:
-    """The seed of one view: the next two raw numbers of a row's generator.
+    """The seed of one view: the next two raw numbers of its row's generator.
 
     Examples
     --------
@@ -247,7 +247,7 @@ def _crop(
     return left, upper, left + width, upper + height
 
 
-def _jittered(image: Any, strength: tuple[float, float, float, float], draws: Iterator[float]) -> Any:
+def _jitter(image: Any, strength: tuple[float, float, float, float], draws: Iterator[float]) -> Any:
     from PIL import Image, ImageEnhance
 
     kinds = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
@@ -258,6 +258,6 @@ def _jittered(image: Any, strength: tuple[float, float, float, float], draws: It
     shift = round(255 * strength[3] * (2 * next(draws) - 1))
     if shift:
         hue, saturation, value = image.convert("HSV").split()
-        turned = Image.fromarray(np.asarray(hue) + np.uint8(shift % 256))
-        image = Image.merge("HSV", (turned, saturation, value)).convert("RGB")
+        rotation = Image.fromarray(np.asarray(hue) + np.uint8(shift % 256))
+        image = Image.merge("HSV", (rotation, saturation, value)).convert("RGB")
     return image

@@ -21,7 +21,7 @@ from embedkit.views.text import on_words
 def back_translation(
     path: File, text: str = "text", translation: str = "translation", missing: Literal["error", "keep"] = "error"
 ) -> Step:
-    """Replace a text by one of its translations there and back, read from a file (any format that data sources have).
+    """Replace a text by one of its back-translations, from a file in any format of the data sources.
 
     The file has the columns `text` and `translation`; a text may stand in several rows, and one is drawn. White space
     is collapsed before texts are compared. A text without a row is refused, or kept with ``missing: keep``.

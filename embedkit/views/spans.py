@@ -1,4 +1,4 @@
-"""Spans of documents and parts of sentences: places only, as (start, stop) pairs."""
+"""Spans of documents and parts of sentences, as (start, stop) pairs."""
 
 from __future__ import annotations
 

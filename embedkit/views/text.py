@@ -1,6 +1,6 @@
 """Views that change the words of a text, registered by name.
 
-Words are what stands between white space; a text without any is left as it is. The functions behind are in
+Words are separated by white space; a text without words stays as it is. The underlying functions are in
 `embedkit.views.words` and `embedkit.views.spans`.
 """
 
@@ -96,7 +96,7 @@ def word_shuffle(window: Count | None = None) -> Step:
 
 @views.add("word-repetition")
 def word_repetition(rate: Share = 0.32) -> Step:
-    """Say some words twice: from none up to `rate` x length of them (ESimCSE, Wu et al. 2022, on sub-words).
+    """Repeat some words: from none up to `rate` x length of them (ESimCSE, Wu et al. 2022, on sub-words).
 
     Examples
     --------

@@ -24,10 +24,10 @@ def delete(items: Sequence[T], random: np.random.Generator, *, rate: float = 0.1
     >>> delete("a small red car near the old house".split(), np.random.default_rng(3), rate=0.5, marker="[MASK]")
     ['[MASK]', 'red', 'car', '[MASK]']
     """
-    dropped = random.random(len(items)) < rate
-    if len(items) and marker is None and dropped.all():
-        dropped[random.integers(len(items))] = False
-    return _without(items, dropped, marker)
+    drop = random.random(len(items)) < rate
+    if len(items) and marker is None and drop.all():
+        drop[random.integers(len(items))] = False
+    return _without(items, drop, marker)
 
 
 def delete_spans(
@@ -42,10 +42,10 @@ def delete_spans(
     >>> delete_spans("a small red car near the old house".split(), np.random.default_rng(3), spans=2, share=0.25)
     ['red', 'car', 'near', 'house']
     """
-    dropped = np.zeros(len(items), dtype=bool)
+    drop = np.zeros(len(items), dtype=bool)
     for start, stop in disjoint_spans(len(items), random, spans, share):
-        dropped[start:stop] = True
-    return _without(items, dropped, marker)
+        drop[start:stop] = True
+    return _without(items, drop, marker)
 
 
 def swap_spans(items: Sequence[T], random: np.random.Generator, *, pairs: int = 5, share: float = 0.05) -> list[T]:
@@ -139,11 +139,11 @@ def disjoint_spans(length: int, random: np.random.Generator, count: int, share: 
     return [(int(at) + i * (size - 1), int(at) + i * (size - 1) + size) for i, at in enumerate(places)]
 
 
-def _without(items: Sequence[T], dropped: np.ndarray, marker: T | None) -> list[T]:
+def _without(items: Sequence[T], drop: np.ndarray, marker: T | None) -> list[T]:
     new: list[T] = []
     for place, item in enumerate(items):
-        if not dropped[place]:
+        if not drop[place]:
             new.append(item)
-        elif marker is not None and (place == 0 or not dropped[place - 1]):
+        elif marker is not None and (place == 0 or not drop[place - 1]):
             new.append(marker)
     return new

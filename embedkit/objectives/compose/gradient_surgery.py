@@ -1,7 +1,7 @@
 """Gradient harmonisation: a sum of objectives whose gradients are realigned where they conflict.
 
 Realignment is not linear in the gradients, so it cannot be done on shares. As every process has the embeddings of the
-whole batch, each computes every term over all rows, realigns the whole gradients in the same way, and hands on its
+whole batch, each computes every term over all rows, realigns the whole gradients in the same way, and returns its
 share of the result. That costs every process the whole similarity matrix; it is exact for any number of processes.
 """
 
@@ -131,7 +131,7 @@ class Harmonise(Terms):
         return valid
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
-        """Metrics ``conflict``, the share of conflicting pairs, and ``dropped``, the share of rows without gradient."""
+        """The weighted sum; metrics: the shares of pairs in ``conflict`` and of ``dropped`` rows, without gradient."""
         z = prepare(embeddings)
         everyone = replace(batch, rows=slice(0, batch.size))
         parameters = [p for p in self.parameters() if p.requires_grad]

@@ -1,4 +1,4 @@
-"""Objectives made of objectives: prefixes of the embeddings (Matryoshka), weighted sums, moved features.
+"""Objectives made of objectives: prefixes of the embeddings (Matryoshka), weighted sums, feature transforms.
 
 A wrapper builds its own copy of every objective inside it, so that each has its own temperature, queue and prototypes.
 """
@@ -131,7 +131,7 @@ class Matryoshka(Wrapper):
     def _cut(
         self, size: int, embeddings: dict[str, Tensor], batch: ObjectiveBatch
     ) -> tuple[dict[str, Tensor], ObjectiveBatch]:
-        """What the objective for prefixes of this size sees."""
+        """Embeddings and batch as the objective for prefixes of this size sees them."""
         for name, z in embeddings.items():
             if z.shape[1] < size:
                 raise UserError(
@@ -146,20 +146,20 @@ class Matryoshka(Wrapper):
         return prefixes, batch
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
-        """Sum over the sizes."""
+        """The weighted sum over the sizes."""
         parts = {}
         for size, weight, part in zip(self.dims, self.weights, self.inner, strict=True):
             parts[f"dim{size}"] = (weight, part(*self._cut(size, embeddings, batch)))
         return merge(parts)
 
     def after_step(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> None:
-        """Advance the state of every copy."""
+        """Update the state of every copy."""
         for size, part in zip(self.dims, self.inner, strict=True):
             part.after_step(*self._cut(size, embeddings, batch))  # type: ignore[operator]
 
 
 class Terms(Wrapper):
-    """Base class of sums: builds the terms and gives each the inputs it asks for.
+    """Base class of weighted sums: builds the terms, and gives each the inputs that it asks for.
 
     Parameters
     ----------
@@ -193,7 +193,7 @@ class Terms(Wrapper):
             inputs = settings.pop("inputs", {})
             label = settings.pop("label", None)
             if "objective" in settings:
-                settings = self._nested(settings)
+                settings = self._inner_objective(settings)
             require(isinstance(inputs, Mapping), "inputs", inputs, "a mapping such as {positive: view3}")
             self.inputs.append(dict(inputs))
             label = str(settings.get("name") if label is None else label)
@@ -210,7 +210,7 @@ class Terms(Wrapper):
         self.accepts = frozenset().union(*takes)
 
     @staticmethod
-    def _nested(term: dict[str, Any]) -> dict[str, Any]:
+    def _inner_objective(term: dict[str, Any]) -> dict[str, Any]:
         """The objective of a term that is written ``{"objective": ..., "weight": ...}``."""
         config = term.pop("objective")
         require(not term, "terms", sorted(term), "settings inside the term's own objective")
@@ -240,7 +240,7 @@ class Terms(Wrapper):
         return rename(embeddings), term_batch
 
     def after_step(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> None:
-        """Advance the state of every term."""
+        """Update the state of every term."""
         for at, part in enumerate(self.inner):
             part.after_step(*self.inputs_of(at, embeddings, batch))  # type: ignore[operator]
 
@@ -276,7 +276,7 @@ class WeightedSum(Terms):
         super().__init__(terms, dim, num_rows)
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
-        """Sum of the terms."""
+        """The weighted sum of the terms."""
         outputs = [part(*self.inputs_of(at, embeddings, batch)) for at, part in enumerate(self.inner)]
         return merge(dict(zip(self.labels, zip(self.weights, outputs, strict=True), strict=True)))
 
@@ -313,7 +313,7 @@ class CARE(WeightedSum):
 
 @objective(
     "feature-transform", paper="Zhu et al. 2021, ICCV, Improving Contrastive Learning by Visualizing Feature "
-    "Transformation", family="wrapper", splits=True, slots="any objective, on moved features",
+    "Transformation", family="wrapper", splits=True, slots="any objective, on transformed features",
 )  # fmt: skip
 class FeatureTransform(Wrapper):
     """Positives are moved apart and hard negatives mixed before the objective sees them.
@@ -383,5 +383,5 @@ class FeatureTransform(Wrapper):
         return self.inner[0](self.transform(embeddings, batch), batch)
 
     def after_step(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> None:
-        """Advance the state of the objective, with the embeddings as they were."""
+        """Update the state of the inner objective, with the embeddings before the transform."""
         self.inner[0].after_step(embeddings, batch)  # type: ignore[operator]

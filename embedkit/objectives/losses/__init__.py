@@ -1,1 +1,1 @@
-"""Losses that are no softmax over the similarity matrix: pairs, uniformity, ranking, prototypes."""
+"""Losses other than a softmax over the similarity matrix: pairs, uniformity, ranking, prototypes."""

@@ -1,4 +1,4 @@
-"""Negatives that are noise moved by its gradient, and negatives weighed by a complementary model (DCLR)."""
+"""Noise vectors optimised to be hard negatives, and negatives weighted by a complementary model (DCLR)."""
 
 from __future__ import annotations
 
@@ -74,12 +74,12 @@ class DCLR(Family):
         self.fidelity = choice("fidelity", fidelity, ("code", "paper"))
 
     def negatives(self, batch_size: int, hard: int, processes: int) -> NegativeCount:
-        """The other rows, and the noise."""
+        """In-batch negatives, and the noise."""
         count = super().negatives(batch_size, hard, processes)
         return NegativeCount(count.in_batch, count.hard, count.other_processes, bank=int(batch_size * self.noise))
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
-        """Anchors of this process against all positives and all noise."""
+        """The loss of this process's anchors against all positives and all noise."""
         anchor, positive = (unit(z) for z in take(embeddings, *PAIR))
         with torch.enable_grad():
             noise = self.noise_vectors(anchor.detach(), positive.detach(), batch)
@@ -98,16 +98,16 @@ class DCLR(Family):
         return loss_of_rows({"ratio": (denominator - pairs[rows, rows + batch.rows.start]).sum() / batch.size})
 
     def weights(self, batch: ObjectiveBatch, like: Tensor) -> Tensor:
-        """0 for suspected false negatives, else 1: (n, B)."""
+        """Weights (n, B): 0 for likely false negatives, else 1."""
         if not batch.guide:
             return torch.ones_like(like)
         anchor, positive = (unit(z) for z in guides(batch, *PAIR))
         cosine = anchor[batch.rows] @ positive.T
-        suspected = cosine > self.phi if self.fidelity == "code" else cosine >= self.phi
-        return (~(suspected & other_rows(batch.size, batch.rows, like.device))).to(like.dtype)
+        false_negative = cosine > self.phi if self.fidelity == "code" else cosine >= self.phi
+        return (~(false_negative & other_rows(batch.size, batch.rows, like.device))).to(like.dtype)
 
     def noise_vectors(self, anchor: Tensor, positive: Tensor, batch: ObjectiveBatch) -> Tensor:
-        """Noise (Q, D) after the ascent, the same on every process; unit vectors of the whole batch come in."""
+        """Noise (Q, D) after gradient ascent, the same on every process, from the unit vectors of the whole batch."""
         draw = batch.generator("noise")
         start = torch.randn(int(len(anchor) * self.noise), anchor.shape[1], generator=draw, dtype=torch.float64)
         noise = (start * self.deviation).to(anchor)

@@ -35,7 +35,7 @@ class _Lookup(Direction):
         self.requires = frozenset({"anchor", "positive"} | ({"guide"} if keys == "guide" else set()))
 
     def predict(self, side: Side) -> Side:
-        """A side whose vectors went through the predictor."""
+        """The side with the predictor's outputs in place of its vectors."""
         if self.predictor is None:
             raise RecipeError("the predictor's size is not known", where="objective", remedy="give build(..., dim=)")
         return replace(side, z=self.predictor(side.z))
@@ -54,7 +54,7 @@ class _Lookup(Direction):
         return bank.z[torch.cat([index, index[:, -1:].expand(-1, count - index.shape[1])], dim=1)]
 
     def after_step(self, embeddings: Embeddings, batch: ObjectiveBatch) -> None:
-        """The anchors enter the queue."""
+        """Put the anchors into the queue."""
         self.queue.after_step(embeddings, batch, collect(["anchor"], embeddings, batch))
 
 
@@ -128,12 +128,12 @@ class Centroids(_Lookup):
     def _sides(self, embeddings: Embeddings, batch: ObjectiveBatch) -> Sides:
         views = [collect([name], embeddings, batch) for name in ("anchor", "positive")]
         near = [self.nearest(view, self.span) for view in views]
-        plain = [replace(view, z=self.summary(n)) for view, n in zip(views, near, strict=True)]
-        shifted = [
+        anchors = [replace(view, z=self.summary(n)) for view, n in zip(views, near, strict=True)]
+        candidates = [
             replace(view, z=self.summary(torch.cat([self.predict(view).z[:, None], n[:, :-1]], dim=1)))
             for view, n in zip(views, near, strict=True)
         ]
-        return [(plain[0], shifted[1]), (plain[1], shifted[0])]
+        return [(anchors[0], candidates[1]), (anchors[1], candidates[0])]
 
 
 table_preset(
@@ -151,7 +151,7 @@ table_preset(
     slots="neighbour-centroid, nnclr and feature-correlation",
 )  # fmt: skip
 class All4One(WeightedSum):
-    """Half of each: the centroid term at temperature 0.1, NNCLR, and the feature term. Needs the guide's vectors.
+    """Half the sum of the centroid term at temperature 0.1, NNCLR, and the feature term. Needs the guide's vectors.
 
     Parameters
     ----------
@@ -175,10 +175,10 @@ class All4One(WeightedSum):
     def __init__(self, *, temperature: float = 0.2, size: int = 98_304, hidden: int = 4096, nearest: int = 5,
                  heads: int = 8, dim: int | None = None) -> None:  # fmt: skip
         number("temperature", temperature, above=0)
-        shared = {"size": size, "hidden": hidden, "keys": "guide", "weight": 0.5}
+        common = {"size": size, "hidden": hidden, "keys": "guide", "weight": 0.5}
         super().__init__(
-            terms=[{"name": "neighbour-centroid", "nearest": nearest, "heads": heads, **shared},
-                   {"name": "nnclr", "temperature": temperature, **shared},
+            terms=[{"name": "neighbour-centroid", "nearest": nearest, "heads": heads, **common},
+                   {"name": "nnclr", "temperature": temperature, **common},
                    {"name": "feature-correlation", "weight": 0.5}],
             dim=dim,
         )  # fmt: skip

@@ -82,7 +82,7 @@ class CoSENT(Family):
         self.scale = number("scale", scale, above=0)
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
-        """All pairs of rows of the whole batch."""
+        """The loss over all pairs of rows of the whole batch."""
         score = require_role(batch.score, "score")
         similarity = self.scale * cosines(*take(embeddings, *PAIR))
         return loss_of_batch({"order": ordered_pairs(similarity, score)}, batch)
@@ -94,7 +94,7 @@ class CoSENT(Family):
     note="The angle term alone; the paper adds cosent and infonce, which `sum` does.",
 )  # fmt: skip
 class AnglE(Family):
-    """CoSENT on the angle between two vectors that are read as complex numbers.
+    """CoSENT on the angle between two vectors in complex space.
 
     The first half of a vector is the real part, the second half the imaginary part. The similarity is the absolute
     value of the sum of the real and imaginary parts of the quotients ``a_k / b_k * |b|² / (|a| |b|)``, that is of
@@ -126,13 +126,13 @@ class AnglE(Family):
             require(dim % 2 == 0, "dim", dim, "even: half of the columns are the imaginary part")
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
-        """All pairs of rows of the whole batch."""
+        """The loss over all pairs of rows of the whole batch."""
         score = require_role(batch.score, "score")
         a, b = (unit(z) for z in take(embeddings, *PAIR))
         require(a.shape[1] % 2 == 0, "dim", a.shape[1], "even: half of the columns are the imaginary part")
         real, imaginary = b.chunk(2, dim=1)  # (B, D / 2) each
-        turned = torch.cat([-imaginary, real], dim=1)  # (B, D): b times the imaginary unit
-        similarity = self.scale * ((a * b).sum(dim=1) + (a * turned).sum(dim=1)).abs()
+        rotation = torch.cat([-imaginary, real], dim=1)  # (B, D): b times the imaginary unit
+        similarity = self.scale * ((a * b).sum(dim=1) + (a * rotation).sum(dim=1)).abs()
         return loss_of_batch({"order": ordered_pairs(similarity, score)}, batch)
 
 
@@ -157,7 +157,7 @@ class CosineMSE(Family):
     limits = {"score": (-1.0, 1.0)}  # noqa: RUF012 - read only
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
-        """Rows of this process."""
+        """The loss of this process's rows."""
         a, b = take(embeddings, *PAIR)
         score = require_role(batch.score, "score").to(a.dtype)
         beyond = score.abs() > 1
@@ -184,7 +184,7 @@ class EnergyHinge(Family):
     Parameters
     ----------
     margin : float
-        Distance in cosine that is asked for.
+        Least difference of the cosines.
 
     Examples
     --------
@@ -204,7 +204,7 @@ class EnergyHinge(Family):
         self.margin = number("margin", margin, least=0)
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
-        """Anchors of this process."""
+        """The loss of this process's anchors."""
         a, b = (unit(z) for z in take(embeddings, *PAIR))
         rows = batch.rows
         table = (a[rows] @ b.T).masked_fill(~other_rows(len(b), rows, b.device), -torch.inf)  # (rows, B)
@@ -287,7 +287,7 @@ class DistillKL(Family):
         return torch.where(mine, log_p.exp() * (log_p - log_q), 0.0).sum() * self.temperature**2 / batch.size
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
-        """Rows of the anchors of this process, and with `symmetric` those of its positives."""
+        """The loss of this process's anchors, and with `symmetric` of its positives."""
         names = (*PAIR, "negatives") if len(embeddings.get("negatives", ())) else PAIR
         if batch.scores:
             return loss_of_rows({"anchor": self._by_scores(embeddings, names[1:], batch)})
@@ -305,8 +305,8 @@ class DistillKL(Family):
 class MarginMSE(Family):
     """``mean ((s(a, p) - s(a, n)) - teacher margin)²`` over all hard negatives of the batch.
 
-    The teacher's margin is made of its scores of the positive and of each negative (role "scores", a list a row), else
-    of the guide's vectors, else it is the role "score", which then is the margin of the row to each of its negatives. A
+    The teacher's margin comes from its scores of the positive and of each negative (role "scores", one list per row),
+    else from the guide's vectors, else from the role "score": the margin of the row to each of its negatives. A
     batch without negatives counts as zero.
 
     Parameters
@@ -334,7 +334,7 @@ class MarginMSE(Family):
         self.similarity = choice("similarity", similarity, ("dot", "cosine"))
 
     def negatives(self, batch_size: int, hard: int, processes: int) -> NegativeCount:
-        """The row's own hard negatives."""
+        """Only the row's own hard negatives."""
         return NegativeCount(in_batch=0, hard=hard, other_processes=0)
 
     def _margins(self, vectors: list[Tensor], owner: Tensor) -> Tensor:
@@ -343,7 +343,7 @@ class MarginMSE(Family):
         return (a * p).sum(dim=1)[owner] - (a[owner] * n).sum(dim=1)
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
-        """Negatives that belong to rows of this process."""
+        """The loss of the negatives of this process's rows."""
         names = (*PAIR, "negatives")
         student, owner = take(embeddings, *names), batch.owner["negatives"]
         margins = self._margins(student, owner)  # (N,)
@@ -389,7 +389,7 @@ class EmbeddingMSE(Family):
         self.normalize = choice("normalize", normalize, (True, False))
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
-        """Vectors that belong to rows of this process."""
+        """The loss of the vectors of this process's rows."""
         names = [name for name in embeddings if name in batch.guide]
         if not names:
             raise UserError(

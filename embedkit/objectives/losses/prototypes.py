@@ -51,7 +51,7 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
     state="prototypes (K, D); queue (2, L, D) when asked for",
 )  # fmt: skip
 class SwAV(Family):
-    """Predict the code of one view from the other views; a code is a balanced assignment to prototypes.
+    """Swapped prediction: the code of one view, a balanced assignment to prototypes, from the other views.
 
     Codes are made of "anchor" and "positive" without gradient, predictions by every other view:
     ``-sum_k code_k log softmax(cos(z, c_k) / temperature)``, averaged over rows and over the 2 (V - 1) pairs.
@@ -128,7 +128,7 @@ class SwAV(Family):
         return sinkhorn(scores, self.epsilon, self.iterations)
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
-        """Predictions for the rows of this process; codes are made of the whole batch on every process."""
+        """The prediction loss of this process's rows; every process computes the codes of the whole batch."""
         if self.prototypes is None:
             raise RecipeError("the prototypes' size is not known", where="objective", remedy="build it with dim=")
         views = [unit(z) for z in all_views(embeddings)]

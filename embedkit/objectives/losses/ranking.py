@@ -103,7 +103,7 @@ class GroCo(Family):
         return F.binary_cross_entropy(chance, truth.expand_as(chance), reduction="none").mean(dim=1)
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
-        """Anchors of this process, in every view."""
+        """The loss of this process's anchors, in every view."""
         views = [unit(z) for z in all_views(embeddings)]
         rows = batch.rows
         total = views[0].new_zeros(())
@@ -123,7 +123,7 @@ class GroCo(Family):
     note="CARE adds it to ntxent; its group is the part of a batch that shares one pair of augmentations.",
 )  # fmt: skip
 class GramEquivariance(Family):
-    """Within a group of rows, the two views should have the same cosines between rows.
+    """Equal Gram matrices: within a group of rows, both views should have the same cosines between rows.
 
     ``2 * mean_i sum_{j != i} (cos(a_i, a_j) - cos(p_i, p_j))²`` over the rows of a group, averaged over groups. A group
     is a set of rows whose views were made by one and the same pair of augmentations, so that an augmentation acts as
@@ -143,7 +143,7 @@ class GramEquivariance(Family):
     shares_draws = True
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
-        """Rows of this process."""
+        """The loss of this process's rows."""
         a, b = (unit(z) for z in take(embeddings, *PAIR))
         group, rows = require_role(batch.group, "group"), batch.rows
         _, inverse, sizes = group.unique(return_inverse=True, return_counts=True)

@@ -19,13 +19,13 @@ from embedkit.objectives.tools import number, require, unit, whole
 COST = "B D²"
 
 
-def standardised(vectors: Tensor, eps: float = 1e-5) -> Tensor:
+def standardise(vectors: Tensor, eps: float = 1e-5) -> Tensor:
     """The columns of (B, D) with mean zero and variance one over the batch (divided by B): BatchNorm without affine.
 
     Examples
     --------
     >>> import torch
-    >>> standardised(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
+    >>> standardise(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
     tensor([[-1.0000,  0.0000],
             [ 1.0000,  0.0000]])
     """
@@ -65,7 +65,7 @@ def covariance(vectors: Tensor) -> Tensor:
     slots="cross-correlation of standardised columns, identity target",
 )  # fmt: skip
 class BarlowTwins(Family):
-    """Cross-correlation of two views should be the identity.
+    """Distance of the views' cross-correlation matrix from the identity.
 
     ``sum_i (C_ii - 1)^2 + off_diagonal * sum_{i != j} C_ij^2`` with ``C = BN(z1)^T BN(z2) / B``. A column that is
     constant over the batch counts as uncorrelated.
@@ -96,9 +96,9 @@ class BarlowTwins(Family):
         self.eps = number("eps", eps, above=0)
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
-        """Terms ``on_diagonal`` and ``off_diagonal`` (weighted)."""
+        """The loss, with the weighted terms ``on_diagonal`` and ``off_diagonal``."""
         a, b = take(embeddings, *PAIR)
-        correlation = standardised(a, self.eps).T @ standardised(b, self.eps) / len(a)  # (D, D)
+        correlation = standardise(a, self.eps).T @ standardise(b, self.eps) / len(a)  # (D, D)
         on = self.scale * (torch.diagonal(correlation) - 1.0).square().sum()
         off = self.scale * self.off_diagonal * off_diagonal(correlation).square().sum()
         return loss_of_batch({"on_diagonal": on, "off_diagonal": off}, batch)
@@ -150,15 +150,15 @@ class VICReg(Family):
         self.eps = number("eps", eps, above=0)
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
-        """Terms ``invariance``, ``variance``, ``covariance`` (weighted)."""
+        """The loss, with the weighted terms ``invariance``, ``variance`` and ``covariance``."""
         views = take(embeddings, *PAIR)
         invariance = self.invariance * (views[0] - views[1]).square().mean()
         variance = covariances = views[0].new_zeros(())
         for z in views:
-            spread = covariance(z)  # (D, D)
-            deviation = (torch.diagonal(spread) + self.eps).sqrt()  # (D,)
+            matrix = covariance(z)  # (D, D)
+            deviation = (torch.diagonal(matrix) + self.eps).sqrt()  # (D,)
             variance = variance + self.variance / 2 * torch.relu(self.target - deviation).mean()
-            covariances = covariances + self.covariance * off_diagonal(spread).square().sum() / z.shape[1]
+            covariances = covariances + self.covariance * off_diagonal(matrix).square().sum() / z.shape[1]
         return loss_of_batch({"invariance": invariance, "variance": variance, "covariance": covariances}, batch)
 
 
@@ -210,7 +210,7 @@ class WMSE(Family):
             require(self.sub_batch > dim, "sub_batch", sub_batch, f"greater than the dimension {dim}, or eps above 0")
 
     def _cuts(self, batch: ObjectiveBatch, device: torch.device) -> list[list[Tensor]]:
-        """For each iteration, the rows of each sub-batch; every row is in one of them."""
+        """The rows of each sub-batch, for each iteration; every row is in one of them."""
         if self.sub_batch is None:
             return [[torch.arange(batch.size, device=device)]]
         generator = batch.generator("w-mse")
@@ -218,12 +218,12 @@ class WMSE(Family):
         orders = [torch.randperm(batch.size, generator=generator).to(device) for _ in range(self.iterations)]
         return [list(torch.tensor_split(order, parts)) for order in orders]
 
-    def _whitened(self, vectors: Tensor) -> Tensor:
+    def _whiten(self, vectors: Tensor) -> Tensor:
         """Rows (n, D) with mean zero and covariance close to the identity."""
         wide = vectors.double()  # in single precision eps is lost beside large variances
         eye = torch.eye(wide.shape[1], dtype=wide.dtype, device=wide.device)
-        factor, failed = torch.linalg.cholesky_ex((1 - self.eps) * covariance(wide) + self.eps * eye)
-        if int(failed):
+        factor, failure = torch.linalg.cholesky_ex((1 - self.eps) * covariance(wide) + self.eps * eye)
+        if int(failure):
             raise UserError(
                 f"{len(vectors)} rows do not span {vectors.shape[1]} dimensions, they cannot be whitened",
                 where="objective.eps",
@@ -233,11 +233,11 @@ class WMSE(Family):
         return torch.linalg.solve_triangular(factor, centred.T, upper=False).T.to(vectors.dtype)
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
-        """Two views or more; one term, the distance."""
+        """The mean distance of two or more views."""
         views = all_views(embeddings)
         losses = []
         for cut in self._cuts(batch, views[0].device):
-            white = [unit(torch.cat([self._whitened(z[rows]) for rows in cut])) for z in views]  # (B, D), in cut order
+            white = [unit(torch.cat([self._whiten(z[rows]) for rows in cut])) for z in views]  # (B, D), in cut order
             losses += [2.0 - 2.0 * (a * b).sum() / batch.size for a, b in combinations(white, 2)]
         return loss_of_batch({"distance": torch.stack(losses).mean()}, batch)
 
@@ -247,7 +247,7 @@ class WMSE(Family):
     slots="cross-correlation of the guide's columns with the encoder's, identity target",
 )  # fmt: skip
 class FeatureCorrelation(Family):
-    """All4One's feature term: correlation of the running-mean encoder's columns with the encoder's.
+    """All4One's feature term: cross-correlation of the EMA encoder's columns with the encoder's.
 
     Columns are scaled to length one over the batch, ``C1 = guide(anchor)^T positive`` and
     ``C2 = guide(positive)^T anchor``; the loss is ``scale * (on + off) / 2``, ``on`` the root mean square of
@@ -278,7 +278,7 @@ class FeatureCorrelation(Family):
         self.eps = number("eps", eps, above=0)
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
-        """Terms ``on_diagonal`` and ``off_diagonal`` (weighted)."""
+        """The loss, with the weighted terms ``on_diagonal`` and ``off_diagonal``."""
         a, b = take(embeddings, *PAIR)
         slow_a, slow_b = guides(batch, *PAIR, like=a)
         dim = a.shape[1]

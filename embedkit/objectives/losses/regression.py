@@ -1,9 +1,9 @@
-"""Regression with asymmetry: a predictor in front of one side, a stopped gradient behind the other, no negatives.
+"""Asymmetric regression without negatives: a predictor on one side, a stop-gradient on the other.
 
-Where the target comes from: SimSiam's is the other view's own embedding; BYOL's is made by the running mean of the
+Where the target comes from: SimSiam's is the other view's own embedding; BYOL's comes from the EMA of the
 encoder and arrives, like every output of a second model, as ``batch.guide["anchor"]`` and ``batch.guide["positive"]``.
 The predictor belongs to the objective, so that it is trained, saved and resumed with it and never exported. Its
-BatchNorm normalises over the whole batch of all processes and keeps no running figures: it is not used outside
+BatchNorm normalises over the whole batch of all processes and has no running statistics: it is not used outside
 training, and so the loss does not depend on the number of processes or of evaluations.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from embedkit.errors import RecipeError
 from embedkit.objectives.base import LossOutput, ObjectiveBatch
 from embedkit.objectives.family import PAIR, Family, cosines, guides, loss_of_rows, take
-from embedkit.objectives.losses.redundancy_reduction import standardised
+from embedkit.objectives.losses.redundancy_reduction import standardise
 from embedkit.objectives.registry import objective
 from embedkit.objectives.tools import unit, whole
 
@@ -43,9 +43,9 @@ class Predictor(nn.Module):
         self.second = nn.Linear(hidden, dim)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """(B, dim) to (B, dim). A batch of one row gives the same output whatever the row."""
+        """Predictions (B, dim) of vectors (B, dim). A batch of one row gives the same output whatever the row."""
         kind = vectors.dtype
-        hidden = standardised(vectors @ self.first.weight.to(kind).T)  # (B, hidden)
+        hidden = standardise(vectors @ self.first.weight.to(kind).T)  # (B, hidden)
         hidden = torch.relu(hidden * self.scale.to(kind) + self.shift.to(kind))
         return hidden @ self.second.weight.to(kind).T + self.second.bias.to(kind)
 
@@ -75,10 +75,12 @@ class Regression(Family):
         self.predictor = None if dim is None else Predictor(dim, hidden)
 
     def targets(self, views: list[Tensor], batch: ObjectiveBatch) -> list[Tensor]:
-        """What the predictions of the two views are compared with, before the swap; each (B, D)."""
+        """The targets (B, D) of both views, before the swap."""
         raise TypeError(f"{type(self).__name__} does not define targets")
 
-    def swapped(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def symmetric_cosine(
+        self, embeddings: dict[str, Tensor], batch: ObjectiveBatch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum over this process's rows of both cosines, divided by B; and the spread of the embeddings.
 
         The spread is the mean over columns of the standard deviation of unit vectors, times the root of D: about one
@@ -100,7 +102,7 @@ class Regression(Family):
     slots="predictor, target by the running mean of the encoder, cosine", cost="B D hidden", state="guide: EMA encoder",
 )  # fmt: skip
 class BYOL(Regression):
-    """``(2 - 2 cos(p(z1), t2)) + (2 - 2 cos(p(z2), t1))``, t the vectors of the running mean of the encoder.
+    """``(2 - 2 cos(p(z1), t2)) + (2 - 2 cos(p(z2), t1))``, t the vectors of the EMA encoder.
 
     Parameters
     ----------
@@ -130,8 +132,8 @@ class BYOL(Regression):
         return guides(batch, *PAIR, like=views[0])
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
-        """Between 0 and 8; metric ``spread``."""
-        cosine, metrics = self.swapped(embeddings, batch)
+        """The distance, between 0 and 8; metric ``spread``."""
+        cosine, metrics = self.symmetric_cosine(embeddings, batch)
         out = loss_of_rows({"distance": 4.0 * batch.share - 2.0 * cosine})
         out.metrics = metrics
         return out
@@ -166,12 +168,12 @@ class SimSiam(Regression):
         super().__init__(hidden=hidden, dim=dim)
 
     def targets(self, views: list[Tensor], batch: ObjectiveBatch) -> list[Tensor]:
-        """The views themselves."""
+        """The views' own vectors."""
         return views
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
-        """Between -1 and 1; metric ``spread``."""
-        cosine, metrics = self.swapped(embeddings, batch)
+        """The negative cosine, between -1 and 1; metric ``spread``."""
+        cosine, metrics = self.symmetric_cosine(embeddings, batch)
         out = loss_of_rows({"similarity": -0.5 * cosine})
         out.metrics = metrics
         return out

@@ -37,7 +37,7 @@ class SCT(Family):
     Parameters
     ----------
     reference_temperature, online_temperature : float
-        Of the target distribution and of the learnt one.
+        Of the target distribution and of the learned one.
     size : int
         Q, vectors of each queue.
     fidelity : str
@@ -75,12 +75,12 @@ class SCT(Family):
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
 
     def negatives(self, batch_size: int, hard: int, processes: int) -> NegativeCount:
-        """The other rows, and a queue."""
+        """In-batch negatives, and a queue."""
         count = super().negatives(batch_size, hard, processes)
         return NegativeCount(count.in_batch, count.hard, count.other_processes, bank=self.size)
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
-        """Rows of this process."""
+        """The loss of this process's rows."""
         online = [unit(z) for z in take(embeddings, *PAIR)]
         reference = [unit(z) for z in guides(batch, *PAIR, like=online[0])]
         queue = self.get_buffer("queue")
@@ -100,7 +100,7 @@ class SCT(Family):
 
     @torch.no_grad()
     def after_step(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> None:
-        """The newest reference vectors replace the oldest."""
+        """Replace the oldest vectors of the queues by the newest reference vectors."""
         queue, start = self.get_buffer("queue"), int(self.get_buffer("pointer"))
         newest = [unit(z.to(compute_dtype(z.dtype)))[-self.size :] for z in guides(batch, *PAIR)]
         place = (start + torch.arange(len(newest[0]), device=queue.device)) % self.size
@@ -115,7 +115,7 @@ class SCT(Family):
     slots="one positive of several a row at a time, against all layers of the other rows",
 )  # fmt: skip
 class SelfGuided(Family):
-    """An anchor c_i and several vectors h_i1 .. h_iL of the same row, one for each layer of a teacher.
+    """Contrast of an anchor c_i with several positives h_i1 .. h_iL of its row, one for each layer of a teacher.
 
     ``L_ik = -log( phi(c_i, h_ik) / ( phi(c_i, h_ik) + sum over m != i, n of phi(c_i, h_mn) ) )``, phi = e^(cos / tau),
     and the loss is the mean over i and k: the other layers of one's own row are neither positive nor negative. With one
@@ -151,7 +151,7 @@ class SelfGuided(Family):
         return NegativeCount(in_batch=max(local - 1, 0), hard=0, other_processes=batch_size - local)
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
-        """Anchors of this process against the layers of all rows."""
+        """The loss of this process's anchors against the layers of all rows."""
         anchor, layers = take(embeddings, *PAIR)
         width = anchor.shape[1]
         if layers.shape[1] % width:

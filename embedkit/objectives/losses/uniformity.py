@@ -80,7 +80,7 @@ class AlignUniform(Family):
         self.alpha, self.t = number("alpha", alpha, above=0), number("t", t, above=0)
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
-        """Terms ``alignment`` and ``uniformity`` (weighted)."""
+        """The loss, with the weighted terms ``alignment`` and ``uniformity``."""
         a, b = (unit(z) for z in take(embeddings, *PAIR))
         square = (a - b).square().sum(dim=1)  # (B,)
         apart = square > 0  # a power below two has no gradient at zero
@@ -122,14 +122,14 @@ class Spectral(Family):
         super().__init__()
         self.mu = number("mu", mu, above=0)
 
-    def _capped(self, vectors: Tensor) -> Tensor:
+    def _cap(self, vectors: Tensor) -> Tensor:
         """Vectors (B, D) whose length is at most the root of mu."""
         long = vectors.square().sum(dim=1, keepdim=True) >= self.mu
         return torch.where(long, unit(vectors) * self.mu**0.5, vectors)
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
-        """Terms ``attraction`` and ``repulsion`` of this process's anchors."""
-        a, b = (self._capped(z) for z in take(embeddings, *PAIR))
+        """The loss of this process's anchors, with the terms ``attraction`` and ``repulsion``."""
+        a, b = (self._cap(z) for z in take(embeddings, *PAIR))
         rows, size = batch.rows, batch.size
         attraction = -2.0 * (a[rows] * b[rows]).sum() / (size * self.mu)
         square = (a[rows] @ b.T).square().masked_fill(~other_rows(size, rows, a.device), 0.0)  # (rows, B)
@@ -147,7 +147,7 @@ class DecoupledUniformity(Family):
     """``log mean_{i != j} exp(-t ||m_i - m_j||²)``, m the means of a row's unit views, optionally smoothed by a prior.
 
     There is no alignment term: views that disagree shorten their mean. With a prior, ``m`` becomes ``A m`` with
-    ``A = (K + ridge I)^-1 K``, K the kernel matrix of what is known of the rows, without gradient.
+    ``A = (K + ridge I)^-1 K``, K the kernel matrix of the prior, without gradient.
 
     Parameters
     ----------
@@ -194,7 +194,7 @@ class DecoupledUniformity(Family):
         return torch.linalg.solve(kernel + self.ridge * eye, kernel)
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
-        """Two views or more; one term, the uniformity."""
+        """The uniformity of the centroids of two or more views."""
         centroids = torch.stack([unit(z) for z in all_views(embeddings)]).mean(dim=0)  # (B, D)
         if self.prior != "none":
             centroids = self._smoother(batch).to(centroids.dtype) @ centroids
@@ -250,26 +250,26 @@ class CACR(Family):
         self.t_negative = number("t_negative", t_negative, least=0)
         self.detach = choice("detach", detach, (True, False))
 
-    def _expected(self, cost: Tensor, logits: Tensor) -> Tensor:
+    def _expectation(self, cost: Tensor, logits: Tensor) -> Tensor:
         """Mean of `cost` (R, n) under the softmax of `logits` (R, n), for each row (R,)."""
         weight = logits.softmax(dim=1)
         return ((weight.detach() if self.detach else weight) * cost).sum(dim=1)
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
-        """Terms ``attraction`` and ``repulsion`` (weighted) of this process's rows."""
+        """The loss of this process's rows, with the weighted terms ``attraction`` and ``repulsion``."""
         views = [unit(z) for z in all_views(embeddings)]
         rows, count = batch.rows, len(views)
         pull = push = views[0].new_zeros(())
         for x in range(count):
             rest = torch.stack([views[y][rows] for y in range(count) if y != x], dim=1)  # (rows, V - 1, D)
             cost = (views[x][rows, None] - rest).square().sum(dim=2)  # (rows, V - 1)
-            pull = pull + self._expected(cost, self.t_positive * cost).sum() / count
+            pull = pull + self._expectation(cost, self.t_positive * cost).sum() / count
         pairs = list(combinations(range(count), 2)) if batch.size > 1 else []
         other = other_rows(batch.size, rows, views[0].device)  # (rows, B)
         for x, y in pairs:
             cost = square_distances(views[x][rows], views[y])  # (rows, B)
             nearness = (-self.t_negative * cost).masked_fill(~other, -torch.inf)
-            push = push + self._expected(cost, nearness).sum() / len(pairs)
+            push = push + self._expectation(cost, nearness).sum() / len(pairs)
         size = batch.size
         return loss_of_rows({"attraction": self.attract * pull / size, "repulsion": -self.repel * push / size})
 
@@ -307,7 +307,7 @@ class MVDHEL(Family):
         self.temperature = number("temperature", temperature, above=0)
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
-        """Terms ``attraction`` and ``repulsion`` of this process's rows."""
+        """The loss of this process's rows, with the terms ``attraction`` and ``repulsion``."""
         views, rows = [unit(z) for z in all_views(embeddings)], batch.rows
         own = [(a[rows] * b[rows]).sum(dim=1) / self.temperature for a, b in combinations(views, 2)]
         attraction = -torch.stack(own).logsumexp(dim=0).sum() / batch.size

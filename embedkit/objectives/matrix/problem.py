@@ -1,4 +1,4 @@
-"""What the parts of the kernel are given when one direction of an objective is evaluated."""
+"""The inputs of the kernel's parts when one direction of an objective is evaluated."""
 
 from __future__ import annotations
 

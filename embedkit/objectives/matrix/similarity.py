@@ -1,4 +1,4 @@
-"""The two sides of a similarity matrix: vectors with their ids, and who is positive, negative or neither to whom."""
+"""The two sides of a similarity matrix: vectors with their ids, and which pairs are positive, negative or neither."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from embedkit.errors import DataError
 from embedkit.objectives.base import ObjectiveBatch
 
 NOBODY = -(2**62)
-"""The id of a vector that a relation does not know (a bank vector has no row, no label ...)."""
+"""The id of vectors without one: a bank vector has no row, a hard negative no label."""
 
 VIEWS = ("anchor", "positive", *(f"view{n}" for n in range(3, 17)))
 """Names of the views of a row, in order; "negatives" is no view."""
@@ -181,7 +181,7 @@ class Relation:
         return Relation(self.left[index], self.right)
 
     def flip(self) -> Relation:
-        """The relation seen from the other side."""
+        """The relation with its sides exchanged."""
         return Relation(self.right, self.left)
 
     def _range(self, side: str, part: slice) -> tuple[int, int]:
@@ -205,9 +205,9 @@ class Relation:
 
     def _matches(self) -> tuple[Tensor, Tensor, Tensor]:
         order = torch.argsort(self.right, stable=True)
-        ranked, left = self.right[order].contiguous(), self.left.contiguous()
-        low = torch.searchsorted(ranked, left)
-        return order, low, torch.searchsorted(ranked, left, right=True) - low
+        ids, left = self.right[order].contiguous(), self.left.contiguous()
+        low = torch.searchsorted(ids, left)
+        return order, low, torch.searchsorted(ids, left, right=True) - low
 
     def count(self) -> Tensor:
         """Related candidates of each anchor, (N,)."""
@@ -240,7 +240,7 @@ class PairList:
         return PairList(self.columns[index])
 
     def tile(self, rows: slice, columns: slice) -> Tensor | None:
-        """Which pairs of a tile are related."""
+        """Which pairs of a tile are related, bool (rows, columns)."""
         width = columns.stop - columns.start
         place = self.columns[rows] - columns.start
         inside = (place >= 0) & (place < width)

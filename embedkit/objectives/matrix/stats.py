@@ -1,4 +1,4 @@
-"""The similarity matrix: features, scale, masks, and sums over its rows. This is the dense form, which holds it."""
+"""The similarity matrix: features, scale, masks, and sums over its rows, here with all of it in memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from embedkit.objectives.matrix.similarity import Masks, Relation
 from embedkit.objectives.tools import masked_lse, softplus
 
 PAIRS_AT_ONCE = 4096
-"""Pairs whose features are gathered at a time."""
+"""Number of pairs whose features are gathered at a time."""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""Sums over the rows of similarity matrixs by tiles: the table is never held, forward or backward.
+"""Sums over the rows of similarity matrices by tiles: the matrix is never in memory as a whole, forward or backward.
 
-Forward, every tile of logits is made once, and each wanted sum runs on over the tiles of a row; where the second table
-is the first one transposed (both directions of CLIP), its sums run over the columns of the same tiles. Backward, the
-tiles are made again and their gradient goes into the features. Memory is that of the features, some vectors, and a
-few tiles. Sums are kept in the type of the logits, fp32 or fp64.
+Forward, every tile of logits is computed once, and each sum accumulates over the tiles of a row; where the second
+matrix is the transpose of the first (both directions of CLIP), its sums accumulate over the columns of the same tiles.
+Backward, the tiles are computed again and their gradient goes into the features. Memory is that of the features, some
+vectors, and a few tiles. Sums have the type of the logits, fp32 or fp64.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def row_stats(tables: Sequence[Table], stats: Sequence[Stat], tile: int | str | 
     """
     if not stats:
         return [[] for _ in tables]
-    if len(tables) == 2 and tile is not None and _transposed(*tables):
+    if len(tables) == 2 and tile is not None and _is_transpose(*tables):
         size = _tile_size(tables[0], tile)
         if size is not None:
             sums = _tiled(tables[0], stats, stats, size)
@@ -64,7 +64,7 @@ def _tile_size(table: Table, tile: int | str) -> int | None:
     return AUTO_TILE["cpu" if table.parts[0].left.device.type == "cpu" else "other"]
 
 
-def _transposed(one: Table, two: Table) -> bool:
+def _is_transpose(one: Table, two: Table) -> bool:
     """Whether the second table is the first one seen from the other side, masks and all."""
     same = len(one.parts) == len(two.parts) and all(
         p.left is q.right and p.right is q.left for p, q in zip(one.parts, two.parts, strict=True)
@@ -84,7 +84,7 @@ def _tiled(table: Table, rows: Sequence[Stat], columns: Sequence[Stat], size: in
 
 @dataclass
 class _Work:
-    """What is to be summed; the features of `table` are replaced by those that autograd hands over."""
+    """One evaluation by tiles. `features` are those of `table`, detached, as autograd hands them over."""
 
     table: Table
     rows: tuple[Stat, ...]
@@ -95,12 +95,12 @@ class _Work:
     strip: tuple[int, Tensor] | None = None
 
     def release(self) -> None:
-        """Let go of everything that autograd does not keep."""
+        """Free everything that autograd does not keep."""
         self.features, self.strip = [], None
         self.buffers.clear()
 
     def tiles(self) -> Iterator[tuple[slice, slice]]:
-        """Every tile that can hold a wanted pair, by rows."""
+        """Every tile that can hold a pair of one of the stats, by rows."""
         n, m = self.table.shape
         only_negatives = all(stat.over == "negative" for stat in self.rows + self.columns)
         for i in range(0, n, self.size):
@@ -119,8 +119,8 @@ class _Work:
         """Scale of some anchors, () or (rows, 1)."""
         return self.table.scale if self.table.scale.dim() == 0 else self.table.scale[rows]
 
-    def scaled(self, rows: slice) -> Tensor:
-        """Anchors times scale, kept while tiles of the same rows pass by."""
+    def scaled_anchors(self, rows: slice) -> Tensor:
+        """Anchors times scale, cached for the tiles of the same rows."""
         if self.strip is None or self.strip[0] != rows.start:
             self.strip = rows.start, self.features[0][rows] * self.scale(rows)
         return self.strip[1]
@@ -130,7 +130,7 @@ class _Work:
         t, dots = self.table, list[Tensor]()
         if self.linear:
             shape = (rows.stop - rows.start, columns.stop - columns.start)
-            logits = torch.mm(self.scaled(rows), self.features[1][columns].T, out=self.buffer("logits", shape))
+            logits = torch.mm(self.scaled_anchors(rows), self.features[1][columns].T, out=self.buffer("logits", shape))
         else:
             dots = [self.features[2 * k][rows] @ self.features[2 * k + 1][columns].T for k in range(len(t.parts))]
             values = [p.function.value(s) for p, s in zip(t.parts, dots, strict=True)]
@@ -138,14 +138,14 @@ class _Work:
         return (logits if t.bias is None else logits.add_(t.bias)), dots
 
     def buffer(self, name: str, shape: tuple[int, int]) -> Tensor:
-        """Room for a tile that is used again for the next."""
+        """A tile's memory, reused for the next one."""
         like = self.features[0]
         if name not in self.buffers:
             n, m = self.table.shape
             self.buffers[name] = like.new_empty(min(self.size, n) * min(self.size, m))
         return self.buffers[name][: shape[0] * shape[1]].view(shape)
 
-    def masked(self, rows: slice, columns: slice) -> tuple[dict[str, Tensor | None], Tensor | None]:
+    def tile_masks(self, rows: slice, columns: slice) -> tuple[dict[str, Tensor | None], Tensor | None]:
         """Masks of a tile by kind of pair (None: all), and log weights of negatives (None: all 0)."""
         kinds = {stat.over for stat in self.rows + self.columns}
         masks: dict[str, Tensor | None] = {}
@@ -157,7 +157,7 @@ class _Work:
         return masks, self.table.weights.tile(rows, columns)
 
     def bound(self) -> float:
-        """The largest |logit| there can be, by the lengths of the features; inf when a function hides it."""
+        """An upper bound of |logit|, from the lengths of the features; inf when a function makes it unknown."""
         if not self.linear or not all(len(z) for z in self.features):
             return math.inf
         longest = [torch.linalg.vector_norm(z, dim=1).max() for z in self.features]
@@ -166,9 +166,9 @@ class _Work:
 
 
 class _Running:
-    """One sum over rows (`dim` 1) or columns (`dim` 0) while tiles pass by.
+    """One sum over rows (`dim` 1) or columns (`dim` 0), accumulated over tiles.
 
-    Log-sum-exps are kept as a top and a sum relative to it. When the logits are known to be small the top is 0, so
+    A log-sum-exp is a maximum and a sum relative to it. When the logits are known to be small the maximum is 0, so
     that rows and columns share one exponential.
     """
 
@@ -184,7 +184,7 @@ class _Running:
             self.total[part] += x.shape[self.dim] if mask is None else mask.expand_as(x).sum(self.dim)
         elif self.stat.kind in ("lse", "expect"):
             if self.top is not None:
-                exp = self._rescaled(part, x)
+                exp = self._rescale(part, x)
             assert exp is not None
             self.total[part] += exp.sum(self.dim)
             if self.moment is not None:
@@ -193,7 +193,7 @@ class _Running:
             values = logits if self.stat.kind == "sum" else softplus(logits * self.stat.factor)
             self.total[part] += (values if mask is None else values * mask).sum(self.dim)
 
-    def _rescaled(self, part: slice, x: Tensor) -> Tensor:
+    def _rescale(self, part: slice, x: Tensor) -> Tensor:
         assert self.top is not None
         old = self.top[part]
         new = torch.maximum(old, x.amax(self.dim))
@@ -229,14 +229,16 @@ class _Sums(torch.autograd.Function):
         runs += [_Running(s, 0, m, features[0], small) for s in work.columns]
         for rows, columns in work.tiles():
             logits, _ = work.logits(rows, columns)
-            masks, extra = work.masked(rows, columns)
+            masks, extra = work.tile_masks(rows, columns)
             _pass(runs, (columns, rows), logits, masks, extra, small)
         work.release()
         results = tuple(run.result() for run in runs)
         ctx.work, ctx.small = work, small
         ctx.save_for_backward(scale, bias, *features, *results)
-        fixed = [r for r, s in zip(results, work.rows + work.columns, strict=True) if s.kind in ("count", "expect")]
-        ctx.mark_non_differentiable(*fixed)
+        no_gradient = [
+            r for r, s in zip(results, work.rows + work.columns, strict=True) if s.kind in ("count", "expect")
+        ]
+        ctx.mark_non_differentiable(*no_gradient)
         return results
 
     @staticmethod
@@ -251,7 +253,7 @@ class _Sums(torch.autograd.Function):
         pulls = _pulls(work, results, grads, ctx.small)
         for rows, columns in work.tiles():
             logits, dots = work.logits(rows, columns)
-            masks, extra = work.masked(rows, columns)
+            masks, extra = work.tile_masks(rows, columns)
             d_logits = _gradient(work, pulls, (rows, columns), logits, masks, extra)
             if d_bias is not None:
                 d_bias += d_logits.sum()
@@ -264,7 +266,7 @@ class _Sums(torch.autograd.Function):
 
 def _pass(runs: Sequence[_Running], parts: tuple[slice, slice], logits: Tensor, masks: dict[str, Tensor | None],
           extra: Tensor | None, small: bool) -> None:  # fmt: skip
-    """Show a tile to all running sums; exponentials of the same pairs and factor are computed once."""
+    """Add a tile to all running sums; exponentials of the same pairs and factor are computed once."""
     exponents = {(run.stat.over, run.stat.factor) for run in runs if run.stat.kind in ("lse", "expect")}
     alone = len(exponents) == 1 and all(run.stat.kind in ("lse", "count") for run in runs)
     exponentials: dict[tuple[str, float], tuple[Tensor, Tensor | None]] = {}
@@ -290,7 +292,7 @@ def _exponent(stat: Stat, logits: Tensor, mask: Tensor | None, extra: Tensor | N
 
 @dataclass
 class _Pull:
-    """How one sum pulls at the logits: grad · d sum / d l, by rows (`dim` 1) or columns (`dim` 0).
+    """The gradient of one sum by the logits: grad · d sum / d l, by rows (`dim` 1) or columns (`dim` 0).
 
     For a log-sum-exp that is factor · grad · exp(x - result): `weight` holds the first two, and, when logits are small,
     exp(-result) too, so that rows and columns share exp(x).
@@ -371,7 +373,7 @@ def _into_features(work: _Work, tile: tuple[slice, slice], d_logits: Tensor, dot
     t = work.table
     if work.linear:
         out[0][rows].addmm_(d_logits, work.features[1][columns])
-        out[1][columns].addmm_(d_logits.T, work.scaled(rows))
+        out[1][columns].addmm_(d_logits.T, work.scaled_anchors(rows))
         return
     scale = work.scale(rows)
     for k, (p, s) in enumerate(zip(t.parts, dots, strict=True)):

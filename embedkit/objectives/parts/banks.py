@@ -1,4 +1,4 @@
-"""Slot `bank`: candidates that are kept between steps or made from others."""
+"""Slot `bank`: candidates from earlier steps, or synthesised from others."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Bank(Memory):
     """
 
     in_batch = True
-    """Whether the other rows of the batch repel too."""
+    """Whether the other rows of the batch are negatives too."""
     size = 0
     makes_extras = False
     """Whether it makes candidates for single anchors."""
@@ -51,7 +51,7 @@ class Bank(Memory):
         return None
 
     def extras(self, problem: Problem) -> list[Extra]:
-        """Candidates of single anchors."""
+        """Further candidates of single anchors."""
         return []
 
     def band(self, problem: Problem, bank: slice) -> tuple[Tensor, Tensor] | None:
@@ -59,7 +59,7 @@ class Bank(Memory):
         return None
 
     def after_step(self, embeddings: Embeddings, batch: ObjectiveBatch, keys: Side) -> None:
-        """Advance state; `keys` are the positives of the whole batch."""
+        """Update state; `keys` are the positives of the whole batch."""
 
 
 @part("bank", "none")
@@ -78,7 +78,7 @@ class NoBank(Bank):
 class Queue(Bank):
     """The unit vectors of the last `size` positives (He et al. 2020, MoCo): they repel, the batch does not.
 
-    It starts with random unit vectors when `random_start` is set, else it grows from nothing. With `in_batch` the other
+    It starts with random unit vectors when `random_start` is set, else empty. With `in_batch` the other
     rows of the batch repel as well (a cross-batch memory). The label, group and score of a row travel with its vector,
     so that a vector of the queue attracts, repels or is left out as one of the batch is; so do the guide's vectors
     where the target or the mask reads them (of size `guide_dim`, that of the guide when not given).
@@ -147,7 +147,7 @@ class Queue(Bank):
 
     @torch.no_grad()
     def after_step(self, embeddings: Embeddings, batch: ObjectiveBatch, keys: Side) -> None:
-        """The newest positives replace the oldest vectors."""
+        """Replace the oldest vectors by the newest positives."""
         vectors, start = self.get_buffer("vectors"), int(self.get_buffer("pointer"))
         keys = keys.take(slice(max(0, len(keys) - self.size), None))
         self.make_room(frozenset(role for role in _ROLES if getattr(batch, role) is not None),
@@ -193,7 +193,7 @@ class FilteredQueue(Queue):
 
     @torch.no_grad()
     def band(self, problem: Problem, bank: slice) -> tuple[Tensor, Tensor] | None:
-        """From between the scores of the last of the hardest and the next, to the ceiling."""
+        """Lowest score, half way between those of the last of the hardest and of the next, and the ceiling."""
         if problem.batch.step < self.warmup * problem.batch.total_steps:
             return None
         features, vectors = problem.my_parts[0].left, problem.my_parts[0].right[bank]
@@ -263,6 +263,6 @@ class MixedQueue(Queue):
             one[:, self.mixes :] = a.detach()[:, None]
             two = vectors[hard.gather(1, second[at : at + 64])]
             weight = share[at : at + 64, :, None].to(a.dtype)
-            mixed = unit(weight * one + (1 - weight) * two)
-            blocks.append(torch.einsum("nd,nkd->nk", a, mixed))
+            mixtures = unit(weight * one + (1 - weight) * two)
+            blocks.append(torch.einsum("nd,nkd->nk", a, mixtures))
         return [Extra(torch.cat(blocks))] if blocks else []

@@ -1,4 +1,4 @@
-"""Bank of mixtures along a continuous label (SupReMix)."""
+"""Bank of mixtures along a continuous target (SupReMix)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class LabelMixes(Bank):
         self.window = number("window", window, above=0)
 
     def extras(self, problem: Problem) -> list[Extra]:
-        """Scores of both kinds of mixtures."""
+        """Scores of both kinds of mixture."""
         target = problem.whole.score
         assert target is not None
         rng = problem.batch.random("mixtures", problem.place)
@@ -72,10 +72,10 @@ class LabelMixes(Bank):
         if not self.positive_mixes:
             return None
         z, size = problem.parts[0].left.detach(), len(problem.whole)
-        ranked, order = target.sort(stable=True)
-        low = torch.searchsorted(ranked, target - self.window, right=True)
-        own_first, own_last = torch.searchsorted(ranked, target), torch.searchsorted(ranked, target, right=True)
-        high = torch.searchsorted(ranked, target + self.window)
+        ascending, order = target.sort(stable=True)
+        low = torch.searchsorted(ascending, target - self.window, right=True)
+        own_first, own_last = torch.searchsorted(ascending, target), torch.searchsorted(ascending, target, right=True)
+        high = torch.searchsorted(ascending, target + self.window)
         draw = torch.from_numpy(rng.random((2, size, self.positive_mixes))).to(target)
         below = low[:, None] + (draw[0] * (own_first - low)[:, None]).long()
         above = own_last[:, None] + (draw[1] * (high - own_last)[:, None]).long()

@@ -1,4 +1,4 @@
-"""Slots `weight`, `prior` and `reducer`: how strongly negatives repel, and how a row becomes a number."""
+"""Slots `weight`, `prior` and `reducer`: how strongly negatives repel, and how a row becomes a loss."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Weight(nn.Module):
         return stats[LSE]
 
     def weights(self, left: Side, right: Side) -> LogWeights:
-        """Weights of single pairs, inside the sums."""
+        """Log weights of single pairs, applied inside the sums."""
         return LogWeights()
 
 
@@ -69,12 +69,12 @@ class Uniform(Weight):
         return [LSE, COUNT] if self.mean else [LSE]
 
     def log_neg(self, stats: Stats) -> Tensor:
-        """Plain log-sum-exp, shifted."""
+        """The log-sum-exp plus the log weight."""
         total = stats[LSE] + self.log_weight
         return total - stats[COUNT].clamp_min(1).log() if self.mean else total
 
     def weights(self, left: Side, right: Side) -> LogWeights:
-        """The shift of own hard negatives."""
+        """The log weight of an anchor's own hard negatives."""
         if not self.hard or "hard" not in right.ids:
             return LogWeights()
         return LogWeights([(Relation.of(left.id("row"), right.id("hard")), self.hard)])
@@ -109,7 +109,7 @@ class Exponential(Weight):
         return [self.sharp, self.flat, COUNT]
 
     def log_neg(self, stats: Stats) -> Tensor:
-        """The closed form."""
+        """log Σ w e^l in closed form."""
         sharp, flat, count = stats[self.sharp], stats[self.flat], stats[COUNT]
         there = count > 0
         flat = flat.masked_fill(~there, 0.0)
@@ -195,17 +195,17 @@ class Debiased(Prior):
         self.prior = number("class_prior", class_prior, least=0, below=1)
 
     def forward(self, r: Row, log_neg: Tensor, lowest: Tensor) -> Tensor:
-        """Both sides of the maximum, as logarithms."""
+        """The corrected sum, as a logarithm."""
         count = r.stats[COUNT]
         log_count = count.clamp_min(1).log()
         there = (count > 0) & (r.count > 0)
         mean_pos = r.log_pos - r.count.clamp_min(1).log()
         ratio = self.prior * (log_count + mean_pos - log_neg).where(there, torch.zeros_like(log_neg)).exp()
         # Where nothing is left of the sum the logarithm is not looked at; 0.5 keeps its gradient finite.
-        left = log_neg + torch.log1p(-ratio.where(ratio < 1, torch.full_like(ratio, 0.5))) - math.log(1 - self.prior)
+        rest = log_neg + torch.log1p(-ratio.where(ratio < 1, torch.full_like(ratio, 0.5))) - math.log(1 - self.prior)
         floor = log_count + lowest
-        fixed = torch.where((ratio < 1) & (left > floor), left, floor.expand_as(left))
-        return torch.where(there, fixed, log_neg)
+        corrections = torch.where((ratio < 1) & (rest > floor), rest, floor.expand_as(rest))
+        return torch.where(there, corrections, log_neg)
 
 
 class Reducer(nn.Module):
@@ -247,7 +247,7 @@ class Reducer(nn.Module):
         return {}
 
     def advance(self, problem: Problem, stats: Stats, positive: Tensor, scale: Tensor) -> Tensor | None:
-        """Change state, given the sums of all anchors and their mean positive logits; the slope by temperature."""
+        """Update state from the sums of all anchors and their mean positive logits; gives the slope by temperature."""
         return None
 
 
@@ -312,7 +312,7 @@ class SoftmaxOut(_Ratio):
         return [SUM, COUNT] if self.smoothing else []
 
     def forward(self, r: Row) -> Tensor:
-        """Per anchor."""
+        """The loss of each anchor, (n,)."""
         den = _denominators(r, self.own, self.others)
         logit = r.logit if r.omega is None else r.logit * r.omega
         if self.smoothing:
@@ -354,7 +354,7 @@ class SoftmaxIn(_Ratio):
         super().__init__(own, others, average)
 
     def forward(self, r: Row) -> Tensor:
-        """Per anchor."""
+        """The loss of each anchor, (n,)."""
         den = _denominators(r, self.own, self.others)
         if r.pooled is not None:
             return r.add(den + r.count.clamp_min(1).log()[r.row] - r.pooled[r.row])
@@ -382,7 +382,7 @@ class Merged(Reducer):
     average = "rows"
 
     def forward(self, r: Row) -> Tensor:
-        """The row's loss on its first anchor, 0 on the others."""
+        """The loss of a batch row at its first anchor, 0 at the others."""
         assert r.log_neg is not None
         row = r.problem.left.id("row")
         first = r.problem.batch.rows.start
@@ -414,5 +414,5 @@ class Sigmoid(Reducer):
         return [self.negative]
 
     def forward(self, r: Row) -> Tensor:
-        """Per anchor, summed over its row."""
+        """The loss of each anchor, summed over its row."""
         return r.add(softplus(-r.logit)) + r.stats[self.negative]

@@ -38,11 +38,11 @@ class Scale(nn.Module):
         raise TypeError(f"{type(self).__name__} does not define forward")
 
     def factor(self) -> float:
-        """What the loss of each anchor is multiplied by."""
+        """The factor of each anchor's loss."""
         return 1.0
 
     def after_step(self) -> None:
-        """Bring parameters back into their bounds."""
+        """Clamp parameters to their bounds."""
 
     def advance(self, problem: Problem, slope: Tensor) -> None:
         """Update temperatures by row, given the slope (n,) of the loss by temperature without this part's own term."""
@@ -107,13 +107,13 @@ class Learnable(Scale):
         self.after_step()
 
     def forward(self, problem: Problem) -> Bounds:
-        """exp(log_scale) and the bias."""
+        """The scale exp(log_scale), and the bias."""
         kind = problem.whole.z.dtype
         return self.log_scale.to(kind).exp(), None if self.bias is None else self.bias.to(kind)
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Clamp the parameter."""
+        """Clamp `log_scale`."""
         top = math.inf if self.max_scale is None else math.log(self.max_scale)
         self.log_scale.clamp_(math.log(self.min_scale), top)
 
@@ -156,7 +156,7 @@ class Aligned(Scale):
 
 @part("scale", "per-sample")
 class PerSample(Scale):
-    """A temperature for every training row, moved by its own gradient (iSogCLR, Qiu et al., arXiv 2305.11965).
+    """A temperature for every training row, learned by its own gradient (iSogCLR, Qiu et al., arXiv 2305.11965).
 
     The gradient log u + rho - E_w[l] is smoothed with `momentum`, clipped to ± `clip`, and moves the temperature by
     `tau_lr` inside [tau_min, tau_max]. State: temperature and smoothed gradient by row, one set for each direction.
@@ -306,7 +306,7 @@ class AdditiveMargin(_Margin):
         super().__init__(margin, warmup, 2.0)
 
     def forward(self, problem: Problem, pairs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """s - m."""
+        """The scores less the margin."""
         return pairs["scores"] - self.now(problem), None
 
 
@@ -333,7 +333,7 @@ class Simo(Positive):
         self.as_many = number("as_many", as_many, above=0)
 
     def forward(self, problem: Problem, pairs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """s - log(as_many / n) / scale."""
+        """The scores less log(as_many / n) / scale."""
         count = max(1, len(problem.right) - 1 - (problem.right is problem.whole))
         return pairs["scores"] - math.log(self.as_many / count) / pairs["scale"], None
 
@@ -358,7 +358,7 @@ class AngularMargin(_Margin):
         super().__init__(margin, warmup, math.pi)
 
     def forward(self, problem: Problem, pairs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """The cosine of the widened angle."""
+        """The cosine of the angle plus the margin."""
         s, m = pairs["scores"], self.now(problem)
         inside = s.clamp(-1 + 1e-7, 1 - 1e-7)
         wide = inside * math.cos(m) - (1 - inside * inside).sqrt() * math.sin(m)
@@ -385,7 +385,7 @@ class VonMises(Positive):
         self.sigma, self.detach = number("sigma", sigma, above=0), bool(detach)
 
     def forward(self, problem: Problem, pairs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """The weights; the softmax runs over all pairs between the same two views."""
+        """The scores, and their weights; the softmax runs over all pairs between the same two views."""
         row, column = problem.all_pairs
         scores = problem.all_scores if self.detach else pair_scores(problem.parts, row, column)
         own = pairs["scores"].detach() if self.detach else pairs["scores"]

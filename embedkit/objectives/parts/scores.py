@@ -1,4 +1,4 @@
-"""Slot `score`: how alike an anchor and a candidate are."""
+"""Slot `score`: the similarity of an anchor and a candidate."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Score(nn.Module):
         return [Part(self._once(left, "left", batch), self._once(right, "right", batch), self.function)]
 
     def _once(self, side: Side, role: str, batch: ObjectiveBatch) -> Tensor:
-        """Features of a side, made once for both roles where they are the same."""
+        """Features of a side, computed once for both roles where they are the same."""
         key = "both" if self.symmetric else role
         if key not in side.memo:
             side.memo[key] = self.features(side, role, batch)
@@ -56,7 +56,7 @@ class Score(nn.Module):
         return None
 
     def after_step(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> None:
-        """Advance state."""
+        """Update state."""
 
 
 @part("score", "cosine")
@@ -82,7 +82,7 @@ class Cosine(Score):
 
 @part("score", "dot")
 class Dot(Score):
-    """s = a · c; vectors longer than `cap` are shortened to it.
+    """s = a · c; vectors longer than `cap` are scaled down to it.
 
     Examples
     --------
@@ -120,7 +120,7 @@ class _Distance(Pointwise):
         return -self.weight * (2 - 2 * s).clamp_min(self.eps) ** (self.gamma / 2)
 
     def slope(self, s: Tensor) -> Tensor:
-        """Its derivative; 0 where the distance is held at its floor."""
+        """The derivative; 0 where the distance is clamped to its floor."""
         square = (2 - 2 * s).clamp_min(self.eps)
         return self.weight * self.gamma * square ** (self.gamma / 2 - 1) * (2 - 2 * s > self.eps)
 
@@ -129,7 +129,7 @@ class _Distance(Pointwise):
 class Distance(Score):
     """s = -‖a - c‖^gamma of unit vectors (Tan et al., arXiv 2303.15103): 2 is Gaussian, 1 Laplacian.
 
-    Squared distances below `eps` are held there, for below gamma 2 the gradient at 0 is infinite.
+    Squared distances are clamped to at least `eps`: below gamma 2 the gradient at 0 is infinite.
 
     Examples
     --------
@@ -183,7 +183,7 @@ class Halves(Score):
 
 @part("score", "centred")
 class Centred(Score):
-    """Cosine after the mean direction is taken away: unit(unit(z) - c) (Reiss and Hoshen, arXiv 2106.03844).
+    """Cosine after subtracting the mean direction: unit(unit(z) - c) (Reiss and Hoshen, arXiv 2106.03844).
 
     The paper's c is the mean unit embedding of the training set by the initial network. Here it is the mean over the
     first `centre_steps` steps, then fixed; it is zero before. `compactness` adds that multiple of the mean squared
@@ -212,7 +212,7 @@ class Centred(Score):
         return centre if len(centre) else z.new_zeros(z.shape[1])
 
     def features(self, side: Side, role: str, batch: ObjectiveBatch) -> Tensor:
-        """Unit vectors seen from the centre."""
+        """Unit vectors of the differences from the centre."""
         return unit(unit(side.z) - self._centre(side.z))
 
     def penalty(self, side: Side) -> Tensor | None:
@@ -223,7 +223,7 @@ class Centred(Score):
 
     @torch.no_grad()
     def after_step(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> None:
-        """The running mean of the first steps."""
+        """Update the running mean during the first steps."""
         centre, steps = self.get_buffer("centre"), self.get_buffer("seen")
         if int(steps) < self.centre_steps and len(centre):
             z = torch.cat([unit(z) for name, z in embeddings.items() if name != "negatives"])
@@ -332,7 +332,7 @@ class Gated(Score):
         )  # fmt: skip
 
     def features(self, side: Side, role: str, batch: ObjectiveBatch) -> Tensor:
-        """Unit vectors, those of anchors through their gate."""
+        """Unit vectors, those of anchors multiplied by their squared gate."""
         if role == "right" or self.gate is None:
             return unit(side.z)
         embed, layers = self.gate[0], self.gate[1:]

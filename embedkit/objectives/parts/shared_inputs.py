@@ -1,4 +1,4 @@
-"""Target of image-text pairs in which images or captions occur more than once."""
+"""Target for image-text pairs in which images or captions occur more than once."""
 
 from __future__ import annotations
 

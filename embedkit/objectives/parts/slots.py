@@ -1,4 +1,4 @@
-"""The slots of the similarity matrix kernel and how parts are chosen for them by name and settings."""
+"""The slots of the similarity matrix kernel, and the choice of their parts by name and settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEFAULTS: dict[str, str] = {
     "score": "cosine", "scale": "fixed", "positive": "plain", "direction": "rows", "bank": "none", "target": "same",
     "weight": "uniform", "prior": "none", "mask": "standard", "reducer": "out",
 }  # fmt: skip
-"""The part a slot holds when nothing else is said; together they are InfoNCE."""
+"""The default part of every slot; together they are InfoNCE."""
 
 Choices = dict[str, tuple[str, dict[str, Any]]]
 

@@ -29,7 +29,7 @@ class SoftTarget(Target):
     """
 
     def masks(self, left: Side, right: Side, batch: ObjectiveBatch) -> Masks:
-        """The anchor's own row."""
+        """Positive: the anchor's own row."""
         return Same().masks(left, right, batch)
 
 
@@ -58,7 +58,7 @@ class GuideTarget(SoftTarget):
         self.temperature = number("teacher_temperature", teacher_temperature, above=0)
 
     def distribution(self, problem: Problem, positive: Tensor, valid: Tensor) -> Tensor:
-        """The guide's softmax."""
+        """The softmax (n, M) of the guide's cosines."""
         mine, theirs = guides(problem.left, problem.right)
         return _softmax(mine @ theirs.T / self.temperature, valid)
 
@@ -90,7 +90,7 @@ class GraphTarget(SoftTarget):
         return step / step.sum(-1, keepdim=True).clamp_min(1)
 
     def distribution(self, problem: Problem, positive: Tensor, valid: Tensor) -> Tensor:
-        """Where a walk that starts at the anchor ends."""
+        """Probabilities (n, M) of the candidate at which a walk from the anchor ends."""
         mine, theirs = guides(problem.left, problem.right)
         distribution = self._step(mine @ theirs.T, valid)
         if self.hops > 1:
@@ -169,7 +169,7 @@ class Divergence(Reducer):
         self.average = choice("average", average, ("all", "positive"))
 
     def forward(self, r: Row) -> Tensor:
-        """Per anchor; 0 where no candidate counts."""
+        """The divergence of each anchor, (n,); 0 where no candidate counts."""
         rows, columns = (slice(0, n) for n in r.table.shape)
         logits = r.table.scores(rows, columns) * r.scale
         logits = logits if r.table.bias is None else logits + r.table.bias
@@ -183,8 +183,9 @@ class Divergence(Reducer):
         logits = logits.masked_fill(~valid & valid.any(-1, keepdim=True), -torch.inf)
         log_q = logits.log_softmax(-1)
         if self.leak_q:
-            fixed = log_q.masked_fill(~valid, -torch.inf) + (math.log1p(-self.leak_q) if self.leak_q < 1 else -math.inf)
-            log_q = torch.logaddexp(fixed, (self.leak_q * even).clamp_min(1e-38).log())
+            log_share = log_q.masked_fill(~valid, -torch.inf)
+            log_share = log_share + (math.log1p(-self.leak_q) if self.leak_q < 1 else -math.inf)
+            log_q = torch.logaddexp(log_share, (self.leak_q * even).clamp_min(1e-38).log())
         return self._divergence(p, log_q.masked_fill(~valid, 0.0), valid)
 
     def _divergence(self, p: Tensor, log_q: Tensor, valid: Tensor) -> Tensor:

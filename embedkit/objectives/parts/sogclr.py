@@ -1,4 +1,4 @@
-"""Reducer of the global contrastive losses, which remember the denominator of every training row."""
+"""Reducer of the global contrastive losses, which store a denominator for every training row."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class GlobalRatio(Reducer):
 
     SogCLR (Yuan et al., ICML 2022, arXiv 2202.12387) and iSogCLR: the gradient of tau · log of the denominator over
     the whole training set. The value is that of the surrogate; the term "global" logs tau · log u. u starts with the
-    first visit's value, is refreshed before it is used, and is kept as a logarithm, which needs no running maximum.
+    first visit's value, is updated before it is used, and is stored as a logarithm, which needs no running maximum.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class GlobalRatio(Reducer):
         return [LSE, EXPECT, COUNT]
 
     @torch.no_grad()
-    def _refreshed(self, problem: Problem, stats: Stats, positive: Tensor) -> tuple[Tensor, Tensor]:
+    def _refresh(self, problem: Problem, stats: Stats, positive: Tensor) -> tuple[Tensor, Tensor]:
         """log g of each anchor and log u of its row after this step, (n,) each."""
         log_g = stats[LSE] - stats[COUNT].clamp_min(1).log()
         log_g = log_g - positive if self.relative else log_g
@@ -67,13 +67,13 @@ class GlobalRatio(Reducer):
         new = grouped_lse(log_g, place, len(single)) - views.log()
         old = self.get_buffer("log_u")[problem.place, single].to(log_g.dtype)
         keep = math.log1p(-self.gamma) if self.gamma < 1 else -math.inf
-        mixed = torch.logaddexp(old + keep, new + math.log(self.gamma))
-        return log_g, torch.where(torch.isneginf(old), new, mixed)[place]
+        mean = torch.logaddexp(old + keep, new + math.log(self.gamma))
+        return log_g, torch.where(torch.isneginf(old), new, mean)[place]
 
     def forward(self, r: Row) -> Tensor:
-        """Per anchor."""
+        """The loss of each anchor, (n,)."""
         logit, score = r.add(r.logit * r.part), r.add(r.scores * r.part)
-        log_g, log_u = self._refreshed(r.problem, r.stats, logit.detach())
+        log_g, log_u = self._refresh(r.problem, r.stats, logit.detach())
         there = r.stats[COUNT] > 0
         ratio = (log_g - log_u).where(there, torch.full_like(log_g, -torch.inf)).exp()
         scale = r.scale.squeeze(1) if r.scale.dim() else r.scale
@@ -85,14 +85,14 @@ class GlobalRatio(Reducer):
     @torch.no_grad()
     def metrics(self, r: Row) -> dict[str, Tensor]:
         """tau · log u, summed over anchors."""
-        _, log_u = self._refreshed(r.problem, r.stats, r.add(r.logit * r.part))
+        _, log_u = self._refresh(r.problem, r.stats, r.add(r.logit * r.part))
         scale = r.scale.squeeze(1) if r.scale.dim() else r.scale
         return {"global": (log_u / scale).where(r.stats[COUNT] > 0, torch.zeros_like(log_u)).sum()}
 
     @torch.no_grad()
     def advance(self, problem: Problem, stats: Stats, positive: Tensor, scale: Tensor) -> Tensor | None:
-        """Write u; returns log u - E_w[l], the slope of the objective by temperature less rho."""
-        log_g, log_u = self._refreshed(problem, stats, positive)
+        """Update u; returns log u - E_w[l], the slope of the objective by temperature less rho."""
+        log_g, log_u = self._refresh(problem, stats, positive)
         ids, _ = mean_by_sample(sample_ids(problem, self.get_buffer("log_u").shape[1]), log_u)
         first = torch.zeros_like(ids)
         every = sample_ids(problem, self.get_buffer("log_u").shape[1])

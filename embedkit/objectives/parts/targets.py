@@ -1,4 +1,4 @@
-"""Slots `direction`, `target` and `mask`: who looks at whom, who is positive, who does not count."""
+"""Slots `direction`, `target` and `mask`: the sides of the matrix, positives, and pairs that do not count."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Direction(nn.Module):
         raise TypeError(f"{type(self).__name__} does not define sides")
 
     def factor(self, sides: Sides) -> float:
-        """What the sum of the directions is multiplied by."""
+        """The factor of the sum of the directions."""
         return 1.0 / len(sides) if self.combine == "mean" else 1.0
 
     def count(self, rows: int, hard: int) -> tuple[int, int]:
@@ -67,7 +67,7 @@ class Direction(nn.Module):
         return rows - 1, rows * hard
 
     def after_step(self, embeddings: Embeddings, batch: ObjectiveBatch) -> None:
-        """Advance state."""
+        """Update state."""
 
 
 def _others(embeddings: Embeddings, batch: ObjectiveBatch) -> Side:
@@ -130,7 +130,7 @@ class Columns(Direction):
         return [(_others(embeddings, batch), collect(["anchor"], embeddings, batch))]
 
     def count(self, rows: int, hard: int) -> tuple[int, int]:
-        """All other anchors."""
+        """The other anchors, and no hard negatives."""
         return rows - 1, 0
 
 
@@ -170,11 +170,11 @@ class Views(Direction):
         return [(every, _with_hard(every, embeddings, batch))]
 
     def factor(self, sides: Sides) -> float:
-        """The mean over all views, or its sum over views."""
+        """1 for the mean over all views; the number of views for their sum."""
         return 1.0 if self.combine == "mean" else len(sides[0][0].id("view").unique())
 
     def count(self, rows: int, hard: int) -> tuple[int, int]:
-        """Both views of all other rows."""
+        """Two views of every other row, and all hard negatives."""
         return 2 * (rows - 1), rows * hard
 
 
@@ -389,7 +389,7 @@ class FalseNegatives(nn.Module):
         self.guide_margin = None if guide_margin is None else number("guide_margin", guide_margin, least=-2, most=2)
 
     def extend(self, masks: Masks, left: Side, right: Side) -> None:
-        """Add what does not count."""
+        """Add the pairs that do not count to `masks`."""
         alike = [("group", "group")] if self.groups else []
         alike += [("row", "row")] if self.own_views else []
         if self.equal:
