@@ -58,7 +58,7 @@ def one_line(text: str) -> str:
 
 def without_secrets(text: str) -> str:
     """`text` with passwords and tokens in URLs, and tokens of the hub, replaced by ``***``."""
-    return _SECRET.sub(lambda found: f"{found[1]}=***" if found[1] else "***", text)
+    return _SECRET.sub(lambda match: f"{match[1]}=***" if match[1] else "***", text)
 
 
 class RecipeError(UserError):
@@ -111,10 +111,10 @@ NEAREST = 5
 """Names that a message offers at most."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A clause that helps with an unknown `name`: what is meant by it, or the nearest of `known`, five at most.
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """A clause that helps with an unknown `name`: what it stands for, or the nearest of `choices`, five at most.
 
-    What other libraries call one of `known` counts as it (`embedkit.config.peer_names`), a name that begins or ends
+    What other libraries call one of `choices` counts as it (`embedkit.config.peer_names`), a name that begins or ends
     with `name` stands before one that is only spelt alike.
 
     Examples
@@ -126,9 +126,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     >>> nearest("colour", ["lr", "epochs", "batch_size"])
     'known: batch_size, epochs, lr'
     """
-    names = sorted(known)
-    meant = [own for own in ours(name) for own in (own, own.rpartition(".")[2]) if own in names]
-    close = list(dict.fromkeys(meant)) or _close(name, names)
+    names = sorted(choices)
+    targets = [own for own in ours(name) for own in (own, own.rpartition(".")[2]) if own in names]
+    close = list(dict.fromkeys(targets)) or _close(name, names)
     if close:
         return f"did you mean {listed([repr(one) for one in close], 'or')}?"
     if len(names) <= NEAREST:

@@ -29,7 +29,7 @@ _TEXT_KEYS = (
 
 
 @builders.add("dual")
-def build_dual(config: ModelConfig) -> DualEncoder:
+def _dual(config: ModelConfig) -> DualEncoder:
     """The dual encoder of a recipe.
 
     Raises
@@ -90,8 +90,8 @@ def _adjust_image(model: DualEncoder, config: ImageTowerConfig) -> None:
         model.image.pooling = config.pooling
 
 
-def changed_preprocess(known: Preprocess, settings: dict[str, object]) -> Preprocess:
-    """`known` with other settings; an `edge` that is not among them keeps its proportion to the size.
+def changed_preprocess(preprocess: Preprocess, settings: dict[str, object]) -> Preprocess:
+    """`preprocess` with other settings; an `edge` that is not among them keeps its proportion to the size.
 
     Raises
     ------
@@ -108,9 +108,9 @@ def changed_preprocess(known: Preprocess, settings: dict[str, object]) -> Prepro
     settings = dict(settings)
     if "size" in settings:
         settings["size"] = list(pair(settings["size"]))
-        if known.edge is not None and "edge" not in settings:
-            settings["edge"] = round(known.edge * min(pair(settings["size"])) / min(known.size))
-    return Preprocess.of({**known.to_json(), **settings})
+        if preprocess.edge is not None and "edge" not in settings:
+            settings["edge"] = round(preprocess.edge * min(pair(settings["size"])) / min(preprocess.size))
+    return Preprocess.of({**preprocess.to_json(), **settings})
 
 
 def _new(towers: TowersConfig) -> DualEncoder:
@@ -156,8 +156,8 @@ def _image(config: ImageTowerConfig, dim: int) -> tuple[ImageTower, Preprocess]:
             return resized(tower, preprocess.size), preprocess
         return tower, Preprocess(size=tower.size)
     if config.size is not None:
-        named = image_size(config.size)
-        tower = named_tower(named["config"])[0].from_config(named["config"], dim, {"quick_gelu": named["quick_gelu"]})
+        shape = image_size(config.size)
+        tower = named_tower(shape["config"])[0].from_config(shape["config"], dim, {"quick_gelu": shape["quick_gelu"]})
     else:
         assert config.config is not None
         kind, settings = named_tower(config.config)

@@ -55,6 +55,6 @@ def replaced(spec: dict[str, Any], config: ModelConfig) -> dict[str, Any]:
 def checked_prompt(name: str, prompts: dict[str, str], where: str) -> str:
     """`name`, when it is one of `prompts`."""
     if name not in prompts:
-        known = nearest(name, prompts) if prompts else "the model has no prompts: add it to prompts"
-        raise ModelError(f"no prompt {name!r}", where=f"{where}.default_prompt", remedy=known)
+        remedy = nearest(name, prompts) if prompts else "the model has no prompts: add it to prompts"
+        raise ModelError(f"no prompt {name!r}", where=f"{where}.default_prompt", remedy=remedy)
     return name

@@ -55,9 +55,9 @@ class RecordedSettings:
 
     def take(self, names: Iterable[str]) -> dict[str, Any]:
         """The settings among `names` that the user set, as they are; they count as read."""
-        chosen = [name for name in names if _is_set(self._section, name)]
-        self._read.update(chosen)
-        return {name: getattr(self._section, name) for name in chosen}
+        values = {name: getattr(self._section, name) for name in names if _is_set(self._section, name)}
+        self._read.update(values)
+        return values
 
     def remedy(self, key: str) -> str:
         """What to do about a key without effect."""

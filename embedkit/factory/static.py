@@ -13,7 +13,7 @@ from embedkit.models.modules.static import StaticEncoder
 
 
 @builders.add("static")
-def build_static(config: ModelConfig) -> StaticEncoder:
+def _static(config: ModelConfig) -> StaticEncoder:
     """A static encoder of a recipe.
 
     Raises

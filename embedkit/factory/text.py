@@ -71,8 +71,8 @@ def _new_head(model: TextEncoder, config: HeadConfig) -> Dense:
     return head
 
 
-def _dropout_overrides(config: ModelConfig, known: Any) -> dict[str, float]:
-    """The configuration's rates to replace; `known` is the configuration or the folder that holds it.
+def _dropout_overrides(config: ModelConfig, source: Any) -> dict[str, float]:
+    """The configuration's rates to replace; `source` is the configuration or the folder that holds it.
 
     Raises
     ------
@@ -81,14 +81,14 @@ def _dropout_overrides(config: ModelConfig, known: Any) -> dict[str, float]:
     """
     if config.dropout is None:
         return {}
-    if isinstance(known, Path):
+    if isinstance(source, Path):
         from transformers import AutoConfig
 
-        known = AutoConfig.from_pretrained(known, local_files_only=True, trust_remote_code=False)
-    settings = known.to_dict()
+        source = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    settings = source.to_dict()
     places = [key for key in DROPOUT_KEYS if isinstance(settings.get(key), float | int)]
     if not places:
-        raise ModelError(f"a {known.model_type} encoder has no dropout", where="model.dropout", remedy="leave it out")
+        raise ModelError(f"a {source.model_type} encoder has no dropout", where="model.dropout", remedy="leave it out")
     return dict.fromkeys(places, config.dropout)
 
 

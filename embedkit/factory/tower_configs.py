@@ -42,8 +42,8 @@ def image_size(name: str) -> dict[str, Any]:
     """
     if name in IMAGE_SIZES:
         return {"config": dict(IMAGE_SIZES[name]), "quick_gelu": False}
-    known = architecture(name, IMAGE_SIZES)
-    return {"config": known["vision_cfg"], "quick_gelu": bool(known.get("quick_gelu", False))}
+    config = architecture(name, IMAGE_SIZES)
+    return {"config": config["vision_cfg"], "quick_gelu": bool(config.get("quick_gelu", False))}
 
 
 def text_size(name: str) -> dict[str, Any]:
@@ -58,5 +58,5 @@ def text_size(name: str) -> dict[str, Any]:
         return dict(TEXT_SIZES[name])
     from embedkit.formats.open_clip.text_config import text_config
 
-    known = architecture(name, TEXT_SIZES)
-    return text_config(known["text_cfg"], known["embed_dim"], bool(known.get("quick_gelu", False)))
+    config = architecture(name, TEXT_SIZES)
+    return text_config(config["text_cfg"], config["embed_dim"], bool(config.get("quick_gelu", False)))

@@ -13,7 +13,7 @@ from embedkit.formats.registry import writers
 if TYPE_CHECKING:
     from embedkit.models.base import Model
 
-CERTIFICATE = "embedkit_export.json"
+REPORT = "embedkit_export.json"
 
 
 def export(
@@ -34,7 +34,7 @@ def export(
         against the model. A dual encoder is written in these formats too, and as "open_clip" or "clip": one folder for
         open_clip, transformers and sentence-transformers.
     samples : int
-        Images and texts that the certificate of a dual encoder compares, made by embedkit itself.
+        Images and texts that the parity report of a dual encoder compares, made by embedkit itself.
 
     Raises
     ------
@@ -48,10 +48,10 @@ def export(
         raise ModelError(f"unknown export format {format!r} for a {source.kind} model", remedy=nearest(format, formats))
 
     def write(folder: Path) -> None:
-        certificate = formats[format].write(source, folder, samples)
-        write_json(folder / CERTIFICATE, {"format": format, "hash": source.hash(), **certificate})
+        report = formats[format].write(source, folder, samples)
+        write_json(folder / REPORT, {"format": format, "hash": source.hash(), **report})
 
-    return write_folder(path, write, ours=CERTIFICATE, overwrite=overwrite)
+    return write_folder(path, write, ours=REPORT, overwrite=overwrite)
 
 
 def check_format(format: str) -> None:

@@ -156,8 +156,8 @@ def read_json(path: Path) -> Any:
 
 def model_type(folder: Path) -> str:
     """The ``model_type`` of a transformers configuration; empty where there is none."""
-    known = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    return str(known.get("model_type") or "") if isinstance(known, dict) else ""
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    return str(config.get("model_type") or "") if isinstance(config, dict) else ""
 
 
 def inside(root: Path, path: str, listing: str = "modules.json") -> Path:

@@ -76,7 +76,7 @@ def load(
     if str(name_or_path).startswith(OPEN_CLIP):
         from embedkit.formats.open_clip.towers import load_tag
 
-        return load_tag(str(name_or_path).removeprefix(OPEN_CLIP)).to(_device(device), as_dtype(dtype)).eval()
+        return load_tag(str(name_or_path).removeprefix(OPEN_CLIP)).to(_device(device), _dtype(dtype)).eval()
     root = locate(name_or_path, revision, trust_remote_code, allow_pickle)
     plan = inspect(root, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, route=route)
     if plan.kind == "dual" and (pooling is not None or max_length is not None):
@@ -86,7 +86,7 @@ def load(
     if max_length is not None:
         plan.spec["max_length"] = max_length
     model = assemble(plan, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
-    return model.to(device=_device(device), dtype=as_dtype(dtype)).eval()
+    return model.to(device=_device(device), dtype=_dtype(dtype)).eval()
 
 
 def _device(device: str | torch.device | None) -> torch.device:
@@ -99,21 +99,21 @@ def _device(device: str | torch.device | None) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     """A floating point type by name; float32 for None."""
     import torch
 
     if isinstance(dtype, torch.dtype):
         return dtype
-    known = {
+    dtypes = {
         "float32": torch.float32, "fp32": torch.float32, "float64": torch.float64, "fp64": torch.float64,
         "float16": torch.float16, "fp16": torch.float16, "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
     }  # fmt: skip
     if dtype is None:
         return torch.float32
-    if dtype not in known:
-        raise UserError(f"unknown dtype {dtype!r}", remedy=nearest(dtype, known))
-    return known[dtype]
+    if dtype not in dtypes:
+        raise UserError(f"unknown dtype {dtype!r}", remedy=nearest(dtype, dtypes))
+    return dtypes[dtype]
 
 
 def assemble(

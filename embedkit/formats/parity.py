@@ -31,11 +31,11 @@ _ODD = (
 
 def probe_texts(count: int) -> list[str]:
     """`count` different captions, among them empty, over-long and oddly written ones."""
-    made = list(_ODD)
+    texts = list(_ODD)
     for number in range(count):
         word = _WORDS[number % len(_WORDS)]
-        made.append(f"{_STEMS[number % len(_STEMS)].format(word)}, number {number}")
-    return made[:count]
+        texts.append(f"{_STEMS[number % len(_STEMS)].format(word)}, number {number}")
+    return texts[:count]
 
 
 def probe_images(count: int) -> list[Any]:
@@ -57,7 +57,7 @@ def probe_images(count: int) -> list[Any]:
     return images
 
 
-def certify(model: DualEncoder, folder: Path, readers: list[str], samples: int) -> dict[str, Any]:
+def parity_report(model: DualEncoder, folder: Path, readers: list[str], samples: int) -> dict[str, Any]:
     """Read `folder` with each library and compare its vectors of `samples` images and texts with the model's.
 
     A reader that splits an odd crop margin another way is compared with the model under that rule; the notes of an
@@ -75,29 +75,29 @@ def certify(model: DualEncoder, folder: Path, readers: list[str], samples: int) 
         When a cosine is below `BOUND`, or a nearest text differs.
     """
     texts, images = probe_texts(samples), probe_images(samples)
-    found: dict[str, Any] = {}
+    agreement: dict[str, Any] = {}
     for reader in readers:
         if find_spec(_PACKAGES[reader]) is None:
-            found[reader] = "not installed, not compared"
+            agreement[reader] = "not installed, not compared"
             continue
         theirs = READERS[reader](folder, texts, images)
-        found[reader] = compare(_ours(model, reader, texts, images), theirs)
-        worst = min(found[reader]["cosine_texts"], found[reader]["cosine_images"])
-        if not worst >= BOUND or found[reader]["same_top1"] < 1.0:
+        agreement[reader] = compare(_ours(model, reader, texts, images), theirs)
+        worst = min(agreement[reader]["cosine_texts"], agreement[reader]["cosine_images"])
+        if not worst >= BOUND or agreement[reader]["same_top1"] < 1.0:
             raise ModelError(
                 f"{reader} reads other vectors (smallest cosine {worst:.6f}, same nearest text for "
-                f"{found[reader]['same_top1']:.0%} of images)", remedy="please report this model",
+                f"{agreement[reader]['same_top1']:.0%} of images)", remedy="please report this model",
             )  # fmt: skip
-    return {"samples": samples, **found}
+    return {"samples": samples, **agreement}
 
 
 def _ours(model: DualEncoder, reader: str, texts: list[str], images: list[Any]) -> Vectors:
-    kept = model.preprocess
-    model.preprocess = dataclasses.replace(kept, crop="round" if reader == "open_clip" else "truncate")
+    preprocess = model.preprocess
+    model.preprocess = dataclasses.replace(preprocess, crop="round" if reader == "open_clip" else "truncate")
     try:
         return model.encode(texts, prompt="", normalize=True), model.encode(images, normalize=True)
     finally:
-        model.preprocess = kept
+        model.preprocess = preprocess
 
 
 def compare(ours: Vectors, theirs: Vectors) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
 
 
-def read_open_clip(folder: Path, texts: list[str], images: list[Any], size: int = 64) -> Vectors:
+def _read_open_clip(folder: Path, texts: list[str], images: list[Any], size: int = 64) -> Vectors:
     """Vectors by open_clip from ``local-dir:folder``."""
     import open_clip
     import torch
@@ -138,7 +138,7 @@ def read_open_clip(folder: Path, texts: list[str], images: list[Any], size: int 
     return torch.cat(text).float().numpy(), torch.cat(image).float().numpy()
 
 
-def read_transformers(folder: Path, texts: list[str], images: list[Any], size: int = 64) -> Vectors:
+def _read_transformers(folder: Path, texts: list[str], images: list[Any], size: int = 64) -> Vectors:
     """Vectors by transformers: AutoModel and AutoProcessor of the folder, with its PIL image processor."""
     import torch
     from transformers import AutoModel, AutoProcessor
@@ -165,7 +165,7 @@ def read_transformers(folder: Path, texts: list[str], images: list[Any], size: i
     return torch.cat(text).float().numpy(), torch.cat(image).float().numpy()
 
 
-def read_sentence_transformers(folder: Path, texts: list[str], images: list[Any]) -> Vectors:
+def _read_sentence_transformers(folder: Path, texts: list[str], images: list[Any]) -> Vectors:
     """Vectors by sentence-transformers, with transformers' PIL image processor."""
     from sentence_transformers import SentenceTransformer
 
@@ -174,9 +174,9 @@ def read_sentence_transformers(folder: Path, texts: list[str], images: list[Any]
 
 
 READERS: dict[str, Callable[[Path, list[str], list[Any]], Vectors]] = {
-    "open_clip": read_open_clip,
-    "transformers": read_transformers,
-    "sentence-transformers": read_sentence_transformers,
+    "open_clip": _read_open_clip,
+    "transformers": _read_transformers,
+    "sentence-transformers": _read_sentence_transformers,
 }
 _PACKAGES = {
     "open_clip": "open_clip",

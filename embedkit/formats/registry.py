@@ -107,7 +107,7 @@ class FolderWriter:
     kinds : frozenset of str
         Kinds of models that the format can hold.
     write : callable
-        ``write(model, folder, samples)`` fills an empty folder and returns what the certificate says of it; `samples`
+        ``write(model, folder, samples)`` fills an empty folder and returns what the parity report says of it; `samples`
         images and texts are compared where the written folder is read back.
     check : callable
         Refuses, before a model is loaded, where a package is missing.

@@ -44,11 +44,11 @@ def check_weights(plan: FolderPlan, allow_pickle: bool) -> None:
 
 
 def _check_shards(folder: Path) -> None:
-    """Files of weights that are named in another file must be safetensors of this folder."""
+    """Refuse weights that another file names, unless they are safetensors of this folder."""
     index, config = folder / "model.safetensors.index.json", folder / "config.json"
-    named = [*read_json(index)["weight_map"].values()] if index.is_file() else []
-    named += [*_values(read_json(config), "transformers_weights")] if config.is_file() else []
-    for name in filter(None, named):
+    names = [*read_json(index)["weight_map"].values()] if index.is_file() else []
+    names += [*_values(read_json(config), "transformers_weights")] if config.is_file() else []
+    for name in filter(None, names):
         if Path(name).name != name or not name.endswith((".safetensors", ".safetensors.index.json")):
             raise UnsafeFileError(
                 f"names the weights {name!r}, no safetensors of this folder", where=str(folder),
@@ -72,26 +72,26 @@ def check_code(folder: Path, trust_remote_code: bool) -> None:
     """
     for name in _MAY_NAME_CODE:
         path = folder / name
-        known = read_json(path) if path.is_file() else {}
-        if _names_code(known) and not trust_remote_code:
+        config = read_json(path) if path.is_file() else {}
+        if _names_code(config) and not trust_remote_code:
             raise UnsafeFileError(
                 "the model brings its own code (auto_map)", where=str(path),
                 remedy=CODE_REMEDY,
             )  # fmt: skip
-        if any("/" in str(kernel) for kernel in _values(known, "attn_implementation", "_attn_implementation")):
+        if any("/" in str(kernel) for kernel in _values(config, "attn_implementation", "_attn_implementation")):
             raise UnsafeFileError(
                 "names attention kernels on the hub, which are code", where=str(path),
                 remedy="take attn_implementation out of the file",
             )  # fmt: skip
 
 
-def _names_code(known: Any) -> bool:
-    return any(True for _ in _values(known, "auto_map"))
+def _names_code(config: Any) -> bool:
+    return any(True for _ in _values(config, "auto_map"))
 
 
-def _values(known: Any, *keys: str) -> Iterator[Any]:
+def _values(config: Any, *keys: str) -> Iterator[Any]:
     """What stands under some keys at any depth of a JSON value."""
-    waiting = [known]
+    waiting = [config]
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):

@@ -13,35 +13,35 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def find_tensors(encoder: Any, wanted: Mapping[str, Sequence[str]], allow_pickle: bool = False) -> dict[str, Tensor]:
-    """What else stands in the files that an encoder came from: for each key of `wanted` the first of its names there.
+def find_tensors(encoder: Any, aliases: Mapping[str, Sequence[str]], allow_pickle: bool = False) -> dict[str, Tensor]:
+    """What else stands in the files that an encoder came from: for each key of `aliases` the first of its names there.
 
     The tensors are float32; a key without one is absent. A pickle is looked into where `allow_pickle` says so and the
     safetensors hold nothing.
     """
     from safetensors import safe_open
 
-    folder, found = Path(encoder.name_or_path), dict[str, "Tensor"]()
+    folder, tensors = Path(encoder.name_or_path), dict[str, "Tensor"]()
     if not encoder.name_or_path or not folder.is_dir():
-        return found
+        return tensors
 
-    def take(held: set[str], read: Callable[[str], Tensor]) -> None:
-        for key, names in wanted.items():
-            name = next((name for name in names if name in held), None)
+    def take(keys: set[str], read: Callable[[str], Tensor]) -> None:
+        for key, names in aliases.items():
+            name = next((name for name in names if name in keys), None)
             if name is not None:
-                found.setdefault(key, read(name).float())
+                tensors.setdefault(key, read(name).float())
 
     with reading(folder):
         for path in sorted(folder.glob("*.safetensors")):
             with safe_open(path, "pt") as file:
                 take(set(file.keys()), file.get_tensor)
-        if not found and allow_pickle:
+        if not tensors and allow_pickle:
             import torch
 
             for path in sorted(folder.glob("pytorch_model*.bin")):
-                tensors = torch.load(path, map_location="cpu", weights_only=True)
-                take(set(tensors), tensors.__getitem__)
-    return found
+                state = torch.load(path, map_location="cpu", weights_only=True)
+                take(set(state), state.__getitem__)
+    return tensors
 
 
 def read_tensors(folder: Path, allow_pickle: bool = False) -> dict[str, Any]:
@@ -113,14 +113,14 @@ def quiet() -> Iterator[None]:
     """No progress bars and no load reports of transformers inside."""
     from transformers.utils import logging as hf
 
-    shown, level = hf.is_progress_bar_enabled(), hf.get_verbosity()
+    bars, level = hf.is_progress_bar_enabled(), hf.get_verbosity()
     hf.disable_progress_bar()
     hf.set_verbosity_error()
     try:
         yield
     finally:
         hf.set_verbosity(level)
-        if shown:
+        if bars:
             hf.enable_progress_bar()
 
 
@@ -140,13 +140,13 @@ def load_exactly(module: Any, tensors: dict[str, Any], where: Path) -> None:
     ModelError
         Naming the first tensor that does not fit.
     """
-    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    wrong = sorted(set(wanted.items()) ^ set(found.items()))
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    file_shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = sorted(set(shapes.items()) ^ set(file_shapes.items()))
     if wrong:
         name = wrong[0][0]
-        said = f"{name} is {found.get(name, 'missing')}, expected {wanted.get(name, 'nothing')}"
-        raise ModelError(f"the weights do not fit ({said})", where=str(where), remedy="is the folder complete?")
+        difference = f"{name} is {file_shapes.get(name, 'missing')}, expected {shapes.get(name, 'nothing')}"
+        raise ModelError(f"the weights do not fit ({difference})", where=str(where), remedy="is the folder complete?")
     module.load_state_dict(tensors)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.formats.open_clip import writer as open_clip_writer
-from embedkit.formats.parity import READERS, certify
+from embedkit.formats.parity import READERS, parity_report
 from embedkit.formats.registry import DUAL_KINDS, FolderWriter, writers
 from embedkit.formats.transformers import dual_writer
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from embedkit.models.modules.dual import DualEncoder
 
 
-def write(model: DualEncoder, folder: Path, samples: int = 100) -> dict[str, Any]:
+def _write(model: DualEncoder, folder: Path, samples: int = 100) -> dict[str, Any]:
     """Write the files of all three libraries and compare what each reads with the model.
 
     Raises
@@ -23,7 +23,7 @@ def write(model: DualEncoder, folder: Path, samples: int = 100) -> dict[str, Any
         When one of them cannot express the model, with the reason; or when its vectors differ.
     """
     notes = dual_writer.write_files(model, folder) + open_clip_writer.write_files(model, folder)
-    return {"notes": list(dict.fromkeys(notes)), "readers": certify(model, folder, list(READERS), samples)}
+    return {"notes": list(dict.fromkeys(notes)), "readers": parity_report(model, folder, list(READERS), samples)}
 
 
-writers.add("clip")(FolderWriter(DUAL_KINDS, write))
+writers.add("clip")(FolderWriter(DUAL_KINDS, _write))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def write_own(model: Model, folder: Path, recipe: dict[str, Any] | None = None) -> None:
     """Fill an empty folder with `model` and its ``embedkit.json``."""
 
-    layout = write_dual(model, folder) if isinstance(model, DualEncoder) else write_model(model, folder)
+    layout = _write_dual(model, folder) if isinstance(model, DualEncoder) else write_model(model, folder)
     own = {
         "format": OWN_FORMAT, "kind": model.kind, "embedkit": __version__, "hash": model.hash(), "spec": layout,
         "recipe": recipe,
@@ -31,7 +31,7 @@ def write_own(model: Model, folder: Path, recipe: dict[str, Any] | None = None) 
     write_json(folder / OWN_FILE, own)
 
 
-def write_dual(model: DualEncoder, folder: Path) -> dict[str, Any]:
+def _write_dual(model: DualEncoder, folder: Path) -> dict[str, Any]:
     """Write both towers and the projections; returns what ``embedkit.json`` holds besides.
 
     ``text/`` is a complete folder of the text tower alone, ``image/`` holds the weights of the image tower under the

@@ -23,7 +23,7 @@ class EmbedkitReader(FolderReader):
 
     def plan(self, root: Path) -> FolderPlan:
         """See `FolderReader.plan`."""
-        return own_plan(root)
+        return _plan(root)
 
     def dual(self, plan: FolderPlan, *, allow_pickle: bool = False) -> DualEncoder:
         """See `FolderReader.dual`."""
@@ -32,18 +32,18 @@ class EmbedkitReader(FolderReader):
         return read_dual(plan)
 
 
-def own_plan(root: Path) -> FolderPlan:
+def _plan(root: Path) -> FolderPlan:
     """The plan of a folder with an ``embedkit.json``."""
-    saved = read_json(root / OWN_FILE)
-    if not isinstance(saved, dict) or saved.get("format") != OWN_FORMAT or "kind" not in saved:
-        version = saved.get("format") if isinstance(saved, dict) else type(saved).__name__
+    contents = read_json(root / OWN_FILE)
+    if not isinstance(contents, dict) or contents.get("format") != OWN_FORMAT or "kind" not in contents:
+        version = contents.get("format") if isinstance(contents, dict) else type(contents).__name__
         where, remedy = str(root / OWN_FILE), "use the embedkit that wrote it"
         raise ModelError(f"format {version!r} is not {OWN_FORMAT}", where=where, remedy=remedy)
-    spec = dict(saved["spec"])
+    spec = dict(contents["spec"])
     layers = spec.pop("dense", [])
     dense = [(_folder(root, layer.pop("folder", None)), layer) for layer in layers if not layer["train_only"]]
     train_only = [layer for layer in layers if layer["train_only"]]
-    plan = FolderPlan(root, root, saved["kind"], "", spec, dense, train_only)
+    plan = FolderPlan(root, root, contents["kind"], "", spec, dense, train_only)
     plan.similarity = spec.pop("similarity_fn_name", "cosine")
     return plan
 

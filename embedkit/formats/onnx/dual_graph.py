@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from embedkit.models.modules.dual import DualEncoder
 
 
-class TextGraph(nn.Module):
+class _TextGraph(nn.Module):
     """The text tower with its projection over a padded batch: (N, L) ids and mask -> (N, D)."""
 
     def __init__(self, model: DualEncoder) -> None:
@@ -37,7 +37,7 @@ class TextGraph(nn.Module):
         return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
 
 
-class ImageGraph(nn.Module):
+class _ImageGraph(nn.Module):
     """The image tower with its projection: normalised pixels (N, 3, H, W) -> (N, D)."""
 
     def __init__(self, model: DualEncoder) -> None:
@@ -75,7 +75,7 @@ def write(model: DualEncoder, folder: Path, samples: int = 100) -> dict[str, Any
     model.eval()
     try:
         _export(model, folder)
-        found = _certified(model, folder, samples)
+        agreement = _parity_report(model, folder, samples)
     finally:
         model.train(was_training)
     write_tokenizer(model.text.tokenizer, folder)
@@ -84,7 +84,7 @@ def write(model: DualEncoder, folder: Path, samples: int = 100) -> dict[str, Any
         "preprocess": model.preprocess.to_json(), "scale": model.scale, "bias": model.bias,
     }  # fmt: skip
     return {"inputs": {"text": ["input_ids", "attention_mask"], "image": ["pixel_values"]}, "use": use,
-            "readers": found}  # fmt: skip
+            "readers": agreement}  # fmt: skip
 
 
 def _export(model: DualEncoder, folder: Path) -> None:
@@ -94,12 +94,12 @@ def _export(model: DualEncoder, folder: Path) -> None:
     pixels = torch.zeros(2, 3, *model.image.size)
     with torch.no_grad(), quiet_exporter():
         text = torch.onnx.export(
-            TextGraph(model).float().cpu().eval(), (ids, mask), dynamo=True, verbose=False,
+            _TextGraph(model).float().cpu().eval(), (ids, mask), dynamo=True, verbose=False,
             input_names=["input_ids", "attention_mask"], output_names=["text_embedding"],
             dynamic_shapes={"input_ids": free, "attention_mask": free},
         )  # fmt: skip
         image = torch.onnx.export(
-            ImageGraph(model).float().cpu().eval(), (pixels,), dynamo=True, verbose=False,
+            _ImageGraph(model).float().cpu().eval(), (pixels,), dynamo=True, verbose=False,
             input_names=["pixel_values"], output_names=["image_embedding"], dynamic_shapes={"pixel_values": {0: batch}},
         )  # fmt: skip
     assert text is not None
@@ -108,23 +108,23 @@ def _export(model: DualEncoder, folder: Path) -> None:
     image.save(str(folder / "image.onnx"))
 
 
-def _certified(model: DualEncoder, folder: Path, samples: int) -> dict[str, Any]:
+def _parity_report(model: DualEncoder, folder: Path, samples: int) -> dict[str, Any]:
     import onnxruntime
 
     texts, images = probe_texts(samples), probe_images(samples)
     sessions = [onnxruntime.InferenceSession(str(folder / f"{kind}.onnx"), providers=["CPUExecutionProvider"])
                 for kind in ("text", "image")]  # fmt: skip
-    found: tuple[list[np.ndarray], list[np.ndarray]] = [], []
+    vectors: tuple[list[np.ndarray], list[np.ndarray]] = [], []
     for start in range(0, samples, 32):
         ids, mask = padded(model.text.prepare(texts[start : start + 32]), model.text.encoder)
-        found[0].append(sessions[0].run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})[0])
+        vectors[0].append(sessions[0].run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})[0])
         pixels = model.pixels(ImageInputs(pixels_of(images[start : start + 32], model.preprocess)).to(model.device))
-        found[1].append(sessions[1].run(None, {"pixel_values": pixels.float().cpu().numpy()})[0])
-    said = compare(
+        vectors[1].append(sessions[1].run(None, {"pixel_values": pixels.float().cpu().numpy()})[0])
+    agreement = compare(
         (model.encode(texts, prompt="", normalize=True), model.encode(images, normalize=True)),
-        (np.concatenate(found[0]), np.concatenate(found[1])),
+        (np.concatenate(vectors[0]), np.concatenate(vectors[1])),
     )
-    worst = min(said["cosine_texts"], said["cosine_images"])
-    if not worst >= BOUND or said["same_top1"] < 1.0:
+    worst = min(agreement["cosine_texts"], agreement["cosine_images"])
+    if not worst >= BOUND or agreement["same_top1"] < 1.0:
         raise ModelError(f"the ONNX graphs give other vectors (smallest cosine {worst:.6f})", remedy="please report it")
-    return {"samples": samples, "onnxruntime": said}
+    return {"samples": samples, "onnxruntime": agreement}

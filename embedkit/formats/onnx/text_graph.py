@@ -45,9 +45,9 @@ class PaddedEncoder(nn.Module):
 
         if has_adapters(model.encoder):
             raise ModelError("the model has adapters", remedy="save and load it first, which merges them")
-        known = {"cls", "max", "mean", "last-token", "mask", "weighted-mean", "mean-sqrt-len"}
+        plain = {"cls", "max", "mean", "last-token", "mask", "weighted-mean", "mean-sqrt-len"}
         deep = {"first-last", "embedding-last", "last-two"}
-        if not (set(model.pooling.split("+")) <= known or model.pooling in deep) or not model.pool_prompt:
+        if not (set(model.pooling.split("+")) <= plain or model.pooling in deep) or not model.pool_prompt:
             what = model.pooling if model.pool_prompt else "leaving the prompt out"
             raise ModelError(f"one graph cannot express the pooling {what}", remedy="save it as an embedkit folder")
         self.encoder = copy.deepcopy(model.encoder)
@@ -156,8 +156,8 @@ def _largest_difference(model: Any, path: Path) -> float:
     worst = 0.0
     for texts in (_PROBES, _PROBES[:1], [*_PROBES, " ".join(_PROBES * 3)]):
         ids, mask = padded(model.prepare(texts), model.encoder)
-        (found,) = session.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
-        worst = max(worst, float(np.abs(found - model.encode(texts, normalize=model.normalize)).max()))
+        (vectors,) = session.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
+        worst = max(worst, float(np.abs(vectors - model.encode(texts, normalize=model.normalize)).max()))
     return worst
 
 

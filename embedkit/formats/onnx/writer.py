@@ -9,11 +9,11 @@ from embedkit.formats.onnx import dual_graph, text_graph
 from embedkit.formats.registry import DUAL_KINDS, TEXT_KINDS, FolderWriter, writers
 
 
-def write(model: Any, folder: Path, samples: int = 100) -> dict[str, Any]:
+def _write(model: Any, folder: Path, samples: int = 100) -> dict[str, Any]:
     """Write the graphs of a model; see the writer of each."""
     if model.kind == "dual":
         return dual_graph.write(model, folder, samples)
     return text_graph.write(model, folder)
 
 
-writers.add("onnx")(FolderWriter(TEXT_KINDS | DUAL_KINDS, write, text_graph.need_onnx))
+writers.add("onnx")(FolderWriter(TEXT_KINDS | DUAL_KINDS, _write, text_graph.need_onnx))

@@ -23,8 +23,8 @@ def architecture(name: str, ours: Iterable[str] = ()) -> dict[str, Any]:
     need("open_clip", "clip", f"the size {name!r}")
     import open_clip
 
-    known = open_clip.get_model_config(name)
-    if known is None:
+    config = open_clip.get_model_config(name)
+    if config is None:
         remedy = nearest(name, [*ours, *open_clip.list_models()]) if len(name) > 3 else f"known: {', '.join(ours)}"
         raise ModelError(f"unknown size {name!r}", where="model.towers", remedy=remedy)
-    return known
+    return config

@@ -34,7 +34,7 @@ _TEXT = {
 
 def _blocks_to_hf(state: State) -> State:
     """``transformer.resblocks.*`` -> ``encoder.layers.*``; the fused matrix is cut in three."""
-    found: State = {}
+    tensors: State = {}
     for name, tensor in state.items():
         match = re.fullmatch(r"transformer\.resblocks\.(\d+)\.(.+)\.?", name)
         if match is None:
@@ -42,16 +42,16 @@ def _blocks_to_hf(state: State) -> State:
         base, part = f"encoder.layers.{match[1]}.", match[2]
         if part.startswith("attn.in_proj_"):
             for kind, piece in zip(_QKV, tensor.chunk(3), strict=True):
-                found[f"{base}self_attn.{kind}.{part.rpartition('_')[2]}"] = piece
+                tensors[f"{base}self_attn.{kind}.{part.rpartition('_')[2]}"] = piece
         else:
             module, _, leaf = part.rpartition(".")
-            found[f"{base}{_BLOCK[module]}.{leaf}"] = tensor
-    return found
+            tensors[f"{base}{_BLOCK[module]}.{leaf}"] = tensor
+    return tensors
 
 
 def _blocks_from_hf(state: State) -> State:
     """The inverse of `_blocks_to_hf`."""
-    found: State = {}
+    tensors: State = {}
     for name, tensor in state.items():
         match = re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name)
         if match is None:
@@ -59,10 +59,10 @@ def _blocks_from_hf(state: State) -> State:
         base, module, leaf = f"transformer.resblocks.{match[1]}.", match[2], match[3]
         if module.endswith("q_proj"):
             parts = [state[f"encoder.layers.{match[1]}.self_attn.{kind}.{leaf}"] for kind in _QKV]
-            found[f"{base}attn.in_proj_{leaf}"] = torch.cat(parts)
+            tensors[f"{base}attn.in_proj_{leaf}"] = torch.cat(parts)
         elif module in _BLOCK_BACK:
-            found[f"{base}{_BLOCK_BACK[module]}.{leaf}"] = tensor
-    return found
+            tensors[f"{base}{_BLOCK_BACK[module]}.{leaf}"] = tensor
+    return tensors
 
 
 def _renamed(state: State, table: dict[str, str]) -> State:

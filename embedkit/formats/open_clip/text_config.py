@@ -36,8 +36,8 @@ def text_config(cfg: dict[str, Any], dim: int, quick_gelu: bool) -> dict[str, An
     ModelError
         Naming the setting that no text model of transformers has.
     """
-    for key, known in _PLAIN.items():
-        if cfg.get(key, known[0]) not in known:
+    for key, values in _PLAIN.items():
+        if cfg.get(key, values[0]) not in values:
             raise ModelError(f"open_clip's text_cfg has {key} = {cfg[key]!r}, which is not supported", where="text_cfg")
     width, pool = cfg.get("width", 512), cfg.get("pool_type", "argmax")
     causal, bias = not cfg.get("no_causal_mask", False), cfg.get("proj_bias", False)
@@ -59,13 +59,15 @@ def text_config(cfg: dict[str, Any], dim: int, quick_gelu: bool) -> dict[str, An
 
 def activation(cfg: dict[str, Any], quick_gelu: bool) -> str:
     """transformers' name of the activation of an open_clip tower."""
-    given = cfg.get("act_kwargs") or {}
-    if quick_gelu and not given:
+    settings = cfg.get("act_kwargs") or {}
+    if quick_gelu and not settings:
         return "quick_gelu"
     for name, kwargs in ACTIVATIONS.items():
-        if given == kwargs and not quick_gelu:
+        if settings == kwargs and not quick_gelu:
             return name
-    raise ModelError(f"activation settings {given} with quick_gelu {quick_gelu} are not supported", where="act_kwargs")
+    raise ModelError(
+        f"activation settings {settings} with quick_gelu {quick_gelu} are not supported", where="act_kwargs"
+    )
 
 
 def open_clip_text_cfg(text: ClipTextEncoder) -> tuple[dict[str, Any], bool]:
@@ -111,10 +113,10 @@ def end_id(text: ClipTextEncoder) -> int:
     """The token at which the text is read."""
     from embedkit.models.modules.clip_text import special_ids
 
-    found = special_ids(text.tokenizer)["eos_token_id"]
-    if found is None:
+    number = special_ids(text.tokenizer)["eos_token_id"]
+    if number is None:
         raise ModelError("its tokenizer has no end token", where="CLIP")
-    return found
+    return number
 
 
 def has_clip_vocabulary(tokenizer: Any) -> bool:

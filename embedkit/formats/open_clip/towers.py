@@ -39,10 +39,10 @@ def read(folder: Path, *, allow_pickle: bool = False) -> DualEncoder:
     UnsafeFileError
         When the weights are a pickle and that was not allowed.
     """
-    saved = read_json(folder / CONFIG)
-    if not isinstance(saved, dict) or "model_cfg" not in saved:
+    contents = read_json(folder / CONFIG)
+    if not isinstance(contents, dict) or "model_cfg" not in contents:
         raise ModelError("has no model_cfg", where=str(folder / CONFIG), remedy="write the folder again")
-    return assemble(saved["model_cfg"], saved.get("preprocess_cfg") or {}, _weights(folder, allow_pickle), folder)
+    return assemble(contents["model_cfg"], contents.get("preprocess_cfg") or {}, _weights(folder, allow_pickle), folder)
 
 
 def _weights(folder: Path, allow_pickle: bool) -> dict[str, Any]:
@@ -61,8 +61,8 @@ def _weights(folder: Path, allow_pickle: bool) -> dict[str, Any]:
     import torch
 
     with reading(folder):
-        found = torch.load(folder / pickles[0], map_location="cpu", weights_only=True)
-        tensors: dict[str, Any] = found.get("state_dict", found)
+        checkpoint = torch.load(folder / pickles[0], map_location="cpu", weights_only=True)
+        tensors: dict[str, Any] = checkpoint.get("state_dict", checkpoint)
     return tensors
 
 
@@ -93,9 +93,9 @@ def load_tag(name: str) -> DualEncoder:
     except Exception as error:  # open_clip raises RuntimeError, and whatever its download raises
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"open_clip cannot give it ({reason})", where=f"open_clip:{name}") from error
-    known = open_clip.get_model_preprocess_cfg(model)
+    preprocess = open_clip.get_model_preprocess_cfg(model)
     quick = any(type(module).__name__ == "QuickGELU" for module in model.modules())
-    return assemble({**config, "quick_gelu": quick}, known, model.state_dict(), None)
+    return assemble({**config, "quick_gelu": quick}, preprocess, model.state_dict(), None)
 
 
 def named(name: str) -> tuple[str, str]:
@@ -115,7 +115,7 @@ def named(name: str) -> tuple[str, str]:
 
 
 def assemble(
-    cfg: dict[str, Any], preprocess: dict[str, Any], state: dict[str, Any], folder: Path | None
+    cfg: dict[str, Any], preprocess_cfg: dict[str, Any], state: dict[str, Any], folder: Path | None
 ) -> DualEncoder:
     """The model of open_clip's configuration and weights; `folder` holds its tokenizer where it has one of its own."""
     from embedkit.formats.tensors import load_exactly
@@ -134,14 +134,15 @@ def assemble(
     outside = ("visual.", "text_decoder.", "logit_")
     rest = _under(state, "text.") if nested else {n: t for n, t in state.items() if not n.startswith(outside)}
     text, projection = _text(dict(cfg["text_cfg"]), dim, quick, rest, where)
-    known = Preprocess(
-        size=image.size, resize=preprocess.get("resize_mode") or "shortest",
-        interpolation=_interpolation(preprocess.get("interpolation")), mean=_three(preprocess, "mean", Preprocess.mean),
-        std=_three(preprocess, "std", Preprocess.std), fill=int(preprocess.get("fill_color") or 0), alpha="drop",
+    preprocess = Preprocess(
+        size=image.size, resize=preprocess_cfg.get("resize_mode") or "shortest",
+        interpolation=_interpolation(preprocess_cfg.get("interpolation")),
+        mean=_three(preprocess_cfg, "mean", Preprocess.mean), std=_three(preprocess_cfg, "std", Preprocess.std),
+        fill=int(preprocess_cfg.get("fill_color") or 0), alpha="drop",
     )  # fmt: skip
     scale, bias = state.get("logit_scale"), state.get("logit_bias")
     return DualEncoder(
-        text, image, projection, Projection("none", dim, dim), known,
+        text, image, projection, Projection("none", dim, dim), preprocess,
         scale=None if scale is None else math.exp(scale.item()), bias=None if bias is None else bias.item(),
     )  # fmt: skip
 
@@ -222,8 +223,8 @@ def _hf_text(cfg: dict[str, Any], dim: int, state: dict[str, Any], folder: Path)
     if pooler not in POOLERS:
         raise ModelError(f"open_clip's {pooler} is not supported", where="text_cfg.hf_pooler_type")
     try:  # a file may name any model: what is not here already is not fetched
-        known = AutoConfig.from_pretrained(cfg["hf_model_name"], local_files_only=True, trust_remote_code=False)
-        encoder = new_encoder(known)
+        config = AutoConfig.from_pretrained(cfg["hf_model_name"], local_files_only=True, trust_remote_code=False)
+        encoder = new_encoder(config)
     except (OSError, ValueError) as error:
         name = cfg["hf_model_name"]
         raise ModelError(
@@ -252,16 +253,16 @@ def _tokenizer(cfg: dict[str, Any], folder: Path) -> tuple[Any, str]:
     from embedkit.formats.transformers.tokenizer import read_tokenizer
     from embedkit.models.modules.clip_text import clip_tokenizer
 
-    given = dict(cfg.get("tokenizer_kwargs") or {})
+    kwargs = dict(cfg.get("tokenizer_kwargs") or {})
     name = cfg.get("hf_tokenizer_name")
     if name is None:
         tokenizer = clip_tokenizer()
         tokenizer.model_max_length = cfg.get("context_length", 77)
-        return tokenizer, given.get("clean", "lower")
+        return tokenizer, kwargs.get("clean", "lower")
     if cfg.get("tokenizer_mode"):
         raise ModelError("this mode of open_clip's tokenizer is not supported", where="text_cfg.tokenizer_kwargs")
     from embedkit.formats.detect import locate
     from embedkit.formats.safety import has_tokenizer
 
     place = folder if has_tokenizer(folder) else locate(name, fetch=False)
-    return read_tokenizer(place), given.get("clean", "whitespace")
+    return read_tokenizer(place), kwargs.get("clean", "whitespace")

@@ -20,7 +20,7 @@ from embedkit.formats.open_clip.towers import CONFIG, WEIGHTS, is_timm
 from embedkit.formats.registry import DUAL_KINDS, FolderWriter, writers
 
 
-def write(model: DualEncoder, folder: Path, samples: int = 100) -> dict[str, Any]:
+def _write(model: DualEncoder, folder: Path, samples: int = 100) -> dict[str, Any]:
     """Write an open_clip folder and compare what open_clip reads from it with the model.
 
     Raises
@@ -28,10 +28,10 @@ def write(model: DualEncoder, folder: Path, samples: int = 100) -> dict[str, Any
     ModelError
         When open_clip cannot express the model, with the reason; or when its vectors differ.
     """
-    from embedkit.formats.parity import certify
+    from embedkit.formats.parity import parity_report
 
     notes = write_files(model, folder)
-    return {"notes": notes, "readers": certify(model, folder, ["open_clip"], samples)}
+    return {"notes": notes, "readers": parity_report(model, folder, ["open_clip"], samples)}
 
 
 def write_files(model: DualEncoder, folder: Path) -> list[str]:
@@ -53,13 +53,15 @@ def write_files(model: DualEncoder, folder: Path) -> list[str]:
         refuse("open_clip", "one tower has QuickGELU and the other not")
     state = {f"visual.{name}": tensor for name, tensor in visual.items()} | text_parts(model, text)
     cfg = {"embed_dim": model.dim, "quick_gelu": quick_text, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
-    notes = _write(model, cfg, state, folder)
+    notes = _write_config_and_weights(model, cfg, state, folder)
     if "hf_tokenizer_name" in text_cfg and not (folder / "tokenizer.json").is_file():
         write_tokenizer(text.tokenizer, folder)
     return notes
 
 
-def _write(model: DualEncoder, cfg: dict[str, Any], state: dict[str, Any], folder: Path) -> list[str]:
+def _write_config_and_weights(
+    model: DualEncoder, cfg: dict[str, Any], state: dict[str, Any], folder: Path
+) -> list[str]:
     """Write configuration and weights, the scale with them; notes on images that differ."""
     import torch
 
@@ -68,7 +70,7 @@ def _write(model: DualEncoder, cfg: dict[str, Any], state: dict[str, Any], folde
     state["logit_scale"], cfg["init_logit_scale"] = torch.tensor(model.log_scale), model.log_scale
     if model.bias is not None:
         state["logit_bias"], cfg["init_logit_bias"] = torch.tensor(model.bias), model.bias
-    preprocess, notes = preprocess_cfg(model.preprocess)
+    preprocess, notes = _preprocess_cfg(model.preprocess)
     write_json(folder / CONFIG, {"model_cfg": cfg, "preprocess_cfg": preprocess})
     write_tensors(state, folder, WEIGHTS)
     return notes
@@ -91,7 +93,7 @@ def _write_own_text(model: DualEncoder, text: OpenClipText, folder: Path) -> lis
     state |= {f"text.{name}": tensor for name, tensor in text.encoder.state_dict().items()}
     cfg = {"embed_dim": model.dim, "quick_gelu": text.quick_gelu, "vision_cfg": vision_cfg, "text_cfg": text_cfg,
            "custom_text": True}  # fmt: skip
-    return _write(model, cfg, state, folder)
+    return _write_config_and_weights(model, cfg, state, folder)
 
 
 def vision_parts(model: DualEncoder) -> tuple[dict[str, Any], dict[str, Any], bool | None]:
@@ -131,33 +133,35 @@ def text_parts(model: DualEncoder, text: ClipTextEncoder) -> dict[str, Any]:
     projection = model.projection("text")
     if text.layers:
         refuse("open_clip", "the text tower has dense layers")
-    held = {name.removeprefix("encoder."): tensor for name, tensor in text.tensors().items()}
-    state = clip_keys.text_from_hf(held)
+    tensors = {name.removeprefix("encoder."): tensor for name, tensor in text.tensors().items()}
+    state = clip_keys.text_from_hf(tensors)
     if text.fixed_length:
         if projection.kind != "none":
             refuse("open_clip", "a SigLIP text tower ends in its own head, and this model has a projection behind it")
-        return state | {f"text_projection.{leaf}": held[f"head.{leaf}"] for leaf in ("weight", "bias")}
+        return state | {f"text_projection.{leaf}": tensors[f"head.{leaf}"] for leaf in ("weight", "bias")}
     if projection.kind != "linear" or projection.bias:
         refuse("open_clip", f"a CLIP text tower has a linear projection without bias, not {projection.kind!r}")
     return state | {"text_projection": projection.layers[0].weight.T}
 
 
-def preprocess_cfg(known: Preprocess) -> tuple[dict[str, Any], list[str]]:
+def _preprocess_cfg(preprocess: Preprocess) -> tuple[dict[str, Any], list[str]]:
     """open_clip's ``preprocess_cfg``, and notes on images that it treats otherwise."""
-    if known.resize == "none" or known.interpolation not in ("bicubic", "bilinear"):
-        refuse("open_clip", f"it cannot resize with {known.resize!r} and {known.interpolation!r}")
-    if known.resize == "shortest" and known.edge not in (None, min(known.size)):
-        refuse("open_clip", f"it cannot resize the shorter side to {known.edge} and cut {known.size} out of it")
+    if preprocess.resize == "none" or preprocess.interpolation not in ("bicubic", "bilinear"):
+        refuse("open_clip", f"it cannot resize with {preprocess.resize!r} and {preprocess.interpolation!r}")
+    if preprocess.resize == "shortest" and preprocess.edge not in (None, min(preprocess.size)):
+        refuse(
+            "open_clip", f"it cannot resize the shorter side to {preprocess.edge} and cut {preprocess.size} out of it"
+        )
     notes = []
-    if known.crop == "truncate" and known.resize != "squash":
+    if preprocess.crop == "truncate" and preprocess.resize != "squash":
         notes.append("open_clip splits an odd crop margin by rounding half to even, one pixel beside this model")
-    if known.alpha == "white":
+    if preprocess.alpha == "white":
         notes.append("open_clip leaves an alpha channel out; this model puts transparent pixels on white")
     cfg = {
-        "size": list(known.size), "mean": list(known.mean), "std": list(known.std),
-        "interpolation": known.interpolation, "resize_mode": known.resize, "fill_color": known.fill,
+        "size": list(preprocess.size), "mean": list(preprocess.mean), "std": list(preprocess.std),
+        "interpolation": preprocess.interpolation, "resize_mode": preprocess.resize, "fill_color": preprocess.fill,
     }  # fmt: skip
     return cfg, notes
 
 
-writers.add("open_clip")(FolderWriter(DUAL_KINDS, write))
+writers.add("open_clip")(FolderWriter(DUAL_KINDS, _write))

@@ -103,6 +103,6 @@ def _fit(config: Any, state: dict[str, Any], encoder: Any) -> None:
         pattern = getattr(config, name, None)
         if pattern:
             setattr(config, name, {key.removeprefix(inner): value for key, value in pattern.items()})
-    saved = getattr(config, "modules_to_save", None)
-    if saved:
-        config.modules_to_save = [name for name in saved if name.rpartition(".")[2] in modules] or None
+    extras = getattr(config, "modules_to_save", None)
+    if extras:
+        config.modules_to_save = [name for name in extras if name.rpartition(".")[2] in modules] or None

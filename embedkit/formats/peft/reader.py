@@ -58,11 +58,11 @@ def place_on_base(plan: FolderPlan, folder: Path) -> None:
             where=str(folder),
             remedy="save it as safetensors, which peft does when it is not told otherwise",
         )
-    plan.adapter, plan.weights = folder, base_of(folder, str(settings.get("base_model_name_or_path") or ""))
+    plan.adapter, plan.weights = folder, _base_of(folder, str(settings.get("base_model_name_or_path") or ""))
     plan.tokenizer = folder if has_tokenizer(folder) else plan.weights
 
 
-def base_of(folder: Path, name: str) -> Path:
+def _base_of(folder: Path, name: str) -> Path:
     """The folder of an adapter's base model: a path as it stands or from the adapter's folder on, or a model in the
     hub's cache.
 

@@ -54,16 +54,16 @@ def _transformer(plan: FolderPlan, folder: Path) -> None:
     if (folder / ADAPTER).is_file():
         place_on_base(plan, folder)
     for file in sorted(folder.glob("sentence_*_config.json")):
-        saved = plan.settings(file)
-        saved.pass_over(("module_output_name", "unpad_inputs"))
-        if saved.get("transformer_task", "feature-extraction") != "feature-extraction":
-            raise ModelError(f"its task is {saved['transformer_task']}, not feature-extraction", where=str(file))
-        text = (saved.get("modality_config") or {}).get("text", {})
+        settings = plan.settings(file)
+        settings.pass_over(("module_output_name", "unpad_inputs"))
+        if settings.get("transformer_task", "feature-extraction") != "feature-extraction":
+            raise ModelError(f"its task is {settings['transformer_task']}, not feature-extraction", where=str(file))
+        text = (settings.get("modality_config") or {}).get("text", {})
         method, output = text.get("method", "forward"), text.get("method_output_name", "last_hidden_state")
         if (method, output) != ("forward", "last_hidden_state"):
             raise ModelError(f"a text goes through {method!r} of the model, which is not supported", where=str(file))
-        plan.lower_case = bool(saved.get("do_lower_case", False))
-        length = saved.get("max_seq_length") or _model_arguments(saved)
+        plan.lower_case = bool(settings.get("do_lower_case", False))
+        length = settings.get("max_seq_length") or _model_arguments(settings)
         if length:
             plan.spec["max_length"] = int(length)
 
@@ -73,19 +73,19 @@ _ARGUMENTS = (
 )  # fmt: skip
 
 
-def _model_arguments(saved: Settings) -> Any:
+def _model_arguments(settings: Settings) -> Any:
     """The tokenizer's length among the arguments that a folder has for transformers; an argument that would change
     the vectors is refused, one that only says how to compute them is passed over."""
     length = None
     for old, new in _ARGUMENTS:
-        given = {**(saved.get(old) or {}), **(saved.get(new) or {})}
-        length = given.pop("model_max_length", length)
+        arguments = {**(settings.get(old) or {}), **(settings.get(new) or {})}
+        length = arguments.pop("model_max_length", length)
         for key in ("trust_remote_code", "attn_implementation", "torch_dtype", "dtype", "add_pooling_layer", "use_fast",
                     "padding_side", "unpad_inputs", "use_memory_efficient_attention", "use_cache"):  # fmt: skip
-            given.pop(key, None)
-        if given:
+            arguments.pop(key, None)
+        if arguments:
             raise ModelError(
-                f"{new} has {', '.join(sorted(given))}, which embedkit does not hand on", where=str(saved.path),
+                f"{new} has {', '.join(sorted(arguments))}, which embedkit does not hand on", where=str(settings.path),
                 remedy="write them into config.json or tokenizer_config.json, and take them out here",
             )  # fmt: skip
     return length
@@ -99,9 +99,11 @@ def _pooling(plan: FolderPlan, folder: Path) -> None:
     path = folder / "config.json"
     if not path.is_file():
         raise ModelError("file is missing", where=str(path), remedy="the model folder is incomplete")
-    saved = plan.settings(path)
-    saved.pass_over((*POOLING_FLAGS, "word_embedding_dimension", "embedding_dimension"))
-    modes = saved.get("pooling_mode") or [name for flag, name in POOLING_FLAGS.items() if saved.get(flag)] or ["mean"]
+    settings = plan.settings(path)
+    settings.pass_over((*POOLING_FLAGS, "word_embedding_dimension", "embedding_dimension"))
+    modes = (
+        settings.get("pooling_mode") or [name for flag, name in POOLING_FLAGS.items() if settings.get(flag)] or ["mean"]
+    )
     modes = [modes] if isinstance(modes, str) else list(modes)
     unknown = [mode for mode in modes if mode not in POOLING_NAMES]
     if unknown:
@@ -110,7 +112,7 @@ def _pooling(plan: FolderPlan, folder: Path) -> None:
             remedy=f"supported: {', '.join(POOLING_NAMES)}",
         )  # fmt: skip
     plan.spec["pooling"] = "+".join(POOLING_NAMES[mode] for mode in modes)
-    if not saved.get("include_prompt", True):
+    if not settings.get("include_prompt", True):
         plan.spec["pool_prompt"] = False
 
 
@@ -119,25 +121,25 @@ def _needs_text(plan: FolderPlan, name: str, path: Path) -> None:
         raise ModelError(f"a {name} module behind a static model is not supported", where=str(path))
 
 
-def _on_sentences(saved: Settings) -> bool:
-    return {saved.get("module_input_name"), saved.get("module_output_name")} <= {None, "sentence_embedding"}
+def _on_sentences(settings: Settings) -> bool:
+    return {settings.get("module_input_name"), settings.get("module_output_name")} <= {None, "sentence_embedding"}
 
 
 def _dense(plan: FolderPlan, folder: Path) -> None:
     path = folder / "config.json"
-    saved = plan.settings(path)
+    settings = plan.settings(path)
     _needs_text(plan, "Dense", path)
-    on_sentences = _on_sentences(saved)
-    if saved.get("use_residual") or not on_sentences:
+    on_sentences = _on_sentences(settings)
+    if settings.get("use_residual") or not on_sentences:
         raise ModelError("a Dense module with a residual or on token vectors is not supported", where=str(path))
-    function = str(saved.get("activation_function", "torch.nn.modules.activation.Tanh"))
+    function = str(settings.get("activation_function", "torch.nn.modules.activation.Tanh"))
     if not function.startswith("torch."):
         raise UnsafeFileError(f"names the function {function!r}, none of torch's", where=str(path), remedy="change it")
-    settings = {
-        "inputs": saved["in_features"], "outputs": saved["out_features"], "bias": saved.get("bias", True),
+    layer = {
+        "inputs": settings["in_features"], "outputs": settings["out_features"], "bias": settings.get("bias", True),
         "activation": function.rpartition(".")[2].lower(), "train_only": False,
     }  # fmt: skip
-    plan.dense.append((folder, settings))
+    plan.dense.append((folder, layer))
 
 
 def _layer_norm(plan: FolderPlan, folder: Path) -> None:

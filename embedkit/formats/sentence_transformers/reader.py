@@ -57,11 +57,11 @@ def plan_of_modules(root: Path, route: str | None = None) -> FolderPlan:
             raise _order(root, names)
         return _dual(plan, names, first)
     for place, (name, folder) in enumerate(entries):
-        expected: tuple[str, ...] | None = ("Transformer", "StaticEmbedding") if place == 0 else None
+        choices: tuple[str, ...] | None = ("Transformer", "StaticEmbedding") if place == 0 else None
         if place == 1 and names[0] == "Transformer":
-            expected = ("Pooling",)
-        if (expected is None) == (name in ("Transformer", "StaticEmbedding", "Pooling")) or name not in (
-            expected or names
+            choices = ("Pooling",)
+        if (choices is None) == (name in ("Transformer", "StaticEmbedding", "Pooling")) or name not in (
+            choices or names
         ):
             raise _order(root, names)
         add_module(plan, name, folder, last=place == len(entries) - 1)
@@ -117,8 +117,8 @@ def _route(folder: Path, route: str | None) -> list[Entry]:
     path = next((p for p in (folder / "router_config.json", folder / "config.json") if p.is_file()), None)
     if path is None:
         raise ModelError("file is missing", where=str(folder / "router_config.json"), remedy="copy the folder again")
-    saved = read_json(path)
-    routes: dict[str, list[str]] = saved["structure"]
+    router = read_json(path)
+    routes: dict[str, list[str]] = router["structure"]
     if route is None and len({tuple(parts) for parts in routes.values()}) == 1:
         route = next(iter(routes))
     if route is None:
@@ -128,7 +128,7 @@ def _route(folder: Path, route: str | None) -> list[Entry]:
         )  # fmt: skip
     if route not in routes:
         raise ModelError(f"has no route {route!r}", where=str(path), remedy=nearest(route, routes))
-    return [(_name(str(saved["types"][part]), path), inside(folder, part, path.name)) for part in routes[route]]
+    return [(_name(str(router["types"][part]), path), inside(folder, part, path.name)) for part in routes[route]]
 
 
 def _clip_folder(folder: Path) -> Path:
@@ -142,12 +142,12 @@ def _dual(plan: FolderPlan, names: list[str], folder: Path) -> FolderPlan:
     plan.kind, plan.weights = "dual", _clip_folder(folder)
     plan.spec["normalize"] = names[-1] == "Normalize"
     for file in sorted(plan.weights.glob("sentence_*_config.json")):
-        saved = read_json(file)
-        for kind, entry in (saved.get("modality_config") or {}).items():
+        settings = read_json(file)
+        for kind, entry in (settings.get("modality_config") or {}).items():
             if kind not in ("text", "image") or entry.get("method") != f"get_{kind}_features":
                 raise ModelError(f"a {kind} goes through {entry.get('method')!r} of the model", where=str(file))
-        if saved.get("max_seq_length"):
-            plan.spec["max_length"] = int(saved["max_seq_length"])
+        if settings.get("max_seq_length"):
+            plan.spec["max_length"] = int(settings["max_seq_length"])
     _model_settings(plan)
     return plan
 
@@ -155,25 +155,25 @@ def _dual(plan: FolderPlan, names: list[str], folder: Path) -> FolderPlan:
 def _model_settings(plan: FolderPlan) -> None:
     """Prompts and the rest of config_sentence_transformers.json."""
     path = plan.root / MODEL_FILE
-    saved = plan.settings(path)
-    saved.pass_over(("__version__",))
-    kind = saved.get("model_type")
+    settings = plan.settings(path)
+    settings.pass_over(("__version__",))
+    kind = settings.get("model_type")
     if kind not in (None, "SentenceTransformer"):
         raise ModelError(f"a {kind} gives no dense vectors of texts", where=str(path), remedy="give an encoder")
-    prompts = saved.get("prompts") or {}
-    default = saved.get("default_prompt_name")
+    prompts = settings.get("prompts") or {}
+    default = settings.get("default_prompt_name")
     plan.spec["prompts"] = {name: text or "" for name, text in prompts.items()}
     plan.spec["default_prompt"] = default
     if default is not None and default not in prompts:
         raise ModelError(
             f"default_prompt_name {default!r} is none of its prompts", where=str(path), remedy=nearest(default, prompts)
         )
-    similarity = saved.get("similarity_fn_name") or "cosine"
+    similarity = settings.get("similarity_fn_name") or "cosine"
     if similarity not in SIMILARITIES:
         raise ModelError(f"unknown similarity_fn_name {similarity!r}", where=str(path),
                          remedy=nearest(similarity, SIMILARITIES))  # fmt: skip
     plan.similarity = similarity
-    _truncation(plan, saved.get("truncate_dim"), path)
+    _truncation(plan, settings.get("truncate_dim"), path)
 
 
 def _truncation(plan: FolderPlan, dim: Any, path: Path) -> None:

@@ -32,7 +32,7 @@ SEES_PADDING = frozenset({"convbert", "fnet", "mobilebert"})
 _POOLING = {ours: theirs for theirs, ours in POOLING_NAMES.items()}
 
 
-def reasons_against(model: Model) -> list[str]:
+def _reasons_against(model: Model) -> list[str]:
     """Why sentence-transformers cannot give the same vectors; empty when it can."""
     reasons = []
     parts = model.pooling.split("+") if model.pooling is not None else []
@@ -94,7 +94,7 @@ def write_model(model: Model, folder: Path) -> dict[str, Any]:
         {"idx": place, "name": str(place), "path": path, "type": MODULES[name]}
         for place, (name, path) in enumerate(modules)
     ]
-    if reasons_against(model):
+    if _reasons_against(model):
         listing = [{"idx": 0, "name": "0", "path": "", "type": f"embedkit.models.{type(model).__name__}"}]
     write_json(folder / "modules.json", listing)
     write_json(folder / "config_sentence_transformers.json", _settings(model))
@@ -181,7 +181,7 @@ def _dense_config(layer: Dense) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write(model: Any, folder: Path, samples: int = 100) -> dict[str, Any]:
+def _write(model: Any, folder: Path, samples: int = 100) -> dict[str, Any]:
     """Write a sentence-transformers folder.
 
     Raises
@@ -191,7 +191,7 @@ def write(model: Any, folder: Path, samples: int = 100) -> dict[str, Any]:
     """
     if model.kind == "dual":
         return dual_writer.write(model, folder, samples)
-    reasons = reasons_against(model)
+    reasons = _reasons_against(model)
     if reasons:
         raise ModelError(
             f"sentence-transformers cannot express this model: {'; '.join(reasons)}",
@@ -202,4 +202,4 @@ def write(model: Any, folder: Path, samples: int = 100) -> dict[str, Any]:
     return {}
 
 
-writers.add("sentence-transformers")(FolderWriter(TEXT_KINDS | DUAL_KINDS, write))
+writers.add("sentence-transformers")(FolderWriter(TEXT_KINDS | DUAL_KINDS, _write))

@@ -56,9 +56,9 @@ def _linear(layer: Any) -> Any:
     """A projection with the weights of a linear layer without bias."""
     from embedkit.models.modules.dual import Projection
 
-    made = Projection("linear", layer.in_features, layer.out_features)
-    made.layers[0].load_state_dict({"weight": layer.weight.detach()})
-    return made
+    projection = Projection("linear", layer.in_features, layer.out_features)
+    projection.layers[0].load_state_dict({"weight": layer.weight.detach()})
+    return projection
 
 
 def _clip(model: Any, tokenizer: Any, preprocess: Preprocess, spec: dict[str, Any]) -> DualEncoder:
@@ -128,23 +128,23 @@ def preprocess_of(folder: Path) -> Preprocess:
     from transformers import AutoImageProcessor
 
     try:
-        known = AutoImageProcessor.from_pretrained(
+        config = AutoImageProcessor.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, backend="pil"
         ).to_dict()
     except (OSError, ValueError, ImportError) as error:
         raise ModelError("the image processor cannot be read", where=str(folder)) from error
-    size, crop = dict(known.get("size") or {}), dict(known.get("crop_size") or {})
-    cut = bool(known.get("do_center_crop"))
+    size, crop = dict(config.get("size") or {}), dict(config.get("crop_size") or {})
+    cut = bool(config.get("do_center_crop"))
     settings: dict[str, Any] = {
-        "mean": tuple(known["image_mean"]) if known.get("do_normalize", True) else (0.0,) * 3,
-        "std": tuple(known["image_std"]) if known.get("do_normalize", True) else (1.0,) * 3,
-        "interpolation": _FILTER_NAMES[int(known.get("resample", 3))], "crop": "truncate", "alpha": "drop",
-        "convert": "before" if known.get("do_convert_rgb") else "after",
+        "mean": tuple(config["image_mean"]) if config.get("do_normalize", True) else (0.0,) * 3,
+        "std": tuple(config["image_std"]) if config.get("do_normalize", True) else (1.0,) * 3,
+        "interpolation": _FILTER_NAMES[int(config.get("resample", 3))], "crop": "truncate", "alpha": "drop",
+        "convert": "before" if config.get("do_convert_rgb") else "after",
     }  # fmt: skip
-    if abs(float(known.get("rescale_factor", 1 / 255)) - 1 / 255) > 1e-9 or not known.get("do_rescale", True):
+    if abs(float(config.get("rescale_factor", 1 / 255)) - 1 / 255) > 1e-9 or not config.get("do_rescale", True):
         raise ModelError("pixels are not scaled to 0..1", where=str(folder), remedy="this processor is not supported")
     side = size.get("shortest_edge")
-    if not known.get("do_resize", True):
+    if not config.get("do_resize", True):
         return Preprocess(size=_sides(crop if cut else size), resize="none", **settings)
     if side is not None:
         if not cut:

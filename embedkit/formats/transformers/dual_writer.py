@@ -38,10 +38,10 @@ def write(model: DualEncoder, folder: Path, samples: int = 100) -> dict[str, Any
     ModelError
         When transformers cannot express the model, with the reason; or when its vectors differ.
     """
-    from embedkit.formats.parity import certify
+    from embedkit.formats.parity import parity_report
 
     notes = write_files(model, folder)
-    return {"notes": notes, "readers": certify(model, folder, ["transformers", "sentence-transformers"], samples)}
+    return {"notes": notes, "readers": parity_report(model, folder, ["transformers", "sentence-transformers"], samples)}
 
 
 def write_files(model: DualEncoder, folder: Path) -> list[str]:
@@ -59,7 +59,7 @@ def write_files(model: DualEncoder, folder: Path) -> list[str]:
         config, state, tokenizer = _clip(model, text)
     else:
         refuse(LIBRARY, "it has no class for these two towers")
-    notes = write_processor(model.preprocess, folder, config.model_type)
+    notes = _write_processor(model.preprocess, folder, config.model_type)
     if text.cleaning != "none":
         notes.append(NOT_IN_TOKENIZERS)
     config.save_pretrained(folder)
@@ -111,8 +111,8 @@ def _vision(model: DualEncoder) -> tuple[dict[str, Any], dict[str, Any], Any]:
             refuse(LIBRARY, "a CLIPModel reads the class token, with one linear projection without bias")
         return tower.encoder.config.to_dict(), state, projection.layers[0].weight
     cfg = tower.config
-    for key, known in _PLAIN.items():
-        if cfg.get(key, known[0]) not in known:
+    for key, values in _PLAIN.items():
+        if cfg.get(key, values[0]) not in values:
             refuse(LIBRARY, f"a CLIPVisionModel has no {key} {cfg[key]!r}")
     if isinstance(cfg.get("layers", 12), list | tuple):
         refuse(LIBRARY, "a CLIPModel has no ResNet")
@@ -139,8 +139,8 @@ def _siglip(model: DualEncoder, text: ClipTextEncoder) -> tuple[Any, dict[str, A
 
     encoder = model.image.encoder
     kinds = {part.kind for part in _projections(model)}
-    known = getattr(getattr(encoder, "config", None), "model_type", "")
-    if known != "siglip_vision_model" or model.image.pooling != "pooler" or kinds != {"none"}:
+    kind = getattr(getattr(encoder, "config", None), "model_type", "")
+    if kind != "siglip_vision_model" or model.image.pooling != "pooler" or kinds != {"none"}:
         refuse(LIBRARY, "a SiglipModel has SigLIP's own image tower and no projection behind the towers")
     visual = merged_state(encoder) if has_adapters(encoder) else encoder.state_dict()
     config = SiglipConfig(text_config=text.encoder.config.to_dict(), vision_config=encoder.config.to_dict())  # type: ignore[union-attr]
@@ -192,19 +192,20 @@ _PROCESSORS = {
 }  # fmt: skip
 
 
-def write_processor(known: Preprocess, folder: Path, model_type: str) -> list[str]:
+def _write_processor(preprocess: Preprocess, folder: Path, model_type: str) -> list[str]:
     """Write the image processor in the form of transformers 4 and of 5; notes on images that differ."""
-    if known.resize == "longest":
+    if preprocess.resize == "longest":
         refuse(LIBRARY, "its image processors cannot fill what a fitted image leaves free")
-    if known.resize == "shortest" and known.edge is None and known.size[0] != known.size[1]:
+    if preprocess.resize == "shortest" and preprocess.edge is None and preprocess.size[0] != preprocess.size[1]:
         refuse(LIBRARY, "its image processors cut no rectangle out of a resized image in one step")
     whole, image = _PROCESSORS[model_type]
-    side = {"height": known.size[0], "width": known.size[1]}
+    side = {"height": preprocess.size[0], "width": preprocess.size[1]}
     settings = {
-        "do_resize": known.resize != "none", "resample": FILTERS[known.interpolation],
-        "size": {"shortest_edge": known.edge or known.size[0]} if known.resize == "shortest" else side,
-        "do_center_crop": known.resize != "squash", "crop_size": side, "do_rescale": True, "rescale_factor": 1 / 255,
-        "do_normalize": True, "image_mean": list(known.mean), "image_std": list(known.std), "do_convert_rgb": True,
+        "do_resize": preprocess.resize != "none", "resample": FILTERS[preprocess.interpolation],
+        "size": {"shortest_edge": preprocess.edge or preprocess.size[0]} if preprocess.resize == "shortest" else side,
+        "do_center_crop": preprocess.resize != "squash", "crop_size": side, "do_convert_rgb": True,
+        "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
+        "image_mean": list(preprocess.mean), "image_std": list(preprocess.std),
     }  # fmt: skip
     write_json(
         folder / "preprocessor_config.json", {**settings, "image_processor_type": image, "processor_class": whole}
@@ -212,11 +213,11 @@ def write_processor(known: Preprocess, folder: Path, model_type: str) -> list[st
     own = {**settings, "image_processor_type": image}
     write_json(folder / "processor_config.json", {"image_processor": own, "processor_class": whole})
     notes = [PIL_NOTE]
-    if known.crop == "round" and known.resize == "shortest":
+    if preprocess.crop == "round" and preprocess.resize == "shortest":
         notes.append("transformers splits an odd crop margin by rounding down, one pixel beside this model")
-    if known.alpha == "white":
+    if preprocess.alpha == "white":
         notes.append("transformers leaves an alpha channel out; this model puts transparent pixels on white")
-    elif known.convert == "after":
+    elif preprocess.convert == "after":
         notes.append("transformers converts to RGB before resizing; palette images differ a little")
     return notes
 

@@ -60,14 +60,14 @@ def pretrained_pooler(encoder: Any, train_only: bool = False, allow_pickle: bool
 
     base = encoder.base_model_prefix
     stems = [f"{prefix}{stem}" for prefix in ("", f"{base}.") for stem in ("pooler.dense", "pooler")]
-    wanted = {key: [f"{stem}.{key}" for stem in stems] for key in ("weight", "bias")}
-    found = find_tensors(encoder, wanted, allow_pickle)
-    if len(found) < len(wanted):
+    aliases = {key: [f"{stem}.{key}" for stem in stems] for key in ("weight", "bias")}
+    tensors = find_tensors(encoder, aliases, allow_pickle)
+    if len(tensors) < len(aliases):
         where = encoder.name_or_path or "a random encoder"
         raise ModelError("holds no pooler, BERT's layer on [CLS]", where=where, remedy="use pooling cls or mean")
-    outputs, inputs = found["weight"].shape
+    outputs, inputs = tensors["weight"].shape
     layer = Dense(inputs, outputs, "tanh", train_only=train_only)
-    layer.linear.load_state_dict(found)
+    layer.linear.load_state_dict(tensors)
     return layer
 
 

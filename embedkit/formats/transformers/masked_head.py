@@ -30,31 +30,31 @@ def masked_head(model: Any) -> MaskedHead:
             remedy="use a BERT, RoBERTa or DistilBERT encoder",
         )
     head = MaskedHead(model.hidden_size, len(words), getattr(model.encoder.config, "layer_norm_eps", 1e-12))
-    saved = saved_head(model)
-    if saved is not None:
-        head.load_state_dict({**head.state_dict(), **_fitted(saved, len(words))})
+    tensors = _pretrained_head(model)
+    if tensors is not None:
+        head.load_state_dict({**head.state_dict(), **_fitted(tensors, len(words))})
     return head
 
 
-def saved_head(model: Any) -> dict[str, Tensor] | None:
+def _pretrained_head(model: Any) -> dict[str, Tensor] | None:
     """The tensors of the pretrained head in a text encoder's folder, None where it has none."""
     names = names_in(model.encoder.config.model_type)
     if names is None:
         return None
     dense, norm, bias = names
-    wanted = {
+    aliases = {
         "dense.weight": [f"{dense}.weight"], "dense.bias": [f"{dense}.bias"],
         "norm.weight": [f"{norm}.weight", f"{norm}.gamma"], "norm.bias": [f"{norm}.bias", f"{norm}.beta"],
         "bias": [bias, bias.replace(".bias", ".decoder.bias")],
     }  # fmt: skip
-    found = find_tensors(model.encoder, wanted)
-    return found if len(found) == len(wanted) else None
+    tensors = find_tensors(model.encoder, aliases)
+    return tensors if len(tensors) == len(aliases) else None
 
 
-def _fitted(saved: dict[str, Tensor], words: int) -> dict[str, Tensor]:
+def _fitted(tensors: dict[str, Tensor], words: int) -> dict[str, Tensor]:
     """The bias cut or filled up to the entries of the vocabulary."""
-    bias = saved["bias"][:words]
-    return {**saved, "bias": F.pad(bias, (0, words - len(bias)))}
+    bias = tensors["bias"][:words]
+    return {**tensors, "bias": F.pad(bias, (0, words - len(bias)))}
 
 
 def frozen_masked_model(name: str) -> MaskedModel:
@@ -70,7 +70,7 @@ def frozen_masked_model(name: str) -> MaskedModel:
     model = assemble(plan)
     if not isinstance(model, TextEncoder):
         raise ModelError(f"is a {plan.kind} model", where=name, remedy="give a masked language model")
-    if saved_head(model) is None:
+    if _pretrained_head(model) is None:
         raise ModelError(
             "holds no masked-word head (or one of an unknown architecture)", where=name,
             remedy="give a masked language model of BERT, RoBERTa or DistilBERT, saved as safetensors",

@@ -30,27 +30,27 @@ def write(model: Model, folder: Path) -> dict[str, Any]:
     if model.beyond_modules:
         what = "; ".join(model.beyond_modules)
         raise ModelError(f"a transformers folder cannot express this model: {what}", remedy="save it with embedkit")
-    kept: list[Any] = [layer for layer in model.layers if not layer.train_only]
+    layers: list[Any] = [layer for layer in model.layers if not layer.train_only]
     extra: dict[str, Any] = {}
-    if kept:
+    if layers:
         if pooler_of(model) is None:
             raise ModelError(
                 "a transformers folder cannot hold this head", remedy="export to sentence-transformers or onnx"
             )
-        extra = {f"pooler.dense.{key}": value for key, value in kept[0].linear.state_dict().items()}
+        extra = {f"pooler.dense.{key}": value for key, value in layers[0].linear.state_dict().items()}
     write_weights(model, folder, extra)
-    said = {"pooling": model.pooling, "normalize": model.normalize, "max_length": model.max_length}
-    return {"use": said, "prompts": model.prompts, "default_prompt": model.default_prompt}
+    use = {"pooling": model.pooling, "normalize": model.normalize, "max_length": model.max_length}
+    return {"use": use, "prompts": model.prompts, "default_prompt": model.default_prompt}
 
 
 def pooler_of(model: Any) -> Any:
     """The one dense layer of a text model that equals its architecture's own pooler, or None."""
     from embedkit.models.heads.layers import Dense
 
-    kept = [layer for layer in model.layers if not layer.train_only]
-    if len(kept) != 1 or not isinstance(kept[0], Dense):
+    layers = [layer for layer in model.layers if not layer.train_only]
+    if len(layers) != 1 or not isinstance(layers[0], Dense):
         return None
-    first = kept[0]
+    first = layers[0]
     same = (
         model.pooling == "cls"
         and model.encoder.config.model_type in _TANH_POOLER

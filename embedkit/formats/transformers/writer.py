@@ -9,11 +9,11 @@ from embedkit.formats.registry import DUAL_KINDS, TEXT_KINDS, FolderWriter, writ
 from embedkit.formats.transformers import dual_writer, text_writer
 
 
-def write(model: Any, folder: Path, samples: int = 100) -> dict[str, Any]:
+def _write(model: Any, folder: Path, samples: int = 100) -> dict[str, Any]:
     """Write a text encoder, or the two towers of a dual encoder; see the writer of each."""
     if model.kind == "dual":
         return dual_writer.write(model, folder, samples)
     return text_writer.write(model, folder)
 
 
-writers.add("transformers")(FolderWriter(TEXT_KINDS | DUAL_KINDS, write))
+writers.add("transformers")(FolderWriter(TEXT_KINDS | DUAL_KINDS, _write))
