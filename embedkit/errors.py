@@ -1,4 +1,4 @@
-"""Errors meant for people: each says what is wrong, where, and how to mend it.
+"""Errors meant for people: each says what is wrong, where, and how to correct it.
 
 The command line prints the one line of a `UserError` and exits with its `exit_code`; no traceback is shown.
 """
@@ -20,11 +20,21 @@ _SECRET = re.compile(
 
 
 class EmbedkitError(Exception):
-    """Base class of every error that embedkit raises on purpose."""
+    """Base class of every error that embedkit raises on purpose.
+
+    Examples
+    --------
+    >>> import embedkit
+    >>> try:
+    ...     embedkit.load("model.zip")
+    ... except embedkit.errors.EmbedkitError as error:
+    ...     print(error)
+    model.zip: no such model folder; check the path, or give a hub id like org/name
+    """
 
 
 class UserError(EmbedkitError):
-    """Something the user can mend: input, settings, files.
+    """Something the user can correct: input, settings, files.
 
     Parameters
     ----------
@@ -33,7 +43,14 @@ class UserError(EmbedkitError):
     where : str, optional
         The place: ``file:row``, a recipe key, a column, a checkpoint path.
     remedy : str, optional
-        How to mend it.
+        How to correct it.
+
+    Examples
+    --------
+    >>> raise UserError("unknown key 'lrr'", where="train", remedy="did you mean 'lr'?")
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.UserError: train: unknown key 'lrr'; did you mean 'lr'?
     """
 
     exit_code = 2
@@ -49,7 +66,13 @@ class UserError(EmbedkitError):
 
 
 def one_line(text: str) -> str:
-    """`text` on one line, without secrets, and without characters that a terminal would obey or not show."""
+    """`text` on one line, without secrets, and without characters that a terminal would obey or not show.
+
+    Examples
+    --------
+    >>> print(one_line("two" + chr(10) + "lines, " + chr(27) + "[31m red"))
+    two lines, \\x1b[31m red
+    """
     line = without_secrets(" ".join(text.split()))
     if len(line) > _LONGEST:  # a path or a cell of thousands of characters; the remedy stands at the end
         line = f"{line[: _LONGEST - 400]} ... {line[-300:]}"
@@ -57,48 +80,146 @@ def one_line(text: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """`text` with passwords and tokens in URLs, and tokens of the hub, replaced by ``***``."""
+    """`text` with passwords and tokens in URLs, and tokens of the hub, replaced by ``***``.
+
+    Examples
+    --------
+    >>> without_secrets("https://ann:secret@host/faq.csv?token=1234&limit=5")
+    'https://***@host/faq.csv?token=***&limit=5'
+    """
     return _SECRET.sub(lambda match: f"{match[1]}=***" if match[1] else "***", text)
 
 
 class RecipeError(UserError):
-    """A recipe or an override cannot be used as it is written."""
+    """A recipe or an override cannot be used as it is written.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> load_recipe("pairs", {"train.lrr": 1e-5})
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.RecipeError: in the arguments: unknown key 'train.lrr'; did you mean 'lr'?
+    """
 
 
 class DataError(UserError):
-    """A data file, column, row or cell cannot be used."""
+    """A data file, column, row or cell cannot be used.
+
+    Examples
+    --------
+    >>> import embedkit
+    >>> embedkit.train("pairs", data="faq.csv")
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.DataError: .../faq.csv: no such file or folder; check the path
+    """
 
 
 class ModelError(UserError):
-    """A model folder or name cannot be loaded, saved or exported."""
+    """A model folder or name cannot be loaded, saved or exported.
+
+    Examples
+    --------
+    >>> import embedkit
+    >>> embedkit.load("model.zip")
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.ModelError: model.zip: no such model folder; check the path, or give a hub id like org/name
+    """
 
 
 class UnsafeFileError(ModelError):
-    """A file that could run code when read was refused."""
+    """A file that could run code when read was refused.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from embedkit.formats.folder import inside
+    >>> inside(Path("model"), "../1_Pooling")
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.UnsafeFileError: model/modules.json: module path '../1_Pooling' leaves the model folder; ...
+    """
 
 
 class CheckpointError(UserError):
-    """A checkpoint is incomplete, damaged, or belongs to another run."""
+    """A checkpoint is incomplete, damaged, or belongs to another run.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import embedkit
+    >>> Path("runs").touch()
+    >>> embedkit.train("quickstart", output="runs")
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.CheckpointError: runs: is not a folder; give another train.output
+    """
 
 
 class DiskError(UserError):
-    """A file or folder cannot be written: the disk is full, read-only, or closed to this user."""
+    """A file or folder cannot be written: the disk is full, read-only, or closed to this user.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from embedkit.system.disk import disk_error
+    >>> raise disk_error(OSError(28, "No space left on device"), Path("runs"), "the model cannot be written")
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.DiskError: runs: the model cannot be written: no space left on the disk; free some space, or ...
+    """
 
 
 class ProcessLostError(UserError):
-    """Another process of the run has ended, and this one cannot go on alone."""
+    """Another process of the run has ended, and this one cannot continue alone.
+
+    Examples
+    --------
+    >>> from embedkit.training.parallel.signals import lost_process
+    >>> raise lost_process(RuntimeError("Connection closed by peer"), "runs/faq", "add --resume")
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.ProcessLostError: runs/faq: another process of the run has ended or cannot be reached; ...
+    """
 
 
 class MemoryFullError(UserError):
-    """The device has not enough memory for a step."""
+    """The device has not enough memory for a step.
+
+    Examples
+    --------
+    >>> from embedkit.training.parallel.memory import memory_error
+    >>> raise memory_error(RuntimeError("can't allocate memory"), "runs/faq")
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.MemoryFullError: runs/faq: a step does not fit into the memory of the device; set ...
+    """
 
 
 class NonFiniteError(UserError):
-    """A loss, gradient, embedding or score is NaN or infinite."""
+    """A loss, gradient, embedding or score is NaN or infinite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from embedkit.evaluation.measures.search import TopK
+    >>> TopK(np.array([[np.nan, 1.0]]), k=1, size=3)
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.NonFiniteError: a query embedding holds NaN or infinity
+    """
 
 
 class MissingExtraError(UserError):
-    """An optional package is needed and not installed."""
+    """An optional package is needed and not installed.
+
+    Examples
+    --------
+    >>> print(MissingExtraError("peft", "lora", "an adapter of peft"))
+    an adapter of peft needs the package 'peft'; pip install "embedkit[lora]"
+    """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package {package!r}", remedy=f'pip install "embedkit[{extra}]"')
@@ -112,7 +233,7 @@ NEAREST = 5
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """A clause that helps with an unknown `name`: what it stands for, or the nearest of `choices`, five at most.
+    """A clause for an unknown `name`: the choice it stands for, or the nearest of `choices`, five at most.
 
     What other libraries call one of `choices` counts as it (`embedkit.config.peer_names`), a name that begins or ends
     with `name` stands before one that is only spelt alike.

@@ -17,6 +17,13 @@ def folder_of(config: ModelConfig | ImageTowerConfig) -> Path:
     ------
     ModelError
         When there is none.
+
+    Examples
+    --------
+    >>> Path("runs/faq/model").mkdir(parents=True)
+    >>> Path("runs/faq/log.jsonl").touch()
+    >>> folder_of(ModelConfig(name="runs/faq")).as_posix()
+    'runs/faq/model'
     """
     assert config.name is not None
     local = Path(config.name).expanduser().is_dir()
@@ -24,7 +31,7 @@ def folder_of(config: ModelConfig | ImageTowerConfig) -> Path:
 
 
 def permissions(config: ModelConfig | ImageTowerConfig) -> dict[str, Any]:
-    """What reading the folder of a section may do, as `embedkit.formats.detect.locate` and its kin take it.
+    """The permissions for reading the folder of a section, as `embedkit.formats.detect.locate` and its kin take it.
 
     Examples
     --------
@@ -42,6 +49,11 @@ def replaced(spec: dict[str, Any], config: ModelConfig) -> dict[str, Any]:
     ------
     ModelError
         When the default prompt is no prompt of either.
+
+    Examples
+    --------
+    >>> replaced({"pooling": "mean", "max_length": 512}, ModelConfig(name="m", pooling="cls"))
+    {'pooling': 'cls', 'max_length': 512}
     """
     own = {"pooling": config.pooling, "max_length": config.max_length, "normalize": config.normalize}
     spec = {**spec, **{key: value for key, value in own.items() if value is not None}}
@@ -53,7 +65,20 @@ def replaced(spec: dict[str, Any], config: ModelConfig) -> dict[str, Any]:
 
 
 def checked_prompt(name: str, prompts: dict[str, str], where: str) -> str:
-    """`name`, when it is one of `prompts`."""
+    """`name`, refused when it is none of `prompts`.
+
+    Raises
+    ------
+    ModelError
+        With the nearest prompt.
+
+    Examples
+    --------
+    >>> checked_prompt("quary", {"query": "query: ", "passage": "passage: "}, "model")
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.ModelError: model.default_prompt: no prompt 'quary'; did you mean 'query'?
+    """
     if name not in prompts:
         remedy = nearest(name, prompts) if prompts else "the model has no prompts: add it to prompts"
         raise ModelError(f"no prompt {name!r}", where=f"{where}.default_prompt", remedy=remedy)

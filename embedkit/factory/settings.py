@@ -26,6 +26,13 @@ class RecordedSettings:
         What is viewed.
     where : str
         Its key in the recipe.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe import HeadConfig
+    >>> view = RecordedSettings(HeadConfig(kind="linear", dim=8), "model.head")
+    >>> view.kind, view.unread()
+    ('linear', ['model.head.dim'])
     """
 
     def __init__(self, section: Settings, where: str) -> None:
@@ -60,7 +67,7 @@ class RecordedSettings:
         return values
 
     def remedy(self, key: str) -> str:
-        """What to do about a key without effect."""
+        """The remedy for a key without effect."""
         name = key.removeprefix(f"{self._where}.")
         whole = isinstance(self._section, ModelConfig) and self._section.kind == "dual"
         if whole and name in TextTowerConfig.model_fields:
@@ -120,7 +127,15 @@ def every_setting_used(section: Section, where: str, elsewhere: Iterable[str] = 
 
 
 def refuse_unread(view: RecordedSettings) -> None:
-    """Raise `ModelError` for what nobody read."""
+    """Raise `ModelError` for settings that nobody read.
+
+    Examples
+    --------
+    >>> refuse_unread(RecordedSettings(ModelConfig(name="m", pooling="cls"), "model"))
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.ModelError: model.name: has no effect on this model (and model.pooling); leave it out
+    """
     keys = view.unread()
     if keys:
         more = f" (and {', '.join(keys[1:])})" if len(keys) > 1 else ""
@@ -128,6 +143,12 @@ def refuse_unread(view: RecordedSettings) -> None:
 
 
 def taken(section: Settings, names: Iterable[str]) -> dict[str, Any]:
-    """The settings among `names` that the user set, of a section or of a view of one, where they count as read."""
+    """The settings among `names` that the user set, of a section or of a view of one, where they count as read.
+
+    Examples
+    --------
+    >>> taken(ModelConfig(name="m", pooling="cls"), ("pooling", "max_length"))
+    {'pooling': 'cls'}
+    """
     view: Any = section
     return view.take(names) if isinstance(view, RecordedSettings) else RecordedSettings(section, "").take(names)

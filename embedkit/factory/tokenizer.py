@@ -9,7 +9,14 @@ from embedkit.formats.detect import locate
 
 
 def open_tokenizer(name: str) -> Any:
-    """A tokenizer from a vocab.txt (BERT, lower case), a tokenizer.json or its folder, a hub id, 'builtin', 'clip'."""
+    """A tokenizer from a vocab.txt (BERT, lower case), a tokenizer.json or its folder, a hub id, 'builtin', 'clip'.
+
+    Examples
+    --------
+    >>> _ = Path("vocab.txt").write_text("\\n".join(["[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing"]))
+    >>> open_tokenizer("vocab.txt").tokenize("Playing")
+    ['play', '##ing']
+    """
     if name == "clip":
         from embedkit.models.modules.clip_text import clip_tokenizer
 

@@ -39,6 +39,11 @@ def image_size(name: str) -> dict[str, Any]:
     ------
     ModelError
         When neither embedkit nor open_clip has that name.
+
+    Examples
+    --------
+    >>> image_size("vit-nano-32")["config"]["patch_size"], image_size("ViT-B-16")["config"]["patch_size"]
+    (8, 16)
     """
     if name in IMAGE_SIZES:
         return {"config": dict(IMAGE_SIZES[name]), "quick_gelu": False}
@@ -53,6 +58,11 @@ def text_size(name: str) -> dict[str, Any]:
     ------
     ModelError
         When neither embedkit nor open_clip has that name, or it is no plain CLIP text tower.
+
+    Examples
+    --------
+    >>> text_size("clip-text-nano")["hidden_size"], text_size("ViT-B-32")["hidden_size"]
+    (128, 512)
     """
     if name in TEXT_SIZES:
         return dict(TEXT_SIZES[name])

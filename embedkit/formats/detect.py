@@ -1,4 +1,4 @@
-"""Which library wrote a model folder, and what the folder says, read without loading a model.
+"""The library that wrote a model folder, and the plan of the folder, read without loading a model.
 
 Nothing here imports torch or transformers."""
 
@@ -45,6 +45,13 @@ def locate(
     ------
     ModelError
         When there is no such folder, or the hub cannot give it.
+
+    Examples
+    --------
+    >>> Path("runs/faq/model").mkdir(parents=True)
+    >>> Path("runs/faq/log.jsonl").touch()  # the folder of a run stands for its model
+    >>> locate("runs/faq").as_posix()
+    'runs/faq/model'
     """
     for scheme in ("local-dir:", "hf-hub:"):
         name = str(name).removeprefix(scheme) if str(name).startswith(scheme) else name
@@ -125,7 +132,7 @@ def _snapshot(name: str, revision: str | None, code: bool, pickle: bool, fetch: 
 def inspect(
     root: Path, *, trust_remote_code: bool = False, allow_pickle: bool = False, route: str | None = None
 ) -> FolderPlan:
-    """What `root` holds.
+    """The plan of the model folder `root`.
 
     `route` picks one of the routes of a sentence-transformers folder that has several (query, document).
 
@@ -135,6 +142,14 @@ def inspect(
         When it is no model folder, or has parts that this library does not know.
     UnsafeFileError
         When reading it would run code: a pickle, or remote code.
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin import tokenizer
+    >>> from embedkit.models import StaticEncoder
+    >>> plan = inspect(StaticEncoder(tokenizer(), dim=4).save("words"))
+    >>> plan.kind, plan.origin, plan.spec["normalize"]
+    ('static', 'embedkit', True)
     """
     with _described(root):
         return _inspected(root, trust_remote_code, allow_pickle, route)
@@ -142,7 +157,7 @@ def inspect(
 
 @contextlib.contextmanager
 def _described(root: Path) -> Iterator[None]:
-    """Whatever the descriptions in a folder lack, or hold in the wrong place, is the folder's fault and told so."""
+    """A block in which a missing or misplaced entry of a description is an error of the folder."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:

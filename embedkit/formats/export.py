@@ -1,4 +1,4 @@
-"""Models in the formats of other libraries: `export` writes a folder, `embedkit.formats.load` reads one."""
+"""Models in the formats of other libraries: `export` writes a folder, `embedkit.load` reads one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def export(
     model: Model | str | Path, path: str | Path, format: str = "sentence-transformers", *, overwrite: bool = False,
     samples: int = 100,
 ) -> Path:  # fmt: skip
-    """Write `model` as a folder that another library reads.
+    """The path of a new folder with `model` in the format of another library.
 
     Parameters
     ----------
@@ -40,6 +40,15 @@ def export(
     ------
     ModelError
         When the format is unknown, or cannot express this model; the reason is named.
+
+    Examples
+    --------
+    >>> import embedkit
+    >>> from embedkit.data.builtin import tokenizer
+    >>> from embedkit.models import StaticEncoder
+    >>> folder = embedkit.export(StaticEncoder(tokenizer(), dim=4), "words", format="sentence-transformers")
+    >>> sorted(path.name for path in folder.glob("*.json"))
+    ['config_sentence_transformers.json', 'embedkit_export.json', 'modules.json', 'tokenizer.json']
     """
     check_format(format)
     source = load(model, device="cpu") if isinstance(model, str | Path) else model
@@ -55,7 +64,7 @@ def export(
 
 
 def check_format(format: str) -> None:
-    """Refuse, before a model is loaded, a format that there is not, or one that needs a package that is not installed.
+    """Refuse, before a model is loaded, an unknown format, or one whose package is not installed.
 
     Raises
     ------
@@ -63,6 +72,13 @@ def check_format(format: str) -> None:
         No format has that name; the nearest is offered.
     MissingExtraError
         The package, and how to install it.
+
+    Examples
+    --------
+    >>> check_format("sentence_transformer")
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.ModelError: unknown export format 'sentence_transformer'; did you mean 'sentence-transformers'?
     """
     if format not in writers:
         raise ModelError(f"unknown export format {format!r}", remedy=nearest(format, writers))

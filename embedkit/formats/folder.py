@@ -26,8 +26,8 @@ PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 class Settings(dict[str, Any]):
     """A JSON object of a model folder that remembers which of its keys were read.
 
-    >>> from pathlib import Path
-    >>> from embedkit.formats.folder import Settings
+    Examples
+    --------
     >>> settings = Settings({"pooling": "mean", "colour": "red"}, Path("config.json"))
     >>> settings["pooling"], settings.unread()
     ('mean', ['colour'])
@@ -83,9 +83,18 @@ class FolderPlan:
     tokenizer : Path or None
         Folder of the tokenizer where it is not `weights`.
     notes : list of str
-        What was guessed, and what of the folder is not obeyed; `embedkit.formats.load` logs them as warnings.
+        Guesses, and settings of the folder that have no effect here; `embedkit.load` logs them as warnings.
     similarity : str
         How the folder's owner compares two vectors: cosine, dot, euclidean or manhattan.
+
+    Examples
+    --------
+    >>> write_json(Path("config.json"), {"pooling": "mean", "colour": "red"})
+    >>> plan = FolderPlan(Path(), Path(), "text")
+    >>> plan.spec["pooling"] = plan.settings(Path("config.json"))["pooling"]
+    >>> plan.close()
+    >>> plan.notes
+    ['config.json: not used: colour = "red"']
     """
 
     root: Path
@@ -143,6 +152,13 @@ def read_json(path: Path) -> Any:
     ------
     ModelError
         When it is missing or not JSON.
+
+    Examples
+    --------
+    >>> read_json(Path("embedkit.json"))
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.ModelError: embedkit.json: file is missing; the model folder is incomplete
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -155,18 +171,35 @@ def read_json(path: Path) -> Any:
 
 
 def model_type(folder: Path) -> str:
-    """The ``model_type`` of a transformers configuration; empty where there is none."""
+    """The ``model_type`` of a transformers configuration; empty where there is none.
+
+    Examples
+    --------
+    >>> Path("bert").mkdir()
+    >>> write_json(Path("bert/config.json"), {"model_type": "bert"})
+    >>> model_type(Path("bert"))
+    'bert'
+    """
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     return str(config.get("model_type") or "") if isinstance(config, dict) else ""
 
 
 def inside(root: Path, path: str, listing: str = "modules.json") -> Path:
-    """A module's folder, which must lie in the model folder.
+    """The folder of a module, refused when it is not inside the model folder.
 
     Raises
     ------
     UnsafeFileError
         When it does not.
+
+    Examples
+    --------
+    >>> inside(Path("model"), "1_Pooling").as_posix()
+    'model/1_Pooling'
+    >>> inside(Path("model"), "../1_Pooling")
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.UnsafeFileError: model/modules.json: module path '../1_Pooling' leaves the model folder; ...
     """
     folder = (root / path).resolve()
     if not folder.is_relative_to(root.resolve()):
@@ -177,9 +210,15 @@ def inside(root: Path, path: str, listing: str = "modules.json") -> Path:
 
 
 def write_folder(path: str | Path, write: Callable[[Path], None], *, ours: str | None, overwrite: bool) -> Path:
-    """Fill a new folder through `write` and put it at `path` in one step.
+    """The path of a folder that `write` fills beside its place and that is put there in one step.
 
     `ours` names a file that marks a folder which may be replaced. File modes follow the umask.
+
+    Examples
+    --------
+    >>> path = write_folder("out", lambda folder: write_json(folder / "a.json", 1), ours="a.json", overwrite=False)
+    >>> [file.name for file in path.iterdir()]
+    ['a.json']
     """
     target = Path(path).expanduser().absolute()
     if target.exists() and not overwrite and not _replaceable(target.resolve(), ours):
@@ -199,5 +238,12 @@ def _replaceable(target: Path, ours: str | None) -> bool:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file."""
+    """Write a JSON value as an indented UTF-8 file.
+
+    Examples
+    --------
+    >>> write_json(Path("spec.json"), {"prompts": {"query": "Frage: "}})
+    >>> read_json(Path("spec.json"))
+    {'prompts': {'query': 'Frage: '}}
+    """
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

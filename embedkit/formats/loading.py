@@ -72,6 +72,15 @@ def load(
         Not a model, incomplete, damaged, or made of unknown parts.
     UnsafeFileError
         Reading it would run code, and that was not allowed.
+
+    Examples
+    --------
+    >>> import embedkit
+    >>> from embedkit.data.builtin import tokenizer
+    >>> from embedkit.models import StaticEncoder
+    >>> folder = StaticEncoder(tokenizer(), dim=4).save("words")
+    >>> embedkit.load("words").encode(["a red lamp", "a huge house"]).shape
+    (2, 4)
     """
     if str(name_or_path).startswith(OPEN_CLIP):
         from embedkit.formats.open_clip.towers import load_tag
@@ -131,6 +140,14 @@ def assemble(
     ------
     ModelError
         When the parts are damaged, or do not belong together.
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin import tokenizer
+    >>> from embedkit.models import StaticEncoder
+    >>> folder = StaticEncoder(tokenizer(), dim=4).save("static")
+    >>> assemble(inspect(folder)).embedding.weight.dtype
+    torch.float32
     """
     with reading(plan.root):
         model = _assembled(plan, overrides, trust_remote_code, allow_pickle)

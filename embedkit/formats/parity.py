@@ -1,4 +1,4 @@
-"""What other libraries read from an exported folder, compared with the model: the parity certificate."""
+"""The parity report of an export: vectors that other libraries read from the folder, compared with the model's."""
 
 from __future__ import annotations
 
@@ -30,7 +30,13 @@ _ODD = (
 
 
 def probe_texts(count: int) -> list[str]:
-    """`count` different captions, among them empty, over-long and oddly written ones."""
+    """`count` different captions, among them empty, overlong and oddly written ones.
+
+    Examples
+    --------
+    >>> probe_texts(11)[-2:]
+    ['a photo of a red dog, number 0', 'two small bicycles near the river, number 1']
+    """
     texts = list(_ODD)
     for number in range(count):
         word = _WORDS[number % len(_WORDS)]
@@ -39,7 +45,13 @@ def probe_texts(count: int) -> list[str]:
 
 
 def probe_images(count: int) -> list[Any]:
-    """`count` different RGB images of many shapes: coloured gradients with rectangles and some noise."""
+    """`count` different RGB images of many shapes: coloured gradients with rectangles and some noise.
+
+    Examples
+    --------
+    >>> [image.size for image in probe_images(3)]
+    [(144, 177), (125, 119), (87, 175)]
+    """
     from PIL import Image
 
     images = []
@@ -58,7 +70,7 @@ def probe_images(count: int) -> list[Any]:
 
 
 def parity_report(model: DualEncoder, folder: Path, readers: list[str], samples: int) -> dict[str, Any]:
-    """Read `folder` with each library and compare its vectors of `samples` images and texts with the model's.
+    """Agreement of each library's vectors with the model's, of `samples` images and texts, read from `folder`.
 
     A reader that splits an odd crop margin another way is compared with the model under that rule; the notes of an
     export say so.
@@ -73,6 +85,17 @@ def parity_report(model: DualEncoder, folder: Path, readers: list[str], samples:
     ------
     ModelError
         When a cosine is below `BOUND`, or a nearest text differs.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> model = build(load_recipe("clip-small").model)
+    >>> from embedkit.formats.open_clip.writer import write_files
+    >>> Path("clip").mkdir()
+    >>> notes = write_files(model.eval(), Path("clip"))
+    >>> parity_report(model, Path("clip"), ["open_clip"], samples=4)["open_clip"]["same_top1"]
+    1.0
     """
     texts, images = probe_texts(samples), probe_images(samples)
     agreement: dict[str, Any] = {}
@@ -101,7 +124,14 @@ def _ours(model: DualEncoder, reader: str, texts: list[str], images: list[Any]) 
 
 
 def compare(ours: Vectors, theirs: Vectors) -> dict[str, Any]:
-    """Agreement of (texts, images) vectors; both sides are brought to unit length."""
+    """Agreement of (texts, images) vectors; both sides are brought to unit length.
+
+    Examples
+    --------
+    >>> report = compare((np.eye(2), np.eye(2)), (3 * np.eye(2), np.eye(2)))
+    >>> report["cosine_texts"], report["same_top1"]
+    (1.0, 1.0)
+    """
     (text, image), (other_text, other_image) = (tuple(map(_unit, pair)) for pair in (ours, theirs))
     nearest, other = image @ text.T, other_image @ other_text.T
     places = nearest.argmax(1)

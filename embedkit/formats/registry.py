@@ -33,6 +33,11 @@ class FolderReader(ABC):
         Of several readers whose mark a folder holds, the one with the lowest rank reads it.
     checks_weights : bool
         Whether weights stand as ``*.safetensors`` in the folders of the plan, and are checked before they are read.
+
+    Examples
+    --------
+    >>> readers["peft"].mark, readers["sentence-transformers"].mark
+    ('adapter_config.json', 'modules.json')
     """
 
     name: ClassVar[str]
@@ -46,7 +51,7 @@ class FolderReader(ABC):
 
     @abstractmethod
     def plan(self, root: Path) -> FolderPlan:
-        """What the folder says, without weights.
+        """The plan of a folder, read without weights.
 
         Raises
         ------
@@ -55,7 +60,7 @@ class FolderReader(ABC):
         """
 
     def plan_of_route(self, root: Path, route: str) -> FolderPlan:
-        """What the folder says of one of its routes.
+        """The plan of one route of a folder.
 
         Raises
         ------
@@ -85,6 +90,13 @@ def reader_of(root: Path) -> FolderReader:
     ------
     ModelError
         No reader knows it.
+
+    Examples
+    --------
+    >>> Path("model").mkdir()
+    >>> Path("model/modules.json").touch()
+    >>> reader_of(Path("model")).name
+    'sentence-transformers'
     """
     ranked = sorted((reader() for _, reader in readers.items()), key=lambda reader: reader.rank)
     reader = next((reader for reader in ranked if reader.reads(root)), None)
@@ -107,10 +119,15 @@ class FolderWriter:
     kinds : frozenset of str
         Kinds of models that the format can hold.
     write : callable
-        ``write(model, folder, samples)`` fills an empty folder and returns what the parity report says of it; `samples`
+        ``write(model, folder, samples)`` fills an empty folder and returns its report; `samples`
         images and texts are compared where the written folder is read back.
     check : callable
         Refuses, before a model is loaded, where a package is missing.
+
+    Examples
+    --------
+    >>> sorted(writers["onnx"].kinds), sorted(writers["clip"].kinds)
+    (['clip-text', 'dual', 'static', 'text'], ['dual'])
     """
 
     kinds: frozenset[str]

@@ -1,4 +1,4 @@
-"""What is checked before anything of a model folder is read: nothing that is loaded can run code."""
+"""Checks of a model folder before anything of it is read: nothing that is loaded can run code."""
 
 from __future__ import annotations
 
@@ -26,6 +26,16 @@ def check_weights(plan: FolderPlan, allow_pickle: bool) -> None:
     ------
     ModelError, UnsafeFileError
         Naming folder and file.
+
+    Examples
+    --------
+    >>> folder = Path("pickle")
+    >>> folder.mkdir()
+    >>> (folder / "pytorch_model.bin").touch()
+    >>> check_weights(FolderPlan(folder, folder, "text"), allow_pickle=False)
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.UnsafeFileError: pickle: the weights are a pickle (pytorch_model.bin), which can run code ...
     """
     for folder in [plan.weights, *(folder for folder, _ in plan.dense if folder is not None)]:
         if not folder.is_dir():
@@ -69,6 +79,16 @@ def check_code(folder: Path, trust_remote_code: bool) -> None:
     ------
     UnsafeFileError, ModelError
         Naming the file.
+
+    Examples
+    --------
+    >>> folder = Path("code")
+    >>> folder.mkdir()
+    >>> _ = (folder / "config.json").write_text('{"auto_map": {"AutoModel": "modeling.Model"}}')
+    >>> check_code(folder, trust_remote_code=False)
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.UnsafeFileError: code/config.json: the model brings its own code (auto_map); ...
     """
     for name in _MAY_NAME_CODE:
         path = folder / name
@@ -108,6 +128,16 @@ def check_text(folder: Path, tokenizer: Path | None = None) -> None:
     ------
     ModelError
         Naming the file that is missing.
+
+    Examples
+    --------
+    >>> folder = Path("text")
+    >>> folder.mkdir()
+    >>> _ = (folder / "config.json").write_text('{"model_type": "bert"}')
+    >>> check_text(folder)
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.ModelError: text: no tokenizer in the folder; copy tokenizer.json there
     """
     if not (folder / "config.json").is_file():
         raise ModelError("file is missing", where=str(folder / "config.json"), remedy="the model folder is incomplete")
@@ -119,7 +149,15 @@ def check_text(folder: Path, tokenizer: Path | None = None) -> None:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a folder holds a tokenizer."""
+    """Whether a folder holds a tokenizer.
+
+    Examples
+    --------
+    >>> Path("words").mkdir()
+    >>> Path("words/vocab.txt").touch()
+    >>> has_tokenizer(Path("words"))
+    True
+    """
     return any((folder / name).is_file() for name in _TOKENIZER_FILES)
 
 

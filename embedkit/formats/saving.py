@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 def save(model: Model, path: str | Path, *, recipe: dict[str, Any] | None = None, overwrite: bool = False) -> Path:
-    """Write `model` as a folder that is also a sentence-transformers folder where that can express it.
+    """The path of a saved model: a folder that sentence-transformers reads too where it can express the model.
 
     What sentence-transformers cannot say (a train-only head, templates, mask and first-last pooling, n-grams) is in
     ``embedkit.json``; where the vectors would differ there, ``modules.json`` names a class that it refuses to load,
@@ -30,6 +30,15 @@ def save(model: Model, path: str | Path, *, recipe: dict[str, Any] | None = None
         When `path` holds something else.
     DiskError
         When it cannot be written; what was there is as it was.
+
+    Examples
+    --------
+    >>> import embedkit
+    >>> from embedkit.data.builtin import tokenizer
+    >>> from embedkit.models import StaticEncoder
+    >>> folder = embedkit.save(StaticEncoder(tokenizer(), dim=4), "words")
+    >>> sorted(path.name for path in folder.glob("*.*"))
+    ['config_sentence_transformers.json', 'embedkit.json', 'model.safetensors', 'modules.json', 'tokenizer.json']
     """
     target = write_folder(path, lambda folder: write_own(model, folder, recipe), ours=OWN_FILE, overwrite=overwrite)
     for note in notes_for_readers(model):

@@ -1,4 +1,4 @@
-"""Weights in files: safetensors read and written, other readers quietened, damage told as errors."""
+"""Weights in files: safetensors read and written, other readers silenced, damage reported as errors."""
 
 from __future__ import annotations
 
@@ -14,10 +14,21 @@ if TYPE_CHECKING:
 
 
 def find_tensors(encoder: Any, aliases: Mapping[str, Sequence[str]], allow_pickle: bool = False) -> dict[str, Tensor]:
-    """What else stands in the files that an encoder came from: for each key of `aliases` the first of its names there.
+    """Tensors of the files that an encoder was read from: for each key of `aliases` the first of its names in them.
 
     The tensors are float32; a key without one is absent. A pickle is looked into where `allow_pickle` says so and the
     safetensors hold nothing.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from types import SimpleNamespace
+    >>> Path("bert").mkdir()
+    >>> write_tensors({"pooler.weight": torch.ones(2, 2)}, Path("bert"))
+    >>> aliases = {"weight": ["pooler.dense.weight", "pooler.weight"], "bias": ["pooler.dense.bias", "pooler.bias"]}
+    >>> find_tensors(SimpleNamespace(name_or_path="bert"), aliases)
+    {'weight': tensor([[1., 1.],
+            [1., 1.]])}
     """
     from safetensors import safe_open
 
@@ -45,7 +56,16 @@ def find_tensors(encoder: Any, aliases: Mapping[str, Sequence[str]], allow_pickl
 
 
 def read_tensors(folder: Path, allow_pickle: bool = False) -> dict[str, Any]:
-    """The weights of a module's folder: model.safetensors, or a pickle where that is allowed."""
+    """The weights of a module's folder: model.safetensors, or a pickle where that is allowed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Path("2_Dense").mkdir()
+    >>> write_tensors({"linear.bias": torch.zeros(2)}, Path("2_Dense"))
+    >>> read_tensors(Path("2_Dense"))
+    {'linear.bias': tensor([0., 0.])}
+    """
     path = folder / "model.safetensors"
     if path.is_file() or not allow_pickle:
         return read_safetensors(path)
@@ -57,7 +77,20 @@ def read_tensors(folder: Path, allow_pickle: bool = False) -> dict[str, Any]:
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:
-    """All tensors of a file."""
+    """All tensors of a safetensors file by name.
+
+    Raises
+    ------
+    ModelError
+        The file is missing or damaged.
+
+    Examples
+    --------
+    >>> read_safetensors(Path("model.safetensors"))
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.ModelError: model.safetensors: file is missing; the model folder is incomplete
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -71,12 +104,20 @@ def read_safetensors(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """Read a folder by transformers, quietly; whatever goes wrong inside is the folder's.
+    """A block that reads a folder by a foreign library, silently; whatever fails in it is an error of the folder.
 
     Raises
     ------
     ModelError
         Instead of any error inside but those meant for people: a damaged file can make those readers raise anything.
+
+    Examples
+    --------
+    >>> with reading(Path("bert")):
+    ...     raise KeyError("hidden_size")
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.ModelError: bert: cannot be loaded ('hidden_size'); is the folder complete?
     """
     try:
         with quiet():
@@ -98,6 +139,13 @@ def check_complete(report: dict[str, Any], folder: Path) -> None:
     ------
     ModelError
         With the number of such weights and the first of them.
+
+    Examples
+    --------
+    >>> check_complete({"missing_keys": ["pooler.bias"], "mismatched_keys": []}, Path("bert"))
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.ModelError: bert: 1 weights are missing or have another shape (first: pooler.bias); ...
     """
     missing = sorted(key for key in report["missing_keys"] if not key.endswith("position_ids"))
     if missing or report["mismatched_keys"]:
@@ -110,7 +158,15 @@ def check_complete(report: dict[str, Any], folder: Path) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars and no load reports of transformers inside."""
+    """A block without the progress bars and load reports of transformers.
+
+    Examples
+    --------
+    >>> from transformers.utils import logging
+    >>> with quiet():
+    ...     logging.is_progress_bar_enabled()
+    False
+    """
     from transformers.utils import logging as hf
 
     bars, level = hf.is_progress_bar_enabled(), hf.get_verbosity()
@@ -125,7 +181,16 @@ def quiet() -> Iterator[None]:
 
 
 def write_tensors(state: dict[str, Any], folder: Path, name: str = "model.safetensors") -> None:
-    """Write tensors as a safetensors file; shared ones are written twice."""
+    """Write tensors as a safetensors file; shared ones are written twice.
+
+    Examples
+    --------
+    >>> import torch
+    >>> table = torch.ones(2, 3)
+    >>> write_tensors({"embedding.weight": table, "head.weight": table}, Path(), "tied.safetensors")
+    >>> sorted(read_safetensors(Path("tied.safetensors")))
+    ['embedding.weight', 'head.weight']
+    """
     from safetensors.torch import save_file
 
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
@@ -139,6 +204,14 @@ def load_exactly(module: Any, tensors: dict[str, Any], where: Path) -> None:
     ------
     ModelError
         Naming the first tensor that does not fit.
+
+    Examples
+    --------
+    >>> import torch
+    >>> load_exactly(torch.nn.Linear(2, 1), {"weight": torch.ones(1, 2)}, Path("2_Dense"))
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.ModelError: 2_Dense: the weights do not fit (bias is missing, expected (1,)); ...
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     file_shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -154,6 +227,14 @@ def write_tokenizer(tokenizer: Any, folder: Path) -> None:
     """Write a tokenizer without the truncation and padding of its last call, which tokenizer.json would keep.
 
     Other readers of the file would cut texts there; embedkit's own length stands in the model's settings.
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin import tokenizer
+    >>> Path("words").mkdir()
+    >>> write_tokenizer(tokenizer(), Path("words"))
+    >>> sorted(path.name for path in Path("words").iterdir())
+    ['tokenizer.json', 'tokenizer_config.json']
     """
     core = getattr(tokenizer, "backend_tokenizer", None)
     if core is None:

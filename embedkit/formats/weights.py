@@ -17,12 +17,20 @@ from embedkit.models.modules.text import TextEncoder
 
 @singledispatch
 def write_weights(model: Any, folder: Path, extra: dict[str, Tensor] | None = None) -> None:
-    """Write weights and tokenizer of a model into a folder; `extra` are tensors to be written with them.
+    """Write weights and tokenizer of a model into a folder, `extra` tensors with them.
 
     Raises
     ------
     ModelError
         A model of this kind has no weights file of its own.
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin import tokenizer
+    >>> Path("words").mkdir()
+    >>> write_weights(StaticEncoder(tokenizer(), dim=4), Path("words"))
+    >>> sorted(path.name for path in Path("words").iterdir())
+    ['model.safetensors', 'tokenizer.json']
     """
     raise ModelError(f"a {model.kind} model has no single file of weights", remedy="save it with embedkit")
 

@@ -1,4 +1,4 @@
-"""One folder that open_clip, transformers and sentence-transformers all read, with a certificate."""
+"""One folder that open_clip, transformers and sentence-transformers all read, with a parity report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def _write(model: DualEncoder, folder: Path, samples: int = 100) -> dict[str, Any]:
-    """Write the files of all three libraries and compare what each reads with the model.
+    """Notes and parity report of a new folder with the files of all three libraries, each compared with the model.
 
     Raises
     ------

@@ -21,6 +21,14 @@ def read_dual(plan: FolderPlan) -> DualEncoder:
     ------
     ModelError
         When a tower is missing or its weights do not fit.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> model = build(load_recipe("clip-small", smoke=True).model)
+    >>> read_dual(inspect(model.save("pair"))).image.size
+    (32, 32)
     """
     from embedkit.formats.loading import assemble
     from embedkit.formats.tensors import read_safetensors

@@ -21,7 +21,18 @@ if TYPE_CHECKING:
 
 
 def write_own(model: Model, folder: Path, recipe: dict[str, Any] | None = None) -> None:
-    """Fill an empty folder with `model` and its ``embedkit.json``."""
+    """Fill an empty folder with `model` and its ``embedkit.json``.
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin import tokenizer
+    >>> from embedkit.models import StaticEncoder
+    >>> from embedkit.formats.folder import read_json
+    >>> Path("words").mkdir()
+    >>> write_own(StaticEncoder(tokenizer(), dim=4), Path("words"))
+    >>> read_json(Path("words/embedkit.json"))["kind"]
+    'static'
+    """
 
     layout = _write_dual(model, folder) if isinstance(model, DualEncoder) else write_model(model, folder)
     own = {
@@ -32,7 +43,7 @@ def write_own(model: Model, folder: Path, recipe: dict[str, Any] | None = None) 
 
 
 def _write_dual(model: DualEncoder, folder: Path) -> dict[str, Any]:
-    """Write both towers and the projections; returns what ``embedkit.json`` holds besides.
+    """The rest of the spec for ``embedkit.json``; writes both towers and the projections.
 
     ``text/`` is a complete folder of the text tower alone, ``image/`` holds the weights of the image tower under the
     names of the library that it comes from.

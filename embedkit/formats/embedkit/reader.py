@@ -17,7 +17,17 @@ from embedkit.errors import ModelError
 
 @readers.add("embedkit")
 class EmbedkitReader(FolderReader):
-    """Folders with an ``embedkit.json``."""
+    """Folders with an ``embedkit.json``.
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin import tokenizer
+    >>> from embedkit.models import StaticEncoder
+    >>> folder = StaticEncoder(tokenizer(), dim=4, ngrams=2, buckets=100).save("words")
+    >>> plan = EmbedkitReader().plan(folder)
+    >>> plan.kind, plan.spec["ngrams"]
+    ('static', 2)
+    """
 
     name, mark, rank = "embedkit", OWN_FILE, 0
 

@@ -19,6 +19,13 @@ def read_static(plan: FolderPlan, allow_pickle: bool = False) -> StaticEncoder:
     ------
     ModelError
         When the table is missing or does not fit the tokenizer.
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin import tokenizer
+    >>> from embedkit.formats.detect import inspect
+    >>> read_static(inspect(StaticEncoder(tokenizer(), dim=4).save("words"))).dim
+    4
     """
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast

@@ -57,7 +57,7 @@ class _ImageGraph(nn.Module):
 
 
 def write(model: DualEncoder, folder: Path, samples: int = 100) -> dict[str, Any]:
-    """Write ``text.onnx``, ``image.onnx`` and the tokenizer; compare the graphs with the model.
+    """Inputs, settings and parity report of ``text.onnx`` and ``image.onnx``, written with the tokenizer.
 
     Raises
     ------
@@ -65,6 +65,17 @@ def write(model: DualEncoder, folder: Path, samples: int = 100) -> dict[str, Any
         When onnx, onnxscript or onnxruntime is not installed.
     ModelError
         For a text tower without an ONNX form, and when a graph's vectors differ.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe import ModelConfig
+    >>> from embedkit.factory import build
+    >>> text = {"kind": "static", "dim": 8, "tokenizer": "builtin"}
+    >>> model = build(ModelConfig(kind="dual", towers={"dim": 8, "text": text, "image": {"size": "vit-nano-32"}}))
+    >>> write(model, Path("onnx"))
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.ModelError: a static text tower has no ONNX export; save it as an embedkit folder
     """
     from embedkit.models.modules.text import TextEncoder
 

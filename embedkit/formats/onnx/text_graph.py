@@ -37,6 +37,15 @@ class PaddedEncoder(nn.Module):
     ----------
     model : TextEncoder
         Its parts are copied; adapters are merged.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> model = build(load_recipe("quickstart").model)
+    >>> ids, mask = padded(model.prepare(["a red lamp", "the dirty bike"]), model.encoder)
+    >>> PaddedEncoder(model)(ids, mask).shape
+    torch.Size([2, 64])
     """
 
     def __init__(self, model: Any) -> None:
@@ -86,7 +95,7 @@ class PaddedEncoder(nn.Module):
 
 
 def write(model: Model, folder: Path) -> dict[str, Any]:
-    """Write model.onnx, the tokenizer, and what a caller must know; compare the graph with the model.
+    """Inputs, settings and largest difference of ``model.onnx``, written with the tokenizer.
 
     Raises
     ------
@@ -94,6 +103,15 @@ def write(model: Model, folder: Path) -> dict[str, Any]:
         When onnx, onnxscript or onnxruntime is not installed.
     ModelError
         For a static model, or when the graph's vectors differ by more than `TOLERANCE`.
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin import tokenizer
+    >>> from embedkit.models import StaticEncoder
+    >>> write(StaticEncoder(tokenizer(), dim=4), Path("onnx"))
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.ModelError: a static model has no ONNX export; export to sentence-transformers
     """
     from embedkit.models.modules.text import TextEncoder
 
@@ -127,7 +145,17 @@ def write(model: Model, folder: Path) -> dict[str, Any]:
 
 
 def need_onnx() -> None:
-    """Refuse when a package that the export needs is not installed."""
+    """Refuse when a package that the export needs is not installed.
+
+    Examples
+    --------
+    >>> from unittest import mock
+    >>> with mock.patch("importlib.util.find_spec", return_value=None):
+    ...     need_onnx()
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.MissingExtraError: ONNX export needs the package 'onnx'; pip install "embedkit[onnx]"
+    """
     from importlib.util import find_spec
 
     for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -137,7 +165,17 @@ def need_onnx() -> None:
 
 def padded(inputs: Inputs, encoder: Any) -> tuple[Tensor, Tensor]:
     """Ids and mask (N, L) of texts for an encoder of transformers; SigLIP's tokens are all real, for its attention sees
-    its padding."""
+    its padding.
+
+    Examples
+    --------
+    >>> from transformers import BertConfig
+    >>> from types import SimpleNamespace
+    >>> from embedkit.models import Inputs
+    >>> ids, mask = padded(Inputs.of([[2, 7, 3], [2, 3]]), SimpleNamespace(config=BertConfig(pad_token_id=0)))
+    >>> ids.tolist(), mask.tolist()
+    ([[2, 7, 3], [2, 3, 0]], [[1, 1, 1], [1, 1, 0]])
+    """
     rows = inputs.rows()
     longest = max(map(len, rows))
     ids = torch.full((len(rows), longest), getattr(encoder.config, "pad_token_id", None) or 0)
@@ -163,7 +201,14 @@ def _largest_difference(model: Any, path: Path) -> float:
 
 @contextlib.contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """Without the exporter's progress lines."""
+    """A block without the exporter's progress lines.
+
+    Examples
+    --------
+    >>> with quiet_exporter():
+    ...     logging.getLogger("torch.onnx").isEnabledFor(logging.WARNING)
+    False
+    """
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -10,7 +10,7 @@ from embedkit.formats.registry import DUAL_KINDS, TEXT_KINDS, FolderWriter, writ
 
 
 def _write(model: Any, folder: Path, samples: int = 100) -> dict[str, Any]:
-    """Write the graphs of a model; see the writer of each."""
+    """Inputs, settings and agreement of the graphs of a model; see the writer of each."""
     if model.kind == "dual":
         return dual_graph.write(model, folder, samples)
     return text_graph.write(model, folder)

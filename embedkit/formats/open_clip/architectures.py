@@ -17,6 +17,11 @@ def architecture(name: str, ours: Iterable[str] = ()) -> dict[str, Any]:
         open_clip has no such name.
     MissingExtraError
         open_clip is not installed.
+
+    Examples
+    --------
+    >>> architecture("ViT-B-32")["embed_dim"]
+    512
     """
     from embedkit.models.modules.image_towers import need
 

@@ -70,20 +70,47 @@ def _renamed(state: State, table: dict[str, str]) -> State:
 
 
 def vision_to_hf(state: State) -> State:
-    """open_clip's ``visual.*`` (without the prefix, without ``proj``) -> CLIPVisionModel."""
+    """open_clip's ``visual.*`` (without the prefix, without ``proj``) -> CLIPVisionModel.
+
+    Examples
+    --------
+    >>> list(vision_to_hf({"ln_pre.bias": torch.zeros(2), "transformer.resblocks.0.ln_1.bias": torch.zeros(2)}))
+    ['encoder.layers.0.layer_norm1.bias', 'pre_layrnorm.bias']
+    """
     return _blocks_to_hf(state) | _renamed(state, _VISION)
 
 
 def vision_from_hf(state: State) -> State:
-    """CLIPVisionModel -> open_clip's ``visual.*`` without the prefix, without ``proj``."""
+    """CLIPVisionModel -> open_clip's ``visual.*`` without the prefix, without ``proj``.
+
+    Examples
+    --------
+    >>> list(vision_from_hf({"embeddings.class_embedding": torch.zeros(2)}))
+    ['class_embedding']
+    """
     return _blocks_from_hf(state) | _renamed(state, {theirs: ours for ours, theirs in _VISION.items()})
 
 
 def text_to_hf(state: State) -> State:
-    """open_clip's text tower (without ``text_projection``) -> CLIPTextModel; SiglipTextModel has the same names."""
+    """open_clip's text tower (without ``text_projection``) -> CLIPTextModel; SiglipTextModel has the same names.
+
+    Examples
+    --------
+    >>> for name in text_to_hf({"transformer.resblocks.0.attn.in_proj_bias": torch.zeros(6)}):
+    ...     print(name)
+    encoder.layers.0.self_attn.q_proj.bias
+    encoder.layers.0.self_attn.k_proj.bias
+    encoder.layers.0.self_attn.v_proj.bias
+    """
     return _blocks_to_hf(state) | _renamed(state, _TEXT)
 
 
 def text_from_hf(state: State) -> State:
-    """CLIPTextModel (or SiglipTextModel without its head) -> open_clip's text tower without ``text_projection``."""
+    """CLIPTextModel (or SiglipTextModel without its head) -> open_clip's text tower without ``text_projection``.
+
+    Examples
+    --------
+    >>> list(text_from_hf({"final_layer_norm.weight": torch.ones(2)}))
+    ['ln_final.weight']
+    """
     return _blocks_from_hf(state) | _renamed(state, {theirs: ours for ours, theirs in _TEXT.items()})

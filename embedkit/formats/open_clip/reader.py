@@ -14,7 +14,16 @@ if TYPE_CHECKING:
 
 @readers.add("open_clip")
 class OpenClipReader(FolderReader):
-    """Folders with an ``open_clip_config.json``."""
+    """Folders with an ``open_clip_config.json``.
+
+    Examples
+    --------
+    >>> Path("clip").mkdir()
+    >>> Path("clip/open_clip_config.json").touch()
+    >>> reader = OpenClipReader()
+    >>> reader.reads(Path("clip")), reader.plan(Path("clip")).kind
+    (True, 'dual')
+    """
 
     name, mark, rank = "open_clip", "open_clip_config.json", 1
     checks_weights = False  # under names of its own; `read` checks them

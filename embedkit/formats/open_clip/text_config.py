@@ -21,7 +21,13 @@ ACTIVATIONS = {"gelu": {}, "gelu_pytorch_tanh": {"approximate": "tanh"}}
 
 
 def has_text_model(cfg: dict[str, Any]) -> bool:
-    """Whether transformers has a text model for open_clip's ``text_cfg``: CLIP's or SigLIP's."""
+    """Whether transformers has a text model for open_clip's ``text_cfg``: CLIP's or SigLIP's.
+
+    Examples
+    --------
+    >>> has_text_model({"width": 512}), has_text_model({"embed_cls": True})  # CLIP, CoCa
+    (True, False)
+    """
     plain = all(cfg.get(key, values[0]) in values for key, values in _PLAIN.items() if key != "output_tokens")
     causal, bias = not cfg.get("no_causal_mask", False), cfg.get("proj_bias", False)
     pool = cfg.get("pool_type", "argmax")
@@ -35,6 +41,12 @@ def text_config(cfg: dict[str, Any], dim: int, quick_gelu: bool) -> dict[str, An
     ------
     ModelError
         Naming the setting that no text model of transformers has.
+
+    Examples
+    --------
+    >>> config = text_config({"width": 64, "layers": 2, "heads": 2}, dim=32, quick_gelu=False)
+    >>> config["model_type"], config["hidden_size"], config["hidden_act"]
+    ('clip_text_model', 64, 'gelu')
     """
     for key, values in _PLAIN.items():
         if cfg.get(key, values[0]) not in values:
@@ -58,7 +70,13 @@ def text_config(cfg: dict[str, Any], dim: int, quick_gelu: bool) -> dict[str, An
 
 
 def activation(cfg: dict[str, Any], quick_gelu: bool) -> str:
-    """transformers' name of the activation of an open_clip tower."""
+    """transformers' name of the activation of an open_clip tower.
+
+    Examples
+    --------
+    >>> activation({}, quick_gelu=True), activation({"act_kwargs": {"approximate": "tanh"}}, quick_gelu=False)
+    ('quick_gelu', 'gelu_pytorch_tanh')
+    """
     settings = cfg.get("act_kwargs") or {}
     if quick_gelu and not settings:
         return "quick_gelu"
@@ -77,6 +95,14 @@ def open_clip_text_cfg(text: ClipTextEncoder) -> tuple[dict[str, Any], bool]:
     ------
     ModelError
         When open_clip would give other vectors; the reason is named.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> model = build(load_recipe("clip-small").model)
+    >>> open_clip_text_cfg(model.text)
+    ({'context_length': 77, 'vocab_size': 49408, 'width': 128, 'heads': 4, 'layers': 2, 'mlp_ratio': 4.0}, False)
     """
     config = text.encoder.config
     cfg: dict[str, Any] = {
@@ -105,12 +131,29 @@ def open_clip_text_cfg(text: ClipTextEncoder) -> tuple[dict[str, Any], bool]:
 
 
 def refuse(library: str, reason: str) -> NoReturn:
-    """Raise what `export` raises when a library cannot express a model."""
+    """Raise what `export` raises when a library cannot express a model.
+
+    Examples
+    --------
+    >>> refuse("open_clip", "its text tower has dense layers")
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.ModelError: open_clip cannot express this model: its text tower has dense layers; ...
+    """
     raise ModelError(f"{library} cannot express this model: {reason}", remedy="save it as an embedkit folder")
 
 
 def end_id(text: ClipTextEncoder) -> int:
-    """The token at which the text is read."""
+    """The token at which the text is read.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> model = build(load_recipe("clip-small", {"model.towers.text.tokenizer": "builtin"}).model)
+    >>> end_id(model.text)
+    3
+    """
     from embedkit.models.modules.clip_text import special_ids
 
     number = special_ids(text.tokenizer)["eos_token_id"]
@@ -120,7 +163,15 @@ def end_id(text: ClipTextEncoder) -> int:
 
 
 def has_clip_vocabulary(tokenizer: Any) -> bool:
-    """Whether a tokenizer has CLIP's 49,408 tokens, whatever the names of the two special ones."""
+    """Whether a tokenizer has CLIP's 49,408 tokens, whatever the names of the two special ones.
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin import tokenizer
+    >>> from embedkit.models.modules.clip_text import clip_tokenizer
+    >>> has_clip_vocabulary(clip_tokenizer()), has_clip_vocabulary(tokenizer())
+    (True, False)
+    """
     from importlib.util import find_spec
 
     vocabulary = tokenizer.get_vocab()
@@ -150,7 +201,17 @@ NOT_IN_TOKENIZERS = (
 
 
 def with_cleaning(text: ClipTextEncoder) -> Any:
-    """A transformers tokenizer that cleans by itself as far as a tokenizer file can say that (`NOT_IN_TOKENIZERS`)."""
+    """A transformers tokenizer that cleans by itself as far as a tokenizer file can say that (`NOT_IN_TOKENIZERS`).
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> model = build(load_recipe("clip-small", {"model.towers.text.tokenizer": "builtin"}).model)
+    >>> model.text.cleaning = "lower"
+    >>> with_cleaning(model.text).tokenize("A&nbsp;RED   lamp")
+    ['a', 'red', 'lamp']
+    """
     from tokenizers import Regex, Tokenizer, normalizers
     from transformers import PreTrainedTokenizerFast
 

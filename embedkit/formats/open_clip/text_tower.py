@@ -31,6 +31,16 @@ def read_text(plan: FolderPlan) -> OpenClipText:
     ------
     ModelError
         The weights or the tokenizer are missing or do not fit.
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin import tokenizer
+    >>> from embedkit.formats.detect import inspect
+    >>> words = tokenizer()
+    >>> config = {"context_length": 8, "vocab_size": len(words), "width": 16, "heads": 2, "layers": 1}
+    >>> folder = OpenClipText(config, 4, words, cleaning="none").save("tower")
+    >>> read_text(inspect(folder)).max_length
+    8
     """
     spec = dict(plan.spec)
     text = OpenClipText(spec.pop("config"), spec.pop("dim"), read_tokenizer(plan.weights), **spec)
@@ -66,6 +76,14 @@ class OpenClipText(Model):
         open_clip is not installed.
     ModelError
         The configuration is none of open_clip's.
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin import tokenizer
+    >>> words = tokenizer()
+    >>> config = {"context_length": 8, "vocab_size": len(words), "width": 16, "heads": 2, "layers": 1}
+    >>> OpenClipText(config, 4, words, cleaning="none").encode(["a red lamp"]).shape
+    (1, 4)
     """
 
     kind = KIND

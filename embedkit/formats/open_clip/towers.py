@@ -30,7 +30,7 @@ POOLERS = {"mean_pooler": "mean", "cls_last_hidden_state_pooler": "cls"}
 
 
 def read(folder: Path, *, allow_pickle: bool = False) -> DualEncoder:
-    """The model of an open_clip folder.
+    """The dual encoder of an open_clip folder.
 
     Raises
     ------
@@ -38,11 +38,26 @@ def read(folder: Path, *, allow_pickle: bool = False) -> DualEncoder:
         When it is incomplete, or has parts that embedkit does not have.
     UnsafeFileError
         When the weights are a pickle and that was not allowed.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> settings = {"model.towers.text.tokenizer": "builtin", "model.towers.text.max_length": 77}
+    >>> model = build(load_recipe("clip-small", settings).model)
+    >>> from embedkit.formats.open_clip.writer import write_files
+    >>> model.text.cleaning = "whitespace"  # open_clip always cleans
+    >>> Path("clip").mkdir()
+    >>> notes = write_files(model, Path("clip"))
+    >>> read(Path("clip")).dim
+    128
     """
     contents = read_json(folder / CONFIG)
     if not isinstance(contents, dict) or "model_cfg" not in contents:
         raise ModelError("has no model_cfg", where=str(folder / CONFIG), remedy="write the folder again")
-    return assemble(contents["model_cfg"], contents.get("preprocess_cfg") or {}, _weights(folder, allow_pickle), folder)
+    return _assemble(
+        contents["model_cfg"], contents.get("preprocess_cfg") or {}, _weights(folder, allow_pickle), folder
+    )
 
 
 def _weights(folder: Path, allow_pickle: bool) -> dict[str, Any]:
@@ -67,12 +82,19 @@ def _weights(folder: Path, allow_pickle: bool) -> dict[str, Any]:
 
 
 def load_tag(name: str) -> DualEncoder:
-    """A model by ``ARCHITECTURE`` (random weights) or ``ARCHITECTURE/TAG`` (pretrained, from open_clip's sources).
+    """A dual encoder by ``ARCHITECTURE`` (random weights) or ``ARCHITECTURE/TAG`` (pretrained, fetched by open_clip).
 
     Raises
     ------
     ModelError
         Unknown name, or weights that cannot be fetched.
+
+    Examples
+    --------
+    >>> load_tag("ViT-B-32/openia")
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.ModelError: open_clip:ViT-B-32/openia: ViT-B-32 has no pretrained weights 'openia'; did you mean ...
     """
     from embedkit.formats.open_clip.architectures import architecture
     from embedkit.models.modules.image_towers import need
@@ -95,14 +117,15 @@ def load_tag(name: str) -> DualEncoder:
         raise ModelError(f"open_clip cannot give it ({reason})", where=f"open_clip:{name}") from error
     preprocess = open_clip.get_model_preprocess_cfg(model)
     quick = any(type(module).__name__ == "QuickGELU" for module in model.modules())
-    return assemble({**config, "quick_gelu": quick}, preprocess, model.state_dict(), None)
+    return _assemble({**config, "quick_gelu": quick}, preprocess, model.state_dict(), None)
 
 
 def named(name: str) -> tuple[str, str]:
     """Architecture and tag of ``ARCHITECTURE/TAG``; a slash within the architecture (``ViT-B/32``) is its dash.
 
-    >>> from embedkit.formats.open_clip.towers import named
-    >>> named("ViT-B/32/openai")  # doctest: +SKIP
+    Examples
+    --------
+    >>> named("ViT-B/32/openai")
     ('ViT-B-32', 'openai')
     """
     import open_clip
@@ -114,10 +137,10 @@ def named(name: str) -> tuple[str, str]:
     return parts[0], "/".join(parts[1:])
 
 
-def assemble(
+def _assemble(
     cfg: dict[str, Any], preprocess_cfg: dict[str, Any], state: dict[str, Any], folder: Path | None
 ) -> DualEncoder:
-    """The model of open_clip's configuration and weights; `folder` holds its tokenizer where it has one of its own."""
+    """The dual encoder of open_clip's configuration and weights; a tokenizer of its own is in `folder`."""
     from embedkit.formats.tensors import load_exactly
     from embedkit.models.modules.dual import DualEncoder, Projection
     from embedkit.models.modules.image_towers import build_image_tower
@@ -148,7 +171,13 @@ def assemble(
 
 
 def is_timm(vision: dict[str, Any]) -> bool:
-    """Whether an open_clip image tower is one of timm's."""
+    """Whether an open_clip image tower is one of timm's.
+
+    Examples
+    --------
+    >>> is_timm({"timm_model_name": "convnext_atto"}), is_timm({"width": 128, "layers": 4})
+    (True, False)
+    """
     return bool(vision.get("timm_model_name"))
 
 

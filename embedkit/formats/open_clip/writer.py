@@ -21,7 +21,7 @@ from embedkit.formats.registry import DUAL_KINDS, FolderWriter, writers
 
 
 def _write(model: DualEncoder, folder: Path, samples: int = 100) -> dict[str, Any]:
-    """Write an open_clip folder and compare what open_clip reads from it with the model.
+    """Notes and parity report of a new open_clip folder, compared with the model.
 
     Raises
     ------
@@ -35,7 +35,20 @@ def _write(model: DualEncoder, folder: Path, samples: int = 100) -> dict[str, An
 
 
 def write_files(model: DualEncoder, folder: Path) -> list[str]:
-    """Write configuration, weights and tokenizer; what differs in rare inputs is returned as notes."""
+    """Notes on rare inputs that differ; writes configuration, weights and tokenizer.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> settings = {"model.towers.text.tokenizer": "builtin", "model.towers.text.max_length": 77}
+    >>> model = build(load_recipe("clip-small", settings).model)
+    >>> model.text.cleaning = "whitespace"  # open_clip always cleans
+    >>> Path("clip").mkdir()
+    >>> notes = write_files(model, Path("clip"))
+    >>> sorted(path.name for path in Path("clip").iterdir())
+    ['open_clip_config.json', 'open_clip_model.safetensors', 'tokenizer.json', 'tokenizer_config.json']
+    """
     from embedkit.formats.open_clip.text_tower import OpenClipText
     from embedkit.models.modules.clip_text import ClipTextEncoder
 
@@ -62,7 +75,7 @@ def write_files(model: DualEncoder, folder: Path) -> list[str]:
 def _write_config_and_weights(
     model: DualEncoder, cfg: dict[str, Any], state: dict[str, Any], folder: Path
 ) -> list[str]:
-    """Write configuration and weights, the scale with them; notes on images that differ."""
+    """Notes on images that differ; writes configuration and weights, the scale with them."""
     import torch
 
     from embedkit.formats.tensors import write_tensors
@@ -77,7 +90,7 @@ def _write_config_and_weights(
 
 
 def _write_own_text(model: DualEncoder, text: OpenClipText, folder: Path) -> list[str]:
-    """Write a model whose text tower is open_clip's own."""
+    """Notes on a model whose text tower is open_clip's own; writes its files."""
     if model.projection("text").kind != "none":
         refuse("open_clip", "its text tower has a projection of its own, and this model a second one")
     vision_cfg, visual, quick_image = vision_parts(model)
@@ -97,7 +110,17 @@ def _write_own_text(model: DualEncoder, text: OpenClipText, folder: Path) -> lis
 
 
 def vision_parts(model: DualEncoder) -> tuple[dict[str, Any], dict[str, Any], bool | None]:
-    """open_clip's ``vision_cfg``, its weights, and whether it has QuickGELU (None where that does not matter)."""
+    """open_clip's ``vision_cfg``, its weights, and whether it has QuickGELU (None where that does not matter).
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> model = build(load_recipe("clip-small", {"model.towers.text.tokenizer": "builtin"}).model)
+    >>> cfg, weights, quick_gelu = vision_parts(model)
+    >>> cfg["width"], cfg["layers"], weights["class_embedding"].shape, quick_gelu
+    (192, 6, torch.Size([192]), False)
+    """
     from embedkit.models.modules.adapters import has_adapters, merged_state
     from embedkit.models.towers.open_clip import OpenClipTower
     from embedkit.models.towers.timm import TimmTower
@@ -129,7 +152,16 @@ def vision_parts(model: DualEncoder) -> tuple[dict[str, Any], dict[str, Any], bo
 
 
 def text_parts(model: DualEncoder, text: ClipTextEncoder) -> dict[str, Any]:
-    """open_clip's weights of the text tower."""
+    """open_clip's weights of the text tower.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> model = build(load_recipe("clip-small", {"model.towers.text.tokenizer": "builtin"}).model)
+    >>> text_parts(model, model.text)["text_projection"].shape
+    torch.Size([128, 128])
+    """
     projection = model.projection("text")
     if text.layers:
         refuse("open_clip", "the text tower has dense layers")

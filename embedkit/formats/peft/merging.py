@@ -27,6 +27,17 @@ def merge_adapter(encoder: Any, folder: Path) -> Any:
         peft is not installed.
     ModelError
         The adapter does not fit the encoder.
+
+    Examples
+    --------
+    >>> from peft import LoraConfig, get_peft_model
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> recipe = load_recipe("quickstart")
+    >>> adapted = get_peft_model(build(recipe.model).encoder, LoraConfig(target_modules=["query"]))
+    >>> adapted.save_pretrained("lora")
+    >>> type(merge_adapter(build(recipe.model).encoder, Path("lora"))).__name__
+    'BertModel'
     """
     try:
         from peft import PeftConfig, get_peft_model, set_peft_model_state_dict

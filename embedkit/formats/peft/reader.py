@@ -18,7 +18,15 @@ _OTHER_KINDS = ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "ADAPTION_PROMPT",
 
 @readers.add("peft")
 class PeftReader(FolderReader):
-    """Folders with an ``adapter_config.json`` and no model beside it."""
+    """Folders with an ``adapter_config.json`` and no model beside it.
+
+    Examples
+    --------
+    >>> Path("adapter").mkdir()
+    >>> Path("adapter/adapter_config.json").touch()
+    >>> PeftReader().reads(Path("adapter"))
+    True
+    """
 
     name, mark, rank = "peft", ADAPTER, 3
 
@@ -39,6 +47,16 @@ def place_on_base(plan: FolderPlan, folder: Path) -> None:
         The base is not at hand, or the adapter cannot be merged into it.
     UnsafeFileError
         The adapter's weights are a pickle, or its settings name code.
+
+    Examples
+    --------
+    >>> Path("lora/base").mkdir(parents=True)
+    >>> _ = Path("lora/adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "base"}')
+    >>> Path("lora/adapter_model.safetensors").touch()
+    >>> plan = FolderPlan(Path("lora"), Path("lora"), "text")
+    >>> place_on_base(plan, Path("lora"))
+    >>> plan.weights.as_posix()
+    'lora/base'
     """
     path = folder / ADAPTER
     settings = Settings(read_json(path), path)

@@ -1,4 +1,4 @@
-"""The modules of sentence-transformers: what each of them adds to the plan of a folder."""
+"""The modules of sentence-transformers: their additions to the plan of a folder."""
 
 from __future__ import annotations
 
@@ -36,12 +36,21 @@ REFUSED = {
 
 
 def add_module(plan: FolderPlan, name: str, folder: Path, last: bool) -> None:
-    """Add what the module `name` in `folder` says to a plan; `last` tells whether it is the model's last one.
+    """Add the settings of the module `name` in `folder` to a plan; `last` for the last module of the model.
 
     Raises
     ------
     ModelError
         A setting that embedkit does not have, with its file.
+
+    Examples
+    --------
+    >>> Path("1_Pooling").mkdir()
+    >>> _ = Path("1_Pooling/config.json").write_text('{"pooling_mode_cls_token": true}')
+    >>> plan = FolderPlan(Path(), Path(), "text")
+    >>> add_module(plan, "Pooling", Path("1_Pooling"), last=True)
+    >>> plan.spec
+    {'pooling': 'cls'}
     """
     if name == "Normalize":
         _normalize(plan, folder, last)

@@ -21,7 +21,18 @@ SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 
 @readers.add("sentence-transformers")
 class SentenceTransformersReader(FolderReader):
-    """Folders with a ``modules.json``."""
+    """Folders with a ``modules.json``.
+
+    Examples
+    --------
+    >>> import embedkit
+    >>> from embedkit.data.builtin import tokenizer
+    >>> from embedkit.models import StaticEncoder
+    >>> folder = embedkit.export(StaticEncoder(tokenizer(), dim=4), "words", "sentence-transformers")
+    >>> plan = SentenceTransformersReader().plan(folder)
+    >>> plan.kind, plan.spec["normalize"]
+    ('static', True)
+    """
 
     name, mark, rank = "sentence-transformers", "modules.json", 2
 
@@ -47,6 +58,14 @@ def plan_of_modules(root: Path, route: str | None = None) -> FolderPlan:
     ------
     ModelError
         Modules that embedkit does not have, or in an order that means something else.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> model = build(load_recipe("quickstart").model)
+    >>> plan_of_modules(model.save("encoder")).spec
+    {'normalize': True, 'max_length': 32, 'pooling': 'mean', 'prompts': {}, 'default_prompt': None}
     """
     plan = FolderPlan(root, root, "text", spec={"normalize": False})
     entries = _entries(root, root, route)

@@ -54,7 +54,17 @@ def _reasons_against(model: Model) -> list[str]:
 
 
 def notes_for_readers(model: Any) -> list[str]:
-    """What whoever reads a saved folder with sentence-transformers or transformers should know."""
+    """Warnings for those who read a saved folder with sentence-transformers or transformers.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> model = build(load_recipe("quickstart").model)
+    >>> model.pooling = "max+cls"
+    >>> notes_for_readers(model)
+    ['pooling max+cls is read by sentence-transformers from 5.4 on']
+    """
     notes = []
     kind = model.encoder.config.model_type if model.kind == "text" else ""
     if kind in SEES_PADDING:
@@ -76,9 +86,16 @@ def _has_order_of_flags(pooling: str) -> bool:
 
 
 def write_model(model: Model, folder: Path) -> dict[str, Any]:
-    """Write all files of `model` into `folder`.
+    """The spec of `model` with the sub-folder of each dense layer, as in ``embedkit.json``; writes all its files.
 
-    Returns the model's spec with the sub-folder of each dense layer, as ``embedkit.json`` holds it.
+    Examples
+    --------
+    >>> from embedkit.data.builtin import tokenizer
+    >>> from embedkit.models import StaticEncoder
+    >>> Path("words").mkdir()
+    >>> spec = write_model(StaticEncoder(tokenizer(), dim=4), Path("words"))
+    >>> sorted(path.name for path in Path("words").iterdir())
+    ['1_Normalize', 'config_sentence_transformers.json', 'model.safetensors', 'modules.json', 'tokenizer.json']
     """
     spec = model.spec()
     is_text = model.kind in ("text", "clip-text")
@@ -182,7 +199,7 @@ def _dense_config(layer: Dense) -> dict[str, Any]:
 
 
 def _write(model: Any, folder: Path, samples: int = 100) -> dict[str, Any]:
-    """Write a sentence-transformers folder.
+    """An empty report; writes a sentence-transformers folder, or that of a dual encoder with its parity report.
 
     Raises
     ------

@@ -18,12 +18,25 @@ _FILTER_NAMES = {number: name for name, number in FILTERS.items()}
 
 
 def read(plan: FolderPlan, *, allow_pickle: bool = False) -> DualEncoder:
-    """The model of a folder with a CLIPModel, SiglipModel or VisionTextDualEncoderModel.
+    """The dual encoder of a folder with a CLIPModel, SiglipModel or VisionTextDualEncoderModel.
 
     Raises
     ------
     ModelError
         When weights are missing, or a part is not supported.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> settings = {"model.towers.text.tokenizer": "builtin", "model.towers.text.max_length": 77}
+    >>> model = build(load_recipe("clip-small", settings).model)
+    >>> from embedkit.formats.transformers.dual_writer import write_files
+    >>> folder = Path("clip")
+    >>> folder.mkdir()
+    >>> notes = write_files(model, folder)
+    >>> read(FolderPlan(folder, folder, "dual")).dim
+    128
     """
     from embedkit.formats.transformers.tokenizer import read_tokenizer
 
@@ -70,7 +83,7 @@ def _clip(model: Any, tokenizer: Any, preprocess: Preprocess, spec: dict[str, An
     if model.config.text_config.eos_token_id not in (2, end_id(text)):
         raise ModelError(
             f"eos_token_id is {model.config.text_config.eos_token_id} and the tokenizer's is {end_id(text)}",
-            where="config.json", remedy="transformers would read the text at another place; mend the configuration",
+            where="config.json", remedy="transformers would read the text at another place; correct the configuration",
         )  # fmt: skip
     return DualEncoder(
         text, TransformersTower(model.vision_model), _linear(model.text_projection), _linear(model.visual_projection),
@@ -124,6 +137,14 @@ def preprocess_of(folder: Path) -> Preprocess:
     ------
     ModelError
         When it is missing, or has a step that embedkit does not have.
+
+    Examples
+    --------
+    >>> from transformers import CLIPImageProcessor
+    >>> _ = CLIPImageProcessor(size={"shortest_edge": 64}, crop_size=64).save_pretrained("images")
+    >>> preprocess = preprocess_of(Path("images"))
+    >>> preprocess.size, preprocess.interpolation
+    ((64, 64), 'bicubic')
     """
     from transformers import AutoImageProcessor
 
@@ -167,6 +188,14 @@ def read_vision_model(folder: Path, allow_pickle: bool = False) -> Any:
     ------
     ModelError
         When the folder holds no vision model, or weights are missing.
+
+    Examples
+    --------
+    >>> from transformers import ViTConfig, ViTModel
+    >>> small = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=32)
+    >>> ViTModel(small).save_pretrained("vit")
+    >>> read_vision_model(Path("vit")).config.image_size
+    32
     """
     model = _whole(folder, allow_pickle)
     model = getattr(model, "vision_model", model)

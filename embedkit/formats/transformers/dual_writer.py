@@ -31,12 +31,22 @@ _PLAIN = {
 
 
 def write(model: DualEncoder, folder: Path, samples: int = 100) -> dict[str, Any]:
-    """Write a folder for transformers and sentence-transformers and compare what they read with the model.
+    """Notes and parity report of a new folder for transformers and sentence-transformers, compared with the model.
 
     Raises
     ------
     ModelError
         When transformers cannot express the model, with the reason; or when its vectors differ.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> model = build(load_recipe("clip-small", smoke=True).model)
+    >>> write(model, Path("pair"))
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.ModelError: transformers cannot express this model: it has no class for a text text tower ...
     """
     from embedkit.formats.parity import parity_report
 
@@ -45,7 +55,19 @@ def write(model: DualEncoder, folder: Path, samples: int = 100) -> dict[str, Any
 
 
 def write_files(model: DualEncoder, folder: Path) -> list[str]:
-    """Write configuration, weights, tokenizer, processor and modules; notes on rare inputs that differ."""
+    """Notes on rare inputs that differ; writes configuration, weights, tokenizer, processor and modules.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> settings = {"model.towers.text.tokenizer": "builtin", "model.towers.text.max_length": 77}
+    >>> model = build(load_recipe("clip-small", settings).model)
+    >>> Path("clip").mkdir()
+    >>> notes = write_files(model, Path("clip"))
+    >>> sorted(path.name for path in Path("clip").glob("p*.json"))
+    ['preprocessor_config.json', 'processor_config.json']
+    """
     from embedkit.formats.tensors import write_tensors, write_tokenizer
     from embedkit.models.modules.clip_text import ClipTextEncoder
     from embedkit.models.towers.open_clip import OpenClipTower
@@ -193,7 +215,7 @@ _PROCESSORS = {
 
 
 def _write_processor(preprocess: Preprocess, folder: Path, model_type: str) -> list[str]:
-    """Write the image processor in the form of transformers 4 and of 5; notes on images that differ."""
+    """Notes on images that differ; writes the image processor in the form of transformers 4 and of 5."""
     if preprocess.resize == "longest":
         refuse(LIBRARY, "its image processors cannot fill what a fitted image leaves free")
     if preprocess.resize == "shortest" and preprocess.edge is None and preprocess.size[0] != preprocess.size[1]:

@@ -25,6 +25,14 @@ def read_encoder(
     ------
     ModelError
         When the folder lacks some of the encoder's weights, or they do not fit.
+
+    Examples
+    --------
+    >>> from transformers import BertConfig
+    >>> small = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=9)
+    >>> new_encoder(small).save_pretrained("encoder")
+    >>> read_encoder(Path("encoder"), overrides={"hidden_dropout_prob": 0.0}).config.hidden_dropout_prob
+    0.0
     """
     import torch
     from transformers import AutoConfig
@@ -55,6 +63,14 @@ def pretrained_pooler(encoder: Any, train_only: bool = False, allow_pickle: bool
     ------
     ModelError
         When the folder holds none.
+
+    Examples
+    --------
+    >>> from transformers import BertConfig, BertModel
+    >>> small = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=9)
+    >>> BertModel(small).save_pretrained("bert")
+    >>> pretrained_pooler(read_encoder(Path("bert"))).linear
+    Linear(in_features=8, out_features=8, bias=True)
     """
     from embedkit.models.modules.text import Dense
 
@@ -72,7 +88,15 @@ def pretrained_pooler(encoder: Any, train_only: bool = False, allow_pickle: bool
 
 
 def new_encoder(config: Any) -> Any:
-    """A randomly initialised encoder of a transformers configuration."""
+    """A randomly initialised encoder of a transformers configuration.
+
+    Examples
+    --------
+    >>> from transformers import BertConfig
+    >>> small = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=9)
+    >>> new_encoder(small).get_input_embeddings()
+    Embedding(9, 8, padding_idx=0)
+    """
     settings = _encoder_settings(config)
     cls = _encoder_class(config, False)
     direct = getattr(cls, "from_config", None) or getattr(cls, "_from_config")  # noqa: B009

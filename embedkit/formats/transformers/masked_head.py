@@ -22,6 +22,14 @@ def masked_head(model: Any) -> MaskedHead:
     ------
     ModelError
         When word vectors and token vectors differ in size.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> model = build(load_recipe("quickstart").model)
+    >>> masked_head(model).dense
+    Linear(in_features=64, out_features=64, bias=True)
     """
     words = model.encoder.get_input_embeddings().weight
     if words.shape[1] != model.hidden_size:
@@ -64,6 +72,16 @@ def frozen_masked_model(name: str) -> MaskedModel:
     ------
     ModelError
         When it is no text encoder, or has no masked-word head that can be read.
+
+    Examples
+    --------
+    >>> from transformers import BertConfig, BertForMaskedLM
+    >>> from embedkit.data.builtin import tokenizer
+    >>> size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    >>> BertForMaskedLM(BertConfig(vocab_size=len(tokenizer()), **size)).save_pretrained("bert")
+    >>> _ = tokenizer().save_pretrained("bert")
+    >>> any(parameter.requires_grad for parameter in frozen_masked_model("bert").parameters())
+    False
     """
 
     plan = inspect(locate(name))

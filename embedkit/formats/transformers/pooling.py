@@ -1,4 +1,4 @@
-"""How a bare transformers folder is pooled: what sentence-transformers does with one, and what is said of it."""
+"""The pooling of a bare transformers folder: sentence-transformers' choice, with a note."""
 
 from __future__ import annotations
 
@@ -16,6 +16,15 @@ def default_pooling(plan: FolderPlan) -> None:
     ------
     ModelError
         The folder holds a model of images, of which only the text half could be read.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> _ = Path("config.json").write_text('{"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}')
+    >>> plan = FolderPlan(Path(), Path(), "text")
+    >>> default_pooling(plan)
+    >>> plan.spec
+    {'pooling': 'last-token'}
     """
     path = plan.weights / "config.json"
     config = read_json(path) if path.is_file() else {}

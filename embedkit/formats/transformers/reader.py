@@ -15,7 +15,15 @@ if TYPE_CHECKING:
 
 @readers.add("transformers")
 class TransformersReader(FolderReader):
-    """Folders with a ``config.json``."""
+    """Folders with a ``config.json``.
+
+    Examples
+    --------
+    >>> _ = Path("config.json").write_text('{"model_type": "bert"}')
+    >>> plan = TransformersReader().plan(Path())
+    >>> plan.kind, plan.spec
+    ('text', {'pooling': 'mean'})
+    """
 
     name, mark, rank = "transformers", "config.json", 4
 

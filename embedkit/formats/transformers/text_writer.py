@@ -16,12 +16,23 @@ _TANH_POOLER = frozenset({"bert", "camembert", "ernie", "roberta", "roberta-prel
 
 
 def write(model: Model, folder: Path) -> dict[str, Any]:
-    """Write encoder and tokenizer; a head that equals the architecture's pooler is written as that pooler.
+    """How to use the new folder of an encoder and its tokenizer: pooling, normalisation, length, prompts.
+
+    A head that equals the architecture's pooler is written as that pooler.
 
     Raises
     ------
     ModelError
         For a static model, for dense layers that are no pooler, for a soft prompt or a template bias.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> model = build(load_recipe("quickstart").model)
+    >>> Path("encoder").mkdir()
+    >>> write(model, Path("encoder"))["use"]
+    {'pooling': 'mean', 'normalize': True, 'max_length': 32}
     """
     from embedkit.models.modules.text import TextEncoder
 
@@ -44,7 +55,16 @@ def write(model: Model, folder: Path) -> dict[str, Any]:
 
 
 def pooler_of(model: Any) -> Any:
-    """The one dense layer of a text model that equals its architecture's own pooler, or None."""
+    """The one dense layer of a text model that equals its architecture's own pooler, or None.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> model = build(load_recipe("quickstart", {"model.pooling": "cls", "model.head": {"kind": "tanh"}}).model)
+    >>> pooler_of(model).activation
+    'tanh'
+    """
     from embedkit.models.heads.layers import Dense
 
     layers = [layer for layer in model.layers if not layer.train_only]

@@ -11,7 +11,15 @@ from embedkit.formats.folder import FolderPlan
 
 def read_tokenizer(folder: Path, trust_remote_code: bool = False, lower_case: bool = False) -> Any:
     """The tokenizer of a folder; `lower_case` puts a step in front that lower-cases the text, as sentence-transformers
-    does for folders that ask for it."""
+    does for folders that ask for it.
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin import tokenizer
+    >>> _ = tokenizer().save_pretrained("words")
+    >>> read_tokenizer(Path("words"), lower_case=True).tokenize("A RED lamp")
+    ['a', 'red', 'lamp']
+    """
     from tokenizers import normalizers
     from transformers import AutoTokenizer
 
@@ -37,6 +45,17 @@ def check_vocabulary(plan: FolderPlan, encoder: Any, tokenizer: Any) -> None:
     ------
     ModelError
         With both numbers.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> model = build(load_recipe("quickstart").model)
+    >>> _ = model.encoder.resize_token_embeddings(100)
+    >>> check_vocabulary(FolderPlan(Path("encoder"), Path("encoder"), "text"), model.encoder, model.tokenizer)
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.ModelError: encoder: the tokenizer has ids up to 470 (...), the encoder vectors for 100 tokens; ...
     """
     rows = encoder.get_input_embeddings().weight.shape[0]
     beyond = sorted((place, word) for word, place in tokenizer.get_vocab().items() if place >= rows)
@@ -57,6 +76,17 @@ def fit_length(plan: FolderPlan, encoder: Any, tokenizer: Any) -> None:
     """Let the length that a folder states rule the tokenizer's; one beyond the position table is lowered with a note.
 
     A length that the user gave instead is left as it is, and refused by the model where it is too long.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> model = build(load_recipe("quickstart").model)
+    >>> plan = FolderPlan(Path("encoder"), Path("encoder"), "text", spec={"max_length": 512})
+    >>> plan.close()
+    >>> fit_length(plan, model.encoder, model.tokenizer)
+    >>> plan.spec["max_length"], plan.notes
+    (64, ['max_length is 64: the folder says 512, its encoder has no more positions'])
     """
     from embedkit.models.modules.text import position_limit
 

@@ -10,7 +10,7 @@ from embedkit.formats.transformers import dual_writer, text_writer
 
 
 def _write(model: Any, folder: Path, samples: int = 100) -> dict[str, Any]:
-    """Write a text encoder, or the two towers of a dual encoder; see the writer of each."""
+    """The report on a text encoder, or on the two towers of a dual encoder; see the writer of each."""
     if model.kind == "dual":
         return dual_writer.write(model, folder, samples)
     return text_writer.write(model, folder)
