@@ -29,7 +29,7 @@ class RecordedSettings:
 
     Examples
     --------
-    >>> from embedkit.config.recipe import HeadConfig
+    >>> from embedkit.config.model import HeadConfig
     >>> view = RecordedSettings(HeadConfig(kind="linear", dim=8), "model.head")
     >>> view.kind, view.unread()
     ('linear', ['model.head.dim'])

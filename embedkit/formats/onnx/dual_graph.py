@@ -68,7 +68,7 @@ def write(model: DualEncoder, folder: Path, samples: int = 100) -> dict[str, Any
 
     Examples
     --------
-    >>> from embedkit.config.recipe import ModelConfig
+    >>> from embedkit.config.model import ModelConfig
     >>> from embedkit.factory import build
     >>> text = {"kind": "static", "dim": 8, "tokenizer": "builtin"}
     >>> model = build(ModelConfig(kind="dual", towers={"dim": 8, "text": text, "image": {"size": "vit-nano-32"}}))
