@@ -85,7 +85,7 @@ def load(
     if str(name_or_path).startswith(OPEN_CLIP):
         from embedkit.formats.open_clip.towers import load_tag
 
-        return load_tag(str(name_or_path).removeprefix(OPEN_CLIP)).to(_device(device), _dtype(dtype)).eval()
+        return load_tag(str(name_or_path).removeprefix(OPEN_CLIP)).to(_device(device), as_dtype(dtype)).eval()
     root = locate(name_or_path, revision, trust_remote_code, allow_pickle)
     plan = inspect(root, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, route=route)
     if plan.kind == "dual" and (pooling is not None or max_length is not None):
@@ -95,7 +95,7 @@ def load(
     if max_length is not None:
         plan.spec["max_length"] = max_length
     model = assemble(plan, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
-    return model.to(device=_device(device), dtype=_dtype(dtype)).eval()
+    return model.to(device=_device(device), dtype=as_dtype(dtype)).eval()
 
 
 def _device(device: str | torch.device | None) -> torch.device:
@@ -108,8 +108,14 @@ def _device(device: str | torch.device | None) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
-    """A floating point type by name; float32 for None."""
+def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+    """A floating point type by name; float32 for None.
+
+    Examples
+    --------
+    >>> as_dtype("bf16"), as_dtype(None)
+    (torch.bfloat16, torch.float32)
+    """
     import torch
 
     if isinstance(dtype, torch.dtype):

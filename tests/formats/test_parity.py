@@ -115,7 +115,7 @@ def test_half_precision_is_compared_in_double() -> None:
     assert found["cosine_texts"] > 0.999
 
 
-# --- certify ---------------------------------------------------------------------------------------------------------
+# --- parity report ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def reader(model: Any, change: Any = None) -> Any:
 
 def certified(model: Any, monkeypatch: pytest.MonkeyPatch, change: Any, name: str = "transformers") -> dict[str, Any]:
     monkeypatch.setitem(parity.READERS, name, reader(model, change))
-    return parity.certify(model, Path("unused"), [name], samples=12)
+    return parity.parity_report(model, Path("unused"), [name], samples=12)
 
 
 def test_a_reader_that_agrees_is_certified_with_its_figures(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +169,7 @@ def test_a_library_that_is_not_installed_is_said_not_to_be_compared(
 ) -> None:
     monkeypatch.setattr(parity, "find_spec", lambda name: None)
     monkeypatch.setitem(parity.READERS, "open_clip", lambda *_: pytest.fail("read without the library"))
-    found = parity.certify(model, Path("unused"), ["open_clip"], samples=3)
+    found = parity.parity_report(model, Path("unused"), ["open_clip"], samples=3)
     assert found == {"samples": 3, "open_clip": "not installed, not compared"}
 
 
@@ -192,7 +192,7 @@ def test_each_reader_is_compared_under_its_own_rule_of_cropping(
     monkeypatch.setattr(model, "encode", encode)
     monkeypatch.setitem(parity.READERS, name, lambda *_: (np.eye(4, 16), np.eye(4, 16)))
     with pytest.raises(Watched) if fails else contextlib.nullcontext():
-        parity.certify(model, Path("unused"), [name], samples=4)
+        parity.parity_report(model, Path("unused"), [name], samples=4)
     assert seen == [crop, crop]
     assert model.preprocess is own  # also after an error
 
@@ -202,7 +202,7 @@ def test_the_certificate_stands_in_the_folder_and_no_folder_without_one(
 ) -> None:
     def write(model: Any, folder: Path, samples: int) -> dict[str, Any]:
         (folder / "weights").write_text("x")
-        return {"readers": parity.certify(model, folder, ["transformers"], samples)}
+        return {"readers": parity.parity_report(model, folder, ["transformers"], samples)}
 
     monkeypatch.setattr(model, "preprocess", dataclasses.replace(model.preprocess, crop="truncate"))
     monkeypatch.setitem(writers._entries, "probe", FolderWriter(DUAL_KINDS, write))

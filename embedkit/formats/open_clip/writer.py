@@ -83,7 +83,7 @@ def _write_config_and_weights(
     state["logit_scale"], cfg["init_logit_scale"] = torch.tensor(model.log_scale), model.log_scale
     if model.bias is not None:
         state["logit_bias"], cfg["init_logit_bias"] = torch.tensor(model.bias), model.bias
-    preprocess, notes = _preprocess_cfg(model.preprocess)
+    preprocess, notes = preprocess_cfg(model.preprocess)
     write_json(folder / CONFIG, {"model_cfg": cfg, "preprocess_cfg": preprocess})
     write_tensors(state, folder, WEIGHTS)
     return notes
@@ -176,8 +176,15 @@ def text_parts(model: DualEncoder, text: ClipTextEncoder) -> dict[str, Any]:
     return state | {"text_projection": projection.layers[0].weight.T}
 
 
-def _preprocess_cfg(preprocess: Preprocess) -> tuple[dict[str, Any], list[str]]:
-    """open_clip's ``preprocess_cfg``, and notes on images that it treats otherwise."""
+def preprocess_cfg(preprocess: Preprocess) -> tuple[dict[str, Any], list[str]]:
+    """open_clip's ``preprocess_cfg``, and notes on images that it treats otherwise.
+
+    Examples
+    --------
+    >>> cfg, notes = preprocess_cfg(Preprocess(size=(32, 32)))
+    >>> cfg["size"], cfg["resize_mode"], cfg["interpolation"]
+    ([32, 32], 'shortest', 'bicubic')
+    """
     if preprocess.resize == "none" or preprocess.interpolation not in ("bicubic", "bilinear"):
         refuse("open_clip", f"it cannot resize with {preprocess.resize!r} and {preprocess.interpolation!r}")
     if preprocess.resize == "shortest" and preprocess.edge not in (None, min(preprocess.size)):

@@ -22,9 +22,9 @@ class PeftReader(FolderReader):
 
     Examples
     --------
-    >>> Path("adapter").mkdir()
-    >>> Path("adapter/adapter_config.json").touch()
-    >>> PeftReader().reads(Path("adapter"))
+    >>> Path("only-adapter").mkdir()
+    >>> Path("only-adapter/adapter_config.json").touch()
+    >>> PeftReader().reads(Path("only-adapter"))
     True
     """
 
@@ -76,11 +76,11 @@ def place_on_base(plan: FolderPlan, folder: Path) -> None:
             where=str(folder),
             remedy="save it as safetensors, which peft does when it is not told otherwise",
         )
-    plan.adapter, plan.weights = folder, _base_of(folder, str(settings.get("base_model_name_or_path") or ""))
+    plan.adapter, plan.weights = folder, base_of(folder, str(settings.get("base_model_name_or_path") or ""))
     plan.tokenizer = folder if has_tokenizer(folder) else plan.weights
 
 
-def _base_of(folder: Path, name: str) -> Path:
+def base_of(folder: Path, name: str) -> Path:
     """The folder of an adapter's base model: a path as it stands or from the adapter's folder on, or a model in the
     hub's cache.
 
@@ -88,6 +88,12 @@ def _base_of(folder: Path, name: str) -> Path:
     ------
     ModelError
         It is not on this machine.
+
+    Examples
+    --------
+    >>> Path("adapter/base").mkdir(parents=True)
+    >>> base_of(Path("adapter"), "base").as_posix()
+    'adapter/base'
     """
     if not name:
         raise ModelError("names no base model", where=str(folder / ADAPTER), remedy="add base_model_name_or_path")

@@ -32,8 +32,16 @@ SEES_PADDING = frozenset({"convbert", "fnet", "mobilebert"})
 _POOLING = {ours: theirs for theirs, ours in POOLING_NAMES.items()}
 
 
-def _reasons_against(model: Model) -> list[str]:
-    """Why sentence-transformers cannot give the same vectors; empty when it can."""
+def reasons_against(model: Model) -> list[str]:
+    """Why sentence-transformers cannot give the same vectors; empty when it can.
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin import tokenizer
+    >>> from embedkit.models import StaticEncoder
+    >>> reasons_against(StaticEncoder(tokenizer(), dim=4, ngrams=2))
+    ['its StaticEmbedding has no word n-grams']
+    """
     reasons = []
     parts = model.pooling.split("+") if model.pooling is not None else []
     reasons += [f"it has no {part} pooling" for part in parts if part not in _POOLING]
@@ -111,7 +119,7 @@ def write_model(model: Model, folder: Path) -> dict[str, Any]:
         {"idx": place, "name": str(place), "path": path, "type": MODULES[name]}
         for place, (name, path) in enumerate(modules)
     ]
-    if _reasons_against(model):
+    if reasons_against(model):
         listing = [{"idx": 0, "name": "0", "path": "", "type": f"embedkit.models.{type(model).__name__}"}]
     write_json(folder / "modules.json", listing)
     write_json(folder / "config_sentence_transformers.json", _settings(model))
@@ -208,7 +216,7 @@ def _write(model: Any, folder: Path, samples: int = 100) -> dict[str, Any]:
     """
     if model.kind == "dual":
         return dual_writer.write(model, folder, samples)
-    reasons = _reasons_against(model)
+    reasons = reasons_against(model)
     if reasons:
         raise ModelError(
             f"sentence-transformers cannot express this model: {'; '.join(reasons)}",

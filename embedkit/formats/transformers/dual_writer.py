@@ -81,7 +81,7 @@ def write_files(model: DualEncoder, folder: Path) -> list[str]:
         config, state, tokenizer = _clip(model, text)
     else:
         refuse(LIBRARY, "it has no class for these two towers")
-    notes = _write_processor(model.preprocess, folder, config.model_type)
+    notes = write_processor(model.preprocess, folder, config.model_type)
     if text.cleaning != "none":
         notes.append(NOT_IN_TOKENIZERS)
     config.save_pretrained(folder)
@@ -214,8 +214,14 @@ _PROCESSORS = {
 }  # fmt: skip
 
 
-def _write_processor(preprocess: Preprocess, folder: Path, model_type: str) -> list[str]:
-    """Notes on images that differ; writes the image processor in the form of transformers 4 and of 5."""
+def write_processor(preprocess: Preprocess, folder: Path, model_type: str) -> list[str]:
+    """Notes on images that differ; writes the image processor in the form of transformers 4 and of 5.
+
+    Examples
+    --------
+    >>> write_processor(Preprocess(size=(32, 32), alpha="white"), Path(), "clip")[-1]
+    'transformers leaves an alpha channel out; this model puts transparent pixels on white'
+    """
     if preprocess.resize == "longest":
         refuse(LIBRARY, "its image processors cannot fill what a fitted image leaves free")
     if preprocess.resize == "shortest" and preprocess.edge is None and preprocess.size[0] != preprocess.size[1]:
