@@ -211,7 +211,7 @@ def _source_at(path: str, where: str) -> dict[str, Any]:
     return {"path": path}
 
 
-def assign(data: dict[str, Any], dotted: str, value: Any, where: str) -> None:
+def assign(data: dict[str, Any], dotted_key: str, value: Any, where: str) -> None:
     """Set one dotted key; list entries are reached by number, a part given by name becomes a mapping.
 
     Raises
@@ -227,13 +227,13 @@ def assign(data: dict[str, Any], dotted: str, value: Any, where: str) -> None:
     >>> recipe
     {'method': {'name': 'pairs', 'dropout': 0.1}, 'data': {'train': [{'path': 'faq.csv', 'limit': 100}]}}
     """
-    if dotted == _SOURCES:
+    if dotted_key == _SOURCES:
         entries = value if isinstance(value, list) else [value]
         value = [_source_at(item, where) if isinstance(item, str) else item for item in entries]
-    parts = dotted.split(".")
+    parts = dotted_key.split(".")
     node: Any = data
     for depth, part in enumerate(parts[:-1]):
-        place: Any = _position(part, node, dotted, where) if isinstance(node, list) else part
+        place: Any = _position(part, node, dotted_key, where) if isinstance(node, list) else part
         child = node[place] if isinstance(node, list) else node.get(place)
         if child is None:
             child = node[place] = {}
@@ -244,7 +244,7 @@ def assign(data: dict[str, Any], dotted: str, value: Any, where: str) -> None:
                 f"{'.'.join(parts[: depth + 1])!r} has no keys below it", where=where, remedy="give the whole of it"
             )
         node = child
-    node[_position(parts[-1], node, dotted, where) if isinstance(node, list) else parts[-1]] = value
+    node[_position(parts[-1], node, dotted_key, where) if isinstance(node, list) else parts[-1]] = value
 
 
 def _with_own_names(change: Override) -> Override:
@@ -256,9 +256,9 @@ def _with_own_names(change: Override) -> Override:
     return Override(change.key, own_names[0], (*change.notes, f"{kind} {name} is read as {own_names[0]}"))
 
 
-def _position(part: str, node: list[Any], dotted: str, where: str) -> int:
+def _position(part: str, node: list[Any], dotted_key: str, where: str) -> int:
     if not part.isdecimal() or int(part) >= len(node):
         raise RecipeError(
-            f"{dotted!r}: {part!r} is not an entry of a list of {len(node)}", where=where, remedy="count from 0"
+            f"{dotted_key!r}: {part!r} is not an entry of a list of {len(node)}", where=where, remedy="count from 0"
         )
     return int(part)

@@ -187,13 +187,13 @@ def grouped_recipes() -> list[tuple[str, Recipe]]:
     """
     from embedkit.config.resources import recipe_names
 
-    grouped = []
+    entries = []
     for name in recipe_names():
         recipe, group = _loaded(name, (), False)
         if group is None:
             raise RecipeError("names no group", where=f"recipe {name}", remedy=f"add group: {' or '.join(GROUPS)}")
-        grouped.append((group, recipe))
-    return grouped
+        entries.append((group, recipe))
+    return entries
 
 
 def _loaded(
@@ -250,6 +250,8 @@ def _refuse_trust(data: Mapping[str, Any], where: str) -> None:
 def new_key(key: str) -> str:
     """The name that a dotted key has now; `OLD_KEYS` lists those that were renamed.
 
+    Examples
+    --------
     >>> new_key("train.clip")
     'train.max_grad_norm'
     """
@@ -328,8 +330,8 @@ def check_recipe(
     embedkit.errors.RecipeError: faq.yaml: unknown key 'train.epoch'; did you mean 'epochs'?
     """
 
-    def place(dotted: str) -> str:
-        return origin if any(_one_in_other(key, dotted) for key in override_keys) else where
+    def place(dotted_key: str) -> str:
+        return origin if any(_one_in_other(key, dotted_key) for key in override_keys) else where
 
     for key, value in _texts(data, ()):
         if _SURROGATE.search(value):  # in a path: a name on the disk that is not UTF-8
@@ -347,8 +349,8 @@ def check_recipe(
     try:
         return Recipe.model_validate(contents).with_origin(Origin(notes=tuple(notes)))
     except ValidationError as error:
-        what, remedy, dotted = wrong_key_or_value(error.errors())  # type: ignore[arg-type]
-        raise RecipeError(what, where=place(dotted), remedy=remedy) from None
+        what, remedy, dotted_key = wrong_key_or_value(error.errors())  # type: ignore[arg-type]
+        raise RecipeError(what, where=place(dotted_key), remedy=remedy) from None
 
 
 def _one_in_other(one: str, other: str) -> bool:
@@ -456,14 +458,14 @@ def _extended_file(base: Any, path: Path) -> Path:
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with `changes`: sections are merged key by key; lists, values and parts of another name are replaced."""
-    merged = dict(base)
+    result = dict(base)
     for key, value in changes.items():
-        old, component = merged.get(key), key in ("method", "objective")
+        old, component = result.get(key), key in ("method", "objective")
         if component and isinstance(old, str):
             old = {"name": old}
         if not isinstance(value, Mapping) or not isinstance(old, Mapping):
-            merged[key] = value
+            result[key] = value
             continue
         name = old.get("name") if component else None
-        merged[key] = value if name is not None and value.get("name", name) != name else _merged(old, value)
-    return merged
+        result[key] = value if name is not None and value.get("name", name) != name else _merged(old, value)
+    return result

@@ -119,19 +119,19 @@ def wrong_key_or_value(problems: Sequence[Mapping[str, Any]]) -> tuple[str, str 
     """
     first = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
     place = [str(part) for part in first["loc"] if not _BRANCH.fullmatch(str(part))]
-    dotted = ".".join(place)
+    dotted_key = ".".join(place)
     same = [one for one in problems if [str(p) for p in one["loc"] if not _BRANCH.fullmatch(str(p))] == place]
     count = len(problems) - len(same)
     more = f" (and {count} more)" if count else ""
     if first["type"] == "extra_forbidden":
         above = ["N" if part.isdecimal() else part for part in place[:-1]]
-        return f"unknown key {dotted!r}{more}", nearest_key(place[-1], above), dotted
+        return f"unknown key {dotted_key!r}{more}", nearest_key(place[-1], above), dotted_key
     if first["type"] == "missing":
-        return f"key {dotted!r} is missing{more}", "add it", dotted
+        return f"key {dotted_key!r} is missing{more}", "add it", dotted_key
     if first["type"] in ("value_error", "assertion_error"):
         message = rule(first)
-        return f"{dotted or 'recipe'}: {message[:1].lower()}{message[1:]}{more}", None, dotted
+        return f"{dotted_key or 'recipe'}: {message[:1].lower()}{message[1:]}{more}", None, dotted_key
     value = first["input"]
     text = type(value).__name__.replace("dict", "a mapping").replace("list", "a list")
     text = text if isinstance(value, dict | list) else repr(value)
-    return f"{dotted or 'recipe'} is {text}{more}", must(same), dotted
+    return f"{dotted_key or 'recipe'} is {text}{more}", must(same), dotted_key

@@ -15,8 +15,8 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 def _folder(name: str) -> Path:
     """``recipes`` or ``eval``: beside the package in a checkout, inside it in a wheel."""
-    shipped = _PACKAGE / "shipped" / name
-    return shipped if shipped.is_dir() else _PACKAGE.parent / name
+    inside = _PACKAGE / "shipped" / name
+    return inside if inside.is_dir() else _PACKAGE.parent / name
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

@@ -111,10 +111,12 @@ def checked(init: Callable[..., None], where: str) -> Callable[..., None]:
 
     @functools.wraps(init)
     def call(*args: Any, **keywords: Any) -> None:
-        bound = signature.bind(*args, **keywords)
+        values = signature.bind(*args, **keywords)
         fields = _model(init).model_fields
-        bound.arguments |= check(init, {key: bound.arguments[key] for key in fields if key in bound.arguments}, where)
-        init(*bound.args, **bound.kwargs)
+        values.arguments |= check(
+            init, {key: values.arguments[key] for key in fields if key in values.arguments}, where
+        )
+        init(*values.args, **values.kwargs)
 
     return call
 

@@ -11,6 +11,8 @@ from typing import Any
 def in_notebook() -> bool:
     """Whether this runs in a notebook's kernel (Jupyter, Colab, Kaggle), where a terminal's bar cannot be drawn.
 
+    Examples
+    --------
     >>> in_notebook()
     False
     """
@@ -63,6 +65,8 @@ class _Cell:
 def bar_html(count: int, total: int | None, text: str = "") -> str:
     """The HTML of a bar.
 
+    Examples
+    --------
     >>> bar_html(3, 10, "loss 0.5")
     '<progress value="3" max="10"></progress> 3/10 loss 0.5'
     """

@@ -182,12 +182,12 @@ def vocabulary() -> tuple[str, ...]:
     (('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]'), 471)
     """
     letters = "abcdefghijklmnopqrstuvwxyz0123456789"
-    fixed = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *("##" + c for c in letters), *".,;:!?'\"-()"]
+    base = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *("##" + c for c in letters), *".,;:!?'\"-()"]
     words = {"is", "it", "who", "by", "what", "the", "that", "being"}
     for slot in SLOTS.values():
         words.update(word for concept in slot for wording in concept for word in wording.replace("|", " ").split())
     words.update(word for filler in FILLERS for word in filler.split())
-    return (*fixed, *sorted(words - set(fixed)))
+    return (*base, *sorted(words - set(base)))
 
 
 def _scene_similarity(a: Scene, b: Scene) -> float:
@@ -277,13 +277,13 @@ def _shapes(draws: _Draws, data_set: _Set) -> Iterator[dict[str, Any]]:
     from embedkit.data.builtin import shapes as builtin_shapes
 
     earlier: set[Scene] = set()
-    left = data_set.size
-    while left:
+    remaining = data_set.size
+    while remaining:
         shape = builtin_shapes.features(draws.below)
         if _belongs((*shape[:4], 0), data_set.split) and shape not in earlier:
             if data_set.split != "train":
                 earlier.add(shape)
-            left -= 1
+            remaining -= 1
             yield builtin_shapes.row(shape, draws.below)
 
 

@@ -70,12 +70,12 @@ class HeldRows(TrainingRows):
         self.num_rows = self._table.num_rows
         self.fingerprint = digest(self._table)
         self._duplicates = _duplicates(self._table)
-        mixed = len(sources) > 1 and config.mixing != "concatenate"
-        self._facts = facts_of(self._table, repeated_rows=mixed)
+        is_mixture = len(sources) > 1 and config.mixing != "concatenate"
+        self._facts = facts_of(self._table, repeated_rows=is_mixture)
         self._shares = shares(
             self._sizes, config.mixing, [source.config.weight for source in sources], config.mixing_temperature
         )
-        self._mixed = mixed
+        self._is_mixture = is_mixture
         self._pool_steps: list[int] | None = None
         if config.drop_last and self.num_rows < batch_size and not fit_batch:
             raise DataError(
@@ -128,11 +128,11 @@ class HeldRows(TrainingRows):
             source_summary(source) | {"rows": size, "share": share}
             for source, size, share in zip(self._sources, self._sizes, self._shares, strict=True)
         ]
-        dropped: Counter[str] = sum((source.account.dropped for source in self._sources), Counter())
+        drop_counts: Counter[str] = sum((source.account.dropped for source in self._sources), Counter())
         return {
             "rows": self.num_rows,
             "sources": entries,
-            "dropped": dict(dropped),
+            "dropped": dict(drop_counts),
             "held_out": self._held_out.num_rows,
             "hard_negatives": _negatives(self._table),
             "without_negatives": _without_negatives(self._table),
@@ -175,7 +175,7 @@ class HeldRows(TrainingRows):
         one_source = config.batches_from == "one-source" and len(self._sources) > 1
         orders = pools(
             self._sizes,
-            self._shares if self._mixed else None,
+            self._shares if self._is_mixture else None,
             one_source=one_source,
             batch_size=size,
             seed=self._seed,
@@ -257,5 +257,5 @@ def _without_negatives(table: pa.Table) -> int:
 def _duplicates(table: pa.Table) -> dict[str, int]:
     sides = {f"{role}s": table.column(role).drop_null() for role in ("anchor", "positive")}
     equal = pc.sum(pc.equal(table.column("anchor"), table.column("positive"))).as_py()
-    repeated = {name: len(texts) - pc.count_distinct(texts).as_py() for name, texts in sides.items()}
-    return {**repeated, "positive_is_anchor": int(equal or 0)}
+    repeats = {name: len(texts) - pc.count_distinct(texts).as_py() for name, texts in sides.items()}
+    return {**repeats, "positive_is_anchor": int(equal or 0)}

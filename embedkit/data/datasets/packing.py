@@ -87,10 +87,10 @@ class Packing:
     def _place(self, item: int) -> bool:
         """Put an item into the first batch that takes it; False where none does and no other may be opened."""
         own, masks = self._own(item), self._masks
-        barred = self._full_mask
+        conflicts = self._full_mask
         for key in own:
-            barred |= masks.get(key, 0)
-        free = ~barred & ((1 << len(self._open)) - 1)
+            conflicts |= masks.get(key, 0)
+        free = ~conflicts & ((1 << len(self._open)) - 1)
         place = (free & -free).bit_length() - 1
         if place < 0:
             if len(self._open) >= self._span:

@@ -212,8 +212,8 @@ def facts_of(table: pa.Table, *, repeated_rows: bool = False, negatives: bool = 
     pairs = pairs[np.diff(pairs, prepend=-1) != 0]
     owner, keys = pairs // base, pairs % base
     if not repeated_rows:
-        shared = np.bincount(keys, minlength=base)[keys] > 1
-        owner, keys = owner[shared], keys[shared]
+        in_several = np.bincount(keys, minlength=base)[keys] > 1
+        owner, keys = owner[in_several], keys[in_several]
     offsets = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=total))]).astype(np.int64)
     labels = np.asarray(_whole(table.column("label")).fill_null(-1).to_numpy(), np.int64)
     return Facts(keys, offsets, lengths, labels)

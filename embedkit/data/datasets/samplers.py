@@ -119,11 +119,11 @@ def by_label(request: Request) -> Grouping:
     """
     size, order = request.per_label, request.order
     labels = request.facts.labels[order]
-    ordered = order[np.argsort(labels, kind="stable")]
+    rows = order[np.argsort(labels, kind="stable")]
     _, counts = np.unique(labels, return_counts=True)
     place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)  # place among the rows of its label
     whole = place < np.repeat(counts // size * size, counts)
-    groups = ordered[whole].reshape(-1, size)  # (groups, per_label)
+    groups = rows[whole].reshape(-1, size)  # (groups, per_label)
     groups = groups[permutation(len(groups), *request.key)]
     labels_a_batch = request.batch_size // size
     keys = request.facts.labels[groups[:, 0]]
@@ -132,7 +132,7 @@ def by_label(request: Request) -> Grouping:
     rest = [batch for batch in batches if len(batch) < labels_a_batch]
     if rest:
         full += _cut(np.concatenate(rest), labels_a_batch)
-    return Grouping([groups[batch].reshape(-1) for batch in full], ordered[~whole])
+    return Grouping([groups[batch].reshape(-1) for batch in full], rows[~whole])
 
 
 def by_length(request: Request) -> Grouping:

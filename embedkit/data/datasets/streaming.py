@@ -83,11 +83,11 @@ class StreamedRows(TrainingRows):
 
     def summary(self) -> dict[str, Any]:
         """See `TrainingRows.summary`; counts are those of the longest pass so far, ``cut`` and ``left_over`` of all."""
-        dropped: Counter[str] = sum((source.account.dropped for source in self._sources), Counter())
+        drop_counts: Counter[str] = sum((source.account.dropped for source in self._sources), Counter())
         return {
             "rows": None,
             "sources": [source_summary(source) for source in self._sources],
-            "dropped": dict(dropped),
+            "dropped": dict(drop_counts),
             "left_over": dict(self._left),
             "notes": self.notes,
         }

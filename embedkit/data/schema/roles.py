@@ -311,9 +311,9 @@ def named_role(column: str) -> str | None:
     if name in ROLES or (_role_of(name) != name and name != "prompt"):
         return name
     for slot, pattern in _NUMBERED_ALIASES.items():
-        numbered = pattern.fullmatch(name)
-        if numbered:
-            return f"{slot}_{numbered[1]}"
+        match = pattern.fullmatch(name)
+        if match:
+            return f"{slot}_{match[1]}"
     if "." in name:  # a file of a sample with a compound ending
         return "image" if is_image(name) else "text_1" if name.rpartition(".")[2] in TEXT_ENDINGS else None
     return next((role for role, names in ALIASES.items() if name in names), None)

@@ -83,10 +83,10 @@ def of_rows(rows: Sequence[Row], columns: Mapping[str, str], where: str) -> Iter
             )
         if first and first[0].lstrip().startswith("['"):
             yield f"{where}: texts of {column} look like lists that Python wrote; save the table as parquet or jsonl"
-        lost = sum("\ufffd" in text for text in first)
-        if lost:
+        gaps = sum("\ufffd" in text for text in first)
+        if gaps:
             yield (
-                f"{where}: {lost} of the first {len(first)} texts of {column} hold U+FFFD, which stands for characters "
+                f"{where}: {gaps} of the first {len(first)} texts of {column} hold U+FFFD, which stands for characters "
                 "that were lost when the file was made"
             )
     anchors, positives = (texts[role] for role in _SIDES)
@@ -180,10 +180,10 @@ or group; lower train.batch_size, or set data.drop_last: false to train on short
     []
     """
     if left > remainder:
-        shared = "label" if sampler == "by-label" else "text or group"
+        cause = "label" if sampler == "by-label" else "text or group"
         yield (
             f"{left:,} of {rows:,} rows ({left / rows:.0%}) are in no batch of an epoch: the sampler {sampler} has too "
-            f"many rows that share a {shared}; lower train.batch_size, or set data.drop_last: false to train on short "
+            f"many rows that share a {cause}; lower train.batch_size, or set data.drop_last: false to train on short "
             f"batches too"
         )
 

@@ -165,10 +165,10 @@ class Source:
         )  # fmt: skip
         guesses += [Guess(where, what, "columns") for what in binding.guesses]
         self.guesses: tuple[Guess, ...] = tuple(dict.fromkeys(guesses))
-        self.roles, self._required, self._reads = binding.roles, requires, reads
+        self.roles, self._requires, self._reads = binding.roles, requires, reads
         self.notes: tuple[str, ...] = (*map(str, self.guesses), *binding.notes)
         self._columns = binding.columns
-        self._numbered = {
+        self._slots_of_lists = {
             role: sorted((slot for slot in binding.columns if slot.startswith(prefix)), key=_number_of)
             for role, prefix in (("negatives", "negative_"), ("texts", "text_"))
         }
@@ -227,7 +227,7 @@ class Source:
             if isinstance(values, BadRow):
                 yield place, values
                 continue
-            if any(not _matches(values.get(column), accepted) for column, accepted in conditions):
+            if any(not _matches(values.get(column), choices) for column, choices in conditions):
                 account.filtered += 1
                 continue
             try:
@@ -264,17 +264,17 @@ class Source:
                 self._read(row, slot, values.get(column), self.parts[place[0]])
             except BadRow as bad:
                 raise bad.at(f"{self._sample(values, place)} column {column!r}") from bad.__cause__
-        for role, slots in self._numbered.items():
+        for role, slots in self._slots_of_lists.items():
             if slots:
                 extra = [row.pop(slot) for slot in slots]
                 row[role] = row.get(role, []) + [text for text in extra if text is not None]
         if "prompt" in row:
             row["anchor"] = f"{row.pop('prompt') or ''}{row['anchor']}"
-        if "negatives" in self._required and not row["negatives"]:
+        if "negatives" in self._requires and not row["negatives"]:
             raise BadRow(
                 "no negatives", "the row has no negative", where=self.where(place), remedy="add one, or skip bad rows"
             )
-        if self._numbered["texts"] and not row["texts"]:
+        if self._slots_of_lists["texts"] and not row["texts"]:
             raise self._no_captions(values, place)
         try:
             rows = self._explode(row, place) if self.config.explode else several_positives(row, self._group(place))
@@ -291,7 +291,7 @@ class Source:
         return f"{self.where(place)} ({values['__key__']})" if "__key__" in values else self.where(place)
 
     def _no_captions(self, values: Mapping[str, Any], place: Place) -> BadRow:
-        columns = [self._columns[slot] for slot in self._numbered["texts"]]
+        columns = [self._columns[slot] for slot in self._slots_of_lists["texts"]]
         where = f"{self._sample(values, place)} column {' and '.join(map(repr, columns))}"
         if not any(column in values for column in columns):
             return BadRow("missing column", "this row lacks the caption", where=where, remedy="skip bad rows")
@@ -430,9 +430,9 @@ def _accepted(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _matches(cell: Any, accepted: list[Any]) -> bool:
+def _matches(cell: Any, choices: list[Any]) -> bool:
     """Whether a cell is one of the accepted values; text cells (csv, tsv) are compared with a value's text."""
-    for value in accepted:
+    for value in choices:
         if cell == value or (value is None and cell == ""):
             return True
         if isinstance(cell, str) and not isinstance(value, str) and cell.lower() == str(value).lower():

@@ -49,12 +49,12 @@ def hub_part(
         except Exception as error:  # the hub client raises errors of several libraries
             raise DataError(f"cannot be loaded ({first_line(error)})", where=path, remedy=remedy) from error
         rows = splits[choose_split(names, split, path, prefer, guess)]
-        encoded = [name for name, feature in (rows.features or {}).items() if is_json(feature)]
+        json_columns = [name for name, feature in (rows.features or {}).items() if is_json(feature)]
         if rows.features:
             rows = rows.decode(False)  # images stay bytes
         try:
             for number, row in enumerate(rows, 1):
-                yield number, decoded(dict(row), encoded)
+                yield number, decoded(dict(row), json_columns)
         except Exception as error:
             raise DataError(f"cannot be read ({first_line(error)})", where=path, remedy=remedy) from error
 

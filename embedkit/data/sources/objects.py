@@ -200,19 +200,19 @@ def _of_array(data: Any) -> Rows:
 
 
 def _of_dataset(data: Any) -> Rows:
-    encoded = [name for name, feature in data.features.items() if is_json(feature)]
+    json_columns = [name for name, feature in data.features.items() if is_json(feature)]
 
     def rows() -> Iterator[dict[str, Any]]:
         for table in data.with_format("arrow").iter(BATCH):
-            yield from (decoded(row, encoded) for row in table.to_pylist())
+            yield from (decoded(row, json_columns) for row in table.to_pylist())
 
     return rows
 
 
 def _of_stream(data: Any) -> Rows:
-    encoded = [name for name, feature in (data.features or {}).items() if is_json(feature)]
+    json_columns = [name for name, feature in (data.features or {}).items() if is_json(feature)]
     plain = data.decode(False) if data.features else data
-    return lambda: (decoded(_row(row, number, "IterableDataset"), encoded) for number, row in enumerate(plain, 1))
+    return lambda: (decoded(_row(row, number, "IterableDataset"), json_columns) for number, row in enumerate(plain, 1))
 
 
 def _of_splits(data: Any) -> Rows:

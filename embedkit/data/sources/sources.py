@@ -209,10 +209,10 @@ def _look(path: str, base_dir: Path | None) -> tuple[Path, Literal["file", "fold
 def _folder(request: FolderRequest, format: str) -> list[Part]:
     """The parts of a folder by the first layout that fits, or by the one that `format` names."""
     is_layout = format in layouts
-    tried = [(layout.rank, name) for name, layout in layouts.items() if not is_layout or name == format]
+    candidates = [(layout.rank, name) for name, layout in layouts.items() if not is_layout or name == format]
     if request.format is not None:
-        tried = [(0, "tables")]
-    for _, name in sorted(tried):
+        candidates = [(0, "tables")]
+    for _, name in sorted(candidates):
         parts = layouts[name].parts(replace(request, tell=_unless(is_layout, request.tell)))
         if parts is not None:
             return parts

@@ -25,13 +25,13 @@ def numbered(batches: Iterator[Any], schema: Any) -> Iterator[tuple[int, dict[st
     >>> list(numbered(iter(table.to_batches()), table.schema))
     [(1, {'anchor': 'a cat', 'label': 0}), (2, {'anchor': 'a dog', 'label': 1})]
     """
-    encoded = _json_columns(schema)
+    json_columns = _json_columns(schema)
     number = 0
     for batch in batches:
         batch.validate(full=True)
         for values in batch.to_pylist():
             number += 1
-            yield number, decoded(values, encoded)
+            yield number, decoded(values, json_columns)
 
 
 def pieces(batch: Any) -> Iterator[Any]:

@@ -151,11 +151,11 @@ def _csv_rows(path: Location, separator: str) -> Iterator[tuple[int, int, list[s
 def _scan(line: str, cells: list[str], pieces: list[str], separator: str) -> bool:
     """Append the cells of one line; True when a quoted cell goes on in the next line (its text so far in `pieces`)."""
     end = len(chomp(line))
-    at, quoted = 0, bool(pieces)
+    at, in_quotes = 0, bool(pieces)
     while True:
-        if quoted or line.startswith('"', at):
-            at += 0 if quoted else 1
-            quoted = False
+        if in_quotes or line.startswith('"', at):
+            at += 0 if in_quotes else 1
+            in_quotes = False
             at = _quoted(line, at, pieces)
             if at < 0:
                 return True

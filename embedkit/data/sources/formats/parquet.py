@@ -55,10 +55,10 @@ def _check_parquet(metadata: Any, path: Location) -> None:
         It holds more than `MAX_RATIO` bytes or rows for each of its bytes.
     """
     size = path.stat().st_size
-    unpacked = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
-    if max(unpacked, metadata.num_rows) > max(FREE, MAX_RATIO * size):
+    content_size = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
+    if max(content_size, metadata.num_rows) > max(FREE, MAX_RATIO * size):
         raise DataError(
-            f"holds {metadata.num_rows:,} rows and {unpacked:,} bytes in {size:,}, like a decompression bomb",
+            f"holds {metadata.num_rows:,} rows and {content_size:,} bytes in {size:,}, like a decompression bomb",
             where=str(path), remedy="if that is meant, write it again without compression",
         )  # fmt: skip
 

@@ -109,7 +109,7 @@ def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, list[tarfile.TarInfo] 
     """Key and files of each sample."""
     key: str | None = None
     members: list[tarfile.TarInfo] = []
-    ended: set[str | None] = set()
+    earlier: set[str | None] = set()
     while True:
         try:
             member = tar.next()
@@ -127,13 +127,13 @@ def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, list[tarfile.TarInfo] 
             continue
         own = _key(member.name)
         if own != key and members:
-            yield key or "", BadRow(APART, _STAND_APART.format(key), remedy=_SORT) if key in ended else members
-            ended.add(key)
+            yield key or "", BadRow(APART, _STAND_APART.format(key), remedy=_SORT) if key in earlier else members
+            earlier.add(key)
             members = []
         key = own
         members.append(member)
     if members:
-        yield key or "", BadRow(APART, _STAND_APART.format(key), remedy=_SORT) if key in ended else members
+        yield key or "", BadRow(APART, _STAND_APART.format(key), remedy=_SORT) if key in earlier else members
     if damage:
         yield "", BadRow("damaged shard", damage, remedy="write or copy it again")
     elif key is None:

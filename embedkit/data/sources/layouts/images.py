@@ -49,10 +49,10 @@ def _part(folder: Path) -> Part:
         names = _image_names(folder)
         classes = sorted({name.partition("/")[0] for name in names if "/" in name})
         number = {name: place for place, name in enumerate(classes)}
-        labelled = all("/" in name for name in names)
+        has_classes = all("/" in name for name in names)
         for count, name in enumerate(names, 1):
             row: dict[str, object] = {"image": name}
-            if labelled:
+            if has_classes:
                 top = name.partition("/")[0]
                 row |= {"label": number[top], "label_name": top.replace("_", " ")}
             yield count, row
