@@ -128,6 +128,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ----------
     arguments : sequence of str, optional
         The words after ``embedkit``; those of the process when not given.
+
+    Examples
+    --------
+    >>> main(["--version"])
+    embedkit 0.1.0
+    0
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words

@@ -21,6 +21,23 @@ def doctor(
     """Find faults in a model, run, recipe or data.
 
     Prints figures and findings, each with evidence and remedy. Exit code 0 also with findings: they are advice.
+
+    \f
+    Examples
+    --------
+    >>> from embedkit.cli.app import main
+    >>> with open("faq.csv", "w") as file:
+    ...     _ = file.write("question,answer\\nHow do I pay?,By card or in cash at the desk.\\nWhere are you?,\\n")
+    >>> main(["doctor", "faq.csv"])
+    data faq.csv
+      rows looked at: 2
+      columns: question, answer
+      column question: 2 different texts, 3.5 words on average
+      column answer: 2 different texts, 4.0 words on average
+    ! column 'answer' has empty texts (1 of 2)
+      drop these rows
+    findings: 1
+    0
     """
     check_json(json_file)
     from embedkit.doctor import examine

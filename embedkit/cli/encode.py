@@ -56,6 +56,18 @@ def encode(
     Row i of the output belongs to row i of the input; ids of the rows stand in OUTPUT.ids.jsonl, or in the column id
     of a parquet file. Memory stays constant; a stopped run resumes when it is started again. On several processes:
     torchrun --nproc-per-node 2 -m embedkit encode ...
+
+    \f
+    Examples
+    --------
+    >>> from embedkit.cli.app import main
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> _ = build(load_recipe("quickstart").model).save("model")
+    >>> _ = Path("texts.txt").write_text("how do I pay?\\nwhere are you?\\n")
+    >>> main(["encode", "model", "texts.txt", "vectors.npy"])
+    2 rows of 64 numbers in ...vectors.npy
+    0
     """
     check_json(json_file)
     source, target = _places(model, [input, output], input_option, output_option)

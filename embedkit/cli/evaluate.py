@@ -102,6 +102,20 @@ def evaluate(
 
     Suites share the embeddings of a model. The JSON holds everything needed to repeat the scores, and what
     --compare needs: embedkit eval --compare A.json B.json
+
+    \f
+    Examples
+    --------
+    >>> from embedkit.cli.app import main
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> _ = build(load_recipe("quickstart").model).save("model")
+    >>> _ = Path("faq.csv").write_text("query,positive\\nhow do I pay?,pay by card\\nwhere are you?,we are in town\\n")
+    >>> main(["eval", "model", "--data", "faq.csv", "--no-card"])
+    faq.csv: taken for questions and answers (columns 'query', 'positive'); suite own-retrieval ...
+    task  metric   score   95 % interval
+    faq   ndcg@10  100.00
+    0
     """
     check_json(json_file)
     _check_paths(report, cache, mteb_results)

@@ -22,7 +22,19 @@ def export(
     trust_remote_code: TrustRemoteCode = False,
     allow_pickle: AllowPickle = False,
 ) -> None:
-    """Write a model for another library."""
+    """Write a model for another library.
+
+    \f
+    Examples
+    --------
+    >>> from embedkit.cli.app import main
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> _ = build(load_recipe("quickstart").model).save("model")
+    >>> main(["export", "model", "for-others"])
+    written to for-others
+    0
+    """
     from embedkit.formats import export as write
     from embedkit.formats import load
     from embedkit.formats.export import check_format

@@ -17,6 +17,20 @@ def methods(
     """List the training methods, or show one.
 
     With the roles of data each needs, and its paper.
+
+    \f
+    Examples
+    --------
+    >>> from embedkit.cli.app import main
+    >>> main(["methods", "pairs"])
+    name: pairs
+    needs: anchor, positive
+    uses: group, label, negatives, score, scores
+    paper: van den Oord et al. 2018, arXiv 1807.03748
+    objective: infonce
+    settings and defaults:
+      prompts: none
+    0
     """
     check_json(json_file)
     from embedkit.methods import methods as registry

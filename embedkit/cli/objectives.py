@@ -14,7 +14,21 @@ def objectives(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one with its settings.")] = None,
     json_file: JsonFile = None,
 ) -> None:
-    """List the objectives, or show one."""
+    """List the objectives, or show one.
+
+    \f
+    Examples
+    --------
+    >>> from embedkit.cli.app import main
+    >>> main(["objectives", "infonce"])
+    name: infonce
+    paper: van den Oord et al. 2018 ...
+    settings and defaults:
+      ...
+      temperature: 0.05
+      ...
+    0
+    """
     check_json(json_file)
     from embedkit.objectives.registry import presets
 

@@ -44,7 +44,13 @@ TruncateDim = Annotated[
 
 
 def console(json_file: str | None = None) -> Console:
-    """Where people are talked to: standard output, or standard error when that carries the JSON."""
+    """Where people are talked to: standard output, or standard error when that carries the JSON.
+
+    Examples
+    --------
+    >>> console().print("rows: 12")
+    rows: 12
+    """
     from rich.console import Console
 
     stream = sys.stderr if json_file == "-" else sys.stdout
@@ -53,7 +59,13 @@ def console(json_file: str | None = None) -> Console:
 
 
 def place(device: str | None) -> tuple[PartialState, str | None]:
-    """The processes of the run, and the device for this one where none was chosen and there are several."""
+    """The processes of the run, and the device for this one where none was chosen and there are several.
+
+    Examples
+    --------
+    >>> place("cpu")[1]
+    'cpu'
+    """
     from embedkit.system.processes import join
 
     state = join(cpu=device == "cpu")
@@ -69,6 +81,14 @@ def write_json(target: str | None, value: Any) -> None:
     ------
     DiskError
         The file cannot be written.
+
+    Examples
+    --------
+    >>> write_json("-", {"score": float("nan"), "rows": 3})
+    {
+      "score": null,
+      "rows": 3
+    }
     """
     if target is None:
         return
@@ -82,7 +102,15 @@ def write_json(target: str | None, value: Any) -> None:
 
 
 def check_json(target: str | None) -> None:
-    """Refuse a JSON file that cannot be written before any work is done."""
+    """Refuse a JSON file that cannot be written before any work is done.
+
+    Examples
+    --------
+    >>> check_json("no such folder/scores.json")
+    Traceback (most recent call last):
+        ...
+    UserError: no such folder/scores.json: the folder of the JSON file does not exist; make it first
+    """
     if target not in (None, "-") and not Path(target).absolute().parent.is_dir():
         raise UserError("the folder of the JSON file does not exist", where=target, remedy="make it first")
 
@@ -96,6 +124,11 @@ def bar(label: str) -> Iterator[Callable[[int, int], None]]:
     """Progress on standard error while the block runs; gives a function to call with (done, in all).
 
     A bar on a terminal; elsewhere, as in a log file, a line every `SECONDS_BETWEEN_LINES`.
+
+    Examples
+    --------
+    >>> with bar("rows") as progress:
+    ...     progress(1, 2)
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -122,7 +155,15 @@ def _lines(label: str) -> Callable[[int, int], None]:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> Table:
-    """A plain table; cells are shown as text, numbers aligned to the right."""
+    """A plain table; cells are shown as text, numbers aligned to the right.
+
+    Examples
+    --------
+    >>> console().print(table(["task", "score"], [["stsb", 82.4], ["sickr", 77.0]]))
+    task   score
+    stsb    82.4
+    sickr     77
+    """
     from rich.table import Table
     from rich.text import Text
 
@@ -136,7 +177,13 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | No
 
 
 def show(value: Any) -> str:
-    """A value as people read it: 12,345, 0.0512, 2e-05, yes/no."""
+    """A value as people read it: 12,345, 0.0512, 2e-05, yes/no.
+
+    Examples
+    --------
+    >>> show(12345), show(0.051234), show(True), show({"rows": [1, None]})
+    ('12,345', '0.05123', 'yes', 'rows 1, none')
+    """
     if value is None:
         return "none"
     if isinstance(value, bool):

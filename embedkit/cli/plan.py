@@ -24,6 +24,18 @@ def plan(
 
     Warnings first, then the figures that decide: rows, steps, negatives that an anchor sees, learning rate, memory,
     evaluation. The data is opened and the model built; nothing is trained.
+
+    \f
+    Examples
+    --------
+    >>> from embedkit.cli.app import main
+    >>> main(["plan", "quickstart", "--smoke"])
+    quickstart: pairs with infonce, temperature 0.1, on ...
+    rows           256, from builtin:pairs-train
+    steps          4 of 16 rows, 0.25 epochs; a checkpoint each epoch
+    negatives      15 for each anchor (15 in batch)
+    ...
+    0
     """
     check_json(json_file)
     config = open_recipe(recipe, overrides or [], smoke=smoke)
@@ -47,6 +59,12 @@ def page(facts: Mapping[str, Any]) -> Iterator[str]:
     ----------
     facts : mapping
         `embedkit.training.planning.Plan.to_dict`.
+
+    Examples
+    --------
+    >>> facts = {"recipe": "pairs", "method": "pairs", "objective": "infonce", "device": "cpu", "precision": "fp32"}
+    >>> next(page(facts))
+    'pairs: pairs with infonce, on cpu in fp32'
     """
     recipe, method, objective, device, precision = (facts[name] for name in _HEADLINE)
     yield f"{recipe}: {method} with {objective}, on {device} in {precision}"

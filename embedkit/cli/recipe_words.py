@@ -22,6 +22,11 @@ def open_recipe(name: str, words: Sequence[str], *, smoke: bool = False) -> Reci
         The first word is data, and no recipe.
     RecipeError
         As `embedkit.config.recipe_io.load_recipe`.
+
+    Examples
+    --------
+    >>> open_recipe("pairs", ["faq.csv", "lr=1e-5"]).train.lr
+    1e-05
     """
     from embedkit.config.overrides import is_data_file
     from embedkit.config.recipe_io import load_recipe
@@ -37,6 +42,11 @@ def missing_files(recipe: Recipe) -> list[str]:
 
     Shards of a pattern such as ``a-{000..012}.tar`` are looked up one by one; names of the hub, addresses and built-in
     data are not looked up.
+
+    Examples
+    --------
+    >>> missing_files(open_recipe("pairs", ["no-such-faq.csv"]))
+    ['no-such-faq.csv']
     """
     from embedkit.data.sources.sources import expand
 

@@ -25,7 +25,18 @@ def recipes(
     ] = False,
     json_file: JsonFile = None,
 ) -> None:
-    """List the shipped recipes by what they are for, or print one: a start for a recipe of your own."""
+    """List the shipped recipes by what they are for, or print one: a start for a recipe of your own.
+
+    \f
+    Examples
+    --------
+    >>> from embedkit.cli.app import main
+    >>> main(["recipes", "quickstart"])
+    # A small text encoder from random weights, ...
+    method: pairs
+    ...
+    0
+    """
     from embedkit.config.recipe_io import dump_recipe, grouped_recipes, load_recipe
     from embedkit.config.resources import recipe_path
 
@@ -57,6 +68,12 @@ def listing(entries: list[tuple[str, Recipe]], width: int) -> Iterator[str]:
         As `embedkit.config.recipe_io.grouped_recipes` gives them.
     width : int
         Columns; a description has 16 of them at least.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import grouped_recipes
+    >>> list(listing(grouped_recipes(), 80))[2:4]
+    ['For your own data', '  clip-finetune  Fine-tune a trained CLIP without forgetting']
     """
     from embedkit.config.recipe_io import GROUPS
 

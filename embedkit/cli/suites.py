@@ -13,7 +13,22 @@ def suites(
     show: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this suite's file.")] = None,
     json_file: JsonFile = None,
 ) -> None:
-    """List the evaluation suites, or print one: a start for a suite of your own."""
+    """List the evaluation suites, or print one: a start for a suite of your own.
+
+    \f
+    Examples
+    --------
+    >>> from embedkit.cli.app import main
+    >>> main(["suites", "own-sts"])
+    name: own-sts
+    description: One's own sentence pairs with scores, Spearman of cosines x 100 (--data FILE)
+    source: A table with two texts and a number a row, the higher the more alike (columns sentence1, sentence2, score)
+    average: none
+    main: data
+    tasks:
+      - {name: data, kind: sts, own: true}
+    0
+    """
     check_json(json_file)
     from embedkit.config.resources import suite_path
     from embedkit.evaluation import describe_suites, load_suite

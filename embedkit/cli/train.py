@@ -24,6 +24,14 @@ def train(
     """Train a model by a recipe.
 
     On several processes: torchrun --nproc-per-node 2 -m embedkit train RECIPE
+
+    \f
+    Examples
+    --------
+    >>> from embedkit.cli.app import main
+    >>> main(["train", "quickstart", "--smoke", "--output", "run"])
+    4 steps, loss ...; model in run/model
+    0
     """
     check_json(json_file)
     from embedkit.training.setup import check_early

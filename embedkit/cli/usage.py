@@ -23,7 +23,18 @@ _KINDS = {int: "a whole number", float: "a number"}
 
 
 class Command(TyperCommand):
-    """A sub-command whose mistakes are one line in our words."""
+    """A sub-command whose mistakes are one line in our words.
+
+    Examples
+    --------
+    >>> import typer
+    >>> from embedkit.cli.app import app
+    >>> command = typer.main.get_command(app).commands["suites"]
+    >>> command.make_context("suites", ["own-sts", "--jsn", "x"])
+    Traceback (most recent call last):
+        ...
+    UserError: on the command line: unknown option '--jsn'; did you mean '--json'?
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """The words that are left after the options, as click has it; none may be left."""
@@ -34,7 +45,7 @@ class Command(TyperCommand):
         except UsageError as error:
             raise in_our_words(error, self, words, ctx.command_path) from None
         if ctx.args:
-            arguments = " ".join(argument_names(self)) or "no words"
+            arguments = " ".join(_argument_names(self)) or "no words"
             raise UserError(
                 f"one word too many: {ctx.args[0]!r}", where=COMMAND_LINE,
                 remedy=f"`{ctx.command_path}` takes {arguments}; see `{ctx.command_path} --help`",
@@ -59,7 +70,16 @@ class Command(TyperCommand):
 
 
 class RecipeCommand(Command):
-    """A sub-command on a recipe: ``--lr 1e-5`` is the setting ``lr=1e-5``."""
+    """A sub-command on a recipe: ``--lr 1e-5`` is the setting ``lr=1e-5``.
+
+    Examples
+    --------
+    >>> import typer
+    >>> from embedkit.cli.app import app
+    >>> command = typer.main.get_command(app).commands["train"]
+    >>> command.rewritten(["pairs", "--lr", "1e-5", "--smoke"])
+    ['pairs', 'lr=1e-5', '--smoke']
+    """
 
     def rewritten(self, words: list[str]) -> list[str]:
         """`words` with each option that is a setting as ``key=value``."""
@@ -111,12 +131,20 @@ def _unknown(option: str, names: Sequence[str], otherwise: str) -> UserError:
 
 
 def option_names(command: Any) -> list[str]:
-    """Every spelling of every option of a command."""
+    """Every spelling of every option of a command.
+
+    Examples
+    --------
+    >>> import typer
+    >>> from embedkit.cli.app import app
+    >>> option_names(typer.main.get_command(app).commands["suites"])
+    ['--json', '--help', '-h']
+    """
     params = [param for param in command.params if param.param_type_name == "option"]
     return [*(name for param in params for name in (*param.opts, *param.secondary_opts)), *HELP_NAMES]
 
 
-def argument_names(command: Any) -> list[str]:
+def _argument_names(command: Any) -> list[str]:
     """What stands for each argument of a command in its help, e.g. ``RECIPE``."""
     return [_name(param) for param in command.params if param.param_type_name == "argument"]
 
@@ -140,6 +168,15 @@ def in_our_words(error: Exception, command: Any, words: Sequence[str], path: str
         As they were typed.
     path : str
         How the command is called, e.g. ``embedkit train``.
+
+    Examples
+    --------
+    >>> from embedkit.cli.app import app
+    >>> export = typer.main.get_command(app).commands["export"]
+    >>> samples = next(param for param in export.params if param.name == "samples")
+    >>> error = typer.BadParameter("", param=samples)
+    >>> in_our_words(error, export, ["--samples", "x"], "embedkit export").line()
+    "on the command line: --samples is 'x'; it must be a whole number, 1 at least"
     """
     help_line = f"see `{path} --help`"
     param, kind = getattr(error, "param", None), type(error).__name__
@@ -147,7 +184,7 @@ def in_our_words(error: Exception, command: Any, words: Sequence[str], path: str
     if kind == "NoSuchOption":
         return _unknown(str(option), option_names(command), help_line)
     if kind == "MissingParameter" and param is not None:
-        usage = " ".join([path, *argument_names(command)])
+        usage = " ".join([path, *_argument_names(command)])
         return UserError(f"{_name(param)} is missing", where=COMMAND_LINE, remedy=f"write `{usage}`; {help_line}")
     if option is not None:
         owner = next((one for one in command.params if option in (*one.opts, *one.secondary_opts)), None)
@@ -188,6 +225,13 @@ def check_command(words: Sequence[str], commands: Iterable[str], own: Iterable[s
     ------
     UserError
         With the nearest command.
+
+    Examples
+    --------
+    >>> check_command(["trian"], ["train", "eval"], ["--help"])
+    Traceback (most recent call last):
+        ...
+    UserError: on the command line: unknown command 'trian'; did you mean 'train'?
     """
     first = next(iter(words), None)
     if first is None or first in commands or first in own:

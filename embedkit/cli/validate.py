@@ -31,6 +31,14 @@ def validate(
     no data is read and no model loaded. With --full all data is read: the JSON then lists every row that cannot be
     used, and what is allowed and looks like a mistake; the exit code is 2 where the recipe does not skip bad rows, or a
     run would refuse the data.
+
+    \f
+    Examples
+    --------
+    >>> from embedkit.cli.app import main
+    >>> main(["validate", "quickstart", "train.lr=1e-3"])
+    quickstart: the recipe is valid
+    0
     """
     check_json(json_file)
     config = open_recipe(recipe, overrides or [], smoke=smoke)

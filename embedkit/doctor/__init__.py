@@ -23,6 +23,14 @@ def examine(subject: str | Path, *, trust_remote_code: bool = False, allow_pickl
     ------
     UserError
         The subject cannot be read at all; the message is that of the part that reads it.
+
+    Examples
+    --------
+    >>> text = "question,answer\\nHow do I pay?,By card or in cash at the desk.\\nWhere are you?,\\n"
+    >>> _ = Path("faq.csv").write_text(text)
+    >>> examination = examine("faq.csv")
+    >>> examination.kind, [finding.what for finding in examination.findings]
+    ('data', ["column 'answer' has empty texts"])
     """
     from embedkit.config.resources import recipe_names
 

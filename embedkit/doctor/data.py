@@ -18,7 +18,16 @@ _FEWEST = 50
 
 
 def examine_data(path: str) -> Examined:
-    """Columns, empty and repeated texts, pairs that are equal, and scores, in the first `ROWS_READ` rows."""
+    """Columns, empty and repeated texts, pairs that are equal, and scores, in the first `ROWS_READ` rows.
+
+    Examples
+    --------
+    >>> with open("faq.csv", "w") as file:
+    ...     _ = file.write("question,answer\\nHow do I pay?,By card or in cash at the desk.\\nWhere are you?,\\n")
+    >>> facts, findings = examine_data("faq.csv")
+    >>> facts["column question"], findings[0].evidence
+    ('2 different texts, 3.5 words on average', '1 of 2')
+    """
     from embedkit.data import read_rows
 
     rows = list(itertools.islice(read_rows(path), ROWS_READ))
@@ -76,6 +85,12 @@ def score_findings(column: str, rows: Sequence[tuple[str, str, Any]]) -> Iterato
     ----------
     rows : sequence of (text, text, score)
         Classes, which are more than two whole numbers in a column of labels, are left alone.
+
+    Examples
+    --------
+    >>> pairs = [("a red cat", " ".join(["a red cat", *"xyz"[:n % 4]]), n % 4) for n in range(80)]
+    >>> [finding.what for finding in score_findings("score", pairs)]
+    ["column 'score' falls as the two texts become more alike"]
     """
     import numpy as np
 
@@ -113,5 +128,11 @@ def _overlap(a: str, b: str) -> float:
 
 
 def plain(text: str) -> str:
-    """Text without case, punctuation and spacing."""
+    """Text without case, punctuation and spacing.
+
+    Examples
+    --------
+    >>> plain("  Hello, WORLD! ")
+    'hello world'
+    """
     return " ".join("".join(c if c.isalnum() else " " for c in text.casefold()).split())

@@ -23,7 +23,15 @@ _STEPS = 4
 
 
 def examine_recipe(recipe: Recipe) -> Examined:
-    """The training rows as the recipe reads them, texts that training and evaluation share, and a step of the model."""
+    """The training rows as the recipe reads them, texts that training and evaluation share, and a step of the model.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> facts, findings = examine_recipe(load_recipe("quickstart", smoke=True))
+    >>> facts["rows"], facts["model"]
+    (256, 'one step of it was made')
+    """
     from embedkit.training import setup
 
     method = setup.check(recipe)
@@ -113,7 +121,16 @@ def _overlap(recipe: Recipe, texts: Iterable[str]) -> Iterator[Finding]:
 
 
 def order_findings(rows: TrainingRows) -> Iterator[Finding]:
-    """Whether the batches of two processes, put together, are those of one."""
+    """Whether the batches of two processes, put together, are those of one.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.training import setup
+    >>> recipe = load_recipe("quickstart", smoke=True)
+    >>> list(order_findings(setup.open_rows(recipe, setup.check(recipe))))
+    []
+    """
     whole = list(itertools.islice(rows.batches(0), _STEPS))
     parts = [list(itertools.islice(rows.batches(0, rank=rank, world=2), _STEPS)) for rank in range(2)]
     for step, batch in enumerate(whole):
@@ -141,7 +158,17 @@ def _checkpoint(recipe: Recipe) -> Iterator[Finding]:
 
 
 def one_step(recipe: Recipe, method: Method, rows: TrainingRows) -> list[Finding] | str:
-    """Findings from the gradients of a step on a few rows; in words why none was made, when the model is not here."""
+    """Findings from the gradients of a step on a few rows; in words why none was made, when the model is not here.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.training import setup
+    >>> recipe = load_recipe("quickstart", smoke=True)
+    >>> method = setup.check(recipe)
+    >>> one_step(recipe, method, setup.open_rows(recipe, method))
+    []
+    """
     if method.caches_images:
         return "not tried: the method needs the vectors of all images first"
     try:

@@ -19,7 +19,17 @@ _EARLY = 50
 
 
 def examine_run(folder: Path) -> Examined:
-    """A loss that does not move, collapse, a scale at a bound, fp16, waiting, bad numbers, dead towers, other data."""
+    """A loss that does not move, collapse, a scale at a bound, fp16, waiting, bad numbers, dead towers, other data.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import dump_recipe, load_recipe
+    >>> _ = Path("recipe.yaml").write_text(dump_recipe(load_recipe("quickstart")))
+    >>> _ = Path("log.jsonl").write_text('{"step": 1, "loss": 2.5, "data_wait_share": 0.4}\\n')
+    >>> facts, findings = examine_run(Path("."))
+    >>> facts["last loss"], findings[0].what, findings[0].evidence
+    (2.5, 'training waits for data', '40% of the time')
+    """
     from embedkit.config.recipe_io import load_recipe
 
     entries = read_log(folder / "log.jsonl")

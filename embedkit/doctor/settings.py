@@ -21,6 +21,12 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], who: str, wher
         Settings of the model, and of `who` uses or describes it.
     where : str
         How the model is called.
+
+    Examples
+    --------
+    >>> (finding,) = differences({"pooling": "mean"}, {"pooling": "cls"}, "the recipe", "embedkit.json")
+    >>> finding.what, finding.evidence
+    ('the recipe has another pooling than the model', "'cls', embedkit.json has 'mean'")
     """
     for name in _MODEL:
         mine, theirs = one.get(name), other.get(name)
@@ -34,7 +40,17 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], who: str, wher
 
 
 def examine_folder(folder: Path, model: Any) -> Iterator[Finding]:
-    """What the files of a model folder say against each other."""
+    """What the files of a model folder say against each other.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> config = load_recipe("quickstart").model
+    >>> _ = build(config, seed=1).save("model")
+    >>> [finding.what for finding in examine_folder(Path("model"), build(config, seed=2))]
+    ['the folder has changed since it was written']
+    """
     from embedkit.formats.folder import OWN_FILE, read_json
 
     if (folder / OWN_FILE).is_file():
@@ -63,7 +79,16 @@ def _changed(own: Mapping[str, Any], model: Any) -> Iterator[Finding]:
 
 
 def beside(folder: Path) -> dict[str, Any]:
-    """The settings that the files of sentence-transformers in an embedkit folder give; empty when there are none."""
+    """The settings that the files of sentence-transformers in an embedkit folder give; empty when there are none.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> _ = build(load_recipe("quickstart").model).save("model")
+    >>> beside(Path("model"))
+    {'normalize': True, 'pooling': 'mean', 'max_length': 32, 'default_prompt': None}
+    """
     from embedkit.formats.folder import read_json
     from embedkit.formats.sentence_transformers.reader import plan_of_modules
 

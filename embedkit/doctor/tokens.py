@@ -24,6 +24,13 @@ def examine_tokens(model: Any) -> Iterator[Finding]:
     """Numbers outside of the embedding table, special tokens, the length limit, and unknown words of plain English.
 
     `model` is a text encoder; one of another kind gives nothing.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> [finding.what for finding in examine_tokens(build(load_recipe("quickstart").model))]
+    []
     """
     tokenizer, encoder = model.tokenizer, model.backbone
     if encoder is None:

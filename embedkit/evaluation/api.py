@@ -196,6 +196,17 @@ def evaluate_all(
     All suites are opened before the first model runs; a model given by folder or hub id is loaded when its turn comes.
     The suites share the embeddings of a model; without `cache` these are let go when its turn is over. `options` are
     those of `open_suites`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> class Lengths:
+    ...     def encode(self, texts, **options):
+    ...         return np.array([[len(text), 1.0] for text in texts])
+    >>> rows = [{"query": "how do I pay?", "positive": "only by card"}, {"query": "where?", "positive": "here"}]
+    >>> reports = evaluate_all({"lengths": Lengths()}, ["own-retrieval"], rows)
+    >>> reports["lengths", "own-retrieval"].main
+    100.0
     """
     evaluations = open_suites(suites, data, **options)
     reports = {}

@@ -222,7 +222,7 @@ def test_quickstart_shows_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_quickstart_takes_a_free_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from embedkit.cli.first_run import _free_folder
+    from embedkit.cli.quickstart import _free_folder
 
     monkeypatch.chdir(tmp_path)
     assert _free_folder() == Path("runs/quickstart")

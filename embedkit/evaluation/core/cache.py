@@ -30,6 +30,13 @@ class EmbeddingCache:
     ----------
     folder : path, optional
         Where the vectors are kept; without it they are kept in memory, as long as this object lives.
+
+    Examples
+    --------
+    >>> cache = EmbeddingCache()
+    >>> cache.put("model", None, [b"1" * 16], np.array([[0.6, 0.8]]))
+    >>> cache.get("model", None, [b"1" * 16, b"2" * 16])
+    {b'1111111111111111': array([0.6, 0.8], dtype=float32)}
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:

@@ -47,7 +47,16 @@ def _prompts(model: Any) -> dict[str, str]:
 
 
 class Encoder(Protocol):
-    """What evaluation needs of a model; ``describe()`` and ``similarity()`` are used where they exist."""
+    """What evaluation needs of a model; ``describe()`` and ``similarity()`` are used where they exist.
+
+    Examples
+    --------
+    >>> class Lengths:
+    ...     def encode(self, texts, **options):
+    ...         return np.array([[len(text), 1.0] for text in texts])
+    >>> Embedder(Lengths())(["a cat", "it"]).tolist()
+    [[5.0, 1.0], [2.0, 1.0]]
+    """
 
     def encode(self, *inputs: Any, **options: Any) -> Any:
         """Vectors of the one list of inputs in its order: array or CPU tensor (N, D), floating point."""
@@ -61,7 +70,14 @@ def _quotation(item: Item) -> str:
 
 
 def as_vectors(output: Any) -> Array:
-    """What a model returned as a numpy array, still unchecked; tensors are moved to the CPU and to float32."""
+    """What a model returned as a numpy array, still unchecked; tensors are moved to the CPU and to float32.
+
+    Examples
+    --------
+    >>> import torch
+    >>> as_vectors(torch.ones(1, 2, dtype=torch.bfloat16))
+    array([[1., 1.]], dtype=float32)
+    """
     if hasattr(output, "detach"):
         output = output.detach().cpu().float().numpy()
     return np.asarray(output)
@@ -76,6 +92,15 @@ def check_vectors(vectors: Array, items: Sequence[Item]) -> Array:
         The shape or the type is wrong.
     NonFiniteError
         A vector holds NaN or infinity; the input is named.
+
+    Examples
+    --------
+    >>> check_vectors(np.array([[0.6, 0.8]]), ["a cat"]).dtype
+    dtype('float32')
+    >>> check_vectors(np.array([[0.6, np.nan]]), ["a cat"])
+    Traceback (most recent call last):
+        ...
+    NonFiniteError: 1 embeddings hold NaN or infinity, first for 'a cat'
     """
     if vectors.ndim != 2 or len(vectors) != len(items) or vectors.shape[1] == 0:
         raise UserError(
@@ -144,6 +169,16 @@ class Embedder:
         What decides the vectors besides input and prompt: weights, pooler, length, precision.
     distributed : bool
         Share the encoding among the processes of torch.distributed; all of them must make the same calls.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> vowels = SimpleNamespace(encode=lambda texts: np.array([[t.count(c) for c in "aei"] for t in texts], float))
+    >>> embed = Embedder(vowels)
+    >>> embed(["banana", "kiwi", "banana"]).tolist()
+    [[3.0, 0.0, 0.0], [0.0, 0.0, 2.0], [3.0, 0.0, 0.0]]
+    >>> embed.encoded
+    2
     """
 
     def __init__(

@@ -14,7 +14,17 @@ from embedkit.errors import DataError
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image as the bytes of its file; it is decoded when it is encoded, so that a corpus of images stays small."""
+    """An image as the bytes of its file; it is decoded when it is encoded, so that a corpus of images stays small.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> Image.new("L", (4, 3)).save("grey.png")
+    >>> with open("grey.png", "rb") as file:
+    ...     image = EncodedImage(file.read(), "grey.png")
+    >>> image.decode().size, image.decode().mode
+    ((4, 3), 'RGB')
+    """
 
     content: bytes
     name: str = "image"
@@ -37,14 +47,27 @@ Item = str | EncodedImage
 
 
 def item_key(item: Item) -> bytes:
-    """128-bit key of an input's content; texts and images never share one."""
+    """128-bit key of an input's content; texts and images never share one.
+
+    Examples
+    --------
+    >>> len(item_key("a cat")), item_key("a cat") == item_key(EncodedImage(b"a cat"))
+    (16, False)
+    """
     if isinstance(item, str):
         return hashlib.blake2b(item.encode("utf-8", "surrogatepass"), digest_size=16, person=b"text").digest()
     return hashlib.blake2b(item.content, digest_size=16, person=b"image").digest()
 
 
 def image_item(image: Any) -> EncodedImage:
-    """A PIL image as an item: in RGB, as a PNG that loses nothing."""
+    """A PIL image as an item: in RGB, as a PNG that loses nothing.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> image_item(Image.new("L", (4, 3))).decode().mode
+    'RGB'
+    """
     handle = io.BytesIO()
     to_rgb(image).save(handle, format="PNG", compress_level=1)
     return EncodedImage(handle.getvalue())

@@ -140,7 +140,15 @@ def open_own_suite(
     resamples: int = 0,
     seed: int = 0,
 ) -> OpenSuite:
-    """An open suite of embedkit's own tasks; arguments and errors are those of `embedkit.evaluation.open_suite`."""
+    """An open suite of embedkit's own tasks; arguments and errors are those of `embedkit.evaluation.open_suite`.
+
+    Examples
+    --------
+    >>> rows = [{"query": "how do I pay?", "positive": "by card"}, {"query": "where?", "positive": "in town"}]
+    >>> suite = open_own_suite("own-retrieval", rows)
+    >>> suite.tasks[0].data["documents"]
+    2
+    """
     config, notes = resolve(load_suite(suite), data, tasks)
     configs = config.choose(tasks, split)
     users = dict(settings or {})

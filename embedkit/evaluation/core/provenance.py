@@ -16,7 +16,13 @@ _PACKAGES = ("numpy", "torch", "transformers", "tokenizers", "sentence-transform
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, embedkit and of the installed packages that can change a score; imports none of them."""
+    """Versions of Python, embedkit and of the installed packages that can change a score; imports none of them.
+
+    Examples
+    --------
+    >>> {"python", "embedkit", "numpy"} <= set(versions())
+    True
+    """
     facts = {"python": platform.python_version(), "embedkit": embedkit.__version__}
     for name in _PACKAGES:
         try:
@@ -27,12 +33,24 @@ def versions() -> dict[str, str]:
 
 
 def now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
+    """The time in UTC, ISO 8601, to the second.
+
+    Examples
+    --------
+    >>> now()
+    '20...+00:00'
+    """
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def machine() -> dict[str, Any]:
-    """Processor architecture, and the settings of torch that change the last digits of a vector."""
+    """Processor architecture, and the settings of torch that change the last digits of a vector.
+
+    Examples
+    --------
+    >>> {"platform", "processor"} <= set(machine())
+    True
+    """
     facts: dict[str, Any] = {"platform": platform.platform(), "processor": platform.machine()}
     torch = sys.modules.get("torch")
     if torch is not None:
@@ -44,7 +62,17 @@ def machine() -> dict[str, Any]:
 
 
 def weights_hash(model: Any) -> str:
-    """SHA-256 over names, types, shapes and bytes of a torch module's state."""
+    """SHA-256 over names, types, shapes and bytes of a torch module's state.
+
+    Examples
+    --------
+    >>> import torch
+    >>> layer = torch.nn.Linear(2, 1)
+    >>> before = weights_hash(layer)
+    >>> layer.bias.data += 1
+    >>> len(before), weights_hash(layer) == before
+    (64, False)
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         flat = tensor.detach().cpu().contiguous()
@@ -63,6 +91,12 @@ def describe_model(model: Any, name: str | None = None) -> dict[str, Any]:
     """What is known of a model: its own ``describe()``, else its class, weights and maximum length.
 
     ``hash`` is None where nothing tells two models of this class apart; then no cache is used.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> describe_model(SimpleNamespace(max_seq_length=128), "mine")
+    {'class': 'types.SimpleNamespace', 'hash': None, 'max_length': 128, 'name': 'mine'}
     """
     if hasattr(model, "describe"):
         facts = dict(model.describe())
@@ -83,7 +117,15 @@ def describe_model(model: Any, name: str | None = None) -> dict[str, Any]:
 
 
 def model_key(description: dict[str, Any]) -> str | None:
-    """What decides a model's vectors besides input and prompt, as one text; None without a hash of its content."""
+    """What decides a model's vectors besides input and prompt, as one text; None without a hash of its content.
+
+    Examples
+    --------
+    >>> model_key({"name": "mine", "hash": "c601fd74", "pooling": "mean"})
+    'hash=c601fd74\\npooling=mean'
+    >>> model_key({"name": "mine", "hash": None}) is None
+    True
+    """
     if not description.get("hash"):
         return None
     parts = [f"{key}={description[key]}" for key in sorted(description) if key not in ("name", "path")]

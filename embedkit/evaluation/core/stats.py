@@ -24,14 +24,26 @@ STATISTICS: Registry[Callable[[Mapping[str, Array]], Statistic]] = Registry("sta
 
 
 def midranks(values: ArrayLike) -> Array:
-    """Ranks from 1 with ties at their mean rank; shape (N,) in and out, float64."""
+    """Ranks from 1 with ties at their mean rank; shape (N,) in and out, float64.
+
+    Examples
+    --------
+    >>> midranks([0.1, 0.5, 0.5, 0.9]).tolist()
+    [1.0, 2.5, 2.5, 4.0]
+    """
     _, group, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
     ranks: Array = np.cumsum(counts) - (counts - 1) / 2
     return ranks[group]
 
 
 def pearson(first: ArrayLike, second: ArrayLike, weights: ArrayLike | None = None) -> float:
-    """Pearson's correlation of two (N,) arrays, weighted by `weights` (N,); NaN where one of them is constant."""
+    """Pearson's correlation of two (N,) arrays, weighted by `weights` (N,); NaN where one of them is constant.
+
+    Examples
+    --------
+    >>> round(pearson([1, 2, 3], [1, 4, 9]), 3)
+    0.99
+    """
     x, y = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     w = np.ones_like(x) if weights is None else np.asarray(weights, dtype=np.float64)
     total = w.sum()
@@ -41,7 +53,13 @@ def pearson(first: ArrayLike, second: ArrayLike, weights: ArrayLike | None = Non
 
 
 def spearman(first: ArrayLike, second: ArrayLike) -> float:
-    """Spearman's rank correlation of two (N,) arrays, ties at mean rank; NaN where one of them is constant."""
+    """Spearman's rank correlation of two (N,) arrays, ties at mean rank; NaN where one of them is constant.
+
+    Examples
+    --------
+    >>> round(spearman([1, 2, 3], [1, 4, 9]), 3), round(spearman([1, 2, 3], [5, 5, 2]), 3)
+    (1.0, -0.866)
+    """
     return pearson(midranks(first), midranks(second))
 
 
@@ -69,7 +87,13 @@ def cosine_pairs(first: Array, second: Array, zeros: ZeroRule = "senteval") -> A
 
 
 def zero_vector_note(first: Array, second: Array, zeros: ZeroRule) -> tuple[int, list[str]]:
-    """How many pairs of rows of two (N, D) arrays have a zero vector, and the words for it."""
+    """How many pairs of rows of two (N, D) arrays have a zero vector, and the words for it.
+
+    Examples
+    --------
+    >>> zero_vector_note(np.array([[0, 0], [1, 0]]), np.array([[1, 0], [0, 1]]), "senteval")
+    (1, ['1 pairs with a zero vector have similarity 0, as in SentEval'])
+    """
     either = ~np.any(first, axis=1) | ~np.any(second, axis=1)
     count, both = int(either.sum()), int((~np.any(first, axis=1) & ~np.any(second, axis=1)).sum())
     if not count:
@@ -100,7 +124,13 @@ def as_ties(values: Array, tolerance: float) -> Array:
 
 
 def unit_rows(vectors: Array) -> Array:
-    """Rows of (N, D) scaled to length 1, same dtype; zero rows stay zero."""
+    """Rows of (N, D) scaled to length 1, same dtype; zero rows stay zero.
+
+    Examples
+    --------
+    >>> unit_rows(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
+    [[0.6, 0.8], [0.0, 0.0]]
+    """
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(lengths > 0, lengths, 1).astype(vectors.dtype)
 
@@ -118,6 +148,12 @@ def spearman_statistic(samples: Mapping[str, Array]) -> Statistic:
 
     With ``subset`` (N,) integers it is the mean over subsets; with ``by_size`` set to 1 the mean weighted by the size
     of the subsets (SentEval's "mean" and "wmean").
+
+    Examples
+    --------
+    >>> value = spearman_statistic({"gold": [1, 2, 3], "prediction": [0.1, 0.3, 0.2]})
+    >>> value(np.ones(3)), value(np.array([2, 1, 0]))
+    (0.5, 1.0)
     """
     gold, prediction = np.asarray(samples["gold"]), np.asarray(samples["prediction"])
     subset = np.asarray(samples.get("subset", np.zeros(len(gold), dtype=np.int64)))
@@ -142,14 +178,28 @@ def spearman_statistic(samples: Mapping[str, Array]) -> Statistic:
 
 @STATISTICS.add("mean")
 def mean_statistic(samples: Mapping[str, Array]) -> Statistic:
-    """The mean of ``value`` (N,)."""
+    """The mean of ``value`` (N,).
+
+    Examples
+    --------
+    >>> value = mean_statistic({"value": [0, 1, 1]})
+    >>> value(np.array([2, 1, 1]))
+    0.5
+    """
     value = np.asarray(samples["value"], dtype=np.float64)
     return lambda weights: float(weights @ value / weights.sum())
 
 
 @STATISTICS.add("average_precision")
 def average_precision_statistic(samples: Mapping[str, Array]) -> Statistic:
-    """Average precision of ``prediction`` (N,) for binary ``gold`` (N,); tied predictions form one threshold."""
+    """Average precision of ``prediction`` (N,) for binary ``gold`` (N,); tied predictions form one threshold.
+
+    Examples
+    --------
+    >>> value = average_precision_statistic({"gold": [1, 0, 1], "prediction": [0.9, 0.8, 0.7]})
+    >>> round(value(np.ones(3)), 3)
+    0.833
+    """
     gold, prediction = np.asarray(samples["gold"], dtype=np.float64), np.asarray(samples["prediction"])
     _, group = np.unique(-prediction, return_inverse=True)  # best first
 
@@ -165,7 +215,14 @@ def average_precision_statistic(samples: Mapping[str, Array]) -> Statistic:
 
 @dataclass(frozen=True)
 class Samples:
-    """What a score was made of, kept so that it can be drawn again: the name of a statistic and its arrays (N,)."""
+    """What a score was made of, kept so that it can be drawn again: the name of a statistic and its arrays (N,).
+
+    Examples
+    --------
+    >>> samples = Samples("mean", {"value": np.array([0, 1, 1, 1])})
+    >>> len(samples), samples.build()(np.ones(4))
+    (4, 0.75)
+    """
 
     statistic: str
     values: Mapping[str, Array]
@@ -179,7 +236,14 @@ class Samples:
 
 
 def draw_weights(samples: Samples, rng: np.random.Generator) -> Array:
-    """Counts (N,) of one draw with replacement, within each subset where the samples have subsets."""
+    """Counts (N,) of one draw with replacement, within each subset where the samples have subsets.
+
+    Examples
+    --------
+    >>> samples = Samples("mean", {"value": np.array([0, 1, 1, 1])})
+    >>> draw_weights(samples, np.random.default_rng(0)).tolist()
+    [0.0, 1.0, 2.0, 1.0]
+    """
     size = len(samples)
     if "subset" not in samples.values:
         return np.bincount(rng.integers(0, size, size), minlength=size).astype(np.float64)
@@ -191,17 +255,36 @@ def draw_weights(samples: Samples, rng: np.random.Generator) -> Array:
 
 
 def generator(seed: int, name: str) -> np.random.Generator:
-    """A random generator that depends on `seed` and a task's name, and on nothing else."""
+    """A random generator that depends on `seed` and a task's name, and on nothing else.
+
+    Examples
+    --------
+    >>> generator(0, "stsb").permutation(9).tolist() == generator(0, "stsb").permutation(9).tolist()
+    True
+    """
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
 def bootstrap(samples: Samples, resamples: int, rng: np.random.Generator) -> Array:
-    """Bootstrap values of a score, shape (resamples,), float64 (Efron 1979)."""
+    """Bootstrap values of a score, shape (resamples,), float64 (Efron 1979).
+
+    Examples
+    --------
+    >>> samples = Samples("mean", {"value": np.array([0, 1, 1, 1])})
+    >>> bootstrap(samples, 3, np.random.default_rng(0)).tolist()
+    [1.0, 0.25, 0.75]
+    """
     statistic = samples.build()
     return np.array([statistic(draw_weights(samples, rng)) for _ in range(resamples)])
 
 
 def interval(values: Array, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of bootstrap values; draws without a value (NaN) are left out."""
+    """Percentile interval of bootstrap values; draws without a value (NaN) are left out.
+
+    Examples
+    --------
+    >>> interval(np.arange(5.0), level=0.5)
+    (1.0, 3.0)
+    """
     low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -38,6 +38,12 @@ class HubSource(_Strict):
 
     ``columns`` maps the hub's column to embedkit's; ``splits`` maps embedkit's split to the hub's (the same name when
     absent).
+
+    Examples
+    --------
+    >>> source = HubSource(path="mteb/stsbenchmark-sts", splits={"dev": "validation"})
+    >>> source.splits["dev"]
+    'validation'
     """
 
     path: Inside

@@ -28,6 +28,11 @@ class TaskSettings(BaseModel):
 
     ``columns`` says what columns of own data are: ``{QUESTION: query}``, by the names that the task reads or by those
     of roles; without it they are told by their names.
+
+    Examples
+    --------
+    >>> TaskSettings(columns={"QUESTION": "query"}).columns
+    {'QUESTION': 'query'}
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -79,6 +84,12 @@ class TaskResult:
         Counts and side findings that belong in the report: rows, ties, zero vectors.
     notes : list of str
         Departures from the protocol, in words.
+
+    Examples
+    --------
+    >>> result = TaskResult("stsb", "spearman", 82.41, {"spearman_all": 82.41}, notes=["stsb: 9 rows left out"])
+    >>> result.score, result.interval, result.unit
+    (82.41, None, 100.0)
     """
 
     name: str
@@ -98,6 +109,11 @@ class Opening:
     gave, which win over the task's own.
 
     ``data`` is a folder, None for the hub, or for a task on own data the table or the folder itself.
+
+    Examples
+    --------
+    >>> Opening(Path("data"), "dev", overrides={"aggregation": "wmean"}).overrides
+    {'aggregation': 'wmean'}
     """
 
     data: Path | Table | None
@@ -121,6 +137,14 @@ class Task(ABC):
         Metrics whose usual names have several meanings, and the meaning here; said wherever their values are shown.
     mteb_ways : tuple of str
         Endings of the names of the mteb tasks that `as_mteb` gives, in their order.
+
+    Examples
+    --------
+    >>> from embedkit.evaluation import open_suite
+    >>> columns = {"sentence1": ["a cat", "a"], "sentence2": ["a pet", "b"], "score": [4, 0]}
+    >>> task = open_suite("own-sts", columns).tasks[0]
+    >>> task.config.kind, task.data["rows"], task.requests()[0].items
+    ('sts', 2, ['a cat', 'a', 'a pet', 'b'])
     """
 
     settings_type: ClassVar[type[TaskSettings]] = TaskSettings
@@ -219,12 +243,26 @@ def kind_in(results: object) -> type[Task] | None:
 
 
 def known_settings(kinds: Sequence[str]) -> set[str]:
-    """Names of the settings that some task of these kinds knows."""
+    """Names of the settings that some task of these kinds knows.
+
+    Examples
+    --------
+    >>> sorted(known_settings(["sts"]))
+    ['aggregation', 'columns', 'subsets', 'zero_vectors']
+    """
     return {key for kind in kinds for key in TASKS[kind].settings_type.model_fields}
 
 
 def check_settings(kinds: Sequence[str], settings: Mapping[str, Any]) -> None:
-    """Raise UserError for a setting that no task of these kinds knows."""
+    """Raise UserError for a setting that no task of these kinds knows.
+
+    Examples
+    --------
+    >>> check_settings(["sts"], {"agregation": "mean"})
+    Traceback (most recent call last):
+        ...
+    UserError: unknown evaluation setting 'agregation'; did you mean 'aggregation'?
+    """
     names = known_settings(kinds)
     for key in settings:
         if key not in names:

@@ -37,6 +37,11 @@ class Collection:
         Judgements by query id and document id, for these queries.
     notes : list of str
         What did not match.
+
+    Examples
+    --------
+    >>> Collection("faq", ["d0"], ["By card."], ["q0"], ["How do I pay?"], {"q0": {"d0": 1}}).qrels["q0"]
+    {'d0': 1}
     """
 
     source: str
@@ -202,6 +207,16 @@ def open_collection(folder: Path, split: str) -> Collection:
     ------
     DataError
         A file is missing or a line cannot be used; or no judged query, or no relevant document, is there.
+
+    Examples
+    --------
+    >>> _ = Path("corpus.jsonl").write_text('{"_id": "d1", "title": "Pay", "text": "By card."}')
+    >>> _ = Path("queries.jsonl").write_text('{"_id": "q1", "text": "How do I pay?"}')
+    >>> Path("qrels").mkdir()
+    >>> _ = Path("qrels/test.jsonl").write_text('{"query-id": "q1", "corpus-id": "d1", "score": 2}')
+    >>> collection = open_collection(Path("."), "test")
+    >>> collection.documents, collection.qrels
+    (['Pay By card.'], {'q1': {'d1': 2}})
     """
     corpus, queries = _existing(folder, "corpus"), _existing(folder, "queries")
     judged = _qrels_files(folder, split)

@@ -25,6 +25,15 @@ def read_folder(folder: Path) -> tuple[dict[str, list[Any]], list[int]]:
     ------
     DataError
         There are no images, or a row cannot be read.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> for name in ("cat", "dog"):
+    ...     Path("pets", name).mkdir(parents=True)
+    ...     Image.new("RGB", (8, 8)).save(f"pets/{name}/1.png")
+    >>> read_folder(Path("pets"))[0]["label_name"]
+    ['cat', 'dog']
     """
     from embedkit.data.schema.rows import BadRow
     from embedkit.data.sources.sources import find_parts
@@ -126,7 +135,14 @@ def _image_key(cell: Any, split: Any) -> Any:
 
 
 def holds_images(folder: Path) -> bool:
-    """Whether there is an image, by its ending, anywhere in a folder."""
+    """Whether there is an image, by its ending, anywhere in a folder.
+
+    Examples
+    --------
+    >>> Path("1.png").touch()
+    >>> holds_images(Path("."))
+    True
+    """
     from embedkit.data.images.pictures import SUFFIXES
 
     return any(path.suffix.lower() in SUFFIXES for path in folder.rglob("*"))
@@ -134,7 +150,14 @@ def holds_images(folder: Path) -> bool:
 
 def image_content(cell: Any, folder: Path) -> bytes | None:
     """The bytes of an image cell: bytes, the hub's ``{"bytes": ..}``, or a path in `folder` that `image_path` takes;
-    None for others."""
+    None for others.
+
+    Examples
+    --------
+    >>> _ = Path("1.png").write_bytes(b"not looked at")
+    >>> [image_content(cell, Path(".")) for cell in ("1.png", {"bytes": b"png"}, "2.png")]
+    [b'not looked at', b'png', None]
+    """
     from embedkit.data.schema.rows import BadRow
     from embedkit.data.sources.data_source import image_path
 

@@ -31,6 +31,11 @@ class Look:
     """What own data are: a table, or a folder of documents, queries and judgements.
 
     ``roles`` are those of the table's columns by their names, role to column.
+
+    Examples
+    --------
+    >>> Look("faq.csv", Table({"question": ["how?"], "label_name": ["pay"]}, [2], "faq.csv")).roles
+    {'anchor': 'question', 'label': 'label_name'}
     """
 
     source: str

@@ -40,6 +40,16 @@ class Table:
         File or hub id, or several, used in messages and in the report.
     sources : list of str, optional
         That of each row, where they are not from one.
+
+    Examples
+    --------
+    >>> table = Table({"text": ["a  cat", ""], "score": ["1", "0.5"]}, [2, 3], "pets.csv")
+    >>> table.numbers("score"), table.take([0]).texts("text")
+    ([1.0, 0.5], ['a cat'])
+    >>> table.texts("text")
+    Traceback (most recent call last):
+        ...
+    DataError: pets.csv:3: column 'text' is empty; mend or remove the row
     """
 
     columns: dict[str, list[Any]]
@@ -146,6 +156,12 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     ------
     DataError
         The file is missing, empty, damaged, or not UTF-8; the line is named.
+
+    Examples
+    --------
+    >>> _ = Path("faq.txt").write_text("How do I pay?\\nWhere?\\n")
+    >>> list(read_lines(Path("faq.txt")))
+    [(1, 'How do I pay?'), (2, 'Where?')]
     """
     for number, line in text_lines(path):
         if isinstance(line, BadRow):
@@ -162,7 +178,14 @@ def _sound(records: Iterable[Record]) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Numbered objects of a file with one JSON object a line; anything else is refused by line."""
+    """Numbered objects of a file with one JSON object a line; anything else is refused by line.
+
+    Examples
+    --------
+    >>> _ = Path("faq.jsonl").write_text('{"query": "How do I pay?", "positive": "By card."}')
+    >>> list(read_jsonl(Path("faq.jsonl")))
+    [(1, {'query': 'How do I pay?', 'positive': 'By card.'})]
+    """
     return _sound(readers["jsonl"].read(path))
 
 
@@ -181,7 +204,15 @@ def _read(path: Path, records: Iterable[Record]) -> Table:
 
 
 def read_table(path: Path) -> Table:
-    """A file of any format of `embedkit.data.sources.registry`, or a folder of images, as a table."""
+    """A file of any format of `embedkit.data.sources.registry`, or a folder of images, as a table.
+
+    Examples
+    --------
+    >>> _ = Path("faq.csv").write_text("query,positive\\nHow do I pay?,By card.\\n")
+    >>> table = read_table(Path("faq.csv"))
+    >>> table.columns, table.place(0)
+    ({'query': ['How do I pay?'], 'positive': ['By card.']}, 'faq.csv:2')
+    """
     if path.is_dir():
         columns, numbers = read_folder(path)
         return Table(columns, numbers, str(path))
@@ -198,6 +229,13 @@ def read_hub(hub: HubSource, split: str, folder: Path | None = None) -> Table:
     ------
     DataError
         It cannot be reached or read, or has no such split.
+
+    Examples
+    --------
+    >>> Path("pets").mkdir()
+    >>> _ = Path("pets/test.csv").write_text("text1,label\\na cat,1\\n")
+    >>> read_hub(HubSource(path="me/pets", columns={"text1": "text"}), "test", Path("pets")).columns
+    {'text': ['a cat'], 'label': [1]}
     """
     import datasets
 
@@ -221,7 +259,14 @@ def read_hub(hub: HubSource, split: str, folder: Path | None = None) -> Table:
 
 
 def plain_rows(rows: Any) -> dict[str, list[Any]]:
-    """Columns of a data set of `datasets`; images stay the bytes of their files, to be decoded when encoded."""
+    """Columns of a data set of `datasets`; images stay the bytes of their files, to be decoded when encoded.
+
+    Examples
+    --------
+    >>> import datasets
+    >>> plain_rows(datasets.Dataset.from_dict({"text": ["a cat", "a dog"]}))
+    {'text': ['a cat', 'a dog']}
+    """
     import datasets
 
     for column, feature in rows.features.items():
@@ -232,7 +277,15 @@ def plain_rows(rows: Any) -> dict[str, list[Any]]:
 
 
 def concatenate(tables: Sequence[Table]) -> Table:
-    """Tables one after the other; only the columns that all of them have are kept."""
+    """Tables one after the other; only the columns that all of them have are kept.
+
+    Examples
+    --------
+    >>> pair = [Table({"text": ["a cat"], "id": [7]}, [2], "a.csv"), Table({"text": ["a dog"]}, [5], "b.csv")]
+    >>> both = concatenate(pair)
+    >>> both.columns, both.place(1)
+    ({'text': ['a cat', 'a dog']}, 'b.csv:5')
+    """
     if len(tables) == 1:
         return tables[0]
     names = [n for n in tables[0].columns if all(n in t.columns for t in tables)]
@@ -244,7 +297,15 @@ def concatenate(tables: Sequence[Table]) -> Table:
 
 def find_file(data: Path, name: str, folder: str | None = None) -> Path | None:
     """``data/NAME.*`` or ``data/FOLDER/NAME.*`` with a known ending, or the folder of images NAME (``.``: `data`); None
-    where there is none."""
+    where there is none.
+
+    Examples
+    --------
+    >>> Path("sts").mkdir()
+    >>> Path("sts/stsb.tsv").touch()
+    >>> find_file(Path("."), "stsb", "sts").as_posix(), find_file(Path("."), "sts12", "sts")
+    ('sts/stsb.tsv', None)
+    """
     for base in [data, *([data / folder] if folder else [])]:
         path = file_named(base, name)
         if path is not None:
@@ -316,7 +377,15 @@ def own_rows(table: Table, split: str) -> Table:
 def open_splits(
     task: TaskConfig, data: Path | Table | None, splits: Sequence[str], folder: str | None = None
 ) -> list[Table]:
-    """Several splits of a task, named as the file names them; see `open_table`."""
+    """Several splits of a task, named as the file names them; see `open_table`.
+
+    Examples
+    --------
+    >>> _ = Path("pets.csv").write_text("text,label,split\\na cat,1,train\\na dog,0,test\\n")
+    >>> tables = open_splits(TaskConfig(name="pets", kind="probe"), Path("."), ["train", "test"])
+    >>> [table.columns["text"] for table in tables]
+    [['a cat'], ['a dog']]
+    """
     if isinstance(data, Table):
         return [own_rows(data, split) for split in splits]
     if data is not None and data.is_dir():
@@ -338,6 +407,12 @@ def open_table(task: TaskConfig, data: Path | Table | None, split: str, folder: 
     ------
     DataError
         `data` is not a folder, holds nothing for the task, or the file cannot be used.
+
+    Examples
+    --------
+    >>> _ = Path("pets.csv").write_text("text,label,split\\na cat,1,train\\na dog,0,test\\n")
+    >>> open_table(TaskConfig(name="pets", kind="probe"), Path("."), "test").columns["text"]
+    ['a dog']
     """
     name = task.file or task.name
     if isinstance(data, Table):
@@ -395,7 +470,13 @@ def of_two_values(cells: Sequence[Any]) -> bool:
 
 
 def content_hash(*columns: Sequence[Any]) -> str:
-    """SHA-256 of the rows in use, the same whatever file they came from."""
+    """SHA-256 of the rows in use, the same whatever file they came from.
+
+    Examples
+    --------
+    >>> content_hash(["a cat", "a dog"], [1, 0])[:8], content_hash(["a cat", "a dog"], [0, 1])[:8]
+    ('7cbad47f', '357d28c0')
+    """
     digest = hashlib.sha256()
     for cells in columns:
         for cell in cells:

@@ -44,6 +44,13 @@ def logistic(
     point one way, as untrained encoders give them, scikit-learn's usual L-BFGS needs more than its thousand steps.
     Newton's method by conjugate gradients, each from the solution before, ends nearer to the optimum in a fraction of
     the time. It wants the digits of float64.
+
+    Examples
+    --------
+    >>> x, y = np.array([[0.0, 1.0], [0.1, 0.9], [1.0, 0.0], [0.9, 0.1]]), np.array([0, 0, 1, 1])
+    >>> ((predict, converged),) = logistic((x, y), [1.0], seed=0)
+    >>> predict(np.array([[0.2, 0.8]])).tolist(), converged
+    ([0], True)
     """
     x, y = train[0].astype(np.float64), train[1]
     model = _sklearn().linear_model.LogisticRegression(
@@ -74,7 +81,13 @@ def _ended_early(caught: warnings.WarningMessage) -> bool:
 
 @dataclass(frozen=True)
 class SentEvalSettings:
-    """SentEval's settings in SimCSE's ``test`` mode, in its own units; `optimizer` is a class of torch.optim."""
+    """SentEval's settings in SimCSE's ``test`` mode, in its own units; `optimizer` is a class of torch.optim.
+
+    Examples
+    --------
+    >>> SENTEVAL["senteval"].optimizer, SENTEVAL["senteval-fast"].patience
+    ('Adam', 3)
+    """
 
     optimizer: str = "Adam"
     batch: int = 64
@@ -97,7 +110,15 @@ def senteval_softmax(
     classes: int,
     settings: SentEvalSettings = SentEvalSettings(),
 ) -> Predict:
-    """SentEval's softmax classifier; without `valid` a random twentieth of the training rows stops it, one at least."""
+    """SentEval's softmax classifier; without `valid` a random twentieth of the training rows stops it, one at least.
+
+    Examples
+    --------
+    >>> x, y = np.tile([[0.0, 1.0], [1.0, 0.0]], (1000, 1)), np.tile([0, 1], 1000)
+    >>> predict = senteval_softmax((x, y), 1e-5, (x[:2], y[:2]), classes=2)
+    >>> predict(np.array([[0.1, 0.9], [0.9, 0.1]])).tolist()
+    [0, 1]
+    """
     import torch
 
     generator = np.random.RandomState(FOLD_SEED)
@@ -149,6 +170,14 @@ class Probe:
     classes : int
     stopped : int
         Logistic regressions so far that ended before they met their optimum.
+
+    Examples
+    --------
+    >>> x, y = np.array([[0.0, 1.0], [0.1, 0.9], [1.0, 0.0], [0.9, 0.1]]), np.array([0, 0, 1, 1])
+    >>> probe = Probe("scikit-learn", folds=2, seed=0, classes=2)
+    >>> predictions, accuracies, _ = probe.nested(np.tile(x, (2, 1)), np.tile(y, 2))
+    >>> predictions.tolist(), accuracies
+    ([0, 0, 1, 1, 0, 0, 1, 1], [1.0, 1.0])
     """
 
     fidelity: Fidelity
@@ -223,6 +252,12 @@ def nearest_neighbours(train: Labelled, x: Array, k: int, temperature: float = 0
     """Labels (N,) by a vote of the `k` nearest by cosine, each with weight exp(cosine / temperature).
 
     Wu et al. 2018 (section 3.4); nearest rows and equal votes are settled by order, first row and first label first.
+
+    Examples
+    --------
+    >>> train = np.array([[0.0, 1.0], [0.1, 0.9], [1.0, 0.0]]), np.array([0, 0, 1])
+    >>> nearest_neighbours(train, np.array([[0.2, 0.8], [0.9, 0.1]]), k=1).tolist()
+    [0, 1]
     """
     from embedkit.evaluation.measures.search import array_blocks, exact_top_k
 
@@ -235,6 +270,12 @@ def nearest_neighbours(train: Labelled, x: Array, k: int, temperature: float = 0
 
 
 def few_of_each(y: Array, shots: int, rng: np.random.Generator) -> Array:
-    """Rows of `shots` random samples of every class (all of them where a class has fewer), sorted."""
+    """Rows of `shots` random samples of every class (all of them where a class has fewer), sorted.
+
+    Examples
+    --------
+    >>> few_of_each(np.array([0, 0, 0, 1, 1]), 1, np.random.default_rng(0)).tolist()
+    [2, 4]
+    """
     rows: Sequence[Array] = [rng.permutation(np.flatnonzero(y == label))[:shots] for label in range(int(y.max()) + 1)]
     return np.sort(np.concatenate(rows))

@@ -33,6 +33,12 @@ def ranking_metrics(gains: Array, judged: Sequence[Sequence[int]], cutoffs: Sequ
     dict of str to array (Q,)
         ``ndcg@k``, ``map@k``, ``mrr@k``, ``recall@k``, ``precision@k``, ``hit_rate@k`` on 0..1. A query without a
         relevant document has 0 everywhere.
+
+    Examples
+    --------
+    >>> measures = ranking_metrics(np.array([[0, 1, 0]]), [[1]], [1, 3])
+    >>> {name: round(float(values[0]), 3) for name, values in measures.items() if name.endswith("@3")}
+    {'ndcg@3': 0.631, 'map@3': 0.5, 'mrr@3': 0.5, 'recall@3': 1.0, 'precision@3': 0.333, 'hit_rate@3': 1.0}
     """
     gains = np.maximum(np.asarray(gains, dtype=np.float64), 0)
     relevant = gains > 0
@@ -69,6 +75,12 @@ def evaluate_run(
 
     `run` maps query id to document id to score; scores that are equal as float32 are ordered by document id, the
     later first.
+
+    Examples
+    --------
+    >>> measures = evaluate_run({"q1": {"d1": 1}}, {"q1": {"d1": 0.8, "d2": 0.9}}, [10])
+    >>> measures["q1"]["mrr@10"], measures["q1"]["recall@10"]
+    (0.5, 1.0)
     """
     names = [query for query in run if query in qrels]
     depth = max(cutoffs)
@@ -82,7 +94,13 @@ def evaluate_run(
 
 
 def tie_rate(scores: Array) -> float:
-    """Share of ranks below the first whose score equals the one above it; `scores` (Q, K), best first."""
+    """Share of ranks below the first whose score equals the one above it; `scores` (Q, K), best first.
+
+    Examples
+    --------
+    >>> tie_rate(np.array([[0.9, 0.9, 0.5]]))
+    0.5
+    """
     if scores.shape[1] < 2:
         return 0.0
     return float((scores[:, 1:] == scores[:, :-1]).mean())

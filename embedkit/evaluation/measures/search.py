@@ -36,7 +36,13 @@ def _unsortable(numbers: Array) -> Array:
 
 
 def trec_preference(ids: Sequence[str]) -> Array:
-    """Preference (N,) among equal scores as trec_eval has it: the id that sorts last, as text, comes first."""
+    """Preference (N,) among equal scores as trec_eval has it: the id that sorts last, as text, comes first.
+
+    Examples
+    --------
+    >>> trec_preference(["d9", "d10", "d2"]).tolist()
+    [2, 0, 1]
+    """
     order = sorted(range(len(ids)), key=ids.__getitem__)
     preference = np.empty(len(ids), dtype=np.int64)
     preference[order] = np.arange(len(ids))
@@ -60,6 +66,15 @@ class TopK:
         Queries scored at a time; with a block of B documents the scores take ``4 * query_block * B`` bytes.
     device : str
         Where the matrix products run, e.g. "cuda".
+
+    Examples
+    --------
+    >>> best = TopK(np.array([[1.0, 0.0]]), k=2, size=4)
+    >>> best.add(0, np.array([[0.5, 0.5], [1.0, 0.0]]))
+    >>> best.add(2, np.array([[0.0, 1.0], [0.75, 0.0]]))
+    >>> scores, places = best.result()
+    >>> scores.tolist(), places.tolist()
+    ([[1.0, 0.75]], [[1, 3]])
     """
 
     def __init__(
@@ -187,7 +202,13 @@ class TopK:
 
 
 def array_blocks(vectors: Array, size: int) -> Iterator[tuple[int, Array]]:
-    """``(start, rows)`` of an array, also a memory-mapped one, `size` rows at a time."""
+    """``(start, rows)`` of an array, also a memory-mapped one, `size` rows at a time.
+
+    Examples
+    --------
+    >>> [(start, len(rows)) for start, rows in array_blocks(np.zeros((5, 2)), 2)]
+    [(0, 2), (2, 2), (4, 1)]
+    """
     for start in range(0, len(vectors), size):
         yield start, vectors[start : start + size]
 
@@ -205,6 +226,13 @@ def exact_top_k(
     """Scores and positions (Q, min(k, size)) of the best documents by inner product; see `TopK`.
 
     With `shared` the `blocks` of the processes of torch.distributed are parts of one corpus, and all get its result.
+
+    Examples
+    --------
+    >>> documents = np.array([[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]])
+    >>> scores, places = exact_top_k(np.array([[1.0, 0.0]]), array_blocks(documents, 2), k=2, size=3)
+    >>> scores.tolist(), places.tolist()
+    ([[1.0, 0.5]], [[1, 0]])
     """
     search = TopK(queries, k, size, preference, **options)
     for start, block in blocks:
@@ -245,6 +273,13 @@ def faiss_top_k(
         faiss is not installed.
     DataError
         FAISS does not know the description of the index.
+
+    Examples
+    --------
+    >>> documents = np.array([[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]])
+    >>> scores, places = faiss_top_k(np.array([[1.0, 0.0]]), documents, k=2, factory="Flat")
+    >>> scores.tolist(), places.tolist()
+    ([[1.0, 0.5]], [[1, 0]])
     """
     from embedkit.errors import MissingExtraError
 

@@ -40,6 +40,19 @@ class MtebEncoder:
         ``TASK-query``, ``TASK``, ``TYPE-query``, ``TYPE``, ``query`` (and "passage" for "document").
     cache : EmbeddingCache, optional
         Vectors shared with other suites; only for models with a hash. Memory keeps no documents of a corpus.
+
+    Examples
+    --------
+    >>> class Lengths:
+    ...     prompts = {"query": "query: ", "passage": "passage: "}
+    ...     def encode(self, texts, **options):
+    ...         return np.array([[len(text), 1.0] for text in texts])
+    >>> from types import SimpleNamespace
+    >>> encoder = MtebEncoder(Lengths(), "lengths")
+    >>> encoder.prompt_for(SimpleNamespace(name="SciFact", type="Retrieval"), "document")
+    'passage'
+    >>> encoder.mteb_model_meta.name
+    'embedkit/lengths'
     """
 
     def __init__(
@@ -131,6 +144,14 @@ class MtebSuite:
     results : path, optional
         Folder that gets mteb's own result files too, in the form that its leaderboard takes:
         ``results/MODEL/REVISION/TASK.json`` and ``model_meta.json``.
+
+    Examples
+    --------
+    >>> from embedkit.evaluation.mteb.local import local_tasks
+    >>> rows = [{"sentence1": "a", "sentence2": "b", "score": 4}, {"sentence1": "a", "sentence2": "boat", "score": 0}]
+    >>> suite = MtebSuite(local_tasks(["own-sts"], rows))  # suite.run(model) is its report
+    >>> [task.metadata.name for task in suite.tasks]
+    ['own-sts-data']
     """
 
     tasks: list[Any]
@@ -221,6 +242,11 @@ def open_mteb(
     ------
     UserError
         mteb knows no task and no benchmark of that name.
+
+    Examples
+    --------
+    >>> open_mteb("mteb:STS12,SICK-R").tasks
+    [STS12STS(name='STS12', languages=['eng']), SickrSTS(name='SICK-R', languages=['eng'])]
     """
     names: Sequence[Any] = mteb_names(tasks) if isinstance(tasks, str) else list(tasks)
     by_name: dict[str, Any] = {}

@@ -21,6 +21,13 @@ def mteb_tasks(suite: str, task: Task) -> list[Any]:
     ------
     UserError
         mteb has no such kind of task.
+
+    Examples
+    --------
+    >>> rows = [{"sentence1": "a", "sentence2": "b", "score": 4}, {"sentence1": "a", "sentence2": "boat", "score": 0}]
+    >>> (task,) = mteb_tasks("own-sts", open_own_suite("own-sts", rows).tasks[0])
+    >>> task.metadata.name, task.metadata.type
+    ('own-sts-data', 'STS')
     """
     parts, data = task.as_mteb(), task.data
     from mteb.abstasks.task_metadata import TaskMetadata
@@ -46,6 +53,12 @@ def local_tasks(names: Sequence[str], data: Data, split: str = "test") -> list[A
     ------
     UserError, DataError
         A suite or a task is unknown or of a kind that mteb lacks, or its data cannot be used.
+
+    Examples
+    --------
+    >>> rows = [{"query": "how do I pay?", "positive": "by card"}, {"query": "where?", "positive": "in town"}]
+    >>> [task.metadata.main_score for task in local_tasks(["own-retrieval"], rows)]
+    ['ndcg_at_10']
     """
     tasks = []
     for name in names:

@@ -18,6 +18,11 @@ def import_mteb() -> Any:
     ------
     MissingExtraError
         It is not installed.
+
+    Examples
+    --------
+    >>> import_mteb().__name__
+    'mteb'
     """
     try:
         import mteb
@@ -63,6 +68,11 @@ def official_tasks(name: str) -> list[Any]:
     ------
     UserError
         mteb knows neither a task nor a benchmark of that name; the nearest one is offered.
+
+    Examples
+    --------
+    >>> [task.metadata.name for task in official_tasks("STS12")]
+    ['STS12']
     """
     mteb = import_mteb()
     for get in (mteb.get_task, lambda one: list(mteb.get_benchmark(one).tasks)):

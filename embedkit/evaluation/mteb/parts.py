@@ -25,6 +25,13 @@ class MtebPart:
         What mteb keeps in ``task.dataset``.
     attributes : mapping
         Further attributes of the task's class.
+
+    Examples
+    --------
+    >>> from mteb.abstasks.sts import AbsTaskSTS
+    >>> data = one_split(sentence1=["a cat"], sentence2=["a pet"], score=[4.0])
+    >>> MtebPart(AbsTaskSTS, "STS", "t2t", "cosine_spearman", ("text",), data).data["default"]["test"].num_rows
+    1
     """
 
     base: type
@@ -48,7 +55,13 @@ def column_of(items: Sequence[Item]) -> str:
 
 
 def labelled(items: Sequence[Item], other: str, values: Sequence[Any]) -> Any:
-    """A data set of inputs and one more column, ``id`` (text) or ``label`` (integers)."""
+    """A data set of inputs and one more column, ``id`` (text) or ``label`` (integers).
+
+    Examples
+    --------
+    >>> labelled(["a cat", "a car"], "label", [0, 1])[1]
+    {'text': 'a car', 'label': 1}
+    """
     import datasets
 
     name, cells, feature = column_of(items), list[Any](items), datasets.Value("string")
@@ -62,14 +75,27 @@ def labelled(items: Sequence[Item], other: str, values: Sequence[Any]) -> Any:
 
 
 def one_split(**columns: Sequence[Any]) -> Any:
-    """mteb's form of a task with one split, "test", of the given columns."""
+    """mteb's form of a task with one split, "test", of the given columns.
+
+    Examples
+    --------
+    >>> one_split(text=["a cat"], label=[0])["default"]["test"][0]
+    {'text': 'a cat', 'label': 0}
+    """
     import datasets
 
     return {"default": datasets.DatasetDict(test=datasets.Dataset.from_dict({k: list(v) for k, v in columns.items()}))}
 
 
 def search(documents: Any, queries: Any, relevant: dict[str, dict[str, int]]) -> Any:
-    """mteb's form of a retrieval task: data sets of documents and queries, judgements by query and document id."""
+    """mteb's form of a retrieval task: data sets of documents and queries, judgements by query and document id.
+
+    Examples
+    --------
+    >>> documents, queries = labelled(["By card."], "id", ["d0"]), labelled(["How do I pay?"], "id", ["q0"])
+    >>> search(documents, queries, {"q0": {"d0": 1}})["default"]["test"]["corpus"][0]
+    {'text': 'By card.', 'id': 'd0'}
+    """
     from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 
     split = RetrievalSplitData(corpus=documents, queries=queries, relevant_docs=relevant, top_ranked=None)

@@ -27,7 +27,16 @@ _RESULTS = "evaluation"
 
 
 def model_index(name: str, reports: Sequence[Report]) -> list[dict[str, Any]]:
-    """The scores in the hub's ``model-index`` form: an entry a task, with the hash of its data as revision."""
+    """The scores in the hub's ``model-index`` form: an entry a task, with the hash of its data as revision.
+
+    Examples
+    --------
+    >>> from embedkit.evaluation.core.task import TaskResult
+    >>> result = TaskResult("faq", "ndcg@10", 61.2, {"ndcg@10": 61.2})
+    >>> report = Report("own-retrieval", {"faq": result}, {"faq": 61.2}, "faq", {"name": "mine"}, {"split": "test"})
+    >>> model_index("mine", [report])[0]["results"][0]["metrics"]
+    [{'type': 'ndcg@10', 'name': 'ndcg@10', 'value': 61.2}]
+    """
     results = []
     for report in reports:
         settings = report.settings
@@ -367,6 +376,12 @@ def write_card(folder: str | Path, reports: Sequence[Report] = (), *, name: str 
     ------
     ModelError, DataError, DiskError
         `folder` was not written by embedkit; a result in it is damaged; it cannot be written.
+
+    Examples
+    --------
+    >>> _ = Path("embedkit.json").write_text('{"kind": "text", "spec": {"pooling": "mean"}}')
+    >>> "pooling: mean" in write_card(".", name="faq").read_text()
+    True
     """
     folder = Path(folder)
     own, path = _read(folder / "embedkit.json"), folder / "README.md"
@@ -382,13 +397,29 @@ def _kept_at(run: Path, step: int) -> Path:
 
 
 def keep_report(run: str | Path, step: int, report: Report) -> Path:
-    """Keep the result of an evaluation during training in the run's folder, without samples."""
+    """Keep the result of an evaluation during training in the run's folder, without samples.
+
+    Examples
+    --------
+    >>> report = Report("sts", {}, {"avg": 61.2}, "avg", {"name": "mine"}, {"split": "dev"})
+    >>> keep_report("run", 100, report).as_posix()
+    'run/evaluations/step-00000100.json'
+    """
     text = json.dumps(report.to_json(), indent=1) + "\n"
     return write_text(_kept_at(Path(run), step), text, "a result")
 
 
 def card_of_run(run: str | Path, step: int | None) -> Path:
-    """Write the card of the folder ``model`` of a run, with the result that was kept at `step` where there is one."""
+    """Write the card of the folder ``model`` of a run, with the result that was kept at `step` where there is one.
+
+    Examples
+    --------
+    >>> Path("run/model").mkdir(parents=True)
+    >>> _ = Path("run/model/embedkit.json").write_text('{"kind": "text", "recipe": {"name": "pairs"}}')
+    >>> _ = keep_report("run", 100, Report("sts", {}, {"avg": 61.2}, "avg", {"hash": None}, {"split": "dev"}))
+    >>> "| avg | mean | 61.20 |" in card_of_run("run", 100).read_text()
+    True
+    """
     path = None if step is None else _kept_at(Path(run), step)
     reports = [Report.load(path)] if path is not None and path.is_file() else []
     return write_card(Path(run) / "model", reports)

@@ -15,19 +15,37 @@ PARTS = ("#8A8F98", "#009E73")
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar of a group: value, and the interval drawn on it."""
+    """A bar of a group: value, and the interval drawn on it.
+
+    Examples
+    --------
+    >>> Bar(82.4, (80.9, 83.8)).interval
+    (80.9, 83.8)
+    """
 
     value: float
     interval: tuple[float, float] | None = None
 
 
 def colour(place: int, colours: Sequence[str] = COLOURS) -> str:
-    """The colour of a series."""
+    """The colour of a series.
+
+    Examples
+    --------
+    >>> colour(0), colour(6)
+    ('#0072B2', '#0072B2')
+    """
     return colours[place % len(colours)]
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About `count` round numbers from `low` to `high`."""
+    """About `count` round numbers from `low` to `high`.
+
+    Examples
+    --------
+    >>> ticks(0, 82.4)
+    [0.0, 20.0, 40.0, 60.0, 80.0]
+    """
     if not high > low:
         return [low]
     raw = (high - low) / count
@@ -71,6 +89,12 @@ def bars(
         Which colour the first series has.
     size : int
         Width of the chart.
+
+    Examples
+    --------
+    >>> chart = bars("Scores", [("stsb", [Bar(82.4, (80.9, 83.8))])], ["mine"])
+    >>> chart.startswith("<svg"), "mine: 82.40" in chart
+    (True, True)
     """
     present = [bar for _, row in groups for bar in row if bar is not None]
     ends = [end for bar in present for end in (bar.value, *(bar.interval or ()))]
@@ -110,7 +134,13 @@ def bars(
 def histogram(
     title: str, counts: Sequence[tuple[str, Sequence[float]]], low: float, high: float, axis: str, size: int = 340
 ) -> str:
-    """Shares by equal bins of low..high, one outline a series, in the colours `PARTS`."""
+    """Shares by equal bins of low..high, one outline a series, in the colours `PARTS`.
+
+    Examples
+    --------
+    >>> histogram("Cosines", [("positives", [1, 3, 2]), ("random pairs", [4, 1, 0])], -1, 1, "cosine").count("<polygon")
+    2
+    """
     left, right, top, bottom = 12, size - 12, 10, 128
     shares = [(name, [value / max(sum(row), 1e-12) for value in row]) for name, row in counts]
     highest = max((max(row) for _, row in shares), default=1.0) or 1.0
@@ -134,7 +164,13 @@ def histogram(
 
 
 def lines(title: str, series: Sequence[tuple[str, Sequence[tuple[float, float]]]], axis: str, size: int = 340) -> str:
-    """Points (x, y) joined by lines, one colour a series; points that are not finite are left out."""
+    """Points (x, y) joined by lines, one colour a series; points that are not finite are left out.
+
+    Examples
+    --------
+    >>> lines("Loss", [("loss", [(1, 2.5), (2, 1.5), (3, float("nan"))])], "step").count("<circle")
+    2
+    """
     curves = [(name, [p for p in row if all(map(math.isfinite, p))]) for name, row in series]
     points = [point for _, row in curves for point in row]
     left, right, top, bottom = 52, size - 12, 10, 150

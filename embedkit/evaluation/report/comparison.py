@@ -41,6 +41,11 @@ class Difference:
         Two-sided bootstrap p-value of no difference.
     unlike : str or None
         Why the two cannot be compared.
+
+    Examples
+    --------
+    >>> Difference("stsb", 80.1, 82.4, 2.3, interval=(0.9, 3.8), p=0.002).significant
+    True
     """
 
     name: str
@@ -68,6 +73,13 @@ class Comparison:
     rows : list of Difference
     notes : list of str
         Settings in which the two differ.
+
+    Examples
+    --------
+    >>> row = Difference("stsb", 80.1, 82.4, 2.3, interval=(0.9, 3.8), p=0.002)
+    >>> print(Comparison("sts", "before", "after", [row]).table())
+    sts: before -> after
+    stsb     80.10     82.40     +2.30  [+0.90, +3.80]  p = 0.002 *
     """
 
     suite: str
@@ -166,6 +178,17 @@ def compare_reports(first: Report, second: Report, *, resamples: int = 2000, see
     ------
     UserError
         The reports are of different suites, or share no task.
+
+    Examples
+    --------
+    >>> from embedkit.evaluation.core.task import TaskResult
+    >>> def report(name, hits):
+    ...     score, samples = 100 * float(np.mean(hits)), Samples("mean", {"value": np.array(hits)})
+    ...     result = TaskResult("faq", "accuracy", score, {"accuracy": score}, samples)
+    ...     return Report("own", {"faq": result}, {"faq": score}, "faq", {"name": name}, {"split": "test"})
+    >>> print(compare_reports(report("before", [0, 0, 1, 1] * 9), report("after", [0, 1, 1, 1] * 9)).table())
+    own: before -> after
+    faq     50.00     75.00    +25.00  [+11.11, +38.89]  p = 0.001 *
     """
     if first.suite != second.suite:
         raise UserError(
@@ -233,6 +256,17 @@ def compare(paths: Sequence[str | Path], *, resamples: int = 2000, seed: int = 0
     ------
     UserError
         Fewer than two results, an unreadable file, or no suite with two results.
+
+    Examples
+    --------
+    >>> from embedkit.evaluation.core.task import TaskResult
+    >>> for name, score in (("before", 80.1), ("after", 82.4)):
+    ...     result = TaskResult("stsb", "spearman", score, {"spearman": score})
+    ...     report = Report("sts", {"stsb": result}, {"stsb": score}, "stsb", {"name": name}, {"split": "test"})
+    ...     _ = report.save(f"{name}.json")
+    >>> print(compare(["before.json", "after.json"])[0].table())
+    sts: before -> after
+    stsb     80.10     82.40     +2.30
     """
     suites: dict[str, list[Report]] = {}
     for path in paths:

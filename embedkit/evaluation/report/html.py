@@ -235,6 +235,12 @@ def training_curves(run: Path) -> Content:
     ------
     DataError
         There is no log, or a line of it cannot be read.
+
+    Examples
+    --------
+    >>> _ = Path("log.jsonl").write_text('{"step": 1, "loss": 2.5}\\n{"step": 2, "loss": 1.5}\\n')
+    >>> [figure["caption"] for figure in training_curves(Path("."))["figures"]]
+    ['loss']
     """
     path = run / "log.jsonl"
     if not path.is_file():
@@ -329,5 +335,14 @@ def html_report(
 
 
 def write_html(path: str | Path, reports: Sequence[Report], **options: Any) -> Path:
-    """Write `html_report` to a file, replacing it in one step."""
+    """Write `html_report` to a file, replacing it in one step.
+
+    Examples
+    --------
+    >>> from embedkit.evaluation.core.task import TaskResult
+    >>> result = TaskResult("faq", "ndcg@10", 61.2, {"ndcg@10": 61.2})
+    >>> report = Report("own-retrieval", {"faq": result}, {"faq": 61.2}, "faq", {"name": "mine"}, {"split": "test"})
+    >>> "61.20" in write_html("report.html", [report]).read_text()
+    True
+    """
     return write_text(Path(path), html_report(reports, **options), "the report")

@@ -21,7 +21,13 @@ FORMAT = 1
 
 
 def plain(value: Any) -> Any:
-    """The value with numpy types made Python's and NaN or infinity made None, ready for strict JSON."""
+    """The value with numpy types made Python's and NaN or infinity made None, ready for strict JSON.
+
+    Examples
+    --------
+    >>> plain({"score": np.float32(0.5), "spread": float("nan"), "counts": np.arange(2), "path": Path("faq.csv")})
+    {'score': 0.5, 'spread': None, 'counts': [0, 1], 'path': 'faq.csv'}
+    """
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set):
@@ -59,6 +65,15 @@ class Report:
         Description of the model; split, prompt, data, versions, seed ...; seconds and counts.
     interval : tuple of float or None
         95 % bootstrap interval of the average.
+
+    Examples
+    --------
+    >>> result = TaskResult("faq", "ndcg@10", 61.2, {"ndcg@10": 61.2})
+    >>> report = Report("own-retrieval", {"faq": result}, {"faq": 61.2}, "faq", {"name": "mine"}, {"split": "test"})
+    >>> report.main, report
+    (61.2, <Report own-retrieval: faq 61.20, 1 tasks>)
+    >>> Report.load(report.save("scores.json")).scores
+    {'faq': 61.2}
     """
 
     suite: str
@@ -197,7 +212,15 @@ def _with_samples(report: Report) -> str:
 
 
 def reports_text(reports: Sequence[Report]) -> str:
-    """The content of a result file: the report, or an object with a list of them where there are several."""
+    """The content of a result file: the report, or an object with a list of them where there are several.
+
+    Examples
+    --------
+    >>> result = TaskResult("faq", "ndcg@10", 61.2, {"ndcg@10": 61.2})
+    >>> report = Report("own-retrieval", {"faq": result}, {"faq": 61.2}, "faq", {"name": "mine"}, {"split": "test"})
+    >>> json.loads(reports_text([report]))["scores"]
+    {'faq': 61.2}
+    """
     texts = [_with_samples(report) for report in reports]
     if len(texts) == 1:
         return texts[0] + "\n"
@@ -212,6 +235,13 @@ def save_reports(path: str | Path, reports: Sequence[Report]) -> Path:
     ------
     DiskError
         The file cannot be written.
+
+    Examples
+    --------
+    >>> result = TaskResult("faq", "ndcg@10", 61.2, {"ndcg@10": 61.2})
+    >>> report = Report("own-retrieval", {"faq": result}, {"faq": 61.2}, "faq", {"name": "mine"}, {"split": "test"})
+    >>> save_reports("scores.json", [report, report]).name, len(load_reports("scores.json"))
+    ('scores.json', 2)
     """
     return write_text(Path(path), reports_text(reports), "the result file")
 
@@ -223,6 +253,13 @@ def load_reports(path: str | Path) -> list[Report]:
     ------
     DataError
         The file cannot be read, is damaged, or is no result file.
+
+    Examples
+    --------
+    >>> result = TaskResult("faq", "ndcg@10", 61.2, {"ndcg@10": 61.2})
+    >>> report = Report("own-retrieval", {"faq": result}, {"faq": 61.2}, "faq", {"name": "mine"}, {"split": "test"})
+    >>> load_reports(report.save("scores.json"))
+    [<Report own-retrieval: faq 61.20, 1 tasks>]
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -244,6 +281,11 @@ def write_text(path: Path, text: str, what: str) -> Path:
     ------
     DiskError
         It cannot be written.
+
+    Examples
+    --------
+    >>> write_text(Path("scores.csv"), "task,score", "the table").read_text()
+    'task,score'
     """
     return write_durably(path, text.encode("utf-8"), what)
 

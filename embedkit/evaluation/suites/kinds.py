@@ -46,7 +46,18 @@ class SuiteOptions:
 
 
 class Evaluation(Protocol):
-    """A suite whose data are open."""
+    """A suite whose data are open.
+
+    Examples
+    --------
+    >>> from embedkit.evaluation import open_suite
+    >>> class Lengths:
+    ...     def encode(self, texts, **options):
+    ...         return [[len(text), 1.0] for text in texts]
+    >>> rows = [{"query": "how do I pay?", "positive": "only by card"}, {"query": "where?", "positive": "here"}]
+    >>> open_suite("own-retrieval", rows).run(Lengths(), name="lengths").main
+    100.0
+    """
 
     def run(
         self,

@@ -23,7 +23,13 @@ DEFAULT = "sts"
 
 @dataclass(frozen=True)
 class Reading:
-    """A suite that data can be scored by, and what it takes them for."""
+    """A suite that data can be scored by, and what it takes them for.
+
+    Examples
+    --------
+    >>> recognise([{"question": "how?", "answer": "so"}])
+    Reading(suite='own-retrieval', taken_for="questions and answers (columns 'question', 'answer')")
+    """
 
     suite: str
     taken_for: str
@@ -76,6 +82,12 @@ def resolve(
     A suite of known names (``retrieval`` is SciFact and Cranfield) given one file, one collection or rows in memory
     becomes the suite for own data of the same kind of task, with its settings: a score is never filed under the name of
     a benchmark that the data are not. Where `tasks` name one, the user says what the data are.
+
+    Examples
+    --------
+    >>> config, notes = resolve(load_suite("retrieval"), [{"query": "how do I pay?", "positive": "by card"}])
+    >>> config.name, notes
+    ('own-retrieval', ['the data is not the data of suite retrieval: scored under its own name, suite own-retrieval'])
     """
     if data is None or tasks is not None or is_own(suite):
         return named(suite, data), []

@@ -16,7 +16,13 @@ from embedkit.evaluation.datasets.tables import Table, content_hash, open_table
 
 
 class ClusteringSettings(TaskSettings):
-    """``seed`` and ``batch`` of mini-batch k-means, as MTEB sets them; ``label``: the column with the class."""
+    """``seed`` and ``batch`` of mini-batch k-means, as MTEB sets them; ``label``: the column with the class.
+
+    Examples
+    --------
+    >>> ClusteringSettings(label="topic").seed
+    42
+    """
 
     seed: int = 42
     batch: int = Field(500, gt=0)
@@ -29,6 +35,16 @@ class ClusteringTask(Task):
 
     MTEB's clustering of whole sets (Muennighoff et al. 2023, section 3.2). Data: a label column and ``text`` or
     ``image``, one set; or columns ``sentences`` and ``labels`` whose cells are lists, a set a row, scores averaged.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> lengths = SimpleNamespace(encode=lambda texts: np.array([[len(text), 1.0] for text in texts]))
+    >>> cells = {"text": ["cat", "dog", "a sailing boat", "a steam engine"], "label": ["pet", "pet", "thing", "thing"]}
+    >>> opening = Opening(Table(cells, [1, 2, 3, 4], "words"), "test")
+    >>> task = ClusteringTask(TaskConfig(name="words", kind="clustering"), opening)
+    >>> task.score(Embedder(lengths)).metrics["v_measure"]
+    100.0
     """
 
     settings_type = ClusteringSettings

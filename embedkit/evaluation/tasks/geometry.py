@@ -18,7 +18,13 @@ from embedkit.evaluation.measures import geometry
 
 
 class GeometrySettings(TaskSettings):
-    """``above``: pairs with a higher score are positives. ``group``: a column whose groups are also looked at."""
+    """``above``: pairs with a higher score are positives. ``group``: a column whose groups are also looked at.
+
+    Examples
+    --------
+    >>> GeometrySettings(above=3.5).smallest_group
+    20
+    """
 
     above: float = 4.0
     group: str | None = None
@@ -32,6 +38,16 @@ class GeometryTask(Task):
     Data: ``sentence1``, ``sentence2``, ``score`` (positives are the pairs scored above 4, strictly, and the space is
     that of all sentences with their repeats: Gao et al. 2021, footnote 3); or ``image`` and ``captions`` (positives
     are an image and each of its captions; the two sets are described apart, and the modality gap between them).
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> lengths = SimpleNamespace(encode=lambda texts: np.array([[len(text), 1.0] for text in texts]))
+    >>> cells = {"sentence1": ["cat", "a"], "sentence2": ["dog", "boat"], "score": [5, 1]}
+    >>> opening = Opening(Table(cells, [1, 2], "pairs"), "test")
+    >>> result = GeometryTask(TaskConfig(name="pairs", kind="geometry"), opening).score(Embedder(lengths))
+    >>> result.metrics["alignment"], result.details["positives"]
+    (0.0, 1)
     """
 
     settings_type = GeometrySettings

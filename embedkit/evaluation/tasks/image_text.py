@@ -21,7 +21,13 @@ from embedkit.evaluation.mteb.parts import MtebPart, labelled, search
 
 class ImageTextSettings(TaskSettings):
     """``cutoffs``: depths k. ``captions``: only the first so many of each image. ``folds``: score so many equal parts
-    of consecutive images apart and average (COCO 1K: 5 folds of 1,000; Faghri et al. 2018)."""
+    of consecutive images apart and average (COCO 1K: 5 folds of 1,000; Faghri et al. 2018).
+
+    Examples
+    --------
+    >>> ImageTextSettings(cutoffs=(1, 5)).cutoffs
+    (1, 5)
+    """
 
     cutoffs: tuple[int, ...] = Field((1, 5, 10), min_length=1)
     captions: int | None = Field(None, gt=0)
@@ -35,6 +41,23 @@ class ImageTextTask(Task):
     ``hit_rate@k``: share of queries with any right answer among the first k, what CLIP papers call R@k.
     ``recall@k``: share of the right answers that are there, what MTEB calls recall; at most 1/5 at k = 1 for an image
     with five captions. Data: columns ``image`` and ``captions`` (a list).
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> from PIL import Image
+    >>> from embedkit.evaluation.datasets.tables import Table
+    >>> shades = {"black": 0, "white": 255}
+    >>> for name, shade in shades.items():
+    ...     Image.new("L", (8, 8), shade).save(f"{name}.png")
+    >>> def brightness(item):
+    ...     return shades[item] if isinstance(item, str) else item.getpixel((0, 0))[0]
+    >>> model = SimpleNamespace(encode=lambda items: np.array([[brightness(item), 9.0] for item in items]))
+    >>> cells = {"image": ["black.png", "white.png"], "captions": [["black"], ["white"]]}
+    >>> opening = Opening(Table(cells, [1, 2], "shades"), "test")
+    >>> task = ImageTextTask(TaskConfig(name="shades", kind="image-text"), opening)
+    >>> task.score(Embedder(model)).metrics["image_to_text_hit_rate@1"]
+    100.0
     """
 
     settings_type = ImageTextSettings

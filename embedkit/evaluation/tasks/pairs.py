@@ -30,7 +30,14 @@ from embedkit.evaluation.mteb.parts import MtebPart, one_split
 
 
 def best_thresholds(prediction: Array, gold: Array) -> dict[str, float]:
-    """Accuracy and F1 (with its precision and recall) at the best threshold between two different predictions."""
+    """Accuracy and F1 (with its precision and recall) at the best threshold between two different predictions.
+
+    Examples
+    --------
+    >>> scores = best_thresholds(np.array([0.9, 0.8, 0.3]), np.array([1, 0, 0]))
+    >>> scores["accuracy"], scores["f1"]
+    (1.0, 1.0)
+    """
     order = np.argsort(-prediction, kind="stable")
     ranked, hits = prediction[order], np.cumsum(gold[order])
     cuts = np.flatnonzero(ranked[1:] < ranked[:-1])  # a threshold never separates equal predictions
@@ -49,7 +56,13 @@ def best_thresholds(prediction: Array, gold: Array) -> dict[str, float]:
 
 
 class PairSettings(TaskSettings):
-    """``zero_vectors``: what the cosine with a zero vector is, see `embedkit.evaluation.core.stats.ZeroRule`."""
+    """``zero_vectors``: what the cosine with a zero vector is, see `embedkit.evaluation.core.stats.ZeroRule`.
+
+    Examples
+    --------
+    >>> PairSettings().zero_vectors
+    'senteval'
+    """
 
     zero_vectors: ZeroRule = "senteval"
 
@@ -71,6 +84,17 @@ class PairClassificationTask(Task):
     Data: columns ``sentence1``, ``sentence2`` and ``label`` (0 or 1), a row a pair or one row of lists. Metrics are
     given for cosine, dot product, Euclidean and Manhattan distance, and as ``max_*`` over them. Similarities that
     differ by no more than float32 rounds are ties.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> from embedkit.evaluation.datasets.tables import Table
+    >>> lengths = SimpleNamespace(encode=lambda texts: np.array([[len(text), 1.0] for text in texts]))
+    >>> cells = {"sentence1": ["cat", "a"], "sentence2": ["dog", "boat"], "label": [1, 0]}
+    >>> opening = Opening(Table(cells, [1, 2], "pairs"), "test")
+    >>> task = PairClassificationTask(TaskConfig(name="pairs", kind="pair-classification"), opening)
+    >>> task.score(Embedder(lengths)).metrics["cosine_ap"]
+    100.0
     """
 
     settings_type = PairSettings
@@ -157,6 +181,16 @@ class BitextTask(Task):
 
     Data: columns ``sentence1`` and ``sentence2``, row by row translations. F1 is weighted by sentence, as in MTEB: a
     translation that is chosen for m sentences counts 2 / (m + 1) where it is right.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> from embedkit.evaluation.datasets.tables import Table
+    >>> lengths = SimpleNamespace(encode=lambda texts: np.array([[len(text), 1.0] for text in texts]))
+    >>> cells = {"sentence1": ["it rains", "yes"], "sentence2": ["il pleut", "oui"]}
+    >>> opening = Opening(Table(cells, [1, 2], "fr-en"), "test")
+    >>> BitextTask(TaskConfig(name="fr-en", kind="bitext"), opening).score(Embedder(lengths)).metrics
+    {'f1': 100.0, 'accuracy': 100.0}
     """
 
     hub_type = "bitext-mining"
@@ -198,6 +232,16 @@ class RerankingTask(Task):
 
     Data: columns ``query`` (text), ``positive`` and ``negative`` (lists of texts). Equal scores are ordered against
     the model: negatives first, as MTEB's document ids have it. Queries without a positive or a negative are left out.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> from embedkit.evaluation.datasets.tables import Table
+    >>> lengths = SimpleNamespace(encode=lambda texts: np.array([[len(text), 1.0] for text in texts]))
+    >>> cells = {"query": ["cat"], "positive": [["pet"]], "negative": [["an aeroplane", "by"]]}
+    >>> opening = Opening(Table(cells, [1], "pets"), "test")
+    >>> RerankingTask(TaskConfig(name="pets", kind="reranking"), opening).score(Embedder(lengths)).metrics["map"]
+    100.0
     """
 
     def __init__(self, config: TaskConfig, opening: Opening) -> None:

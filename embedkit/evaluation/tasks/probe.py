@@ -32,6 +32,11 @@ class ProbeSettings(TaskSettings):
     accuracies, the mean of ``draws`` draws. ``neighbours``: also a vote of so many nearest neighbours, for protocols
     with a test set. ``limit``: only so many
     rows of each split, the same ones for every model; a departure from the protocol that is noted.
+
+    Examples
+    --------
+    >>> ProbeSettings(protocol="nested", folds=5).fidelity
+    'scikit-learn'
     """
 
     protocol: Literal["nested", "folds", "dev", "auto"] = "folds"
@@ -53,6 +58,17 @@ class ProbeTask(Task):
 
     Data: columns ``label`` and ``text``, or ``sentence1`` and ``sentence2`` (features [abs(u - v), u * v]), or
     ``image``; and ``split``.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> lengths = SimpleNamespace(encode=lambda texts: np.array([[len(text), 1.0] for text in texts]))
+    >>> cells = {"text": ["cat", "dog", "cow", "ape", "an old boat", "a big house", "a tall tree", "a wide river"]}
+    >>> cells["label"] = ["animal"] * 4 + ["thing"] * 4
+    >>> config = TaskConfig(name="words", kind="probe", settings={"protocol": "nested", "folds": 2})
+    >>> task = ProbeTask(config, Opening(Table(cells, list(range(8)), "words"), "test"))
+    >>> task.score(Embedder(lengths)).metrics["accuracy"]
+    100.0
     """
 
     settings_type = ProbeSettings

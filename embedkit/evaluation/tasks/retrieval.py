@@ -35,6 +35,11 @@ class RetrievalSettings(TaskSettings):
     documents encoded and scored at a time. ``index``: "exact", or the description of a FAISS index, whose recall
     against exact search is then measured; the score is the index's. ``device``: of the exact search; the model's GPU,
     or else the CPU.
+
+    Examples
+    --------
+    >>> RetrievalSettings(query_prompt="query: ", main="recall@5").cutoffs
+    (1, 3, 5, 10, 100)
     """
 
     similarity: Literal["cosine", "dot"] = "cosine"
@@ -55,6 +60,15 @@ class RetrievalTask(Task):
     Data: a folder in BEIR's form, or own rows of ``query`` and ``positive``. For the exact search the corpus is
     encoded and searched block by block, so that memory holds one block of its vectors, whatever its size; several
     processes share it out. A FAISS index needs all.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> lengths = SimpleNamespace(encode=lambda texts: np.array([[len(text), 1.0] for text in texts]))
+    >>> cells = {"query": ["how do I pay?", "where?"], "positive": ["only by card", "here"]}
+    >>> task = RetrievalTask(TaskConfig(name="faq", kind="retrieval"), Opening(Table(cells, [1, 2], "faq"), "test"))
+    >>> task.score(Embedder(lengths)).metrics["ndcg@10"]
+    100.0
     """
 
     settings_type = RetrievalSettings

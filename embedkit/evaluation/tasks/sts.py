@@ -33,6 +33,11 @@ class StsSettings(TaskSettings):
     ``aggregation``: one correlation over all subsets (SimCSE), or their mean, plain or by size (SentEval). With
     ``subsets`` false the rows are one set whatever their column "subset" says (STS-B, SICK-R). ``zero_vectors``: what
     the cosine with a zero vector is, 0 as in SentEval, or what scikit-learn and so MTEB make of it.
+
+    Examples
+    --------
+    >>> StsSettings(aggregation="wmean").subsets
+    True
     """
 
     aggregation: Aggregation = "all"
@@ -53,6 +58,15 @@ class StsTask(Task):
     Cosines are compared as float32, so that pairs of equal sentences tie.
     Data: columns ``sentence1``, ``sentence2``, ``score``, optional ``subset`` and ``split``. Rows with a blank score
     are left out, as SemEval's unscored pairs are.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> lengths = SimpleNamespace(encode=lambda texts: np.array([[len(text), 1.0] for text in texts]))
+    >>> cells = {"sentence1": ["cat", "a", "yes"], "sentence2": ["dog", "boat", "no"], "score": [5, 1, 2]}
+    >>> task = StsTask(TaskConfig(name="pairs", kind="sts"), Opening(Table(cells, [1, 2, 3], "pairs"), "test"))
+    >>> round(task.score(Embedder(lengths)).metrics["spearman_all"], 1)
+    100.0
     """
 
     settings_type = StsSettings

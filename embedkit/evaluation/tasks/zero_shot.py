@@ -20,7 +20,13 @@ from embedkit.evaluation.mteb.parts import MtebPart, column_of, labelled
 
 class ZeroShotSettings(TaskSettings):
     """``templates``: with ``{}`` where the class name goes; several are an ensemble. ``label``: the column with the
-    class, whose values are the names unless ``names`` maps them to better ones."""
+    class, whose values are the names unless ``names`` maps them to better ones.
+
+    Examples
+    --------
+    >>> ZeroShotSettings(templates=("a photo of a {}.", "a drawing of a {}."), names={"crane": "crane bird"}).label
+    'label_name'
+    """
 
     templates: tuple[str, ...] = Field(("a photo of a {}.",), min_length=1)
     label: str = "label_name"
@@ -31,6 +37,11 @@ def class_vectors(vectors: Array) -> Array:
     """One unit vector a class, (C, D), from those of its templates (C, T, D): normalise, mean, normalise.
 
     CLIP (Radford et al. 2021, section 3.1.4). The mean before normalising, or of the scores, is another method.
+
+    Examples
+    --------
+    >>> class_vectors(np.array([[[3.0, 0.0], [0.0, 5.0]]])).round(3).tolist()
+    [[0.707, 0.707]]
     """
     classes, templates, dim = vectors.shape
     unit = unit_rows(vectors.reshape(classes * templates, dim).astype(np.float64)).reshape(vectors.shape)
@@ -42,6 +53,17 @@ class ZeroShotTask(Task):
     """Top-1 accuracy x 100; also top-5, the mean of the accuracies by class, and the first template alone.
 
     Data: a label column and ``image`` or ``text``.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> from embedkit.evaluation.datasets.tables import Table
+    >>> vowels = SimpleNamespace(encode=lambda texts: np.array([[t.count(c) for c in "aeiou"] for t in texts], float))
+    >>> cells = {"text": ["banana salad", "red beet stew"], "label_name": ["banana", "beet"]}
+    >>> config = TaskConfig(name="food", kind="zero-shot", settings={"templates": ["{}"]})
+    >>> task = ZeroShotTask(config, Opening(Table(cells, [1, 2], "food"), "test"))
+    >>> task.score(Embedder(vowels)).metrics["top1"]
+    100.0
     """
 
     settings_type = ZeroShotSettings
