@@ -93,7 +93,7 @@ def _outside(error: RuntimeError | OSError) -> UserError | None:
 
 
 def _fail(error: BaseException, debug: bool) -> int:
-    """Tell of an error in one line, and return the exit code."""
+    """The exit code of an error, which is told in one line."""
     if debug:
         import traceback
 
@@ -122,7 +122,7 @@ def _fail(error: BaseException, debug: bool) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 success, 2 an error of the user, 1 one of embedkit.
+    """The exit code of a command line that was run: 0 success, 2 an error of the user, 1 one of embedkit.
 
     Parameters
     ----------

@@ -44,7 +44,7 @@ TruncateDim = Annotated[
 
 
 def console(json_file: str | None = None) -> Console:
-    """Where people are talked to: standard output, or standard error when that carries the JSON.
+    """The console that people read: standard output, or standard error when that carries the JSON.
 
     Examples
     --------
@@ -121,7 +121,7 @@ SECONDS_BETWEEN_LINES = 15.0
 
 @contextmanager
 def bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Progress on standard error while the block runs; gives a function to call with (done, in all).
+    """A function to call with (rows done, rows in all), shown as progress on standard error while the block runs.
 
     A bar on a terminal; elsewhere, as in a log file, a line every `SECONDS_BETWEEN_LINES`.
 

@@ -42,7 +42,7 @@ def quickstart(
 
 
 def _first_run(output: str | Path | None, console: Console, *, smoke: bool = False) -> dict[str, Any]:
-    """Train the shipped recipe ``quickstart`` and show what came of it.
+    """The scores of the shipped recipe ``quickstart`` before and after training, which are shown too.
 
     Parameters
     ----------

@@ -156,7 +156,7 @@ def _name(param: Any) -> str:
 
 
 def in_our_words(error: Exception, command: Any, words: Sequence[str], path: str) -> UserError:
-    """The error that tells what click or typer has found wrong with the words after a command.
+    """The error to raise for what click or typer has found wrong with the words after a command.
 
     Parameters
     ----------

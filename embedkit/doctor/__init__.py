@@ -17,7 +17,7 @@ __all__ = ["Examination", "Finding", "examine", "examine_data", "examine_model",
 
 
 def examine(subject: str | Path, *, trust_remote_code: bool = False, allow_pickle: bool = False) -> Examination:
-    """Look at a model folder or hub id, a run folder, a recipe (name or YAML file), or a data file or folder.
+    """Facts and findings of a model (folder or hub id), a run, a recipe (name or YAML file), or a data file or folder.
 
     Raises
     ------

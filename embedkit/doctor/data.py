@@ -18,7 +18,7 @@ _FEWEST = 50
 
 
 def examine_data(path: str) -> Examined:
-    """Columns, empty and repeated texts, pairs that are equal, and scores, in the first `ROWS_READ` rows.
+    """Facts and findings of the first `ROWS_READ` rows: columns, empty and repeated texts, equal pairs, scores.
 
     Examples
     --------

@@ -22,7 +22,7 @@ _TEXTS, _IMAGES = 500, 64
 
 
 def examine_model(model: Model, folder: Path | None = None) -> Examined:
-    """Weights that are not finite, settings, tokenizer, and the vectors of 500 built-in sentences (and 64 pictures).
+    """Facts and findings of a model: weights that are not finite, settings, tokenizer, vectors of built-in inputs.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def largest(model: Any) -> Iterator[dict[str, float]]:
 
 
 def cloud(vectors: np.ndarray, tower: str | None) -> Examined:
-    """The shape of the cloud of vectors (N, D) of different inputs, of one tower of several when it has a name.
+    """Facts and findings of the vectors (N, D) of different inputs, of one tower of several when it has a name.
 
     Examples
     --------

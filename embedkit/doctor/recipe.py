@@ -23,7 +23,7 @@ _STEPS = 4
 
 
 def examine_recipe(recipe: Recipe) -> Examined:
-    """The training rows as the recipe reads them, texts that training and evaluation share, and a step of the model.
+    """Facts and findings of a recipe: its training rows, texts that training and evaluation share, a step of the model.
 
     Examples
     --------
@@ -121,7 +121,7 @@ def _overlap(recipe: Recipe, texts: Iterable[str]) -> Iterator[Finding]:
 
 
 def order_findings(rows: TrainingRows) -> Iterator[Finding]:
-    """Whether the batches of two processes, put together, are those of one.
+    """A finding where the batches of two processes, put together, are not those of one.
 
     Examples
     --------

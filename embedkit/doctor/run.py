@@ -19,7 +19,7 @@ _EARLY = 50
 
 
 def examine_run(folder: Path) -> Examined:
-    """A loss that does not move, collapse, a scale at a bound, fp16, waiting, bad numbers, dead towers, other data.
+    """Facts and findings of a run: loss, collapse, scale at a bound, fp16, waiting, bad numbers, dead towers, data.
 
     Examples
     --------

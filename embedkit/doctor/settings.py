@@ -40,7 +40,7 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], who: str, wher
 
 
 def examine_folder(folder: Path, model: Any) -> Iterator[Finding]:
-    """What the files of a model folder say against each other.
+    """Findings where the files of a model folder contradict each other.
 
     Examples
     --------

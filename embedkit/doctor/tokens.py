@@ -21,7 +21,7 @@ _FETCH = "take the tokenizer that was saved with these weights"
 
 
 def examine_tokens(model: Any) -> Iterator[Finding]:
-    """Numbers outside of the embedding table, special tokens, the length limit, and unknown words of plain English.
+    """Findings of a tokenizer beside its encoder: ids outside of the embedding table, special tokens, unknown words.
 
     `model` is a text encoder; one of another kind gives nothing.
 

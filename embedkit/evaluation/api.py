@@ -29,7 +29,7 @@ def open_suite(
     seed: int = 0,
     dim: int | None = None,
 ) -> Any:
-    """Open a suite: its files are read and checked before any model is loaded.
+    """The open suite: its files are read and checked before any model is loaded.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ def open_suites(
     settings: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> list[Any]:
-    """Open several suites for the same models, as a list; `options` are those of `open_suite`.
+    """Several open suites for the same models; `options` are those of `open_suite`.
 
     A setting goes to the suites that know it, and must be known to one of them; mteb's own tasks get neither settings
     nor `data` where other suites stand beside them.
@@ -191,7 +191,7 @@ def evaluate_all(
     cache: EmbeddingCache | None = None,
     **options: Any,
 ) -> dict[tuple[str, str], Report]:
-    """Several models on several suites: ``{(model name, suite name): Report}``.
+    """The reports of several models on several suites: ``{(model name, suite name): Report}``.
 
     All suites are opened before the first model runs; a model given by folder or hub id is loaded when its turn comes.
     The suites share the embeddings of a model; without `cache` these are let go when its turn is over. `options` are

@@ -70,7 +70,7 @@ def _quotation(item: Item) -> str:
 
 
 def as_vectors(output: Any) -> Array:
-    """What a model returned as a numpy array, still unchecked; tensors are moved to the CPU and to float32.
+    """The numpy array of what a model returned, still unchecked; tensors are moved to the CPU and to float32.
 
     Examples
     --------
@@ -344,7 +344,7 @@ class Embedder:
         return vectors
 
     def _blocks_by_length(self, items: list[Item], prompt: str | None) -> Array:
-        """Longest first, so that a block holds inputs of like length and memory peaks at the start."""
+        """Vectors of `items`, encoded longest first: blocks hold inputs of like length, memory peaks at the start."""
         sizes = [len(item) if isinstance(item, str) else 0 for item in items]
         order = sorted(range(len(items)), key=lambda i: -sizes[i])
         options = {} if prompt is None else {"prompt": prompt}

@@ -119,7 +119,7 @@ class SuiteConfig(_Strict):
         return self
 
     def choose(self, tasks: Sequence[str] | None, split: str) -> list[TaskConfig]:
-        """The tasks asked for, in the suite's order; without `tasks` all that have `split`.
+        """The selected tasks, in the suite's order; without `tasks` all that have `split`.
 
         Raises
         ------

@@ -38,7 +38,7 @@ def _sklearn() -> Any:
 def logistic(
     train: Labelled, strengths: Sequence[float], seed: int, iterations: int = 1000
 ) -> Iterator[tuple[Predict, bool]]:
-    """scikit-learn's logistic regression on vectors (N, D) and labels (N,) for each ``C`` of `strengths`, in order.
+    """A classifier for each ``C`` of `strengths`: scikit-learn's logistic regression on vectors (N, D), labels (N,).
 
     With each comes whether it met the optimum, which is one; only the way there is chosen here. On vectors that nearly
     point one way, as untrained encoders give them, scikit-learn's usual L-BFGS needs more than its thousand steps.
@@ -204,7 +204,7 @@ class Probe:
             yield predict
 
     def fit(self, train: Labelled, strength: float, valid: Labelled | None = None) -> Predict:
-        """One classifier."""
+        """The classifier of one strength."""
         return next(self.fits(train, [strength], valid))
 
     def _split(self, x: Array, y: Array) -> list[tuple[Array, Array]]:
@@ -227,7 +227,7 @@ class Probe:
         return [float((predict(valid[0]) == valid[1]).mean()) for predict in self.fits(train, grid, valid)]
 
     def chosen_by_fold(self, x: Array, y: Array) -> Iterator[tuple[Array, Array, tuple[float, float]]]:
-        """Of every fold: rows to train on, rows held out, and what `choose` finds in the former."""
+        """Rows to train on, rows held out, and what `choose` finds in the former, for every fold."""
         for train, held_out in self._split(x, y):
             yield train, held_out, self.choose(x[train], y[train], wide=False)
 

@@ -17,7 +17,7 @@ Qrels = Mapping[str, Mapping[str, int]]
 
 
 def ranking_metrics(gains: Array, judged: Sequence[Sequence[int]], cutoffs: Sequence[int]) -> dict[str, Array]:
-    """Every measure for every query.
+    """Measures of ranked lists, each for every query.
 
     Parameters
     ----------

@@ -30,7 +30,7 @@ def _sortable(scores: Array) -> Array:
 
 
 def _unsortable(numbers: Array) -> Array:
-    """The inverse of `_sortable`."""
+    """The float32 scores of `_sortable` numbers."""
     bits = np.where(numbers < 0, numbers ^ np.int64(0x7FFFFFFF), numbers).astype(np.int32)
     return bits.view(np.float32)
 
@@ -262,7 +262,7 @@ def distinct_rows(vectors: Array) -> tuple[Array, list[Array]]:
 def faiss_top_k(
     queries: Array, vectors: Array, k: int, factory: str, preference: Array | None = None
 ) -> tuple[Array, Array]:
-    """The same through a FAISS index made by ``index_factory`` (e.g. "Flat", "HNSW32"); missing places are -1.
+    """Scores and positions (Q, k) by a FAISS index of ``index_factory`` ("Flat", "HNSW32" ...); missing places are -1.
 
     Equal vectors stand in the index once, and come back together: copies are each other's nearest neighbours, and would
     tear the graph of an HNSW index into islands. Among them the larger `preference` comes first, or the earlier.

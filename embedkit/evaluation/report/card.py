@@ -355,7 +355,7 @@ def _kept(path: Path) -> str | None:
 
 
 def _with_earlier(folder: Path, own: Mapping[str, Any], reports: Sequence[Report]) -> list[Report]:
-    """Keep `reports` in the folder, without samples, and return them with the earlier ones of the same weights."""
+    """The results of the same weights, earlier ones too; `reports` are kept in the folder, without samples."""
     hashes = {own.get("hash"), *(report.model.get("hash") for report in reports)}
     for report in reports:
         name = f"{report.suite}-{report.settings.get('split', 'test')}"
@@ -367,7 +367,7 @@ def _with_earlier(folder: Path, own: Mapping[str, Any], reports: Sequence[Report
 
 
 def write_card(folder: str | Path, reports: Sequence[Report] = (), *, name: str | None = None) -> Path:
-    """Write ``README.md`` into a model folder, in one step; a text that a user has changed is kept.
+    """The card of a model folder, its ``README.md``, written in one step; a text that a user has changed is kept.
 
     The results are kept in the folder ``evaluation`` of the model, so that a card shows those of earlier calls too, as
     long as the model has the same weights.
@@ -397,7 +397,7 @@ def _kept_at(run: Path, step: int) -> Path:
 
 
 def keep_report(run: str | Path, step: int, report: Report) -> Path:
-    """Keep the result of an evaluation during training in the run's folder, without samples.
+    """The file in the run's folder that now keeps the result of an evaluation during training, without samples.
 
     Examples
     --------
@@ -410,7 +410,7 @@ def keep_report(run: str | Path, step: int, report: Report) -> Path:
 
 
 def card_of_run(run: str | Path, step: int | None) -> Path:
-    """Write the card of the folder ``model`` of a run, with the result that was kept at `step` where there is one.
+    """The card of the folder ``model`` of a run, written with the result that was kept at `step`, if there is one.
 
     Examples
     --------

@@ -28,7 +28,7 @@ class Bar:
 
 
 def colour(place: int, colours: Sequence[str] = COLOURS) -> str:
-    """The colour of a series.
+    """The colour of a series by its place; after the last colour the first comes again.
 
     Examples
     --------
@@ -79,7 +79,7 @@ def bars(
     first: int = 0,
     size: int = 700,
 ) -> str:
-    """Horizontal bars, a group a task and a bar a series, with their intervals; the axis always holds 0.
+    """An SVG of horizontal bars, a group a task and a bar a series, with their intervals; the axis always holds 0.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def bars(
 def histogram(
     title: str, counts: Sequence[tuple[str, Sequence[float]]], low: float, high: float, axis: str, size: int = 340
 ) -> str:
-    """Shares by equal bins of low..high, one outline a series, in the colours `PARTS`.
+    """An SVG of shares by equal bins of low..high, one outline a series, in the colours `PARTS`.
 
     Examples
     --------
@@ -164,7 +164,7 @@ def histogram(
 
 
 def lines(title: str, series: Sequence[tuple[str, Sequence[tuple[float, float]]]], axis: str, size: int = 340) -> str:
-    """Points (x, y) joined by lines, one colour a series; points that are not finite are left out.
+    """An SVG of points (x, y) joined by lines, one colour a series; points that are not finite are left out.
 
     Examples
     --------

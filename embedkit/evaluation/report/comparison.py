@@ -89,7 +89,7 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """The comparison as plain JSON types."""
         rows = [asdict(row) | {"significant": row.significant} for row in self.rows]
         parts = {"suite": self.suite, "first": self.first, "second": self.second, "rows": rows, "notes": self.notes}
         content: dict[str, Any] = plain(parts)
@@ -250,7 +250,7 @@ def _notes(first: Report, second: Report) -> list[str]:
 
 
 def compare(paths: Sequence[str | Path], *, resamples: int = 2000, seed: int = 0) -> list[Comparison]:
-    """For every suite of some result files, its first result against each of its others.
+    """Comparisons within every suite of some result files: its first result with each of the others.
 
     Raises
     ------

@@ -335,7 +335,7 @@ def html_report(
 
 
 def write_html(path: str | Path, reports: Sequence[Report], **options: Any) -> Path:
-    """Write `html_report` to a file, replacing it in one step.
+    """The path of the file that `html_report` is written to, replaced in one step.
 
     Examples
     --------

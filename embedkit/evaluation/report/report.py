@@ -150,7 +150,7 @@ class Report:
         return content
 
     def save(self, path: str | Path) -> Path:
-        """Write the result file, samples included, replacing it in one step."""
+        """The path of the result file, samples included, replaced in one step."""
         return save_reports(path, [self])
 
     @classmethod
@@ -185,7 +185,7 @@ class Report:
 
     @classmethod
     def load(cls, path: str | Path) -> Report:
-        """Read a result file of one model and one suite; `load_reports` reads any."""
+        """The report of a result file of one model and one suite; `load_reports` reads any."""
         reports = load_reports(path)
         if len(reports) > 1:
             raise DataError(f"holds {len(reports)} results, not one", where=str(path), remedy="use load_reports")
@@ -229,7 +229,7 @@ def reports_text(reports: Sequence[Report]) -> str:
 
 
 def save_reports(path: str | Path, reports: Sequence[Report]) -> Path:
-    """Write a result file of one or more reports, samples included, replacing it in one step.
+    """The path of a result file of one or more reports, samples included, replaced in one step.
 
     Raises
     ------
@@ -275,7 +275,7 @@ def load_reports(path: str | Path) -> list[Report]:
 
 
 def write_text(path: Path, text: str, what: str) -> Path:
-    """Write a text file, replacing it in one step; `what` names it in the error.
+    """The path of a text file, replaced in one step; `what` names it in the error.
 
     Raises
     ------
