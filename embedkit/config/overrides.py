@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from embedkit.config.peer_names import ANSWERS, FLAGS, PARTS, SETTINGS, plain
+from embedkit.config.peer_names import ANSWERS, FLAGS, LOSS_ANSWERS, PARTS, SETTINGS, plain
 from embedkit.config.recipe_keys import nearest_key, recipe_keys, short_keys
 from embedkit.errors import COMMAND_LINE, RecipeError, listed
 
@@ -117,7 +117,7 @@ def parse_words(words: Sequence[str], parse: Callable[[str, str], Any]) -> Itera
         if key == _SOURCES and files:
             raise RecipeError(f"the data is named twice, {files[0]!r} and {word!r}", where=COMMAND_LINE,
                               remedy="leave one of them out, or give several files side by side")  # fmt: skip
-        yield _with_own_names(Override(key, parse(text, f"{COMMAND_LINE}, {name}"), notes))
+        yield _with_own_names(Override(key, parse(text, f"{COMMAND_LINE}, {name}"), notes), COMMAND_LINE)
 
 
 def _is_file_word(word: str) -> bool:
@@ -184,7 +184,7 @@ def from_mapping(overrides: Mapping[str, Any]) -> Iterator[Override]:
     for name, value in overrides.items():
         text = "{" if isinstance(value, Mapping) else str(value)
         key, new_text, notes = full_key(name, ARGUMENTS, text)
-        yield _with_own_names(Override(key, copied(value) if new_text == text else new_text, notes))
+        yield _with_own_names(Override(key, copied(value) if new_text == text else new_text, notes), ARGUMENTS)
 
 
 def copied(value: Any) -> Any:
@@ -247,9 +247,19 @@ def assign(data: dict[str, Any], dotted_key: str, value: Any, where: str) -> Non
     node[_position(parts[-1], node, dotted_key, where) if isinstance(node, list) else parts[-1]] = value
 
 
-def _with_own_names(change: Override) -> Override:
-    """Our name for a loss or method of another library in place of its own, where it can be one only."""
+def _with_own_names(change: Override, where: str) -> Override:
+    """Our name for a loss or method of another library in place of its own, where it can be one only.
+
+    Raises
+    ------
+    RecipeError
+        A loss of another library has no counterpart; the remedy says what is trained in its place.
+    """
     kind, name = change.key.removesuffix(".name"), change.value
+    if change.key == "train.trackers" and isinstance(name, str):  # Trainer's form: one name, or "none"
+        return Override(change.key, [] if name.lower() == "none" else [name], change.notes)
+    if kind == "objective" and isinstance(name, str) and plain(name) in LOSS_ANSWERS:
+        raise RecipeError(f"{name} has no counterpart", where=where, remedy=LOSS_ANSWERS[plain(name)])
     own_names = PARTS.get(plain(name), ()) if kind in _COMPONENTS and isinstance(name, str) else ()
     if len(own_names) != 1 or name == own_names[0]:
         return change

@@ -107,6 +107,7 @@ _CHUNKS = (
     "train.batch_size is the whole batch of a step over all processes; train.chunk_size cuts it to save memory, and "
     "its gradient stays that of the whole batch"
 )
+_RESUME = "--resume goes on with the run in train.output (resume=True in Python)"
 ANSWERS = {
     "gradientaccumulationsteps": _CHUNKS,
     "gradientaccumulation": _CHUNKS,
@@ -116,8 +117,28 @@ ANSWERS = {
     "locklayers": "train.groups=[{pattern: 'model.encoder.embeddings*', frozen: true}] names parameters by a pattern",
     "earlystopping": "evaluation.patience=3 is the number of evaluations in a row without a new best",
     "scale": "objective.temperature is its inverse: scale 20 is objective.temperature=0.05",
+    "resumefromcheckpoint": _RESUME,
+    "resume": _RESUME,
 }
 """Names, plain, whose values mean something else here: they are answered, not taken."""
+
+_LABELLED = (
+    "the pairs of label 1 are trained against the rest of the batch with where: {label: 1}; a label that grades "
+    "similarity is mapped to score, and objective=cosent or cosine-mse reads it"
+)
+_CLASSES = "method=views objective=supcon data.sampler=by-label pulls the texts of a class together"
+_TRIPLETS = "rows of anchor, positive and negative are trained by objective=infonce, in-batch negatives included"
+LOSS_ANSWERS = {
+    "contrastiveloss": _LABELLED,
+    "onlinecontrastiveloss": _LABELLED,
+    "softmaxloss": "for NLI, recipe simcse-sup trains entailment pairs with contradictions as negatives (infonce)",
+    "tripletloss": _TRIPLETS,
+    "batchalltripletloss": _CLASSES,
+    "batchhardtripletloss": _CLASSES,
+    "batchsemihardtripletloss": _CLASSES,
+    "batchhardsoftmargintripletloss": _CLASSES,
+}
+"""Losses of sentence-transformers without a counterpart, plain -> what is trained in their place."""
 
 
 def plain(name: str) -> str:

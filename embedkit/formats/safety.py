@@ -18,6 +18,8 @@ CODE_REMEDY = (
     "the command line, model.trust_remote_code=true in a recipe (model.towers.text.trust_remote_code for a tower)"
 )
 
+_POINTER = b"version https://git-lfs"
+
 
 def check_weights(plan: FolderPlan, allow_pickle: bool) -> None:
     """Refuse a folder whose weights are missing, or a pickle that was not allowed.
@@ -42,6 +44,7 @@ def check_weights(plan: FolderPlan, allow_pickle: bool) -> None:
             raise ModelError("folder is missing", where=str(folder), remedy="the model folder is incomplete")
         _check_shards(folder)
         if any(folder.glob("*.safetensors")):
+            _check_fetched(folder)
             continue
         pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
         if not pickles:
@@ -51,6 +54,17 @@ def check_weights(plan: FolderPlan, allow_pickle: bool) -> None:
                 f"the weights are a pickle ({pickles[0]}), which can run code when it is read", where=str(folder),
                 remedy=PICKLE_REMEDY,
             )  # fmt: skip
+
+
+def _check_fetched(folder: Path) -> None:
+    """Refuse weights of which only the pointer of Git LFS is there: a repository cloned without their content."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            if file.read(len(_POINTER)) == _POINTER:
+                raise ModelError(
+                    "holds a pointer of Git LFS in place of the weights", where=str(path),
+                    remedy="fetch them in the clone: git lfs install, then git lfs pull",
+                )  # fmt: skip
 
 
 def _check_shards(folder: Path) -> None:

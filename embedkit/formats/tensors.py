@@ -226,7 +226,8 @@ def load_exactly(module: Any, tensors: dict[str, Any], where: Path) -> None:
 def write_tokenizer(tokenizer: Any, folder: Path) -> None:
     """Write a tokenizer without the truncation and padding of its last call, which tokenizer.json would keep.
 
-    Other readers of the file would cut texts there; embedkit's own length stands in the model's settings.
+    Other readers of the file would cut texts there; embedkit's own length stands in the model's settings. A tokenizer
+    without a padding token gets its end token for one in the file: other readers pad their batches.
 
     Examples
     --------
@@ -236,6 +237,13 @@ def write_tokenizer(tokenizer: Any, folder: Path) -> None:
     >>> sorted(path.name for path in Path("words").iterdir())
     ['tokenizer.json', 'tokenizer_config.json']
     """
+    if tokenizer.pad_token is None and tokenizer.eos_token is not None:
+        tokenizer.pad_token = tokenizer.eos_token
+        try:
+            write_tokenizer(tokenizer, folder)
+        finally:
+            tokenizer.pad_token = None
+        return
     core = getattr(tokenizer, "backend_tokenizer", None)
     if core is None:
         tokenizer.save_pretrained(folder)

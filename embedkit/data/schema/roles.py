@@ -161,7 +161,9 @@ def bind(
     if missing:
         role_names = " and ".join(repr(role) for role in missing)
         raise DataError(
-            f"no column for role {role_names}, which the method needs", where=where, remedy=_advice(names, missing)
+            f"no column for role {role_names}, which the method needs",
+            where=where,
+            remedy=_advice(names, missing, lists),
         )
     aliases = [f"{column} is the {slot}" for slot, column in columns.items() if not _is_plain(column, slot)]
     guesses = (", ".join(aliases),) if aliases and mapping is None else ()
@@ -247,12 +249,7 @@ class _Guessing:
             elif len(candidates) == 1 or exact:
                 columns[slot] = exact[0] if exact else candidates[0]
             else:
-                choices = " and ".join(repr(column) for column in candidates)
-                raise DataError(
-                    f"columns {choices} both look like {slot}",
-                    where=self.where,
-                    remedy=f"say which with columns: {{{candidates[0]}: {slot}}}",
-                )
+                raise _undecided(slot, candidates, self.where)
         if "score" in self.requires and not {"score", "scores"} & set(columns):
             self._label_as_score(columns)
         return columns, notes
@@ -288,6 +285,20 @@ class _Guessing:
             columns["score"] = columns.pop("label")
 
 
+def _undecided(slot: str, candidates: Sequence[str], where: str) -> DataError:
+    """The error of several columns for one role; names of files with dots in them are known by their many endings."""
+    listed = " and ".join(repr(column) for column in candidates[:3])
+    more = f" and {len(candidates) - 3} more" if len(candidates) > 3 else ""
+    remedy = f"say which with columns: {{{candidates[0]}: {slot}}}"
+    if all(is_image(column) for column in candidates):
+        remedy += (
+            "; where they are parts of files' names (IMG.1.jpg): in a shard all behind the first dot is the ending, as "
+            "in webdataset, so write the names without dots"
+        )
+    return DataError(f"columns {listed}{more} all look like {slot}" if more else f"columns {listed} both look like "
+                     f"{slot}", where=where, remedy=remedy)  # fmt: skip
+
+
 def normal_name(column: str) -> str:
     """A column's name without case, outer blanks and the kind of gap between words.
 
@@ -319,7 +330,7 @@ def named_role(column: str) -> str | None:
     return next((role for role, names in ALIASES.items() if name in names), None)
 
 
-def _advice(names: Sequence[str], missing: Sequence[str]) -> str:
+def _advice(names: Sequence[str], missing: Sequence[str], lists: frozenset[str] = frozenset()) -> str:
     columns = ", ".join(repr(column) for column in list(names)[:20]) or "none"
     if not names:
         return f"the source has no columns to map to {missing[0]}"
@@ -330,5 +341,11 @@ def _advice(names: Sequence[str], missing: Sequence[str]) -> str:
     slot = {"texts": "text_1"}.get(missing[0], missing[0])
     if missing[0] == "texts" and "label" in map(normal_name, names):
         return f"the columns are {columns}: class numbers are no captions, add a column with the names of the classes"
-    lists = " (text_1 is one caption, texts a list)" if slot == "text_1" else ""
-    return f"the columns are {columns}: map one with columns: {{COLUMN: {slot}}}{lists}"
+    if {"anchor", "positive"} <= set(missing) and lists:
+        column = next(name for name in names if name in lists)
+        return f"the columns are {columns}: pairs of a list are made by columns: {{{column}: texts}} and explode: true"
+    if missing == ["positive"] and "label" in map(normal_name, names):
+        labelled = "method=views objective=supcon data.sampler=by-label"
+        return f"the columns are {columns}: texts with class labels are trained by {labelled}"
+    kinds = " (text_1 is one caption, texts a list)" if slot == "text_1" else ""
+    return f"the columns are {columns}: map one with columns: {{COLUMN: {slot}}}{kinds}"

@@ -351,10 +351,18 @@ class Source:
         reasons = [f"{account.read} read", f"{account.filtered} left out by 'where'"]
         reasons += [f"{count} skipped: {reason}" for reason, count in account.dropped.items()]
         hints = [f"{column!r} has the values {', '.join(values)}" for column, values in self._first_values.items()]
-        remedy = f"first rows: {'; '.join(hints)}" if hints and account.filtered else "check the file and the mapping"
+        remedy = f"first rows: {'; '.join(hints)}" if hints and account.filtered else _remedy_of(account)
         return DataError(
             f"no rows are left ({', '.join(reasons)})", where=f"data.train[{self.index}] ({self.name})", remedy=remedy
         )
+
+
+def _remedy_of(account: Account) -> str:
+    """What the first row that was left out lacks, and where image paths start when that is an image."""
+    if not account.bad:
+        return "check the file and the mapping"
+    place, reason, what = account.bad[0]
+    return f"the first: {place}: {what}" + (f"; {_PATHS}" if reason in ("missing image", "bad path") else "")
 
 
 def _number_of(slot: str) -> int:
@@ -441,6 +449,7 @@ def _matches(cell: Any, choices: list[Any]) -> bool:
 
 
 _FIX = "fix the row, or set data.on_bad_row: skip"
+_PATHS = "write paths relative to the folder of the data file, or set 'image_folder' to the folder that they start from"
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 
 
@@ -460,7 +469,7 @@ def image_path(image: str, home: Path | None, images: Path | None = None) -> str
     >>> image_path("dog.jpg", Path()) == str(Path("dog.jpg").resolve())
     True
     """
-    remedy = "write paths relative to the folder of the data file, or set 'image_folder' to the folder that holds them"
+    remedy = _PATHS
     if images is not None:
         home = images
     if home is None or _URL.match(image):

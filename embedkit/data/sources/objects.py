@@ -15,6 +15,7 @@ from typing import Any
 
 from embedkit.data.schema.rows import Part, Record
 from embedkit.data.sources.formats.arrow_batches import BATCH, decoded, is_json, numbered
+from embedkit.data.sources.formats.json_objects import COLLECTION
 from embedkit.errors import DataError
 
 PREFIX = "object:"
@@ -158,7 +159,7 @@ def _of_list(data: Iterable[Any]) -> Rows:
 def _of_dict(data: Mapping[str, Any]) -> Rows:
     sizes = {len(cells) if isinstance(cells, list | tuple) else -1 for cells in data.values()}
     if len(sizes) != 1 or -1 in sizes:
-        remedy = "pass {column: list of cells}, or a list of rows"
+        remedy = COLLECTION if {"queries", "corpus"} <= set(data) else "pass {column: list of cells}, or a list of rows"
         raise DataError("a dict that is no table of equally long columns", where="data (dict)", remedy=remedy)
     rows = [dict(zip(data, cells, strict=True)) for cells in zip(*data.values(), strict=True)]
     return _of_list(rows)

@@ -18,7 +18,8 @@ from embedkit.evaluation.datasets.splits import choose
 from embedkit.evaluation.datasets.tables import Table, read_lines, read_table
 
 _ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
-_QRELS_ENDINGS = (".tsv", ".tsv.gz", *_ENDINGS)
+_LINES = (".tsv", ".txt", ".trec", ".qrels")
+_QRELS_ENDINGS = (*_LINES, *(f"{ending}.gz" for ending in _LINES), *_ENDINGS)
 _ID_KEYS = ("_id", "id")
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
@@ -142,13 +143,15 @@ def _judgement(score: object, place: str) -> int:
 
 def _judgements(path: Path) -> Iterator[tuple[str, str, str, object]]:
     """Place, query id, document id and judgement of every row of a file."""
-    if not path.name.removesuffix(".gz").endswith(".tsv"):
+    if not path.name.removesuffix(".gz").endswith(_LINES):
         for place, record in _records([path]):
             keys = [_id_key(record, place, names) for names in (("query-id", "query_id"), ("corpus-id", "corpus_id"))]
             yield place, str(record[keys[0]]), str(record[keys[1]]), record.get("score", 1)
         return
     for line, text in read_lines(path):
         cells, place = text.split("\t"), f"{path}:{line}"
+        if len(cells) == 1 and len(text.split()) == 4:  # trec_eval's form, whose ids have no blanks
+            cells = text.split()
         if not text or (line == 1 and not _NUMBER.fullmatch(cells[-1])):
             continue  # header
         if len(cells) == 4:  # trec's form has an iteration in column 2
@@ -187,7 +190,7 @@ def _qrels_files(folder: Path, split: str) -> list[Path]:
     matches = [path for path, name in names.items() if name in exact]
     if matches:
         return matches
-    lone = _files(folder, "qrels")
+    lone = _files(folder, "qrels") or [path for e in _QRELS_ENDINGS if (path := folder / f"qrels{e}").is_file()]
     if lone and not files:
         return lone
     there = ", ".join(dict.fromkeys(names.values()))
@@ -238,6 +241,9 @@ def open_collection(folder: Path, split: str) -> Collection:
         what = "no judged document of the corpus is relevant"
         raise DataError(what, where=str(judged[0]), remedy="check that the ids are the same")
     blank = [query_ids[row] for row in rows if not texts[row]]
+    useless = [name for name in (query_ids[row] for row in rows) if not any(v > 0 for v in qrels[name].values())]
+    if useless:
+        notes.append(f"{len(useless)} judged queries have no relevant document and count as 0: {_some(useless)}")
     if blank:
         raise DataError(f"query {blank[0]!r} has no text", where=str(queries[0]), remedy="fix or remove it")
     empty = [name for name, text in zip(document_ids, documents, strict=True) if not text]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from embedkit.formats.folder import OWN_FILE, OWN_FORMAT, FolderPlan, inside, read_json
 from embedkit.formats.registry import FolderReader, readers
+from embedkit.formats.sentence_transformers.reader import plan_of_modules
 
 if TYPE_CHECKING:
     from embedkit.models.modules.dual import DualEncoder
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
 from pathlib import Path
 
 from embedkit.errors import ModelError
+
+_SHARED = ("pooling", "max_length", "normalize", "prompts", "default_prompt", "pool_prompt")
+"""Settings that files of sentence-transformers hold too."""
+_DEFAULTS: dict[str, Any] = {"prompts": {}, "default_prompt": None, "pool_prompt": True}
 
 
 @readers.add("embedkit")
@@ -55,7 +60,37 @@ def _plan(root: Path) -> FolderPlan:
     train_only = [layer for layer in layers if layer["train_only"]]
     plan = FolderPlan(root, root, contents["kind"], "", spec, dense, train_only)
     plan.similarity = spec.pop("similarity_fn_name", "cosine")
+    _obey_changes(plan)
     return plan
+
+
+def _obey_changes(plan: FolderPlan) -> None:
+    """Let what the files of sentence-transformers say count where they were changed after embedkit wrote them.
+
+    People change those by hand (prompts, length, pooling), and sentence-transformers reads nothing else. The files are
+    compared where they describe the whole model.
+    """
+    listing = plan.root / "modules.json"
+    modules = read_json(listing) if listing.is_file() else []
+    if plan.kind not in ("text", "clip-text", "static") or not modules:
+        return
+    if not all(str(module.get("type", "")).startswith("sentence_transformers.") for module in modules):
+        return
+    theirs = plan_of_modules(plan.root)
+    ours = _DEFAULTS | plan.spec
+    ours["prompts"] = {name: text.removesuffix("{}") for name, text in ours["prompts"].items()}  # as they are written
+    changes = {key: theirs.spec.get(key, _DEFAULTS.get(key)) for key in _SHARED if key in {**theirs.spec, **_DEFAULTS}}
+    changes = {key: value for key, value in changes.items() if key in ours}
+    if any(settings.get("kind") == "cut" for _, settings in [*plan.dense, *theirs.dense]):
+        changes.pop("normalize", None)
+    changes = {key: value for key, value in changes.items() if ours[key] != value}
+    plan.spec |= changes
+    told = [f"{key} {value!r} (was {ours[key]!r})" for key, value in changes.items()]
+    if theirs.similarity != plan.similarity:
+        told.append(f"similarity_fn_name {theirs.similarity!r} (was {plan.similarity!r})")
+        plan.similarity = theirs.similarity
+    if told:
+        plan.notes.append(f"changed since embedkit wrote the folder, and used: {', '.join(told)}")
 
 
 def _folder(root: Path, name: str | None) -> Path | None:

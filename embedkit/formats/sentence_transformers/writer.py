@@ -82,6 +82,12 @@ def notes_for_readers(model: Any) -> list[str]:
         )
     if model.kind == "text" and not _has_order_of_flags(model.pooling):
         notes.append(f"pooling {model.pooling} is read by sentence-transformers from 5.4 on")
+    if model.kind == "text" and model.tokenizer.pad_token is None:
+        end = model.tokenizer.eos_token
+        notes.append(
+            "its tokenizer has no padding token; the saved one pads with " f"{end!r}, which the mask hides" if end else
+            "its tokenizer has neither padding nor end token: sentence-transformers encodes one text at a time only"
+        )  # fmt: skip
     cuts = [layer.dim for layer in model.layers if isinstance(layer, Cut)] if model.kind == "text" else []
     if cuts:
         notes.append(f"sentence-transformers 5.2 does not read truncate_dim ({cuts[-1]}) and gives whole vectors")

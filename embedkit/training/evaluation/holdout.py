@@ -8,6 +8,7 @@ these and the cosines. Both are times 100.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from embedkit.data import TrainingRows
+from embedkit.data.datasets.holdout import FEWEST
 from embedkit.errors import EmbedkitError
 from embedkit.methods.base import Method
 from embedkit.system.disk import write_durably
@@ -85,6 +87,12 @@ class HeldOut:
             progress.say("the rows that are held out are not scored: they are neither pairs nor images with captions")
         elif rows.num_rows is None:
             progress.say("nothing is held out of a stream: give an evaluation to see whether training helps")
+        elif round(share * rows.num_rows) < FEWEST:
+            enough = math.ceil(100 * FEWEST / rows.num_rows) / 100
+            progress.say(
+                f"nothing is held out: {share:.0%} of {rows.num_rows:,} rows are fewer than {FEWEST}"
+                + (f"; train.holdout={enough:g} holds out so many" if enough < 0.5 else "")
+            )
         else:
             progress.say("nothing is held out: too few rows share no text, image or group with the others")
         return None

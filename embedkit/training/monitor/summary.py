@@ -21,6 +21,9 @@ def summary_line(rows: TrainingRows, total: int, method: Method, model: Any) -> 
     facts = rows.summary()
     count = "a stream of rows" if rows.num_rows is None else f"{rows.num_rows:,} rows"
     parts = [count, *_steps(rows, total)]
+    if dropped := facts.get("dropped", {}):
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
+        parts.append(f"{sum(dropped.values()):,} more left out ({reasons})")
     if facts.get("held_out"):
         parts.append(f"{facts['held_out']:,} held out")
     share = cut_share(rows, method, model)

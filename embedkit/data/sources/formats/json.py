@@ -10,7 +10,7 @@ from typing import Any
 
 from embedkit.data.schema.rows import BadRow, Record
 from embedkit.data.sources.files import check_unpacked, open_bytes, text_lines
-from embedkit.data.sources.formats.json_objects import check_escapes, unique
+from embedkit.data.sources.formats.json_objects import COLLECTION, check_escapes, unique
 from embedkit.data.sources.formats.jsonl import read_jsonl
 from embedkit.data.sources.registry import Format, readers
 from embedkit.data.sources.remote import Location
@@ -44,7 +44,8 @@ def read_json(path: Location) -> Iterator[Record]:
     if isinstance(value, dict) and {"images", "annotations"} <= set(value):
         value = _coco(value, path)
     if not isinstance(value, list):
-        raise DataError(f"a JSON {type(value).__name__}, not a list of objects", where=str(path), remedy=_REMEDY)
+        remedy = COLLECTION if isinstance(value, dict) and {"queries", "corpus"} <= set(value) else _REMEDY
+        raise DataError(f"a JSON {type(value).__name__}, not a list of objects", where=str(path), remedy=remedy)
     for number, row in enumerate(value, 1):
         place = f"{path}:{number}"
         if not isinstance(row, dict):

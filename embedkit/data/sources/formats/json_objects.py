@@ -8,6 +8,12 @@ from typing import Any
 from embedkit.data.schema.characters import check_characters
 from embedkit.data.schema.rows import BadRow
 
+COLLECTION = (
+    "to be scored, write documents, queries and judgements in BEIR's form: a folder with corpus.jsonl, queries.jsonl "
+    "and qrels/test.tsv; to be trained on, rows of query and positive"
+)
+"""How queries, documents and judgements in one object are given instead."""
+
 
 def json_object(line: str) -> dict[str, Any]:
     """A JSON object, every key once and every text whole; raises `BadRow` without a place.
@@ -26,12 +32,17 @@ def json_object(line: str) -> dict[str, Any]:
     except ValueError as error:  # a number of more digits than Python converts
         raise BadRow("bad JSON", f"not usable JSON ({error})", remedy="shorten the number") from error
     if not isinstance(value, dict):
-        raise BadRow(
-            "bad JSON", f"a JSON {type(value).__name__}, not an object", remedy='write {"column": value, ...} a line'
-        )
+        raise BadRow("bad JSON", f"a JSON {type(value).__name__}, not an object", remedy=_remedy_of(value))
     if "\\u" in line:
         check_escapes(value)
     return value
+
+
+def _remedy_of(value: Any) -> str:
+    if isinstance(value, list) and 2 <= len(value) <= 3 and all(isinstance(item, str) for item in value):
+        example = {"anchor": "...", "positive": "...", **({"negative": "..."} if len(value) == 3 else {})}
+        return f"write the texts under names, {json.dumps(example)} a line"
+    return 'write {"column": value, ...} a line'
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
