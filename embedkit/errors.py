@@ -225,6 +225,19 @@ class MissingExtraError(UserError):
         super().__init__(f"{purpose} needs the package {package!r}", remedy=f'pip install "embedkit[{extra}]"')
 
 
+def need(package: str, extra: str, purpose: str, module: str | None = None) -> None:
+    """Refuse with the name of the extra when `package`, imported as `module`, is not installed.
+
+    Examples
+    --------
+    >>> need("scikit-learn", "eval", "a probe", module="sklearn")
+    """
+    from importlib.util import find_spec
+
+    if find_spec(module or package) is None:
+        raise MissingExtraError(package, extra, purpose)
+
+
 COMMAND_LINE = "on the command line"
 """Where a mistake stands that is neither in a file nor in data."""
 

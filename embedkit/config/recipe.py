@@ -160,7 +160,8 @@ class TrainConfig(Settings):
     )  # fmt: skip
     holdout: float = Field(
         0.0, ge=0, lt=1,
-        description="share of the rows that is not trained on but scored before and after; not with an evaluation",
+        description="share of the rows that is not trained on but scored before and after; a shipped recipe's gives "
+        "way to an evaluation",
     )  # fmt: skip
     log_every: int = Field(10, gt=0)
     guards: Literal["warn", "stop", "off"] = Field(

@@ -221,15 +221,28 @@ def _loaded(
     origin = ARGUMENTS if isinstance(overrides, Mapping) else COMMAND_LINE
     changes = from_mapping(overrides) if isinstance(overrides, Mapping) else parse_words(overrides, parse_yaml)
     override_keys = []
+    evaluated = bool(data.get("evaluation"))
     for change in changes:
         name = new_key(change.key)
         notes += [*change.notes, *([] if name == change.key else [_renamed_note(change.key, name)])]
         own |= {name, *(f"{name}.{'.'.join(place)}" for place in _places(change.value, ()))}
         assign(data, name, change.value, f"{origin}, {change.key}")
         override_keys.append(name)
+    if not evaluated:
+        _check_evaluation(data.get("evaluation"), origin)
     recipe = check_recipe(data, where, override_keys, origin)
     notes += recipe.origin.notes
     return recipe.with_origin(Origin(frozenset(own), tuple(dict.fromkeys(notes)))), group
+
+
+def _check_evaluation(section: Any, where: str) -> None:
+    """Refuse settings that say when to evaluate, but not what: a benchmark of the hub would be fetched for them."""
+    if isinstance(section, Mapping) and section and not {"suite", "data", "tasks"} & set(section):
+        raise RecipeError(
+            f"the recipe has no evaluation, and {', '.join(f'evaluation.{key}' for key in section)} says nothing of "
+            "what is scored", where=where,
+            remedy="add evaluation.data=FILE for your own data, or a suite, evaluation.suite=sts",
+        )  # fmt: skip
 
 
 def _refuse_trust(data: Mapping[str, Any], where: str) -> None:

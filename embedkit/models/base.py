@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from embedkit.errors import ModelError
+from embedkit.errors import ModelError, UserError, nearest
 from embedkit.models.augment.dropout import has_dropout, set_dropout
 from embedkit.models.card import card_html, card_text
 from embedkit.models.inputs.inputs import Inputs
@@ -89,6 +89,26 @@ class Model(nn.Module, ABC):
     @similarity_fn_name.setter
     def similarity_fn_name(self, name: str) -> None:
         self._similarity = check_similarity(name)
+
+    @property
+    def max_seq_length(self) -> int:
+        """`max_length` under the name that sentence-transformers has for it."""
+        return self.max_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        self.max_length = value  # type: ignore[misc]  # encoders with a length have a setter
+
+    @property
+    def default_prompt_name(self) -> str | None:
+        """`default_prompt` under the name that sentence-transformers has for it."""
+        return self.default_prompt
+
+    @default_prompt_name.setter
+    def default_prompt_name(self, name: str | None) -> None:
+        if name is not None and name not in self.prompts:
+            raise UserError(f"there is no prompt {name!r}", remedy=nearest(name, self.prompts))
+        self.default_prompt = name
 
     def _similarity_spec(self) -> dict[str, Any]:
         """The similarity function for `spec`; left out where it is the usual one."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -101,7 +103,8 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
     total = setup.total_steps(recipe, rows)
     from embedkit.factory import build
 
-    model = build(recipe.model, recipe.seed)
+    with notes_of_folders() as folder_notes:
+        model = build(recipe.model, recipe.seed)
     method.adapt(model)
     parts = method.parts(model)
     objective = setup.build_objective(recipe, method, method.embedding_dim(model), rows.num_rows)
@@ -129,9 +132,25 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
         negatives=negatives,
         memory=_memory(bundle, recipe, batches, processes, 2 if precision != "fp32" else 4),
         evaluation=_evaluation(recipe, rows, total),
-        warnings=list(_warnings(recipe, rows, cut_share(rows, method, model), negatives, objective)),
+        warnings=[*folder_notes, *_warnings(recipe, rows, cut_share(rows, method, model), negatives, objective)],
         seconds=_seconds(recipe, batch, total),
     )
+
+
+@contextlib.contextmanager
+def notes_of_folders() -> Iterator[list[str]]:
+    """What model folders that are read inside say of themselves, in place of the log."""
+    notes: list[str] = []
+    logger = logging.getLogger("embedkit.formats")
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: notes.append(record.getMessage())  # type: ignore[method-assign]
+    told, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield notes
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = told
 
 
 def _warnings(

@@ -17,7 +17,7 @@ from embedkit.config.recipe import Recipe
 from embedkit.config.sections import Component
 from embedkit.config.settings import check as check_settings
 from embedkit.data.schema.contract import Contract
-from embedkit.errors import RecipeError, nearest
+from embedkit.errors import RecipeError, nearest, need
 from embedkit.methods import methods
 from embedkit.methods.base import Method
 
@@ -124,12 +124,24 @@ def check_all(recipe: Recipe) -> Checked:
     contract = contract_of(recipe, method, objective)
     method.shares_draws = any(getattr(part, "shares_draws", False) for part in objective.modules())
     metric = metric_of(recipe)
+    _need_adapters(recipe)
     for tracker in recipe.train.trackers:
         if importlib.util.find_spec(tracker) is None:  # accelerate would leave it out without a word
             raise RecipeError(
                 f"the package {tracker!r} is not installed", where="train.trackers", remedy=f"pip install {tracker}"
             )
     return Checked(recipe, method, contract, metric)
+
+
+def _need_adapters(recipe: Recipe) -> None:
+    """Ask for peft before anything is read, where a model or tower of the recipe has adapters."""
+    adapters = {"model.lora": recipe.model.lora}
+    if recipe.model.towers is not None:
+        for name, tower in (("text", recipe.model.towers.text), ("image", recipe.model.towers.image)):
+            adapters[f"model.towers.{name}.lora"] = tower.lora if tower is not None else None
+    for key, adapter in adapters.items():
+        if adapter is not None:
+            need("peft", "lora", key)
 
 
 def metric_of(recipe: Recipe) -> str | None:
@@ -203,15 +215,16 @@ def open_rows(recipe: Recipe, method: Method, contract: Contract | None = None) 
 
 
 def holdout_share(recipe: Recipe) -> float:
-    """Share of the rows to hold out: ``train.holdout``, unless an evaluation is configured or switched off.
+    """Share of the rows to hold out: ``train.holdout``, unless it is a shipped recipe's and an evaluation is configured
+    or switched off.
 
     >>> from embedkit.config.recipe_io import load_recipe
     >>> holdout_share(load_recipe("pairs")), holdout_share(load_recipe("pairs", ["evaluation=null"]))
     (0.1, 0.0)
     """
     own = recipe.origin
-    switched_off = own.has("evaluation") and not own.has("train.holdout")
-    return 0.0 if recipe.evaluation is not None or switched_off else recipe.train.holdout
+    replaced = recipe.evaluation is not None or own.has("evaluation")
+    return 0.0 if replaced and not own.has("train.holdout") else recipe.train.holdout
 
 
 def as_opened(recipe: Recipe, rows: TrainingRows) -> Recipe:

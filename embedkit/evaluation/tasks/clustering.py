@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from embedkit.errors import DataError, MissingExtraError
+from embedkit.errors import DataError, need
 from embedkit.evaluation.core.embedder import Embedder
 from embedkit.evaluation.core.inputs import Item
 from embedkit.evaluation.core.suites import TaskConfig
@@ -51,6 +51,7 @@ class ClusteringTask(Task):
 
     def __init__(self, config: TaskConfig, opening: Opening) -> None:
         super().__init__(config, opening)
+        need("scikit-learn", "eval", "clustering", module="sklearn")
         table = open_table(config, opening.data, opening.split, opening.folder)
         self.sets = self._sets(table)
         self.source = table.source
@@ -89,11 +90,9 @@ class ClusteringTask(Task):
 
     def score(self, embed: Embedder) -> TaskResult:
         """The mean of the V-measures of the sets; no interval, since a set is clustered as a whole."""
-        try:
-            from sklearn.cluster import MiniBatchKMeans
-            from sklearn.metrics import v_measure_score
-        except ImportError as error:
-            raise MissingExtraError("scikit-learn", "eval", "clustering") from error
+        from sklearn.cluster import MiniBatchKMeans
+        from sklearn.metrics import v_measure_score
+
         values = []
         for items, labels in self.sets:
             means = MiniBatchKMeans(

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from embedkit.errors import DataError, UserError
+from embedkit.errors import DataError, UserError, need
 from embedkit.evaluation.core.embedder import Embedder
 from embedkit.evaluation.core.inputs import Item
 from embedkit.evaluation.core.stats import Array, Samples, generator
@@ -78,6 +78,8 @@ class ProbeTask(Task):
         super().__init__(config, opening)
         data = self._own(opening.data) if config.own and isinstance(opening.data, Table) else opening.data
         s = self.settings
+        if s.fidelity == "scikit-learn" or s.protocol != "dev":  # folds are its, too
+            need("scikit-learn", "eval", "a classification probe", module="sklearn")
         own_name = config.in_file(opening.split)
         names = {"nested": [], "folds": [s.train], "dev": [s.train, s.dev]}[s.protocol]
         names = list(dict.fromkeys([*names, own_name if isinstance(own_name, str) else own_name[0]]))

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from embedkit.errors import DataError, NonFiniteError
+from embedkit.errors import DataError, NonFiniteError, need
 from embedkit.evaluation.core.embedder import Embedder
 from embedkit.evaluation.core.stats import Array, Samples, unit_rows
 from embedkit.evaluation.core.suites import TaskConfig
@@ -76,6 +76,8 @@ class RetrievalTask(Task):
 
     def __init__(self, config: TaskConfig, opening: Opening) -> None:
         super().__init__(config, opening)
+        if self.settings.index != "exact":
+            need("faiss-cpu", "search", "an approximate index", module="faiss")
         self.collection = self._open(config, opening)
         self.notes += [f"{self.name}: {note}" for note in self.collection.notes]
         self.expect_rows(len(self.collection.queries), "queries")

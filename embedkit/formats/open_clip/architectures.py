@@ -23,7 +23,7 @@ def architecture(name: str, ours: Iterable[str] = ()) -> dict[str, Any]:
     >>> architecture("ViT-B-32")["embed_dim"]
     512
     """
-    from embedkit.models.modules.image_towers import need
+    from embedkit.errors import need
 
     need("open_clip", "clip", f"the size {name!r}")
     import open_clip

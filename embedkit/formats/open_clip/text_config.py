@@ -121,6 +121,8 @@ def open_clip_text_cfg(text: ClipTextEncoder) -> tuple[dict[str, Any], bool]:
         refuse("open_clip", f"the position table has {config.max_position_embeddings} places, max_length is less")
     if text.fixed_length:
         cfg |= {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
+    elif text.highest_token:
+        cfg |= {"pool_type": "argmax"}
     elif end_id(text) != config.vocab_size - 1:
         cfg |= {"pool_type": "eos", "eos_id": end_id(text)}
     if has_clip_vocabulary(text.tokenizer) and text.cleaning == "lower":

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from embedkit.errors import ModelError
+from embedkit.errors import ModelError, need
 from embedkit.formats.folder import FolderPlan
 from embedkit.formats.tensors import load_exactly, quiet, read_safetensors, write_tensors, write_tokenizer
 from embedkit.formats.transformers.tokenizer import read_tokenizer
@@ -19,7 +19,6 @@ from embedkit.models.base import Model
 from embedkit.models.inputs.inputs import Inputs
 from embedkit.models.inputs.text_normalization import cleaner
 from embedkit.models.inputs.tokens import SLOT, TextTokenizer, check_texts, resolve_prompt
-from embedkit.models.modules.image_towers import need
 
 KIND = "open_clip-text"
 

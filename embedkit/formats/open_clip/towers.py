@@ -96,8 +96,8 @@ def load_tag(name: str) -> DualEncoder:
     ...
     embedkit.errors.ModelError: open_clip:ViT-B-32/openia: ViT-B-32 has no pretrained weights 'openia'; did you mean ...
     """
+    from embedkit.errors import need
     from embedkit.formats.open_clip.architectures import architecture
-    from embedkit.models.modules.image_towers import need
 
     need("open_clip", "clip", "a model of open_clip")
     import open_clip
@@ -220,7 +220,10 @@ def _text(cfg: dict[str, Any], dim: int, quick: bool, state: dict[str, Any], fol
         projection = Projection("linear", settings["hidden_size"], dim)
         load_exactly(projection, {"layers.0.weight": state["text_projection"].T}, folder)
     load_exactly(encoder, tensors, folder)
-    return ClipTextEncoder(encoder, tokenizer, cleaning=cleaning, max_length=cfg.get("context_length", 77)), projection
+    text = ClipTextEncoder(encoder, tokenizer, cleaning=cleaning, max_length=cfg.get("context_length", 77))
+    if text.causal and cfg.get("pool_type", "argmax") == "argmax":
+        text.highest_token = special_ids(tokenizer)["eos_token_id"] != max(tokenizer.get_vocab().values())
+    return text, projection
 
 
 def _own_text(cfg: dict[str, Any], dim: int, quick: bool, state: dict[str, Any], folder: Path) -> Any:

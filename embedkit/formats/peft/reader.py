@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from embedkit.errors import ModelError, UnsafeFileError
+from embedkit.errors import ModelError, UnsafeFileError, need
 from embedkit.formats.detect import locate
 from embedkit.formats.folder import FolderPlan, Settings, read_json
 from embedkit.formats.registry import FolderReader, readers
@@ -58,6 +58,7 @@ def place_on_base(plan: FolderPlan, folder: Path) -> None:
     >>> plan.weights.as_posix()
     'lora/base'
     """
+    need("peft", "lora", "an adapter of peft")
     path = folder / ADAPTER
     settings = Settings(read_json(path), path)
     if settings.get("megatron_config"):

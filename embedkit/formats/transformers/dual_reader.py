@@ -80,7 +80,9 @@ def _clip(model: Any, tokenizer: Any, preprocess: Preprocess, spec: dict[str, An
     from embedkit.models.towers.transformers import TransformersTower
 
     text = ClipTextEncoder(model.text_model, tokenizer, max_length=spec.get("max_length"))
-    if model.config.text_config.eos_token_id not in (2, end_id(text)):
+    if model.config.text_config.eos_token_id == 2:
+        text.highest_token = end_id(text) != max(tokenizer.get_vocab().values())
+    elif model.config.text_config.eos_token_id != end_id(text):
         raise ModelError(
             f"eos_token_id is {model.config.text_config.eos_token_id} and the tokenizer's is {end_id(text)}",
             where="config.json", remedy="transformers would read the text at another place; correct the configuration",
@@ -115,6 +117,7 @@ def _mixed(model: Any, tokenizer: Any, preprocess: Preprocess, spec: dict[str, A
     text: TextEncoder
     if encoder.config.model_type == CAUSAL:
         text = ClipTextEncoder(encoder, tokenizer, max_length=spec.get("max_length"))
+        text.highest_token = encoder.config.eos_token_id == 2 and end_id(text) != max(tokenizer.get_vocab().values())
     else:
         pooler = getattr(encoder, "pooler", None)
         if pooler is None or not hasattr(pooler, "dense"):

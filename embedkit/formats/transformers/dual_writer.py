@@ -98,7 +98,9 @@ def _clip(model: DualEncoder, text: ClipTextEncoder) -> tuple[Any, dict[str, Any
     vision, visual, projection = _vision(model)
     own = text.encoder.config.to_dict()
     end = end_id(text)
-    if end == 2:
+    if text.highest_token:
+        end = 2  # the form in which transformers reads the token with the highest id
+    elif end == 2:
         refuse(LIBRARY, "an end token with id 2 means another pooling there")
     own |= {"eos_token_id": end, "projection_dim": model.dim, "max_position_embeddings": text.max_length}
     if text.max_length != text.encoder.config.max_position_embeddings:

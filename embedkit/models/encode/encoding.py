@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from embedkit.models.base import Model, Progress
     from embedkit.models.encode.arguments import EncodeSettings
 
+_log = logging.getLogger(__name__)
+_TOLD: weakref.WeakSet[Model] = weakref.WeakSet()
+"""Models whose cut texts were told."""
 # Texts that are tokenised and sorted together: bounds the memory for token ids, long enough for even batches.
 WINDOW = 65_536
 BATCH_TOKENS = {"cpu": 4_096, "mps": 16_384, "cuda": 65_536}
@@ -47,6 +52,7 @@ def encode(model: Model, inputs: Sequence[str], settings: EncodeSettings, first:
         with reporter(settings.progress, len(distinct), "texts") as show, torch.inference_mode():
             for start in range(0, len(distinct), WINDOW):
                 window = model.prepare(distinct[start : start + WINDOW], prompt)
+                _tell_cut(model, window)
                 for index in token_batches(window.costs, budget, settings.batch_size):
                     batch = window.select(index)
                     vectors[start + index] = _vectors(model, batch, dim, unit)
@@ -60,6 +66,17 @@ def encode(model: Model, inputs: Sequence[str], settings: EncodeSettings, first:
     if len(distinct) == len(texts):
         return vectors
     return vectors[np.fromiter((number[text] for text in texts), np.int64, len(texts))]
+
+
+def _tell_cut(model: Model, window: Inputs) -> None:
+    """Say once for a model that texts reach its length: what stands behind has no part in their vectors."""
+    full = 0 if model.fixed_length else int((window.costs >= model.max_length).sum())
+    if full and model not in _TOLD:
+        _TOLD.add(model)
+        said = (
+            "%d of %d texts fill all %d tokens of the model and are cut there; give shorter pieces, or raise max_length"
+        )
+        _log.warning(said, full, len(window), model.max_length)
 
 
 def token_batches(costs: np.ndarray, budget: int, most: int | None = None) -> Iterator[np.ndarray]:

@@ -53,7 +53,7 @@ def cleaner(name: str) -> Callable[[str], str]:
     if name not in CLEANINGS:
         raise ModelError(f"unknown cleaning {name!r}", where="cleaning", remedy=nearest(name, CLEANINGS))
     if name != "none":
-        from embedkit.models.modules.image_towers import need
+        from embedkit.errors import need
 
         need("ftfy", "clip", f"cleaning {name!r}")
     whole = CLEANINGS[name]

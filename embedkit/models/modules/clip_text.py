@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from embedkit.errors import need
 from embedkit.models.inputs.inputs import Inputs
 from embedkit.models.inputs.text_normalization import cleaner
 from embedkit.models.inputs.tokens import SLOT, check_texts, resolve_prompt
 from embedkit.models.modules.causal import ATTENTION, run_causal
-from embedkit.models.modules.image_towers import need
 from embedkit.models.modules.text import TextEncoder
 
 CAUSAL, PADDED = "clip_text_model", "siglip_text_model"
@@ -36,6 +36,9 @@ class ClipTextEncoder(TextEncoder):
         A SigLIP head is applied to the pooled vector.
     cleaning : str
         A key of `embedkit.models.inputs.text_normalization.CLEANINGS`.
+    highest_token : bool
+        Read CLIP at the token with the highest id in place of the end token, which transformers does where a
+        configuration says ``eos_token_id: 2``; the same place where the end token has the highest id.
     settings
         As in `TextEncoder`; the pooling of CLIP and SigLIP is "last-token".
 
@@ -52,12 +55,14 @@ class ClipTextEncoder(TextEncoder):
     _clean: Callable[[str], str]
     _cleaning: str
 
-    def __init__(self, encoder: Any, tokenizer: Any, *, cleaning: str = "none", **settings: Any) -> None:
+    def __init__(self, encoder: Any, tokenizer: Any, *, cleaning: str = "none", highest_token: bool = False,
+                 **settings: Any) -> None:  # fmt: skip
         kind = encoder.config.model_type
         default = {"pooling": "last-token"} if kind in (CAUSAL, PADDED) else {}
         super().__init__(encoder, tokenizer, **{**default, **settings})
         self._cleaning = cleaning
         self.cleaning = cleaning
+        self.highest_token = highest_token
         self.fixed_length, self.causal = kind == PADDED, kind == CAUSAL
         if (self.causal or self.fixed_length) and self.max_length > tokenizer.model_max_length:
             tokenizer.model_max_length = self.max_length  # the position table counts, not what the words were made for
@@ -86,6 +91,8 @@ class ClipTextEncoder(TextEncoder):
 
     def _ended(self, inputs: Inputs) -> Inputs:
         """Sequences cut behind their first end token: a caption that spells it out ends there, as in open_clip."""
+        if self.highest_token:  # causal: what stands behind has no part in the state there
+            return Inputs.of([row[: row.index(max(row)) + 1] for row in inputs.rows()])
         end = special_ids(self.tokenizer)["eos_token_id"]
         ids = inputs.ids.numpy()
         places = np.flatnonzero(ids == end) if end is not None else np.zeros(0, dtype=np.int64)
@@ -125,7 +132,8 @@ class ClipTextEncoder(TextEncoder):
 
     def spec(self) -> dict[str, Any]:
         """Settings that decide the vectors."""
-        return {**super().spec(), "cleaning": self.cleaning}
+        highest = {"highest_token": True} if self.highest_token else {}
+        return {**super().spec(), "cleaning": self.cleaning, **highest}
 
     def tokenizer_json(self) -> str:
         """The tokenizer as text; a side of padding that the model sees is part of it."""

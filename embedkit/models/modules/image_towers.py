@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from embedkit.errors import MissingExtraError, ModelError, UserError
+from embedkit.errors import ModelError, UserError
 from embedkit.models.modules.patch_dropout import PatchDropout
 from embedkit.registry import Registry, derived_from
 
@@ -318,22 +318,6 @@ def resample_positions(table: Tensor, prefix: int, old: tuple[int, int], new: tu
     image = F.interpolate(image, size=new, mode="bicubic", antialias=True, align_corners=False)
     rows = image.permute(0, 2, 3, 1).reshape(*rows.shape[:-2], product(new), -1)
     return torch.cat([front, rows.to(table.dtype)], dim=-2)
-
-
-def need(package: str, extra: str, purpose: str) -> None:
-    """Refuse with the name of the extra when `package` is not installed.
-
-    Examples
-    --------
-    >>> need("no_such_package", "clip", "an image tower")
-    Traceback (most recent call last):
-        ...
-    embedkit.errors.MissingExtraError: an image tower needs the package 'no_such_package'; pip install "embedkit[clip]"
-    """
-    from importlib.util import find_spec
-
-    if find_spec(package) is None:
-        raise MissingExtraError(package, extra, purpose)
 
 
 def pair(size: Any) -> tuple[int, int]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from embedkit.errors import ModelError
-from embedkit.models.modules.image_towers import ImageTower, grid, image_towers, need, pair, product
+from embedkit.errors import ModelError, need
+from embedkit.models.modules.image_towers import ImageTower, grid, image_towers, pair, product
 from embedkit.models.modules.patch_dropout import PatchDropout
 
 
