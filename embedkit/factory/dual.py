@@ -54,7 +54,7 @@ def _loaded(config: ModelConfig, name: str) -> DualEncoder:
     if name.startswith(OPEN_CLIP):
         from embedkit.formats.open_clip.towers import load_tag
 
-        return load_tag(name.removeprefix(OPEN_CLIP))
+        return load_tag(name.removeprefix(OPEN_CLIP), allow_pickle=config.allow_pickle)
     plan = inspect(folder_of(config), **permissions(config))
     if plan.kind != "dual":
         remedy = "name it in model.towers.text.name, with an image tower"

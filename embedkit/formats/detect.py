@@ -75,7 +75,7 @@ def _way_of_a_file(path: Path) -> str:
     if path.suffix.lower() in PICKLES:
         return (
             "a checkpoint alone does not say what model it is of: write it as a folder with safetensors by the library "
-            "that trained it (open_clip: save_pretrained of open_clip.push_to_hf_hub), and give that"
+            f"that trained it, and give that; one of open_clip is open_clip:ARCHITECTURE/{path.name} with allow_pickle"
         )
     return "give the folder that holds it"
 

@@ -49,7 +49,8 @@ def load(
     name_or_path : str or Path
         A folder of embedkit, sentence-transformers, transformers, peft, model2vec or open_clip, the folder of a run,
         or a hub id; ``local-dir:`` and ``hf-hub:`` may stand in front, as in open_clip. ``open_clip:ARCHITECTURE/TAG``
-        is a pretrained model of open_clip, without a tag one with random weights.
+        is a pretrained model of open_clip, without a tag one with random weights, with the file of a checkpoint in its
+        place that one.
     device : str or torch.device, optional
         The best one at hand when None.
     dtype : str or torch.dtype, optional
@@ -85,7 +86,11 @@ def load(
     if str(name_or_path).startswith(OPEN_CLIP):
         from embedkit.formats.open_clip.towers import load_tag
 
-        return load_tag(str(name_or_path).removeprefix(OPEN_CLIP)).to(_device(device), as_dtype(dtype)).eval()
+        return (
+            load_tag(str(name_or_path).removeprefix(OPEN_CLIP), allow_pickle=allow_pickle)
+            .to(_device(device), as_dtype(dtype))
+            .eval()
+        )
     root = locate(name_or_path, revision, trust_remote_code, allow_pickle)
     plan = inspect(root, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, route=route)
     if plan.kind == "dual" and (pooling is not None or max_length is not None):

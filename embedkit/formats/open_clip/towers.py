@@ -81,13 +81,16 @@ def _weights(folder: Path, allow_pickle: bool) -> dict[str, Any]:
     return tensors
 
 
-def load_tag(name: str) -> DualEncoder:
-    """A dual encoder by ``ARCHITECTURE`` (random weights) or ``ARCHITECTURE/TAG`` (pretrained, fetched by open_clip).
+def load_tag(name: str, *, allow_pickle: bool = False) -> DualEncoder:
+    """A dual encoder by ``ARCHITECTURE`` (random weights), ``ARCHITECTURE/TAG`` (pretrained, from open_clip's sources) or
+    ``ARCHITECTURE/FILE``, a checkpoint of one's own, which open_clip's training writes.
 
     Raises
     ------
     ModelError
-        Unknown name, or weights that cannot be fetched.
+        Unknown name, or weights that cannot be fetched or do not fit.
+    UnsafeFileError
+        The checkpoint is a pickle and that was not allowed.
 
     Examples
     --------
@@ -106,18 +109,40 @@ def load_tag(name: str) -> DualEncoder:
     kind, tag = named(name)
     config = architecture(kind)
     tags = open_clip.list_pretrained_tags_by_model(kind)
-    if tag and tag not in tags:
-        remedy = f"{nearest(tag, tags)}; a checkpoint of your own: write it as a folder with safetensors and give that"
+    checkpoint = _checkpoint(Path(tag).expanduser(), allow_pickle) if tag and tag not in tags else None
+    if tag and tag not in tags and checkpoint is None:
+        remedy = f"{nearest(tag, tags)}; or the file of a checkpoint of that architecture"
         raise ModelError(f"{kind} has no pretrained weights {tag!r}", where=f"open_clip:{name}", remedy=remedy)
     try:
         with torch.random.fork_rng(devices=[]):
-            model = open_clip.create_model(kind, pretrained=tag or None)
+            model = open_clip.create_model(kind, pretrained=tag or None if checkpoint is None else None)
     except Exception as error:  # open_clip raises RuntimeError, and whatever its download raises
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"open_clip cannot give it ({reason})", where=f"open_clip:{name}") from error
     preprocess = open_clip.get_model_preprocess_cfg(model)
     quick = any(type(module).__name__ == "QuickGELU" for module in model.modules())
-    return _assemble({**config, "quick_gelu": quick}, preprocess, model.state_dict(), None)
+    if checkpoint is not None:
+        _log.warning("%s: a checkpoint names no preprocessing: that of open_clip for %s is used", tag, kind)
+    return _assemble({**config, "quick_gelu": quick}, preprocess, checkpoint or model.state_dict(), None)
+
+
+def _checkpoint(file: Path, allow_pickle: bool) -> dict[str, Any] | None:
+    """The tensors of a checkpoint, also of one that open_clip's training wrote; None where there is no such file."""
+    from embedkit.formats.tensors import read_safetensors, reading
+
+    if not file.is_file():
+        return None
+    if file.suffix == ".safetensors":
+        return read_safetensors(file)
+    if not allow_pickle:
+        raise UnsafeFileError("the checkpoint is a pickle", where=str(file), remedy=PICKLE_REMEDY)
+    import torch
+
+    with reading(file):
+        found = torch.load(file, map_location="cpu", weights_only=True)
+        tensors = {name: tensor.float() for name, tensor in found.get("state_dict", found).items()}
+    distributed = all(name.startswith("module.") for name in tensors)
+    return _under(tensors, "module.") if distributed else tensors
 
 
 def named(name: str) -> tuple[str, str]:
