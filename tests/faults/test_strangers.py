@@ -185,7 +185,7 @@ def test_lists_of_texts_are_answered_with_explode(model: Path, tmp_path: Path, c
 
 
 def test_lines_that_are_lists_are_answered_with_names(model: Path, tmp_path: Path, capsys: Any) -> None:
-    """sentence-transformers#3254: rows without names"""
+    """sentence-transformers#1483: the lines of its jsonl files of training data"""
     data = lines(tmp_path / "a.jsonl", [[words(i), words(50 + i), words(99 + i)] for i in range(40)])
     out = trained(capsys, "pairs", data, model, code=2)
     assert '{"anchor": "...", "positive": "...", "negative": "..."} a line' in out
@@ -301,8 +301,8 @@ def test_a_checkpoint_of_open_clips_training_is_read(tmp_path: Path) -> None:
     import open_clip
 
     name = "strangers"
-    small = {"embed_dim": 16, "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16},
-             "text_cfg": {"width": 16, "heads": 2, "layers": 1}}  # fmt: skip
+    vision = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16}
+    small = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": {"width": 16, "heads": 2, "layers": 1}}
     (tmp_path / f"{name}.json").write_text(json.dumps(small))
     open_clip.add_model_config(tmp_path / f"{name}.json")
     torch.manual_seed(1)
