@@ -144,13 +144,13 @@ def notes_of_folders() -> Iterator[list[str]]:
     logger = logging.getLogger("embedkit.formats")
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: notes.append(record.getMessage())  # type: ignore[method-assign]
-    told, logger.propagate = logger.propagate, False
+    propagate, logger.propagate = logger.propagate, False
     logger.addHandler(handler)
     try:
         yield notes
     finally:
         logger.removeHandler(handler)
-        logger.propagate = told
+        logger.propagate = propagate
 
 
 def _warnings(

@@ -287,7 +287,7 @@ class _Guessing:
 
 def _undecided(slot: str, candidates: Sequence[str], where: str) -> DataError:
     """The error of several columns for one role; names of files with dots in them are known by their many endings."""
-    listed = " and ".join(repr(column) for column in candidates[:3])
+    first = " and ".join(repr(column) for column in candidates[:3])
     more = f" and {len(candidates) - 3} more" if len(candidates) > 3 else ""
     remedy = f"say which with columns: {{{candidates[0]}: {slot}}}"
     if all(is_image(column) for column in candidates):
@@ -295,7 +295,7 @@ def _undecided(slot: str, candidates: Sequence[str], where: str) -> DataError:
             "; where they are parts of files' names (IMG.1.jpg): in a shard all behind the first dot is the ending, as "
             "in webdataset, so write the names without dots"
         )
-    return DataError(f"columns {listed}{more} all look like {slot}" if more else f"columns {listed} both look like "
+    return DataError(f"columns {first}{more} all look like {slot}" if more else f"columns {first} both look like "
                      f"{slot}", where=where, remedy=remedy)  # fmt: skip
 
 

@@ -469,11 +469,9 @@ def image_path(image: str, home: Path | None, images: Path | None = None) -> str
     >>> image_path("dog.jpg", Path()) == str(Path("dog.jpg").resolve())
     True
     """
-    remedy = _PATHS
-    if images is not None:
-        home = images
+    home = home if images is None else images
     if home is None or _URL.match(image):
-        raise BadRow("bad path", f"the image path {show(image)} is not relative", remedy=remedy)
+        raise BadRow("bad path", f"the image path {show(image)} is not relative", remedy=_PATHS)
     folder = str(home) if home.is_absolute() else str(home.resolve())
     path = os.path.normpath(os.path.join(folder, image))
     try:
@@ -482,9 +480,9 @@ def image_path(image: str, home: Path | None, images: Path | None = None) -> str
     except ValueError:  # a NUL in it
         inside, size = True, -1
     if not inside:
-        raise BadRow("bad path", f"the image path {show(image)} leads out of the data folder", remedy=remedy)
+        raise BadRow("bad path", f"the image path {show(image)} leads out of the data folder", remedy=_PATHS)
     if size < 0:
-        raise BadRow("missing image", f"there is no image file {show(image)}", remedy=remedy)
+        raise BadRow("missing image", f"there is no image file {show(image)}", remedy=_PATHS)
     if size == 0:
         raise BadRow("empty image", f"the image file {show(image)} has no bytes", remedy=_FIX)
     return path

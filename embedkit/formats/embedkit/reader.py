@@ -85,12 +85,12 @@ def _obey_changes(plan: FolderPlan) -> None:
         changes.pop("normalize", None)
     changes = {key: value for key, value in changes.items() if ours[key] != value}
     plan.spec |= changes
-    told = [f"{key} {value!r} (was {ours[key]!r})" for key, value in changes.items()]
+    lines = [f"{key} {value!r} (was {ours[key]!r})" for key, value in changes.items()]
     if theirs.similarity != plan.similarity:
-        told.append(f"similarity_fn_name {theirs.similarity!r} (was {plan.similarity!r})")
+        lines.append(f"similarity_fn_name {theirs.similarity!r} (was {plan.similarity!r})")
         plan.similarity = theirs.similarity
-    if told:
-        plan.notes.append(f"changed since embedkit wrote the folder, and used: {', '.join(told)}")
+    if lines:
+        plan.notes.append(f"changed since embedkit wrote the folder, and used: {', '.join(lines)}")
 
 
 def _folder(root: Path, name: str | None) -> Path | None:

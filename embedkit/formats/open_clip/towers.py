@@ -82,8 +82,8 @@ def _weights(folder: Path, allow_pickle: bool) -> dict[str, Any]:
 
 
 def load_tag(name: str, *, allow_pickle: bool = False) -> DualEncoder:
-    """A dual encoder by ``ARCHITECTURE`` (random weights), ``ARCHITECTURE/TAG`` (pretrained, from open_clip's sources) or
-    ``ARCHITECTURE/FILE``, a checkpoint of one's own, which open_clip's training writes.
+    """A dual encoder by ``ARCHITECTURE`` (random weights), ``ARCHITECTURE/TAG`` (pretrained, fetched by open_clip) or
+    ``ARCHITECTURE/FILE`` (a checkpoint of one's own, which open_clip's training writes).
 
     Raises
     ------
@@ -139,8 +139,8 @@ def _checkpoint(file: Path, allow_pickle: bool) -> dict[str, Any] | None:
     import torch
 
     with reading(file):
-        found = torch.load(file, map_location="cpu", weights_only=True)
-        tensors = {name: tensor.float() for name, tensor in found.get("state_dict", found).items()}
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        tensors = {name: tensor.float() for name, tensor in content.get("state_dict", content).items()}
     distributed = all(name.startswith("module.") for name in tensors)
     return _under(tensors, "module.") if distributed else tensors
 
