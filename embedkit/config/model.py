@@ -149,7 +149,7 @@ class ModelConfig(Settings):
     'mean'
     >>> ModelConfig()
     Traceback (most recent call last):
-    pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig
+    pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig ...
     """
 
     kind: Literal["text", "static", "dual"] = "text"

@@ -18,7 +18,7 @@ class Settings(BaseModel):
     Crop(area=0.2)
     >>> Crop(aera=0.2)
     Traceback (most recent call last):
-    pydantic_core._pydantic_core.ValidationError: 1 validation error for Crop
+    pydantic_core._pydantic_core.ValidationError: 1 validation error for Crop ...
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False, strict=True)
