@@ -94,7 +94,7 @@ def test_adapters_must_be_merged_first() -> None:
     pair = dual.dual("bert", "vit")
     add_lora(pair.image, LoraConfig(rank=2, targets="all-linear"))
     with pytest.raises(ModelError, match="the model has adapters"):
-        dual_graph.ImageGraph(pair)
+        dual_graph._ImageGraph(pair)
 
 
 def test_a_pooling_without_the_prompt_has_no_graph() -> None:
@@ -134,8 +134,8 @@ def test_each_package_that_is_missing_is_named(package: str, monkeypatch: pytest
 def test_both_graphs_of_a_dual_encoder(text: str, image: str, normalize: bool) -> None:
     model = dual.dual(text, image)
     model.normalize = normalize
-    words = dual_graph.TextGraph(model).eval()
-    pictures = dual_graph.ImageGraph(model).eval()
+    words = dual_graph._TextGraph(model).eval()
+    pictures = dual_graph._ImageGraph(model).eval()
     ids, mask = padded(model.text.prepare(dual.CAPTIONS), model.text.encoder)
     with torch.no_grad():
         np.testing.assert_allclose(words(ids, mask).numpy(), model.encode(dual.CAPTIONS), atol=1e-4)
