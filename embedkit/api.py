@@ -1,4 +1,4 @@
-"""What `import embedkit` offers: `train`. Thin: it calls the room that does the work."""
+"""`embedkit.train`, a thin layer over the room that does the work."""
 
 from __future__ import annotations
 

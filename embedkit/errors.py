@@ -66,7 +66,7 @@ class UserError(EmbedkitError):
 
 
 def one_line(text: str) -> str:
-    """`text` on one line, without secrets, and without characters that a terminal would obey or not show.
+    """`text` on one line, without secrets, and without characters that a terminal would interpret or hide.
 
     Examples
     --------

@@ -31,7 +31,7 @@ def folder_of(config: ModelConfig | ImageTowerConfig) -> Path:
 
 
 def permissions(config: ModelConfig | ImageTowerConfig) -> dict[str, Any]:
-    """The permissions for reading the folder of a section, as `embedkit.formats.detect.locate` and its kin take it.
+    """The permissions for reading the folder of a section, as keywords of `locate` and `inspect`.
 
     Examples
     --------

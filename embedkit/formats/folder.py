@@ -1,4 +1,4 @@
-"""What a model folder says about how an input becomes a vector."""
+"""The plan of a model folder: how an input becomes a vector, as its files define it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Settings(dict[str, Any]):
 
 @dataclass
 class FolderPlan:
-    """What a model folder says about how a text becomes a vector.
+    """How a text becomes a vector, as the files of a model folder define it.
 
     Attributes
     ----------
@@ -131,7 +131,7 @@ class FolderPlan:
         return self.files[-1]
 
     def close(self) -> None:
-        """Turn keys that no reader asked for into notes; called once when the plan is complete."""
+        """Add a note for keys that no reader asked for; called once when the plan is complete."""
         for file in self.files:
             keys = file.unread()
             if keys:

@@ -250,5 +250,5 @@ def test_the_length_of_a_text_and_who_says_it(tmp_path: Path) -> None:
     file.write_text(json.dumps({"model_kwargs": {"attn_implementation": "sdpa", "dtype": "float16"}}))
     plan_of_modules(folder)  # how to compute, not what
     file.write_text(json.dumps({"config_kwargs": {"num_hidden_layers": 1}}))
-    with pytest.raises(ModelError, match="config_kwargs has num_hidden_layers, which embedkit does not hand on"):
+    with pytest.raises(ModelError, match="config_kwargs has num_hidden_layers, which embedkit does not pass on"):
         plan_of_modules(folder)

@@ -146,7 +146,7 @@ def refuse(library: str, reason: str) -> NoReturn:
 
 
 def end_id(text: ClipTextEncoder) -> int:
-    """The token at which the text is read.
+    """The id of the token at which the text is read.
 
     Examples
     --------

@@ -114,7 +114,7 @@ class OpenClipText(Model):
         return int(self.config.get("context_length", 77))
 
     def prepare(self, inputs: Sequence[str], prompt: str | None = None) -> Inputs:
-        """Tokenise captions on the CPU; safe to call from several threads."""
+        """Token ids of captions, made on the CPU; safe to call from several threads."""
         template = resolve_prompt(prompt, self.prompts, self.default_prompt) or SLOT
         template = template if SLOT in template else template + SLOT
         clean = cleaner(self.cleaning)

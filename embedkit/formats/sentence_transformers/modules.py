@@ -84,7 +84,7 @@ _ARGUMENTS = (
 
 def _model_arguments(settings: Settings) -> Any:
     """The tokenizer's length among the arguments that a folder has for transformers; an argument that would change
-    the vectors is refused, one that only says how to compute them is passed over."""
+    the vectors is refused, one that only affects how they are computed is ignored."""
     length = None
     for old, new in _ARGUMENTS:
         arguments = {**(settings.get(old) or {}), **(settings.get(new) or {})}
@@ -94,7 +94,7 @@ def _model_arguments(settings: Settings) -> Any:
             arguments.pop(key, None)
         if arguments:
             raise ModelError(
-                f"{new} has {', '.join(sorted(arguments))}, which embedkit does not hand on", where=str(settings.path),
+                f"{new} has {', '.join(sorted(arguments))}, which embedkit does not pass on", where=str(settings.path),
                 remedy="write them into config.json or tokenizer_config.json, and take them out here",
             )  # fmt: skip
     return length

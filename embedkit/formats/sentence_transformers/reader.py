@@ -151,7 +151,7 @@ def _route(folder: Path, route: str | None) -> list[Entry]:
 
 
 def _clip_folder(folder: Path) -> Path:
-    """Where a module's transformers model stands: sentence-transformers' CLIPModel has had a sub-folder for it."""
+    """The folder of a module's transformers model, a sub-folder in older versions of CLIPModel."""
     below = folder / "0_CLIPModel"
     return below if below.is_dir() and not (folder / "config.json").is_file() else folder
 

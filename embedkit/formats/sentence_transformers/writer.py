@@ -1,6 +1,6 @@
 """The folder layout of sentence-transformers, written without that library.
 
-`embedkit.formats.folder` reads it.
+`embedkit.formats.sentence_transformers.reader` reads it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _POOLING = {ours: theirs for theirs, ours in POOLING_NAMES.items()}
 
 
 def reasons_against(model: Model) -> list[str]:
-    """Why sentence-transformers cannot give the same vectors; empty when it can.
+    """Reasons why sentence-transformers cannot give the same vectors; empty when it can.
 
     Examples
     --------
@@ -213,7 +213,7 @@ def _dense_config(layer: Dense) -> dict[str, Any]:
 
 
 def _write(model: Any, folder: Path, samples: int = 100) -> dict[str, Any]:
-    """An empty report; writes a sentence-transformers folder, or that of a dual encoder with its parity report.
+    """The report of a new sentence-transformers folder, empty but for a dual encoder.
 
     Raises
     ------

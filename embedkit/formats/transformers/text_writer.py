@@ -16,7 +16,7 @@ _TANH_POOLER = frozenset({"bert", "camembert", "ernie", "roberta", "roberta-prel
 
 
 def write(model: Model, folder: Path) -> dict[str, Any]:
-    """How to use the new folder of an encoder and its tokenizer: pooling, normalisation, length, prompts.
+    """Pooling, normalisation, length and prompts that go with the new folder of an encoder and its tokenizer.
 
     A head that equals the architecture's pooler is written as that pooler.
 

@@ -73,7 +73,7 @@ def check_vocabulary(plan: FolderPlan, encoder: Any, tokenizer: Any) -> None:
 
 
 def fit_length(plan: FolderPlan, encoder: Any, tokenizer: Any) -> None:
-    """Let the length that a folder states rule the tokenizer's; one beyond the position table is lowered with a note.
+    """Raise the tokenizer's length to that of the folder; a length beyond the position table is lowered with a note.
 
     A length that the user gave instead is left as it is, and refused by the model where it is too long.
 
