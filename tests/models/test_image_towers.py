@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from embedkit.errors import MissingExtraError, ModelError, UserError
+from embedkit.errors import MissingExtraError, ModelError, UserError, need
 from embedkit.models.modules import image_towers as module
 from embedkit.models.modules.image_towers import (
     ImageTower,
@@ -18,7 +18,6 @@ from embedkit.models.modules.image_towers import (
     grid,
     image_towers,
     named_tower,
-    need,
     pair,
     product,
     resample_positions,
