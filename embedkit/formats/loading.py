@@ -28,6 +28,17 @@ OPEN_CLIP = "open_clip:"
 POOLER = "pooler"
 """As a name of pooling: the first token through the layer that `pretrained_pooler` reads."""
 _log = logging.getLogger(__name__)
+_ATTRIBUTES = ("max_seq_length", "prompts", "default_prompt_name", "similarity_fn_name")
+"""Arguments of sentence-transformers that are attributes of a model, in the order in which they are set."""
+_ANSWERS = {
+    "truncate_dim": "give it to encode, or as --truncate-dim on the command line",
+    "cache_folder": "set the environment variable HF_HOME",
+    "backend": "`embedkit export MODEL FOLDER --format onnx` writes a model for ONNX Runtime",
+    "tokenizer_kwargs": "set max_length, or change tokenizer_config.json of the folder",
+    "model_kwargs": "set dtype",
+    "token": "set the environment variable HF_TOKEN",
+}
+"""Other arguments of sentence-transformers -> the way here."""
 
 
 def load(
@@ -41,6 +52,8 @@ def load(
     pooling: str | None = None,
     max_length: int | None = None,
     route: str | None = None,
+    local_files_only: bool = False,
+    **others: Any,
 ) -> Model:
     """A model ready to encode (in evaluation mode).
 
@@ -66,11 +79,18 @@ def load(
         pretrained with, which SimCSE's released supervised models are scored by.
     route : str, optional
         The route of a sentence-transformers folder whose queries and documents go through different modules.
+    local_files_only : bool
+        Look for a hub id in the hub's cache only.
+    others
+        What sentence-transformers calls the same: ``max_seq_length``; ``prompts``, ``default_prompt_name`` and
+        ``similarity_fn_name`` in place of the folder's. Its other arguments are answered.
 
     Raises
     ------
     ModelError
         Not a model, incomplete, damaged, or made of unknown parts.
+    UserError
+        An argument that is not known.
     UnsafeFileError
         Reading it would run code, and that was not allowed.
 
@@ -83,6 +103,10 @@ def load(
     >>> embedkit.load("words").encode(["a red lamp", "a huge house"]).shape
     (2, 4)
     """
+    for name in others:
+        if name not in _ATTRIBUTES:
+            remedy = _ANSWERS.get(name) or nearest(name, [*_ATTRIBUTES, "max_length", "pooling", "device", "dtype"])
+            raise UserError(f"load takes no argument {name!r}", remedy=remedy)
     if str(name_or_path).startswith(OPEN_CLIP):
         from embedkit.formats.open_clip.towers import load_tag
 
@@ -91,7 +115,7 @@ def load(
             .to(_device(device), as_dtype(dtype))
             .eval()
         )
-    root = locate(name_or_path, revision, trust_remote_code, allow_pickle)
+    root = locate(name_or_path, revision, trust_remote_code, allow_pickle, fetch=not local_files_only)
     plan = inspect(root, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, route=route)
     if plan.kind == "dual" and (pooling is not None or max_length is not None):
         raise ModelError("pooling and max_length belong to one tower", where=str(name_or_path), remedy="leave them out")
@@ -100,6 +124,8 @@ def load(
     if max_length is not None:
         plan.spec["max_length"] = max_length
     model = assemble(plan, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+    for name in (name for name in _ATTRIBUTES if name in others):
+        setattr(model, name, others[name])
     return model.to(device=_device(device), dtype=as_dtype(dtype)).eval()
 
 

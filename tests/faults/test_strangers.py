@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import shutil
 import tarfile
@@ -22,7 +23,8 @@ from PIL import Image
 import embedkit
 from embedkit.cli.app import main
 from embedkit.errors import ModelError, UnsafeFileError
-from tests.helpers import dual, tiny
+from tests.data.helpers import opened
+from tests.helpers import dual, image_data, tiny
 
 TEXTS = [text for text in tiny.SENTENCES if text]
 
@@ -282,6 +284,16 @@ def test_equal_keys_in_two_shards_are_two_samples(clip: Path, tmp_path: Path, ca
     assert "40 rows" in out
     gap = said(capsys, "train", "clip-finetune", tmp_path / "my shards" / "train_{0..2}.tar", f"model={clip}", code=2)
     assert "train_2.tar: no such file or folder" in gap
+
+
+def test_one_shard_and_three_processes(tmp_path: Path) -> None:
+    """webdataset#188, #225: each process takes part in every step, and every sample is drawn once a pass"""
+    pattern = image_data.write_shards(tmp_path, image_data.samples(24), 24)
+    rows = opened([{"path": pattern, "stream": True}], "image texts", batch_size=6, seed=7, shuffle_buffer=24)
+    parts = [list(itertools.islice(rows.batches(0, 0, rank, 3), 4)) for rank in range(3)]
+    assert [[batch.step for batch in part] for part in parts] == [[0, 1, 2, 3]] * 3
+    assert all(len(batch.rows) == 2 for part in parts for batch in part)
+    assert len({id for part in parts for batch in part for id in batch.ids}) == 24
 
 
 def test_pictures_with_transparency_grey_and_one_alone(clip: Path) -> None:

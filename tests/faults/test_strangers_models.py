@@ -124,6 +124,19 @@ def test_attributes_of_sentence_transformers_are_those_of_the_model(model: Path)
         loaded.default_prompt_name = "qury"
 
 
+def test_arguments_of_sentence_transformers_are_taken_or_answered_by_load(model: Path) -> None:
+    """sentence-transformers#1211, #2603, #3199"""
+    names = {"max_seq_length": 8, "prompts": {"query": "red "}, "default_prompt_name": "query"}
+    loaded = embedkit.load(model, local_files_only=True, similarity_fn_name="dot", **names)
+    assert (loaded.max_length, loaded.default_prompt, loaded.similarity_fn_name) == (8, "query", "dot")
+    with pytest.raises(ModelError, match="fetch it once: hf download org/nowhere"):
+        embedkit.load("org/nowhere", local_files_only=True)
+    with pytest.raises(UserError, match="load takes no argument 'truncate_dim'; give it to encode"):
+        embedkit.load(model, truncate_dim=8)
+    with pytest.raises(UserError, match="load takes no argument 'promts'; did you mean 'prompts'"):
+        embedkit.load(model, promts={})
+
+
 # Folders
 
 
