@@ -252,3 +252,57 @@ def test_the_length_of_a_text_and_who_says_it(tmp_path: Path) -> None:
     file.write_text(json.dumps({"config_kwargs": {"num_hidden_layers": 1}}))
     with pytest.raises(ModelError, match="config_kwargs has num_hidden_layers, which embedkit does not pass on"):
         plan_of_modules(folder)
+
+
+# --- two towers as one module ----------------------------------------------------------------------------------------
+
+
+def two_towers(path: Path, names: list[str], below: bool = False) -> Path:
+    """A listing whose first module is a CLIP model; its files stand in a sub-folder with `below`."""
+    folder = folder_of(path, [(name, "" if place == 0 else str(place), {}) for place, name in enumerate(names)])
+    weights = folder / "0_CLIPModel" if below else folder
+    weights.mkdir(exist_ok=True)
+    (folder / "config.json").unlink()
+    (weights / "config.json").write_text(json.dumps({"model_type": "clip"}))
+    return folder
+
+
+@pytest.mark.parametrize(("names", "below"), [(["CLIPModel"], True), (["CLIPModel"], False), (["Transformer"], False)])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_clip_model_by_either_name(tmp_path: Path, names: list[str], below: bool, normalize: bool) -> None:
+    folder = two_towers(tmp_path, [*names, *(["Normalize"] if normalize else [])], below)
+    plan = plan_of_modules(folder)
+    assert (plan.kind, plan.spec["normalize"]) == ("dual", normalize)
+    assert plan.weights == (folder / "0_CLIPModel" if below else folder)
+
+
+@pytest.mark.parametrize("behind", [["Pooling"], ["Dense"], ["Normalize", "Dense"]])
+def test_nothing_but_a_unit_length_stands_behind_two_towers(tmp_path: Path, behind: list[str]) -> None:
+    with pytest.raises(ModelError, match=f"modules in the order CLIPModel, {', '.join(behind)} are not supported"):
+        plan_of_modules(two_towers(tmp_path, ["CLIPModel", *behind]))
+
+
+GOOD = {"text": {"method": "get_text_features"}, "image": {"method": "get_image_features"}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [("text", "forward"), ("image", "get_text_features"), ("image", None), ("audio", "get_audio_features"),
+     ("message", "get_message_features")],
+)  # fmt: skip
+def test_inputs_that_go_another_way_through_the_model(tmp_path: Path, kind: str, method: str | None) -> None:
+    folder = two_towers(tmp_path, ["Transformer"])
+    file = folder / "sentence_bert_config.json"
+    file.write_text(json.dumps({"modality_config": GOOD, "max_seq_length": 30}))
+    assert plan_of_modules(folder).spec["max_length"] == 30
+    file.write_text(json.dumps({"modality_config": {**GOOD, kind: {"method": method}}}))
+    with pytest.raises(ModelError, match=f"a {kind} goes through {method!r} of the model") as caught:
+        plan_of_modules(folder)
+    assert caught.value.where == str(file)
+
+
+def test_vectors_of_two_towers_are_not_cut_by_the_folder(tmp_path: Path) -> None:
+    folder = two_towers(tmp_path, ["CLIPModel"])
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"truncate_dim": 8}))
+    with pytest.raises(ModelError, match="vectors of a dual model are cut to 8 coordinates"):
+        plan_of_modules(folder)

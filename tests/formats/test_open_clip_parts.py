@@ -190,6 +190,30 @@ def test_a_text_tower_is_written_as_it_was_read() -> None:
     assert "hf_tokenizer_name" not in text_config.open_clip_text_cfg(own)[0]  # open_clip has that vocabulary itself
 
 
+@pytest.mark.parametrize("act", ["gelu", "quick_gelu", "gelu_pytorch_tanh"])
+def test_a_written_activation_is_the_one_that_is_read(act: str) -> None:
+    cfg, quick = text_config.open_clip_text_cfg(dual.text_tower("clip", cleaning="whitespace", act=act))
+    assert quick == (act == "quick_gelu")
+    assert text_config.activation(cfg, quick) == act
+
+
+def test_the_end_token_is_written_where_it_is_not_the_last_of_the_vocabulary() -> None:
+    """open_clip reads a text at its largest id unless it is told another one."""
+    own = text_config.open_clip_text_cfg(dual.text_tower("clip", clip=True, cleaning="lower"))[0]
+    assert not {"pool_type", "eos_id"} & own.keys()
+    tiny_words = text_config.open_clip_text_cfg(dual.text_tower("clip", cleaning="whitespace"))[0]
+    assert (tiny_words["pool_type"], tiny_words["eos_id"]) == ("eos", 3)
+
+
+def test_layer_norms_with_another_epsilon_are_written() -> None:
+    text = dual.text_tower("clip", cleaning="whitespace")
+    assert "norm_kwargs" not in text_config.open_clip_text_cfg(text)[0]
+    text.encoder.config.layer_norm_eps = 1e-6
+    cfg = text_config.open_clip_text_cfg(text)[0]
+    assert cfg["norm_kwargs"] == {"eps": 1e-6}
+    assert text_config.text_config({"norm_kwargs": cfg["norm_kwargs"]}, 16, False)["layer_norm_eps"] == 1e-6
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
