@@ -247,3 +247,29 @@ def test_an_architecture_of_open_clip_with_random_weights(monkeypatch: pytest.Mo
         expected = theirs.encode_text(open_clip.get_tokenizer("ViT-B-32")(dual.CAPTIONS), normalize=True).numpy()
     np.testing.assert_allclose(model.encode(dual.CAPTIONS), expected, atol=1e-5)
     assert model.scale == pytest.approx(theirs.logit_scale.exp().item())
+
+
+# --- pickles of two towers -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("library", "name", "wrapped"),
+    [("transformers", "pytorch_model.bin", False), ("open_clip", "open_clip_pytorch_model.bin", False),
+     ("open_clip", "open_clip_pytorch_model.bin", True)],
+)  # fmt: skip
+def test_two_towers_from_a_pickle_that_was_allowed(library: str, name: str, wrapped: bool, tmp_path: Path) -> None:
+    from embedkit.formats.open_clip.writer import write_files as write_open_clip
+    from embedkit.formats.transformers.dual_writer import write_files as write_transformers
+
+    pytest.importorskip("open_clip")
+    write = {"transformers": write_transformers, "open_clip": write_open_clip}[library]
+    write(dual.dual("clip", "clip", cleaning="whitespace"), tmp_path)
+    expected = embedkit.load(tmp_path, device="cpu").encode(dual.CAPTIONS)
+    (weights,) = tmp_path.glob("*.safetensors")
+    state = load_file(weights)
+    torch.save({"epoch": 3, "state_dict": state} if wrapped else state, tmp_path / name)
+    weights.unlink()
+    with pytest.raises(ModelError, match=rf"the weights are a pickle \({name}\)"):
+        embedkit.load(tmp_path)
+    model = embedkit.load(tmp_path, device="cpu", allow_pickle=True)
+    np.testing.assert_array_equal(model.encode(dual.CAPTIONS), expected)
