@@ -266,5 +266,6 @@ def test_limits_come_back_even_when_writing_fails(tmp_path: Path) -> None:
 
 def test_a_slow_tokenizer_writes_itself(tmp_path: Path) -> None:
     called = []
-    tensors.write_tokenizer(SimpleNamespace(save_pretrained=called.append), tmp_path)
+    words = SimpleNamespace(save_pretrained=called.append, pad_token="[PAD]", eos_token=None)
+    tensors.write_tokenizer(words, tmp_path)
     assert called == [tmp_path]
