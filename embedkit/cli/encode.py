@@ -11,6 +11,7 @@ import typer
 from embedkit.cli.output import (
     AllowPickle,
     Device,
+    Dtype,
     JsonFile,
     ModelName,
     Revision,
@@ -46,6 +47,7 @@ def encode(
     truncate_dim: TruncateDim = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output where it exists.")] = False,
     device: Device = None,
+    dtype: Dtype = None,
     revision: Revision = None,
     trust_remote_code: TrustRemoteCode = False,
     allow_pickle: AllowPickle = False,
@@ -78,8 +80,9 @@ def encode(
     check_encoding(source, target, column=column, overwrite=overwrite)
     state, device = place(device)
     encoder = load(
-        model, device=device, trust_remote_code=trust_remote_code, revision=revision, allow_pickle=allow_pickle
-    )
+        model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, revision=revision,
+        allow_pickle=allow_pickle,
+    )  # fmt: skip
     with bar("rows") if state.is_main_process else nullcontext() as progress:
         result = encode_file(
             encoder, source, target, column=column, id_column=id_column, prompt=prompt, truncate_dim=truncate_dim,

@@ -13,6 +13,7 @@ import typer
 from embedkit.cli.output import (
     AllowPickle,
     Device,
+    Dtype,
     JsonFile,
     Revision,
     TrustRemoteCode,
@@ -67,7 +68,7 @@ def evaluate(
     max_length: Annotated[
         int | None, typer.Option("--max-length", help="Replace the model's length in tokens.")
     ] = None,
-    dtype: Annotated[str | None, typer.Option("--dtype", help="Type of the parameters: fp32, bf16, fp16.")] = None,
+    dtype: Dtype = None,
     intervals: Annotated[bool, typer.Option("--intervals", help="Add 95 % bootstrap intervals.")] = False,
     resamples: Annotated[
         int | None, typer.Option("--resamples", help="Bootstrap draws for the intervals; 1000 with --intervals.")

@@ -38,6 +38,10 @@ TrustRemoteCode = Annotated[
 ]
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Read weights from a pickle, as tensors only.")]
 
+Dtype = Annotated[
+    str | None,
+    typer.Option("--dtype", help="Compute in fp32, bf16, fp16, int8 or auto (the fastest here, measured once)."),
+]
 TruncateDim = Annotated[
     int | None, typer.Option("--truncate-dim", min=1, help="Keep the first coordinates only (Matryoshka).")
 ]

@@ -67,7 +67,8 @@ def load(
     device : str or torch.device, optional
         The best one at hand when None.
     dtype : str or torch.dtype, optional
-        Type of the parameters; float32 when None, whatever the file holds.
+        Type of the parameters; float32 when None, whatever the file holds. "int8" and "auto" keep float32 and encode
+        as `Model.at_dtype` does.
     trust_remote_code : bool
         Allow the model to bring its own Python code.
     revision : str, optional
@@ -110,11 +111,7 @@ def load(
     if str(name_or_path).startswith(OPEN_CLIP):
         from embedkit.formats.open_clip.towers import load_tag
 
-        return (
-            load_tag(str(name_or_path).removeprefix(OPEN_CLIP), allow_pickle=allow_pickle)
-            .to(_device(device), as_dtype(dtype))
-            .eval()
-        )
+        return _placed(load_tag(str(name_or_path).removeprefix(OPEN_CLIP), allow_pickle=allow_pickle), device, dtype)
     root = locate(name_or_path, revision, trust_remote_code, allow_pickle, fetch=not local_files_only)
     plan = inspect(root, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, route=route)
     if plan.kind == "dual" and (pooling is not None or max_length is not None):
@@ -126,7 +123,16 @@ def load(
     model = assemble(plan, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
     for name in (name for name in _ATTRIBUTES if name in others):
         setattr(model, name, others[name])
-    return model.to(device=_device(device), dtype=as_dtype(dtype)).eval()
+    return _placed(model, device, dtype)
+
+
+def _placed(model: Model, device: str | torch.device | None, dtype: str | torch.dtype | None) -> Model:
+    """The model on its device, in its type, ready to encode."""
+    from embedkit.models.execution.dtypes import dtype_name
+
+    other = dtype is not None and dtype_name(dtype) in ("int8", "auto")
+    model = model.to(device=_device(device), dtype=as_dtype(None if other else dtype)).eval()
+    return model.at_dtype(dtype) if dtype is not None and other else model
 
 
 def _device(device: str | torch.device | None) -> torch.device:
@@ -147,19 +153,12 @@ def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     >>> as_dtype("bf16"), as_dtype(None)
     (torch.bfloat16, torch.float32)
     """
-    import torch
+    from embedkit.models.execution.dtypes import FLOATS, dtype_name
 
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    dtypes = {
-        "float32": torch.float32, "fp32": torch.float32, "float64": torch.float64, "fp64": torch.float64,
-        "float16": torch.float16, "fp16": torch.float16, "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
-    }  # fmt: skip
-    if dtype is None:
-        return torch.float32
-    if dtype not in dtypes:
-        raise UserError(f"unknown dtype {dtype!r}", remedy=nearest(dtype, dtypes))
-    return dtypes[dtype]
+    name = dtype_name("fp32" if dtype is None else dtype)
+    if name not in FLOATS:
+        raise UserError(f"parameters cannot be {name}", remedy=nearest(name, FLOATS))
+    return FLOATS[name]
 
 
 def assemble(

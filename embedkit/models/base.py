@@ -63,6 +63,8 @@ class Model(nn.Module, ABC):
         Factor and offset of cosine similarities that the model was trained with, where it has them.
     has_scale : bool
         Whether a trained scale can be kept in the model.
+    compute : str or None
+        "int8" where the linear layers compute in 8 bits (see `at_dtype`); None where `dtype` says it.
     """
 
     kind: str = ""
@@ -79,6 +81,7 @@ class Model(nn.Module, ABC):
     scale: float | None = None
     bias: float | None = None
     has_scale: bool = False
+    compute: str | None = None
     _similarity: str = "cosine"
 
     @property
@@ -195,6 +198,7 @@ class Model(nn.Module, ABC):
         progress: Progress = None,
         *,
         batch_size: int | None = None,
+        dtype: str | torch.dtype | None = None,
         **others: Any,
     ) -> Any:
         """Vectors of texts, float32 (N, D), in input order; of one text its vector (D,).
@@ -215,6 +219,9 @@ class Model(nn.Module, ABC):
             True shows a bar; a callable gets (texts done, texts in all).
         batch_size : int, optional
             Inputs of a batch at most, whatever their tokens.
+        dtype : str or torch.dtype, optional
+            What it computes in: fp32, bf16, fp16, int8 (8-bit products, on CPUs that have them), or "auto", the fastest
+            on this machine; the vectors are float32. The type of the weights when None.
         **others
             The words of sentence-transformers: ``prompt_name``, ``show_progress_bar``, ``normalize_embeddings``,
             ``convert_to_tensor``, ``convert_to_numpy``, ``device``.
@@ -244,7 +251,14 @@ class Model(nn.Module, ABC):
         settings = arguments.understood(self, settings, others)
         items, single = arguments.items_of(inputs)
         arguments.move(self, others.get("device"))
-        return arguments.shaped(self.encode_items(items, settings), single, self.device, others)
+        model = self if dtype is None else self.at_dtype(dtype)
+        return arguments.shaped(model.encode_items(items, settings), single, self.device, others)
+
+    def at_dtype(self, dtype: str | torch.dtype) -> Model:
+        """The same model computing in another type, for encoding; see `embedkit.models.execution.dtypes.at_dtype`."""
+        from embedkit.models.execution.dtypes import at_dtype
+
+        return at_dtype(self, dtype)
 
     def encode_items(self, items: list[Any], settings: EncodeSettings) -> np.ndarray:
         """Vectors, float32 (N, D), of a list of single inputs: the work behind `encode`."""
@@ -327,6 +341,7 @@ class Model(nn.Module, ABC):
         enter.
         """
         digest = self._reading()
+        digest.update((self.compute or "").encode())
         for name, tensor in sorted(self.tensors().items()):
             digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -358,6 +373,6 @@ class Model(nn.Module, ABC):
             "kind": self.kind,
             **self.spec(),
             "dim": self.dim,
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "dtype": self.compute or str(self.dtype).removeprefix("torch."),
             "hash": self.hash(),
         }

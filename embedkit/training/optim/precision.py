@@ -11,18 +11,10 @@ import torch
 from torch import Tensor
 
 from embedkit.errors import RecipeError
+from embedkit.system.cpu import cpu_has_bf16
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 matrices in hardware; elsewhere bf16 is emulated, hundreds of times slower."""
-    flags = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    names = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16", "arm_bf16")
-    if flags:
-        return any(bool(flags.get(name)) for name in names)
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
 def choose_precision(setting: str, device: torch.device) -> Precision:
