@@ -367,12 +367,23 @@ def test_graded_judgements_and_queries_without_a_relevant_document(model: Path, 
     assert any("1 judged queries have no relevant document and count as 0: 'q4'" in note for note in report.notes)
 
 
-def test_queries_corpus_and_relevant_docs_in_one_object(tmp_path: Path) -> None:
-    """FlagEmbedding#1262, sentence-transformers#2814: the way to give them is said"""
-    data = {"queries": {"a": "the dog"}, "corpus": {"1": "a dog", "2": "a car"}, "relevant_docs": {"a": ["1"]}}
-    (tmp_path / "qa.json").write_text(json.dumps(data))
-    for given in (data, str(tmp_path / "qa.json")):
-        with pytest.raises(
-            DataError, match=r"BEIR's form: a folder with corpus.jsonl, queries.jsonl and qrels/test.ts"
-        ):
-            open_suite("own-retrieval", given)
+def test_queries_corpus_and_relevant_docs_in_one_object(model: Path, tmp_path: Path, capsys: Any) -> None:
+    """FlagEmbedding#1262, sentence-transformers#2814"""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.evaluation import InformationRetrievalEvaluator
+
+    corpus = {str(i): words(i, 8) for i in range(30)}
+    queries = {f"q{i}": words(i + 1, 3) for i in range(12)}
+    relevant = {f"q{i}": {str(i), str(i + 9)} for i in range(12)}
+    right = InformationRetrievalEvaluator(queries, corpus, relevant)(SentenceTransformer(str(model), device="cpu"))
+    data = {"queries": queries, "corpus": corpus, "relevant_docs": relevant}
+    loaded = embedkit.load(model)
+    report = embedkit.evaluate(loaded, data=data, resamples=0)
+    assert report.scores["data"] == pytest.approx(100 * right["cosine_ndcg@10"], abs=1e-4)
+    data["relevant_docs"] = {name: sorted(ids) for name, ids in relevant.items()}
+    (tmp_path / "qa.json").write_text(json.dumps({**data, "mode": "text"}))
+    assert embedkit.evaluate(loaded, data=tmp_path / "qa.json", resamples=0).scores["qa"] == report.scores["data"]
+    with pytest.raises(DataError, match="relevant_docs names '99', which has no text"):
+        open_suite("own-retrieval", {**data, "relevant_docs": {"q1": ["99"]}})
+    out = said(capsys, "train", "pairs", tmp_path / "qa.json", f"model={model}", code=2)
+    assert "to be trained on, rows of query and positive" in out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 from embedkit.data.schema.roles import IMAGE_NAMES, named_role
 from embedkit.data.schema.rows import BadRow
 from embedkit.data.sources import objects
+from embedkit.data.sources.formats.json_objects import COLLECTION
 from embedkit.data.sources.registry import format_of, readers, stem, table_endings
 from embedkit.data.sources.splits import split_of_stem
 from embedkit.errors import DataError
@@ -24,6 +26,9 @@ Data = Any
 """
 
 _NAME = re.compile(NAME_PATTERN)
+_SEARCH = frozenset({"queries", "corpus", "relevant_docs"})
+"""Keys of an object with all of a search task: the arguments of sentence-transformers' evaluator, and LlamaIndex' file.
+"""
 
 
 @dataclass(frozen=True)
@@ -98,12 +103,17 @@ def look(data: Data) -> Look:
     """
     if isinstance(data, Look):
         return data
+    if isinstance(data, Mapping) and set(data) >= _SEARCH:
+        return Look("data", _search_table(data, "data"))
     if is_object(data):
         return Look("data", _with_images(rows_in_memory(data)))
     path = Path(data).expanduser()
     if not path.exists():
         raise DataError("no such file or folder", where=str(data), remedy="check the path")
     if path.is_file():
+        whole = _json_object(path) if path.suffix.lower() == ".json" else {}
+        if set(whole) >= _SEARCH:
+            return Look(str(path), _search_table(whole, str(path)))
         return Look(str(path), _with_images(read_table(path)))
     if is_collection(path):
         return Look(str(path), collection=path)
@@ -111,6 +121,61 @@ def look(data: Data) -> Look:
         columns, numbers = read_folder(path)
         return Look(str(path), Table(columns, numbers, str(path)))
     return Look(str(path), _with_images(_joined(path)))
+
+
+def _json_object(path: Path) -> Mapping[str, Any]:
+    """The JSON object that a file is as a whole; empty for any other content, which `read_table` reads or refuses."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _search_table(data: Mapping[str, Any], source: str) -> Table:
+    """Queries with the lists of their relevant documents; documents of no query stand among the first one's negatives,
+    which are searched, too.
+
+    Raises
+    ------
+    DataError
+        A part has another form, or an id has no text.
+    """
+    queries, documents = (_texts_by_id(data, key, source) for key in ("queries", "corpus"))
+    relevant = data["relevant_docs"]
+    if not isinstance(relevant, Mapping) or any(isinstance(ids, str | Mapping) for ids in relevant.values()):
+        raise DataError("relevant_docs is no {query id: [document ids]}", where=source, remedy=COLLECTION)
+    judged = {str(query): [str(one) for one in ids] for query, ids in relevant.items() if ids}
+    strange = [name for name in judged if name not in queries]
+    strange += [name for ids in judged.values() for name in ids if name not in documents]
+    if strange or not judged:
+        what = (
+            f"relevant_docs names {strange[0]!r}, which has no text" if strange else "relevant_docs names no document"
+        )
+        raise DataError(what, where=source, remedy="check that the ids are the same")
+    positives = [[documents[name] for name in ids] for ids in judged.values()]
+    answers = {text for texts in positives for text in texts}
+    rest = [text for text in documents.values() if text not in answers]
+    negatives = [rest, *([] for _ in positives[1:])]
+    columns: dict[str, list[Any]] = {
+        "query": [queries[name] for name in judged],
+        "positive": positives,
+        "negatives": negatives,
+    }
+    return Table(columns, list(range(1, len(judged) + 1)), source)
+
+
+def _texts_by_id(data: Mapping[str, Any], key: str, source: str) -> dict[str, str]:
+    """The texts of ``queries`` or ``corpus`` by their ids; a document may be ``{"title": .., "text": ..}``."""
+    part = data[key]
+    entries = part.items() if isinstance(part, Mapping) else ()
+    texts = {
+        str(name): f"{one.get('title') or ''} {one.get('text')}".strip() if isinstance(one, Mapping) else one
+        for name, one in entries
+    }
+    if not texts or not all(isinstance(text, str) for text in texts.values()):
+        raise DataError(f"{key} is no {{id: text}}", where=source, remedy=COLLECTION)
+    return texts
 
 
 def _with_images(table: Table) -> Table:

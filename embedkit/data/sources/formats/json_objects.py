@@ -9,8 +9,8 @@ from embedkit.data.schema.characters import check_characters
 from embedkit.data.schema.rows import BadRow
 
 COLLECTION = (
-    "to be scored, write documents, queries and judgements in BEIR's form: a folder with corpus.jsonl, queries.jsonl "
-    "and qrels/test.tsv; to be trained on, rows of query and positive"
+    "to be scored, give queries {id: text}, corpus {id: text} and relevant_docs {query id: [document ids]}, or BEIR's "
+    "form: a folder with corpus.jsonl, queries.jsonl and qrels/test.tsv; to be trained on, rows of query and positive"
 )
 """How queries, documents and judgements in one object are given instead."""
 
