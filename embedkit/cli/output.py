@@ -113,7 +113,7 @@ def check_json(target: str | None) -> None:
     >>> check_json("no such folder/scores.json")
     Traceback (most recent call last):
         ...
-    UserError: no such folder/scores.json: the folder of the JSON file does not exist; make it first
+    embedkit.errors.UserError: no such folder/scores.json: the folder of the JSON file does not exist; make it first
     """
     if target not in (None, "-") and not Path(target).absolute().parent.is_dir():
         raise UserError("the folder of the JSON file does not exist", where=target, remedy="make it first")

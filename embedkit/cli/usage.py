@@ -33,7 +33,7 @@ class Command(TyperCommand):
     >>> command.make_context("suites", ["own-sts", "--jsn", "x"])
     Traceback (most recent call last):
         ...
-    UserError: on the command line: unknown option '--jsn'; did you mean '--json'?
+    embedkit.errors.UserError: on the command line: unknown option '--jsn'; did you mean '--json'?
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -231,7 +231,7 @@ def check_command(words: Sequence[str], commands: Iterable[str], own: Iterable[s
     >>> check_command(["trian"], ["train", "eval"], ["--help"])
     Traceback (most recent call last):
         ...
-    UserError: on the command line: unknown command 'trian'; did you mean 'train'?
+    embedkit.errors.UserError: on the command line: unknown command 'trian'; did you mean 'train'?
     """
     first = next(iter(words), None)
     if first is None or first in commands or first in own:

@@ -100,7 +100,7 @@ def check_vectors(vectors: Array, items: Sequence[Item]) -> Array:
     >>> check_vectors(np.array([[0.6, np.nan]]), ["a cat"])
     Traceback (most recent call last):
         ...
-    NonFiniteError: 1 embeddings hold NaN or infinity, first for 'a cat'
+    embedkit.errors.NonFiniteError: 1 embeddings hold NaN or infinity, first for 'a cat'
     """
     if vectors.ndim != 2 or len(vectors) != len(items) or vectors.shape[1] == 0:
         raise UserError(

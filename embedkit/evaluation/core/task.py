@@ -261,7 +261,7 @@ def check_settings(kinds: Sequence[str], settings: Mapping[str, Any]) -> None:
     >>> check_settings(["sts"], {"agregation": "mean"})
     Traceback (most recent call last):
         ...
-    UserError: unknown evaluation setting 'agregation'; did you mean 'aggregation'?
+    embedkit.errors.UserError: unknown evaluation setting 'agregation'; did you mean 'aggregation'?
     """
     names = known_settings(kinds)
     for key in settings:

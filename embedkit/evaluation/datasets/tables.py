@@ -49,7 +49,7 @@ class Table:
     >>> table.texts("text")
     Traceback (most recent call last):
         ...
-    DataError: pets.csv:3: column 'text' is empty; mend or remove the row
+    embedkit.errors.DataError: pets.csv:3: column 'text' is empty; mend or remove the row
     """
 
     columns: dict[str, list[Any]]
