@@ -105,8 +105,8 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class Opening:
-    """What a task is opened with: data, split, sub-folder, seed; settings of the suite, and overrides of the user, which
-    win over the task's own.
+    """What a task is opened with: data, split, sub-folder, seed; settings of the suite, and overrides of the user,
+    which win over the task's own.
 
     ``data`` is a folder, None for the hub, or for a task on own data the table or the folder itself.
 
