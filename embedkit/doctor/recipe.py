@@ -217,7 +217,7 @@ def _gradients(
 
     from embedkit.data.images.decoding import decode_batches
     from embedkit.factory import build
-    from embedkit.training import setup
+    from embedkit.training import batching, setup
     from embedkit.training.loop.batches import prepare
     from embedkit.training.loop.cache import Chunking
     from embedkit.training.loop.guide import Guide
@@ -237,7 +237,7 @@ def _gradients(
     bundle.train()
     step = TrainStep(bundle, method, World(), Chunking(), autocast=contextlib.nullcontext)
     first = ((0, _shortened(batch)) for batch in itertools.islice(rows.batches(0), 1))
-    for _, batch in decode_batches(first, setup.decoding(recipe, method, model), rows.where):
+    for _, batch in decode_batches(first, batching.decoding(recipe, method, model), rows.where):
         step.gradients(prepare(batch, method, model, seed=recipe.seed, epoch=0))
     parameters = [(name, p) for name, p in bundle.named_parameters() if p.requires_grad]
     norms = {name: None if p.grad is None else float(p.grad.norm()) for name, p in parameters}

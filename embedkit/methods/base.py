@@ -54,6 +54,16 @@ class Method:
         Roles of the rows.
     objective : dict or None
         The objective when the recipe names none; None for a method whose `terms` are all its loss.
+
+    Examples
+    --------
+    >>> class Echo(Method):
+    ...     def views(self, rows, random):
+    ...         return {name: View([row["anchor"] for row in rows], [0]) for name in ("anchor", "positive")}
+    >>> list(Echo().views([{"anchor": "a cat"}], np.random.default_rng))
+    ['anchor', 'positive']
+    >>> Echo().objective
+    {'name': 'infonce', 'temperature': 0.05}
     """
 
     paper: ClassVar[str] = ""
@@ -214,7 +224,16 @@ class Method:
 
 
 def prepare_view(model: Model, view: View) -> Inputs:
-    """What the tower of a view takes: tokens of texts, pixels of images, feature arrays as they are."""
+    """What the tower of a view takes: tokens of texts, pixels of images, feature arrays as they are.
+
+    Examples
+    --------
+    >>> from embedkit.factory import build
+    >>> from embedkit.config.recipe import ModelConfig
+    >>> model = build(ModelConfig(kind="static", tokenizer="builtin", dim=4), 0)
+    >>> prepare_view(model, View(["a cat", "the dog sleeps"], [0, 1])).costs
+    array([4, 8])
+    """
     if view.tower == "text":
         return model.prepare(view.inputs, view.prompt)
     from embedkit.views.image import prepare_images

@@ -14,7 +14,13 @@ from embedkit.views.image import Transform, image_inputs
 
 
 def chosen_texts(texts: Sequence[str], count: int, random: np.random.Generator) -> list[str]:
-    """`count` different entries of a list in a drawn order (all of them when there are fewer)."""
+    """`count` different entries of a list in a drawn order (all of them when there are fewer).
+
+    Examples
+    --------
+    >>> chosen_texts(["a dog", "a dog runs", "a brown dog"], 2, np.random.default_rng(0))
+    ['a brown dog', 'a dog runs']
+    """
     order = np.argsort(random.bit_generator.random_raw(len(texts)), kind="stable")  # type: ignore[attr-defined]
     return [texts[place] for place in order[:count]]
 
@@ -34,6 +40,13 @@ class ImageText(Method):
         Captions of an image in a step.
     template : str, optional
         Text with ``{}`` around each caption, e.g. "a photo of a {}." for class names.
+
+    Examples
+    --------
+    >>> method = ImageText(transform="none", template="a photo of a {}.")
+    >>> rows = [{"image": b"", "texts": ["cat"]}, {"image": b"", "texts": ["dog"]}]
+    >>> method.views(rows, np.random.default_rng)["positive"]
+    View(inputs=['cat', 'dog'], owner=[0, 1], prompt='a photo of a {}.', tower='text', ...)
     """
 
     contract: ClassVar[Contract] = Contract(
@@ -54,10 +67,10 @@ class ImageText(Method):
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         generators = [random(i) for i in range(len(rows))]
         texts = [chosen_texts(row["texts"], self.captions, g) for row, g in zip(rows, generators, strict=True)]
-        owner = [i for i, found in enumerate(texts) for _ in found]
+        owner = [i for i, captions in enumerate(texts) for _ in captions]
         return {
             "anchor": self.images(rows, generators),
-            "positive": View([text for found in texts for text in found], owner, self.template),
+            "positive": View([text for captions in texts for text in captions], owner, self.template),
         }
 
     def images(self, rows: Sequence[Row], generators: Sequence[np.random.Generator]) -> View:

@@ -41,9 +41,9 @@ class _PairChange(_Change):
     adversarial: NotNegative = 0.0
 
 
-def _settings(given: Mapping[str, Any] | None, where: str, known: type[_Change] = _Change) -> dict[str, Any]:
+def _settings(config: Mapping[str, Any] | None, where: str, schema: type[_Change] = _Change) -> dict[str, Any]:
     """Forward settings of a view, in the order given; false takes one off that another recipe has."""
-    return check(known, {name: value for name, value in (given or {}).items() if value is not False}, where)
+    return check(schema, {name: value for name, value in (config or {}).items() if value is not False}, where)
 
 
 def _contrast(temperature: float, rate: float, fidelity: Fidelity) -> dict[str, Any]:
@@ -105,7 +105,8 @@ class ConSERT(Method):
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         texts, owner = [row["anchor"] for row in rows], list(range(len(rows)))
         return {
-            name: View(texts, owner, settings={"pooling": "mean", **given}) for name, given in self.settings.items()
+            name: View(texts, owner, settings={"pooling": "mean", **settings})
+            for name, settings in self.settings.items()
         }
 
 
@@ -175,32 +176,32 @@ class ConSERTSupervised(Method):
         from embedkit import objectives
 
         features = 4 if self.fidelity == "code" else 3
-        found: dict[str, Any] = {"classifier": nn.Linear(features * model.training_dim, self.classes)}
+        modules: dict[str, Any] = {"classifier": nn.Linear(features * model.training_dim, self.classes)}
         if self.objective is not None:
-            found["contrast"] = objectives.build(self.objective, dim=model.training_dim)
-        return nn.ModuleDict(found)
+            modules["contrast"] = objectives.build(self.objective, dim=model.training_dim)
+        return nn.ModuleDict(modules)
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         owner = list(range(len(rows)))
         premises, hypotheses = ([row[role] for row in rows] for role in ("anchor", "positive"))
-        plain, changed = ({"pooling": "mean", **given} for given in (self.first, self.second))
-        found = {name: View(texts, owner, settings=plain)
+        plain, second = ({"pooling": "mean", **settings} for settings in (self.first, self.second))
+        first_views = {name: View(texts, owner, settings=plain)
                  for name, texts in (("anchor", premises), ("hypothesis", hypotheses))}  # fmt: skip
         if self.objective is None:
-            return found
-        if "adversarial" in changed:
+            return first_views
+        if "adversarial" in second:
             labels = np.asarray([row["label"] for row in rows], dtype=np.int64)
             pairs = [json.dumps(pair) for pair in zip(premises, hypotheses, strict=True)]
-            changed["pair_epsilon"] = changed.pop("adversarial")  # the name without "pair" is that of a view's step
-            return {**found, "pair": View(pairs, owner, settings=changed, data={"label": labels})}
-        return {**found, "positive": View(premises, owner, settings=changed),
-                "hypothesis2": View(hypotheses, owner, settings=changed)}  # fmt: skip
+            second["pair_epsilon"] = second.pop("adversarial")  # the name without "pair" is that of a view's step
+            return {**first_views, "pair": View(pairs, owner, settings=second, data={"label": labels})}
+        return {**first_views, "positive": View(premises, owner, settings=second),
+                "hypothesis2": View(hypotheses, owner, settings=second)}  # fmt: skip
 
     def prepare(self, model: Model, name: str, view: View) -> Inputs:
         if name != "pair":
             return super().prepare(model, name, view)
         sides = zip(*(json.loads(pair) for pair in view.inputs), strict=True)
-        return paired(*(model.prepare(texts) for texts in sides))
+        return _paired(*(model.prepare(texts) for texts in sides))
 
     def embed(self, model: Any, parts: nn.ModuleDict, inputs: Any, **settings: Any) -> Tensor:
         epsilon = settings.pop("pair_epsilon", None)
@@ -208,7 +209,7 @@ class ConSERTSupervised(Method):
             return model(inputs, **settings)  # type: ignore[no-any-return]
         import torch
 
-        sides = apart(inputs)
+        sides = _apart(inputs)
         labels = torch.from_numpy(inputs.data["label"]).to(inputs.device)
         moves = self._moves(model, parts, sides, labels, epsilon, settings)
         return torch.cat([model(x, edit=_adding(move), **settings) for x, move in zip(sides, moves, strict=True)], 1)
@@ -241,8 +242,8 @@ class ConSERTSupervised(Method):
     def _features(self, u: Tensor, v: Tensor) -> Tensor:
         import torch
 
-        found = [u, v, (u - v).abs()]
-        return torch.cat([*found, torch.maximum(u, v) ** 2] if self.fidelity == "code" else found, dim=1)
+        features = [u, v, (u - v).abs()]
+        return torch.cat([*features, torch.maximum(u, v) ** 2] if self.fidelity == "code" else features, dim=1)
 
     def project(self, outputs: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict) -> dict[str, Tensor]:
         if self.objective is None:
@@ -268,16 +269,16 @@ class ConSERTSupervised(Method):
         if self.objective is None:
             return {"classes": loss}
         names = {"anchor": "hypothesis", "positive": "hypothesis"}
-        given = replace(
+        hypotheses = replace(
             batch,
             owner={n: batch.owner[o] for n, o in names.items()},
             keys={n: batch.keys[o] for n, o in names.items()},
         )
         both = {"anchor": outputs["hypothesis"], "positive": self._second(outputs)[1]}
-        return {"classes": loss, "hypotheses": parts["contrast"](both, given).loss}
+        return {"classes": loss, "hypotheses": parts["contrast"](both, hypotheses).loss}
 
 
-def paired(first: Inputs, second: Inputs) -> Inputs:
+def _paired(first: Inputs, second: Inputs) -> Inputs:
     """Each text of `first` with that of `second` behind it as one sequence; ``data["split"]``: tokens of the first."""
     from embedkit.models.inputs.inputs import Inputs
 
@@ -285,14 +286,14 @@ def paired(first: Inputs, second: Inputs) -> Inputs:
     return Inputs.of(rows, data={"split": first.costs})
 
 
-def apart(inputs: Inputs) -> tuple[Inputs, Inputs]:
-    """The two sides of `paired` inputs; the second has seeds of its own."""
+def _apart(inputs: Inputs) -> tuple[Inputs, Inputs]:
+    """The two sides of `_paired` inputs; the second has seeds of its own."""
     from embedkit.models.augment.counter_rng import mixed
 
     front = inputs.places < inputs.data["split"][inputs.owner]
     sides = []
-    for number, kept in enumerate((front, ~front)):
-        side = inputs.keep(kept)
+    for number, side_mask in enumerate((front, ~front)):
+        side = inputs.keep(side_mask)
         side.positions = None  # each side counts from its own start
         sides.append(side.replace(seeds=inputs.seeds if number == 0 else mixed(inputs.seeds)))
     return sides[0], sides[1]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from embedkit.objectives.base import ObjectiveBatch
 
 
-def projector(inputs: int, hidden: int, outputs: int, norm: bool) -> nn.Sequential:
+def _projector(inputs: int, hidden: int, outputs: int, norm: bool) -> nn.Sequential:
     """Linear, batch normalisation where `norm` is set, ReLU, linear: (N, inputs) -> (N, outputs)."""
     from torch import nn
 
@@ -28,7 +28,7 @@ def projector(inputs: int, hidden: int, outputs: int, norm: bool) -> nn.Sequenti
     return nn.Sequential(nn.Linear(inputs, hidden, bias=not norm), *between, nn.ReLU(), nn.Linear(hidden, outputs))
 
 
-def follow(parts: nn.ModuleDict, decay: float) -> None:
+def _follow(parts: nn.ModuleDict, decay: float) -> None:
     """Move the running mean of a projector towards it."""
     import torch
 
@@ -51,6 +51,13 @@ class TwoViews(Method):
         Random changes, see `embedkit.views.image.Transform`.
     hidden, size : int
         Width and output of the projector, which is trained beside the model and not saved with it.
+
+    Examples
+    --------
+    >>> rows = [{"image": b"one", "image2": b"another shot"}]
+    >>> views = TwoViews("none").views(rows, np.random.default_rng)
+    >>> [view.inputs[0].picture for view in views.values()]
+    [b'one', b'another shot']
     """
 
     contract: ClassVar[Contract] = Contract(
@@ -124,7 +131,7 @@ class SimCLR(TwoViews):
 
     def parts(self, model: Model) -> nn.ModuleDict:
 
-        return self.with_mean(projector(model.training_dim, self.hidden, self.size, True), self.ema)
+        return self.with_mean(_projector(model.training_dim, self.hidden, self.size, True), self.ema)
 
     def project(self, outputs: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict) -> dict[str, Tensor]:
         import torch
@@ -144,7 +151,7 @@ class SimCLR(TwoViews):
     ) -> None:  # fmt: skip
         """Move the projector's mean, where there is one."""
         if "mean" in parts:
-            follow(parts, self.ema or 0.0)
+            _follow(parts, self.ema or 0.0)
 
 
 @methods.add("moco")
@@ -182,13 +189,13 @@ class MoCo(TwoViews):
         self.momentum = momentum
 
     def parts(self, model: Model) -> nn.ModuleDict:
-        return self.with_mean(projector(model.training_dim, self.hidden, self.size, False), self.momentum)
+        return self.with_mean(_projector(model.training_dim, self.hidden, self.size, False), self.momentum)
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
-        made = super().views(rows, random)
-        made["anchor"].guided = False
-        made["positive"].settings = {"key": True}
-        return made
+        both = super().views(rows, random)
+        both["anchor"].guided = False
+        both["positive"].settings = {"key": True}
+        return both
 
     def embed(self, model: Any, parts: nn.ModuleDict, inputs: Any, **settings: Any) -> Tensor:
         """Queries go through the model; keys only through its mean, the guide."""
@@ -215,4 +222,4 @@ class MoCo(TwoViews):
         parts: nn.ModuleDict,
     ) -> None:  # fmt: skip
         """Move the projector's mean."""
-        follow(parts, self.momentum)
+        _follow(parts, self.momentum)

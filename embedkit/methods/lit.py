@@ -56,14 +56,14 @@ class LiT(ImageText):
 
     def images(self, rows: Sequence[Row], generators: Sequence[np.random.Generator]) -> View:
         """The images, or the tower's vectors of them where they are known."""
-        known = [row.get("features") is not None for row in rows]
-        if rows and all(known):
-            inputs = [LockedVector(row["features"], row["image"]) for row in rows]
+        has_vector = [row.get("features") is not None for row in rows]
+        if rows and all(has_vector):
+            inputs = [_LockedVector(row["features"], row["image"]) for row in rows]
             return View(inputs, list(range(len(rows))), tower="image")
         return super().images(rows, generators)
 
     def prepare(self, model: Model, name: str, view: View) -> Inputs:
-        if not (view.inputs and isinstance(view.inputs[0], LockedVector)):
+        if not (view.inputs and isinstance(view.inputs[0], _LockedVector)):
             return prepare_view(model, view)
         import torch
 
@@ -80,16 +80,16 @@ class LiT(ImageText):
 
         from embedkit.models.inputs.images import ImageInputs
 
-        known = inputs.data.get("features")
-        if known is not None:
-            vectors = torch.as_tensor(known, device=inputs.device, dtype=model.dtype)
+        features = inputs.data.get("features")
+        if features is not None:
+            vectors = torch.as_tensor(features, device=inputs.device, dtype=model.dtype)
             return model.projections["image"](vectors)  # type: ignore[no-any-return]
         if not isinstance(inputs, ImageInputs):
             return model(inputs, **settings)  # type: ignore[no-any-return]
         return model.projections["image"](tower_vectors(model, inputs))  # type: ignore[no-any-return]
 
 
-class LockedVector:
+class _LockedVector:
     """A known vector (W,) of an image, with the key of the image's file."""
 
     __slots__ = ("key", "vector")
@@ -99,7 +99,18 @@ class LockedVector:
 
 
 def tower_vectors(model: Any, inputs: Any) -> Tensor:
-    """The image tower's own vectors (N, W) as at use time, without gradient; the tower is left in its mode."""
+    """The image tower's own vectors (N, W) as at use time, without gradient; the tower is left in its mode.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> from embedkit.views.image import prepare_images
+    >>> model = build(load_recipe("clip-small", smoke=True).model, 0)
+    >>> tower_vectors(model, prepare_images(model, [Image.new("RGB", (40, 30))])).shape
+    torch.Size([1, 16])
+    """
     import torch
 
     training = model.image.training

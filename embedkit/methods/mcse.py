@@ -92,10 +92,10 @@ class MCSE(Method):
                             remedy="map a column of numbers to the role features")  # fmt: skip
         pictured = [i for i, row in enumerate(rows) if row["features"] is not None]
         features = [np.asarray(rows[i]["features"], dtype=np.float32) for i in pictured]
-        for i, found in zip(pictured, features, strict=True):
-            if found.shape != (self.size,):
+        for i, vector in zip(pictured, features, strict=True):
+            if vector.shape != (self.size,):
                 raise DataError(
-                    f"{len(found)} features of {rows[i]['anchor'][:40]!r}", where="role 'features'",
+                    f"{len(vector)} features of {rows[i]['anchor'][:40]!r}", where="role 'features'",
                     remedy=f"give {self.size} everywhere, or set method.size",
                 )  # fmt: skip
         image = View(features, pictured, tower="image", guided=False)

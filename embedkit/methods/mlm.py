@@ -112,13 +112,13 @@ class MaskedWords(Method):
 
         hidden = hide_tokens(inputs, model.tokenizer, self.rate)
         place = np.flatnonzero(hidden.targets)
-        chosen = torch.from_numpy(place).to(inputs.device)
+        targets = torch.from_numpy(place).to(inputs.device)
         owner = torch.from_numpy(inputs.owner[place]).to(inputs.device)
         states = in_input_order(model.token_states(hidden.inputs, **settings), inputs)
         tied = (model.mask_head, model.encoder.get_input_embeddings()) if self.tied else None
         head, words = tied or (parts["head"], parts["words"])
-        logits = head(states[chosen], words.weight)  # (M, V)
-        losses = F.cross_entropy(logits.float() if logits.dtype != torch.float64 else logits, inputs.ids[chosen],
+        logits = head(states[targets], words.weight)  # (M, V)
+        losses = F.cross_entropy(logits.float() if logits.dtype != torch.float64 else logits, inputs.ids[targets],
                                  reduction="none")  # fmt: skip
         zeros = losses.new_zeros(len(inputs))
         return torch.stack([zeros.index_add(0, owner, losses), zeros.index_add(0, owner, losses * 0 + 1)], dim=1)

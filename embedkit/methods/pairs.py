@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 
 
 def role_views(rows: Sequence[Row], prompts: dict[str, str] | None = None) -> dict[str, View]:
-    """One view a text role: anchor and positive with one text a row, negatives with as many as each row has."""
+    """One view a text role: anchor and positive with one text a row, negatives with as many as each row has.
+
+    Examples
+    --------
+    >>> views = role_views([{"anchor": "a", "positive": "b", "negatives": ["c", "d"]}])
+    >>> views["negatives"]
+    View(inputs=['c', 'd'], owner=[0, 0], prompt=None, ...)
+    """
     prompts = prompts or {}
     views = {
         role: View([row[role] for row in rows], list(range(len(rows))), prompts.get(role))
@@ -89,19 +96,19 @@ class Pairs(Method):
             model.prompts = {**model.prompts, **own}
 
     def notes(self, model: Model) -> list[str]:
-        used = {role: prompt for role in PROMPT_NAMES if (prompt := self.prompt_of(model, role)) is not None}
-        shown = ", ".join(f"{role} {_text(model, prompt)!r}" for role, prompt in used.items())
+        prompts = {role: prompt for role in PROMPT_NAMES if (prompt := self.prompt_of(model, role)) is not None}
+        listing = ", ".join(f"{role} {_text(model, prompt)!r}" for role, prompt in prompts.items())
         if self.prompts:
-            return [f"prompts in training: {shown}; they are saved with the model as query and document"]
-        if used:
-            return [f"the model's own prompts are used in training: {shown}; method.prompts={{}} is none"]
+            return [f"prompts in training: {listing}; they are saved with the model as query and document"]
+        if prompts:
+            return [f"the model's own prompts are used in training: {listing}; method.prompts={{}} is none"]
         return []
 
     def prompt_of(self, model: Model, role: str) -> str | None:
         if self.prompts is not None:
             return self.prompts.get(role)
-        known = getattr(model, "prompts", {})
-        names = {role: next((n for n in choices if n in known), None) for role, choices in PROMPT_NAMES.items()}
+        own = getattr(model, "prompts", {})
+        names = {role: next((n for n in choices if n in own), None) for role, choices in PROMPT_NAMES.items()}
         return names[role] if None not in names.values() else None
 
     def prepare(self, model: Model, name: str, view: View) -> Inputs:

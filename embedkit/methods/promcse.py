@@ -77,7 +77,7 @@ class PromCSE(Method):
             model.soft_prompt = SoftPrompt(model.encoder.config, self.prompt_length, self.dropout)
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
-        found = role_views(rows)
-        if "positive" not in found:
-            found["positive"] = View(list(found["anchor"].inputs), list(found["anchor"].owner))
-        return found
+        both = role_views(rows)
+        if "positive" not in both:
+            both["positive"] = View(list(both["anchor"].inputs), list(both["anchor"].owner))
+        return both

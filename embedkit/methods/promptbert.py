@@ -130,7 +130,7 @@ class PromptBERTSupervised(_Prompted):
         if text.layers:
             text.template_bias = TemplateBias("always", "pooled", self._shift(text))
         else:
-            text.dense.append(pretrained_transform(text))
+            text.dense.append(_pretrained_transform(text))
             text.template_bias = TemplateBias("always", "head", self._shift(text))
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
@@ -182,7 +182,7 @@ class PromptBERTOptimised(_Prompted):
         if name is None:
             raise ModelError("there is no template to learn", where="model.prompts", remedy="give the prompt 'first'")
         old = text.prompts[name]
-        new, first = learnable_template(text, old)
+        new, first = _learnable_template(text, old)
         for other, template in text.prompts.items():  # the same template with another slot stays the same
             if template.replace(SENTENCE_SLOT, SLOT) == old:
                 text.prompts[other] = new.replace(SLOT, SENTENCE_SLOT) if SENTENCE_SLOT in template else new
@@ -190,7 +190,7 @@ class PromptBERTOptimised(_Prompted):
             text.encoder.requires_grad_(False)
             words = text.encoder.get_input_embeddings().weight.requires_grad_(True)
             words.register_hook(lambda gradient: _rows_from(gradient, first))
-        head = pretrained_transform(text)
+        head = _pretrained_transform(text)
         head.train_only = True
         text.dense.append(head)
 
@@ -206,27 +206,27 @@ def _rows_from(gradient: Any, first: int) -> Any:
     return torch.cat([torch.zeros_like(gradient[:first]), gradient[first:]])
 
 
-def learnable_template(text: Any, template: str) -> tuple[str, int]:
+def _learnable_template(text: Any, template: str) -> tuple[str, int]:
     """Replace the words of a template by new ones; the new template, and the id of the first new word."""
     prefix, slot, suffix = template.partition("{}")
     mask = text.tokenizer.mask_token
     if not slot or mask not in suffix:
         raise ModelError(f"template {template!r} has no {mask} behind its slot", where="model.prompts", remedy="add it")
-    known: list[int] = []
+    token_ids: list[int] = []
 
     def renamed(part: str) -> str:
         ids = text.tokenizer(part, add_special_tokens=False)["input_ids"] if part.strip() else []
-        start = len(known)
-        known.extend(ids)
+        start = len(token_ids)
+        token_ids.extend(ids)
         return "".join(f"[template{start + i}]" for i in range(len(ids)))
 
     before, _, after = suffix.partition(mask)
     parts = renamed(prefix), renamed(before), renamed(after)
-    new = text.add_tokens([f"[template{i}]" for i in range(len(known))], known)
+    new = text.add_tokens([f"[template{i}]" for i in range(len(token_ids))], token_ids)
     return f"{parts[0]}{slot}{parts[1]}{mask}{parts[2]}", min(new)
 
 
-def pretrained_transform(text: Any) -> Any:
+def _pretrained_transform(text: Any) -> Any:
     """A dense layer like the transform of the encoder's masked-word head, pretrained where the folder has it."""
     from embedkit.formats.transformers.masked_head import masked_head
     from embedkit.models.modules.text import Dense

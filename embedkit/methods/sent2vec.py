@@ -131,9 +131,9 @@ class Sent2Vec(Method):
         weights = np.ones(len(words))
         if self.frequencies is not None:
             counts, total = word_counts(self.frequencies)
-            seen = np.array([counts[word] for word in words], dtype=float)
-            ratio = self.t * total / np.maximum(seen, 1.0)  # t / f
-            weights = np.where(seen >= self.least, np.minimum(1.0, np.sqrt(ratio) + ratio), 0.0)
+            frequency = np.array([counts[word] for word in words], dtype=float)
+            ratio = self.t * total / np.maximum(frequency, 1.0)  # t / f
+            weights = np.where(frequency >= self.least, np.minimum(1.0, np.sqrt(ratio) + ratio), 0.0)
             if not weights.any():
                 weights = np.ones(len(words))
         return int(random.choice(len(words), p=weights / weights.sum()))
@@ -161,7 +161,15 @@ class Sent2Vec(Method):
 
 @lru_cache(maxsize=2)
 def word_counts(path: str) -> tuple[Counter[str], int]:
-    """How often each word stands in a file of sentences, and how many words there are."""
+    r"""How often each word stands in a file of sentences, and how many words there are.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> _ = Path("sentences.txt").write_text("a cat\na dog\n")
+    >>> word_counts("sentences.txt")
+    (Counter({'a': 2, 'cat': 1, 'dog': 1}), 4)
+    """
     from embedkit.data import read_rows
 
     counts: Counter[str] = Counter()

@@ -95,7 +95,7 @@ class SelfGuided(Method):
         pool = "mean" if self.fidelity == "code" else "max"
         with torch.no_grad():
             settings = {"dropout": None if self.fidelity == "code" else 0.0, **settings}
-            return pooled_layers(parts["copy"], inputs, pool, **settings)
+            return _pooled_layers(parts["copy"], inputs, pool, **settings)
 
     def project(self, outputs: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict) -> dict[str, Tensor]:
         """The head, on each layer by itself: (B, D) -> (B, P), (B, (L + 1) D) -> (B, (L + 1) P)."""
@@ -111,10 +111,10 @@ class SelfGuided(Method):
             return {}
         start: Any = parts["copy"]
         share = len(inputs) / len(batch.owner["anchor"])
-        return {"regulariser": self.regulariser * share * squared_distance(model.encoder, start.encoder)}
+        return {"regulariser": self.regulariser * share * _squared_distance(model.encoder, start.encoder)}
 
 
-def pooled_layers(model: Any, inputs: Any, pool: str, **settings: Any) -> Tensor:
+def _pooled_layers(model: Any, inputs: Any, pool: str, **settings: Any) -> Tensor:
     """Mean or maximum of the token states of each text in every layer, the embedding layer first: (n, (L + 1) H).
 
     `settings` are those of `TextEncoder.token_states`.
@@ -123,16 +123,16 @@ def pooled_layers(model: Any, inputs: Any, pool: str, **settings: Any) -> Tensor
 
     layers = tuple(range(model.encoder.config.num_hidden_layers + 1))
     states = model.token_states(inputs, layers, **settings)
-    found = []
+    pools = []
     for layer in layers:
         blocks = states.layers[layer].split([group.tokens for group in states.plan.groups])
         shaped = [b.view(g.count, g.length, -1) for b, g in zip(blocks, states.plan.groups, strict=True)]
-        found.append(torch.cat([b.mean(1) if pool == "mean" else b.amax(1) for b in shaped]))  # (n, H)
-    inverse = torch.from_numpy(states.plan.inverse()).to(found[0].device)
-    return torch.cat(found, dim=1).index_select(0, inverse)
+        pools.append(torch.cat([b.mean(1) if pool == "mean" else b.amax(1) for b in shaped]))  # (n, H)
+    inverse = torch.from_numpy(states.plan.inverse()).to(pools[0].device)
+    return torch.cat(pools, dim=1).index_select(0, inverse)
 
 
-def squared_distance(module: nn.Module, start: nn.Module) -> Tensor:
+def _squared_distance(module: nn.Module, start: nn.Module) -> Tensor:
     """Sum of the squared differences of all trained parameters of a module from those it started with."""
     import torch
 

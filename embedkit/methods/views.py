@@ -20,7 +20,14 @@ Steps = Annotated[Sequence[Entry] | Entry, SkipValidation]
 
 
 class Roles(Method):
-    """Views of the roles that rows have; "anchor" is also the text of every further view that has no role."""
+    """Views of the roles that rows have; "anchor" is also the text of every further view that has no role.
+
+    Examples
+    --------
+    >>> views = Roles().views([{"anchor": "a cat"}], np.random.default_rng)
+    >>> {name: view.inputs for name, view in views.items()}
+    {'anchor': ['a cat'], 'positive': ['a cat']}
+    """
 
     contract: ClassVar[Contract] = Contract(
         accepts=frozenset({"positive", "negatives", "score", "scores", "label", "group"})
@@ -33,11 +40,11 @@ class Roles(Method):
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         anchors = [row["anchor"] for row in rows]
-        made = role_views(rows)
-        if "positive" in made:  # a row whose source has none is its own positive
-            made["positive"].inputs = [row["positive"] or row["anchor"] for row in rows]
-        order = [*self.names, *(name for name in made if name not in self.names)]
-        return {name: made.get(name) or View(anchors, list(range(len(rows)))) for name in order}
+        by_role = role_views(rows)
+        if "positive" in by_role:  # a row whose source has none is its own positive
+            by_role["positive"].inputs = [row["positive"] or row["anchor"] for row in rows]
+        order = [*self.names, *(name for name in by_role if name not in self.names)]
+        return {name: by_role.get(name) or View(anchors, list(range(len(rows)))) for name in order}
 
 
 @methods.add("views")
@@ -69,9 +76,9 @@ class Views(Augmenting, Roles):
     def __init__(
         self, anchor: Steps = (), positive: Steps = (), negatives: Steps | None = None, more: Sequence[Steps] = ()
     ) -> None:  # fmt: skip
-        made = {"anchor": Chain.of(anchor, "method.anchor"), "positive": Chain.of(positive, "method.positive")}
-        made |= {f"view{i + 3}": Chain.of(chain, f"method.more.{i}") for i, chain in enumerate(more)}
-        self.names = tuple(made)
+        chains = {"anchor": Chain.of(anchor, "method.anchor"), "positive": Chain.of(positive, "method.positive")}
+        chains |= {f"view{i + 3}": Chain.of(chain, f"method.more.{i}") for i, chain in enumerate(more)}
+        self.names = tuple(chains)
         if negatives is not None:
-            made["negatives"] = Chain.of(negatives, "method.negatives")
-        self.chains = made  # type: ignore[misc]
+            chains["negatives"] = Chain.of(negatives, "method.negatives")
+        self.chains = chains  # type: ignore[misc]

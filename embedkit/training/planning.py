@@ -16,7 +16,7 @@ from embedkit.config.recipe import Recipe
 from embedkit.data.images.decoding import decode_batches
 from embedkit.errors import RecipeError
 from embedkit.system.log_file import read_log
-from embedkit.training import setup
+from embedkit.training import batching, setup
 from embedkit.training.loop.batches import StepBatch, prepare
 from embedkit.training.loop.cache import Chunking
 from embedkit.training.loop.schedule import steps_between
@@ -95,12 +95,19 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
     ------
     UserError
         As `train` would.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> figures = plan(load_recipe("quickstart", smoke=True))
+    >>> figures.steps["total"], figures.batch["rows"], figures.negatives["total"]
+    (4, 16, 15)
     """
     checked = setup.check_all(recipe)
     method = checked.method
     rows = setup.open_rows(recipe, method, checked.contract)
     recipe = setup.as_opened(recipe, rows)
-    total = setup.total_steps(recipe, rows)
+    total = batching.total_steps(recipe, rows)
     from embedkit.factory import build
 
     with notes_of_folders() as folder_notes:
@@ -113,7 +120,7 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
     batches = _first_batches(recipe, rows, method, model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     size = batches[0].size
-    setup.check_shares(size if rows.smallest_batch is None else rows.smallest_batch, processes)
+    batching.check_shares(size if rows.smallest_batch is None else rows.smallest_batch, processes)
     hard = round(float(np.mean([len(b.owner["negatives"]) / b.size if "negatives" in b.owner else 0 for b in batches])))
     config = setup.objective_config(recipe, method)
     precision = choose_precision(recipe.train.precision, device)
@@ -188,7 +195,7 @@ def _objective(config: Mapping[str, Any]) -> str:
 def _first_batches(recipe: Recipe, rows: Any, method: Any, model: Any) -> list[StepBatch]:
     batches = []
     source = ((0, batch) for batch in rows.batches(0))
-    for _, batch in decode_batches(source, setup.decoding(recipe, method, model), rows.where):
+    for _, batch in decode_batches(source, batching.decoding(recipe, method, model), rows.where):
         batches.append(prepare(batch, method, model, seed=recipe.seed, epoch=0))
         if len(batches) == _SAMPLE_STEPS:
             break
@@ -205,16 +212,16 @@ def _group(group: ParameterGroup) -> dict[str, Any]:
 
 
 def _steps(recipe: Recipe, rows: Any, total: int) -> dict[str, Any]:
-    per_epoch, saved = rows.steps_per_epoch, _every(recipe.train.save_every, rows, total)
+    per_epoch, saves = rows.steps_per_epoch, _every(recipe.train.save_every, rows, total)
     if recipe.evaluation is not None:
-        saved += f", and each {'new best' if recipe.train.save_every is not None else 'evaluation'}"
+        saves += f", and each {'new best' if recipe.train.save_every is not None else 'evaluation'}"
     epochs = None if per_epoch is None else round(total / per_epoch, 3)
-    return {"total": total, "per_epoch": per_epoch, "epochs": epochs, "checkpoint_every": saved}
+    return {"total": total, "per_epoch": per_epoch, "epochs": epochs, "checkpoint_every": saves}
 
 
-def _every(given: int | None, rows: Any, total: int) -> str:
+def _every(every: int | None, rows: Any, total: int) -> str:
     """How often something is done, in words."""
-    steps = steps_between(given, rows.steps_per_epoch, total)
+    steps = steps_between(every, rows.steps_per_epoch, total)
     return "epoch" if steps is None else f"{steps} step{'s' * (steps > 1)}"
 
 
@@ -252,12 +259,12 @@ def _memory(bundle: Bundle, recipe: Recipe, batches: Sequence[StepBatch], proces
     backward pass, dropout masks included, and one attention row a head; counted for the largest chunk.
     """
     weights = sum(p.numel() * p.element_size() for p in bundle.parameters())
-    trained = sum(p.numel() * p.element_size() for p in bundle.parameters() if p.requires_grad)
+    gradients = sum(p.numel() * p.element_size() for p in bundle.parameters() if p.requires_grad)
     _, tokens = _chunk_tokens(recipe, batches)
     config = None if bundle.model.backbone is None else bundle.model.backbone.config
     per_token = _bytes_per_token(config, int(bundle.model.dim), width, batches)
     activations = int(tokens / processes * per_token)
-    parts = {"weights": weights, "gradients": trained, "optimiser": 2 * trained, "activations": activations}
+    parts = {"weights": weights, "gradients": gradients, "optimiser": 2 * gradients, "activations": activations}
     sizes = {name: f"{value / 2**20:.0f} MiB" for name, value in parts.items()}
     return {**sizes, "peak": f"{sum(parts.values()) / 2**20:.0f} MiB"}
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import itertools
 import json
-import math
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +20,6 @@ from embedkit.methods.base import Method
 
 if TYPE_CHECKING:
     from embedkit.data import TrainingRows
-    from embedkit.data.images.decoding import Decoding
     from embedkit.methods.common.usage import Usage
     from embedkit.objectives.base import Objective
     from embedkit.training.parallel.distributed import World
@@ -36,33 +32,52 @@ def build_method(recipe: Recipe) -> Method:
     ------
     UserError, RecipeError
         Unknown method (with the nearest name) or setting.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> type(build_method(load_recipe("simcse-unsup"))).__name__
+    'SimCSEUnsupervised'
+    >>> build_method(load_recipe("simcse-unsup", ["method=simcse-unsub"]))
+    Traceback (most recent call last):
+    embedkit.errors.UserError: unknown method 'simcse-unsub'; did you mean 'simcse-unsup'?
     """
     from embedkit.methods.common.auxiliary import Auxiliary, WithAuxiliaries
 
     main = _method(recipe.method, "method")
     beside = []
-    for number, given in enumerate(recipe.auxiliary):
-        settings = dict(given.settings)
+    for number, component in enumerate(recipe.auxiliary):
+        settings = dict(component.settings)
         scale = {key: settings.pop(key) for key in ("weight", "decay", "decay_steps") if key in settings}
         where = f"auxiliary.{number}"
-        beside.append(Auxiliary(_method(Component(name=given.name, **settings), where), given.name, where, **scale))
+        beside.append(
+            Auxiliary(_method(Component(name=component.name, **settings), where), component.name, where, **scale)
+        )
     if recipe.guide is not None:
         main.ema = recipe.guide.ema
     return WithAuxiliaries(main, beside) if beside else main
 
 
-def _method(given: Component, where: str) -> Method:
-    cls = methods[given.name]
-    settings = check_settings(cls, {k: v for k, v in given.settings.items() if k != "augment"}, where, ["augment"])
-    if "augment" in given.settings:
+def _method(component: Component, where: str) -> Method:
+    cls = methods[component.name]
+    settings = check_settings(cls, {k: v for k, v in component.settings.items() if k != "augment"}, where, ["augment"])
+    if "augment" in component.settings:
         from embedkit.methods.common.augmenting import augmented
 
-        cls = augmented(cls, given.settings["augment"])
+        cls = augmented(cls, component.settings["augment"])
     return cls(**settings)
 
 
 def objective_config(recipe: Recipe, method: Method) -> dict[str, Any]:
-    """The objective of a run: the recipe's, over the method's own; empty when there is none."""
+    """The objective of a run: the recipe's, over the method's own; empty when there is none.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> recipe = load_recipe("pairs", ["objective.temperature=0.1"])
+    >>> objective_config(recipe, build_method(recipe))
+    {'name': 'infonce', 'temperature': 0.1}
+    """
     own = method.objective or {}
     if recipe.objective is None:
         return dict(own)
@@ -77,7 +92,15 @@ def objective_config(recipe: Recipe, method: Method) -> dict[str, Any]:
 
 
 def build_objective(recipe: Recipe, method: Method, dim: int | None = None, rows: int | None = None) -> Objective:
-    """The objective with its settings; without `dim` and `rows` it is only checked."""
+    """The objective with its settings; without `dim` and `rows` it is only checked.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> recipe = load_recipe("pairs", ["objective=cosent"])
+    >>> sorted(build_objective(recipe, build_method(recipe)).requires)
+    ['anchor', 'positive', 'score']
+    """
     from embedkit import objectives
 
     config = objective_config(recipe, method)
@@ -98,6 +121,13 @@ class Checked:
         The roles that something reads; those required that the objective cannot do without.
     metric : str or None
         The score that chooses the best checkpoint.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> checked = check_all(load_recipe("simcse-unsup"))
+    >>> checked.metric, sorted(checked.contract.requires)
+    ('sts/stsb', ['anchor'])
     """
 
     recipe: Recipe
@@ -107,7 +137,14 @@ class Checked:
 
 
 def check(recipe: Recipe) -> Method:
-    """The method of a recipe whose names and settings fit each other; errors as in `check_all`."""
+    """The method of a recipe whose names and settings fit each other; errors as in `check_all`.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> check(load_recipe("pairs")).paper
+    'van den Oord et al. 2018, arXiv 1807.03748'
+    """
     return check_all(recipe).method
 
 
@@ -118,6 +155,15 @@ def check_all(recipe: Recipe) -> Checked:
     ------
     UserError, RecipeError
         An unknown name or setting, an objective that the views cannot feed, a tracker that is not installed.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> sorted(check_all(load_recipe("pairs")).contract.accepts)
+    ['group', 'negatives']
+    >>> check_all(load_recipe("pairs", ["guide.ema=0.9"]))
+    Traceback (most recent call last):
+    embedkit.errors.RecipeError: guide: nothing reads the guide, neither the method nor objective 'infonce'; ...
     """
     method = build_method(recipe)
     objective = build_objective(recipe, method)
@@ -145,7 +191,17 @@ def _need_adapters(recipe: Recipe) -> None:
 
 
 def metric_of(recipe: Recipe) -> str | None:
-    """The metric that chooses the best checkpoint, checked against the names the suite gives."""
+    """The metric that chooses the best checkpoint, checked against the names the suite gives.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> metric_of(load_recipe("simcse-unsup"))
+    'sts/stsb'
+    >>> metric_of(load_recipe("simcse-unsup", ["evaluation.metric=sts/stsbb"]))
+    Traceback (most recent call last):
+    embedkit.errors.RecipeError: evaluation.metric: unknown metric 'sts/stsbb'; did you mean 'sts/stsb'?
+    """
     if recipe.evaluation is None:
         return None
     from embedkit.evaluation import main_metric, metric_names
@@ -168,6 +224,13 @@ def contract_of(recipe: Recipe, method: Method, objective: Objective | None = No
     ------
     RecipeError
         Something that is given has no reader, or the objective cannot work with the method's views.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> recipe = load_recipe("pairs", ["objective=cosent"])
+    >>> sorted(contract_of(recipe, build_method(recipe)).requires)
+    ['anchor', 'positive', 'score']
     """
     from embedkit.methods.common.usage import usage_of
 
@@ -189,6 +252,11 @@ def check_early(recipe: Recipe) -> None:
 
     What is wrong there is then said at once. `train` looks again, at more; where torch is imported already there is no
     time to win and nothing is done.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> check_early(load_recipe("quickstart", smoke=True))  # quiet where nothing is wrong
     """
     if "torch" in sys.modules:
         return
@@ -202,6 +270,14 @@ def open_rows(recipe: Recipe, method: Method, contract: Contract | None = None) 
 
     A share of them is held out where `holdout_share` says so, and batches are smaller than those of a shipped recipe
     where few rows do not fill one; see `as_opened`.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> recipe = load_recipe("quickstart", smoke=True)
+    >>> rows = open_rows(recipe, build_method(recipe))
+    >>> rows.num_rows, rows.steps_per_epoch, sorted(rows.roles)
+    (256, 16, ['anchor', 'positive'])
     """
     from embedkit.data import open_training
 
@@ -210,7 +286,7 @@ def open_rows(recipe: Recipe, method: Method, contract: Contract | None = None) 
         recipe.data, contract, batch_size=recipe.train.batch_size, seed=recipe.seed, base_dir=Path.cwd(),
         holdout=holdout_share(recipe), fit_batch=not recipe.origin.has("train.batch_size"),
     )  # fmt: skip
-    usage_of_rows(recipe, method, rows)
+    _usage_of_rows(recipe, method, rows)
     return rows
 
 
@@ -228,12 +304,22 @@ def holdout_share(recipe: Recipe) -> float:
 
 
 def as_opened(recipe: Recipe, rows: TrainingRows) -> Recipe:
-    """The recipe with what opening its data has decided: the size of a batch, and the share that is held out."""
+    """The recipe with what opening its data has decided: the size of a batch, and the share that is held out.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> recipe = load_recipe("pairs")
+    >>> fitted = as_opened(recipe, SimpleNamespace(batch_size=8))
+    >>> recipe.train.batch_size, fitted.train.batch_size
+    (64, 8)
+    """
     fitted = {"batch_size": rows.batch_size, "holdout": holdout_share(recipe)}
     return recipe.model_copy(update={"train": recipe.train.model_copy(update=fitted)})
 
 
-def usage_of_rows(recipe: Recipe, method: Method, rows: TrainingRows) -> Usage:
+def _usage_of_rows(recipe: Recipe, method: Method, rows: TrainingRows) -> Usage:
     """What the run reads of its rows, now that their roles are known; errors as in `contract_of`."""
     from embedkit.methods.common.usage import usage_of
 
@@ -261,6 +347,16 @@ def begin(
     ------
     UserError
         The objective compares embeddings with the guide's vectors, and these have another size.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> recipe = load_recipe("pairs", ["objective=embedding-mse", "guide.ema=0.9"])
+    >>> method, rows = build_method(recipe), SimpleNamespace(roles={"anchor", "positive"})
+    >>> begin(recipe, method, build_objective(recipe, method), rows, dim=8, guide_dim=16)
+    Traceback (most recent call last):
+    embedkit.errors.UserError: objective: the guide's vectors of 'anchor' have 16 columns, the embeddings 8; giv ...
     """
     from embedkit.methods.common.usage import check_guide_size
 
@@ -271,22 +367,50 @@ def begin(
 
 
 def notes_of_model(recipe: Recipe, method: Method, rows: TrainingRows, model: Any, parts: Any) -> list[str]:
-    """Lines on what only the model can tell: views that nothing but dropout tells apart, and it has none."""
+    """Lines on what only the model can tell: views that nothing but dropout tells apart, and it has none.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> recipe = load_recipe("quickstart", smoke=True)
+    >>> method = build_method(recipe)
+    >>> notes_of_model(recipe, method, open_rows(recipe, method), build(recipe.model, 0), None)
+    []
+    """
     from embedkit.methods.common.usage import equal_views
 
-    usage = usage_of_rows(recipe, method, rows)
+    usage = _usage_of_rows(recipe, method, rows)
     note = equal_views(method, usage, model, parts)
     return [*usage.notes, *([] if note is None else [f"{recipe.method.name}: {note}"])]
 
 
 def most_negatives(rows: TrainingRows) -> int:
-    """Most hard negatives of a row; 1 for a stream whose rows have some, how many is not known."""
+    """Most hard negatives of a row; 1 for a stream whose rows have some, how many is not known.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> most_negatives(SimpleNamespace(roles={"anchor", "negatives"}, summary=lambda: {"hard_negatives": {"max": 7}}))
+    7
+    """
     most = rows.summary().get("hard_negatives", {}).get("max")
     return int("negatives" in rows.roles) if most is None else int(most)
 
 
 def check_batch(recipe: Recipe, objective: Objective, rows: TrainingRows) -> None:
-    """Refuse a batch of one row where it leaves an objective that compares rows with nothing to compare."""
+    """Refuse a batch of one row where it leaves an objective that compares rows with nothing to compare.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> recipe = load_recipe("pairs", ["train.batch_size=1"])
+    >>> rows = SimpleNamespace(roles={"anchor", "positive"}, summary=dict)
+    >>> check_batch(recipe, build_objective(recipe, build_method(recipe)), rows)
+    Traceback (most recent call last):
+    embedkit.errors.RecipeError: train.batch_size: a batch of 1 has no negatives, so nothing would be learnt; ta ...
+    """
     hard = most_negatives(rows)
     if objective.negatives(recipe.train.batch_size, hard, 1).total == 0 < objective.negatives(2, hard, 1).total:
         raise RecipeError(
@@ -299,6 +423,15 @@ def check_same(world: World, recipe: Recipe, rows: TrainingRows) -> None:
     """Refuse processes that read different data, or another recipe; called on every process, before the model is made.
 
     Paths may differ between machines, what they hold may not.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> world = SimpleNamespace(tables=lambda mine: [mine, [mine[0] + 1, mine[1]]])  # two processes
+    >>> check_same(world, load_recipe("pairs"), SimpleNamespace(fingerprint="abc"))
+    Traceback (most recent call last):
+    embedkit.errors.RecipeError: data.train: processes read different data: process 1 has others than process 0; ...
     """
     document = recipe.model_dump(mode="json", exclude={"train": {"output"}, "data": {"train": {"__all__": {"path"}}}})
     texts = [rows.fingerprint, json.dumps(document, sort_keys=True)]
@@ -312,70 +445,3 @@ def check_same(world: World, recipe: Recipe, rows: TrainingRows) -> None:
                 f"processes read different {what}: process {odd[0]} has others than process 0", where=where,
                 remedy="give every machine the same files and the same recipe",
             )  # fmt: skip
-
-
-def check_shares(smallest: int | None, processes: int) -> None:
-    """Refuse batches that have fewer rows than there are processes; `smallest` is None where that is not known."""
-    if smallest is not None and smallest < processes:
-        raise RecipeError(
-            f"a batch of {smallest} rows cannot be shared by {processes} processes", where="train.batch_size",
-            remedy="set data.drop_last: true, raise train.batch_size, or use fewer processes",
-        )  # fmt: skip
-
-
-def decoding(recipe: Recipe, method: Method, model: Any) -> Decoding:
-    """How images are decoded: as large as the model and the crops of the method need them."""
-    from embedkit.data.images.decoding import Decoding
-
-    preprocess = model.preprocess
-    need = None
-    if preprocess is not None and preprocess.resize != "none":
-        need = math.ceil(max(preprocess.edge or 0, *preprocess.size) * method.image_margin)
-    data = recipe.data
-    return Decoding(need, data.workers, data.max_pixels, data.on_bad_row != "error")
-
-
-def total_steps(recipe: Recipe, rows: TrainingRows) -> int:
-    """Optimiser steps of the whole run.
-
-    Raises
-    ------
-    RecipeError
-        When the data is a stream, whose length is not known, and ``train.max_steps`` is not given or something is to
-        be done at the end of its epochs.
-    """
-    if rows.steps_per_epoch is None:
-        if recipe.evaluation is not None and recipe.evaluation.by_epoch:
-            raise RecipeError(
-                "the end of an epoch of a stream is not known", where="evaluation.by_epoch",
-                remedy="set it to false, evaluation.every then counts the steps of the run",
-            )  # fmt: skip
-        if recipe.train.max_steps is None:
-            raise RecipeError(
-                "a stream has no known length", where="train.epochs", remedy="give train.max_steps instead"
-            )
-        return recipe.train.max_steps
-    by_epochs = None if recipe.train.epochs is None else max(1, round(recipe.train.epochs * rows.steps_per_epoch))
-    return min(n for n in (by_epochs, recipe.train.max_steps) if n is not None)
-
-
-@dataclass
-class Position:
-    """Where a run stands: optimiser steps done, and the next batch as (epoch, step within it)."""
-
-    step: int = 0
-    epoch: int = 0
-    epoch_step: int = 0
-
-
-def batches_from(rows: TrainingRows, start: Position, rank: int, world: int) -> Iterator[tuple[int, Any]]:
-    """(epoch, RowBatch) from a position on, epoch after epoch, without end."""
-    first = start.epoch_step
-    for epoch in itertools.count(start.epoch):
-        any_batch = False
-        for batch in rows.batches(epoch, first, rank, world):
-            any_batch = True
-            yield epoch, batch
-        if not any_batch and first == 0:
-            raise RecipeError("the data gives no batch", where="data.train", remedy="check limits and batch size")
-        first = 0

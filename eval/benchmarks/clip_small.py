@@ -109,11 +109,11 @@ class SameSamples:
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         from embedkit.data.images.decoding import decode_batches
-        from embedkit.training import setup
+        from embedkit.training import batching
         from embedkit.training.loop.batches import prepare
 
-        source = setup.batches_from(self.rows, setup.Position(), 0, 1)
-        decoded = decode_batches(source, setup.decoding(self.recipe, self.method, self.model), self.rows.where)
+        source = batching.batches_from(self.rows, batching.Position(), 0, 1)
+        decoded = decode_batches(source, batching.decoding(self.recipe, self.method, self.model), self.rows.where)
         for _, (epoch, batch) in zip(range(self.num_batches), decoded, strict=False):
             made = prepare(batch, self.method, self.model, seed=self.recipe.seed, epoch=epoch)
             image = next(pool.inputs for pool in made.pools if pool.tower == "image")

@@ -299,7 +299,7 @@ def test_a_running_mean_guide_of_simclr_has_a_projector_of_its_own() -> None:
     result = step.gradients(common.step_batch(step, _rows(12)))
     assert torch.isfinite(result.loss)
     assert step.latest is not None
-    assert step.latest.known.guide["anchor"].shape == (12, 8)
+    assert step.latest.batch.guide["anchor"].shape == (12, 8)
     with torch.no_grad():
         for parameter in parts["projector"].parameters():
             parameter += 1.0

@@ -106,7 +106,7 @@ def test_the_loss_is_the_sum_of_objective_and_terms() -> None:
     batch = common.step_batch(step, rows(11))
     result = step.gradients(batch)
     assert step.latest is not None
-    outputs, embeddings, known = step.latest.outputs, step.latest.embeddings, step.latest.known
+    outputs, embeddings, known = step.latest.outputs, step.latest.embeddings, step.latest.batch
     own = float(step.bundle.objective(embeddings, known).loss)
     assert float(result.loss) == pytest.approx(own + sum(float(result.terms[n]) for n in ("length", "spread", "local")))
     z = step.bundle.model(batch.pools[0].inputs.select(range(11)))

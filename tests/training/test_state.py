@@ -17,11 +17,11 @@ from torch import nn
 from embedkit.config.recipe import Recipe, TrainConfig
 from embedkit.config.recipe_io import dump_recipe, load_recipe
 from embedkit.errors import CheckpointError
+from embedkit.training.batching import Position
 from embedkit.training.loop.step import Bundle
 from embedkit.training.optim.optimizer import Optimiser, RunningMean, assign_groups
 from embedkit.training.optim.precision import LossScale
 from embedkit.training.parallel.distributed import World
-from embedkit.training.setup import Position
 from embedkit.training.state import checkpoint as module
 from embedkit.training.state import state as state_module
 from embedkit.training.state.checkpoint import Checkpoint, CheckpointStore, seal, verify

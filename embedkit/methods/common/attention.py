@@ -27,6 +27,12 @@ class Maps(nn.Module):
         Whose maps there are.
     longest : int
         Tokens of a text at most; shorter ones are filled up with zeros.
+
+    Examples
+    --------
+    >>> maps = Maps(dim=8, layers=[0, 1], longest=3)  # 4 heads; 5 texts
+    >>> maps.length(3), maps.paired(torch.zeros(5, 8 + 2 * 4 * 3**2)).shape
+    (9, torch.Size([5, 8, 9]))
     """
 
     def __init__(self, dim: int, layers: Sequence[int], longest: int) -> None:
@@ -35,12 +41,12 @@ class Maps(nn.Module):
 
     def flat(self, record: dict[int, list[Tensor]], lengths: np.ndarray) -> Tensor:
         """(n, layers x heads x longest^2) from recorded groups (n_g, heads, l, l), in the order of the inputs."""
-        found = []
+        maps = []
         for layer in self.layers:
             parts = [F.pad(b, (0, self.longest - b.shape[3], 0, self.longest - b.shape[2])) for b in record[layer]]
-            found.append(torch.cat(parts).flatten(1))  # (n, heads x longest^2), shortest text first
-        inverse = torch.from_numpy(Plan.of(lengths).inverse()).to(found[0].device)
-        return torch.cat(found, dim=1).index_select(0, inverse)
+            maps.append(torch.cat(parts).flatten(1))  # (n, heads x longest^2), shortest text first
+        inverse = torch.from_numpy(Plan.of(lengths).inverse()).to(maps[0].device)
+        return torch.cat(maps, dim=1).index_select(0, inverse)
 
     def length(self, longest: int) -> int:
         """P for maps of `longest` tokens."""
@@ -54,7 +60,13 @@ class Maps(nn.Module):
 
 
 def default_layers(depth: int) -> list[int]:
-    """Layers 7 to 10 of 12, the like of other depths, an even number: the last two of very small encoders."""
+    """Layers 7 to 10 of 12, the like of other depths, an even number: the last two of very small encoders.
+
+    Examples
+    --------
+    >>> default_layers(12), default_layers(2)
+    ([7, 8, 9, 10], [0, 1])
+    """
     layers = list(range(7 * depth // 12, 11 * depth // 12))
     layers = layers[len(layers) % 2 :]
     return layers or list(range(depth))[-2:]
@@ -65,28 +77,46 @@ def alignment(one: Tensor, two: Tensor, samples: int, batch: ObjectiveBatch, len
 
     `valid` is the share of valid numbers in the vectors used, of `length`: what P would be were the maps filled up to
     the longest text of the batch only.
+
+    Examples
+    --------
+    >>> maps = torch.rand(4, 2, 9, generator=torch.Generator().manual_seed(0))
+    >>> batch = ObjectiveBatch.of({"anchor": maps[:, 0], "positive": maps[:, 0]})
+    >>> alignment(maps, maps, samples=5, batch=batch, length=9)
+    tensor(-6.9078)
+    >>> alignment(maps, maps.flip(0), samples=5, batch=batch, length=9)
+    tensor(-0.1210)
     """
     valid = (one.detach() > 0) & (two.detach() > 0)
     counts = valid.sum(dim=2)  # (B, R)
-    used = counts >= samples
-    if not bool(used.any()):
-        samples, used = int(counts.min()), torch.ones_like(used)
+    long_enough = counts >= samples
+    if not bool(long_enough.any()):
+        samples, long_enough = int(counts.min()), torch.ones_like(long_enough)
     if samples < 2:
         return one.sum() * 0.0
-    share = counts[used].to(one.dtype).mean() / length
+    share = counts[long_enough].to(one.dtype).mean() / length
     own = range(batch.size)[batch.rows]
-    drawn = [torch.rand(valid.shape[1:], generator=batch.generator("attention", row)) for row in own]
-    if not drawn:
+    draws = [torch.rand(valid.shape[1:], generator=batch.generator("attention", row)) for row in own]
+    if not draws:
         return one.sum() * 0.0
-    keys = torch.stack(drawn).to(one.device).masked_fill(~valid[batch.rows], 2.0)
+    keys = torch.stack(draws).to(one.device).masked_fill(~valid[batch.rows], 2.0)
     places = keys.topk(samples, dim=2, largest=False).indices  # (n, R, samples)
-    mine = used[batch.rows]
+    mine = long_enough[batch.rows]
     x, y = (torch.log(z[batch.rows].gather(2, places)[mine]) for z in (one, two))  # (m, samples)
-    return -mutual_information(x, y).sum() / used.sum() * (share.square() + FLOOR)
+    return -mutual_information(x, y).sum() / long_enough.sum() * (share.square() + FLOOR)
 
 
 def mutual_information(x: Tensor, y: Tensor) -> Tensor:
-    """-1/2 log(1 - rho^2), rho the correlation of each row of `x` (m, n) with the same row of `y`."""
+    """-1/2 log(1 - rho^2), rho the correlation of each row of `x` (m, n) with the same row of `y`.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    >>> mutual_information(x, torch.tensor([[1.0, 2.0, 3.0, 5.0]]))
+    tensor([1.6865])
+    >>> mutual_information(x, torch.tensor([[1.0, 3.0, 0.0, 2.0]])).abs()
+    tensor([0.])
+    """
     x, y = x - x.mean(dim=1, keepdim=True), y - y.mean(dim=1, keepdim=True)
     rho = F.cosine_similarity(x, y, dim=1)
     return -0.5 * torch.log((1 - rho.square()).clamp_min(FLOOR))

@@ -22,6 +22,14 @@ class Augmenting(Method):
 
     A view that a chain cuts into parts gets one vector a row: the mean of the parts' vectors, as they leave
     the method's `embed`.
+
+    Examples
+    --------
+    >>> from embedkit.methods.simcse import SimCSEUnsupervised
+    >>> method = augmented(SimCSEUnsupervised, {"positive": [{"name": "word-deletion", "rate": 0.5}]})()
+    >>> views = method.views([{"anchor": "a small red car"}], np.random.default_rng)
+    >>> {name: view.inputs for name, view in views.items()}
+    {'anchor': ['a small red car'], 'positive': ['small red car']}
     """
 
     chains: ClassVar[Mapping[str, Chain]] = {}
@@ -30,7 +38,7 @@ class Augmenting(Method):
         """The method's views, changed. Chains draw from streams far from those that the method itself draws from."""
         plain = super().views(rows, random)
         self.check_chains(plain, len(rows))
-        streams = [np.random.Generator(jumped(random(i))) for i in range(len(rows))]
+        streams = [np.random.Generator(_jumped(random(i))) for i in range(len(rows))]
         return {
             name: self.chains[name].apply(view, streams) if name in self.chains else view
             for name, view in plain.items()
@@ -46,8 +54,8 @@ class Augmenting(Method):
         """Refuse chains without a view, and those that cut texts which must stay whole."""
         for name, chain in self.chains.items():
             if name not in views:
-                known = ", ".join(sorted(views))
-                raise RecipeError(f"there is no view {name!r}", where="method.augment", remedy=f"views here: {known}")
+                names = ", ".join(sorted(views))
+                raise RecipeError(f"there is no view {name!r}", where="method.augment", remedy=f"views here: {names}")
             if chain.splits and not self.takes_parts:
                 raise RecipeError(
                     "the method reads whole texts, they cannot be cut", where=f"method.augment.{name}",
@@ -84,6 +92,17 @@ def compose(name: str, z: Tensor, batch: ObjectiveBatch) -> Tensor:
     """Mean of the vectors (N, D) of each row, (B, D); what the batch knows of the name becomes that of the rows.
 
     A guide's vectors are averaged too. Rows are equal inputs of one another where all their parts are.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives.base import ObjectiveBatch
+    >>> parts = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0]])  # row 0 was cut into two
+    >>> owner = {"anchor": torch.tensor([0, 1]), "positive": torch.tensor([0, 0, 1])}
+    >>> batch = ObjectiveBatch.of({"anchor": torch.zeros(2, 2), "positive": parts}, owner=owner)
+    >>> compose("positive", parts, batch)
+    tensor([[0.5000, 0.5000],
+            [2.0000, 2.0000]])
     """
     import torch
 
@@ -112,6 +131,15 @@ def augmented(cls: type[Method], config: Mapping[str, Any]) -> type[Method]:
     ------
     UserError, RecipeError
         An unknown view step or setting.
+
+    Examples
+    --------
+    >>> from embedkit.methods.simcse import SimCSEUnsupervised
+    >>> augmented(SimCSEUnsupervised, {"positive": ["token-shuffle"]}).__name__
+    'AugmentedSimCSEUnsupervised'
+    >>> augmented(SimCSEUnsupervised, {"positive": ["token-shufle"]})
+    Traceback (most recent call last):
+    embedkit.errors.UserError: unknown view 'token-shufle'; did you mean 'token-shuffle'?
     """
     if not isinstance(config, Mapping):
         raise RecipeError("augment is no mapping", where="method.augment",
@@ -125,6 +153,6 @@ def augmented(cls: type[Method], config: Mapping[str, Any]) -> type[Method]:
     return type(f"Augmented{cls.__name__}", (Augmenting, cls), {"chains": chains, "__doc__": cls.__doc__})
 
 
-def jumped(random: np.random.Generator) -> Any:
+def _jumped(random: np.random.Generator) -> Any:
     """A bit generator 2^128 numbers further on."""
     return random.bit_generator.jumped()  # type: ignore[attr-defined]

@@ -24,7 +24,15 @@ _MARK = "of_auxiliary"
 
 @dataclass(frozen=True)
 class Auxiliary:
-    """One added method: its terms are multiplied by ``weight * decay ** (step / decay_steps)``."""
+    """One added method: its terms are multiplied by ``weight * decay ** (step / decay_steps)``.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> auxiliary = Auxiliary(methods["mlm"](), "mlm", "auxiliary.0", weight=0.1, decay=0.5)
+    >>> auxiliary.factor(0), auxiliary.factor(100)
+    (0.1, 0.05)
+    """
 
     method: Method
     name: str
@@ -48,6 +56,13 @@ class WithAuxiliaries(Method):
     """`main` as it is, and beside its views those of the auxiliaries, named ``NAME/VIEW``.
 
     An auxiliary sees its own outputs and parts only; the objective sees the main method's embeddings only.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> method = WithAuxiliaries(methods["simcse-unsup"](), [Auxiliary(methods["mlm"](), "mlm", "auxiliary.0")])
+    >>> list(method.views([{"anchor": "a cat"}], np.random.default_rng))
+    ['anchor', 'positive', 'mlm/anchor', 'mlm/positive']
     """
 
     def __init__(self, main: Method, beside: Sequence[Auxiliary]) -> None:
@@ -116,18 +131,18 @@ class WithAuxiliaries(Method):
     def parts(self, model: Model) -> nn.ModuleDict:
         from torch import nn
 
-        found = {auxiliary.name: auxiliary.method.parts(model) for auxiliary in self.beside_main}
-        return nn.ModuleDict({"main": self.main.parts(model), **found})
+        others = {auxiliary.name: auxiliary.method.parts(model) for auxiliary in self.beside_main}
+        return nn.ModuleDict({"main": self.main.parts(model), **others})
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         own = self.main.views(rows, random)
-        found = dict(own)
+        views = dict(own)
         for auxiliary in self.beside_main:
             for name, view in auxiliary.method.beside(own).items():
                 view.settings = {**view.settings, _MARK: auxiliary.name}
                 view.guided = False
-                found[f"{auxiliary.name}/{name}"] = view
-        return found
+                views[f"{auxiliary.name}/{name}"] = view
+        return views
 
     def outline(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         own = self.main.outline(rows, random)
@@ -154,13 +169,13 @@ class WithAuxiliaries(Method):
     def terms(
         self, outputs: dict[str, Tensor], embeddings: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict
     ) -> dict[str, Tensor]:
-        found = self.main.terms(self._own(outputs, None), embeddings, batch, parts["main"])  # type: ignore[arg-type]
+        terms_by_name = self.main.terms(self._own(outputs, None), embeddings, batch, parts["main"])  # type: ignore[arg-type]
         for auxiliary in self.beside_main:
             own = self._own(outputs, auxiliary)
-            given = self._batch(batch, auxiliary)
-            terms = auxiliary.method.terms(own, {}, given, parts[auxiliary.name])  # type: ignore[arg-type]
-            found |= {name: value * auxiliary.factor(batch.step) for name, value in terms.items()}
-        return found
+            own_batch = self._batch(batch, auxiliary)
+            terms = auxiliary.method.terms(own, {}, own_batch, parts[auxiliary.name])  # type: ignore[arg-type]
+            terms_by_name |= {name: value * auxiliary.factor(batch.step) for name, value in terms.items()}
+        return terms_by_name
 
     def local_terms(
         self, name: str, embeddings: Tensor, inputs: Any, batch: ObjectiveBatch, model: Any, parts: nn.ModuleDict
@@ -173,8 +188,8 @@ class WithAuxiliaries(Method):
     ) -> None:  # fmt: skip
         self.main.after_step(self._own(outputs, None), embeddings, batch, model, parts["main"])  # type: ignore[arg-type]
         for auxiliary in self.beside_main:
-            own, given = self._own(outputs, auxiliary), self._batch(batch, auxiliary)
-            auxiliary.method.after_step(own, {}, given, model, parts[auxiliary.name])  # type: ignore[arg-type]
+            own, own_batch = self._own(outputs, auxiliary), self._batch(batch, auxiliary)
+            auxiliary.method.after_step(own, {}, own_batch, model, parts[auxiliary.name])  # type: ignore[arg-type]
 
     def _of(self, name: str | None) -> Auxiliary | None:
         return next((auxiliary for auxiliary in self.beside_main if auxiliary.name == name), None)

@@ -19,6 +19,11 @@ class BatchNormProjector(nn.Module):
 
     SimSiam's form (Chen and He 2021, section 3), as DiffCSE uses it (Chuang et al. 2022, section 4.1). In training its
     statistics are those of the rows given, so call it once with all rows that belong together.
+
+    Examples
+    --------
+    >>> BatchNormProjector(8)(torch.ones(3, 8)).shape
+    torch.Size([3, 8])
     """
 
     def __init__(self, size: int) -> None:
@@ -44,18 +49,24 @@ class Frozen(nn.Module):
         What is held.
     dropout : bool
         Whether it follows `train`; without, it stays in evaluation mode.
+
+    Examples
+    --------
+    >>> teacher = Frozen(nn.Linear(2, 2))
+    >>> list(teacher.parameters()), teacher.state_dict(), teacher.module
+    ([], OrderedDict(), Linear(in_features=2, out_features=2, bias=True))
     """
 
     def __init__(self, module: nn.Module, dropout: bool = False) -> None:
         super().__init__()
-        self._held = [module.requires_grad_(False)]  # in a list: not registered
+        self._box = [module.requires_grad_(False)]  # in a list: not registered
         self.dropout = dropout
         module.train(dropout)
 
     @property
     def module(self) -> Any:
         """What is held."""
-        return self._held[0]
+        return self._box[0]
 
     def train(self, mode: bool = True) -> Frozen:
         """As torch's; the held module follows with `dropout` only."""
@@ -82,25 +93,52 @@ def generator(name: str | None, model: Any, dropout: bool) -> Frozen:
     ------
     ModelError
         When the vocabularies differ.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe import ModelConfig
+    >>> from embedkit.factory import build
+    >>> config = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    >>> model = build(ModelConfig(config=config, tokenizer="builtin"), 0)
+    >>> type(generator(None, model, dropout=True).module).__name__
+    'MaskedModel'
     """
     if name is None:
         encoder = copy.deepcopy(model)
         return Frozen(MaskedModel(encoder, masked_head(model)), dropout)
-    found = frozen_masked_model(name)
-    if found.model.tokenizer.get_vocab() != model.tokenizer.get_vocab():
+    masked_model = frozen_masked_model(name)
+    if masked_model.model.tokenizer.get_vocab() != model.tokenizer.get_vocab():
         raise ModelError(
             "the generator has another vocabulary than the model", where=name,
             remedy="use a masked language model with the same tokenizer",
         )  # fmt: skip
-    return Frozen(found, dropout)
+    return Frozen(masked_model, dropout)
 
 
 def own_rows(owner: Tensor, rows: slice) -> Tensor:
-    """Which entries (N,) belong to the rows of this process, bool."""
+    """Which entries (N,) belong to the rows of this process, bool.
+
+    Examples
+    --------
+    >>> own_rows(torch.tensor([0, 0, 1, 2]), slice(0, 1))
+    tensor([ True,  True, False, False])
+    """
     return (owner >= rows.start) & (owner < rows.stop)
 
 
 def replace_first(hidden: Tensor, inputs: Any) -> Tensor:
-    """The edit that puts ``inputs.data["first"]`` (N, H) in the place of each text's first token."""
+    """The edit that puts ``inputs.data["first"]`` (N, H) in the place of each text's first token.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> import numpy as np
+    >>> hidden = torch.zeros(3, 2)  # a text of two tokens, and one of one
+    >>> inputs = SimpleNamespace(offsets=np.array([0, 2, 3]), data={"first": torch.ones(2, 2)})
+    >>> replace_first(hidden, inputs)
+    tensor([[1., 1.],
+            [0., 0.],
+            [1., 1.]])
+    """
     starts = torch.from_numpy(inputs.offsets[:-1]).to(hidden.device)
     return hidden.index_copy(0, starts, inputs.data["first"].to(hidden.dtype))

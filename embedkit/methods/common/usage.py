@@ -33,30 +33,30 @@ class Noted(dict[str, Any]):
     Examples
     --------
     >>> row = Noted({"anchor": "a red car", "label": 1})
-    >>> row["anchor"], sorted(row.asked)
+    >>> row["anchor"], sorted(row.reads)
     ('a red car', ['anchor'])
     """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         super().__init__(values)
-        self.asked: set[str] = set()
+        self.reads: set[str] = set()
 
     def __getitem__(self, key: str) -> Any:
-        self.asked.add(key)
+        self.reads.add(key)
         return super().__getitem__(key)
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of a key, noted."""
-        self.asked.add(key)
+        self.reads.add(key)
         return super().get(key, default)
 
     def __iter__(self) -> Iterator[str]:
-        self.asked.update(self.keys())
+        self.reads.update(self.keys())
         return super().__iter__()
 
     def items(self) -> Any:
         """All entries, noted."""
-        self.asked.update(self.keys())
+        self.reads.update(self.keys())
         return super().items()
 
 
@@ -72,6 +72,12 @@ class Usage:
         Views that hold the same inputs, so that only the encoder's dropout tells them apart.
     notes : tuple of str
         Lines for the user.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> usage_of(methods["simcse-unsup"](), {"name": "infonce"}, frozenset({"anchor"}))
+    Usage(roles=frozenset({'anchor'}), twins=('anchor', 'positive'), notes=())
     """
 
     roles: frozenset[str]
@@ -112,9 +118,9 @@ def usage_of(
     >>> sorted(usage.roles)
     ['anchor', 'positive']
     """
-    views, asked = _views(method, roles, optional)
+    views, reads = _views(method, roles, optional)
     names = method.embedded(roles) if objective else frozenset()
-    read = set(asked) & roles | (method.reads & roles)
+    read = set(reads) & roles | (method.reads & roles)
     guided = frozenset(name for name in names if guide and name in views and views[name].guided)
     read_by_objective = _effects(method, objective, names, roles, guided, optional) if objective else frozenset()
     if "negatives" not in read_by_objective and "negatives" not in method.contract.requires:
@@ -143,8 +149,8 @@ def _effects(
     from embedkit.objectives.registry import build
 
     numbers = roles & NUMBERS
-    built = build(dict(objective))
-    missing = built.requires - names - numbers - ({"guide"} if guided or method.reads_guide else set())
+    trial = build(dict(objective))
+    missing = trial.requires - names - numbers - ({"guide"} if guided or method.reads_guide else set())
     if missing:
         raise RecipeError(
             f"objective {objective.get('name')!r} needs {', '.join(sorted(missing))}", where="objective",
@@ -152,27 +158,36 @@ def _effects(
             else "choose an objective that the views and roles of the method can feed",
         )  # fmt: skip
     forms = [numbers]
-    free = numbers - built.requires - method.contract.requires
+    free = numbers - trial.requires - method.contract.requires
     if optional:  # a role can hide another one: a teacher's scores its vectors, say
-        forms += [numbers - {role} for role in sorted(free & set().union(*built.any_of))]
+        forms += [numbers - {role} for role in sorted(free & set().union(*trial.any_of))]
         forms += [numbers - {"score", "scores"}] if guided and {"score", "scores"} <= free else []
-    found: set[str] = set()
+    names_read: set[str] = set()
     for form in forms:
         situation = Situation(
             names, form, guided, method.widths, method.embedding_size,
             method.guide_dim(method.embedding_size) if method.embedding_size else None,
         )  # fmt: skip
-        if all(options & (form | names | ({"guide"} if guided else set())) for options in built.any_of):
-            found |= effects(dict(objective), situation)
+        if all(options & (form | names | ({"guide"} if guided else set())) for options in trial.any_of):
+            names_read |= effects(dict(objective), situation)
         elif len(forms) == 1 or not optional:
-            _refuse_missing(str(objective.get("name")), built.any_of, form | names)
-    return frozenset(found)
+            _refuse_missing(str(objective.get("name")), trial.any_of, form | names)
+    return frozenset(names_read)
 
 
 def check_guide_size(
     method: Method, objective: Mapping[str, Any], roles: frozenset[str], dim: int, guide_dim: int
 ) -> None:
-    """Refuse an objective that compares embeddings of size `dim` with the guide's vectors of size `guide_dim`."""
+    """Refuse an objective that compares embeddings of size `dim` with the guide's vectors of size `guide_dim`.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> method = methods["pairs"]()
+    >>> check_guide_size(method, {"name": "embedding-mse"}, frozenset({"anchor", "positive"}), 8, 16)
+    Traceback (most recent call last):
+    embedkit.errors.UserError: objective: the guide's vectors of 'anchor' have 16 columns, the embeddings 8; ...
+    """
     from embedkit.objectives.probe import Situation, trial_run
 
     names = method.embedded(roles) if objective else frozenset()
@@ -198,10 +213,10 @@ def _with_guide(name: str) -> list[str]:
     from embedkit.objectives.registry import presets
 
     readers = [
-        known for known, preset in presets.items()
+        preset_name for preset_name, preset in presets.items()
         if ... not in preset.settings.values() and "guide" in _inputs(preset.make({}, None, None))
     ]  # fmt: skip
-    return sorted(readers, key=lambda known: -difflib.SequenceMatcher(None, known, name).ratio())[:5]
+    return sorted(readers, key=lambda preset_name: -difflib.SequenceMatcher(None, preset_name, name).ratio())[:5]
 
 
 def _inputs(objective: Any) -> frozenset[str]:
@@ -214,29 +229,29 @@ def _views(method: Method, roles: frozenset[str], optional: bool) -> tuple[dict[
     if optional:
         forms += [roles - {role} for role in sorted(roles & method.contract.accepts)]
     views: dict[str, View] = {}
-    asked: set[str] = set()
+    reads: set[str] = set()
     tables: dict[str, Noted] = {}
     inner = _methods_of(method)
     for number, form in enumerate(forms):
         rows = [Noted(_invented(method, i, form)) for i in range(_INVENTED)]
         with _noted(inner, tables):
             try:
-                made = method.outline(rows, _random)
+                outline = method.outline(rows, _random)
             except UserError:
                 if number == 0:
                     raise
-                asked |= roles - form  # rows without this role are none: it is read
+                reads |= roles - form  # rows without this role are none: it is read
                 continue
-        views = made if number == 0 else views
-        asked |= set().union(*(row.asked for row in rows))
+        views = outline if number == 0 else views
+        reads |= set().union(*(row.reads for row in rows))
     for where, table in tables.items():
-        for key in table.keys() - table.asked:
-            known = sorted(table.asked)
+        for key in table.keys() - table.reads:
+            names = sorted(table.reads)
             raise RecipeError(
                 f"nothing reads {key!r}", where=f"method.{where}.{key}",
-                remedy=f"known here: {', '.join(known) or 'none'}",
+                remedy=f"known here: {', '.join(names) or 'none'}",
             )  # fmt: skip
-    return views, asked
+    return views, reads
 
 
 def _methods_of(method: Method) -> list[Method]:
@@ -319,6 +334,17 @@ def equal_views(method: Method, usage: Usage, model: Any, parts: Any) -> str | N
         Adapted to the method, not yet moved or wrapped.
     parts : ModuleDict
         The method's.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe import ModelConfig
+    >>> from embedkit.factory import build
+    >>> from embedkit.methods import methods
+    >>> method = methods["simcse-unsup"]()
+    >>> model = build(ModelConfig(kind="static", tokenizer="builtin", dim=4), 0)  # has no dropout
+    >>> usage = usage_of(method, {"name": "infonce"}, frozenset({"anchor"}))
+    >>> equal_views(method, usage, model, None)
+    "the views 'anchor' and 'positive' are equal: they hold the same text, and the model has no dropout ..."
     """
     if not usage.twins:
         return None

@@ -60,7 +60,22 @@ class HeldOutScores:
 
 
 class HeldOut:
-    """Held-out rows of a run and their scores; made by `HeldOut.of`."""
+    """Held-out rows of a run and their scores; made by `HeldOut.of`.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> from embedkit.methods import methods
+    >>> from embedkit.training.parallel.distributed import World
+    >>> model = build(load_recipe("quickstart", smoke=True).model, 0)
+    >>> rows = [{"anchor": "a cat", "positive": "a cat"}, {"anchor": "the dog", "positive": "the dog"}]
+    >>> log = RunLog(Path("log.jsonl"), World(), Progress(), waited=lambda: 0.0)
+    >>> held_out = HeldOut("pairs", rows, methods["pairs"](), Path("."), log, Progress(), Callbacks())
+    >>> held_out.before(model, step=0)
+    >>> held_out.scores.verdict()
+    'recall@1 on your 2 held-out pairs 100.0 -> none'
+    """
 
     def __init__(
         self, kind: str, rows: Sequence[dict[str, Any]], method: Method, folder: Path, log: RunLog, progress: Progress,

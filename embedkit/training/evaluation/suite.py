@@ -21,13 +21,34 @@ from embedkit.training.state.state import Best, RunState
 
 
 def by_chosen_vectors(recipe: Recipe, model: Any) -> Any:
-    """The model whose vectors choose a checkpoint: as ``evaluation.vectors`` says, else `model` itself."""
+    """The model whose vectors choose a checkpoint: as ``evaluation.vectors`` says, else `model` itself.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> recipe = load_recipe("quickstart", smoke=True)
+    >>> model = build(recipe.model, 0)
+    >>> by_chosen_vectors(recipe, model) is model  # evaluation.vectors says nothing else
+    True
+    """
     vectors = recipe.evaluation.vectors if recipe.evaluation is not None else None
     return model if vectors is None else model.by_other_vectors(**vectors.model_dump())
 
 
 class Weights:
-    """The weights that leave a run: the running mean's where asked for, mixed with those of the start."""
+    """The weights that leave a run: the running mean's where asked for, mixed with those of the start.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.training import setup
+    >>> from embedkit.training.loop.build import open_inputs, opened
+    >>> inputs = open_inputs(setup.check_all(load_recipe("quickstart", smoke=True)))
+    >>> with opened(inputs, Path("run"), Progress()) as run, run.weights.model() as model:
+    ...     print(model.encode(["a cat"]).shape)
+    (1, 64)
+    """
 
     def __init__(self, recipe: Recipe, state: RunState, starting: StartingPoint, engine: Engine) -> None:
         self._use_mean = state.ema is not None and recipe.train.evaluate_ema
@@ -51,7 +72,20 @@ class Weights:
 
 
 class Evaluator:
-    """Scores the model of a run on its suite and keeps the best score; the random state of training stays as it is."""
+    r"""Scores the model of a run on its suite and keeps the best score; the random state of training stays as it is.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.training import setup
+    >>> from embedkit.training.loop.build import open_inputs, opened
+    >>> _ = Path("pairs.csv").write_text("sentence1,sentence2,score\na cat,a cat,5\na cat,a dog,3\na cat,the tax,0\n")
+    >>> recipe = load_recipe("quickstart", ["evaluation={suite: own-sts, data: pairs.csv}"], smoke=True)
+    >>> with opened(open_inputs(setup.check_all(recipe)), Path("run"), Progress()) as run:
+    ...     run.evaluator.evaluate()
+    >>> run.state.best.metric, list(run.state.history[0]["scores"])
+    ('own-sts/pairs', ['own-sts/pairs'])
+    """
 
     def __init__(
         self, recipe: Recipe, suite: Any, state: RunState, weights: Weights, engine: Engine, schedule: Schedule, *,

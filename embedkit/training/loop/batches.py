@@ -38,6 +38,15 @@ class Pool:
         View name and number of its inputs, in order.
     guided : bool
         Whether a guide embeds it too.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe import ModelConfig
+    >>> from embedkit.factory import build
+    >>> model = build(ModelConfig(kind="static", tokenizer="builtin", dim=4), 0)
+    >>> pool = Pool(model.prepare(["a cat", "a dog"]), [("anchor", 1), ("positive", 1)], "text", {})
+    >>> len(pool.inputs), pool.names
+    (2, [('anchor', 1), ('positive', 1)])
     """
 
     inputs: Inputs
@@ -69,6 +78,18 @@ class StepBatch:
         The same views prepared by a guide with another tokenizer; empty when there is none.
     bad_rows : list of Skipped
         Rows of this process's part that were dropped because they are bad. `offset` and `size` still count them.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe import ModelConfig
+    >>> from embedkit.data import RowBatch
+    >>> from embedkit.factory import build
+    >>> from embedkit.methods import methods
+    >>> model = build(ModelConfig(kind="static", tokenizer="builtin", dim=4), 0)
+    >>> rows = RowBatch([{"anchor": "a cat"}, {"anchor": "a dog"}], ids=[10, 11], size=2, offset=0, step=0)
+    >>> batch = prepare(rows, methods["simcse-unsup"](), model, seed=1, epoch=0)
+    >>> batch.owner["positive"], batch.ids, batch.tokens
+    (tensor([0, 1]), tensor([10, 11]), 12)
     """
 
     pools: list[Pool]
@@ -103,6 +124,18 @@ def prepare(
     What a method draws at random for a row depends on (seed, epoch, step, place of the row in the whole batch) only.
     `number` counts the optimiser steps before this one; the step within the epoch when it is not given. Images are made
     into pixels by `threads`, if there are any.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe import ModelConfig
+    >>> from embedkit.data import RowBatch
+    >>> from embedkit.factory import build
+    >>> from embedkit.methods import methods
+    >>> model = build(ModelConfig(kind="static", tokenizer="builtin", dim=4), 0)
+    >>> rows = RowBatch([{"anchor": "a cat", "positive": "a kitten"}], ids=[10], size=1, offset=0, step=0)
+    >>> batch = prepare(rows, methods["pairs"](), model, seed=1, epoch=0)
+    >>> batch.pools[0].names, batch.views["positive"].inputs
+    ([('anchor', 1), ('positive', 1)], ['a kitten'])
     """
 
     places = _places(batch) if method.shares_draws else batch.places
@@ -219,5 +252,5 @@ def _key(value: Any) -> int:
 
 
 def _image_bytes(value: Any) -> bytes:
-    known = getattr(value, "key", value)
-    return known if isinstance(known, bytes) else known.tobytes()  # type: ignore[no-any-return]
+    key = getattr(value, "key", value)
+    return key if isinstance(key, bytes) else key.tobytes()  # type: ignore[no-any-return]

@@ -17,7 +17,7 @@ from embedkit.data import TrainingRows
 from embedkit.errors import CheckpointError, RecipeError
 from embedkit.methods.base import Method
 from embedkit.system.disk import FolderLock, write_durably
-from embedkit.training import setup
+from embedkit.training import batching, setup
 from embedkit.training.evaluation.holdout import HeldOut
 from embedkit.training.evaluation.suite import Evaluator, Weights, by_chosen_vectors
 from embedkit.training.loop.batches import prepare
@@ -59,6 +59,13 @@ class Inputs:
         The score that chooses the best checkpoint.
     total : int
         Optimiser steps of the run.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> inputs = open_inputs(setup.check_all(load_recipe("quickstart", smoke=True)))
+    >>> type(inputs.method).__name__, inputs.total, inputs.metric
+    ('Pairs', 4, None)
     """
 
     recipe: Recipe
@@ -87,6 +94,15 @@ class Run:
         When to log, evaluate, save and end.
     holdout : HeldOut or None
         Rows that are not trained on, and their score before training; None where there are none.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> inputs = open_inputs(setup.check_all(load_recipe("quickstart", smoke=True)))
+    >>> with opened(inputs, Path("runs/quickstart"), Progress()) as run:
+    ...     run.saver.save()
+    >>> run.total, run.state.position, run.store.steps()
+    (4, Position(step=0, epoch=0, epoch_step=0), [0])
     """
 
     inputs: Inputs
@@ -127,7 +143,15 @@ class Run:
 
 
 def open_inputs(checked: setup.Checked) -> Inputs:
-    """Data and suite of a checked recipe, opened; errors in them are told before a model is made."""
+    """Data and suite of a checked recipe, opened; errors in them are told before a model is made.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> inputs = open_inputs(setup.check_all(load_recipe("quickstart", smoke=True)))
+    >>> inputs.total, inputs.rows.num_rows
+    (4, 256)
+    """
     from embedkit.evaluation import open_suite
 
     recipe, config = checked.recipe, checked.recipe.evaluation
@@ -136,7 +160,7 @@ def open_inputs(checked: setup.Checked) -> Inputs:
         suite = open_suite(config.suite, config.data, config.tasks, config.split, settings=config.settings)
     rows = setup.open_rows(recipe, checked.method, checked.contract)
     recipe = setup.as_opened(recipe, rows)
-    return Inputs(recipe, checked.method, rows, suite, checked.metric, setup.total_steps(recipe, rows))
+    return Inputs(recipe, checked.method, rows, suite, checked.metric, batching.total_steps(recipe, rows))
 
 
 @contextlib.contextmanager
@@ -154,6 +178,16 @@ def opened(
     ------
     CheckpointError
         The folder has a run already, or its checkpoint belongs to another one.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> inputs = open_inputs(setup.check_all(load_recipe("quickstart", smoke=True)))
+    >>> with opened(inputs, Path("run"), Progress()) as run:
+    ...     batch = next(run.stream)
+    ...     result = run.step.gradients(batch)
+    >>> batch.size, list(batch.views)
+    (16, ['anchor', 'positive'])
     """
     recipe = inputs.recipe
     if recipe.train.threads is not None:
@@ -161,10 +195,10 @@ def opened(
     with contextlib.ExitStack() as stack:
         engine = Engine(recipe, folder)
         stack.callback(engine.close)
-        shown = progress if engine.world.is_main else Progress()
-        stack.callback(shown.stop)
-        told = Callbacks(callbacks, is_main=engine.world.is_main)
-        setup.check_shares(inputs.rows.smallest_batch, engine.world.size)
+        display = progress if engine.world.is_main else Progress()
+        stack.callback(display.stop)
+        listeners = Callbacks(callbacks, is_main=engine.world.is_main)
+        batching.check_shares(inputs.rows.smallest_batch, engine.world.size)
         precision = choose_precision(recipe.train.precision, engine.world.device)
         if engine.world.is_main:
             lock = FolderLock(folder, "wait for it, or give another train.output")
@@ -172,25 +206,34 @@ def opened(
             check_folder(folder, resume)  # again: another run may have filled it before this one had the lock
         setup.check_same(engine.world, recipe, inputs.rows)
         for note in (*recipe.origin.notes, *inputs.rows.notes):
-            shown.say(note)
-        state, starting = build_state(inputs, engine, precision, shown.say)
+            display.say(note)
+        state, starting = build_state(inputs, engine, precision, display.say)
         for note in inputs.method.notes(state.bundle.model):
-            shown.say(note)
-        shown.say(summary_line(inputs.rows, inputs.total, inputs.method, state.bundle.model))
-        yield _assembled(inputs, folder, engine, state, starting, precision, shown, told, stack, resume=resume)
+            display.say(note)
+        display.say(summary_line(inputs.rows, inputs.total, inputs.method, state.bundle.model))
+        yield _assembled(inputs, folder, engine, state, starting, precision, display, listeners, stack, resume=resume)
 
 
 def check_folder(folder: Path, resume: bool) -> None:
-    """Refuse a folder that has a run in it, unless that is resumed, and what is no folder."""
+    """Refuse a folder that has a run in it, unless that is resumed, and what is no folder.
+
+    Examples
+    --------
+    >>> Path("runs/done/model").mkdir(parents=True)
+    >>> check_folder(Path("runs/done"), resume=True)
+    >>> check_folder(Path("runs/done"), resume=False)
+    Traceback (most recent call last):
+    embedkit.errors.CheckpointError: run: the output folder holds a run; add --resume, or give another train.output
+    """
     try:
-        used = folder.is_dir() and any(folder.glob("checkpoints/step-*"))
+        has_run = folder.is_dir() and any(folder.glob("checkpoints/step-*"))
         exists = folder.exists()
     except (OSError, ValueError) as error:  # too long, NUL, no permission
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(f"not a usable path ({reason})", where=str(folder)[:200], remedy="check it") from error
     if exists and not folder.is_dir():
         raise CheckpointError("is not a folder", where=str(folder), remedy="give another train.output")
-    if not resume and (used or (folder / "model").exists()):
+    if not resume and (has_run or (folder / "model").exists()):
         raise CheckpointError(
             "the output folder holds a run", where=str(folder), remedy="add --resume, or give another train.output"
         )
@@ -199,7 +242,16 @@ def check_folder(folder: Path, resume: bool) -> None:
 def build_state(
     inputs: Inputs, engine: Engine, precision: Precision, say: Callable[[str], None] = lambda line: None
 ) -> tuple[RunState, StartingPoint]:
-    """Model, method's parts, objective, guide, optimiser and means, on their device; random by the recipe's seed."""
+    """Model, method's parts, objective, guide, optimiser and means, on their device; random by the recipe's seed.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> inputs = open_inputs(setup.check_all(load_recipe("quickstart", smoke=True)))
+    >>> state, _ = build_state(inputs, Engine(inputs.recipe, Path("run")), "fp32")
+    >>> [(group.name, group.lr, group.weight_decay) for group in state.optimiser.groups]
+    [('model', 0.003, 0.01), ('model', 0.003, 0.0)]
+    """
     from embedkit.factory import build
 
     recipe, method, config = inputs.recipe, inputs.method, inputs.recipe.train
@@ -245,7 +297,7 @@ def _assembled(
     images = image_cache_of(inputs, folder, state.bundle.model, world, progress.say)
     ledger, stop = Ledger(folder, world, recipe.data.on_bad_row == "quarantine"), StopRequest()
     step = TrainStep(
-        state.bundle, method, world, chunking_of(recipe, state.bundle.model),
+        state.bundle, method, world, _chunking(recipe, state.bundle.model),
         autocast=autocast(precision, world.device), loss_scale=lambda: state.scale.factor,
         defer_sync=engine.defer_sync, total_steps=inputs.total, equal_passes=engine.sharded,
         asked_to_stop=lambda: stop.code is not None,
@@ -305,7 +357,7 @@ def _resume(
     progress.say(f"resuming from step {at.step} (epoch {at.epoch}, batch {at.epoch_step}): {checkpoint.path}")
 
 
-def chunking_of(recipe: Recipe, model: Any) -> Chunking:
+def _chunking(recipe: Recipe, model: Any) -> Chunking:
     """How the gradient cache cuts a step; refused for a model whose vectors depend on what is in a chunk with them."""
     config = recipe.train
     chunking = Chunking(config.chunk_size, config.chunk_tokens, config.keep_chunks)
@@ -320,13 +372,21 @@ def chunking_of(recipe: Recipe, model: Any) -> Chunking:
 def image_cache_of(
     inputs: Inputs, folder: Path, model: Any, world: World, say: Callable[[str], None]
 ) -> ImageCache | None:
-    """Vectors of all images, for methods that lock the image tower; a stream has none."""
+    """Vectors of all images, for methods that lock the image tower; a stream has none.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> inputs = open_inputs(setup.check_all(load_recipe("quickstart", smoke=True)))
+    >>> image_cache_of(inputs, Path("run"), None, World(), print) is None  # method pairs locks no image tower
+    True
+    """
     if not inputs.method.caches_images or inputs.rows.num_rows is None:
         return None
     from embedkit.training.loop import image_cache
 
     rows: Any = inputs.rows
-    return image_cache.build(model, rows, folder, world, setup.decoding(inputs.recipe, inputs.method, model), say)
+    return image_cache.build(model, rows, folder, world, batching.decoding(inputs.recipe, inputs.method, model), say)
 
 
 def batches_of(
@@ -335,14 +395,24 @@ def batches_of(
     """Batches from the position of `state` on, epoch after epoch without end, prepared two steps ahead.
 
     ``.waited`` is the time in seconds that was spent waiting for them. The threads end with `stack`.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> inputs = open_inputs(setup.check_all(load_recipe("quickstart", smoke=True)))
+    >>> state, _ = build_state(inputs, Engine(inputs.recipe, Path("run")), "fp32")
+    >>> with contextlib.ExitStack() as stack:
+    ...     with contextlib.closing(batches_of(inputs, state, None, World(), stack)) as stream:
+    ...         print([next(stream).step for _ in range(3)])
+    [0, 1, 2]
     """
     from embedkit.data import prefetch
     from embedkit.data.images.decoding import decode_batches
 
     recipe, method, rows, model = inputs.recipe, inputs.method, inputs.rows, state.bundle.model
     guide = state.bundle.guide
-    source = setup.batches_from(rows, state.position, world.rank, world.size)
-    decoding = setup.decoding(recipe, method, model)
+    source = batching.batches_from(rows, state.position, world.rank, world.size)
+    decoding = batching.decoding(recipe, method, model)
     if images is not None:
         source = images.attach(source, decoding.skip, rows.where)
     else:

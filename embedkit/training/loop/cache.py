@@ -30,6 +30,15 @@ class Chunking:
     """How a pool is cut: by number of inputs (one number or one a tower), by tokens, or not at all.
 
     `keep` chunks, the last ones, hold their activations between the two passes instead of computing them again.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> pool = SimpleNamespace(inputs=SimpleNamespace(costs=np.array([5, 30, 8, 12])), tower="text")
+    >>> Chunking(tokens=32).cut(pool)  # four texts, 32 tokens a chunk at most
+    [array([1]), array([3, 2, 0])]
+    >>> Chunking().whole
+    True
     """
 
     size: int | dict[str, int] | None = None
@@ -77,7 +86,16 @@ class _Chunk:
 
 
 class RandomState:
-    """State of the torch generators that a forward pass draws from: the CPU's and one device's."""
+    """State of the torch generators that a forward pass draws from: the CPU's and one device's.
+
+    Examples
+    --------
+    >>> state = RandomState(torch.device("cpu"))
+    >>> first = torch.rand(3)
+    >>> state.restore()
+    >>> torch.equal(first, torch.rand(3))
+    True
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -105,6 +123,20 @@ class CachedEmbeddings:
     passes : callable (int) -> int, optional
         How many chunks every process runs, given how many this one has, for engines that communicate in each pass.
         Missing ones are filled with an input whose result is not used.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe import ModelConfig
+    >>> from embedkit.factory import build
+    >>> model = build(ModelConfig(kind="static", tokenizer="builtin", dim=4), 0)
+    >>> pool = Pool(model.prepare(["a cat", "a dog", "a bird"]), [("anchor", 3)], "text", {})
+    >>> step = CachedEmbeddings(lambda pool, inputs: model(inputs), [pool], Chunking(size=1), torch.empty(0, 4))
+    >>> vectors = step.forward()
+    >>> vectors["anchor"].shape, vectors["anchor"].requires_grad
+    (torch.Size([3, 4]), False)
+    >>> step.backward({"anchor": torch.ones(3, 4)})
+    >>> model.embedding.weight.grad is not None
+    True
     """
 
     def __init__(
@@ -118,22 +150,22 @@ class CachedEmbeddings:
             missing = passes(len(self._chunks)) - len(self._chunks)
             spare = self._chunks[-1]
             self._chunks[:0] = [_Chunk(spare.pool, spare.index[:1], idle=True) for _ in range(missing)]
-        self._kept = len(self._chunks) if chunking.whole else min(chunking.keep, len(self._chunks))
+        self._graphs = len(self._chunks) if chunking.whole else min(chunking.keep, len(self._chunks))
 
     def forward(self) -> dict[str, Tensor]:
         """Outputs by view name, (n_name, K) with K of the view's pool, detached."""
-        first_kept = len(self._chunks) - self._kept
+        first_kept = len(self._chunks) - self._graphs
         for number, chunk in enumerate(self._chunks):
-            kept = number >= first_kept
-            chunk.state = None if kept else RandomState(self.device)
-            with torch.set_grad_enabled(kept):
+            has_graph = number >= first_kept
+            chunk.state = None if has_graph else RandomState(self.device)
+            with torch.set_grad_enabled(has_graph):
                 chunk.output = self._run(chunk)
-        found: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = {}
         for number, pool in enumerate(self.pools):
-            found.update(self._by_name(pool, [c for c in self._chunks if c.pool == number and not c.idle]))
+            outputs.update(self._by_name(pool, [c for c in self._chunks if c.pool == number and not c.idle]))
         for chunk in self._chunks[:first_kept]:
             chunk.output = None
-        return found
+        return outputs
 
     def _nothing(self) -> Tensor:
         """(0, D) for a pool without inputs, as wide as the other outputs; other processes may know better."""
@@ -144,16 +176,18 @@ class CachedEmbeddings:
     def backward(self, gradients: dict[str, Tensor]) -> None:
         """Accumulate parameter gradients from gradients of the embeddings, name -> (n_name, D)."""
         by_pool = [torch.cat([gradients[name] for name, _ in pool.names]) for pool in self.pools]
-        kept = [chunk for chunk in self._chunks if chunk.output is not None]
+        with_graph = [chunk for chunk in self._chunks if chunk.output is not None]
         again = [chunk for chunk in self._chunks if chunk.output is None]
-        if kept:
+        if with_graph:
             if not again:
                 self._last_backward()
             # the output of a frozen copy, or of no encoder at all, has no way back
-            outputs = {i: c.output for i, c in enumerate(kept) if c.output is not None and c.output.requires_grad}
+            outputs = {i: c.output for i, c in enumerate(with_graph) if c.output is not None and c.output.requires_grad}
             if outputs:
-                torch.autograd.backward(list(outputs.values()), [self._gradient(kept[i], by_pool) for i in outputs])
-            for chunk in kept:
+                torch.autograd.backward(
+                    list(outputs.values()), [self._gradient(with_graph[i], by_pool) for i in outputs]
+                )
+            for chunk in with_graph:
                 chunk.output = None
         if not again:
             return
@@ -179,8 +213,8 @@ class CachedEmbeddings:
 
     def _by_name(self, pool: Pool, chunks: list[_Chunk]) -> dict[str, Tensor]:
         outputs = [chunk.output.detach() for chunk in chunks if chunk.output is not None]
-        joined = torch.cat(outputs) if outputs else self._nothing()
+        rows = torch.cat(outputs) if outputs else self._nothing()
         order = np.concatenate([chunk.index for chunk in chunks] or [np.arange(0)])
-        whole = torch.empty_like(joined)
-        whole[torch.as_tensor(order, device=joined.device)] = joined  # (n, D) in the order of the pool
+        whole = torch.empty_like(rows)
+        whole[torch.as_tensor(order, device=rows.device)] = rows  # (n, D) in the order of the pool
         return dict(zip([n for n, _ in pool.names], whole.split([c for _, c in pool.names]), strict=True))

@@ -25,6 +25,17 @@ class Guide(nn.Module):
     With ``ema`` it is a running mean of the model, moved once an optimiser step, saved in checkpoints; it draws its own
     dropout, as the momentum encoder of MoCo does. With ``model`` it is a frozen encoder with its own tokenizer, in
     evaluation mode unless ``dropout`` is set; its weights are not saved.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe import ModelConfig
+    >>> from embedkit.factory import build
+    >>> model = build(ModelConfig(kind="static", tokenizer="builtin", dim=4), 0)
+    >>> guide = Guide(GuideConfig(ema=0.9), model)
+    >>> _ = model.embedding.weight.data.add_(1.0)
+    >>> guide.after_update(model)
+    >>> round((model.embedding.weight - guide.encoder.embedding.weight).mean().item(), 3)
+    0.9
     """
 
     def __init__(self, config: GuideConfig, model: nn.Module) -> None:

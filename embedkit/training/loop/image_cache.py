@@ -43,6 +43,16 @@ class ImageCache:
         Row i belongs to the row with id i.
     bad : dict of int to (str, str)
         Id -> reason and fault of the rows whose image cannot be decoded.
+
+    Examples
+    --------
+    >>> from embedkit.data import RowBatch
+    >>> cache = ImageCache(np.ones((2, 3), np.float32), np.zeros((2, 16), np.uint8), {1: ("bad image", "cut short")})
+    >>> rows = [{"image": "dog.jpg", "texts": ["a dog"]}, {"image": "cat.jpg", "texts": ["a cat"]}]
+    >>> batches = iter([(0, RowBatch(rows, ids=[0, 1], size=2, offset=0, step=0))])
+    >>> [(_, batch)] = cache.attach(batches, skip=True, where=lambda row_id: f"captions.csv:{row_id + 2}")
+    >>> batch.rows[0]["features"], batch.bad_rows[0].where
+    (array([1., 1., 1.], dtype=float32), 'captions.csv:3')
     """
 
     def __init__(self, vectors: np.ndarray, keys: np.ndarray, bad: dict[int, tuple[str, str]]) -> None:
@@ -65,15 +75,33 @@ class ImageCache:
 def build(
     model: Any, rows: HeldRows, folder: Path, world: World, decoding: Decoding, say: Callable[[str], None]
 ) -> ImageCache:
-    """The cache of a run: read from `folder` where it is there for this tower and data, else computed.
+    r"""The cache of a run: read from `folder` where it is there for this tower and data, else computed.
 
     Raises
     ------
     BadRow
         An image cannot be decoded, and bad rows are not skipped.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build as build_model
+    >>> from embedkit.training import batching, setup
+    >>> from embedkit.training.parallel.distributed import World
+    >>> for number in range(16):
+    ...     Image.new("RGB", (32, 32), (16 * number, 0, 0)).save(f"{number}.png")
+    >>> _ = Path("captions.csv").write_text("image,caption\n" + "".join(f"{n}.png,number {n}\n" for n in range(16)))
+    >>> recipe = load_recipe("clip-small", ["method=lit", "data.train=captions.csv"], smoke=True)
+    >>> method, model = setup.build_method(recipe), build_model(recipe.model, 0)
+    >>> rows, decoding = setup.open_rows(recipe, method), batching.decoding(recipe, method, model)
+    >>> cache = build(model, rows, Path("run"), World(), decoding, print)
+    computing the vectors of 16 images by the locked tower
+    >>> cache.vectors.shape, cache.bad
+    ((16, 16), {})
     """
     place = folder / NAME
-    identity = {"data": rows.fingerprint, "tower": tower_hash(model), "need": decoding.need}
+    identity = {"data": rows.fingerprint, "tower": _tower_hash(model), "need": decoding.need}
     if not _complete(place, identity):
         say(f"computing the vectors of {rows.num_rows:,} images by the locked tower")
         world.barrier()
@@ -102,7 +130,7 @@ def _opened(path: Path, rows: int) -> np.ndarray:
     return array
 
 
-def tower_hash(model: Any) -> str:
+def _tower_hash(model: Any) -> str:
     """A name for the image tower and its preprocessing: 16 hexadecimal digits over settings and weights."""
     settings = {"image": model.image.spec(), "preprocess": model.preprocess.to_json()}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
@@ -135,7 +163,7 @@ def _fill(place: Path, model: Any, rows: HeldRows, world: World, decoding: Decod
     source = ((0, rows.block(range(start, min(start + BLOCK, rows.num_rows)))) for start in blocks)
     bad: dict[int, tuple[str, str]] = {}
     for _, batch in decode_batches(source, decoding, rows.where, empty=True):
-        bad |= {skipped.id: (skipped.reason, skipped.what) for skipped in batch.bad_rows}
+        bad |= {bad_row.id: (bad_row.reason, bad_row.what) for bad_row in batch.bad_rows}
         if batch.rows:
             vectors[batch.ids] = _vectors(model, batch, world.device)
             keys[batch.ids] = [np.frombuffer(row["image"].key, np.uint8) for row in batch.rows]

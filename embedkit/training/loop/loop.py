@@ -18,7 +18,13 @@ from embedkit.training.optim.optimizer import schedule_factor
 
 
 class Interrupted(UserError):
-    """The run was asked to stop and has saved a checkpoint; exit code 143 (SIGTERM) or 130 (SIGINT)."""
+    """The run was asked to stop and has saved a checkpoint; exit code 143 (SIGTERM) or 130 (SIGINT).
+
+    Examples
+    --------
+    >>> print(Interrupted(120, Path("runs/pairs"), 143))
+    runs/pairs: stopped after step 120, saved; resume it with --resume
+    """
 
     def __init__(self, step: int, output: Path, exit_code: int) -> None:
         super().__init__(f"stopped after step {step}, saved", where=str(output), remedy="resume it with --resume")
@@ -34,6 +40,17 @@ def loop(run: Run) -> list[float]:
         After SIGTERM or SIGINT, with a checkpoint of the last finished step.
     NonFiniteError
         A loss, gradient or score is NaN or infinite; the weights are those of the step before.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.training import Progress, setup
+    >>> from embedkit.training.loop.build import open_inputs, opened
+    >>> inputs = open_inputs(setup.check_all(load_recipe("quickstart", smoke=True)))
+    >>> with opened(inputs, Path("run"), Progress()) as run:
+    ...     losses = loop(run)
+    >>> len(losses), run.state.position.step
+    (4, 4)
     """
     state, schedule = run.state, run.schedule
     losses: list[float] = []

@@ -85,11 +85,17 @@ def train(
     ------
     UserError
         Everything a user can fix, before the model loads where that is possible.
+
+    Examples
+    --------
+    >>> result = train("quickstart", smoke=True, output="runs/quickstart", progress=Progress())
+    >>> result.steps, len(result.losses), result.output.name
+    (4, 4, 'model')
     """
-    loaded = load_recipe(recipe, overrides, smoke=smoke)
-    folder = Path(output) if output is not None else Path(loaded.train.output.replace("{name}", loaded.name))
+    config = load_recipe(recipe, overrides, smoke=smoke)
+    folder = Path(output) if output is not None else Path(config.train.output.replace("{name}", config.name))
     Callbacks(callbacks)  # a wrong one is refused before anything is read
-    checked = setup.check_all(loaded)
+    checked = setup.check_all(config)
     check_folder(folder, resume)
     try:
         inputs = open_inputs(checked)
@@ -124,14 +130,23 @@ def _facts(run: Run) -> dict[str, Any]:
 
 
 def finish(run: Run, losses: list[float]) -> TrainResult:
-    """The result; the best weights are loaded when asked for, the model and ``result.json`` written."""
+    """The result; the best weights are loaded when asked for, the model and ``result.json`` written.
+
+    Examples
+    --------
+    >>> inputs = open_inputs(setup.check_all(load_recipe("quickstart", smoke=True)))
+    >>> with opened(inputs, Path("run"), Progress()) as run:
+    ...     result = finish(run, losses=loop(run))
+    >>> sorted(path.name for path in result.output.parent.iterdir())
+    ['.lock', 'checkpoints', 'log.jsonl', 'model', 'recipe.yaml', 'result.json', 'samples.json']
+    """
     state, evaluation, world = run.state, run.recipe.evaluation, run.engine.world
     load_best = evaluation is not None and evaluation.load_best
     if load_best and state.best.step not in (None, state.position.step):
         run.progress.say(f"best weights: step {state.best.step}, {state.best.metric} {state.best.value:.2f}")
         _load_best(run, state.best.step or 0)
-    chosen = state.best.step if load_best else state.position.step
-    rows = [row for row in state.history if row["step"] == chosen]
+    saved_step = state.best.step if load_best else state.position.step
+    rows = [row for row in state.history if row["step"] == saved_step]
     target = run.folder / "model"
     run.ledger.finish(run.rows)
     with run.weights.leaving():
@@ -140,9 +155,9 @@ def finish(run: Run, losses: list[float]) -> TrainResult:
     if run.holdout is not None:
         with run.weights.model() as model:
             if world.is_main:
-                run.holdout.after(model, chosen or 0)
+                run.holdout.after(model, saved_step or 0)
     if world.is_main:
-        card_of_run(run.folder, chosen)
+        card_of_run(run.folder, saved_step)
     loss = losses[-1] if losses else math.nan
     scores = rows[-1]["scores"] if rows else {}
     held_out = {} if run.holdout is None else asdict(run.holdout.scores)

@@ -42,8 +42,8 @@ class Schedule:
 
     def evaluates_at_start(self, state: RunState) -> bool:
         """Whether the untrained model is to be evaluated now."""
-        asked = self.evaluation is not None and self.evaluation.at_start
-        return asked and state.position.step == 0 and not state.history
+        at_start = self.evaluation is not None and self.evaluation.at_start
+        return at_start and state.position.step == 0 and not state.history
 
     def evaluates(self, state: RunState) -> bool:
         """Whether an evaluation is due after the step at hand."""

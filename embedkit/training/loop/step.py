@@ -26,6 +26,15 @@ class Bundle(nn.Module):
     """All that is trained and saved in a run: the model, the method's parts, the objective, and a guide that follows.
 
     Its state dict has keys ``model.*``, ``parts.*``, ``objective.*``, ``guide.*``; parameter groups match these names.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe import ModelConfig
+    >>> from embedkit.factory import build as build_model
+    >>> from embedkit.objectives import build
+    >>> model = build_model(ModelConfig(kind="static", tokenizer="builtin", dim=4), 0)
+    >>> list(Bundle(model, nn.ModuleDict(), build("clip")).state_dict())
+    ['model.embedding.weight', 'objective.scale.log_scale']
     """
 
     def __init__(self, model: Model, parts: nn.ModuleDict, objective: Objective, guide: Guide | None = None) -> None:
@@ -46,6 +55,12 @@ class StepResult:
         This process's share of the loss.
     terms, metrics : dict of str to Tensor ()
         As in `LossOutput`; terms are shares too.
+
+    Examples
+    --------
+    >>> result = StepResult(torch.tensor(2.5), terms={"mlm": torch.tensor(0.5)})
+    >>> result.loss, list(result.terms)
+    (tensor(2.5000), ['mlm'])
     """
 
     loss: Tensor
@@ -55,11 +70,19 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Latest:
-    """The gathered batch of the step at hand, without gradient: encoder outputs, embeddings, and what is known."""
+    """The gathered batch of the step at hand, without gradient: encoder outputs, embeddings, and what is known.
+
+    Examples
+    --------
+    >>> z = torch.ones(2, 4)
+    >>> latest = Latest({"anchor": z}, {"anchor": z}, ObjectiveBatch.of({"anchor": z}))
+    >>> latest.batch.size
+    2
+    """
 
     outputs: dict[str, Tensor]
     embeddings: dict[str, Tensor]
-    known: ObjectiveBatch
+    batch: ObjectiveBatch
 
 
 class TrainStep:
@@ -82,6 +105,23 @@ class TrainStep:
     ----------
     latest : Latest or None
         The batch of the step at hand, from before its loss until its update.
+
+    Examples
+    --------
+    >>> import contextlib
+    >>> from embedkit.config.recipe import ModelConfig
+    >>> from embedkit.data import RowBatch
+    >>> from embedkit.factory import build as build_model
+    >>> from embedkit.methods import methods
+    >>> from embedkit.objectives import build
+    >>> from embedkit.training.loop.batches import prepare
+    >>> model = build_model(ModelConfig(kind="static", tokenizer="builtin", dim=4), 0)
+    >>> bundle, method = Bundle(model, nn.ModuleDict(), build("infonce")), methods["simcse-unsup"]()
+    >>> step = TrainStep(bundle, method, World(), Chunking(size=1), autocast=contextlib.nullcontext)
+    >>> rows = RowBatch([{"anchor": "a cat"}, {"anchor": "a dog"}], ids=[0, 1], size=2, offset=0, step=0)
+    >>> result = step.gradients(prepare(rows, method, model, seed=1, epoch=0))
+    >>> bool(result.loss > 0), model.embedding.weight.grad is not None
+    (True, True)
     """
 
     def __init__(
@@ -94,34 +134,34 @@ class TrainStep:
         self.autocast, self.loss_scale, self.total_steps = autocast, loss_scale, total_steps
         self._defer_sync = defer_sync or (lambda deferred: None)
         self._passes = (lambda own: max(world.counts(own))) if equal_passes else None
-        self._asked, self.stop = asked_to_stop, False
+        self._stop_request, self.stop = asked_to_stop, False
         self.latest: Latest | None = None
 
     def gradients(self, batch: StepBatch) -> StepResult:
         """Forward and backward of one batch: parameter gradients are summed over processes when this returns."""
         self.latest = None
         self._defer_sync(True)
-        cached = self._cached(batch)
-        local, counts = self._aligned(cached.forward())  # name -> (n_name, K), this process
+        chunks = self._cached(batch)
+        local, counts = self._aligned(chunks.forward())  # name -> (n_name, K), this process
 
         whole = {name: self._leaf(self.world.gather(z, counts[name])) for name, z in local.items()}
-        known = self._objective_batch(batch, counts)
-        known.guide = self._guide(batch, counts)
-        projected = self.method.project(whole, known, self.bundle.parts)
-        seen = {name: z if z is whole.get(name) else self._leaf(z) for name, z in projected.items()}
-        self.latest = Latest(_detached(whole), _detached(seen), known)
+        whole_batch = self._objective_batch(batch, counts)
+        whole_batch.guide = self._guide(batch, counts)
+        projected = self.method.project(whole, whole_batch, self.bundle.parts)
+        vectors = {name: z if z is whole.get(name) else self._leaf(z) for name, z in projected.items()}
+        self.latest = Latest(_detached(whole), _detached(vectors), whole_batch)
 
-        output: LossOutput = self.bundle.objective(seen, known)
-        terms = self.method.terms(whole, seen, known, self.bundle.parts)
+        output: LossOutput = self.bundle.objective(vectors, whole_batch)
+        terms = self.method.terms(whole, vectors, whole_batch, self.bundle.parts)
         scale = self.loss_scale()
         loss = output.loss + sum(terms.values())
         if loss.requires_grad:
             _backward(loss, scale)
-        extra = self._local_terms(batch, seen, known, counts, scale)
+        extra = self._local_terms(batch, vectors, whole_batch, counts, scale)
 
-        self._through_projection(whole, projected, seen)
+        self._through_projection(whole, projected, vectors)
         own = {name: self.world.own_sum(_gradient(whole[name]), counts[name]) for name in local}
-        cached.backward({name: own[name].to(local[name].dtype) for name in local})
+        chunks.backward({name: own[name].to(local[name].dtype) for name in local})
         self.world.sum_gradients(self.bundle.parameters())
         logged = {**output.terms, **_detached(terms), **extra}
         return StepResult(loss.detach() + sum(extra.values()), logged, output.metrics)
@@ -131,10 +171,10 @@ class TrainStep:
         if self.bundle.guide is not None:
             self.bundle.guide.after_update(self.bundle.model)
         if self.latest is not None:
-            outputs, embeddings, known = self.latest.outputs, self.latest.embeddings, self.latest.known
+            outputs, embeddings, whole_batch = self.latest.outputs, self.latest.embeddings, self.latest.batch
             with torch.no_grad():
-                self.bundle.objective.after_step(embeddings, known)
-                self.method.after_step(outputs, embeddings, known, self.bundle.model, self.bundle.parts)
+                self.bundle.objective.after_step(embeddings, whole_batch)
+                self.method.after_step(outputs, embeddings, whole_batch, self.bundle.model, self.bundle.parts)
             self.latest = None
 
     def _aligned(self, local: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
@@ -180,8 +220,8 @@ class TrainStep:
     def _objective_batch(self, batch: StepBatch, counts: dict[str, list[int]]) -> ObjectiveBatch:
         device, gather = self.world.device, self.world.gather
         # bad rows are dropped already, by each process on its own
-        rows, asked = zip(*self.world.tables([len(batch.ids), self._asked()]), strict=True)
-        self.stop = any(asked)
+        rows, stops = zip(*self.world.tables([len(batch.ids), self._stop_request()]), strict=True)
+        self.stop = any(stops)
         offset = sum(rows[: self.world.rank])
         labels = {name: gather(values.to(device), rows) for name, values in batch.labels.items()}
         of_inputs = {
@@ -209,7 +249,7 @@ class TrainStep:
         )
 
     def _local_terms(
-        self, batch: StepBatch, seen: dict[str, Tensor], known: ObjectiveBatch, counts: dict[str, list[int]],
+        self, batch: StepBatch, vectors: dict[str, Tensor], whole_batch: ObjectiveBatch, counts: dict[str, list[int]],
         scale: float,
     ) -> dict[str, Tensor]:  # fmt: skip
         """Losses of this process's own rows, chunk by chunk, into the gradients of `seen`; detached sums by name."""
@@ -217,15 +257,15 @@ class TrainStep:
         if type(self.method).local_terms is Method.local_terms:
             return sums
         for pool, name, inputs in _by_view(batch.pools):
-            if name not in seen:
+            if name not in vectors:
                 continue
             first = sum(counts[name][: self.world.rank])  # of this process's inputs among all
             for index in self.chunking.cut(Pool(inputs, [(name, len(inputs))], pool.tower, pool.settings)):
                 chunk = inputs.select(index).to(self.world.device)
-                embeddings = seen[name][torch.as_tensor(index + first, device=self.world.device)]
+                embeddings = vectors[name][torch.as_tensor(index + first, device=self.world.device)]
                 with self.autocast():
                     terms = self.method.local_terms(
-                        name, embeddings, chunk, known, self.bundle.model, self.bundle.parts
+                        name, embeddings, chunk, whole_batch, self.bundle.model, self.bundle.parts
                     )
                 if terms:
                     _backward(sum(terms.values()), scale)  # type: ignore[arg-type]
@@ -234,11 +274,11 @@ class TrainStep:
         return sums
 
     @staticmethod
-    def _through_projection(whole: dict[str, Tensor], projected: dict[str, Tensor], seen: dict[str, Tensor]) -> None:
+    def _through_projection(whole: dict[str, Tensor], projected: dict[str, Tensor], vectors: dict[str, Tensor]) -> None:
         """Carry the gradients of the projected embeddings back to the gathered outputs and to the parts."""
-        moved = [name for name, z in projected.items() if z.requires_grad and z is not whole.get(name)]
-        if moved:
-            torch.autograd.backward([projected[n] for n in moved], [_gradient(seen[n]) for n in moved])
+        names = [name for name, z in projected.items() if z.requires_grad and z is not whole.get(name)]
+        if names:
+            torch.autograd.backward([projected[n] for n in names], [_gradient(vectors[n]) for n in names])
 
 
 _TYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]

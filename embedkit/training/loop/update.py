@@ -24,6 +24,19 @@ class Update:
         Pulls the weights to those of the start.
     finite : FiniteGuard
         Says which step and rows were not finite.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.training import Progress, setup
+    >>> from embedkit.training.loop.build import open_inputs, opened
+    >>> inputs = open_inputs(setup.check_all(load_recipe("quickstart", smoke=True)))
+    >>> with opened(inputs, Path("run"), Progress()) as run:
+    ...     batch = next(run.stream)
+    ...     norm = run.update.apply(batch, run.step.gradients(batch).loss, factor=1.0)
+    >>> bool(norm > 0)
+    True
     """
 
     def __init__(self, state: RunState, step: TrainStep, starting: StartingPoint, finite: FiniteGuard) -> None:

@@ -50,6 +50,14 @@ class Callbacks:
     ------
     RecipeError
         One has none of the methods, or a method ``on_...`` that nothing would call.
+
+    Examples
+    --------
+    >>> class Losses:
+    ...     def on_step(self, step, figures):
+    ...         print(step, figures)
+    >>> Callbacks([Losses()]).step(1, {"loss": 0.5})
+    1 {'loss': 0.5}
     """
 
     def __init__(self, entries: Sequence[Any] = (), *, is_main: bool = True) -> None:

@@ -23,7 +23,13 @@ from embedkit.training.parallel.distributed import World
 
 
 class GuardError(UserError):
-    """Something that is watched has been bad for long, and ``train.guards`` is "stop"."""
+    """Something that is watched has been bad for long, and ``train.guards`` is "stop".
+
+    Examples
+    --------
+    >>> print(GuardError("the gradient is exactly zero", where="train.guards", remedy="check the scores"))
+    train.guards: the gradient is exactly zero; check the scores
+    """
 
 
 COLLAPSED = 0.99
@@ -49,16 +55,16 @@ class _Watch:
     patience: int
     since: int | None = None
     lines: int = 0
-    said: bool = False
+    mute: bool = False
 
     def holds(self, now: bool, step: int) -> bool:
         """Whether it is to be said at this log step."""
-        if not now or self.said:
+        if not now or self.mute:
             self.since, self.lines = None, 0
             return False
         self.since, self.lines = step if self.since is None else self.since, self.lines + 1
-        self.said = self.lines >= LINES and step - self.since >= self.patience
-        return self.said
+        self.mute = self.lines >= LINES and step - self.since >= self.patience
+        return self.mute
 
 
 class Negatives:
@@ -73,6 +79,15 @@ class Negatives:
         Rows of a whole batch.
     hard : int
         Most hard negatives of a row; of a stream, whose rows are not known, the most seen so far in any batch.
+
+    Examples
+    --------
+    >>> negatives = Negatives(batch_size=3, hard=0, device=torch.device("cpu"))
+    >>> z = torch.zeros(3, 2)
+    >>> keys = {"anchor": torch.tensor([1, 2, 3]), "positive": torch.tensor([4, 5, 5])}  # two positives are equal
+    >>> negatives.add(ObjectiveBatch.of({"anchor": z, "positive": z}, keys=keys))
+    >>> negatives.planned, negatives.figures()
+    (2, {'negatives': 1.0, 'short_batches': 1.0})
     """
 
     def __init__(self, batch_size: int, hard: int, device: torch.device) -> None:
@@ -80,14 +95,14 @@ class Negatives:
         self._line, self._whole = torch.zeros(2, device=device), torch.zeros(2, device=device)
         self._line_steps, self.steps = 0, 0
 
-    def add(self, known: ObjectiveBatch) -> None:
+    def add(self, batch: ObjectiveBatch) -> None:
         """Count a step."""
-        names = [name for name in ("positive", "negatives") if name in known.keys]
+        names = [name for name in ("positive", "negatives") if name in batch.keys]
         if "positive" not in names:
             return
-        hard = len(known.keys["negatives"]) if "negatives" in names else 0
-        self._hard = max(self._hard, -(-hard // max(1, known.size)))
-        keys = torch.cat([known.keys[name] for name in names]).sort().values
+        hard = len(batch.keys["negatives"]) if "negatives" in names else 0
+        self._hard = max(self._hard, -(-hard // max(1, batch.size)))
+        keys = torch.cat([batch.keys[name] for name in names]).sort().values
         different = (keys[1:] != keys[:-1]).sum()  # different inputs, less the anchor's own
         self._line += torch.stack([different, different < self.planned])
         self._line_steps += 1
@@ -130,6 +145,15 @@ class Guards:
         Most hard negatives of a row, as far as it is known.
     say : callable
         Shows a line.
+
+    Examples
+    --------
+    >>> from embedkit.objectives import build
+    >>> config = TrainConfig(max_steps=1000, warmup=0)
+    >>> guards = Guards(config, build("infonce"), World(), total=1000, hard=0, say=print)
+    >>> for step in (100, 200, 300):
+    ...     guards.check(step, {"loss": 1.0, "mean_cosine": 0.999})
+    warning: the vectors of a view have collapsed: mean cosine 0.9990 between different inputs, ...
     """
 
     def __init__(
@@ -150,7 +174,7 @@ class Guards:
         if self._config.guards == "off" or latest is None:
             return {}
         if self.negatives is not None:
-            self.negatives.add(latest.known)
+            self.negatives.add(latest.batch)
         if not at_log:
             return {}
         cosines = mean_cosines(latest)
@@ -218,6 +242,14 @@ def chance_loss(objective: Objective, figures: Mapping[str, float]) -> float | N
     """The loss () of an objective that gives all candidates the same score, with the negatives of a log line.
 
     None for an objective whose loss is no ratio of candidates, and where no negatives were counted.
+
+    Examples
+    --------
+    >>> from embedkit.objectives import build
+    >>> round(chance_loss(build("infonce"), {"negatives": 63}), 3)  # ln 64
+    4.159
+    >>> chance_loss(build("vicreg"), {"negatives": 63}) is None
+    True
     """
     ratio = isinstance(objective, TableObjective) and objective.reducer.ratio
     if not ratio or not figures.get("negatives", 0.0) > 0:
@@ -226,7 +258,14 @@ def chance_loss(objective: Objective, figures: Mapping[str, float]) -> float | N
 
 
 def scale_bounds(objective: Objective) -> list[tuple[str, float, float, str]]:
-    """Name, value now, bound, and "upper" or "lower", for each bound of the learnable scales."""
+    """Name, value now, bound, and "upper" or "lower", for each bound of the learnable scales.
+
+    Examples
+    --------
+    >>> from embedkit.objectives import build
+    >>> [(name, round(now, 2), bound, word) for name, now, bound, word in scale_bounds(build("clip"))]
+    [('scale', 14.29, 100.0, 'upper'), ('scale', 14.29, 0.01, 'lower')]
+    """
     return [
         (name or "scale", math.exp(float(part.log_scale.detach())), bound, word)
         for name, part in objective.named_modules() if isinstance(part, Learnable)
@@ -235,7 +274,14 @@ def scale_bounds(objective: Objective) -> list[tuple[str, float, float, str]]:
 
 
 def scales_at_bound(objective: Objective) -> list[tuple[str, float, str]]:
-    """Name, bound, and "upper" or "lower", of the learnable scales that stand at a bound."""
+    """Name, bound, and "upper" or "lower", of the learnable scales that stand at a bound.
+
+    Examples
+    --------
+    >>> from embedkit.objectives import build
+    >>> scales_at_bound(build({"name": "clip", "temperature": 0.01})), scales_at_bound(build("clip"))
+    ([('scale', 100.0, 'upper')], [])
+    """
     bounds = scale_bounds(objective)
     return [(name, bound, word) for name, now, bound, word in bounds if abs(now - bound) <= AT_BOUND * bound]
 
@@ -246,10 +292,16 @@ def mean_cosines(latest: Latest) -> dict[str, Tensor]:
 
     (|Σ u|² - n) / (n (n - 1)) for unit vectors u, so no table is made. Equal inputs count once: their vectors must be
     equal. Vectors of length 0 count as one direction. Views with fewer than eight different inputs are left out.
+
+    Examples
+    --------
+    >>> z = torch.eye(10)
+    >>> mean_cosines(Latest({}, {"anchor": z}, ObjectiveBatch.of({"anchor": z})))
+    {'anchor': tensor(0.)}
     """
     cosines = {}
     for name, z in latest.embeddings.items():
-        keys = latest.known.keys.get(name)
+        keys = latest.batch.keys.get(name)
         if name == "negatives" or keys is None or len(keys) != len(z) or z.dim() != 2:
             continue
         once = z[:_ROWS].float()[_first_of_each(keys[:_ROWS])]  # (n, D)

@@ -24,13 +24,23 @@ from embedkit.training.parallel.distributed import World
 
 
 class Progress:
-    """Shows progress to a person; the default shows nothing. Subclass it for a bar or a notebook."""
+    """Shows progress to a person; the default shows nothing. Subclass it for a bar or a notebook.
 
-    def start(self, total: int | None, done: int) -> None:
-        """The run begins at step `done` of `total`."""
+    Examples
+    --------
+    >>> class Lines(Progress):
+    ...     def step(self, step, figures):
+    ...         if figures:
+    ...             print(step, figures["loss"])
+    >>> Lines().step(10, {"loss": 0.5})
+    10 0.5
+    """
 
-    def step(self, done: int, figures: Mapping[str, float] | None) -> None:
-        """Step `done` is finished; `figures` are there on log steps."""
+    def start(self, total: int | None, step: int) -> None:
+        """The run begins at `step` of `total`."""
+
+    def step(self, step: int, figures: Mapping[str, float] | None) -> None:
+        """`step` is finished; `figures` are there on log steps."""
 
     def say(self, line: str) -> None:
         """A line worth reading."""
@@ -40,7 +50,15 @@ class Progress:
 
 
 class RichProgress(Progress):
-    """A rich progress bar with the last figures, and log lines above it."""
+    """A rich progress bar with the last figures, and log lines above it.
+
+    Examples
+    --------
+    >>> progress = RichProgress()
+    >>> progress.start(100, 0)
+    >>> progress.say("resuming from step 0")  # on standard error
+    >>> progress.stop()
+    """
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -54,16 +72,16 @@ class RichProgress(Progress):
         self._bar = Bar(*columns, last, console=self._console, transient=True)
         self._task = self._bar.add_task("steps", total=None, last="")
 
-    def start(self, total: int | None, done: int) -> None:
-        self._bar.update(self._task, total=total, completed=done)
+    def start(self, total: int | None, step: int) -> None:
+        self._bar.update(self._task, total=total, completed=step)
         self._bar.start()
 
-    def step(self, done: int, figures: Mapping[str, float] | None) -> None:
-        self._bar.update(self._task, completed=done)
+    def step(self, step: int, figures: Mapping[str, float] | None) -> None:
+        self._bar.update(self._task, completed=step)
         if figures:
             self._bar.update(self._task, last=f"loss {figures['loss']:.4f}")
         if figures and not self._console.is_terminal:
-            self._console.print(log_line(done, figures))
+            self._console.print(log_line(step, figures))
 
     def say(self, line: str) -> None:
         self._console.print(line)
@@ -79,6 +97,11 @@ class NotebookProgress(Progress):
     ----------
     every : int
         The bar is drawn anew after so many steps.
+
+    Examples
+    --------
+    >>> NotebookProgress().say("resuming from step 120")
+    resuming from step 120
     """
 
     def __init__(self, every: int = 10) -> None:
@@ -86,27 +109,40 @@ class NotebookProgress(Progress):
         self._total: int | None = None
         self._text = ""
 
-    def start(self, total: int | None, done: int) -> None:
+    def start(self, total: int | None, step: int) -> None:
         self._total = total
-        self._bar.show(done, total)
+        self._bar.show(step, total)
 
-    def step(self, done: int, figures: Mapping[str, float] | None) -> None:
+    def step(self, step: int, figures: Mapping[str, float] | None) -> None:
         if figures:
             self._text = f"loss {figures['loss']:.4f}"
-        if figures or done % self._every == 0:
-            self._bar.show(done, self._total, self._text)
+        if figures or step % self._every == 0:
+            self._bar.show(step, self._total, self._text)
 
     def say(self, line: str) -> None:
         print(line)
 
 
 def default_progress() -> Progress:
-    """The progress of a run that is given none: a notebook's bar in a notebook, else a rich bar on standard error."""
+    """The progress of a run that is given none: a notebook's bar in a notebook, else a rich bar on standard error.
+
+    Examples
+    --------
+    >>> type(default_progress()).__name__  # outside of a notebook
+    'RichProgress'
+    """
     return NotebookProgress() if in_notebook() else RichProgress()
 
 
 def log_line(step: int, figures: Mapping[str, float]) -> str:
-    """One line for people: loss, learning rate, speed, padding and waiting shares."""
+    """One line for people: loss, learning rate, speed, padding and waiting shares.
+
+    Examples
+    --------
+    >>> shares = {"padding_share": 0.02, "data_wait_share": 0.1}
+    >>> log_line(10, {"loss": 0.5, "lr": 1e-3, "sentences_per_s": 900, "tokens_per_s": 9000, **shares})
+    'step 10: loss 0.5000, lr 0.001, 900 sentences/s, 9000 tokens/s, padding 2.0%, waiting for data 10.0%'
+    """
     first = f"step {step}: loss {figures['loss']:.4f}, lr {figures['lr']:.3g}"
     speed = f"{figures['sentences_per_s']:.0f} sentences/s, {figures['tokens_per_s']:.0f} tokens/s"
     shares = f"padding {figures['padding_share']:.1%}, waiting for data {figures['data_wait_share']:.1%}"
@@ -145,6 +181,15 @@ class RunLog:
         Seconds spent waiting for data since the run began.
     track : callable (figures, step), optional
         Hands figures to experiment trackers.
+
+    Examples
+    --------
+    >>> log = RunLog(Path("log.jsonl"), World(), Progress(), waited=lambda: 0.0)
+    >>> log.record({"step": 10, "loss": 0.5})
+    >>> log.record({"step": 20, "loss": 0.4})
+    >>> log.rewind(10)
+    >>> print(Path("log.jsonl").read_text())
+    {"step": 10, "loss": 0.5}
     """
 
     def __init__(

@@ -41,6 +41,17 @@ class FiniteGuard:
         Row id -> file and row.
     record : callable
         Adds a row to the log: that of the step that ended the run, with its figures as they were.
+
+    Examples
+    --------
+    >>> store = CheckpointStore(Path("run/checkpoints"))
+    >>> guard = FiniteGuard(Path("run"), World(), store, None, where=str, record=print)
+    >>> module = nn.Linear(2, 1)
+    >>> guard.check_weights(7, module)
+    >>> _ = module.bias.data.fill_(float("nan"))
+    >>> guard.check_weights(8, module)
+    Traceback (most recent call last):
+    embedkit.errors.NonFiniteError: run: step 8 left weights that are not finite (bias); ...
     """
 
     def __init__(
@@ -73,9 +84,9 @@ class FiniteGuard:
     def check(self) -> None:
         """Raise for the first update that was left out since the last check."""
         first = int(self._first) if self._recent else 0
-        found = [known for known in self._recent if known[0] == first]
+        hits = [recent for recent in self._recent if recent[0] == first]
         self._recent = []
-        for step, batch, ids in found:
+        for step, batch, ids in hits:
             raise self._error(step, batch, ids, "the gradient is not finite", "that update was left out")
 
     def check_weights(self, step: int, module: nn.Module) -> None:
@@ -101,7 +112,7 @@ class FiniteGuard:
 
     def _ids(self, batch: StepBatch) -> Tensor:
         """Row ids of the whole batch, on the device; of this process's part when it did not come to the exchange."""
-        return batch.ids if self._step.latest is None else self._step.latest.known.ids
+        return batch.ids if self._step.latest is None else self._step.latest.batch.ids
 
     def _last_good(self) -> str:
         good, _ = self._store.newest()
@@ -114,12 +125,14 @@ class FiniteGuard:
         rows = ids.tolist()
         bad = self._bad_rows() if cause is not None else {}
         weights = bad_weights(self._step.bundle)
-        named = f"{what} at step {step}, rows {_few([str(i) for i in rows])}"
-        named += f" (loss {loss:.4g})" if loss is not None else ""
+        message = f"{what} at step {step}, rows {_few([str(i) for i in rows])}"
+        message += f" (loss {loss:.4g})" if loss is not None else ""
         if bad:
-            named += f"; its own are rows {_few(sorted({str(i) for found in bad.values() for i in found}))}"
+            message += (
+                f"; its own are rows {_few(sorted({str(i) for ids_of_view in bad.values() for i in ids_of_view}))}"
+            )
         if weights:
-            named += f"; weights that are not finite: {_few(weights)}"
+            message += f"; weights that are not finite: {_few(weights)}"
         document = {
             "step": step, "epoch": batch.epoch, "what": what, "loss": None if loss is None else str(loss), "ids": rows,
             "bad": bad, "weights": weights,
@@ -128,7 +141,7 @@ class FiniteGuard:
         self._record({"step": step, "loss": math.nan if loss is None else loss, "gradient_norm": math.nan})
         remedy = "take a model whose weights are finite" if weights else "lower train.lr, look at these rows"
         where = str(self._folder) if cause is None or cause.where is None else f"{self._folder}: {cause.where}"
-        return NonFiniteError(f"{named}; {after}, {self._last_good()}", where=where, remedy=f"{remedy} ({file})")
+        return NonFiniteError(f"{message}; {after}, {self._last_good()}", where=where, remedy=f"{remedy} ({file})")
 
     def _list_rows(self, step: int, document: dict[str, Any]) -> str:
         name = f"nonfinite-step-{step}.json"
@@ -148,17 +161,25 @@ class FiniteGuard:
         latest, rows = self._step.latest, dict[str, list[int]]()
         for name, z in {**latest.outputs, **latest.embeddings}.items():
             bad = (~torch.isfinite(z).flatten(1).all(-1)).nonzero().squeeze(1)
-            owner = latest.known.owner.get(name)
+            owner = latest.batch.owner.get(name)
             if len(bad) and owner is not None and len(owner) == len(z):
-                rows[name] = sorted(set(latest.known.ids[owner[bad]].tolist()))
+                rows[name] = sorted(set(latest.batch.ids[owner[bad]].tolist()))
         return rows
 
 
 def bad_weights(module: nn.Module) -> list[str]:
-    """Names of the parameters that hold NaN or infinity; of sharded ones this process's part is looked at."""
-    named = [(n, p.to_local() if hasattr(p, "to_local") else p.detach()) for n, p in module.named_parameters()]
-    good = [torch.isfinite(value).all() for _, value in named]  # one number a tensor, fetched together
-    return [n for (n, _), fine in zip(named, torch.stack(good).tolist() if good else [], strict=True) if not fine]
+    """Names of the parameters that hold NaN or infinity; of sharded ones this process's part is looked at.
+
+    Examples
+    --------
+    >>> module = nn.Linear(2, 1)
+    >>> _ = module.bias.data.fill_(float("nan"))
+    >>> bad_weights(module)
+    ['bias']
+    """
+    tensors = [(n, p.to_local() if hasattr(p, "to_local") else p.detach()) for n, p in module.named_parameters()]
+    good = [torch.isfinite(value).all() for _, value in tensors]  # one number a tensor, fetched together
+    return [n for (n, _), fine in zip(tensors, torch.stack(good).tolist() if good else [], strict=True) if not fine]
 
 
 def _kind(loss: Tensor) -> str:

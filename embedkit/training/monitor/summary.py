@@ -17,7 +17,18 @@ SAMPLE = 1_000
 
 
 def summary_line(rows: TrainingRows, total: int, method: Method, model: Any) -> str:
-    """The line: rows, steps, and shares that are not zero of cut, repeated and missing texts and of left over rows."""
+    """The line: rows, steps, and shares that are not zero of cut, repeated and missing texts and of left over rows.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> from embedkit.training import setup
+    >>> recipe = load_recipe("quickstart", smoke=True)
+    >>> method = setup.build_method(recipe)
+    >>> summary_line(setup.open_rows(recipe, method), 4, method, build(recipe.model, 0))
+    '256 rows; 4 steps of 16 rows (0.25 epochs)'
+    """
     facts = rows.summary()
     count = "a stream of rows" if rows.num_rows is None else f"{rows.num_rows:,} rows"
     parts = [count, *_steps(rows, total)]
@@ -49,6 +60,16 @@ def cut_share(rows: TrainingRows, method: Method, model: Any) -> float | None:
     """Share of the texts that reach the model's ``max_length`` tokens, of `SAMPLE` rows spread over the data.
 
     None where nothing can be counted: for streams, whose rows are not known yet, and rows without texts.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> from embedkit.training import setup
+    >>> recipe = load_recipe("quickstart", ["model.max_length=12"], smoke=True)
+    >>> method = setup.build_method(recipe)
+    >>> cut_share(setup.open_rows(recipe, method), method, build(recipe.model, 0))
+    0.87109375
     """
     if rows.num_rows is None or not hasattr(rows, "block"):
         return None

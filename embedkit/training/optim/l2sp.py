@@ -23,6 +23,16 @@ class StartingPoint:
     share : float or None
         Share of the tuned weights in the mean of start and tuned weights that is evaluated and saved (WiSE-FT,
         Wortsman et al. 2022, eq. 1); None for the tuned weights themselves.
+
+    Examples
+    --------
+    >>> module = nn.ModuleDict({"model": nn.Linear(1, 1, bias=False)})
+    >>> start = StartingPoint(module, pull=0.5, share=None)
+    >>> _ = module["model"].weight.data.add_(2.0)
+    >>> module["model"].weight.grad = torch.zeros(1, 1)
+    >>> start.add_pull(module)
+    >>> module["model"].weight.grad
+    tensor([[1.]])
     """
 
     def __init__(self, module: nn.Module, pull: float, share: float | None) -> None:

@@ -15,6 +15,11 @@ def layer_factors(names: Sequence[str], decay: float) -> dict[str, float]:
     The tower's stack of layers is the one with the most parameters (``encoder.layer.0.`` .., ``resblocks.0.`` ..,
     ``layer1.`` ..). What is registered before it (embeddings) is one level below its first layer, what comes behind it
     and a final ``proj`` one above its last. The top level has factor 1, each level below `decay` times that above.
+
+    Examples
+    --------
+    >>> layer_factors(["embeddings.word", "layer.0.dense", "layer.1.dense", "pooler.dense"], decay=0.5)
+    {'embeddings.word': 0.125, 'layer.0.dense': 0.25, 'layer.1.dense': 0.5, 'pooler.dense': 1.0}
     """
     places = {name: match for name in names if (match := _NUMBERED.match(name)) is not None}
     counts = Counter(match[1] for match in places.values())

@@ -21,6 +21,12 @@ class ParameterGroup:
     """Parameters that share a learning rate (at its peak) and weight decay.
 
     `names` are those of `Bundle.named_parameters`; the order decides nothing.
+
+    Examples
+    --------
+    >>> module = nn.ModuleDict({"model": nn.Linear(3, 2)})
+    >>> assign_groups(module, TrainConfig(epochs=1, lr=1e-3, weight_decay=0.01))[0]
+    ParameterGroup(name='model', lr=0.001, weight_decay=0.01, names=['model.weight'], count=6)
     """
 
     name: str
@@ -42,6 +48,13 @@ def assign_groups(
     ------
     RecipeError
         When a pattern matches nothing, or nothing is left to train.
+
+    Examples
+    --------
+    >>> module = nn.ModuleDict({"model": nn.Linear(3, 2), "parts": nn.Linear(2, 2)})
+    >>> config = TrainConfig(epochs=1, lr=1e-3, groups=[{"pattern": "parts.*", "lr": 1e-2}])
+    >>> [(group.name, group.lr, group.names) for group in assign_groups(module, config)]
+    [('model', 0.001, ['model.weight', 'model.bias']), ('parts.*', 0.01, ['parts.weight', 'parts.bias'])]
     """
     groups: dict[tuple[str, float, float], ParameterGroup] = {}
     matched: set[str] = set()
@@ -124,14 +137,27 @@ class Optimiser:
 
     Decoupled weight decay (Loshchilov and Hutter 2019). With `can_skip` an update is skipped on the device, without
     waiting for it; sharded parameters have no fused update and cannot do that.
+
+    Examples
+    --------
+    >>> module = nn.Linear(1, 1, bias=False)
+    >>> config = TrainConfig(epochs=1, lr=0.1, max_grad_norm=1.0)
+    >>> optimiser = Optimiser(module, assign_groups(module, config), config)
+    >>> module.weight.grad = torch.full((1, 1), 4.0)
+    >>> norm = optimiser.gradient_norm()
+    >>> optimiser.clip(norm)
+    >>> norm, module.weight.grad
+    (tensor(4.), tensor([[1.0000]]))
     """
 
     def __init__(self, module: nn.Module, groups: list[ParameterGroup], config: TrainConfig) -> None:
-        named = dict(module.named_parameters())
+        by_name = dict(module.named_parameters())
         self.groups, self.config = groups, config
         self._names = [name for group in groups for name in group.names]
-        self._parameters = [named[name] for name in self._names]
-        settings = [{"params": [named[n] for n in g.names], "lr": g.lr, "weight_decay": g.weight_decay} for g in groups]
+        self._parameters = [by_name[name] for name in self._names]
+        settings = [
+            {"params": [by_name[n] for n in g.names], "lr": g.lr, "weight_decay": g.weight_decay} for g in groups
+        ]
         self.can_skip = not any(_is_sharded(p) for p in self._parameters)
         way = {"fused": True} if self.can_skip else {"foreach": False}
         self.adamw = torch.optim.AdamW(settings, lr=config.lr, betas=config.betas, eps=config.eps, **way)
@@ -207,13 +233,25 @@ def _is_sharded(tensor: Tensor) -> bool:
 
 
 def whole(value: Tensor) -> Tensor:
-    """The whole of a tensor that FSDP2 may have spread over processes, on the CPU; called on every process."""
+    """The whole of a tensor that FSDP2 may have spread over processes, on the CPU; called on every process.
+
+    Examples
+    --------
+    >>> whole(torch.ones(2, requires_grad=True))
+    tensor([1., 1.])
+    """
     full = value.full_tensor() if hasattr(value, "full_tensor") else value
     return full.detach().cpu().contiguous()
 
 
 def like(value: Tensor, parameter: Any) -> Tensor:
-    """`value` spread over processes as `parameter` is; called on every process."""
+    """`value` spread over processes as `parameter` is; called on every process.
+
+    Examples
+    --------
+    >>> like(torch.zeros(2), nn.Parameter(torch.ones(2)))  # nothing is sharded in one process
+    tensor([0., 0.])
+    """
     if not _is_sharded(parameter):
         return value
     from torch.distributed.tensor import distribute_tensor
@@ -222,7 +260,18 @@ def like(value: Tensor, parameter: Any) -> Tensor:
 
 
 class RunningMean:
-    """Exponential moving average of the trained parameters, for evaluation and export."""
+    """Exponential moving average of the trained parameters, for evaluation and export.
+
+    Examples
+    --------
+    >>> module = nn.Linear(1, 1, bias=False)
+    >>> _ = nn.init.zeros_(module.weight)
+    >>> ema = RunningMean(module, decay=0.9)
+    >>> _ = nn.init.ones_(module.weight)
+    >>> ema.update(module)
+    >>> ema.state_tensors()
+    {'weight': tensor([[0.1000]])}
+    """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -242,23 +291,23 @@ class RunningMean:
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """Move the means by ``1 - decay`` towards the parameters."""
-        named = dict(module.named_parameters())
+        parameters = dict(module.named_parameters())
         for sharded in (True, False):
             names = [n for n, value in self.mean.items() if _is_sharded(value) == sharded]
             if names:
-                now = [named[n].detach() for n in names]
+                now = [parameters[n].detach() for n in names]
                 torch._foreach_lerp_([self.mean[n] for n in names], now, 1.0 - self.decay)
 
     def swapped(self, module: nn.Module) -> Iterator[None]:
         """Generator for a context in which the module holds the means."""
-        named = dict(module.named_parameters())
-        weights = {name: named[name].detach().clone() for name in self.mean}
+        parameters = dict(module.named_parameters())
+        weights = {name: parameters[name].detach().clone() for name in self.mean}
         with torch.no_grad():
             for name, value in self.mean.items():
-                named[name].copy_(value)
+                parameters[name].copy_(value)
         try:
             yield
         finally:
             with torch.no_grad():
                 for name, value in weights.items():
-                    named[name].copy_(value)
+                    parameters[name].copy_(value)

@@ -24,6 +24,14 @@ def choose_precision(setting: str, device: torch.device) -> Precision:
     ------
     RecipeError
         When the wanted arithmetic would be emulated or is not there: it is never taken silently.
+
+    Examples
+    --------
+    >>> choose_precision("auto", torch.device("cpu"))
+    'fp32'
+    >>> choose_precision("fp16", torch.device("cpu"))
+    Traceback (most recent call last):
+    embedkit.errors.RecipeError: train.precision: fp16 training needs a GPU; use fp32 or auto
     """
     if setting == "auto":
         return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
@@ -40,7 +48,14 @@ def choose_precision(setting: str, device: torch.device) -> Precision:
 
 
 def autocast(precision: Precision, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
-    """A maker of the context in which the encoder's forward pass runs."""
+    """A maker of the context in which the encoder's forward pass runs.
+
+    Examples
+    --------
+    >>> with autocast("bf16", torch.device("cpu"))():
+    ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+    torch.bfloat16
+    """
     if precision == "fp32":
         return contextlib.nullcontext
     return lambda: torch.autocast(device.type, dtype=_TYPES[precision])
@@ -51,12 +66,21 @@ class LossScale:
 
     The factor is halved when a gradient overflows, that step is skipped, and doubled after 2,000 good steps. At a
     factor of 1 an overflow is no matter of the scale any more.
+
+    Examples
+    --------
+    >>> scale = LossScale("fp16")
+    >>> scale.update(overflowed=True)
+    >>> scale.figures()
+    {'loss_scale': 32768.0, 'skipped_steps': 1.0}
+    >>> LossScale("bf16").figures()
+    {}
     """
 
     def __init__(self, precision: Precision) -> None:
         self.active = precision == "fp16"
         self.factor = 65_536.0 if self.active else 1.0
-        self.good_steps, self.skipped = 0, 0
+        self.good_steps, self.skips = 0, 0
 
     @property
     def can_shrink(self) -> bool:
@@ -65,14 +89,14 @@ class LossScale:
 
     def figures(self) -> dict[str, float]:
         """For the log: the factor, and the steps that this part of the run has skipped; nothing but for fp16."""
-        return {"loss_scale": self.factor, "skipped_steps": float(self.skipped)} if self.active else {}
+        return {"loss_scale": self.factor, "skipped_steps": float(self.skips)} if self.active else {}
 
     def update(self, overflowed: Tensor | bool) -> None:
         """Adapt the factor after a step."""
         if not self.active:
             return
         if bool(overflowed):
-            self.factor, self.good_steps, self.skipped = max(1.0, self.factor / 2), 0, self.skipped + 1
+            self.factor, self.good_steps, self.skips = max(1.0, self.factor / 2), 0, self.skips + 1
         else:
             self.good_steps += 1
             if self.good_steps == 2_000:

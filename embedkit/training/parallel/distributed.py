@@ -24,6 +24,14 @@ class World:
         This process and how many there are.
     on_all_reduce : list of callables
         Called with the flat buffer before each sum of parameter gradients; for counting and measuring.
+
+    Examples
+    --------
+    >>> world = World()  # one process
+    >>> world.rank, world.size, world.counts(3), world.any(False)
+    (0, 1, [3], False)
+    >>> world.gather(torch.tensor([[1.0, 2.0]]), counts=[1])
+    tensor([[1., 2.]])
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
@@ -56,10 +64,10 @@ class World:
         if self.size == 1:
             return tensor.detach()
         most = max(counts)
-        padded = tensor.new_zeros((most, *tensor.shape[1:]))
-        padded[: len(tensor)] = tensor.detach()
-        every = [torch.empty_like(padded) for _ in range(self.size)]
-        dist.all_gather(every, padded)
+        block = tensor.new_zeros((most, *tensor.shape[1:]))
+        block[: len(tensor)] = tensor.detach()
+        every = [torch.empty_like(block) for _ in range(self.size)]
+        dist.all_gather(every, block)
         return torch.cat([part[:count] for part, count in zip(every, counts, strict=True)])
 
     def own_sum(self, gathered: Tensor, counts: Sequence[int]) -> Tensor:
@@ -79,9 +87,9 @@ class World:
         """Replace every gradient by its sum over processes, in one all-reduce of one flat buffer a data type."""
         if self.size == 1:
             return
-        trained = [p for p in parameters if p.requires_grad and not _is_sharded(p)]
+        replicas = [p for p in parameters if p.requires_grad and not _is_sharded(p)]
         by_type: dict[torch.dtype, list[nn.Parameter]] = {}
-        for parameter in trained:
+        for parameter in replicas:
             by_type.setdefault(parameter.dtype, []).append(parameter)
         for parameters_of_type in by_type.values():
             self._sum_flat(parameters_of_type)

@@ -28,7 +28,15 @@ if TYPE_CHECKING:
 
 
 class Engine:
-    """The accelerate side of a run."""
+    """The accelerate side of a run.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> engine = Engine(load_recipe("quickstart", smoke=True), Path("run"))
+    >>> engine.world.size, engine.sharded
+    (1, False)
+    """
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         from accelerate import Accelerator

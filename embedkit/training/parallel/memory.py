@@ -34,6 +34,11 @@ def keep_freed_memory() -> bool:
     glibc gives every block of more than 32 MiB back to the system as soon as it is freed, and the next one is a new
     block whose pages the system must clear one by one. The gradient of a table of word vectors is such a block at
     every step. Kept, the memory of the process stays at its peak, which training reaches at its first step anyway.
+
+    Examples
+    --------
+    >>> isinstance(keep_freed_memory(), bool)
+    True
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

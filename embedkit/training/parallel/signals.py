@@ -21,6 +21,13 @@ class StopRequest:
     ----------
     code : int or None
         128 + the number of the signal; None when nobody has asked.
+
+    Examples
+    --------
+    >>> with StopRequest() as stop:
+    ...     signal.raise_signal(signal.SIGTERM)
+    >>> stop.code
+    143
     """
 
     def __init__(self) -> None:
@@ -51,9 +58,17 @@ _LOST = ("closed by peer", "reset by peer", "Connection refused", "Broken pipe",
 
 
 def lost_process(error: RuntimeError, where: str, remedy: str) -> ProcessLostError | None:
-    """The line for an exchange that failed because another process has ended; None for any other error."""
-    said = next((line for line in str(error).splitlines() if any(text in line for text in _LOST)), None)
-    if said is None:
+    """The line for an exchange that failed because another process has ended; None for any other error.
+
+    Examples
+    --------
+    >>> print(lost_process(RuntimeError("Connection closed by peer [10.0.0.2]"), "runs/pairs", "resume with --resume"))
+    runs/pairs: another process of the run has ended or cannot be reached; what it said last tells why; ...
+    >>> lost_process(RuntimeError("shape mismatch"), "runs/pairs", "") is None
+    True
+    """
+    line = next((line for line in str(error).splitlines() if any(text in line for text in _LOST)), None)
+    if line is None:
         return None
     return ProcessLostError(
         "another process of the run has ended or cannot be reached; what it said last tells why", where=where,

@@ -28,7 +28,15 @@ _TEMPORARY = ".writing-"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint on disk."""
+    """A complete checkpoint on disk.
+
+    Examples
+    --------
+    >>> store = CheckpointStore(Path("checkpoints"))
+    >>> checkpoint = store.save(100, {}, {"state": {"epoch": 1}}, {"recipe.yaml": "name: pairs"})
+    >>> checkpoint.path.name, checkpoint.json("state")
+    ('step-00000100', {'epoch': 1})
+    """
 
     path: Path
     step: int
@@ -74,6 +82,17 @@ class CheckpointStore:
         Created on the first save; a symbolic link to a folder is followed.
     keep : int
         Complete checkpoints kept besides the best one.
+
+    Examples
+    --------
+    >>> store = CheckpointStore(Path("checkpoints"), keep=2)
+    >>> for step in (100, 200, 300):
+    ...     _ = store.save(step, {}, {"state": {"step": step}}, {}, best_step=100)
+    >>> store.steps()
+    [100, 200, 300]
+    >>> _ = (store.at(300).path / "state.json").write_text("{}")
+    >>> store.newest()[1]
+    ['ignored damaged step-00000300 (state.json has 2 bytes, not 17)']
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
@@ -167,7 +186,16 @@ class CheckpointStore:
 
 
 def verify(path: Path) -> str | None:
-    """Why a checkpoint folder cannot be trusted, or None when every file is as it was written."""
+    """Why a checkpoint folder cannot be trusted, or None when every file is as it was written.
+
+    Examples
+    --------
+    >>> checkpoint = CheckpointStore(Path("checkpoints")).save(1, {}, {"state": {}}, {})
+    >>> verify(checkpoint.path) is None
+    True
+    >>> verify(Path("checkpoints"))
+    'no complete.json'
+    """
     manifest = path / MANIFEST
     if not manifest.is_file():
         return f"no {MANIFEST}"
@@ -193,7 +221,17 @@ def verify(path: Path) -> str | None:
 
 
 def seal(folder: Path) -> None:
-    """Name size and hash of every file of a folder in its manifest, so that `verify` finds what changes later."""
+    """Name size and hash of every file of a folder in its manifest, so that `verify` finds what changes later.
+
+    Examples
+    --------
+    >>> Path("cache").mkdir()
+    >>> _ = Path("cache/vectors.npy").write_bytes(b"123")
+    >>> seal(Path("cache"))
+    >>> _ = Path("cache/vectors.npy").write_bytes(b"456")
+    >>> verify(Path("cache"))
+    'vectors.npy has changed since it was written'
+    """
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)}
         for path in sorted(folder.iterdir())
@@ -212,8 +250,8 @@ def _write_files(
     manifest: dict[str, dict[str, Any]] = {}
     for name, data in payloads.items():
         manifest[name] = _put(folder / name, data)
-    for name, named in tensors.items():
-        manifest[f"{name}.safetensors"] = _put(folder / f"{name}.safetensors", save(dict(named)))
+    for name, group in tensors.items():
+        manifest[f"{name}.safetensors"] = _put(folder / f"{name}.safetensors", save(dict(group)))
     _put(folder / MANIFEST, _json_bytes({"files": manifest}))
     sync_folder(folder)
 

@@ -28,19 +28,28 @@ class Samples:
 
     Attributes
     ----------
-    trained : int
+    trained_rows : int
         Rows of finished steps.
-    skipped : Counter
+    skips : Counter
         Reason -> rows dropped from these steps.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> from embedkit.training.parallel.distributed import World
+    >>> samples = Samples()
+    >>> samples.add(SimpleNamespace(ids=[4, 7], bad_rows=[SimpleNamespace(reason="missing image")]))
+    >>> samples.gathered(World())
+    [{'trained': 2, 'skipped': {'missing image': 1}}]
     """
 
-    trained: int = 0
-    skipped: Counter[str] = field(default_factory=Counter)
+    trained_rows: int = 0
+    skips: Counter[str] = field(default_factory=Counter)
 
     def add(self, batch: StepBatch) -> None:
         """Count a finished step."""
-        self.trained += len(batch.ids)
-        self.skipped.update(bad.reason for bad in batch.bad_rows)
+        self.trained_rows += len(batch.ids)
+        self.skips.update(bad.reason for bad in batch.bad_rows)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Samples:
@@ -49,7 +58,7 @@ class Samples:
 
     def gathered(self, world: World) -> list[dict[str, Any]]:
         """The plain values of every process, on every process."""
-        text = json.dumps({"trained": self.trained, "skipped": dict(self.skipped)})
+        text = json.dumps({"trained": self.trained_rows, "skipped": dict(self.skips)})
         mine = torch.tensor(list(text.encode()), dtype=torch.uint8, device=world.device)
         counts = world.counts(len(mine))
         parts = world.gather(mine, counts).cpu().split(counts)
@@ -64,25 +73,36 @@ class Ledger:
     (null for streams of shards, where everything that is read is drawn). ``quarantine.jsonl``, when asked for: one line
     a bad row with ``step`` (null for one that reading left out), ``id``, ``where``, ``reason`` and ``what``; while the
     run goes on each process has a file of its own.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> from embedkit.data.images.decoding import Skipped
+    >>> from embedkit.training.parallel.distributed import World
+    >>> ledger = Ledger(Path("."), World(), list_rows=True)
+    >>> bad = Skipped(7, 3, "captions.csv:8", "missing image", "there is no image file")
+    >>> ledger.add(12, SimpleNamespace(bad_rows=[bad]))
+    >>> print(Path("quarantine.0.jsonl").read_text())
+    {"step": 12, "id": 7, "place": 3, "where": "captions.csv:8", "reason": "missing image", ...}
     """
 
-    def __init__(self, folder: Path, world: World, listed: bool) -> None:
-        self._folder, self._world, self._listed = folder, world, listed
+    def __init__(self, folder: Path, world: World, list_rows: bool) -> None:
+        self._folder, self._world, self._lists = folder, world, list_rows
         self._file = folder / f"quarantine.{world.rank}.jsonl"
 
     def rewind(self, step: int) -> None:
         """Forget what came after `step`, which a resumed run does again."""
         manifest = self._folder / MANIFEST
         if self._world.is_main and manifest.is_file():  # of a run that had ended
-            ended = [line for line, done in _listed(manifest) if done is not None]
+            ended = [line for line, at in _listed(manifest) if at is not None]
             write_durably(self._file, "".join(ended).encode())
         if self._file.is_file():
-            lines = [line for line, done in _listed(self._file) if done is not None and done <= step]
+            lines = [line for line, at in _listed(self._file) if at is not None and at <= step]
             write_durably(self._file, "".join(lines).encode())
 
     def add(self, step: int, batch: StepBatch) -> None:
         """List the bad rows of a finished step."""
-        if self._listed and batch.bad_rows:
+        if self._lists and batch.bad_rows:
             text = "".join(json.dumps({"step": step, **asdict(bad)}) + "\n" for bad in batch.bad_rows)
             try:
                 with open(self._file, "a", encoding="utf-8") as file:
@@ -94,18 +114,18 @@ class Ledger:
         """Write the totals of all processes; on the main one."""
         if not self._world.is_main:
             return
-        trained = sum(values["trained"] for values in samples)
-        skipped: Counter[str] = sum((Counter(values["skipped"]) for values in samples), Counter())
+        used_rows = sum(values["trained"] for values in samples)
+        skips: Counter[str] = sum((Counter(values["skipped"]) for values in samples), Counter())
         totals = {
-            "step": step, "drawn": trained + skipped.total(), "trained": trained,
-            "skipped": dict(sorted(skipped.items())), **_reading(rows),
+            "step": step, "drawn": used_rows + skips.total(), "trained": used_rows,
+            "skipped": dict(sorted(skips.items())), **_reading(rows),
         }  # fmt: skip
         write_durably(self._folder / TOTALS, (json.dumps(totals, indent=1) + "\n").encode())
 
     def finish(self, rows: TrainingRows) -> None:
         """Join the lists of all processes into one, in the order of steps and places; call it on every process."""
         self._world.barrier()
-        if not (self._listed and self._world.is_main):
+        if not (self._lists and self._world.is_main):
             return
         files = [self._folder / f"quarantine.{rank}.jsonl" for rank in range(self._world.size)]
         texts = [file.read_text(encoding="utf-8") for file in files if file.is_file()]

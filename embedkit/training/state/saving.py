@@ -13,7 +13,20 @@ from embedkit.training.state.state import RunState
 
 
 class Saver:
-    """Writes checkpoints of a run."""
+    """Writes checkpoints of a run.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.training import Progress, setup
+    >>> from embedkit.training.loop.build import open_inputs, opened
+    >>> inputs = open_inputs(setup.check_all(load_recipe("quickstart", smoke=True)))
+    >>> with opened(inputs, Path("run"), Progress()) as run:
+    ...     run.saver.save()
+    >>> sorted(path.name for path in run.store.at(0).path.iterdir())
+    ['complete.json', 'optimiser.safetensors', 'random.safetensors', 'recipe.yaml', 'state.json', 'weights.safetensors']
+    """
 
     def __init__(
         self, recipe: Recipe, rows: TrainingRows, state: RunState, store: CheckpointStore, world: World,

@@ -13,13 +13,13 @@ from embedkit import __version__
 from embedkit.config.recipe import Recipe
 from embedkit.config.recipe_io import check_recipe, dump_recipe, parse_yaml
 from embedkit.errors import CheckpointError, RecipeError
+from embedkit.training.batching import Position
 from embedkit.training.loop.batches import StepBatch
 from embedkit.training.loop.cache import RandomState
 from embedkit.training.loop.step import Bundle
 from embedkit.training.optim.optimizer import Optimiser, RunningMean, like, whole
 from embedkit.training.optim.precision import LossScale
 from embedkit.training.parallel.distributed import World
-from embedkit.training.setup import Position
 from embedkit.training.state.checkpoint import Checkpoint, CheckpointStore
 from embedkit.training.state.sample_accounting import Samples
 
@@ -30,7 +30,14 @@ _FREE = {"train.output", "train.log_every", "train.save_every", "train.keep_chec
 
 @dataclass
 class Best:
-    """The best evaluation so far."""
+    """The best evaluation so far.
+
+    Examples
+    --------
+    >>> best = Best("sts/stsb", value=80.1, step=500)
+    >>> best.better(80.4), best.better(float("nan"))
+    (True, False)
+    """
 
     metric: str | None = None
     value: float | None = None
@@ -43,7 +50,20 @@ class Best:
 
 @dataclass
 class RunState:
-    """Everything of a run that changes while it goes on."""
+    """Everything of a run that changes while it goes on.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.training import Progress, setup
+    >>> from embedkit.training.loop.build import open_inputs, opened
+    >>> inputs = open_inputs(setup.check_all(load_recipe("quickstart", smoke=True)))
+    >>> with opened(inputs, Path("run"), Progress()) as run:
+    ...     run.state.advance(next(run.stream), run.rows.steps_per_epoch)
+    >>> run.state.position, run.state.samples.trained_rows
+    (Position(step=1, epoch=0, epoch_step=1), 16)
+    """
 
     bundle: Bundle
     optimiser: Optimiser
@@ -84,18 +104,18 @@ class RunState:
             "moments": len(tensors["optimiser"]),
             **self._origin(fingerprint, world),
         }
-        saved = store.save(
+        checkpoint = store.save(
             self.position.step, tensors, {"state": document}, {"recipe.yaml": dump_recipe(recipe)}, self.best.step
         )
         world.barrier()
-        return saved
+        return checkpoint
 
     @property
     def nbytes(self) -> int:
         """Bytes of a checkpoint, nearly: weights, two moments of what is trained, and the running mean."""
         weights = sum(tensor.numel() * tensor.element_size() for tensor in self.bundle.state_dict().values())
-        trained = sum(p.numel() * p.element_size() for p in self.bundle.parameters() if p.requires_grad)
-        return weights + (3 if self.ema is not None else 2) * trained
+        moving = sum(p.numel() * p.element_size() for p in self.bundle.parameters() if p.requires_grad)
+        return weights + (3 if self.ema is not None else 2) * moving
 
     def restore(self, checkpoint: Checkpoint, recipe: Recipe, fingerprint: str, world: World) -> None:
         """Go back to a checkpoint, or refuse it and list what differs."""
@@ -147,7 +167,22 @@ _WORDS = {
 
 
 def load_weights(bundle: Bundle, checkpoint: Checkpoint, file: str = "weights") -> None:
-    """Put the weights of a checkpoint into the bundle; ``ema`` holds the trained parameters only."""
+    """Put the weights of a checkpoint into the bundle; ``ema`` holds the trained parameters only.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from embedkit.config.recipe import ModelConfig
+    >>> from embedkit.factory import build as build_model
+    >>> from embedkit.objectives import build
+    >>> model = build_model(ModelConfig(kind="static", tokenizer="builtin", dim=4), 0)
+    >>> bundle = Bundle(model, torch.nn.ModuleDict(), build("infonce"))
+    >>> checkpoint = CheckpointStore(Path("checkpoints")).save(1, {"weights": bundle.state_dict()}, {}, {})
+    >>> _ = model.embedding.weight.data.zero_()
+    >>> load_weights(bundle, checkpoint)
+    >>> bool(model.embedding.weight.any())
+    True
+    """
     tensors = checkpoint.tensors(file)
     own = bundle.state_dict()
     wrong = [n for n, value in tensors.items() if n not in own or _whole_shape(own[n]) != tuple(value.shape)]
