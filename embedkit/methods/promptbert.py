@@ -207,7 +207,7 @@ def _rows_from(gradient: Any, first: int) -> Any:
 
 
 def _learnable_template(text: Any, template: str) -> tuple[str, int]:
-    """Replace the words of a template by new ones; the new template, and the id of the first new word."""
+    """The template with its words replaced by new trainable ones, and the id of the first of these."""
     prefix, slot, suffix = template.partition("{}")
     mask = text.tokenizer.mask_token
     if not slot or mask not in suffix:

@@ -82,7 +82,7 @@ class Plan:
 
 
 def plan(recipe: Recipe, processes: int = 1) -> Plan:
-    """Work out a plan: opens the data, builds the model, computes nothing with it.
+    """The plan of a run; the data is opened and the model built, nothing is computed with it.
 
     Parameters
     ----------
@@ -146,7 +146,15 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
 
 @contextlib.contextmanager
 def notes_of_folders() -> Iterator[list[str]]:
-    """What model folders that are read inside say of themselves, in place of the log."""
+    """A context with the list of what model folders that are read inside it say of themselves, in place of the log.
+
+    Examples
+    --------
+    >>> with notes_of_folders() as notes:
+    ...     logging.getLogger("embedkit.formats").warning("max_seq_length is 128, not 512")
+    >>> notes
+    ['max_seq_length is 128, not 512']
+    """
     notes: list[str] = []
     logger = logging.getLogger("embedkit.formats")
     handler = logging.Handler(logging.WARNING)

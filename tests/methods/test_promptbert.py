@@ -11,8 +11,8 @@ import torch
 
 from embedkit.errors import ModelError, RecipeError
 from embedkit.formats import load
+from embedkit.formats.registry import writers
 from embedkit.formats.sentence_transformers import writer as sentence_transformers
-from embedkit.formats.transformers import writer as transformers
 from embedkit.methods.mlm import MaskedWords
 from embedkit.methods.promptbert import PromptBERTOptimised, PromptBERTSupervised, PromptBERTUnsupervised
 from embedkit.models.augment.template_bias import bare_templates
@@ -107,9 +107,9 @@ def test_the_pretrained_transform_reads_vector_and_bias_apart_and_stays(tmp_path
     again = load(tmp_path / "model")
     assert np.array_equal(again.encode(toys.TEXTS), model.encode(toys.TEXTS))
     assert again.template_bias == model.template_bias
-    for write in (sentence_transformers.write, transformers.write):
+    for name in ("sentence-transformers", "transformers"):
         with pytest.raises(ModelError, match="bias of its template"):
-            write(again, tmp_path / "other")
+            writers[name].write(again, tmp_path / "other")
 
 
 def test_the_unsupervised_model_says_its_template_and_is_refused_where_no_template_goes(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_the_unsupervised_model_says_its_template_and_is_refused_where_no_templa
     assert (again.pooling, again.prompts[again.default_prompt]) == ("mask", FIRST)
     assert np.array_equal(again.encode(toys.TEXTS), model.encode(toys.TEXTS))
     with pytest.raises(ModelError, match="no mask pooling"):
-        sentence_transformers.write(again, tmp_path / "other")
+        writers["sentence-transformers"].write(again, tmp_path / "other")
 
 
 def test_a_learnt_template_trains_its_words_only_and_needs_nothing_special_later(tmp_path: Path) -> None:

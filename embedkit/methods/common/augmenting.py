@@ -80,7 +80,7 @@ class Augmenting(Method):
         return embed(adversary(embed, inputs, epsilon))
 
     def project(self, outputs: dict[str, Tensor], batch: ObjectiveBatch, parts: Any) -> dict[str, Tensor]:
-        """Composes the parts of a row, then the method's own."""
+        """The method's own projection, of the mean of the parts of each row that a chain has cut."""
         outputs = dict(outputs)
         for name, chain in self.chains.items():
             if chain.splits:

@@ -119,7 +119,7 @@ def prepare(
     batch: RowBatch, method: Method, model: Model, *, seed: int, epoch: int, guide: Model | None = None,
     number: int | None = None, threads: ThreadPoolExecutor | None = None,
 ) -> StepBatch:  # fmt: skip
-    """Make the views of a batch's rows and tokenise them. Pure; safe to run in a background thread.
+    """The views of a batch's rows, tokenised, with their labels: pure, so that background threads can make them.
 
     What a method draws at random for a row depends on (seed, epoch, step, place of the row in the whole batch) only.
     `number` counts the optimiser steps before this one; the step within the epoch when it is not given. Images are made

@@ -170,7 +170,7 @@ class Guards:
         self._collapsed = ""
 
     def step(self, latest: Latest | None, at_log: bool) -> dict[str, Tensor]:
-        """Look at a step between its gradients and its update; figures for the log, on the device, at log steps."""
+        """Figures for the log, on the device, at log steps; called between the gradients and the update of a step."""
         if self._config.guards == "off" or latest is None:
             return {}
         if self.negatives is not None:

@@ -65,7 +65,7 @@ class FiniteGuard:
 
     @contextlib.contextmanager
     def named(self, step: int, batch: StepBatch) -> Iterator[None]:
-        """Say at which step, and with which rows, an embedding was not finite."""
+        """A context whose `NonFiniteError` says at which step, and with which rows, an embedding was not finite."""
         try:
             yield
         except NonFiniteError as error:
@@ -101,7 +101,7 @@ class FiniteGuard:
 
     @contextlib.contextmanager
     def evaluating(self, step: int) -> Iterator[None]:
-        """Say after which step an evaluation found no number, and where the run can go on."""
+        """A context whose `NonFiniteError` says after which step it came, and where to resume the run."""
         try:
             yield
         except NonFiniteError as error:

@@ -39,7 +39,7 @@ class ParameterGroup:
 def assign_groups(
     module: nn.Module, config: TrainConfig, undecayed: frozenset[str] = frozenset()
 ) -> list[ParameterGroup]:
-    """Sort all trainable parameters into groups; parameters of a frozen group stop wanting gradients.
+    """Groups of all trainable parameters; those that a group freezes stop wanting gradients.
 
     The first pattern of ``train.groups`` that matches a name decides. Vectors and scalars (biases, norms, temperatures)
     and the names in `undecayed` get no weight decay unless their group asks for one.

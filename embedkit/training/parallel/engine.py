@@ -62,13 +62,13 @@ class Engine:
 
     @property
     def track(self) -> Callable[[dict[str, float], int], None] | None:
-        """Hands figures to the trackers, or None when there are none."""
+        """A function that hands figures to the trackers; None when there are none."""
         if not self._trackers:
             return None
         return lambda figures, step: self.accelerator.log(figures, step=step)
 
     def place(self, bundle: Bundle) -> Bundle:
-        """Move everything to the device, equal on every process, and shard the model when launched with FSDP2."""
+        """The bundle on the device, equal on every process, its model sharded when launched with FSDP2."""
         bundle.to(self.world.device)
         self._equalise(bundle)
         plugin = self._plugin()

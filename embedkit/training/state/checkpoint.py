@@ -102,7 +102,7 @@ class CheckpointStore:
         self, step: int, tensors: Mapping[str, Mapping[str, Any]], documents: Mapping[str, Any],
         texts: Mapping[str, str], best_step: int | None = None,
     ) -> Checkpoint:  # fmt: skip
-        """Write a complete checkpoint, then delete those that are no longer kept.
+        """The complete checkpoint that is written; then those that are no longer kept are deleted.
 
         Parameters
         ----------

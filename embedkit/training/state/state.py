@@ -85,7 +85,7 @@ class RunState:
         self.samples.add(batch)
 
     def save(self, store: CheckpointStore, recipe: Recipe, fingerprint: str, world: World) -> Checkpoint | None:
-        """Write a checkpoint; called on every process, written by the main one."""
+        """The checkpoint, written by the main process; None on the others, which must call this too."""
         random = _gather_random(world)
         tensors = {"weights": _state_tensors(self.bundle), "optimiser": self.optimiser.state_tensors()}
         if self.ema is not None:
