@@ -110,6 +110,17 @@ def test_a_spec_without_a_kind_is_dense_and_others_are_named() -> None:
     assert set(layers) == {layer.spec().get("kind", "dense") for layer in MADE.values()}
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [{"inputs": 6, "outputs": 2}, {"kind": "unit-length"}, {"kind": "layer-norm", "dim": 6}, {"kind": "cut", "dim": 3}],
+)
+@pytest.mark.parametrize("train_only", [None, False, True])
+def test_a_layer_is_used_always_unless_its_spec_says_otherwise(spec: dict[str, Any], train_only: bool | None) -> None:
+    layer = new_layer(spec if train_only is None else {**spec, "train_only": train_only})
+    assert layer.train_only is bool(train_only)
+    assert layer.runs(training=False) is not bool(train_only)
+
+
 def test_an_unknown_activation_is_named() -> None:
     with pytest.raises(ModelError, match="unknown activation 'tanhh'; did you mean 'tanh'"):
         Dense(6, 4, "tanhh")

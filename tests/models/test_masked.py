@@ -169,6 +169,18 @@ def test_special_tokens_are_never_hidden_and_the_rest_at_the_rate(rate: float) -
     assert hidden.offsets.tolist() == inputs.offsets.tolist()
 
 
+def test_a_hidden_token_is_the_mask_itself_or_a_word_of_the_whole_vocabulary() -> None:
+    words = tiny.tokenizer()
+    inputs = seeded(Inputs.of([[9] * 50] * 200))
+    ids = hide_tokens(inputs, words, 1.0).inputs.ids.numpy()
+    assert ids.min() >= 0 and ids.max() < len(words)
+    assert (ids == words.mask_token_id).mean() == pytest.approx(0.8 + 0.1 / len(words), abs=0.015)
+    assert (ids == 9).mean() == pytest.approx(0.1 + 0.1 / len(words), abs=0.015)
+    rest = ids[(ids != words.mask_token_id) & (ids != 9)]
+    assert len(set(rest.tolist())) > 0.95 * (len(words) - 2)  # some 1000 draws
+    assert np.bincount(rest).max() < 5 * len(rest) / len(words)
+
+
 def test_streams_hide_other_tokens_and_one_stream_the_same() -> None:
     words = tiny.tokenizer()
     inputs = seeded(Inputs.of([[2, *range(10, 40), 3]] * 20))

@@ -114,6 +114,12 @@ def test_without_a_template_with_a_mask_the_way_is_said() -> None:
     with pytest.raises(UserError, match=r"needs inputs made with a template that holds the mask token") as caught:
         bare_templates(model.prepare(["a dog"], ""))
     assert "model.prompts" in str(caught.value.remedy)
+    marked = Inputs.of([[2, 4, 3]], marks=[1])  # a marked token alone does not say where the text was
+    with pytest.raises(UserError, match="needs inputs made with a template"):
+        bare_templates(marked)
+    gaps = Inputs.of([[2, 4, 3]], data={"gaps": np.array([[1, 2]])})
+    with pytest.raises(UserError, match="needs inputs made with a template"):
+        bare_templates(gaps)
 
 
 def test_settings_as_plain_values() -> None:
