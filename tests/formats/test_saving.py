@@ -204,8 +204,9 @@ def test_an_architecture_that_sees_its_padding_is_told() -> None:
     from types import SimpleNamespace
 
     told = SimpleNamespace(
-        kind="text", encoder=SimpleNamespace(config=SimpleNamespace(model_type="fnet")), pooling="mean", layers=[]
-    )
+        kind="text", encoder=SimpleNamespace(config=SimpleNamespace(model_type="fnet")), pooling="mean", layers=[],
+        tokenizer=tiny.tokenizer(),
+    )  # fmt: skip
     assert notes_for_readers(told)[0].startswith("fnet sees the padding of its batch")
     assert notes_for_readers(StaticEncoder(tiny.tokenizer(), 8)) == []
 

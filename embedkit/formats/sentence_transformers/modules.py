@@ -104,11 +104,16 @@ def _static(plan: FolderPlan, folder: Path) -> None:
     plan.kind, plan.weights = "static", folder
 
 
-def _pooling(plan: FolderPlan, folder: Path) -> None:
-    path = folder / "config.json"
+def _needed_settings(plan: FolderPlan, path: Path) -> Settings:
+    """The settings of a module that has no defaults for them."""
     if not path.is_file():
         raise ModelError("file is missing", where=str(path), remedy="the model folder is incomplete")
-    settings = plan.settings(path)
+    return plan.settings(path)
+
+
+def _pooling(plan: FolderPlan, folder: Path) -> None:
+    path = folder / "config.json"
+    settings = _needed_settings(plan, path)
     settings.pass_over((*POOLING_FLAGS, "word_embedding_dimension", "embedding_dimension"))
     modes = (
         settings.get("pooling_mode") or [name for flag, name in POOLING_FLAGS.items() if settings.get(flag)] or ["mean"]
@@ -136,7 +141,7 @@ def _on_sentences(settings: Settings) -> bool:
 
 def _dense(plan: FolderPlan, folder: Path) -> None:
     path = folder / "config.json"
-    settings = plan.settings(path)
+    settings = _needed_settings(plan, path)
     _needs_text(plan, "Dense", path)
     on_sentences = _on_sentences(settings)
     if settings.get("use_residual") or not on_sentences:
@@ -154,7 +159,7 @@ def _dense(plan: FolderPlan, folder: Path) -> None:
 def _layer_norm(plan: FolderPlan, folder: Path) -> None:
     path = folder / "config.json"
     _needs_text(plan, "LayerNorm", path)
-    plan.dense.append((folder, {"kind": "layer-norm", "dim": plan.settings(path)["dimension"]}))
+    plan.dense.append((folder, {"kind": "layer-norm", "dim": _needed_settings(plan, path)["dimension"]}))
 
 
 def _dropout(plan: FolderPlan, folder: Path) -> None:
