@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import itertools
+import json
 import os
+import tarfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ from embedkit.data import TrainingRows
 from embedkit.data.datasets.open import open_sources
 from embedkit.data.images.decoding import Decoding, decode_batches, usual_threads
 from embedkit.data.schema.rows import BadRow
+from embedkit.data.sources.formats.webdataset import read_shard
 from embedkit.data.sources.preflight import inspect_sources
 from tests.data.helpers import contract, opened
 from tests.helpers import image_data
@@ -93,6 +98,75 @@ def test_every_sample_is_drawn_and_accounted_for(pattern: str) -> None:
     assert len({row_id for row_id, _ in once}) == SAMPLES
     assert Counter(reason for _, reason in once if reason) == image_data.count(FAULTS)
     assert [row_id for row_id, _ in once] != sorted(row_id for row_id, _ in once)
+
+
+# -- windows and cycles ---------------------------------------------------------------------------------------------
+
+
+def _ids(rows: TrainingRows, count: int, start: int = 0) -> list[list[int]]:
+    """Ids of the samples of each step, the bad ones last."""
+    batches = itertools.islice(rows.batches(0, start), count)
+    return [[int(row_id) for row_id in (*batch.ids, *(bad.id for bad in batch.bad_rows))] for batch in batches]
+
+
+@pytest.mark.parametrize(
+    ("lanes", "buffer", "wanted"),
+    [
+        (4, 60, "5ffa0d8dbd1d"),
+        (1, 29, "9fdefb54c56c"),
+        (3, 40, "a779dc85abed"),
+        (4, 160, "4fb51c71f550"),  # a lane of exactly one window
+        (1, 203, "28c9a2c243f4"),
+    ],
+)
+def test_lanes_larger_than_their_window_keep_the_order_of_the_first_release(
+    pattern: str, lanes: int, buffer: int, wanted: str
+) -> None:
+    """The hashes are those of the ids that 0.1.0 drew in sixty steps."""
+    drawn = _ids(_opened(pattern, lanes=lanes, shuffle_buffer=buffer), 60)
+    assert hashlib.sha256(json.dumps(drawn).encode()).hexdigest()[:12] == wanted
+
+
+@pytest.mark.parametrize("buffer", [204, 10_000])
+def test_a_window_ends_with_its_cycle(pattern: str, buffer: int) -> None:
+    assert _ids(_opened(pattern, lanes=1, shuffle_buffer=buffer), 60) == _ids(
+        _opened(pattern, lanes=1, shuffle_buffer=SAMPLES), 60
+    )
+
+
+def test_few_samples_are_drawn_once_a_cycle_and_read_once_a_cycle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from embedkit.data.datasets import sharded as lanes
+
+    read: list[str] = []
+    real = lanes.read_shard
+    monkeypatch.setattr(lanes, "read_shard", lambda path, start=0: (read.append(path.name), real(path, start))[1])
+    path = image_data.write_shards(tmp_path, image_data.samples(BATCH), BATCH)
+    batches = _ids(_opened(path), 9)
+    assert [len(set(batch)) for batch in batches] == [BATCH] * 9
+    assert len({tuple(batch) for batch in batches}) > 1  # shuffled anew
+    assert len(read) == 9
+
+
+@pytest.mark.parametrize("start", [1, 2, 3, 7, 20, 41])
+@pytest.mark.parametrize("buffer", [200, 10_000])  # windows of some lanes are cut, of all
+def test_any_step_of_short_lanes_can_be_gone_to(pattern: str, start: int, buffer: int) -> None:
+    whole = _ids(_opened(pattern, shuffle_buffer=buffer), 44)
+    assert _ids(_opened(pattern, shuffle_buffer=buffer), 3, start) == whole[start : start + 3]
+
+
+def test_a_shard_is_gone_into_behind_samples_whose_files_stand_apart(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name in ("a.txt", "b.txt", "a.cls", "c.txt", "d.txt", "e.txt"):
+            member = tarfile.TarInfo(name)
+            member.size = 1
+            tar.addfile(member, io.BytesIO(b"1"))
+    whole = list(read_shard(tmp_path / "s.tar"))
+    assert [isinstance(values, BadRow) for _, values in whole] == [False, False, True, False, False, False]
+    for start in range(7):
+        rest = list(read_shard(tmp_path / "s.tar", start))
+        assert [number for number, _ in rest] == [number for number, _ in whole[start:]]
 
 
 def test_a_process_opens_only_the_shards_of_its_lanes(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,10 @@
 
 The shards are dealt to a fixed number of lanes (``data.lanes``), and every batch takes the same number of samples from
 each lane. A lane reads its shards in a drawn order, again and again, and shuffles within windows of consecutive
-samples. So the samples of step n are a pure function of (seed, n): a process reads only the lanes that its rows come
-from, and a resumed run finds the window of its step by counting headers, without reading the samples before it. The
-number of processes decides who reads, never what is read.
+samples. A window is ``data.shuffle_buffer`` over the number of lanes, or all samples of the lane where these are fewer:
+then each window is one reading of the lane. So the samples of step n are a pure function of (seed, n): a process reads
+only the lanes that its rows come from, and a resumed run finds the window of its step by counting headers, without
+reading the samples before it. The number of processes decides who reads, never what is read.
 
 A sample that cannot be used keeps its place in the order and is dropped from its batch, like one whose image cannot be
 decoded (`embedkit.data.images.decoding`); every sample drawn is trained on or listed.
@@ -47,6 +48,10 @@ class _Shard:
         return self.source.parts[self.place]
 
 
+_Sample = tuple[int, dict[str, Any] | BadRow, _Shard]
+"""Id, cells and shard of a sample."""
+
+
 def only_shards(sources: Sequence[Source]) -> bool:
     """Whether all sources are streams of tar shards.
 
@@ -85,7 +90,7 @@ class LaneRows(TrainingRows):
     ...         member = tarfile.TarInfo(f"{number}.txt")
     ...         member.size = 5
     ...         tar.addfile(member, io.BytesIO(b"cat %d" % number))
-    >>> data = DataConfig.model_validate({"train": {"path": "000.tar", "stream": True}, "shuffle_buffer": 4})
+    >>> data = DataConfig.model_validate({"train": {"path": "000.tar", "stream": True}})
     >>> rows = open_training(data, Contract(), batch_size=4, seed=1)
     >>> sorted(row["anchor"] for row in next(rows.batches(epoch=0)).rows)
     ['cat 0', 'cat 1', 'cat 2', 'cat 3']
@@ -144,15 +149,28 @@ class LaneRows(TrainingRows):
 
     def _lane(self, lane: int, position: int) -> Iterator[tuple[int, Row | BadRow]]:
         """Id and row of the samples of a lane in their shuffled order, from `position` on."""
-        first = position // self._window
-        raw = self._samples(lane, first * self._window)
-        for window in itertools.count(first):
-            samples = list(itertools.islice(raw, self._window))
-            order = permutation(len(samples), self._seed, lane, window, _WINDOWS)
-            skip = position - first * self._window if window == first else 0
+        window, raw = self._resumed(lane, position) if position else self._started(lane)
+        first = position // window
+        for number in itertools.count(first):
+            samples = list(itertools.islice(raw, window))
+            order = permutation(len(samples), self._seed, lane, number, _WINDOWS)
+            skip = position - first * window if number == first else 0
             for place in order[skip:]:
                 row_id, values, shard = samples[place]
                 yield row_id, self._made(values, shard, row_id)
+
+    def _started(self, lane: int) -> tuple[int, Iterator[_Sample]]:
+        """Size of the windows of a lane, and its samples; what fills the first window tells, so nothing is counted."""
+        cycle = self._cycle(lane, 0)
+        samples = list(itertools.islice(cycle, self._window))
+        return len(samples), itertools.chain(samples, cycle, self._cycles(lane, 1))
+
+    def _resumed(self, lane: int, position: int) -> tuple[int, Iterator[_Sample]]:
+        """Size of the windows of a lane, and its samples from the beginning of the window on that holds `position`."""
+        total = sum(self._size(shard) for shard in self._lanes[lane])
+        window = min(self._window, total)
+        number, skip = divmod(position // window * window, total)
+        return window, itertools.chain(self._cycle(lane, number, skip), self._cycles(lane, number + 1))
 
     def _made(self, values: dict[str, Any] | BadRow, shard: _Shard, row_id: int) -> Row | BadRow:
         try:
@@ -162,22 +180,21 @@ class LaneRows(TrainingRows):
         except BadRow as bad:
             return bad
 
-    def _samples(self, lane: int, start: int) -> Iterator[tuple[int, dict[str, Any] | BadRow, _Shard]]:
-        """Samples of a lane in the order of its shards, from number `start` on, cycle after cycle."""
-        cycle, skip = 0, start
-        if start:
-            sizes = [self._size(shard) for shard in self._lanes[lane]]
-            cycle, skip = divmod(start, max(1, sum(sizes)))
-        for number in itertools.count(cycle):
-            for index in permutation(len(self._lanes[lane]), self._seed, lane, number, _SHARDS):
-                shard = self._lanes[lane][index]
-                if skip and skip >= self._size(shard):
-                    skip -= self._size(shard)
-                    continue
-                assert shard.part.file is not None
-                for place, values in read_shard(shard.part.file, skip):
-                    yield (shard.number << _SHIFT) | place, values, shard
-                skip = 0
+    def _cycles(self, lane: int, first: int) -> Iterator[_Sample]:
+        """Samples of a lane, cycle after cycle without end."""
+        return itertools.chain.from_iterable(self._cycle(lane, number) for number in itertools.count(first))
+
+    def _cycle(self, lane: int, number: int, skip: int = 0) -> Iterator[_Sample]:
+        """Samples of one reading of a lane in the order of its shards, without the first `skip`."""
+        for index in permutation(len(self._lanes[lane]), self._seed, lane, number, _SHARDS):
+            shard = self._lanes[lane][index]
+            if skip and skip >= self._size(shard):
+                skip -= self._size(shard)
+                continue
+            assert shard.part.file is not None
+            for place, values in read_shard(shard.part.file, skip):
+                yield (shard.number << _SHIFT) | place, values, shard
+            skip = 0
 
     def _size(self, shard: _Shard) -> int:
         assert shard.part.file is not None

@@ -55,9 +55,11 @@ def read_shard(path: Location, start: int = 0) -> Iterator[Record]:
     try:
         with _opened(path) as tar:
             for number, (key, members) in enumerate(_samples(tar), 1):
+                if number <= start:
+                    continue
                 if isinstance(members, BadRow):
                     yield number, members.at(str(path))
-                elif number > start:
+                else:
                     try:
                         yield number, _cells(tar, key, members)
                     except BadRow as bad:
