@@ -43,9 +43,7 @@ def sts_rows(data: Path) -> list[dict[str, str]]:
 def documents(data: Path) -> list[str]:
     """Title and text of SciFact's documents."""
     folder = data / "retrieval" / "scifact"
-    file = next(path for path in sorted(folder.rglob("corpus*")) if path.is_file())
-    opened: Any = gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8")
-    with opened as lines:
+    with gzip.open(folder / "corpus.jsonl.gz", "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     return list(dict.fromkeys(f"{row.get('title', '')} {row['text']}".strip() for row in rows))
 
