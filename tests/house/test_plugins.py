@@ -176,7 +176,7 @@ def test_the_template_project_is_installed_and_trains(
 def points(monkeypatch: pytest.MonkeyPatch, *pairs: tuple[str, str]) -> None:
     group = "embedkit.objectives"
     entries = [importlib.metadata.EntryPoint(name, value, group) for name, value in pairs]
-    monkeypatch.setattr("embedkit.registry.entry_points", lambda group: entries)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: entries)
 
 
 def test_an_entry_point_may_not_take_a_name(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
