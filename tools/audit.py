@@ -22,9 +22,9 @@ def ask(*words: str) -> list[dict[str, Any]] | None:
     """What pip-audit found, a package an entry; None when it got no answer."""
     command = [sys.executable, "-m", "pip_audit", "--format", "json", "--progress-spinner", "off", *words]
     # fixed words for the pip-audit of this environment, no shell
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)  # nosec B603
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)  # nosec B603
     try:
-        return list(json.loads(done.stdout)["dependencies"])
+        return list(json.loads(result.stdout)["dependencies"])
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -34,14 +34,14 @@ def reached() -> bool:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "known.txt"
         file.write_text(KNOWN + "\n", encoding="utf-8")
-        found = ask("--requirement", str(file), "--no-deps", "--disable-pip")
-    return bool(found and found[0].get("vulns"))
+        reports = ask("--requirement", str(file), "--no-deps", "--disable-pip")
+    return bool(reports and reports[0].get("vulns"))
 
 
-def told(found: list[dict[str, Any]]) -> list[str]:
+def told(packages: list[dict[str, Any]]) -> list[str]:
     """A line for each vulnerability."""
     lines = []
-    for package in found:
+    for package in packages:
         for entry in package.get("vulns", []):
             mended = ", ".join(entry.get("fix_versions", [])) or "no release yet"
             lines.append(f"{package['name']} {package.get('version')}: {entry['id']}, mended in {mended}")
@@ -50,14 +50,14 @@ def told(found: list[dict[str, Any]]) -> list[str]:
 
 def main() -> int:
     """Print what was found; 1 when a package is vulnerable, 0 when none is or nobody could be asked."""
-    found = ask("--local", "--skip-editable") if reached() else None
-    if found is None:
+    packages = ask("--local", "--skip-editable") if reached() else None
+    if packages is None:
         print("pip-audit: the service of vulnerabilities cannot be reached from here, so nothing was audited")
         return 0
-    lines, skipped = told(found), [package["name"] for package in found if "skip_reason" in package]
-    print("\n".join(lines) if lines else f"pip-audit: nothing known against {len(found) - len(skipped)} packages")
-    if skipped:
-        print(f"not on PyPI, so not audited: {', '.join(skipped)}")
+    lines, unaudited = told(packages), [package["name"] for package in packages if "skip_reason" in package]
+    print("\n".join(lines) if lines else f"pip-audit: nothing known against {len(packages) - len(unaudited)} packages")
+    if unaudited:
+        print(f"not on PyPI, so not audited: {', '.join(unaudited)}")
     return 1 if lines else 0
 
 

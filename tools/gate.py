@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vocabulary import participles, without_example
+
 MAX_FILE_LINES = 500
 MAX_BODY_LINES = 60
 MIN_DOCUMENTED = 0.95
@@ -72,12 +74,12 @@ class Definition:
 
 def read(root: Path, folders: Iterable[str]) -> list[Source]:
     """All Python files below some folders of `root`, with paths relative to it."""
-    found = []
+    sources = []
     for folder in folders:
         for path in sorted((root / folder).rglob("*.py")):
             text = path.read_text(encoding="utf-8")
-            found.append(Source(path.relative_to(root), text, ast.parse(text)))
-    return found
+            sources.append(Source(path.relative_to(root), text, ast.parse(text)))
+    return sources
 
 
 def check_size(source: Source) -> Iterator[Finding]:
@@ -153,12 +155,12 @@ def _banned_call(call: ast.Call) -> str | None:
         return "torch.load without weights_only=True can run code"
     if name.endswith((".extractall", ".extract")):
         return "extract and extractall follow paths out of the folder; check each member"
-    given = {keyword.arg for keyword in call.keywords}
+    names = {keyword.arg for keyword in call.keywords}
     if name.endswith(".from_pretrained") and not (
-        "trust_remote_code" in given and any(_is(k, "local_files_only", True) for k in call.keywords)
+        "trust_remote_code" in names and any(_is(k, "local_files_only", True) for k in call.keywords)
     ):
         return "from_pretrained without trust_remote_code and local_files_only=True can ask, fetch and run code"
-    if name.rpartition(".")[2] in _DOWNLOADS and "revision" not in given:
+    if name.rpartition(".")[2] in _DOWNLOADS and "revision" not in names:
         return f"{name} without revision cannot be pinned"
     for keyword in call.keywords:
         for argument in ("shell", "allow_pickle", "trust_remote_code"):
@@ -204,9 +206,9 @@ def imports(source: Source, modules: Mapping[str, Mapping[str, str]]) -> Iterato
 
     `modules` maps the name of each module to the names that it hands on from others (those of its stub).
     """
-    skipped = _types_only(source.tree)
+    exempt = _types_only(source.tree)
     for node in ast.walk(source.tree):
-        if node in skipped or not isinstance(node, ast.Import | ast.ImportFrom):
+        if node in exempt or not isinstance(node, ast.Import | ast.ImportFrom):
             continue
         module = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
         for alias in node.names:
@@ -223,15 +225,15 @@ def module_name(path: Path) -> str:
 
 def stubs(root: Path, sources: Iterable[Source]) -> dict[str, dict[str, str]]:
     """Each module and the names that its stub hands on, with the module that each comes from."""
-    known: dict[str, dict[str, str]] = {}
+    facades: dict[str, dict[str, str]] = {}
     for source in sources:
         name, stub = module_name(source.path), (root / source.path).with_suffix(".pyi")
-        known[name] = {}
+        facades[name] = {}
         for node in ast.parse(stub.read_text(encoding="utf-8")).body if stub.is_file() else []:
             if isinstance(node, ast.ImportFrom):
                 home = f"{name}.{node.module}" if node.module else name
-                known[name] |= {alias.name: home if node.module else f"{home}.{alias.name}" for alias in node.names}
-    return known
+                facades[name] |= {alias.name: home if node.module else f"{home}.{alias.name}" for alias in node.names}
+    return facades
 
 
 def _room(module: str) -> str:
@@ -310,11 +312,11 @@ def definitions(source: Source) -> Iterator[Definition]:
                     yield Definition(source, f"{node.name}.{inner.name}", inner, node)
 
 
-def _documented_bases(found: list[Definition]) -> Callable[[Definition], bool]:
+def _documented_bases(public: list[Definition]) -> Callable[[Definition], bool]:
     """A test whether a method overrides one that a base class of the project documents."""
     bases: dict[str, set[str]] = defaultdict(set)
     documented: dict[str, set[str]] = defaultdict(set)
-    for definition in found:
+    for definition in public:
         if isinstance(definition.node, ast.ClassDef):
             names = [base.value if isinstance(base, ast.Subscript) else base for base in definition.node.bases]
             bases[definition.node.name] |= {_dotted(base).rsplit(".", 1)[-1] for base in names}
@@ -324,53 +326,52 @@ def _documented_bases(found: list[Definition]) -> Callable[[Definition], bool]:
     def overrides(definition: Definition) -> bool:
         if definition.owner is None:
             return False
-        above, seen = list(bases[definition.owner.name]), set[str]()
+        above, classes = list(bases[definition.owner.name]), set[str]()
         while above:
             name = above.pop()
             if definition.node.name in documented.get(name, ()):
                 return True
-            if name not in seen:
-                seen.add(name)
+            if name not in classes:
+                classes.add(name)
                 above += bases.get(name, ())
         return False
 
     return overrides
 
 
-def undocumented(found: list[Definition]) -> list[Finding]:
+def undocumented(public: list[Definition]) -> list[Finding]:
     """Public names without a docstring of their own or of the method they override."""
-    overrides = _documented_bases(found)
+    overrides = _documented_bases(public)
     return [
         Finding(one.source.path, one.node.lineno, f"{one.name} has no docstring")
-        for one in found
+        for one in public
         if ast.get_docstring(one.node) is None and not overrides(one) and not _is_setter(one)
     ]
 
 
-def with_example(found: list[Definition]) -> float:
-    """Share of the public classes and functions whose docstring, or that of one of their methods, has an example."""
-    shown: dict[tuple[Path, str], bool] = {}
-    for one in found:
-        key = one.source.path, one.name.split(".")[0]
-        shown[key] = shown.get(key, False) or ">>> " in (ast.get_docstring(one.node) or "")
-    return sum(shown.values()) / max(1, len(shown))
+def check_vocabulary(source: Source) -> Iterator[Finding]:
+    """No participle as a name; an example for every public class and function of the package."""
+    for line, name in participles(source.tree):
+        yield Finding(source.path, line, f"{name}: a participle as a name; use a noun")
+    for line, name in without_example(source.tree) if source.path.parts[0] == "embedkit" else ():
+        yield Finding(source.path, line, f"{name} has no example")
 
 
 def _is_setter(definition: Definition) -> bool:
     return any(_dotted(mark).endswith(".setter") for mark in getattr(definition.node, "decorator_list", ()))
 
 
-def untyped(found: list[Definition]) -> Iterator[Finding]:
+def untyped(public: list[Definition]) -> Iterator[Finding]:
     """Parameters and results of public functions that have no type."""
-    for one in found:
+    for one in public:
         if isinstance(one.node, ast.ClassDef):
             continue
-        given = one.node.args
-        positional = [*given.posonlyargs, *given.args]
+        signature = one.node.args
+        positional = [*signature.posonlyargs, *signature.args]
         static = any(_dotted(mark) == "staticmethod" for mark in one.node.decorator_list)
-        wanted = positional[1:] if one.owner is not None and not static else positional
-        wanted = [*wanted, *given.kwonlyargs, *filter(None, [given.vararg, given.kwarg])]
-        missing = [argument.arg for argument in wanted if argument.annotation is None]
+        parameters = positional[1:] if one.owner is not None and not static else positional
+        parameters = [*parameters, *signature.kwonlyargs, *filter(None, [signature.vararg, signature.kwarg])]
+        missing = [argument.arg for argument in parameters if argument.annotation is None]
         if one.node.returns is None:
             missing.append("result")
         if missing:
@@ -379,17 +380,17 @@ def untyped(found: list[Definition]) -> Iterator[Finding]:
 
 def _code_lines(source: Source) -> list[tuple[int, str]]:
     """Numbered lines that hold code: no comments, docstrings, imports or lone brackets."""
-    skipped: set[int] = set()
+    docstrings: set[int] = set()
     for node in ast.walk(source.tree):
         text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
         if text or isinstance(node, ast.Import | ast.ImportFrom):
-            skipped.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))  # type: ignore[attr-defined]
-    kept = []
+            docstrings.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))  # type: ignore[attr-defined]
+    code_lines = []
     for number, line in enumerate(source.lines, start=1):
         code = re.sub(r"\s*#.*$", "", line).strip()
-        if number not in skipped and re.search(r"\w", code):
-            kept.append((number, code))
-    return kept
+        if number not in docstrings and re.search(r"\w", code):
+            code_lines.append((number, code))
+    return code_lines
 
 
 def duplicates(sources: list[Source]) -> tuple[float, list[Finding]]:
@@ -401,15 +402,15 @@ def duplicates(sources: list[Source]) -> tuple[float, list[Finding]]:
             places[tuple(text for _, text in lines[start : start + BLOCK])].append((which, start))
     twice: set[tuple[int, int]] = set()
     findings = []
-    for found in places.values():
-        if len(found) < 2:
+    for group in places.values():
+        if len(group) < 2:
             continue
-        if not any((which, start) in twice for which, start in found):
-            first, second = found[0], found[1]
+        if not any((which, start) in twice for which, start in group):
+            first, second = group[0], group[1]
             there = sources[second[0]].path, code[second[0]][second[1]][0]
             what = f"{BLOCK} or more lines stand at {there[0]}:{there[1]} too"
             findings.append(Finding(sources[first[0]].path, code[first[0]][first[1]][0], what))
-        twice.update((which, start + offset) for which, start in found for offset in range(BLOCK))
+        twice.update((which, start + offset) for which, start in group for offset in range(BLOCK))
     return len(twice) / max(1, sum(len(lines) for lines in code)), findings
 
 
@@ -438,15 +439,15 @@ def run(root: Path) -> tuple[list[Finding], dict[str, str]]:
     """All findings in a checkout, and the figures of the gate."""
     package, sized = read(root, PACKAGE_FOLDERS), read(root, SIZED_FOLDERS)
     findings = [finding for source in sized for check in (check_size, check_words) for finding in check(source)]
-    checks = (check_bodies, check_head, check_banned)
+    checks = (check_bodies, check_head, check_banned, check_vocabulary)
     findings += [finding for source in package for check in checks for finding in check(source)]
     modules = stubs(root, package)
     findings += [finding for source in package for finding in check_layers(source, modules)]
     findings += [*circles(package, modules), *flat_folders(package)]
-    found = [definition for source in package for definition in definitions(source)]
-    findings += untyped(found)
-    bare = undocumented(found)
-    documented = 1 - len(bare) / max(1, len(found))
+    public = [definition for source in package for definition in definitions(source)]
+    findings += untyped(public)
+    bare = undocumented(public)
+    documented = 1 - len(bare) / max(1, len(public))
     if documented < MIN_DOCUMENTED:
         findings += bare
     share, blocks = duplicates(package)
@@ -456,8 +457,7 @@ def run(root: Path) -> tuple[list[Finding], dict[str, str]]:
     findings += blocks
     figures = {
         "files": f"{len(package)}, the longest {max(len(source.lines) for source in package)} lines",
-        "public names": f"{len(found)}, documented {documented:.1%}",
-        "classes and functions with an example": f"{with_example(found):.1%}",
+        "public names": f"{len(public)}, documented {documented:.1%}",
         "duplicated code lines": f"{share:.1%}",
         "duplicated recipe lines": f"{repeated:.1%}",
         "largest folder": f"{max(folder_sizes(package).values())} modules",

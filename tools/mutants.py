@@ -79,8 +79,8 @@ def places_of(path: Path) -> list[list[Choice]]:
     nodes, silent, places = list(ast_nodes(get_ast(source))), _silent(source), defaultdict(list)
     for name in filter(OPERATORS.match, operator_names()):
         operator: Any = get_operator(name)()
-        found = [place for node in nodes for place in operator.mutation_positions(node)]
-        for occurrence, (start, stop) in enumerate(found):
+        positions = [place for node in nodes for place in operator.mutation_positions(node)]
+        for occurrence, (start, stop) in enumerate(positions):
             if not any(low <= start and stop <= high for low, high in silent):
                 places[start, stop].append((path, start[0], name, occurrence))
     return [places[key] for key in sorted(places)]

@@ -101,12 +101,12 @@ class Watch:
         """The tests that reach the statement of a mutant, with their seconds; does it run at import?"""
         reached = self.lines[str(mutant.path)]
         first, last = _statement((self.copy / mutant.path).read_text(encoding="utf-8"), mutant.line)
-        found = {test for line in range(first, last + 1) for test in reached.get(line, ())}
-        early = IMPORT in found
+        names = {test for line in range(first, last + 1) for test in reached.get(line, ())}
+        early = IMPORT in names
         if early:  # a constant, say: any test that runs code of the file may see it
-            found = {test for tests in reached.values() for test in tests}
-        chosen = [test for test in self.seconds if test in found or test.split("::")[0] in found]
-        return {test: self.seconds[test] for test in chosen}, early
+            names = {test for tests in reached.values() for test in tests}
+        tests = [test for test in self.seconds if test in names or test.split("::")[0] in names]
+        return {test: self.seconds[test] for test in tests}, early
 
 
 def _statement(source: str, line: int) -> tuple[int, int]:
@@ -123,18 +123,18 @@ def _statement(source: str, line: int) -> tuple[int, int]:
 
 def _probed(body: list[ast.stmt], name: str, inside: bool = False) -> list[ast.stmt]:
     """Statements with a call of ``__reached__`` before each one that stands in a function."""
-    found: list[ast.stmt] = []
+    statements: list[ast.stmt] = []
     for node in body:
         if inside:
             call = ast.parse(f"__reached__({name!r}, {node.lineno})").body[0]
-            found += [ast.copy_location(call, node)]
+            statements += [ast.copy_location(call, node)]
         deeper = inside or isinstance(node, ast.FunctionDef)
         for part in (node, *getattr(node, "handlers", ()), *getattr(node, "cases", ())):
             for block in ("body", "orelse", "finalbody"):
                 if getattr(part, block, None):
                     setattr(part, block, _probed(getattr(part, block), name, deeper))
-        found.append(node)
-    return found
+        statements.append(node)
+    return statements
 
 
 class Exchange:
@@ -142,8 +142,8 @@ class Exchange:
 
     def __init__(self, files: list[Path]) -> None:
         names = {str(file) for file in files}
-        found = [thing for thing in gc.get_objects() if isinstance(thing, FunctionType)]
-        self.functions = [function for function in found if function.__code__.co_filename in names]
+        functions = [thing for thing in gc.get_objects() if isinstance(thing, FunctionType)]
+        self.functions = [function for function in functions if function.__code__.co_filename in names]
 
     def put(self, file: Path, before: str, after: str | ast.Module) -> None:
         """Raise ValueError where the shape of the code differs, so that functions cannot be told apart."""
@@ -179,11 +179,11 @@ class Trial:
         began = time.monotonic()
         if forked(lambda: self._untouched(session)) != "passed":
             raise SystemExit(f"{self.name}: the tests fail before anything was changed")
-        found = json.loads((self.copy.parent / REACHED).read_text(encoding="utf-8"))
-        for file, lines in found["lines"].items():
+        record = json.loads((self.copy.parent / REACHED).read_text(encoding="utf-8"))
+        for file, lines in record["lines"].items():
             for line, tests in lines.items():
                 self.watch.lines[file][int(line)].update(tests)
-        self.watch.seconds = found["seconds"]
+        self.watch.seconds = record["seconds"]
         self.say(f"{self.name}: {len(session.items)} tests, {sum(self.watch.seconds.values()):.0f} s of processor, "
                  f"{time.monotonic() - began:.0f} s")  # fmt: skip
         row = self._mutants(session)
@@ -248,13 +248,13 @@ class Trial:
         change = difflib.unified_diff(before.splitlines(), mutant.text.splitlines(), n=0, lineterm="")
         lines = [line for line in change if line[0] in "+-" and not line.startswith(("+++", "---"))]
         self.say("  " + "\n  ".join(lines))
-        found = {"file": str(mutant.path), "line": mutant.line, "change": lines}
-        told = [sorted(line[1:].strip() for line in lines if line[0] == sign) for sign in "-+"]
-        for known in yaml.safe_load(EQUIVALENT.read_text(encoding="utf-8")):
-            if [found["file"], *told] == [known["file"], [known["before"]], [known["after"]]]:
-                self.say(f"  {known['why']}")
-                found["why"] = known["why"]
-        return found
+        survivor = {"file": str(mutant.path), "line": mutant.line, "change": lines}
+        sides = [sorted(line[1:].strip() for line in lines if line[0] == sign) for sign in "-+"]
+        for entry in yaml.safe_load(EQUIVALENT.read_text(encoding="utf-8")):
+            if [survivor["file"], *sides] == [entry["file"], [entry["before"]], [entry["after"]]]:
+                self.say(f"  {entry['why']}")
+                survivor["why"] = entry["why"]
+        return survivor
 
     def _result(self, session: Any, mutant: Mutant, tests: dict[str, float], exchange: Exchange | None) -> str:
         file, limit = self.copy / mutant.path, 60 + 10 * sum(tests.values())  # it may wait for ever
@@ -322,13 +322,13 @@ def forked(work: Callable[[], int], limit: float = 3600.0) -> str:
             os.setpgid(0, 0)
             code = work()
         os._exit(code)
-    end, done = time.monotonic() + limit, 0
-    while not done and time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
+    end, child_id = time.monotonic() + limit, 0
+    while not child_id and time.monotonic() < end:
+        child_id, status = os.waitpid(child, os.WNOHANG)
         time.sleep(0.02)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
-    if not done:
+    if not child_id:
         os.waitpid(child, 0)
         return "too long"
     code = os.waitstatus_to_exitcode(status)
@@ -341,9 +341,9 @@ def collect(copy: Path, tests: Sequence[str], plugins: list[Any]) -> int:
 
     os.chdir(copy)
     sys.path.insert(0, str(copy))
-    said = os.open(copy.parent / SAID, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+    output = os.open(copy.parent / SAID, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
     for stream in (1, 2):
-        os.dup2(said, stream)
+        os.dup2(output, stream)
     phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]  # the same examples every time, none made smaller
     hypothesis.settings.register_profile("mutation", derandomize=True, database=None, deadline=None, phases=phases)
     hypothesis.settings.load_profile("mutation")
@@ -373,8 +373,8 @@ class Zygote:
                 code = group()
             os._exit(code)
         while True:
-            done, status = os.waitpid(child, os.WNOHANG)
-            if done:
+            child_id, status = os.waitpid(child, os.WNOHANG)
+            if child_id:
                 return os.waitstatus_to_exitcode(status)
             if self._outside.poll(0.2):
                 tests, limit = json.loads(self._outside.recv_bytes())

@@ -18,33 +18,33 @@ ROOT = Path(__file__).resolve().parent.parent
 def _module(name: str, *arguments: str) -> str:
     """What ``python -m name`` prints."""
     command = [sys.executable, "-m", name, *arguments]
-    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)  # nosec B603
-    return done.stdout
+    result = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)  # nosec B603
+    return result.stdout
 
 
-def objectives(named: bool) -> None:
+def objectives(by_name: bool) -> None:
     """docs/objectives.md: every objective and part."""
     (ROOT / "docs" / "objectives.md").write_text(_module("embedkit.objectives.catalogue"), encoding="utf-8")
 
 
-def stored_settings(named: bool) -> None:
+def stored_settings(by_name: bool) -> None:
     """Default settings of objectives and parts: new ones are added, and all written when the file is named."""
     path = ROOT / "tests" / "objectives" / "stored_settings.json"
     before = json.loads(path.read_text(encoding="utf-8"))
     _module("tests.objectives.test_catalogue")
-    if not named:
+    if not by_name:
         after = json.loads(path.read_text(encoding="utf-8"))
         path.write_text(json.dumps({**after, **before}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def stored_losses(named: bool) -> None:
+def stored_losses(by_name: bool) -> None:
     """Losses of twenty steps: those of new cases; give cases to ``python -m tests.training.test_stored_losses``."""
     _module("tests.training.test_stored_losses")
 
 
-def constraints(named: bool) -> None:
+def constraints(by_name: bool) -> None:
     """constraints.txt: the versions installed here; written only when it is named."""
-    if named:
+    if by_name:
         subprocess.run([sys.executable, "tools/constraints.py"], cwd=ROOT, check=True)  # nosec B603
 
 

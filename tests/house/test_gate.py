@@ -17,7 +17,9 @@ def gate(root: Path) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["gate"] = module
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(root / "tools"))
+        spec.loader.exec_module(module)
     return module
 
 
@@ -200,3 +202,32 @@ def test_duplicated_recipe_lines(gate: ModuleType, tmp_path: Path) -> None:
     (folder / "three.yaml").write_text(six * 2)  # twice in one file: no other recipe to extend
     (folder.parent / "one.yaml").unlink()
     assert gate.duplicated_recipes(tmp_path) == (0.0, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("def _f():\n    kept = 1", "kept: a participle"),
+        ("def _f(found):\n    pass", "found: a participle"),
+        ("class _C:\n    def __init__(self):\n        self._known = 1", "_known: a participle"),
+        ("class _C:\n    told: int = 1", "told: a participle"),
+        ('def f(x):\n    """Twice x."""', "f has no example"),
+        ('class C:\n    def f(self):\n        """Its name."""', "C has no example"),
+    ],
+)
+def test_words(gate: ModuleType, text: str, what: str) -> None:
+    (finding,) = gate.check_vocabulary(source(gate, text))
+    assert finding.what.startswith(what)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def _f():\n    rows = 1\n    return rows.kept",
+        "def _f(left, split):\n    run = left.found()",
+        'def f():\n    """One.\n\n    >>> f()\n    1\n    """',
+        'class C:\n    def f(self):\n        """One.\n\n        >>> C().f()\n        1\n        """',
+    ],
+)
+def test_words_that_are_right(gate: ModuleType, text: str) -> None:
+    assert not list(gate.check_vocabulary(source(gate, text)))

@@ -73,10 +73,10 @@ def _tell_cut(model: Model, window: Inputs) -> None:
     full = 0 if model.fixed_length else int((window.costs >= model.max_length).sum())
     if full and model not in _TOLD:
         _TOLD.add(model)
-        said = (
+        message = (
             "%d of %d texts fill all %d tokens of the model and are cut there; give shorter pieces, or raise max_length"
         )
-        _log.warning(said, full, len(window), model.max_length)
+        _log.warning(message, full, len(window), model.max_length)
 
 
 def token_batches(costs: np.ndarray, budget: int, most: int | None = None) -> Iterator[np.ndarray]:
