@@ -96,7 +96,7 @@ def check_shares(smallest: int | None, processes: int) -> None:
     >>> check_shares(16, processes=4)
     >>> check_shares(3, processes=4)
     Traceback (most recent call last):
-    embedkit.errors.RecipeError: train.batch_size: a batch of 3 rows cannot be shared by 4 processes; set data.d ...
+    embedkit.errors.RecipeError: train.batch_size: a batch of 3 rows cannot be shared by 4 processes; ...
     """
     if smallest is not None and smallest < processes:
         raise RecipeError(

@@ -356,7 +356,7 @@ def begin(
     >>> method, rows = build_method(recipe), SimpleNamespace(roles={"anchor", "positive"})
     >>> begin(recipe, method, build_objective(recipe, method), rows, dim=8, guide_dim=16)
     Traceback (most recent call last):
-    embedkit.errors.UserError: objective: the guide's vectors of 'anchor' have 16 columns, the embeddings 8; giv ...
+    embedkit.errors.UserError: objective: the guide's vectors of 'anchor' have 16 columns, the embeddings 8; ...
     """
     from embedkit.methods.common.usage import check_guide_size
 
@@ -409,7 +409,7 @@ def check_batch(recipe: Recipe, objective: Objective, rows: TrainingRows) -> Non
     >>> rows = SimpleNamespace(roles={"anchor", "positive"}, summary=dict)
     >>> check_batch(recipe, build_objective(recipe, build_method(recipe)), rows)
     Traceback (most recent call last):
-    embedkit.errors.RecipeError: train.batch_size: a batch of 1 has no negatives, so nothing would be learnt; ta ...
+    embedkit.errors.RecipeError: train.batch_size: a batch of 1 has no negatives, so nothing would be learnt; ...
     """
     hard = most_negatives(rows)
     if objective.negatives(recipe.train.batch_size, hard, 1).total == 0 < objective.negatives(2, hard, 1).total:
