@@ -13,7 +13,7 @@ import pytest
 from embedkit.config.recipe_io import load_recipe
 from embedkit.errors import CheckpointError, RecipeError, UserError
 from embedkit.system.disk import FolderLock
-from embedkit.training import setup
+from embedkit.training import batching
 from embedkit.training.monitor.log import NotebookProgress, RichProgress, default_progress
 from tests.training import runs
 
@@ -113,7 +113,7 @@ def test_a_run_that_cannot_begin_has_nothing_in_its_trackers_and_leaves_the_fold
         runs.run(output, given, resume=resume)
     held.release()
     with monkeypatch.context() as patch:
-        patch.setattr(setup, "check_shares", _refuse)
+        patch.setattr(batching, "check_shares", _refuse)
         with pytest.raises(RecipeError, match="does not fit"):
             runs.run(output, given, resume=resume)
     with pytest.raises(UserError, match="nowhere"):
