@@ -223,7 +223,7 @@ def check_folder(folder: Path, resume: bool) -> None:
     >>> check_folder(Path("runs/done"), resume=True)
     >>> check_folder(Path("runs/done"), resume=False)
     Traceback (most recent call last):
-    embedkit.errors.CheckpointError: runs/done: the output folder holds a run; add --resume, or give another train.output
+    embedkit.errors.CheckpointError: runs/done: the output folder holds a run; add --resume, or give ...
     """
     try:
         has_run = folder.is_dir() and any(folder.glob("checkpoints/step-*"))
