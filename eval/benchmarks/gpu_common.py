@@ -226,12 +226,12 @@ class Section:
             yield
         except OverBudget:
             raise
-        except torch.OutOfMemoryError as error:
-            self.skip(what, f"out of memory: {first_line(error)}")
         except Exception as error:
-            if not peer:
+            full = next((e for e in (error, error.__cause__) if isinstance(e, torch.OutOfMemoryError)), None)
+            if full is None and not peer:
                 raise
-            self.skip(what, f"failed: {type(error).__name__}: {first_line(error)}")
+            failed = f"failed: {type(error).__name__}: {first_line(error)}"
+            self.skip(what, failed if full is None else f"out of memory: {first_line(full)}")
         free()
 
 

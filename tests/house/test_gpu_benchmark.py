@@ -205,14 +205,16 @@ def test_too_little_memory_and_figures_that_are_not_finite_are_reasons(common: M
     section = common.Section("loss", "loss", common.Budget(10.0))
     with section.attempt("the whole at 65,536 rows"):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 16 GiB")
+    with section.attempt("a run of the trainer, which says it in its own words"):
+        raise ValueError("the device has too little memory") from torch.OutOfMemoryError("CUDA out of memory")
     with section.attempt("a peer", peer=True):
         raise TypeError("unknown argument")
     with pytest.raises(TypeError), section.attempt("our own"):
         raise TypeError("unknown argument")
     section.put("tiles", 8, loss=math.nan)
     assert [entry["reason"] for entry in section.skipped] == [
-        "out of memory: CUDA out of memory. Tried to allocate 16 GiB", "failed: TypeError: unknown argument",
-        "loss is nan",
+        "out of memory: CUDA out of memory. Tried to allocate 16 GiB", "out of memory: CUDA out of memory",
+        "failed: TypeError: unknown argument", "loss is nan",
     ]  # fmt: skip
     assert section.rows == {}
 
