@@ -22,8 +22,9 @@ def plan(
 ) -> None:
     """Show what a recipe would do.
 
-    Warnings first, then the figures that decide: rows, steps, negatives that an anchor sees, learning rate, memory,
-    evaluation. The data is opened and the model built; nothing is trained.
+    Warnings first, then the line that ``train`` begins with (rows, steps, cut and repeated texts), the figures that
+    decide (negatives that an anchor sees, learning rate, memory, time, evaluation), and how settings and columns are
+    read. The data is opened and the model built; nothing is trained.
 
     \f
     Examples
@@ -31,8 +32,8 @@ def plan(
     >>> from embedkit.cli.app import main
     >>> main(["plan", "quickstart", "--smoke"])
     quickstart: pairs with infonce, temperature 0.1, on ...
-    rows           256, from builtin:pairs-train
-    steps          4 of 16 rows, 0.25 epochs; a checkpoint each epoch
+    256 rows; 4 steps of 16 rows (0.25 epochs)
+    data           builtin:pairs-train
     negatives      15 for each anchor (15 in batch)
     ...
     0
@@ -53,7 +54,7 @@ def plan(
 
 
 def page(facts: Mapping[str, Any]) -> Iterator[str]:
-    """The lines of the page: a headline, the warnings, and a line for each figure that decides.
+    """The lines of the page: a headline, the warnings, the summary, a line for each figure that decides, the notes.
 
     Parameters
     ----------
@@ -69,37 +70,67 @@ def page(facts: Mapping[str, Any]) -> Iterator[str]:
     recipe, method, objective, device, precision = (facts[name] for name in _HEADLINE)
     yield f"{recipe}: {method} with {objective}, on {device} in {precision}"
     yield from (f"! {warning}" for warning in facts["warnings"])
-    rows, steps, batch, negatives = (facts[name] for name in ("rows", "steps", "batch", "negatives"))
-    count = rows.get("rows")
-    sources = [str(source["path"]) for source in rows.get("sources", [])]
-    more = f" and {len(sources) - 3} more" if len(sources) > 3 else ""
-    held_out = f", {rows['held_out']:,} held out" if rows.get("held_out") else ""
-    size = "a stream" if count is None else f"{count:,}"
-    yield _line("rows", f"{size}{held_out}, from {', '.join(sources[:3])}{more}")
-    epochs = f", {steps['epochs']:.3g} epoch{'s' * (steps['epochs'] != 1)}" if steps.get("epochs") else ""
-    checkpoints = f"; a checkpoint each {steps['checkpoint_every']}"
-    time = f", about {_duration(facts['seconds'])} by the log of the last run" if facts.get("seconds") else ""
-    yield _line("steps", f"{steps['total']:,} of {batch['rows']:,} rows{epochs}{time}{checkpoints}")
-    parts = [f"{value:,} {name.replace('_', ' ')}" for name, value in negatives.items() if name != "total" and value]
-    yield _line("negatives", f"{negatives['total']:,} for each anchor" + (f" ({', '.join(parts)})" if parts else ""))
+    yield facts["summary"]
+    yield _line("data", _data(facts["rows"]))
+    yield _line("negatives", _negatives(facts["negatives"], facts["batch"]["rows"]))
     rates = sorted({group["learning_rate"] for group in facts["parameters"]}, reverse=True)
     parameters = sum(group["parameters"] for group in facts["parameters"])
     yield _line("learning rate", f"{', '.join(map(show, rates))} at its peak, on {parameters:,} parameters")
-    memory = facts["memory"]
-    yield _line("memory", f"about {memory['peak']}, of which activations {memory['activations']}")
+    yield _line("memory", _memory(facts["memory"]))
+    seconds, output = facts["seconds"], facts["output"]
+    unknown = f"not known: {output} has no log of an earlier run to measure by"
+    yield _line("time", unknown if seconds is None else f"about {_duration(seconds)} by the log of the last run")
+    yield _line("output", f"{output}; a checkpoint each {facts['steps']['checkpoint_every']}")
     yield _line("evaluation", _evaluation(facts["evaluation"]))
+    yield from (f"- {note}" for note in facts["notes"])
 
 
 def _line(name: str, text: str) -> str:
     return f"{name:14} {text}"
 
 
+def _data(rows: Mapping[str, Any]) -> str:
+    """Names of the first sources, with the rows of each where there are several.
+
+    Examples
+    --------
+    >>> _data({"rows": 300, "sources": [{"path": "a.csv", "rows": 100}, {"path": "b.csv", "rows": 200}]})
+    'a.csv (100 rows), b.csv (200 rows)'
+    """
+    sources = rows.get("sources", [])
+    several = len(sources) > 1
+    names = [f"{s['path']} ({s['rows']:,} rows)" if several and "rows" in s else str(s["path"]) for s in sources]
+    more = f" and {len(sources) - 3} more" if len(sources) > 3 else ""
+    return f"{', '.join(names[:3])}{more}" + (", read while training" if rows.get("rows") is None else "")
+
+
+def _negatives(negatives: Mapping[str, int], batch: int) -> str:
+    if not negatives["total"] and batch > 1:
+        return "none: this objective sets no other row against an anchor"
+    parts = [f"{value:,} {name.replace('_', ' ')}" for name, value in negatives.items() if name != "total" and value]
+    return f"{negatives['total']:,} for each anchor" + (f" ({', '.join(parts)})" if parts else "")
+
+
+def _memory(memory: Mapping[str, str]) -> str:
+    """The peak in words.
+
+    Examples
+    --------
+    >>> _memory({"peak": "145 MiB", "activations": "not estimated"})
+    'more than 145 MiB: activations of images come on top, and are not estimated'
+    """
+    if memory["activations"] == "not estimated":
+        return f"more than {memory['peak']}: activations of images come on top, and are not estimated"
+    return f"about {memory['peak']}, of which activations {memory['activations']}"
+
+
 def _evaluation(facts: Mapping[str, Any]) -> str:
-    if "holdout" in facts:
-        return "the held-out rows, before and after training"
-    if not facts:
-        return "none"
-    return f"{facts['suite']}, split {facts['split']}, each {facts['every']}; {facts['chooses']} chooses the checkpoint"
+    suite = ""
+    if "suite" in facts:
+        suite = f"{facts['suite']}, split {facts['split']}, each {facts['every']}; "
+        suite += f"{facts['chooses']} chooses the checkpoint"
+    held_out = "the held-out rows, before and after training" if "holdout" in facts else facts.get("unscored", "")
+    return "; ".join(filter(None, (suite, held_out))) or "none"
 
 
 def _duration(seconds: float) -> str:

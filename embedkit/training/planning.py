@@ -17,11 +17,12 @@ from embedkit.data.images.decoding import decode_batches
 from embedkit.errors import RecipeError
 from embedkit.system.log_file import read_log
 from embedkit.training import batching, setup
+from embedkit.training.evaluation.holdout import why_unscored
 from embedkit.training.loop.batches import StepBatch, prepare
 from embedkit.training.loop.cache import Chunking
 from embedkit.training.loop.schedule import steps_between
 from embedkit.training.loop.step import Bundle
-from embedkit.training.monitor.summary import cut_share
+from embedkit.training.monitor.summary import summary_line
 from embedkit.training.optim.optimizer import ParameterGroup, assign_groups
 from embedkit.training.optim.precision import choose_precision
 
@@ -46,12 +47,19 @@ class Plan:
     negatives : dict
         Candidates that repel one anchor: ``in_batch``, ``hard``, ``other_processes``, ``bank``, ``total``.
     memory : dict
-        Estimated bytes: weights, gradients, optimiser, activations of the largest chunk, and their sum.
+        Estimated bytes: weights, gradients, optimiser, activations of the largest chunk, and their sum; activations
+        of models with an image tower are "not estimated" and left out of the sum.
     evaluation : dict
         Suite, tasks, how often, the metric that chooses, and all metric names; ``holdout`` is the share of the rows
-        that is held out instead.
+        that is held out and scored, ``unscored`` why none is though a share was asked for.
+    output : str
+        The folder of the run.
+    summary : str
+        The line that `train` prints at the start: rows, steps, cut, repeated and missing texts, rows left over.
     warnings : list of str
-        What is likely not meant: notes of data and settings, cut texts, rows left over, anchors without negatives.
+        What is likely not meant: of model folders, anchors without negatives, data, views.
+    notes : list of str
+        How settings, columns and prompts are read.
     seconds : float or None
         The time the steps take, where the run's folder holds a log of an earlier run to measure it by.
 
@@ -73,7 +81,10 @@ class Plan:
     negatives: dict[str, int]
     memory: dict[str, str]
     evaluation: dict[str, Any] = field(default_factory=dict)
+    output: str = ""
+    summary: str = ""
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     seconds: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -126,6 +137,7 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
     precision = choose_precision(recipe.train.precision, device)
     steps, negatives = _steps(recipe, rows, total), _negatives(objective.negatives(size, hard, processes))
     batch = _batch(recipe, batches, processes)
+    of_model = setup.notes_of_model(recipe, method, rows, model, parts)
     return Plan(
         recipe=recipe.name,
         method=recipe.method.name,
@@ -133,13 +145,16 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
         device=str(device),
         precision=precision,
         parameters=[_group(group) for group in groups],
-        rows={**rows.summary(), "notes": [*rows.notes, *setup.notes_of_model(recipe, method, rows, model, parts)]},
+        rows={**rows.summary(), "notes": [*rows.notes, *of_model]},
         steps=steps,
         batch=batch,
         negatives=negatives,
         memory=_memory(bundle, recipe, batches, processes, 2 if precision != "fp32" else 4),
         evaluation=_evaluation(recipe, rows, total),
-        warnings=[*folder_notes, *_warnings(recipe, rows, cut_share(rows, method, model), negatives, objective)],
+        output=str(_output(recipe)),
+        summary=summary_line(rows, total, method, model),
+        warnings=list(dict.fromkeys([*folder_notes, *_warnings(rows, negatives, objective), *of_model])),
+        notes=list(dict.fromkeys([*recipe.origin.notes, *rows.guesses, *method.notes(model)])),
         seconds=_seconds(recipe, batch, total),
     )
 
@@ -168,29 +183,20 @@ def notes_of_folders() -> Iterator[list[str]]:
         logger.propagate = propagate
 
 
-def _warnings(
-    recipe: Recipe, rows: Any, cut: float | None, negatives: Mapping[str, int], objective: Any
-) -> Iterator[str]:  # fmt: skip
-    """What is likely not meant, the most severe first."""
-    facts = rows.summary()
+def _warnings(rows: Any, negatives: Mapping[str, int], objective: Any) -> Iterator[str]:
+    """What is likely not meant, the most severe first, and is not in the summary."""
     if negatives["total"] == 0 and objective.negatives(2, 0, 1).total:
         yield "an anchor sees no negatives: nothing would be learnt from a batch; raise train.batch_size"
-    if cut:
-        yield f"{cut:.1%} of the texts are cut at the model's length; raise model.max_length where it allows more"
-    for reason, count in facts.get("dropped", {}).items():
-        yield f"{count:,} rows are dropped: {reason}"
-    left = facts.get("epoch", {}).get("left_over")
-    if left and rows.num_rows and left > 0.05 * rows.num_rows:
-        yield f"{left:,} of {rows.num_rows:,} rows fit into no batch of an epoch and are not trained"
-    same = facts.get("duplicates", {}).get("positive_is_anchor")
-    if same:
-        yield f"in {same:,} rows the positive is the anchor itself"
-    yield from dict.fromkeys([*recipe.origin.notes, *rows.notes])
+    yield from (note for note in rows.notes if note not in rows.guesses)
+
+
+def _output(recipe: Recipe) -> Path:
+    return Path(recipe.train.output.replace("{name}", recipe.name))
 
 
 def _seconds(recipe: Recipe, batch: Mapping[str, Any], total: int) -> float | None:
     """Seconds of all steps at the speed that the log in the folder of the run tells of; None without one."""
-    path = Path(recipe.train.output.replace("{name}", recipe.name)) / "log.jsonl"
+    path = _output(recipe) / "log.jsonl"
     speeds = [row["sentences_per_s"] for row in read_log(path) if "sentences_per_s" in row] if path.is_file() else []
     return total * batch["inputs"] / speeds[-1] if speeds and speeds[-1] > 0 else None
 
@@ -270,10 +276,12 @@ def _memory(bundle: Bundle, recipe: Recipe, batches: Sequence[StepBatch], proces
     gradients = sum(p.numel() * p.element_size() for p in bundle.parameters() if p.requires_grad)
     _, tokens = _chunk_tokens(recipe, batches)
     config = None if bundle.model.backbone is None else bundle.model.backbone.config
-    per_token = _bytes_per_token(config, int(bundle.model.dim), width, batches)
-    activations = int(tokens / processes * per_token)
-    parts = {"weights": weights, "gradients": gradients, "optimiser": 2 * gradients, "activations": activations}
+    parts = {"weights": weights, "gradients": gradients, "optimiser": 2 * gradients}
+    if has_activations := bundle.model.preprocess is None:  # no estimate of an image tower's
+        per_token = _bytes_per_token(config, int(bundle.model.dim), width, batches)
+        parts["activations"] = int(tokens / processes * per_token)
     sizes = {name: f"{value / 2**20:.0f} MiB" for name, value in parts.items()}
+    sizes |= {} if has_activations else {"activations": "not estimated"}
     return {**sizes, "peak": f"{sum(parts.values()) / 2**20:.0f} MiB"}
 
 
@@ -291,8 +299,11 @@ def _bytes_per_token(config: Any, dim: int, width: int, batches: Sequence[StepBa
 
 
 def _evaluation(recipe: Recipe, rows: Any, total: int) -> dict[str, Any]:
+    unscored = why_unscored(rows, recipe.train.holdout)
+    held_out: dict[str, Any] = {"holdout": recipe.train.holdout} if recipe.train.holdout and unscored is None else {}
+    held_out |= {"unscored": unscored} if unscored is not None else {}
     if recipe.evaluation is None:
-        return {"holdout": recipe.train.holdout} if rows.summary().get("held_out") else {}
+        return held_out
     from embedkit.evaluation import metric_names
 
     config = recipe.evaluation
@@ -305,4 +316,5 @@ def _evaluation(recipe: Recipe, rows: Any, total: int) -> dict[str, Any]:
         "every": every,
         "chooses": setup.metric_of(recipe),
         "metrics": names,
+        **held_out,
     }

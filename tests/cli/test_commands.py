@@ -15,6 +15,7 @@ from embedkit.cli.recipes import listing
 from embedkit.config.recipe_io import GROUPS, grouped_recipes, load_recipe
 from embedkit.config.resources import recipe_names, recipe_path, suite_names
 from embedkit.factory import build
+from tests.helpers import image_data
 
 
 def json_of(tmp_path: Path, *words: str) -> Any:
@@ -184,17 +185,68 @@ def test_warnings_come_first_in_a_plan(tmp_path: Path, capsys: pytest.CaptureFix
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("pairs: pairs with infonce")
     warnings = [line for line in lines if line.startswith("! ")]
-    assert lines[1 : 1 + len(warnings)] == warnings and "! lr is read as train.lr" in warnings
+    assert lines[1 : 1 + len(warnings)] == warnings
     assert any("train.batch_size is 8 here" in warning for warning in warnings)
+    assert (
+        lines[1 + len(warnings)]
+        == facts["summary"]
+        == "54 rows; 6 steps of 8 rows (1 epoch); 6 held out; " + ("6 rows left over in each epoch")
+    )
+    notes = [line for line in lines if line.startswith("- ")]
+    assert notes[0] == "- lr is read as train.lr" and "question is the anchor" in notes[1] and len(notes) == 2
+    assert lines[-1 - len(notes) : -1] == notes
+    assert not any("left over" in line or "fit into no batch" in line for line in warnings), "the summary says it"
 
 
-def test_plan_tells_the_time_where_a_log_measured_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["scored", "images", "stream"])
+def test_the_page_of_other_data_says_what_it_does_not_know(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    build(load_recipe("quickstart").model, 0).save("m")
+    if kind == "images":
+        image_data.write_csv(tmp_path, image_data.samples(30))
+        words = ["clip-small", "captions.csv", f"model={json.dumps(image_data.DUAL)}", "train.holdout=0.05"]
+        wanted = [
+            "memory         more than ", "are not estimated",
+            "evaluation     nothing is held out: 5% of 30 rows are fewer than 4; train.holdout=0.14 holds out so many",
+        ]  # fmt: skip
+    elif kind == "scored":
+        rows = "".join(f"a cat {i},the dog {i},{i % 5}\n" for i in range(60))
+        Path("sts.csv").write_text("sentence1,sentence2,score\n" + rows)
+        words = ["scored-pairs", "sts.csv", "model=m", "evaluation={suite: builtin-sts}", "train.holdout=0.1"]
+        wanted = [
+            "negatives      none: this objective sets no other row against an anchor",
+            "chooses the checkpoint; the held-out rows, before and after training",
+        ]  # fmt: skip
+    else:
+        for name in ("a", "b"):
+            rows = "".join(json.dumps({"anchor": f"{name} {i}", "positive": f"the dog {i}"}) + "\n" for i in range(80))
+            Path(f"{name}.jsonl").write_text(rows)
+        sources = "data.train=[{path: a.jsonl, stream: true}, {path: b.jsonl, stream: true}]"
+        words = ["pairs", sources, "model=m", "train.max_steps=20"]
+        wanted = [
+            "a stream of rows; 20 steps of 64 rows\n", "data           a.jsonl, b.jsonl, read while training",
+            "evaluation     nothing is held out of a stream: give an evaluation to see whether training helps",
+        ]  # fmt: skip
+    assert main(["plan", *words]) == 0
+    shown = capsys.readouterr().out
+    time = f"time           not known: {Path('runs') / words[0]} has no log of an earlier run to measure by"
+    for line in (*wanted, time):
+        assert line in shown, shown
+
+
+def test_plan_tells_the_time_where_a_log_measured_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert json_of(tmp_path, "plan", "quickstart", "--smoke")["seconds"] is None
+    assert "time           not known: runs/quickstart has no log" in capsys.readouterr().out
     Path("runs/quickstart").mkdir(parents=True)
     Path("runs/quickstart/log.jsonl").write_text(json.dumps({"step": 1, "sentences_per_s": 8.0}) + "\n")
     facts = json_of(tmp_path, "plan", "quickstart", "--smoke")
     assert facts["seconds"] == pytest.approx(facts["steps"]["total"] * facts["batch"]["inputs"] / 8.0)
+    assert f"time           about {facts['seconds']:.0f} s by the log of the last run" in capsys.readouterr().out
 
 
 def test_objectives_lists_and_shows_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,7 +52,7 @@ def test_sixty_rows_train_with_a_batch_that_fits_and_a_verdict(tmp_path: Path) -
     assert (written.train.batch_size, written.train.holdout) == (8, 0.1)
     fitted = "54 rows do not fill the recipe's batches of 64: train.batch_size is 8 here"
     assert any(fitted in x for x in progress.lines)
-    assert any(x.startswith("54 rows; 6 steps of 8 rows (1 epochs); 6 held out") for x in progress.lines)
+    assert any(x.startswith("54 rows; 6 steps of 8 rows (1 epoch); 6 held out") for x in progress.lines)
     kept = json.loads((tmp_path / "run" / "holdout.json").read_text())
     assert result.holdout == kept
     assert (kept["metric"], kept["kind"], kept["rows"]) == ("recall@1", "pairs", 6)
@@ -139,6 +139,23 @@ def test_the_line_at_the_start_counts_cut_repeated_missing_and_left_over(tmp_pat
         "10 duplicate positives; 20 rows without hard negatives; 4 rows left over in each epoch"
     )
     assert wanted in progress.lines
+    figures = plan(load_recipe(given))
+    assert figures.summary == wanted
+    assert not any("cut" in line or "left over" in line for line in figures.warnings)
+
+
+def test_a_plan_tells_what_a_run_tells_of_columns_views_and_prompts(tmp_path: Path) -> None:
+    faq(tmp_path)
+    own = {"model": {**TEXT, "prompts": {"query": "query: ", "passage": "passage: "}}}
+    given = {**own, "data.train": [{"path": str(tmp_path / "faq.csv")}], "train.max_steps": 1, "evaluation": None}
+    for name in ("pairs", "simcse-unsup"):
+        progress = runs.Recorder()
+        train(load_recipe(name, given), output=tmp_path / name, progress=progress)
+        figures = plan(load_recipe(name, given))
+        said = [*figures.warnings, *figures.notes, figures.summary]
+        assert said and set(said) <= set(progress.lines)
+        of_start = progress.lines[: progress.lines.index(figures.summary) + 1]
+        assert set(of_start) <= set(said)
 
 
 def test_120_captions_train_the_shipped_clip_small_and_their_images_are_never_shared(tmp_path: Path) -> None:

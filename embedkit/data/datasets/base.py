@@ -111,6 +111,11 @@ class TrainingRows(ABC):
         """Warnings about what is allowed and looks like a mistake, a line each; see `embedkit.data.schema.warnings`."""
         return [note for source in self._sources for note in source.notes]
 
+    @property
+    def guesses(self) -> list[str]:
+        """Those of `notes` that only say how the data is read, of columns, splits and formats."""
+        return [str(guess) for source in self._sources for guess in source.guesses]
+
     def held_out(self) -> list[Row]:
         """The rows that are held out of training, in the order of the sources."""
         return []

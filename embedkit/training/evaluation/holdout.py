@@ -98,18 +98,7 @@ class HeldOut:
         kind = kind_of(held_out)
         if kind is not None:
             return HeldOut(kind, held_out, method, folder, log, progress, callbacks)
-        if held_out:
-            progress.say("the rows that are held out are not scored: they are neither pairs nor images with captions")
-        elif rows.num_rows is None:
-            progress.say("nothing is held out of a stream: give an evaluation to see whether training helps")
-        elif round(share * rows.num_rows) < FEWEST:
-            enough = math.ceil(100 * FEWEST / rows.num_rows) / 100
-            progress.say(
-                f"nothing is held out: {share:.0%} of {rows.num_rows:,} rows are fewer than {FEWEST}"
-                + (f"; train.holdout={enough:g} holds out so many" if enough < 0.5 else "")
-            )
-        else:
-            progress.say("nothing is held out: too few rows share no text, image or group with the others")
+        progress.say(why_unscored(rows, share) or "")
         return None
 
     def before(self, model: Any, step: int) -> None:
@@ -157,6 +146,29 @@ def kind_of(rows: Sequence[dict[str, Any]]) -> str | None:
     if not {"anchor", "positive"} <= roles:
         return None
     return "scored pairs" if "score" in roles else "pairs"
+
+
+def why_unscored(rows: TrainingRows, share: float) -> str | None:
+    """A line on why no held-out rows are scored, `share` of all being asked for; None where some are, or none asked.
+
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.training import setup
+    >>> recipe = load_recipe("quickstart", ["evaluation=null", "data.train.0.limit=20"])
+    >>> why_unscored(setup.open_rows(recipe, setup.check(recipe)), 0.1)
+    'nothing is held out: 10% of 20 rows are fewer than 4; train.holdout=0.2 holds out so many'
+    """
+    held_out = rows.held_out() if share else []
+    if not share or kind_of(held_out) is not None:
+        return None
+    if held_out:
+        return "the rows that are held out are not scored: they are neither pairs nor images with captions"
+    if rows.num_rows is None:
+        return "nothing is held out of a stream: give an evaluation to see whether training helps"
+    if round(share * rows.num_rows) < FEWEST:
+        enough = math.ceil(100 * FEWEST / rows.num_rows) / 100
+        more = f"; train.holdout={enough:g} holds out so many" if enough < 0.5 else ""
+        return f"nothing is held out: {share:.0%} of {rows.num_rows:,} rows are fewer than {FEWEST}{more}"
+    return "nothing is held out: too few rows share no text, image or group with the others"
 
 
 def recall_at_1(similarity: np.ndarray, own: np.ndarray) -> float:

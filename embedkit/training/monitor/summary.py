@@ -44,6 +44,8 @@ def summary_line(rows: TrainingRows, total: int, method: Method, model: Any) -> 
     for side in ("anchors", "positives"):
         if repeated.get(side):
             parts.append(f"{repeated[side]:,} duplicate {side}")
+    if repeated.get("positive_is_anchor"):
+        parts.append(f"{repeated['positive_is_anchor']:,} positives that equal their anchors")
     if facts.get("without_negatives"):
         parts.append(f"{facts['without_negatives']:,} rows without hard negatives")
     if left := facts.get("epoch", {}).get("left_over"):
@@ -52,8 +54,9 @@ def summary_line(rows: TrainingRows, total: int, method: Method, model: Any) -> 
 
 
 def _steps(rows: TrainingRows, total: int) -> Iterator[str]:
-    epochs = "" if rows.steps_per_epoch is None else f" ({total / rows.steps_per_epoch:.3g} epochs)"
-    yield f"{total:,} steps of {rows.batch_size:,} rows{epochs}"
+    epochs = None if rows.steps_per_epoch is None else f"{total / rows.steps_per_epoch:.3g}"
+    share = "" if epochs is None else f" ({epochs} epoch{'s' * (epochs != '1')})"
+    yield f"{total:,} step{'s' * (total != 1)} of {rows.batch_size:,} rows{share}"
 
 
 def cut_share(rows: TrainingRows, method: Method, model: Any) -> float | None:
