@@ -25,9 +25,9 @@ BATCH = 64
 def pictures(options: argparse.Namespace, left_out: list[str]) -> Iterator[tuple[Any, str]]:
     """Decoded images and one caption each."""
     from embedkit.data import read_rows
+    from embedkit.data.images.paths import image_path
     from embedkit.data.images.pictures import load_picture, to_rgb
     from embedkit.data.schema.parsers import BadRow, read_image
-    from embedkit.data.sources.data_source import image_path
 
     draw = random.Random(options.seed)
     source = Path(options.images)

@@ -37,12 +37,12 @@ def train(
     from embedkit.training.setup import check_early
 
     config = open_recipe(recipe, overrides or [], smoke=smoke)
-    check_early(config)
+    early = check_early(config)
     from accelerate import PartialState
 
-    from embedkit.training import train as run
+    from embedkit.training.loop.run import train_recipe
 
-    result = run(config, resume=resume, output=output)
+    result = train_recipe(config, early, resume=resume, output=output)
     if not PartialState().is_main_process:
         return
     out = console(json_file)

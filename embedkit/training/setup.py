@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from embedkit.methods.base import Method
 
 if TYPE_CHECKING:
     from embedkit.data import TrainingRows
+    from embedkit.data.sources.data_source import Source
     from embedkit.methods.common.usage import Usage
     from embedkit.objectives.base import Objective
     from embedkit.training.parallel.distributed import World
@@ -112,11 +113,33 @@ def build_objective(recipe: Recipe, method: Method, dim: int | None = None, rows
 
 
 @dataclass(frozen=True)
+class EarlyCheck:
+    """What `check_early` has made and opened, for the run that follows it.
+
+    Attributes
+    ----------
+    sources : sequence of Source
+        Those of ``data.train``, with the columns bound to the roles of the method; not yet read in full.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> [source.name for source in check_early(load_recipe("quickstart", smoke=True)).sources]
+    ['builtin:pairs-train']
+    """
+
+    method: Method
+    sources: Sequence[Source]
+
+
+@dataclass(frozen=True)
 class Checked:
     """A recipe whose names fit each other, and what was made to find out; nothing heavy is read yet.
 
     Attributes
     ----------
+    sources : sequence of Source or None
+        Those of ``data.train`` where an early check has opened them.
     contract : Contract
         The roles that something reads; those required that the objective cannot do without.
     metric : str or None
@@ -134,6 +157,7 @@ class Checked:
     method: Method
     contract: Contract
     metric: str | None
+    sources: Sequence[Source] | None = None
 
 
 def check(recipe: Recipe) -> Method:
@@ -148,8 +172,8 @@ def check(recipe: Recipe) -> Method:
     return check_all(recipe).method
 
 
-def check_all(recipe: Recipe) -> Checked:
-    """Method, roles and metric of a recipe, checked against each other.
+def check_all(recipe: Recipe, early: EarlyCheck | None = None) -> Checked:
+    """Method, roles and metric of a recipe, checked against each other; what `early` has made is not made again.
 
     Raises
     ------
@@ -165,7 +189,7 @@ def check_all(recipe: Recipe) -> Checked:
     Traceback (most recent call last):
     embedkit.errors.RecipeError: guide: nothing reads the guide, neither the method nor objective 'infonce'; ...
     """
-    method = build_method(recipe)
+    method = build_method(recipe) if early is None else early.method
     objective = build_objective(recipe, method)
     contract = contract_of(recipe, method, objective)
     method.shares_draws = any(getattr(part, "shares_draws", False) for part in objective.modules())
@@ -176,7 +200,7 @@ def check_all(recipe: Recipe) -> Checked:
             raise RecipeError(
                 f"the package {tracker!r} is not installed", where="train.trackers", remedy=f"pip install {tracker}"
             )
-    return Checked(recipe, method, contract, metric)
+    return Checked(recipe, method, contract, metric, None if early is None else early.sources)
 
 
 def _need_adapters(recipe: Recipe) -> None:
@@ -247,26 +271,32 @@ def contract_of(recipe: Recipe, method: Method, objective: Objective | None = No
     return Contract(own.requires | needed, own.accepts & usage.roles - needed, limits)
 
 
-def check_early(recipe: Recipe) -> None:
-    """Look at the method's settings and the first rows of every source while nothing heavy is imported.
+def check_early(recipe: Recipe) -> EarlyCheck:
+    """The method and the opened sources of a recipe, checked while nothing heavy is imported.
 
-    What is wrong there is then said at once. `train` looks again, at more; where torch is imported already there is no
-    time to win and nothing is done.
+    A wrong setting of the method, file or row is then reported in less than a second. `check_all` and `open_rows` take
+    the result over: the method is built once, and each source is opened once in a run. What the objective reads is
+    known only after torch is imported, so its roles are bound then, to the rows that are open already.
 
     Examples
     --------
     >>> from embedkit.config.recipe_io import load_recipe
-    >>> check_early(load_recipe("quickstart", smoke=True))  # quiet where nothing is wrong
+    >>> early = check_early(load_recipe("quickstart", smoke=True))
+    >>> type(early.method).__name__, len(early.sources)
+    ('Pairs', 1)
     """
-    if "torch" in sys.modules:
-        return
     from embedkit.data.datasets.open import open_sources
 
-    open_sources(recipe.data, build_method(recipe).contract, Path.cwd())
+    method = build_method(recipe)
+    return EarlyCheck(method, open_sources(recipe.data, method.contract, Path.cwd()))
 
 
-def open_rows(recipe: Recipe, method: Method, contract: Contract | None = None) -> TrainingRows:
-    """The training rows, checked against what the method and its objective need; `contract` as `check_all` has it.
+def open_rows(
+    recipe: Recipe, method: Method, contract: Contract | None = None, sources: Sequence[Source] | None = None
+) -> TrainingRows:
+    """The training rows, checked against what the method and its objective need.
+
+    `contract` and `sources` are those of `check_all`; they are found and opened here where they are not given.
 
     A share of them is held out where `holdout_share` says so, and batches are smaller than those of a shipped recipe
     where few rows do not fill one; see `as_opened`.
@@ -285,6 +315,7 @@ def open_rows(recipe: Recipe, method: Method, contract: Contract | None = None) 
     rows = open_training(
         recipe.data, contract, batch_size=recipe.train.batch_size, seed=recipe.seed, base_dir=Path.cwd(),
         holdout=holdout_share(recipe), fit_batch=not recipe.origin.has("train.batch_size"),
+        sources=sources,
     )  # fmt: skip
     _usage_of_rows(recipe, method, rows)
     return rows

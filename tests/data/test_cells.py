@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from embedkit.config.recipe import DataConfig, SourceConfig
 from embedkit.data import open_training
+from embedkit.data.images.paths import image_path
 from embedkit.data.schema.contract import Contract
 from embedkit.data.schema.parsers import (
     TextReader,
@@ -25,7 +26,6 @@ from embedkit.data.schema.parsers import (
     read_score,
 )
 from embedkit.data.schema.rows import BadRow
-from embedkit.data.sources.data_source import image_path
 from embedkit.errors import DataError
 from tests.data.helpers import opened
 from tests.helpers import image_data

@@ -46,7 +46,7 @@ def recipe(dropout: float = 0.0, **sections: Any) -> dict[str, Any]:
     return known
 
 
-def run(output: Path, given: dict[str, Any] | None = None, *overrides: str, **settings: Any) -> TrainResult:
+def run(output: Path, given: str | dict[str, Any] | None = None, *overrides: str, **settings: Any) -> TrainResult:
     """Train `given`, or the recipe above, silently."""
     settings.setdefault("progress", Recorder())
     return train(recipe() if given is None else given, list(overrides), output=output, **settings)

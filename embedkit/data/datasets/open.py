@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from embedkit.data.datasets.streaming import StreamedRows
 
 def open_training(
     config: DataConfig, contract: Contract, *, batch_size: int, seed: int, base_dir: Path = Path(),
-    holdout: float = 0.0, fit_batch: bool = False,
+    holdout: float = 0.0, fit_batch: bool = False, sources: Sequence[Source] | None = None,
 ) -> TrainingRows:  # fmt: skip
     """The training rows of a recipe; the first rows of every source are checked before any is read in full.
 
@@ -41,6 +41,8 @@ def open_training(
         Share of the rows to hold out of training, see `embedkit.data.datasets.holdout`; none of a stream.
     fit_batch : bool
         Take smaller batches where the rows do not fill one, instead of refusing them; not for streams.
+    sources : sequence of Source, optional
+        The sources of `config` where an early check has opened them; they are not opened again.
 
     Raises
     ------
@@ -60,8 +62,13 @@ def open_training(
     [('How do I pay?', 'By card.'), ('When?', 'In June.')]
     """
     _check_settings(config)
-    sources = open_sources(config, contract, Path(base_dir))
+    if sources is None:
+        sources = open_sources(config, contract, Path(base_dir))
+    else:
+        for source in sources:
+            source.bind(*_roles_to_read(config, contract))
     for source in sources:
+        source.release_head()
         check_sampler(
             config.sampler, batch_size, config.per_label, source.roles, f"data.train[{source.index}] ({source.name})"
         )
@@ -86,12 +93,19 @@ def open_sources(config: DataConfig, contract: Contract, base_dir: Path = Path()
     >>> print(*source.notes)
     data.train[0] (faq.csv): question is the anchor, answer is the positive (set 'columns' to change that)
     """
-    of_sampler = {"by-label": {"label"}, "no-duplicates": {"group"}}.get(config.sampler, set())
-    requires, reads = frozenset(contract.requires), frozenset(contract.roles) | of_sampler
+    requires, reads, limits = _roles_to_read(config, contract)
     return [
-        Source(source, config, index, requires=requires, reads=reads, limits=contract.limits, base_dir=base_dir)
+        Source(source, config, index, requires=requires, reads=reads, limits=limits, base_dir=base_dir)
         for index, source in enumerate(config.train)
     ]
+
+
+def _roles_to_read(
+    config: DataConfig, contract: Contract
+) -> tuple[frozenset[str], frozenset[str], Mapping[str, tuple[float, float]]]:
+    """Roles that every source must have, those that are read by method and sampler, and limits of their values."""
+    of_sampler = {"by-label": {"label"}, "no-duplicates": {"group"}}.get(config.sampler, set())
+    return frozenset(contract.requires), frozenset(contract.roles) | of_sampler, contract.limits
 
 
 def _roles_of(sources: Sequence[Source], contract: Contract) -> frozenset[str]:

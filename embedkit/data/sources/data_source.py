@@ -5,15 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embedkit.data.images.paths import IMAGE_PATH_REMEDY, image_path
 from embedkit.data.images.pictures import load_picture
 from embedkit.data.schema import warnings as suspicions
 from embedkit.data.schema.guesses import Guess
@@ -53,6 +51,8 @@ LOOKED_AT = 8
 
 Place = tuple[int, int]
 """Part of the source, number of the row in the part."""
+
+_Entry = tuple[Place, dict[str, Any] | BadRow]
 
 
 @dataclass
@@ -128,9 +128,9 @@ class Source:
     ) -> None:
         self.config, self.index, self.name = config, index, config.path
         self._skip = data.on_bad_row != "error"
-        self._data, self._limits = data, limits or {}
+        self._data, self._where = data, f"data.train[{index}] ({config.path})"
         self._images = None if config.image_folder is None else Path(base_dir, config.image_folder).absolute()
-        guesses: list[Guess] = []
+        self._guesses_of_parts: list[Guess] = []
         self.parts = find_parts(
             config.path,
             config.format,
@@ -141,40 +141,54 @@ class Source:
             file=config.file,
             options={name: value for name in OPTIONS if (value := getattr(config, name)) is not None},
             prefer="train",
-            tell=guesses.append,
+            tell=self._guesses_of_parts.append,
         )
-        head = list(itertools.islice(self._records(), HEAD))
+        self._head: list[_Entry] | None = list(itertools.islice(self._records(), HEAD))
+        self._names = self._columns_of(self._head)
+        self._first_values = {column: _values_of(column, self._head) for column in config.where}
+        self.bind(requires, reads, limits or {})
+
+    def _columns_of(self, head: list[_Entry]) -> list[str]:
+        """The names of the columns of the first rows; refuses a source without any, or without one that is named."""
         names = list(dict.fromkeys(key for _, values in head if isinstance(values, dict) for key in values))
-        where = f"data.train[{index}] ({config.path})"
         if not names:
             raise next((values for _, values in head if isinstance(values, BadRow)), None) or DataError(
-                "it has no rows", where=where, remedy="check the file"
+                "it has no rows", where=self._where, remedy="check the file"
             )
         apart = next((values for _, values in head if isinstance(values, BadRow) and values.reason == APART), None)
         if apart is not None:  # else columns would seem to be missing
             raise apart
-        for column in config.where:
+        for column in self.config.where:
             if column not in names:
-                raise DataError(f"'where' names no column {column!r}", where=where, remedy=nearest(column, names))
-        self._first_values = {column: _values_of(column, head) for column in config.where}
+                raise DataError(f"'where' names no column {column!r}", where=self._where, remedy=nearest(column, names))
+        return names
+
+    def bind(self, requires: frozenset[str], reads: frozenset[str], limits: Mapping[str, tuple[float, float]]) -> None:
+        """Bind the columns to the roles that are read, and check the first rows as these roles.
+
+        Opening a source does this; once the objective is known, which may need other roles than the method alone, it is
+        done again without opening anything. Errors as in opening.
+        """
+        head = list(itertools.islice(self._records(), HEAD)) if self._head is None else self._head
+        names, where = self._names, self._where
         rows_of_head = [values for _, values in head if isinstance(values, dict)]
         lists = frozenset(column for column in names if _holds_lists(column, rows_of_head))
         binding = bind(
-            names, config.columns, requires=requires, reads=reads, where=where, explode=config.explode, lists=lists,
-            extras=frozenset({"label"} if self.parts[0].name.startswith("builtin:") else ()),
+            names, self.config.columns, requires=requires, reads=reads, where=where, explode=self.config.explode,
+            lists=lists, extras=frozenset({"label"} if self.parts[0].name.startswith("builtin:") else ()),
         )  # fmt: skip
-        guesses += [Guess(where, what, "columns") for what in binding.guesses]
+        guesses = [*self._guesses_of_parts, *(Guess(where, what, "columns") for what in binding.guesses)]
         self.guesses: tuple[Guess, ...] = tuple(dict.fromkeys(guesses))
-        self.roles, self._requires, self._reads = binding.roles, requires, reads
+        self.roles, self._requires, self._reads, self._limits = binding.roles, requires, reads, limits
         self.notes: tuple[str, ...] = (*map(str, self.guesses), *binding.notes)
         self._columns = binding.columns
         self._slots_of_lists = {
             role: sorted((slot for slot in binding.columns if slot.startswith(prefix)), key=_number_of)
             for role, prefix in (("negatives", "negative_"), ("texts", "text_"))
         }
-        self.texts = TextReader(data.max_chars, data.cut_long)
+        self.texts = TextReader(self._data.max_chars, self._data.cut_long)
         self.account = Account()
-        first = list(self.rows(HEAD))  # a wrong mapping is told at once
+        first = list(self.rows(head))  # a wrong mapping is reported at once
         self._look_at_images(first[:LOOKED_AT])
         role_by_name = {column: named_role(column) for column in names}
         self.notes += tuple(suspicions.of_columns(binding.columns, role_by_name, where))
@@ -183,8 +197,14 @@ class Source:
             self.notes += tuple(suspicions.of_labels([row for _, row in first], binding.columns, where))
         self.texts.cut_texts = 0
 
-    def rows(self, records: int | None = None) -> Iterator[tuple[Place, Row]]:
-        """All rows from the start, with their places; `account` is that of the longest pass so far.
+    def release_head(self) -> None:
+        """Free the first rows, which may hold images, once the roles are final."""
+        self._head = None
+
+    def rows(self, records: Iterable[_Entry] | None = None) -> Iterator[tuple[Place, Row]]:
+        """All rows from the start, or those of `records`, with their places.
+
+        `account` is that of the longest pass so far.
 
         Raises
         ------
@@ -215,14 +235,16 @@ class Source:
         if account.read >= self.account.read:
             self.account = account
 
-    def outcomes(self, account: Any, records: int | None = None) -> Iterator[tuple[Place, list[Row] | BadRow]]:
+    def outcomes(
+        self, account: Any, records: Iterable[_Entry] | None = None
+    ) -> Iterator[tuple[Place, list[Row] | BadRow]]:
         """The rows made of each record that ``where`` and ``limit`` let in, or its fault; all of it from the start.
 
         `account` is told of records read (``read``) and left out by ``where`` (``filtered``).
         """
         conditions = [(column, _accepted(value)) for column, value in self.config.where.items()]
         count = 0
-        for place, values in itertools.islice(self._records(), records):
+        for place, values in self._records() if records is None else records:
             account.read += 1
             if isinstance(values, BadRow):
                 yield place, values
@@ -244,7 +266,7 @@ class Source:
         """``file:row`` of a row."""
         return f"{self.parts[place[0]].name}:{place[1]}"
 
-    def _records(self) -> Iterator[tuple[Place, dict[str, Any] | BadRow]]:
+    def _records(self) -> Iterator[_Entry]:
         for index, part in enumerate(self.parts):
             empty = len(self.parts) > 1
             for number, values in part.records():
@@ -362,7 +384,7 @@ def _remedy_of(account: Account) -> str:
     if not account.bad:
         return "check the file and the mapping"
     place, reason, what = account.bad[0]
-    return f"the first: {place}: {what}" + (f"; {_PATHS}" if reason in ("missing image", "bad path") else "")
+    return f"the first: {place}: {what}" + (f"; {IMAGE_PATH_REMEDY}" if reason in ("missing image", "bad path") else "")
 
 
 def _number_of(slot: str) -> int:
@@ -429,7 +451,7 @@ def with_scores(row: Row) -> Row:
     return row
 
 
-def _values_of(column: str, head: list[tuple[Place, dict[str, Any] | BadRow]]) -> list[str]:
+def _values_of(column: str, head: list[_Entry]) -> list[str]:
     values = dict.fromkeys(show(row.get(column)) for _, row in head if isinstance(row, dict))
     return list(values)[:5]
 
@@ -449,52 +471,3 @@ def _matches(cell: Any, choices: list[Any]) -> bool:
 
 
 _FIX = "fix the row, or set data.on_bad_row: skip"
-_PATHS = "write paths relative to the folder of the data file, or set 'image_folder' to the folder that they start from"
-_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
-
-
-def image_path(image: str, home: Path | None, images: Path | None = None) -> str:
-    """The path in a cell, made absolute; it must stay inside `home`, the folder of the data file.
-
-    With `images` it may be absolute and must stay inside that folder; relative ones start there.
-
-    Raises
-    ------
-    BadRow
-        It leads elsewhere, or no file with content is there; the caller adds the place.
-
-    Examples
-    --------
-    >>> _ = Path("dog.jpg").write_bytes(b"...")
-    >>> image_path("dog.jpg", Path()) == str(Path("dog.jpg").resolve())
-    True
-    """
-    home = home if images is None else images
-    if home is None or _URL.match(image):
-        raise BadRow("bad path", f"the image path {show(image)} is not relative", remedy=_PATHS)
-    folder = str(home) if home.is_absolute() else str(home.resolve())
-    path = os.path.normpath(os.path.join(folder, image))
-    try:
-        inside = _inside(path, folder)
-        size = os.stat(path).st_size if inside and os.path.isfile(path) else -1
-    except ValueError:  # a NUL in it
-        inside, size = True, -1
-    if not inside:
-        raise BadRow("bad path", f"the image path {show(image)} leads out of the data folder", remedy=_PATHS)
-    if size < 0:
-        raise BadRow("missing image", f"there is no image file {show(image)}", remedy=_PATHS)
-    if size == 0:
-        raise BadRow("empty image", f"the image file {show(image)} has no bytes", remedy=_FIX)
-    return path
-
-
-def _inside(path: str, folder: str) -> bool:
-    """Whether a normalised path lies in a folder, symbolic links followed."""
-    parent, name = os.path.split(path)
-    real = os.path.realpath(path) if os.path.islink(path) else os.path.join(_real(parent), name)
-    return real.startswith(_real(folder).rstrip(os.sep) + os.sep)
-
-
-@cache
-def _real(folder: str) -> str:
-    return os.path.realpath(folder)

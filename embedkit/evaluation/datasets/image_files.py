@@ -158,8 +158,8 @@ def image_content(cell: Any, folder: Path) -> bytes | None:
     >>> [image_content(cell, Path(".")) for cell in ("1.png", {"bytes": b"png"}, "2.png")]
     [b'not looked at', b'png', None]
     """
+    from embedkit.data.images.paths import image_path
     from embedkit.data.schema.rows import BadRow
-    from embedkit.data.sources.data_source import image_path
 
     content = cell.get("bytes") if isinstance(cell, dict) else cell
     if not isinstance(content, str) or not content:

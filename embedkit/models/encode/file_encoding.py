@@ -345,8 +345,8 @@ def _item(row: dict[str, Any], column: str | None, folder: Path | None, where: s
         raise DataError(f"cell is {kind}, not text", where=f"{where}, column {column}", remedy="mend or remove the row")
     if column not in IMAGE_NAMES and not isinstance(row[column], dict):
         return cell
+    from embedkit.data.images.paths import image_path
     from embedkit.data.schema.rows import BadRow
-    from embedkit.data.sources.data_source import image_path
 
     try:
         return Path(image_path(cell, folder))

@@ -158,7 +158,7 @@ def open_inputs(checked: setup.Checked) -> Inputs:
     suite = None
     if config is not None:
         suite = open_suite(config.suite, config.data, config.tasks, config.split, settings=config.settings)
-    rows = setup.open_rows(recipe, checked.method, checked.contract)
+    rows = setup.open_rows(recipe, checked.method, checked.contract, checked.sources)
     recipe = setup.as_opened(recipe, rows)
     return Inputs(recipe, checked.method, rows, suite, checked.metric, batching.total_steps(recipe, rows))
 

@@ -93,9 +93,25 @@ def train(
     (4, 4, 'model')
     """
     config = load_recipe(recipe, overrides, smoke=smoke)
+    return train_recipe(config, resume=resume, output=output, progress=progress, callbacks=callbacks)
+
+
+def train_recipe(
+    config: Recipe, early: setup.EarlyCheck | None = None, *, resume: bool = False, output: str | Path | None = None,
+    progress: Progress | None = None, callbacks: Sequence[Any] = (),
+) -> TrainResult:  # fmt: skip
+    """The result of a loaded recipe; with `early`, nothing that `check_early` has opened is opened again. See `train`.
+
+    Examples
+    --------
+    >>> recipe = load_recipe("quickstart", smoke=True)
+    >>> early = setup.check_early(recipe)
+    >>> train_recipe(recipe, early, output="run", progress=Progress()).steps
+    4
+    """
     folder = Path(output) if output is not None else Path(config.train.output.replace("{name}", config.name))
     Callbacks(callbacks)  # a wrong one is refused before anything is read
-    checked = setup.check_all(config)
+    checked = setup.check_all(config, early)
     check_folder(folder, resume)
     try:
         inputs = open_inputs(checked)
