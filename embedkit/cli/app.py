@@ -93,7 +93,7 @@ def _outside(error: RuntimeError | OSError) -> UserError | None:
 
 
 def _fail(error: BaseException, debug: bool) -> int:
-    """The exit code of an error, which is told in one line."""
+    """The exit code of an error, which is reported in one line."""
     if debug:
         import traceback
 

@@ -134,7 +134,7 @@ def evaluate(
     options["resamples"] = (1000 if intervals else 0) if resamples is None else resamples
     suites = suite or [_recognised(data, json_file)]
     for one in suites:
-        metric_names(one, options["tasks"], split, data)  # wrong names are told before anything is read
+        metric_names(one, options["tasks"], split, data)  # wrong names are reported before anything is read
     _check_models(names, trust_remote_code, allow_pickle)
     evaluations = open_suites(suites, data, settings=_settings(settings or []), **options)
     _keep_mteb_results(evaluations, mteb_results)

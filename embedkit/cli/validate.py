@@ -46,7 +46,7 @@ def validate(
     own_paths = [path for path in missing if path not in missing_files(open_recipe(recipe, [], smoke=smoke))]
     if own_paths:
         raise DataError("no such file or folder", where=own_paths[0], remedy="check the path")
-    from embedkit.training import setup  # the objective's parts need torch; a wrong key or method is told before
+    from embedkit.training import setup  # the objective's parts need torch; a wrong key or method is reported before
 
     method = setup.check(config)
     out = console(json_file)

@@ -107,7 +107,7 @@ _CHUNKS = (
     "train.batch_size is the whole batch of a step over all processes; train.chunk_size cuts it to save memory, and "
     "its gradient stays that of the whole batch"
 )
-_RESUME = "--resume goes on with the run in train.output (resume=True in Python)"
+_RESUME = "--resume resumes the run in train.output (resume=True in Python)"
 ANSWERS = {
     "gradientaccumulationsteps": _CHUNKS,
     "gradientaccumulation": _CHUNKS,

@@ -48,7 +48,9 @@ class SourceConfig(Settings):
 
     path: str
     format: Annotated[str, AfterValidator(_format)] = "auto"
-    separator: str | None = Field(None, min_length=1, max_length=1, description="csv: between cells, a comma or told")
+    separator: str | None = Field(
+        None, min_length=1, max_length=1, description="csv: between cells; detected unless set"
+    )
     header: list[str] | None = Field(None, min_length=1, description="csv, tsv: names of columns of a file without")
     image_folder: str | None = Field(None, description="where image paths start and stay; they may be absolute")
     file: str | None = Field(None, description="one file of a hub data set or folder")
@@ -146,7 +148,7 @@ class TrainConfig(Settings):
     max_grad_norm: float | None = Field(1.0, gt=0, description="gradients are clipped to this norm")
     groups: list[GroupConfig] = Field(default_factory=list)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    chunk_size: int | dict[str, int] | None = Field(None, description="gradient cache: inputs per chunk")
+    chunk_size: int | dict[str, int] | None = Field(None, description="gradient cache (GradCache): inputs per chunk")
     chunk_tokens: int | None = Field(None, gt=0, description="gradient cache: tokens per chunk")
     keep_chunks: int = Field(1, ge=0, description="chunks whose activations are kept instead of computed again")
     gradient_checkpointing: bool = False

@@ -1,4 +1,4 @@
-"""The keys of a recipe, read off its sections, and the line that tells of a key or value that does not fit."""
+"""The keys of a recipe, read off its sections, and the message about a key or value that does not fit."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ class Finding:
     evidence : str
         What was measured.
     remedy : str
-        How to mend it.
+        How to fix it.
 
     Examples
     --------

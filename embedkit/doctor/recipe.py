@@ -40,7 +40,7 @@ def examine_recipe(recipe: Recipe) -> Examined:
     summary = rows.summary()
     facts = {"rows": rows.num_rows, "dropped": summary.get("dropped", {})}
     findings = [
-        Finding("rows are left out", f"{count:,} rows: {reason}", "mend the data, or leave it if this is meant")
+        Finding("rows are left out", f"{count:,} rows: {reason}", "fix the data, or leave it if this is intended")
         for reason, count in summary.get("dropped", {}).items()
     ]
     if rows.num_rows is not None:

@@ -1,4 +1,4 @@
-"""Runs: what the log and the checkpoints of a run folder tell, while it goes on or after it has ended."""
+"""Runs: what the log and the checkpoints of a run folder show, during the run or after its end."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _log(rows: Sequence[Row], recipe: Recipe) -> Iterator[Finding]:
 
 
 def _objective(recipe: Recipe) -> Objective:
-    """The objective of the run; one without candidates where it cannot be built here, which `_data` tells."""
+    """The objective of the run; one without candidates where it cannot be built here, which `_data` reports."""
     from embedkit.objectives.base import NoObjective
     from embedkit.training import setup
 

@@ -84,7 +84,7 @@ class Clip(ImageText):
     """CLIP (Radford et al. 2021, section 2.3).
 
     Objective: softmax cross-entropy over the cosines of the whole batch, images to texts and texts to images, with a
-    learnt scale that starts at 1 / 0.07 and is at most 100.
+    learned scale that starts at 1 / 0.07 and is at most 100.
 
     Examples
     --------
@@ -102,7 +102,7 @@ class SigLip(ImageText):
     """SigLIP (Zhai et al. 2023, section 3).
 
     Objective: every image-text pair of the batch is a question of yes or no; the sigmoid loss is summed over pairs and
-    divided by the batch size. The learnt scale starts at 10, the learnt bias at -10.
+    divided by the batch size. The learned scale starts at 10, the learned bias at -10.
 
     Examples
     --------

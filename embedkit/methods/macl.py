@@ -15,7 +15,7 @@ class MACL(SimCSEUnsupervised):
     With A the mean cosine of the batch's positive pairs (no gradient), ``tau = temperature * (1 + alpha * (A -
     offset))``; with P_i the softmax probability of the positive, the loss is the mean of ``-log P_i / (1 - P_i)``, the
     factor without gradient, computed in log space. The gradient by the positive's logit is then -1 for every anchor,
-    so that the loss *value* tells little: watch ``sts`` instead. ``alpha`` 0 without ``reweight`` is SimCSE.
+    so that the loss *value* means little: watch ``sts`` instead. ``alpha`` 0 without ``reweight`` is SimCSE.
 
     Only the loss function of the official code is released, and the paper's values for sentences (temperature, alpha,
     offset) could not be read: 0.05, 0.5 and 0 are SimCSE's temperature and the defaults of a public vision

@@ -139,7 +139,7 @@ class PromptBERTSupervised(_Prompted):
 
 @methods.add("promptbert-opti")
 class PromptBERTOptimised(_Prompted):
-    """PromptBERT with a learnt template (Jiang et al. 2022, section 4.1, "OptiPrompt").
+    """PromptBERT with a learned template (Jiang et al. 2022, section 4.1, "OptiPrompt").
 
     The encoder is frozen. The words of the template, all but the mask token, become new words of the vocabulary that
     start with the old ones' vectors; only these vectors are trained, and a head that is used in training only, the
@@ -147,7 +147,7 @@ class PromptBERTOptimised(_Prompted):
     taken off. Objective: InfoNCE, temperature 0.05.
 
     The saved model is an encoder with a few more words whose template is written in them, so that it needs nothing
-    special at use time. In the official code a learnt word takes the place of the *last* one like it in the row, so
+    special at use time. In the official code a learned word takes the place of the *last* one like it in the row, so
     that a sentence which holds "this", "sentence" or ":" loses its own; here it is always the template's.
     ``train_encoder`` trains all.
 

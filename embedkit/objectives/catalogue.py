@@ -35,10 +35,14 @@ objective: {name: table, direction: both, scale: learnable, weight: {name: expon
 Columns: *inputs* are the embeddings and roles that must be there (in brackets: used when there); *state* is kept
 between steps and saved in checkpoints; *cost* is the time of one evaluation for B rows of D numbers; *tiled* objectives
 do not hold the matrix when it is large (setting `tile`: "auto", a number of rows, or none for never); *cached*
-ones can be used with the gradient cache; *distributed* says what a process computes of a batch: `anchors` its own part,
-`whole` all of it, with the same result on every process. Every objective gives the same gradient for any number of
-processes and chunks. [M] marks what was taken from memory, [R] a reconstruction where a paper's formula was not at
-hand.
+ones can be used with the gradient cache (GradCache); *distributed* says what a process computes of a batch: `anchors`
+its own part, `whole` all of it, with the same result on every process. Every objective gives the same gradient for any
+number of processes and chunks. [M] marks what was taken from memory, [R] a reconstruction where a paper's formula was
+not at hand.
+
+In-batch negatives are the candidates of the other rows of a batch; the role `negatives` adds hard negatives. The
+teacher of a distillation is the `guide` (another model, or an EMA of the encoder) or the role `scores`, which may come
+from a cross-encoder.
 """
 
 

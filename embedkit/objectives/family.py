@@ -149,7 +149,7 @@ def require_role(value: Tensor | None, role: str) -> Tensor:
         )
     if value.is_floating_point() and not bool(torch.isfinite(value).all()):
         row = int((~torch.isfinite(value)).nonzero()[0])
-        raise NonFiniteError("the value is NaN or infinite", where=f"role {role!r} row {row}", remedy="mend the data")
+        raise NonFiniteError("the value is NaN or infinite", where=f"role {role!r} row {row}", remedy="fix the data")
     return value
 
 

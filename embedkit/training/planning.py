@@ -186,7 +186,7 @@ def notes_of_folders() -> Iterator[list[str]]:
 def _warnings(rows: Any, negatives: Mapping[str, int], objective: Any) -> Iterator[str]:
     """What is likely not meant, the most severe first, and is not in the summary."""
     if negatives["total"] == 0 and objective.negatives(2, 0, 1).total:
-        yield "an anchor sees no negatives: nothing would be learnt from a batch; raise train.batch_size"
+        yield "an anchor sees no negatives: nothing would be learned from a batch; raise train.batch_size"
     yield from (note for note in rows.notes if note not in rows.guesses)
 
 
@@ -195,7 +195,7 @@ def _output(recipe: Recipe) -> Path:
 
 
 def _seconds(recipe: Recipe, batch: Mapping[str, Any], total: int) -> float | None:
-    """Seconds of all steps at the speed that the log in the folder of the run tells of; None without one."""
+    """Seconds of all steps at the speed that the log in the folder of the run records; None without one."""
     path = _output(recipe) / "log.jsonl"
     speeds = [row["sentences_per_s"] for row in read_log(path) if "sentences_per_s" in row] if path.is_file() else []
     return total * batch["inputs"] / speeds[-1] if speeds and speeds[-1] > 0 else None

@@ -440,12 +440,12 @@ def check_batch(recipe: Recipe, objective: Objective, rows: TrainingRows) -> Non
     >>> rows = SimpleNamespace(roles={"anchor", "positive"}, summary=dict)
     >>> check_batch(recipe, build_objective(recipe, build_method(recipe)), rows)
     Traceback (most recent call last):
-    embedkit.errors.RecipeError: train.batch_size: a batch of 1 has no negatives, so nothing would be learnt; ...
+    embedkit.errors.RecipeError: train.batch_size: a batch of 1 has no negatives, so nothing would be learned; ...
     """
     hard = most_negatives(rows)
     if objective.negatives(recipe.train.batch_size, hard, 1).total == 0 < objective.negatives(2, hard, 1).total:
         raise RecipeError(
-            f"a batch of {recipe.train.batch_size} has no negatives, so nothing would be learnt",
+            f"a batch of {recipe.train.batch_size} has no negatives, so nothing would be learned",
             where="train.batch_size", remedy="take 2 at least, or an objective without negatives",
         )  # fmt: skip
 

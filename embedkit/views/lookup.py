@@ -62,7 +62,7 @@ def _read_table(path: str, key: str, value: str) -> dict[str, list[str]]:
             if not isinstance(row[name], str) or is_blank(row[name]):
                 raise DataError(
                     f"expected text, found {show(row[name])}", where=f"{path}: row {number}, column {name!r}",
-                    remedy="mend or remove the row",
+                    remedy="fix or remove the row",
                 )  # fmt: skip
         table.setdefault(" ".join(row[key].split()), []).append(row[value])
     return table

@@ -167,13 +167,13 @@ def _log_full(disk: Path, words: list[str], output: Path) -> None:
     sys.exit(code)
 
 
-@case("disk", "full: log.jsonl; said once, training goes on")
+@case("disk", "full: log.jsonl; said once, training continues")
 def _full_log(world: World) -> Outcome:
     file, output = recipe(world.folder, 4), world.folder / "run"
     start = on_a_disk(world, 1 << 20, _log_full, kill.words(file, output, False), output)
     assert start.poll() == 0, start.said[-3000:]
     [line] = [line for line in start.lines() if "log cannot be written" in line]
-    assert FULL in line and "training goes on" in line and (output / "model").is_dir()
+    assert FULL in line and "training continues" in line and (output / "model").is_dir()
     return Outcome(line, kind="clear error")
 
 

@@ -286,7 +286,7 @@ def test_matryoshka_sizes_in_any_order_and_too_large(model: Path, pairs: Path, c
 def test_resuming_under_the_trainers_names(model: Path, pairs: Path) -> None:
     """sentence-transformers#2695, #1808"""
     for word in ("resume_from_checkpoint=true", "resume=true"):
-        with pytest.raises(RecipeError, match="--resume goes on with the run in train.output"):
+        with pytest.raises(RecipeError, match="--resume resumes the run in train.output"):
             load_recipe("pairs", [str(pairs), word])
 
 

@@ -1,4 +1,4 @@
-"""The score table kernel: building, refusing, composing, counting, edges. Formulas are tested in test_oracles.py."""
+"""The similarity matrix kernel: building, refusing, composing, counting, edges; formulas are in test_oracles.py."""
 
 from __future__ import annotations
 

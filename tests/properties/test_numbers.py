@@ -1,4 +1,4 @@
-"""Ways to compute that must not differ: packed and padded encoders, tiled and dense score tables."""
+"""Ways to compute that must not differ: packed and padded encoders, tiled and dense similarity matrices."""
 
 from __future__ import annotations
 

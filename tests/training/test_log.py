@@ -69,7 +69,7 @@ def test_a_log_that_cannot_be_written_is_said_once_and_training_goes_on(
     result = runs.run(tmp_path / "run", progress=progress)
     assert result.steps == 4
     assert [line for line in progress.lines if "log cannot be written" in line] == [
-        f"{tmp_path / 'run' / 'log.jsonl'}: the log cannot be written (Is a directory); training goes on"
+        f"{tmp_path / 'run' / 'log.jsonl'}: the log cannot be written (Is a directory); training continues"
     ]
 
 

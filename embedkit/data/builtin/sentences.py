@@ -3,7 +3,7 @@
 A *scene* has five slots: actor, action, attribute, object, place. Each slot holds a concept, each concept has three or
 four wordings, and a scene is told in one of five sentence patterns with fillers that mean nothing. Two sentences have
 similarity 5 x (slots with the same concept) / 5. Where two sentences share a concept they mostly word it
-differently, so that common words alone tell little, and a held-out score measures what was learnt:
+differently, so that common words alone tell little, and a held-out score measures what was learned:
 
 - a combination of actor, action and object belongs to exactly one of train, dev and test;
 - training pairs show only neighbouring wordings of a concept (first and second, second and third ...); dev and test

@@ -1,7 +1,7 @@
 """Images with captions that embedkit makes itself: a coloured shape on a plain ground; no download, no chance.
 
 A picture has five features: colour, shape, size, place and ground. A combination of the first four belongs to exactly
-one of train, dev and test, so a held-out score measures whether features are told apart, not whether pictures are
+one of train, dev and test, so a held-out score measures whether features are distinguished, not whether pictures are
 remembered. An image is a binary PPM file (32 x 32), which takes no library to write, so that its bytes are equal on
 every machine.
 """

@@ -83,7 +83,7 @@ def pools(
         Rows of each source; source i owns the indices after those of source i - 1.
     parts : sequence of float, optional
         Share of each source; None takes each row once. With shares an epoch has as many rows as the sources have
-        together, to the nearest batch for `one_source`; a source goes on where the epoch before left it, so that its
+        together, to the nearest batch for `one_source`; a source continues where the epoch before left it, so that its
         rows are used equally often.
     one_source : bool
         One sequence a source.
@@ -128,8 +128,8 @@ def interleave(
         Start iterator i for its n-th time (n = 0, 1, ...).
     weights : sequence of float, optional
         Share of each iterator. They are met in every block of 1000 items; an iterator that ends is started again, and
-        all ends when each one has ended once. Without weights one of those that go on is picked at random, and each
-        item comes once.
+        all ends when each one has ended once. Without weights one of those with items left is picked at random, and
+        each item comes once.
     key : int
         Makes the choice a pure function of seed and epoch.
 

@@ -160,7 +160,7 @@ class LaneRows(TrainingRows):
                 yield row_id, self._made(values, shard, row_id)
 
     def _started(self, lane: int) -> tuple[int, Iterator[_Sample]]:
-        """Size of the windows of a lane, and its samples; what fills the first window tells, so nothing is counted."""
+        """Size of the windows of a lane, and its samples; filling the first window shows it, so nothing is counted."""
         cycle = self._cycle(lane, 0)
         samples = list(itertools.islice(cycle, self._window))
         return len(samples), itertools.chain(samples, cycle, self._cycles(lane, 1))

@@ -2,8 +2,8 @@
 
 An epoch reads each source from its start. Every row passes a buffer of ``data.shuffle_buffer`` rows, from which one is
 picked at random for each row that comes in; the picks are a pure function of (seed, epoch, source). Batches of a
-sampler other than ``shuffled`` are made within windows of as many rows; what does not fill a batch goes on to the next
-window. A resumed epoch is read from its start and the batches before the resumed step are passed over, so it costs
+sampler other than ``shuffled`` are made within windows of as many rows; what does not fill a batch is carried over to
+the next window. A resumed epoch is read from its start and the batches before the resumed step are skipped, so it costs
 reading time and gives the same batches; every process reads everything and keeps its slice.
 """
 

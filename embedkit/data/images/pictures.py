@@ -37,7 +37,7 @@ FAULTS = ("missing image", "empty image", "not an image", "image too large", "da
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"}
 )
-"""Endings of names that are taken for images where nothing else tells."""
+"""Endings of names that are taken for images where nothing else says so."""
 
 TEXT_ENDINGS = {"txt": "text", "text": "text", "caption": "caption", "transcript": "text"}
 """Endings of files that hold the text of an image beside it -> the column that it becomes."""

@@ -122,7 +122,7 @@ def of_labels(rows: Sequence[Row], columns: Mapping[str, str], where: str) -> It
         column, count = columns.get("label"), labels.count(0)
         yield (
             f"{where}: column {column!r} is 0 in {count} of the first {len(labels)} pairs; labels are classes of "
-            f"anchors here, and these pairs are trained like all others: if it tells good pairs from bad ones, set "
+            f"anchors here, and these pairs are trained like all others: if it separates good pairs from bad ones, set "
             f"'where: {{{column}: 1}}', or columns: {{{column}: score}} with a method that reads scores"
         )
 
@@ -148,7 +148,7 @@ def of_counts(rows: int, duplicates: Mapping[str, int], sampler: str) -> Iterato
     equal = duplicates["positive_is_anchor"]
     if rows < FEWEST:
         return
-    if 0.1 * rows < equal < rows:  # where all of them are, the first rows have told
+    if 0.1 * rows < equal < rows:  # where all of them are, the first rows have shown it
         yield f"{equal:,} of {rows:,} positives equal their anchors, which teaches nothing: drop these rows"
     for role in ("anchors", "positives"):
         count = duplicates[role]

@@ -240,7 +240,7 @@ class Source:
     ) -> Iterator[tuple[Place, list[Row] | BadRow]]:
         """The rows made of each record that ``where`` and ``limit`` let in, or its fault; all of it from the start.
 
-        `account` is told of records read (``read``) and left out by ``where`` (``filtered``).
+        `account` counts records read (``read``) and left out by ``where`` (``filtered``).
         """
         conditions = [(column, _accepted(value)) for column, value in self.config.where.items()]
         count = 0
@@ -359,7 +359,7 @@ class Source:
         return [{**row, "anchor": first, "positive": second} for first, second in itertools.pairwise(texts)]
 
     def _look_at_images(self, rows: list[tuple[Place, Row]]) -> None:
-        """Decode some images at once, as small as can be; a damaged one is told before a model is made."""
+        """Decode some images at once, as small as can be; a damaged one is reported before a model is made."""
         for place, row in rows if not self._skip else ():
             for role in IMAGE_ROLES:
                 if isinstance(row.get(role), bytes | str):

@@ -66,7 +66,7 @@ def inspect_sources(
     decoding : Decoding
         Threads and limits; images are decoded in full whatever `need` says.
     progress : callable
-        Told how many records have been read.
+        Called with the number of records that have been read.
 
     Raises
     ------

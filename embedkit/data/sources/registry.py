@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from embedkit.data.sources.remote import Location
 
 PACKED = (".gz", ".bz2", ".xz", ".zst")
-"""Endings of compressed files; what is inside is told by the ending before."""
+"""Endings of compressed files; the extension before them names the content."""
 
 ORIGINS = ("auto", "folder", "hub", "builtin", "object")
 """What ``format`` can say besides the name of a format or layout: where the rows come from."""
@@ -151,7 +151,7 @@ def ending_table() -> dict[str, tuple[str, Format]]:
 
 
 def format_of(name: str, table: Mapping[str, tuple[str, Format]] | None = None) -> str | None:
-    """The format that a file name tells by its ending, or None; `table` is that of `ending_table`.
+    """The format of a file name by its extension, or None; `table` is that of `ending_table`.
 
     Examples
     --------
@@ -169,7 +169,7 @@ def format_of(name: str, table: Mapping[str, tuple[str, Format]] | None = None) 
 
 
 def endings() -> list[str]:
-    """Every ending that tells a format, sorted.
+    """Every extension of a known format, sorted.
 
     Examples
     --------
@@ -220,7 +220,7 @@ def file_named(folder: Path, name: str) -> Path | None:
 
 
 def named_format(name: str, where: str) -> str:
-    """The format that a file name tells by its ending; raises `DataError` where it tells none.
+    """The format of a file name by its extension; raises `DataError` where that implies none.
 
     Examples
     --------

@@ -60,7 +60,7 @@ def find_parts(
     Raises
     ------
     DataError
-        Nothing is there, the format cannot be told, or a split must be chosen.
+        Nothing is there, the format cannot be inferred, or a split must be chosen.
 
     Examples
     --------

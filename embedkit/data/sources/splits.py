@@ -26,7 +26,7 @@ def split_name(word: str) -> str | None:
 
 
 def split_of_stem(stem: str) -> str | None:
-    """The split that a file's name tells: a word between ``_``, ``-``, ``.`` and digits; None for none or two.
+    """The split that a file's name implies: a word between ``_``, ``-``, ``.`` and digits; None for none or two.
 
     Examples
     --------
@@ -45,7 +45,7 @@ def choose_split(
     prefer: str | None = None,
     guess: Callable[[str, str], None] | None = None,
 ) -> str:
-    """The split to read: the one asked for, the only one, or `prefer`, which is told to `guess`.
+    """The split to read: the one asked for, the only one, or `prefer`, which is passed to `guess`.
 
     Raises
     ------

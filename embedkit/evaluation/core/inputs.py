@@ -40,7 +40,7 @@ class EncodedImage:
         try:
             return to_rgb(load_picture(self.content).image)
         except BadRow as bad:
-            raise DataError(f"not a readable image: {bad.what}", where=self.name, remedy="mend the file") from bad
+            raise DataError(f"not a readable image: {bad.what}", where=self.name, remedy="fix the file") from bad
 
 
 Item = str | EncodedImage

@@ -27,7 +27,7 @@ class TaskSettings(BaseModel):
     """Base of the settings of one kind of task; unknown keys are refused.
 
     ``columns`` says what columns of own data are: ``{QUESTION: query}``, by the names that the task reads or by those
-    of roles; without it they are told by their names.
+    of roles; without it they are recognised by their names.
 
     Examples
     --------

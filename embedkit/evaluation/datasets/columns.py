@@ -1,4 +1,4 @@
-"""Columns of own data under the names that a task reads, told by their names or by the user."""
+"""Columns of own data under the names that a task reads, recognised by their names or given by the user."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def _named(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _image_key(cell: Any, split: Any) -> Any:
-    """What tells one image from another; None for a cell that is no image."""
+    """What identifies an image; None for a cell that is no image."""
     content = cell.get("bytes") or cell.get("path") if isinstance(cell, dict) else cell
     if isinstance(content, bytes):
         return hashlib.blake2b(content, digest_size=16).digest(), split

@@ -23,7 +23,7 @@ from embedkit.evaluation.core.suites import HubSource, TaskConfig
 from embedkit.evaluation.datasets.image_files import holds_images, image_content, read_folder
 from embedkit.evaluation.datasets.splits import choose
 
-_MEND = "mend or remove the row"
+_FIX = "fix or remove the row"
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Table:
     >>> table.texts("text")
     Traceback (most recent call last):
         ...
-    embedkit.errors.DataError: pets.csv:3: column 'text' is empty; mend or remove the row
+    embedkit.errors.DataError: pets.csv:3: column 'text' is empty; fix or remove the row
     """
 
     columns: dict[str, list[Any]]
@@ -79,7 +79,7 @@ class Table:
             text = " ".join(cell.split()) if isinstance(cell, str) and not is_blank(cell) else ""
             if not text:
                 problem = "is empty" if cell is None or isinstance(cell, str) else f"is {type(cell).__name__}, not text"
-                raise DataError(f"column {name!r} {problem}", where=self.place(row), remedy=_MEND)
+                raise DataError(f"column {name!r} {problem}", where=self.place(row), remedy=_FIX)
             values_read.append(text)
         return values_read
 
@@ -92,7 +92,7 @@ class Table:
                 values_read.append(read_score(cell))
             except BadRow as bad:
                 what = f"column {name!r} holds {cell!r}, not a finite number"
-                raise DataError(what, where=self.place(row), remedy=_MEND) from bad
+                raise DataError(what, where=self.place(row), remedy=_FIX) from bad
         return values_read
 
     def images(self, name: str) -> list[EncodedImage]:
@@ -106,7 +106,7 @@ class Table:
             content = image_content(cell, folder)
             if content is None:
                 problem = f"no image file {cell!r}" if isinstance(cell, str) else f"{type(cell).__name__}, not an image"
-                raise DataError(f"column {name!r} holds {problem}", where=self.place(row), remedy=_MEND)
+                raise DataError(f"column {name!r} holds {problem}", where=self.place(row), remedy=_FIX)
             values_read.append(EncodedImage(content, self.place(row)))
         return values_read
 
@@ -120,9 +120,9 @@ class Table:
                 cell = [cell] if cell and not is_blank(cell) else []
             if not isinstance(cell, list) or not all(isinstance(text, str) and text.strip() for text in cell):
                 what = f"column {name!r} does not hold a list of texts"
-                raise DataError(what, where=self.place(row), remedy=_MEND)
+                raise DataError(what, where=self.place(row), remedy=_FIX)
             if not cell and not empty:
-                raise DataError(f"column {name!r} holds an empty list", where=self.place(row), remedy=_MEND)
+                raise DataError(f"column {name!r} holds an empty list", where=self.place(row), remedy=_FIX)
             lists.append([" ".join(text.split()) for text in cell])
         return lists
 
@@ -133,7 +133,7 @@ class Table:
             return self
         sizes = {len(cell) for cell in cells}
         if len(sizes) > 1:
-            raise DataError("lists of different length in one row", where=self.place(0), remedy=_MEND)
+            raise DataError("lists of different length in one row", where=self.place(0), remedy=_FIX)
         columns = {name: column[0] for name, column in self.columns.items()}
         return Table(columns, list(range(1, sizes.pop() + 1)), self.source)
 

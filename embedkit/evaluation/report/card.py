@@ -63,7 +63,7 @@ def _hub_type(kind: str) -> str:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card tells besides recipe and results, read from the model's folder and from its run's.
+    """What a card contains besides recipe and results, read from the model's folder and from its run's.
 
     Attributes
     ----------
@@ -106,7 +106,7 @@ _MADE_OF = {
 
 
 def facts_of(folder: Path, own: Mapping[str, Any]) -> CardFacts:
-    """What can be told of a model folder: readers, base model, training rows, held-out scores.
+    """What is known of a model folder: readers, base model, training rows, held-out scores.
 
     Examples
     --------
@@ -321,7 +321,7 @@ def model_card(
     body : str, optional
         Text to keep below the front matter instead of a new one.
     facts : CardFacts
-        What else is told of the model.
+        What else is known of the model.
 
     Examples
     --------

@@ -19,7 +19,7 @@ from embedkit.evaluation.core.stats import Array, Samples, draw_weights, generat
 from embedkit.evaluation.core.task import kind_in
 from embedkit.evaluation.report.report import Report, load_reports, plain
 
-# What is allowed to differ between the models, and is then told.
+# What is allowed to differ between the models, and is then reported.
 _MODEL_SETTINGS = ("prompt", "dim", "pooler", "max_length", "precision")
 
 

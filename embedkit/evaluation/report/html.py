@@ -1,4 +1,4 @@
-"""One HTML file that tells everything about some results: scores, differences, distributions, geometry, training.
+"""One HTML file with everything about some results: scores, differences, distributions, geometry, training.
 
 The file needs no network, no script and no other file, and is readable in light and dark and on paper. Here its content
 is put together; how it looks stands in ``templates/page.html.j2``.

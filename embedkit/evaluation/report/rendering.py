@@ -46,7 +46,7 @@ def shortened(text: str, parts: int = 2) -> str:
 
 
 def without_folders(value: Any) -> Any:
-    """The value with every absolute path in it shortened: what is passed on tells no folders of a machine.
+    """The value with every absolute path in it shortened: what is shared names no folders of a machine.
 
     Examples
     --------

@@ -1,6 +1,6 @@
 """A user's own data: which suite they are for, and the names that their results get.
 
-A guess is made only where one reading is possible, and each is told in words that reach the result's notes.
+A guess is made only where one reading is possible, and each is among the notes of the result.
 """
 
 from __future__ import annotations

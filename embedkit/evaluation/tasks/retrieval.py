@@ -22,7 +22,7 @@ from embedkit.evaluation.measures.search import exact_top_k, faiss_top_k, trec_p
 from embedkit.evaluation.mteb.parts import MtebPart, search
 
 GOOD_RECALL = 95.0
-"""Per cent of the true nearest documents; of an index that finds fewer the note beside the score tells it."""
+"""Per cent of the true nearest documents; of an index that finds fewer a note beside the score reports it."""
 
 
 class RetrievalSettings(TaskSettings):

@@ -104,7 +104,7 @@ class ZeroShotTask(Task):
         """Images with classes and without captions."""
         if not {"image", "label"} <= set(look.roles) or "texts" in look.roles:
             return None
-        return f"images of classes (column {look.roles['label']!r}), to be told by the classes' names"
+        return f"images of classes (column {look.roles['label']!r}), to be recognised by the names of the classes"
 
     @property
     def data(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The pooling of a bare transformers folder: sentence-transformers' choice, with a note."""
+"""The pooling of a plain transformers folder: sentence-transformers' choice, with a note."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _TOLD: weakref.WeakSet[Model] = weakref.WeakSet()
-"""Models whose cut texts were told."""
+"""Models whose truncated texts have been reported."""
 # Texts that are tokenised and sorted together: bounds the memory for token ids, long enough for even batches.
 WINDOW = 65_536
 BATCH_TOKENS = {"cpu": 4_096, "mps": 16_384, "cuda": 65_536}

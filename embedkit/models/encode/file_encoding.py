@@ -2,7 +2,7 @@
 
 The rows are cut into blocks. Process k of n encodes the blocks k, k + n, ... and writes each as a file of its own,
 named by its number and the hash of its texts. When all are there, the first process joins them in order. A block that
-is there already is not computed again, so a run that was stopped goes on where it was; and because blocks do not
+is there already is not computed again, so an interrupted run resumes where it was; and because blocks do not
 depend on the number of processes, neither do the vectors.
 """
 
@@ -342,7 +342,7 @@ def _item(row: dict[str, Any], column: str | None, folder: Path | None, where: s
         return cell
     if not isinstance(cell, str):
         kind = "empty" if cell is None else type(cell).__name__
-        raise DataError(f"cell is {kind}, not text", where=f"{where}, column {column}", remedy="mend or remove the row")
+        raise DataError(f"cell is {kind}, not text", where=f"{where}, column {column}", remedy="fix or remove the row")
     if column not in IMAGE_NAMES and not isinstance(row[column], dict):
         return cell
     from embedkit.data.images.paths import image_path

@@ -181,7 +181,7 @@ def open_image(image: Any) -> Any:
     try:
         return load_picture(source).image
     except BadRow as bad:
-        raise DataError(f"is no image that can be read ({bad.what})", where=name, remedy="mend the file") from bad
+        raise DataError(f"is no image that can be read ({bad.what})", where=name, remedy="fix the file") from bad
 
 
 def upright(picture: Any, source: Any) -> Any:

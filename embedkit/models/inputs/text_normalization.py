@@ -1,7 +1,8 @@
 """What happens to a caption before its tokens: the cleaning of open_clip's tokenizers, by name.
 
-"whitespace" mends broken encodings (ftfy), resolves HTML entities twice and joins white space; "lower" also lowers the
-case (CLIP); "canonicalize" instead turns underscores into spaces, drops ASCII punctuation and lowers the case (SigLIP).
+"whitespace" repairs broken encodings (ftfy), resolves HTML entities twice and joins white space; "lower" also lowers
+the case (CLIP); "canonicalize" instead turns underscores into spaces, drops ASCII punctuation and lowers the case
+(SigLIP).
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def cleaner(name: str) -> Callable[[str], str]:
         return whole
 
     def clean(text: str) -> str:
-        # nothing to mend without an entity, a control character, or anything beyond ASCII
+        # nothing to repair without an entity, a control character, or anything beyond ASCII
         if text.isascii() and text.isprintable() and "&" not in text:
             return _joined(text).lower() if name == "lower" else _joined(text)
         return whole(text)

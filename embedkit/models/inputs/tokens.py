@@ -74,7 +74,7 @@ def check_texts(texts: Sequence[Any], start: int = 0) -> list[str]:
         if not isinstance(text, str):
             what, remedy = f"item is {type(text).__name__}, not str", "remove or convert it"
         elif not text.isascii() and _SURROGATE.search(text):
-            what, remedy = "text has half a surrogate pair, which is no character", "mend the file"
+            what, remedy = "text has half a surrogate pair, which is no character", "fix the file"
         else:
             continue
         raise DataError(what, where=f"inputs[{start + index}]", remedy=remedy)
@@ -199,7 +199,7 @@ class TextTokenizer:
         return TextTokenizer(self.source, self._max_length, self.special)
 
     def _ids(self, texts: list[str], whole: bool) -> list[list[int]]:
-        """Token ids: `whole` with special tokens and truncation, else bare."""
+        """Token ids: `whole` with special tokens and truncation, else neither."""
         special = self.special and whole
         if self._full is not None and self._bare is not None:
             core = self._full if whole else self._bare

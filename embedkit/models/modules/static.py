@@ -128,7 +128,7 @@ class StaticEncoder(Model):
 
 
 def _continuations(tokenizer: Any, pieces: int) -> np.ndarray:
-    """Which word pieces go on with a word: "##x" of WordPiece, or those without the word mark of BPE and Unigram."""
+    """Which word pieces continue a word: "##x" of WordPiece, or those without the word mark of BPE and Unigram."""
     table = tokenizer.get_vocab()
     mark = next((m for m in ("Ġ", "▁") if sum(piece.startswith(m) for piece in table) > len(table) // 10), None)
     special = set(tokenizer.all_special_tokens)
@@ -149,7 +149,7 @@ def word_ngrams(
     ids, offsets : int64 arrays (T,) and (N + 1,)
         Word pieces of N texts.
     continues : bool array (V,)
-        Which pieces go on with a word.
+        Which pieces continue a word.
     longest : int
         Most words of an n-gram.
 

@@ -227,7 +227,7 @@ class Terms(Wrapper):
             if source not in embeddings:
                 raise UserError(
                     f"the term {self.labels[at]!r} asks for the embedding {source!r}, there are {sorted(embeddings)}",
-                    where="objective.terms", remedy="use a method that makes this view, or mend inputs",
+                    where="objective.terms", remedy="use a method that makes this view, or fix inputs",
                 )  # fmt: skip
 
         def rename(by_name: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -290,7 +290,7 @@ def partners(batch: ObjectiveBatch, mode: str) -> Tensor:
     assert label is not None
     if mode == "identical":
         return label
-    # Rows are shifted by a number that depends on the step; "distinct" goes on until the label differs.
+    # Rows are shifted by a number that depends on the step; "distinct" continues until the label differs.
     shift = 1 + batch.step % max(1, len(label) - 1)
     place = torch.arange(len(label), device=label.device)
     partner = label[(place + shift) % len(label)]

@@ -1,1 +1,1 @@
-"""Scores of a run while it goes on: its suite, and rows that are held out of training."""
+"""Scores during a run: its suite, and rows that are held out of training."""

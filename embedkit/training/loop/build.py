@@ -78,7 +78,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Run:
-    """All parts of a run. Parts change while it goes on (`state` above all); which parts they are does not.
+    """All parts of a run. Parts change as it proceeds (`state` above all); which parts they are does not.
 
     Attributes
     ----------
@@ -143,7 +143,7 @@ class Run:
 
 
 def open_inputs(checked: setup.Checked) -> Inputs:
-    """Data and suite of a checked recipe, opened; errors in them are told before a model is made.
+    """Data and suite of a checked recipe, opened; errors in them are reported before a model is made.
 
     Examples
     --------

@@ -1,11 +1,11 @@
-"""The gradient cache: exact gradients of a batch of any size in the memory of one chunk.
+"""The gradient cache (GradCache): exact gradients of a batch of any size in the memory of one chunk.
 
 For a loss that is a function of embeddings only, the chain rule splits the backward pass at the embeddings (Gao et
 al. 2021, "Scaling deep contrastive learning batch size under memory limited setup", section 3):
 
 1. embed every chunk without a graph, remembering the state of the random generators before each;
 2. compute the loss from all embeddings and its gradient with respect to them;
-3. embed each chunk again with a graph, from the remembered state so that dropout draws the same masks, and go on
+3. embed each chunk again with a graph, from the remembered state so that dropout draws the same masks, and continue
    backward from the cached gradient.
 
 Chunks whose graph is *kept* skip the second forward pass. Keeping all of them is plain training: there is no other

@@ -79,7 +79,7 @@ def train(
     progress : Progress, optional
         Where progress is shown; a bar on standard error, or below the cell of a notebook, when not given.
     callbacks : sequence of objects, optional
-        Each has some of the methods of `embedkit.training.Callback` and is told what happens.
+        Each has some of the methods of `embedkit.training.Callback` and is called when it happens.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def train_recipe(
     --------
     >>> recipe = load_recipe("quickstart", smoke=True)
     >>> early = setup.check_early(recipe)
-    >>> train_recipe(recipe, early, output="run", progress=Progress()).steps
+    >>> train_recipe(recipe, early, output="runs/again", progress=Progress()).steps
     4
     """
     folder = Path(output) if output is not None else Path(config.train.output.replace("{name}", config.name))

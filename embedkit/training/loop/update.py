@@ -76,6 +76,6 @@ class Update:
 
     @property
     def refuses_later(self) -> bool:
-        """Whether bad steps are skipped on the device and told at the next log line, so that nothing waits for it."""
+        """Whether bad steps are skipped on the device and reported at the next log line, so nothing waits for it."""
         on_device = self._step.world.device.type == "cuda" and self.state.optimiser.can_skip
         return on_device and not self.state.scale.active

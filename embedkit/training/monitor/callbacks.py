@@ -1,4 +1,4 @@
-"""Own code that is told what happens in a run: any object with some of the methods of `Callback`."""
+"""User code that is called during a run: any object with some of the methods of `Callback`."""
 
 from __future__ import annotations
 

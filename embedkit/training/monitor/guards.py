@@ -215,7 +215,7 @@ class Guards:
             ("collapse", (collapsed, COLLAPSE_REMEDY) if cosine > COLLAPSED else None),
             ("chance", (f"the loss is that of equal scores ({loss:.4f}, ln of the candidates is {chance:.4f}),",
                         CHANCE_REMEDY) if stuck else None),
-            ("idle", ("the gradient is exactly zero, nothing is learnt,", IDLE_REMEDY) if idle else None),
+            ("idle", ("the gradient is exactly zero, nothing is learned,", IDLE_REMEDY) if idle else None),
         ]  # fmt: skip
         now = {name: (value, word) for name, value, word in scales_at_bound(self._objective)}
         for name in dict.fromkeys([*now, *(n for n in self._watches if n not in _FIGURES)]):

@@ -253,4 +253,4 @@ class RunLog:
         except OSError as error:
             self._file_works = False
             reason = disk_reason(error, self.path.parent)
-            self.progress.say(f"{self.path}: the log cannot be written ({reason}); training goes on")
+            self.progress.say(f"{self.path}: the log cannot be written ({reason}); training continues")

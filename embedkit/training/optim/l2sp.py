@@ -1,4 +1,4 @@
-"""The weights a run starts from, as an anchor while it goes on: fine-tuning that gains without forgetting."""
+"""The weights a run starts from, as an anchor during training: fine-tuning that gains without forgetting."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def memory_error(error: RuntimeError, where: str) -> MemoryFullError | None:
 
 
 def keep_freed_memory() -> bool:
-    """Whether this process now keeps the memory of freed tensors for the next ones: the C library could be told so.
+    """Whether this process now keeps the memory of freed tensors for the next ones: the C library allows it.
 
     glibc gives every block of more than 32 MiB back to the system as soon as it is freed, and the next one is a new
     block whose pages the system must clear one by one. The gradient of a table of word vectors is such a block at

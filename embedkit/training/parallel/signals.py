@@ -63,7 +63,7 @@ def lost_process(error: RuntimeError, where: str, remedy: str) -> ProcessLostErr
     Examples
     --------
     >>> print(lost_process(RuntimeError("Connection closed by peer [10.0.0.2]"), "runs/pairs", "resume with --resume"))
-    runs/pairs: another process of the run has ended or cannot be reached; what it said last tells why; ...
+    runs/pairs: another process of the run has ended or cannot be reached; see its last output for the reason; ...
     >>> lost_process(RuntimeError("shape mismatch"), "runs/pairs", "") is None
     True
     """
@@ -71,6 +71,6 @@ def lost_process(error: RuntimeError, where: str, remedy: str) -> ProcessLostErr
     if line is None:
         return None
     return ProcessLostError(
-        "another process of the run has ended or cannot be reached; what it said last tells why", where=where,
+        "another process of the run has ended or cannot be reached; see its last output for the reason", where=where,
         remedy=remedy,
     )  # fmt: skip

@@ -72,7 +72,7 @@ class Ledger:
     rows) over all steps so far; and, from reading the data, ``read`` = ``kept`` + ``filtered`` + the sum of ``dropped``
     (null for streams of shards, where everything that is read is drawn). ``quarantine.jsonl``, when asked for: one line
     a bad row with ``step`` (null for one that reading left out), ``id``, ``where``, ``reason`` and ``what``; while the
-    run goes on each process has a file of its own.
+    run is in progress each process has a file of its own.
 
     Examples
     --------

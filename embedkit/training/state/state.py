@@ -50,7 +50,7 @@ class Best:
 
 @dataclass
 class RunState:
-    """Everything of a run that changes while it goes on.
+    """Everything of a run that changes during it.
 
     Examples
     --------

@@ -117,7 +117,7 @@ def check_header(names: Sequence[str], where: str) -> list[str]:
 def _csv_rows(path: Location, separator: str) -> Iterator[tuple[int, int, list[str] | BadRow]]:
     """First line, last line and cells of each csv row."""
     cells: list[str] = []
-    pieces: list[str] = []  # a quoted cell that goes on over the end of the line
+    pieces: list[str] = []  # a quoted cell that continues on the next line
     size, first = 0, 0
     for number, line in text_lines(path):
         if isinstance(line, BadRow):
@@ -149,7 +149,7 @@ def _csv_rows(path: Location, separator: str) -> Iterator[tuple[int, int, list[s
 
 
 def _scan(line: str, cells: list[str], pieces: list[str], separator: str) -> bool:
-    """Append the cells of one line; True when a quoted cell goes on in the next line (its text so far in `pieces`)."""
+    """Append the cells of one line; True when a quoted cell continues on the next (its text so far in `pieces`)."""
     end = len(chomp(line))
     at, in_quotes = 0, bool(pieces)
     while True:

@@ -42,7 +42,7 @@ def file_part(
     Raises
     ------
     DataError
-        The ending tells no format, or the format has no such option.
+        The extension implies no format, or the format has no such option.
 
     Examples
     --------

@@ -88,12 +88,12 @@ def nothing_here(request: FolderRequest) -> DataError:
 
 
 def _split_of(name: PurePosixPath) -> str | None:
-    """The split that a file's name tells, or else one of its folders."""
+    """The split that a file's name implies, or else one of its folders."""
     return split_of_stem(name.name) or next(filter(None, map(split_name, reversed(name.parts[:-1]))), None)
 
 
 def _is_account(name: str) -> bool:
-    """Whether a JSON file tells of data and holds none, by its name."""
+    """Whether a JSON file describes data and holds none, by its name."""
     low = PurePosixPath(name).name.lower()
     return low.endswith(("_stats.json", "_info.json", "_infos.json", "config.json", "state.json"))
 
