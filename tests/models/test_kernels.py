@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from embedkit.models.execution import attention
+from embedkit.models.execution import attention, kernels
 from embedkit.models.execution.kernels import Dropout, GroupedAttention, dropout_scale, grouped_attention, swap_dropout
 from embedkit.models.execution.plan import Plan
 
@@ -200,3 +200,21 @@ def test_swap_keeps_names_rates_and_mode() -> None:
     assert list(net.state_dict()) == keys
     x = torch.randn(3, 2)
     torch.testing.assert_close(net(x), F.linear(x, net[0].weight, net[0].bias))
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 15, 16, 17, 63, 64, 70])
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [(torch.float64, 1e-14), (torch.float32, 1e-6), (torch.bfloat16, 1e-2), (torch.float16, 1e-3)]
+)
+def test_softmax_of_rows_of_any_length(length: int, dtype: torch.dtype, bound: float) -> None:
+    scores = (torch.randn(6, 5, length, generator=torch.Generator().manual_seed(length)) * 30).to(dtype)
+    scores[0, 0, 0] = -torch.inf if length > 1 else 0.0
+    scores[1] = 1e4  # equal and large
+    right = torch.softmax(scores.double(), -1).requires_grad_()
+    probabilities = kernels.softmax_(scores.clone())
+    assert probabilities.dtype == dtype and (probabilities.double() - right).abs().max() < bound
+    grad = torch.randn(6, 5, length, generator=torch.Generator().manual_seed(1)).to(dtype)
+    x = scores.double().requires_grad_()
+    (wanted,) = torch.autograd.grad(torch.softmax(x, -1), x, grad.double())
+    gradient = kernels.softmax_gradient(grad.clone(), probabilities)
+    assert gradient.dtype == dtype and (gradient.double() - wanted).abs().max() < 4 * bound

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 # Up to this length two small matrix products beat the fused CPU kernel of torch (measured on AVX2).
 LONGEST_PLAIN = 256
 
+REGISTER = 16
+"""Numbers of float32 in the widest vector register."""
+_HALVES = (torch.bfloat16, torch.float16)
+
 
 def dropout_scale(shape: tuple[int, ...], p: float, dtype: torch.dtype) -> Tensor:
     """Factors of a dropout on the CPU: 0 with probability `p`, else 1 / (1 - p).
@@ -137,7 +141,7 @@ class GroupedAttention(torch.autograd.Function):
             weights = p if f is None else p * f
             _put(outputs[2], group, torch.bmm(weights.transpose(1, 2), g))
             g = torch.bmm(g, v.transpose(1, 2))  # gradient of the probabilities, (n * heads, l, l)
-            g = torch._softmax_backward_data(g if f is None else g.mul_(f), p, -1, p.dtype)
+            g = softmax_gradient(g if f is None else g.mul_(f), p)
             if for_bias is not None:
                 for_bias[..., : group.length, : group.length] += g.unflatten(0, (group.count, heads)).sum(0)
             _put(outputs[0], group, torch.baddbmm(q, g, k, beta=0, alpha=ctx.scale))
@@ -168,7 +172,48 @@ def _scores(p: Tensor, q: Tensor, k: Tensor, scale: float, extra: Tensor | None)
     if extra is not None:
         heads = extra.shape[1] if extra.dim() == 4 else 1
         p.view(-1, heads, *p.shape[1:]).add_(extra)
-    torch.softmax(p, -1, out=p)
+    softmax_(p)
+
+
+def softmax_(x: Tensor) -> Tensor:
+    """Softmax over the last axis, in place, same dtype.
+
+    torch's kernel takes rows of fewer than 16 numbers, a vector register, one number at a time (20 times as long; 32 in
+    half precision): short texts go through operations on whole tensors instead, half precision through float32.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.models.execution.kernels import softmax_
+    >>> softmax_(torch.tensor([[0.0, 0.0, 0.0, 0.0]]))
+    tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
+    """
+    length = x.shape[-1]
+    if x.dtype in _HALVES and length < 4 * REGISTER:
+        return x.copy_(softmax_(x.float()))
+    if length >= REGISTER:
+        return torch.softmax(x, -1, out=x)
+    x.sub_(x.amax(-1, keepdim=True)).exp_()
+    return x.div_(x.sum(-1, keepdim=True))
+
+
+def softmax_gradient(grad: Tensor, probabilities: Tensor) -> Tensor:
+    """Gradient of the scores from that of their softmax `probabilities`; same shape, same dtype.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.models.execution.kernels import softmax_gradient
+    >>> softmax_gradient(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, 0.5]]))
+    tensor([[ 0.2500, -0.2500]])
+    """
+    length = probabilities.shape[-1]
+    if probabilities.dtype in _HALVES and length < 4 * REGISTER:
+        return softmax_gradient(grad.float(), probabilities.float()).to(grad.dtype)
+    if length >= REGISTER:
+        return torch._softmax_backward_data(grad, probabilities, -1, probabilities.dtype)
+    weighted = grad * probabilities
+    return weighted.sub_(probabilities * weighted.sum(-1, keepdim=True))
 
 
 def _block(x: Tensor, group: Any) -> Tensor:
