@@ -15,7 +15,7 @@ from embedkit.errors import UserError
 from embedkit.formats.transformers.encoder import new_encoder
 from embedkit.models import TextEncoder
 from embedkit.models.execution import dtypes
-from embedkit.models.execution.int8 import Int8Linear, quantize_tokens
+from embedkit.models.execution.int8 import InputRecord, Int8Linear, Int8Product, quantize_tokens
 from embedkit.system.cpu import cpu_has_bf16, cpu_has_int8
 
 from ..helpers import tiny
@@ -56,7 +56,7 @@ def test_a_token_of_zeros_stays_zero() -> None:
 def test_the_products_are_those_of_the_rounded_numbers(peaks: torch.Tensor | None, bias: bool) -> None:
     linear = nn.Linear(96, 70, bias=bias)
     x = torch.randn(5, 7, 96)
-    layer = Int8Linear(linear, peaks)
+    layer = Int8Linear(linear, Int8Product([linear], peaks))
     divisors = torch.ones(96) if peaks is None else (peaks.clamp(min=1e-5) / linear.weight.abs().amax(0)).sqrt()
     weight = (linear.weight * divisors).double()
     scale = weight.abs().amax(1, keepdim=True) / 127
@@ -66,6 +66,36 @@ def test_the_products_are_those_of_the_rounded_numbers(peaks: torch.Tensor | Non
     output = layer(x)
     assert output.shape == (5, 7, 70) and output.dtype == torch.float32
     assert torch.allclose(output.reshape(-1, 70).double(), right, rtol=1e-3, atol=2e-3)
+
+
+@int8
+def test_layers_of_one_input_share_a_product_and_others_do_not_see_it() -> None:
+    layers = [nn.Linear(64, size, bias=size != 80) for size in (64, 80, 96)]
+    product = Int8Product(layers)
+    first, second, third = (
+        Int8Linear(layer, product, start) for layer, start in zip(layers, (0, 64, 144), strict=True)
+    )
+    for _ in range(2):
+        x, other = torch.randn(5, 64), torch.randn(5, 64)
+        for layer, quick in zip(layers, (first, second, third), strict=True):
+            assert (quick(x) - layer(x)).abs().max() < 0.05
+        assert (second(other) - layers[1](other)).abs().max() < 0.05  # one alone, then another input
+        assert (second(x) - layers[1](x)).abs().max() < 0.05
+        assert (second(x.clone()) - layers[1](x)).abs().max() < 0.05
+
+
+def test_groups_are_the_layers_that_always_see_one_input() -> None:
+    q, k, v, o = (nn.Linear(64, 64) for _ in range(4))
+    x = torch.randn(3, 64)
+    with InputRecord([q, k, v, o]) as record:
+        for _ in range(2):
+            o(q(x) + k(x) + v(x))
+    assert record.groups() == [(q, k, v), (o,)]
+    with InputRecord([q, k, v, o]) as record:
+        q(x), k(x), o(x + 1)
+        q(x + 2), v(x)
+    assert sorted(map(len, record.groups())) == [1, 1, 1, 1]
+    assert not q._forward_pre_hooks
 
 
 @int8

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from embedkit.errors import DiskError, UserError, nearest
-from embedkit.models.execution.int8 import Int8Layers, linear_layers
+from embedkit.models.execution.int8 import InputRecord, Int8Layers, linear_layers
 from embedkit.system.cpu import cpu_has_bf16, cpu_has_int8, cpu_name
 from embedkit.system.disk import write_durably
 
@@ -164,28 +164,17 @@ def _cast_tensor(tensor: Any, dtype: torch.dtype) -> Any:
 
 
 def _quantize(model: Model, layers: list[nn.Linear]) -> None:
-    """Make the 8-bit forms that are missing. The peaks of the activations are those of texts of the vocabulary and of
-    blurred noise: they depend on the model alone, so its vectors do too."""
-    missing = [layer for layer in layers if _INT8.get(layer) is None]
-    if not missing:
+    """Make the 8-bit forms where any is missing. The peaks of the activations are those of texts of the vocabulary and
+    of blurred noise: they depend on the model alone, so its vectors do too."""
+    if all(_INT8.get(layer) is not None for layer in layers):
         return
-    peaks: dict[nn.Linear, Tensor] = {}
-
-    def record(layer: nn.Linear, inputs: tuple[Tensor, ...]) -> None:
-        largest = inputs[0].detach().reshape(-1, layer.in_features).abs().amax(0)
-        peaks[layer] = torch.maximum(peaks[layer], largest) if layer in peaks else largest
-
-    hooks = [layer.register_forward_pre_hook(record) for layer in missing]
-    try:
+    with InputRecord(layers) as record:
         model.encode(sample_texts(model, 1_000))
         if model.preprocess is not None:
             grids = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)
             model.encode(list(grids.repeat(16, axis=1).repeat(16, axis=2)))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    for layer in missing:
-        _INT8.add(layer, peaks.get(layer))
+    for group in record.groups():
+        _INT8.add(group, record.peaks.get(group[0]))
 
 
 def sample_texts(model: Model, tokens: int) -> list[str]:

@@ -7,10 +7,13 @@ take over (SmoothQuant, Xiao et al. 2023, equation 4 with alpha 0.5). Products a
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable, Sequence
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 _SMALLEST = 64
 """Layers with fewer inputs or outputs stay as they are: there is nothing to win."""
@@ -48,7 +51,9 @@ def quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
     >>> (q.int() - 128).tolist(), [round(s, 4) for s in scale.flatten().tolist()]
     ([[64, -127, 0], [127, 0, 64]], [0.0079, 0.1575])
     """
-    scale = x.abs().amax(-1, keepdim=True).float().mul_(1 / 127).clamp_(min=1e-30)
+    scale = (
+        torch.maximum(x.amax(-1, keepdim=True), x.amin(-1, keepdim=True).neg_()).float().mul_(1 / 127).clamp_(min=1e-30)
+    )
     q = (x * scale.reciprocal()).round_().to(torch.int8)  # torch vectorises the conversion to int8, not that to uint8
     return q.view(torch.uint8).bitwise_xor_(128), scale
 
@@ -68,33 +73,30 @@ def smoothing(weight: Tensor, peaks: Tensor) -> Tensor:
     return (peaks.float().clamp(min=1e-5) / weight.abs().amax(0).clamp(min=1e-5)).sqrt()
 
 
-class Int8Linear(nn.Module):
-    """`torch.nn.Linear` by 8-bit products; input and output are float, (..., K) -> (..., N).
+class Int8Product:
+    """The product of tokens with the weights of one or several linear layers that see the same input, such as query,
+    key and value: tokens are quantised once, and the weights lie in one matrix.
 
     Parameters
     ----------
-    linear : nn.Linear
-        The layer, float32. Its parameters are shared, so that what asks for their dtype finds it.
+    layers : sequence of nn.Linear
+        The layers, float32, each (N, K).
     peaks : Tensor (K,), optional
         The largest absolute activation of each input channel, for `smoothing`.
 
     Examples
     --------
     >>> import torch
-    >>> from embedkit.models.execution.int8 import Int8Linear
+    >>> from embedkit.models.execution.int8 import Int8Product
     >>> from embedkit.system.cpu import cpu_has_int8
-    >>> linear = torch.nn.Linear(64, 128)
-    >>> quick = Int8Linear(linear) if cpu_has_int8() else linear
+    >>> layers = [torch.nn.Linear(64, 64), torch.nn.Linear(64, 96)]
     >>> x = torch.randn(3, 64)
-    >>> bool((quick(x) - linear(x)).abs().max() < 0.05)
-    True
+    >>> Int8Product(layers)(x).shape if cpu_has_int8() else torch.Size([3, 160])
+    torch.Size([3, 160])
     """
 
-    def __init__(self, linear: nn.Linear, peaks: Tensor | None = None) -> None:
-        super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.weight, self.bias = linear.weight, linear.bias
-        weight = linear.weight.detach().float()
+    def __init__(self, layers: Sequence[nn.Linear], peaks: Tensor | None = None) -> None:
+        weight = torch.cat([layer.weight.detach().float() for layer in layers])
         self._factors = None
         if peaks is not None:
             divisors = smoothing(weight, peaks)
@@ -103,23 +105,80 @@ class Int8Linear(nn.Module):
         q = (weight / self._scales[:, None]).round_().to(torch.int8)
         self._blocks = torch.ops.onednn.qlinear_prepack(q, None)
         self._zeros = torch.zeros(len(q), dtype=torch.int32)
+        biases = [
+            torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach().float() for layer in layers
+        ]
+        self._bias = None if all(layer.bias is None for layer in layers) else torch.cat(biases)
+        self._readers = len(layers)
+        self._input: Callable[[], Tensor | None] = _nothing
+        self._output: Tensor | None = None
+        self._remaining = 0
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Same leading axes, same dtype."""
-        flat = input.reshape(-1, self.in_features)
+    def __call__(self, input: Tensor) -> Tensor:
+        """The outputs of all layers side by side, float32 (..., sum of N), bias included; the first layer to ask has
+        them computed, the others of the same input take them."""
+        if self._output is None or self._input() is not input:
+            self._output, self._input, self._remaining = self._product(input), weakref.ref(input), self._readers
+        output = self._output
+        self._remaining -= 1
+        if self._remaining <= 0:
+            self._output, self._input = None, _nothing
+        return output
+
+    def _product(self, input: Tensor) -> Tensor:
+        flat = input.reshape(-1, input.shape[-1])
         q, scale = quantize_tokens(flat if self._factors is None else flat * self._factors)
         # uint8 with 128 for zero: for int8 inputs oneDNN has nothing but a reference loop, a thousand times slower
         output: Tensor = torch.ops.onednn.qlinear_pointwise(
             q, 1.0, 128, self._blocks, self._scales, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
         output.mul_(scale)
-        if self.bias is not None:
-            output.add_(self.bias)
-        return output.view(*input.shape[:-1], self.out_features).to(input.dtype)
+        if self._bias is not None:
+            output.add_(self._bias)
+        return output.view(*input.shape[:-1], -1)
+
+
+def _nothing() -> None:
+    """What a reference to no tensor gives."""
+
+
+class Int8Linear(nn.Module):
+    """`torch.nn.Linear` by 8-bit products; input and output are float, (..., K) -> (..., N).
+
+    Parameters
+    ----------
+    linear : nn.Linear
+        The layer, float32. Its parameters are shared, so that what asks for their dtype finds it.
+    product : Int8Product
+        Of this layer, or of several with the same input.
+    start : int
+        The first column of this layer in the product.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.models.execution.int8 import Int8Linear, Int8Product
+    >>> from embedkit.system.cpu import cpu_has_int8
+    >>> linear = torch.nn.Linear(64, 128)
+    >>> quick = Int8Linear(linear, Int8Product([linear])) if cpu_has_int8() else linear
+    >>> x = torch.randn(3, 64)
+    >>> bool((quick(x) - linear(x)).abs().max() < 0.05)
+    True
+    """
+
+    def __init__(self, linear: nn.Linear, product: Int8Product, start: int = 0) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        self._product, self._start = product, start
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Same leading axes, same dtype."""
+        return self._product(input)[..., self._start : self._start + self.out_features].to(input.dtype)
 
 
 class Int8Layers:
-    """The 8-bit forms of linear layers, each made once for its weights and kept as long as the layer lives.
+    """The 8-bit forms of linear layers, made once for their weights and kept as long as the layers live.
 
     Examples
     --------
@@ -137,10 +196,67 @@ class Int8Layers:
         version, layer = self._layers.get(module, (None, None))
         return layer if isinstance(module, nn.Linear) and version == self._version(module) else None
 
-    def add(self, module: nn.Linear, peaks: Tensor | None) -> None:
-        """Make the form of a layer."""
-        self._layers[module] = self._version(module), Int8Linear(module, peaks)
+    def add(self, layers: Sequence[nn.Linear], peaks: Tensor | None) -> None:
+        """Make the forms of layers that always see the same input."""
+        product, start = Int8Product(layers, peaks), 0
+        for layer in layers:
+            self._layers[layer] = self._version(layer), Int8Linear(layer, product, start)
+            start += layer.out_features
 
     @staticmethod
     def _version(module: nn.Linear) -> tuple[int, int]:
         return module.weight.data_ptr(), module.weight._version
+
+
+class InputRecord:
+    """What linear layers see in a few forward passes: the peaks of their inputs, and which see one input together.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.models.execution.int8 import InputRecord
+    >>> q, k, o = (torch.nn.Linear(64, 64) for _ in range(3))
+    >>> x = torch.ones(2, 64)
+    >>> with InputRecord([q, k, o]) as record:
+    ...     y = o(q(x) + k(x))
+    >>> [len(group) for group in record.groups()], record.peaks[q].max().item()
+    ([2, 1], 1.0)
+    """
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        self.peaks: dict[nn.Linear, Tensor] = {}
+        self._layers = list(layers)
+        self._groups: dict[nn.Linear, set[tuple[nn.Linear, ...]]] = {layer: set() for layer in layers}
+        self._current: list[nn.Linear] = []
+        self._input: Tensor | None = None
+        self._hooks: list[RemovableHandle] = []
+
+    def __enter__(self) -> InputRecord:
+        self._hooks = [layer.register_forward_pre_hook(self._note) for layer in self._layers]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+        self._input = None
+        for hook in self._hooks:
+            hook.remove()
+
+    def _note(self, layer: nn.Linear, inputs: tuple[Tensor, ...]) -> None:
+        if inputs[0] is not self._input or layer in self._current:
+            self._close()
+            self._input = inputs[0]
+        self._current.append(layer)
+        largest = inputs[0].detach().reshape(-1, layer.in_features).abs().amax(0)
+        self.peaks[layer] = torch.maximum(self.peaks[layer], largest) if layer in self.peaks else largest
+
+    def _close(self) -> None:
+        for layer in self._current:
+            self._groups[layer].add(tuple(self._current))
+        self._current = []
+
+    def groups(self) -> list[tuple[nn.Linear, ...]]:
+        """The layers in groups of those that saw one input each time; a layer whose company changed stands alone."""
+        groups = {layer: next(iter(seen)) if len(seen) == 1 else (layer,) for layer, seen in self._groups.items()}
+        whole = {group for group in groups.values() if all(groups[layer] == group for layer in group)}
+        alone = [(layer,) for layer, group in groups.items() if group not in whole]
+        return [*dict.fromkeys(group for group in groups.values() if group in whole), *alone]
