@@ -256,7 +256,10 @@ class InputRecord:
 
     def groups(self) -> list[tuple[nn.Linear, ...]]:
         """The layers in groups of those that saw one input each time; a layer whose company changed stands alone."""
-        groups = {layer: next(iter(companies)) if len(companies) == 1 else (layer,) for layer, companies in self._groups.items()}
+        groups = {
+            layer: next(iter(companies)) if len(companies) == 1 else (layer,)
+            for layer, companies in self._groups.items()
+        }
         whole = {group for group in groups.values() if all(groups[layer] == group for layer in group)}
         alone = [(layer,) for layer, group in groups.items() if group not in whole]
         return [*dict.fromkeys(group for group in groups.values() if group in whole), *alone]
