@@ -161,7 +161,7 @@ def evaluate(
 
 
 def _recognised(data: str | None, json_file: str | None) -> str:
-    """The suite that the data can be read by, said to the user."""
+    """The suite that the data can be read by, printed for the user."""
     from embedkit.evaluation import recognise
 
     reading = recognise(data)

@@ -263,7 +263,7 @@ class Origin:
     own : frozenset of str
         Dotted keys that the user set: on the command line, in a call, or in a file that is not shipped.
     notes : tuple of str
-        What is to be said of the recipe when it is used, e.g. that a key has an old name.
+        Notes on the recipe when it is used, e.g. that a key has an old name.
 
     Examples
     --------
@@ -288,7 +288,7 @@ OLD_KEYS = {
     "train.pull_to_start": "train.l2sp",
     "train.interpolate": "train.wise_ft",
 }
-"""Keys of embedkit 0.1 -> their names now. They are read for one version, with a line; an entry of a list is ``*``."""
+"""Keys of embedkit 0.1 -> their names now. They are read for one version, with a note; an entry of a list is ``*``."""
 
 
 class Recipe(Settings):
@@ -327,7 +327,7 @@ class Recipe(Settings):
 
     @property
     def origin(self) -> Origin:
-        """Which settings are the user's own, and what is to be said of them."""
+        """Which settings the user has given, and the notes on them."""
         return self._origin
 
     def with_origin(self, origin: Origin) -> Recipe:

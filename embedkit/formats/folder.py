@@ -73,7 +73,7 @@ class FolderPlan:
     spec : dict
         Settings: pooling, max_length, normalize, prompts, default_prompt; keys that the folder leaves open are absent.
     dense : list of (folder, settings)
-        Layers on the pooled vector that are kept at use time, in order; no folder where a layer has no weights.
+        Layers on the pooled vector that are kept at inference, in order; no folder where a layer has no weights.
     train_only : list of dict
         Settings of layers used in training only.
     lower_case : bool

@@ -65,7 +65,7 @@ def load(
         is a pretrained model of open_clip, without a tag one with random weights, with the file of a checkpoint in its
         place that one.
     device : str or torch.device, optional
-        The best one at hand when None.
+        The best one available when None.
     dtype : str or torch.dtype, optional
         Type of the parameters; float32 when None, whatever the file holds. "int8" and "auto" keep float32 and encode
         as `Model.at_dtype` does.

@@ -1,4 +1,4 @@
-"""The contract of a method: which views of a row, which extra parts, which objective, what stays at use time.
+"""The contract of a method: which views of a row, which extra parts, which objective, what stays at inference.
 
 The trainer knows no paper; a method knows no training loop. Before the first step `adapt` may change the model (what it
 adds is saved with it) and `parts` makes modules that are trained beside it. One optimiser step then runs (see

@@ -60,7 +60,7 @@ class ConSERT(Method):
     ``feature_cutoff``, ``element_cutoff`` (the paper's dropout) with their rates, ``shuffle: true`` (permuted position
     ids), or nothing. The published best is feature cutoff 0.2 against shuffle, with the encoder's own dropout off
     (``model.dropout: 0``) for the base model and on for all others. Vectors are the mean of the last layer's tokens in
-    training; the recipes' model takes the mean of the last *two* layers at use time (``pooling: last-two``), as the
+    training; the recipes' model takes the mean of the last *two* layers at inference (``pooling: last-two``), as the
     paper's evaluation does (the official score that chooses the checkpoint reads the last layer; here it is that of the
     model as it is used). Objective: NT-Xent over the 2N vectors, temperature 0.1.
 

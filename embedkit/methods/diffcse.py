@@ -24,7 +24,7 @@ class DiffCSE(SimCSEUnsupervised):
     generator. A discriminator, a second encoder that starts as a copy of the first, reads the edited sentence with the
     *projected sentence vector in place of its first token* behind the embedding layer, and says of every token
     whether it was replaced. Its loss, times ``weight``, flows through the sentence vector into the encoder. Generator,
-    discriminator and projector are dropped at use time: the vector is [CLS].
+    discriminator and projector are dropped at inference: the vector is [CLS].
 
     What the official code does, and ``fidelity: code`` repeats, because it made the numbers: the generator's most
     probable token is taken (no sampling) at *every* place, not at the masked ones only, and the first token is put

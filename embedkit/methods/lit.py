@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class LiT(ImageText):
     """Locked-image tuning (Zhai et al. 2022, section 3).
 
-    The image tower is frozen and runs as at use time, without random changes of the images; its projection into the
+    The image tower is frozen and runs as at inference, without random changes of the images; its projection into the
     shared space, where there is one, is trained. With `cache` its vectors are computed before the first step, each
     once, and kept in the folder of the run. Objective: CLIP's.
 
@@ -99,7 +99,7 @@ class _LockedVector:
 
 
 def tower_vectors(model: Any, inputs: Any) -> Tensor:
-    """The image tower's own vectors (N, W) as at use time, without gradient; the tower is left in its mode.
+    """The image tower's own vectors (N, W) as at inference, without gradient; the tower is left in its mode.
 
     Examples
     --------

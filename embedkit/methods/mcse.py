@@ -29,7 +29,7 @@ class MCSE(Method):
     ``features``. Every row gives SimCSE's dropout pair and its InfoNCE. Rows with features add ``weight`` times
     ``L_M = 1/2 [CE(cos(g2(h), v) / t) + CE(cos(g2(h'), v) / t)]``, text to image only, the other images of the batch as
     negatives, v = g3(features). The grounding heads g2 = Linear(d, 256) + Tanh on the *raw* pooled vector and g3 =
-    Linear(features, 256) + Tanh are dropped at use time, as is the recipe's train-only tanh head g1.
+    Linear(features, 256) + Tanh are dropped at inference, as is the recipe's train-only tanh head g1.
 
     Data: one source of sentences and one of captions, with ``data.batches_from: one-source``, so that a batch is all
     text or all pairs. The official code makes every s-th batch one of pairs, here their places in an epoch are random.

@@ -33,7 +33,7 @@ class MaskedWords(Method):
     had an error until November 2021: its contrastive branch read masked texts too, and the published "+ MLM" rows are
     probably from before; ``main_reads: masked`` repeats it. That code's head has an output matrix of its own, which
     starts as the word vectors and is trained apart (so does PromCSE's, whose encoder is frozen): ``tied: false``, as in
-    the recipes with this auxiliary. Such a head is dropped at use time.
+    the recipes with this auxiliary. Such a head is dropped at inference.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Plain fine-tuning on one's own pairs, triplets or scored pairs."""
+"""Plain fine-tuning on your own pairs, triplets or scored pairs."""
 
 from __future__ import annotations
 

@@ -103,10 +103,10 @@ class PromptBERTUnsupervised(_Prompted):
 class PromptBERTSupervised(_Prompted):
     """Supervised PromptBERT (Jiang et al. 2022, section 4.2): SimCSE's triplets under one template.
 
-    The bias of the template is taken off in training and at use time. Two heads, as in the official code: a model
+    The bias of the template is taken off in training and at inference. Two heads, as in the official code: a model
     without a head in its recipe (BERT) gets the transform of its pretrained masked-word head (linear layer, gelu, layer
     norm), applied to the vector and to the bias *apart*; a model with a tanh head (RoBERTa) applies it to the
-    difference. Both stay at use time. Objective: InfoNCE with hard negatives, temperature 0.05.
+    difference. Both stay at inference. Objective: InfoNCE with hard negatives, temperature 0.05.
 
     The published transfer scores of this model were made without head and bias (the author, in an issue of the
     project): load the model with them for STS only. `fidelity` as in `PromptBERTUnsupervised`.
@@ -147,7 +147,7 @@ class PromptBERTOptimised(_Prompted):
     taken off. Objective: InfoNCE, temperature 0.05.
 
     The saved model is an encoder with a few more words whose template is written in them, so that it needs nothing
-    special at use time. In the official code a learned word takes the place of the *last* one like it in the row, so
+    special at inference. In the official code a learned word takes the place of the *last* one like it in the row, so
     that a sentence which holds "this", "sentence" or ":" loses its own; here it is always the template's.
     ``train_encoder`` trains all.
 

@@ -27,11 +27,11 @@ class SCT(Method):
     roles anchor and positive. The *guide* gives the reference vectors. Self-supervised it is the encoder itself,
     without gradient and without projector, in a forward pass of its own with dropout: ``guide: {ema: 0.0}``, a running
     mean that forgets all but the newest weights. The online vectors pass a projector of three Linear(d, 10 d) - ReLU -
-    Linear(10 d, d), which is dropped at use time. The objective ``sct`` compares the distribution of similarities of
+    Linear(10 d, d), which is dropped at inference. The objective ``sct`` compares the distribution of similarities of
     one view's online vector over the other view's queue with that of the other view's reference.
 
     Distillation: ``guide: {model: ...}`` is the teacher and ``projector: 0``; where the teacher is wider, the recipe
-    gives the student a tanh head of the teacher's size, which stays at use time. The official code trains a student
+    gives the student a tanh head of the teacher's size, which stays at inference. The official code trains a student
     that SCT has trained before; so ``model.name`` is such a folder. The paper's joint loss of both parts is not here.
 
     ``fidelity: code`` adds the two directions, ``paper`` takes their mean. The code runs 20 epochs where the paper says

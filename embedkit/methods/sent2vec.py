@@ -29,7 +29,7 @@ class Sent2Vec(Method):
     """A static encoder (word pieces and word n-grams) trained on sentences alone (Pagliardini et al. 2018, section 2).
 
     A word of a sentence is hidden; the mean vector of all that is left, n-grams included, predicts it by its vector
-    in an output table, which is dropped at use time. A hidden word leaves ``placeholder`` behind, so that n-grams
+    in an output table, which is dropped at inference. A hidden word leaves ``placeholder`` behind, so that n-grams
     around it hold the placeholder. Words are drawn with the weight ``min(1, sqrt(t / f) + t / f)`` of their frequency
     f, and only words seen ``least`` times or more. The objective is logistic, on dot products: l(s_target) + sum over
     negatives of l(-s), l(x) = log(1 + e^-x).
@@ -45,7 +45,7 @@ class Sent2Vec(Method):
     - N-gram dropout drops each n-gram with a probability, not those around up to K positions.
     - AdamW, not SGD with one rate for all.
     - Settings: the published unigram and bigram models have t 5e-6, vocabulary words seen 8 times, targets 20 times.
-    - Training text is in lower case, so the tokenizer must be one that makes it so at use time too.
+    - Training text is in lower case, so the tokenizer must be one that makes it so at inference too.
 
     On the 112,000 Wikipedia sentences tried here the logistic objective lowered STS-B dev in every setting tried, and a
     softmax over cosines (`infonce`, temperature 0.2, as the shipped recipe has it) raised it a little. Why was not

@@ -27,7 +27,7 @@ class SelfGuided(Method):
     No augmentation. BERT is copied: the copy is frozen, the original is trained, its embedding layer excepted. Anchor
     of a sentence is the trained model's vector ([CLS]); its positives are the pooled token states of *every* layer of
     the copy, the embedding layer included. Both pass one head, Linear(d, 4096) - GELU - Linear(4096, 4096) - GELU,
-    which is dropped at use time. The objective ``sg-opt`` contrasts an anchor with one layer of its own sentence at a
+    which is dropped at inference. The objective ``sg-opt`` contrasts an anchor with one layer of its own sentence at a
     time and all layers of the other sentences; ``regulariser`` x the *sum* of squared differences of all parameters
     from the copy's is added.
 

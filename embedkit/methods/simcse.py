@@ -49,7 +49,7 @@ class SimCSESupervised(Method):
     Views: premise as anchor, entailed hypothesis as positive, contradicted ones as hard negatives (any number).
     Objective: InfoNCE, temperature 0.05; the negatives of an anchor are the other positives and *all* hard negatives of
     the batch. The weight of an anchor's own hard negatives is a logit added to them, as in the official code
-    (``hard_negative_weight``, 0 by default). The tanh head on [CLS] stays at use time.
+    (``hard_negative_weight``, 0 by default). The tanh head on [CLS] stays at inference.
 
     Examples
     --------

@@ -51,7 +51,7 @@ def join(cpu: bool = False) -> PartialState:
             f"waited for the others, which did not all come within {JOIN_SECONDS:g} s "
             f"({type(error).__name__}: {str(error).splitlines()[0][:200]})",
             where=f"process {place.rank} of {place.world_size}",
-            remedy="look at what they said; where they only start slowly, use torchrun, which waits longer",
+            remedy="look at their output; where they only start slowly, use torchrun, which waits longer",
         ) from error
     if dist.is_initialized():
         _usual_limit(state.backend)

@@ -196,7 +196,7 @@ def check_all(recipe: Recipe, early: EarlyCheck | None = None) -> Checked:
     metric = metric_of(recipe)
     _need_adapters(recipe)
     for tracker in recipe.train.trackers:
-        if importlib.util.find_spec(tracker) is None:  # accelerate would leave it out without a word
+        if importlib.util.find_spec(tracker) is None:  # accelerate would silently leave it out
             raise RecipeError(
                 f"the package {tracker!r} is not installed", where="train.trackers", remedy=f"pip install {tracker}"
             )

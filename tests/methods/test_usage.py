@@ -226,7 +226,7 @@ def test_every_view_is_applied_or_refused_by_every_text_method() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "roles", "twins"),
+    ("name", "roles", "same_inputs"),
     [
         ("simcse-unsup", {"anchor"}, ("anchor", "positive")),
         ("dclr", {"anchor"}, ("anchor", "positive")),
@@ -239,6 +239,8 @@ def test_every_view_is_applied_or_refused_by_every_text_method() -> None:
         ("simclr", {"image"}, ()),
     ],
 )
-def test_views_that_only_dropout_tells_apart_are_known(name: str, roles: set[str], twins: tuple[str, ...]) -> None:
+def test_views_that_only_dropout_tells_apart_are_known(
+    name: str, roles: set[str], same_inputs: tuple[str, ...]
+) -> None:
     method = method_of(name)
-    assert usage(method, dict(method.objective or {}), frozenset(roles)).twins == twins
+    assert usage(method, dict(method.objective or {}), frozenset(roles)).same_inputs == same_inputs

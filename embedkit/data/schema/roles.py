@@ -122,7 +122,7 @@ def bind(
     lists : frozenset of str
         Columns whose cells are lists.
     extras : frozenset of str
-        Roles whose columns the user did not give: nothing is said where nothing reads them.
+        Roles whose columns the user did not give: no note is made where nothing reads them.
 
     Raises
     ------

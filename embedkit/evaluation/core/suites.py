@@ -1,4 +1,4 @@
-"""Suites: what is evaluated, written as YAML in ``eval/`` or in a file of one's own.
+"""Suites: what is evaluated, written as YAML in ``eval/`` or in a file of your own.
 
 Reading a suite loads no data and no model, so names of metrics are known before anything heavy starts.
 """

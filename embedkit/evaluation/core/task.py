@@ -134,7 +134,7 @@ class Task(ABC):
     hub_type : str
         What the hub's model cards call this kind; the kind itself when empty.
     definitions : mapping of str to str
-        Metrics whose usual names have several meanings, and the meaning here; said wherever their values are shown.
+        Metrics whose usual names have several meanings, and the meaning here; noted wherever their values are shown.
     mteb_ways : tuple of str
         Endings of the names of the mteb tasks that `as_mteb` gives, in their order.
 

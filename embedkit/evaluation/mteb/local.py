@@ -1,4 +1,4 @@
-"""Tasks of embedkit's suites, opened from local folders, as tasks of mteb: its definitions on one's own data, offline.
+"""Tasks of embedkit's suites, opened from local folders, as tasks of mteb: its definitions on your own data, offline.
 
 ``mteb:retrieval/scifact`` with a data folder is the task "scifact" of the suite "retrieval" scored by mteb;
 ``mteb:retrieval`` is all of the suite. The revision of each data set is the hash of its content.

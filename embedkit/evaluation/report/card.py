@@ -72,7 +72,7 @@ class CardFacts:
     base : str or None
         Hub id of the model that training began with, where it is one.
     license : str or None
-        That of the base model, where its card is at hand and says it.
+        That of the base model, where its card is available and says so.
     samples : mapping
         What became of the training rows: ``samples.json`` of the run.
     held_out : mapping

@@ -77,7 +77,7 @@ def named(suite: SuiteConfig, data: Data | None) -> SuiteConfig:
 def resolve(
     suite: SuiteConfig, data: Data | None = None, tasks: Sequence[str] | None = None
 ) -> tuple[SuiteConfig, list[str]]:
-    """The suite that `data` are scored by, and what is to be said of it.
+    """The suite that `data` are scored by, and the notes about it.
 
     A suite of known names (``retrieval`` is SciFact and Cranfield) given one file, one collection or rows in memory
     becomes the suite for own data of the same kind of task, with its settings: a score is never filed under the name of

@@ -234,7 +234,7 @@ class ProbeTask(Task):
                           notes=self._notes(probe))  # fmt: skip
 
     def _notes(self, probe: Probe) -> list[str]:
-        """What is to be said of the data and of the classifiers."""
+        """Notes on the data and on the classifiers."""
         stopped = f"{self.name}: {probe.stopped} logistic regressions ended before they met their optimum"
         return self.notes + ([stopped] if probe.stopped else [])
 

@@ -44,7 +44,7 @@ def place_on_base(plan: FolderPlan, folder: Path) -> None:
     Raises
     ------
     ModelError
-        The base is not at hand, or the adapter cannot be merged into it.
+        The base is not available, or the adapter cannot be merged into it.
     UnsafeFileError
         The adapter's weights are a pickle, or its settings name code.
 

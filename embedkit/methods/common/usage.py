@@ -68,7 +68,7 @@ class Usage:
     ----------
     roles : frozenset of str
         Roles that the views, the objective or the method's own terms read.
-    twins : tuple of str
+    same_inputs : tuple of str
         Views that hold the same inputs, so that only the encoder's dropout tells them apart.
     notes : tuple of str
         Lines for the user.
@@ -77,11 +77,11 @@ class Usage:
     --------
     >>> from embedkit.methods import methods
     >>> usage_of(methods["simcse-unsup"](), {"name": "infonce"}, frozenset({"anchor"}))
-    Usage(roles=frozenset({'anchor'}), twins=('anchor', 'positive'), notes=())
+    Usage(roles=frozenset({'anchor'}), same_inputs=('anchor', 'positive'), notes=())
     """
 
     roles: frozenset[str]
-    twins: tuple[str, ...] = ()
+    same_inputs: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
 
@@ -137,7 +137,7 @@ def usage_of(
         if not lenient:
             raise error
         notes.append(error.line())
-    return Usage(frozenset(read), _twins(method, views, names), tuple(notes))
+    return Usage(frozenset(read), _same_inputs(method, views, names), tuple(notes))
 
 
 def _effects(
@@ -284,7 +284,7 @@ def _random(row: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[0, 0], counter=[0, row, 0, 0]))
 
 
-def _twins(method: Method, views: Mapping[str, View], names: frozenset[str]) -> tuple[str, ...]:
+def _same_inputs(method: Method, views: Mapping[str, View], names: frozenset[str]) -> tuple[str, ...]:
     """Two of the embedded views that are equal but for the encoder's dropout; empty when there are none."""
     main = method.main if isinstance(method, WithAuxiliaries) else method
     chains = main.chains if isinstance(main, Augmenting) else {}
@@ -346,11 +346,11 @@ def equal_views(method: Method, usage: Usage, model: Any, parts: Any) -> str | N
     >>> equal_views(method, usage, model, None)
     "the views 'anchor' and 'positive' are equal: they hold the same text, and the model has no dropout ..."
     """
-    if not usage.twins:
+    if not usage.same_inputs:
         return None
     import torch
 
-    views = {name: view for name, view in _views(method, usage.roles, False)[0].items() if name in usage.twins}
+    views = {name: view for name, view in _views(method, usage.roles, False)[0].items() if name in usage.same_inputs}
     view = next(iter(views.values()))
     if view.tower != "text":
         return None
@@ -358,14 +358,14 @@ def equal_views(method: Method, usage: Usage, model: Any, parts: Any) -> str | N
     model.train()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            inputs = method.prepare(model, usage.twins[0], View(view.inputs[:1], [0], view.prompt))
+            inputs = method.prepare(model, usage.same_inputs[0], View(view.inputs[:1], [0], view.prompt))
             torch.manual_seed(0)
             one, two = (method.embed(model, parts, inputs, **view.settings) for _ in range(2))
     finally:
         model.train(was_training)
     if not torch.equal(one, two):
         return None
-    first, second = usage.twins
+    first, second = usage.same_inputs
     return (
         f"the views {first!r} and {second!r} are equal: they hold the same text, and the model has no dropout to tell "
         "them apart; set model.dropout (0.1 in SimCSE), or change a view with method.augment"

@@ -175,7 +175,7 @@ def encode_file(
 
 
 def ids_path(output: Path) -> Path:
-    """The file with the ids of the rows of a ``.npy``: JSON, one a line.
+    """The file with the ids of the rows of a ``.npy``: JSON, one per line.
 
     Examples
     --------
@@ -205,7 +205,7 @@ class _Ids:
 
     @property
     def file(self) -> Path | None:
-        """The ids, JSON, one a line; None where rows have none."""
+        """The ids, JSON, one per line; None where rows have none."""
         return None if self.column is None else self._path
 
     def __enter__(self) -> _Ids:

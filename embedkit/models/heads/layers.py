@@ -17,7 +17,7 @@ class Layer(nn.Module):
     Attributes
     ----------
     train_only : bool
-        Used in training mode only: a projection that is dropped at use time (SimCSE, Gao et al. 2021, section 6.3).
+        Used in training mode only: a projection that is dropped at inference (SimCSE, Gao et al. 2021, section 6.3).
     use_only : bool
         Used outside of training mode only.
 

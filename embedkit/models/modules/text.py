@@ -221,7 +221,7 @@ class TextEncoder(Model):
 
     @property
     def beyond_modules(self) -> list[str]:
-        """What the vectors depend on at use time besides encoder, pooling and plain dense layers, in words."""
+        """What the vectors depend on at inference besides encoder, pooling and plain dense layers, in words."""
         words = []
         if self.template_bias is not None and self.template_bias.when == "always":
             words.append("the bias of its template is taken off the vector")

@@ -1,4 +1,4 @@
-"""The rows that are held out of training, scored before and after: whether training helped, on one's own data.
+"""The rows that are held out of training, scored before and after: whether training helped, on your own data.
 
 Pairs and captions are scored by recall@1: for how many anchors the nearest of all held-out positives is one of their
 own (of images and captions in both directions, averaged). Rows with scores are scored by Spearman's correlation of
@@ -91,7 +91,7 @@ class HeldOut:
         rows: TrainingRows, share: float, method: Method, folder: Path, log: RunLog, progress: Progress,
         callbacks: Callbacks,
     ) -> HeldOut | None:  # fmt: skip
-        """The held-out rows of a run, `share` of all; None, with a line, where there are none that can be scored."""
+        """The held-out rows of a run, `share` of all; None, with a note, where there are none that can be scored."""
         if not share:
             return None
         held_out = rows.held_out()

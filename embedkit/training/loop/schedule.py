@@ -46,7 +46,7 @@ class Schedule:
         return at_start and state.position.step == 0 and not state.history
 
     def evaluates(self, state: RunState) -> bool:
-        """Whether an evaluation is due after the step at hand."""
+        """Whether an evaluation is due after the current step."""
         config = self.evaluation
         return config is not None and self._due(state, config.every, config.by_epoch)
 

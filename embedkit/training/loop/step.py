@@ -70,7 +70,7 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Latest:
-    """The gathered batch of the step at hand, without gradient: encoder outputs, embeddings, and what is known.
+    """The gathered batch of the current step, without gradient: encoder outputs, embeddings, and what is known.
 
     Examples
     --------
@@ -104,7 +104,7 @@ class TrainStep:
     Attributes
     ----------
     latest : Latest or None
-        The batch of the step at hand, from before its loss until its update.
+        The batch of the current step, from before its loss until its update.
 
     Examples
     --------

@@ -50,7 +50,7 @@ _FIGURES = ("collapse", "chance", "idle")
 
 @dataclass
 class _Watch:
-    """Something that must hold at several log lines in a row, over `patience` steps, before it is said; then once."""
+    """What must hold at several log lines in a row, over `patience` steps, until it is reported; then once."""
 
     patience: int
     since: int | None = None
@@ -58,7 +58,7 @@ class _Watch:
     mute: bool = False
 
     def holds(self, now: bool, step: int) -> bool:
-        """Whether it is to be said at this log step."""
+        """Whether it is to be reported at this log step."""
         if not now or self.mute:
             self.since, self.lines = None, 0
             return False

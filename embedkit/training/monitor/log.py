@@ -151,7 +151,7 @@ def log_line(step: int, figures: Mapping[str, float]) -> str:
 
 
 def _step_of(line: bytes) -> float:
-    """The step of a row of the log; infinity for a row that a kill cut short."""
+    """The step of a row of the log; infinity for a row that a kill truncated."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
@@ -244,7 +244,7 @@ class RunLog:
             write_durably(self.path, b"".join(lines_before))
 
     def record(self, row: Mapping[str, Any]) -> None:
-        """Append a row to ``log.jsonl``. A log that cannot be written is said once and does not end the run."""
+        """Append a row to ``log.jsonl``. A log that cannot be written is reported once and does not end the run."""
         if not (self.world.is_main and self._file_works):
             return
         try:

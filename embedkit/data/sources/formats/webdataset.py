@@ -145,7 +145,7 @@ def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, list[tarfile.TarInfo] 
 def _damage_at_end(tar: tarfile.TarFile) -> str:
     """What is wrong where the archive seems to end; nothing where its end mark stands, a block of zeros.
 
-    The library takes a damaged or half a header for the end, and all samples after it would be lost without a word.
+    The library takes a damaged or half a header for the end, and all samples after it would be lost silently.
     """
     handle = tar.fileobj
     assert handle is not None
@@ -177,7 +177,7 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     except Exception as error:  # as above
         raise BadRow("damaged shard", f"{member.name!r} cannot be read ({error})", remedy="copy it again") from error
     if len(content) != member.size:
-        raise BadRow("damaged shard", f"{member.name!r} is cut short", remedy="write or copy the shard again")
+        raise BadRow("damaged shard", f"{member.name!r} is truncated", remedy="write or copy the shard again")
     return content
 
 
