@@ -274,7 +274,7 @@ def contract_of(recipe: Recipe, method: Method, objective: Objective | None = No
 def check_early(recipe: Recipe) -> EarlyCheck:
     """The method and the opened sources of a recipe, checked while nothing heavy is imported.
 
-    A wrong setting of the method, file or row is then reported in less than a second. `check_all` and `open_rows` take
+    A wrong setting of the method, file or row is then reported in about a second. `check_all` and `open_rows` take
     the result over: the method is built once, and each source is opened once in a run. What the objective reads is
     known only after torch is imported, so its roles are bound then, to the rows that are open already.
 
