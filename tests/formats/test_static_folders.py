@@ -95,6 +95,40 @@ def test_the_library_itself_reads_the_same(tmp_path: Path) -> None:
     np.testing.assert_allclose(embedkit.load(folder, device="cpu").encode(TEXTS), theirs, atol=1e-6)
 
 
+def test_an_unknown_word_counts_as_in_sentence_transformers(tmp_path: Path) -> None:
+    """model2vec's own library leaves it out of the mean; the folder is one of sentence-transformers, which does not."""
+    library = pytest.importorskip("sentence_transformers")
+    folder = folder_with(tmp_path, {"embeddings": table()})
+    ids = WORDS("the xyzzy dog", add_special_tokens=False)["input_ids"]
+    ours = embedkit.load(folder, device="cpu").encode(["the xyzzy dog"])[0]
+    np.testing.assert_allclose(ours, table().numpy()[ids].mean(0), atol=1e-6)
+    theirs = library.SentenceTransformer(str(folder), device="cpu").encode("the xyzzy dog", show_progress_bar=False)
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    left_out = table().numpy()[[i for i in ids if i != WORDS.unk_token_id]].mean(0)
+    assert np.abs(ours - left_out).max() > 0.1
+
+
+@pytest.mark.parametrize(("normalize", "length"), [(True, None), (False, 3)])
+def test_model2vec_finds_length_and_normalisation_where_it_looks(
+    normalize: bool, length: int | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """model2vec takes both from the file of the model, and would else not normalise and cut at 512."""
+    model = StaticEncoder(WORDS, 8, normalize=normalize, max_length=length).eval()
+    model.save(tmp_path / "m")
+    settings = json.loads((tmp_path / "m" / "config_sentence_transformers.json").read_text())
+    assert (settings["normalize"], settings["max_length"]) == (normalize, length or 1_000_000)
+    (tmp_path / "m" / "embedkit.json").unlink()
+    again = embedkit.load(tmp_path / "m", device="cpu")
+    assert (again.normalize, again.max_length) == (normalize, length or 1_000_000)
+    assert "normalize" not in caplog.text  # it is no setting that nobody reads
+    try:
+        from model2vec import StaticModel
+    except ImportError:
+        return
+    theirs = StaticModel.from_pretrained(tmp_path / "m", force_download=False)
+    np.testing.assert_allclose(theirs.encode(TEXTS[:2]), model.encode(TEXTS[:2]), atol=1e-6)
+
+
 # --- what does not fit -----------------------------------------------------------------------------------------------
 
 

@@ -176,6 +176,8 @@ def _model_settings(plan: FolderPlan) -> None:
     path = plan.root / MODEL_FILE
     settings = plan.settings(path)
     settings.pass_over(("__version__",))
+    if plan.kind == "static":
+        settings.pass_over(("normalize", "max_length"))  # for model2vec: modules.json and the tokenizer say the same
     kind = settings.get("model_type")
     if kind not in (None, "SentenceTransformer"):
         raise ModelError(f"a {kind} gives no dense vectors of texts", where=str(path), remedy="give an encoder")

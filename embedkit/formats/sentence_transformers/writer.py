@@ -146,6 +146,8 @@ def _settings(model: Model) -> dict[str, Any]:
         "default_prompt_name": model.default_prompt,
         "similarity_fn_name": model.similarity_fn_name,
         **({"truncate_dim": cuts[-1]} if cuts else {}),
+        # model2vec reads a table of this layout too, and looks for both here only
+        **({"normalize": model.normalize, "max_length": model.max_length} if model.kind == "static" else {}),
     }  # fmt: skip
 
 
