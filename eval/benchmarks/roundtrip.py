@@ -3,8 +3,11 @@
     python eval/benchmarks/roundtrip.py                     # the installed versions
     python eval/benchmarks/roundtrip.py --also DIR          # and the sentence-transformers that is installed in DIR
 
-Models are tiny and random, so that every part shows in the vectors; a minute or two on a CPU. Exit code 1 when a
-difference is above the bound. `tools/oldest.py` gives the oldest sentence-transformers that pyproject.toml allows.
+The first table is of text folders of sentence-transformers; the second (`roundtrip_peers.py`, left out by --text-only)
+of transformers, its CLIP and SigLIP, open_clip, model2vec, peft and ONNX. Models are tiny and random, so that every
+part shows in the vectors; some minutes on a CPU. model2vec is no part of any extra: `pip install --target DIR --no-deps
+model2vec` and `PYTHONPATH=DIR` let it take part. Exit code 1 when a difference is above the bound, or a refusal is not
+one of those expected. `tools/oldest.py` gives the oldest sentence-transformers that pyproject.toml allows.
 """
 
 from __future__ import annotations
@@ -17,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -121,36 +123,6 @@ def text_table(folder: Path, also: Path | None) -> tuple[list[str], dict[str, li
     return columns, table
 
 
-def dual_table(folder: Path) -> tuple[list[str], dict[str, list[float | str]]]:
-    """For each form of a dual encoder's folder: vectors of the readers it is for, and ours of the folder again."""
-    import embedkit
-    from embedkit.formats.parity import READERS, probe_images, probe_texts
-    from tests.helpers import dual
-
-    texts, images = probe_texts(12), probe_images(4)
-    columns = [*(f"{name} {version(name.replace('open_clip', 'open_clip_torch'))}" for name in READERS), "embedkit"]
-    table: dict[str, list[float | str]] = {}
-    for format, readers in {"clip": list(READERS), "open_clip": ["open_clip"]}.items():
-        model = dual.dual("clip", "open_clip-vit", clip=True, cleaning="lower")
-        target = embedkit.export(model, folder / format, format=format, samples=8)
-        ours = np.concatenate([model.encode(texts), model.encode(images)])
-        cells: list[float | str] = []
-        for name in READERS:
-            if name not in readers:
-                cells.append("-")
-                continue
-            text, _ = READERS[name](target, texts, images)
-            cells.append(_difference(_unit(text), ours[: len(texts)]))
-        back = embedkit.load(target, device="cpu")
-        cells.append(_difference(back.encode(texts), ours[: len(texts)]))
-        table[format] = cells
-    return columns, table
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return np.asarray(vectors) / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
 def _difference(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a - b).max() / max(1.0, float(np.abs(b).max())))
 
@@ -169,12 +141,15 @@ def main() -> int:
     """Print the tables; 0 when every difference is within the bound."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--also", type=Path, help="folder with another sentence-transformers")
-    parser.add_argument("--text-only", action="store_true", help="leave the dual encoders out")
+    parser.add_argument("--text-only", action="store_true", help="sentence-transformers' text folders only")
     words = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
+        os.environ["HF_HUB_CACHE"] = f"{name}/hub"  # read once, when the hub's client is imported
         good = show("text folder", *text_table(Path(name), words.also))
         if not words.text_only:
-            good &= show("CLIP folder, read by", *dual_table(Path(name)))
+            import roundtrip_peers
+
+            good &= roundtrip_peers.show(Path(name), BOUND)
     print(f"\nall within {BOUND}" if good else f"\nsome above {BOUND}, or not read")
     return 0 if good else 1
 
