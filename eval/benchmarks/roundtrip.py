@@ -150,7 +150,7 @@ def main() -> int:
             import roundtrip_peers
 
             good &= roundtrip_peers.show(Path(name), BOUND)
-    print(f"\nall within {BOUND}" if good else f"\nsome above {BOUND}, or not read")
+    print(f"\nall within {BOUND}, or as expected" if good else f"\nsome above {BOUND}, or not as expected")
     return 0 if good else 1
 
 
