@@ -101,6 +101,9 @@ def _places(model: str, words: list[str | None], source: str | None, target: str
     """Where the rows come from and where the vectors go, as arguments or options."""
     from embedkit.config.overrides import is_data_file
 
+    if words[0] is not None and Path(model).is_file() and (Path(words[0]) / "config.json").is_file():
+        raise UserError(f"{model!r} is a file, and the model stands behind it", where=COMMAND_LINE,
+                        remedy=f"write `embedkit encode {words[0]} {model}`")  # fmt: skip
     arguments = [word for word in words if word is not None]
     if source is None and not arguments:
         usage = f"embedkit encode MODEL {model}" if is_data_file(model) else f"embedkit encode {model} INPUT"

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from embedkit.cli.output import JsonFile, Overrides, RecipeName, Smoke, check_json, console, show, table, write_json
-from embedkit.cli.recipe_words import open_recipe
+from embedkit.cli.recipe_words import check_own_data, open_recipe
 
 _HEADLINE = ("recipe", "method", "objective", "device", "precision")
 
@@ -40,6 +40,7 @@ def plan(
     """
     check_json(json_file)
     config = open_recipe(recipe, overrides or [], smoke=smoke)
+    check_own_data(recipe, config, smoke=smoke, command="plan")
     from embedkit.training import plan as make_plan
 
     facts = make_plan(config).to_dict()

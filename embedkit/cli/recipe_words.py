@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embedkit.errors import COMMAND_LINE, UserError
+from embedkit.errors import COMMAND_LINE, DataError, UserError
 
 if TYPE_CHECKING:
     from embedkit.config.recipe import Recipe
@@ -35,6 +35,27 @@ def open_recipe(name: str, words: Sequence[str], *, smoke: bool = False) -> Reci
         raise UserError(f"{name!r} is data, and the recipe is missing", where=COMMAND_LINE,
                         remedy=f"write the recipe before it, e.g. `embedkit train pairs {name}`")  # fmt: skip
     return load_recipe(name, words, smoke=smoke)
+
+
+def check_own_data(name: str, recipe: Recipe, *, smoke: bool, command: str) -> None:
+    """Refuse a shipped recipe whose place for one's own data was left as it stands, e.g. ``train.csv`` of pairs.
+
+    Raises
+    ------
+    DataError
+        With the command that names a file.
+
+    Examples
+    --------
+    >>> check_own_data("pairs", open_recipe("pairs", []), smoke=False, command="train")
+    Traceback (most recent call last):
+    embedkit.errors.DataError: pairs: its data train.csv is not here; name yours after the recipe, `embedkit train ...
+    """
+    if Path(name).suffix in (".yaml", ".yml") or not (missing := missing_files(recipe)):
+        return
+    if missing[0] in missing_files(open_recipe(name, [], smoke=smoke)):
+        raise DataError(f"its data {missing[0]} is not here", where=name,
+                        remedy=f"name yours after the recipe, `embedkit {command} {name} FILE`")  # fmt: skip
 
 
 def missing_files(recipe: Recipe) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from embedkit.cli.output import JsonFile, Overrides, RecipeName, Smoke, check_json, console, show, write_json
-from embedkit.cli.recipe_words import open_recipe
+from embedkit.cli.recipe_words import check_own_data, open_recipe
 
 
 def train(
@@ -37,6 +37,7 @@ def train(
     from embedkit.training.setup import check_early
 
     config = open_recipe(recipe, overrides or [], smoke=smoke)
+    check_own_data(recipe, config, smoke=smoke, command="train")
     early = check_early(config)
     from accelerate import PartialState
 

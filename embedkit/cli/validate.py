@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from embedkit.methods.base import Method
 
 
+_LISTED = 20  # rows that cannot be used, on the screen
+
+
 def validate(
     recipe: RecipeName,
     overrides: Overrides = None,
@@ -28,9 +31,9 @@ def validate(
     """Check a recipe without running it.
 
     Keys, types, cross-field rules, the settings of method, objective and evaluation, and whether the files are there;
-    no data is read and no model loaded. With --full all data is read: the JSON then lists every row that cannot be
-    used, and what is allowed and looks like a mistake; the exit code is 2 where the recipe does not skip bad rows, or a
-    run would refuse the data.
+    no data is read and no model loaded. With --full all data is read: the rows that cannot be used are listed, 20 on
+    the screen and all of them in the JSON, and what is allowed and looks like a mistake; the exit code is 2 where the
+    recipe does not skip bad rows, or a run would refuse the data.
 
     \f
     Examples
@@ -65,11 +68,16 @@ def validate(
     for report in reports:
         lines.append([report.path, report.read, report.filtered, report.good, report.bad.total()])
         lines += [[f"  {reason}", "", "", "", count] for reason, count in sorted(report.bad.items())]
-    console(json_file).print(table(["source", "read", "left out by where", "good", "bad"], lines))
+    out.print(table(["source", "read", "left out by where", "good", "bad"], lines))
+    faults = [fault for report in reports for fault in report.faults]
+    for fault in faults[:_LISTED]:
+        out.print(f"{fault['where']}: {fault['what']}")
+    if len(faults) > _LISTED:
+        out.print(f"... and {len(faults) - _LISTED:,} more; all of them: --json FILE")
     fatal = config.data.on_bad_row == "error" and any(report.faults for report in reports)
     notes = [] if fatal else setup.open_rows(config, method).notes  # refuses what a run would refuse
     for note in notes:
-        console(json_file).print(note)
+        out.print(note)
     write_json(json_file, {"sources": [report.to_json() for report in reports], "notes": notes})
     if fatal:
         check_nothing_bad(reports)

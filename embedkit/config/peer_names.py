@@ -108,6 +108,7 @@ _CHUNKS = (
     "its gradient stays that of the whole batch"
 )
 _RESUME = "--resume resumes the run in train.output (resume=True in Python)"
+_COLUMNS = "'columns={filepath: image, title: text_1}' names the columns of a table; these two are read without it"
 ANSWERS = {
     "gradientaccumulationsteps": _CHUNKS,
     "gradientaccumulation": _CHUNKS,
@@ -116,6 +117,8 @@ ANSWERS = {
     "freeze": "train.groups=[{pattern: 'model.encoder.embeddings*', frozen: true}] names parameters by a pattern",
     "locklayers": "train.groups=[{pattern: 'model.encoder.embeddings*', frozen: true}] names parameters by a pattern",
     "earlystopping": "evaluation.patience=3 is the number of evaluations in a row without a new best",
+    "csvimgkey": _COLUMNS,
+    "csvcaptionkey": _COLUMNS,
     "scale": "objective.temperature is its inverse: scale 20 is objective.temperature=0.05",
     "resumefromcheckpoint": _RESUME,
     "resume": _RESUME,

@@ -6,6 +6,7 @@ In a checkout they stand at the top of the repository (``recipes/``, ``eval/``);
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from embedkit.errors import RecipeError, UserError, nearest
@@ -50,8 +51,17 @@ def recipe_path(name: str) -> Path:
     folder = _folder("recipes")
     paths = _by_stem(folder) | {f"base/{stem}": path for stem, path in _by_stem(folder / "base").items()}
     if name not in paths:
-        raise RecipeError(f"no recipe named {name!r}", remedy=nearest(name, paths))
+        raise RecipeError(f"no recipe named {name!r}", remedy=_way_to_a_recipe(name, paths))
     return paths[name]
+
+
+def _way_to_a_recipe(name: str, paths: Mapping[str, Path]) -> str:
+    clause = nearest(name, paths)
+    if clause.startswith("did you mean"):
+        return clause
+    if name.endswith("Loss"):
+        return f"a loss is a setting of a recipe: `embedkit train pairs FILE loss={name}`"
+    return "for your own data there are pairs, scored-pairs, simcse-unsup, clip-small ...; all: `embedkit recipes`"
 
 
 def is_shipped(path: Path) -> bool:

@@ -17,6 +17,9 @@ from embedkit.formats.safety import check_code, check_text, check_weights
 
 _log = logging.getLogger(__name__)
 
+_TOLD: set[tuple[str, str | None]] = set()
+"""The hub ids and revisions that a line was written about; check and build of one run resolve the same name twice."""
+
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -66,6 +69,11 @@ def locate(
         raise ModelError(f"not a usable path ({reason})", where=text[:200], remedy="check the path") from error
     if exists:
         raise ModelError("is a file, not a model folder", where=text, remedy=_way_of_a_file(path))
+    if path.name == "model" and (path.parent / "log.jsonl").is_file():
+        raise ModelError(
+            "the run has not written its model: it was stopped, or is not finished", where=text,
+            remedy="give the command that started it once more, with --resume",
+        )  # fmt: skip
     if not _HUB_ID.fullmatch(text) or text.count("/") > 1 or path.suffix.lower() in _FILE_SUFFIXES:
         raise ModelError("no such model folder", where=text, remedy="check the path, or give a hub id like org/name")
     return _snapshot(text, revision, trust_remote_code, allow_pickle, fetch)
@@ -113,7 +121,8 @@ def _snapshot(name: str, revision: str | None, code: bool, pickle: bool, fetch: 
     # ONNX, OpenVINO and the like hold weights that are not read here
     ignored = ["onnx/*", "openvino/*", "coreml/*", "*.onnx"]
     ignored += [*([] if code else ["*.py"]), *([] if pickle else [f"*{suffix}" for suffix in PICKLES])]
-    if fetch:
+    if fetch and (name, revision) not in _TOLD:
+        _TOLD.add((name, revision))
         _log.warning("%s: no folder of this name, so taken for a hub id (revision %s)", name, revision or "main")
     try:
         return Path(
@@ -122,10 +131,10 @@ def _snapshot(name: str, revision: str | None, code: bool, pickle: bool, fetch: 
             )
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        remedy = "check the name and the network, or name a folder" if fetch else f"fetch it once: hf download {name}"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"neither a folder here nor a model that the hub can give ({reason})", where=name,
-            remedy="check the name and the network" if fetch else f"fetch it once: hf download {name}",
+            f"neither a folder here nor a model that the hub can give ({reason})", where=name, remedy=remedy,
         ) from error  # fmt: skip
 
 

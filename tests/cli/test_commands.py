@@ -321,6 +321,17 @@ def test_a_refused_prompt_leaves_nothing_behind(trained: tuple[Path, Any], tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["t.txt"]
 
 
+def test_encode_with_file_and_model_in_the_wrong_order(
+    trained: tuple[Path, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("a cat\n")
+    model = trained[0] / "model"
+    capsys.readouterr()
+    assert main(["encode", str(texts), str(model), str(tmp_path / "v.npy")]) == 2
+    assert f"write `embedkit encode {model} {texts}`" in capsys.readouterr().err
+
+
 def test_export_writes_what_others_read(trained: tuple[Path, Any], tmp_path: Path) -> None:
     _, result = trained
     assert main(["export", result["output"], str(tmp_path / "tf"), "--format", "transformers"]) == 0

@@ -94,6 +94,13 @@ def test_a_broken_contract_is_one_line(
     assert caught.value.remedy
 
 
+def test_two_columns_for_two_roles_are_answered_with_the_whole_mapping(write: Write) -> None:
+    with pytest.raises(DataError) as caught:
+        _first(write, "frage antwort", "A\tB", "anchor positive")
+    assert "columns: {frage: anchor, antwort: positive}, or the other way round" in str(caught.value)
+    assert _first(write, "frage antwort", "A\tB", "anchor positive", columns={"frage": "anchor", "antwort": "positive"})
+
+
 def test_a_guessed_role_that_nothing_reads_is_reported(write: Write) -> None:
     path = write("t.tsv", "anchor\tscore\nA\t1\n")
     rows = opened([{"path": path}], batch_size=1)

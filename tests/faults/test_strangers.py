@@ -252,7 +252,7 @@ def test_image_paths_from_another_folder_on_are_answered(clip: Path, tmp_path: P
     rows = [(f"{tmp_path.name}/{i}.jpg", words(i)) for i in range(40)]
     data = table(tmp_path / "a.csv", ["filepath", "title"], rows)
     out = trained(capsys, "clip-finetune", data, clip, "train.batch_size=8", code=2)
-    assert f"there is no image file str '{tmp_path.name}/0.jpg'" in out
+    assert f"there is no image file '{tmp_path.name}/0.jpg'" in out
     assert "set 'image_folder' to the folder that they start from" in out
     folder = f"data.train.0.image_folder={tmp_path.parent}"
     assert "2 steps, loss" in trained(capsys, "clip-finetune", data, clip, "train.batch_size=8", folder)

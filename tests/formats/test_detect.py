@@ -145,13 +145,15 @@ def test_a_hub_id_is_said_before_it_is_fetched_and_a_files_own_is_not_fetched(
     monkeypatch.setattr(
         "huggingface_hub.snapshot_download", lambda *_, **known: offline.append(known["local_files_only"]) or tmp_path
     )
+    monkeypatch.setattr("embedkit.formats.detect._TOLD", set())
     with caplog.at_level(logging.WARNING):
         locate("org/name")
     assert "org/name: no folder of this name, so taken for a hub id (revision main)" in caplog.text
     caplog.clear()
+    locate("org/name")  # a run resolves its model when it is checked and when it is built
     locate("org/name", fetch=False)
     assert caplog.text == ""
-    assert offline == [False, True]
+    assert offline == [False, False, True]
 
 
 @pytest.mark.parametrize("fetch", [True, False])
@@ -162,7 +164,9 @@ def test_what_the_hub_cannot_give_has_the_remedy_that_fits(fetch: bool, monkeypa
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     with pytest.raises(ModelError, match=r"neither a folder here nor a model that the hub can give \(no route\)") as e:
         locate("org/name", fetch=fetch)
-    assert e.value.remedy == ("check the name and the network" if fetch else "fetch it once: hf download org/name")
+    assert e.value.remedy == (
+        "check the name and the network, or name a folder" if fetch else "fetch it once: hf download org/name"
+    )
 
 
 # --- whose folder ----------------------------------------------------------------------------------------------------
@@ -272,3 +276,10 @@ def test_nothing_heavy_is_imported_to_inspect_a_good_folder(tmp_path: Path) -> N
         [sys.executable, "-c", code, str(tmp_path / "m")], capture_output=True, text=True, check=True
     )
     assert result.stdout.split() == ["embedkit", "sentence-transformers", "transformers"]
+
+
+def test_the_model_of_a_run_that_was_stopped_is_told_apart_from_a_wrong_path(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").touch()
+    with pytest.raises(ModelError, match="the run has not written its model") as caught:
+        locate(tmp_path / "model")
+    assert "--resume" in str(caught.value.remedy)

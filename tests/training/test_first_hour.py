@@ -60,7 +60,20 @@ def test_sixty_rows_train_with_a_batch_that_fits_and_a_verdict(tmp_path: Path) -
     assert progress.lines[-1] == last
     again, progress = pairs(tmp_path, resume=True)
     assert again.holdout == kept
+    assert any(x.startswith("all 6 steps are done (") for x in progress.lines)
     assert progress.lines[-1] == last
+
+
+@pytest.mark.parametrize(("name", "told"), [("pairs", True), ("scored-pairs", False)])
+def test_equal_texts_are_told_where_rows_are_negatives_and_not_where_pairs_have_scores(
+    tmp_path: Path, name: str, told: bool
+) -> None:
+    rows = [f"question {i % 30},{'question' if i % 3 else 'answer'} {i % 30},{i % 5}" for i in range(60)]
+    (tmp_path / "own.csv").write_text("sentence1,sentence2,score\n" + "\n".join(rows) + "\n")
+    given = {"model": TEXT, "data.train": [{"path": str(tmp_path / "own.csv")}], "data.sampler": "shuffled"}
+    recipe = load_recipe(load_recipe(name, given))
+    notes = setup.open_rows(recipe, setup.check(recipe)).notes
+    assert any("equal their anchors" in note or "occurred in an earlier row" in note for note in notes) == told
 
 
 def test_the_verdict_is_that_of_the_saved_model_on_rows_that_were_not_trained(tmp_path: Path) -> None:

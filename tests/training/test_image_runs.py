@@ -203,7 +203,9 @@ def test_the_best_checkpoint_is_chosen_by_retrieval(tmp_path: Path) -> None:
     assert set(result.scores) == {"builtin-zero-shot/shapes"}
 
 
-def test_validate_full_counts_what_training_would_skip(sources: dict[str, Any], tmp_path: Path) -> None:
+def test_validate_full_counts_what_training_would_skip(
+    sources: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from embedkit.cli.app import main
     from embedkit.config.recipe_io import dump_recipe
 
@@ -213,5 +215,7 @@ def test_validate_full_counts_what_training_would_skip(sources: dict[str, Any], 
     assert main(["validate", str(path), "--full", "--json", str(tmp_path / "report.json")]) == 0
     (report,) = json.loads((tmp_path / "report.json").read_text())["sources"]
     assert report["bad"] == dict(image_data.count(FAULTS))
+    shown = capsys.readouterr().out.splitlines()
+    assert all(f"{fault['where']}: {fault['what']}" in shown for fault in report["faults"][:20])
     assert report["read"] == COUNT == report["good"] + sum(report["bad"].values())
     assert main(["validate", str(path), "data.on_bad_row=error", "--full"]) == 2

@@ -188,5 +188,24 @@ def test_off_a_terminal_first_and_last_step_of_a_short_run_are_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs.run(tmp_path / "run", runs.recipe(train={"log_every": 10}), progress=RichProgress())
-    lines = [line.split(":")[0] for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
+    told = capsys.readouterr().err
+    lines = [line.split(":")[0] for line in told.splitlines() if line.startswith("step ")]
     assert lines == ["step 1", "step 4"]
+    assert "\n\n" not in told  # a bar that is not shown leaves no empty lines
+
+
+def test_off_a_terminal_a_log_line_says_the_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("embedkit.training.monitor.log.time.monotonic", lambda: now[0])
+    shown = RichProgress()
+    figures = {"loss": 0.5, **dict.fromkeys(("lr", "sentences_per_s", "tokens_per_s"), 1.0),
+               "padding_share": 0.0, "data_wait_share": 0.0}  # fmt: skip
+    shown.start(180, 10)  # a resumed run: ten steps belong to another process
+    for step, seconds in ((11, 5.0), (20, 40.0), (180, 600.0)):
+        now[0] = 100.0 + seconds
+        shown.step(step, figures)
+    first, second, last = capsys.readouterr().err.splitlines()
+    assert second.endswith(", about 11 min left")
+    assert "left" not in first + last

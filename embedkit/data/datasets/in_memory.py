@@ -150,7 +150,9 @@ class HeldRows(TrainingRows):
     def notes(self) -> list[str]:
         """See `TrainingRows.notes`; repeated texts are counted over all rows, and rows that no batch takes."""
         config, rows = self._config, self.num_rows
-        lines = [*super().notes, *of_counts(rows, self._duplicates, config.sampler)]
+        lines = super().notes
+        if "score" not in self.roles:  # equal texts of a score are a pair like others, and no row is a negative
+            lines += of_counts(rows, self._duplicates, config.sampler)
         remainder = rows % self.batch_size if config.drop_last else 0
         lines += of_left_over(rows, self._epoch.left_over, remainder, config.sampler)
         if self.batch_size < self._recipe_batch:

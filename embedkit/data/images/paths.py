@@ -37,7 +37,7 @@ def image_path(image: str, home: Path | None, images: Path | None = None) -> str
     """
     home = home if images is None else images
     if home is None or _URL.match(image):
-        raise BadRow("bad path", f"the image path {show(image)} is not relative", remedy=IMAGE_PATH_REMEDY)
+        raise BadRow("bad path", f"the image path {image[:200]!r} is not relative", remedy=IMAGE_PATH_REMEDY)
     folder = str(home) if home.is_absolute() else str(home.resolve())
     path = os.path.normpath(os.path.join(folder, image))
     try:
@@ -46,11 +46,11 @@ def image_path(image: str, home: Path | None, images: Path | None = None) -> str
     except ValueError:  # a NUL in it
         inside, size = True, -1
     if not inside:
-        raise BadRow("bad path", f"the image path {show(image)} leads out of the data folder", remedy=IMAGE_PATH_REMEDY)
+        raise BadRow("bad path", f"the image path {image[:200]!r} leads out of the data folder", remedy=IMAGE_PATH_REMEDY)
     if size < 0:
-        raise BadRow("missing image", f"there is no image file {show(image)}", remedy=IMAGE_PATH_REMEDY)
+        raise BadRow("missing image", f"there is no image file {image[:200]!r}", remedy=IMAGE_PATH_REMEDY)
     if size == 0:
-        raise BadRow("empty image", f"the image file {show(image)} has no bytes", remedy=_FIX)
+        raise BadRow("empty image", f"the image file {image[:200]!r} has no bytes", remedy=_FIX)
     return path
 
 

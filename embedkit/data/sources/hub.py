@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from embedkit.data.schema.rows import Part, Record
@@ -44,8 +46,9 @@ def hub_part(
         remedy = "check the id, the revision and the network, or give the path of a local file"
         check_card(Path(path))
         try:
-            splits = datasets.load_dataset(path, name=name, revision=revision, streaming=True)
-            names = list(splits)
+            with hub_client_quiet():
+                splits = datasets.load_dataset(path, name=name, revision=revision, streaming=True)
+                names = list(splits)
         except Exception as error:  # the hub client raises errors of several libraries
             raise DataError(f"cannot be loaded ({first_line(error)})", where=path, remedy=remedy) from error
         rows = splits[choose_split(names, split, path, prefer, guess)]
@@ -59,6 +62,25 @@ def hub_part(
             raise DataError(f"cannot be read ({first_line(error)})", where=path, remedy=remedy) from error
 
     return Part(path, records, Path(path) if Path(path).is_dir() else None)
+
+
+@contextmanager
+def hub_client_quiet() -> Iterator[None]:
+    """A block without the hub client's own lines on each attempt to connect; what ends in an error is told by ours.
+
+    Examples
+    --------
+    >>> with hub_client_quiet():
+    ...     logging.getLogger("huggingface_hub").isEnabledFor(logging.WARNING)
+    False
+    """
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def check_card(folder: Path) -> None:

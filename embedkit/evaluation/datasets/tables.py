@@ -15,7 +15,7 @@ from typing import Any
 from embedkit.data.schema.parsers import is_blank, read_score
 from embedkit.data.schema.rows import BadRow, Record
 from embedkit.data.sources.files import text_lines
-from embedkit.data.sources.hub import check_card
+from embedkit.data.sources.hub import check_card, hub_client_quiet
 from embedkit.data.sources.registry import endings, file_named, named_format, readers
 from embedkit.errors import DataError, nearest
 from embedkit.evaluation.core.inputs import EncodedImage
@@ -246,13 +246,15 @@ def read_hub(hub: HubSource, split: str, folder: Path | None = None) -> Table:
     tables = []
     for one in [names_in_file] if isinstance(names_in_file, str) else names_in_file:
         try:
-            rows = datasets.load_dataset(path, hub.name, split=one, revision=None if folder else hub.revision)
+            with hub_client_quiet():
+                rows = datasets.load_dataset(path, hub.name, split=one, revision=None if folder else hub.revision)
         except Exception as error:  # the library raises many kinds, network ones among them; all are reported
             reason = " ".join(str(error).split())[:200]
             raise DataError(
                 f"cannot load split {one!r} of the data set: {reason}",
                 where=path,
-                remedy="check the network, or give a folder of local files: --data, in a recipe evaluation.data",
+                remedy="check the network, or give a folder of local files: --data, in a recipe evaluation.data "
+                "(evaluation=null trains without scores)",
             ) from error
         tables.append(Table(plain_rows(rows), list(range(1, len(rows) + 1)), f"{path} [{one}]"))
     return concatenate(tables).renamed(hub.columns)

@@ -354,6 +354,9 @@ def _resume(
         return
     state.restore(checkpoint, inputs.recipe, inputs.rows.fingerprint, world)
     at = state.position
+    if at.step >= inputs.total:
+        progress.say(f"all {at.step:,} steps are done ({checkpoint.path}): nothing is left to train")
+        return
     progress.say(f"resuming from step {at.step} (epoch {at.epoch}, batch {at.epoch_step}): {checkpoint.path}")
 
 

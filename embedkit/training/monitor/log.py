@@ -50,7 +50,7 @@ class Progress:
 
 
 class RichProgress(Progress):
-    """A rich progress bar with the last figures, and log lines above it.
+    """A rich progress bar with the last figures in a terminal; log lines with the time left in a file or a pipe.
 
     Examples
     --------
@@ -69,10 +69,13 @@ class RichProgress(Progress):
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
         columns = ("step", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         last = TextColumn("{task.fields[last]}", markup=False)
-        self._bar = Bar(*columns, last, console=self._console, transient=True)
+        self._bar = Bar(*columns, last, console=self._console, transient=True, disable=not self._console.is_terminal)
         self._task = self._bar.add_task("steps", total=None, last="")
+        self._total: int | None = None
+        self._first, self._since = 0, time.monotonic()
 
     def start(self, total: int | None, step: int) -> None:
+        self._total, self._first, self._since = total, step, time.monotonic()
         self._bar.update(self._task, total=total, completed=step)
         self._bar.start()
 
@@ -81,13 +84,36 @@ class RichProgress(Progress):
         if figures:
             self._bar.update(self._task, last=f"loss {figures['loss']:.4f}")
         if figures and not self._console.is_terminal:
-            self._console.print(log_line(step, figures))
+            spent = time.monotonic() - self._since
+            self._console.print(log_line(step, figures) + time_left(spent, step - self._first, self._total, step))
 
     def say(self, line: str) -> None:
         self._console.print(line)
 
     def stop(self) -> None:
         self._bar.stop()
+
+
+def time_left(spent: float, done: int, total: int | None, step: int) -> str:
+    """The end of a log line: the time that the steps to come take at the speed of the `done` ones of this process.
+
+    Empty behind the first step, which alone pays for the warm-up, where the end is unknown, and at the end.
+
+    Examples
+    --------
+    >>> time_left(spent=40.0, done=10, total=180, step=10)
+    ', about 11 min left'
+    >>> time_left(spent=40.0, done=10, total=12, step=10)
+    ', about 8 s left'
+    >>> time_left(spent=40.0, done=1, total=180, step=1)
+    ''
+    """
+    if total is None or done < 2 or step >= total:
+        return ""
+    seconds = spent / done * (total - step)
+    if seconds < 100:
+        return f", about {seconds:.0f} s left"
+    return f", about {seconds / 60:.0f} min left" if seconds < 6000 else f", about {seconds / 3600:.1f} h left"
 
 
 class NotebookProgress(Progress):
@@ -142,9 +168,12 @@ def log_line(step: int, figures: Mapping[str, float]) -> str:
     >>> shares = {"padding_share": 0.02, "data_wait_share": 0.1}
     >>> log_line(10, {"loss": 0.5, "lr": 1e-3, "sentences_per_s": 900, "tokens_per_s": 9000, **shares})
     'step 10: loss 0.5000, lr 0.001, 900 sentences/s, 9000 tokens/s, padding 2.0%, waiting for data 10.0%'
+    >>> ", 0.42 sentences/s," in log_line(10, {**shares, "loss": 2, "lr": 1, "sentences_per_s": 0.42, "tokens_per_s": 5})
+    True
     """
     first = f"step {step}: loss {figures['loss']:.4f}, lr {figures['lr']:.3g}"
-    speed = f"{figures['sentences_per_s']:.0f} sentences/s, {figures['tokens_per_s']:.0f} tokens/s"
+    rate = figures["sentences_per_s"]
+    speed = f"{rate:{'.0f' if rate >= 10 else '.2g'}} sentences/s, {figures['tokens_per_s']:.0f} tokens/s"
     shares = f"padding {figures['padding_share']:.1%}, waiting for data {figures['data_wait_share']:.1%}"
     short = f", {figures['short_batches']:.0f} batches short of negatives" if figures.get("short_batches") else ""
     return f"{first}, {speed}, {shares}{short}"
