@@ -94,6 +94,12 @@ def test_a_broken_contract_is_one_line(
     assert caught.value.remedy
 
 
+def test_sentences_alone_are_answered_with_the_recipe_that_trains_them(write: Write) -> None:
+    with pytest.raises(DataError) as caught:
+        _first(write, "anchor", "A", "anchor positive")
+    assert "sentences alone are trained by recipe simcse-unsup" in str(caught.value)
+
+
 def test_two_columns_for_two_roles_are_answered_with_the_whole_mapping(write: Write) -> None:
     with pytest.raises(DataError) as caught:
         _first(write, "frage antwort", "A\tB", "anchor positive")

@@ -344,6 +344,8 @@ def _advice(names: Sequence[str], missing: Sequence[str], lists: frozenset[str] 
     if {"anchor", "positive"} <= set(missing) and lists:
         column = next(name for name in names if name in lists)
         return f"the columns are {columns}: pairs of a list are made by columns: {{{column}: texts}} and explode: true"
+    if missing == ["positive"] and len(names) == 1:
+        return f"the only column is {columns}: sentences alone are trained by recipe simcse-unsup"
     if missing == ["positive"] and "label" in map(normal_name, names):
         labelled = "method=views objective=supcon data.sampler=by-label"
         return f"the columns are {columns}: texts with class labels are trained by {labelled}"

@@ -168,8 +168,9 @@ def log_line(step: int, figures: Mapping[str, float]) -> str:
     >>> shares = {"padding_share": 0.02, "data_wait_share": 0.1}
     >>> log_line(10, {"loss": 0.5, "lr": 1e-3, "sentences_per_s": 900, "tokens_per_s": 9000, **shares})
     'step 10: loss 0.5000, lr 0.001, 900 sentences/s, 9000 tokens/s, padding 2.0%, waiting for data 10.0%'
-    >>> ", 0.42 sentences/s," in log_line(10, {**shares, "loss": 2, "lr": 1, "sentences_per_s": 0.42, "tokens_per_s": 5})
-    True
+    >>> slow = {"loss": 2.0, "lr": 1e-3, "sentences_per_s": 0.42, "tokens_per_s": 5, **shares}
+    >>> log_line(10, slow)
+    'step 10: loss 2.0000, lr 0.001, 0.42 sentences/s, 5 tokens/s, padding 2.0%, waiting for data 10.0%'
     """
     first = f"step {step}: loss {figures['loss']:.4f}, lr {figures['lr']:.3g}"
     rate = figures["sentences_per_s"]
