@@ -133,9 +133,9 @@ def wrong_key_or_value(problems: Sequence[Mapping[str, Any]]) -> tuple[str, str 
         return f"{dotted_key or 'recipe'}: {message[:1].lower()}{message[1:]}{more}", None, dotted_key
     value = first["input"]
     if value is None and ":" in place[-1]:  # {query:anchor} is one key without a value in YAML
-        key, _, meant = place[-1].partition(":")
+        key, _, text = place[-1].partition(":")
         what = f"{place[-1]!r} in {'.'.join(place[:-1])} has no value{more}"
-        return what, f"write '{key}: {meant}', with a blank behind the colon", dotted_key
+        return what, f"write '{key}: {text}', with a blank behind the colon", dotted_key
     text = type(value).__name__.replace("dict", "a mapping").replace("list", "a list")
     text = text if isinstance(value, dict | list) else repr(value)
     return f"{dotted_key or 'recipe'} is {text}{more}", must(same), dotted_key

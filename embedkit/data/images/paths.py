@@ -7,7 +7,6 @@ import re
 from functools import cache
 from pathlib import Path
 
-from embedkit.data.schema.parsers import show
 from embedkit.data.schema.rows import BadRow
 
 IMAGE_PATH_REMEDY = (
@@ -37,7 +36,7 @@ def image_path(image: str, home: Path | None, images: Path | None = None) -> str
     """
     home = home if images is None else images
     if home is None or _URL.match(image):
-        raise BadRow("bad path", f"the image path {image[:200]!r} is not relative", remedy=IMAGE_PATH_REMEDY)
+        raise BadRow("bad path", f"the image path {image[:80]!r} is not relative", remedy=IMAGE_PATH_REMEDY)
     folder = str(home) if home.is_absolute() else str(home.resolve())
     path = os.path.normpath(os.path.join(folder, image))
     try:
@@ -46,11 +45,13 @@ def image_path(image: str, home: Path | None, images: Path | None = None) -> str
     except ValueError:  # a NUL in it
         inside, size = True, -1
     if not inside:
-        raise BadRow("bad path", f"the image path {image[:200]!r} leads out of the data folder", remedy=IMAGE_PATH_REMEDY)
+        raise BadRow(
+            "bad path", f"the image path {image[:80]!r} leads out of the data folder", remedy=IMAGE_PATH_REMEDY
+        )
     if size < 0:
-        raise BadRow("missing image", f"there is no image file {image[:200]!r}", remedy=IMAGE_PATH_REMEDY)
+        raise BadRow("missing image", f"there is no image file {image[:80]!r}", remedy=IMAGE_PATH_REMEDY)
     if size == 0:
-        raise BadRow("empty image", f"the image file {image[:200]!r} has no bytes", remedy=_FIX)
+        raise BadRow("empty image", f"the image file {image[:80]!r} has no bytes", remedy=_FIX)
     return path
 
 

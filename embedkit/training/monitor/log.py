@@ -84,8 +84,8 @@ class RichProgress(Progress):
         if figures:
             self._bar.update(self._task, last=f"loss {figures['loss']:.4f}")
         if figures and not self._console.is_terminal:
-            spent = time.monotonic() - self._since
-            self._console.print(log_line(step, figures) + time_left(spent, step - self._first, self._total, step))
+            duration = time.monotonic() - self._since
+            self._console.print(log_line(step, figures) + time_left(duration, step - self._first, self._total, step))
 
     def say(self, line: str) -> None:
         self._console.print(line)
@@ -94,23 +94,23 @@ class RichProgress(Progress):
         self._bar.stop()
 
 
-def time_left(spent: float, done: int, total: int | None, step: int) -> str:
-    """The end of a log line: the time that the steps to come take at the speed of the `done` ones of this process.
+def time_left(duration: float, steps: int, total: int | None, step: int) -> str:
+    """The end of a log line: the time for the steps to come, where the last `steps` took `duration` seconds.
 
     Empty behind the first step, which alone pays for the warm-up, where the end is unknown, and at the end.
 
     Examples
     --------
-    >>> time_left(spent=40.0, done=10, total=180, step=10)
+    >>> time_left(duration=40.0, steps=10, total=180, step=10)
     ', about 11 min left'
-    >>> time_left(spent=40.0, done=10, total=12, step=10)
+    >>> time_left(duration=40.0, steps=10, total=12, step=10)
     ', about 8 s left'
-    >>> time_left(spent=40.0, done=1, total=180, step=1)
+    >>> time_left(duration=40.0, steps=1, total=180, step=1)
     ''
     """
-    if total is None or done < 2 or step >= total:
+    if total is None or steps < 2 or step >= total:
         return ""
-    seconds = spent / done * (total - step)
+    seconds = duration / steps * (total - step)
     if seconds < 100:
         return f", about {seconds:.0f} s left"
     return f", about {seconds / 60:.0f} min left" if seconds < 6000 else f", about {seconds / 3600:.1f} h left"
