@@ -146,7 +146,14 @@ class Source:
         self._head: list[_Entry] | None = list(itertools.islice(self._records(), HEAD))
         self._names = self._columns_of(self._head)
         self._first_values = {column: _values_of(column, self._head) for column in config.where}
-        self.bind(requires, reads, limits or {})
+        self.guesses: tuple[Guess, ...] = ()
+        self.notes: tuple[str, ...] = ()
+        self.roles: frozenset[str] = frozenset()
+        self._requires, self._reads, self._limits = requires, reads, limits or {}
+        self._columns: dict[str, str] = {}
+        self._slots_of_lists: dict[str, list[str]] = {}
+        self.texts, self.account = TextReader(data.max_chars, data.cut_long), Account()
+        self.bind(requires, reads, self._limits)
 
     def _columns_of(self, head: list[_Entry]) -> list[str]:
         """The names of the columns of the first rows; refuses a source without any, or without one that is named."""
@@ -178,9 +185,9 @@ class Source:
             lists=lists, extras=frozenset({"label"} if self.parts[0].name.startswith("builtin:") else ()),
         )  # fmt: skip
         guesses = [*self._guesses_of_parts, *(Guess(where, what, "columns") for what in binding.guesses)]
-        self.guesses: tuple[Guess, ...] = tuple(dict.fromkeys(guesses))
+        self.guesses = tuple(dict.fromkeys(guesses))
         self.roles, self._requires, self._reads, self._limits = binding.roles, requires, reads, limits
-        self.notes: tuple[str, ...] = (*map(str, self.guesses), *binding.notes)
+        self.notes = (*map(str, self.guesses), *binding.notes)
         self._columns = binding.columns
         self._slots_of_lists = {
             role: sorted((slot for slot in binding.columns if slot.startswith(prefix)), key=_number_of)
