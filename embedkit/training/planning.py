@@ -24,7 +24,7 @@ from embedkit.training.loop.schedule import steps_between
 from embedkit.training.loop.step import Bundle
 from embedkit.training.monitor.summary import summary_line
 from embedkit.training.optim.optimizer import ParameterGroup, assign_groups
-from embedkit.training.optim.precision import choose_precision
+from embedkit.training.optim.precision import bf16_hint, choose_precision
 
 _SAMPLE_STEPS = 4
 
@@ -138,6 +138,7 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
     steps, negatives = _steps(recipe, rows, total), _negatives(objective.negatives(size, hard, processes))
     batch = _batch(recipe, batches, processes)
     of_model = setup.notes_of_model(recipe, method, rows, model, parts)
+    hints = bf16_hint(precision, device, model)
     return Plan(
         recipe=recipe.name,
         method=recipe.method.name,
@@ -154,7 +155,7 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
         output=str(_output(recipe)),
         summary=summary_line(rows, total, method, model),
         warnings=list(dict.fromkeys([*folder_notes, *_warnings(rows, negatives, objective), *of_model])),
-        notes=list(dict.fromkeys([*recipe.origin.notes, *rows.guesses, *method.notes(model)])),
+        notes=list(dict.fromkeys([*recipe.origin.notes, *rows.guesses, *method.notes(model), *hints])),
         seconds=_seconds(recipe, batch, total),
     )
 

@@ -33,7 +33,7 @@ from embedkit.training.monitor.nonfinite import FiniteGuard
 from embedkit.training.monitor.summary import summary_line
 from embedkit.training.optim.l2sp import StartingPoint
 from embedkit.training.optim.optimizer import Optimiser, RunningMean, assign_groups
-from embedkit.training.optim.precision import LossScale, Precision, autocast, choose_precision
+from embedkit.training.optim.precision import LossScale, Precision, autocast, bf16_hint, choose_precision
 from embedkit.training.optim.scale import start_scale
 from embedkit.training.parallel.distributed import World
 from embedkit.training.parallel.engine import Engine
@@ -208,9 +208,10 @@ def opened(
         for note in (*recipe.origin.notes, *inputs.rows.notes):
             display.say(note)
         state, starting = build_state(inputs, engine, precision, display.say)
-        for note in inputs.method.notes(state.bundle.model):
+        model = state.bundle.model
+        for note in (*inputs.method.notes(model), *bf16_hint(precision, engine.world.device, model)):
             display.say(note)
-        display.say(summary_line(inputs.rows, inputs.total, inputs.method, state.bundle.model))
+        display.say(summary_line(inputs.rows, inputs.total, inputs.method, model))
         yield _assembled(inputs, folder, engine, state, starting, precision, display, listeners, stack, resume=resume)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from embedkit.errors import RecipeError
+from embedkit.models.execution.int8 import linear_layers
 from embedkit.system.cpu import cpu_has_bf16
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -45,6 +47,38 @@ def choose_precision(setting: str, device: torch.device) -> Precision:
     if setting == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise RecipeError("this GPU has no bf16", where="train.precision", remedy="use fp16, fp32 or auto")
     return setting  # type: ignore[return-value]
+
+
+def bf16_hint(precision: Precision, device: torch.device, model: nn.Module) -> Iterator[str]:
+    """A line where bf16 would train a model faster on this CPU, with the factor of a matrix product measured here.
+
+    Small models, whose products are no large part of a step, have none.
+
+    Examples
+    --------
+    >>> list(bf16_hint("fp32", torch.device("cpu"), torch.nn.Linear(8, 8)))
+    []
+    """
+    weights = sum(layer.weight.numel() for layer in linear_layers(model))
+    if precision != "fp32" or device.type != "cpu" or weights < 1_000_000 or not cpu_has_bf16():
+        return
+    factor = _product_seconds(torch.float32) / _product_seconds(torch.bfloat16)
+    if factor >= 1.3:
+        yield (
+            f"this CPU multiplies bf16 matrices {factor:.1f} x as fast as float32 ones (measured now): "
+            "train.precision=bf16 trains faster, with weights still in float32"
+        )
+
+
+def _product_seconds(dtype: torch.dtype) -> float:
+    """Seconds of a matrix product of the size of a small encoder's, the best of a few."""
+    a, b = torch.randn(2_048, 384).to(dtype), torch.randn(384, 1_536).to(dtype)
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        torch.mm(a, b)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
 
 
 def autocast(precision: Precision, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
