@@ -100,6 +100,13 @@ def test_sentences_alone_are_answered_with_the_recipe_that_trains_them(write: Wr
     assert "sentences alone are trained by recipe simcse-unsup" in str(caught.value)
 
 
+def test_images_with_captions_are_answered_with_the_recipe_that_trains_them(write: Write) -> None:
+    with pytest.raises(DataError) as caught:
+        _first(write, "image\tcaption", "a.jpg\tA cat", "anchor positive")
+    assert "images with captions are trained by recipe clip-small" in str(caught.value)
+    assert "{image: anchor" not in str(caught.value)
+
+
 def test_two_columns_for_two_roles_are_answered_with_the_whole_mapping(write: Write) -> None:
     with pytest.raises(DataError) as caught:
         _first(write, "frage antwort", "A\tB", "anchor positive")

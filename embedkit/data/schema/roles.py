@@ -350,6 +350,8 @@ def _advice(names: Sequence[str], missing: Sequence[str], lists: frozenset[str] 
         labelled = "method=views objective=supcon data.sampler=by-label"
         return f"the columns are {columns}: texts with class labels are trained by {labelled}"
     kinds = " (text_1 is one caption, texts a list)" if slot == "text_1" else ""
+    if {"anchor", "positive"} <= set(missing) and "image" in map(named_role, names):
+        return f"the columns are {columns}: images with captions are trained by recipe clip-small or clip-finetune"
     if len(missing) == len(names) == 2:
         both = f"{{{names[0]}: {missing[0]}, {names[1]}: {missing[1]}}}".replace("texts", "text_1")
         return f"the columns are {columns}: say which is which, columns: {both}, or the other way round"
