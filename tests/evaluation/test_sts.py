@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -361,3 +362,19 @@ def test_pairs_of_equal_sentences_tie(tmp_path: Path) -> None:
     assert samples is not None
     predictions = samples.values["prediction"]
     assert np.unique(predictions[1::2]).tolist() == [1.0]
+
+
+def test_attempts_to_reach_the_hub_are_not_told_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
+    with pytest.raises(DataError, match="no route to host") as caught:
+        read_hub(HubSource(path="me/pets"), "test")
+    assert "Retrying" not in caplog.text
+    assert "evaluation=null" in str(caught.value)
+    logging.getLogger("huggingface_hub.utils._http").warning("later")
+    assert "later" in caplog.text
