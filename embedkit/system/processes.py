@@ -37,10 +37,13 @@ def join(cpu: bool = False) -> PartialState:
     >>> state.process_index, state.num_processes
     (0, 1)
     """
+    import torch
     import torch.distributed as dist
     from accelerate import PartialState
     from accelerate.utils import get_cpu_distributed_information
 
+    # accelerate forms a group on CPUs only where it is told that there is nothing else
+    cpu = cpu or not torch.accelerator.is_available()
     place = get_cpu_distributed_information()
     if place.world_size == 1 or dist.is_initialized() or dist.is_torchelastic_launched():
         return PartialState(cpu=cpu)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from typer.main import get_command
 
@@ -100,8 +101,11 @@ def test_the_command_for_two_processes_runs_two(tmp_path: Path) -> None:
     (words,) = [words for words in COMMANDS if words[0] == "torchrun"]
     launcher = [sys.executable, "-m", "torch.distributed.run", f"--master-port={free_port()}"]
     command = [*launcher, *words[1:-1], str(tmp_path / "run"), "--smoke"]
-    done = subprocess.run(command, env={**os.environ, **ON_CPU}, cwd=README.parent, capture_output=True, text=True)
+    plain = {name: value for name, value in os.environ.items() if name != "ACCELERATE_USE_CPU"}
+    environment = {**plain, **(ON_CPU if torch.accelerator.is_available() else {})}  # as it stands, on a CPU
+    done = subprocess.run(command, env=environment, cwd=README.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("; model in ") == 1
     (state,) = (tmp_path / "run" / "checkpoints").glob("*/state.json")
     assert json.loads(state.read_text())["world"] == 2
 
