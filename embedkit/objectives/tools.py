@@ -112,16 +112,18 @@ class _Unit(torch.autograd.Function):
             # Squares of very long vectors overflow; NaN and infinity themselves were refused before.
             top = z.abs().amax(-1, keepdim=True).clamp_min(1.0)
             length = torch.linalg.vector_norm(z / top, dim=-1, keepdim=True) * top
-        length = length.clamp_min(EPSILON)
+        shortest = max(EPSILON, torch.finfo(z.dtype).smallest_normal * torch.finfo(z.dtype).eps)  # float16 has no 1e-8
+        length = length.clamp_min(shortest)
         out = z / length
         ctx.save_for_backward(out, length)
+        ctx.shortest = shortest
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         out, length = ctx.saved_tensors
-        # A vector shorter than EPSILON is only scaled: nothing is taken from its gradient.
-        along = torch.linalg.vecdot(grad, out).unsqueeze(-1) * (length > EPSILON)
+        # A vector shorter than the bound is only scaled: nothing is taken from its gradient.
+        along = torch.linalg.vecdot(grad, out).unsqueeze(-1) * (length > ctx.shortest)
         return torch.addcmul(grad, out, along, value=-1).div_(length)
 
 

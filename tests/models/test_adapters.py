@@ -14,7 +14,7 @@ from torch import nn
 from embedkit.config.model import LoraConfig
 from embedkit.errors import ModelError
 from embedkit.models.modules.adapters import add_lora, has_adapters, merged_state
-from embedkit.models.modules.fused_lora import LowRank, add_fused_lora, is_updated
+from embedkit.models.modules.fused_lora import LowRank, add_fused_lora, is_updated, read_directly
 from tests.helpers import dual, tiny
 
 peft = pytest.importorskip("peft")
@@ -158,7 +158,7 @@ def test_dropout_before_a_fused_matrix_is_refused() -> None:
         add_fused_lora(holder, LoraConfig(rank=2, dropout=0.1))
 
 
-@pytest.mark.parametrize("family", ["open_clip-vit", "clip", "timm-vit"])
+@pytest.mark.parametrize("family", ["open_clip-vit", "open_clip-resnet", "clip", "timm-vit"])
 def test_an_adapted_image_tower_merges_to_equal_vectors(family: str, tmp_path: Path) -> None:
     from embedkit.formats import load
 
@@ -180,3 +180,132 @@ def test_an_adapted_image_tower_merges_to_equal_vectors(family: str, tmp_path: P
     again = load(tmp_path / "m", device="cpu")
     assert not has_adapters(again.image.encoder)
     np.testing.assert_allclose(again.encode(dual.images(2)), vectors, atol=1e-5)
+
+
+# matrices that are read and not called --------------------------------------------------------------------------------
+
+
+class _Pixels(nn.Module):
+    """A module over small pictures in the place of an image tower."""
+
+    size = (32, 32)
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(N, 3, 32, 32) -> (N, D)."""
+        return self.encoder(pixels)
+
+
+class _Patches(nn.Module):
+    """torch's own encoder over patches of 8 x 8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 8, 8)
+        self.layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) -> (N, 16)."""
+        return self.layer(self.patches(pixels).flatten(2).transpose(1, 2)).mean(1)
+
+
+def _timm(kind: str) -> nn.Module:
+    timm = pytest.importorskip("timm")
+    if kind == "swin-v2":
+        model = timm.models.swin_transformer_v2.SwinTransformerV2(
+            img_size=32, patch_size=4, embed_dim=16, depths=(1,), num_heads=(2,), window_size=4, num_classes=0
+        )
+    else:
+        made = {"eva": timm.models.eva.Eva, "beit": timm.models.beit.Beit}[kind]
+        model = made(img_size=32, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=0)
+    dual.spread(model)
+    for layer in model.modules():
+        if isinstance(layer, nn.LayerNorm):  # some start at zero, which switches their block off
+            nn.init.ones_(layer.weight)
+    return model
+
+
+READERS: dict[str, Any] = {
+    "torch-encoder-layer": _Patches, "eva": lambda: _timm("eva"), "beit": lambda: _timm("beit"),
+    "swin-v2": lambda: _timm("swin-v2"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", [*READERS, *dual.IMAGES])
+def test_every_adapter_of_an_image_tower_acts_in_training_and_in_use(family: str) -> None:
+    """The vectors in use are those of training, and a layer that had a gradient before has one in its adapter: no
+    kernel passes over an adapter."""
+    torch.manual_seed(0)
+    tower: Any = _Pixels(READERS[family]()) if family in READERS else dual.image_tower(family)
+    fresh = copy.deepcopy(tower.encoder).eval()
+    pixels = torch.randn(2, 3, *tower.size, generator=torch.Generator().manual_seed(0))
+    linear = {n: layer.weight for n, layer in tower.encoder.named_modules() if isinstance(layer, nn.Linear)}
+    plain = tower.eval()(pixels)
+    active = torch.autograd.grad(plain.square().sum(), list(linear.values()), allow_unused=True)
+    used = [n for n, g in zip(linear, active, strict=True) if g is not None and float(g.abs().max()) > 1e-6]
+    add_lora(tower, LoraConfig(rank=2))
+    stirred(tower, ".lora_B")
+    updates = [module for module in tower.modules() if isinstance(module, LowRank)]
+    with torch.no_grad():
+        for update in updates:
+            update.b.normal_(std=0.2)
+    tower.train()
+    for module in tower.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    trained = tower(pixels)
+    trained.square().sum().backward()
+    modules = dict(tower.encoder.named_modules())
+    second = [
+        modules[n].parametrizations["weight"][0].b if is_updated(modules[n]) else modules[n].lora_B["default"].weight
+        for n in used
+    ]
+    assert second and all(p.grad is not None and float(p.grad.abs().max()) > 0 for p in second)
+    with torch.inference_mode():
+        vectors = tower.eval()(pixels)
+    torch.testing.assert_close(vectors, trained.detach(), atol=1e-5, rtol=1e-5)
+    assert float((vectors - plain.detach()).abs().max()) > 1e-3
+    fresh.load_state_dict(merged_state(tower.encoder))
+    tower.encoder = fresh
+    with torch.inference_mode():
+        torch.testing.assert_close(tower(pixels), vectors, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", [*tiny.FAMILIES, "clip", "siglip"])
+def test_adapters_of_a_text_tower_act_in_training_and_in_use(family: str) -> None:
+    model = dual.text_tower(family) if family in ("clip", "siglip") else tiny.text_encoder(family, dropout=0.0)
+    texts = ["a red lamp", "two dogs run in the green park"]
+    plain = model.encode(texts, normalize=False)
+    add_lora(model, LoraConfig(rank=2))
+    stirred(model, ".lora_B")
+    trained = model.train()(model.prepare(texts)).detach().numpy()
+    used = model.encode(texts, normalize=False)
+    np.testing.assert_allclose(used, trained, atol=1e-5)
+    assert np.abs(used - plain).max() > 1e-3
+
+
+def test_which_layers_are_read_directly() -> None:
+    assert read_directly(_Pixels(_Patches())) == {"layer.linear1", "layer.linear2"}
+    assert read_directly(_Pixels(_timm("eva"))) == {"blocks.0.attn.qkv", "blocks.1.attn.qkv"}
+    assert read_directly(dual.image_tower("open_clip-resnet")) == {
+        f"attnpool.{name}_proj" for name in ("q", "k", "v", "c")
+    }
+    assert read_directly(dual.image_tower("clip")) == set()
+
+
+def test_looking_for_them_leaves_a_tower_as_it_was() -> None:
+    tower = dual.image_tower("open_clip-resnet").train()
+    before = {name: value.clone() for name, value in tower.state_dict().items()}
+    tower.requires_grad_(False)
+    read_directly(tower)
+    assert tower.training and all(torch.equal(value, before[name]) for name, value in tower.state_dict().items())
+    assert not any(p.requires_grad or p.grad is not None for p in tower.parameters())
+    assert not any(module._forward_hooks for module in tower.modules())
+
+
+def test_dropout_before_a_matrix_that_is_read_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"attnpool\..*reads its matrix and has no input to drop from; set it to 0"):
+        add_lora(dual.image_tower("open_clip-resnet"), LoraConfig(rank=2, dropout=0.1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from embedkit.errors import ModelError, nearest
@@ -131,7 +132,7 @@ class Dense(Layer):
 
 @layers.add("unit-length")
 class UnitLength(Layer):
-    """Vectors divided by their Euclidean norm, in training too; (N, D) -> (N, D).
+    """Vectors divided by their Euclidean norm, in training too; (N, D) -> (N, D). Zero stays zero.
 
     Examples
     --------
@@ -146,7 +147,9 @@ class UnitLength(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, D) -> (N, D)."""
-        return nn.functional.normalize(x, dim=-1)
+        # The bound that keeps normalize from dividing by zero is itself zero in float16, and long norms are infinite.
+        wide = x.float() if x.dtype == torch.float16 else x
+        return nn.functional.normalize(wide, dim=-1).to(x.dtype)
 
     def spec(self) -> dict[str, Any]:
         """See `Layer.spec`."""

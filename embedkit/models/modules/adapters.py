@@ -8,14 +8,15 @@ from torch import Tensor, nn
 
 from embedkit.config.model import LoraConfig
 from embedkit.errors import MissingExtraError, ModelError
-from embedkit.models.modules.fused_lora import add_fused_lora, is_updated
+from embedkit.models.modules.fused_lora import add_fused_lora, is_updated, read_directly
 
 
 def add_lora(model: Any, config: LoraConfig) -> None:
     """Freeze the encoder of a model or tower and give its linear layers trainable low-rank updates (Hu et al. 2021).
 
-    Heads stay trainable. Attention with one fused matrix is updated by `embedkit.models.modules.fused_lora`, the rest
-    by peft. `save` merges the updates into the weights, so that a saved model needs no peft.
+    Heads stay trainable. Matrices that a pass reads without calling their layer (fused attention, and those of
+    `read_directly`) are updated by `embedkit.models.modules.fused_lora`, the rest by peft, whose layers act only where
+    they are called. `save` merges the updates into the weights, so that a saved model needs no peft.
 
     Raises
     ------
@@ -38,6 +39,8 @@ def add_lora(model: Any, config: LoraConfig) -> None:
     except ImportError:
         raise MissingExtraError("peft", "lora", "model.lora") from None
     fused = {name for name, layer in model.encoder.named_modules() if isinstance(layer, nn.MultiheadAttention)}
+    read = read_directly(model)
+    fused |= read
     targets = _linear_layers(model.encoder, config, fused) if fused else config.targets
     settings = PeftConfig(
         r=config.rank,
@@ -53,15 +56,15 @@ def add_lora(model: Any, config: LoraConfig) -> None:
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"adapters do not fit ({reason})", where="model.lora.targets") from error
-    if fused and not add_fused_lora(model.encoder, config) and not targets:
+    if fused and not add_fused_lora(model.encoder, config, read) and not targets:
         raise ModelError("no layer has such a name", where="lora.targets", remedy="try all-linear")
 
 
 def _linear_layers(encoder: nn.Module, config: LoraConfig, fused: set[str]) -> list[str]:
-    """Names of the linear layers to adapt, without those inside fused attention, which are never called."""
+    """Names of the linear layers to adapt, without those in or inside `fused`, which are never called."""
     linear = [
         name for name, layer in encoder.named_modules()
-        if isinstance(layer, nn.Linear) and name.rpartition(".")[0] not in fused
+        if isinstance(layer, nn.Linear) and not fused & {name, name.rpartition(".")[0]}
     ]  # fmt: skip
     if isinstance(config.targets, str):
         return linear
