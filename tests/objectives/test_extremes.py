@@ -125,6 +125,21 @@ def test_low_precision_is_computed_in_fp32(case: Case, dtype: torch.dtype) -> No
 
 
 @every_preset
+def test_zero_vectors_in_float16(case: Case) -> None:
+    """The least divisor of a vector is zero in float16: the loss and the gradients of the other rows stay finite."""
+    objective, draw = warmed(case)
+    owner = draw.batch().owner
+    leaves = {
+        name: (z * (owner[name] != 1)[:, None]).half().requires_grad_() for name, z in tensors(draw.vectors).items()
+    }
+    loss = objective.float()(leaves, draw.batch()).loss
+    loss.backward()
+    assert torch.isfinite(loss)
+    for name, z in leaves.items():
+        assert z.grad is None or torch.isfinite(z.grad[owner[name] != 1]).all(), name
+
+
+@every_preset
 def test_a_missing_role_is_refused(case: Case) -> None:
     """One line names what is missing; nothing is computed from what is not there."""
     objective, draw = warmed(case)

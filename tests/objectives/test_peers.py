@@ -411,6 +411,22 @@ def test_st_matryoshka(sentence_transformers: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("sizes", [[6], [6, 3]])
+def test_st_matryoshka_without_cosines(sentence_transformers: Any, sizes: list[int]) -> None:
+    """Theirs scales every prefix to length one, the whole vector too, where nothing is cut; ours where it is asked to,
+    and otherwise the whole vector has the loss of the objective alone."""
+    loss = sentence_transformers.MultipleNegativesRankingLoss
+    inner = loss(Echo(), scale=1.0, similarity_fct=lambda a, b: a @ b.T)
+    alone = {"name": "infonce", "temperature": 1.0, "score": "dot"}
+    wrapper = {"name": "matryoshka", "dims": sizes, "objective": alone}
+    theirs = sentence_transformers.MatryoshkaLoss(inner.model, inner, matryoshka_dims=sizes)
+    check({**wrapper, "normalize": True}, draw(), lambda v: theirs(columns(v), None))
+    plain = loss(Echo(), scale=1.0, similarity_fct=lambda a, b: a @ b.T)
+    check({**wrapper, "dims": [6]}, draw(), lambda v: plain(columns(v), None))
+    with pytest.raises(AssertionError):
+        check({**wrapper, "dims": [6]}, draw(), lambda v: theirs(columns(v), None))
+
+
 def test_peers_are_not_compared_with_zero() -> None:
     """The comparison fails when it should."""
     with pytest.raises(AssertionError):

@@ -13,6 +13,7 @@ from embedkit.evaluation.core.inputs import Item
 from embedkit.evaluation.core.stats import Array, Samples, generator
 from embedkit.evaluation.core.suites import TaskConfig
 from embedkit.evaluation.core.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
+from embedkit.evaluation.datasets.class_names import class_of
 from embedkit.evaluation.datasets.look import Look
 from embedkit.evaluation.datasets.splits import same_split
 from embedkit.evaluation.datasets.tables import Table, content_hash, open_splits
@@ -86,7 +87,7 @@ class ProbeTask(Task):
         self.tables = [self._limited(table) for table in open_splits(config, data, names, opening.folder)]
         for table in self.tables:
             table.require(s.label)
-        self.classes = sorted({str(cell) for table in self.tables for cell in table.columns[s.label]})
+        self.classes = sorted({class_of(cell) for table in self.tables for cell in table.columns[s.label]})
         if len(self.classes) < 2:
             what = "fewer than two classes"
             raise DataError(what, where=self.tables[0].source, remedy="give rows of two classes at least")
@@ -140,7 +141,7 @@ class ProbeTask(Task):
         roles = look.roles
         if not {"anchor", "label"} <= set(roles) or {"positive", "image"} & set(roles):
             return None
-        classes = len(set(map(str, look.cells("label"))))
+        classes = len(set(map(class_of, look.cells("label"))))
         if not 2 <= classes <= max(2, len(look.cells("label")) // 2):
             return None
         return f"texts of {classes} classes (columns {roles['anchor']!r}, {roles['label']!r})"
@@ -156,7 +157,7 @@ class ProbeTask(Task):
     def _inputs(self, table: Table) -> tuple[list[list[Item]], Array]:
         """The inputs of the rows, one list or two, and the labels as integers (N,)."""
         number = {name: place for place, name in enumerate(self.classes)}
-        labels = np.array([number[str(cell)] for cell in table.columns[self.settings.label]])
+        labels = np.array([number[class_of(cell)] for cell in table.columns[self.settings.label]])
         inputs: list[list[Item]]
         if "image" in table.columns:
             inputs = [list(table.images("image"))]
