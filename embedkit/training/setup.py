@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from embedkit.config.recipe import Recipe
 from embedkit.config.sections import Component
 from embedkit.config.settings import check as check_settings
 from embedkit.data.schema.contract import Contract
+from embedkit.data.schema.roles import INPUT_ROLES
 from embedkit.errors import RecipeError, nearest, need
 from embedkit.methods import methods
 from embedkit.methods.base import Method
@@ -288,7 +289,8 @@ def check_early(recipe: Recipe) -> EarlyCheck:
     from embedkit.data.datasets.open import open_sources
 
     method = build_method(recipe)
-    return EarlyCheck(method, open_sources(recipe.data, method.contract, Path.cwd()))
+    contract = replace(method.contract, accepts=method.contract.accepts & INPUT_ROLES)
+    return EarlyCheck(method, open_sources(recipe.data, contract, Path.cwd()))
 
 
 def open_rows(

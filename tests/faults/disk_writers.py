@@ -135,7 +135,7 @@ def _ledger(folder: Path) -> Any:
     from embedkit.training.parallel.distributed import World
     from embedkit.training.state.sample_accounting import Ledger
 
-    return Ledger(folder, World(), listed=True)
+    return Ledger(folder, World(), list_rows=True)
 
 
 def _quarantine(folder: Path, number: int) -> None:

@@ -48,6 +48,9 @@ ROLES = (
 """Roles of a finished row; columns ``negative_1``, ``negative_2`` ... become entries of ``negatives``, columns
 ``text_1``, ``text_2`` ... of one caption each become entries of ``texts``."""
 
+INPUT_ROLES = frozenset({"anchor", "positive", "negatives", "image", "image2", "texts"})
+"""Roles whose values a model reads; the others are targets, which matter to an objective that reads them."""
+
 PARTS = {"positives": "positive", "scores_of_positives": "scores", "scores_of_negatives": "scores", "prompt": "anchor"}
 """What a column can be besides a role -> the role it becomes part of: several positives of one anchor, which make a row
 each; a teacher's scores of positives and of negatives; a prompt that stands before the anchor of its row."""
