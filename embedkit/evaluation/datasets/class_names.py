@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,23 +67,35 @@ def class_names(path: Path) -> dict[str, list[str]]:
             handle.seek(0)
             schema = (pa.ipc.open_file if start == b"ARROW1" else pa.ipc.open_stream)(handle).schema
     content = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = content.get("info", {}).get("features") if isinstance(content, dict) else None
-    return {
-        column: feature["names"] for column, feature in (features or {}).items()
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
-    }  # fmt: skip
+    return names_of_features(content.get("info", {}).get("features") if isinstance(content, dict) else None)
 
 
-def with_names(columns: dict[str, list[Any]], path: Path) -> dict[str, list[Any]]:
-    """The columns of a file with its class numbers named.
+def named_cells(columns: dict[str, list[Any]], names: Mapping[str, list[str]]) -> dict[str, list[Any]]:
+    """The columns with the class numbers of those in `names` named.
 
     Examples
     --------
-    >>> with_names({"label": [1, 0]}, Path("faq.csv"))
-    {'label': [1, 0]}
+    >>> [cell.name for cell in named_cells({"label": [1, 0]}, {"label": ["animal", "thing"]})["label"]]
+    ['thing', 'animal']
     """
-    names = class_names(path)
     return columns | {
         column: [ClassNumber(cell, names[column]) if isinstance(cell, int) else cell for cell in columns[column]]
         for column in names if column in columns
     }  # fmt: skip
+
+
+def names_of_features(features: Any) -> dict[str, list[str]]:
+    """Names of the classes by column, of the features of a data set, as objects or as their dicts.
+
+    Examples
+    --------
+    >>> import datasets
+    >>> names_of_features({"label": datasets.ClassLabel(names=["no", "yes"]), "text": datasets.Value("string")})
+    {'label': ['no', 'yes']}
+    """
+    names = {}
+    for column, feature in (features or {}).items():
+        content = feature if isinstance(feature, dict) else vars(feature) if hasattr(feature, "names") else {}
+        if content.get("names") and (not isinstance(feature, dict) or feature.get("_type") == "ClassLabel"):
+            names[column] = list(content["names"])
+    return names

@@ -18,6 +18,7 @@ from embedkit.data.sources.splits import split_of_stem
 from embedkit.errors import DataError
 from embedkit.evaluation.core.suites import NAME_PATTERN
 from embedkit.evaluation.datasets.beir import is_collection
+from embedkit.evaluation.datasets.class_names import ClassNumber, names_of_features
 from embedkit.evaluation.datasets.image_files import holds_images, image_column, image_rows, read_folder
 from embedkit.evaluation.datasets.tables import Table, read_table
 
@@ -27,6 +28,7 @@ Data = Any
 
 _NAME = re.compile(NAME_PATTERN)
 _SEARCH = frozenset({"queries", "corpus", "relevant_docs"})
+_OF_DATASETS = frozenset({"dataset_dict.json", "dataset_info.json", "state.json"})  # beside the rows of a saved set
 """Keys of an object with all of a search task: the arguments of sentence-transformers' evaluator, and LlamaIndex' file.
 """
 
@@ -190,7 +192,7 @@ def _with_images(table: Table) -> Table:
 
 def _is_table(name: str) -> bool:
     format = format_of(name)
-    return format is not None and not readers[format].lanes
+    return format is not None and not readers[format].lanes and name not in _OF_DATASETS
 
 
 def _joined(folder: Path) -> Table:
@@ -207,7 +209,9 @@ def _joined(folder: Path) -> Table:
     names = dict.fromkeys(name for table in tables for name in table.columns)
     for name in names:
         columns[name] = [cell for t in tables for cell in t.columns.get(name, [None] * len(t))]
-    splits = [split_of_stem(path.name.partition(".")[0]) for path in files]
+    # A saved set of splits has a folder for each, whose files are all called data-00000-of-00001.
+    by_folder = (folder / "dataset_dict.json").is_file()
+    splits = [split_of_stem(path.parent.name if by_folder else path.name.partition(".")[0]) for path in files]
     if "split" not in columns and any(splits):
         if None in splits:
             unnamed = files[splits.index(None)].relative_to(folder)
@@ -232,12 +236,21 @@ def rows_in_memory(data: Data) -> Table:
     2
     """
     if isinstance(data, Mapping) and data and all(hasattr(part, "features") for part in data.values()):
-        rows = [{**row, "split": split} for split, part in data.items() for row in _rows(part)]
+        rows = [{**row, "split": split} for split, part in data.items() for row in _class_rows(part)]
     else:
         rows = _rows(data)
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: [row.get(name) for row in rows] for name in names}
     return Table(columns, list(range(1, len(rows) + 1)), "data")
+
+
+def _class_rows(part: Any) -> list[dict[str, Any]]:
+    """The rows of a data set, its class numbers with their names, which may be others in another split."""
+    rows, names = _rows(part), names_of_features(part.features)
+    return [
+        row | {column: ClassNumber(row[column], names[column]) for column in names if isinstance(row.get(column), int)}
+        for row in rows
+    ]
 
 
 def _rows(data: Data) -> list[dict[str, Any]]:

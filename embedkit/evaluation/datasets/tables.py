@@ -20,7 +20,7 @@ from embedkit.data.sources.registry import endings, file_named, named_format, re
 from embedkit.errors import DataError, nearest
 from embedkit.evaluation.core.inputs import EncodedImage
 from embedkit.evaluation.core.suites import HubSource, TaskConfig
-from embedkit.evaluation.datasets.class_names import with_names
+from embedkit.evaluation.datasets.class_names import class_names, named_cells
 from embedkit.evaluation.datasets.image_files import holds_images, image_content, read_folder
 from embedkit.evaluation.datasets.splits import choose
 
@@ -220,7 +220,7 @@ def read_table(path: Path) -> Table:
     table = _read(path, readers[named_format(path.name, str(path))].read(path))
     if not len(table):
         raise DataError("no rows", where=str(path), remedy="check that the file is complete")
-    table.columns = with_names(table.columns, path)
+    table.columns = named_cells(table.columns, class_names(path))
     return table
 
 
