@@ -228,9 +228,9 @@ def _loaded(
         own |= {name, *(f"{name}.{'.'.join(place)}" for place in _places(change.value, ()))}
         assign(data, name, change.value, f"{origin}, {change.key}")
         override_keys.append(name)
+    recipe = check_recipe(data, where, override_keys, origin)
     if not evaluated:
         _check_evaluation(data.get("evaluation"), origin)
-    recipe = check_recipe(data, where, override_keys, origin)
     notes += recipe.origin.notes
     return recipe.with_origin(Origin(frozenset(own), tuple(dict.fromkeys(notes)))), group
 
