@@ -12,9 +12,11 @@ import pytest
 import torch
 
 import embedkit
-from embedkit.config.recipe import TrainConfig
+from embedkit.config.recipe import DataConfig, TrainConfig
 from embedkit.data import read_rows
-from embedkit.errors import NonFiniteError
+from embedkit.data.datasets.open import open_training
+from embedkit.data.schema.contract import Contract
+from embedkit.errors import DataError, NonFiniteError
 from embedkit.evaluation import EmbeddingCache, evaluate
 from embedkit.evaluation.measures.ranking import evaluate_run
 from embedkit.evaluation.measures.search import array_blocks, exact_top_k
@@ -100,6 +102,22 @@ def test_a_classifier_reads_class_names_and_not_their_numbers(tmp_path: Path) ->
     forms: list[Any] = [datasets.DatasetDict(plain), encoded, tmp_path / "files", tmp_path / "saved"]
     scores = [evaluate(BagOfWords(), "own-classification", form, resamples=0).main for form in forms]
     assert scores[0] > 90 and scores[1:] == scores[:1] * 3
+
+
+def test_training_refuses_files_that_number_their_classes_apart(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    contract = Contract(frozenset({"anchor"}), frozenset({"label"}))
+
+    def opened(*labels: list[int]) -> Any:
+        for number, given in enumerate(labels):
+            rows = {"anchor": [f"text {number} {place}" for place in range(len(given))], "label": given}
+            datasets.Dataset.from_dict(rows).class_encode_column("label").to_parquet(tmp_path / f"{number}.parquet")
+        sources = [{"path": str(tmp_path / f"{number}.parquet")} for number in range(len(labels))]
+        return open_training(DataConfig(train=sources), contract, batch_size=2, seed=0)
+
+    assert opened([0, 1, 2], [0, 1])
+    with pytest.raises(DataError, match=r"1\.parquet label: class 1 is '2' here and '10' in .*0\.parquet; number the"):
+        opened([1, 2, 10], [1, 2])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)

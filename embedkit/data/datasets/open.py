@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedkit.data.datasets.samplers import check_sampler
+from embedkit.data.sources.class_names import class_names
 from embedkit.data.sources.data_source import Source
-from embedkit.errors import RecipeError
+from embedkit.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from embedkit.config.recipe import DataConfig
@@ -72,6 +73,7 @@ def open_training(
         check_sampler(
             config.sampler, batch_size, config.per_label, source.roles, f"data.train[{source.index}] ({source.name})"
         )
+    _check_class_numbers(sources)
     if any(source.config.stream for source in sources):
         if only_shards(sources):
             return LaneRows(sources, config, _roles_of(sources, contract), batch_size, seed)
@@ -112,6 +114,25 @@ def _roles_of(sources: Sequence[Source], contract: Contract) -> frozenset[str]:
     """The roles that any source has and the method reads; explode makes three of them itself."""
     own = {"anchor", "positive", "group"} if any(source.config.explode for source in sources) else set()
     return contract.roles & own.union(*(source.roles for source in sources))
+
+
+def _check_class_numbers(sources: Sequence[Source]) -> None:
+    """Refuse files in whose label columns one number stands for classes of different names."""
+    first: tuple[str, list[str]] | None = None
+    for source in sources:
+        column = source.column_of("label")
+        for part in source.parts if column is not None else ():
+            names = class_names(part.file).get(column or "") if part.file is not None else None
+            if not names:
+                continue
+            if first is None:
+                first = (part.name, names)
+            for number, (one, other) in enumerate(zip(names, first[1], strict=False)):
+                if one != other:
+                    raise DataError(
+                        f"class {number} is {one!r} here and {other!r} in {first[0]}", where=f"{part.name} {column}",
+                        remedy="number the classes of all files alike: cast_column with one ClassLabel in datasets",
+                    )  # fmt: skip
 
 
 def _check_settings(config: DataConfig) -> None:

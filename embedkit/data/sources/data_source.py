@@ -204,6 +204,10 @@ class Source:
             self.notes += tuple(suspicions.of_labels([row for _, row in first], binding.columns, where))
         self.texts.cut_texts = 0
 
+    def column_of(self, role: str) -> str | None:
+        """The column that is read as `role`."""
+        return self._columns.get(role)
+
     def release_head(self) -> None:
         """Free the first rows, which may hold images, once the roles are final."""
         self._head = None

@@ -12,13 +12,13 @@ from typing import Any
 from embedkit.data.schema.roles import IMAGE_NAMES, named_role
 from embedkit.data.schema.rows import BadRow
 from embedkit.data.sources import objects
+from embedkit.data.sources.class_names import ClassNumber, names_of_features
 from embedkit.data.sources.formats.json_objects import COLLECTION
 from embedkit.data.sources.registry import format_of, readers, stem, table_endings
 from embedkit.data.sources.splits import split_of_stem
 from embedkit.errors import DataError
 from embedkit.evaluation.core.suites import NAME_PATTERN
 from embedkit.evaluation.datasets.beir import is_collection
-from embedkit.evaluation.datasets.class_names import ClassNumber, names_of_features
 from embedkit.evaluation.datasets.image_files import holds_images, image_column, image_rows, read_folder
 from embedkit.evaluation.datasets.tables import Table, read_table
 

@@ -14,13 +14,13 @@ from typing import Any
 
 from embedkit.data.schema.parsers import is_blank, read_score
 from embedkit.data.schema.rows import BadRow, Record
+from embedkit.data.sources.class_names import class_names, named_cells
 from embedkit.data.sources.files import text_lines
 from embedkit.data.sources.hub import check_card, hub_client_quiet
 from embedkit.data.sources.registry import endings, file_named, named_format, readers
 from embedkit.errors import DataError, nearest
 from embedkit.evaluation.core.inputs import EncodedImage
 from embedkit.evaluation.core.suites import HubSource, TaskConfig
-from embedkit.evaluation.datasets.class_names import class_names, named_cells
 from embedkit.evaluation.datasets.image_files import holds_images, image_content, read_folder
 from embedkit.evaluation.datasets.splits import choose
 

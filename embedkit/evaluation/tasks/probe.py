@@ -7,13 +7,13 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from embedkit.data.sources.class_names import class_of
 from embedkit.errors import DataError, UserError, need
 from embedkit.evaluation.core.embedder import Embedder
 from embedkit.evaluation.core.inputs import Item
 from embedkit.evaluation.core.stats import Array, Samples, generator
 from embedkit.evaluation.core.suites import TaskConfig
 from embedkit.evaluation.core.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
-from embedkit.evaluation.datasets.class_names import class_of
 from embedkit.evaluation.datasets.look import Look
 from embedkit.evaluation.datasets.splits import same_split
 from embedkit.evaluation.datasets.tables import Table, content_hash, open_splits

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from embedkit.data.sources.files import seekable
+from embedkit.data.sources.remote import Location
 
 
 class ClassNumber(int):
@@ -43,7 +43,7 @@ def class_of(cell: Any) -> str:
     return cell.name if isinstance(cell, ClassNumber) else str(cell)
 
 
-def class_names(path: Path) -> dict[str, list[str]]:
+def class_names(path: Location) -> dict[str, list[str]]:
     """Names of the classes by column, of a parquet or arrow file that ``datasets`` wrote; empty for others.
 
     Examples
@@ -96,6 +96,7 @@ def names_of_features(features: Any) -> dict[str, list[str]]:
     names = {}
     for column, feature in (features or {}).items():
         content = feature if isinstance(feature, dict) else vars(feature) if hasattr(feature, "names") else {}
-        if content.get("names") and (not isinstance(feature, dict) or feature.get("_type") == "ClassLabel"):
-            names[column] = list(content["names"])
+        classes = content.get("names")
+        if isinstance(classes, list) and (not isinstance(feature, dict) or feature.get("_type") == "ClassLabel"):
+            names[column] = [str(one) for one in classes]
     return names
