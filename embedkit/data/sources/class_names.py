@@ -51,6 +51,7 @@ def class_names(path: Location) -> dict[str, list[str]]:
     >>> import datasets
     >>> table = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [2, 10]})
     >>> _ = table.class_encode_column("label").to_parquet("rows.parquet")
+    >>> from pathlib import Path
     >>> class_names(Path("rows.parquet"))
     {'label': ['10', '2']}
     """
