@@ -6,6 +6,8 @@ from .evaluation.report.report import Report as Report
 from .formats.export import export as export
 from .formats.loading import load as load
 from .formats.saving import save as save
+from .mining.api import MiningResult as MiningResult
+from .mining.api import mine as mine
 from .models.base import Model as Model
 from .training.loop.run import TrainResult as TrainResult
 

@@ -16,6 +16,7 @@ from embedkit.cli.encode import encode
 from embedkit.cli.evaluate import evaluate
 from embedkit.cli.export import export
 from embedkit.cli.methods import methods
+from embedkit.cli.mine import mine
 from embedkit.cli.objectives import objectives
 from embedkit.cli.plan import plan
 from embedkit.cli.quickstart import quickstart
@@ -43,6 +44,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "validate": validate,
     "eval": evaluate,
     "encode": encode,
+    "mine": mine,
     "export": export,
     "recipes": recipes,
     "objectives": objectives,

@@ -1,0 +1,123 @@
+"""Rows for the next training run, and the file that holds them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from embedkit.errors import UserError
+from embedkit.mining.settings import MiningSettings
+from embedkit.system.disk import writing
+
+_BATCH = 4096
+
+
+def training_rows(
+    anchor: str, positive: str, negatives: Sequence[str], scores: Sequence[float], settings: MiningSettings,
+    group: int | str | None = None,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """The rows of one pair in the form that the settings ask for.
+
+    Parameters
+    ----------
+    anchor, positive : str
+        The pair.
+    negatives : sequence of str
+        At most ``settings.num_negatives`` texts.
+    scores : sequence of float
+        That of the positive, then those of the negatives.
+    settings : MiningSettings
+        The form.
+    group : int or str, optional
+        The row's group.
+
+    Examples
+    --------
+    >>> list(training_rows("a", "b", ["c"], [0.9, 0.5], MiningSettings(num_negatives=2)))
+    [{'anchor': 'a', 'positive': 'b', 'negative_1': 'c', 'negative_2': None}]
+    >>> list(training_rows("a", "b", ["c"], [0.9, 0.5], MiningSettings(one_per_row=True, output_scores=True)))
+    [{'anchor': 'a', 'positive': 'b', 'negative': 'c', 'scores': [0.9, 0.5]}]
+    """
+    head: dict[str, Any] = {"anchor": anchor, "positive": positive}
+    tail: dict[str, Any] = {} if group is None else {"group": group}
+    figures = [round(score, 6) for score in scores]
+    if settings.one_per_row:
+        for text, score in zip(negatives, figures[1:], strict=True):
+            both = {"scores": [figures[0], score]} if settings.output_scores else {}
+            yield {**head, "negative": text, **both, **tail}
+        return
+    if settings.as_list:
+        body: dict[str, Any] = {"negatives": list(negatives)}
+    else:
+        padding = itertools.chain(negatives, itertools.repeat(None))
+        body = {f"negative_{number}": next(padding) for number in range(1, settings.num_negatives + 1)}
+    yield {**head, **body, **({"scores": figures} if settings.output_scores else {}), **tail}
+
+
+def check_output(output: str | Path, overwrite: bool) -> Path:
+    """The absolute path of the output, when it can be written there.
+
+    Raises
+    ------
+    UserError
+        It exists, has another suffix, or its folder is missing.
+
+    Examples
+    --------
+    >>> check_output("rows.csv", overwrite=False)
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.UserError: .../rows.csv: output has the suffix '.csv'; use .jsonl or .parquet
+    """
+    target = Path(output).expanduser().absolute()
+    if target.suffix not in (".jsonl", ".parquet"):
+        raise UserError(f"output has the suffix {target.suffix!r}", where=str(target), remedy="use .jsonl or .parquet")
+    if not target.parent.is_dir():
+        raise UserError("folder does not exist", where=str(target.parent), remedy="create it")
+    if target.is_dir():
+        raise UserError("is a folder", where=str(target), remedy="choose another name")
+    if target.exists() and not overwrite:
+        remedy = "choose another name, or add --overwrite (overwrite=True in Python)"
+        raise UserError("exists already", where=str(target), remedy=remedy)
+    return target
+
+
+def write_rows(target: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as jsonl or parquet, by the suffix, in one step: the file is whole or not there.
+
+    Examples
+    --------
+    >>> write_rows(Path("rows.jsonl"), [{"anchor": "a", "positive": "b", "negative": "c"}])
+    >>> Path("rows.jsonl").read_text()
+    '{"anchor": "a", "positive": "b", "negative": "c"}\\n'
+    """
+    with writing(target, "the rows") as file:
+        if target.suffix == ".jsonl":
+            for row in rows:
+                file.write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8"))
+            return
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        with pq.ParquetWriter(file, _schema(rows)) as writer:
+            for start in range(0, len(rows), _BATCH):
+                batch = [_cells(row) for row in rows[start : start + _BATCH]]
+                writer.write_table(pa.Table.from_pylist(batch, schema=_schema(rows)))
+
+
+def _cells(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with its group as text: in a file of columns they are of one type."""
+    return {name: str(cell) if name == "group" and cell is not None else cell for name, cell in row.items()}
+
+
+def _schema(rows: Sequence[Mapping[str, Any]]) -> Any:
+    import pyarrow as pa
+
+    kinds = {"negatives": pa.list_(pa.string()), "scores": pa.list_(pa.float64())}
+    names = dict.fromkeys(name for row in rows[:1] for name in row)
+    if any("group" in row for row in rows):
+        names["group"] = None
+    return pa.schema([(name, kinds.get(name, pa.string())) for name in names])
