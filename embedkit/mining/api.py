@@ -160,15 +160,15 @@ def _check_inputs(
         raise UserError("the candidates are the positives", where="positive_vectors", remedy="give corpus_vectors")
     lacking = [name for name in ("anchor_vectors", "corpus_vectors") if vectors[name] is None]
     if model is None and lacking:
-        raise UserError("neither a model nor all vectors are vectors", where=lacking[0],
+        raise UserError("neither a model nor all vectors are given", where=lacking[0],
                         remedy="give a model, or anchor_vectors and corpus_vectors")  # fmt: skip
     if model is not None and not lacking and (vectors["positive_vectors"] is not None or not has_corpus):
-        raise UserError("all vectors are vectors, so that it has no effect", where="model", remedy="leave it out")
+        raise UserError("all vectors are given, so that it has no effect", where="model", remedy="leave it out")
     for name in ("query_prompt", "corpus_prompt", "truncate_dim"):
         if model is None and getattr(settings, name) is not None:
-            raise UserError("it is for a model, and vectors are vectors", where=name, remedy="leave it out")
+            raise UserError("it is for a model, and vectors are given", where=name, remedy="leave it out")
     if settings.query_prompt is not None and vectors["anchor_vectors"] is not None:
-        raise UserError("it is for a model, and vectors of anchors are vectors", where="query_prompt",
+        raise UserError("it is for a model, and vectors of anchors are given", where="query_prompt",
                         remedy="leave it out")  # fmt: skip
     if partial and (
         vectors["anchor_vectors"] is not None or (not has_corpus and vectors["corpus_vectors"] is not None)
@@ -223,7 +223,7 @@ def _search(
     """The negatives of every anchor, in their order."""
 
     def own(anchor: int) -> set[int]:
-        return candidates.exclusions(pairs.anchors[anchor], [pairs.pairs[place] for place in pairs.of_anchor[anchor]])
+        return candidates.exclusions(pairs.anchors[anchor], pairs.all_of(anchor))
 
     count = len(pairs.anchors)
     needs = np.array([settings.last_rank + len(own(anchor)) for anchor in range(count)])

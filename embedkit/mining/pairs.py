@@ -79,7 +79,7 @@ class Pair:
 
 @dataclass
 class Pairs:
-    """All pairs of a source, those that repeat an earlier one left out.
+    """All pairs of a source; those that repeat an earlier one stand apart.
 
     Attributes
     ----------
@@ -89,8 +89,10 @@ class Pairs:
         In the order of the file.
     of_anchor : list of list of int
         For each anchor the places of its pairs.
+    copies : dict
+        Anchor -> pairs that repeat an earlier one: their ids and groups count.
     records, repeats : int
-        Rows of the file, and pairs that were there before.
+        Rows of the file, and the number of such copies.
     name : str
         How messages call the source.
     id_column : str or None
@@ -108,11 +110,20 @@ class Pairs:
     anchors: list[str] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
     of_anchor: list[list[int]] = field(default_factory=list)
+    copies: dict[int, list[Pair]] = field(default_factory=dict)
     records: int = 0
-    repeats: int = 0
     name: str = ""
     id_column: str | None = None
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def repeats(self) -> int:
+        """The number of pairs that repeat an earlier one."""
+        return sum(map(len, self.copies.values()))
+
+    def all_of(self, anchor: int) -> list[Pair]:
+        """The pairs of an anchor, copies among them."""
+        return [*(self.pairs[place] for place in self.of_anchor[anchor]), *self.copies.get(anchor, ())]
 
     def first_records(self) -> list[int]:
         """For each anchor the row of the file where it stands first: the place of its vector."""
@@ -257,6 +268,7 @@ def _fill(pairs: Pairs, source: Source) -> None:
 
     place_of_anchor: dict[str, int] = {}
     known_pairs: set[tuple[int, str]] = set()
+    count = 0
     for place, outcome in source.outcomes(Account(), records()):
         if isinstance(outcome, BadRow):
             raise outcome if outcome.where else outcome.at(source.where(place))
@@ -267,15 +279,14 @@ def _fill(pairs: Pairs, source: Source) -> None:
             if anchor == len(pairs.anchors):
                 pairs.anchors.append(row["anchor"])
                 pairs.of_anchor.append([])
-            pair = (anchor, text_key(row["positive"]))
-            if pair in known_pairs:
-                pairs.repeats += 1
+            pair = Pair(anchor, row["positive"], own, row.get("group"), pairs.records - 1, source.where(place), count)
+            count += 1
+            if (key := (anchor, text_key(row["positive"]))) in known_pairs:
+                pairs.copies.setdefault(anchor, []).append(pair)
                 continue
-            known_pairs.add(pair)
+            known_pairs.add(key)
             pairs.of_anchor[anchor].append(len(pairs.pairs))
-            pairs.pairs.append(Pair(
-                anchor, row["positive"], own, row.get("group"), pairs.records - 1, source.where(place),
-                len(pairs.pairs) + pairs.repeats))  # fmt: skip
+            pairs.pairs.append(pair)
     if not pairs.pairs:
         raise DataError("no pairs are left", where=pairs.name, remedy="check the file, and the values of where")
 
@@ -316,10 +327,9 @@ def of_positives(pairs: Pairs) -> Candidates:
     ['b']
     """
     candidates = Candidates(name=f"the positives of {pairs.name}")
-    for pair in pairs.pairs:
-        candidates.rows = pair.number  # repeats have rows of vectors, too
+    copies = [pair for several in pairs.copies.values() for pair in several]
+    for pair in sorted([*pairs.pairs, *copies], key=lambda pair: pair.number):
         candidates.add(pair.positive, pair.ids, pair.group)
-    candidates.rows = len(pairs.pairs) + pairs.repeats
     return candidates
 
 
