@@ -124,7 +124,7 @@ def mine(
     data, _ = values.pop("pairs"), values.pop("json_file")
     from embedkit.mining import mine as run
 
-    with bar("done") as progress:
+    with bar("mine") as progress:
         result = run(data, progress=progress, load_options=loading, **values)
     out = console(json_file)
     for line in (*result.report.notes, *result.report.lines()):

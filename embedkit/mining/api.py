@@ -138,7 +138,7 @@ def mine(
     candidates = of_positives(pairs)
     if corpus is not None:
         candidates = read_corpus(corpus, column=corpus_column, id_column=corpus_id_column)
-    notes = [*pairs.notes, *_check_ids(pairs, candidates, id_column)]
+    notes = [*pairs.notes, *candidates.notes, *_check_ids(pairs, candidates, id_column)]
     _check_ranks(options, candidates)
     space = Space(pairs, candidates, model, corpus is None, vectors, options, progress, dict(load_options or {}))
     choices = _search(pairs, candidates, space, options, progress)

@@ -27,7 +27,7 @@ CORPUS_TEXTS = ("text", "passage", "document", "contents", "content", "sentence"
 """Columns of a corpus that are taken for its texts."""
 
 _FIX = "fix the row, or take it out of the file"
-_PLACE = re.compile(r"^data\.train\[0\] \((.*)\)")
+_PLACE = re.compile(r"^data\.train\[0\] \((.*?)\)(?=:|$| column)")
 
 
 def text_key(text: str) -> str:
@@ -146,6 +146,8 @@ class Candidates:
         Rows that were read.
     name : str
         How messages call them.
+    notes : list of str
+        How columns were read.
 
     Examples
     --------
@@ -163,6 +165,7 @@ class Candidates:
     by_group: dict[str, list[int]] = field(default_factory=dict)
     rows: int = 0
     name: str = ""
+    notes: list[str] = field(default_factory=list)
 
     def add(self, text: str, ids: Iterable[str] = (), group: int | str | None = None) -> int:
         """The place of a text, which is that of an equal one where there is one."""
@@ -367,6 +370,7 @@ def read_corpus(data: Any, *, column: str | None = None, id_column: str | None =
                 if candidates.rows == 0:
                     column = column or _text_column(values, where)
                     id_column = id_column or next((name for name in CORPUS_IDS if name in values), None)
+                    candidates.notes = _reading(values, candidates.name, column, id_column)
                 if column not in values:
                     raise DataError(f"no column {column!r}", where=where, remedy=nearest(str(column), values))
                 try:
@@ -378,6 +382,16 @@ def read_corpus(data: Any, *, column: str | None = None, id_column: str | None =
     if not candidates.rows:
         raise DataError("the corpus has no texts", where=candidates.name, remedy="give a file with a text a row")
     return candidates
+
+
+def _reading(values: Mapping[str, Any], name: str, column: str, id_column: str | None) -> list[str]:
+    """How the columns of a corpus are read, in words, where it has several."""
+    if len(values) == 1:
+        return []
+    rest = [other for other in values if other not in (column, id_column, "group")]
+    ids = f", {id_column} their ids" if id_column is not None else ""
+    unread = f"; not read: {', '.join(rest)}" if rest else ""
+    return [f"{name}: {column} holds the texts{ids}{unread} (--corpus-column and --corpus-id-column change that)"]
 
 
 def _text_column(values: Mapping[str, Any], where: str) -> str:

@@ -244,3 +244,23 @@ def test_pairs_that_repeat_keep_their_place_in_the_vectors() -> None:
     documents = np.array([[1.0, 0], [9.0, 9], [0.6, 0.8], [0.8, 0.6]])
     found = embedkit.mine(rows, anchor_vectors=np.eye(4)[:, :2] + 0.01, corpus_vectors=documents, num_negatives=1)
     assert found.report.repeats == 1 and found.rows[0]["negative_1"] == "r" and len(found.rows) == 3
+
+
+def test_lists_of_positives_and_of_ids_in_one_row() -> None:
+    """A vector an anchor row, whatever its number of positives; every id of a row counts."""
+    rows = [
+        {"query": "a", "pos": ["p", "q"], "positive_ids": ["1", "2"]},
+        {"query": "b", "pos": ["r"], "positive_ids": ["3", "5"]},
+    ]
+    corpus = [{"id": str(i), "text": text} for i, text in enumerate(["n", "p", "q in other words", "r", "s", "t"])]
+    queries, documents = np.eye(2), np.array([[0.5, 0.4], [0.9, 0.8], [0.8, 0.7], [0.7, 0.9], [0.6, 0.5], [0.4, 0.95]])
+    found = embedkit.mine(rows, corpus=corpus, anchor_vectors=queries, corpus_vectors=documents, similarity="dot",
+                          num_negatives=2, as_list=True, output_scores=True)  # fmt: skip
+    assert [(row["anchor"], row["positive"], row["negatives"], row["scores"]) for row in found.rows] == [
+        ("a", "p", ["r", "s"], [0.9, 0.7, 0.6]), ("a", "q", ["r", "s"], [0.8, 0.7, 0.6]),
+        ("b", "r", ["p", "q in other words"], [0.9, 0.8, 0.7]),
+    ]  # fmt: skip
+    assert found.rows[0]["group"] == found.rows[1]["group"]
+    margin = embedkit.mine(rows, corpus=corpus, anchor_vectors=queries, corpus_vectors=documents, similarity="dot",
+                           num_negatives=1, absolute_margin=0.15, as_list=True)  # fmt: skip
+    assert [row["negatives"] for row in margin.rows] == [["s"], ["s"], ["q in other words"]]  # below the lower of two
