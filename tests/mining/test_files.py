@@ -105,7 +105,8 @@ def test_the_report_can_be_read(here: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["mine", "pairs.csv", "out.jsonl", *VECTORS, "--relative-margin", "0.05"]) == 0
     text = capsys.readouterr().out
     for words in ("5 pairs, 5 anchors, 8 candidates", "relative_margin left out", "likely false negatives",
-                  "positives, mean", "positive_id holds the ids", "pairs.csv: question is the anchor", "corpus.jsonl: text holds the texts, _id their ids ("):  # fmt: skip
+                  "positives, mean", "positive_id holds the ids", "pairs.csv: question is the anchor",
+                  "corpus.jsonl: text holds the texts, _id their ids ("):  # fmt: skip
         assert words in text
     assert text.count("anchor    ") == 3 and "#" in text
 
