@@ -19,6 +19,7 @@ from embedkit.cli.output import (
     bar,
     check_json,
     console,
+    place,
     write_json,
 )
 from embedkit.errors import COMMAND_LINE, UserError
@@ -122,6 +123,12 @@ def mine(
         _check_no_loading(loading)
     values.update(columns=_mapping(columns, "--columns"), where=_mapping(where, "--where"))
     data, _ = values.pop("pairs"), values.pop("json_file")
+    state, loading["device"] = place(device)
+    if state.num_processes > 1:
+        raise UserError(
+            f"mine was started as {state.num_processes} processes, and each would do all of the work",
+            remedy="start it once, without torchrun or accelerate launch",
+        )
     from embedkit.mining import mine as run
 
     with bar("mine") as progress:
