@@ -14,7 +14,7 @@ from embedkit.config.recipe import Recipe
 from embedkit.config.sections import Component
 from embedkit.config.settings import check as check_settings
 from embedkit.data.schema.contract import Contract
-from embedkit.data.schema.roles import INPUT_ROLES
+from embedkit.data.schema.roles import INPUT_ROLES, PARTS
 from embedkit.errors import RecipeError, nearest, need
 from embedkit.methods import methods
 from embedkit.methods.base import Method
@@ -289,7 +289,8 @@ def check_early(recipe: Recipe) -> EarlyCheck:
     from embedkit.data.datasets.open import open_sources
 
     method = build_method(recipe)
-    contract = replace(method.contract, accepts=method.contract.accepts & INPUT_ROLES)
+    mapped = {PARTS.get(role, role) for source in recipe.data.train for role in (source.columns or {}).values()}
+    contract = replace(method.contract, accepts=method.contract.accepts & (INPUT_ROLES | mapped))
     return EarlyCheck(method, open_sources(recipe.data, contract, Path.cwd()))
 
 
