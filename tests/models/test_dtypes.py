@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,17 @@ def test_int8_vectors_are_near_and_do_not_depend_on_the_batch(model: TextEncoder
     assert not np.array_equal(whole, model.encode(TEXTS))
     for text, vector in zip(TEXTS, whole, strict=True):
         assert np.allclose(model.encode(text, dtype="int8"), vector, atol=1e-6)
+
+
+@int8
+def test_threads_may_share_a_model(model: TextEncoder) -> None:
+    quick = model.at_dtype("int8")
+    texts = [[f"the {word} dog {n}" for n in range(20)] for word in ("red", "big", "small", "green")]
+    right = [quick.encode(part) for part in texts]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            for vectors, wanted in zip(pool.map(quick.encode, texts), right, strict=True):
+                assert np.allclose(vectors, wanted, atol=1e-5)
 
 
 @bf16

@@ -8,7 +8,7 @@ take over (SmoothQuant, Xiao et al. 2023, equation 4 with alpha 0.5). Products a
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 import torch
@@ -110,20 +110,20 @@ class Int8Product:
         ]
         self._bias = None if all(layer.bias is None for layer in layers) else torch.cat(biases)
         self._readers = len(layers)
-        self._input: Callable[[], Tensor | None] = _nothing
-        self._output: Tensor | None = None
+        self._memo: tuple[weakref.ref[Tensor], Tensor] | None = None  # replaced whole: threads may share a model
         self._remaining = 0
 
     def __call__(self, input: Tensor) -> Tensor:
         """The outputs of all layers side by side, float32 (..., sum of N), bias included; the first layer to ask has
         them computed, the others of the same input take them."""
-        if self._output is None or self._input() is not input:
-            self._output, self._input, self._remaining = self._product(input), weakref.ref(input), self._readers
-        output = self._output
+        memo = self._memo
+        if memo is None or memo[0]() is not input:
+            memo = self._memo = weakref.ref(input), self._product(input)
+            self._remaining = self._readers
         self._remaining -= 1
         if self._remaining <= 0:
-            self._output, self._input = None, _nothing
-        return output
+            self._memo = None
+        return memo[1]
 
     def _product(self, input: Tensor) -> Tensor:
         flat = input.reshape(-1, input.shape[-1])
@@ -136,10 +136,6 @@ class Int8Product:
         if self._bias is not None:
             output.add_(self._bias)
         return output.view(*input.shape[:-1], -1)
-
-
-def _nothing() -> None:
-    """What a reference to no tensor gives."""
 
 
 class Int8Linear(nn.Module):
