@@ -131,11 +131,18 @@ def _placed(model: Model, device: str | torch.device | None, dtype: str | torch.
     from embedkit.models.execution.dtypes import dtype_name
 
     other = dtype is not None and dtype_name(dtype) in ("int8", "auto")
-    model = model.to(device=_device(device), dtype=as_dtype(None if other else dtype)).eval()
+    model = model.to(device=best_device(device), dtype=as_dtype(None if other else dtype)).eval()
     return model.at_dtype(dtype) if dtype is not None and other else model
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def best_device(device: str | torch.device | None) -> torch.device:
+    """The device of this name; the best one here for None.
+
+    Examples
+    --------
+    >>> best_device("cpu")
+    device(type='cpu')
+    """
     import torch
 
     if device is not None:
