@@ -204,7 +204,7 @@ class NonFiniteError(UserError):
     Examples
     --------
     >>> import numpy as np
-    >>> from embedkit.evaluation.measures.search import TopK
+    >>> from embedkit.retrieval.exact import TopK
     >>> TopK(np.array([[np.nan, 1.0]]), k=1, size=3)
     Traceback (most recent call last):
     ...

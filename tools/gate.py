@@ -24,8 +24,8 @@ BLOCK = 10
 """Equal lines in a row, comments and blank lines aside, that count as a duplicated block."""
 
 LAYERS = (
-    "system", "config", "data", "models", "formats", "factory", "objectives", "views", "methods", "evaluation",
-    "training", "mining", "doctor", "cli",
+    "system", "config", "data", "models", "formats", "factory", "objectives", "views", "methods", "retrieval",
+    "evaluation", "training", "mining", "doctor", "cli",
 )  # fmt: skip
 """The rooms of the package from left to right; none imports from a room to its right, but for types alone."""
 

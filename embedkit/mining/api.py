@@ -12,13 +12,13 @@ import numpy as np
 
 from embedkit.errors import DataError, UserError
 from embedkit.evaluation.core.stats import Array
-from embedkit.mining.nearest import nearest_candidates
 from embedkit.mining.negatives import Negatives, choose
 from embedkit.mining.output import check_output, training_rows, write_rows
 from embedkit.mining.pairs import Candidates, Pairs, of_positives, read_corpus, read_pairs
 from embedkit.mining.report import MiningReport, histogram
 from embedkit.mining.settings import MiningSettings
 from embedkit.mining.space import Space
+from embedkit.retrieval.nearest import nearest_candidates
 
 if TYPE_CHECKING:
     from datasets import Dataset

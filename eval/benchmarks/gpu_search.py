@@ -1,6 +1,6 @@
 """Section (e) of gpu.py: exact search of 10,000 queries in ten million documents that pass by in blocks.
 
-embedkit's `TopK` (`embedkit.evaluation.measures.search`), which `embedkit eval` searches with, multiplies on the device
+embedkit's `TopK` (`embedkit.retrieval.exact`), which `embedkit eval` searches with, multiplies on the device
 and keeps candidates on the CPU. Documents are random unit vectors in float16, drawn block by block on the device, which
 is not timed; what is timed begins with a block in the memory of the CPU, as a memory-mapped file gives it. Some queries
 are searched a second time by plain products and `torch.topk`, to compare what was found.
@@ -39,7 +39,7 @@ class Plain:
 
 def search(size: Size, device: torch.device, section: Section) -> None:
     """Section (e)."""
-    from embedkit.evaluation.measures.search import TopK
+    from embedkit.retrieval.exact import TopK
 
     if device.type == "cuda":
         section.skip("faiss on the GPU", missing("faiss", "faiss-gpu") or "not compared: only its CPU form is an extra")

@@ -62,7 +62,7 @@ class Clock:
 def embedkit_way(documents: Any, queries: Any) -> dict[str, Any]:
     """Blocked search over the memory map, then the measures."""
     from embedkit.evaluation.measures.ranking import ranking_metrics
-    from embedkit.evaluation.measures.search import array_blocks, exact_top_k, trec_preference
+    from embedkit.retrieval.exact import array_blocks, exact_top_k, trec_preference
 
     ids = [str(n) for n in range(len(documents))]
     whole = Clock()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from embedkit.evaluation import Embedder, EmbeddingCache, evaluate
-from embedkit.evaluation.measures.search import exact_top_k
+from embedkit.retrieval.exact import exact_top_k
 from tests.evaluation.test_retrieval import collection
 from tests.evaluation.toys import BagOfWords, sts_folder
 from tests.helpers.gloo import run_processes

@@ -17,8 +17,9 @@ from embedkit.evaluation import Report, evaluate, open_suite
 from embedkit.evaluation.core.embedder import Embedder
 from embedkit.evaluation.core.stats import as_ties, cosine_pairs, spearman
 from embedkit.evaluation.core.task import Request
-from embedkit.evaluation.measures.search import exact_top_k, faiss_top_k
 from embedkit.evaluation.tasks.pairs import best_thresholds
+from embedkit.retrieval.approximate import faiss_top_k
+from embedkit.retrieval.exact import exact_top_k
 from tests.evaluation.toys import BagOfWords, Fixed, sentences, sts_rows, write_tsv
 
 

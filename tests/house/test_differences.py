@@ -19,12 +19,12 @@ from embedkit.data.schema.contract import Contract
 from embedkit.errors import DataError, NonFiniteError
 from embedkit.evaluation import EmbeddingCache, evaluate
 from embedkit.evaluation.measures.ranking import evaluate_run
-from embedkit.evaluation.measures.search import array_blocks, exact_top_k
 from embedkit.formats.tensors import read_safetensors, write_tensors
 from embedkit.models.heads.layers import UnitLength
 from embedkit.models.modules.static import StaticEncoder
 from embedkit.objectives import ObjectiveBatch, build
 from embedkit.objectives.tools import unit
+from embedkit.retrieval.exact import array_blocks, exact_top_k
 from embedkit.training.optim.optimizer import schedule_factor
 from tests.evaluation.toys import BagOfWords, Fixed, sentences
 from tests.helpers import tiny

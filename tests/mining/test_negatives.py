@@ -12,8 +12,8 @@ import pytest
 
 import embedkit
 from embedkit.errors import DataError
-from embedkit.mining.nearest import nearest_candidates
-from embedkit.mining.vectors import Vectors
+from embedkit.retrieval.nearest import nearest_candidates
+from embedkit.retrieval.vectors import Vectors
 
 DIM = 24
 

@@ -259,7 +259,7 @@ def nearest_neighbours(train: Labelled, x: Array, k: int, temperature: float = 0
     >>> nearest_neighbours(train, np.array([[0.2, 0.8], [0.9, 0.1]]), k=1).tolist()
     [0, 1]
     """
-    from embedkit.evaluation.measures.search import array_blocks, exact_top_k
+    from embedkit.retrieval.exact import array_blocks, exact_top_k
 
     corpus = unit_rows(train[0])
     scores, places = exact_top_k(unit_rows(x), array_blocks(corpus, 4 * block), k, len(corpus))

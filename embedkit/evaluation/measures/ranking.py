@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from embedkit.evaluation.core.stats import Array
-from embedkit.evaluation.measures.search import _sortable, trec_preference
+from embedkit.retrieval.exact import _sortable, trec_preference
 
 Qrels = Mapping[str, Mapping[str, int]]
 

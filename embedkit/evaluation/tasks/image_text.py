@@ -15,8 +15,8 @@ from embedkit.evaluation.core.suites import TaskConfig
 from embedkit.evaluation.core.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
 from embedkit.evaluation.datasets.look import Look
 from embedkit.evaluation.datasets.tables import content_hash, open_table
-from embedkit.evaluation.measures.search import exact_top_k
 from embedkit.evaluation.mteb.parts import MtebPart, labelled, search
+from embedkit.retrieval.exact import exact_top_k
 
 
 class ImageTextSettings(TaskSettings):

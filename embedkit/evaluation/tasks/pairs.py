@@ -25,8 +25,8 @@ from embedkit.evaluation.core.task import TASKS, Opening, Request, Task, TaskRes
 from embedkit.evaluation.datasets.look import Look
 from embedkit.evaluation.datasets.tables import content_hash, of_two_values, open_table
 from embedkit.evaluation.measures.ranking import ranking_metrics
-from embedkit.evaluation.measures.search import array_blocks, exact_top_k
 from embedkit.evaluation.mteb.parts import MtebPart, one_split
+from embedkit.retrieval.exact import array_blocks, exact_top_k
 
 
 def best_thresholds(prediction: Array, gold: Array) -> dict[str, float]:

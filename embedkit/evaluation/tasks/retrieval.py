@@ -18,8 +18,9 @@ from embedkit.evaluation.datasets.columns import joined_lists
 from embedkit.evaluation.datasets.look import Look
 from embedkit.evaluation.datasets.tables import Table, content_hash, own_rows
 from embedkit.evaluation.measures.ranking import ranking_metrics, tie_rate
-from embedkit.evaluation.measures.search import exact_top_k, faiss_top_k, trec_preference
 from embedkit.evaluation.mteb.parts import MtebPart, search
+from embedkit.retrieval.approximate import faiss_top_k
+from embedkit.retrieval.exact import exact_top_k, trec_preference
 
 GOOD_RECALL = 95.0
 """Per cent of the true nearest documents; of an index that finds fewer a note beside the score reports it."""

@@ -11,9 +11,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from embedkit.evaluation.core.stats import Array
-from embedkit.evaluation.measures.search import TopK
-from embedkit.mining.vectors import Vectors, inner_products
+from embedkit.retrieval.exact import Array, TopK
+from embedkit.retrieval.vectors import Vectors, inner_products
 
 _SPARE = 32
 _BYTES = 64 * 2**20

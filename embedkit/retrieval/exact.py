@@ -13,13 +13,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from embedkit.errors import DataError, NonFiniteError
-from embedkit.evaluation.core.stats import Array
+
+Array = npt.NDArray[Any]
 
 _NONE = np.iinfo(np.int64).min
 _LOW = np.int64(0xFFFFFFFF)
-_LOWEST = float(np.finfo(np.float32).min)  # a number of Python: numpy would warn of what float32 cannot hold
+LOWEST = float(np.finfo(np.float32).min)  # a number of Python: numpy would warn of what float32 cannot hold
 _SEGMENT = 64
 
 
@@ -93,7 +95,7 @@ class TopK:
         self._prefer = np.arange(size - 1, -1, -1, dtype=np.int64) if preference is None else preference
         self._best = np.full((len(queries), 2 * self.k + 64), _NONE, dtype=np.int64)  # (Q, room)
         self._fill = np.zeros(len(queries), dtype=np.int64)
-        self._least = np.full(len(queries), _LOWEST, dtype=np.float32)
+        self._least = np.full(len(queries), LOWEST, dtype=np.float32)
         self._buffer = torch.empty(0, 0)  # (query_block, B rounded up to segments)
 
     def add(self, start: int, documents: Array) -> None:
@@ -103,7 +105,7 @@ class TopK:
         block = torch.from_numpy(np.array(documents)).to(self.device).float()  # a copy: a memory map may be read-only
         # checked here, once for all queries: a score that is NaN would fail every comparison in silence
         largest = float(torch.stack(torch.aminmax(block)).abs().max()) * self._largest * block.shape[1]
-        if not largest < -_LOWEST:
+        if not largest < -LOWEST:
             raise NonFiniteError(f"documents {start}..{start + len(block) - 1} hold NaN, infinity or too large numbers")
         low = self._prefer[start : start + len(block)]
         for first in range(0, len(self._queries), self.query_block):
@@ -130,7 +132,7 @@ class TopK:
         import torch
 
         least = torch.from_numpy(self._least[rows]).to(self.device)[:, None]  # (q, 1)
-        if size > self.k and (self._least[rows] == _LOWEST).any():  # nothing is known yet: let the block say it
+        if size > self.k and (self._least[rows] == LOWEST).any():  # nothing is known yet: let the block say it
             least = torch.maximum(least, scores.topk(self.k, dim=1).values[:, -1:])
         segments = scores.unflatten(1, (-1, _SEGMENT))  # (q, S, 64)
         places = torch.nonzero(segments.amax(dim=2) >= least)  # (h, 2)
@@ -163,7 +165,7 @@ class TopK:
         inside = np.arange(len(hits)) - starts[hits]  # 0, 1, .. within each row
         self._best[rows.start + hits, self._fill[rows.start + hits] + inside] = keys
         self._fill[rows] += counts
-        if (self._least[rows] == _LOWEST).any():
+        if (self._least[rows] == LOWEST).any():
             self._compress(rows)
 
     def _compress(self, rows: slice) -> None:
@@ -173,7 +175,7 @@ class TopK:
         self._best[rows, : self.k] = best[:, ::-1]
         self._fill[rows] = (best != _NONE).sum(axis=1)
         full = self._fill[rows] == self.k
-        self._least[rows] = np.where(full, _unsortable(best[:, 0] >> 32), _LOWEST)
+        self._least[rows] = np.where(full, _unsortable(best[:, 0] >> 32), LOWEST)
 
     def share(self) -> None:
         """Take in what the other processes of torch.distributed found; each has added its own part of the corpus."""
@@ -240,80 +242,3 @@ def exact_top_k(
     if shared:
         search.share()
     return search.result()
-
-
-def distinct_rows(vectors: Array) -> tuple[Array, list[Array]]:
-    """Positions of the first of equal rows of (N, D), in order, and for each the positions of all rows like it.
-
-    Examples
-    --------
-    >>> first, copies = distinct_rows(np.array([[1.0], [2.0], [1.0]]))
-    >>> first.tolist(), [one.tolist() for one in copies]
-    ([0, 1], [[0, 2], [1]])
-    """
-    rows = np.ascontiguousarray(vectors)
-    keys = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
-    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
-    members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
-    order = np.argsort(first)
-    return first[order], [members[place] for place in order]
-
-
-def faiss_top_k(
-    queries: Array, vectors: Array, k: int, factory: str, preference: Array | None = None
-) -> tuple[Array, Array]:
-    """Scores and positions (Q, k) by a FAISS index of ``index_factory`` ("Flat", "HNSW32" ...); missing places are -1.
-
-    Equal vectors stand in the index once, and come back together: copies are each other's nearest neighbours, and would
-    tear the graph of an HNSW index into islands. Among them the larger `preference` comes first, or the earlier.
-
-    Raises
-    ------
-    MissingExtraError
-        faiss is not installed.
-    DataError
-        FAISS does not know the description of the index.
-
-    Examples
-    --------
-    >>> documents = np.array([[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]])
-    >>> scores, places = faiss_top_k(np.array([[1.0, 0.0]]), documents, k=2, factory="Flat")
-    >>> scores.tolist(), places.tolist()
-    ([[1.0, 0.5]], [[1, 0]])
-    """
-    from embedkit.errors import MissingExtraError
-
-    try:
-        import faiss
-    except ImportError as error:
-        raise MissingExtraError("faiss-cpu", "search", "an approximate index") from error
-    try:
-        index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-    except RuntimeError as error:
-        raise DataError(f"FAISS cannot make an index {factory!r}", remedy="for example HNSW32 or IVF64,Flat") from error
-    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    first, copies = distinct_rows(vectors)
-    index.train(vectors[first])
-    index.add(vectors[first])
-    scores, places = index.search(np.ascontiguousarray(queries, dtype=np.float32), min(k, len(first)))
-    if len(first) == len(vectors):
-        return scores, places
-    if preference is not None:
-        copies = [rows[np.argsort(-preference[rows], kind="stable")] for rows in copies]
-    return _with_copies(scores, places, copies, min(k, len(vectors)))
-
-
-def _with_copies(scores: Array, places: Array, copies: Sequence[Array], k: int) -> tuple[Array, Array]:
-    """Hits among distinct vectors as hits among all, the `k` first."""
-    all_scores = np.full((len(scores), k), _LOWEST, dtype=np.float32)
-    all_places = np.full((len(scores), k), -1, dtype=np.int64)
-    for row, (values, hits) in enumerate(zip(scores, places, strict=True)):
-        count = 0
-        for value, hit in zip(values, hits, strict=True):
-            rows = copies[hit][: k - count] if hit >= 0 else ()
-            all_scores[row, count : count + len(rows)] = value
-            all_places[row, count : count + len(rows)] = rows
-            count += len(rows)
-            if count == k:
-                break
-    return all_scores, all_places

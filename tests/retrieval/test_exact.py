@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from embedkit.errors import DataError, NonFiniteError
-from embedkit.evaluation.measures.search import (
+from embedkit.retrieval.approximate import faiss_top_k
+from embedkit.retrieval.exact import (
     _sortable,
     _unsortable,
     array_blocks,
     exact_top_k,
-    faiss_top_k,
     trec_preference,
 )
 

@@ -1,0 +1,1 @@
+"""Search: exact nearest neighbours of queries among vectors, in blocks."""

@@ -1,0 +1,87 @@
+"""Approximate nearest neighbours by FAISS, whose indexes are made in memory and never read from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from embedkit.errors import DataError
+from embedkit.retrieval.exact import LOWEST, Array
+
+
+def distinct_rows(vectors: Array) -> tuple[Array, list[Array]]:
+    """Positions of the first of equal rows of (N, D), in order, and for each the positions of all rows like it.
+
+    Examples
+    --------
+    >>> first, copies = distinct_rows(np.array([[1.0], [2.0], [1.0]]))
+    >>> first.tolist(), [one.tolist() for one in copies]
+    ([0, 1], [[0, 2], [1]])
+    """
+    rows = np.ascontiguousarray(vectors)
+    keys = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
+    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
+    members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
+    order = np.argsort(first)
+    return first[order], [members[place] for place in order]
+
+
+def faiss_top_k(
+    queries: Array, vectors: Array, k: int, factory: str, preference: Array | None = None
+) -> tuple[Array, Array]:
+    """Scores and positions (Q, k) by a FAISS index of ``index_factory`` ("Flat", "HNSW32" ...); missing places are -1.
+
+    Equal vectors stand in the index once, and come back together: copies are each other's nearest neighbours, and would
+    tear the graph of an HNSW index into islands. Among them the larger `preference` comes first, or the earlier.
+
+    Raises
+    ------
+    MissingExtraError
+        faiss is not installed.
+    DataError
+        FAISS does not know the description of the index.
+
+    Examples
+    --------
+    >>> documents = np.array([[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]])
+    >>> scores, places = faiss_top_k(np.array([[1.0, 0.0]]), documents, k=2, factory="Flat")
+    >>> scores.tolist(), places.tolist()
+    ([[1.0, 0.5]], [[1, 0]])
+    """
+    from embedkit.errors import MissingExtraError
+
+    try:
+        import faiss
+    except ImportError as error:
+        raise MissingExtraError("faiss-cpu", "search", "an approximate index") from error
+    try:
+        index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise DataError(f"FAISS cannot make an index {factory!r}", remedy="for example HNSW32 or IVF64,Flat") from error
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    first, copies = distinct_rows(vectors)
+    index.train(vectors[first])
+    index.add(vectors[first])
+    scores, places = index.search(np.ascontiguousarray(queries, dtype=np.float32), min(k, len(first)))
+    if len(first) == len(vectors):
+        return scores, places
+    if preference is not None:
+        copies = [rows[np.argsort(-preference[rows], kind="stable")] for rows in copies]
+    return _with_copies(scores, places, copies, min(k, len(vectors)))
+
+
+def _with_copies(scores: Array, places: Array, copies: Sequence[Array], k: int) -> tuple[Array, Array]:
+    """Hits among distinct vectors as hits among all, the `k` first."""
+    all_scores = np.full((len(scores), k), LOWEST, dtype=np.float32)
+    all_places = np.full((len(scores), k), -1, dtype=np.int64)
+    for row, (values, hits) in enumerate(zip(scores, places, strict=True)):
+        count = 0
+        for value, hit in zip(values, hits, strict=True):
+            rows = copies[hit][: k - count] if hit >= 0 else ()
+            all_scores[row, count : count + len(rows)] = value
+            all_places[row, count : count + len(rows)] = rows
+            count += len(rows)
+            if count == k:
+                break
+    return all_scores, all_places
