@@ -68,6 +68,8 @@ class TopK:
         Queries scored at a time; with a block of B documents the scores take ``4 * query_block * B`` bytes.
     device : str
         Where the matrix products run, e.g. "cuda".
+    dtype : str
+        Type of the products, "fp32" or "bf16": scores are rounded to it.
 
     Examples
     --------
@@ -81,7 +83,7 @@ class TopK:
 
     def __init__(
         self, queries: Array, k: int, size: int, preference: Array | None = None, *, query_block: int = 1024,
-        device: str = "cpu",
+        device: str = "cpu", dtype: str = "fp32",
     ) -> None:  # fmt: skip
         import torch
 
@@ -90,13 +92,14 @@ class TopK:
         if not np.isfinite(queries).all():
             raise NonFiniteError("a query embedding holds NaN or infinity")
         self.k, self.size, self.query_block, self.device = min(k, size), size, query_block, device
-        self._queries = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32)).to(device)
+        self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+        self._queries = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32)).to(device, self._dtype)
         self._largest = float(self._queries.abs().max()) if len(queries) else 0.0
         self._prefer = np.arange(size - 1, -1, -1, dtype=np.int64) if preference is None else preference
         self._best = np.full((len(queries), 2 * self.k + 64), _NONE, dtype=np.int64)  # (Q, room)
         self._fill = np.zeros(len(queries), dtype=np.int64)
         self._least = np.full(len(queries), LOWEST, dtype=np.float32)
-        self._buffer = torch.empty(0, 0)  # (query_block, B rounded up to segments)
+        self._buffer = torch.empty(0, 0, dtype=self._dtype)  # (query_block, B rounded up to segments)
 
     def add(self, start: int, documents: Array) -> None:
         """Score documents (B, D) that stand at `start`.. in the corpus; any floating type."""
@@ -107,6 +110,7 @@ class TopK:
         largest = float(torch.stack(torch.aminmax(block)).abs().max()) * self._largest * block.shape[1]
         if not largest < -LOWEST:
             raise NonFiniteError(f"documents {start}..{start + len(block) - 1} hold NaN, infinity or too large numbers")
+        block = block.to(self._dtype)
         low = self._prefer[start : start + len(block)]
         for first in range(0, len(self._queries), self.query_block):
             rows = slice(first, min(first + self.query_block, len(self._queries)))
@@ -121,7 +125,8 @@ class TopK:
 
         width = -(-len(block) // _SEGMENT) * _SEGMENT
         if self._buffer.shape[1] != width:
-            self._buffer = torch.empty(min(self.query_block, len(self._queries)), width, device=self.device)
+            shape = (min(self.query_block, len(self._queries)), width)
+            self._buffer = torch.empty(shape, device=self.device, dtype=self._dtype)
         scores = self._buffer[: rows.stop - rows.start]
         scores[:, len(block) :] = -torch.inf
         torch.mm(self._queries[rows], block.T, out=scores[:, : len(block)])
@@ -133,14 +138,14 @@ class TopK:
 
         least = torch.from_numpy(self._least[rows]).to(self.device)[:, None]  # (q, 1)
         if size > self.k and (self._least[rows] == LOWEST).any():  # nothing is known yet: let the block say it
-            least = torch.maximum(least, scores.topk(self.k, dim=1).values[:, -1:])
+            least = torch.maximum(least, scores.topk(self.k, dim=1).values[:, -1:].float())
         segments = scores.unflatten(1, (-1, _SEGMENT))  # (q, S, 64)
         places = torch.nonzero(segments.amax(dim=2) >= least)  # (h, 2)
         picked = segments[places[:, 0], places[:, 1]]  # (h, 64)
         inside = torch.nonzero(picked >= least[places[:, 0]])  # (n, 2)
         segment_hits = places[inside[:, 0]]
         columns = segment_hits[:, 1] * _SEGMENT + inside[:, 1]
-        values = picked[inside[:, 0], inside[:, 1]]
+        values = picked[inside[:, 0], inside[:, 1]].float()
         return segment_hits[:, 0].cpu().numpy(), columns.cpu().numpy(), values.cpu().numpy()
 
     def _push(self, rows: slice, hits: Array, keys: Array) -> None:

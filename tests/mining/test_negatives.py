@@ -12,6 +12,7 @@ import pytest
 
 import embedkit
 from embedkit.errors import DataError
+from embedkit.retrieval import nearest
 from embedkit.retrieval.nearest import nearest_candidates
 from embedkit.retrieval.vectors import Vectors
 
@@ -172,6 +173,38 @@ def test_scores_of_wide_vectors_are_the_same_bits_for_any_block() -> None:
     for other in results[1:]:
         for first, second in zip(results[0], other, strict=True):
             assert first[1].tobytes() == second[1].tobytes() and first[2].tobytes() == second[2].tobytes()
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_bfloat16_products_find_the_same_candidates(monkeypatch: pytest.MonkeyPatch, scale: float) -> None:
+    """Clusters so narrow that bfloat16 cannot order them, and vectors of any length."""
+    draw = np.random.default_rng(2)
+    centres = draw.standard_normal((30, 64))
+    documents = centres[draw.integers(30, size=5000)] + 0.02 * draw.standard_normal((5000, 64))
+    queries = centres[:12] + 0.02 * draw.standard_normal((12, 64))
+    anchors = Vectors((queries * scale).astype("f4"), "a", unit=False)
+    candidates = Vectors(documents.astype("f4"), "c", unit=False)
+    needs = np.arange(1, 25, 2)
+    results = []
+    searches = []
+    original = nearest.TopK
+
+    def spy(*arguments: Any, **options: Any) -> Any:
+        searches.append((options["dtype"], len(arguments[0])))
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(nearest, "TopK", spy)
+    for coarse in (True, False):
+        monkeypatch.setattr(nearest, "cpu_has_bf16", lambda coarse=coarse: coarse)
+        found = sorted(nearest_candidates(anchors, candidates, needs, block_size=999), key=lambda one: one[0])
+        results.append([(places.tobytes(), scores.tobytes()) for _, places, scores in found])
+    assert results[0] == results[1]
+    truth = anchors.rows(slice(None)).astype(float) @ candidates.rows(slice(None)).astype(float).T
+    assert [np.frombuffer(places, int).tolist() for places, _ in results[0]] == [
+        np.argsort(-row, kind="stable")[:need].tolist() for row, need in zip(truth, needs, strict=True)
+    ]
+    kinds = [kind for kind, _ in searches]
+    assert kinds[0] == "bf16" and "fp32" in kinds  # some could not be told apart, and were searched once more
 
 
 def test_equal_vectors_beyond_the_spare_room_come_in_their_order() -> None:
