@@ -9,6 +9,13 @@ from .formats.saving import save as save
 from .mining.api import MiningResult as MiningResult
 from .mining.api import mine as mine
 from .models.base import Model as Model
+from .models.encode.quantization import VectorRanges as VectorRanges
+from .models.encode.quantization import dequantize as dequantize
+from .models.encode.quantization import quantize as quantize
+from .retrieval.build import build_index as build_index
+from .retrieval.index import Hit as Hit
+from .retrieval.index import Index as Index
+from .retrieval.index import search as search
 from .training.loop.run import TrainResult as TrainResult
 
 __version__: str

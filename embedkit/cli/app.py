@@ -15,12 +15,14 @@ from embedkit.cli.doctor import doctor
 from embedkit.cli.encode import encode
 from embedkit.cli.evaluate import evaluate
 from embedkit.cli.export import export
+from embedkit.cli.index import index
 from embedkit.cli.methods import methods
 from embedkit.cli.mine import mine
 from embedkit.cli.objectives import objectives
 from embedkit.cli.plan import plan
 from embedkit.cli.quickstart import quickstart
 from embedkit.cli.recipes import recipes
+from embedkit.cli.search import search
 from embedkit.cli.suites import suites
 from embedkit.cli.train import train
 from embedkit.cli.usage import HELP_NAMES, Command, RecipeCommand, UsageError, check_command, in_our_words
@@ -44,6 +46,8 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "validate": validate,
     "eval": evaluate,
     "encode": encode,
+    "index": index,
+    "search": search,
     "mine": mine,
     "export": export,
     "recipes": recipes,

@@ -45,6 +45,13 @@ def encode(
     ] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="Name or text of a prompt.")] = None,
     truncate_dim: TruncateDim = None,
+    precision: Annotated[
+        str, typer.Option("--precision", help="Of the vectors: float32, int8, uint8, binary or ubinary.")
+    ] = "float32",
+    ranges: Annotated[
+        str | None,
+        typer.Option("--ranges", metavar="FILE", help="Of int8 and uint8: OUTPUT.ranges.json of another run."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output where it exists.")] = False,
     device: Device = None,
     dtype: Dtype = None,
@@ -76,8 +83,10 @@ def encode(
     from embedkit.formats import load
     from embedkit.models import encode_file
     from embedkit.models.encode.file_encoding import check_encoding
+    from embedkit.models.encode.quantization import bounds_of
 
     check_encoding(source, target, column=column, overwrite=overwrite)
+    bounds = bounds_of(precision, ranges)
     state, device = place(device)
     encoder = load(
         model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, revision=revision,
@@ -86,12 +95,16 @@ def encode(
     with bar("rows") if state.is_main_process else nullcontext() as progress:
         result = encode_file(
             encoder, source, target, column=column, id_column=id_column, prompt=prompt, truncate_dim=truncate_dim,
-            overwrite=overwrite, progress=progress,
+            precision=precision, ranges=bounds, overwrite=overwrite, progress=progress,
         )  # fmt: skip
     if not state.is_main_process:
         return
     out = console(json_file)
-    out.print(f"{result.rows:,} rows of {result.dim} numbers in {result.output}")
+    kind = "" if precision == "float32" else f", {precision}"
+    out.print(f"{result.rows:,} rows of {result.dim} numbers{kind} in {result.output}")
+    if result.ranges is not None:
+        origin = f"learnt from these {result.range_rows:,} rows" if result.range_rows else f"those of {ranges}"
+        out.print(f"ranges of the coordinates, {origin}, in {result.ranges}; give them for other files: --ranges")
     if result.ids is not None:
         out.print(f"ids of the rows, from column {result.id_column!r}, in {result.ids}")
     write_json(json_file, vars(result))

@@ -16,6 +16,7 @@ from embedkit.formats.registry import readers
 from embedkit.formats.tensors import load_exactly, read_safetensors, read_tensors, reading
 from embedkit.formats.transformers.encoder import pretrained_pooler, read_encoder
 from embedkit.formats.transformers.tokenizer import check_vocabulary, fit_length, read_tokenizer
+from embedkit.models.encode.quantization import RANGES_FILE, VectorRanges
 
 if TYPE_CHECKING:
     import torch
@@ -121,6 +122,8 @@ def load(
     if max_length is not None:
         plan.spec["max_length"] = max_length
     model = assemble(plan, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+    if (root / RANGES_FILE).is_file():
+        model.vector_ranges = VectorRanges.load(root / RANGES_FILE)
     for name in (name for name in _ATTRIBUTES if name in others):
         setattr(model, name, others[name])
     return _placed(model, device, dtype)

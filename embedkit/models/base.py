@@ -22,6 +22,7 @@ from embedkit.registry import services
 
 if TYPE_CHECKING:
     from embedkit.models.encode.arguments import EncodeSettings
+    from embedkit.models.encode.quantization import VectorRanges
     from embedkit.models.inputs.preprocess import Preprocess
 
 Progress = bool | Callable[[int, int], None] | None
@@ -63,6 +64,8 @@ class Model(nn.Module, ABC):
         Factor and offset of cosine similarities that the model was trained with, where it has them.
     has_scale : bool
         Whether a trained scale can be kept in the model.
+    vector_ranges : VectorRanges or None
+        The range of each coordinate for ``encode(precision="int8")``; saved with the model.
     compute : str or None
         "int8" where the linear layers compute in 8 bits (see `at_dtype`); None where `dtype` says it.
     """
@@ -82,6 +85,7 @@ class Model(nn.Module, ABC):
     bias: float | None = None
     has_scale: bool = False
     compute: str | None = None
+    vector_ranges: VectorRanges | None = None
     _similarity: str = "cosine"
 
     @property
@@ -199,6 +203,8 @@ class Model(nn.Module, ABC):
         *,
         batch_size: int | None = None,
         dtype: str | torch.dtype | None = None,
+        precision: str = "float32",
+        ranges: Any = None,
         **others: Any,
     ) -> Any:
         """Vectors of texts, float32 (N, D), in input order; of one text its vector (D,).
@@ -222,6 +228,11 @@ class Model(nn.Module, ABC):
         dtype : str or torch.dtype, optional
             What it computes in: fp32, bf16, fp16, int8 (8-bit products, on CPUs that have them), or "auto", the fastest
             on this machine; the vectors are float32. The type of the weights when None.
+        precision : str
+            What the vectors become at the end: float32; int8 or uint8, a code for each number by the range of its
+            coordinate; binary or ubinary, eight signs in a byte; see `embedkit.quantize`.
+        ranges : VectorRanges, array (2, D) or path, optional
+            Of int8 and uint8; `vector_ranges` of the model when None. They are never those of the call's own vectors.
         **others
             The words of sentence-transformers: ``prompt_name``, ``show_progress_bar``, ``normalize_embeddings``,
             ``convert_to_tensor``, ``convert_to_numpy``, ``device``.
@@ -249,10 +260,12 @@ class Model(nn.Module, ABC):
 
         settings = arguments.EncodeSettings(prompt, normalize, truncate_dim, batch_tokens, progress, batch_size)
         settings = arguments.understood(self, settings, others)
+        quantizer = arguments.quantizer(precision, ranges, self.vector_ranges)
         items, single = arguments.items_of(inputs)
         arguments.move(self, others.get("device"))
         model = self if dtype is None else self.at_dtype(dtype)
-        return arguments.shaped(model.encode_items(items, settings), single, self.device, others)
+        vectors = quantizer(model.encode_items(items, settings))
+        return arguments.shaped(vectors, single, self.device, others)
 
     def at_dtype(self, dtype: str | torch.dtype) -> Model:
         """The same model computing in another type, for encoding; see `embedkit.models.execution.dtypes.at_dtype`."""

@@ -27,13 +27,11 @@ def distinct_rows(vectors: Array) -> tuple[Array, list[Array]]:
     return first[order], [members[place] for place in order]
 
 
-def faiss_top_k(
-    queries: Array, vectors: Array, k: int, factory: str, preference: Array | None = None
-) -> tuple[Array, Array]:
-    """Scores and positions (Q, k) by a FAISS index of ``index_factory`` ("Flat", "HNSW32" ...); missing places are -1.
+class FaissIndex:
+    """A FAISS index of ``index_factory`` ("Flat", "HNSW32" ...) over vectors (N, D), by inner product.
 
-    Equal vectors stand in the index once, and come back together: copies are each other's nearest neighbours, and would
-    tear the graph of an HNSW index into islands. Among them the larger `preference` comes first, or the earlier.
+    Equal vectors stand in it once, and come back together: copies are each other's nearest neighbours, and would tear
+    the graph of an HNSW index into islands. Among them the larger `preference` comes first, or the earlier.
 
     Raises
     ------
@@ -44,31 +42,41 @@ def faiss_top_k(
 
     Examples
     --------
-    >>> documents = np.array([[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]])
-    >>> scores, places = faiss_top_k(np.array([[1.0, 0.0]]), documents, k=2, factory="Flat")
+    >>> index = FaissIndex(np.array([[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]]), "Flat")
+    >>> scores, places = index.search(np.array([[1.0, 0.0]]), k=2)
     >>> scores.tolist(), places.tolist()
     ([[1.0, 0.5]], [[1, 0]])
     """
-    from embedkit.errors import MissingExtraError
 
-    try:
-        import faiss
-    except ImportError as error:
-        raise MissingExtraError("faiss-cpu", "search", "an approximate index") from error
-    try:
-        index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-    except RuntimeError as error:
-        raise DataError(f"FAISS cannot make an index {factory!r}", remedy="for example HNSW32 or IVF64,Flat") from error
-    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    first, copies = distinct_rows(vectors)
-    index.train(vectors[first])
-    index.add(vectors[first])
-    scores, places = index.search(np.ascontiguousarray(queries, dtype=np.float32), min(k, len(first)))
-    if len(first) == len(vectors):
-        return scores, places
-    if preference is not None:
-        copies = [rows[np.argsort(-preference[rows], kind="stable")] for rows in copies]
-    return _with_copies(scores, places, copies, min(k, len(vectors)))
+    def __init__(self, vectors: Array, factory: str, preference: Array | None = None) -> None:
+        from embedkit.errors import MissingExtraError
+
+        try:
+            import faiss
+        except ImportError as error:
+            raise MissingExtraError("faiss-cpu", "search", "an approximate index") from error
+        try:
+            self._index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+        except RuntimeError as error:
+            remedy = "for example HNSW32 or IVF64,Flat"
+            raise DataError(f"FAISS cannot make an index {factory!r}", remedy=remedy) from error
+        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        self._rows = len(vectors)
+        first, copies = distinct_rows(vectors)
+        self._index.train(vectors[first])
+        self._index.add(vectors[first])
+        if preference is not None:
+            copies = [rows[np.argsort(-preference[rows], kind="stable")] for rows in copies]
+        self._copies = copies
+
+    def search(self, queries: Array, k: int) -> tuple[Array, Array]:
+        """Scores and places (Q, k), the best first; missing places are -1."""
+        distinct = len(self._copies)
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        scores, places = self._index.search(queries, min(k, distinct))
+        if distinct == self._rows:
+            return scores, places
+        return _with_copies(scores, places, self._copies, min(k, self._rows))
 
 
 def _with_copies(scores: Array, places: Array, copies: Sequence[Array], k: int) -> tuple[Array, Array]:

@@ -18,7 +18,7 @@ from embedkit.evaluation.core.embedder import Embedder
 from embedkit.evaluation.core.stats import as_ties, cosine_pairs, spearman
 from embedkit.evaluation.core.task import Request
 from embedkit.evaluation.tasks.pairs import best_thresholds
-from embedkit.retrieval.approximate import faiss_top_k
+from embedkit.retrieval.approximate import FaissIndex
 from embedkit.retrieval.exact import exact_top_k
 from tests.evaluation.toys import BagOfWords, Fixed, sentences, sts_rows, write_tsv
 
@@ -188,11 +188,11 @@ def test_copies_do_not_hide_the_other_vectors_from_an_index() -> None:
     others /= np.linalg.norm(others, axis=1, keepdims=True)
     copies = np.repeat(rng.standard_normal((1, 32)).astype(np.float32), 1000, axis=0)
     vectors = np.concatenate([others, copies / np.linalg.norm(copies[0])])
-    scores, places = faiss_top_k(others, vectors, 10, "HNSW16")
+    scores, places = FaissIndex(vectors, "HNSW16").search(others, 10)
     assert (places[:, 0] == np.arange(500)).mean() > 0.99  # each finds itself; 0.00 with the copies in the graph
     _, exact = exact_top_k(others, [(0, vectors)], 10, len(vectors))
     assert np.mean([len(np.intersect1d(a, b)) for a, b in zip(places, exact, strict=True)]) > 9.5
-    scores, places = faiss_top_k(vectors[-1:], vectors, 10, "HNSW16", preference=np.arange(1500))
+    scores, places = FaissIndex(vectors, "HNSW16", np.arange(1500)).search(vectors[-1:], 10)
     assert places[0].tolist() == list(range(1499, 1489, -1))  # copies come back together, the preferred first
     assert np.ptp(scores[0]) == 0
 

@@ -370,7 +370,7 @@ def _arrays(folder: Path) -> list[Reader]:
     import numpy as np
 
     from embedkit.data.sources.hub import check_card
-    from embedkit.models.encode.file_encoding import _load_part
+    from embedkit.models.encode.joining import load_part
     from embedkit.training.loop.image_cache import _opened
 
     out, put = io.BytesIO(), _put(folder / "v.npy")
@@ -378,7 +378,7 @@ def _arrays(folder: Path) -> list[Reader]:
     card = _put(folder / "set" / "README.md")
     front = b"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: train.csv\n---\n# x\n"
     return [
-        Reader("npy: part of encode", [out.getvalue()], lambda content: _load_part(put(content)).sum()),
+        Reader("npy: part of encode", [out.getvalue()], lambda content: load_part(put(content)).sum()),
         Reader("npy: image cache", [out.getvalue()], lambda content: _opened(put(content), 2).sum()),
         Reader("card of a data set", [front], lambda content: check_card(card(content).parent)),
     ]

@@ -352,13 +352,13 @@ def vectors(world: World) -> Outcome:
         kept.extend(parts.glob("*.npy"))
         raise KeyboardInterrupt
 
-    join, module._join = module._join, stop
+    join, module.join_blocks = module.join_blocks, stop
     try:
         encode_file(model, texts, out)
     except KeyboardInterrupt:
         canary.numpy(kept[0])
     finally:
-        module._join = join
+        module.join_blocks = join
     said = refused(lambda: encode_file(model, texts, out), "no block of vectors")
     assert not out.exists()
     real(parts, ignore_errors=True)

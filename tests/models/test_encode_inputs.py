@@ -211,7 +211,8 @@ def test_device(model: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"precision": "int8"}, "no precision 'int8'; it returns float32"),
+        ({"precision": "int8"}, "int8 vectors need the range of each coordinate; learn them once"),
+        ({"precision": "int4"}, "unknown precision 'int4'"),
         ({"output_value": "token_embeddings"}, "model.token_states"),
         ({"device": ["cpu", "cpu"]}, "torchrun"),
         ({"pool": {}}, "torchrun"),

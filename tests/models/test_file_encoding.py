@@ -87,7 +87,7 @@ def test_changed_texts_are_encoded_again(source: Path, tmp_path: Path, monkeypat
     model = tiny.text_encoder()
     real = encoding_module.encode
     monkeypatch.setattr(
-        "embedkit.models.encode.file_encoding._join", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt)
+        "embedkit.models.encode.file_encoding.join_blocks", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt)
     )
     with pytest.raises(KeyboardInterrupt):
         encode_file(model, source, tmp_path / "v.npy", block_rows=8)

@@ -31,14 +31,14 @@ def source(tmp_path: Path) -> Path:
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, blocks: int) -> None:
     """The run ends by a signal once so many blocks are written."""
-    write, count = file_encoding._write_block, iter(range(1, 1000))
+    write, count = file_encoding.write_block, iter(range(1, 1000))
 
     def stopped(path: Path, vectors: np.ndarray) -> None:
         write(path, vectors)
         if next(count) == blocks:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(file_encoding, "_write_block", stopped)
+    monkeypatch.setattr(file_encoding, "write_block", stopped)
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 5])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from embedkit.errors import DataError, NonFiniteError
-from embedkit.retrieval.approximate import faiss_top_k
+from embedkit.retrieval.approximate import FaissIndex
 from embedkit.retrieval.exact import (
     _sortable,
     _unsortable,
@@ -112,8 +112,8 @@ def test_flat_faiss_index_agrees() -> None:
     rng = np.random.default_rng(1)
     queries, documents = (rng.standard_normal((n, 8)).astype(np.float32) for n in (6, 90))
     scores, places = exact_top_k(queries, array_blocks(documents, 40), 7, 90)
-    approximate = faiss_top_k(queries, documents, 7, "Flat")
+    approximate = FaissIndex(documents, "Flat").search(queries, 7)
     assert np.array_equal(approximate[1], places)
     assert np.allclose(approximate[0], scores, atol=1e-5)
     with pytest.raises(DataError, match="cannot make an index 'Nonsense'"):
-        faiss_top_k(queries, documents, 7, "Nonsense")
+        FaissIndex(documents, "Nonsense")

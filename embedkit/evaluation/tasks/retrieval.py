@@ -19,7 +19,7 @@ from embedkit.evaluation.datasets.look import Look
 from embedkit.evaluation.datasets.tables import Table, content_hash, own_rows
 from embedkit.evaluation.measures.ranking import ranking_metrics, tie_rate
 from embedkit.evaluation.mteb.parts import MtebPart, search
-from embedkit.retrieval.approximate import faiss_top_k
+from embedkit.retrieval.approximate import FaissIndex
 from embedkit.retrieval.exact import exact_top_k, trec_preference
 
 GOOD_RECALL = 95.0
@@ -155,7 +155,7 @@ class RetrievalTask(Task):
             )  # fmt: skip
         else:
             vectors = np.concatenate([block for _, block in self._blocks(embed)])
-            scores, places = faiss_top_k(queries, vectors, depth, s.index, preference)
+            scores, places = FaissIndex(vectors, s.index, preference).search(queries, depth)
             exact = exact_top_k(queries, [(0, vectors)], depth, len(c.documents), preference)[1]
             shared = [len(np.intersect1d(a, b)) / depth for a, b in zip(places, exact, strict=True)]
             details["index_recall"] = recall = 100 * float(np.mean(shared))

@@ -13,6 +13,7 @@ from embedkit.formats.embedkit.dual import IMAGE, PROJECTIONS, TEXT
 from embedkit.formats.folder import OWN_FILE, OWN_FORMAT, write_json
 from embedkit.formats.sentence_transformers.writer import write_model
 from embedkit.formats.tensors import write_tensors
+from embedkit.models.encode.quantization import RANGES_FILE
 from embedkit.models.modules.adapters import has_adapters, merged_state
 from embedkit.models.modules.dual import DualEncoder
 
@@ -40,6 +41,8 @@ def write_own(model: Model, folder: Path, recipe: dict[str, Any] | None = None) 
         "recipe": recipe,
     }  # fmt: skip
     write_json(folder / OWN_FILE, own)
+    if model.vector_ranges is not None:
+        model.vector_ranges.save(folder / RANGES_FILE)
 
 
 def _write_dual(model: DualEncoder, folder: Path) -> dict[str, Any]:

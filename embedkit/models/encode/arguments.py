@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from embedkit.errors import DataError, UserError, nearest
 
 if TYPE_CHECKING:
     from embedkit.models.base import Model, Progress
+    from embedkit.models.encode.quantization import VectorRanges
 
 _TABLES = frozenset({"DataFrame", "LazyFrame", "Table", "RecordBatch", "Dataset", "DatasetDict", "IterableDataset"})
 _TABLE_LIBRARIES = frozenset({"pandas", "polars", "pyarrow", "datasets"})
@@ -112,7 +113,7 @@ class EncodeSettings:
 
 OTHERS = {
     "prompt_name": None, "show_progress_bar": None, "convert_to_tensor": False, "convert_to_numpy": True,
-    "normalize_embeddings": None, "device": None, "precision": "float32", "output_value": "sentence_embedding",
+    "normalize_embeddings": None, "device": None, "output_value": "sentence_embedding",
     "pool": None, "chunk_size": None,
 }  # fmt: skip
 """Arguments of sentence-transformers' ``encode`` beside ours, with the value that stands for "not given"."""
@@ -167,8 +168,6 @@ def _one(name: str, value: Any, other: str, second: Any) -> Any:
 
 def _refuse_elsewhere(values: dict[str, Any]) -> None:
     """Refuse the arguments of sentence-transformers that have no effect here, with the way that has one."""
-    if values["precision"] not in ("float32", None):
-        raise UserError(f"encode has no precision {values['precision']!r}", remedy="it returns float32: leave it out")
     if values["output_value"] != "sentence_embedding":
         raise UserError(
             f"encode has no output_value {values['output_value']!r}",
@@ -178,6 +177,31 @@ def _refuse_elsewhere(values: dict[str, Any]) -> None:
         raise UserError(
             "encode runs on one device", remedy="several share a file's rows: torchrun -m embedkit encode ..."
         )
+
+
+def quantizer(precision: str | None, ranges: Any, own: VectorRanges | None) -> Callable[[np.ndarray], np.ndarray]:
+    """The function that takes float32 vectors (N, D) to `precision`; ranges are those given, else the model's `own`.
+
+    Raises
+    ------
+    UserError
+        The precision is not known, or its ranges are missing or have no effect.
+
+    Examples
+    --------
+    >>> quantizer("ubinary", None, None)(np.array([[1.0, -1.0, 1.0]], dtype=np.float32)).tolist()
+    [[160]]
+    """
+    from embedkit.models.encode.quantization import bounds_of, quantize
+
+    precision = precision or "float32"
+    bounds = bounds_of(precision, ranges) or own
+    if bounds is None and precision in ("int8", "uint8"):
+        raise UserError(
+            f"{precision} vectors need the range of each coordinate", where="ranges",
+            remedy="learn them once: model.vector_ranges = embedkit.VectorRanges.learn([model.encode(texts)])",
+        )  # fmt: skip
+    return lambda vectors: vectors if precision == "float32" else quantize(vectors, precision, bounds)
 
 
 def move(model: Model, device: Any) -> None:

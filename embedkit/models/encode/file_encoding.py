@@ -9,12 +9,11 @@ depend on the number of processes, neither do the vectors.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +21,15 @@ import numpy as np
 
 from embedkit.data.schema.roles import IMAGE_NAMES
 from embedkit.errors import DataError, UserError
+from embedkit.models.encode.joining import join as join_blocks
+from embedkit.models.encode.joining import load_part, write_block
+from embedkit.models.encode.quantization import VectorRanges, bounds_of
 from embedkit.system.disk import FolderLock, write_durably, writing
 from embedkit.system.processes import join
 
 if TYPE_CHECKING:
     from embedkit.models.base import Model, Progress
+    from embedkit.models.encode.arguments import EncodeSettings
 
 BLOCK_ROWS = 16_384
 _TEXT_COLUMNS = ("text", "sentence", "anchor")
@@ -50,6 +53,10 @@ class EncodedFile:
         Where the ids of the rows stand: a file beside a ``.npy``, the output itself for ``.parquet``.
     id_column : str or None
         The column that they come from.
+    ranges : Path or None
+        Of int8 and uint8 vectors the file with the range of each coordinate, beside the output.
+    range_rows : int
+        Rows of the input that the ranges were learnt from; 0 where they were given.
 
     Examples
     --------
@@ -64,6 +71,38 @@ class EncodedFile:
     reused: int
     ids: Path | None = None
     id_column: str | None = None
+    ranges: Path | None = None
+    range_rows: int = 0
+
+
+@dataclass(frozen=True)
+class EncodedParts:
+    """The blocks of an encoded file, before they are joined.
+
+    Attributes
+    ----------
+    blocks : list of Path
+        ``.npy`` files of float32 vectors (n, D), in order.
+    rows, dim, reused, id_column
+        As of `EncodedFile`.
+    ids : Path or None
+        The ids of the rows, JSON, one per line.
+    main : bool
+        Whether this is the process that joins.
+
+    Examples
+    --------
+    >>> EncodedParts([Path("a.npy")], rows=3, dim=8, reused=0, ids=None, id_column=None, main=True).rows
+    3
+    """
+
+    blocks: list[Path]
+    rows: int
+    dim: int
+    reused: int
+    ids: Path | None
+    id_column: str | None
+    main: bool
 
 
 def encode_file(
@@ -78,6 +117,8 @@ def encode_file(
     normalize: bool | None = None,
     truncate_dim: int | None = None,
     batch_tokens: int | None = None,
+    precision: str = "float32",
+    ranges: Any = None,
     block_rows: int = BLOCK_ROWS,
     overwrite: bool = False,
     progress: Progress = None,
@@ -108,6 +149,10 @@ def encode_file(
         Format of the input where its name does not tell.
     prompt, normalize, truncate_dim, batch_tokens
         See `Model.encode`.
+    precision : str
+        float32, int8, uint8, binary or ubinary; see `quantize`.
+    ranges : VectorRanges, array (2, D) or path, optional
+        Of int8 and uint8; learnt from all rows of the input when None. They are written to ``OUTPUT.ranges.json``.
     block_rows : int
         Rows of a block: what is held in memory and what a stopped run loses at most.
     overwrite : bool
@@ -135,43 +180,98 @@ def encode_file(
     >>> np.load("vectors.npy").shape
     (2, 8)
     """
+    from embedkit.models.encode.arguments import EncodeSettings
+
     target = check_encoding(input, output, column=column, format=format, overwrite=overwrite)
+    bounds = bounds_of(precision, ranges)
+    settings = EncodeSettings(prompt, normalize, truncate_dim, batch_tokens, progress)
+    parts = encoded_parts(
+        model, input, target.with_name(f".{target.name}.parts"), settings, column=column, id_column=id_column,
+        format=format, block_rows=block_rows,
+    )  # fmt: skip
+    fresh, place = 0, None
+    with parts as part:
+        if precision in ("int8", "uint8"):
+            place = ranges_path(target)
+            if bounds is None:
+                bounds = VectorRanges.learn(load_part(block, part.dim) for block in part.blocks)
+                fresh = part.rows
+        if part.main:
+            join_blocks(target, part.blocks, part.rows, part.dim, part.ids, precision, bounds)
+            if place is not None and bounds is not None:
+                bounds.save(place)
+            if target.suffix == ".npy" and part.ids is not None:
+                _copy_ids(part.ids, ids_path(target))
+    ids = None if part.id_column is None else ids_path(target) if target.suffix == ".npy" else target
+    return EncodedFile(target, part.rows, part.dim, part.reused, ids, part.id_column, place, fresh)
+
+
+@contextmanager
+def encoded_parts(
+    model: Model, input: str | Path, parts: Path, settings: EncodeSettings, *, column: str | None = None,
+    id_column: str | None = None, format: str = "auto", block_rows: int = BLOCK_ROWS,
+    note: Callable[[int, list[Item]], None] | None = None, dtype: str | None = None,
+) -> Iterator[EncodedParts]:  # fmt: skip
+    """The encoded blocks of a file, in the folder `parts`, which is removed when the block ends without an error.
+
+    A stopped run finds its blocks there again. `note` gets the number of the first row and the items of each block, on
+    the main process; `dtype` is what the model is to compute in.
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin.sentences import tokenizer
+    >>> from embedkit.models import StaticEncoder
+    >>> from embedkit.models.encode.arguments import EncodeSettings
+    >>> _ = Path("texts.txt").write_text("a dog\\ntwo cats\\n")
+    >>> with encoded_parts(StaticEncoder(tokenizer(), dim=8), "texts.txt", Path("parts"), EncodeSettings()) as parts:
+    ...     parts.rows, parts.dim, len(parts.blocks)
+    (2, 8, 1)
+    """
     from embedkit.models.encode.encoding import reporter
 
     rank, world, wait = _processes(model)
-    settings = {
-        "model": model.hash(), "prompt": prompt, "normalize": normalize, "truncate_dim": truncate_dim,
-        "column": column, "id_column": id_column, "block_rows": block_rows,
+    marks = {
+        "model": model.hash(), "prompt": settings.prompt, "normalize": settings.normalize,
+        "truncate_dim": settings.truncate_dim, "column": column, "id_column": id_column, "block_rows": block_rows,
+        **({} if dtype is None else {"dtype": dtype}),
     }  # fmt: skip
-    if prompt is not None:
-        _check_prompt(model, prompt)  # before the folder of the parts is made
-    parts = target.with_name(f".{target.name}.parts")
+    if settings.prompt is not None:
+        _check_prompt(model, settings.prompt)  # before the folder of the parts is made
+    encoder = model if dtype is None else model.at_dtype(dtype)
     total, reused, names = 0, 0, []
-    with _opened(parts, settings) if rank == 0 else nullcontext():
+    with _opened(parts, marks) if rank == 0 else nullcontext():
         wait()
-        with reporter(progress, None, "rows") as tell, _Ids(parts, id_column, rank == 0) as ids:
+        with reporter(settings.progress, None, "rows") as tell, _Ids(parts, id_column, rank == 0) as ids:
             for number, items in enumerate(_blocks(str(input), format, column, block_rows, ids)):
                 name = f"{number:08d}-{_digest(items)}.npy"
                 names.append(name)
                 first, total = total, total + len(items)
+                if note is not None and rank == 0:
+                    note(first, items)
                 if number % world != rank:
                     continue
                 if (parts / name).is_file():
                     reused += len(items)
                 else:
-                    vectors = _vectors(model, items, (prompt, normalize, truncate_dim, batch_tokens), first)
-                    _write_block(parts / name, vectors)
+                    write_block(parts / name, _vectors(encoder, items, replace(settings, progress=None), first))
                 tell(len(items))
         wait()
-        dim = _load_part(parts / names[0]).shape[1]
+        dim = load_part(parts / names[0]).shape[1]
+        yield EncodedParts([parts / name for name in names], total, dim, reused, ids.file, ids.column, rank == 0)
         if rank == 0:
-            _join(target, [parts / name for name in names], total, dim, ids.file)
-            if target.suffix == ".npy" and ids.file is not None:
-                _copy_ids(ids.file, ids_path(target))
             shutil.rmtree(parts)
     wait()
-    place = None if ids.column is None else ids_path(target) if target.suffix == ".npy" else target
-    return EncodedFile(target, total, dim, reused, place, ids.column)
+
+
+def ranges_path(output: Path) -> Path:
+    """The file with the ranges of int8 and uint8 vectors.
+
+    Examples
+    --------
+    >>> ranges_path(Path("v.npy")).name
+    'v.ranges.json'
+    """
+    return output.with_suffix(".ranges.json")
 
 
 def ids_path(output: Path) -> Path:
@@ -248,9 +348,28 @@ def check_encoding(
     'vectors.npy'
     """
     target = _check_output(Path(output).expanduser().absolute(), overwrite)
+    check_rows(input, column=column, format=format)
+    return target
+
+
+def check_rows(input: str | Path, *, column: str | None = None, format: str = "auto") -> None:
+    """Read the first row of an input.
+
+    Raises
+    ------
+    DataError
+        There is none, or it holds no text or image.
+
+    Examples
+    --------
+    >>> _ = Path("texts.txt").write_text("a dog")
+    >>> check_rows("texts.txt", column="name")
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.DataError: texts.txt:1: no column 'name'; it has text
+    """
     if next(_blocks(str(input), format, column, 1), None) is None:
         raise DataError("no rows", where=str(input), remedy="give a file with at least one text")
-    return target
 
 
 def _check_output(target: Path, overwrite: bool) -> Path:
@@ -293,18 +412,16 @@ Item = str | bytes | Path
 """A text, the content of an image file, or its path."""
 
 
-def _vectors(model: Model, items: list[Item], settings: tuple[Any, ...], first: int) -> np.ndarray:
+def _vectors(model: Model, items: list[Item], settings: EncodeSettings, first: int) -> np.ndarray:
     """Vectors of one block; messages count the rows from `first`."""
-    from embedkit.models.encode.arguments import EncodeSettings
-
     if all(isinstance(item, str) for item in items):
         from embedkit.models.encode.encoding import encode
 
-        return encode(model, [item for item in items if isinstance(item, str)], EncodeSettings(*settings), first)
+        return encode(model, [item for item in items if isinstance(item, str)], settings, first)
     if model.preprocess is None:
         raise UserError(f"a {model.kind} model encodes no images", remedy="name the column of the texts: --column NAME")
     try:
-        return model.encode_items(items, EncodeSettings(*settings))
+        return model.encode_items(items, settings)
     except DataError as error:
         raise DataError(error.what, where=f"rows from {first + 1}: {error.where}", remedy=error.remedy) from error
 
@@ -381,61 +498,3 @@ def _digest(items: list[Item]) -> str:
             data = item.encode("utf-8", "surrogatepass") if isinstance(item, str) else item
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()
-
-
-def _write_block(path: Path, vectors: np.ndarray) -> None:
-    with writing(path, "a block of vectors") as file:
-        _write_header(file, *vectors.shape)
-        file.write(np.ascontiguousarray(vectors, dtype="<f4").data)
-
-
-def _write_header(file: Any, rows: int, dim: int) -> None:
-    np.lib.format.write_array_header_2_0(file, {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)})
-
-
-def _join(target: Path, blocks: list[Path], rows: int, dim: int, ids: Path | None) -> None:
-    """One file of all blocks, in order."""
-    with writing(target, "the output") as file:
-        if target.suffix == ".npy":
-            _join_npy(file, blocks, rows, dim)
-        else:
-            _join_parquet(file, blocks, dim, ids)
-
-
-def _load_part(path: Path, dim: int | None = None) -> np.ndarray:
-    """The vectors (n, D) of a block, which may be what a stopped run left behind."""
-    try:
-        vectors = np.load(path, mmap_mode="r")
-        if vectors.ndim != 2 or vectors.dtype != np.float32 or dim not in (None, vectors.shape[1]):
-            raise ValueError(f"{vectors.dtype} {vectors.shape}")
-    except Exception as error:  # numpy reads the head as Python text, and raises anything on damaged ones
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"is no block of vectors ({reason})", where=str(path), remedy="delete its folder and encode again"
-        ) from error
-    return vectors
-
-
-def _join_npy(file: Any, blocks: list[Path], rows: int, dim: int) -> None:
-    _write_header(file, rows, dim)
-    for block in blocks:
-        file.write(np.ascontiguousarray(_load_part(block, dim), dtype="<f4").data)
-
-
-def _join_parquet(file: Any, blocks: list[Path], dim: int, ids: Path | None) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    fields = [("row", pa.int64()), *([("id", pa.string())] if ids is not None else [])]
-    schema = pa.schema([*fields, ("embedding", pa.list_(pa.float32(), dim))])
-    first = 0
-    with pq.ParquetWriter(file, schema) as writer, nullcontext() if ids is None else ids.open("rb") as lines:
-        for block in blocks:
-            vectors = _load_part(block, dim)
-            columns: list[Any] = [pa.array(np.arange(first, first + len(vectors)))]
-            if lines is not None:
-                values = [json.loads(line) for line in itertools.islice(lines, len(vectors))]
-                columns.append(pa.array([None if value is None else str(value) for value in values], pa.string()))
-            columns.append(pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), dim))
-            writer.write_table(pa.table(columns, schema=schema))
-            first += len(vectors)

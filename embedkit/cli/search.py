@@ -1,0 +1,136 @@
+"""``embedkit search``: the rows of an index that are nearest to texts or images."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from embedkit.cli.output import (
+    AllowPickle,
+    Device,
+    Dtype,
+    JsonFile,
+    Revision,
+    TrustRemoteCode,
+    check_json,
+    console,
+    write_json,
+)
+from embedkit.errors import COMMAND_LINE, UserError
+
+if TYPE_CHECKING:
+    from embedkit.retrieval.index import Hit, Index
+
+
+def search(
+    folder: Annotated[str, typer.Argument(metavar="INDEX", help="Folder of `embedkit index`.")],
+    queries: Annotated[
+        list[str] | None, typer.Argument(metavar="QUERY", help="Texts, or paths of images for a model with images.")
+    ] = None,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Rows for each query.")] = 10,
+    exact: Annotated[bool, typer.Option("--exact", help="Through all float32 vectors; the default.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Through 8-bit codes, the best scored anew.")] = False,
+    binary: Annotated[bool, typer.Option("--binary", help="Through the signs, the best scored anew.")] = False,
+    faiss: Annotated[
+        str | None,
+        typer.Option("--faiss", metavar="FACTORY", help="Through an index of FAISS: HNSW32, IVF256,Flat ..."),
+    ] = None,
+    rescore: Annotated[
+        int | None,
+        typer.Option("--rescore", min=1, help="Candidates scored anew for each row, of --int8 and --binary."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Model folder or hub id, where it has moved.")
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", help="Name or text of a prompt; the model's for queries when not given.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="First compare the index with its hashes.")] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False,
+    allow_pickle: AllowPickle = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Find the rows of an index that are nearest to texts or images.
+
+    Where the model takes images, a query that is the path of an image is that image. Scores are cosines (inner products
+    where the model compares by these) of the float32 vectors, whatever the search goes through.
+
+    \f
+    Examples
+    --------
+    >>> from embedkit.cli.app import main
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> _ = build(load_recipe("quickstart").model).save("model")
+    >>> _ = Path("faq.txt").write_text("how do I pay?\\nwhere are you?\\n")
+    >>> main(["index", "faq.txt", "faq-index", "--model", "model", "--json", "index.json"])
+    2 rows of 64 numbers in faq-index...
+    0
+    >>> main(["search", "faq-index", "where are you?", "--top-k", "1"])
+    where are you?
+      1.000  1  where are you?
+    0
+    """
+    check_json(json_file)
+    if not queries and not check:
+        raise UserError("a query is missing", where=COMMAND_LINE, remedy=f'write `embedkit search {folder} "a text"`')
+    method, factory = _method(exact, int8, binary, faiss)
+    options = {name: value for name, value in (
+        ("device", device), ("revision", revision), ("trust_remote_code", trust_remote_code),
+        ("allow_pickle", allow_pickle)) if value}  # fmt: skip
+    from embedkit.retrieval.index import Index
+
+    index = Index(folder, model=model, dtype=dtype, **options)
+    out = console(json_file)
+    for note in index.notes:
+        out.print(f"note: {note}")
+    if check:
+        index.check()
+        out.print(f"{len(index.settings.files)} files of {folder} are as they were written")
+    words = list(queries or [])
+    for place, word in enumerate(words):
+        if not word.strip():
+            raise UserError("the query is empty", where=f"query {place + 1}", remedy="give a text")
+    if words and top_k > len(index):
+        out.print(f"note: --top-k is {top_k}, and the index has {len(index):,} rows: all of them follow")
+    hits = (
+        index.search(_items(index, words), top_k, method=method, rescore=rescore, factory=factory, prompt=prompt)
+        if words
+        else []
+    )
+    for word, rows in zip(words, hits, strict=True):
+        out.print(word)
+        for hit in rows:
+            out.print(f"  {hit.score:.3f}  {hit.id}  {_line(hit)}")
+    document = [{"query": word, "hits": [asdict(hit) for hit in rows]} for word, rows in zip(words, hits, strict=True)]
+    write_json(json_file, {"index": Path(folder), "method": method, "queries": document})
+
+
+def _method(exact: bool, int8: bool, binary: bool, faiss: str | None) -> tuple[str, str]:
+    """The one way of searching that was chosen, and the description of a FAISS index."""
+    names = [name for name, on in (("exact", exact), ("int8", int8), ("binary", binary), ("faiss", faiss is not None))
+             if on]  # fmt: skip
+    if len(names) > 1:
+        raise UserError(f"--{names[0]} and --{names[1]} were given", where=COMMAND_LINE, remedy="give one of them")
+    return names[0] if names else "exact", faiss or "HNSW32"
+
+
+def _items(index: Index, words: list[str]) -> list[Any]:
+    """The queries, those that name an image as paths where the model takes images."""
+    from embedkit.models.inputs.images import names_image
+
+    takes_images = any(names_image(word) for word in words) and index.model.preprocess is not None
+    return [Path(word).expanduser() if takes_images and names_image(word) else word for word in words]
+
+
+def _line(hit: Hit) -> str:
+    """A row as one line."""
+    text = hit.image if hit.text is None else " ".join(hit.text.split())
+    text = "(an image without a path)" if text is None else text
+    return text if len(text) <= 120 else text[:119] + "…"

@@ -1,0 +1,236 @@
+"""Building an index folder from a file of texts or images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedkit.errors import DataError, UserError
+from embedkit.models.encode.file_encoding import EncodedParts, Item, check_rows, encoded_parts
+from embedkit.models.encode.joining import load_part, write_npy
+from embedkit.models.encode.quantization import check_precision
+from embedkit.retrieval.codes import NAMES, write_codes
+from embedkit.retrieval.exact import Array
+from embedkit.retrieval.folder import SETTINGS, VECTORS, write_rows, write_settings
+from embedkit.system.disk import disk_error, filling
+
+if TYPE_CHECKING:
+    from embedkit.retrieval.index import Index
+
+CODES = tuple(NAMES.values())
+_DOCUMENTS = ("document", "passage", "corpus")
+
+
+def build_index(
+    source: Any,
+    folder: str | Path,
+    model: Any,
+    *,
+    column: str | None = None,
+    id_column: str | None = None,
+    format: str = "auto",
+    prompt: str | None = None,
+    truncate_dim: int | None = None,
+    codes: Sequence[str] = CODES,
+    dtype: str | None = None,
+    batch_tokens: int | None = None,
+    block_rows: int = 16_384,
+    overwrite: bool = False,
+    progress: bool | Callable[[int, int], None] | None = None,
+    **load_options: Any,
+) -> Index:
+    """An index of the texts or images of a file, ready to search.
+
+    The folder is whole or not there. A stopped build resumes when it is called again: encoded blocks stand beside the
+    folder, under ``.NAME.parts``.
+
+    Parameters
+    ----------
+    source : str, Path or object
+        Whatever `embedkit.models.encode_file` reads; or a table, a list of dicts or of texts.
+    folder : str or Path
+        The index.
+    model : str, Path or Model
+        A folder or hub id for `embedkit.load`, which the index remembers, or a loaded model.
+    column, id_column, format, truncate_dim, batch_tokens, block_rows
+        As of `embedkit.models.encode_file`.
+    prompt : str, optional
+        Name or text of a prompt; the model's for documents when None.
+    codes : sequence of str
+        Smaller forms for quicker searches: uint8 (for ``method="int8"``), ubinary (for ``method="binary"``).
+    dtype : str, optional
+        What the model computes in; see `Model.encode`.
+    overwrite : bool
+        Replace an index that is there.
+    progress : bool or callable, optional
+        True shows a bar; a callable gets (rows done, 0).
+    **load_options
+        Of `embedkit.load`: ``device``, ``revision``, ``trust_remote_code`` ...
+
+    Raises
+    ------
+    UserError
+        The folder exists, or a setting has no effect.
+    DataError
+        The source has no rows, or a cell is no text or image.
+    DiskError
+        The disk is full or the folder cannot be written.
+
+    Examples
+    --------
+    >>> import embedkit
+    >>> from embedkit.data.builtin.sentences import tokenizer
+    >>> from embedkit.models import StaticEncoder
+    >>> index = embedkit.build_index(["a red lamp", "two cats"], "lamps", StaticEncoder(tokenizer(), dim=8))
+    >>> len(index), index.row(1)["text"]
+    (2, 'two cats')
+    """
+    target = check_target(folder, overwrite)
+    for name in codes:
+        if name not in CODES:
+            check_precision(name)
+            raise UserError(f"an index has no codes {name!r}", where="codes", remedy=f"choose of {', '.join(CODES)}")
+    from embedkit.models.encode.arguments import EncodeSettings
+    from embedkit.retrieval.index import Index, open_model
+
+    with _source(source) as path:
+        check_rows(path, column=column, format=format)
+        before = _state(path)
+        encoder, known_as = open_model(model, load_options)
+        similarity = _similarity(encoder)
+        settings = EncodeSettings(
+            prompt if prompt is not None else next((one for one in _DOCUMENTS if one in encoder.prompts), None),
+            True if similarity == "cosine" else None, truncate_dim, batch_tokens, progress,
+        )  # fmt: skip
+        folder_of_parts = target.with_name(f".{target.name}.parts")
+        items = _ItemFile(folder_of_parts)
+        parts = encoded_parts(
+            encoder, path, folder_of_parts, settings, column=column, id_column=id_column, format=format,
+            block_rows=block_rows, note=items.add, dtype=dtype,
+        )  # fmt: skip
+        with parts as part:
+            if not part.main:
+                raise UserError("an index is built by one process", remedy="start it once, without torchrun")
+            items.close()
+            if _state(path) != before:
+                raise DataError("it was changed while it was read", where=str(source), remedy="build the index again")
+            with filling(target, "the index") as new:
+                _fill(new, part, items, codes)
+                write_settings(new, {
+                    "rows": part.rows, "dim": part.dim, "similarity": similarity, "model": known_as,
+                    "revision": load_options.get("revision"), "model_hash": encoder.hash(),
+                    "model_kind": encoder.kind, "prompt": prompt, "truncate_dim": truncate_dim, "dtype": dtype,
+                    "source": path if isinstance(source, str | Path) else None, "codes": list(codes), **before,
+                })  # fmt: skip
+    return Index(target, model=encoder)
+
+
+def check_target(folder: str | Path, overwrite: bool) -> Path:
+    """The absolute path of a new index.
+
+    Raises
+    ------
+    UserError
+        Something is there that must not be replaced.
+
+    Examples
+    --------
+    >>> Path("letters").mkdir()
+    >>> check_target("letters", overwrite=True)
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.UserError: .../letters: exists, and is no index; choose another name
+    """
+    target = Path(folder).expanduser().absolute()
+    if target.exists() and not (target / SETTINGS).is_file():
+        raise UserError("exists, and is no index", where=str(target), remedy="choose another name")
+    if target.exists() and not overwrite:
+        remedy = "choose another name, or add --overwrite (overwrite=True in Python)"
+        raise UserError("exists already", where=str(target), remedy=remedy)
+    return target
+
+
+@contextmanager
+def _source(source: Any) -> Iterator[str]:
+    """The path of the rows; of a Python object as long as the block runs."""
+    if isinstance(source, str | Path):
+        yield str(source)
+        return
+    from embedkit.data.sources.objects import hold, release
+
+    path = hold(source)
+    try:
+        yield path
+    finally:
+        release(path)
+
+
+def _state(path: str) -> dict[str, Any]:
+    """Size and time of change of a file, for the settings."""
+    place = Path(path).expanduser()
+    try:
+        status = place.stat() if place.is_file() else None
+    except (OSError, ValueError):
+        status = None
+    return {} if status is None else {"source_size": status.st_size, "source_time": status.st_mtime_ns}
+
+
+def _similarity(model: Any) -> str:
+    name = str(model.similarity_fn_name)
+    if name not in ("cosine", "dot"):
+        raise UserError(f"the model compares by {name}, and an index by cosine or dot", where="similarity_fn_name",
+                        remedy="set it to cosine where that is meant")  # fmt: skip
+    return name
+
+
+class _ItemFile:
+    """The texts and paths of the rows, kept in a file while their vectors are computed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "items.jsonl"
+        self._file: Any = None
+
+    def add(self, first: int, items: Sequence[Item]) -> None:
+        """Take a block of rows."""
+        try:
+            if self._file is None:
+                self._file = open(self._path, "w", encoding="utf-8", errors="surrogatepass", newline="\n")  # noqa: SIM115
+            for item in items:
+                row = (
+                    {"text": item}
+                    if isinstance(item, str)
+                    else {"image": str(item) if isinstance(item, Path) else None}
+                )
+                self._file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise disk_error(error, self._path, "the rows of the index cannot be written") from error
+
+    def close(self) -> None:
+        """End writing."""
+        if self._file is not None:
+            self._file.close()
+
+    def rows(self, ids: Path | None) -> Iterator[dict[str, Any]]:
+        """The rows with their ids."""
+        with open(self._path, encoding="utf-8") as items:
+            if ids is None:
+                yield from (json.loads(line) for line in items)
+                return
+            with open(ids, encoding="utf-8") as names:
+                for name, line in zip(names, items, strict=True):
+                    yield {"id": json.loads(name), **json.loads(line)}
+
+
+def _fill(folder: Path, parts: EncodedParts, items: _ItemFile, codes: Sequence[str]) -> None:
+    """Write the files of an index but its settings."""
+    blocks: list[Array] = [np.asarray(load_part(block, parts.dim)) for block in parts.blocks]
+    with open(folder / VECTORS, "wb") as file:
+        write_npy(file, iter(blocks), parts.rows, parts.dim)
+    write_rows(folder, items.rows(parts.ids))
+    for name in codes:
+        write_codes(folder, name, blocks, parts.rows, parts.dim)
