@@ -71,6 +71,13 @@ def mine(
     sampling: Annotated[str, typer.Option("--sampling", help="top, random or temperature.")] = "top",
     temperature: Annotated[NumberOption, typer.Option("--temperature", help="Of --sampling temperature.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the sampling.")] = 0,
+    cross_encoder: Annotated[
+        TextOption,
+        typer.Option("--cross-encoder", help="Folder, hub id or my.py:function whose scores the bounds read."),
+    ] = None,
+    cross_encoder_label: Annotated[
+        TextOption, typer.Option("--cross-encoder-label", help="Which of its outputs, where it has several.")
+    ] = None,
     similarity: Annotated[str, typer.Option("--similarity", help="cosine, or dot for inner products.")] = "cosine",
     too_few: Annotated[
         str, typer.Option("--too-few", help="keep or drop anchors with fewer negatives than asked for.")
@@ -118,21 +125,18 @@ def mine(
     """
     values = dict(locals())
     check_json(json_file)
-    loading = {name: values.pop(name) for name in ("device", "dtype", "revision", "trust_remote_code", "allow_pickle")}
+    loading = {name: values.pop(name) for name in ("dtype", "revision", "trust_remote_code", "allow_pickle")}
     if model is None:
         _check_no_loading(loading)
     values.update(columns=_mapping(columns, "--columns"), where=_mapping(where, "--where"))
     data, _ = values.pop("pairs"), values.pop("json_file")
-    state, loading["device"] = place(device)
-    if state.num_processes > 1:
-        raise UserError(
-            f"mine was started as {state.num_processes} processes, and each would do all of the work",
-            remedy="start it once, without torchrun or accelerate launch",
-        )
+    state, values["device"] = place(device)
     from embedkit.mining import mine as run
 
     with bar("mine") as progress:
         result = run(data, progress=progress, load_options=loading, **values)
+    if not state.is_main_process:
+        return
     out = console(json_file)
     for line in (*result.report.notes, *result.report.lines()):
         out.print(line)

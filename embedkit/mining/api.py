@@ -10,21 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedkit import __version__
 from embedkit.errors import DataError, UserError
 from embedkit.evaluation.core.stats import Array
-from embedkit.mining.negatives import Negatives, choose
+from embedkit.mining.negatives import Negatives, choose, in_ranks, pack, unpack
 from embedkit.mining.output import check_output, training_rows, write_rows
 from embedkit.mining.pairs import Candidates, Pairs, of_positives, read_corpus, read_pairs
+from embedkit.mining.parts import Parts, digest, open_parts, part_size, search_device
 from embedkit.mining.report import MiningReport, histogram
+from embedkit.mining.scorer import Scorer, is_folder, load_scorer
 from embedkit.mining.settings import MiningSettings
 from embedkit.mining.space import Space
 from embedkit.retrieval.nearest import nearest_candidates
+from embedkit.system.processes import join
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 VectorSource = str | Path | Array
 _EXAMPLES = 3
+_NONE = np.empty(0)
+_SEARCHED, _SCORED = 8_192, 256
+"""Anchors of a part at most: what a call that is stopped loses of a search, and with a cross-encoder."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +82,15 @@ def mine(
     anchor_vectors: VectorSource | None = None,
     corpus_vectors: VectorSource | None = None,
     positive_vectors: VectorSource | None = None,
+    device: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     load_options: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> MiningResult:
     """Rows of pairs with their hard negatives, and a report on them.
+
+    A call with an output that was stopped goes on where it was when it is repeated. Under ``torchrun`` (on GPUs also
+    ``accelerate launch``) the work is shared by all processes; the first writes the output.
 
     Parameters
     ----------
@@ -104,6 +115,8 @@ def mine(
         corpus (without a corpus: for each pair).
     positive_vectors : str, Path or array, optional
         Vectors of the positives, one for each pair, where the corpus does not hold them.
+    device : str, optional
+        Where models compute and the matrix products of the search run; the best one here when None.
     progress : callable, optional
         Gets (texts or anchors done, all of them).
     load_options : mapping, optional
@@ -140,16 +153,46 @@ def mine(
         candidates = read_corpus(corpus, column=corpus_column, id_column=corpus_id_column)
     notes = [*pairs.notes, *candidates.notes, *_check_ids(pairs, candidates, id_column)]
     _check_ranks(options, candidates)
-    space = Space(pairs, candidates, model, corpus is None, vectors, options, progress, dict(load_options or {}))
-    choices = _search(pairs, candidates, space, options, progress)
-    report = _count(pairs, candidates, choices, options)
-    rows = list(_rows(pairs, candidates, choices, space.positive_scores, options))
-    report.rows, report.notes = len(rows), notes
-    _describe(report, pairs, candidates, [one if _is_written(one, options) else None for one in choices],
-              space.positive_scores)  # fmt: skip
-    if target is not None:
-        write_rows(target, rows)
+    state = join(cpu=device == "cpu")
+    loading = {"device": device, **(load_options or {})}
+    space = Space(pairs, candidates, model, corpus is None, vectors, options, progress, loading)
+    scorer = None
+    if options.cross_encoder is not None:
+        scorer = load_scorer(options.cross_encoder, **_of_scorer(options, loading))
+    with open_parts(target, _identity(pairs, candidates, space, options, scorer), state) as parts:
+        space.fill(parts)
+        choices = _search(pairs, candidates, space, options, parts, scorer, device, progress)
+        report = _count(pairs, candidates, choices, options)
+        rows = list(_rows(pairs, candidates, choices, space.positive_scores, options))
+        report.rows, report.notes = len(rows), notes
+        _describe(report, pairs, candidates, [one if _is_written(one, options) else None for one in choices],
+                  space.positive_scores)  # fmt: skip
+        if target is not None and parts.main:
+            write_rows(target, rows)
     return MiningResult(rows, report, target)
+
+
+def _of_scorer(settings: MiningSettings, loading: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `load_scorer`; a function takes none of those of a model."""
+    options: dict[str, Any] = {"label": settings.cross_encoder_label}
+    if is_folder(settings.cross_encoder):
+        options |= {name: loading[name] for name in ("device", "trust_remote_code", "allow_pickle") if name in loading}
+    return options
+
+
+def _identity(
+    pairs: Pairs, candidates: Candidates, space: Space, settings: MiningSettings, scorer: Scorer | None
+) -> dict[str, Any] | None:
+    """What decides which negatives are found, as plain values; None where a model cannot tell what it is."""
+    vectors = space.identity()
+    score = None if scorer is None else scorer.identity()
+    if vectors is None or (scorer is not None and score is None):
+        return None
+    rows = [[one.anchor, one.positive, one.ids, one.group] for one in pairs.pairs]
+    copies = [[one.anchor, one.ids, one.group] for several in pairs.copies.values() for one in several]
+    texts = digest(pairs.anchors, rows, copies, candidates.texts, candidates.by_id, candidates.by_group)
+    own = {"version": __version__, "texts": texts, "cross_encoder": None if score is None else digest(score)}
+    return {**own, **vectors, **settings.identity()}
 
 
 def _check_inputs(
@@ -217,24 +260,67 @@ def _check_ranks(settings: MiningSettings, candidates: Candidates) -> None:
 
 
 def _search(
-    pairs: Pairs, candidates: Candidates, space: Space, settings: MiningSettings,
-    progress: Callable[[int, int], None] | None,
+    pairs: Pairs, candidates: Candidates, space: Space, settings: MiningSettings, parts: Parts,
+    scorer: Scorer | None, device: str | None, progress: Callable[[int, int], None] | None,
 ) -> list[Negatives]:  # fmt: skip
-    """The negatives of every anchor, in their order."""
+    """The negatives of every anchor, in their order; a cross-encoder's scores of positives replace the others."""
+    count, filters = len(pairs.anchors), settings.filters
+    size = part_size(count, _SCORED if scorer is not None else _SEARCHED)
+    place = search_device(device)
+    over = 0
 
-    def own(anchor: int) -> set[int]:
-        return candidates.exclusions(pairs.anchors[anchor], pairs.all_of(anchor))
+    def work(number: int) -> dict[str, Array]:
+        nonlocal over
+        rows = range(number * size, min((number + 1) * size, count))
+        own = [candidates.exclusions(pairs.anchors[row], pairs.all_of(row)) for row in rows]
+        needs = np.array([settings.last_rank + len(one) for one in own])
+        hits: list[tuple[Array, Array]] = [(_NONE, _NONE)] * len(rows)
+        nearest = nearest_candidates(space.anchors.select(rows), space.candidates, needs,
+                                     block_size=settings.block_size, device=place)  # fmt: skip
+        for row, places, scores in nearest:
+            hits[row] = in_ranks(places, scores, own[row], settings)
+            over += 1
+            if progress is not None:
+                progress(over, count)
+        positives = [space.positive_scores[pairs.of_anchor[row]] for row in rows]
+        if scorer is not None:
+            hits, positives = _rescored(pairs, candidates, rows, hits, scorer)
+        choices = [
+            choose(pairs.anchors[row], places, scores, float(own_scores.min()), settings)
+            for row, (places, scores), own_scores in zip(rows, hits, positives, strict=True)
+        ]
+        return {**pack(choices, filters), "positives": np.concatenate(positives)}
 
-    count = len(pairs.anchors)
-    needs = np.array([settings.last_rank + len(own(anchor)) for anchor in range(count)])
-    choices: list[Negatives | None] = [None] * count
-    nearest = nearest_candidates(space.anchors, space.candidates, needs, block_size=settings.block_size)
-    for number, (anchor, places, scores) in enumerate(nearest, 1):
-        lowest = float(space.positive_scores[pairs.of_anchor[anchor]].min())
-        choices[anchor] = choose(pairs.anchors[anchor], places, scores, lowest, own(anchor), settings)
-        if progress is not None:
-            progress(number, count)
-    return [one for one in choices if one is not None]
+    choices: list[Negatives] = []
+    for arrays in parts.run("negatives", -(-count // size), work):
+        rows = range(len(choices), len(choices) + len(arrays["figures"]))
+        places = [place for row in rows for place in pairs.of_anchor[row]]
+        space.positive_scores[places] = arrays["positives"]
+        choices += unpack(arrays, filters)
+    return choices
+
+
+def _rescored(
+    pairs: Pairs, candidates: Candidates, rows: range, hits: list[tuple[Array, Array]], scorer: Scorer
+) -> tuple[list[tuple[Array, Array]], list[Array]]:
+    """Candidates and positives of some anchors with the scores of a cross-encoder."""
+    texts: list[tuple[str, str]] = []
+    for row, (places, _) in zip(rows, hits, strict=True):
+        anchor = pairs.anchors[row]
+        texts += [(anchor, candidates.texts[place]) for place in places]
+        texts += [(anchor, pairs.pairs[place].positive) for place in pairs.of_anchor[row]]
+    scores = scorer([a for a, _ in texts], [b for _, b in texts]).astype(np.float64)
+    if scores.ndim == 2:
+        raise UserError(f"it has {scores.shape[1]} outputs ({', '.join(scorer.labels) or 'without names'})",
+                        where=scorer.name, remedy="name one: --cross-encoder-label NAME")  # fmt: skip
+    again, positives, start = [], [], 0
+    for row, (places, _) in zip(rows, hits, strict=True):
+        middle = start + len(places)
+        stop = middle + len(pairs.of_anchor[row])
+        again.append((places, scores[start:middle]))
+        positives.append(scores[middle:stop])
+        start = stop
+    return again, positives
 
 
 def _is_written(one: Negatives, settings: MiningSettings) -> bool:

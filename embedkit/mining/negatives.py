@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,35 +45,54 @@ class Negatives:
     above: int = 0
 
 
-def choose(
-    anchor: str, places: Array, scores: Array, positive: float, exclusions: set[int], settings: MiningSettings
-) -> Negatives:
-    """The negatives of an anchor among its nearest candidates.
+def in_ranks(places: Array, scores: Array, exclusions: set[int], settings: MiningSettings) -> tuple[Array, Array]:
+    """Candidates (k,) of the ranks that are looked at, those that are no negatives of the anchor left out before.
+
+    Parameters
+    ----------
+    places, scores : arrays (k,)
+        Candidates, the most similar first; k is at least ``settings.last_rank`` and the number of exclusions together,
+        or all candidates.
+    exclusions : set of int
+        Places that are no negatives of this anchor.
+    settings : MiningSettings
+        Ranks.
+
+    Examples
+    --------
+    >>> places, scores = in_ranks(np.array([7, 2, 5]), np.array([0.9, 0.8, 0.7]), {7}, MiningSettings(num_negatives=1))
+    >>> places.tolist(), scores.tolist()
+    ([2], [0.8])
+    """
+    free = ~np.isin(places, np.fromiter(exclusions, np.int64, len(exclusions)))
+    ranks = slice(settings.range_min, settings.last_rank)
+    return places[free][ranks], scores[free][ranks]
+
+
+def choose(anchor: str, places: Array, scores: Array, positive: float, settings: MiningSettings) -> Negatives:
+    """The negatives of an anchor among the candidates of its ranks.
 
     Parameters
     ----------
     anchor : str
         Decides the draw, together with the seed.
     places, scores : arrays (k,)
-        Candidates, the most similar first; k is at least ``settings.last_rank`` and the number of exclusions together,
-        or all candidates.
+        Candidates by rank; the scores, which margins, bounds and sampling read, may be those of a cross-encoder.
     positive : float
         The lowest score among the anchor's positives.
-    exclusions : set of int
-        Places that are no negatives of this anchor.
     settings : MiningSettings
-        Ranks, margins, bounds and sampling.
+        Margins, bounds and sampling.
 
     Examples
     --------
     >>> settings = MiningSettings(num_negatives=1, absolute_margin=0.1)
-    >>> places, scores = np.array([7, 2, 5]), np.array([0.9, 0.85, 0.7])
-    >>> choose("a", places, scores, 0.9, {7}, settings).places.tolist()
+    >>> choose("a", np.array([2, 5]), np.array([0.85, 0.7]), 0.9, settings).places.tolist()
     [5]
     """
-    free = ~np.isin(places, np.fromiter(exclusions, np.int64, len(exclusions)))
-    ranks = slice(settings.range_min, settings.last_rank)
-    places, scores = places[free][ranks], scores[free][ranks]
+    first = scores[: settings.num_negatives]
+    above, in_range = int((first > positive).sum()), len(scores)
+    order = np.argsort(-scores, kind="stable")
+    places, scores = places[order], scores[order]
     bounds = {
         "absolute_margin": lambda: scores + settings.absolute_margin > positive,
         "relative_margin": lambda: scores > positive - abs(positive) * (settings.relative_margin or 0.0),
@@ -85,12 +105,44 @@ def choose(
         beyond = bounds[name]() & allow
         rejections[name] = int(beyond.sum())
         allow &= ~beyond
-    first = scores[: settings.num_negatives]
     picks = np.flatnonzero(allow)
     picks = picks[_draw(anchor, scores[picks], settings)]
-    return Negatives(
-        places[picks], scores[picks], len(scores), rejections, len(first), int((first > positive).sum())
-    )  # fmt: skip
+    return Negatives(places[picks], scores[picks], in_range, rejections, len(first), above)
+
+
+def pack(several: Sequence[Negatives], filters: Sequence[str]) -> dict[str, Array]:
+    """Negatives of several anchors as arrays.
+
+    Examples
+    --------
+    >>> both = [Negatives(np.array([4]), np.array([0.5]), 3), Negatives(np.array([1, 2]), np.array([0.3, 0.1]), 2)]
+    >>> [one.places.tolist() for one in unpack(pack(both, ()), ())]
+    [[4], [1, 2]]
+    """
+    return {
+        "places": np.concatenate([one.places for one in several]).astype(np.int64),
+        "scores": np.concatenate([one.scores for one in several]).astype(np.float64),
+        "figures": np.array([[len(one.places), one.in_range, one.first, one.above] for one in several], np.int64),
+        "rejections": np.array([[one.rejections[name] for name in filters] for one in several], np.int64),
+    }
+
+
+def unpack(arrays: Mapping[str, Array], filters: Sequence[str]) -> Iterator[Negatives]:
+    """What `pack` packs, anchor by anchor.
+
+    Examples
+    --------
+    >>> next(unpack(pack([Negatives(np.array([4]), np.array([0.5]), 3)], ()), ())).in_range
+    3
+    """
+    start = 0
+    for (count, in_range, first, above), rejections in zip(
+        arrays["figures"].tolist(), arrays["rejections"].tolist(), strict=True
+    ):
+        part = slice(start, start + count)
+        start += count
+        yield Negatives(arrays["places"][part], arrays["scores"][part], in_range,
+                        dict(zip(filters, rejections, strict=True)), first, above)  # fmt: skip
 
 
 def _draw(anchor: str, scores: Array, settings: MiningSettings) -> Array:

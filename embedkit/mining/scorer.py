@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -51,6 +52,9 @@ class Scorer(Protocol):
         Equal pairs are scored once. The batch size has no say but for float32's rounding.
         """
 
+    def identity(self) -> str | None:
+        """What decides the scores, as one text; None where it cannot be told."""
+
 
 def load_scorer(
     spec: Any, *, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None,
@@ -98,7 +102,7 @@ def load_scorer(
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise UserError(f"{batch_size!r} is no whole number from 1 on", where="batch_size", remedy="give 32")
     is_text = isinstance(spec, str | Path)
-    if is_text and not _is_object(spec):
+    if is_folder(spec):
         return _of_folder(spec, label, batch_size, options)
     extra = next((name for name, value in options.items() if value is not None), None)
     if extra is not None:
@@ -109,9 +113,15 @@ def load_scorer(
     return FunctionScorer(function, name, label, batch_size)
 
 
-def _is_object(spec: str | Path) -> bool:
-    """Whether a name stands for a Python object; a folder of that name comes first."""
-    return _OBJECT.fullmatch(str(spec)) is not None and not Path(spec).is_dir()
+def is_folder(spec: Any) -> bool:
+    """Whether a scorer is named by a folder or hub id, not by a Python object or its name.
+
+    Examples
+    --------
+    >>> is_folder("cross-encoder/ms-marco-MiniLM-L6-v2"), is_folder("my.py:score"), is_folder(len)
+    (True, False, False)
+    """
+    return isinstance(spec, str | Path) and (_OBJECT.fullmatch(str(spec)) is None or Path(spec).is_dir())
 
 
 def _of_folder(spec: str | Path, label: str | int | None, batch_size: int, options: dict[str, Any]) -> Scorer:
@@ -165,6 +175,10 @@ class _Pairs(ABC):
                                 if self.labels else "give its number, from 0")  # fmt: skip
             self.column = lower[str(label).lower()]
         self.labels = (self.labels[self.column],) if self.labels else ()
+
+    @abstractmethod
+    def identity(self) -> str | None:
+        """See `Scorer`."""
 
     @abstractmethod
     def _scores(self, texts_a: Sequence[str], texts_b: Sequence[str]) -> Any:
@@ -265,6 +279,14 @@ class CrossEncoderScorer(_Pairs):
         self.device = best_device(device)
         self._model = classifier.model.to(device=self.device, dtype=as_dtype(dtype))
 
+    def identity(self) -> str | None:
+        """See `Scorer`."""
+        from embedkit.evaluation.core.provenance import weights_hash
+
+        facts = (weights_hash(self._model), self._activation, self._max_length, self._batch_size, self.column,
+                 str(self.device))  # fmt: skip
+        return repr(facts)
+
     def _length(self, value: int | None, limit: int) -> int:
         if value is None:
             return limit
@@ -321,6 +343,16 @@ class FunctionScorer(_Pairs):
         super().__init__(name, labels, label)
         self._function, self._predict, self._batch_size = function, predict, batch_size
 
+    def identity(self) -> str | None:
+        """See `Scorer`: that of a function is its name and the file that it stands in."""
+        if not inspect.isfunction(self._function):
+            return None
+        try:
+            text = inspect.getsource(inspect.getmodule(self._function) or self._function)
+        except (OSError, TypeError):  # typed in, or built in C
+            return None
+        return repr((self._function.__qualname__, self._function.__defaults__, text))
+
     def _scores(self, texts_a: Sequence[str], texts_b: Sequence[str]) -> Any:
         if not callable(self._predict):
             return self._function(list(texts_a), list(texts_b))
@@ -331,8 +363,6 @@ class FunctionScorer(_Pairs):
 
 
 def _takes(function: Callable[..., Any], name: str) -> bool:
-    import inspect
-
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):  # built in C

@@ -33,7 +33,8 @@ class MiningSettings:
         Negatives of an anchor at most.
     range_min, range_max : int
         First rank that is looked at, and the one behind the last. Where `range_max` is None it is ``range_min +
-        num_negatives``, or ``range_min + max(100, 10 * num_negatives)`` when margins, scores or sampling choose.
+        num_negatives``, or ``range_min + max(100, 10 * num_negatives)`` when margins, scores or sampling choose, and
+        ``range_min + 10 * num_negatives`` with a cross-encoder.
     absolute_margin, relative_margin : float or None
         A negative scores at most ``p - absolute_margin`` and ``p - abs(p) * relative_margin``, ``p`` being the lowest
         score of the anchor's positives.
@@ -46,6 +47,11 @@ class MiningSettings:
         Of the sampling by temperature; small values come near ``top``.
     seed : int
         Of the sampling; the draw for an anchor depends on the seed and its text alone.
+    cross_encoder : object
+        What scores the candidates of these ranks, and the positives, anew: a folder, hub id, ``my.py:function`` or
+        object, see `embedkit.mining.scorer.load_scorer`. Margins, bounds, sampling and the output read its scores.
+    cross_encoder_label : str, int or None
+        Which of its outputs, where it has several.
     similarity : str
         ``cosine``, or ``dot`` for inner products.
     too_few : str
@@ -84,6 +90,8 @@ class MiningSettings:
     sampling: str = "top"
     temperature: float | None = None
     seed: int = 0
+    cross_encoder: Any = None
+    cross_encoder_label: str | int | None = None
     similarity: str = "cosine"
     too_few: str = "keep"
     one_per_row: bool = False
@@ -128,11 +136,18 @@ class MiningSettings:
             own[target] = value
         return cls(**own)
 
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide which negatives are found, as plain values."""
+        form = ("too_few", "one_per_row", "as_list", "output_scores", "block_size", "cross_encoder")
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in form}
+
     @property
     def last_rank(self) -> int:
         """The rank behind the last one that is looked at."""
         if self.range_max is not None:
             return self.range_max
+        if self.cross_encoder is not None:
+            return self.range_min + 10 * self.num_negatives
         plain = self.sampling == "top" and not self.filters
         return self.range_min + (self.num_negatives if plain else max(100, 10 * self.num_negatives))
 
@@ -167,6 +182,8 @@ class MiningSettings:
             raise UserError(f"{self.temperature} is not above 0", where="temperature", remedy="give 0.05, for example")
         if self.min_score is not None and self.max_score is not None and self.min_score > self.max_score:
             raise UserError("min_score is above max_score", where="min_score", remedy="lower it, or raise max_score")
+        if self.cross_encoder_label is not None and self.cross_encoder is None:
+            raise UserError("there is no cross-encoder", where="cross_encoder_label", remedy="give cross_encoder, too")
         if self.one_per_row and self.as_list:
             raise UserError("one_per_row and as_list are two forms", where="as_list", remedy="give one of them")
         if self.seed and self.sampling == "top":

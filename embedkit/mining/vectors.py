@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from embedkit.evaluation.core.embedder import Embedder
+from embedkit.evaluation.core.provenance import describe_model, model_key
 from embedkit.evaluation.core.stats import Array
 from embedkit.evaluation.core.task import Side
+from embedkit.mining.parts import Parts
 from embedkit.retrieval.vectors import Vectors
 from embedkit.retrieval.vectors import inner_products as inner_products
 from embedkit.retrieval.vectors import open_vectors as open_vectors
 
-WINDOW = 65_536
-"""Texts that are encoded together, whatever the block size of the search is; more of them stand in a temporary file."""
+CHUNK = 16_384
+"""Texts that are encoded together, whatever the block size of the search and the number of processes are."""
 
 
 class Encoding:
@@ -44,19 +43,28 @@ class Encoding:
     def __init__(
         self, model: Any, *, unit: bool, dim: int | None = None, progress: Callable[[int, int], None] | None = None
     ) -> None:
-        self._embedder = Embedder(model, dim=dim, progress=progress)
-        self._unit = unit
+        self._embedder = Embedder(model, dim=dim)
+        self._unit, self._progress = unit, progress
 
-    def vectors(self, texts: Sequence[str], side: Side, prompt: str | None = None) -> Vectors:
-        """Vectors of `texts` in their order, kept in a temporary file where they are more than `WINDOW`."""
-        table: Array | None = None
-        for start, block in self._embedder.blocks(texts, WINDOW, prompt, side=side):
-            if len(texts) <= WINDOW:
-                table = block
-                continue
-            if table is None:
-                file = tempfile.TemporaryFile()  # noqa: SIM115 - gone when the map is
-                table = np.memmap(file, np.float32, "w+", shape=(len(texts), block.shape[1]))
-            table[start : start + len(block)] = block
-        assert table is not None  # there is at least one text
+    def identity(self) -> str | None:
+        """What decides the vectors besides texts and prompts; None where it cannot be told."""
+        key = model_key(describe_model(self._embedder.model))
+        return None if key is None else f"{key}\ndim={self._embedder.dim}"
+
+    def vectors(
+        self, texts: Sequence[str], side: Side, prompt: str | None = None, parts: Parts | None = None
+    ) -> Vectors:
+        """Vectors of `texts` in their order; the parts of `CHUNK` texts are shared among processes, and kept, as
+        `Parts` says."""
+
+        def encode(number: int) -> Array:
+            start = number * CHUNK
+            chunk = texts[start : start + CHUNK]
+            if self._progress is not None:
+                tell = self._progress
+                self._embedder.progress = lambda count, _: tell(start + count, len(texts))
+            [(_, vectors)] = self._embedder.blocks(chunk, CHUNK, prompt, side=side)
+            return vectors
+
+        table = (parts or Parts(None)).table(f"vectors-{side}", -(-len(texts) // CHUNK), encode, len(texts))
         return Vectors(table, f"the model's vectors of the {side} texts", unit=self._unit)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from embedkit.errors import DataError, NonFiniteError
 from embedkit.retrieval.exact import Array
@@ -71,8 +72,16 @@ class Vectors:
     def select(self, places: Sequence[int]) -> Vectors:
         """The vectors at these places, in this order; nothing is copied."""
         part = copy(self)
-        part._index = np.asarray(places, dtype=np.int64)
+        index = np.asarray(places, dtype=np.int64)
+        part._index = index if self._index is None else self._index[index]
         return part
+
+    def digest(self) -> str:
+        """A hash of all numbers of the array, whichever of its rows are in use."""
+        state = xxhash.xxh3_128(f"{self._array.dtype} {self._array.shape}".encode())
+        for start in range(0, len(self._array), _CHECKED):
+            state.update(np.ascontiguousarray(self._array[start : start + _CHECKED]).data)
+        return state.hexdigest()
 
     @property
     def dim(self) -> int:

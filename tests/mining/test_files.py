@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -154,7 +153,7 @@ def test_positives_outside_of_the_corpus_have_vectors_of_their_own(here: Path) -
     (["--one-per-row", "--as-list"], "give one of them"),
     (["--max-score", "nan"], "max_score: nan is no number"),
     (["--query-prompt", "q: "], "query_prompt: it is for a model"),
-    (["--device", "cpu"], "--device is for a model, and none is given"),
+    (["--dtype", "bf16"], "--dtype is for a model, and none is given"),
     (["--limit", "2"], "vectors belong to all rows of the pairs"),
     (["--columns", "question"], "write it like --columns '{question: anchor}'"),
     (["--columns", "{question: anchor}"], "no column for role 'positive'"),
@@ -238,11 +237,3 @@ def test_what_has_no_effect_is_refused() -> None:
     with pytest.raises(DataError, match="num_negatives is 3, and there are 2"):
         embedkit.mine(rows, **both)
     assert embedkit.mine(rows, **both, num_negatives=1, margin=0.0, sampling_strategy="random").report.negatives == 2
-
-
-def test_several_processes_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("embedkit.cli.mine.place", lambda device: (SimpleNamespace(num_processes=2), device))
-    assert main(["mine", str(tmp_path / "a.csv"), str(tmp_path / "b.jsonl"), "--model", "m"]) == 2
-    assert "started as 2 processes" in capsys.readouterr().err
