@@ -6,6 +6,7 @@ The order of evaluation is: sides, masks, scores, scale, positives, sums over ne
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -19,11 +20,12 @@ from embedkit.objectives.matrix.similarity import Relation, Side, check_roles
 from embedkit.objectives.matrix.stats import Stat, Table, pair_scores, reduce_logits
 from embedkit.objectives.matrix.tiled import row_stats
 from embedkit.objectives.parts.banks import Bank
-from embedkit.objectives.parts.reducers import COUNT, Prior, Reducer, Weight
+from embedkit.objectives.parts.reducers import Reducer
 from embedkit.objectives.parts.scales import Positive, Scale
 from embedkit.objectives.parts.scores import Score
-from embedkit.objectives.parts.slots import Choices, all_settings, choose_parts, make_part
+from embedkit.objectives.parts.slots import SLOTS, Choices, all_settings, choose_parts, make_part
 from embedkit.objectives.parts.targets import Direction, FalseNegatives, Target
+from embedkit.objectives.parts.weights import COUNT, Prior, Weight
 from embedkit.objectives.registry import Preset, presets
 from embedkit.objectives.tools import logaddexp, prepare, whole
 
@@ -69,10 +71,12 @@ class TableObjective(Objective):
         self.target, self.mask = cast(Target, modules["target"]), cast(FalseNegatives, modules["mask"])
         self.weight, self.prior = cast(Weight, modules["weight"]), cast(Prior, modules["prior"])
         self.reducer, self.bank = cast(Reducer, modules["reducer"]), cast(Bank, modules["bank"])
-        parts = (self.direction, self.target, self.score, self.weight, self.bank, self.mask)
+        parts = (self.direction, self.target, self.score, self.weight, self.bank, self.mask, self.reducer)
         self.bank.keeps_guides = "guide" in self.target.requires | self.mask.requires
         self.requires = frozenset().union(*(part.requires for part in parts))
-        self.accepts = self.direction.accepts | (frozenset({"group"}) if self.mask.groups else frozenset())
+        self.any_of, self.limits = self.reducer.any_of, self.reducer.limits
+        self.accepts = (self.direction.accepts | ({"group"} if self.mask.groups else set())).union(*self.any_of)
+        self.accepts -= self.requires | ({"negatives"} if self.mask.candidates == "batch" else set())
         self._check()
 
     def _check(self) -> None:
@@ -96,6 +100,15 @@ class TableObjective(Objective):
         refuse(isinstance(self.tile, int) and self.reducer.dense, "reducer", "needs the whole table", "leave out tile")
         refuse(self.reducer.dense and self.bank.makes_extras, "bank", f"does not go with the {reducer}",
                "use bank 'queue'")  # fmt: skip
+        refuse(not self.reducer.lists and not self.positive.plain, "positive", f"does not go with the {reducer}",
+               "use positive 'plain'")  # fmt: skip
+        refuse(self.weight.by_score and self.bank.makes_extras, "bank", "makes candidates that 'hardness' cannot weigh",
+               "use bank 'queue', or weight 'exponential'")  # fmt: skip
+        refuse(self.direction.joint and not self.reducer.joins, "direction", f"does not go with the {reducer}",
+               "use reducer 'joint'")  # fmt: skip
+        refuse(self.reducer.joins and self.bank.size > 0, "bank", f"does not go with the {reducer}", "use bank 'none'")
+        refuse(self.reducer.joins and not self.prior.absent, "prior", f"does not go with the {reducer}",
+               "use prior 'none'")  # fmt: skip
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
         """This process's share of the loss."""
@@ -109,6 +122,10 @@ class TableObjective(Objective):
         problems = [self._problem(left, right, batch, place) for place, (left, right) in enumerate(sides)]
         tables = [self._table(problem) for problem in problems]
         stats = row_stats(tables, self._stats(), self.tile)
+        if self.reducer.joins:
+            sums = [dict(zip(self._stats(), found, strict=True)) for found in stats]
+            rows = [self._row(*each) for each in zip(problems, tables, sums, strict=True)]
+            return LossOutput(self._mean(rows[0], self.reducer.join(rows)), {}, self.scale.metrics())
         losses, terms = [], dict[str, Tensor]()
         for problem, table, sums in zip(problems, tables, stats, strict=True):
             loss, named_terms = self._loss(problem, table, dict(zip(self._stats(), sums, strict=True)))
@@ -123,6 +140,7 @@ class TableObjective(Objective):
         everyone = right if bank is None else Side.join([right, bank])
         masks = self.target.masks(left, everyone, batch)
         self.mask.extend(masks, left, everyone)
+        self.direction.restrict(masks, left, everyone, place)
         if not self.bank.in_batch:
             bank_only = torch.full((len(everyone),), -1, device=left.z.device)
             bank_only[inside:] = 0
@@ -140,7 +158,16 @@ class TableObjective(Objective):
         weights = self.weight.weights(problem.whole, problem.right).share(problem.mine)
         columns = slice(len(problem.right) - self.bank.length, len(problem.right))
         band = self.bank.band(problem, columns)
-        return Table(problem.my_parts, scale, bias, problem.masks.share(problem.mine), weights, band)
+        table = Table(problem.my_parts, scale, bias, problem.masks.share(problem.mine), weights, band)
+        limits = self.reducer.band(table)
+        if limits is not None:
+            low, high = limits if band is None else (torch.maximum(band[0], limits[0]), torch.minimum(band[1], limits[1]))
+            table.band = low, high
+        return table
+
+    def _whole(self, problem: Problem) -> Table:
+        """The similarity matrix of the anchors of all processes."""
+        return self._table(replace(problem, mine=slice(0, len(problem.whole))))
 
     @property
     def _pools(self) -> bool:
@@ -175,8 +202,9 @@ class TableObjective(Objective):
             row, logit, scores = _add_positives(problem.extras, table, row, logit, scores)
             count = torch.bincount(row, minlength=n).to(kind)
             part = 1 / count[row]
-        distribution = partial(self.target.distribution, problem)
-        r = Row(problem, row, logit, scores, part, count, stats, None, table.scale, table, distribution, omega, pooled)
+        distribution, whole = partial(self.target.distribution, problem), partial(self._whole, problem)
+        r = Row(problem, row, logit, scores, part, count, stats, None, table.scale, table, distribution, whole, omega,
+                pooled)  # fmt: skip
         if self.reducer.ratio:
             log_neg = self.weight.log_neg(stats)
             if not self.prior.absent:
@@ -189,16 +217,17 @@ class TableObjective(Objective):
     def _loss(self, problem: Problem, table: Table, stats: dict[Stat, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """This process's share of one direction's loss, and its named parts."""
         row = self._row(problem, table, stats)
-        loss = self.reducer(row).sum() * self.scale.factor()
-        anchors = {"all": lambda: len(problem.whole), "rows": lambda: problem.batch.size,
-                   "positive": lambda: int((problem.masks.count() > 0).sum())}[self.reducer.average]()  # fmt: skip
-        anchors = max(1, anchors)
+        loss, anchors = self._mean(row, self.reducer(row)), max(1, self.reducer.divisor(row))
         terms = {name: value / anchors for name, value in self.reducer.metrics(row).items()}
         penalty = self.score.penalty(problem.left)
         if penalty is None:
-            return loss / anchors, terms
+            return loss, terms
         pull = penalty.sum() / anchors
-        return loss / anchors + pull, {**terms, "contrast": loss / anchors, "compactness": pull}
+        return loss + pull, {**terms, "contrast": loss, "compactness": pull}
+
+    def _mean(self, row: Row, losses: Tensor) -> Tensor:
+        """This process's share of the mean of losses."""
+        return losses.sum() * self.scale.factor() / max(1, self.reducer.divisor(row))
 
     def after_step(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> None:
         """Update the state of all parts; the same on every process, since all see the whole batch."""
@@ -228,6 +257,9 @@ class TableObjective(Objective):
         """In-batch negatives, hard negatives of all rows, and as many vectors as the bank holds when it is full."""
         if not self.bank.in_batch:
             return NegativeCount(0, 0, 0, self.bank.size)
+        if self.mask.candidates == "own":
+            return NegativeCount(0, hard, 0, self.bank.size)
+        hard = 0 if self.mask.candidates == "batch" else hard
         inside, _ = self.direction.count(batch_size // processes, hard)
         everywhere, hard_ones = self.direction.count(batch_size, hard)
         return NegativeCount(inside, hard_ones, everywhere - inside, self.bank.size)
@@ -283,5 +315,5 @@ def table_preset(name: str, *, paper: str, note: str = "", cost: str = "B² D", 
         return TableObjective(picks, **{**TABLE_SETTINGS, **others}, dim=dim, num_rows=num_rows)
 
     summary = ", ".join(f"{key}: {value}" for key, value in slots.items())
-    tiled = choices["reducer"][0] != "divergence"
+    tiled = not getattr(SLOTS["reducer"][choices["reducer"][0]], "dense", False)
     presets.add(name)(Preset(name, paper, make_table, settings, "table", summary, state, cost, tiled, True, note))

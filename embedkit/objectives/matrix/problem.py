@@ -117,6 +117,8 @@ class Row:
         log Σ e^l over positives when the pairs are not listed one by one but stand for their mean.
     table : Table
         The similarity matrix itself, for reducers that need all of it.
+    whole : callable
+        ``whole()`` is that of the anchors of all processes.
     distribution : callable
         ``distribution(positive, valid)`` with bool matrices (n, M) gives the target's probabilities (n, M).
 
@@ -143,6 +145,7 @@ class Row:
     scale: Tensor
     table: Table
     distribution: Callable[[Tensor, Tensor], Tensor]
+    whole: Callable[[], Table]
     omega: Tensor | None = None
     pooled: Tensor | None = None
 

@@ -263,7 +263,8 @@ class Masks:
 
     A pair is positive when `positive` relates it and `same` does not; negative when it is in no relation of
     {positive, same, *drop}, in every relation of `only`, and not above `ceiling` (N,) of its anchor in the guide's
-    similarity, which marks likely false negatives.
+    similarity, which marks likely false negatives. Without `attracts` positives are in no denominator: they only say how
+    alike the guide finds an anchor's own pair.
 
     Examples
     --------
@@ -284,12 +285,14 @@ class Masks:
     only: list[Relation] = field(default_factory=list)
     guide: tuple[Tensor, Tensor, Tensor] | None = None
     keep_same: bool = False
+    attracts: bool = True
 
     def share(self, index: Tensor | slice) -> Masks:
         """The masks for some of the left side only."""
         guide = None if self.guide is None else (self.guide[0][index], self.guide[1], self.guide[2][index])
         drop, only = ([relation.share(index) for relation in group] for group in (self.drop, self.only))
-        return Masks(self.positive.share(index), self.same.share(index), drop, only, guide, self.keep_same)
+        positive, same = self.positive.share(index), self.same.share(index)
+        return Masks(positive, same, drop, only, guide, self.keep_same, self.attracts)
 
     def repels(self, rows: slice, columns: slice) -> bool:
         """Whether a tile can hold negatives, as far as ranges of ids tell."""

@@ -124,8 +124,41 @@ def pair_scores(parts: Sequence[Part], row: Tensor, column: Tensor) -> Tensor:
 
 
 @dataclass
+class Hardness:
+    """The log weight strength · score, without gradient, of the pairs `inside` a relation or outside of it (None: all).
+
+    Examples
+    --------
+    >>> own = Relation.of(torch.tensor([0, 1]), torch.tensor([0, 1]))
+    >>> Hardness(2.0, own, inside=False).tile(slice(0, 2), slice(0, 2), torch.tensor([[0.5, 0.5], [1.0, 1.0]]))
+    tensor([[0., 1.],
+            [2., 0.]])
+    """
+
+    strength: float
+    relation: Relation | None = None
+    inside: bool = True
+
+    def share(self, index: Tensor | slice) -> Hardness:
+        """The weights for some of the left side only."""
+        return self if self.relation is None else Hardness(self.strength, self.relation.share(index), self.inside)
+
+    def tile(self, rows: slice, columns: slice, scores: Tensor) -> Tensor:
+        """Log weights of a tile with these scores."""
+        weights = scores.detach() * self.strength
+        if self.relation is None:
+            return weights
+        tile = self.relation.tile(rows, columns)
+        if tile is None:
+            return torch.zeros_like(weights) if self.inside else weights
+        return weights.masked_fill(~tile if self.inside else tile, 0.0)
+
+
+@dataclass
 class LogWeights:
     """Log weights of negative pairs: a constant for related pairs, and log(1 + |difference|) of two vectors of scores.
+
+    `hardness` adds a multiple of the score itself, which `Table.log_weights` knows.
 
     Examples
     --------
@@ -138,14 +171,19 @@ class LogWeights:
 
     related: list[tuple[Relation, float]] = field(default_factory=list)
     distance: tuple[Tensor, Tensor] | None = None
+    hardness: Hardness | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.related) or self.distance is not None or self.hardness is not None
 
     def share(self, index: Tensor | slice) -> LogWeights:
         """The weights for some of the left side only."""
         near = None if self.distance is None else (self.distance[0][index], self.distance[1])
-        return LogWeights([(relation.share(index), value) for relation, value in self.related], near)
+        hardness = None if self.hardness is None else self.hardness.share(index)
+        return LogWeights([(relation.share(index), value) for relation, value in self.related], near, hardness)
 
     def tile(self, rows: slice, columns: slice) -> Tensor | None:
-        """Log weights of a tile; None when all are 0."""
+        """Log weights of a tile, those by hardness left out; None when all are 0."""
         total: Tensor | None = None
         if self.distance is not None:
             left, right = self.distance
@@ -202,6 +240,21 @@ class Table:
         inside = (scores >= self.band[0][rows, None]) & (scores <= self.band[1][rows, None])
         return inside if mask is None else mask & inside
 
+    def block(self, rows: slice) -> Tensor:
+        """The logits (k, M) of some anchors."""
+        logits = self.scores(rows, slice(0, self.shape[1])) * (self.scale if self.scale.dim() == 0 else self.scale[rows])
+        return logits if self.bias is None else logits + self.bias
+
+    def log_weights(self, rows: slice, columns: slice, logits: Tensor) -> Tensor | None:
+        """Log weights of a tile with these logits; None when all are 0."""
+        weights, hardness = self.weights.tile(rows, columns), self.weights.hardness
+        if hardness is None:
+            return weights
+        with torch.no_grad():
+            scale = self.scale if self.scale.dim() == 0 else self.scale[rows]
+            more = hardness.tile(rows, columns, (logits if self.bias is None else logits - self.bias) / scale)
+        return more if weights is None else weights + more
+
     def logits(self, scores: Tensor, row: Tensor) -> Tensor:
         """Logits (P,) of pairs with these scores whose anchors are `row`."""
         scale = self.scale if self.scale.dim() == 0 else self.scale.squeeze(1)[row]
@@ -244,9 +297,8 @@ def dense_stats(table: Table, stats: Sequence[Stat]) -> list[Tensor]:
     [tensor([0., 0.]), tensor([1., 1.])]
     """
     rows, columns = (slice(0, n) for n in table.shape)
-    logits = table.scores(rows, columns) * table.scale
-    logits = logits if table.bias is None else logits + table.bias
-    masks, extra = {"negative": table.negatives(rows, columns)}, table.weights.tile(rows, columns)
+    logits = table.block(rows)
+    masks, extra = {"negative": table.negatives(rows, columns)}, table.log_weights(rows, columns, logits)
     if any(stat.over == "positive" for stat in stats):
         positive = table.masks.positives(rows, columns)
         masks["positive"] = torch.zeros_like(logits, dtype=torch.bool) if positive is None else positive

@@ -71,7 +71,7 @@ def _is_transpose(one: Table, two: Table) -> bool:
     )
     mutual = isinstance(one.masks.positive, Relation) and isinstance(two.masks.positive, Relation)
     plain = one.scale.dim() == 0 and not (one.band or two.band or one.masks.guide or two.masks.guide)
-    alone = not (one.weights.related or one.weights.distance or two.weights.related or two.weights.distance)
+    alone = not (one.weights or two.weights)
     return same and mutual and plain and alone
 
 
@@ -145,7 +145,9 @@ class _Work:
             self.buffers[name] = like.new_empty(min(self.size, n) * min(self.size, m))
         return self.buffers[name][: shape[0] * shape[1]].view(shape)
 
-    def tile_masks(self, rows: slice, columns: slice) -> tuple[dict[str, Tensor | None], Tensor | None]:
+    def tile_masks(
+        self, rows: slice, columns: slice, logits: Tensor
+    ) -> tuple[dict[str, Tensor | None], Tensor | None]:
         """Masks of a tile by kind of pair (None: all), and log weights of negatives (None: all 0)."""
         kinds = {stat.over for stat in self.rows + self.columns}
         masks: dict[str, Tensor | None] = {}
@@ -154,7 +156,7 @@ class _Work:
         if "positive" in kinds:
             positive = self.table.masks.positives(rows, columns)
             masks["positive"] = self.features[0].new_zeros(1, 1, dtype=torch.bool) if positive is None else positive
-        return masks, self.table.weights.tile(rows, columns)
+        return masks, self.table.log_weights(rows, columns, logits)
 
     def bound(self) -> float:
         """An upper bound of |logit|, from the lengths of the features; inf when a function makes it unknown."""
@@ -223,13 +225,12 @@ class _Sums(torch.autograd.Function):
         n, m = work.table.shape
         limit = 300.0 if features[0].dtype == torch.float64 else 60.0
         widest = max((1.0, *(abs(s.factor) for s in work.rows + work.columns)))
-        weighty = work.table.weights.related or work.table.weights.distance
-        small = work.bound() * widest <= limit and not weighty
+        small = work.bound() * widest <= limit and not work.table.weights
         runs = [_Running(s, 1, n, features[0], small) for s in work.rows]
         runs += [_Running(s, 0, m, features[0], small) for s in work.columns]
         for rows, columns in work.tiles():
             logits, _ = work.logits(rows, columns)
-            masks, extra = work.tile_masks(rows, columns)
+            masks, extra = work.tile_masks(rows, columns, logits)
             _pass(runs, (columns, rows), logits, masks, extra, small)
         work.release()
         results = tuple(run.result() for run in runs)
@@ -253,7 +254,7 @@ class _Sums(torch.autograd.Function):
         pulls = _pulls(work, results, grads, ctx.small)
         for rows, columns in work.tiles():
             logits, dots = work.logits(rows, columns)
-            masks, extra = work.tile_masks(rows, columns)
+            masks, extra = work.tile_masks(rows, columns, logits)
             d_logits = _gradient(work, pulls, (rows, columns), logits, masks, extra)
             if d_bias is not None:
                 d_bias += d_logits.sum()

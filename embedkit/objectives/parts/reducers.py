@@ -1,212 +1,19 @@
-"""Slots `weight`, `prior` and `reducer`: how strongly negatives repel, and how a row becomes a loss."""
+"""Slot `reducer`: how a row of the matrix becomes a loss."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from embedkit.errors import DataError
 from embedkit.objectives.matrix.problem import Problem, Row
-from embedkit.objectives.matrix.similarity import Relation, Side
-from embedkit.objectives.matrix.stats import LogWeights, Stat
+from embedkit.objectives.matrix.stats import Stat, Table
 from embedkit.objectives.parts.slots import part
-from embedkit.objectives.tools import choice, grouped_lse, logaddexp, number, softplus
-
-LSE, COUNT, SUM = Stat("lse", "negative"), Stat("count", "negative"), Stat("sum", "negative")
-Stats = dict[Stat, Tensor]
-
-
-class Weight(nn.Module):
-    """Base class of weights of negatives: the log of their weighted sum, from sums over a row. Here all weigh 1.
-
-    Examples
-    --------
-    >>> import torch
-    >>> Weight().log_neg({LSE: torch.tensor([0.5])})
-    tensor([0.5000])
-    """
-
-    plain = False
-    """Whether every negative weighs 1, so that reducers without a weighted sum accept it."""
-    requires: frozenset[str] = frozenset()
-
-    def stats(self) -> list[Stat]:
-        """The sums over negatives that `log_neg` reads."""
-        return [LSE]
-
-    def log_neg(self, stats: Stats) -> Tensor:
-        """log Σ w e^l over the negatives, (n,)."""
-        return stats[LSE]
-
-    def weights(self, left: Side, right: Side) -> LogWeights:
-        """Log weights of single pairs, applied inside the sums."""
-        return LogWeights()
-
-
-@part("weight", "uniform")
-class Uniform(Weight):
-    """Every negative weighs `negative_weight`; the logits of an anchor's own hard negatives get `hard_negative_weight`.
-
-    The latter is added to the logit, as in supervised SimCSE (Gao et al. 2021), so 0 means "like any other". With
-    `mean` the weights are divided by the number of negatives.
-
-    Examples
-    --------
-    >>> import torch
-    >>> Uniform(negative_weight=2.0).log_neg({LSE: torch.tensor([0.0])})
-    tensor([0.6931])
-    """
-
-    def __init__(self, negative_weight: float = 1.0, hard_negative_weight: float = 0.0, mean: bool = False) -> None:
-        super().__init__()
-        self.log_weight = math.log(number("negative_weight", negative_weight, above=0))
-        self.hard, self.mean = number("hard_negative_weight", hard_negative_weight), bool(mean)
-        self.plain = self.log_weight == 0 and self.hard == 0 and not mean
-
-    def stats(self) -> list[Stat]:
-        """The log-sum-exp, and for a mean the number of negatives."""
-        return [LSE, COUNT] if self.mean else [LSE]
-
-    def log_neg(self, stats: Stats) -> Tensor:
-        """The log-sum-exp plus the log weight."""
-        total = stats[LSE] + self.log_weight
-        return total - stats[COUNT].clamp_min(1).log() if self.mean else total
-
-    def weights(self, left: Side, right: Side) -> LogWeights:
-        """The log weight of an anchor's own hard negatives."""
-        if not self.hard or "hard" not in right.ids:
-            return LogWeights()
-        return LogWeights([(Relation.of(left.id("row"), right.id("hard")), self.hard)])
-
-
-@part("weight", "exponential")
-class Exponential(Weight):
-    """Negatives weigh e^(beta · l), normalised to mean 1 over the negatives of an anchor (HCL, HN-NCE).
-
-    log Σ w e^l = log n + lse((1 + beta) l) - lse(beta l), so no table of weights is needed. `beta` multiplies the
-    logit, temperature already applied. With `detach` no gradient flows through the weights.
-
-    Examples
-    --------
-    >>> import torch
-    >>> weight = Exponential(beta=1.0)
-    >>> logits = torch.tensor([[2.0, 0.0]])
-    >>> sharp, flat = (2 * logits).logsumexp(1), logits.logsumexp(1)
-    >>> weight.log_neg({weight.sharp: sharp, weight.flat: flat, COUNT: torch.tensor([2.0])})
-    tensor([2.5844])
-    >>> logits.logsumexp(1)  # without weights
-    tensor([2.1269])
-    """
-
-    def __init__(self, beta: float = 1.0, detach: bool = False) -> None:
-        super().__init__()
-        self.beta, self.detach = number("beta", beta, least=0), bool(detach)
-        self.sharp, self.flat = Stat("lse", "negative", 1 + self.beta), Stat("lse", "negative", self.beta)
-
-    def stats(self) -> list[Stat]:
-        """Two log-sum-exps and the number of negatives."""
-        return [self.sharp, self.flat, COUNT]
-
-    def log_neg(self, stats: Stats) -> Tensor:
-        """log Σ w e^l in closed form."""
-        sharp, flat, count = stats[self.sharp], stats[self.flat], stats[COUNT]
-        there = count > 0
-        flat = flat.masked_fill(~there, 0.0)
-        if not self.detach:
-            return count.clamp_min(1).log() + sharp - flat
-        # The gradient of log Σ sg(w) e^l by l is the softmax of (1 + beta) l: that of sharp / (1 + beta).
-        carrier = sharp.masked_fill(~there, 0.0) / (1 + self.beta)
-        return (count.clamp_min(1).log() + sharp - flat).detach() + carrier - carrier.detach()
-
-
-@part("weight", "target-distance")
-class TargetDistance(Weight):
-    """Negatives weigh |difference of targets| + 1, the targets being the role ``score`` (SupReMix).
-
-    Examples
-    --------
-    >>> import torch
-    >>> left = Side(torch.eye(2), {}, score=torch.tensor([0.0, 1.0]))
-    >>> TargetDistance().weights(left, left).tile(slice(0, 2), slice(0, 2)).exp()
-    tensor([[1., 2.],
-            [2., 1.]])
-    """
-
-    requires = frozenset({"score"})
-
-    def weights(self, left: Side, right: Side) -> LogWeights:
-        """Weights by the distance of scores."""
-        if left.score is None or right.score is None:
-            return LogWeights()
-        return LogWeights(distance=(left.score, right.score))
-
-
-class Prior(nn.Module):
-    """Base class of corrections of the sum over negatives for false negatives among them; the base corrects nothing.
-
-    Examples
-    --------
-    >>> import torch
-    >>> prior = Prior()
-    >>> prior.absent, prior(None, log_neg=torch.tensor([0.5]), lowest=torch.tensor(-10.0))
-    (True, tensor([0.5000]))
-    """
-
-    absent = True
-
-    def forward(self, r: Row, log_neg: Tensor, lowest: Tensor) -> Tensor:
-        """The corrected log Σ w e^l, (n,); `lowest` is the smallest logit there is."""
-        return log_neg
-
-
-@part("prior", "none")
-class NoPrior(Prior):
-    """Every negative counts as a true negative.
-
-    Examples
-    --------
-    >>> from embedkit.objectives import build
-    >>> build("ntxent").prior.absent, build("debiased").prior.absent
-    (True, False)
-    """
-
-
-@part("prior", "debiased")
-class Debiased(Prior):
-    """The share `class_prior` of the negatives counts as false negatives (Chuang et al. 2020).
-
-    max{(x - prior · n · mean e^l_pos) / (1 - prior), n e^l_min}, where x is the sum over n negatives.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from embedkit.objectives import ObjectiveBatch, build
-    >>> z = {"anchor": torch.eye(2), "positive": torch.tensor([[0.6, 0.8], [0.0, 1.0]])}
-    >>> objectives = [build({"name": "debiased", "class_prior": prior}) for prior in (0.0, 0.1)]
-    >>> [round(objective(z, ObjectiveBatch.of(z)).loss.item(), 4) for objective in objectives]
-    [0.7589, 0.702]
-    """
-
-    absent = False
-
-    def __init__(self, class_prior: float = 0.1) -> None:
-        super().__init__()
-        self.prior = number("class_prior", class_prior, least=0, below=1)
-
-    def forward(self, r: Row, log_neg: Tensor, lowest: Tensor) -> Tensor:
-        """The corrected sum, as a logarithm."""
-        count = r.stats[COUNT]
-        log_count = count.clamp_min(1).log()
-        there = (count > 0) & (r.count > 0)
-        mean_pos = r.log_pos - r.count.clamp_min(1).log()
-        ratio = self.prior * (log_count + mean_pos - log_neg).where(there, torch.zeros_like(log_neg)).exp()
-        # Where nothing is left of the sum the logarithm is not looked at; 0.5 keeps its gradient finite.
-        rest = log_neg + torch.log1p(-ratio.where(ratio < 1, torch.full_like(ratio, 0.5))) - math.log(1 - self.prior)
-        floor = log_count + lowest
-        corrections = torch.where((ratio < 1) & (rest > floor), rest, floor.expand_as(rest))
-        return torch.where(there, corrections, log_neg)
-
+from embedkit.objectives.parts.weights import COUNT, SUM, Stats
+from embedkit.objectives.tools import choice, grouped_lse, logaddexp, number, require, softplus
 
 class Reducer(nn.Module):
     """Base class of reducers: from the positives and sums of a row of the matrix to the loss of its anchor.
@@ -231,8 +38,15 @@ class Reducer(nn.Module):
     """Whether it reads the whole table of logits, and so cannot be tiled."""
     pools = False
     """Whether the pairs of an anchor may be replaced by their mean and their log-sum-exp."""
+    lists = True
+    """Whether it reads the positive pairs as the slot `positive` left them."""
+    joins = False
+    """Whether one loss is made of all directions, by `join`, and not one of each."""
     average = "all"
     keeps_state = False
+    requires: frozenset[str] = frozenset()
+    any_of: tuple[frozenset[str], ...] = ()
+    limits: Mapping[str, tuple[float, float]] = {}
 
     def stats(self) -> list[Stat]:
         """The sums that it reads besides those of the negative weight."""
@@ -242,6 +56,20 @@ class Reducer(nn.Module):
         """The loss of each anchor, (n,)."""
         raise TypeError(f"{type(self).__name__} does not define forward")
 
+    def join(self, rows: list[Row]) -> Tensor:
+        """The loss of each row of this process, from the rows of all directions."""
+        raise TypeError(f"{type(self).__name__} does not define join")
+
+    def divisor(self, r: Row) -> int:
+        """What the sum of the losses of the whole batch is divided by: the same number on every process."""
+        if self.average == "positive":
+            return int((r.problem.masks.count() > 0).sum())
+        return r.problem.batch.size if self.average == "rows" else len(r.problem.whole)
+
+    def band(self, table: Table) -> tuple[Tensor, Tensor] | None:
+        """Lowest and highest score (n,) of the negatives that it reads, without gradient; None for all of them."""
+        return None
+
     def metrics(self, r: Row) -> dict[str, Tensor]:
         """Sums over this process's anchors, to be logged as terms."""
         return {}
@@ -249,6 +77,32 @@ class Reducer(nn.Module):
     def advance(self, problem: Problem, stats: Stats, positive: Tensor, scale: Tensor) -> Tensor | None:
         """Update state from the sums of all anchors and their mean positive logits; gives the slope by temperature."""
         return None
+
+
+def pair_scores_of_rows(r: Row) -> Tensor:
+    """The score of each anchor's pair, (n,), between 0 and 1: of the role "scores" that of the positive.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2)}
+    >>> build("clhaif")(z, ObjectiveBatch.of(z, score=torch.tensor([0.5, 4.0])))
+    Traceback (most recent call last):
+        ...
+    embedkit.errors.DataError: role 'score' row 1: score 4 is not between 0 and 1; divide the scores by their maximum
+    """
+    batch = r.problem.batch
+    scores = batch.scores.get("positive", batch.score)
+    role = "scores" if "positive" in batch.scores else "score"
+    if scores is None:
+        raise DataError("the objective needs the score of each pair", where="batch", remedy="map a column to 'score'")
+    wrong = ~((scores >= 0) & (scores <= 1))
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        raise DataError(f"score {float(scores[row]):g} is not between 0 and 1", where=f"role {role!r} row {row}",
+                        remedy="divide the scores by their maximum")  # fmt: skip
+    return scores.to(r.problem.whole.z.dtype)[r.problem.left.id("row")]
 
 
 def _denominators(r: Row, own: float, others: float) -> Tensor:
@@ -290,6 +144,10 @@ class SoftmaxOut(_Ratio):
         Each term is divided by 1 - p, without gradient (MACL).
     smoothing : float
         Share of the target that is spread evenly over all candidates that count.
+    by_score : str, optional
+        CLHAIF (Cheng et al. 2023, Findings of ACL): the score of a pair, between 0 and 1 (the role "score", or that of
+        the positive in the role "scores"), is the target of the "positive" alone; with "all" what is left of 1 is
+        spread evenly over the negatives.
 
     Examples
     --------
@@ -301,15 +159,27 @@ class SoftmaxOut(_Ratio):
     """
 
     def __init__(self, own: float = 1.0, others: float = 0.0, average: str = "all", focal: float = 0.0,
-                 reweight: bool = False, smoothing: float = 0.0) -> None:  # fmt: skip
+                 reweight: bool = False, smoothing: float = 0.0, by_score: str | None = None) -> None:  # fmt: skip
         super().__init__(own, others, average)
+        self.by_score = choice("by_score", by_score, (None, "positive", "all"))
+        if by_score is not None:
+            self.any_of, self.limits = (frozenset({"score", "scores"}),), {"score": (0.0, 1.0)}
+            others_set = [name for name, value in (("smoothing", smoothing), ("focal", focal)) if value]
+            require(not others_set, "by_score", by_score, f"left out beside {' and '.join(others_set)}")
         self.focal, self.reweight = number("focal", focal, least=0), bool(reweight)
         self.smoothing = number("smoothing", smoothing, least=0, below=1)
         self.pools = self.pools and not self.focal and not self.reweight
 
     def stats(self) -> list[Stat]:
         """For smoothing, the sum and number of all negatives."""
-        return [SUM, COUNT] if self.smoothing else []
+        return [SUM, COUNT] if self.smoothing or self.by_score == "all" else []
+
+    def _blend(self, r: Row, logit: Tensor) -> Tensor:
+        """Logits of the pairs when the negatives have what the score leaves of the target, (P,)."""
+        count = r.stats[COUNT]
+        spread = (r.stats[SUM] / count.clamp_min(1))[r.row]
+        share = pair_scores_of_rows(r)[r.row]
+        return torch.where((count > 0)[r.row], share * logit + (1 - share) * spread, logit)
 
     def forward(self, r: Row) -> Tensor:
         """The loss of each anchor, (n,)."""
@@ -319,6 +189,8 @@ class SoftmaxOut(_Ratio):
             total = r.stats[SUM] + r.add(r.logit * r.part) * r.count
             spread = total / (r.stats[COUNT] + r.count).clamp_min(1)
             logit = (1 - self.smoothing) * logit + self.smoothing * spread[r.row]
+        if self.by_score == "all":
+            logit = self._blend(r, logit)
         loss = den - logit
         if self.focal or self.reweight:
             if self.own == 1 and not self.others:
@@ -333,7 +205,8 @@ class SoftmaxOut(_Ratio):
                 loss = loss * rest.clamp_min(1e-12) ** self.focal
             if self.reweight:
                 loss = loss / rest.detach().clamp_min(torch.finfo(rest.dtype).tiny)
-        return r.add(loss * r.part)
+        loss = r.add(loss * r.part)
+        return loss * pair_scores_of_rows(r) if self.by_score == "positive" else loss
 
 
 @part("reducer", "in")

@@ -129,7 +129,8 @@ class _Distance(Pointwise):
 class Distance(Score):
     """s = -‖a - c‖^gamma of unit vectors (Tan et al., arXiv 2303.15103): 2 is Gaussian, 1 Laplacian.
 
-    Squared distances are clamped to at least `eps`: below gamma 2 the gradient at 0 is infinite.
+    Squared distances are clamped to at least `eps`: below gamma 2 the gradient at 0 is infinite. With ``normalize:
+    false`` the vectors keep their lengths.
 
     Examples
     --------
@@ -143,11 +144,20 @@ class Distance(Score):
 
     cosine = False
 
-    def __init__(self, gamma: float = 2.0, eps: float = 1e-12) -> None:
+    def __init__(self, gamma: float = 2.0, eps: float = 1e-12, normalize: bool = True) -> None:
         super().__init__()
         self.gamma = number("gamma", gamma, above=0)
         self.function = _Distance(self.gamma, 1.0, number("eps", eps, least=0))
-        self.lowest = -(2**self.gamma)
+        self.normalize = self.symmetric = bool(normalize)
+        self.lowest = -(2**self.gamma) if normalize else None
+
+    def features(self, side: Side, role: str, batch: ObjectiveBatch) -> Tensor:
+        """Unit vectors; else vectors whose dot product is 1 - ‖a - c‖² / 2, as that of unit vectors is."""
+        if self.normalize:
+            return unit(side.z)
+        half = side.z.square().sum(-1, keepdim=True) / 2
+        one = torch.ones_like(half)
+        return torch.cat([side.z, -half, one] if role == "left" else [side.z, one, 1 - half], dim=-1)
 
 
 @part("score", "halves")

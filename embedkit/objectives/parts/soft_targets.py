@@ -161,6 +161,7 @@ class Divergence(Reducer):
 
     ratio = False
     dense = True
+    lists = False
 
     def __init__(self, form: str = "kl", leak_p: float = 0.0, leak_q: float = 0.0, average: str = "all") -> None:
         super().__init__()
@@ -171,8 +172,7 @@ class Divergence(Reducer):
     def forward(self, r: Row) -> Tensor:
         """The divergence of each anchor, (n,); 0 where no candidate counts."""
         rows, columns = (slice(0, n) for n in r.table.shape)
-        logits = r.table.scores(rows, columns) * r.scale
-        logits = logits if r.table.bias is None else logits + r.table.bias
+        logits = r.table.block(rows)
         positive, negative = r.table.masks.positives(rows, columns), r.table.negatives(rows, columns)
         positive = torch.zeros_like(logits, dtype=torch.bool) if positive is None else positive
         valid = torch.ones_like(positive) if negative is None else negative | positive

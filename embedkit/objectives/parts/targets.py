@@ -44,6 +44,8 @@ class Direction(nn.Module):
 
     requires: frozenset[str] = frozenset({"anchor", "positive"})
     accepts: frozenset[str] = frozenset({"negatives", *VIEWS[2:]})
+    joint = False
+    """Whether its sides make sense in one denominator only."""
 
     def __init__(self, combine: str = "mean", detach: bool = False) -> None:
         super().__init__()
@@ -57,6 +59,9 @@ class Direction(nn.Module):
 
     def _sides(self, embeddings: Embeddings, batch: ObjectiveBatch) -> Sides:
         raise TypeError(f"{type(self).__name__} does not define sides")
+
+    def restrict(self, masks: Masks, left: Side, right: Side, place: int) -> None:
+        """Add to `masks` the pairs that this direction, number `place` of its sides, leaves out."""
 
     def factor(self, sides: Sides) -> float:
         """The factor of the sum of the directions."""
@@ -362,11 +367,15 @@ class FalseNegatives(nn.Module):
     equal_inputs : bool
         Vectors of equal input text or image, and vectors of which one equals a view of the other's row: the same image
         with another caption, the same caption of another image.
-    guide_margin : float, optional
-        Pairs whose cosine by the guide model is above that of the anchor's own positive less this margin (GISTEmbed,
-        Solatorio, arXiv 2402.16829, is margin 0); needs guide embeddings.
+    guide_margin, guide_relative_margin : float, optional
+        Pairs whose cosine by the guide model is above p - guide_margin, or above p - |p| · guide_relative_margin, with
+        p the cosine of the anchor's own positive (GISTEmbed, Solatorio, arXiv 2402.16829, is margin 0); needs guide
+        embeddings.
     own_views : bool
         The other views of the anchor's row; only of use where they are not positive.
+    candidates : str
+        Which may be negatives: "all", an anchor's "own" hard negatives only, or those of the "batch" without any hard
+        negative.
 
     Examples
     --------
@@ -382,11 +391,16 @@ class FalseNegatives(nn.Module):
     """
 
     def __init__(self, groups: bool = True, equal_inputs: bool = False, guide_margin: float | None = None,
-                 own_views: bool = False) -> None:  # fmt: skip
+                 own_views: bool = False, guide_relative_margin: float | None = None,
+                 candidates: str = "all") -> None:  # fmt: skip
         super().__init__()
         self.groups, self.equal, self.own_views = bool(groups), bool(equal_inputs), bool(own_views)
-        self.requires: frozenset[str] = frozenset() if guide_margin is None else frozenset({"guide"})
-        self.guide_margin = None if guide_margin is None else number("guide_margin", guide_margin, least=-2, most=2)
+        self.candidates = choice("candidates", candidates, ("all", "own", "batch"))
+        margins = {"guide_margin": guide_margin, "guide_relative_margin": guide_relative_margin}
+        self.margins = {name: number(name, m, least=-2, most=2) for name, m in margins.items() if m is not None}
+        self.requires: frozenset[str] = frozenset({"guide"} if self.margins else ())
+        if candidates == "own":
+            self.requires |= {"negatives"}
 
     def extend(self, masks: Masks, left: Side, right: Side) -> None:
         """Add the pairs that do not count to `masks`."""
@@ -396,10 +410,19 @@ class FalseNegatives(nn.Module):
             views = [kind for kind in left.ids if kind.startswith("key of ")]
             alike += [("key", "key"), *(("key", view) for view in views), *((view, "key") for view in views)]
         masks.drop += [Relation.of(left.id(a), right.id(b)) for a, b in alike if a in left.ids and b in right.ids]
-        if self.guide_margin is not None:
+        if self.candidates == "own":
+            masks.only.append(Relation.of(left.id("row"), right.id("hard")))
+        elif self.candidates == "batch":
+            hard = torch.where(right.id("hard") >= 0, 0, NOBODY)
+            masks.drop.append(Relation.of(torch.zeros_like(left.id("row")), hard))
+        if self.margins:
             mine, theirs = guides(left, right)
             row, column = masks.pairs()
             ceiling = mine.new_full((len(left),), torch.inf)
             # An anchor with several positives is as strict as its least similar one.
             ceiling.scatter_reduce_(0, row, (mine[row] * theirs[column]).sum(-1), "amin")
-            masks.guide = mine, theirs, ceiling - self.guide_margin
+            gap = [ceiling - self.margins["guide_margin"]] if "guide_margin" in self.margins else []
+            if "guide_relative_margin" in self.margins:
+                less = ceiling.abs() * self.margins["guide_relative_margin"]
+                gap.append(torch.where(ceiling.isinf(), ceiling, ceiling - less))
+            masks.guide = mine, theirs, torch.stack(gap).amin(0)
