@@ -66,6 +66,16 @@ _PARTS = {
     "margin-mse": "MarginMSELoss",
     "distill-kl": "DistillKLDivLoss",
     "embedding-mse": "MSELoss",
+    "contrastive": "ContrastiveLoss",
+    "online-contrastive": "OnlineContrastiveLoss",
+    "triplet": "TripletLoss TripletMarginLoss",
+    "batch-all-triplet": "BatchAllTripletLoss",
+    "batch-hard-triplet": "BatchHardTripletLoss",
+    "semi-hard-triplet": "BatchSemiHardTripletLoss",
+    "soft-margin-triplet": "BatchHardSoftMarginTripletLoss",
+    "gist": "GISTEmbedLoss CachedGISTEmbedLoss",
+    "multi-similarity": "MultiSimilarityLoss",
+    "circle": "CircleLoss",
     "matryoshka": "MatryoshkaLoss MRL",
     "supcon": "SupConLoss SupervisedContrastive SupervisedContrastiveLoss",
     "ntxent": "NTXentLoss nt-x-ent",
@@ -125,21 +135,8 @@ ANSWERS = {
 }
 """Names, plain, whose values mean something else here: they are answered, not taken."""
 
-_LABELLED = (
-    "the pairs of label 1 are trained against the rest of the batch with where: {label: 1}; a label that grades "
-    "similarity is mapped to score, and objective=cosent or cosine-mse reads it"
-)
-_CLASSES = "method=views objective=supcon data.sampler=by-label pulls the texts of a class together"
-_TRIPLETS = "rows of anchor, positive and negative are trained by objective=infonce, in-batch negatives included"
 LOSS_ANSWERS = {
-    "contrastiveloss": _LABELLED,
-    "onlinecontrastiveloss": _LABELLED,
     "softmaxloss": "for NLI, recipe simcse-sup trains entailment pairs with contradictions as negatives (infonce)",
-    "tripletloss": _TRIPLETS,
-    "batchalltripletloss": _CLASSES,
-    "batchhardtripletloss": _CLASSES,
-    "batchsemihardtripletloss": _CLASSES,
-    "batchhardsoftmargintripletloss": _CLASSES,
 }
 """Losses of sentence-transformers without a counterpart, plain -> what is trained in their place."""
 
@@ -176,6 +173,6 @@ def ours(name: str) -> tuple[str, ...]:
     Examples
     --------
     >>> ours("num_train_epochs"), ours("--max-seq-length"), ours("TripletLoss")
-    (('train.epochs',), ('model.max_length',), ())
+    (('train.epochs',), ('model.max_length',), ('triplet',))
     """
     return SETTINGS.get(plain(name), ()) or PARTS.get(plain(name), ())

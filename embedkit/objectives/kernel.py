@@ -123,8 +123,8 @@ class TableObjective(Objective):
         tables = [self._table(problem) for problem in problems]
         stats = row_stats(tables, self._stats(), self.tile)
         if self.reducer.joins:
-            sums = [dict(zip(self._stats(), found, strict=True)) for found in stats]
-            rows = [self._row(*each) for each in zip(problems, tables, sums, strict=True)]
+            by_name = [dict(zip(self._stats(), sums, strict=True)) for sums in stats]
+            rows = [self._row(*each) for each in zip(problems, tables, by_name, strict=True)]
             return LossOutput(self._mean(rows[0], self.reducer.join(rows)), {}, self.scale.metrics())
         losses, terms = [], dict[str, Tensor]()
         for problem, table, sums in zip(problems, tables, stats, strict=True):
@@ -161,7 +161,9 @@ class TableObjective(Objective):
         table = Table(problem.my_parts, scale, bias, problem.masks.share(problem.mine), weights, band)
         limits = self.reducer.band(table)
         if limits is not None:
-            low, high = limits if band is None else (torch.maximum(band[0], limits[0]), torch.minimum(band[1], limits[1]))
+            low, high = (
+                limits if band is None else (torch.maximum(band[0], limits[0]), torch.minimum(band[1], limits[1]))
+            )
             table.band = low, high
         return table
 

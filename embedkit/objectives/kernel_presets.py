@@ -34,8 +34,9 @@ table_preset("focal-infonce", paper="Hou and Li 2023; focal image-text contrast,
              note="[R] (1 - p)^focal on each term; the papers' own formulas are not verified")  # fmt: skip
 table_preset("label-smoothing", paper="Szegedy et al. 2016, on the similarity matrix", smoothing=0.1)
 
-table_preset("clhaif", paper="Cheng et al. 2023, Findings of ACL, Improving Contrastive Learning of Sentence Embeddings "
-             "from AI Feedback", by_score="positive", note="the authors' smooth_positive; by_score: all is smooth_all")  # fmt: skip
+table_preset("clhaif", paper="Cheng et al. 2023, Findings of ACL, Improving Contrastive Learning of Sentence "
+             "Embeddings from AI Feedback", by_score="positive",
+             note="the authors' smooth_positive; by_score: all is smooth_all")  # fmt: skip
 
 # Labels.
 table_preset("supcon", paper="Khosla et al. 2020 (arXiv 2004.11362), L_out", direction="views", temperature=0.07,

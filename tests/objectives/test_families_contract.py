@@ -229,6 +229,8 @@ REFUSED = [
     ("feature-correlation", {"scale": 0}),
     ("byol", {"hidden": 0}), ("simsiam", {"hidden": 2.5}),
     ("groco", {"hardest": 0}), ("groco", {"steepness": 0}),
+    ("list-mle", {"lists": "all"}), ("list-mle", {"omega": 0.5}), ("list-mle", {"teacher_temperature": 0.1}),
+    ("contrastive", {"margin": 0}), ("contrastive", {"threshold": 0.5}), ("online-contrastive", {"threshold": 0}),
     ("swav", {"prototypes": 51}), ("swav", {"prototypes": 1}), ("swav", {"temperature": 0}), ("swav", {"epsilon": 0}),
     ("swav", {"queue": -1}), ("swav", {"iterations": 0}),
     ("cosent", {"scale": 0}), ("energy-hinge", {"margin": -0.1}), ("margin-mse", {"similarity": "euclid"}),

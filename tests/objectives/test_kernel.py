@@ -126,6 +126,21 @@ REFUSED = [
     ({"name": "icon", "form": "kll"}, "one of"),
     ({"name": "supcon", "by": "colour"}, "one of"),
     ({"name": "icon", "bank": "mixed-queue"}, "use bank 'queue'"),
+    ({"name": "icon", "positive": "additive-margin"}, "use positive 'plain'"),
+    ({"name": "triplet", "mining": "harder"}, "one of"),
+    ({"name": "triplet", "tile": 8}, "leave out tile"),
+    ({"name": "triplet", "positive": "simo"}, "use positive 'plain'"),
+    ({"name": "triplet", "weight": "exponential"}, "another reducer"),
+    ({"name": "triplet", "candidates": "mine"}, "one of"),
+    ({"name": "infonce", "direction": "joint"}, "use reducer 'joint'"),
+    ({"name": "gte", "bank": "queue"}, "use bank 'none'"),
+    ({"name": "gte", "prior": "debiased"}, "use prior 'none'"),
+    ({"name": "gist", "guide_relative_margin": "5 %"}, "a number"),
+    ({"name": "mochi", "weight": "hardness"}, "use bank 'queue'"),
+    ({"name": "clhaif", "smoothing": 0.1}, "left out beside smoothing"),
+    ({"name": "clhaif", "by_score": "some"}, "one of"),
+    ({"name": "llave", "harder": "hard"}, "one of"),
+    ({"name": "circle", "relaxation": 2.0}, "at most 1"),
 ]
 
 

@@ -42,6 +42,7 @@ def run(config: dict[str, Any], hard: bool, rows: slice = slice(0, ROWS)) -> dic
     torch.manual_seed(5)
     objective = build(config, dim=DIM, num_rows=20).double()
     found: dict[str, Tensor] = {}
+    score = torch.tensor([0.0, 1.0, 1.0, 2.0, 3.0, 4.0, 2.0]) / (4.0 if "score" in objective.limits else 1.0)
     for step in range(2):
         views = {n: normal(ROWS, DIM, seed=10 * step + k) for k, n in enumerate(names[:3])}
         owner = {n: torch.arange(ROWS) for n in views}
@@ -49,7 +50,7 @@ def run(config: dict[str, Any], hard: bool, rows: slice = slice(0, ROWS)) -> dic
             views["negatives"], owner["negatives"] = normal(len(OWNER), DIM, seed=10 * step + 3), OWNER
         batch = ObjectiveBatch.of(
             views, owner=owner, rows=rows if step else slice(0, ROWS), step=step, total_steps=4,
-            label=torch.tensor([0, 0, 1, 1, 2, 3, 0]), score=torch.tensor([0.0, 1.0, 1.0, 2.0, 3.0, 4.0, 2.0]),
+            label=torch.tensor([0, 0, 1, 1, 2, 3, 0]), score=score,
             group=torch.tensor([0, 1, 2, 3, 4, 4, 5]), guide={n: normal(len(z), DIM, seed=7) for n, z in views.items()},
         )  # fmt: skip
         leaves = {n: z.requires_grad_() for n, z in views.items()}
@@ -107,6 +108,12 @@ VARIANTS: list[dict[str, Any]] = [
     {"name": "table", "score": "dot", "direction": "views", "by": "group", "groups": False, "reducer": "in"},
     {"name": "table", "direction": "views", "by": "label", "smoothing": 0.2, "others": 1.0},
     {"name": "table", "direction": "both", "scale": "per-sample", "reducer": "global", "score": "distance"},
+    {"name": "table", "direction": "both", "weight": "hardness", "strength": 2.0, "scale": "learnable"},
+    {"name": "table", "weight": "hardness", "score": {"name": "distance", "normalize": False}, "bias": 0.5},
+    {"name": "clhaif", "by_score": "all", "direction": "both"},
+    {"name": "infonce", "candidates": "batch", "score": {"name": "distance", "normalize": False, "gamma": 1.0}},
+    {"name": "gist", "guide_margin": -0.2, "guide_relative_margin": 0.5, "weight": "hardness", "temperature": 0.1},
+    {"name": "multi-similarity", "direction": "both", "by": "row", "epsilon": 0.5},
 ]
 
 

@@ -90,7 +90,7 @@ class JointSoftmax(Reducer):
     >>> from embedkit.objectives import build
     >>> z = {"anchor": torch.eye(2), "positive": torch.tensor([[0.6, 0.8], [0.0, 1.0]])}
     >>> build({"name": "gte", "temperature": 1.0})(z, ObjectiveBatch.of(z)).loss
-    tensor(1.7224)
+    tensor(1.5938)
     """
 
     joins = True

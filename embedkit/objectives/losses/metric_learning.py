@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -32,7 +34,8 @@ def extreme(table: Table, negative: bool) -> Tensor:
     >>> from embedkit.objectives.matrix.similarity import Masks, Relation
     >>> from embedkit.objectives.matrix.stats import Part
     >>> eye, ids = torch.eye(2), torch.arange(2)
-    >>> table = Table([Part(eye, eye)], torch.tensor(10.0), None, Masks(Relation.of(ids, ids), Relation.of(ids, ids + 2)))
+    >>> masks = Masks(Relation.of(ids, ids), Relation.of(ids, ids + 2))
+    >>> table = Table([Part(eye, eye)], torch.tensor(10.0), None, masks)
     >>> extreme(table, negative=True), extreme(table, negative=False)
     (tensor([0., 0.]), tensor([1., 1.]))
     """
@@ -41,12 +44,12 @@ def extreme(table: Table, negative: bool) -> Tensor:
         row, column = table.masks.pairs()
         scores = pair_scores(table.parts, row, column)
         return scores.new_full((n,), torch.inf).scatter_reduce(0, row, scores, "amin")
-    found, height = [], max(1, AT_ONCE // max(m, 1))
+    blocks, height = [], max(1, AT_ONCE // max(m, 1))
     for at in range(0, n, height):
         rows = slice(at, min(n, at + height))
         scores, there = table.scores(rows, slice(0, m)), table.masks.negatives(rows, slice(0, m))
-        found.append((scores if there is None else scores.masked_fill(~there, -torch.inf)).amax(1))
-    return torch.cat(found) if found else table.scale.new_zeros(0)
+        blocks.append((scores if there is None else scores.masked_fill(~there, -torch.inf)).amax(1))
+    return torch.cat(blocks) if blocks else table.scale.new_zeros(0)
 
 
 @part("reducer", "triplet")
@@ -118,12 +121,11 @@ class Triplet(Reducer):
             first = torch.ones_like(row, dtype=torch.bool)
             first[1:] = row[order][1:] != row[order][:-1]
             row, positive = row[order][first], positive[order][first]
-        height, found = max(1, AT_ONCE // max(table.shape[1], 1)), []
-        for r, p in zip(row.split(height), positive.split(height), strict=True):
-            found.append(self._of_pairs(table, r, p))
-        if not found:
+        height = max(1, AT_ONCE // max(table.shape[1], 1))
+        parts = [self._of_pairs(table, *pairs) for pairs in zip(row.split(height), positive.split(height), strict=True)]
+        if not parts:
             return row, positive, positive
-        return tuple(torch.cat(part) for part in zip(*found, strict=True))  # type: ignore[return-value]
+        return tuple(torch.cat(part) for part in zip(*parts, strict=True))  # type: ignore[return-value]
 
     def _of_pairs(self, table: Table, row: Tensor, positive: Tensor) -> Triplets:
         """The triplets of some positive pairs, sorted by anchor."""
@@ -164,7 +166,7 @@ class MultiSimilarity(Reducer):
     >>> z = {"anchor": torch.eye(2), "positive": torch.tensor([[0.6, 0.8], [0.0, 1.0]])}
     >>> objective = build({"name": "table", "reducer": "multi-similarity", "temperature": 1.0})
     >>> objective(z, ObjectiveBatch.of(z)).loss
-    tensor(0.3681)
+    tensor(0.3779)
     """
 
     ratio = False
@@ -221,7 +223,7 @@ class Circle(Reducer):
     >>> from embedkit.objectives import build
     >>> z = {"anchor": torch.eye(2), "positive": torch.tensor([[0.6, 0.8], [0.0, 1.0]])}
     >>> build({"name": "circle", "by": "row", "temperature": 0.1, "direction": "rows"})(z, ObjectiveBatch.of(z)).loss
-    tensor(2.4001)
+    tensor(1.7119)
     """
 
     ratio = False
@@ -327,20 +329,21 @@ class Contrastive(Family):
         return alike & (gap > nearest), ~alike & (gap < farthest)
 
 
-DISTANCE = {"score": "distance", "gamma": 1.0, "normalize": False, "temperature": 1.0, "reducer": "triplet"}
-LABELS = {"direction": "views", "by": "label"}
+DISTANCE: dict[str, Any] = {"score": "distance", "gamma": 1.0, "normalize": False, "temperature": 1.0}
+BY_LABEL: dict[str, Any] = {"reducer": "triplet", "direction": "views", "by": "label", **DISTANCE}
 
-table_preset("triplet", paper="Weinberger and Saul 2009; Reimers and Gurevych 2019, EMNLP, section 3", candidates="own",
-             **DISTANCE, note="the given triplets; sentence-transformers has margin 5")  # fmt: skip
-table_preset("batch-all-triplet", paper="Hermans et al. 2017 (arXiv 1703.07737), section 2", average="active", **DISTANCE,
-             **LABELS, note="mean over triplets that cost something")  # fmt: skip
-table_preset("batch-hard-triplet", paper="Hermans et al. 2017 (arXiv 1703.07737), section 2", mining="hard", **DISTANCE,
-             **LABELS)  # fmt: skip
-table_preset("soft-margin-triplet", paper="Hermans et al. 2017 (arXiv 1703.07737), section 2", mining="hard", soft=True,
-             margin=0.0, **DISTANCE, **LABELS)  # fmt: skip
-table_preset("semi-hard-triplet", paper="Schroff et al. 2015, CVPR, FaceNet, section 3.2", mining="semi-hard", **DISTANCE,
-             **LABELS)  # fmt: skip
+table_preset("triplet", paper="Weinberger and Saul 2009; Reimers and Gurevych 2019, EMNLP, section 3",
+             reducer="triplet", candidates="own", **DISTANCE,
+             note="the given triplets; sentence-transformers has margin 5")  # fmt: skip
+table_preset("batch-all-triplet", paper="Hermans et al. 2017 (arXiv 1703.07737), section 2", average="active",
+             note="mean over triplets that cost something", **BY_LABEL)  # fmt: skip
+table_preset("batch-hard-triplet", paper="Hermans et al. 2017 (arXiv 1703.07737), section 2", mining="hard",
+             **BY_LABEL)  # fmt: skip
+table_preset("soft-margin-triplet", paper="Hermans et al. 2017 (arXiv 1703.07737), section 2", mining="hard",
+             soft=True, margin=0.0, **BY_LABEL)  # fmt: skip
+table_preset("semi-hard-triplet", paper="Schroff et al. 2015, CVPR, FaceNet, section 3.2", mining="semi-hard",
+             **BY_LABEL)  # fmt: skip
 table_preset("multi-similarity", paper="Wang et al. 2019, CVPR (arXiv 1904.06627)", reducer="multi-similarity",
-             temperature=1.0, epsilon=0.1, **LABELS)  # fmt: skip
+             temperature=1.0, epsilon=0.1, direction="views", by="label")  # fmt: skip
 table_preset("circle", paper="Sun et al. 2020, CVPR (arXiv 2002.10857)", reducer="circle", temperature=1 / 80,
-             **LABELS)  # fmt: skip
+             direction="views", by="label")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Order and equivariance: group ordering by differentiable sorting (GroCo), equality of Gram matrices (CARE), ListMLE."""
+"""Order and equivariance: differentiable sorting (GroCo), likelihood of a ranking (ListMLE), Gram matrices (CARE)."""
 
 from __future__ import annotations
 
@@ -196,9 +196,9 @@ def plackett_luce(student: Tensor, target: Tensor, valid: Tensor, ties: Tensor) 
 def order_prior(teacher: Tensor, valid: Tensor, omega: float, fidelity: str) -> Tensor:
     """A teacher's similarities of ordered lists, moved towards the order of the lists, (R, n, n).
 
-    Row i of a list ranks the members i, i + 1, ... by the teacher. A member at distance r = j - i that does not stand at
-    place r is moved by ± log(1 + omega · g), g being how far its similarity is from the one at place r, down where it
-    stands too early. The lower triangle mirrors the upper one. The released code compares a member's place with j
+    Row i of a list ranks the members i, i + 1, ... by the teacher. A member at distance r = j - i that does not stand
+    at place r is moved by ± log(1 + omega · g), g being how far its similarity is from the one at place r, down where
+    it stands too early. The lower triangle mirrors the upper one. The released code compares a member's place with j
     (``fidelity`` "code"), so that it is nearly always moved down.
 
     Examples
@@ -216,12 +216,12 @@ def order_prior(teacher: Tensor, valid: Tensor, omega: float, fidelity: str) -> 
     order = values.argsort(dim=2, descending=True, stable=True)
     rank = order.argsort(dim=2)
     by_rank = values.gather(2, order)
-    expected = by_rank.gather(2, gap.clamp_min(0).expand_as(teacher))
-    away = torch.where(tail & expected.isfinite(), (teacher - expected).abs(), 0.0)
+    in_place = by_rank.gather(2, gap.clamp_min(0).expand_as(teacher))
+    away = torch.where(tail & in_place.isfinite(), (teacher - in_place).abs(), 0.0)
     early = rank < (gap if fidelity == "paper" else place[None, :].expand_as(gap))
-    moved = teacher + torch.where(early, -1.0, 1.0) * torch.log1p(omega * away)
-    upper = moved.triu()
-    return upper + upper.transpose(1, 2) - torch.diag_embed(moved.diagonal(dim1=1, dim2=2))
+    prior = teacher + torch.where(early, -1.0, 1.0) * torch.log1p(omega * away)
+    upper = prior.triu()
+    return upper + upper.transpose(1, 2) - torch.diag_embed(prior.diagonal(dim1=1, dim2=2))
 
 
 @objective(
@@ -259,7 +259,7 @@ class ListMLE(Family):
     """
 
     accepts = frozenset({"negatives", "guide", "scores"})
-    any_of = (frozenset({"guide", "scores"}),)
+    any_of: tuple[frozenset[str], ...] = (frozenset({"guide", "scores"}),)
 
     def __init__(self, *, temperature: float = 0.05, lists: str = "own", omega: float = 0.0,
                  teacher_temperature: float | None = None, fidelity: str = "paper") -> None:  # fmt: skip
@@ -270,11 +270,11 @@ class ListMLE(Family):
         require(not omega or lists == "members", "omega", omega, "0 where lists is not 'members'")
         require(teacher_temperature is None or omega > 0, "teacher_temperature", teacher_temperature,
                 "left out without omega: only the order counts")  # fmt: skip
-        given = 0.05 if teacher_temperature is None else teacher_temperature
-        self.teacher_temperature = number("teacher_temperature", given, above=0)
+        width = 0.05 if teacher_temperature is None else teacher_temperature
+        self.teacher_temperature = number("teacher_temperature", width, above=0)
         if lists != "own":
-            self.requires, self.any_of = frozenset({*PAIR, "guide"}), ()
-            self.accepts = frozenset({"negatives"})
+            self.requires, self.accepts = frozenset({*PAIR, "guide"}), frozenset({"negatives"})
+            self.any_of = ()
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
         """The loss of this process's rows."""

@@ -263,8 +263,8 @@ class Masks:
 
     A pair is positive when `positive` relates it and `same` does not; negative when it is in no relation of
     {positive, same, *drop}, in every relation of `only`, and not above `ceiling` (N,) of its anchor in the guide's
-    similarity, which marks likely false negatives. Without `attracts` positives are in no denominator: they only say how
-    alike the guide finds an anchor's own pair.
+    similarity, which marks likely false negatives. Without `attracts` positives are in no denominator: they only say
+    how alike the guide finds an anchor's own pair.
 
     Examples
     --------

@@ -242,7 +242,9 @@ class Table:
 
     def block(self, rows: slice) -> Tensor:
         """The logits (k, M) of some anchors."""
-        logits = self.scores(rows, slice(0, self.shape[1])) * (self.scale if self.scale.dim() == 0 else self.scale[rows])
+        logits = self.scores(rows, slice(0, self.shape[1])) * (
+            self.scale if self.scale.dim() == 0 else self.scale[rows]
+        )
         return logits if self.bias is None else logits + self.bias
 
     def log_weights(self, rows: slice, columns: slice, logits: Tensor) -> Tensor | None:

@@ -145,9 +145,7 @@ class _Work:
             self.buffers[name] = like.new_empty(min(self.size, n) * min(self.size, m))
         return self.buffers[name][: shape[0] * shape[1]].view(shape)
 
-    def tile_masks(
-        self, rows: slice, columns: slice, logits: Tensor
-    ) -> tuple[dict[str, Tensor | None], Tensor | None]:
+    def tile_masks(self, rows: slice, columns: slice, logits: Tensor) -> tuple[dict[str, Tensor | None], Tensor | None]:
         """Masks of a tile by kind of pair (None: all), and log weights of negatives (None: all 0)."""
         kinds = {stat.over for stat in self.rows + self.columns}
         masks: dict[str, Tensor | None] = {}

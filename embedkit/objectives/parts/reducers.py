@@ -15,6 +15,7 @@ from embedkit.objectives.parts.slots import part
 from embedkit.objectives.parts.weights import COUNT, SUM, Stats
 from embedkit.objectives.tools import choice, grouped_lse, logaddexp, number, require, softplus
 
+
 class Reducer(nn.Module):
     """Base class of reducers: from the positives and sums of a row of the matrix to the loss of its anchor.
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from embedkit.objectives.matrix.problem import Problem, Row
 from embedkit.objectives.matrix.stats import Stat
 from embedkit.objectives.parts.reducers import Reducer
-from embedkit.objectives.parts.weights import COUNT, LSE, Stats
 from embedkit.objectives.parts.scales import mean_by_sample, sample_ids
 from embedkit.objectives.parts.slots import part
+from embedkit.objectives.parts.weights import COUNT, LSE, Stats
 from embedkit.objectives.tools import grouped_lse, number
 
 EXPECT = Stat("expect", "negative")

@@ -166,7 +166,7 @@ class HardnessWeight(Weight):
     >>> z = {"anchor": torch.eye(2), "positive": torch.tensor([[0.6, 0.8], [0.0, 1.0]])}
     >>> objective = build({"name": "table", "weight": "hardness", "strength": 2.0, "temperature": 1.0})
     >>> objective(z, ObjectiveBatch.of(z)).loss
-    tensor(0.9765)
+    tensor(1.0290)
     """
 
     by_score = True

@@ -25,14 +25,14 @@ def joint(tau: float, anchors: bool = True, positives: bool = True, back: bool =
                 return False
             g = facts.guide
             bar = cosine(g["anchor"][i], g["positive"][i])
-            bars = ([bar - margin] if margin is not None else [])
+            bars = [bar - margin] if margin is not None else []
             bars += [bar - abs(bar) * relative] if relative is not None else []
             return cosine(g[one][at], g[other][to]) > min(bars)
 
         def row(i: int, one: str, other: str, keep: Any) -> list[float]:
             return [cosine(x[one][i], x[other][j]) / tau for j in range(len(x.get(other, ())))
-                    if keep(j) and not alike(i, one, i, other, j, other == "positive" and one == "anchor" and j == i
-                                             or other == "anchor" and one == "positive" and j == i)]  # fmt: skip
+                    if keep(j) and not alike(i, one, i, other, j, (other == "positive" and one == "anchor" and j == i)
+                                             or (other == "anchor" and one == "positive" and j == i))]  # fmt: skip
 
         kinds = [[row(i, "anchor", "positive", lambda j: True) for i in range(facts.size)]]
         kinds.append([row(i, "anchor", "negatives", lambda j: True) for i in range(facts.size)])
@@ -78,7 +78,7 @@ def weighted(tau: float, spread: bool) -> Oracle:
         for i in range(facts.size):
             logits = [cosine(x["anchor"][i], c) / tau for c in candidates]
             rest = (1 - scores[i]) / (len(logits) - 1) if spread else 0.0
-            losses.append(sum((scores[i] if j == i else rest) * (lse(logits) - l) for j, l in enumerate(logits)))
+            losses.append(sum((scores[i] if j == i else rest) * (lse(logits) - x) for j, x in enumerate(logits)))
         return mean(losses)
 
     return loss

@@ -39,9 +39,7 @@ def triplet(sets: Sets, logit: Logit, mining: str, margin: float, soft: bool, ac
     return sum(losses) / max(1, count)
 
 
-def multi_similarity(
-    sets: Sets, score: Logit, alpha: float, beta: float, base: float, epsilon: float | None
-) -> float:
+def multi_similarity(sets: Sets, score: Logit, alpha: float, beta: float, base: float, epsilon: float | None) -> float:
     """Equation 12 of Wang et al., with the miner of 3.2."""
     losses = []
     for i, (positives, negatives) in enumerate(sets):
