@@ -42,6 +42,21 @@ def cpu_has_int8() -> bool:
     return bool(torch.cpu._is_vnni_supported())
 
 
+def cpu_has_avx512() -> bool:
+    """Whether this CPU has AVX-512, and torch has oneDNN, whose kernels use it on every maker's processors.
+
+    Examples
+    --------
+    >>> from embedkit.system.cpu import cpu_has_avx512
+    >>> cpu_has_avx512() in (True, False)
+    True
+    """
+    import torch
+
+    has_kernels = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return has_kernels and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+
+
 def cpu_name() -> str:
     """The model of this CPU as it names itself, else its architecture.
 

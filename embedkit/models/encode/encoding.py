@@ -12,8 +12,10 @@ import torch
 from tqdm import tqdm
 
 from embedkit.errors import NonFiniteError, UserError
+from embedkit.models.execution.fused import for_encoding, has_hooks
 from embedkit.models.inputs.inputs import Inputs
 from embedkit.models.inputs.tokens import check_texts, resolve_prompt
+from embedkit.system.threads import by_threads
 
 if TYPE_CHECKING:
     from embedkit.models.base import Model, Progress
@@ -24,7 +26,8 @@ _TOLD: weakref.WeakSet[Model] = weakref.WeakSet()
 """Models whose truncated texts have been reported."""
 # Texts that are tokenised and sorted together: bounds the memory for token ids, long enough for even batches.
 WINDOW = 65_536
-BATCH_TOKENS = {"cpu": 4_096, "mps": 16_384, "cuda": 65_536}
+BATCH_TOKENS = {"cpu": 2_048, "mps": 16_384, "cuda": 65_536}
+FEWEST_TOKENS, MOST_WORKERS = 512, 8
 
 
 def encode(model: Model, inputs: Sequence[str], settings: EncodeSettings, first: int = 0) -> np.ndarray:
@@ -44,20 +47,26 @@ def encode(model: Model, inputs: Sequence[str], settings: EncodeSettings, first:
     number = {text: k for k, text in enumerate(dict.fromkeys(texts))}  # each distinct text once
     distinct = list(number)
     unit = model.normalize if settings.normalize is None else settings.normalize
-    budget = settings.batch_tokens or BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cuda"])
     vectors = np.empty((len(distinct), dim), dtype=np.float32)
     was_training = model.training
     model.eval()
     try:
         with reporter(settings.progress, len(distinct), "texts") as show, torch.inference_mode():
+            quick, workers = for_encoding(model), workers_for(model)
             for start in range(0, len(distinct), WINDOW):
                 window = model.prepare(distinct[start : start + WINDOW], prompt)
                 _tell_cut(model, window)
-                for index in token_batches(window.costs, budget, settings.batch_size):
-                    batch = window.select(index)
-                    vectors[start + index] = _vectors(model, batch, dim, unit)
+                budget = settings.batch_tokens or batch_budget(model.device.type, window.tokens)
+                batches = list(token_batches(window.costs, budget, settings.batch_size))
+
+                @torch.inference_mode()  # of the thread that runs it
+                def work(index: np.ndarray, window: Inputs = window) -> tuple[np.ndarray, np.ndarray]:
+                    return index, _vectors(quick, window.select(index), dim, unit)
+
+                for index, part in by_threads(work, batches, workers):
                     rows = start + index
-                    bad = first_not_finite(vectors[rows])
+                    vectors[rows] = part
+                    bad = first_not_finite(part)
                     if bad is not None:
                         raise not_finite(first + texts.index(distinct[rows[bad]]))
                     show(len(index))
@@ -66,6 +75,45 @@ def encode(model: Model, inputs: Sequence[str], settings: EncodeSettings, first:
     if len(distinct) == len(texts):
         return vectors
     return vectors[np.fromiter((number[text] for text in texts), np.int64, len(texts))]
+
+
+def batch_budget(device: str, tokens: int) -> int:
+    """Tokens of a batch at most, by the kind of device and the tokens of all texts.
+
+    Few texts are cut into smaller batches on a CPU, so that all threads have one. It does not depend on their number:
+    vectors are equal bit for bit with any number of workers.
+
+    Examples
+    --------
+    >>> from embedkit.models.encode.encoding import batch_budget
+    >>> batch_budget("cpu", 1_000_000), batch_budget("cpu", 8_000), batch_budget("cuda", 8_000)
+    (2048, 1000, 65536)
+    """
+    most = BATCH_TOKENS.get(device, BATCH_TOKENS["cuda"])
+    return most if device != "cpu" else min(most, max(FEWEST_TOKENS, tokens // 8))
+
+
+def workers_for(model: Model) -> int:
+    """How many batches run at once: on a CPU one a thread of torch, at most `MOST_WORKERS`.
+
+    One, where batches have to come one after the other: beside hooks, which see them, and for positions that are
+    scaled by the texts seen so far.
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin.sentences import tokenizer
+    >>> from embedkit.models import StaticEncoder
+    >>> from embedkit.models.encode.encoding import workers_for
+    >>> workers_for(StaticEncoder(tokenizer(), dim=8)) in range(1, 9)
+    True
+    """
+    if model.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return 1
+    for module in model.modules():
+        rope = str(getattr(module, "rope_type", ""))
+        if has_hooks(module) or "dynamic" in rope or "longrope" in rope:
+            return 1
+    return min(torch.get_num_threads(), MOST_WORKERS)
 
 
 def _tell_cut(model: Model, window: Inputs) -> None:

@@ -13,7 +13,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from embedkit.errors import DiskError, UserError, nearest
 from embedkit.models.execution.int8 import InputRecord, Int8Layers, linear_layers
+from embedkit.models.execution.rebuild import rebuilt
 from embedkit.system.cpu import cpu_has_bf16, cpu_has_int8, cpu_name
 from embedkit.system.disk import write_durably
 
@@ -117,30 +118,13 @@ def at_dtype(model: Model, dtype: str | torch.dtype) -> Model:
             what = "no linear layers of 64 inputs and more" if not layers else f"{model.dtype} weights, not float32"
             raise UserError(f"int8: the model has {what}", where="dtype", remedy="use fp32")
         _quantize(model, layers)
-        quantized: Model = _rebuilt(model, _INT8.get)
+        quantized: Model = rebuilt(model, _INT8.get)
         quantized.compute = "int8"
         return quantized
     if model.dtype == FLOATS[name]:
         return model
-    cast: Model = _rebuilt(model, lambda module: _cast(module, FLOATS[name]))
+    cast: Model = rebuilt(model, lambda module: _cast(module, FLOATS[name]))
     return cast
-
-
-def _rebuilt(root: Any, change: Callable[[nn.Module], nn.Module | None]) -> Any:
-    """A tree of modules beside that of `root`: each is what `change` gives for it, or a copy that shares everything but
-    its children."""
-    memo: dict[int, nn.Module] = {}
-
-    def rebuild(module: nn.Module) -> nn.Module:
-        if id(module) not in memo:
-            new = change(module)
-            new = copy.copy(module) if new is None else new
-            memo[id(module)] = new
-            if new._modules is module._modules:
-                new._modules = {k: None if v is None else rebuild(v) for k, v in module._modules.items()}
-        return memo[id(module)]
-
-    return rebuild(root)
 
 
 def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -8,7 +8,8 @@ take over (SmoothQuant, Xiao et al. 2023, equation 4 with alpha 0.5). Products a
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import torch
@@ -17,6 +18,14 @@ from torch.utils.hooks import RemovableHandle
 
 _SMALLEST = 64
 """Layers with fewer inputs or outputs stay as they are: there is nothing to win."""
+_ROUND = 1.5 * 2**23
+"""A float32 from here on has no fraction: what is added is rounded to an integer, whose low byte is that of the sum."""
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda x: x, "gelu": torch.ops.aten.gelu_, "relu": torch.relu_,
+}  # fmt: skip
+"""What a product may end with, in place."""
+_LOWEST = {"gelu": -0.17, "relu": 0.0}
+"""Below what an activation never comes."""
 
 
 def linear_layers(root: nn.Module) -> list[nn.Linear]:
@@ -38,24 +47,26 @@ def linear_layers(root: nn.Module) -> list[nn.Linear]:
     ]
 
 
-def quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_tokens_(x: Tensor, lowest: float | None = None) -> tuple[Tensor, Tensor]:
     """Each token in 8 bits: uint8 (T, K) with 128 for zero, and the scales, float32 (T, 1).
 
-    ``(q - 128) * scale`` gives `x` (T, K) to half a scale; the largest number of a token becomes 127 or -127.
+    ``(q - 128) * scale`` gives `x`, float32 (T, K), to half a scale; the largest number of a token becomes 127 or -127.
+    `x` is overwritten. Where none of its numbers is below `lowest` (negative or 0), as behind an activation, the
+    minimum is not looked for.
 
     Examples
     --------
     >>> import torch
-    >>> from embedkit.models.execution.int8 import quantize_tokens
-    >>> q, scale = quantize_tokens(torch.tensor([[0.5, -1.0, 0.0], [20.0, 0.0, 10.0]]))
+    >>> from embedkit.models.execution.int8 import quantize_tokens_
+    >>> q, scale = quantize_tokens_(torch.tensor([[0.5, -1.0, 0.0], [20.0, 0.0, 10.0]]))
     >>> (q.int() - 128).tolist(), [round(s, 4) for s in scale.flatten().tolist()]
     ([[64, -127, 0], [127, 0, 64]], [0.0079, 0.1575])
     """
-    scale = (
-        torch.maximum(x.amax(-1, keepdim=True), x.amin(-1, keepdim=True).neg_()).float().mul_(1 / 127).clamp_(min=1e-30)
-    )
-    q = (x * scale.reciprocal()).round_().to(torch.int8)  # torch vectorises the conversion to int8, not that to uint8
-    return q.view(torch.uint8).bitwise_xor_(128), scale
+    peak = x.amax(-1, keepdim=True)
+    peak = torch.maximum(peak, x.amin(-1, keepdim=True).neg_()) if lowest is None else peak.clamp_(min=-lowest)
+    scale = peak.mul_(1 / 127).clamp_(min=1e-30)
+    shifted = x.mul_(scale.reciprocal()).add_(_ROUND + 128)
+    return shifted.view(torch.int32).to(torch.uint8), scale
 
 
 def smoothing(weight: Tensor, peaks: Tensor) -> Tensor:
@@ -127,7 +138,23 @@ class Int8Product:
 
     def _product(self, input: Tensor) -> Tensor:
         flat = input.reshape(-1, input.shape[-1])
-        q, scale = quantize_tokens(flat if self._factors is None else flat * self._factors)
+        return self.product(flat).view(*input.shape[:-1], -1)
+
+    def product(
+        self, x: Tensor, activation: str = "none", residual: Tensor | None = None, before: str | None = None
+    ) -> Tensor:
+        """The outputs of all layers side by side, (T, K) -> (T, sum of N), float32: the activation "gelu" or "relu" of
+        them, or their sum with a residual (T, sum of N).
+
+        `before` names the activation that `x` comes from ("none" where it comes from something else); where it is
+        given, `x` is overwritten.
+        """
+        lowest = None if before is None or self._factors is not None else _LOWEST.get(before)
+        if before is None:
+            x = x.clone() if self._factors is None else x * self._factors
+        elif self._factors is not None:
+            x.mul_(self._factors)
+        q, scale = quantize_tokens_(x, lowest)
         # uint8 with 128 for zero: for int8 inputs oneDNN has nothing but a reference loop, a thousand times slower
         output: Tensor = torch.ops.onednn.qlinear_pointwise(
             q, 1.0, 128, self._blocks, self._scales, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
@@ -135,7 +162,9 @@ class Int8Product:
         output.mul_(scale)
         if self._bias is not None:
             output.add_(self._bias)
-        return output.view(*input.shape[:-1], -1)
+        if residual is not None:
+            output.add_(residual)
+        return ACTIVATIONS[activation](output)
 
 
 class Int8Linear(nn.Module):
@@ -166,11 +195,11 @@ class Int8Linear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
-        self._product, self._start = product, start
+        self.product, self.start = product, start
 
     def forward(self, input: Tensor) -> Tensor:
         """Same leading axes, same dtype."""
-        return self._product(input)[..., self._start : self._start + self.out_features].to(input.dtype)
+        return self.product(input)[..., self.start : self.start + self.out_features].to(input.dtype)
 
 
 class Int8Layers:
@@ -228,7 +257,7 @@ class InputRecord:
         self._hooks: list[RemovableHandle] = []
 
     def __enter__(self) -> InputRecord:
-        self._hooks = [layer.register_forward_pre_hook(self._note) for layer in self._layers]
+        self._hooks = [layer.register_forward_pre_hook(partial(self._note, layer)) for layer in self._layers]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -237,7 +266,8 @@ class InputRecord:
         for hook in self._hooks:
             hook.remove()
 
-    def _note(self, layer: nn.Linear, inputs: tuple[Tensor, ...]) -> None:
+    def _note(self, layer: nn.Linear, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Note the inputs of a layer, or of a copy of it that runs in its place."""
         if inputs[0] is not self._input or layer in self._current:
             self._close()
             self._input = inputs[0]

@@ -1,0 +1,65 @@
+"""A tree of modules beside another one, some of its modules replaced and everything else shared."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+_HOOKS = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
+          "_forward_pre_hooks_with_kwargs")  # fmt: skip
+
+
+def shallow(module: nn.Module) -> Any:
+    """A copy of a module that shares its parameters, buffers, children and hooks; what `copy.copy` gives, in a tenth of
+    the time.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from embedkit.models.execution.rebuild import shallow
+    >>> linear = nn.Linear(2, 2)
+    >>> other = shallow(linear)
+    >>> other is linear, other.weight is linear.weight
+    (False, True)
+    """
+    new = object.__new__(type(module))
+    vars(new).update(vars(module))
+    return new
+
+
+def rebuilt(root: Any, change: Callable[[nn.Module], nn.Module | None]) -> Any:
+    """A tree of modules beside that of `root`: each is what `change` gives for it, or a copy that shares everything but
+    its children and its hooks.
+
+    Hooks are copied, for transformers registers some on a model in use and notes on the model that it did: shared, they
+    would be registered again for each new tree.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from embedkit.models.execution.rebuild import rebuilt
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    >>> other = rebuilt(model, lambda module: nn.Tanh() if isinstance(module, nn.ReLU) else None)
+    >>> other, other[0].weight is model[0].weight, model[1]
+    (Sequential(
+      (0): Linear(in_features=2, out_features=2, bias=True)
+      (1): Tanh()
+    ), True, ReLU())
+    """
+    memo: dict[int, nn.Module] = {}
+
+    def rebuild(module: nn.Module) -> nn.Module:
+        if id(module) not in memo:
+            new = change(module)
+            new = shallow(module) if new is None else new
+            memo[id(module)] = new
+            if new._modules is module._modules:
+                new._modules = {k: None if v is None else rebuild(v) for k, v in module._modules.items()}
+                for name in _HOOKS:
+                    vars(new)[name] = OrderedDict(vars(module)[name])
+        return memo[id(module)]
+
+    return rebuild(root)
