@@ -88,11 +88,13 @@ def test_an_error_ends_it_and_no_worker_is_left(kind: type[BaseException]) -> No
 
 
 def test_who_stops_listening_stops_the_workers() -> None:
-    results = by_threads(lambda item: item, list(range(1_000)), workers=2)
-    next(results)
+    count: list[int] = []
     before = threading.active_count()
+    results = by_threads(lambda item: (time.sleep(0.005), count.append(item)), list(range(1_000)), workers=2)
+    next(results)
+    assert threading.active_count() == before + 2
     results.close()  # type: ignore[attr-defined]
-    assert threading.active_count() <= before - 2 + 1
+    assert threading.active_count() == before and len(count) < 100
 
 
 @pytest.mark.usefixtures("four")

@@ -153,7 +153,8 @@ def _quantize(model: Model, layers: list[nn.Linear]) -> None:
     if all(_INT8.get(layer) is not None for layer in layers):
         return
     with InputRecord(layers) as record:
-        model.encode(sample_texts(model, 1_000))
+        weights = sum(layer.weight.numel() for layer in layers)
+        model.encode(sample_texts(model, int(np.clip(2e10 / weights, 200, 1_000))))
         if model.preprocess is not None:
             grids = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)
             model.encode(list(grids.repeat(16, axis=1).repeat(16, axis=2)))

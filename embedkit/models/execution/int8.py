@@ -81,7 +81,7 @@ def smoothing(weight: Tensor, peaks: Tensor) -> Tensor:
     >>> smoothing(torch.tensor([[0.5, 1.0], [-1.0, 0.25]]), torch.tensor([4.0, 0.25]))
     tensor([2.0000, 0.5000])
     """
-    return (peaks.float().clamp(min=1e-5) / weight.abs().amax(0).clamp(min=1e-5)).sqrt()
+    return (peaks.float().clamp(min=1e-5) / torch.maximum(weight.amax(0), weight.amin(0).neg_()).clamp(min=1e-5)).sqrt()
 
 
 class Int8Product:
@@ -107,13 +107,14 @@ class Int8Product:
     """
 
     def __init__(self, layers: Sequence[nn.Linear], peaks: Tensor | None = None) -> None:
-        weight = torch.cat([layer.weight.detach().float() for layer in layers])
+        weight = torch.cat([layer.weight.detach().float() for layer in layers])  # a copy
         self._factors = None
         if peaks is not None:
             divisors = smoothing(weight, peaks)
-            weight, self._factors = weight * divisors, divisors.reciprocal()
-        self._scales = weight.abs().amax(1).div_(127).clamp_(min=1e-30)
-        q = (weight / self._scales[:, None]).round_().to(torch.int8)
+            self._factors = divisors.reciprocal()
+            weight.mul_(divisors)
+        self._scales = torch.maximum(weight.amax(1), weight.amin(1).neg_()).div_(127).clamp_(min=1e-30)
+        q = weight.div_(self._scales[:, None]).round_().to(torch.int8)
         self._blocks = torch.ops.onednn.qlinear_prepack(q, None)
         self._zeros = torch.zeros(len(q), dtype=torch.int32)
         biases = [
