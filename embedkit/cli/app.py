@@ -127,6 +127,21 @@ def _fail(error: BaseException, debug: bool) -> int:
     return 1
 
 
+_WAITS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+SPINS = "1000"
+
+
+def _share_cores() -> None:
+    """Let the threads of torch sleep soon while they wait for each other; what the user has set is left alone.
+
+    By default they spin for milliseconds at each of the thousands of operations of a training step: beside any other
+    process, one of the lowest priority too, a step then takes several times as long. OpenMP reads this once, when torch
+    is loaded.
+    """
+    if not any(name in os.environ for name in _WAITS):  # gate: no setting of embedkit's, and OpenMP has no other door
+        os.environ["GOMP_SPINCOUNT"] = SPINS  # gate: the same
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code of a command line that was run: 0 success, 2 an error of the user, 1 one of embedkit.
 
@@ -141,6 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     embedkit 0.1.0
     0
     """
+    if arguments is None:  # the process is embedkit's own
+        _share_cores()
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]

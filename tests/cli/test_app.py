@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -115,3 +116,27 @@ def test_json_on_standard_output_is_alone_there(capsys: pytest.CaptureFixture[st
     code, out, err = run(capsys, "recipes", "--json", str(tmp_path / "r.json"))
     assert code == 0 and "quickstart" in out and err == ""
     assert json.loads((tmp_path / "r.json").read_text()) == rows
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_threads_sleep_soon_unless_the_user_says_otherwise(
+    given: dict[str, str], seen: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # noted, so that it is taken back
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["embedkit", "--version"])
+    cli.main()
+    assert os.environ.get("GOMP_SPINCOUNT") == seen
+
+
+def test_a_caller_of_main_keeps_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOMP_SPINCOUNT", "")
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    cli.main(["--version"])
+    assert "GOMP_SPINCOUNT" not in os.environ

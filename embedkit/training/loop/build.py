@@ -16,6 +16,7 @@ from embedkit.config.recipe_io import dump_recipe
 from embedkit.data import TrainingRows
 from embedkit.errors import CheckpointError, RecipeError
 from embedkit.methods.base import Method
+from embedkit.models.execution.products import QuickProducts
 from embedkit.system.disk import FolderLock, write_durably
 from embedkit.training import batching, setup
 from embedkit.training.evaluation.holdout import HeldOut
@@ -299,7 +300,7 @@ def _assembled(
     ledger, stop = Ledger(folder, world, recipe.data.on_bad_row == "quarantine"), StopRequest()
     step = TrainStep(
         state.bundle, method, world, _chunking(recipe, state.bundle.model),
-        autocast=autocast(precision, world.device), loss_scale=lambda: state.scale.factor,
+        autocast=_arithmetic(recipe, engine, precision, state.bundle), loss_scale=lambda: state.scale.factor,
         defer_sync=engine.defer_sync, total_steps=inputs.total, equal_passes=engine.sharded,
         asked_to_stop=lambda: stop.code is not None,
     )  # fmt: skip
@@ -359,6 +360,19 @@ def _resume(
         progress.say(f"all {at.step:,} steps are done ({checkpoint.path}): nothing is left to train")
         return
     progress.say(f"resuming from step {at.step} (epoch {at.epoch}, batch {at.epoch_step}): {checkpoint.path}")
+
+
+def _arithmetic(
+    recipe: Recipe, engine: Engine, precision: Precision, bundle: Bundle
+) -> Callable[[], contextlib.AbstractContextManager[Any]]:
+    """A maker of the context of forward passes: mixed precision, or on a CPU the quickest float32 products.
+
+    Layers that are compiled, sharded, or run again by checkpoints on the way back stay as they are.
+    """
+    config, device = recipe.train, engine.world.device
+    if precision != "fp32" or device.type != "cpu" or engine.sharded or config.compile or config.gradient_checkpointing:
+        return autocast(precision, device)
+    return QuickProducts(bundle).context
 
 
 def _chunking(recipe: Recipe, model: Any) -> Chunking:
