@@ -43,6 +43,33 @@ not at hand.
 In-batch negatives are the candidates of the other rows of a batch; the role `negatives` adds hard negatives. The
 teacher of a distillation is the `guide` (another model, or an EMA of the encoder) or the role `scores`, which may come
 from a cross-encoder.
+
+## By the columns of your data
+
+| columns | objectives, to begin with |
+| --- | --- |
+| anchor, positive | `infonce`; `gte` (negatives of one's own kind too); `gist` with a guide |
+| anchor, positive, negative_1 ... | `infonce`; `{name: llave, harder: own}`; `triplet` (the given ones alone) |
+| anchor, positive, negatives, scores | `margin-mse`, `distill-kl`, `list-mle`; `clhaif` for scores from 0 to 1 |
+| anchor, positive, score of 0 or 1 | `contrastive`, `online-contrastive` |
+| anchor, positive, score of any scale | `cosent`; `cosine-mse` from -1 to 1; `clhaif` from 0 to 1 |
+| anchor, label; method `views`, sampler by-label | `supcon`, `multi-similarity`, `circle`, `batch-hard-triplet` ... |
+
+```yaml
+# margin-mse on what `embedkit mine` found and `embedkit score` scored
+extends: pairs
+name: distilled
+objective: margin-mse
+data: {train: [{path: scored.jsonl}]}
+```
+
+```yaml
+# in-batch negatives, without those that a better model finds nearly as alike as the pair itself
+extends: pairs
+name: guided
+objective: {name: gist, guide_margin: null, guide_relative_margin: 0.05}
+guide: {model: {name: BAAI/bge-large-en-v1.5}}
+```
 """
 
 

@@ -171,6 +171,8 @@ def _inputs(objective: Objective, situation: Situation, dim: int, seed: int = 0)
     if "scores" in situation.roles:
         batch.scores = {name: torch.randn(len(owner[name]), generator=draw) for name in ("positive", "negatives")
                         if name in owner}  # fmt: skip
+        if "positive" in batch.scores:  # which an objective of `score` may read in its place
+            batch.scores["positive"] = low + (high - low) * batch.scores["positive"].sigmoid()
     width = situation.guide_dim or dim
     for name in sorted(situation.guided & situation.names):
         # some of a row's candidates are nearer than its positive, some are the same: thresholds of a guide are crossed

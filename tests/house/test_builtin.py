@@ -18,6 +18,7 @@ DIGESTS = {
     "sentences": "92efecd9f7ab05c4",
     "grounded": "5ec9062b0bdf0dbb",
     "inference-train": "caf3f77313c72056",
+    "rated-train": "c5d323979064035c",
     "graded-train": "8de5cdea5e72e686",
     "graded-dev": "39a69be86ad1ae98",
     "graded-test": "711c4d806c0239b1",
@@ -90,6 +91,15 @@ def test_positives_say_the_same_and_negatives_nearly() -> None:
         assert agreement(row["anchor"], row["positive"]) == 5
         (negative,) = row["negatives"]
         assert agreement(row["anchor"], negative) in (3, 4)
+
+
+def test_ratings_are_the_shares_of_slots_that_agree() -> None:
+    rows = list(builtin.rows("rated-train"))[:300]
+    for row in rows:
+        found = [agreement(row["anchor"], text) / 5 for text in (row["positive"], *row["negatives"])]
+        assert found == row["scores"] and found[0] == row["score"]
+        assert found[1:] == [0.6, 0.4, 0.2]
+    assert {row["score"] for row in rows} == {0.8, 1.0}
 
 
 def test_combinations_are_held_out() -> None:

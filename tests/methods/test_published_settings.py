@@ -319,8 +319,9 @@ def effective(recipe: Recipe) -> dict[str, Any]:
         " ".join([head.kind, *([str(head.dim)] if head.dim else []), "dropped" if head.train_only else "kept"])
         for head in recipe.model.head
     )
-    vectors = found["evaluation"]["vectors"] or {}
-    found["evaluation"]["vectors"] = {key: value for key, value in vectors.items() if value is not None}
+    if found["evaluation"] is not None:
+        vectors = found["evaluation"]["vectors"] or {}
+        found["evaluation"]["vectors"] = {key: value for key, value in vectors.items() if value is not None}
     return found
 
 

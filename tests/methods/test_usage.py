@@ -72,7 +72,8 @@ def one_batch(names: frozenset[str], roles: frozenset[str], guided: frozenset[st
     numbers: dict[str, Any] = {
         "score": low + (high - low) * torch.rand(7, generator=draw), "label": torch.arange(7) % 3,
         "group": torch.arange(7) // 3,
-        "scores": {n: torch.randn(sizes[n], generator=draw) for n in ("positive", "negatives") if n in sizes},
+        "scores": {n: low + (high - low) * torch.rand(sizes[n], generator=draw) for n in ("positive", "negatives")
+                   if n in sizes},
     }  # fmt: skip
     given = {role: numbers[role] for role in roles}
     guide = {name: torch.randn(sizes[name], dim, generator=draw) for name in guided}

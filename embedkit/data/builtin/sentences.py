@@ -52,6 +52,7 @@ _SETS = {
     "graded-test": _Set("graded", "test", 2_000, 6),
     "grounded": _Set("grounded", "train", 5_000, 10),
     "inference-train": _Set("inference", "train", 5_000, 11),
+    "rated-train": _Set("rated", "train", 5_000, 12),
     "shapes-train": _Set("shapes", "train", 4_000, 7),
     "shapes-dev": _Set("shapes", "dev", 96, 8),
     "shapes-test": _Set("shapes", "test", 96, 9),
@@ -108,7 +109,9 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
         ``pairs-train`` (anchor, positive), ``triplets-train`` (anchor, positive, negatives: one sentence that differs
         in one or two slots), ``sentences`` (anchor), ``grounded`` (anchor, and as features of its picture a 1 for each
         concept of the scene among zeros for all others), ``inference-train`` (anchor, positive, and as label 0 when
-        they tell one scene, 1 when they differ in one slot, 2 in three), ``graded-train``, ``graded-dev``,
+        they tell one scene, 1 when they differ in one slot, 2 in three), ``rated-train`` (anchor, positive, three
+        negatives of falling similarity, and as scores, from 0 to 1, the share of slots in which each candidate agrees
+        with the anchor; score is the positive's), ``graded-train``, ``graded-dev``,
         ``graded-test`` (sentence1, sentence2, score from 0 to 5), or ``shapes-train``, ``shapes-dev``, ``shapes-test``
         (image, captions, label, label_name; see `embedkit.data.builtin.shapes`).
 
@@ -129,7 +132,7 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
         return _shapes(draws, data_set)
     make = {
         "pairs": _pair, "triplets": _triplet, "sentences": _single, "graded": _graded, "grounded": _grounded,
-        "inference": _inference,
+        "inference": _inference, "rated": _rated,
     }[data_set.kind]  # fmt: skip
     return (make(draws, data_set.split) for _ in range(data_set.size))
 
@@ -270,6 +273,16 @@ def _inference(draws: _Draws, split: str) -> dict[str, Any]:
     other = _changed(scene, (0, 1, 3)[label], draws, split)
     second = _reworded(scene, other, first, draws, split)
     return {"anchor": _tell(scene, first, draws), "positive": _tell(other, second, draws), "label": label}
+
+
+def _rated(draws: _Draws, split: str) -> dict[str, Any]:
+    scene = _scene(draws, split)
+    first = _wordings(scene, draws)
+    others = [_changed(scene, count, draws, split) for count in (draws.below(2), 2, 3, 4)]
+    texts = [_tell(other, _reworded(scene, other, first, draws, split), draws) for other in others]
+    scores = [_scene_similarity(scene, other) / len(SLOTS) for other in others]
+    return {"anchor": _tell(scene, first, draws), "positive": texts[0], "negatives": texts[1:], "score": scores[0],
+            "scores": scores}  # fmt: skip
 
 
 def _shapes(draws: _Draws, data_set: _Set) -> Iterator[dict[str, Any]]:
