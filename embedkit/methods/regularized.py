@@ -100,9 +100,8 @@ class RegularizedCL(Pairs):
         losses = []
         for name in REGULATED:
             own, *others = outputs[name].chunk(1 + len(self.regulators), dim=1)
-            pair = {role: dict.fromkeys(REGULATED, batch_of[name])
-                    for role, batch_of in (("owner", batch.owner), ("keys", batch.keys))}  # fmt: skip
-            alike = replace(batch, guide={}, scores={}, **pair)
+            owner, keys = (dict.fromkeys(REGULATED, of[name]) for of in (batch.owner, batch.keys))
+            alike = replace(batch, guide={}, scores={}, owner=owner, keys=keys)
             losses += [objective({"anchor": own, "positive": other.detach()}, alike).loss for other in others]
         return {"regulators": self.weight * torch.stack(losses).sum()}
 
