@@ -13,6 +13,7 @@ from .models.encode.quantization import VectorRanges as VectorRanges
 from .models.encode.quantization import dequantize as dequantize
 from .models.encode.quantization import quantize as quantize
 from .retrieval.build import build_index as build_index
+from .retrieval.build import index_vectors as index_vectors
 from .retrieval.index import Hit as Hit
 from .retrieval.index import Index as Index
 from .retrieval.index import search as search

@@ -50,7 +50,7 @@ def encode(
     ] = "float32",
     ranges: Annotated[
         str | None,
-        typer.Option("--ranges", metavar="FILE", help="Of int8 and uint8: OUTPUT.ranges.json of another run."),
+        typer.Option("--ranges", metavar="FILE", help="Of int8, uint8: OUTPUT.ranges.json of another run."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output where it exists.")] = False,
     device: Device = None,

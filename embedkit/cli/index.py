@@ -41,7 +41,7 @@ def index(
     ] = None,
     truncate_dim: TruncateDim = None,
     codes: Annotated[
-        str, typer.Option("--codes", help="Forms for quicker searches: uint8, ubinary, both with a comma, or none.")
+        str, typer.Option("--codes", help="For quicker searches: uint8, ubinary, pca, with commas, or none.")
     ] = "uint8,ubinary",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is there.")] = False,
     device: Device = None,

@@ -34,13 +34,16 @@ def search(
     exact: Annotated[bool, typer.Option("--exact", help="Through all float32 vectors; the default.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Through 8-bit codes, the best scored anew.")] = False,
     binary: Annotated[bool, typer.Option("--binary", help="Through the signs, the best scored anew.")] = False,
+    pca: Annotated[
+        bool, typer.Option("--pca", help="Through 8-bit codes along the principal axes, the best scored anew.")
+    ] = False,
     faiss: Annotated[
         str | None,
-        typer.Option("--faiss", metavar="FACTORY", help="Through an index of FAISS: HNSW32, IVF256,Flat ..."),
+        typer.Option("--faiss", metavar="FACTORY", help="Through a FAISS index: HNSW32 ..."),
     ] = None,
     rescore: Annotated[
         int | None,
-        typer.Option("--rescore", min=1, help="Candidates scored anew for each row, of --int8 and --binary."),
+        typer.Option("--rescore", min=1, help="Candidates scored anew for a row, of --int8, --binary, --pca."),
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Model folder or hub id, where it has moved.")
@@ -80,7 +83,7 @@ def search(
     check_json(json_file)
     if not queries and not check:
         raise UserError("a query is missing", where=COMMAND_LINE, remedy=f'write `embedkit search {folder} "a text"`')
-    method, factory = _method(exact, int8, binary, faiss)
+    method, factory = _method(faiss, exact=exact, int8=int8, binary=binary, pca=pca)
     options = {name: value for name, value in (
         ("device", device), ("revision", revision), ("trust_remote_code", trust_remote_code),
         ("allow_pickle", allow_pickle)) if value}  # fmt: skip
@@ -112,10 +115,9 @@ def search(
     write_json(json_file, {"index": Path(folder), "method": method, "queries": document})
 
 
-def _method(exact: bool, int8: bool, binary: bool, faiss: str | None) -> tuple[str, str]:
+def _method(faiss: str | None, **methods: bool) -> tuple[str, str]:
     """The one way of searching that was chosen, and the description of a FAISS index."""
-    names = [name for name, on in (("exact", exact), ("int8", int8), ("binary", binary), ("faiss", faiss is not None))
-             if on]  # fmt: skip
+    names = [name for name, on in {**methods, "faiss": faiss is not None}.items() if on]
     if len(names) > 1:
         raise UserError(f"--{names[0]} and --{names[1]} were given", where=COMMAND_LINE, remedy="give one of them")
     return names[0] if names else "exact", faiss or "HNSW32"

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from embedkit.errors import DataError
-from embedkit.retrieval.exact import LOWEST, Array
+from embedkit.retrieval.arrays import Array
+from embedkit.retrieval.exact import LOWEST
 
 
 def distinct_rows(vectors: Array) -> tuple[Array, list[Array]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedkit.errors import DataError, UserError
-from embedkit.models.encode.file_encoding import EncodedParts, Item, check_rows, encoded_parts
+from embedkit.models.encode.file_encoding import Item, check_rows, encoded_parts
 from embedkit.models.encode.joining import load_part, write_npy
-from embedkit.models.encode.quantization import check_precision
+from embedkit.retrieval.arrays import Array
 from embedkit.retrieval.codes import NAMES, write_codes
-from embedkit.retrieval.exact import Array
 from embedkit.retrieval.folder import SETTINGS, VECTORS, write_rows, write_settings
+from embedkit.retrieval.vectors import Vectors
 from embedkit.system.disk import disk_error, filling
 
 if TYPE_CHECKING:
     from embedkit.retrieval.index import Index
 
-CODES = tuple(NAMES.values())
+CODES = ("uint8", "ubinary")
+_BLOCK = 16_384
 _DOCUMENTS = ("document", "passage", "corpus")
 
 
@@ -62,7 +63,7 @@ def build_index(
     prompt : str, optional
         Name or text of a prompt; the model's for documents when None.
     codes : sequence of str
-        Smaller forms for quicker searches: uint8 (for ``method="int8"``), ubinary (for ``method="binary"``).
+        Smaller forms for quicker searches: uint8 (for ``method="int8"``), ubinary (for ``method="binary"``), pca.
     dtype : str, optional
         What the model computes in; see `Model.encode`.
     overwrite : bool
@@ -91,10 +92,7 @@ def build_index(
     (2, 'two cats')
     """
     target = check_target(folder, overwrite)
-    for name in codes:
-        if name not in CODES:
-            check_precision(name)
-            raise UserError(f"an index has no codes {name!r}", where="codes", remedy=f"choose of {', '.join(CODES)}")
+    _check_codes(codes)
     from embedkit.models.encode.arguments import EncodeSettings
     from embedkit.retrieval.index import Index, open_model
 
@@ -120,14 +118,22 @@ def build_index(
             if _state(path) != before:
                 raise DataError("it was changed while it was read", where=str(source), remedy="build the index again")
             with filling(target, "the index") as new:
-                _fill(new, part, items, codes)
+                blocks = [np.asarray(load_part(block, part.dim)) for block in part.blocks]
+                largest = _fill(new, blocks, items.rows(part.ids), codes)
                 write_settings(new, {
-                    "rows": part.rows, "dim": part.dim, "similarity": similarity, "model": known_as,
+                    "largest": largest, "rows": part.rows, "dim": part.dim, "similarity": similarity, "model": known_as,
                     "revision": load_options.get("revision"), "model_hash": encoder.hash(),
                     "model_kind": encoder.kind, "prompt": prompt, "truncate_dim": truncate_dim, "dtype": dtype,
                     "source": path if isinstance(source, str | Path) else None, "codes": list(codes), **before,
                 })  # fmt: skip
     return Index(target, model=encoder)
+
+
+def _check_codes(codes: Sequence[str]) -> None:
+    for name in codes:
+        if name not in NAMES.values():
+            raise UserError(f"an index has no codes {name!r}", where="codes",
+                            remedy=f"choose of {', '.join(NAMES.values())}")  # fmt: skip
 
 
 def check_target(folder: str | Path, overwrite: bool) -> Path:
@@ -226,11 +232,70 @@ class _ItemFile:
                     yield {"id": json.loads(name), **json.loads(line)}
 
 
-def _fill(folder: Path, parts: EncodedParts, items: _ItemFile, codes: Sequence[str]) -> None:
-    """Write the files of an index but its settings."""
-    blocks: list[Array] = [np.asarray(load_part(block, parts.dim)) for block in parts.blocks]
+def _fill(folder: Path, blocks: Sequence[Array], rows: Iterable[dict[str, Any]], codes: Sequence[str]) -> float:
+    """Write the files of an index but its settings; the largest length of a vector."""
+    count, dim = sum(len(block) for block in blocks), blocks[0].shape[1]
     with open(folder / VECTORS, "wb") as file:
-        write_npy(file, iter(blocks), parts.rows, parts.dim)
-    write_rows(folder, items.rows(parts.ids))
+        write_npy(file, iter(blocks), count, dim)
+    write_rows(folder, rows)
     for name in codes:
-        write_codes(folder, name, blocks, parts.rows, parts.dim)
+        write_codes(folder, name, blocks, count, dim)
+    return max(float(np.sqrt((block.astype(np.float64) ** 2).sum(axis=1).max())) for block in blocks)
+
+
+def index_vectors(
+    vectors: Array, folder: str | Path, rows: Iterable[dict[str, Any]] | None = None, *, similarity: str = "cosine",
+    codes: Sequence[str] = CODES, overwrite: bool = False,
+) -> Index:  # fmt: skip
+    """An index of vectors that are there already; its queries are vectors too, or need a `model` when it is opened.
+
+    Parameters
+    ----------
+    vectors : array (N, D) of a floating type
+        In memory or memory-mapped; scaled to length 1 for cosines.
+    folder, codes, overwrite
+        As of `build_index`.
+    rows : iterable of dict, optional
+        ``id``, ``text`` or ``image`` of each; none when None.
+    similarity : str
+        "cosine" or "dot".
+
+    Examples
+    --------
+    >>> index = index_vectors(np.array([[2.0, 0.0], [3.0, 4.0]]), "points", [{"id": "a"}, {"id": "b"}])
+    >>> [(hit.id, round(hit.score, 3)) for hit in index.search(np.array([1.0, 0.0]))]
+    [('a', 1.0), ('b', 0.6)]
+    """
+    from embedkit.retrieval.index import Index
+
+    target = check_target(folder, overwrite)
+    _check_codes(codes)
+    if similarity not in ("cosine", "dot"):
+        raise UserError(f"unknown similarity {similarity!r}", where="similarity", remedy="use cosine or dot")
+    table = Vectors(vectors, "the array of vectors", unit=similarity == "cosine")
+    if not len(table):
+        raise DataError("there are no vectors", where="the array of vectors", remedy="give at least one")
+    places = range(0, len(table), _BLOCK)
+    with filling(target, "the index") as new:
+        names = [{}] * len(table) if rows is None else list(rows)
+        if len(names) != len(table):
+            raise DataError(f"{len(names):,} rows for {len(table):,} vectors", where="rows", remedy="give one of each")
+        blocks = _Lazy(table, places)
+        largest = _fill(new, blocks, names, codes)
+        write_settings(new, {"rows": len(table), "dim": table.dim, "similarity": similarity, "largest": largest,
+                             "codes": list(codes)})  # fmt: skip
+    return Index(target)
+
+
+class _Lazy(Sequence[Array]):
+    """Blocks of vectors, made when they are asked for."""
+
+    def __init__(self, table: Vectors, starts: range) -> None:
+        self._table, self._starts = table, starts
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, place: Any) -> Any:
+        start = self._starts[place]
+        return self._table.rows(slice(start, start + self._starts.step))

@@ -1,7 +1,7 @@
 """Exact nearest neighbours of queries in a corpus that need not fit into memory.
 
-The corpus comes in blocks. The scores of a block go into a buffer that is used again; of every 64 documents only the
-largest score is compared with the k-th best of the query so far, and only where it is reached are the 64 looked at.
+The corpus comes in blocks, which are scored tile by tile, as large as the caches hold. Of a few documents in a row only
+the largest score is compared with the k-th best of the query so far, and only where it is reached are they looked at.
 That is seldom once some blocks have passed, so that the time is that of the matrix product. A candidate is one 64-bit
 number: its float32 score, made to sort like an integer, above its preference among equal scores. Ties are therefore
 decided exactly, by any rule, at any depth, and the result does not depend on the sizes of the blocks or the processes.
@@ -9,20 +9,22 @@ decided exactly, by any rule, at any depth, and the result does not depend on th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from embedkit.errors import DataError, NonFiniteError
-
-Array = npt.NDArray[Any]
+from embedkit.retrieval.arrays import Array
 
 _NONE = np.iinfo(np.int64).min
 _LOW = np.int64(0xFFFFFFFF)
 LOWEST = float(np.finfo(np.float32).min)  # a number of Python: numpy would warn of what float32 cannot hold
-_SEGMENT = 64
+_SEGMENT = 32
+"""Documents in a row whose largest score is compared first."""
+_TILE = 2**21
+"""Scores of a tile: 8 MiB, which stay in the caches, and which an allocator gives out again without new pages."""
 
 
 def _sortable(scores: Array) -> Array:
@@ -51,6 +53,16 @@ def trec_preference(ids: Sequence[str]) -> Array:
     return preference
 
 
+@dataclass
+class _Group:
+    """Queries that are scored together: their rows, their product with documents, and candidates not yet sorted in."""
+
+    rows: slice
+    product: Callable[[Any], Any]
+    hits: list[tuple[Array, Array, Array]] = field(default_factory=list)
+    pending: int = 0
+
+
 class TopK:
     """The `k` best documents of each query, while the corpus passes by.
 
@@ -65,11 +77,12 @@ class TopK:
     preference : int array (size,), optional
         A permutation of 0..size-1: among equal scores the larger comes first. Default: the earlier document.
     query_block : int
-        Queries scored at a time; with a block of B documents the scores take ``4 * query_block * B`` bytes.
+        Queries scored at a time.
     device : str
         Where the matrix products run, e.g. "cuda".
     dtype : str
-        Type of the products, "fp32" or "bf16": scores are rounded to it.
+        Type of the products, "fp32" or "bf16": scores are rounded to it. "int8": documents are uint8, queries are
+        rounded to 8 bits each by its own largest number, which leaves the order of its scores.
 
     Examples
     --------
@@ -87,66 +100,75 @@ class TopK:
     ) -> None:  # fmt: skip
         import torch
 
+        from embedkit.retrieval.products import product
+
         if k < 1 or size < 1 or size > int(_LOW):
             raise DataError(f"cannot keep {k} of {size} documents")
         if not np.isfinite(queries).all():
             raise NonFiniteError("a query embedding holds NaN or infinity")
         self.k, self.size, self.query_block, self.device = min(k, size), size, query_block, device
-        self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
-        self._queries = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32)).to(device, self._dtype)
-        self._largest = float(self._queries.abs().max()) if len(queries) else 0.0
+        self._queries = np.ascontiguousarray(queries, dtype=np.float32)
+        self._largest = float(np.abs(self._queries).max(initial=0.0))
+        starts = range(0, len(queries), query_block)
+        rows = [slice(start, min(start + query_block, len(queries))) for start in starts]
+        self._groups = [_Group(one, product(self._queries[one], dtype, torch.device(device))) for one in rows]
         self._prefer = np.arange(size - 1, -1, -1, dtype=np.int64) if preference is None else preference
         self._best = np.full((len(queries), 2 * self.k + 64), _NONE, dtype=np.int64)  # (Q, room)
         self._fill = np.zeros(len(queries), dtype=np.int64)
         self._least = np.full(len(queries), LOWEST, dtype=np.float32)
-        self._buffer = torch.empty(0, 0, dtype=self._dtype)  # (query_block, B rounded up to segments)
 
     def add(self, start: int, documents: Array) -> None:
-        """Score documents (B, D) that stand at `start`.. in the corpus; any floating type."""
+        """Score documents (B, D) that stand at `start`.. in the corpus; of a floating type, or uint8 codes."""
+        widest = min(self.query_block, max(1, len(self._queries)))
+        step = max(_SEGMENT, _TILE // widest // _SEGMENT * _SEGMENT)
+        for first in range(0, len(documents), step):
+            self._add(start + first, np.array(documents[first : first + step]))  # a copy: a map may be read-only
+
+    def _add(self, start: int, documents: Array) -> None:
+        """Score one tile's documents."""
         import torch
 
-        block = torch.from_numpy(np.array(documents)).to(self.device).float()  # a copy: a memory map may be read-only
-        # checked here, once for all queries: a score that is NaN would fail every comparison in silence
-        largest = float(torch.stack(torch.aminmax(block)).abs().max()) * self._largest * block.shape[1]
-        if not largest < -LOWEST:
-            raise NonFiniteError(f"documents {start}..{start + len(block) - 1} hold NaN, infinity or too large numbers")
-        block = block.to(self._dtype)
-        low = self._prefer[start : start + len(block)]
-        for first in range(0, len(self._queries), self.query_block):
-            rows = slice(first, min(first + self.query_block, len(self._queries)))
-            scores = self._scores(rows, block)  # (q, B rounded up)
-            hits, columns, values = self._above(rows, scores, len(block))
-            if len(hits):
-                self._push(rows, hits, (_sortable(values) << 32) | low[columns])
+        block = torch.from_numpy(documents).to(self.device)
+        if block.is_floating_point():
+            # checked here, once for all queries: a score that is NaN would fail every comparison in silence
+            largest = float(torch.stack(torch.aminmax(block)).abs().max()) * self._largest * block.shape[1]
+            if not largest < -LOWEST:
+                last = start + len(block) - 1
+                raise NonFiniteError(f"documents {start}..{last} hold NaN, infinity or too large numbers")
+        for group in self._groups:
+            self._keep(group, group.product(block), start)
 
-    def _scores(self, rows: slice, block: Any) -> Any:
-        """Inner products (q, B), in a buffer whose last columns are -inf so that it is made of whole segments."""
+    def _keep(self, group: _Group, scores: Any, start: int) -> None:
+        """Note the scores (B, q) that may be among the best of the group's queries."""
         import torch
 
-        width = -(-len(block) // _SEGMENT) * _SEGMENT
-        if self._buffer.shape[1] != width:
-            shape = (min(self.query_block, len(self._queries)), width)
-            self._buffer = torch.empty(shape, device=self.device, dtype=self._dtype)
-        scores = self._buffer[: rows.stop - rows.start]
-        scores[:, len(block) :] = -torch.inf
-        torch.mm(self._queries[rows], block.T, out=scores[:, : len(block)])
-        return scores
-
-    def _above(self, rows: slice, scores: Any, size: int) -> tuple[Array, Array, Array]:
-        """Rows, columns and values of the scores that may be among the best, sorted by row."""
-        import torch
-
-        least = torch.from_numpy(self._least[rows]).to(self.device)[:, None]  # (q, 1)
-        if size > self.k and (self._least[rows] == LOWEST).any():  # nothing is known yet: let the block say it
-            least = torch.maximum(least, scores.topk(self.k, dim=1).values[:, -1:].float())
-        segments = scores.unflatten(1, (-1, _SEGMENT))  # (q, S, 64)
-        places = torch.nonzero(segments.amax(dim=2) >= least)  # (h, 2)
-        picked = segments[places[:, 0], places[:, 1]]  # (h, 64)
-        inside = torch.nonzero(picked >= least[places[:, 0]])  # (n, 2)
-        segment_hits = places[inside[:, 0]]
-        columns = segment_hits[:, 1] * _SEGMENT + inside[:, 1]
+        rows = group.rows
+        least = torch.from_numpy(self._least[rows]).to(self.device)  # (q,)
+        if len(scores) > self.k and (self._least[rows] == LOWEST).any():  # nothing is known yet: let the tile say it
+            least = torch.maximum(least, scores.topk(self.k, dim=0).values[-1].float())
+        if short := -len(scores) % _SEGMENT:
+            scores = torch.nn.functional.pad(scores, (0, 0, 0, short), value=-torch.inf)
+        segments = scores.unflatten(0, (-1, _SEGMENT))  # (S, 32, q)
+        places = torch.nonzero(segments.amax(dim=1) >= least)  # (h, 2)
+        picked = segments[places[:, 0], :, places[:, 1]]  # (h, 32)
+        inside = torch.nonzero(picked >= least[places[:, 1], None])  # (n, 2)
+        hits = places[inside[:, 0]]
+        documents = start + hits[:, 0] * _SEGMENT + inside[:, 1]
         values = picked[inside[:, 0], inside[:, 1]].float()
-        return segment_hits[:, 0].cpu().numpy(), columns.cpu().numpy(), values.cpu().numpy()
+        group.hits.append((hits[:, 1].cpu().numpy(), documents.cpu().numpy(), values.cpu().numpy()))
+        group.pending += len(documents)
+        if group.pending > (rows.stop - rows.start) * max(8, self.k // 2) or (self._least[rows] == LOWEST).any():
+            self._flush(group)
+
+    def _flush(self, group: _Group) -> None:
+        """Take in the candidates that were noted, and learn the score that a document must reach from now on."""
+        if not group.pending:
+            return
+        hits, documents, values = (np.concatenate(part) for part in zip(*group.hits, strict=True))
+        group.hits, group.pending = [], 0
+        order = np.argsort(hits.astype(np.uint16 if len(self._queries) < 2**16 else np.int64), kind="stable")
+        self._push(group.rows, hits[order], (_sortable(values[order]) << 32) | self._prefer[documents[order]])
+        self._compress(group.rows)
 
     def _push(self, rows: slice, hits: Array, keys: Array) -> None:
         """Take candidates, sorted by their row `hits` within `rows`."""
@@ -170,8 +192,6 @@ class TopK:
         inside = np.arange(len(hits)) - starts[hits]  # 0, 1, .. within each row
         self._best[rows.start + hits, self._fill[rows.start + hits] + inside] = keys
         self._fill[rows] += counts
-        if (self._least[rows] == LOWEST).any():
-            self._compress(rows)
 
     def _compress(self, rows: slice) -> None:
         """Keep the k best of each row, and learn the score that a document must reach."""
@@ -182,6 +202,10 @@ class TopK:
         full = self._fill[rows] == self.k
         self._least[rows] = np.where(full, _unsortable(best[:, 0] >> 32), LOWEST)
 
+    def _finish(self) -> None:
+        for group in self._groups:
+            self._flush(group)
+
     def share(self) -> None:
         """Take in what the other processes of torch.distributed found; each has added its own part of the corpus."""
         import torch
@@ -189,6 +213,7 @@ class TopK:
 
         if not dist.is_initialized() or dist.get_world_size() == 1:
             return
+        self._finish()
         device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else "cpu"
         own = np.ascontiguousarray(np.sort(self._best, axis=1)[:, -self.k :])
         best = torch.from_numpy(own).to(device)  # (Q, k)
@@ -200,6 +225,7 @@ class TopK:
 
     def result(self) -> tuple[Array, Array]:
         """Scores float32 (Q, k) and corpus positions int64 (Q, k), best first; k is at most the corpus size."""
+        self._finish()
         best = np.sort(self._best, axis=1)[:, ::-1][:, : self.k]
         if (best == _NONE).any():
             raise DataError("fewer documents were added than the corpus has")

@@ -4,9 +4,10 @@
     What it was made from and how: see `IndexSettings`; sizes and hashes of the other files.
 ``vectors.npy``
     float32 (N, D), unit vectors for cosines.
-``uint8.npy``, ``ubinary.npy``
-    Codes (N, D) and packed bits (N, D / 8 rounded up), where they were asked for; beside each ``NAME.levels.npy``,
-    float32 (2, D): the value of code 0 of a coordinate, and the step from one code to the next.
+``uint8.npy``, ``ubinary.npy``, ``pca.npy``
+    Codes (N, D), packed bits (N, D / 8 rounded up), and codes (N, D / 2) along ``pca.axes.npy``, where they were asked
+    for; beside each ``NAME.levels.npy``, float32 (2, D): the value of code 0 of a coordinate, and the step from one to
+    the next.
 ``rows.jsonl``, ``offsets.npy``
     A JSON object a row (``id``, ``text`` or ``image``), and where each begins, int64 (N + 1).
 """
@@ -23,7 +24,7 @@ import numpy as np
 import xxhash
 
 from embedkit.errors import DataError
-from embedkit.retrieval.exact import Array
+from embedkit.retrieval.arrays import Array
 
 FORMAT = 1
 SETTINGS, VECTORS, ROWS, OFFSETS = "index.json", "vectors.npy", "rows.jsonl", "offsets.npy"
@@ -40,6 +41,8 @@ class IndexSettings:
         Shape of the vectors.
     similarity : str
         "cosine" or "dot".
+    largest : float
+        The largest length of a vector.
     model, revision, model_hash, model_kind : str or None
         The model's folder or hub id, where it was given by name; its `Model.hash`; both None for given vectors.
     prompt, truncate_dim, dtype
@@ -55,7 +58,7 @@ class IndexSettings:
 
     Examples
     --------
-    >>> settings = IndexSettings(rows=3, dim=8, similarity="cosine")
+    >>> settings = IndexSettings(rows=3, dim=8, similarity="cosine", largest=1.0)
     >>> IndexSettings.read(settings.to_json(), "index") == settings
     True
     """
@@ -63,6 +66,7 @@ class IndexSettings:
     rows: int
     dim: int
     similarity: str
+    largest: float
     model: str | None = None
     revision: str | None = None
     model_hash: str | None = None
@@ -98,7 +102,8 @@ class IndexSettings:
             raise DataError(f"an index of format {version!r}, and this embedkit reads {FORMAT}", where=where,
                             remedy=AGAIN)  # fmt: skip
         names = {one.name for one in fields(cls)}
-        wrong = [name for name, kind in (("rows", int), ("dim", int), ("similarity", str), ("files", dict))
+        wrong = [name for name, kind in (("rows", int), ("dim", int), ("similarity", str), ("largest", float),
+                                    ("files", dict))
                  if not isinstance(document.get(name), kind)]  # fmt: skip
         if wrong or set(document) - names:
             raise DataError(f"its {SETTINGS} cannot be read: {', '.join(wrong or set(document) - names)}", where=where,
@@ -223,7 +228,7 @@ def write_settings(folder: Path, settings: dict[str, Any]) -> None:
     --------
     >>> Path("new").mkdir()
     >>> write_rows(Path("new"), [{"text": "a"}])
-    >>> write_settings(Path("new"), {"rows": 1, "dim": 8, "similarity": "dot"})
+    >>> write_settings(Path("new"), {"rows": 1, "dim": 8, "similarity": "dot", "largest": 1.0})
     >>> sorted(json.loads(Path("new/index.json").read_text())["files"])
     ['offsets.npy', 'rows.jsonl']
     """

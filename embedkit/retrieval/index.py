@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +12,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedkit.errors import DataError, ModelError, NonFiniteError, UserError, nearest
-from embedkit.retrieval.codes import NAMES, Codes
-from embedkit.retrieval.exact import Array
+from embedkit.retrieval.arrays import Array
+from embedkit.retrieval.codes import NAMES, Codes, open_codes
 from embedkit.retrieval.folder import AGAIN, IndexFiles, IndexSettings
 from embedkit.retrieval.nearest import nearest_candidates
-from embedkit.retrieval.vectors import Vectors, inner_products
+from embedkit.retrieval.vectors import Vectors
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from embedkit.models.base import Model
 
-METHODS = ("exact", "int8", "binary", "faiss")
-RESCORE = {"int8": 4, "binary": 10}
+METHODS = ("exact", "int8", "binary", "pca", "faiss")
+RESCORE = {"int8": 2, "binary": 10, "pca": 4}
 """Candidates of a search through codes whose scores are computed anew, for each result."""
+_SPARE = 8
+_BYTES = 2**26
+"""Vectors that are gathered at a time."""
 _log = logging.getLogger(__name__)
 
 
@@ -103,6 +109,7 @@ class Index:
         self._encoder: Model | None = None
         self._codes: dict[str, Codes] = {}
         self._documents: Vectors | None = None
+        self._table: Tensor | None = None
         self._graphs: dict[str, Any] = {}
         self.notes = list(self._changes())
 
@@ -161,7 +168,7 @@ class Index:
                 raise UserError("the index names no model", where=str(self.folder),
                                 remedy="give the model that it was built with: --model MODEL")  # fmt: skip
             encoder, name = open_model(source, options)
-            if encoder.hash() != self.settings.model_hash:
+            if self.settings.model_hash is not None and encoder.hash() != self.settings.model_hash:
                 raise ModelError(
                     f"built with {self.settings.model or 'another model'} (hash {self.settings.model_hash}), and "
                     f"{name or 'this model'} has the hash {encoder.hash()}", where=str(self.folder),
@@ -212,10 +219,10 @@ class Index:
         k : int
             Rows for each query; all there are where the index has fewer.
         method : str
-            ``exact``: all float32 vectors. ``int8``, ``binary``: through codes, then `rescore` times `k` candidates
-            anew with their float32 vectors. ``faiss``: an index of FAISS, made at the first search.
+            ``exact``: all float32 vectors. ``int8``, ``binary``, ``pca``: through codes, then `rescore` times `k`
+            candidates anew with their float32 vectors. ``faiss``: an index of FAISS, made at the first search.
         rescore : int, optional
-            Candidates for each result, from 1 on: 4 for int8, 10 for binary when None.
+            Candidates for each result, from 1 on: 2 for int8, 4 for pca, 10 for binary when None.
         factory : str
             What FAISS makes, for example "HNSW32", "IVF256,Flat".
         prompt : str, optional
@@ -280,7 +287,7 @@ class Index:
             raise UserError(f"unknown method {method!r}", where="method", remedy=nearest(str(method), METHODS))
         if rescore is not None and (method not in NAMES or rescore < 1):
             what = f"{method} search computes no scores anew" if method not in NAMES else f"rescore is {rescore}"
-            raise UserError(what, where="rescore", remedy="leave it out, or give a whole number with int8 or binary")
+            raise UserError(what, where="rescore", remedy="leave it out, or give a whole number from 1 on")
         k = min(int(k), len(self))
         if method == "faiss":
             return self._faiss(queries, k, factory)
@@ -291,18 +298,12 @@ class Index:
 
     def _open_codes(self, name: str) -> Codes:
         if name not in self._codes:
-            s = self.settings
-            if name not in s.codes:
-                raise DataError(f"the index has no {name} codes", where=str(self.folder),
-                                remedy=f"{AGAIN} and --codes {name}")  # fmt: skip
-            width = -(-s.dim // 8) if name == "ubinary" else s.dim
-            levels = self._files.array(f"{name}.levels.npy", (2, s.dim))
-            self._codes[name] = Codes(name, self._files.array(f"{name}.npy", (s.rows, width)), levels)
+            self._codes[name] = open_codes(self._files, name)
         return self._codes[name]
 
     def _exact(self, queries: Array, k: int) -> tuple[Array, Array]:
         if self._documents is None:
-            self._documents = Vectors(self.vectors, str(self.folder), unit=False)
+            self._documents = Vectors(self.vectors, str(self.folder), unit=False, largest=self.settings.largest)
         scores = np.empty((len(queries), k))
         places = np.empty((len(queries), k), dtype=np.int64)
         anchors = Vectors(queries, "queries", unit=False)
@@ -313,13 +314,35 @@ class Index:
 
     def _rescored(self, queries: Array, candidates: Array, k: int) -> tuple[Array, Array]:
         """The `k` best of the candidates (Q, C) by their float32 vectors."""
+        import torch
+
         scores = np.empty((len(queries), k))
         places = np.empty((len(queries), k), dtype=np.int64)
-        for row, near in enumerate(np.sort(candidates, axis=1)):
-            values = inner_products(queries[row], self.vectors[near])
-            order = np.argsort(-values, kind="stable")[:k]
-            scores[row], places[row] = values[order], near[order]
+        count = min(candidates.shape[1], k + _SPARE)
+        step = max(1, _BYTES // (4 * candidates.shape[1] * self.settings.dim))
+        candidates = np.sort(candidates, axis=1)
+        for start in range(0, len(queries), step):
+            near, part = candidates[start : start + step], queries[start : start + step]
+            values = torch.bmm(self._rows(near), torch.from_numpy(part)[:, :, None])[..., 0]  # (q, C), float32
+            best = np.sort(values.topk(count, dim=1).indices.numpy(), axis=1)
+            near = np.take_along_axis(near, best, axis=1)
+            # the last bits of a matrix product depend on its shape, those of a sum of one pair do not
+            exact = (self._rows(near).double() * torch.from_numpy(part).double()[:, None, :]).sum(dim=2).numpy()
+            order = np.argsort(-exact, axis=1, kind="stable")[:, :k]
+            scores[start : start + step] = np.take_along_axis(exact, order, axis=1)
+            places[start : start + step] = np.take_along_axis(near, order, axis=1)
         return scores, places
+
+    def _rows(self, places: Array) -> Tensor:
+        """The vectors (..., D) at some places, gathered by several threads."""
+        import torch
+
+        if self._table is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # the map cannot be written, and is only read
+                self._table = torch.from_numpy(self.vectors)
+        flat = self._table.index_select(0, torch.from_numpy(places.reshape(-1)))
+        return flat.view(*places.shape, -1)
 
     def _faiss(self, queries: Array, k: int, factory: str) -> tuple[Array, Array]:
         from embedkit.retrieval.approximate import FaissIndex

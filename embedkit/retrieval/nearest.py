@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embedkit.retrieval.exact import Array, TopK
+from embedkit.retrieval.arrays import Array
+from embedkit.retrieval.exact import TopK
 from embedkit.retrieval.vectors import Vectors, inner_products
 from embedkit.system.cpu import cpu_has_bf16
 
@@ -23,6 +24,8 @@ _BYTES = 64 * 2**20
 _QUERY_BLOCK = 1024
 _FEWEST = 4_096
 """Candidates from which bfloat16 pays."""
+_FEWEST_ANCHORS = 16
+"""Anchors from which it does: for fewer, to round the candidates costs more than to multiply them."""
 
 
 def nearest_candidates(
@@ -58,7 +61,7 @@ def nearest_candidates(
     size = len(candidates)
     needs = np.minimum(needs, size)
     order = np.argsort(needs, kind="stable")  # anchors that want about as many share a block
-    coarse = size >= _FEWEST and device == "cpu" and cpu_has_bf16()
+    coarse = size >= _FEWEST and len(anchors) >= _FEWEST_ANCHORS and device == "cpu" and cpu_has_bf16()
     search = _Search(anchors, candidates, block_size, device, "bf16" if coarse else "fp32")
     spare = _SPARE
     while len(order):

@@ -11,7 +11,7 @@ import numpy as np
 import xxhash
 
 from embedkit.errors import DataError, NonFiniteError
-from embedkit.retrieval.exact import Array
+from embedkit.retrieval.arrays import Array
 
 _CHECKED = 16_384  # rows read at a time when a file is checked
 
@@ -29,6 +29,8 @@ class Vectors:
         How messages call it.
     unit : bool
         Scale to length 1; a vector of zeros stays one.
+    largest : float, optional
+        The largest length, where it is known from an earlier check: nothing is read before rows are asked for.
 
     Raises
     ------
@@ -44,7 +46,7 @@ class Vectors:
     [[0.0, 1.0], [0.6000000238418579, 0.800000011920929]]
     """
 
-    def __init__(self, array: Array, name: str, *, unit: bool) -> None:
+    def __init__(self, array: Array, name: str, *, unit: bool, largest: float | None = None) -> None:
         if array.ndim != 2 or array.dtype.kind != "f" or not array.shape[1]:
             raise DataError(
                 f"it holds {array.dtype} of the shape {array.shape}, not one vector of floating numbers a row",
@@ -53,8 +55,8 @@ class Vectors:
         self.name, self._array = name, array
         self._index: Array | None = None  # which rows of the array, where not all of them
         self._scale: Array | None = np.ones(len(array)) if unit else None
-        self.largest = 0.0
-        for start in range(0, len(array), _CHECKED):
+        self.largest = largest or 0.0
+        for start in range(0, len(array), _CHECKED) if largest is None or unit else ():
             rows = np.asarray(array[start : start + _CHECKED], dtype=np.float64)
             if not (finite := np.isfinite(rows).all(axis=1)).all():
                 row = start + int(np.argmin(finite)) + 1
