@@ -24,7 +24,7 @@ _BYTES = 64 * 2**20
 _QUERY_BLOCK = 1024
 _FEWEST = 4_096
 """Candidates from which bfloat16 pays."""
-_FEWEST_ANCHORS = 16
+_FEWEST_ANCHORS = 8
 """Anchors from which it does: for fewer, to round the candidates costs more than to multiply them."""
 
 

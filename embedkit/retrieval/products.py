@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from embedkit.retrieval.arrays import Array
-from embedkit.system.cpu import cpu_has_int8
+from embedkit.system.cpu import cpu_has_avx512, cpu_has_int8
 
 Product = Callable[[Tensor], Tensor]
 """Documents (B, D) to scores (B, Q)."""
@@ -42,7 +42,7 @@ def product(queries: Array, dtype: str, device: torch.device) -> Product:
         return _int8(weight, device)
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     weight = weight.to(device, kind)
-    if device.type == "cpu" and torch.backends.mkldnn.is_available():
+    if device.type == "cpu" and cpu_has_avx512():
         # oneDNN: torch.mm goes to MKL, whose float32 kernels use half of what AMD's CPUs have
         return lambda documents: torch.ops.mkldnn._linear_pointwise(documents.to(kind), weight, None, "none", [], "")
     return lambda documents: documents.to(kind) @ weight.T
