@@ -52,6 +52,13 @@ def search(
         str | None, typer.Option("--prompt", help="Name or text of a prompt; the model's for queries when not given.")
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="First compare the index with its hashes.")] = False,
+    serve: Annotated[bool, typer.Option("--serve", help="A page for searching, in the browser, until Ctrl-C.")] = False,
+    port: Annotated[
+        int | None, typer.Option("--port", min=0, max=65535, help="Of --serve; 8765, and 0 for a free one.")
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option("--host", help="Of --serve: another address than this machine's own 127.0.0.1.")
+    ] = None,
     device: Device = None,
     dtype: Dtype = None,
     revision: Revision = None,
@@ -81,7 +88,9 @@ def search(
     0
     """
     check_json(json_file)
-    if not queries and not check:
+    _check_serve(serve, queries, json_file, {"--port": port, "--host": host}, {"--rescore": rescore,
+                 "--faiss": faiss, "--prompt": prompt})  # fmt: skip
+    if not queries and not check and not serve:
         raise UserError("a query is missing", where=COMMAND_LINE, remedy=f'write `embedkit search {folder} "a text"`')
     method, factory = _method(faiss, exact=exact, int8=int8, binary=binary, pca=pca)
     options = {name: value for name, value in (
@@ -96,6 +105,9 @@ def search(
     if check:
         index.check()
         out.print(f"{len(index.settings.files)} files of {folder} are as they were written")
+    if serve:
+        _serve(index, host or "127.0.0.1", 8765 if port is None else port, top_k, method)
+        return
     words = list(queries or [])
     for place, word in enumerate(words):
         if not word.strip():
@@ -113,6 +125,36 @@ def search(
             out.print(f"  {hit.score:.3f}  {hit.id}  {_line(hit)}")
     document = [{"query": word, "hits": [asdict(hit) for hit in rows]} for word, rows in zip(words, hits, strict=True)]
     write_json(json_file, {"index": Path(folder), "method": method, "queries": document})
+
+
+def _check_serve(
+    serve: bool, queries: list[str] | None, json_file: Path | None, its: dict[str, Any], other: dict[str, Any]
+) -> None:
+    """Refuse what has no effect with --serve, and without it."""
+    if not serve:
+        for name, value in its.items():
+            if value is not None:
+                raise UserError(f"{name} is for --serve", where=COMMAND_LINE, remedy="add --serve, or leave it out")
+        return
+    if queries:
+        raise UserError("--serve takes its queries in the browser", where=COMMAND_LINE, remedy="leave QUERY out")
+    for name, value in {**other, "--json": json_file}.items():
+        if value is not None:
+            raise UserError(f"{name} has no effect with --serve", where=COMMAND_LINE, remedy="leave it out")
+
+
+def _serve(index: Index, host: str, port: int, top_k: int, method: str) -> None:
+    """Answer a browser until Ctrl-C."""
+    from embedkit.retrieval.page.server import LOOPBACK, SearchServer
+
+    with SearchServer(index, host=host, port=port, k=top_k, method=method) as server:
+        print(f"{server.url} (Ctrl-C ends it)", flush=True)
+        if host not in LOOPBACK:
+            print("note: whoever can reach this address can search the index; there is no password", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print()
 
 
 def _method(faiss: str | None, **methods: bool) -> tuple[str, str]:

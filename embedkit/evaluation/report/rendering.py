@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-
-@cache
-def _environment() -> Any:
-    import jinja2
-
-    folder = Path(__file__).parent / "templates"
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
+from embedkit.system.templates import render_template
 
 
 def render(template: str, **content: Any) -> str:
@@ -28,8 +18,7 @@ def render(template: str, **content: Any) -> str:
     >>> "&lt;b&gt;" in render("summary", title="sts", scores=table, notes=[])
     True
     """
-    page: str = _environment().get_template(f"{template}.html.j2").render(**content)
-    return page
+    return render_template(Path(__file__).parent / "templates", template, **content)
 
 
 def shortened(text: str, parts: int = 2) -> str:
