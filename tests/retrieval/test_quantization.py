@@ -49,7 +49,7 @@ def test_signs_are_those_of_sentence_transformers() -> None:
         assert np.array_equal(ours, theirs)
     ranges = VectorRanges.learn([vectors])
     theirs = library.quantize_embeddings(vectors, "uint8", ranges=np.stack([ranges.lowest, ranges.highest]))
-    # theirs cut where ours round; at the end of a range they leave the type
+    # theirs cut where ours round
     assert (np.abs(quantize(vectors, "uint8", ranges).astype(int) - theirs.astype(int)) <= 1).mean() > 0.95
 
 
