@@ -117,12 +117,13 @@ def _memory(memory: Mapping[str, str]) -> str:
 
     Examples
     --------
-    >>> _memory({"peak": "145 MiB", "activations": "not estimated"})
-    'more than 145 MiB: activations of images come on top, and are not estimated'
+    >>> _memory({"peak": "145 MiB", "activations": "20 MiB", "per_token": "9 KiB of activations"})
+    'about 145 MiB a process, of which activations 20 MiB'
     """
-    if memory["activations"] == "not estimated":
-        return f"more than {memory['peak']}: activations of images come on top, and are not estimated"
-    return f"about {memory['peak']}, of which activations {memory['activations']}"
+    text = f"about {memory['peak']} a process, of which activations {memory['activations']}"
+    text += f" ({memory['saved']})" if "saved" in memory else ""
+    text += f", chunks of {memory['chunk_tokens']} tokens" if "chunk_tokens" in memory else ""
+    return text + (f"; encoding about {memory['encoding']}" if "encoding" in memory else "")
 
 
 def _evaluation(facts: Mapping[str, Any]) -> str:

@@ -139,6 +139,9 @@ class TrainConfig(Settings):
     weight_decay: float = Field(0.0, ge=0)
     betas: tuple[Beta, Beta] = Field((0.9, 0.999), strict=False)
     eps: float = Field(1e-8, gt=0)
+    moments: Literal["fp32", "bf16", "int8"] = Field(
+        "fp32", description="type of Adam's means: bf16 takes half of their memory, int8 (blocks of 256) a quarter"
+    )
     bias_correction: bool = Field(True, description="of Adam's means; first steps are larger without")
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup: float = Field(0.0, ge=0, description="steps when >= 1, share of all steps when < 1")
@@ -149,7 +152,9 @@ class TrainConfig(Settings):
     groups: list[GroupConfig] = Field(default_factory=list)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     chunk_size: int | dict[str, int] | None = Field(None, description="gradient cache (GradCache): inputs per chunk")
-    chunk_tokens: int | None = Field(None, gt=0, description="gradient cache: tokens per chunk")
+    chunk_tokens: Annotated[int, Field(gt=0)] | Literal["auto"] | None = Field(
+        None, description="gradient cache: tokens per chunk; auto: as many as the free memory takes"
+    )
     keep_chunks: int = Field(1, ge=0, description="chunks whose activations are kept instead of computed again")
     gradient_checkpointing: bool = False
     compile: bool = False

@@ -15,18 +15,25 @@ import torch
 from embedkit.config.recipe import Recipe
 from embedkit.data.images.decoding import decode_batches
 from embedkit.errors import RecipeError
+from embedkit.models.encode.encoding import BATCH_TOKENS
+from embedkit.models.execution.recompute import Recompute
 from embedkit.system.log_file import read_log
+from embedkit.system.memory import available_bytes, resident_bytes
 from embedkit.training import batching, setup
 from embedkit.training.evaluation.holdout import why_unscored
+from embedkit.training.footprint import activation_bytes, chunking_of, input_bytes, measure, recomputes
 from embedkit.training.loop.batches import StepBatch, prepare
 from embedkit.training.loop.cache import Chunking
 from embedkit.training.loop.schedule import steps_between
 from embedkit.training.loop.step import Bundle
 from embedkit.training.monitor.summary import summary_line
+from embedkit.training.optim.moments import moment_bytes
 from embedkit.training.optim.optimizer import ParameterGroup, assign_groups
-from embedkit.training.optim.precision import bf16_hint, choose_precision
+from embedkit.training.optim.precision import Precision, autocast, bf16_hint, choose_precision
 
 _SAMPLE_STEPS = 4
+_PREPARED = 4  # batches: two wait, one is made, one is trained on
+_ENCODING = 6  # tensors of the largest size that a layer works with in `encode`
 
 
 @dataclass
@@ -47,8 +54,9 @@ class Plan:
     negatives : dict
         Candidates that repel one anchor: ``in_batch``, ``hard``, ``other_processes``, ``bank``, ``total``.
     memory : dict
-        Estimated bytes: weights, gradients, optimiser, activations of the largest chunk, and their sum; activations
-        of models with an image tower are "not estimated" and left out of the sum.
+        Bytes in words: the process with its data, weights, gradients, optimiser, activations (from what a few inputs
+        keep), and their sum ``peak``; ``encoding`` the peak of `encode`, ``per_token`` and ``encoding_per_text`` what
+        grows with the work.
     evaluation : dict
         Suite, tasks, how often, the metric that chooses, and all metric names; ``holdout`` is the share of the rows
         that is held out and scored, ``unscored`` why none is though a share was asked for.
@@ -128,6 +136,7 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
     objective = setup.build_objective(recipe, method, method.embedding_dim(model), rows.num_rows)
     bundle = Bundle(model, parts, objective)
     groups = assign_groups(bundle, recipe.train, frozenset(f"objective.{n}" for n in objective.no_weight_decay))
+    resident = resident_bytes()
     batches = _first_batches(recipe, rows, method, model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     size = batches[0].size
@@ -150,7 +159,7 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
         steps=steps,
         batch=batch,
         negatives=negatives,
-        memory=_memory(bundle, recipe, batches, processes, 2 if precision != "fp32" else 4),
+        memory=_memory(bundle, recipe, method, batches, processes, _Start(resident, device, precision)),
         evaluation=_evaluation(recipe, rows, total),
         output=str(_output(recipe)),
         summary=summary_line(rows, total, method, model),
@@ -240,26 +249,21 @@ def _every(every: int | None, rows: Any, total: int) -> str:
     return "epoch" if steps is None else f"{steps} step{'s' * (steps > 1)}"
 
 
-def _chunk_tokens(recipe: Recipe, batches: Sequence[StepBatch]) -> tuple[int, int]:
-    """Most chunks of a step and most tokens of a chunk, in the sampled batches."""
-    chunking = Chunking(recipe.train.chunk_size, recipe.train.chunk_tokens, recipe.train.keep_chunks)
-    chunks, most = 0, 0
-    for batch in batches:
-        cuts = [(pool, index) for pool in batch.pools for index in chunking.cut(pool)]
-        chunks = max(chunks, len(cuts))
-        most = max([most, *(int(pool.inputs.costs[index].sum()) for pool, index in cuts)])
-    return chunks, most
+def _chunks(recipe: Recipe, batches: Sequence[StepBatch]) -> int:
+    """Most chunks of a step in the sampled batches."""
+    tokens = recipe.train.chunk_tokens
+    chunking = Chunking(recipe.train.chunk_size, None if tokens == "auto" else tokens, recipe.train.keep_chunks)
+    return max(sum(len(chunking.cut(pool)) for pool in batch.pools) for batch in batches)
 
 
 def _batch(recipe: Recipe, batches: Sequence[StepBatch], processes: int) -> dict[str, Any]:
-    chunks, _ = _chunk_tokens(recipe, batches)
     return {
         "rows": batches[0].size,
         "rows_per_process": -(-batches[0].size // processes),
         "processes": processes,
         "inputs": round(float(np.mean([sum(len(p.inputs) for p in b.pools) for b in batches]))),
         "tokens": round(float(np.mean([b.tokens for b in batches]))),
-        "chunks": chunks,
+        "chunks": _chunks(recipe, batches),
     }
 
 
@@ -267,36 +271,56 @@ def _negatives(count: Any) -> dict[str, int]:
     return {**asdict(count), "total": count.total}
 
 
-def _memory(bundle: Bundle, recipe: Recipe, batches: Sequence[StepBatch], processes: int, width: int) -> dict[str, str]:
-    """Estimated peak bytes of one process.
+@dataclass(frozen=True)
+class _Start:
+    """Bytes of this process with data and model in it, before anything is computed, and where it computes."""
 
-    Activations: a transformer layer keeps about 16 hidden-sized and 2 feed-forward-sized vectors a token for its
-    backward pass, dropout masks included, and one attention row a head; counted for the largest chunk.
+    resident: int
+    device: torch.device
+    precision: Precision
+
+
+def _memory(
+    bundle: Bundle, recipe: Recipe, method: Any, batches: Sequence[StepBatch], processes: int, start: _Start
+) -> dict[str, str]:
+    """The peak of one process in words: what is there now, what training adds, and what `encode` takes.
+
+    On a CPU of the whole process; on a GPU of the tensors on the device.
     """
+    config, device = recipe.train, start.device
+    bundle.train()
+    on_cpu = device.type == "cpu"
+    recompute = Recompute(bundle.model) if recomputes(recipe, device) else None
+    context = autocast(start.precision, torch.device("cpu"))
+    sizes = [measure(bundle, method, pool, torch.device("cpu"), context, recompute) for pool in batches[0].pools]
+    trainable = [p for p in bundle.parameters() if p.requires_grad]
     weights = sum(p.numel() * p.element_size() for p in bundle.parameters())
-    gradients = sum(p.numel() * p.element_size() for p in bundle.parameters() if p.requires_grad)
-    _, tokens = _chunk_tokens(recipe, batches)
-    config = None if bundle.model.backbone is None else bundle.model.backbone.config
-    parts = {"weights": weights, "gradients": gradients, "optimiser": 2 * gradients}
-    if has_activations := bundle.model.preprocess is None:  # no estimate of an image tower's
-        per_token = _bytes_per_token(config, int(bundle.model.dim), width, batches)
-        parts["activations"] = int(tokens / processes * per_token)
-    sizes = {name: f"{value / 2**20:.0f} MiB" for name, value in parts.items()}
-    sizes |= {} if has_activations else {"activations": "not estimated"}
-    return {**sizes, "peak": f"{sum(parts.values()) / 2**20:.0f} MiB"}
+    gradients = sum(p.numel() * p.element_size() for p in trainable)
+    free = available_bytes() if on_cpu else torch.cuda.mem_get_info()[0]
+    moments = moment_bytes(trainable, config.moments)
+    copies = gradients * ((config.ema is not None) + bool(config.l2sp or config.wise_ft is not None))
+    chunking = chunking_of(recipe, sizes, batches[0], free, gradients + moments + copies, device.type)
+    activations = max(activation_bytes(sizes, batch, chunking, device.type) for batch in batches) / processes
+    waiting = _PREPARED * max(sum(input_bytes(pool.inputs) for pool in batch.pools) for batch in batches) / processes
+    parts = {"process": start.resident - weights if on_cpu else 0, "weights": weights, "gradients": gradients,
+             "optimiser": moments, "copies": copies, "activations": activations, "batches": waiting}  # fmt: skip
+    words = {name: _size(value) for name, value in parts.items() if value or name in ("weights", "activations")}
+    tokens = sum(float(pool.inputs.costs.sum()) for pool in batches[0].pools) / processes
+    words["peak"] = _size(sum(parts.values()))
+    words["per_token"] = f"{activations / max(1.0, tokens) / 1024:.0f} KiB of activations"
+    if config.moments != "fp32":
+        words["saved"] = f"moments in {config.moments} save {_size(moment_bytes(trainable, 'fp32') - moments)}"
+    if config.chunk_tokens == "auto":
+        words["chunk_tokens"] = f"{chunking.tokens:,}"
+    budget = BATCH_TOKENS.get(device.type, BATCH_TOKENS["cuda"])
+    batch_bytes = max(_ENCODING * size.largest * budget for size in sizes)
+    words["encoding"] = _size(parts["process"] + weights + batch_bytes)
+    words["encoding_per_text"] = f"{4 * int(bundle.model.dim) / 1024:.1f} KiB of vectors"
+    return words
 
 
-def _bytes_per_token(config: Any, dim: int, width: int, batches: Sequence[StepBatch]) -> float:
-    if config is None:
-        return 4.0 * dim
-    settings: Mapping[str, Any] = config.to_dict()
-    hidden = settings.get("hidden_size") or settings.get("d_model") or settings.get("dim") or dim
-    layers = settings.get("num_hidden_layers") or settings.get("num_layers") or settings.get("n_layers") or 1
-    inner = settings.get("intermediate_size") or settings.get("d_ff") or settings.get("hidden_dim") or 4 * hidden
-    heads = settings.get("num_attention_heads") or settings.get("num_heads") or settings.get("n_heads") or 1
-    costs = np.concatenate([pool.inputs.costs for batch in batches for pool in batch.pools]).astype(np.float64)
-    length = float((costs**2).sum() / max(1.0, costs.sum()))  # tokens that a token attends to, on average
-    return float(layers * (16 * hidden + 2 * inner + 3 * heads * length) * width)
+def _size(value: float) -> str:
+    return f"{value / 2**20:.0f} MiB"
 
 
 def _evaluation(recipe: Recipe, rows: Any, total: int) -> dict[str, Any]:

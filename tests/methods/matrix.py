@@ -25,15 +25,14 @@ from tests.training import common
 @contextlib.contextmanager
 def no_dropout() -> Iterator[None]:
     """Dropout of every kind lets all pass; modules stay in training mode."""
-    real = F.scaled_dot_product_attention
+    real, kernels = F.scaled_dot_product_attention, "embedkit.models.execution.kernels"
 
     def attention(*args: Any, **settings: Any) -> Any:
         return real(*args, **{**settings, "dropout_p": 0.0})
 
     with (
-        mock.patch(
-            "embedkit.models.execution.kernels.dropout_scale", lambda shape, p, dtype: torch.ones(shape, dtype=dtype)
-        ),
+        mock.patch(f"{kernels}.dropout_mask", lambda shape, p: torch.ones(shape, dtype=torch.uint8)),
+        mock.patch(f"{kernels}.dropout_factor", return_value=1.0),
         mock.patch.object(F, "dropout", lambda x, *args, **settings: x),
         mock.patch.object(F, "scaled_dot_product_attention", attention),
     ):

@@ -8,7 +8,14 @@ import torch
 import torch.nn.functional as F
 
 from embedkit.models.execution import attention, kernels
-from embedkit.models.execution.kernels import Dropout, GroupedAttention, dropout_scale, grouped_attention, swap_dropout
+from embedkit.models.execution.kernels import (
+    Dropout,
+    GroupedAttention,
+    dropout_factor,
+    dropout_mask,
+    grouped_attention,
+    swap_dropout,
+)
 from embedkit.models.execution.plan import Plan
 
 
@@ -59,7 +66,7 @@ def test_attention_dropout_and_its_gradient(case) -> None:
     plan, (query, key, value, upstream) = case
     torch.manual_seed(1)
     size = sum(g.count * g.length**2 for g in plan.groups) * 3
-    flat = dropout_scale((size,), 0.3, torch.float64)
+    flat = dropout_mask((size,), 0.3) * dropout_factor(0.3, torch.float64)
     factors, at = [], 0
     for length in plan.lengths:
         factors.append(flat[at : at + 3 * length**2].view(3, length, length))
@@ -148,7 +155,7 @@ def test_attention_takes_strided_views(case) -> None:
 def test_dropout_rate_scale_and_independence(p: float) -> None:
     torch.manual_seed(0)
     size = 400_000
-    factors = dropout_scale((size,), p, torch.float32)
+    factors = dropout_mask((size,), p) * dropout_factor(p, torch.float32)
     assert set(np.unique(factors.numpy()).tolist()) == {0.0, float(np.float32(1 / (1 - p)))}
     dropped = (factors == 0).double()
     deviation = (p * (1 - p) / size) ** 0.5
@@ -162,7 +169,7 @@ def test_dropout_threshold_is_unbiased() -> None:
     """p far below 1 / 65536 steps still comes out right on average, by drawing one of two thresholds per call."""
     torch.manual_seed(0)
     p = 0.3 / 65536
-    dropped = sum(int((dropout_scale((65_536,), p, torch.float32) == 0).sum()) for _ in range(400))
+    dropped = sum(int((dropout_mask((65_536,), p) == 0).sum()) for _ in range(400))
     assert abs(dropped - 120) < 5 * (120 * 2) ** 0.5
 
 

@@ -26,7 +26,7 @@ _LAYERS = frozenset(
     }
 )  # fmt: skip
 """Layers of transformers that compute what `FusedLayer` does: norms behind the residuals."""
-_OWN = ("transformers.", "embedkit.models.execution.packing")
+_OWN = ("transformers.", "embedkit.models.execution.packing", "embedkit.models.execution.recompute")
 _FLOATS = (torch.float32, torch.bfloat16)
 
 

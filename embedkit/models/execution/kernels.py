@@ -25,19 +25,19 @@ REGISTER = 16
 _HALVES = (torch.bfloat16, torch.float16)
 
 
-def dropout_scale(shape: tuple[int, ...], p: float, dtype: torch.dtype) -> Tensor:
-    """Factors of a dropout on the CPU: 0 with probability `p`, else 1 / (1 - p).
+def dropout_mask(shape: tuple[int, ...], p: float) -> Tensor:
+    """The mask of a dropout on the CPU, uint8: 0 with probability `p`, else 1.
 
     torch draws one Mersenne-Twister number per element on one core, which costs more than the products of a small
     encoder's attention. Here torch's generator gives a 64-bit seed (so that its state decides everything: seeds,
     checkpoints and replays work as usual), a counter-free 64-bit generator (SFC64, Doty-Humphrey 2010) gives 16 bits
     per element, and these are compared with a threshold. The threshold is one of the two neighbours of 65536 p,
-    drawn so that each element is dropped with probability p exactly.
+    drawn so that each element is dropped with probability p exactly. A byte an element is kept for the way back.
 
     Examples
     --------
-    >>> torch.unique(dropout_scale((100, 4), 0.5, torch.float32)).tolist()
-    [0.0, 2.0]
+    >>> torch.unique(dropout_mask((100, 4), 0.5)).tolist()
+    [0, 1]
     """
     seed = int(torch.empty((), dtype=torch.int64).random_())
     source = np.random.SFC64(seed)
@@ -45,9 +45,34 @@ def dropout_scale(shape: tuple[int, ...], p: float, dtype: torch.dtype) -> Tenso
     words = np.asarray(source.random_raw(size // 4 + 2))
     threshold = int(p * 65536 + float(words[-1] >> np.uint64(11)) * 2.0**-53)
     keep = words.view(np.uint16)[:size] >= threshold
-    single = np.multiply(keep, np.float32(1.0 / (1.0 - p)), dtype=np.float32) if dtype != torch.float64 else None
-    factors = single if single is not None else np.multiply(keep, 1.0 / (1.0 - p), dtype=np.float64)
-    return torch.from_numpy(factors).view(shape).to(dtype)
+    return torch.from_numpy(keep.view(np.uint8)).view(shape)
+
+
+def dropout_factor(p: float, dtype: torch.dtype) -> float:
+    """What elements that a dropout of rate `p` keeps are multiplied by, 1 / (1 - p) as `dtype` holds it.
+
+    Examples
+    --------
+    >>> dropout_factor(0.5, torch.float32)
+    2.0
+    """
+    return float(torch.tensor(1.0 / (1.0 - p), dtype=dtype))
+
+
+class _Masked(torch.autograd.Function):
+    """``input * mask * factor``; kept is the mask, a byte an element."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, mask: Tensor, factor: float) -> Tensor:
+        ctx.save_for_backward(mask)
+        ctx.factor = factor
+        return torch.mul(input, mask).mul_(factor)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (mask,) = ctx.saved_tensors
+        return torch.mul(grad, mask).mul_(ctx.factor), None, None
 
 
 class Dropout(nn.Dropout):
@@ -67,7 +92,10 @@ class Dropout(nn.Dropout):
             return input
         if input.device.type != "cpu" or self.p >= 1.0 or torch.compiler.is_compiling():
             return F.dropout(input, self.p, True)
-        return input * dropout_scale(tuple(input.shape), self.p, input.dtype)
+        masked: Tensor = _Masked.apply(
+            input, dropout_mask(tuple(input.shape), self.p), dropout_factor(self.p, input.dtype)
+        )
+        return masked
 
 
 def swap_dropout(module: nn.Module) -> None:
@@ -119,12 +147,14 @@ class GroupedAttention(torch.autograd.Function):
         blocks = _grouped((query, key, value), plan)  # (3, T * heads * d)
         entries = sum(group.count * group.length**2 for group in plan.groups) * heads
         scores = query.new_empty(entries)
-        factors = dropout_scale((entries,), dropout, query.dtype) if dropout > 0.0 else None
+        mask = dropout_mask((entries,), dropout) if dropout > 0.0 else None
+        factor = dropout_factor(dropout, query.dtype) if dropout > 0.0 else 1.0
         output = query.new_empty(tokens, heads, size)
-        for group, (q, k, v), p, f in _walk(plan, blocks, scores, factors, heads, size):
+        for group, (q, k, v), p, m in _walk(plan, blocks, scores, mask, heads, size):
             _scores(p, q, k, scale, score_bias(group.length, bias, window, q))
-            _put(output, group, torch.bmm(p if f is None else p * f, v))
-        ctx.save_for_backward(blocks, scores, factors)
+            _put(output, group, torch.bmm(p if m is None else torch.mul(p, m).mul_(factor), v))
+        ctx.save_for_backward(blocks, scores, mask)
+        ctx.factor = factor
         ctx.plan, ctx.scale, ctx.shape, ctx.bias = plan, scale, (heads, size), None if bias is None else bias.shape
         return output
 
@@ -132,16 +162,16 @@ class GroupedAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of query, key, value and bias."""
-        blocks, scores, factors = ctx.saved_tensors
+        blocks, scores, mask = ctx.saved_tensors
         heads, size = ctx.shape
         outputs = [grad.new_empty(grad.shape) for _ in range(3)]
         for_bias = grad.new_zeros(ctx.bias) if ctx.bias is not None and ctx.needs_input_grad[3] else None
-        for group, (q, k, v), p, f in _walk(ctx.plan, blocks, scores, factors, heads, size):
+        for group, (q, k, v), p, m in _walk(ctx.plan, blocks, scores, mask, heads, size):
             g = _take(grad, group)
-            weights = p if f is None else p * f
+            weights = p if m is None else torch.mul(p, m).mul_(ctx.factor)
             _put(outputs[2], group, torch.bmm(weights.transpose(1, 2), g))
             g = torch.bmm(g, v.transpose(1, 2))  # gradient of the probabilities, (n * heads, l, l)
-            g = softmax_gradient(g if f is None else g.mul_(f), p)
+            g = softmax_gradient(g if m is None else g.mul_(m).mul_(ctx.factor), p)
             if for_bias is not None:
                 for_bias[..., : group.length, : group.length] += g.unflatten(0, (group.count, heads)).sum(0)
             _put(outputs[0], group, torch.baddbmm(q, g, k, beta=0, alpha=ctx.scale))
@@ -242,8 +272,8 @@ def _grouped(flat: tuple[Tensor, ...], plan: Plan) -> Tensor:
     return blocks
 
 
-def _walk(plan: Plan, blocks: Tensor, scores: Tensor, factors: Tensor | None, heads: int, size: int) -> Any:
-    """For each group: query, key, value (n * heads, l, d), scores and dropout factors (n * heads, l, l)."""
+def _walk(plan: Plan, blocks: Tensor, scores: Tensor, mask: Tensor | None, heads: int, size: int) -> Any:
+    """For each group: query, key, value (n * heads, l, d), scores and dropout mask (n * heads, l, l)."""
     at = 0
     width = heads * size
     for group in plan.groups:
@@ -252,7 +282,7 @@ def _walk(plan: Plan, blocks: Tensor, scores: Tensor, factors: Tensor | None, he
         parts = blocks[:, start:stop].unflatten(1, (pairs, length, size)).unbind(0)
         end = at + pairs * length * length
         shape = (pairs, length, length)
-        yield group, parts, scores[at:end].view(shape), None if factors is None else factors[at:end].view(shape)
+        yield group, parts, scores[at:end].view(shape), None if mask is None else mask[at:end].view(shape)
         at = end
 
 

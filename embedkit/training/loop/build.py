@@ -14,13 +14,17 @@ import torch
 from embedkit.config.recipe import Recipe
 from embedkit.config.recipe_io import dump_recipe
 from embedkit.data import TrainingRows
+from embedkit.data.images.decoding import decode_batches
 from embedkit.errors import CheckpointError, RecipeError
 from embedkit.methods.base import Method
 from embedkit.models.execution.products import QuickProducts
+from embedkit.models.execution.recompute import Recompute
 from embedkit.system.disk import FolderLock, write_durably
+from embedkit.system.memory import available_bytes
 from embedkit.training import batching, setup
 from embedkit.training.evaluation.holdout import HeldOut
 from embedkit.training.evaluation.suite import Evaluator, Weights, by_chosen_vectors
+from embedkit.training.footprint import chunking_of, measure, recomputes
 from embedkit.training.loop.batches import prepare
 from embedkit.training.loop.cache import Chunking
 from embedkit.training.loop.guide import Guide
@@ -283,7 +287,7 @@ def build_state(
     bundle = engine.place(bundle)
     if guide is not None:
         guide.place(engine.world.device)
-    optimiser = Optimiser(bundle, groups, config)
+    optimiser = Optimiser(bundle, groups, config, recipe.seed)
     starting = StartingPoint(bundle, config.l2sp, config.wise_ft)
     ema = RunningMean(bundle, config.ema) if config.ema is not None else None
     return RunState(bundle, optimiser, LossScale(precision), ema, best=Best(metric=inputs.metric)), starting
@@ -298,17 +302,19 @@ def _assembled(
     store = CheckpointStore(folder / "checkpoints", recipe.train.keep_checkpoints)
     images = image_cache_of(inputs, folder, state.bundle.model, world, progress.say)
     ledger, stop = Ledger(folder, world, recipe.data.on_bad_row == "quarantine"), StopRequest()
+    recompute = Recompute(state.bundle.model) if recomputes(recipe, world.device) else None
     step = TrainStep(
-        state.bundle, method, world, _chunking(recipe, state.bundle.model),
+        state.bundle, method, world, Chunking(),
         autocast=_arithmetic(recipe, engine, precision, state.bundle), loss_scale=lambda: state.scale.factor,
         defer_sync=engine.defer_sync, total_steps=inputs.total, equal_passes=engine.sharded,
-        asked_to_stop=lambda: stop.code is not None,
+        asked_to_stop=lambda: stop.code is not None, recompute=recompute,
     )  # fmt: skip
     schedule = Schedule(recipe.train, recipe.evaluation, inputs.total, rows.steps_per_epoch)
     guards = Guards(recipe.train, state.bundle.objective, world, inputs.total, setup.most_negatives(rows), progress.say)
     torch.manual_seed(recipe.seed * 1_000_003 + world.rank)  # dropout differs between processes
     if resume:
         _resume(inputs, folder, state, store, world, progress)
+    step.chunking = _chunking(inputs, state, world, step, progress)
     if world.is_main:
         _open_folder(folder, store, state, recipe, progress)
     engine.start_trackers(recipe)
@@ -375,16 +381,39 @@ def _arithmetic(
     return QuickProducts(bundle).context
 
 
-def _chunking(recipe: Recipe, model: Any) -> Chunking:
+def _chunking(inputs: Inputs, state: RunState, world: World, step: TrainStep, progress: Progress) -> Chunking:
     """How the gradient cache cuts a step; refused for a model whose vectors depend on what is in a chunk with them."""
+    recipe, model = inputs.recipe, state.bundle.model
     config = recipe.train
-    chunking = Chunking(config.chunk_size, config.chunk_tokens, config.keep_chunks)
-    if not chunking.whole and model.mixes_inputs:
+    if (config.chunk_size is not None or config.chunk_tokens is not None) and model.mixes_inputs:
         raise RecipeError(
             "batch normalisation sees one chunk at a time, which changes the gradient", where="train.chunk_size",
             remedy="set model.towers.image.freeze_batch_norm: true, or leave chunks out",
         )  # fmt: skip
-    return chunking
+    if config.chunk_tokens == "auto" and state.chunk_tokens is None:
+        state.chunk_tokens = _fitting_tokens(inputs, state, world, step)
+        progress.say(
+            f"train.chunk_tokens: auto takes {state.chunk_tokens:,} tokens a chunk, by the memory that is free"
+        )
+    return Chunking(config.chunk_size, state.chunk_tokens or config.chunk_tokens, config.keep_chunks)
+
+
+def _fitting_tokens(inputs: Inputs, state: RunState, world: World, step: TrainStep) -> int:
+    """Tokens of a chunk that fits into the memory of every process."""
+    recipe, method, bundle, device = inputs.recipe, inputs.method, state.bundle, world.device
+    source = ((0, batch) for batch in inputs.rows.batches(0, world.rank, world.size))
+    _, first = next(decode_batches(source, batching.decoding(recipe, method, bundle.model), inputs.rows.where))
+    batch = prepare(first, method, bundle.model, seed=recipe.seed, epoch=0)
+    bundle.train()
+    sizes = [measure(bundle, method, pool, device, step.autocast, step.recompute) for pool in batch.pools]
+    if device.type == "cuda":
+        free: float | None = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = available_bytes()
+        free = None if free is None else free / world.size
+    gradients = sum(p.numel() * p.element_size() for p in bundle.parameters() if p.requires_grad)
+    tokens = chunking_of(recipe, sizes, batch, free, gradients, device.type).tokens
+    return min(world.counts(tokens or 1))
 
 
 def image_cache_of(
@@ -425,7 +454,6 @@ def batches_of(
     [0, 1, 2]
     """
     from embedkit.data import prefetch
-    from embedkit.data.images.decoding import decode_batches
 
     recipe, method, rows, model = inputs.recipe, inputs.method, inputs.rows, state.bundle.model
     guide = state.bundle.guide

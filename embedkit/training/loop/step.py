@@ -5,6 +5,7 @@ Everything a step needs to be exact for any number of chunks and processes is in
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from embedkit.methods.base import Method
 from embedkit.models.base import Model
+from embedkit.models.execution.recompute import Recompute
 from embedkit.objectives.base import LossOutput, Objective, ObjectiveBatch
 from embedkit.training.loop.batches import Pool, StepBatch
 from embedkit.training.loop.cache import CachedEmbeddings, Chunking
@@ -100,6 +102,8 @@ class TrainStep:
         Whether all processes must run equally many forward passes, because they communicate in each.
     asked_to_stop : callable () -> bool
         Whether this process was asked to end the run; `stop` then is True on all processes after the step.
+    recompute : Recompute, optional
+        Computes outputs of norms and activations again instead of keeping them.
 
     Attributes
     ----------
@@ -129,7 +133,9 @@ class TrainStep:
         autocast: Callable[[], Any], loss_scale: Callable[[], float] = lambda: 1.0,
         defer_sync: Callable[[bool], None] | None = None, total_steps: int = 1, equal_passes: bool = False,
         asked_to_stop: Callable[[], bool] = lambda: False,
+        recompute: Recompute | None = None,
     ) -> None:  # fmt: skip
+        self.recompute = recompute
         self.bundle, self.method, self.world, self.chunking = bundle, method, world, chunking
         self.autocast, self.loss_scale, self.total_steps = autocast, loss_scale, total_steps
         self._defer_sync = defer_sync or (lambda deferred: None)
@@ -194,7 +200,7 @@ class TrainStep:
 
     def _cached(self, batch: StepBatch) -> CachedEmbeddings:
         def encode(pool: Pool, inputs: Any) -> Tensor:
-            with self.autocast():
+            with self.autocast(), self.recompute.context() if self.recompute else contextlib.nullcontext():
                 return self.method.embed(
                     self.bundle.model, self.bundle.parts, inputs.to(self.world.device), **pool.settings
                 )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from embedkit.config.recipe import GroupConfig, TrainConfig
 from embedkit.errors import RecipeError
 from embedkit.training.optim.layer_decay import layer_factors
+from embedkit.training.optim.moments import CompactAdamW, first_moments
 
 
 @dataclass
@@ -150,7 +151,7 @@ class Optimiser:
     (tensor(4.), tensor([[1.0000]]))
     """
 
-    def __init__(self, module: nn.Module, groups: list[ParameterGroup], config: TrainConfig) -> None:
+    def __init__(self, module: nn.Module, groups: list[ParameterGroup], config: TrainConfig, seed: int = 0) -> None:
         by_name = dict(module.named_parameters())
         self.groups, self.config = groups, config
         self._names = [name for group in groups for name in group.names]
@@ -158,9 +159,23 @@ class Optimiser:
         settings = [
             {"params": [by_name[n] for n in g.names], "lr": g.lr, "weight_decay": g.weight_decay} for g in groups
         ]
-        self.can_skip = not any(_is_sharded(p) for p in self._parameters)
+        sharded = any(_is_sharded(p) for p in self._parameters)
+        self.can_skip = config.moments == "fp32" and not sharded
+        common: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "eps": config.eps}
+        self.adamw: torch.optim.Optimizer
+        if config.moments != "fp32":
+            if sharded:
+                raise RecipeError(
+                    f"{config.moments} blocks a parameter as a whole, and FSDP shards them", where="train.moments",
+                    remedy="launch it without FSDP, or leave train.moments at fp32: each process has its share of it",
+                )  # fmt: skip
+            self.adamw = CompactAdamW(settings, config.moments, seed, **common)
+            return
         way = {"fused": True} if self.can_skip else {"foreach": False}
-        self.adamw = torch.optim.AdamW(settings, lr=config.lr, betas=config.betas, eps=config.eps, **way)
+        self.adamw = torch.optim.AdamW(settings, **common, **way)
+        if self.can_skip:  # now, not at the first step, where they would be scattered among freed activations
+            for parameter in self._parameters:
+                self.adamw.state[parameter] = first_moments(parameter, "fp32")
 
     def gradient_norm(self) -> Tensor:
         """L2 norm of all gradients, a scalar tensor."""
@@ -197,8 +212,8 @@ class Optimiser:
 
     def _undo_correction(self, settings: dict[str, Any], group: ParameterGroup) -> None:
         """Set rate, eps and decay so that torch's update is the uncorrected lr m / (sqrt(v) + eps) + lr decay w."""
-        steps = (self.adamw.state[p]["step"] for p in settings["params"] if p in self.adamw.state)
-        number = 1.0 + float(next(steps, 0.0))
+        steps = [float(self.adamw.state[p]["step"]) for p in settings["params"] if p in self.adamw.state]
+        number = 1.0 + max(steps, default=0.0)
         first, second = (1.0 - beta**number for beta in self.config.betas)
         larger = first / math.sqrt(second)
         settings["lr"] *= larger
@@ -211,21 +226,33 @@ class Optimiser:
         return {
             f"{name}/{key}": whole(value)
             for name, parameter in zip(self._names, self._parameters, strict=True)
-            for key, value in state.get(parameter, {}).items()
+            for key, value in _moved(state.get(parameter, {})).items()
         }
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Restore what `state_tensors` gave."""
         by_name = dict(zip(self._names, self._parameters, strict=True))
-        if len(tensors) % 3:  # three a parameter
-            raise ValueError(f"{len(tensors)} tensors")
+        kind = self.config.moments
+        states: dict[str, dict[str, Tensor]] = {}
         for full, value in tensors.items():
             name, key = full.rsplit("/", 1)
+            states.setdefault(name, {})[key] = value
+        for name, values in states.items():
             parameter = by_name[name]
-            if value.shape != (torch.Size() if key == "step" else parameter.shape):
-                raise ValueError(f"{full} has the shape {tuple(value.shape)}")
-            device = parameter.device if key != "step" or parameter.device.type == "cuda" else torch.device("cpu")
-            self.adamw.state[parameter][key] = like(value.to(device), parameter) if key != "step" else value.to(device)
+            slots = self.adamw.state.get(parameter) or first_moments(parameter.detach(), kind)
+            shapes = {key: (tuple(value.shape), value.dtype) for key, value in slots.items()}
+            if {key: (tuple(value.shape), value.dtype) for key, value in values.items()} != shapes:
+                raise ValueError(f"{name} has other means than {kind} ones of the shape {tuple(parameter.shape)}")
+            device = parameter.device
+            self.adamw.state[parameter] = {
+                key: value.to(slots[key].device) if key == "step" else like(value.to(device), parameter)
+                for key, value in values.items()
+            }
+
+
+def _moved(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state of a parameter, nothing before its first step."""
+    return state if state and float(state["step"]) > 0 else {}
 
 
 def _is_sharded(tensor: Tensor) -> bool:

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -24,6 +24,11 @@ from embedkit.system.disk import disk_error, sync_folder, write_durably
 MANIFEST = "complete.json"
 _FOLDER = "step-{:08d}"
 _TEMPORARY = ".writing-"
+_KINDS = {
+    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
+    "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
+}  # fmt: skip
+"""Types of tensors by torch's names -> by those of the safetensors format."""
 
 
 @dataclass(frozen=True)
@@ -243,25 +248,51 @@ def seal(folder: Path) -> None:
 def _write_files(
     folder: Path, tensors: Mapping[str, Mapping[str, Any]], documents: Mapping[str, Any], texts: Mapping[str, str]
 ) -> None:
-    from safetensors.torch import save
-
     payloads: dict[str, bytes] = {f"{name}.json": _json_bytes(value) for name, value in documents.items()}
     payloads.update({name: text.encode("utf-8") for name, text in texts.items()})
     manifest: dict[str, dict[str, Any]] = {}
     for name, data in payloads.items():
-        manifest[name] = _put(folder / name, data)
+        manifest[name] = _put(folder / name, [data])
     for name, group in tensors.items():
-        manifest[f"{name}.safetensors"] = _put(folder / f"{name}.safetensors", save(dict(group)))
-    _put(folder / MANIFEST, _json_bytes({"files": manifest}))
+        manifest[f"{name}.safetensors"] = _put(folder / f"{name}.safetensors", _safetensors(group))
+    _put(folder / MANIFEST, [_json_bytes({"files": manifest})])
     sync_folder(folder)
 
 
-def _put(path: Path, data: bytes) -> dict[str, Any]:
+def _safetensors(tensors: Mapping[str, Any]) -> Iterator[Any]:
+    """The pieces of a safetensors file (https://github.com/huggingface/safetensors, section Format).
+
+    They are views of the tensors' own memory: the library's writers copy all of it first, which was the highest point
+    of memory in a run.
+    """
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # each begins at a multiple of its
+    header, start = {}, 0
+    for name in names:
+        tensor = tensors[name]
+        stop = start + tensor.numel() * tensor.element_size()
+        kind = _KINDS[str(tensor.dtype).removeprefix("torch.")]
+        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [start, stop]}
+        start = stop
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little")
+    yield text
+    import torch
+
+    for name in names:
+        yield tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _put(path: Path, pieces: Iterable[Any]) -> dict[str, Any]:
+    digest, size = hashlib.sha256(), 0
     with open(path, "wb") as file:
-        file.write(data)
+        for piece in pieces:
+            file.write(piece)
+            digest.update(piece)
+            size += len(piece)
         file.flush()
         os.fsync(file.fileno())
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return {"bytes": size, "sha256": digest.hexdigest()}
 
 
 def _json_bytes(value: Any) -> bytes:

@@ -74,6 +74,7 @@ class RunState:
     history: list[dict[str, Any]] = field(default_factory=list)
     idle: int = 0  # evaluations since the best one
     samples: Samples = field(default_factory=Samples)
+    chunk_tokens: int | None = None  # what ``train.chunk_tokens: auto`` chose
 
     def advance(self, batch: StepBatch, steps_per_epoch: int | None) -> None:
         """Count a finished step: the position moves to the next batch, in the next epoch after the last of one."""
@@ -102,6 +103,7 @@ class RunState:
             "scale": self.scale.state(),
             "samples": samples,
             "moments": len(tensors["optimiser"]),
+            **({} if self.chunk_tokens is None else {"chunk_tokens": self.chunk_tokens}),
             **self._origin(fingerprint, world),
         }
         checkpoint = store.save(
@@ -145,6 +147,8 @@ class RunState:
             self.history = [{"step": int(row["step"]), "scores": dict(row["scores"])} for row in document["history"]]
             self.idle = sum(row["step"] > (-1 if self.best.step is None else self.best.step) for row in self.history)
             self.scale.load(document["scale"])
+            tokens = document.get("chunk_tokens")
+            self.chunk_tokens = None if tokens is None else int(tokens)
             self.samples = Samples.of(document["samples"][world.rank])
             if self.position.step != checkpoint.step:
                 raise ValueError(f"step {self.position.step} in the folder of step {checkpoint.step}")
@@ -202,8 +206,8 @@ def _whole_shape(tensor: Tensor) -> tuple[int, ...]:
 
 
 def _state_tensors(bundle: Bundle) -> dict[str, Tensor]:
-    """All weights and buffers, whole, on the CPU; tensors that share memory are written once each."""
-    return {name: whole(value).clone() for name, value in bundle.state_dict().items()}
+    """All weights and buffers, whole, on the CPU; on a CPU they are those of the run, not copies."""
+    return {name: whole(value) for name, value in bundle.state_dict().items()}
 
 
 def _gather_random(world: World) -> dict[str, Tensor]:
