@@ -208,7 +208,7 @@ def test_the_page_of_other_data_says_what_it_does_not_know(
         image_data.write_csv(tmp_path, image_data.samples(30))
         words = ["clip-small", "captions.csv", f"model={json.dumps(image_data.DUAL)}", "train.holdout=0.05"]
         wanted = [
-            "memory         more than ", "are not estimated",
+            "memory         about ", "of which activations ",
             "evaluation     nothing is held out: 5% of 30 rows are fewer than 4; train.holdout=0.14 holds out so many",
         ]  # fmt: skip
     elif kind == "scored":

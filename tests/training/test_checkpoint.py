@@ -13,7 +13,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def test_nothing_appears_under_its_name_before_it_is_complete(
     order: list[str] = []
     put, sync, rename = module._put, module.sync_folder, Path.rename
 
-    def watched_put(path: Path, data: bytes) -> Any:
+    def watched_put(path: Path, data: Iterable[Any]) -> Any:
         assert not (store.folder / "step-00000001").exists()
         order.append(path.name)
         return put(path, data)
@@ -312,10 +312,11 @@ def test_a_full_disk_keeps_what_is_there(
     before = {path: path.read_bytes() for path in store.folder.rglob("*") if path.is_file()}
     real, calls = module._put, []
 
-    def full(path: Path, data: bytes) -> Any:
+    def full(path: Path, data: Iterable[Any]) -> Any:
         calls.append(path)
         if len(calls) > after:
-            path.write_bytes(data[: len(data) // 2])
+            content = b"".join(bytes(piece) for piece in data)
+            path.write_bytes(content[: len(content) // 2])
             raise OSError(number, os.strerror(number), str(path))
         return real(path, data)
 
@@ -335,7 +336,7 @@ def test_a_run_on_a_full_disk_ends_with_one_line_and_resumes(tmp_path: Path, mon
     runs.run(tmp_path / "whole", given)
     real = module._put
 
-    def full(path: Path, data: bytes) -> Any:
+    def full(path: Path, data: Iterable[Any]) -> Any:
         if "step-00000002" in path.parent.name and path.suffix == ".safetensors":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real(path, data)

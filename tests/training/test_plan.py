@@ -186,7 +186,8 @@ def test_inputs_tokens_and_chunks(tmp_path: Path) -> None:
     assert found.batch["tokens"] == pytest.approx(wanted, rel=0.1)  # the mean of several batches
     assert found.rows["rows"] == 24
     assert found.rows["hard_negatives"] == {"min": 2, "max": 2}
-    assert set(found.memory) == {"weights", "gradients", "optimiser", "activations", "peak"}
+    parts = {"process", "weights", "gradients", "optimiser", "activations", "batches", "peak"}
+    assert set(found.memory) == parts | {"per_token", "encoding", "encoding_per_text"}
     json.dumps(found.to_dict())
 
 

@@ -138,8 +138,8 @@ class CompactAdamW(torch.optim.Optimizer):
     >>> adamw = CompactAdamW([{"params": [weight]}], "int8", seed=0, lr=0.1, betas=(0.9, 0.999), eps=1e-8)
     >>> weight.grad = torch.ones(8192)
     >>> adamw.step()
-    >>> weight[0].item(), adamw.state[weight]["exp_avg"].dtype
-    (0.8999999761581421, torch.uint8)
+    >>> round(weight[0].item(), 6), adamw.state[weight]["exp_avg"].dtype
+    (0.9, torch.uint8)
     """
 
     def __init__(
