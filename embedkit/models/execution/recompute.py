@@ -38,7 +38,7 @@ class _Again:
     maker: _Output
     size: torch.Size
     stride: tuple[int, ...]
-    offset: int
+    offset: Any  # an int, or torch's symbolic one
 
     def tensor(self) -> Tensor:
         with torch.no_grad():

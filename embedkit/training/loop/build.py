@@ -395,13 +395,14 @@ def _chunking(inputs: Inputs, state: RunState, world: World, step: TrainStep, pr
         progress.say(
             f"train.chunk_tokens: auto takes {state.chunk_tokens:,} tokens a chunk, by the memory that is free"
         )
-    return Chunking(config.chunk_size, state.chunk_tokens or config.chunk_tokens, config.keep_chunks)
+    tokens = state.chunk_tokens if config.chunk_tokens == "auto" else config.chunk_tokens
+    return Chunking(config.chunk_size, tokens, config.keep_chunks)
 
 
 def _fitting_tokens(inputs: Inputs, state: RunState, world: World, step: TrainStep) -> int:
     """Tokens of a chunk that fits into the memory of every process."""
     recipe, method, bundle, device = inputs.recipe, inputs.method, state.bundle, world.device
-    source = ((0, batch) for batch in inputs.rows.batches(0, world.rank, world.size))
+    source = ((0, batch) for batch in inputs.rows.batches(0, 0, world.rank, world.size))
     _, first = next(decode_batches(source, batching.decoding(recipe, method, bundle.model), inputs.rows.where))
     batch = prepare(first, method, bundle.model, seed=recipe.seed, epoch=0)
     bundle.train()

@@ -171,7 +171,7 @@ class Optimiser:
                 )  # fmt: skip
             self.adamw = CompactAdamW(settings, config.moments, seed, **common)
             return
-        way = {"fused": True} if self.can_skip else {"foreach": False}
+        way: dict[str, Any] = {"fused": True} if self.can_skip else {"foreach": False}
         self.adamw = torch.optim.AdamW(settings, **common, **way)
         if self.can_skip:  # now, not at the first step, where they would be scattered among freed activations
             for parameter in self._parameters:
