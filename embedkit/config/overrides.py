@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from embedkit.config.peer_names import ANSWERS, FLAGS, LOSS_ANSWERS, OURS, PARTS, SETTINGS, plain
+from embedkit.config.peer_names import ANSWERS, FLAGS, LOSS_ANSWERS, PARTS, SETTINGS, plain
 from embedkit.config.recipe_keys import nearest_key, recipe_keys, short_keys
 from embedkit.errors import COMMAND_LINE, RecipeError, listed
 
@@ -261,7 +261,7 @@ def _with_own_names(change: Override, where: str) -> Override:
     if kind == "objective" and isinstance(name, str) and plain(name) in LOSS_ANSWERS:
         raise RecipeError(f"{name} has no counterpart", where=where, remedy=LOSS_ANSWERS[plain(name)])
     own_names = PARTS.get(plain(name), ()) if kind in _COMPONENTS and isinstance(name, str) else ()
-    if len(own_names) != 1 or name in OURS:
+    if len(own_names) != 1 or name == own_names[0]:
         return change
     return Override(change.key, own_names[0], (*change.notes, f"{kind} {name} is read as {own_names[0]}"))
 

@@ -163,8 +163,6 @@ def _turned(table: dict[str, str]) -> dict[str, tuple[str, ...]]:
 
 SETTINGS = _turned(_SETTINGS)
 """Peer name of a setting, plain -> our dotted key."""
-OURS = frozenset(_PARTS)
-"""Names of ours that others know by another name; such a name is itself never another's."""
 PARTS = _turned(_PARTS)
 """Peer name of a loss, method, recipe, sampler or value, plain -> ours."""
 
