@@ -91,7 +91,7 @@ _PARTS = {
     "simcse-sup": "simcse sup_simcse simcse_supervised nli",
     "promptbert-unsup": "promptbert",
     "promptbert-sup": "promptbert",
-    "pairs": "bi_encoder biencoder dpr faq retrieval triplet triplets question_answer",
+    "pairs": "bi_encoder biencoder dpr faq retrieval triplets question_answer",
     "scored-pairs": "sts stsb similarity scored",
     "clip-small": "captions",
     "clip-finetune": "captions finetune_clip",

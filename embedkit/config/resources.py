@@ -56,10 +56,13 @@ def recipe_path(name: str) -> Path:
 
 
 def _way_to_a_recipe(name: str, paths: Mapping[str, Path]) -> str:
+    from embedkit.config.peer_names import PARTS
+
     clause = nearest(name, paths)
-    if clause.startswith("did you mean"):
+    is_loss = name.endswith("Loss") or any(name in ours for peer, ours in PARTS.items() if peer.endswith("loss"))
+    if clause.startswith("did you mean") and not is_loss:
         return clause
-    if name.endswith("Loss"):
+    if is_loss:
         return f"a loss is a setting of a recipe: `embedkit train pairs FILE loss={name}`"
     return "for your own data there are pairs, scored-pairs, simcse-unsup, clip-small ...; all: `embedkit recipes`"
 

@@ -193,6 +193,7 @@ def test_a_short_name_is_the_one_setting_that_has_it_or_both_are_named(key: str)
         (["train", "RN50", "a.csv"], ["no recipe named 'RN50'; for your own data there are pairs, scored-pairs"]),
         (["train", "training_stsbenchmark.py"], ["for your own data there are pairs", "`embedkit recipes`"]),
         (["train", "TripletLoss", "a.csv"], ["a loss is a setting", "`embedkit train pairs FILE loss=TripletLoss`"]),
+        (["train", "triplet", "a.csv"], ["a loss is a setting", "`embedkit train pairs FILE loss=triplet`"]),
         (["train", "clip-small", "a.csv", "--csv-img-key", "filepath"], ["columns={filepath: image, title: text_1}"]),
         (["train", "pairs"], ["pairs: its data train.csv is not here", "`embedkit train pairs FILE`"]),
         (["plan", "pairs"], ["pairs: its data train.csv is not here", "`embedkit plan pairs FILE`"]),

@@ -313,6 +313,8 @@ def test_losses_without_a_counterpart_are_answered() -> None:
     for loss, ours in read.items():
         recipe = load_recipe("pairs", [f"loss={loss}"])
         assert recipe.objective is not None and recipe.objective.name == ours
+        named = load_recipe("pairs", [f"objective={ours}"]).objective
+        assert named is not None and named.name == ours  # and is no other's name for a recipe
 
 
 def test_rows_are_held_out_beside_an_evaluation_when_asked_for(
