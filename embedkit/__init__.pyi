@@ -8,6 +8,11 @@ from .formats.loading import load as load
 from .formats.saving import save as save
 from .mining.api import MiningResult as MiningResult
 from .mining.api import mine as mine
+from .mining.generation.api import generate as generate
+from .mining.labels.api import label as label
+from .mining.scores.api import score as score
+from .mining.selection.api import dedup as dedup
+from .mining.selection.api import select as select
 from .models.base import Model as Model
 from .models.encode.quantization import VectorRanges as VectorRanges
 from .models.encode.quantization import dequantize as dequantize

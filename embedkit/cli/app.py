@@ -11,18 +11,23 @@ from typing import Annotated
 import typer
 
 from embedkit import __version__
+from embedkit.cli.dedup import dedup
 from embedkit.cli.doctor import doctor
 from embedkit.cli.encode import encode
 from embedkit.cli.evaluate import evaluate
 from embedkit.cli.export import export
+from embedkit.cli.generate import generate
 from embedkit.cli.index import index
+from embedkit.cli.label import label
 from embedkit.cli.methods import methods
 from embedkit.cli.mine import mine
 from embedkit.cli.objectives import objectives
 from embedkit.cli.plan import plan
 from embedkit.cli.quickstart import quickstart
 from embedkit.cli.recipes import recipes
+from embedkit.cli.score import score
 from embedkit.cli.search import search
+from embedkit.cli.select import select
 from embedkit.cli.suites import suites
 from embedkit.cli.train import train
 from embedkit.cli.usage import HELP_NAMES, Command, RecipeCommand, UsageError, check_command, in_our_words
@@ -49,6 +54,11 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "index": index,
     "search": search,
     "mine": mine,
+    "generate": generate,
+    "score": score,
+    "select": select,
+    "dedup": dedup,
+    "label": label,
     "export": export,
     "recipes": recipes,
     "objectives": objectives,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from embedkit.cli.output import (
+    LOADING,
     AllowPickle,
     Device,
     Dtype,
@@ -19,10 +19,11 @@ from embedkit.cli.output import (
     bar,
     check_json,
     console,
+    mapping_option,
+    model_options,
     place,
     write_json,
 )
-from embedkit.errors import COMMAND_LINE, UserError
 
 NumberOption = float | None
 TextOption = str | None
@@ -125,10 +126,8 @@ def mine(
     """
     values = dict(locals())
     check_json(json_file)
-    loading = {name: values.pop(name) for name in ("dtype", "revision", "trust_remote_code", "allow_pickle")}
-    if model is None:
-        _check_no_loading(loading)
-    values.update(columns=_mapping(columns, "--columns"), where=_mapping(where, "--where"))
+    loading = model_options(values, model is not None, LOADING[1:])  # the search has a device too
+    values.update(columns=mapping_option(columns, "--columns"), where=mapping_option(where, "--where"))
     data, _ = values.pop("pairs"), values.pop("json_file")
     state, values["device"] = place(device)
     from embedkit.mining import mine as run
@@ -142,22 +141,3 @@ def mine(
         out.print(line)
     out.print(f"rows in {output}; train on them with `embedkit train pairs {output}`")
     write_json(json_file, {"output": result.output, **result.report.to_json()})
-
-
-def _mapping(text: str | None, option: str) -> Mapping[str, Any] | None:
-    """The mapping that an option holds as YAML."""
-    from embedkit.config.recipe_io import parse_yaml
-
-    value = None if text is None else parse_yaml(text, option)
-    if value is not None and not isinstance(value, Mapping):
-        raise UserError(f"{option} is {text!r}, no mapping", where=COMMAND_LINE,
-                        remedy=f"write it like {option} '{{question: anchor}}'")  # fmt: skip
-    return value
-
-
-def _check_no_loading(options: Mapping[str, Any]) -> None:
-    """Refuse options of a model where there is none."""
-    name = next((name for name, value in options.items() if value), None)
-    if name is not None:
-        raise UserError(f"--{name.replace('_', '-')} is for a model, and none is given", where=COMMAND_LINE,
-                        remedy="give --model, or leave it out")  # fmt: skip

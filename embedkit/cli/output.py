@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from embedkit.errors import UserError
+from embedkit.errors import COMMAND_LINE, UserError
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -76,6 +76,61 @@ def place(device: str | None) -> tuple[PartialState, str | None]:
     return state, str(state.device) if device is None and state.num_processes > 1 else device
 
 
+LOADING = ("device", "dtype", "revision", "trust_remote_code", "allow_pickle")
+"""Options of a command that are arguments of `embedkit.load`."""
+
+
+def model_options(values: dict[str, Any], has_model: bool, names: Sequence[str] = LOADING) -> dict[str, Any]:
+    """The options of loading taken out of a command's `values`; refused where they are set and there is no model.
+
+    Examples
+    --------
+    >>> model_options({"device": "cpu", "dtype": None, "revision": None, "trust_remote_code": False,
+    ...                "allow_pickle": False}, has_model=False)
+    Traceback (most recent call last):
+        ...
+    embedkit.errors.UserError: on the command line: --device is for a model, and none is given; give --model, or ...
+    """
+    options = {name: values.pop(name) for name in names}
+    name = next((name for name, value in options.items() if value), None)
+    if name is not None and not has_model:
+        raise UserError(f"--{name.replace('_', '-')} is for a model, and none is given", where=COMMAND_LINE,
+                        remedy="give --model, or leave it out")  # fmt: skip
+    return options
+
+
+def mapping_option(text: str | None, option: str) -> Mapping[str, Any] | None:
+    """The mapping that an option holds as YAML.
+
+    Examples
+    --------
+    >>> mapping_option("{question: anchor}", "--columns")
+    {'question': 'anchor'}
+    """
+    from embedkit.config.recipe_io import parse_yaml
+
+    value = None if text is None else parse_yaml(text, option)
+    if value is not None and not isinstance(value, Mapping):
+        raise UserError(f"{option} is {text!r}, no mapping", where=COMMAND_LINE,
+                        remedy=f"write it like {option} '{{question: anchor}}'")  # fmt: skip
+    return value
+
+
+def single_process(command: str, loading: dict[str, Any]) -> None:
+    """Choose the device; refuse to run as several processes, each of which would do all of the work.
+
+    Examples
+    --------
+    >>> single_process("label", {"device": "cpu"})
+    """
+    state, loading["device"] = place(loading["device"])
+    if state.num_processes > 1:
+        raise UserError(
+            f"{command} was started as {state.num_processes} processes, and each would do all of the work",
+            remedy="start it once, without torchrun or accelerate launch",
+        )
+
+
 def write_json(target: str | None, value: Any) -> None:
     """Write `value` to the file `target`, to standard output for ``-``, or nowhere for None.
 
@@ -103,6 +158,24 @@ def write_json(target: str | None, value: Any) -> None:
     from embedkit.system.disk import write_durably
 
     write_durably(target, text.encode("utf-8"), "the JSON file")
+
+
+def tell(result: Any, json_file: str | None) -> None:
+    """Print the report of a result, where its rows are, and both as JSON where that is asked for.
+
+    Examples
+    --------
+    >>> import embedkit
+    >>> tell(embedkit.dedup(["a cat", "a cat"], output="few.jsonl"), None)
+    2 rows read, 1 selected
+    ...
+    rows in ...few.jsonl
+    """
+    out = console(json_file)
+    for line in (*result.report.notes, *result.report.lines()):
+        out.print(line)
+    out.print(f"rows in {result.output}")
+    write_json(json_file, {"output": result.output, **result.report.to_json()})
 
 
 def check_json(target: str | None) -> None:

@@ -97,15 +97,28 @@ def write_rows(target: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     with writing(target, "the rows") as file:
         if target.suffix == ".jsonl":
             for row in rows:
-                file.write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8"))
+                file.write(_line(row))
             return
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        with pq.ParquetWriter(file, _schema(rows)) as writer:
+        schema = _schema(rows, target)
+        with pq.ParquetWriter(file, schema) as writer:
             for start in range(0, len(rows), _BATCH):
                 batch = [_cells(row) for row in rows[start : start + _BATCH]]
-                writer.write_table(pa.Table.from_pylist(batch, schema=_schema(rows)))
+                try:
+                    table = pa.Table.from_pylist(batch, schema=schema)
+                except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+                    raise _mixture(str(error), target) from error
+                writer.write_table(table)
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    """A row as a line of JSON; half a surrogate pair, which UTF-8 has not, stays escaped."""
+    try:
+        return (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8")
+    except UnicodeEncodeError:
+        return (json.dumps(row) + "\n").encode("ascii")
 
 
 def _cells(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,11 +126,23 @@ def _cells(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: str(cell) if name == "group" and cell is not None else cell for name, cell in row.items()}
 
 
-def _schema(rows: Sequence[Mapping[str, Any]]) -> Any:
+def _schema(rows: Sequence[Mapping[str, Any]], target: Path) -> Any:
+    """The columns of all rows; text where a column has no value at all."""
     import pyarrow as pa
 
-    kinds = {"negatives": pa.list_(pa.string()), "scores": pa.list_(pa.float64())}
-    names = dict.fromkeys(name for row in rows[:1] for name in row)
-    if any("group" in row for row in rows):
-        names["group"] = None
-    return pa.schema([(name, kinds.get(name, pa.string())) for name in names])
+    kinds = {"negatives": pa.list_(pa.string()), "scores": pa.list_(pa.float64()), "group": pa.string()}
+    fields = []
+    for name in dict.fromkeys(name for row in rows for name in row):
+        try:
+            kind = kinds.get(name) or pa.infer_type([row.get(name) for row in rows])
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+            raise _mixture(f"{name}: {error}", target) from error
+        fields.append((name, pa.string() if pa.types.is_null(kind) else kind))
+    return pa.schema(fields)
+
+
+def _mixture(reason: str, target: Path) -> UserError:
+    """The error for a column of several kinds."""
+    first = (reason.splitlines() or [""])[0]
+    return UserError(f"a column holds several kinds of cells ({first})", where=str(target),
+                     remedy="write a .jsonl file")  # fmt: skip

@@ -204,8 +204,15 @@ def _note(places_by_name: dict[str, list[int]], name: str, place: int) -> None:
 
 
 @contextmanager
-def _path_of(data: Any) -> Iterator[str]:
-    """The path of a file, or what stands for an object in memory while the block runs."""
+def data_path(data: Any) -> Iterator[str]:
+    """The path of a file, or what stands for an object in memory while the block runs.
+
+    Examples
+    --------
+    >>> with data_path(["a cat"]) as path:
+    ...     path.partition(":")[0]
+    'object'
+    """
     if isinstance(data, str | Path):
         yield str(data)
         return
@@ -243,16 +250,31 @@ def read_pairs(
     >>> len(pairs.anchors), len(pairs.pairs), pairs.repeats
     (1, 2, 1)
     """
-    with _path_of(data) as path, _our_words():
-        entry = {"path": path, "columns": None if columns is None else dict(columns), "split": split,
-                 "where": dict(where or {}), "limit": limit}  # fmt: skip
-        config = DataConfig.model_validate({"train": [entry]})
-        roles = frozenset({"anchor", "positive"})
-        source = Source(config.train[0], config, 0, requires=roles, reads=roles | {"group"}, base_dir=Path())
-        notes = [_PLACE.sub(r"\1", note) for note in source.notes]
+    with data_path(data) as path, our_words():
+        source, notes = open_pairs(path, columns=columns, split=split, where=where, limit=limit)
         pairs = Pairs(name=path if isinstance(data, str | Path) else "the pairs", id_column=id_column, notes=notes)
         _fill(pairs, source)
     return pairs
+
+
+def open_pairs(
+    path: str, *, columns: Mapping[str, str] | None = None, split: str | None = None,
+    where: Mapping[str, Any] | None = None, limit: int | None = None, also: frozenset[str] = frozenset(),
+) -> tuple[Source, list[str]]:  # fmt: skip
+    """The source of pairs at a path, and how its columns are read, in words; `also` are roles that are read besides.
+
+    Examples
+    --------
+    >>> _ = Path("faq.csv").write_text("question,answer\\npay?,By card.\\n")
+    >>> print(*open_pairs("faq.csv")[1])
+    faq.csv: question is the anchor, answer is the positive (set 'columns' to change that)
+    """
+    entry = {"path": path, "columns": None if columns is None else dict(columns), "split": split,
+             "where": dict(where or {}), "limit": limit}  # fmt: skip
+    config = DataConfig.model_validate({"train": [entry]})
+    roles = frozenset({"anchor", "positive"})
+    source = Source(config.train[0], config, 0, requires=roles, reads=roles | {"group"} | also, base_dir=Path())
+    return source, [_PLACE.sub(r"\1", note) for note in source.notes]
 
 
 def _fill(pairs: Pairs, source: Source) -> None:
@@ -295,8 +317,17 @@ def _fill(pairs: Pairs, source: Source) -> None:
 
 
 @contextmanager
-def _our_words() -> Iterator[None]:
-    """Errors of the data modules without the words of recipes, which have no effect here."""
+def our_words() -> Iterator[None]:
+    """Errors of the data modules without the words of recipes, which have no effect here.
+
+    Examples
+    --------
+    >>> with our_words():
+    ...     raise DataError("no rows", where="data.train[0] (faq.csv)")
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.DataError: faq.csv: no rows
+    """
     try:
         yield
     except BadRow as bad:
@@ -360,7 +391,7 @@ def read_corpus(data: Any, *, column: str | None = None, id_column: str | None =
     (['a cat', 'a dog'], {'d1': [0], 'd2': [1]})
     """
     texts = TextReader(max_chars=1_000_000, cut=False)
-    with _path_of(data) as path, _our_words():
+    with data_path(data) as path, our_words():
         candidates = Candidates(name=path if isinstance(data, str | Path) else "the corpus")
         for part in find_parts(path, prefer="train"):
             for number, values in part.records():

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from embedkit.evaluation.core.embedder import Embedder
+from embedkit.evaluation.core.inputs import Item
 from embedkit.evaluation.core.provenance import describe_model, model_key
 from embedkit.evaluation.core.stats import Array
 from embedkit.evaluation.core.task import Side
@@ -52,7 +53,7 @@ class Encoding:
         return None if key is None else f"{key}\ndim={self._embedder.dim}"
 
     def vectors(
-        self, texts: Sequence[str], side: Side, prompt: str | None = None, parts: Parts | None = None
+        self, texts: Sequence[Item], side: Side | None, prompt: str | None = None, parts: Parts | None = None
     ) -> Vectors:
         """Vectors of `texts` in their order; the parts of `CHUNK` texts are shared among processes, and kept, as
         `Parts` says."""
@@ -67,4 +68,4 @@ class Encoding:
             return vectors
 
         table = (parts or Parts(None)).table(f"vectors-{side}", -(-len(texts) // CHUNK), encode, len(texts))
-        return Vectors(table, f"the model's vectors of the {side} texts", unit=self._unit)
+        return Vectors(table, f"the model's vectors of the {side or 'rows'}", unit=self._unit)

@@ -1,0 +1,81 @@
+"""``embedkit label``: the clusters of rows as a column."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from embedkit.cli.output import (
+    AllowPickle,
+    Device,
+    Dtype,
+    JsonFile,
+    Revision,
+    TruncateDim,
+    TrustRemoteCode,
+    bar,
+    check_json,
+    model_options,
+    single_process,
+    tell,
+)
+
+TextOption = str | None
+
+
+def label(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Rows with texts or images, of any format.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="File to write, .jsonl or .parquet.")],
+    clusters: Annotated[int, typer.Option("--clusters", "-k", min=2, help="How many clusters.")],
+    model: Annotated[TextOption, typer.Option("--model", "-m", help="Model folder or hub id.")] = None,
+    vectors: Annotated[TextOption, typer.Option("--vectors", metavar="FILE.npy", help="A vector for each row.")] = None,
+    column: Annotated[TextOption, typer.Option("--column", help="Column of the texts.")] = None,
+    image_column: Annotated[TextOption, typer.Option("--image-column", help="Column of the images.")] = None,
+    name: Annotated[str, typer.Option("--name", help="Name of the new column.")] = "label",
+    min_rows: Annotated[int, typer.Option("--min-rows", min=1, help="Leave out smaller clusters.")] = 1,
+    restarts: Annotated[int, typer.Option("--restarts", min=1, help="Runs; the best one counts.")] = 3,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of a run at most.")] = 100,
+    spherical: Annotated[bool, typer.Option("--spherical", help="Centres of length 1.")] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the draws.")] = 0,
+    centres: Annotated[TextOption, typer.Option("--centres", metavar="FILE.npy", help="Write the centres.")] = None,
+    split: Annotated[TextOption, typer.Option("--split", help="Split of FILE, where it has several.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Rows of FILE at most.")] = None,
+    prompt: Annotated[TextOption, typer.Option("--prompt", help="Name or text of a prompt.")] = None,
+    truncate_dim: TruncateDim = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output where it exists.")] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False,
+    allow_pickle: AllowPickle = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Add a column with the number of each row's cluster (k-means), 0 for the largest.
+
+    `embedkit train RECIPE OUTPUT data.sampler=by-label data.per_label=N` with N as large as the batch takes each batch
+    from one cluster. Printed are the sizes of the clusters and examples to read.
+
+    \f
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from embedkit.cli.app import main
+    >>> _ = Path("texts.txt").write_text("a cat\\ntwo cats\\nrain\\nsnow\\n")
+    >>> np.save("vectors.npy", np.array([[1.0, 0.1], [0.9, 0.0], [0.0, 1.0], [0.1, 1.0]]))
+    >>> main(["label", "texts.txt", "labels.jsonl", "--vectors", "vectors.npy", "-k", "2"])
+    4 rows in 2 clusters of 2 to 2 rows, 2.0 on average
+    ...
+    rows in ...labels.jsonl
+    0
+    """
+    values = dict(locals())
+    check_json(values.pop("json_file"))
+    loading = model_options(values, model is not None)
+    single_process("label", loading)
+    from embedkit.mining.labels.api import label as run
+
+    with bar("label") as progress:
+        result = run(values.pop("file"), progress=progress, load_options=loading, **values)
+    tell(result, json_file)

@@ -1,0 +1,1 @@
+"""Labels of rows: the clusters of their vectors."""

@@ -1,0 +1,1 @@
+"""Scores of pairs, by an encoder, a cross-encoder or a function."""

@@ -1,0 +1,1 @@
+"""Rows chosen by criteria: duplicates, lengths, scores, captions, diversity."""
