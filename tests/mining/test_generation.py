@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import os
 import signal
@@ -307,3 +309,28 @@ def test_mistakes_are_one_line(here: Path, capsys: pytest.CaptureFixture[str], f
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert code == 2 and flaw[1] in line, line
     assert not Path("out.jsonl").exists()
+
+
+def test_a_full_disk_is_a_line_and_answers_so_far_stay(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = embedkit.generate("texts.txt", "own.py:write").rows
+    sync, count = os.fsync, itertools.count()
+
+    def full(handle: int) -> None:
+        if next(count) >= 6:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert main(["generate", "texts.txt", "o.jsonl", "-w", "own.py:write"]) == 2
+        line = capsys.readouterr().err.strip().splitlines()[-1]
+        assert "what was computed cannot be kept: no space left on the disk; free some space" in line
+        for words in (["select", "texts.txt", "s.jsonl", "equal-text"], ["dedup", "texts.txt", "s.parquet"]):
+            assert main(words) == 2
+            assert "the rows cannot be written: no space left on the disk" in capsys.readouterr().err
+    names = {path.name for path in here.iterdir()} - {"own.py", "texts.txt", "docs.csv", "pairs.csv", "calls.txt"}
+    assert names - {"__pycache__"} == {"o.answers.jsonl"}
+    result = embedkit.generate("texts.txt", "own.py:write", output="o.jsonl")
+    assert result.rows == whole and 6 <= result.report.reused <= 7

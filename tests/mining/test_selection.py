@@ -300,6 +300,7 @@ def test_images_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def encode(pictures: list[Any]) -> np.ndarray:
         return np.array([np.asarray(picture, float).mean(axis=(0, 1)) for picture in pictures])
 
+    monkeypatch.setattr("embedkit.mining.rows.vectors._IMAGES", 2)
     encoder = SimpleNamespace(encode=encode, preprocess=True)
     result = embedkit.select("photos/list.csv", "near-duplicates=0.99", encoder, image_column="image", output="o.jsonl")
     assert [row["caption"] for row in result.rows] == ["a", "c"]

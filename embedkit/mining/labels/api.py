@@ -166,7 +166,7 @@ def label(
                         remedy="lower it, or lower the number of clusters")  # fmt: skip
     if centres is not None:
         _write_centres(Path(centres), result)
-    rows = table.moved(target)
+    rows = table.moved(target, image_column)
     rows = [{**row, name: int(one)} for row, one in zip(rows, result.labels, strict=True) if large[one]]
     report = LabelReport(
         rows=len(rows), sizes=result.sizes.tolist(), dropped=len(table) - len(rows),

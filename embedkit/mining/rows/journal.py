@@ -106,7 +106,8 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # what could not be written has been reported by `put`
+                self._file.close()
 
     def __contains__(self, key: object) -> bool:
         return key in self._values

@@ -19,8 +19,10 @@ from embedkit.errors import DataError, UserError, nearest
 from embedkit.evaluation.core.inputs import EncodedImage, Item
 from embedkit.mining.pairs import data_path
 
-TEXTS = ("text", "sentence", "passage", "document", "contents", "content", "caption")
-"""Columns that are taken for the texts of rows, the first that is there; then those of the role anchor."""
+TEXTS = ("text", "sentence")
+"""Columns that are taken for the texts of rows, the first that is there; then that of the role anchor, then `OTHERS`."""
+
+OTHERS = ("passage", "document", "contents", "content", "caption")
 
 _FIX = "fix the row, or take it out of the file"
 
@@ -80,10 +82,10 @@ class RowTable:
         if name is not None:
             return self._known(name, option)
         plain = {normal_name(name): name for name in reversed(names)}
-        by_name = [plain[name] for name in TEXTS if name in plain]
-        by_role = [name for role in ("anchor", "positive", "text_1") for name in names if named_role(name) == role]
-        only = names if len(names) == 1 else []
-        choice = next(iter([*by_name, *by_role, *only]), None)
+        by_role = {named_role(name): name for name in reversed(names)}
+        likely = [plain.get(name) for name in TEXTS] + [by_role.get("anchor")] + [plain.get(name) for name in OTHERS]
+        likely += [by_role.get("positive"), by_role.get("text_1"), names[0] if len(names) == 1 else None]
+        choice = next((name for name in likely if name is not None), None)
         if choice is None:
             raise DataError(f"which of the columns {', '.join(map(repr, names))} holds the texts?", where=self.name,
                             remedy=f"name it: {option} NAME")  # fmt: skip
@@ -139,12 +141,12 @@ class RowTable:
             where = f"{self.places[place]} column {column!r}"
             raise DataError(bad.what, where=where, remedy=_FIX) from bad.__cause__
 
-    def moved(self, target: Path | None) -> list[dict[str, Any]]:
+    def moved(self, target: Path | None, image_column: str | None = None) -> list[dict[str, Any]]:
         """The rows for a file in another folder: relative paths of images lead to the same files from there.
 
         Rows whose images do not lie below the folder of `target` keep them as absolute paths.
         """
-        column = self.image_column()
+        column = self.image_column(image_column)
         if target is None or column is None:
             return self.rows
         rows = []

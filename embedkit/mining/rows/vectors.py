@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from embedkit.errors import DataError, UserError
 from embedkit.evaluation.core.inputs import Item
 from embedkit.evaluation.core.stats import Array
@@ -13,6 +15,8 @@ from embedkit.mining.rows.table import RowTable
 from embedkit.mining.vectors import Encoding, Vectors, open_vectors
 
 VectorSource = str | Path | Array
+
+_IMAGES = 1024  # image files that are in memory at a time
 
 
 class Encoder:
@@ -33,7 +37,6 @@ class Encoder:
 
     Examples
     --------
-    >>> import numpy as np
     >>> from types import SimpleNamespace
     >>> vowels = SimpleNamespace(encode=lambda texts: np.array([[t.count("a"), t.count("i")] for t in texts], float))
     >>> Encoder(vowels)(["banana", "kiwi"], "vectors", unit=False).rows([0, 1]).tolist()
@@ -78,8 +81,17 @@ class Encoder:
         model = self.model
         if not isinstance(items[0], str) and getattr(model, "preprocess", True) is None:
             raise UserError("the model encodes no images", where=name, remedy="give a dual encoder, e.g. a CLIP")
-        encoding = Encoding(model, unit=unit, dim=self._dim, progress=self._progress)
-        return encoding.vectors(items, None, self._prompt)
+        if isinstance(items[0], str):
+            encoding = Encoding(model, unit=unit, dim=self._dim, progress=self._progress)
+            return encoding.vectors(items, None, self._prompt)
+        encoding = Encoding(model, unit=False, dim=self._dim)
+        parts = []
+        for start in range(0, len(items), _IMAGES):
+            part = items[start : start + _IMAGES]
+            parts.append(encoding.vectors(part, None, self._prompt).rows(slice(0, len(part))))
+            if self._progress is not None:
+                self._progress(start + len(part), len(items))
+        return Vectors(np.concatenate(parts), "the model's vectors of the images", unit=unit)
 
 
 class RowVectors:
@@ -104,7 +116,6 @@ class RowVectors:
     --------
     >>> from embedkit.mining.rows.table import read_table
     >>> table = read_table(["a cat", "a dog"])
-    >>> import numpy as np
     >>> rows = RowVectors(table, table.texts, Encoder(), np.eye(2))
     >>> rows.of([1]).rows([0]).tolist()
     [[0.0, 1.0]]
@@ -143,23 +154,20 @@ def vectors_of(
     Raises
     ------
     UserError
-        Both a model and vectors are given, or both columns.
+        Both a model and vectors are given.
     DataError
         There is no such column, or it cannot be told which one it is.
 
     Examples
     --------
     >>> from embedkit.mining.rows.table import read_table
-    >>> import numpy as np
     >>> vectors_of(read_table([{"image": "a.png", "label": 1}]), Encoder(), np.eye(1))[1]
     'image'
     """
     if encoder and vectors is not None:
         raise UserError("vectors are given, so that it has no effect", where="model", remedy="leave it out")
-    if column is not None and image_column is not None:
-        raise UserError("texts and images are two kinds of rows", where="image_column", remedy="name one of them")
     subject = encoded_column(table, column, image_column, vectors is None)
-    images = subject == table.image_column(image_column)
+    images = column is None and subject == table.image_column(image_column)
 
     def items(places: Iterable[int]) -> Sequence[Item]:
         return table.images(subject, places) if images else table.texts(subject, places)
@@ -178,7 +186,7 @@ def encoded_column(table: RowTable, column: str | None, image_column: str | None
     'question'
     """
     images = table.image_column(image_column)
-    if image_column is not None:
+    if image_column is not None and column is None:
         return image_column
     if column is None and (images is not None or not needed):
         try:

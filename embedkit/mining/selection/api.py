@@ -138,7 +138,7 @@ def select(
         if not len(places):
             raise DataError(f"{one} leaves no row of {report.steps[-1]['before']:,}", where=table.name,
                             remedy="loosen it, or leave it out")  # fmt: skip
-    rows = table.moved(target)
+    rows = table.moved(target, image_column)
     report.rows, report.notes = len(places), table.notes
     return finish([rows[place] for place in places], report, target)
 

@@ -96,7 +96,7 @@ class Context:
     @property
     def subject(self) -> str:
         """The column that examples show."""
-        return encoded_column(self.table, self.column, None if self.column else self.image_column, False)
+        return encoded_column(self.table, self.column, self.image_column, False)
 
     def texts(self, places: Array, column: str | None = None) -> list[str]:
         """The texts of rows, in the column that is named here, or for all criteria, or that its name tells."""
