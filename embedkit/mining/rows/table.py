@@ -20,7 +20,8 @@ from embedkit.evaluation.core.inputs import EncodedImage, Item
 from embedkit.mining.pairs import data_path
 
 TEXTS = ("text", "sentence")
-"""Columns that are taken for the texts of rows, the first that is there; then that of the role anchor, then `OTHERS`."""
+"""Columns that are taken for the texts of rows, the first that is there; then that of the role anchor, then
+`OTHERS`."""
 
 OTHERS = ("passage", "document", "contents", "content", "caption")
 
