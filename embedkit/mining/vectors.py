@@ -35,6 +35,7 @@ class Encoding:
 
     Examples
     --------
+    >>> import numpy as np
     >>> from types import SimpleNamespace
     >>> vowels = SimpleNamespace(encode=lambda texts: np.array([[t.count(c) for c in "ai"] for t in texts], float))
     >>> Encoding(vowels, unit=False).vectors(["banana", "kiwi"], "document").rows([0, 1]).tolist()
