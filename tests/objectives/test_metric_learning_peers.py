@@ -225,3 +225,15 @@ def test_pml_circle(pml: Any) -> None:
     """gamma = 1 / temperature; both average over anchors with a positive and a negative."""
     peer = pml.losses.CircleLoss(m=0.4, gamma=20)
     check({"name": "circle", "temperature": 1 / 20}, draw(count=1), lambda v: peer(v["anchor"], LABEL), label=LABEL)
+
+
+@pytest.mark.parametrize("label", [[0] * SIZE, list(range(SIZE))])
+@pytest.mark.parametrize(
+    "name", ["batch-all-triplet", "batch-hard-triplet", "semi-hard-triplet", "soft-margin-triplet", "circle"]
+)
+def test_a_batch_without_a_triplet_costs_nothing(name: str, label: list[int]) -> None:
+    """Theirs let the text itself step in: findings/st_triplet_losses_without_a_counterpart.sh."""
+    vectors = {"anchor": draw(count=1)["anchor"].requires_grad_()}
+    loss = build(name)(vectors, ObjectiveBatch.of(vectors, label=torch.tensor(label))).loss
+    (gradient,) = torch.autograd.grad(loss, vectors["anchor"])
+    assert float(loss.detach()) == 0.0 and not bool(gradient.any())
