@@ -206,6 +206,11 @@ class TestAuto:
         assert choice.dtype in dtypes.native_dtypes(torch.device("cpu"))
         assert choice.factor >= 1.0 and 0.98 < choice.lowest <= choice.cosine < 1.00001
 
+    def test_int8_is_taken_where_it_is_faster_by_a_tenth(self) -> None:
+        assert dtypes._best({"fp32": 3.0, "bf16": 1.05, "int8": 1.0}) == "bf16"
+        assert dtypes._best({"fp32": 3.0, "bf16": 1.2, "int8": 1.0}) == "int8"
+        assert dtypes._best({"fp32": 1.0, "bf16": 1.2, "int8": 1.1}) == "fp32"
+
     @pytest.mark.parametrize("content", ["", "[]", '{"a": {"dtype": "int8"}}', "not json"])
     def test_a_file_that_cannot_be_read_is_written_anew(self, model: TextEncoder, home: Path, content: str) -> None:
         file = home / ".cache" / "embedkit" / "dtypes.json"
