@@ -81,7 +81,7 @@ def by_graph(run: Callable[[dict[str, np.ndarray]], np.ndarray], tokenizer: Any,
     return encode
 
 
-def graphs(model: Any, folder: Path) -> Iterator[tuple[str, Encode]]:
+def graphs(model: Any, folder: Path, skipped: Callable[[str], bool]) -> Iterator[tuple[str, Encode]]:
     """The export in onnxruntime and OpenVINO, fp32 and 8 bits."""
     if importlib.util.find_spec("onnxruntime") is None:
         print("onnxruntime, OpenVINO: left out, not installed")
@@ -110,6 +110,8 @@ def graphs(model: Any, folder: Path) -> Iterator[tuple[str, Encode]]:
 
     core = openvino.Core()
     for name, path, hint in (("OpenVINO", file, {}), ("OpenVINO int8", small, {})):
+        if skipped(name):
+            continue
         graph = core.compile_model(core.read_model(path), "CPU", {"PERFORMANCE_HINT": "THROUGHPUT", **hint})
         names = {one.any_name for one in graph.inputs}
 
@@ -120,7 +122,7 @@ def graphs(model: Any, folder: Path) -> Iterator[tuple[str, Encode]]:
         yield name, by_graph(run_graph, model.tokenizer, model.max_length)
 
 
-def runs(folder: str, scratch: Path) -> dict[str, Encode]:
+def runs(folder: str, scratch: Path, skipped: Callable[[str], bool]) -> dict[str, Encode]:
     """What encodes, by name; sentence-transformers first."""
     from sentence_transformers import SentenceTransformer
 
@@ -133,8 +135,8 @@ def runs(folder: str, scratch: Path) -> dict[str, Encode]:
     }
     for dtype in (*native_dtypes(torch.device("cpu")), "auto"):
         contenders[f"embedkit {dtype}"] = lambda texts, dtype=dtype: model.encode(texts, dtype=dtype)
-    contenders.update(graphs(model, scratch))
-    return contenders
+    contenders.update(graphs(model, scratch, skipped))
+    return {name: run for name, run in contenders.items() if not skipped(name)}
 
 
 def spearman(encode: Encode, rows: list[dict[str, str]]) -> float:
@@ -154,8 +156,14 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=None, help="every k-th text, so that about this many are left")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--only", default="", help="words of the names to run, separated by commas")
+    parser.add_argument("--skip", default="", help="words of the names to leave out, separated by commas")
     parser.add_argument("--json", type=Path, default=None)
     options = parser.parse_args()
+
+    def skipped(name: str) -> bool:
+        only, skip = (words.split(",") if words else [] for words in (options.only, options.skip))
+        return any(word in name for word in skip) or (bool(only) and not any(word in name for word in only))
+
     rows = sts_rows(options.data)
     texts = list(dict.fromkeys(text for row in rows for text in (row["sentence1"], row["sentence2"])))
     texts = documents(options.data) if options.texts == "scifact" else texts
@@ -163,10 +171,7 @@ def main() -> None:
         texts = texts[:: max(1, len(texts) // options.limit)]
     with tempfile.TemporaryDirectory() as scratch:
         folder = model_folder() if options.size == "minilm" else base_folder(Path(scratch) / "base")
-        contenders = runs(folder, Path(scratch))
-        if options.only:
-            words = options.only.split(",")
-            contenders = {name: run for name, run in contenders.items() if any(word in name for word in words)}
+        contenders = runs(folder, Path(scratch), skipped)
         print(f"{len(texts)} texts, {torch.get_num_threads()} threads, medians of {options.rounds} rounds", flush=True)
         report(contenders, texts, rows if options.texts == "sts" and options.size == "minilm" else None, options)
 

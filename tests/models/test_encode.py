@@ -140,3 +140,10 @@ def test_hash_follows_what_decides_the_vectors() -> None:
     assert model.hash() != before
     assert tiny.text_encoder(pooling="cls").hash() != before
     assert tiny.text_encoder(seed=1).hash() != before
+
+
+def test_texts_that_are_cut_are_reported_once_for_a_model_in_any_type(caplog: pytest.LogCaptureFixture) -> None:
+    model = tiny.text_encoder()
+    for dtype in (None, "fp64", "fp64"):
+        model.encode(["dog " * 200], dtype=dtype)
+    assert caplog.text.count("are cut there") == 1

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from embedkit.models.encode.arguments import EncodeSettings
 
 _log = logging.getLogger(__name__)
-_TOLD: weakref.WeakSet[Model] = weakref.WeakSet()
-"""Models whose truncated texts have been reported."""
+_TOLD: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Tokenizers whose truncated texts have been reported; a model shares its own with its forms in other types."""
 # Texts that are tokenised and sorted together: bounds the memory for token ids, long enough for even batches.
 WINDOW = 65_536
 BATCH_TOKENS = {"cpu": 2_048, "mps": 16_384, "cuda": 65_536}
@@ -119,8 +119,9 @@ def workers_for(model: Model) -> int:
 def _tell_cut(model: Model, window: Inputs) -> None:
     """Say once for a model that texts reach its length: what stands behind has no part in their vectors."""
     full = 0 if model.fixed_length else int((window.costs >= model.max_length).sum())
-    if full and model not in _TOLD:
-        _TOLD.add(model)
+    own = getattr(model.text_model, "_tokenize", model)
+    if full and own not in _TOLD:
+        _TOLD.add(own)
         message = (
             "%d of %d texts fill all %d tokens of the model and are cut there; give shorter pieces, or raise max_length"
         )

@@ -12,6 +12,7 @@ import torch
 from embedkit.data.images.decoding import usual_threads
 from embedkit.errors import DataError
 from embedkit.models.encode.encoding import first_not_finite, kept_dim, not_finite, reporter
+from embedkit.models.execution.fused import for_encoding
 from embedkit.models.inputs.images import ImageInputs
 
 if TYPE_CHECKING:
@@ -59,12 +60,13 @@ def encode_images(model: DualEncoder, images: Sequence[Any], settings: EncodeSet
             ThreadPoolExecutor(usual_threads()) as pool,
             torch.inference_mode(),
         ):
+            quick = for_encoding(model)
             coming = _submit(pool, model, images, range(min(step, len(images))))
             for start in starts:
                 inputs = ImageInputs.concat([part.result() for part in coming])
                 after = start + step
                 coming = _submit(pool, model, images, range(after, min(after + step, len(images))))
-                out = model(inputs.to(model.device))[:, :dim].float()
+                out = quick(inputs.to(model.device))[:, :dim].float()
                 out = torch.nn.functional.normalize(out, dim=-1) if unit else out
                 vectors[start : start + step] = out.cpu().numpy()
                 bad = first_not_finite(vectors[start : start + step])
