@@ -59,6 +59,10 @@ class Space:
     [1.0]
     """
 
+    anchors: Vectors
+    candidates: Vectors
+    positive_scores: Array
+
     def __init__(
         self, pairs: Pairs, candidates: Candidates, model: Any, own: bool, vectors: Mapping[str, Any],
         settings: MiningSettings, progress: Callable[[int, int], None] | None, load_options: dict[str, Any],

@@ -199,7 +199,7 @@ def quantizer(precision: str | None, ranges: Any, own: VectorRanges | None) -> C
     if bounds is None and precision in ("int8", "uint8"):
         raise UserError(
             f"{precision} vectors need the range of each coordinate", where="ranges",
-            remedy="learn them once: model.vector_ranges = embedkit.VectorRanges.learn([model.encode(texts)])",
+            remedy="learn them once: ranges=embedkit.VectorRanges.learn([model.encode(texts)])",
         )  # fmt: skip
     return lambda vectors: vectors if precision == "float32" else quantize(vectors, precision, bounds)
 

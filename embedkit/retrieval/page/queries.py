@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email import message_from_bytes
+from email.message import Message
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -121,7 +122,7 @@ def read_multipart(content_type: str, body: bytes) -> dict[str, str | bytes]:
         raise UserError("the form cannot be read", where="POST", remedy="send multipart/form-data")
     fields: dict[str, str | bytes] = {}
     for part in message.get_payload():
-        if not hasattr(part, "get_param"):
+        if not isinstance(part, Message):
             continue
         name = part.get_param("name", header="content-disposition")
         content = part.get_payload(decode=True)

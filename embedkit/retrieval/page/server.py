@@ -145,11 +145,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, "text/html; charset=utf-8", html.encode("utf-8", "replace"))
 
     def _refuse(self, status: HTTPStatus) -> None:
-        self.close_connection = True
-        self._send(status, "text/plain; charset=utf-8", f"{status.value} {status.phrase}\n".encode())
+        self._send(status, "text/plain; charset=utf-8", f"{status.value} {status.phrase}\n".encode(), close=True)
 
-    def _send(self, status: int, kind: str, content: bytes) -> None:
+    def _send(self, status: int, kind: str, content: bytes, *, close: bool = False) -> None:
         self.send_response(status)
+        if close:  # what a refused request sends on is not read
+            self.send_header("Connection", "close")
         for name, value in (
             ("Content-Type", kind), ("Content-Length", str(len(content))), ("Content-Security-Policy", _POLICY),
             ("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "same-origin"), ("Cache-Control", "no-store"),
