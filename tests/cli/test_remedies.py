@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.util
 import inspect
+import pkgutil
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -129,9 +129,10 @@ def test_every_setting_in_a_remedy_exists() -> None:
                 count += 1
                 assert _is_setting(dotted), f"{place}: {dotted} in {text!r}"
             elif section == "embedkit":
-                module, _, name = dotted.rpartition(".")
-                has = hasattr(importlib.import_module(module), name) or importlib.util.find_spec(dotted) is not None
-                assert has, f"{place}: {dotted} in {text!r}"
+                try:
+                    pkgutil.resolve_name(dotted)  # a module, or a class or function of one, or its method
+                except (ImportError, AttributeError):
+                    pytest.fail(f"{place}: {dotted} in {text!r}")
     assert count > 60
 
 
