@@ -125,6 +125,31 @@ def test_forward_is_the_same_bits_with_and_without_gradient(case, dropout: float
     assert torch.equal(grouped_attention(tuple(x.requires_grad_() for x in flat), plan, 0.4, dropout), first)
 
 
+def test_short_texts_in_half_precision_are_computed_in_single() -> None:
+    """Rounded once, on the way out: nearer to the truth than products that round each score."""
+    plan, generator = Plan.of(np.array([3, 9, 9, 20])), torch.Generator().manual_seed(0)
+    tensors = [torch.randn(plan.tokens, 3, 8, generator=generator).bfloat16() for _ in range(4)]
+    leaves = [x.double().requires_grad_() for x in tensors[:3]]
+    expected = naive_attention(*leaves, plan.lengths, 0.4)
+    expected.backward(tensors[3].double())
+    ours = [x.clone().requires_grad_() for x in tensors[:3]]
+    found = grouped_attention(tuple(ours), plan, 0.4)
+    found.backward(tensors[3])
+    for a, b in zip([found, *(x.grad for x in ours)], [expected, *(x.grad for x in leaves)], strict=True):
+        assert a.dtype == torch.bfloat16
+        assert ((a.double() - b).abs() <= b.abs() * 2.0**-8 + 1e-6).all()  # one rounding to eight bits
+
+
+def test_rows_in_group_order_and_back() -> None:
+    plan, heads = Plan.of(np.array([2, 1, 2])), 3
+    rows, back = plan.rows(heads, torch.device("cpu"))
+    wanted = []
+    for start, length in zip(plan.starts, plan.lengths, strict=True):
+        wanted += [(start + place) * heads + head for head in range(heads) for place in range(length)]
+    assert rows.tolist() == wanted
+    assert rows[back].tolist() == back[rows].tolist() == list(range(plan.tokens * heads))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_attention_on_cuda(case, dtype: torch.dtype) -> None:

@@ -143,40 +143,57 @@ class GroupedAttention(torch.autograd.Function):
         window: int | None,
     ) -> Tensor:
         """(T, heads, d) -> (T, heads, d)."""
-        tokens, heads, size = query.shape
-        blocks = _grouped((query, key, value), plan)  # (3, T * heads * d)
+        _, heads, size = query.shape
+        rows, back = plan.rows(heads, query.device)
+        blocks = query.new_empty(3, len(rows), size)
+        for block, x in zip(blocks, (query, key, value), strict=True):
+            torch.index_select(x.reshape(-1, size), 0, rows, out=block)
         entries = sum(group.count * group.length**2 for group in plan.groups) * heads
-        scores = query.new_empty(entries)
+        wide = _wide(query.dtype, plan)
+        scores = query.new_empty(entries, dtype=wide)
         mask = dropout_mask((entries,), dropout) if dropout > 0.0 else None
-        factor = dropout_factor(dropout, query.dtype) if dropout > 0.0 else 1.0
-        output = query.new_empty(tokens, heads, size)
-        for group, (q, k, v), p, m in _walk(plan, blocks, scores, mask, heads, size):
+        factor = dropout_factor(dropout, wide) if dropout > 0.0 else 1.0
+        output = query.new_empty(len(rows), size, dtype=wide)
+        for group, part, p, m in _walk(plan, scores, mask, heads):
+            q, k, v = blocks[:, part].to(wide).unflatten(1, (-1, group.length))
             _scores(p, q, k, scale, score_bias(group.length, bias, window, q))
-            _put(output, group, torch.bmm(p if m is None else torch.mul(p, m).mul_(factor), v))
+            weights = p if m is None else torch.mul(p, m).mul_(factor)
+            torch.bmm(weights, v, out=output[part].unflatten(0, (-1, group.length)))
         ctx.save_for_backward(blocks, scores, mask)
         ctx.factor = factor
-        ctx.plan, ctx.scale, ctx.shape, ctx.bias = plan, scale, (heads, size), None if bias is None else bias.shape
-        return output
+        ctx.plan, ctx.scale, ctx.heads, ctx.bias = plan, scale, heads, None if bias is None else bias.shape
+        return output.to(query.dtype).index_select(0, back).unflatten(0, (-1, heads))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of query, key, value and bias."""
         blocks, scores, mask = ctx.saved_tensors
-        heads, size = ctx.shape
-        outputs = [grad.new_empty(grad.shape) for _ in range(3)]
+        rows, back = ctx.plan.rows(ctx.heads, grad.device)
+        upstream = grad.reshape(-1, grad.shape[2]).index_select(0, rows)
+        outputs = blocks.new_empty(blocks.shape, dtype=scores.dtype)
         for_bias = grad.new_zeros(ctx.bias) if ctx.bias is not None and ctx.needs_input_grad[3] else None
-        for group, (q, k, v), p, m in _walk(ctx.plan, blocks, scores, mask, heads, size):
-            g = _take(grad, group)
+        for group, part, p, m in _walk(ctx.plan, scores, mask, ctx.heads):
+            shape = (-1, group.length)
+            q, k, v = blocks[:, part].to(p.dtype).unflatten(1, shape)
+            for_q, for_k, for_v = outputs[:, part].unflatten(1, shape)
+            g = upstream[part].to(p.dtype).unflatten(0, shape)
             weights = p if m is None else torch.mul(p, m).mul_(ctx.factor)
-            _put(outputs[2], group, torch.bmm(weights.transpose(1, 2), g))
+            torch.bmm(weights.transpose(1, 2), g, out=for_v)
             g = torch.bmm(g, v.transpose(1, 2))  # gradient of the probabilities, (n * heads, l, l)
             g = softmax_gradient(g if m is None else g.mul_(m).mul_(ctx.factor), p)
             if for_bias is not None:
-                for_bias[..., : group.length, : group.length] += g.unflatten(0, (group.count, heads)).sum(0)
-            _put(outputs[0], group, torch.baddbmm(q, g, k, beta=0, alpha=ctx.scale))
-            _put(outputs[1], group, torch.baddbmm(k, g.transpose(1, 2), q, beta=0, alpha=ctx.scale))
-        return (*outputs, for_bias, None, None, None, None)
+                for_bias[..., : group.length, : group.length] += g.unflatten(0, (group.count, ctx.heads)).sum(0)
+            torch.baddbmm(q, g, k, beta=0, alpha=ctx.scale, out=for_q)
+            torch.baddbmm(k, g.transpose(1, 2), q, beta=0, alpha=ctx.scale, out=for_k)
+        own = [x.to(grad.dtype).index_select(0, back).unflatten(0, (-1, ctx.heads)) for x in outputs]
+        return (*own, for_bias, None, None, None, None)
+
+
+def _wide(dtype: torch.dtype, plan: Plan) -> torch.dtype:
+    """The type that attention computes in: float32 for short texts in half precision, whose many small products cost
+    more to set up than to multiply, anew for each count and length."""
+    return torch.float32 if dtype in _HALVES and plan.longest < 4 * REGISTER else dtype
 
 
 def score_bias(length: int, bias: Tensor | None, window: int | None, like: Tensor) -> Tensor | None:
@@ -261,28 +278,14 @@ def _put(x: Tensor, group: Any, values: Tensor) -> None:
     view.copy_(values.view(view.shape))
 
 
-def _grouped(flat: tuple[Tensor, ...], plan: Plan) -> Tensor:
-    """Tensors (T, heads, d) in group order, each flat: (k, T * heads * d)."""
-    width = flat[0].shape[1] * flat[0].shape[2]
-    blocks = flat[0].new_empty(len(flat), len(flat[0]) * width)
-    for row, x in zip(blocks, flat, strict=True):
-        for group in plan.groups:
-            view = _block(x, group)
-            row[group.start * width : (group.start + group.tokens) * width].view(view.shape).copy_(view)
-    return blocks
-
-
-def _walk(plan: Plan, blocks: Tensor, scores: Tensor, mask: Tensor | None, heads: int, size: int) -> Any:
-    """For each group: query, key, value (n * heads, l, d), scores and dropout mask (n * heads, l, l)."""
+def _walk(plan: Plan, scores: Tensor, mask: Tensor | None, heads: int) -> Any:
+    """For each group: its rows in group order, scores and dropout mask (n * heads, l, l)."""
     at = 0
-    width = heads * size
     for group in plan.groups:
-        pairs, length = group.count * heads, group.length
-        start, stop = group.start * width, (group.start + group.tokens) * width
-        parts = blocks[:, start:stop].unflatten(1, (pairs, length, size)).unbind(0)
-        end = at + pairs * length * length
-        shape = (pairs, length, length)
-        yield group, parts, scores[at:end].view(shape), None if mask is None else mask[at:end].view(shape)
+        shape = (group.count * heads, group.length, group.length)
+        end = at + group.count * heads * group.length**2
+        part = slice(group.start * heads, (group.start + group.tokens) * heads)
+        yield group, part, scores[at:end].view(shape), None if mask is None else mask[at:end].view(shape)
         at = end
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from embedkit.errors import RecipeError
 from embedkit.models.execution.int8 import linear_layers
+from embedkit.models.execution.products import QuickProducts
 from embedkit.system.cpu import cpu_has_bf16
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -71,13 +72,14 @@ def bf16_hint(precision: Precision, device: torch.device, model: nn.Module) -> I
 
 
 def _product_seconds(dtype: torch.dtype) -> float:
-    """Seconds of a matrix product of the size of a small encoder's, the best of a few."""
-    a, b = torch.randn(2_048, 384).to(dtype), torch.randn(384, 1_536).to(dtype)
+    """Seconds of a linear layer of the size of a small encoder's, as training runs it, the best of a few."""
+    layer, rows = nn.Sequential(nn.Linear(384, 1_536, dtype=dtype)), torch.randn(2_048, 384).to(dtype)
     seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        torch.mm(a, b)
-        seconds.append(time.perf_counter() - start)
+    with torch.no_grad(), QuickProducts(layer).context():
+        for _ in range(5):
+            start = time.perf_counter()
+            layer(rows)
+            seconds.append(time.perf_counter() - start)
     return min(seconds)
 
 
