@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from embedkit.errors import ModelError
 from embedkit.models.augment.counter_rng import GOLDEN, mixed
 from embedkit.models.base import Model
+from embedkit.models.execution.table_mean import KeptGradient, table_mean
 from embedkit.models.inputs.inputs import Inputs
 from embedkit.models.inputs.tokens import TextTokenizer, check_ids, check_texts, resolve_prompt
 
@@ -79,6 +80,7 @@ class StaticEncoder(Model):
         if weight is not None and weight.shape[1] != dim:
             raise ModelError(f"the vectors have {weight.shape[1]} coordinates, not {dim}")
         self.embedding = nn.EmbeddingBag(self._pieces + self.buckets, dim, mode="mean", _weight=weight)
+        self._gradient = KeptGradient()
         self._continues = _continuations(tokenizer, self._pieces) if ngrams > 1 else np.zeros(0, dtype=bool)
 
     @property
@@ -112,7 +114,10 @@ class StaticEncoder(Model):
     def forward(self, inputs: Inputs) -> Tensor:
         """Mean vectors (N, D), not normalised."""
         offsets = torch.from_numpy(inputs.offsets[:-1]).to(inputs.device)
-        return F.embedding_bag(inputs.ids, self.embedding.weight, offsets, mode="mean")
+        weight = self.embedding.weight
+        if torch.is_grad_enabled() and weight.requires_grad and len(inputs):
+            return table_mean(inputs.ids, offsets, weight, self._gradient)
+        return F.embedding_bag(inputs.ids, weight, offsets, mode="mean")
 
     def spec(self) -> dict[str, Any]:
         """Settings that decide the vectors."""

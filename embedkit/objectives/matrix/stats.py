@@ -90,22 +90,34 @@ class Part:
 
 
 class _PairDots(torch.autograd.Function):
-    """Dot products of chosen pairs of rows, gathering a block of pairs at a time, forward and backward."""
+    """Dot products of chosen pairs of rows, gathering a block of pairs at a time, forward and backward.
+
+    Where the first rows are all of the left side in their order, as where each anchor has one positive, they need no
+    gathering.
+    """
 
     @staticmethod
     def forward(ctx: Any, left: Tensor, right: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        ctx.aligned = len(row) == len(left) and torch.equal(row, torch.arange(len(row), device=row.device))
         ctx.save_for_backward(left, right, row, column)
-        blocks = zip(row.split(PAIRS_AT_ONCE), column.split(PAIRS_AT_ONCE), strict=True)
-        return torch.cat([torch.linalg.vecdot(left[i], right[j]) for i, j in blocks])
+        parts = left.split(PAIRS_AT_ONCE) if ctx.aligned else (left[i] for i in row.split(PAIRS_AT_ONCE))
+        return torch.cat(
+            [torch.linalg.vecdot(a, right[j]) for a, j in zip(parts, column.split(PAIRS_AT_ONCE), strict=True)]
+        )
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         left, right, row, column = ctx.saved_tensors
-        d_left, d_right = torch.zeros_like(left), torch.zeros_like(right)
-        for i, j, g in zip(*(t.split(PAIRS_AT_ONCE) for t in (row, column, grad)), strict=True):
-            d_left.index_add_(0, i, right[j] * g[:, None])
-            d_right.index_add_(0, j, left[i] * g[:, None])
+        d_left = torch.empty_like(left) if ctx.aligned else torch.zeros_like(left)
+        d_right = torch.zeros_like(right)
+        for number, (i, j, g) in enumerate(zip(*(t.split(PAIRS_AT_ONCE) for t in (row, column, grad)), strict=True)):
+            part = slice(number * PAIRS_AT_ONCE, number * PAIRS_AT_ONCE + len(i))
+            if ctx.aligned:
+                torch.mul(right[j], g[:, None], out=d_left[part])
+            else:
+                d_left.index_add_(0, i, right[j] * g[:, None])
+            d_right.index_add_(0, j, (left[part] if ctx.aligned else left[i]) * g[:, None])
         return d_left, d_right, None, None
 
 

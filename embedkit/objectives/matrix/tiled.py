@@ -8,7 +8,6 @@ vectors, and a few tiles. Sums have the type of the logits, fp32 or fp64.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from embedkit.objectives.matrix.similarity import Relation
 from embedkit.objectives.matrix.stats import Stat, Table, dense_stats
+from embedkit.objectives.matrix.whole import keeps_exponentials, whole_lse
 from embedkit.objectives.tools import softplus
 
 AUTO_ENTRIES = 2**21
@@ -43,20 +43,25 @@ def row_stats(tables: Sequence[Table], stats: Sequence[Stat], tile: int | str | 
     """
     if not stats:
         return [[] for _ in tables]
-    if len(tables) == 2 and tile is not None and _is_transpose(*tables):
-        size = _tile_size(tables[0], tile)
-        if size is not None:
-            sums = _tiled(tables[0], stats, stats, size)
+    sizes = [_tile_size(table, tile) for table in tables]
+    if len(tables) == 2 and _is_transpose(*tables):
+        if sizes[0] is not None:
+            sums = _tiled(tables[0], stats, stats, sizes[0])
             return [sums[: len(stats)], sums[len(stats) :]]
-    out = []
-    for table in tables:
-        size = None if tile is None else _tile_size(table, tile)
-        out.append(dense_stats(table, stats) if size is None else _tiled(table, stats, [], size))
-    return out
+        if keeps_exponentials(tables[0], stats) and _is_small(tables[0], stats):
+            return [[sums] for sums in whole_lse(tables[0], stats[0], columns=True)]
+    return [_row_stats(table, stats, size) for table, size in zip(tables, sizes, strict=True)]
 
 
-def _tile_size(table: Table, tile: int | str) -> int | None:
-    if isinstance(tile, int):
+def _row_stats(table: Table, stats: Sequence[Stat], size: int | None) -> list[Tensor]:
+    if size is not None:
+        return _tiled(table, stats, [], size)
+    return whole_lse(table, stats[0]) if keeps_exponentials(table, stats) else dense_stats(table, stats)
+
+
+def _tile_size(table: Table, tile: int | str | None) -> int | None:
+    """Rows and columns of a tile, None for all of the matrix at once."""
+    if tile is None or isinstance(tile, int):
         return tile
     n, m = table.shape
     if n * m <= AUTO_ENTRIES:
@@ -156,13 +161,19 @@ class _Work:
             masks["positive"] = self.features[0].new_zeros(1, 1, dtype=torch.bool) if positive is None else positive
         return masks, self.table.log_weights(rows, columns, logits)
 
-    def bound(self) -> float:
-        """An upper bound of |logit|, from the lengths of the features; inf when a function makes it unknown."""
-        if not self.linear or not all(len(z) for z in self.features):
-            return math.inf
-        longest = [torch.linalg.vector_norm(z, dim=1).max() for z in self.features]
-        bias = 0.0 if self.table.bias is None else float(self.table.bias.abs())
-        return float(longest[0] * longest[1] * self.table.scale.abs().max()) + bias
+
+def _is_small(table: Table, stats: Sequence[Stat]) -> bool:
+    """Whether the exponentials of all logits, and sums of them, are known to be finite, from the features' lengths."""
+    if len(table.parts) != 1 or not table.parts[0].function.identity or min(table.shape) == 0:
+        return False
+    if table.weights:
+        return False
+    features = [z.detach() for z in (table.parts[0].left, table.parts[0].right)]
+    longest = [torch.linalg.vector_norm(z, dim=1).max() for z in features]
+    bias = 0.0 if table.bias is None else float(table.bias.detach().abs())
+    bound = float(longest[0] * longest[1] * table.scale.detach().abs().max()) + bias
+    limit = 300.0 if features[0].dtype == torch.float64 else 60.0
+    return bound * max((1.0, *(abs(s.factor) for s in stats))) <= limit
 
 
 class _Running:
@@ -221,9 +232,7 @@ class _Sums(torch.autograd.Function):
     def forward(ctx: Any, work: _Work, scale: Tensor, bias: Tensor | None, *features: Tensor) -> tuple[Tensor, ...]:
         work.features = [z.detach() for z in features]
         n, m = work.table.shape
-        limit = 300.0 if features[0].dtype == torch.float64 else 60.0
-        widest = max((1.0, *(abs(s.factor) for s in work.rows + work.columns)))
-        small = work.bound() * widest <= limit and not work.table.weights
+        small = _is_small(work.table, work.rows + work.columns)
         runs = [_Running(s, 1, n, features[0], small) for s in work.rows]
         runs += [_Running(s, 0, m, features[0], small) for s in work.columns]
         for rows, columns in work.tiles():

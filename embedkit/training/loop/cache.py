@@ -204,17 +204,26 @@ class CachedEmbeddings:
 
     def _run(self, chunk: _Chunk) -> Tensor:
         pool = self.pools[chunk.pool]
-        whole = len(chunk.index) == len(pool.inputs) and bool((chunk.index == np.arange(len(chunk.index))).all())
-        return self.encode(pool, pool.inputs if whole else pool.inputs.select(chunk.index))
+        return self.encode(pool, pool.inputs if self._is_pool(chunk) else pool.inputs.select(chunk.index))
+
+    def _is_pool(self, chunk: _Chunk) -> bool:
+        """Whether a chunk is its pool, input by input, so that nothing needs to be copied into another order."""
+        count = len(self.pools[chunk.pool].inputs)
+        return len(chunk.index) == count and bool((chunk.index == np.arange(count)).all())
 
     def _gradient(self, chunk: _Chunk, by_pool: list[Tensor]) -> Tensor:
-        gradient = by_pool[chunk.pool][torch.as_tensor(chunk.index, device=by_pool[chunk.pool].device)]
+        gradient = by_pool[chunk.pool]
+        if not self._is_pool(chunk):
+            gradient = gradient[torch.as_tensor(chunk.index, device=gradient.device)]
         return torch.zeros_like(gradient) if chunk.idle else gradient
 
     def _by_name(self, pool: Pool, chunks: list[_Chunk]) -> dict[str, Tensor]:
         outputs = [chunk.output.detach() for chunk in chunks if chunk.output is not None]
-        rows = torch.cat(outputs) if outputs else self._nothing()
-        order = np.concatenate([chunk.index for chunk in chunks] or [np.arange(0)])
-        whole = torch.empty_like(rows)
-        whole[torch.as_tensor(order, device=rows.device)] = rows  # (n, D) in the order of the pool
+        if len(chunks) == 1 and outputs and self._is_pool(chunks[0]):
+            whole = outputs[0]
+        else:
+            rows = torch.cat(outputs) if outputs else self._nothing()
+            order = np.concatenate([chunk.index for chunk in chunks] or [np.arange(0)])
+            whole = torch.empty_like(rows)
+            whole[torch.as_tensor(order, device=rows.device)] = rows  # (n, D) in the order of the pool
         return dict(zip([n for n, _ in pool.names], whole.split([c for _, c in pool.names]), strict=True))
