@@ -45,7 +45,8 @@ def plain(table: Table, stat: Stat) -> tuple[Tensor, Tensor]:
             )
     there[2] = False
     exps = logits.exp() * there
-    return exps.sum(1).log(), exps.sum(0).log()
+    rows, columns = exps.sum(1), exps.sum(0)
+    return torch.where(rows == 0, -torch.inf, rows.clamp_min(1e-300).log()), columns.log()
 
 
 @pytest.mark.parametrize("each", [False, True])

@@ -22,12 +22,12 @@ class KeptGradient:
 
     Examples
     --------
-    >>> kept = KeptGradient()
-    >>> kept.filled(torch.zeros(3, 2), torch.tensor([1]), torch.ones(1, 2))
+    >>> spare = KeptGradient()
+    >>> spare.filled(torch.zeros(3, 2), torch.tensor([1]), torch.ones(1, 2))
     tensor([[0., 0.],
             [1., 1.],
             [0., 0.]])
-    >>> kept.filled(torch.zeros(3, 2), torch.tensor([2]), torch.ones(1, 2))
+    >>> spare.filled(torch.zeros(3, 2), torch.tensor([2]), torch.ones(1, 2))
     tensor([[0., 0.],
             [0., 0.],
             [1., 1.]])
@@ -68,9 +68,9 @@ class _TableMean(torch.autograd.Function):
     """Means of rows; the gradient of a row is a sum over the texts that it stands in."""
 
     @staticmethod
-    def forward(ctx: Any, ids: Tensor, offsets: Tensor, weight: Tensor, kept: KeptGradient) -> Tensor:
+    def forward(ctx: Any, ids: Tensor, offsets: Tensor, weight: Tensor, spare: KeptGradient) -> Tensor:
         ctx.save_for_backward(ids, offsets, weight)
-        ctx.kept = kept
+        ctx.spare = spare
         return F.embedding_bag(ids, weight, offsets, mode="mean")
 
     @staticmethod
@@ -84,17 +84,17 @@ class _TableMean(torch.autograd.Function):
         share = (1.0 / lengths.clamp_min(1).to(grad.dtype))[text]
         starts = counts.cumsum(0) - counts
         sums = F.embedding_bag(text, grad.contiguous(), starts, mode="sum", per_sample_weights=share)
-        return None, None, ctx.kept.filled(weight, rows, sums), None
+        return None, None, ctx.spare.filled(weight, rows, sums), None
 
 
-def table_mean(ids: Tensor, offsets: Tensor, weight: Tensor, kept: KeptGradient) -> Tensor:
+def table_mean(ids: Tensor, offsets: Tensor, weight: Tensor, spare: KeptGradient) -> Tensor:
     """Means (N, D) of the rows ``ids[offsets[i]:offsets[i + 1]]`` of `weight` (V, D); no row has the mean 0.
 
     Parameters
     ----------
     ids, offsets : LongTensor (T,) and (N,)
         Rows of all texts, and where each text starts.
-    kept : KeptGradient
+    spare : KeptGradient
         Whose memory the gradient of `weight` takes.
 
     Examples
@@ -105,4 +105,4 @@ def table_mean(ids: Tensor, offsets: Tensor, weight: Tensor, kept: KeptGradient)
     >>> means.flatten().tolist(), weight.grad.flatten().tolist()
     ([2.5, 4.0], [0.5, 0.0, 1.5])
     """
-    return _TableMean.apply(ids, offsets, weight, kept)  # type: ignore[no-any-return]
+    return _TableMean.apply(ids, offsets, weight, spare)  # type: ignore[no-any-return]

@@ -123,16 +123,16 @@ class ChunkTokenizer:
 
     def _whole(self, ids: np.ndarray, lengths: np.ndarray) -> Inputs:
         """The texts, `lengths` (N,) of `ids` each, cut to what there is room for, between their special tokens."""
-        kept = np.minimum(lengths, self._room)
-        if not np.array_equal(kept, lengths):
-            first = lengths - kept if self._cut_left else np.zeros_like(kept)
+        fit = np.minimum(lengths, self._room)
+        if not np.array_equal(fit, lengths):
+            first = lengths - fit if self._cut_left else np.zeros_like(fit)
             place = np.arange(len(ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-            ids = ids[(place >= np.repeat(first, lengths)) & (place < np.repeat(first + kept, lengths))]
+            ids = ids[(place >= np.repeat(first, lengths)) & (place < np.repeat(first + fit, lengths))]
         before, after = len(self._before), len(self._after)
-        offsets = np.concatenate([[0], np.cumsum(kept + (before + after))])
+        offsets = np.concatenate([[0], np.cumsum(fit + (before + after))])
         if before + after:
             whole = np.empty(offsets[-1], np.int64)
-            whole[np.arange(len(ids)) + np.repeat(np.arange(len(kept)) * (before + after) + before, kept)] = ids
+            whole[np.arange(len(ids)) + np.repeat(np.arange(len(fit)) * (before + after) + before, fit)] = ids
             whole[offsets[:-1, None] + np.arange(before)] = self._before
             whole[offsets[1:, None] - after + np.arange(after)] = self._after
             ids = whole
@@ -141,21 +141,21 @@ class ChunkTokenizer:
     def _learn(self, chunks: list[str]) -> tuple[np.ndarray, _Pieces]:
         """The numbers of different `chunks`, and pieces that hold all of them."""
         with self._lock:
-            memory, known = self._memory, self._pieces
+            memory, pieces = self._memory, self._pieces
             numbers = [memory.get(chunk, -1) for chunk in chunks]
             new = [chunk for chunk, number in zip(chunks, numbers, strict=True) if number < 0]
             if not new:
-                return np.asarray(numbers, np.int64), known
+                return np.asarray(numbers, np.int64), pieces
             worth = [chunk for chunk in new if len(chunk) <= LONGEST_CHUNK]
             long = [chunk for chunk in new if len(chunk) > LONGEST_CHUNK]
-            learnt = _Pieces.of([encoding.ids for encoding in self._encoded(worth)])
+            more = _Pieces.of([encoding.ids for encoding in self._encoded(worth)])
             own = {chunk: len(memory) + place for place, chunk in enumerate([*worth, *long])}
             if len(memory) + len(worth) > MOST_CHUNKS:
-                self._memory, self._pieces = {chunk: place for place, chunk in enumerate(worth)}, learnt
+                self._memory, self._pieces = {chunk: place for place, chunk in enumerate(worth)}, more
             else:
                 memory.update((chunk, own[chunk]) for chunk in worth)
-                self._pieces = known + learnt
-            every = known + learnt + _Pieces.of([encoding.ids for encoding in self._encoded(long)])
+                self._pieces = pieces + more
+            every = pieces + more + _Pieces.of([encoding.ids for encoding in self._encoded(long)])
             return np.fromiter((n if n >= 0 else own[c] for c, n in zip(chunks, numbers, strict=True)), np.int64), every
 
     def _encoded(self, chunks: list[str]) -> list[Any]:

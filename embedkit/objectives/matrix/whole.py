@@ -1,10 +1,10 @@
 """The log-sum-exp of the rows of a similarity matrix that is in memory as a whole, at the cost of three products.
 
-A matrix that fits is evaluated once. What is kept of it are the exponentials E, relative to the largest logit of each
-row, and their sums t. The gradient of the logits is diag(g / t) E for the gradient g of the results, so that rows of
-the features are scaled instead of the matrix: diag(g / t) (E R) and Eᵀ (diag(g / t) L), two products without a pass over
-the matrix between them. Where the second matrix of an objective is the transpose of the first, its rows are the columns
-of E, and the gradient is E times the sum of a column and a row.
+A matrix that fits is evaluated once. What stays of it are the exponentials E, relative to the largest logit of a row,
+and their sums t. The gradient of the logits is diag(g / t) E for the gradient g of the results, so that rows of the
+features are scaled instead of the matrix: diag(g / t) (E R) and Eᵀ (diag(g / t) L), two products without a pass over
+it between them. Where the second matrix of an objective is the transpose of the first, its rows are the columns of E,
+and the gradient is E times the sum of a column and a row.
 """
 
 from __future__ import annotations
@@ -34,12 +34,22 @@ def whole_lse(table: Table, stat: Stat, *, columns: bool = False) -> list[Tensor
     [tensor([0.6931, 0.6931, 0.6931])]
     """
     (part,) = table.parts
-    found = _LogSums.apply(table, stat, columns, table.scale, table.bias, part.left, part.right)
-    return [found] if isinstance(found, Tensor) else list(found)
+    sums = _LogSums.apply(table, stat, columns, table.scale, table.bias, part.left, part.right)
+    return [sums] if isinstance(sums, Tensor) else list(sums)
 
 
 def keeps_exponentials(table: Table, stats: Sequence[Stat]) -> bool:
-    """Whether `whole_lse` can make these stats: one log-sum-exp of scaled dot products, of a matrix with entries."""
+    """Whether `whole_lse` can make these stats: one log-sum-exp of scaled dot products, of a matrix with entries.
+
+    Examples
+    --------
+    >>> from embedkit.objectives.matrix.similarity import Masks, Relation
+    >>> from embedkit.objectives.matrix.stats import Part
+    >>> eye, ids = torch.eye(3), torch.arange(3)
+    >>> table = Table([Part(eye, eye)], torch.tensor(10.0), None, Masks(Relation.of(ids, ids), Relation.of(ids, ids)))
+    >>> keeps_exponentials(table, [Stat("lse", "negative")]), keeps_exponentials(table, [Stat("sum", "negative")])
+    (True, False)
+    """
     linear = len(table.parts) == 1 and table.parts[0].function.identity and table.weights.hardness is None
     return linear and len(stats) == 1 and stats[0].kind == "lse" and min(table.shape) > 0
 
@@ -68,7 +78,7 @@ class _LogSums(torch.autograd.Function):
         top = torch.where(torch.isfinite(top), top, torch.zeros_like(top))
         e = (x if columns else x.sub_(top[:, None])).exp_()
         totals = [e.sum(dim) for dim in ((1, 0) if columns else (1,))]
-        ctx.factor, ctx.kept = stat.factor, e
+        ctx.factor, ctx.exponentials = stat.factor, e
         ctx.save_for_backward(scale, bias, left, right, *totals)
         results = (totals[0].log() + top, *(total.log() for total in totals[1:]))
         return results if columns else results[0]
@@ -77,7 +87,7 @@ class _LogSums(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         scale, bias, left, right, *totals = ctx.saved_tensors
-        e, anchors = ctx.kept, left * scale
+        e, anchors = ctx.exponentials, left * scale
         pulls = [
             None if grad is None else (grad * ctx.factor / total).masked_fill_(total == 0, 0.0)
             for grad, total in zip(grads, totals, strict=True)
