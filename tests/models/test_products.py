@@ -9,7 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from embedkit.models.execution.products import LinearProduct, QuickProducts, TrainedLinear
+from embedkit.models.execution.products import (
+    LinearProduct,
+    QuickProducts,
+    TrainedLinear,
+    product,
+    product_across,
+)
 from embedkit.system.cpu import cpu_has_avx512
 
 needs_avx512 = pytest.mark.skipif(not cpu_has_avx512(), reason="needs AVX-512 and oneDNN")
@@ -92,3 +98,17 @@ def test_layers_are_as_built_after_an_error() -> None:
     with pytest.raises(RuntimeError), QuickProducts(layers).context():
         layers(torch.ones(3, 5))
     assert type(layers[0]) is nn.Linear
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(("rows", "columns", "size"), [(1, 1, 1), (5, 40, 7), (40, 5, 64), (0, 3, 2), (3, 2, 0)])
+def test_products_of_any_shape_and_type(rows: int, columns: int, size: int, dtype: torch.dtype) -> None:
+    draws = torch.Generator().manual_seed(rows)
+    x, y = (torch.randn(n, size, generator=draws).to(dtype) for n in (rows, columns))
+    exact = x.double() @ y.double().T
+    near = {"atol": 1e-12, "rtol": 1e-12} if dtype == torch.float64 else {"atol": 0.1, "rtol": 0.02}
+    near = {"atol": 1e-4, "rtol": 1e-5} if dtype == torch.float32 else near
+    assert product(x, y).dtype == dtype
+    torch.testing.assert_close(product(x, y).double(), exact, **near)
+    torch.testing.assert_close(product(y.T.contiguous().T, x).double(), exact.T, **near)
+    torch.testing.assert_close(product_across(x.T.contiguous(), y.T.contiguous()).double(), exact, **near)

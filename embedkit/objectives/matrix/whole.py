@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from embedkit.models.execution.products import product, product_across
 from embedkit.objectives.matrix.stats import Stat, Table
 
 
@@ -63,7 +64,7 @@ class _LogSums(torch.autograd.Function):
         right: Tensor,
     ) -> Any:  # fmt: skip
         every = tuple(slice(0, n) for n in table.shape)
-        x = (left * (scale * stat.factor)) @ right.T
+        x = product(left * (scale * stat.factor), right)
         if bias is not None:
             x += bias * stat.factor
         mask = table.negatives(*every) if stat.over == "negative" else table.masks.positives(*every)
@@ -95,11 +96,11 @@ class _LogSums(torch.autograd.Function):
         rows = pulls[0]
         if len(pulls) > 1 and pulls[1] is not None:  # d is the gradient of the logits
             d = e * (pulls[1] if rows is None else rows[:, None] + pulls[1])
-            out = [d @ right, d.T @ anchors]
+            out = [product(d, right.T), product_across(d, anchors)]
             d_bias = None if bias is None else d.sum()
         else:
             rows = totals[0].new_zeros(len(left)) if rows is None else rows
-            out = [(e @ right).mul_(rows[:, None]), e.T @ (anchors * rows[:, None])]
+            out = [product(e, right.T).mul_(rows[:, None]), product_across(e, anchors * rows[:, None])]
             d_bias = None if bias is None else rows @ totals[0]
         along = torch.linalg.vecdot(out[0], left)
         d_scale = along.sum() if scale.dim() == 0 else along[:, None]
