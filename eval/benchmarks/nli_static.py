@@ -1,11 +1,11 @@
 """nli-static beside sentence-transformers' StaticEmbedding with MultipleNegativesRankingLoss: wall time and STS scores.
 
-    python eval/benchmarks/nli_static.py [--rounds 1] [--data ../shared/data]
+    python eval/benchmarks/nli_static.py [--rounds 1] [--epochs 2] [--data ../shared/data]
 
 Same rows (NLI triplets, entailment pairs, Flickr30k caption pairs; rows that share a sentence with an STS test set are
 dropped), tokenizer, size of vectors, batch, epochs, learning rate, warm-up and temperature. Wall time is from nothing
 loaded but the libraries to the trained model: reading and tokenising are part of it in both. Scores are the seven STS
-tasks by embedkit's own suite for both models. Run it from a folder beside ``shared``.
+tasks by embedkit's own suite for both models; `--epochs 0.25` is a short run, which shows speed and not quality. Run it from a folder beside ``shared``.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from typing import Any
 import torch
 
 
-def ours(folder: Path) -> tuple[float, Any]:
+def ours(folder: Path, epochs: float) -> tuple[float, Any]:
     """Seconds of the recipe without its evaluation, and the trained model."""
     from embedkit.formats import load
     from embedkit.training import train
     from embedkit.training.monitor.log import Progress
 
     begun = time.perf_counter()
-    result = train("nli-static", ["evaluation=null"], output=folder / "run", progress=Progress())
+    result = train(
+        "nli-static", ["evaluation=null", f"train.epochs={epochs}"], output=folder / "run", progress=Progress()
+    )
     return time.perf_counter() - begun, load(result.output)
 
 
@@ -58,7 +60,7 @@ class Encoder:
         return self.model.encode(list(texts), convert_to_numpy=True, show_progress_bar=False)
 
 
-def theirs(folder: Path) -> tuple[float, Any]:
+def theirs(folder: Path, epochs: float) -> tuple[float, Any]:
     """Seconds of sentence-transformers' trainer on the same rows, and the trained model."""
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
     from sentence_transformers import SentenceTransformerTrainingArguments as Arguments
@@ -79,7 +81,7 @@ def theirs(folder: Path) -> tuple[float, Any]:
     if recipe.objective is not None:
         temperature = recipe.objective.settings.get("temperature", temperature)
     arguments = Arguments(
-        str(folder), num_train_epochs=recipe.train.epochs, per_device_train_batch_size=recipe.train.batch_size,
+        str(folder), num_train_epochs=epochs, per_device_train_batch_size=recipe.train.batch_size,
         learning_rate=recipe.train.lr, warmup_steps=recipe.train.warmup, save_strategy="no", logging_strategy="no",
         report_to=[], disable_tqdm=True, use_cpu=True, seed=recipe.seed,
     )  # fmt: skip
@@ -92,6 +94,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--data", default="../shared/data")
     arguments = parser.parse_args()
     from embedkit.evaluation import open_suite
@@ -102,7 +105,8 @@ def main() -> None:
     for _ in range(arguments.rounds):
         for name, run in (("embedkit", ours), ("sentence-transformers", theirs)):
             with tempfile.TemporaryDirectory() as folder:
-                took, model = run(Path(folder))
+                took, model = run(Path(folder), arguments.epochs)
+                print(f"{name}: {took:.1f} s", flush=True)
                 seconds.setdefault(name, []).append(took)
                 scores[name] = suite.run(model).scores
     print(f"{'':24}" + "".join(f"{task:>8}" for task in next(iter(scores.values()))) + f"{'wall s':>9}")
