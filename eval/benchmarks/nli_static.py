@@ -5,8 +5,8 @@
 Same rows (NLI triplets, entailment pairs, Flickr30k caption pairs; rows that share a sentence with an STS test set are
 dropped), tokenizer, size of vectors, batch, epochs, learning rate, warm-up and temperature. Wall time is from nothing
 loaded but the libraries to the trained model: reading and tokenising are part of it in both. Scores are the seven STS
-tasks by embedkit's own suite for both models. `--epochs 0.25` is a short run, which shows speed and not quality. Run it from a
-folder beside ``shared``.
+tasks by embedkit's own suite for both models. `--epochs 0.25` is a short run, which shows speed and not quality. Run
+it from a folder beside ``shared``.
 """
 
 from __future__ import annotations
