@@ -118,8 +118,8 @@ def build_index(
             if _state(path) != before:
                 raise DataError("it was changed while it was read", where=str(source), remedy="build the index again")
             with filling(target, "the index") as new:
-                blocks = [np.asarray(load_part(block, part.dim)) for block in part.blocks]
-                largest = _fill(new, blocks, items.rows(part.ids), codes)
+                blocks = (load_part(block, part.dim) for block in part.blocks)
+                largest = _fill(new, blocks, (part.rows, part.dim), items.rows(part.ids), codes)
                 write_settings(new, {
                     "largest": largest, "rows": part.rows, "dim": part.dim, "similarity": similarity, "model": known_as,
                     "revision": load_options.get("revision"), "model_hash": encoder.hash(),
@@ -232,15 +232,18 @@ class _ItemFile:
                     yield {"id": json.loads(name), **json.loads(line)}
 
 
-def _fill(folder: Path, blocks: Sequence[Array], rows: Iterable[dict[str, Any]], codes: Sequence[str]) -> float:
+def _fill(
+    folder: Path, blocks: Iterator[Array], shape: tuple[int, int], rows: Iterable[dict[str, Any]], codes: Sequence[str]
+) -> float:
     """Write the files of an index but its settings; the largest length of a vector."""
-    count, dim = sum(len(block) for block in blocks), blocks[0].shape[1]
     with open(folder / VECTORS, "wb") as file:
-        write_npy(file, iter(blocks), count, dim)
+        write_npy(file, blocks, *shape)
     write_rows(folder, rows)
+    table = np.load(folder / VECTORS, mmap_mode="r")
+    parts = [table[start : start + _BLOCK] for start in range(0, len(table), _BLOCK)]
     for name in codes:
-        write_codes(folder, name, blocks, count, dim)
-    return max(float(np.sqrt((block.astype(np.float64) ** 2).sum(axis=1).max())) for block in blocks)
+        write_codes(folder, name, parts, *shape)
+    return max(float(np.sqrt((part.astype(np.float64) ** 2).sum(axis=1).max())) for part in parts)
 
 
 def index_vectors(
@@ -275,27 +278,12 @@ def index_vectors(
     table = Vectors(vectors, "the array of vectors", unit=similarity == "cosine")
     if not len(table):
         raise DataError("there are no vectors", where="the array of vectors", remedy="give at least one")
-    places = range(0, len(table), _BLOCK)
     with filling(target, "the index") as new:
         names = [{}] * len(table) if rows is None else list(rows)
         if len(names) != len(table):
             raise DataError(f"{len(names):,} rows for {len(table):,} vectors", where="rows", remedy="give one of each")
-        blocks = _Lazy(table, places)
-        largest = _fill(new, blocks, names, codes)
+        blocks = (table.rows(slice(start, start + _BLOCK)) for start in range(0, len(table), _BLOCK))
+        largest = _fill(new, blocks, (len(table), table.dim), names, codes)
         write_settings(new, {"rows": len(table), "dim": table.dim, "similarity": similarity, "largest": largest,
                              "codes": list(codes)})  # fmt: skip
     return Index(target)
-
-
-class _Lazy(Sequence[Array]):
-    """Blocks of vectors, made when they are asked for."""
-
-    def __init__(self, table: Vectors, starts: range) -> None:
-        self._table, self._starts = table, starts
-
-    def __len__(self) -> int:
-        return len(self._starts)
-
-    def __getitem__(self, place: Any) -> Any:
-        start = self._starts[place]
-        return self._table.rows(slice(start, start + self._starts.step))

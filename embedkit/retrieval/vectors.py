@@ -95,7 +95,7 @@ class Vectors:
         index = index if self._index is None else self._index[index]
         part = np.asarray(self._array[index])
         if self._scale is None:
-            return np.ascontiguousarray(part, dtype=np.float32)
+            return np.array(part, dtype=np.float32, order="C")  # a copy: a map may be read-only, which torch warns of
         return np.ascontiguousarray(part.astype(np.float64) * self._scale[index][:, None], dtype=np.float32)
 
 
