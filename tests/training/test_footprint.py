@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from embedkit.errors import RecipeError
 from embedkit.system import memory
 from embedkit.training import plan
 from embedkit.training.footprint import _fit
 from embedkit.training.loop import build
-from tests.training import runs
+from tests.training import runs, test_resume
 
 TRAINS = """
 import json, sys
@@ -68,22 +69,36 @@ def test_the_fit_finds_what_made_the_sizes_and_nothing_below_zero() -> None:
 
 
 def test_chunks_are_chosen_by_the_free_memory_and_kept_on_resume(tmp_path: Path, monkeypatch: Any) -> None:
-    whole = runs.run(tmp_path / "whole", None, "train.max_steps=3")
+    uncut = runs.run(tmp_path / "uncut")
     room = {"bytes": 2 * 10**6}
     monkeypatch.setattr(build, "available_bytes", lambda: room["bytes"])
+    given = runs.recipe(dropout=0.1, train={"chunk_tokens": "auto", "save_every": 1})
     recorder = runs.Recorder()
-    runs.run(tmp_path / "auto", None, "train.chunk_tokens=auto", "train.max_steps=2", progress=recorder)
+    whole = runs.run(tmp_path / "whole", given, progress=recorder)
     (line,) = [line for line in recorder.lines if "chunk_tokens" in line]
-    state = json.loads((tmp_path / "auto/checkpoints/step-00000002/state.json").read_text())
-    assert f"auto takes {state['chunk_tokens']:,} tokens a chunk" in line
-    assert state["chunk_tokens"] < 200  # of about 300 tokens a step
-    assert whole.steps == 3
-    given = runs.recipe(train={"chunk_tokens": "auto", "max_steps": 3})
-    one, two = runs.run(tmp_path / "one", given), None
+    tokens = chunk_tokens_at(tmp_path / "whole", 4)
+    assert f"auto takes {tokens:,} tokens a chunk" in line
+    assert tokens < 200  # of about 300 tokens a step
+    plain = runs.run(tmp_path / "plain", runs.recipe(train={"chunk_tokens": "auto"}))
+    assert plain.losses == pytest.approx(uncut.losses, rel=1e-5)
+
+    test_resume.killed_at(3, given, tmp_path / "broken")
     room["bytes"] = 10**12
     recorder = runs.Recorder()
-    two = runs.run(tmp_path / "two", given, progress=recorder)
-    assert two.losses == pytest.approx(whole.losses, rel=1e-5) and one.losses == pytest.approx(whole.losses, rel=1e-5)
+    resumed = runs.run(tmp_path / "broken", given, resume=True, progress=recorder)
+    assert any("resuming from step 2 " in line for line in recorder.lines)
+    assert not any("chunk_tokens" in line for line in recorder.lines)
+    assert chunk_tokens_at(tmp_path / "broken", 4) == tokens
+    assert resumed.losses[-2:] == whole.losses[-2:]
+    ends = [runs.checkpoint(tmp_path / name, 4) for name in ("whole", "broken")]
+    assert all(torch.equal(ends[0][name], tensor) for name, tensor in ends[1].items())
+    runs.run(tmp_path / "anew", given)
+    assert chunk_tokens_at(tmp_path / "anew", 4) > 10**6  # without the checkpoint, the memory decides
+
+
+def chunk_tokens_at(output: Path, step: int) -> int:
+    """Tokens of a chunk in the checkpoint of a step."""
+    return int(json.loads((output / f"checkpoints/step-{step:08d}/state.json").read_text())["chunk_tokens"])
 
 
 def test_without_a_figure_auto_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
