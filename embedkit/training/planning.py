@@ -145,9 +145,10 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
     config = setup.objective_config(recipe, method)
     precision = choose_precision(recipe.train.precision, device)
     steps, negatives = _steps(recipe, rows, total), _negatives(objective.negatives(size, hard, processes))
-    batch = _batch(recipe, batches, processes)
     of_model = setup.notes_of_model(recipe, method, rows, model, parts)
     hints = bf16_hint(precision, device, model)
+    memory, chunking = _memory(bundle, recipe, method, batches, processes, _Start(resident, device, precision))
+    batch = _batch(chunking, batches, processes)
     return Plan(
         recipe=recipe.name,
         method=recipe.method.name,
@@ -159,7 +160,7 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
         steps=steps,
         batch=batch,
         negatives=negatives,
-        memory=_memory(bundle, recipe, method, batches, processes, _Start(resident, device, precision)),
+        memory=memory,
         evaluation=_evaluation(recipe, rows, total),
         output=str(_output(recipe)),
         summary=summary_line(rows, total, method, model),
@@ -249,21 +250,15 @@ def _every(every: int | None, rows: Any, total: int) -> str:
     return "epoch" if steps is None else f"{steps} step{'s' * (steps > 1)}"
 
 
-def _chunks(recipe: Recipe, batches: Sequence[StepBatch]) -> int:
-    """Most chunks of a step in the sampled batches."""
-    tokens = recipe.train.chunk_tokens
-    chunking = Chunking(recipe.train.chunk_size, None if tokens == "auto" else tokens, recipe.train.keep_chunks)
-    return max(sum(len(chunking.cut(pool)) for pool in batch.pools) for batch in batches)
-
-
-def _batch(recipe: Recipe, batches: Sequence[StepBatch], processes: int) -> dict[str, Any]:
+def _batch(chunking: Chunking, batches: Sequence[StepBatch], processes: int) -> dict[str, Any]:
+    """Rows and mean inputs and tokens of a step, and the most chunks of one in the sampled batches."""
     return {
         "rows": batches[0].size,
         "rows_per_process": -(-batches[0].size // processes),
         "processes": processes,
         "inputs": round(float(np.mean([sum(len(p.inputs) for p in b.pools) for b in batches]))),
         "tokens": round(float(np.mean([b.tokens for b in batches]))),
-        "chunks": _chunks(recipe, batches),
+        "chunks": max(sum(len(chunking.cut(pool)) for pool in batch.pools) for batch in batches),
     }
 
 
@@ -282,8 +277,8 @@ class _Start:
 
 def _memory(
     bundle: Bundle, recipe: Recipe, method: Any, batches: Sequence[StepBatch], processes: int, start: _Start
-) -> dict[str, str]:
-    """The peak of one process in words: what is there now, what training adds, and what `encode` takes.
+) -> tuple[dict[str, str], Chunking]:
+    """The peak of one process in words: what is there now, what training adds, and what `encode` takes; and its chunks.
 
     On a CPU of the whole process; on a GPU of the tensors on the device.
     """
@@ -316,7 +311,7 @@ def _memory(
     batch_bytes = max(_ENCODING * size.largest * budget for size in sizes)
     words["encoding"] = _size(parts["process"] + weights + batch_bytes)
     words["encoding_per_text"] = f"{4 * int(bundle.model.dim) / 1024:.1f} KiB of vectors"
-    return words
+    return words, chunking
 
 
 def _size(value: float) -> str:

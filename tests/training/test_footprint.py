@@ -14,7 +14,7 @@ import torch
 
 from embedkit.errors import RecipeError
 from embedkit.system import memory
-from embedkit.training import plan
+from embedkit.training import plan, planning
 from embedkit.training.footprint import _fit
 from embedkit.training.loop import build
 from tests.training import runs, test_resume
@@ -99,6 +99,20 @@ def test_chunks_are_chosen_by_the_free_memory_and_kept_on_resume(tmp_path: Path,
 def chunk_tokens_at(output: Path, step: int) -> int:
     """Tokens of a chunk in the checkpoint of a step."""
     return int(json.loads((output / f"checkpoints/step-{step:08d}/state.json").read_text())["chunk_tokens"])
+
+
+def test_the_plan_counts_the_chunks_that_the_free_memory_gives(monkeypatch: Any) -> None:
+    from embedkit.config.recipe_io import load_recipe
+
+    given = runs.recipe(train={"chunk_tokens": "auto"})
+    monkeypatch.setattr(planning, "available_bytes", lambda: 2 * 10**6)
+    cut = plan(load_recipe(given))
+    tokens = int(cut.memory["chunk_tokens"])
+    given["train"] = {**given["train"], "chunk_tokens": tokens}
+    assert cut.batch["chunks"] == plan(load_recipe(given)).batch["chunks"] > 1
+    given["train"] = {**given["train"], "chunk_tokens": "auto"}
+    monkeypatch.setattr(planning, "available_bytes", lambda: 10**12)
+    assert plan(load_recipe(given)).batch["chunks"] == 1
 
 
 def test_without_a_figure_auto_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
