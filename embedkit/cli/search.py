@@ -128,7 +128,7 @@ def search(
 
 
 def _check_serve(
-    serve: bool, queries: list[str] | None, json_file: Path | None, its: dict[str, Any], other: dict[str, Any]
+    serve: bool, queries: list[str] | None, json_file: str | None, its: dict[str, Any], other: dict[str, Any]
 ) -> None:
     """Refuse what has no effect with --serve, and without it."""
     if not serve:
