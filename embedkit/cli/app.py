@@ -21,6 +21,7 @@ from embedkit.cli.index import index
 from embedkit.cli.label import label
 from embedkit.cli.methods import methods
 from embedkit.cli.mine import mine
+from embedkit.cli.mine_texts import mine_bitext, mine_paraphrases, mine_positives
 from embedkit.cli.objectives import objectives
 from embedkit.cli.plan import plan
 from embedkit.cli.quickstart import quickstart
@@ -59,6 +60,9 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "select": select,
     "dedup": dedup,
     "label": label,
+    "mine-positives": mine_positives,
+    "mine-paraphrases": mine_paraphrases,
+    "mine-bitext": mine_bitext,
     "export": export,
     "recipes": recipes,
     "objectives": objectives,

@@ -27,11 +27,13 @@ from embedkit.system.processes import join
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from embedkit.mining.neighbours.report import NeighbourReport
+
 VectorSource = str | Path | Array
 _EXAMPLES = 3
 _NONE = np.empty(0)
-_SEARCHED, _SCORED = 8_192, 256
-"""Anchors of a part at most: what a call that is stopped loses of a search, and with a cross-encoder."""
+_SCORED = 256
+"""Anchors of a part with a cross-encoder: what a call that is stopped loses."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class MiningResult:
     ----------
     rows : list of dict
         The rows of the output, for ``embedkit.train("pairs", data=result.rows)``.
-    report : MiningReport
+    report : MiningReport or NeighbourReport
         Counts, histograms, examples.
     output : Path or None
         The file that holds the rows.
@@ -55,7 +57,7 @@ class MiningResult:
     """
 
     rows: list[dict[str, Any]]
-    report: MiningReport
+    report: MiningReport | NeighbourReport
     output: Path | None = None
 
     def to_dataset(self) -> Dataset:
@@ -159,7 +161,7 @@ def mine(
     scorer = None
     if options.cross_encoder is not None:
         scorer = load_scorer(options.cross_encoder, **_of_scorer(options, loading))
-    with open_parts(target, _identity(pairs, candidates, space, options, scorer), state) as parts:
+    with open_parts(target, lambda: _identity(pairs, candidates, space, options, scorer), state) as parts:
         space.fill(parts)
         choices = _search(pairs, candidates, space, options, parts, scorer, device, progress)
         report = _count(pairs, candidates, choices, options)
@@ -265,7 +267,11 @@ def _search(
 ) -> list[Negatives]:  # fmt: skip
     """The negatives of every anchor, in their order; a cross-encoder's scores of positives replace the others."""
     count, filters = len(pairs.anchors), settings.filters
-    size = part_size(count, _SCORED if scorer is not None else _SEARCHED)
+    size = part_size(len(candidates.texts))
+    if scorer is not None:
+        size = _SCORED
+    elif parts.folder is None:
+        size = count  # what is not kept need not be cut
     place = search_device(device)
     over = 0
 
@@ -373,7 +379,7 @@ def _describe(
     """Histograms, and as examples some anchors with negatives, evenly spaced, each with its first positive."""
     with_some = [(number, one) for number, one in enumerate(choices) if one is not None and len(one.places)]
     scores = np.concatenate([one.scores for _, one in with_some])
-    report.histogram = histogram(positives, scores)
+    report.histogram = histogram(positives=positives, negatives=scores)
     report.means = {"positives": float(positives.mean()), "negatives": float(scores.mean())}
     count = min(_EXAMPLES, len(with_some))
     for anchor, one in (with_some[number * len(with_some) // count] for number in range(count)):

@@ -64,7 +64,9 @@ def in_ranks(places: Array, scores: Array, exclusions: set[int], settings: Minin
     >>> places.tolist(), scores.tolist()
     ([2], [0.8])
     """
-    free = ~np.isin(places, np.fromiter(exclusions, np.int64, len(exclusions)))
+    free = np.ones(len(places), dtype=bool)
+    for place in exclusions:
+        free &= places != place
     ranks = slice(settings.range_min, settings.last_rank)
     return places[free][ranks], scores[free][ranks]
 

@@ -167,9 +167,11 @@ class Candidates:
     name: str = ""
     notes: list[str] = field(default_factory=list)
 
-    def add(self, text: str, ids: Iterable[str] = (), group: int | str | None = None) -> int:
-        """The place of a text, which is that of an equal one where there is one."""
+    def add(self, text: str, ids: Iterable[str] = (), group: int | str | None = None, *, equal: bool = False) -> int:
+        """The place of a text, which is that of an equal one where there is one, unless `equal` ones stand apart."""
         place = self.by_text.setdefault(text_key(text), len(self.texts))
+        if equal:
+            place = len(self.texts)
         if place == len(self.texts):
             self.texts.append(text)
             self.records.append(self.rows)
@@ -367,7 +369,10 @@ def of_positives(pairs: Pairs) -> Candidates:
     return candidates
 
 
-def read_corpus(data: Any, *, column: str | None = None, id_column: str | None = None) -> Candidates:
+def read_corpus(
+    data: Any, *, column: str | None = None, id_column: str | None = None, equal: bool = False,
+    option: str = "corpus-",
+) -> Candidates:  # fmt: skip
     """The texts of a corpus as candidates, with their ids and their ``group`` where they have any.
 
     Parameters
@@ -378,6 +383,10 @@ def read_corpus(data: Any, *, column: str | None = None, id_column: str | None =
         The column of the texts; one of `CORPUS_TEXTS`, or the only one, when None.
     id_column : str, optional
         The column of the ids; one of `CORPUS_IDS` when None.
+    equal : bool
+        Equal texts stand apart.
+    option : str
+        What stands before ``column`` in the options that name the columns.
 
     Raises
     ------
@@ -399,9 +408,9 @@ def read_corpus(data: Any, *, column: str | None = None, id_column: str | None =
                 if isinstance(values, BadRow):
                     raise values if values.where else values.at(where)
                 if candidates.rows == 0:
-                    column = column or _text_column(values, where)
+                    column = column or _text_column(values, where, option)
                     id_column = id_column or next((name for name in CORPUS_IDS if name in values), None)
-                    candidates.notes = _reading(values, candidates.name, column, id_column)
+                    candidates.notes = _reading(values, candidates.name, column, id_column, option)
                 if column not in values:
                     raise DataError(f"no column {column!r}", where=where, remedy=nearest(str(column), values))
                 try:
@@ -409,26 +418,30 @@ def read_corpus(data: Any, *, column: str | None = None, id_column: str | None =
                     group = None if values.get("group") in (None, "") else read_group(values["group"])
                 except BadRow as bad:
                     raise bad.at(f"{where} column {column!r}") from bad.__cause__
-                candidates.add(text, _ids_of(values, id_column, where), group)
+                candidates.add(text, _ids_of(values, id_column, where), group, equal=equal)
     if not candidates.rows:
         raise DataError("the corpus has no texts", where=candidates.name, remedy="give a file with a text a row")
     return candidates
 
 
-def _reading(values: Mapping[str, Any], name: str, column: str, id_column: str | None) -> list[str]:
+def _reading(
+    values: Mapping[str, Any], name: str, column: str, id_column: str | None, option: str
+) -> list[str]:  # fmt: skip
     """How the columns of a corpus are read, in words, where it has several."""
     if len(values) == 1:
         return []
     rest = [other for other in values if other not in (column, id_column, "group")]
     ids = f", {id_column} their ids" if id_column is not None else ""
     unread = f"; not read: {', '.join(rest)}" if rest else ""
-    return [f"{name}: {column} holds the texts{ids}{unread} (--corpus-column and --corpus-id-column change that)"]
+    other = " changes" if id_column is None else f" and --{option}id-column change"
+    return [f"{name}: {column} holds the texts{ids}{unread} (--{option}column{other} that)"]
 
 
-def _text_column(values: Mapping[str, Any], where: str) -> str:
+def _text_column(values: Mapping[str, Any], where: str, option: str) -> str:
     """The column of a corpus that holds the texts, by its name or because it is the only one."""
     names = [name for name in CORPUS_TEXTS if name in values] or (list(values) if len(values) == 1 else [])
     if not names:
+        remedy = f"name it: --{option}column NAME ({option.replace('-', '_')}column= in Python)"
         raise DataError(f"which of the columns {', '.join(map(repr, values))} holds the texts?", where=where,
-                        remedy="name it: --corpus-column NAME (corpus_column= in Python)")  # fmt: skip
+                        remedy=remedy)  # fmt: skip
     return names[0]

@@ -189,16 +189,18 @@ def _read(path: Path) -> dict[str, Array]:
 
 
 @contextmanager
-def open_parts(target: Path | None, call: Mapping[str, Any] | None, state: PartialState | None) -> Iterator[Parts]:
+def open_parts(
+    target: Path | None, identity: Callable[[], Mapping[str, Any] | None], state: PartialState | None
+) -> Iterator[Parts]:  # fmt: skip
     """The parts of a call whose output is `target`, in a folder beside it that goes when the block ends well.
 
     Parameters
     ----------
     target : Path or None
         Without an output nothing is kept.
-    call : mapping or None
-        What decides the content of the parts, as plain values; None where it cannot be told (a model that is an object
-        without a hash), and then those of a stopped call are not used.
+    identity : callable
+        Gives what decides the content of the parts, as plain values; None where it cannot be told (a model that is an
+        object without a hash), and then those of a stopped call are not used. Not called without an output.
     state : accelerate.PartialState or None
         The processes of the call.
 
@@ -211,7 +213,7 @@ def open_parts(target: Path | None, call: Mapping[str, Any] | None, state: Parti
 
     Examples
     --------
-    >>> with open_parts(Path("rows.jsonl"), {"k": 3}, None) as parts:
+    >>> with open_parts(Path("rows.jsonl"), lambda: {"k": 3}, None) as parts:
     ...     _ = list(parts.run("ones", 1, lambda n: {"ones": np.ones(2)}))
     ...     parts.folder.name, (parts.folder / "ones-000000.npz").is_file()
     ('.rows.jsonl.parts', True)
@@ -223,6 +225,7 @@ def open_parts(target: Path | None, call: Mapping[str, Any] | None, state: Parti
                             where="output", remedy="give one, or start a single process")  # fmt: skip
         yield Parts(None)
         return
+    call = identity()
     parts = Parts(target.with_name(f".{target.name}.parts"), state if world > 1 else None)
     assert parts.folder is not None
     with FolderLock(parts.folder, "wait for it, or give another output") if parts.main else nullcontext():
@@ -267,15 +270,15 @@ def _check_call(folder: Path, call: Mapping[str, Any] | None) -> None:
         )  # fmt: skip
 
 
-def part_size(count: int, most: int) -> int:
-    """Rows of a part: an eighth of all, so that there is something to share, but not too few and not above `most`.
+def part_size(candidates: int) -> int:
+    """Rows of a part of a search among so many candidates: some seconds of work, whatever the number of processes.
 
     Examples
     --------
-    >>> part_size(100, 8192), part_size(35_000, 8192), part_size(10**6, 8192)
-    (256, 4375, 8192)
+    >>> part_size(200_000), part_size(10**7)
+    (8192, 1024)
     """
-    return min(most, max(256, -(-count // 8)))
+    return min(8_192, max(1_024, 4 * 10**9 // candidates))
 
 
 def search_device(device: str | None) -> str:

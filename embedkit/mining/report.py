@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -89,46 +89,56 @@ class MiningReport:
             + ("" if self.rejections else "; relative_margin=0.05 leaves them out" if self.false_negatives else "")
         )
         if self.histogram:
-            yield from self._bars()
+            yield from bars(self.histogram, self.means)
         for example in self.examples:
-            yield f"anchor    {_short(example['anchor'])}"
-            yield f"  {example['positive_score']:6.3f}  positive  {_short(example['positive'])}"
+            yield f"anchor    {short(example['anchor'])}"
+            yield f"  {example['positive_score']:6.3f}  positive  {short(example['positive'])}"
             for score, text in zip(example["negative_scores"], example["negatives"], strict=True):
-                yield f"  {score:6.3f}  negative  {_short(text)}"
-
-    def _bars(self) -> Iterator[str]:
-        """The two histograms side by side, each scaled to its largest bar."""
-        edges, names = self.histogram["edges"], ("positives", "negatives")
-        titles = [f"{name}, mean {self.means[name]:.3f}" for name in names]
-        yield f"{'score':15}  {titles[0]:{_WIDTH + 10}}  {titles[1]}".rstrip()
-        tallest = [max(1, *self.histogram[name]) for name in names]
-        for row in range(len(edges) - 1):
-            cells = []
-            for name, most in zip(names, tallest, strict=True):
-                count = self.histogram[name][row]
-                cells.append(f"{count:9,} {'#' * -(-count * _WIDTH // most)}")
-            yield f"{edges[row]:6.3f} - {edges[row + 1]:6.3f}  {cells[0]:{_WIDTH + 10}}  {cells[1]}".rstrip()
+                yield f"  {score:6.3f}  negative  {short(text)}"
 
 
-def _short(text: str) -> str:
+def bars(histogram: Mapping[str, Sequence[Any]], means: Mapping[str, float]) -> Iterator[str]:
+    """The histograms of `histogram`, side by side, each scaled to its largest bar, line by line.
+
+    Examples
+    --------
+    >>> list(bars({"edges": [0.0, 0.5, 1.0], "pairs": [1, 2]}, {"pairs": 0.6}))[2]
+    ' 0.500 -  1.000          2 ##############################'
+    """
+    edges, names = histogram["edges"], [name for name in histogram if name != "edges"]
+    titles = "  ".join(f"{f'{name}, mean {means[name]:.3f}':{_WIDTH + 10}}" for name in names)
+    yield f"{'score':15}  {titles}".rstrip()
+    tallest = [max(1, *histogram[name]) for name in names]
+    for row in range(len(edges) - 1):
+        cells = []
+        for name, most in zip(names, tallest, strict=True):
+            count = histogram[name][row]
+            cells.append(f"{f'{count:9,} ' + '#' * -(-count * _WIDTH // most):{_WIDTH + 10}}")
+        yield f"{edges[row]:6.3f} - {edges[row + 1]:6.3f}  {'  '.join(cells)}".rstrip()
+
+
+def short(text: str) -> str:
+    """A text on one line, cut where it is long.
+
+    Examples
+    --------
+    >>> short("By  card.\n")
+    'By card.'
+    """
     line = " ".join(text.split())
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
 
 
-def histogram(positives: Array, negatives: Array) -> dict[str, list[Any]]:
-    """Counts of the scores of positives (P,) and negatives (N,) in bins of equal width over both.
+def histogram(**sets: Array) -> dict[str, list[Any]]:
+    """Counts of some sets of scores (n,), by name, in bins of equal width over all of them.
 
     Examples
     --------
-    >>> histogram(np.array([0.9, 1.0]), np.array([0.4]))["negatives"]
+    >>> histogram(positives=np.array([0.9, 1.0]), negatives=np.array([0.4]))["negatives"]
     [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
     """
-    both = np.concatenate([positives, negatives])
+    both = np.concatenate(list(sets.values()))
     edges = np.linspace(float(both.min()), float(both.max()) or 0.0, _BINS + 1)
     if edges[0] == edges[-1]:
         edges = np.linspace(edges[0] - 0.01, edges[0] + 0.01, _BINS + 1)
-    counts = {
-        name: np.histogram(scores, edges)[0].tolist()
-        for name, scores in (("positives", positives), ("negatives", negatives))
-    }
-    return {"edges": edges.tolist(), **counts}
+    return {"edges": edges.tolist(), **{name: np.histogram(scores, edges)[0].tolist() for name, scores in sets.items()}}

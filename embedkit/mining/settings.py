@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from embedkit.errors import UserError, nearest
+
+S = TypeVar("S", bound="Settings")
 
 SAMPLING = ("top", "random", "temperature")
 SIMILARITY = ("cosine", "dot")
@@ -20,8 +22,70 @@ _PEERS = {
 """Arguments of sentence-transformers' ``mine_hard_negatives`` whose name is another one here."""
 
 
+class Settings:
+    """What the settings of all ways of mining share: frozen dataclasses that check their fields when they are made.
+
+    Examples
+    --------
+    >>> MiningSettings.of({"num_negative": 2})
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.UserError: mine has no setting 'num_negative'; did you mean 'num_negatives'?
+    """
+
+    command = "mine"
+    peers: ClassVar[Mapping[str, str]] = {}
+    """Names of other libraries -> ours."""
+
+    @classmethod
+    def of(cls: type[S], values: Mapping[str, Any]) -> S:
+        """The settings with these values, names of other libraries understood; an unknown name is refused.
+
+        Examples
+        --------
+        >>> MiningSettings.of({"sampling_strategy": "random"}).sampling
+        'random'
+        """
+        names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        own: dict[str, Any] = {}
+        for name, value in values.items():
+            target = cls.peers.get(name, name)
+            if target not in names:
+                raise UserError(f"{cls.command} has no setting {name!r}", remedy=nearest(name, names))
+            if target in own:
+                raise UserError(f"{name} and {target} are one setting", where=cls.command, remedy="give one of them")
+            own[target] = value
+        return cls(**own)
+
+    def _check_choice(self, name: str, choices: Sequence[str]) -> None:
+        value = getattr(self, name)
+        if value not in choices:
+            raise UserError(f"{value!r} is no choice", where=name, remedy=nearest(str(value), choices))
+
+    def _check_whole(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise UserError(f"{value!r} is no whole number from {least} on", where=name, remedy="give another number")
+
+    def _check_number(self, name: str) -> None:
+        value = getattr(self, name)
+        if value is None:
+            return
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise UserError(f"{value!r} is no number", where=name, remedy="give a number, for example 0.05")
+
+    def _check_scores(self) -> None:
+        """The bounds ``min_score`` and ``max_score``."""
+        low, high = getattr(self, "min_score", None), getattr(self, "max_score", None)
+        for name in ("min_score", "max_score"):
+            if hasattr(self, name):
+                self._check_number(name)
+        if low is not None and high is not None and low > high:
+            raise UserError("min_score is above max_score", where="min_score", remedy="lower it, or raise max_score")
+
+
 @dataclass(frozen=True)
-class MiningSettings:
+class MiningSettings(Settings):
     """Which candidates become negatives, and how they are written.
 
     Ranks count from 0 among the candidates of an anchor, the most similar first, after those that can never be its
@@ -102,39 +166,20 @@ class MiningSettings:
     truncate_dim: int | None = None
     block_size: int = 16_384
 
+    peers: ClassVar[Mapping[str, str]] = _PEERS
+
     def __post_init__(self) -> None:
         for name, choices in (("sampling", SAMPLING), ("similarity", SIMILARITY), ("too_few", TOO_FEW)):
-            if getattr(self, name) not in choices:
-                value = getattr(self, name)
-                raise UserError(f"{value!r} is no choice", where=name, remedy=nearest(str(value), choices))
+            self._check_choice(name, choices)
         for name, least in (("num_negatives", 1), ("range_min", 0), ("seed", 0), ("block_size", 1)):
             self._check_whole(name, least)
         for name in ("range_max", "truncate_dim"):
             if getattr(self, name) is not None:
                 self._check_whole(name, 1)
-        for name in ("absolute_margin", "relative_margin", "max_score", "min_score", "temperature"):
+        for name in ("absolute_margin", "relative_margin", "temperature"):
             self._check_number(name)
+        self._check_scores()
         self._check_together()
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> MiningSettings:
-        """The settings with these values, names of sentence-transformers understood; an unknown name is refused.
-
-        Examples
-        --------
-        >>> MiningSettings.of({"sampling_strategy": "random"}).sampling
-        'random'
-        """
-        names = [field.name for field in fields(cls)]
-        own: dict[str, Any] = {}
-        for name, value in values.items():
-            target = _PEERS.get(name, name)
-            if target not in names:
-                raise UserError(f"mine has no setting {name!r}", remedy=nearest(name, names))
-            if target in own:
-                raise UserError(f"{name} and {target} are one setting", where="mine", remedy="give one of them")
-            own[target] = value
-        return cls(**own)
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide which negatives are found, as plain values."""
@@ -157,18 +202,6 @@ class MiningSettings:
         names = ("absolute_margin", "relative_margin", "max_score", "min_score")
         return tuple(name for name in names if getattr(self, name) is not None)
 
-    def _check_whole(self, name: str, least: int) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UserError(f"{value!r} is no whole number from {least} on", where=name, remedy="give another number")
-
-    def _check_number(self, name: str) -> None:
-        value = getattr(self, name)
-        if value is None:
-            return
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise UserError(f"{value!r} is no number", where=name, remedy="give a number, for example 0.05")
-
     def _check_together(self) -> None:
         if self.range_max is not None and self.range_max - self.range_min < self.num_negatives:
             raise UserError(
@@ -180,8 +213,6 @@ class MiningSettings:
             raise UserError(what, where="temperature", remedy="give sampling temperature and a temperature together")
         if self.temperature is not None and self.temperature <= 0:
             raise UserError(f"{self.temperature} is not above 0", where="temperature", remedy="give 0.05, for example")
-        if self.min_score is not None and self.max_score is not None and self.min_score > self.max_score:
-            raise UserError("min_score is above max_score", where="min_score", remedy="lower it, or raise max_score")
         if self.cross_encoder_label is not None and self.cross_encoder is None:
             raise UserError("there is no cross-encoder", where="cross_encoder_label", remedy="give cross_encoder, too")
         if self.one_per_row and self.as_list:

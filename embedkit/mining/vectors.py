@@ -68,5 +68,6 @@ class Encoding:
             [(_, vectors)] = self._embedder.blocks(chunk, CHUNK, prompt, side=side)
             return vectors
 
-        table = (parts or Parts(None)).table(f"vectors-{side}", -(-len(texts) // CHUNK), encode, len(texts))
+        name = f"vectors-{side or 'rows'}"
+        table = (parts or Parts(None)).table(name, -(-len(texts) // CHUNK), encode, len(texts))
         return Vectors(table, f"the model's vectors of the {side or 'rows'}", unit=self._unit)

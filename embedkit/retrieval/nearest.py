@@ -92,8 +92,6 @@ class _Search:
     block_size: int
     device: str
     dtype: str
-    residual: float | None = None
-    """Largest length of what bfloat16 cuts off a candidate."""
 
     def __call__(self, queries: Array, k: int) -> tuple[Array, Array]:
         """Scores float32 and places (n, k) for queries (n, D), best first."""
@@ -104,10 +102,10 @@ class _Search:
         for start in range(0, size, self.block_size):
             block = self.candidates.rows(slice(start, start + self.block_size))
             search.add(start, block)
-            if self.dtype == "bf16" and self.residual is None:
+            if self.dtype == "bf16" and self.candidates.residual is None:
                 residuals.append(float(_residuals(block).max()))
         if residuals:
-            self.residual = max(residuals)
+            self.candidates.residual = max(residuals)
         return search.result()
 
     def errors(self, queries: Array) -> Array:
@@ -117,7 +115,7 @@ class _Search:
         norms = np.sqrt((queries.astype(np.float64) ** 2).sum(axis=1))
         errors = (self.candidates.dim + 2) * 2.0**-23 * norms * largest
         if self.dtype == "bf16":
-            errors += _residuals(queries) * largest + norms * (1 + 2.0**-8) * (self.residual or 0.0)
+            errors += _residuals(queries) * largest + norms * (1 + 2.0**-8) * (self.candidates.residual or 0.0)
             errors += 2.0**-8 * norms * largest
         return errors * (1 + 2.0**-20)
 
@@ -127,7 +125,8 @@ def _residuals(vectors: Array) -> Array:
     import torch
 
     whole = torch.from_numpy(vectors)
-    return (whole - whole.bfloat16().float()).double().norm(dim=1).numpy()
+    lengths = (whole - whole.bfloat16().float()).norm(dim=1).double().numpy()
+    return np.asarray(lengths * (1 + 2.0**-10))  # the difference is exact in float32, the sum of squares nearly
 
 
 def _blocks(order: Array, needs: Array, spare: int, size: int, most: int) -> Iterator[tuple[Array, int]]:

@@ -56,6 +56,8 @@ class Vectors:
         self._index: Array | None = None  # which rows of the array, where not all of them
         self._scale: Array | None = np.ones(len(array)) if unit else None
         self.largest = largest or 0.0
+        self.residual: float | None = None
+        """Largest length of what bfloat16 cuts off a vector, where somebody has looked."""
         for start in range(0, len(array), _CHECKED) if largest is None or unit else ():
             rows = np.asarray(array[start : start + _CHECKED], dtype=np.float64)
             if not (finite := np.isfinite(rows).all(axis=1)).all():
@@ -140,6 +142,8 @@ def open_vectors(source: str | Path | Array, rows: int, of_what: str, *, unit: b
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise DataError(f"is no .npy file of vectors ({reason})", where=name,
                             remedy="write one with `embedkit encode`") from error  # fmt: skip
+    if isinstance(array, np.memmap):
+        array = np.asarray(array)  # the same pages, without the cost of the class at each access
     if not isinstance(array, np.ndarray):
         raise DataError(f"{type(array).__name__} is no array (N, D)", where=name, remedy="give one array of vectors")
     if array.ndim == 2 and len(array) != rows:

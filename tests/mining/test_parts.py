@@ -49,7 +49,8 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def shrink(patch: Any) -> None:
     """Parts of few rows, so that there are many."""
-    patch.setattr(api, "part_size", lambda count, most: 20)
+    patch.setattr(api, "part_size", lambda candidates: 20)
+    patch.setattr(api, "_SCORED", 20)
     patch.setattr(vectors, "CHUNK", 25)
 
 
@@ -194,7 +195,7 @@ SCRIPT = """
 import sys
 from embedkit.mining import api, vectors
 from embedkit.cli.app import main
-api.part_size = lambda count, most: 10
+api.part_size = lambda candidates: 10
 vectors.CHUNK = 25
 print("begin", flush=True)
 sys.exit(main(sys.argv[1:]))
