@@ -99,7 +99,7 @@ def mine_positives(
     >>> from embedkit.cli.app import main
     >>> _ = Path("papers.txt").write_text("on cats\\non dogs\\non cats, again\\n")
     >>> np.save("graph.npy", np.array([[1.0, 0.0], [0.0, 1.0], [0.9, 0.1]]))
-    >>> main(["mine-positives", "papers.txt", "pairs.jsonl", "--vectors", "graph.npy", "--min-score", "0.5"])
+    >>> main(["mine-positives", "papers.txt", "bands.jsonl", "--vectors", "graph.npy", "--min-score", "0.5"])
     3 texts: 2 pairs, 2 rows
     ...
     0
@@ -145,7 +145,7 @@ def mine_paraphrases(
     >>> from embedkit.cli.app import main
     >>> _ = Path("faq.txt").write_text("pay how?\\nwhere are you?\\nhow can I pay?\\n")
     >>> np.save("faq.npy", np.array([[1.0, 0.0], [0.0, 1.0], [0.9, 0.1]]))
-    >>> main(["mine-paraphrases", "faq.txt", "pairs.jsonl", "--vectors", "faq.npy", "--min-score", "0.8"])
+    >>> main(["mine-paraphrases", "faq.txt", "near.jsonl", "--vectors", "faq.npy", "--min-score", "0.8"])
     3 texts: 1 pairs, 1 rows
     ...
     0

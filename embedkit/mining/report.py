@@ -122,7 +122,7 @@ def short(text: str) -> str:
 
     Examples
     --------
-    >>> short("By  card.\n")
+    >>> short("By   card. ")
     'By card.'
     """
     line = " ".join(text.split())

@@ -78,6 +78,7 @@ class Tables:
 
     Examples
     --------
+    >>> import numpy as np
     >>> texts = Candidates()
     >>> _ = [texts.add(text) for text in ("a cat", "a dog")]
     >>> tables = Tables([Table(texts, np.eye(2), "vectors")], None, NeighbourSettings(), None, {}, None)
