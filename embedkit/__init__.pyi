@@ -10,12 +10,12 @@ from .mining.api import MiningResult as MiningResult
 from .mining.api import mine as mine
 from .mining.generation.api import generate as generate
 from .mining.labels.api import label as label
-from .mining.scores.api import score as score
-from .mining.selection.api import dedup as dedup
-from .mining.selection.api import select as select
 from .mining.neighbours.api import mine_bitext as mine_bitext
 from .mining.neighbours.api import mine_paraphrases as mine_paraphrases
 from .mining.neighbours.api import mine_positives as mine_positives
+from .mining.scores.api import score as score
+from .mining.selection.api import dedup as dedup
+from .mining.selection.api import select as select
 from .models.base import Model as Model
 from .models.encode.quantization import VectorRanges as VectorRanges
 from .models.encode.quantization import dequantize as dequantize

@@ -329,8 +329,7 @@ def _describe(report: ScoreReport, pairs: Sequence[Pair], score_of: Mapping[Pair
     values = np.array([score_of[pair] for pair in different])
     report.rows, report.pairs = rows, len(different)
     report.lowest, report.mean, report.highest = float(values.min()), float(values.mean()), float(values.max())
-    both = histogram(values, np.empty(0))
-    report.histogram = {"edges": both["edges"], "counts": both["positives"]}
+    report.histogram = histogram(counts=values)
     order = np.argsort(values, kind="stable")
     picks = dict.fromkeys([*spread(order[:-1].tolist(), _EXAMPLES), int(order[-1])])
     report.examples = [
