@@ -109,6 +109,7 @@ def test_more_like_a_row_leaves_out_the_row(texts: SearchServer) -> None:
     near = texts.page.index.search(texts.page.index.vectors[2], 3)
     assert found(page) == [hit.text for hit in near if hit.place != 2][:2]
     assert "Nearest to row 2" in page
+    assert all(f" · {hit.id} · <a" in page for hit in near if hit.place != 2)
 
 
 @pytest.mark.parametrize(

@@ -249,7 +249,9 @@ class SearchPage:
 
     def _card(self, hit: Hit, query: Query) -> dict[str, Any]:
         more = urlencode({"row": hit.place, "k": query.k, "method": query.method})
-        return {"hit": hit, "more": "/?" + more, "meter": min(1.0, max(0.0, hit.score))}
+        named_by_file = hit.image is not None and Path(hit.image).name == str(hit.id)
+        return {"hit": hit, "name": "" if named_by_file else str(hit.id), "more": "/?" + more,
+                "meter": min(1.0, max(0.0, hit.score))}  # fmt: skip
 
 
 def small_jpeg(image: Image) -> bytes:
