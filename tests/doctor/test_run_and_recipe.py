@@ -128,11 +128,18 @@ def test_dead_towers_are_found_in_checkpoints(tmp_path: Path, idle: list[str], m
     assert any(word in what for what in found) if word else found == []
 
 
+def without_waiting(run: Path) -> None:
+    """Log that no step waited for data: how long it does is a matter of the machine."""
+    log = [json.loads(line) | {"data_wait_share": 0.0} for line in (run / "log.jsonl").read_text().splitlines()]
+    (run / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
+
+
 def test_a_healthy_run_has_no_findings_and_other_data_is_found(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     rows = [row for row, _ in zip(builtin.rows("pairs-train"), range(64), strict=False)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     runs.run(tmp_path / "run", runs.recipe(data={"train": [{"path": str(path)}]}, train={"save_every": 2}))
+    without_waiting(tmp_path / "run")
     found = examine(str(tmp_path / "run"))
     assert found.findings == [] and found.facts["data"] == "as it was"
     path.write_text("".join(json.dumps(row) + "\n" for row in reversed(rows)))
