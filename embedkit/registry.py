@@ -227,6 +227,8 @@ def load_object(place: str, noun: str = "part") -> Any:
     'a/b'
     """
     source, _, attribute = place.rpartition(":")
+    if not source or not attribute:
+        raise UserError(f"the name of the {noun} is missing", where=place, remedy=f"write {source or attribute}:NAME")
     try:
         module = _file_module(source) if source.endswith(".py") else importlib.import_module(source)
     except UserError:

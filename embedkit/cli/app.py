@@ -134,12 +134,15 @@ def _fail(error: BaseException, debug: bool) -> int:
             return outside.exit_code
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         _say("interrupted")
-        return 130
+        return INTERRUPTED
     text = one_line(str(error))[:500]
     report = "please report it with what --debug shows (CONTRIBUTING.md, Reporting a bug)"
     _say(f"internal error: {type(error).__name__}: {text}; {report}")
     return 1
 
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, that of a shell."""
 
 _WAITS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 SPINS = "1000"
@@ -178,6 +181,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         check_command(words, _COMMANDS, ("--version", *HELP_NAMES, "--debug"))
         code = app(args=words, prog_name="embedkit", standalone_mode=False)
+        if code == INTERRUPTED:  # typer has made a code of the Ctrl-C, and says nothing
+            _say("interrupted")
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has gone; leave nothing that Python would flush into it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -16,7 +16,9 @@ from embedkit.errors import COMMAND_LINE, UserError, nearest
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 HELP_NAMES = ["--help", "-h"]
-RENAMED_OPTIONS = {"--dim": "--truncate-dim"}
+RENAMED_OPTIONS = {
+    "--dim": "--truncate-dim", "--cross-encoder": "--scorer", "--cross-encoder-label": "--label",
+}  # fmt: skip
 """Old or other spelling of an option -> ours; either is read where the command has only the other one."""
 
 _KINDS = {int: "a whole number", float: "a number"}
@@ -45,12 +47,25 @@ class Command(TyperCommand):
         except UsageError as error:
             raise in_our_words(error, self, words, ctx.command_path) from None
         if ctx.args:
+            name = "--" + ctx.args[0].partition("=")[0].lstrip("-").replace("_", "-")
+            if "=" in ctx.args[0] and name in option_names(self):
+                raise UserError(f"{ctx.args[0]!r} is no option", where=COMMAND_LINE,
+                                remedy=f"write {name} {ctx.args[0].partition('=')[2]}")  # fmt: skip
             arguments = " ".join(_argument_names(self)) or "no words"
             raise UserError(
                 f"one word too many: {ctx.args[0]!r}", where=COMMAND_LINE,
                 remedy=f"`{ctx.command_path}` takes {arguments}; see `{ctx.command_path} --help`",
             )  # fmt: skip
         return rest
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; a mistake in a setting is told by the name of its option."""
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            if not isinstance(self, RecipeCommand):  # there settings are KEY=VALUE
+                by_options(error, self)
+            raise
 
     def rewritten(self, words: list[str]) -> list[str]:
         """`words` with options of another spelling by their own name."""
@@ -63,7 +78,7 @@ class Command(TyperCommand):
             other = RENAMED_OPTIONS.get(name) or {new: old for old, new in RENAMED_OPTIONS.items()}.get(name)
             if name not in names and other in names:
                 if name in RENAMED_OPTIONS:
-                    typer.echo(f"embedkit: {name} is called {other} now", err=True)
+                    typer.echo(f"embedkit: {name} is called {other} here", err=True)
                 word = f"{other}{equals}{value}"
             result.append(word)
         return result
@@ -144,6 +159,39 @@ def option_names(command: Any) -> list[str]:
     return [*(name for param in params for name in (*param.opts, *param.secondary_opts)), *HELP_NAMES]
 
 
+def by_options(error: UserError, command: Any) -> None:
+    """Name settings in an error of the Python API as the options of `command`, by which they were given.
+
+    These are: the place of the mistake; ``name=VALUE``; ``name: {...}``; and bare names of several words.
+
+    Examples
+    --------
+    >>> from embedkit.cli.app import app
+    >>> mine = typer.main.get_command(app).commands["mine"]
+    >>> error = UserError("ranks 5 to 2 are none", where="range_max", remedy="raise range_max, or set columns: {a: b}")
+    >>> by_options(error, mine)
+    >>> error.line()
+    "--range-max: ranks 5 to 2 are none; raise --range-max, or set --columns '{a: b}'"
+    """
+    option_of = {one.name: _name(one) for one in command.params if one.param_type_name == "option" and not one.is_flag}
+    flag_of = {one.name: _name(one) for one in command.params if getattr(one, "is_flag", False)}
+    several = {name: option for name, option in {**option_of, **flag_of}.items() if "_" in name}
+
+    def told(text: str | None) -> str | None:
+        if text is None:
+            return None
+        for name, option in option_of.items():
+            text = re.sub(rf"(?<![\w.'\"/-]){name}: ({{[^}}]*}})", rf"{option} '\1'", text)
+            text = re.sub(rf"(?<![\w.'\"/-]){name}=(?=\S)", f"{option} ", text)
+        for name, option in several.items():
+            text = re.sub(rf"(?<![\w.'\"/-]){name}(?![\w'\"/=-]|\.\w)", option, text)
+        return text
+
+    where = {**option_of, **flag_of}.get(error.where or "", error.where)
+    error.what, error.where, error.remedy = told(error.what) or "", where, told(error.remedy)
+    error.args = (error.line(),)
+
+
 def _argument_names(command: Any) -> list[str]:
     """What stands for each argument of a command in its help, e.g. ``RECIPE``."""
     return [_name(param) for param in command.params if param.param_type_name == "argument"]
@@ -184,7 +232,8 @@ def in_our_words(error: Exception, command: Any, words: Sequence[str], path: str
     if kind == "NoSuchOption":
         return _unknown(str(option), option_names(command), help_line)
     if kind == "MissingParameter" and param is not None:
-        usage = " ".join([path, *_argument_names(command)])
+        needed = [one for one in command.params if one.param_type_name == "option" and one.required]
+        usage = " ".join([path, *_argument_names(command), *(f"{_name(one)} {one.name.upper()}" for one in needed)])
         return UserError(f"{_name(param)} is missing", where=COMMAND_LINE, remedy=f"write `{usage}`; {help_line}")
     if option is not None:
         owner = next((one for one in command.params if option in (*one.opts, *one.secondary_opts)), None)

@@ -143,7 +143,7 @@ def mine(
     {'anchor': 'pay?', 'positive': 'By card.', 'negative_1': 'In June.'}
     """
     options = MiningSettings.of(settings)
-    target = None if output is None else check_output(output, overwrite)
+    target = None if output is None else check_output(output, overwrite, data, corpus)
     vectors = {"anchor_vectors": anchor_vectors, "corpus_vectors": corpus_vectors, "positive_vectors": positive_vectors}
     _check_inputs(model, corpus is not None, vectors, bool(where) or limit is not None, options)
     if corpus is None and (corpus_column or corpus_id_column):

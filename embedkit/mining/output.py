@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,13 @@ def training_rows(
     yield {**head, **body, **({"scores": figures} if settings.output_scores else {}), **tail}
 
 
-def check_output(output: str | Path, overwrite: bool) -> Path:
+def check_output(output: str | Path, overwrite: bool, *sources: Any) -> Path:
     """The absolute path of the output, when it can be written there.
 
     Raises
     ------
     UserError
-        It exists, has another suffix, or its folder is missing.
+        It exists, has another suffix, its folder is missing, or it is one of the sources or lies in one.
 
     Examples
     --------
@@ -79,10 +80,24 @@ def check_output(output: str | Path, overwrite: bool) -> Path:
         raise UserError("folder does not exist", where=str(target.parent), remedy="create it")
     if target.is_dir():
         raise UserError("is a folder", where=str(target), remedy="choose another name")
+    for source in sources:
+        _check_apart(target, source)
     if target.exists() and not overwrite:
         remedy = "choose another name, or add --overwrite (overwrite=True in Python)"
         raise UserError("exists already", where=str(target), remedy=remedy)
     return target
+
+
+def _check_apart(target: Path, source: Any) -> None:
+    """Refuse an output that would replace its source, or be read as a part of it by the next call."""
+    if not isinstance(source, str | Path) or not os.path.exists(source):  # an address, or rows in memory
+        return
+    place, end = Path(source).resolve(), target.resolve()
+    if end == place:
+        raise UserError("is the file that is read, too", where=str(target), remedy="choose another name")
+    if place in end.parents:
+        raise UserError(f"lies in the folder that is read, {source}", where=str(target),
+                        remedy="choose a place outside of it")  # fmt: skip
 
 
 def write_rows(target: Path, rows: Sequence[Mapping[str, Any]]) -> None:

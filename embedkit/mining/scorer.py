@@ -354,12 +354,18 @@ class FunctionScorer(_Pairs):
         return repr((self._function.__qualname__, self._function.__defaults__, text))
 
     def _scores(self, texts_a: Sequence[str], texts_b: Sequence[str]) -> Any:
-        if not callable(self._predict):
-            return self._function(list(texts_a), list(texts_b))
         pairs = [list(pair) for pair in zip(texts_a, texts_b, strict=True)]
-        if _takes(self._predict, "batch_size"):
-            return self._predict(pairs, batch_size=self._batch_size)
-        return self._predict(pairs)
+        try:
+            if not callable(self._predict):
+                return self._function(list(texts_a), list(texts_b))
+            if _takes(self._predict, "batch_size"):
+                return self._predict(pairs, batch_size=self._batch_size)
+            return self._predict(pairs)
+        except UserError:
+            raise
+        except Exception as error:  # the user's code can raise anything
+            raise UserError(f"failed on {len(pairs):,} pairs ({type(error).__name__}: {error})", where=self.name,
+                            remedy="mend the function, which gets two lists of texts") from error  # fmt: skip
 
 
 def _takes(function: Callable[..., Any], name: str) -> bool:

@@ -84,7 +84,9 @@ def read_classifier(
     settings = read_json(own) if own.is_file() else {}
     modules = folder / "modules.json"
     listing = [str(one.get("type")) for one in read_json(modules)] if modules.is_file() else []
-    if settings.get("model_type", "CrossEncoder") != "CrossEncoder" or (len(listing) > 1 and not settings):
+    # modules that do not say whose they are were written before cross-encoders had any
+    kind = settings.get("model_type") or ("SentenceTransformer" if listing else "CrossEncoder")
+    if kind != "CrossEncoder":
         raise ModelError("is a model of vectors, no cross-encoder", where=str(folder),
                          remedy="give it as --model, and a cross-encoder here")  # fmt: skip
     architecture = str((config.get("architectures") or ["ForSequenceClassification"])[0])

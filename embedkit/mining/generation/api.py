@@ -20,6 +20,7 @@ from embedkit.mining.rows.journal import Journal, key_of
 from embedkit.mining.rows.result import RowsResult, finish, short, spread
 from embedkit.mining.rows.table import RowTable, read_table
 
+_FAILED = "requests without an answer"
 _EXAMPLES = 3
 
 
@@ -76,6 +77,9 @@ class GenerationReport:
             f"{self.records:,} rows read, {self.texts:,} different texts: {self.requests:,} requests, "
             f"{self.reused:,} answers reused, {self.failures:,} failures"
         )
+        if self.requests and not self.calls and not self.accepted:
+            yield "requests to answer; give what comes back as answers"
+            return
         if self.calls > self.requests:
             yield f"{self.calls:,} calls, since some failed and were repeated"
         left_out = ", ".join(f"{count:,} {reason}" for reason, count in self.rejections.items())
@@ -162,7 +166,7 @@ def generate(
         raise UserError("a ranking has two texts or more", where="number", remedy="give 5, for example")
     if chat_model is not None and not as_requests:
         raise UserError("it is for requests", where="chat_model", remedy="leave it out, or set as_requests")
-    target = None if output is None else check_output(output, overwrite)
+    target = None if output is None else check_output(output, overwrite, data)
     call = _writer(source, writer, command, batch_size, timeout)
     table = read_table(data, split=split, limit=limit)
     texts = table.texts(table.text_column(column))
@@ -190,8 +194,11 @@ def generate(
         rows = _rows(table, texts, key_by_text, journal, prompt, number, report)
     if not rows:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in report.rejections.items())
-        raise DataError(f"no answer holds a text that can be used ({reasons or 'no answers'})", where=table.name,
-                        remedy="look at the answers, and at the template")  # fmt: skip
+        failed = [note for note in report.notes if note.startswith(_FAILED)]
+        raise DataError(
+            f"no answer holds a text that can be used ({'; '.join(failed) or reasons or 'no answers'})",
+            where=table.name, remedy="mend the writer" if failed else "look at the answers, and at the template",
+        )  # fmt: skip
     return finish(rows, report, target)
 
 
@@ -202,7 +209,7 @@ def _one_source(writer: Any, command: Any, answers: Any, as_requests: bool) -> s
     names = [name for name, is_given in ways.items() if is_given]
     if len(names) != 1:
         what = "nothing says who writes" if not names else f"{' and '.join(names)} are given"
-        raise UserError(what, where="generate", remedy="give one of writer, command, answers and as_requests")
+        raise UserError(what, where="generate", remedy="give a writer, a command, answers or as_requests")
     return names[0]
 
 
@@ -253,7 +260,7 @@ def _ask(
 ) -> None:  # fmt: skip
     """Have the writer answer the prompts that have no answer yet."""
     prompts = list(missing.items())
-    count = 0
+    count, failure = 0, ""
     for attempt in run(writer, prompts, **options):
         count += len(attempt.keys)
         report.requests += len(attempt.keys)
@@ -262,6 +269,7 @@ def _ask(
             journal.put(dict(zip(attempt.keys, attempt.answers, strict=True)))
         else:
             report.failures += len(attempt.keys)
+            failure = attempt.failure
         if report.failures > max_failures:
             where = "" if place is None else f"; what was answered is in {place}, and the same call goes on from there"
             raise UserError(
@@ -271,6 +279,8 @@ def _ask(
             )
         if progress is not None:
             progress(count, len(prompts))
+    if failure:
+        report.notes.append(f"{_FAILED}: {report.failures:,}; the last one: {failure}")
 
 
 def _rows(

@@ -145,7 +145,7 @@ def label(
     for setting, value in (("clusters", clusters), ("restarts", restarts), ("steps", steps), ("min_rows", min_rows)):
         _check_whole(setting, value, 1)
     _check_whole("seed", seed, 0)
-    target = None if output is None else check_output(output, overwrite)
+    target = None if output is None else check_output(output, overwrite, data)
     check_vectors_of_all(limit, {"vectors": vectors})
     if centres is not None:
         _check_centres(Path(centres), overwrite)
@@ -211,6 +211,8 @@ def _examples(table: RowTable, column: str, points: Any, result: Clustering) -> 
 def _check_centres(path: Path, overwrite: bool) -> None:
     if path.suffix != ".npy":
         raise UserError(f"it has the suffix {path.suffix!r}", where=f"centres {path}", remedy="use .npy")
+    if not path.absolute().parent.is_dir():
+        raise UserError("folder does not exist", where=str(path.absolute().parent), remedy="create it")
     if path.exists() and not overwrite:
         remedy = "choose another name, or add --overwrite (overwrite=True in Python)"
         raise UserError("exists already", where=str(path), remedy=remedy)

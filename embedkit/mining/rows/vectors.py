@@ -48,6 +48,7 @@ class Encoder:
         progress: Callable[[int, int], None] | None = None, load_options: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self.name = model
+        self.was_used = False
         self._model, self._prompt, self._dim = model, prompt, dim
         self._progress, self._options = progress, dict(load_options or {})
         if model is None:
@@ -61,6 +62,7 @@ class Encoder:
     @property
     def model(self) -> Any:
         """The model itself."""
+        self.was_used = True
         if isinstance(self._model, str | Path):
             from embedkit.formats import load
 

@@ -150,7 +150,7 @@ def score(
     [0.67, 0.0]
     """
     _check_settings(random_zeros, zeros_below, smoothing, seed, similarity)
-    target = None if output is None else check_output(output, overwrite)
+    target = None if output is None else check_output(output, overwrite, data)
     guide = {"query_prompt": query_prompt, "corpus_prompt": corpus_prompt, "truncate_dim": truncate_dim}
     cross: dict[str, Any] = {"label": label, "activation": activation, "max_length": max_length}
     _check_source(scorer, model, guide, cross, similarity)
@@ -167,6 +167,9 @@ def score(
                            corpus_prompt=corpus_prompt, dim=truncate_dim)  # fmt: skip
     report = ScoreReport(notes=notes)
     zeros = _random_pairs(rows, random_zeros, seed)
+    wanted = random_zeros * len({text_key(row["anchor"]) for row in rows})
+    if len(zeros) < wanted:
+        notes.append(f"{len(zeros):,} of {wanted:,} random pairs were found: anchors have too few texts of others")
     pairs = [(row["anchor"], text) for row in rows for text in (row["positive"], *row["negatives"])]
     ask = [*pairs, *zeros] if zeros_below is not None else pairs
     identity = _identity(scorer if scorer is not None else model, {**guide, **cross, "similarity": similarity})
@@ -190,8 +193,9 @@ def _check_settings(random_zeros: int, zeros_below: float | None, smoothing: flo
         raise UserError(f"{smoothing!r} is not from 0 to below 1", where="smoothing", remedy="give 0.2, for example")
     if similarity not in ("cosine", "dot"):
         raise UserError(f"{similarity!r} is no choice", where="similarity", remedy="known: cosine, dot")
-    if zeros_below is not None and not random_zeros:
-        raise UserError("there are no random pairs", where="zeros_below", remedy="set random_zeros, or leave it out")
+    for name, is_set in (("zeros_below", zeros_below is not None), ("seed", bool(seed))):
+        if is_set and not random_zeros:
+            raise UserError("there are no random pairs", where=name, remedy="set random_zeros, or leave it out")
 
 
 def _check_source(scorer: Any, model: Any, guide: Mapping[str, Any], cross: Mapping[str, Any], similarity: str) -> None:

@@ -124,7 +124,7 @@ def select(
     if not entries:
         raise UserError("there is no criterion", where="criteria", remedy="give near-duplicates=0.95, for example")
     rules = [Criterion.of(entry) for entry in entries]
-    target = None if output is None else check_output(output, overwrite)
+    target = None if output is None else check_output(output, overwrite, data)
     check_vectors_of_all(limit, {"vectors": vectors, "image_vectors": image_vectors})
     encoder = Encoder(model, prompt=prompt, dim=truncate_dim, progress=progress, load_options=load_options)
     table = read_table(data, split=split, limit=limit)
@@ -138,6 +138,8 @@ def select(
         if not len(places):
             raise DataError(f"{one} leaves no row of {report.steps[-1]['before']:,}", where=table.name,
                             remedy="loosen it, or leave it out")  # fmt: skip
+    if encoder and not encoder.was_used:
+        table.note("no criterion read vectors, so that the model had no effect")
     rows = table.moved(target, image_column)
     report.rows, report.notes = len(places), table.notes
     return finish([rows[place] for place in places], report, target)

@@ -13,6 +13,7 @@ from embedkit.data.schema.roles import named_role
 from embedkit.errors import UserError
 from embedkit.evaluation.core.stats import Array
 from embedkit.mining.rows.table import RowTable
+from embedkit.mining.rows.vectors import encoded_column
 from embedkit.mining.selection.base import Context, Example, Outcome, Rule, criteria
 
 _COMPARED = ("anchor", "positive", "negative_1", "text_1")
@@ -99,7 +100,7 @@ def _columns(context: Context) -> list[str]:
     if len(texts) > 1 or (texts and pairs != texts):
         table.note(f"{table.name}: rows are equal where {' and '.join(pairs)} are (columns of equal-text changes that)")
         return pairs
-    return [context.subject]
+    return [encoded_column(table, None, context.image_column)]
 
 
 @criteria.add("length")
