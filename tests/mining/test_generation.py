@@ -280,7 +280,7 @@ def test_requests_and_answers_as_files(here: Path) -> None:
 
 
 @pytest.mark.parametrize("flaw", [
-    ([], "nothing says who writes; give one of"),
+    ([], "nothing says who writes; give a writer"),
     (["-w", "own.py:write", "--command", "cat"], "writer and command are given"),
     (["-w", "own.py:nope"], "own.py: has no 'nope'"),
     (["-w", "own.py:number"], "own.py:number: returned int; return a text"),
@@ -298,7 +298,7 @@ def test_requests_and_answers_as_files(here: Path) -> None:
     (["-w", "own.py:write", "-t", "negatives"], "negatives are added to pairs, and there is no column of positives"),
     (["-w", "own.py:write", "-t", "triplets", "-n", "2"], "number: a triplet has one positive"),
     (["-w", "own.py:write", "-t", "ranking"], "number: a ranking has two texts or more"),
-    (["-w", "own.py:write", "--chat-model", "x"], "chat_model: it is for requests"),
+    (["-w", "own.py:write", "--chat-model", "x"], "--chat-model: it is for requests"),
     (["-w", "own.py:write", "--column", "nope"], "no column 'nope' (--column)"),
     (["-w", "own.py:write", "--cache", "plain.txt"], "plain.txt:1: is no line of a journal"),
     (["--answers", "none.jsonl"], "none.jsonl"),

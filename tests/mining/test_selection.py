@@ -361,7 +361,7 @@ def test_command_line_and_python_are_one(here: Path, name: str, capsys: pytest.C
     (["augmentation-similarity={number: 2, classes: topic}", "--vectors", "v.npy"], "no column 'topic'"),
     (["my.py:nope"], "my.py"),
     (["length=1", "--limit", "2", "--vectors", "v.npy"], "vectors: they belong to all rows"),
-    (["length=1", "--truncate-dim", "2"], "truncate_dim: it is for a model, and none is given"),
+    (["length=1", "--truncate-dim", "2"], "--truncate-dim: it is for a model, and none is given"),
     (["length=1", "--device", "cpu"], "--device is for a model, and none is given"),
 ], ids=lambda flaw: " ".join(flaw[0]))  # fmt: skip
 def test_mistakes_are_one_line(here: Path, capsys: pytest.CaptureFixture[str], flaw: tuple[list[str], str]) -> None:

@@ -167,9 +167,9 @@ def score(
                            corpus_prompt=corpus_prompt, dim=truncate_dim)  # fmt: skip
     report = ScoreReport(notes=notes)
     zeros = _random_pairs(rows, random_zeros, seed)
-    wanted = random_zeros * len({text_key(row["anchor"]) for row in rows})
-    if len(zeros) < wanted:
-        notes.append(f"{len(zeros):,} of {wanted:,} random pairs were found: anchors have too few texts of others")
+    target_count = random_zeros * len({text_key(row["anchor"]) for row in rows})
+    if len(zeros) < target_count:
+        notes.append(f"{len(zeros):,} of {target_count:,} random pairs were found: too few texts of other anchors")
     pairs = [(row["anchor"], text) for row in rows for text in (row["positive"], *row["negatives"])]
     ask = [*pairs, *zeros] if zeros_below is not None else pairs
     identity = _identity(scorer if scorer is not None else model, {**guide, **cross, "similarity": similarity})
