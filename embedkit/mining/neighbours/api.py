@@ -72,7 +72,7 @@ def mine_paraphrases(
     [{'anchor': 'How do I pay?', 'positive': 'How can I pay?'}]
     """
     options = ParaphraseSettings.of(settings)
-    target = None if output is None else check_output(output, overwrite)
+    target = None if output is None else check_output(output, overwrite, data)
     texts = read_corpus(data, column=column, option="", equal=options.equal_texts == "keep")
     if len(texts.texts) < 2:
         raise DataError("there is one text, and nothing to pair it with", where=texts.name, remedy="give more texts")
@@ -126,7 +126,7 @@ def mine_bitext(
     [{'anchor': 'a cat', 'positive': 'eine Katze'}, {'anchor': 'a dog', 'positive': 'ein Hund'}]
     """
     options = BitextSettings.of(settings)
-    place = None if output is None else check_output(output, overwrite)
+    place = None if output is None else check_output(output, overwrite, source, target)
     sides = [
         read_corpus(source, column=source_column, option="source-"),
         read_corpus(target, column=target_column, option="target-"),
@@ -189,7 +189,7 @@ def mine_positives(
     {'anchor': 'pay?', 'positive': 'pay how?', 'negative_1': 'where?'}
     """
     options = PositiveSettings.of(settings)
-    target = None if output is None else check_output(output, overwrite)
+    target = None if output is None else check_output(output, overwrite, data, corpus)
     for name, value in (("corpus_column", corpus_column), ("corpus_id_column", corpus_id_column),
                         ("corpus_vectors", corpus_vectors), ("corpus_prompt", options.corpus_prompt)):  # fmt: skip
         if corpus is None and value is not None:
