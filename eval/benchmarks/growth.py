@@ -1,11 +1,12 @@
 """How time and memory grow with texts, length and batch: encoding, mining, training and the loss alone.
 
-    python eval/benchmarks/growth.py [--size full] [--json FILE] [--only encode]
+    python eval/benchmarks/growth.py [--size full] [--json FILE] [--only encode] [--cpu-time]
 
 Every cell is a process of its own: it does a few rows of the same work first, so that imports and first calls are
 neither timed nor counted, then the cell's. Seconds are the median of its rounds of a whole call, set-up and files
-included; memory is what the first round adds to the process at its peak (VmHWM, Linux). An exponent is the slope of
-the logarithms: 1 is linear. Weights are random and small, texts made up and distinct, so only the growth says anything.
+included; with --cpu-time those of the processor on one thread, which other programs change little. Memory is what the
+first round adds to the process at its peak (VmHWM, Linux). An exponent is the slope of the logarithms: 1 is linear.
+Weights are random and small, texts made up and distinct, so only the growth says anything.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ import argparse
 import json
 import math
 import multiprocessing
+import multiprocessing.pool
 import random
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ def _lines(encode: Work, long: Work, mine: Work, train: Work, step: Work, loss: 
 
 
 FULL = Size(
-    hidden=64, layers=2, rounds=3, seconds=3.0,
+    hidden=64, layers=2, rounds=3, seconds=2.0,
     lines=_lines(
         encode=Work(3000, 16, 128), long=Work(256, 32, 64), mine=Work(1000, 16, 256, corpus=1000),
         train=Work(256, 16, 32), step=Work(3 * 64, 16, 64), loss=Work(1024, 0, 0),
@@ -223,8 +224,14 @@ def resident_mib() -> float:
     return resident_bytes() / 2**20
 
 
-def cell(size: Size, line: Line, step: int) -> dict[str, Any]:
+def cell(size: Size, line: Line, step: int, cpu_time: bool = False) -> dict[str, Any]:
     """Seconds and MiB of one cell, in this process."""
+    clock = time.perf_counter
+    if cpu_time:
+        import torch
+
+        torch.set_num_threads(1)
+        clock = time.process_time
     with tempfile.TemporaryDirectory() as kept:
         make = WORKS[line.what]
         make(size, Work(16, 8, 8, corpus=16), Path(kept))()
@@ -233,21 +240,21 @@ def cell(size: Size, line: Line, step: int) -> dict[str, Any]:
         before, rounds = resident_mib(), []
         memory = 0.0
         for number in range(size.rounds):
-            started = time.perf_counter()
+            started = clock()
             run()
-            rounds.append(time.perf_counter() - started)
+            rounds.append(clock() - started)
             memory = memory if number else peak_mib() - before
             if sum(rounds) > size.seconds:
                 break
     return {"seconds": statistics.median(rounds), "mib": max(0.0, memory)}
 
 
-def processes() -> ProcessPoolExecutor:
+def processes() -> multiprocessing.pool.Pool:
     """What runs each call in a new process, forked from one that has the libraries imported and nothing computed."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "transformers.models.bert.modeling_bert", "embedkit.factory.text",
                                     "embedkit.training.loop.run", "embedkit.mining.api"])  # fmt: skip
-    return ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1)
+    return context.Pool(1, maxtasksperchild=1)
 
 
 def exponent(values: Sequence[float], steps: Sequence[int]) -> float | None:
@@ -293,11 +300,12 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", choices=list(SIZES), default="full")
     parser.add_argument("--only", help="the name of one work")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--cpu-time", action="store_true", help="seconds of the processor, on one thread")
     options = parser.parse_args(given)
     rows, size = [], SIZES[options.size]
     with processes() as apart:
         for line in (line for line in size.lines if options.only in (None, line.what)):
-            rows.append(row_of(line, [apart.submit(cell, size, line, step).result() for step in STEPS]))
+            rows.append(row_of(line, [apart.apply(cell, (size, line, step, options.cpu_time)) for step in STEPS]))
             print(table(rows[-1:]).splitlines()[-1], flush=True)
     print(f"\n{table(rows)}\n")
     for row in rows:
