@@ -167,10 +167,17 @@ def _method(faiss: str | None, **methods: bool) -> tuple[str, str]:
 
 def _items(index: Index, words: list[str]) -> list[Any]:
     """The queries, those that name an image as paths where the model takes images."""
+    from embedkit.data.images.pictures import SUFFIXES
     from embedkit.models.inputs.images import names_image
 
-    takes_images = any(names_image(word) for word in words) and index.model.preprocess is not None
-    return [Path(word).expanduser() if takes_images and names_image(word) else word for word in words]
+    looks = [word.lower().endswith(tuple(SUFFIXES)) for word in words]
+    if not any(looks) or index.model.preprocess is None:
+        return list(words)
+    for word, look in zip(words, looks, strict=True):
+        if look and not names_image(word):
+            raise UserError("there is no such image file", where=word,
+                            remedy="correct the path, or leave out its ending to search by the words")  # fmt: skip
+    return [Path(word).expanduser() if look else word for word, look in zip(words, looks, strict=True)]
 
 
 def _line(hit: Hit) -> str:

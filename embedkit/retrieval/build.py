@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from embedkit.system.disk import disk_error, filling
 if TYPE_CHECKING:
     from embedkit.retrieval.index import Index
 
+_log = logging.getLogger(__name__)
 CODES = ("uint8", "ubinary")
 _BLOCK = 16_384
 _DOCUMENTS = ("document", "passage", "corpus")
@@ -115,6 +117,10 @@ def build_index(
             if not part.main:
                 raise UserError("an index is built by one process", remedy="start it once, without torchrun")
             items.close()
+            if items.blank:
+                _log.warning("%s: empty texts: %s, the first in row %s; searches may find them",
+                             source if isinstance(source, str | Path) else "the source", f"{len(items.blank):,}",
+                             f"{items.blank[0]:,}")  # fmt: skip
             if _state(path) != before:
                 raise DataError("it was changed while it was read", where=str(source), remedy="build the index again")
             with filling(target, "the index") as new:
@@ -200,13 +206,17 @@ class _ItemFile:
     def __init__(self, folder: Path) -> None:
         self._path = folder / "items.jsonl"
         self._file: Any = None
+        self.blank: list[int] = []
+        """Numbers of the rows without a text, from 1."""
 
     def add(self, first: int, items: Sequence[Item]) -> None:
         """Take a block of rows."""
         try:
             if self._file is None:
                 self._file = open(self._path, "w", encoding="utf-8", errors="surrogatepass", newline="\n")  # noqa: SIM115
-            for item in items:
+            for number, item in enumerate(items, first + 1):
+                if isinstance(item, str) and not item.strip():
+                    self.blank.append(number)
                 row = (
                     {"text": item}
                     if isinstance(item, str)

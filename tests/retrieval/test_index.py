@@ -232,6 +232,15 @@ def test_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     texts = encoder.encode("a red lamp", normalize=True).astype(float)
     scores = [float(encoder.encode(Path(f"pictures/{n}.png"), normalize=True).astype(float) @ texts) for n in range(5)]
     assert out["queries"][1]["hits"][0]["score"] == pytest.approx(max(scores), abs=1e-5)
+    assert main(["search", "ix", "gone.png", "--device", "cpu"]) == 2
+    assert "gone.png: there is no such image file; correct the path" in capsys.readouterr().err
+
+
+def test_empty_texts_are_told(model: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"text": "a cat"}, {"text": " "}, {"text": "the sea"}, {"text": ""}]
+    (tmp_path / "t.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    build_index(tmp_path / "t.jsonl", tmp_path / "ix", model, block_rows=3)
+    assert "empty texts: 2, the first in row 2; searches may find them" in caplog.text
 
 
 def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
