@@ -89,7 +89,7 @@ def recipe(options: argparse.Namespace, table: Path, count: int) -> dict[str, An
         },
         "train": {
             "max_steps": count, "batch_size": options.batch, "lr": 5e-4, "weight_decay": 0.2, "betas": [0.9, 0.98],
-            "eps": 1e-6, "clip": None, "save_every": 10**6, "schedule": "constant", "precision": options.precision,
+            "eps": 1e-6, "max_grad_norm": None, "save_every": 10**6, "schedule": "constant", "precision": options.precision,
             "log_every": 10**6, "threads": options.threads,
         },
     }  # fmt: skip
@@ -161,6 +161,7 @@ class Embedkit:
     def __init__(self, model: Any, precision: Any) -> None:
         from embedkit import objectives
         from embedkit.config.recipe import TrainConfig
+        from embedkit.models.execution.products import QuickProducts
         from embedkit.training.loop.cache import Chunking
         from embedkit.training.loop.step import Bundle, TrainStep
         from embedkit.training.optim.optimizer import Optimiser, assign_groups
@@ -170,8 +171,9 @@ class Embedkit:
         objective = objectives.build("clip", dim=model.dim)
         self.bundle = Bundle(model, torch.nn.ModuleDict(), objective).train()
         world = World()
-        self.step = TrainStep(self.bundle, Ready(), world, Chunking(), autocast=autocast(precision, world.device))
-        config = TrainConfig(max_steps=1, lr=5e-4, weight_decay=0.2, betas=(0.9, 0.98), eps=1e-6, clip=None)
+        quick = QuickProducts(self.bundle).context if precision == "fp32" else autocast(precision, world.device)
+        self.step = TrainStep(self.bundle, Ready(), world, Chunking(), autocast=quick)
+        config = TrainConfig(max_steps=1, lr=5e-4, weight_decay=0.2, betas=(0.9, 0.98), eps=1e-6, max_grad_norm=None)
         undecayed = frozenset(f"objective.{name}" for name in objective.no_weight_decay)
         self.optimiser = Optimiser(self.bundle, assign_groups(self.bundle, config, undecayed), config)
 

@@ -80,8 +80,10 @@ class Encoder:
         if not self:
             raise UserError("neither a model nor vectors are given", where=name,
                             remedy="give a model, or vectors=FILE.npy")  # fmt: skip
+        from embedkit.models.base import Model
+
         model = self.model
-        if not isinstance(items[0], str) and getattr(model, "preprocess", True) is None:
+        if not isinstance(items[0], str) and isinstance(model, Model) and model.preprocess is None:
             raise UserError("the model encodes no images", where=name, remedy="give a dual encoder, e.g. a CLIP")
         if isinstance(items[0], str):
             encoding = Encoding(model, unit=unit, dim=self._dim, progress=self._progress)

@@ -109,6 +109,12 @@ class ChunkTokenizer:
         self._pieces = _Pieces.of([])
         self._lock = threading.Lock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
     def __call__(self, texts: list[str]) -> Inputs:
         """`Inputs` of the texts."""
         import pyarrow as pa  # a tenth of a second, which a model of another kind need not wait for
