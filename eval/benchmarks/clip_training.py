@@ -89,8 +89,8 @@ def recipe(options: argparse.Namespace, table: Path, count: int) -> dict[str, An
         },
         "train": {
             "max_steps": count, "batch_size": options.batch, "lr": 5e-4, "weight_decay": 0.2, "betas": [0.9, 0.98],
-            "eps": 1e-6, "max_grad_norm": None, "save_every": 10**6, "schedule": "constant", "precision": options.precision,
-            "log_every": 10**6, "threads": options.threads,
+            "eps": 1e-6, "max_grad_norm": None, "save_every": 10**6, "schedule": "constant",
+            "precision": options.precision, "log_every": 10**6, "threads": options.threads,
         },
     }  # fmt: skip
 

@@ -302,7 +302,9 @@ def _assembled(
     store = CheckpointStore(folder / "checkpoints", recipe.train.keep_checkpoints)
     images = image_cache_of(inputs, folder, state.bundle.model, world, progress.say)
     ledger, stop = Ledger(folder, world, recipe.data.on_bad_row == "quarantine"), StopRequest()
-    recompute = Recompute(state.bundle.model) if recomputes(recipe, world.device) else None
+    # weights of sharded layers are whole in their own passes only
+    again = recomputes(recipe, world.device) and not engine.sharded
+    recompute = Recompute(state.bundle.model) if again else None
     step = TrainStep(
         state.bundle, method, world, Chunking(),
         autocast=_arithmetic(recipe, engine, precision, state.bundle), loss_scale=lambda: state.scale.factor,
