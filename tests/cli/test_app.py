@@ -88,7 +88,7 @@ def test_interruption_exits_130(capsys: pytest.CaptureFixture[str], monkeypatch:
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("embedkit.config.resources.suite_names", interrupt)  # typer is between it and us
+    monkeypatch.setattr("embedkit.cli.suites.console", interrupt)  # typer is between it and us
     assert run(capsys, "suites") == (130, "", "embedkit: interrupted\n")
     monkeypatch.setattr(cli, "app", interrupt)
     assert run(capsys, "train", "x") == (130, "", "embedkit: interrupted\n")
