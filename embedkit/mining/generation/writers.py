@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-import subprocess
+import subprocess  # nosec B404
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -121,7 +121,8 @@ class CommandWriter:
         lines = [json.dumps({"id": number, "prompt": prompt}) + "\n" for number, prompt in enumerate(prompts)]
         text = prompts[0] if single else "".join(lines)
         try:
-            run = subprocess.run(
+            # the command that the user gave, without a shell
+            run = subprocess.run(  # nosec B603
                 self._words, input=text.encode("utf-8", "replace"), capture_output=True, timeout=self._timeout,
                 check=False,
             )  # fmt: skip
