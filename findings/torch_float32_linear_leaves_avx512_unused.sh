@@ -11,7 +11,7 @@
 # layers on a CPU, and torch.backends.mkldnn.enabled is True. A rate of 105 GFLOP/s a core looks like a full one (it is:
 # of AVX2), so that a profile with 90 % of the time in addmm is read as "nothing left to win".
 #
-# Output seen on 2026-11-29 (one thread of an AMD EPYC of family 26; figures vary, their order does not):
+# Output seen on 2026-11-29 (one thread of an AMD EPYC of family 26, nothing beside it; busy neighbours halve oneDNN's rate):
 #   2048 x  384 by  384 x 1536: linear 108 GFLOP/s, oneDNN 237 GFLOP/s, bfloat16 472 GFLOP/s
 #   2048 x 1536 by 1536 x  384: linear 106 GFLOP/s, oneDNN 239 GFLOP/s, bfloat16 472 GFLOP/s
 #   2048 x  768 by  768 x 3072: linear 104 GFLOP/s, oneDNN 227 GFLOP/s, bfloat16 445 GFLOP/s
