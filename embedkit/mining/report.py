@@ -12,7 +12,6 @@ from embedkit.evaluation.core.stats import Array
 
 _BINS = 12
 _WIDTH = 30
-_LONGEST = 100
 
 
 @dataclass
@@ -117,16 +116,16 @@ def bars(histogram: Mapping[str, Sequence[Any]], means: Mapping[str, float]) -> 
         yield f"{edges[row]:6.3f} - {edges[row + 1]:6.3f}  {'  '.join(cells)}".rstrip()
 
 
-def short(text: str) -> str:
-    """A text on one line, cut where it is long.
+def short(text: Any, most: int = 100) -> str:
+    """A cell on one line, its beginning when it is long.
 
     Examples
     --------
-    >>> short("By   card. ")
-    'By card.'
+    >>> short("By   card. "), short("a  cat and a dog", 10)
+    ('By card.', 'a cat a...')
     """
-    line = " ".join(text.split())
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
+    line = " ".join(str(text).split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."
 
 
 def histogram(**sets: Array) -> dict[str, list[Any]]:

@@ -16,8 +16,9 @@ from embedkit.mining.generation.templates import Template, template_of
 from embedkit.mining.generation.writers import CommandWriter, FunctionWriter, run
 from embedkit.mining.output import check_output
 from embedkit.mining.pairs import CORPUS_IDS
+from embedkit.mining.report import short
 from embedkit.mining.rows.journal import Journal, key_of
-from embedkit.mining.rows.result import RowsResult, finish, short, spread
+from embedkit.mining.rows.result import RowsResult, finish, spread
 from embedkit.mining.rows.table import RowTable, read_table
 
 _FAILED = "requests without an answer"

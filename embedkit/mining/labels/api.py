@@ -12,7 +12,8 @@ import numpy as np
 from embedkit.errors import DataError, UserError
 from embedkit.mining.labels.kmeans import Clustering, kmeans
 from embedkit.mining.output import check_output
-from embedkit.mining.rows.result import RowsResult, finish, short
+from embedkit.mining.report import short
+from embedkit.mining.rows.result import RowsResult, finish
 from embedkit.mining.rows.table import RowTable, read_table
 from embedkit.mining.rows.vectors import Encoder, VectorSource, check_vectors_of_all, vectors_of
 from embedkit.system.disk import writing

@@ -81,18 +81,6 @@ def finish(rows: list[dict[str, Any]], report: R, target: Path | None) -> RowsRe
     return RowsResult(rows, report, target)
 
 
-def short(text: Any, most: int = 100) -> str:
-    """A cell on one line, its beginning when it is long.
-
-    Examples
-    --------
-    >>> short("a  cat and a dog", 10)
-    'a cat a...'
-    """
-    line = " ".join(str(text).split())
-    return line if len(line) <= most else f"{line[: most - 3]}..."
-
-
 def spread(items: Sequence[Any], most: int) -> list[Any]:
     """`most` of the items, evenly spaced; all where there are fewer.
 

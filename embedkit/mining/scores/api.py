@@ -15,9 +15,9 @@ from embedkit.data.sources.data_source import Account
 from embedkit.errors import DataError, UserError
 from embedkit.mining.output import check_output
 from embedkit.mining.pairs import data_path, open_pairs, our_words, text_key
-from embedkit.mining.report import histogram
+from embedkit.mining.report import histogram, short
 from embedkit.mining.rows.journal import Journal, key_of
-from embedkit.mining.rows.result import RowsResult, finish, short, spread
+from embedkit.mining.rows.result import RowsResult, finish, spread
 from embedkit.mining.scorer import load_scorer
 from embedkit.mining.scores.guide import GuideScorer
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from embedkit.errors import DataError, UserError
 from embedkit.mining.output import check_output
-from embedkit.mining.rows.result import RowsResult, finish, short, spread
+from embedkit.mining.report import short
+from embedkit.mining.rows.result import RowsResult, finish, spread
 from embedkit.mining.rows.table import read_table
 from embedkit.mining.rows.vectors import Encoder, VectorSource, check_vectors_of_all
 from embedkit.mining.selection.base import Context, Criterion, Outcome
