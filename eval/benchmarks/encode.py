@@ -8,7 +8,11 @@ which has a speed but no score. sentence-transformers runs with its defaults (fp
 onnxruntime and OpenVINO run the ONNX export in batches of 32 sorted by length, in fp32, and in the 8 bits of
 onnxruntime's dynamic quantisation. What is not installed is left out with a line. Printed: a table of texts a second,
 the factor to sentence-transformers, Spearman on STS-B or nDCG@10 on SciFact where all texts are encoded, and the mean
-cosine to the vectors of fp32.
+cosine to the vectors of fp32. With ``--st-onnx PACKAGES`` sentence-transformers' own ONNX backend in int8 runs beside,
+in a process with that folder of packages first (encode_st_onnx.py says why):
+
+    pip install --target PACKAGES --no-deps "transformers<4.58" "tokenizers<0.23" "huggingface_hub<1" "datasets<4.5" \
+        "optimum<2.2" optimum-onnx "sentence-transformers<5.3" httpx httpcore h11 anyio
 """
 
 from __future__ import annotations
@@ -18,7 +22,10 @@ import csv
 import gzip
 import importlib.util
 import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -122,7 +129,35 @@ def graphs(model: Any, folder: Path, skipped: Callable[[str], bool]) -> Iterator
         yield name, by_graph(run_graph, model.tokenizer, model.max_length)
 
 
-def runs(folder: str, scratch: Path, skipped: Callable[[str], bool]) -> dict[str, Encode]:
+def their_onnx(folder: str, scratch: Path, packages: Path) -> Encode:
+    """sentence-transformers' ONNX backend in int8, in a process of its own."""
+    worker = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("encode_st_onnx.py")), folder, str(scratch / "st-onnx")],
+        env={**os.environ, "PYTHONPATH": str(packages)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    ask, answers = worker.stdin, worker.stdout
+
+    def answer(start: str) -> str:
+        for line in answers:
+            if line.startswith(start):
+                return line.strip()
+        raise SystemExit("sentence-transformers' ONNX worker ended: its message is above")
+
+    print(answer("ready"))
+    file = scratch / "texts.json"
+
+    def encode(texts: list[str]) -> np.ndarray:
+        file.write_text(json.dumps(texts), encoding="utf-8")
+        ask.write(f"{file}\n")
+        ask.flush()
+        return np.asarray(np.load(answer(str(file.with_suffix("")))))
+
+    return encode
+
+
+def runs(folder: str, scratch: Path, skipped: Callable[[str], bool], packages: Path | None) -> dict[str, Encode]:
     """What encodes, by name; sentence-transformers first."""
     from sentence_transformers import SentenceTransformer
 
@@ -135,6 +170,8 @@ def runs(folder: str, scratch: Path, skipped: Callable[[str], bool]) -> dict[str
     }
     for dtype in (*native_dtypes(torch.device("cpu")), "auto"):
         contenders[f"embedkit {dtype}"] = lambda texts, dtype=dtype: model.encode(texts, dtype=dtype)
+    if packages is not None:
+        contenders["sentence-transformers ONNX int8"] = their_onnx(folder, scratch, packages)
     contenders.update(graphs(model, scratch, skipped))
     return {name: run for name, run in contenders.items() if not skipped(name)}
 
@@ -157,6 +194,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--only", default="", help="words of the names to run, separated by commas")
     parser.add_argument("--skip", default="", help="words of the names to leave out, separated by commas")
+    parser.add_argument(
+        "--st-onnx", type=Path, default=None, help="folder of packages for sentence-transformers' ONNX backend"
+    )
     parser.add_argument("--json", type=Path, default=None)
     options = parser.parse_args()
 
@@ -171,7 +211,7 @@ def main() -> None:
         texts = texts[:: max(1, len(texts) // options.limit)]
     with tempfile.TemporaryDirectory() as scratch:
         folder = model_folder() if options.size == "minilm" else base_folder(Path(scratch) / "base")
-        contenders = runs(folder, Path(scratch), skipped)
+        contenders = runs(folder, Path(scratch), skipped, options.st_onnx)
         print(f"{len(texts)} texts, {torch.get_num_threads()} threads, medians of {options.rounds} rounds", flush=True)
         report(contenders, texts, rows if options.texts == "sts" and options.size == "minilm" else None, options)
 
@@ -187,14 +227,14 @@ def report(contenders: dict[str, Encode], texts: list[str], rows: list[dict[str,
             seconds[name].append(time.perf_counter() - start)
     first = next(iter(contenders))
     base, right = statistics.median(seconds[first]), vectors[first]
-    print(f"| {'':28s} | texts/s | factor | score | cosine |\n|---|---|---|---|---|")
+    print(f"| {'':31s} | texts/s | factor | score | cosine |\n|---|---|---|---|---|")
     table = {}
     for name, encode in contenders.items():
         median = statistics.median(seconds[name])
         score = None if rows is None else spearman(encode, rows)
         cosine = float((vectors[name] * right).sum(1).mean() / np.mean(np.linalg.norm(vectors[name], axis=1)))
         shown = "" if score is None else f"{score:.2f}"
-        print(f"| {name:28s} | {len(texts) / median:.0f} | {base / median:.2f} | {shown} | {cosine:.4f} |", flush=True)
+        print(f"| {name:31s} | {len(texts) / median:.0f} | {base / median:.2f} | {shown} | {cosine:.4f} |", flush=True)
         table[name] = {"seconds": seconds[name], "score": score, "cosine": cosine}
     if options.json:
         options.json.write_text(json.dumps({"texts": len(texts), "runs": table}, indent=1) + "\n")
