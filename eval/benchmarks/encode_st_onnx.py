@@ -31,7 +31,7 @@ def main() -> None:
     plain = SentenceTransformer(folder, backend="onnx", device="cpu", model_kwargs={"export": True})
     plain.save_pretrained(str(scratch))
     export_dynamic_quantized_onnx_model(plain, kind, str(scratch))
-    file = next((scratch / "onnx").glob("*qint8*"))
+    file = next((scratch / "onnx").glob("*int8*"))
     model = SentenceTransformer(
         str(scratch), backend="onnx", device="cpu", model_kwargs={"file_name": f"onnx/{file.name}"}
     )

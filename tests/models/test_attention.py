@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from embedkit.errors import UserError
-from embedkit.models.execution.attention import packed_attention, padded_attention
+from embedkit.models.execution.attention import jagged_attention, packed_attention, padded_attention
 from embedkit.models.execution.packing import PACKABLE, is_packable, position_offset, position_table
 from embedkit.models.execution.plan import Plan
 from tests.helpers import tiny
@@ -157,6 +157,29 @@ def test_gradients_reach_query_key_value_and_bias(plan: Plan) -> None:
         found.append([leaf.grad for leaf in leaves])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_one_call_over_nested_tensors_is_softmax_within_a_sequence(plan: Plan) -> None:
+    upstream = torch.randn(plan.tokens, HEADS, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    found = []
+    for attend in (lambda *args: jagged_attention(*args, dropout=0.0), lambda *args: recorded(*args)[0]):
+        leaves = [x.clone().requires_grad_() for x in drawn(plan)]
+        output = attend(tuple(leaves), plan, 0.7)
+        np.testing.assert_allclose(output.detach().numpy(), by_hand(drawn(plan), plan, 0.7)[0], atol=1e-12)
+        output.backward(upstream)
+        found.append([leaf.grad for leaf in leaves])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_nested_tensors_drop_probabilities(plan: Plan) -> None:
+    query, key, _ = drawn(plan)
+    torch.manual_seed(0)
+    sums = jagged_attention((query, key, torch.ones_like(key)), plan, 0.7, dropout=0.5)  # of each row's probabilities
+    single = int(plan.starts[0])  # a text of one token, whose only probability is dropped or doubled
+    assert set(sums[single].flatten().tolist()) <= {0.0, 2.0}
+    assert len(sums.unique()) > plan.tokens
+    assert abs(float(sums.mean()) - 1.0) < 0.2
 
 
 def test_without_a_plan_it_is_transformers_own(plan: Plan) -> None:

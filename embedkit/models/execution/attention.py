@@ -1,8 +1,9 @@
 """Attention within each sequence of a pack, behind transformers' attention interface.
 
 On a CPU: batched products per group of equal lengths (see `embedkit.models.execution.kernels`). On a GPU, where many
-small kernels cost more than some padding: the flash kernel for ragged sequences in half precision without dropout,
-else one call over queries, keys and values that are padded for this call only; linear layers never see padding.
+small kernels cost more: one launch of torch's flash or memory-efficient kernel for ragged sequences, with dropout too.
+What these kernels do not take (a bias, a window, a prefix, float64, odd sizes of heads) is one call over queries, keys and
+values that are padded for this call only; linear layers never see padding.
 """
 
 from __future__ import annotations
@@ -75,8 +76,9 @@ def packed_attention(
         record[int(module.layer_idx)] = probabilities  # type: ignore[arg-type]
         return output.unsqueeze(0), None
     if query.device.type != "cpu":
-        if position_bias is None and window is None and _has_varlen(query, dropout, scale):
-            return _varlen_attention(flat, plan).unsqueeze(0), None
+        if position_bias is None and window is None and _is_ragged(query):
+            ragged = _varlen_attention if _has_varlen(query, dropout, scale) else jagged_attention
+            return ragged(flat, plan, scale, dropout).unsqueeze(0), None
         return padded_attention(flat, plan, scale, dropout, position_bias, window).unsqueeze(0), None
     return grouped_attention(flat, plan, scale, dropout, position_bias, window).unsqueeze(0), None
 
@@ -156,22 +158,60 @@ def _padding(plan: Plan, device: torch.device) -> tuple[Tensor, Tensor]:
     return places * plan.longest + torch.from_numpy(plan.places()).to(device), real
 
 
+def jagged_attention(flat: tuple[Tensor, ...], plan: Plan, scale: float, dropout: float) -> Tensor:
+    """Attention within each sequence, (T, heads, d), by one call over nested tensors, without padding.
+
+    On a GPU that is one launch of the flash kernel (half precision) or the memory-efficient one (float32), dropout
+    included; elsewhere torch computes it by its own products.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from embedkit.models.execution.plan import Plan
+    >>> plan = Plan.of(np.array([2, 3]))
+    >>> x = torch.ones(5, 2, 4)
+    >>> jagged_attention((x, x, x), plan, 0.5, dropout=0.0).shape
+    torch.Size([5, 2, 4])
+    """
+    limits = _limits(plan, flat[0].device)
+    query, key, value = (
+        torch.nested.nested_tensor_from_jagged(
+            x, limits, min_seqlen=int(plan.lengths.min()), max_seqlen=plan.longest
+        ).transpose(1, 2)
+        for x in flat
+    )
+    output = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=scale)
+    joint: Tensor = output.transpose(1, 2).values()  # type: ignore[no-untyped-call]
+    return joint
+
+
+@lru_cache(maxsize=8)
+def _limits(plan: Plan, device: torch.device) -> Tensor:
+    """Where each sequence starts, and the end of the last, int64 (N + 1,); one tensor for all layers."""
+    return F.pad(torch.from_numpy(plan.lengths).cumsum(0), (1, 0)).to(device)
+
+
+def _is_ragged(query: Tensor) -> bool:
+    """Whether torch has kernels for ragged sequences of such queries."""
+    return query.device.type == "cuda" and query.dtype != torch.float64 and query.shape[-1] % 8 == 0
+
+
 def _has_varlen(query: Tensor, dropout: float, scale: float) -> bool:
-    """Whether torch's flash kernel for ragged sequences is there and does what is asked."""
-    if query.device.type != "cuda" or query.dtype not in (torch.float16, torch.bfloat16) or dropout > 0.0:
+    """Whether torch's function for ragged sequences is there, which has the least to do before the launch."""
+    if query.dtype not in (torch.float16, torch.bfloat16) or dropout > 0.0:
         return False
     try:
         from torch.nn.attention.varlen import varlen_attn  # noqa: F401
     except ImportError:  # before torch 2.10
         return False
     size = query.shape[-1]
-    return size % 8 == 0 and size <= 256 and abs(scale * size**0.5 - 1.0) < 1e-6
+    return size <= 256 and abs(scale * size**0.5 - 1.0) < 1e-6
 
 
-def _varlen_attention(flat: tuple[Tensor, ...], plan: Plan) -> Tensor:
+def _varlen_attention(flat: tuple[Tensor, ...], plan: Plan, scale: float, dropout: float) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    limits = F.pad(torch.from_numpy(plan.lengths).cumsum(0), (1, 0)).to(flat[0].device, torch.int32)
+    limits = _limits(plan, flat[0].device).to(torch.int32)
     query, key, value = flat
     output = varlen_attn(query, key, value, limits, limits, plan.longest, plan.longest)
     assert isinstance(output, Tensor)  # a pair only where the log-sum-exp is asked for
