@@ -2,8 +2,8 @@
 
 On a CPU: batched products per group of equal lengths (see `embedkit.models.execution.kernels`). On a GPU, where many
 small kernels cost more: one launch of torch's flash or memory-efficient kernel for ragged sequences, with dropout too.
-What these kernels do not take (a bias, a window, a prefix, float64, odd sizes of heads) is one call over queries, keys and
-values that are padded for this call only; linear layers never see padding.
+What these kernels do not take (a bias, a window, a prefix, float64, odd sizes of heads) is one call over queries, keys
+and values that are padded for this call only; linear layers never see padding.
 """
 
 from __future__ import annotations
