@@ -12,10 +12,10 @@ from embedkit.config.sections import Settings, as_list
 class HeadConfig(Settings):
     """A trainable layer on top of the pooled vector.
 
-    ``kind: tanh`` is SimCSE's MLP, Linear(d, d) + Tanh (Gao et al. 2021, section 6.3); ``linear`` has no activation;
-    ``pooler`` is the Linear + Tanh of the loaded folder itself: BERT's pooling layer (Devlin et al. 2019, section 3.1),
-    in SimCSE's released models the head they were trained with. With ``train_only`` the head is used in training and
-    skipped by `encode`.
+    ``kind: tanh`` is SimCSE's MLP, Linear(d, d) + Tanh (Gao et al. 2021, section 6.3); ``relu`` has that activation,
+    ``linear`` none; ``pooler`` is the Linear + Tanh of the loaded folder itself: BERT's pooling layer (Devlin et al.
+    2019, section 3.1), in SimCSE's released models the head they were trained with. With ``train_only`` the head is
+    used in training and skipped by `encode`.
 
     Examples
     --------
@@ -23,7 +23,7 @@ class HeadConfig(Settings):
     [HeadConfig(kind='tanh', dim=None, train_only=True)]
     """
 
-    kind: Literal["tanh", "linear", "pooler"] = "tanh"
+    kind: Literal["tanh", "relu", "linear", "pooler"] = "tanh"
     dim: int | None = Field(None, gt=0, description="output size; the encoder's size when not given")
     train_only: bool = False
 

@@ -37,7 +37,7 @@ class SourceConfig(Settings):
     ``s3://``, ``gs://``); a folder of such files or of images, a saved data set folder, or a hub data set id; or
     ``builtin:NAME`` for data that embedkit generates itself. ``columns`` maps the user's column to a role (``anchor``,
     ``positive``, ``positives``, ``negatives``, ``negative_1`` .., ``image``, ``texts``, ``text_1`` .., ``score``,
-    ``scores``, ``label``, ``group``).
+    ``scores``, ``label``, ``group``, ``sentences``, ``document_id``, ``position``).
 
     Examples
     --------
@@ -63,6 +63,7 @@ class SourceConfig(Settings):
     weight: float | None = Field(None, gt=0, description="share of this source in a mixture")
     stream: bool = Field(False, description="read while training, hold only a shuffle buffer")
     explode: bool = Field(False, description="a list in role 'texts' becomes one row per neighbouring pair")
+    split_sentences: bool = Field(False, description="a text in role 'sentences' is a document: cut into sentences")
 
 
 class DataConfig(Settings):
@@ -78,7 +79,7 @@ class DataConfig(Settings):
     train: Annotated[list[Annotated[SourceConfig, BeforeValidator(_at_path)]], BeforeValidator(as_list)] = Field(
         min_length=1, description="one source or a list of them; a text is a path"
     )
-    sampler: Literal["shuffled", "no-duplicates", "by-label", "length"] = "shuffled"
+    sampler: Literal["shuffled", "no-duplicates", "by-label", "length", "contiguous"] = "shuffled"
     per_label: int = Field(2, gt=1, description="by-label: rows of one label in a batch")
     mixing: Literal["concatenate", "weighted", "temperature"] = "concatenate"
     mixing_temperature: float = Field(1.0, gt=0)

@@ -64,7 +64,7 @@ def _new_head(model: TextEncoder, config: HeadConfig) -> Dense:
         if model.layers:
             raise ModelError("a pooler behind another head", where="model.head", remedy="give kind: pooler first")
         return pretrained_pooler(model.encoder, train_only=config.train_only)
-    activation = {"tanh": "tanh", "linear": "identity"}[config.kind]
+    activation = {"tanh": "tanh", "relu": "relu", "linear": "identity"}[config.kind]
     head = Dense(size, config.dim or size, activation, train_only=config.train_only)
     nn.init.normal_(head.linear.weight, std=getattr(model.encoder.config, "initializer_range", 0.02))
     nn.init.zeros_(head.linear.bias)

@@ -139,6 +139,16 @@ class Method:
         """Lines that are shown when a run starts: what of the model is used, and how, that one may not expect."""
         return []
 
+    def notes_of_rows(self, model: Model, rows: Sequence[Row]) -> list[str]:
+        """Lines that are shown when a run starts, on what the model makes of the first rows.
+
+        Raises
+        ------
+        DataError
+            The method can do nothing with such rows.
+        """
+        return []
+
     def prompt_of(self, model: Model, role: str) -> str | None:
         """The prompt, by name or text, that texts of a role get in training; None for the model's default."""
         return None

@@ -105,23 +105,14 @@ class MaskedWords(Method):
 
     def embed(self, model: Any, parts: nn.ModuleDict, inputs: Any, **settings: Any) -> Tensor:
         """For each text the sum of its losses and the number of its chosen tokens: (n, 2)."""
-        import torch
-        import torch.nn.functional as F
-
+        from embedkit.methods.common.masked_pass import word_losses
         from embedkit.models.modules.masked import hide_tokens, in_input_order
 
         hidden = hide_tokens(inputs, model.tokenizer, self.rate)
-        place = np.flatnonzero(hidden.targets)
-        targets = torch.from_numpy(place).to(inputs.device)
-        owner = torch.from_numpy(inputs.owner[place]).to(inputs.device)
         states = in_input_order(model.token_states(hidden.inputs, **settings), inputs)
         tied = (model.mask_head, model.encoder.get_input_embeddings()) if self.tied else None
         head, words = tied or (parts["head"], parts["words"])
-        logits = head(states[targets], words.weight)  # (M, V)
-        losses = F.cross_entropy(logits.float() if logits.dtype != torch.float64 else logits, inputs.ids[targets],
-                                 reduction="none")  # fmt: skip
-        zeros = losses.new_zeros(len(inputs))
-        return torch.stack([zeros.index_add(0, owner, losses), zeros.index_add(0, owner, losses * 0 + 1)], dim=1)
+        return word_losses(states, hidden.targets, inputs, head, words)
 
     def project(self, outputs: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict) -> dict[str, Tensor]:
         return {}

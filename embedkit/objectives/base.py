@@ -37,6 +37,8 @@ class ObjectiveBatch:
         Stable index of the row in the training data, for state by sample.
     score, label, group : Tensor (B,) or None
         Float similarity, integer class, integer group id of a row.
+    document_id, position : LongTensor (B,) or None
+        The document that a row is a sentence of, as an integer, and the place of the sentence in it.
     scores : dict of str to Tensor
         A teacher's score of each candidate of a row's anchor, aligned with the embeddings of the same name: "positive"
         (B,), and "negatives" (N_negatives,) where there are any. Empty when the data have none.
@@ -48,6 +50,8 @@ class ObjectiveBatch:
         Like `owner`: tokens of the input.
     seed : int
         The run's seed.
+    places : dict of str to LongTensor (N_name, k)
+        Like `owner`: whole numbers that a view gives its inputs (`embedkit.views.View.places`), where it does.
     """
 
     size: int
@@ -58,6 +62,8 @@ class ObjectiveBatch:
     score: Tensor | None = None
     label: Tensor | None = None
     group: Tensor | None = None
+    document_id: Tensor | None = None
+    position: Tensor | None = None
     scores: dict[str, Tensor] = field(default_factory=dict)
     guide: dict[str, Tensor] = field(default_factory=dict)
     step: int = 0
@@ -65,6 +71,7 @@ class ObjectiveBatch:
     epoch: int = 0
     lengths: dict[str, Tensor] = field(default_factory=dict)
     seed: int = 0
+    places: dict[str, Tensor] = field(default_factory=dict)
 
     def random(self, use: str, *places: int) -> np.random.Generator:
         """Random numbers for one `use`: the same on every process, and after a resume.
@@ -183,7 +190,7 @@ class Objective(nn.Module):
     ----------------
     requires : frozenset of str
         Names and roles that the batch must have, from "anchor", "positive", "negatives", "score", "scores", "label",
-        "group" and "guide".
+        "group", "document_id", "position" and "guide".
     accepts : frozenset of str
         Names that are used when the batch has them.
     any_of : tuple of frozenset of str

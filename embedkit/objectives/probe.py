@@ -18,7 +18,7 @@ from embedkit.errors import RecipeError
 from embedkit.objectives.base import Objective, ObjectiveBatch
 from embedkit.objectives.tools import small_state
 
-ROLES = frozenset({"score", "scores", "label", "group"})
+ROLES = frozenset({"score", "scores", "label", "group", "document_id", "position"})
 """Roles of rows that reach an objective as numbers, not as embeddings."""
 
 WIDTHS = (16, 768, 4096, 8192)
@@ -165,6 +165,8 @@ def _inputs(objective: Objective, situation: Situation, dim: int, seed: int = 0)
         "score": low + (high - low) * (torch.arange(size) % 5) / 4,
         "label": torch.arange(size) % classes,
         "group": torch.arange(size) // 2,
+        "document_id": torch.arange(size) // 5,
+        "position": torch.arange(size) % 5,
     }
     for role in situation.roles & numbers.keys():
         setattr(batch, role, numbers[role])

@@ -53,6 +53,22 @@ def batches_from(rows: TrainingRows, start: Position, rank: int, world: int) -> 
         first = 0
 
 
+def notes_of_first_rows(method: Method, model: Any, rows: TrainingRows) -> list[str]:
+    """What a method says of the first batch, where it looks at one.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> notes_of_first_rows(methods["pairs"](), None, None)
+    []
+    """
+    main = getattr(method, "main", method)
+    if type(main).notes_of_rows is Method.notes_of_rows:
+        return []
+    first = next(iter(rows.batches(0)), None)
+    return [] if first is None else method.notes_of_rows(model, first.rows)
+
+
 def total_steps(recipe: Recipe, rows: TrainingRows) -> int:
     """Optimiser steps of the whole run.
 

@@ -146,6 +146,7 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
     precision = choose_precision(recipe.train.precision, device)
     steps, negatives = _steps(recipe, rows, total), _negatives(objective.negatives(size, hard, processes))
     of_model = setup.notes_of_model(recipe, method, rows, model, parts)
+    of_model += batching.notes_of_first_rows(method, model, rows)
     hints = bf16_hint(precision, device, model)
     memory, chunking = _memory(bundle, recipe, method, batches, processes, _Start(resident, device, precision))
     batch = _batch(chunking, batches, processes)

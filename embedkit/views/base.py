@@ -45,6 +45,9 @@ class View:
         equal settings share chunks. Plain values only.
     data : dict of str to array
         Further values of each input, first axis as `inputs`; they reach `embed` as ``inputs.data``.
+    places : int64 array (n, k), optional
+        Whole numbers of each input that objectives and terms read as ``batch.places``: say its place in the document of
+        its row, and the number of sentences there. k is the same in every batch.
     guided : bool
         Whether a guide, if there is one, embeds the view too (plainly, without `settings`).
 
@@ -64,6 +67,7 @@ class View:
     settings: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     guided: bool = True
+    places: np.ndarray | None = None
 
 
 TextEdit = Callable[[str, np.random.Generator], "str | list[str]"]

@@ -34,6 +34,17 @@ CASES: dict[str, dict[str, Any]] = {
         "promptbert-sup", {**PROMPTED, "head": {"kind": "tanh"}}, "triplets-train", train={"lr": 3e-3}
     ),
     "promptbert-opti": _texts("promptbert-opti", PROMPTED, train={"lr": 1e-2}),
+    "cpc": {
+        "model": {**TEXT, "normalize": False}, "method": "cpc", "train": {"lr": 5e-3},
+        "data": {**data("documents"), "sampler": "contiguous"},
+    },
+    "conpono": _texts({"name": "conpono", "reach": 2, "choices": 8}, TEXT, "documents", train={"lr": 5e-3}),
+    "conpono+mlm": _texts({"name": "conpono", "reach": 2, "choices": 8}, TEXT, "documents", train={"lr": 3e-3},
+                          auxiliary=[{"name": "mlm", "weight": 1.0}]),
+    "quick-thoughts": {
+        "model": {**TEXT, "normalize": False}, "method": "quick-thoughts", "train": {"lr": 1e-3},
+        "data": {**data("documents"), "sampler": "contiguous"},
+    },
     "consert": _texts({"name": "consert", "first": {"feature_cutoff": 0.2}, "second": {"shuffle": True}},
                       {**TEXT, "pooling": "last-two"}),
     "consert+cutoffs": _texts(

@@ -1,8 +1,9 @@
 """The shipped recipes of published sentence methods have the published settings.
 
-The table is written from the collected reference (`../shared/reference/sentence-methods-1.md`, sections in the
-comments) and, where it is said, from the official code, never from the recipes. None: neither says it. Numbers for
-several processes are totals: 4 x 64 is 256. Where a recipe and the table differ, one of them is wrong: find out which.
+The table is written from the collected reference (`../shared/reference/sentence-methods-1.md`, for documents
+`sentence-methods-2.md`, sections in the comments) and, where it is said, from the official code, never from the
+recipes. None: neither says it. Numbers for several processes are totals: 4 x 64 is 256. Where a recipe and the table
+differ, one of them is wrong: find out which.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from embedkit.training import setup
 ROOT = Path(__file__).parents[2]
 FAMILIES = (
     "simcse-", "diffcse", "promptbert-", "consert", "sbert-nli", "promcse-", "dclr", "sct", "sg-opt", "micse", "macl",
-    "mcse-",
+    "mcse-", "quick-thoughts", "declutr", "time-control", "conpono", "discourse", "cda", "cpc",
 )  # fmt: skip
 
 KEYS = {
@@ -276,15 +277,45 @@ OTHERS = {
     "macl-roberta-base": row(TRAINER, 1e-5, 512, 1, ROBERTA, seed=None),
 }  # fmt: skip
 
+# sentence-methods-2.md: 1 DeCLUTR (4 documents on each of 4 GPUs, from memory), 4 Quick-Thoughts, 17 CDA (nothing but
+# the views is known), 18 DiscoEval, 19 Time Control (its optimiser is plain descent), CONPONO; CPC: mechanisms.md.
+UNKNOWN: Row = dict.fromkeys([*KEYS, *MADE])
+DECLUTR: Row = {
+    **UNKNOWN, "length": 512, "temperature": 0.05, "decay": 0.1, "eps": 1e-6, "correction": False, "clip": 1.0,
+    "precision": "amp", "pooling": "mean", IN_TRAINING: "mean", "head": (), "objective.name": "ntxent",
+    "method.anchors": 2, "method.positives": 2, "method.least": 32, "method.most": 512, "method.rate": 0.15,
+    "method.weight": 1.0,
+}  # fmt: skip
+DOCUMENTS = {
+    "declutr": row(DECLUTR, 5e-5, 16, 1, ROBERTA),
+    "declutr-small": row(DECLUTR, 5e-5, 16, 1, "distilroberta-base"),
+    "quick-thoughts": row(UNKNOWN, 5e-4, 400, 1, clip=5.0, length=30, schedule="constant", **{
+        "data.sampler": "contiguous", "objective.name": "context", "objective.context": 1, "method.fidelity": "code",
+    }),
+    "time-control": row(UNKNOWN, 1e-4, 32, 100, "gpt2", pooling="mean", **{
+        "head": ("linear 128 kept", "relu 128 kept", "relu 128 kept", "linear 8 kept"), "method.pin": 1.0,
+        "train.groups.0.pattern": "model.encoder*", "train.groups.0.frozen": True,
+    }),
+    "conpono": row(UNKNOWN, 5e-5, 32, None, BERT, warmup=0.1, pooling="cls", head=("pooler kept",), **{
+        "method.reach": 4, "method.choices": 32, "auxiliary.0.name": "mlm", "auxiliary.0.rate": 0.1,
+    }),
+    "discourse": row(UNKNOWN, 1e-3, 20, 1, length=200, **{
+        "method.neighbours": 1.0, "method.place": 1.0, "method.level": 1.0, "method.title": 1.0, "method.hidden": 300,
+    }),
+    "cda": row(UNKNOWN, None, None, None, **{"method.name": "views"}),
+    "cpc": row(UNKNOWN, None, None, None, **{"data.sampler": "contiguous", "objective.name": "cpc"}),
+}  # fmt: skip
+
 PUBLISHED: dict[str, Row] = {
     **UNSUP, **SUP, **WITH_MLM, **DIFFCSES, **PROMPTBERTS, **CONSERTS, **PROMCSES, **DCLRS, **MCSES, **SCTS,
-    **SG_OPTS, **OTHERS,
+    **SG_OPTS, **OTHERS, **DOCUMENTS,
 }  # fmt: skip
 
 
 def views_of(method: Method) -> Any:
     """The views of one row that has every role."""
-    given = {"anchor": "a", "positive": "b", "negatives": ["c"], "label": 1, "features": np.zeros(2048, np.float32)}
+    given = {"anchor": "a", "positive": "b", "negatives": ["c"], "label": 1, "features": np.zeros(2048, np.float32),
+             "sentences": ["a", "b", "c"], "document_id": 1, "position": 0}  # fmt: skip
     return method.views([given], lambda stream: np.random.default_rng(stream))
 
 
@@ -314,7 +345,8 @@ def effective(recipe: Recipe) -> dict[str, Any]:
     found["objective"] = setup.objective_config(recipe, method)
     found["temperature"] = temperature_of(found["objective"])
     found["precision"] = "fp32" if recipe.train.precision == "fp32" else "amp"
-    found[IN_TRAINING] = views_of(method)["anchor"].settings.get("pooling", recipe.model.pooling)
+    first = next(iter(views_of(method).values()))
+    found[IN_TRAINING] = first.settings.get("pooling", recipe.model.pooling)
     found["head"] = tuple(
         " ".join([head.kind, *([str(head.dim)] if head.dim else []), "dropped" if head.train_only else "kept"])
         for head in recipe.model.head

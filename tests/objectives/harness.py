@@ -38,6 +38,8 @@ class Facts:
     score: np.ndarray | None = None
     label: np.ndarray | None = None
     group: np.ndarray | None = None
+    document_id: np.ndarray | None = None
+    position: np.ndarray | None = None
     guide: dict[str, np.ndarray] = field(default_factory=dict)
     scores: dict[str, np.ndarray] = field(default_factory=dict)
     state: dict[str, np.ndarray] = field(default_factory=dict)
@@ -239,7 +241,7 @@ def facts(case: Case, objective: Objective, draw: Draw) -> Facts:
     state = arrays(dict(objective.named_buffers()))
     if case.peek is not None:
         state |= case.peek(objective, draw)
-    names = ("owner", "keys", "ids", "score", "label", "group", "guide", "scores")
+    names = ("owner", "keys", "ids", "score", "label", "group", "document_id", "position", "guide", "scores")
     roles = {name: arrays(getattr(batch, name)) for name in names}
     known = {"state": state, "initial": _START[case.id], "history": case.steps()[:-1]}
     place = {"step": batch.step, "total_steps": batch.total_steps, "epoch": batch.epoch}

@@ -53,6 +53,7 @@ _SETS = {
     "grounded": _Set("grounded", "train", 5_000, 10),
     "inference-train": _Set("inference", "train", 5_000, 11),
     "rated-train": _Set("rated", "train", 5_000, 12),
+    "documents": _Set("documents", "train", 2_000, 13),
     "shapes-train": _Set("shapes", "train", 4_000, 7),
     "shapes-dev": _Set("shapes", "dev", 96, 8),
     "shapes-test": _Set("shapes", "test", 96, 9),
@@ -111,9 +112,10 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
         concept of the scene among zeros for all others), ``inference-train`` (anchor, positive, and as label 0 when
         they tell one scene, 1 when they differ in one slot, 2 in three), ``rated-train`` (anchor, positive, three
         negatives of falling similarity, and as scores, from 0 to 1, the share of slots in which each candidate agrees
-        with the anchor; score is the positive's), ``graded-train``, ``graded-dev``,
-        ``graded-test`` (sentence1, sentence2, score from 0 to 5), or ``shapes-train``, ``shapes-dev``, ``shapes-test``
-        (image, captions, label, label_name; see `embedkit.data.builtin.shapes`).
+        with the anchor; score is the positive's), ``documents`` (sentences: 8 to 15 in the order of a story about
+        one actor at one place; heading: both of them; level: 0 to 2, which a filler tells), ``graded-train``,
+        ``graded-dev``, ``graded-test`` (sentence1, sentence2, score from 0 to 5), or ``shapes-train``, ``shapes-dev``,
+        ``shapes-test`` (image, captions, label, label_name; see `embedkit.data.builtin.shapes`).
 
     Raises
     ------
@@ -132,7 +134,7 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
         return _shapes(draws, data_set)
     make = {
         "pairs": _pair, "triplets": _triplet, "sentences": _single, "graded": _graded, "grounded": _grounded,
-        "inference": _inference, "rated": _rated,
+        "inference": _inference, "rated": _rated, "documents": _document,
     }[data_set.kind]  # fmt: skip
     return (make(draws, data_set.split) for _ in range(data_set.size))
 
@@ -283,6 +285,22 @@ def _rated(draws: _Draws, split: str) -> dict[str, Any]:
     scores = [_scene_similarity(scene, other) / len(SLOTS) for other in others]
     return {"anchor": _tell(scene, first, draws), "positive": texts[0], "negatives": texts[1:], "score": scores[0],
             "scores": scores}  # fmt: skip
+
+
+def _document(draws: _Draws, split: str) -> dict[str, Any]:
+    """A story: the next action and the next thing of their lists in each sentence, where the split has the scene."""
+    actor, action, attribute, thing, place = _scene(draws, split)
+    level, count, step = draws.below(3), 8 + draws.below(8), 0
+    sentences: list[str] = []
+    actions, things = len(SLOTS["action"]), len(SLOTS["object"])
+    while len(sentences) < count:
+        scene = actor, (action + step) % actions, attribute, (thing + step // 2) % things, place
+        step += 1
+        if _belongs(scene, split):
+            text = _tell(scene, _wordings(scene, draws), draws)
+            sentences.append(f"{FILLERS[level]} {text}" if level and draws.chance(50) else text)
+    heading = f"{SLOTS['actor'][actor][0]} {SLOTS['place'][place][0]}"
+    return {"sentences": sentences, "heading": heading, "level": level}
 
 
 def _shapes(draws: _Draws, data_set: _Set) -> Iterator[dict[str, Any]]:

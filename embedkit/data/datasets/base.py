@@ -155,7 +155,19 @@ def source_summary(source: Source) -> dict[str, Any]:
     }
 
 
-_READING = {"format", "name", "split", "revision", "columns", "where", "limit", "explode", "separator", "header"}
+_READING = {
+    "format",
+    "name",
+    "split",
+    "revision",
+    "columns",
+    "where",
+    "limit",
+    "explode",
+    "split_sentences",
+    "separator",
+    "header",
+}
 
 
 def stream_fingerprint(sources: Sequence[Source]) -> str:

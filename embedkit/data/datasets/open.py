@@ -76,6 +76,7 @@ def open_training(
     _check_class_numbers(sources)
     if any(source.config.stream for source in sources):
         if only_shards(sources):
+            _refuse_documents(sources, config)
             return LaneRows(sources, config, _roles_of(sources, contract), batch_size, seed)
         return StreamedRows(sources, config, _roles_of(sources, contract), batch_size, seed)
     return HeldRows(
@@ -106,7 +107,11 @@ def _roles_to_read(
     config: DataConfig, contract: Contract
 ) -> tuple[frozenset[str], frozenset[str], Mapping[str, tuple[float, float]]]:
     """Roles that every source must have, those that are read by method and sampler, and limits of their values."""
-    of_sampler = {"by-label": {"label"}, "no-duplicates": {"group"}}.get(config.sampler, set())
+    of_sampler = {
+        "by-label": {"label"}, "no-duplicates": {"group"}, "contiguous": {"document_id", "position"},
+    }.get(config.sampler, set())  # fmt: skip
+    if "sentences" in contract.roles:  # its rows are documents, which check_sampler refuses
+        of_sampler -= {"document_id", "position"}
     return frozenset(contract.requires), frozenset(contract.roles) | of_sampler, contract.limits
 
 
@@ -135,8 +140,28 @@ def _check_class_numbers(sources: Sequence[Source]) -> None:
                     )  # fmt: skip
 
 
+def _refuse_documents(sources: Sequence[Source], config: DataConfig) -> None:
+    """Shards are read sample by sample, so documents are neither put together nor taken apart there."""
+    for source in sources:
+        if source.documents is not None or config.sampler == "contiguous":
+            raise RecipeError(
+                "streamed shards keep no order of sentences", where=f"data.train[{source.index}].stream",
+                remedy="leave 'stream' out, or save the documents as jsonl or parquet",
+            )  # fmt: skip
+
+
 def _check_settings(config: DataConfig) -> None:
     streaming = any(source.stream for source in config.train)
+    if config.sampler == "contiguous" and config.mixing != "concatenate":
+        raise RecipeError(
+            f"the sampler contiguous keeps documents whole, which mixing {config.mixing!r} does not",
+            where="data.mixing", remedy="use 'concatenate', or another sampler",
+        )  # fmt: skip
+    if config.sampler == "contiguous" and streaming and len(config.train) > 1 and config.batches_from == "mixed":
+        raise RecipeError(
+            "streams of several sources are mixed row by row, and the sampler contiguous needs rows in order",
+            where="data.batches_from", remedy="set data.batches_from: one-source, or leave 'stream' out",
+        )  # fmt: skip
     if config.mixing == "temperature" and streaming:
         raise RecipeError(
             "mixing by temperature needs the sizes of the sources, and a stream has none",

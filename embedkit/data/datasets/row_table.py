@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,9 @@ _TYPES = {
     "image2": pa.large_binary(),
     "image2_path": pa.large_string(),
     "features": pa.large_list(pa.float32()),
+    "sentences": pa.large_list(pa.large_string()),
+    "document_id": pa.large_string(),
+    "position": pa.int64(),
 }
 _PATHS = {f"{role}_path": role for role in IMAGE_ROLES}
 _FLUSH = 20_000
@@ -169,6 +172,8 @@ class Facts:
         Characters of all texts of a row.
     labels : int64 array (n,)
         Labels, -1 where a row has none.
+    documents, positions : int64 array (n,)
+        Number of the document that a row is a sentence of, and its place there; -1 where a row has none.
 
     Examples
     --------
@@ -181,6 +186,8 @@ class Facts:
     offsets: np.ndarray
     lengths: np.ndarray
     labels: np.ndarray
+    documents: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    positions: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 def facts_of(table: pa.Table, *, repeated_rows: bool = False, negatives: bool = True) -> Facts:
@@ -196,7 +203,8 @@ def facts_of(table: pa.Table, *, repeated_rows: bool = False, negatives: bool = 
     ([2, 2], [0, 1, 1, 2])
     """
     total = table.num_rows
-    owners, texts = _owned_texts(table, ("negatives", "texts") if negatives else ("texts",))
+    lists = ("texts", "sentences")
+    owners, texts = _owned_texts(table, ("negatives", *lists) if negatives else lists)
     lengths = np.bincount(owners, np.asarray(pc.utf8_length(texts)), minlength=total).astype(np.int64)
     pieces = [(owners, _codes(texts))]
     for name in ("group", *IMAGE_ROLES, *_PATHS):
@@ -215,8 +223,11 @@ def facts_of(table: pa.Table, *, repeated_rows: bool = False, negatives: bool = 
         in_several = np.bincount(keys, minlength=base)[keys] > 1
         owner, keys = owner[in_several], keys[in_several]
     offsets = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=total))]).astype(np.int64)
-    labels = np.asarray(_whole(table.column("label")).fill_null(-1).to_numpy(), np.int64)
-    return Facts(keys, offsets, lengths, labels)
+    labels, positions = (
+        np.asarray(_whole(table.column(name)).fill_null(-1).to_numpy(), np.int64) for name in ("label", "position")
+    )
+    documents = _whole(table.column("document_id")).dictionary_encode().indices.fill_null(-1)
+    return Facts(keys, offsets, lengths, labels, np.asarray(documents.to_numpy(), np.int64), positions)
 
 
 def _owned_texts(table: pa.Table, lists: Sequence[str]) -> tuple[np.ndarray, pa.Array]:

@@ -156,17 +156,44 @@ def by_length(request: Request) -> Grouping:
     return Grouping(batches + _cut(request.order[whole:], size), _NONE)
 
 
+def contiguous(request: Request) -> Grouping:
+    """Batches of consecutive sentences: documents in random order, each in its own, cut into batches in random order.
+
+    A batch may hold the end of one document and the start of another; ``document_id`` and ``position`` of its rows tell
+    which sentences are neighbours.
+
+    Examples
+    --------
+    >>> from embedkit.data.datasets.row_table import facts_of, table_of
+    >>> rows = [{"anchor": f"{name}{i}", "document_id": name, "position": i} for name in "ab" for i in range(3)]
+    >>> order = np.array([5, 0, 3, 1, 4, 2])
+    >>> [batch.tolist() for batch in contiguous(Request(order, facts_of(table_of(rows)), 4, 1, (1,))).batches]
+    [[0, 1, 2, 3], [4, 5]]
+    """
+    facts, order = request.facts, request.order
+    documents = facts.documents[order]
+    _, number = np.unique(documents, return_inverse=True)
+    place = permutation(int(number.max(initial=-1)) + 1, *request.key)[number]  # of each row's document
+    in_order = order[np.lexsort((order, facts.positions[order], place))]
+    size = request.batch_size
+    whole = len(order) // size * size
+    batches = _cut(in_order[:whole], size)
+    batches = [batches[index] for index in permutation(len(batches), *request.key, 1)]
+    return Grouping(batches + _cut(in_order[whole:], size), _NONE)
+
+
 SAMPLERS: dict[str, Callable[[Request], Grouping]] = {
     "shuffled": shuffled,
     "no-duplicates": no_duplicates,
     "by-label": by_label,
     "length": by_length,
+    "contiguous": contiguous,
 }
 """Samplers by the name that ``data.sampler`` gives them."""
 
 
 def check_sampler(sampler: str, batch_size: int, per_label: int, roles: frozenset[str], where: str) -> None:
-    """Raise `DataError` where the sampler by-label has no labels to read, or its numbers do not fit.
+    """Raise `DataError` where a sampler has no labels or documents to read, or its numbers do not fit.
 
     Examples
     --------
@@ -175,6 +202,13 @@ def check_sampler(sampler: str, batch_size: int, per_label: int, roles: frozense
     Traceback (most recent call last):
     embedkit.errors.DataError: train.batch_size: batches of 64 rows cannot hold 3 rows of each label; ...
     """
+    if sampler == "contiguous" and "document_id" not in roles:
+        raise DataError(
+            "the sampler contiguous needs sentences of documents",
+            where=where,
+            remedy="give lists of sentences (role sentences) or rows with document_id and position to a method that "
+            "reads sentences, or choose another data.sampler",
+        )
     if sampler != "by-label":
         return
     if "label" not in roles:

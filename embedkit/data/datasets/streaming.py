@@ -3,8 +3,9 @@
 An epoch reads each source from its start. Every row passes a buffer of ``data.shuffle_buffer`` rows, from which one is
 picked at random for each row that comes in; the picks are a pure function of (seed, epoch, source). Batches of a
 sampler other than ``shuffled`` are made within windows of as many rows; what does not fill a batch is carried over to
-the next window. A resumed epoch is read from its start and the batches before the resumed step are skipped, so it costs
-reading time and gives the same batches; every process reads everything and keeps its slice.
+the next window. With the sampler ``contiguous`` rows pass no buffer: their order within a window is that of the source.
+A resumed epoch is read from its start and the batches before the resumed step are skipped, so it costs reading time and
+gives the same batches; every process reads everything and keeps its slice.
 """
 
 from __future__ import annotations
@@ -113,6 +114,8 @@ class StreamedRows(TrainingRows):
         def start(cycle: int) -> Iterator[Numbered]:
             first = source.index << _SOURCE_SHIFT
             rows = ((first + place, row) for place, (_, row) in enumerate(source.rows()))
+            if self._config.sampler == "contiguous":  # the windows are shuffled, document by document
+                return rows
             return shuffle_buffer(rows, self._config.shuffle_buffer, self._seed, epoch, source.index, cycle)
 
         return start

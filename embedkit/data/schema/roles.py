@@ -37,6 +37,9 @@ ALIASES: Mapping[str, Sequence[str]] = {
     "features": ("image_features",),
     "texts": ("captions",),
     "text_1": ("caption",),
+    "sentences": ("sents",),
+    "document_id": ("doc_id", "docid"),
+    "position": ("sentence_index", "sent_id"),
 }  # fmt: skip
 """Role -> names of columns that are taken for it when the recipe maps nothing, besides the role's own name; case and
 blanks do not matter. A column ``text`` is a caption where the method reads captions and no anchor, and no other column
@@ -44,11 +47,12 @@ has captions; ``title`` beside an image is one where there is no other."""
 
 ROLES = (
     "anchor", "positive", "negatives", "score", "scores", "label", "group", "image", "image2", "features", "texts",
+    "sentences", "document_id", "position",
 )  # fmt: skip
 """Roles of a finished row; columns ``negative_1``, ``negative_2`` ... become entries of ``negatives``, columns
 ``text_1``, ``text_2`` ... of one caption each become entries of ``texts``."""
 
-INPUT_ROLES = frozenset({"anchor", "positive", "negatives", "image", "image2", "texts"})
+INPUT_ROLES = frozenset({"anchor", "positive", "negatives", "image", "image2", "texts", "sentences"})
 """Roles whose values a model reads; the others are targets, which matter to an objective that reads them."""
 
 PARTS = {"positives": "positive", "scores_of_positives": "scores", "scores_of_negatives": "scores", "prompt": "anchor"}
@@ -84,6 +88,8 @@ class Binding:
         Columns that look like a role which nothing reads; shown to the user.
     guesses : tuple of str
         What was taken from names that are not those of roles.
+    documents : str or None
+        "lists" where a list of sentences becomes a row a sentence, "rows" where rows are put together to documents.
 
     Examples
     --------
@@ -95,6 +101,7 @@ class Binding:
     notes: tuple[str, ...] = ()
     roles: frozenset[str] = field(default=frozenset())
     guesses: tuple[str, ...] = ()
+    documents: str | None = None
 
 
 def bind(
@@ -107,6 +114,7 @@ def bind(
     explode: bool = False,
     lists: frozenset[str] = frozenset(),
     extras: frozenset[str] = frozenset(),
+    split: bool = False,
 ) -> Binding:
     """The columns of a source bound to roles, checked against what is read.
 
@@ -126,6 +134,8 @@ def bind(
         Columns whose cells are lists.
     extras : frozenset of str
         Roles whose columns the user did not give: no note is made where nothing reads them.
+    split : bool
+        A column of texts holds documents, which will be cut into sentences.
 
     Raises
     ------
@@ -141,12 +151,18 @@ def bind(
     >>> bound.guesses
     ('question is the anchor, answer is the positive',)
     """
-    targets = reads | {"texts"} if explode else reads
+    targets = (reads | {"texts"} if explode else reads) | document_roles(reads)
     if mapping is None:
         columns, notes = _Guessing(names, requires, targets, where, lists, extras).columns()
     else:
         columns, notes = _mapped(names, mapping, targets, where, lists), []
+    if split and mapping is None and "sentences" in targets and "sentences" not in columns and "anchor" in columns:
+        columns["sentences"] = columns.pop("anchor")
+    documents = _documents(columns, reads)
     roles = {_role_of(slot) for slot in columns}
+    if documents is not None:
+        made = SENTENCE_ROLES if documents == "lists" else frozenset({"sentences"})
+        roles = (roles - SENTENCE_ROLES - {"sentences"}) | made
     if explode:
         if "texts" not in roles:
             raise DataError("'explode' needs a column with role texts", where=where, remedy=_advice(names, ["texts"]))
@@ -160,7 +176,8 @@ def bind(
         roles = roles - {"texts"} | {"anchor", "positive", "group"}
     if "positives" in columns:
         roles |= {"group"}
-    missing = sorted(requires - roles - ({"score"} if "scores" in roles else set()))
+    counted = {"position"} if "document_id" in roles else set()  # without a column by the order of the rows
+    missing = sorted(requires - roles - counted - ({"score"} if "scores" in roles else set()))
     if missing:
         role_names = " and ".join(repr(role) for role in missing)
         raise DataError(
@@ -170,7 +187,39 @@ def bind(
         )
     aliases = [f"{column} is the {slot}" for slot, column in columns.items() if not _is_plain(column, slot)]
     guesses = (", ".join(aliases),) if aliases and mapping is None else ()
-    return Binding(columns, tuple(notes), frozenset(roles), guesses)
+    return Binding(columns, tuple(notes), frozenset(roles), guesses, documents)
+
+
+SENTENCE_ROLES = frozenset({"anchor", "document_id", "position"})
+"""Roles of a row that is one sentence of a document."""
+
+
+def document_roles(reads: frozenset[str]) -> frozenset[str]:
+    """The roles that a source of documents may have instead of those that are read: one form is made of the other.
+
+    Examples
+    --------
+    >>> sorted(document_roles(frozenset({"sentences"}))), sorted(document_roles(frozenset({"anchor", "document_id"})))
+    (['anchor', 'document_id', 'position'], ['sentences'])
+    """
+    if "sentences" in reads:
+        return SENTENCE_ROLES
+    return frozenset({"sentences"}) if "document_id" in reads else frozenset()
+
+
+def _documents(columns: dict[str, str], reads: frozenset[str]) -> str | None:
+    """How documents are made of the columns; columns that this leaves no use for are taken out."""
+    if "sentences" in reads:
+        if "sentences" not in columns and {"anchor", "document_id"} <= columns.keys():
+            return "rows"
+        unread = SENTENCE_ROLES - reads
+    elif "sentences" in columns:
+        unread = SENTENCE_ROLES
+    else:
+        return None
+    for slot in unread & columns.keys():
+        del columns[slot]
+    return None if "sentences" in reads else "lists"
 
 
 def _is_plain(column: str, slot: str) -> bool:
@@ -333,6 +382,13 @@ def named_role(column: str) -> str | None:
     return next((role for role, names in ALIASES.items() if name in names), None)
 
 
+_DOCUMENTS = (
+    "documents are a column of lists of sentences (role sentences), or rows with the roles anchor, document_id and "
+    "position; set 'format: documents' for a text file with blank lines between documents, 'split_sentences: true' "
+    "where a cell is a whole text"
+)
+
+
 def _advice(names: Sequence[str], missing: Sequence[str], lists: frozenset[str] = frozenset()) -> str:
     columns = ", ".join(repr(column) for column in list(names)[:20]) or "none"
     if not names:
@@ -342,6 +398,8 @@ def _advice(names: Sequence[str], missing: Sequence[str], lists: frozenset[str] 
         remedy = "set 'format: tsv'" if between == "a tab" else f"set 'format: csv' and 'separator': {between}"
         return f"the only column is {columns}: where cells are separated by {between}, {remedy}"
     slot = {"texts": "text_1"}.get(missing[0], missing[0])
+    if {"sentences", "document_id"} & set(missing):
+        return f"the columns are {columns}: {_DOCUMENTS}"
     if missing[0] == "texts" and "label" in map(normal_name, names):
         return f"the columns are {columns}: class numbers are no captions, add a column with the names of the classes"
     if {"anchor", "positive"} <= set(missing) and lists:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from embedkit.data.images.paths import IMAGE_PATH_REMEDY, image_path
 from embedkit.data.images.pictures import load_picture
 from embedkit.data.schema import warnings as suspicions
+from embedkit.data.schema.candidates import several_positives, with_scores
 from embedkit.data.schema.guesses import Guess
 from embedkit.data.schema.parsers import (
     TextReader,
@@ -28,6 +29,14 @@ from embedkit.data.schema.parsers import (
 )
 from embedkit.data.schema.roles import IMAGE_ROLES, bind, named_role
 from embedkit.data.schema.rows import BadRow, Part, Row
+from embedkit.data.schema.sentences import (
+    Positions,
+    check_count,
+    documents_guess,
+    gathered,
+    sentence_rows,
+    split_sentences,
+)
 from embedkit.data.sources.formats.webdataset import APART
 from embedkit.data.sources.sources import find_parts
 from embedkit.errors import DataError, nearest
@@ -43,7 +52,8 @@ OPTIONS = ("separator", "header")
 
 _READERS = {
     "score": read_score, "scores": read_scores, "scores_of_positives": read_scores, "scores_of_negatives": read_scores,
-    "label": read_label, "group": read_group, "features": read_features,
+    "label": read_label, "group": read_group, "features": read_features, "document_id": read_group,
+    "position": read_label,
 }  # fmt: skip
 
 LOOKED_AT = 8
@@ -183,12 +193,14 @@ class Source:
         binding = bind(
             names, self.config.columns, requires=requires, reads=reads, where=where, explode=self.config.explode,
             lists=lists, extras=frozenset({"label"} if self.parts[0].name.startswith("builtin:") else ()),
+            split=self.config.split_sentences,
         )  # fmt: skip
         guesses = [*self._guesses_of_parts, *(Guess(where, what, "columns") for what in binding.guesses)]
+        guesses += documents_guess(binding, self.config.split_sentences, where)
         self.guesses = tuple(dict.fromkeys(guesses))
         self.roles, self._requires, self._reads, self._limits = binding.roles, requires, reads, limits
         self.notes = (*map(str, self.guesses), *binding.notes)
-        self._columns = binding.columns
+        self._columns, self.documents = binding.columns, binding.documents
         self._slots_of_lists = {
             role: sorted((slot for slot in binding.columns if slot.startswith(prefix)), key=_number_of)
             for role, prefix in (("negatives", "negative_"), ("texts", "text_"))
@@ -253,6 +265,16 @@ class Source:
 
         `account` counts records read (``read``) and left out by ``where`` (``filtered``).
         """
+        self._positions = Positions()
+        found = self._outcomes(account, records)
+        if self.documents != "rows":
+            yield from found
+            return
+        for place, outcome in gathered(found, self.where):
+            fault = None if records is not None else check_count(outcome, self._limits, self.where(place))
+            yield place, fault or outcome
+
+    def _outcomes(self, account: Any, records: Iterable[_Entry] | None) -> Iterator[tuple[Place, list[Row] | BadRow]]:
         conditions = [(column, _accepted(value)) for column, value in self.config.where.items()]
         count = 0
         for place, values in self._records() if records is None else records:
@@ -301,6 +323,11 @@ class Source:
             if slots:
                 extra = [row.pop(slot) for slot in slots]
                 row[role] = row.get(role, []) + [text for text in extra if text is not None]
+        if "document_id" in row:
+            row["document_id"] = f"{self.index}:{row['document_id']}"
+            row.setdefault("position", self._positions.next(row["document_id"]))
+        if fault := check_count([row], self._limits, self.where(place)):
+            raise fault
         if "prompt" in row:
             row["anchor"] = f"{row.pop('prompt') or ''}{row['anchor']}"
         if "negatives" in self._requires and not row["negatives"]:
@@ -310,6 +337,8 @@ class Source:
         if self._slots_of_lists["texts"] and not row["texts"]:
             raise self._no_captions(values, place)
         try:
+            if self.documents == "lists":
+                return sentence_rows(row, self._group(place))
             rows = self._explode(row, place) if self.config.explode else several_positives(row, self._group(place))
             return [with_scores(one) for one in rows]
         except BadRow as bad:
@@ -342,7 +371,9 @@ class Source:
             row[slot] = texts.optional_text(cell)
         elif slot == "negatives":
             row[slot] = [] if cell is None else texts.texts(cell)
-        elif slot == "texts":
+        elif slot == "sentences" and self.config.split_sentences and isinstance(cell, str):
+            row[slot] = texts.some_texts(split_sentences(cell))
+        elif slot in ("texts", "sentences"):
             row[slot] = texts.some_texts(cell)
         elif slot in IMAGE_ROLES:
             image = read_image(cell)
@@ -419,49 +450,6 @@ def _holds_lists(column: str, rows: Sequence[Mapping[str, Any]]) -> bool:
     return bool(cells) and all(map(is_list, cells))
 
 
-def several_positives(row: Row, group: str) -> list[Row]:
-    """A row for each of ``positives``, all of one group, so that none is a negative of another; else the row itself.
-
-    Examples
-    --------
-    >>> several_positives({"anchor": "a", "positives": ["b", "c"]}, "1")
-    [{'anchor': 'a', 'group': '1', 'positive': 'b'}, {'anchor': 'a', 'group': '1', 'positive': 'c'}]
-    """
-    if "positives" not in row:
-        return [row]
-    row = dict(row)
-    positives = row.pop("positives")
-    if len(positives) > 1:
-        row.setdefault("group", group)
-    scores = row.pop("scores_of_positives", None)
-    if scores is None and "scores" in row and len(positives) > 1:  # one list for all positives, then the negatives
-        scores, row["scores_of_negatives"] = row["scores"][: len(positives)], row.pop("scores")[len(positives) :]
-    if scores is not None and len(scores) != len(positives):
-        raise BadRow("bad scores", f"{len(scores)} scores for {len(positives)} positives", remedy=_FIX)
-    rows = [{**row, "positive": positive} for positive in positives]
-    if scores is None:
-        return rows
-    return [{**one, "scores_of_positives": [score]} for one, score in zip(rows, scores, strict=True)]
-
-
-def with_scores(row: Row) -> Row:
-    """The row with its ``scores`` checked: one for each candidate, the positive first, then the negatives.
-
-    Examples
-    --------
-    >>> row = {"positive": "b", "negatives": ["c"], "scores_of_positives": [0.9], "scores_of_negatives": [0.1]}
-    >>> with_scores(row)["scores"]
-    [0.9, 0.1]
-    """
-    if "scores_of_positives" in row or "scores_of_negatives" in row:
-        row["scores"] = row.pop("scores_of_positives", []) + row.pop("scores_of_negatives", [])
-    candidates = 1 + len(row.get("negatives") or [])
-    if "scores" in row and len(row["scores"]) != candidates:
-        what = f"{len(row['scores'])} scores for {candidates} candidates (the positive, then its negatives)"
-        raise BadRow("bad scores", what, remedy=_FIX)
-    return row
-
-
 def _values_of(column: str, head: list[_Entry]) -> list[str]:
     values = dict.fromkeys(show(row.get(column)) for _, row in head if isinstance(row, dict))
     return list(values)[:5]
@@ -479,6 +467,3 @@ def _matches(cell: Any, choices: list[Any]) -> bool:
         if isinstance(cell, str) and not isinstance(value, str) and cell.lower() == str(value).lower():
             return True
     return False
-
-
-_FIX = "fix the row, or set data.on_bad_row: skip"

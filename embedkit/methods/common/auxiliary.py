@@ -76,7 +76,10 @@ class WithAuxiliaries(Method):
         self.objective = main.objective  # type: ignore[misc]
         self.caches_images, self.takes_parts = main.caches_images, main.takes_parts  # type: ignore[misc]
         contracts = [auxiliary.method.contract for auxiliary in beside]
-        needed = main.contract.requires.union(*(contract.requires for contract in contracts))
+        others = frozenset().union(*(contract.requires for contract in contracts)) - {
+            "anchor"
+        }  # they read main's views
+        needed = main.contract.requires | others
         limits = {role: pair for contract in (main.contract, *contracts) for role, pair in contract.limits.items()}
         self.contract = Contract(needed, main.contract.accepts - needed, limits)  # type: ignore[misc]
 
@@ -120,6 +123,10 @@ class WithAuxiliaries(Method):
     def notes(self, model: Model) -> list[str]:
         every = (self.main, *(auxiliary.method for auxiliary in self.beside_main))
         return [note for method in every for note in method.notes(model)]
+
+    def notes_of_rows(self, model: Model, rows: Sequence[Row]) -> list[str]:
+        every = (self.main, *(auxiliary.method for auxiliary in self.beside_main))
+        return [note for method in every for note in method.notes_of_rows(model, rows)]
 
     def prompt_of(self, model: Model, role: str) -> str | None:
         return self.main.prompt_of(model, role)
@@ -203,5 +210,5 @@ class WithAuxiliaries(Method):
         return {name.removeprefix(start): z for name, z in outputs.items() if name.startswith(start)}
 
     def _batch(self, batch: ObjectiveBatch, auxiliary: Auxiliary) -> ObjectiveBatch:
-        owner, keys, lengths = (self._own(kind, auxiliary) for kind in (batch.owner, batch.keys, batch.lengths))
-        return replace(batch, owner=owner, keys=keys, lengths=lengths)
+        kinds = {name: getattr(batch, name) for name in ("owner", "keys", "lengths", "places")}
+        return replace(batch, **{name: self._own(kind, auxiliary) for name, kind in kinds.items()})

@@ -126,6 +126,27 @@ def own_rows(owner: Tensor, rows: slice) -> Tensor:
     return (owner >= rows.start) & (owner < rows.stop)
 
 
+def a_row_each(batch: Any, count: int) -> None:
+    """Make a row of its own of each of the `count` anchors that every row of a batch has, in order.
+
+    Anchors of one row are then negatives of each other, as those of other rows are. For rows without labels.
+
+    Examples
+    --------
+    >>> from embedkit.objectives.base import ObjectiveBatch
+    >>> batch = ObjectiveBatch.of({"anchor": torch.eye(4)}, size=2, rows=slice(1, 2), ids=torch.tensor([5, 6]))
+    >>> a_row_each(batch, 2)
+    >>> batch.size, batch.rows, batch.owner["anchor"].tolist(), batch.ids.tolist()
+    (4, slice(2, 4, None), [0, 1, 2, 3], [10, 11, 12, 13])
+    """
+    batch.size *= count
+    batch.rows = slice(batch.rows.start * count, batch.rows.stop * count)
+    place = torch.arange(batch.size, device=batch.ids.device)
+    batch.ids = batch.ids[place // count] * count + place % count
+    batch.owner = dict.fromkeys(("anchor", "positive"), place)
+    batch.keys = {name: place + batch.size * i for i, name in enumerate(batch.owner)}
+
+
 def replace_first(hidden: Tensor, inputs: Any) -> Tensor:
     """The edit that puts ``inputs.data["first"]`` (N, H) in the place of each text's first token.
 

@@ -21,7 +21,7 @@ from embedkit.methods.common.augmenting import Augmenting
 from embedkit.methods.common.auxiliary import WithAuxiliaries
 from embedkit.views.image import ImageInput
 
-NUMBERS = frozenset({"score", "scores", "label", "group"})
+NUMBERS = frozenset({"score", "scores", "label", "group", "document_id", "position"})
 """Roles that reach an objective as numbers of a row; all others are read by the method's views."""
 
 _INVENTED = 4
@@ -319,6 +319,8 @@ def _invented(method: Method, number: int, roles: frozenset[str]) -> dict[str, A
         "negatives": [f"third {number} text", f"fourth {number} text"], "score": 0.5, "scores": [0.9, 0.2, 0.1],
         "label": number % 2, "group": f"group {number % 2}", "image": image, "image2": image + b" again",
         "features": np.zeros(method.feature_size, np.float32), "texts": [f"caption {number} one", f"caption {number}"],
+        "sentences": [f"sentence {i} of document {number} is here" for i in range(12)],
+        "document_id": f"document {number // 2}", "position": number % 2,
     }  # fmt: skip
     return {role: row[role] for role in row if role in roles}
 

@@ -225,6 +225,8 @@ class Relation:
 class PairList:
     """Pairs listed one by one: ``columns[i]`` (k,) are related to i; for relations that are no equality of ids.
 
+    Where an anchor has fewer than k, the rest of its columns is -1.
+
     Examples
     --------
     >>> import torch
@@ -249,12 +251,12 @@ class PairList:
 
     def pairs(self) -> tuple[Tensor, Tensor]:
         """All related pairs, sorted by the left one."""
-        row = torch.arange(len(self.columns), device=self.columns.device)
-        return row.repeat_interleave(self.columns.shape[1]), self.columns.flatten()
+        row, place = (self.columns >= 0).nonzero().T
+        return row, self.columns[row, place]
 
     def count(self) -> Tensor:
         """Related candidates of each anchor, (N,)."""
-        return torch.full((len(self.columns),), self.columns.shape[1], device=self.columns.device)
+        return (self.columns >= 0).sum(1)
 
 
 @dataclass

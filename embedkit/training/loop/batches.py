@@ -67,9 +67,11 @@ class StepBatch:
     ids : LongTensor (rows,)
         Stable ids of this process's rows.
     labels : dict of str to Tensor (rows,)
-        Of "score", "label", "group", those that the rows have.
+        Of "score", "label", "group", "document_id", "position", those that the rows have.
     scores : dict of str to Tensor (n_name,)
         A teacher's scores of "positive" and "negatives", aligned with the inputs of these views; empty without any.
+    places : dict of str to LongTensor (n_name, k)
+        The whole numbers that a view gives its inputs; views without any are not there.
     offset, size, epoch, step : int
         First row of this process, rows of the whole batch, and the position in the data: epoch and step within it.
     number, seed : int
@@ -108,6 +110,7 @@ class StepBatch:
     scores: dict[str, Tensor] = field(default_factory=dict)
     guide_pools: list[Pool] = field(default_factory=list)
     bad_rows: list[Skipped] = field(default_factory=list)
+    places: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
@@ -169,7 +172,11 @@ def prepare(
         seed=seed,
         guide_pools=[] if guide is None else _pools(guided, {n: prepare_view(guide, v) for n, v in guided.items()}),
         bad_rows=batch.bad_rows,
-    )
+        places={
+            name: torch.as_tensor(view.places, dtype=torch.int64)
+            for name, view in views.items() if view.places is not None
+        },
+    )  # fmt: skip
 
 
 def _prepared(
@@ -207,16 +214,21 @@ def _pools(views: dict[str, View], prepared: dict[str, Inputs]) -> list[Pool]:
 
 
 def _labels(rows: Sequence[Any], places: Sequence[int]) -> dict[str, Tensor]:
-    """Score, label and group of rows whose sources have them; a row without one is like no other row."""
+    """Score, label, group and place in a document of rows whose sources have them; a row without is like no other."""
     labels: dict[str, Tensor] = {}
     if rows and "score" in rows[0]:
         scores = [math.nan if row["score"] is None else row["score"] for row in rows]
         labels["score"] = torch.tensor(scores, dtype=torch.float32)
-    for name, number in (("label", int), ("group", lambda group: _key(str(group)))):
+    numbers = {"label": int, "group": _number, "document_id": _number, "position": int}
+    for name, number in numbers.items():
         if rows and name in rows[0]:
             own = [-1 - i if row[name] is None else number(row[name]) for i, row in zip(places, rows, strict=True)]
             labels[name] = torch.tensor(own, dtype=torch.int64)
     return labels
+
+
+def _number(name: int | str) -> int:
+    return _key(str(name))
 
 
 def _scores(rows: Sequence[Any]) -> dict[str, Tensor]:

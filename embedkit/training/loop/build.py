@@ -214,7 +214,8 @@ def opened(
             display.say(note)
         state, starting = build_state(inputs, engine, precision, display.say)
         model = state.bundle.model
-        for note in (*inputs.method.notes(model), *bf16_hint(precision, engine.world.device, model)):
+        of_rows = batching.notes_of_first_rows(inputs.method, model, inputs.rows)
+        for note in (*inputs.method.notes(model), *of_rows, *bf16_hint(precision, engine.world.device, model)):
             display.say(note)
         display.say(summary_line(inputs.rows, inputs.total, inputs.method, model))
         yield _assembled(inputs, folder, engine, state, starting, precision, display, listeners, stack, resume=resume)

@@ -232,11 +232,14 @@ class TrainStep:
         labels = {name: gather(values.to(device), rows) for name, values in batch.labels.items()}
         of_inputs = {
             name: gather(
-                torch.stack([owner - batch.offset + offset, batch.keys[name], batch.lengths[name]], dim=1).to(device),
+                torch.cat([
+                    torch.stack([owner - batch.offset + offset, batch.keys[name], batch.lengths[name]], dim=1),
+                    batch.places.get(name, owner.new_zeros(len(owner), 0)),
+                ], dim=1).to(device),
                 counts[name],
             )
             for name, owner in batch.owner.items()
-        }  # each (N_name, 3)
+        }  # each (N_name, 3 + k)  # fmt: skip
         return ObjectiveBatch(
             size=sum(rows),
             rows=slice(offset, offset + len(batch.ids)),
@@ -247,6 +250,9 @@ class TrainStep:
             score=labels.get("score"),
             label=labels.get("label"),
             group=labels.get("group"),
+            document_id=labels.get("document_id"),
+            position=labels.get("position"),
+            places={name: of_inputs[name][:, 3:] for name in batch.places},
             scores={name: gather(values.to(device), counts[name]) for name, values in batch.scores.items()},
             step=batch.number,
             total_steps=self.total_steps,

@@ -32,7 +32,8 @@ def data_files(request: FolderRequest) -> list[Part] | None:
     """
     folder = request.folder
     names = choose_files(visible_files(folder), request)
-    return [file_part(folder / name, "auto", request.options, tell=request.tell) for name in names] or None
+    as_read = "auto" if request.format is None else request.format
+    return [file_part(folder / name, as_read, request.options, tell=request.tell) for name in names] or None
 
 
 def choose_files(names: Sequence[str], request: FolderRequest) -> list[str]:
@@ -50,7 +51,7 @@ def choose_files(names: Sequence[str], request: FolderRequest) -> list[str]:
     visible = [name for name in names if not any(hidden(part) for part in PurePosixPath(name).parts)]
     kinds = {name: kind for name in visible if (kind := format_of(name, table)) is not None}
     if request.format is not None:
-        kinds = {name: kind for name, kind in kinds.items() if kind == request.format}
+        kinds = {name: kind for name, kind in kinds.items() if kind == _kind_of_files(request.format)}
     data = [name for name, kind in kinds.items() if readers[kind].in_folders]
     data = data or [name for name in kinds if not _is_account(name)]
     data = _without_accounts(data, visible, request)
@@ -72,6 +73,11 @@ def choose_files(names: Sequence[str], request: FolderRequest) -> list[str]:
         other_names = ", ".join(others[:3]) + (", ..." if others[3:] else "")
         request.guess(f"only the files of split {split} are read, not {other_names}", "split")
     return splits[split]
+
+
+def _kind_of_files(format: str) -> str:
+    """The format whose endings the files of a format have: one without endings reads text files."""
+    return format if readers[format].endings else "txt"
 
 
 def nothing_here(request: FolderRequest) -> DataError:
