@@ -117,6 +117,8 @@ def test_documents_that_cannot_be_used_are_refused(write: Write) -> None:
     path = write("rows.jsonl", "\n".join(map(json.dumps, scattered)))
     with pytest.raises(DataError, match=r"rows\.jsonl:3: the rows of a document do not lie together; sort the rows"):
         opened([{"path": path}], "sentences", batch_size=1)
+    rows = opened([{"path": path}], "sentences", batch_size=1, on_bad_row="skip")
+    assert (rows.num_rows, rows.summary()["dropped"]) == (2, {"scattered document": 1})
     config = DataConfig.model_validate({"train": [{"path": forms(write)["lists"]["path"]}]})
     least = Roles(frozenset({"sentences"}), limits={"sentences": (3, 1e9)})
     with pytest.raises(DataError, match=r"lists\.jsonl:2: the document has 1 sentence, the method needs 3 or more"):
@@ -127,6 +129,18 @@ def test_documents_that_cannot_be_used_are_refused(write: Write) -> None:
     assert rows.summary()["dropped"] == {"short document": 1}
     with pytest.raises(DataError, match="'split_sentences: true' where a cell is a whole text"):
         opened([{"path": write("t.txt", "a text\n")}], "sentences")
+
+
+def test_settings_without_effect_are_refused(write: Write) -> None:
+    found = forms(write)
+    with pytest.raises(DataError, match="'split_sentences' has no effect: nothing reads a column of documents"):
+        opened([{**found["texts"]}], "anchor")
+    with pytest.raises(DataError, match="'split_sentences' has no effect: column 'sentences' holds lists already"):
+        opened([{**found["lists"], "split_sentences": True}], "sentences")
+    both = {"path": write("both.jsonl", json.dumps({"sentences": ["a", "b"], "name": "x"}))}
+    columns = {"sentences": "sentences", "name": "anchor"}
+    with pytest.raises(DataError, match="column 'name' is mapped to anchor, which the documents of column 'sentences'"):
+        opened([{**both, "columns": columns}], SENTENCES)
 
 
 def test_orders_that_contiguous_cannot_keep_are_refused(write: Write) -> None:

@@ -35,14 +35,14 @@ CASES: dict[str, dict[str, Any]] = {
     ),
     "promptbert-opti": _texts("promptbert-opti", PROMPTED, train={"lr": 1e-2}),
     "cpc": {
-        "model": {**TEXT, "normalize": False}, "method": "cpc", "train": {"lr": 5e-3},
+        "model": {**TEXT, "normalize": False}, "method": "cpc", "train": {"lr": 5e-3, "batch_size": 64},
         "data": {**data("documents"), "sampler": "contiguous"},
     },
     "conpono": _texts({"name": "conpono", "reach": 2, "choices": 8}, TEXT, "documents", train={"lr": 5e-3}),
     "conpono+mlm": _texts({"name": "conpono", "reach": 2, "choices": 8}, TEXT, "documents", train={"lr": 3e-3},
                           auxiliary=[{"name": "mlm", "weight": 1.0}]),
     "quick-thoughts": {
-        "model": {**TEXT, "normalize": False}, "method": "quick-thoughts", "train": {"lr": 1e-3},
+        "model": {**TEXT, "normalize": False}, "method": "quick-thoughts", "train": {"lr": 2e-3, "batch_size": 64},
         "data": {**data("documents"), "sampler": "contiguous"},
     },
     "consert": _texts({"name": "consert", "first": {"feature_cutoff": 0.2}, "second": {"shuffle": True}},

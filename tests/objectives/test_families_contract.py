@@ -62,6 +62,8 @@ def drawn(size: int = 7, seed: int = 1, **known: Any) -> tuple[dict[str, Tensor]
         "score": torch.rand(size, generator=rng, dtype=torch.float64),
         "label": torch.arange(size) % 3,
         "group": torch.arange(size) // 3,
+        "document_id": torch.arange(size) // 4,
+        "position": torch.arange(size) % 4,
     }
     return embeddings, ObjectiveBatch.of(embeddings, **{**given, **known})
 

@@ -329,7 +329,7 @@ def permuted(draw: Draw, order: np.ndarray) -> Draw:
         for kind in ("guide", "scores"):
             if name in draw.known.get(kind, {}):
                 known.setdefault(kind, {})[name] = draw.known[kind][name][sort]
-    for name in ("score", "label", "group"):
+    for name in ("score", "label", "group", "document_id", "position"):
         if name in draw.known:
             known[name] = draw.known[name][order]
     rest = {name: value for name, value in draw.known.items() if name not in known}

@@ -50,7 +50,8 @@ def run(config: dict[str, Any], hard: bool, rows: slice = slice(0, ROWS)) -> dic
             views["negatives"], owner["negatives"] = normal(len(OWNER), DIM, seed=10 * step + 3), OWNER
         batch = ObjectiveBatch.of(
             views, owner=owner, rows=rows if step else slice(0, ROWS), step=step, total_steps=4,
-            label=torch.tensor([0, 0, 1, 1, 2, 3, 0]), score=score,
+            label=torch.tensor([0, 0, 1, 1, 2, 3, 0]), score=score, document_id=torch.arange(7) // 4,
+            position=torch.arange(7) % 4,
             group=torch.tensor([0, 1, 2, 3, 4, 4, 5]), guide={n: normal(len(z), DIM, seed=7) for n, z in views.items()},
         )  # fmt: skip
         leaves = {n: z.requires_grad_() for n, z in views.items()}

@@ -158,7 +158,7 @@ def bind(
         columns, notes = _mapped(names, mapping, targets, where, lists), []
     if split and mapping is None and "sentences" in targets and "sentences" not in columns and "anchor" in columns:
         columns["sentences"] = columns.pop("anchor")
-    documents = _documents(columns, reads)
+    documents = _documents(columns, reads, split, lists, where, mapping is not None)
     roles = {_role_of(slot) for slot in columns}
     if documents is not None:
         made = SENTENCE_ROLES if documents == "lists" else frozenset({"sentences"})
@@ -176,8 +176,9 @@ def bind(
         roles = roles - {"texts"} | {"anchor", "positive", "group"}
     if "positives" in columns:
         roles |= {"group"}
-    counted = {"position"} if "document_id" in roles else set()  # without a column by the order of the rows
-    missing = sorted(requires - roles - counted - ({"score"} if "scores" in roles else set()))
+    if "document_id" in roles:
+        roles |= {"position"}  # without a column it is counted
+    missing = sorted(requires - roles - ({"score"} if "scores" in roles else set()))
     if missing:
         role_names = " and ".join(repr(role) for role in missing)
         raise DataError(
@@ -207,17 +208,26 @@ def document_roles(reads: frozenset[str]) -> frozenset[str]:
     return frozenset({"sentences"}) if "document_id" in reads else frozenset()
 
 
-def _documents(columns: dict[str, str], reads: frozenset[str]) -> str | None:
-    """How documents are made of the columns; columns that this leaves no use for are taken out."""
+def _documents(
+    columns: dict[str, str], reads: frozenset[str], split: bool, lists: frozenset[str], where: str, mapped: bool
+) -> str | None:
+    """How documents are made of the columns; what this leaves no use for is taken out, or refused where mapped."""
+    column = columns.get("sentences")
+    if split and (column is None or column in lists):
+        why = "nothing reads a column of documents" if column is None else f"column {column!r} holds lists already"
+        raise DataError(f"'split_sentences' has no effect: {why}", where=where, remedy="leave it out")
     if "sentences" in reads:
-        if "sentences" not in columns and {"anchor", "document_id"} <= columns.keys():
+        if column is None and {"anchor", "document_id"} <= columns.keys():
             return "rows"
         unread = SENTENCE_ROLES - reads
-    elif "sentences" in columns:
+    elif column is not None:
         unread = SENTENCE_ROLES
     else:
         return None
-    for slot in unread & columns.keys():
+    for slot in sorted(unread & columns.keys()):
+        if mapped:
+            what = f"column {columns[slot]!r} is mapped to {slot}, which the documents of column {column!r} give"
+            raise DataError(what, where=where, remedy="map one of the two")
         del columns[slot]
     return None if "sentences" in reads else "lists"
 

@@ -123,6 +123,7 @@ def gathered(outcomes: Iterable[_Outcome], where: Any) -> Iterator[_Outcome]:
                     "scattered document", "the rows of a document do not lie together", where=where(place),
                     remedy="sort the rows by document",
                 )  # fmt: skip
+                continue
             seen.add(name)
             waiting.append((place, row))
     if waiting:

@@ -161,6 +161,7 @@ class Source:
         self.roles: frozenset[str] = frozenset()
         self._requires, self._reads, self._limits = requires, reads, limits or {}
         self._columns: dict[str, str] = {}
+        self._positions = Positions()
         self._slots_of_lists: dict[str, list[str]] = {}
         self.texts, self.account = TextReader(data.max_chars, data.cut_long), Account()
         self.bind(requires, reads, self._limits)

@@ -12,6 +12,7 @@ from embedkit.errors import RecipeError
 from embedkit.objectives.base import LossOutput, ObjectiveBatch
 from embedkit.objectives.family import Family, loss_of_batch, take
 from embedkit.objectives.kernel import table_preset
+from embedkit.objectives.matrix.similarity import check_roles
 from embedkit.objectives.parts.documents import at_offset
 from embedkit.objectives.registry import objective
 from embedkit.objectives.tools import choice, whole
@@ -50,8 +51,8 @@ class CPC(Family):
     >>> numbers = {"document_id": torch.zeros(3).long(), "position": torch.arange(3)}
     >>> objective = build({"name": "cpc", "offsets": 1, "summary": "last"}, dim=3)
     >>> _ = objective.maps.data.copy_(torch.zeros(1, 3, 3))
-    >>> objective(z, ObjectiveBatch.of(z, **numbers)).loss  # log 3
-    tensor(1.0986)
+    >>> round(objective(z, ObjectiveBatch.of(z, **numbers)).loss.item(), 4)  # log 3
+    1.0986
     """
 
     requires = frozenset({"anchor", "document_id", "position"})
@@ -67,6 +68,7 @@ class CPC(Family):
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
         """The loss; every process computes all of it and returns its share."""
+        check_roles(self.requires, embeddings, batch)
         (z,) = take(embeddings, "anchor")
         if self.maps is None:
             raise RecipeError("cpc does not know the size of the embeddings", where="objective",

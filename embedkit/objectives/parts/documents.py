@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
-from embedkit.errors import DataError
 from embedkit.objectives.base import ObjectiveBatch
 from embedkit.objectives.matrix.problem import Extra, Problem
-from embedkit.objectives.matrix.similarity import Masks, PairList, Relation, Side
+from embedkit.objectives.matrix.similarity import Masks, PairList, Relation, Side, check_roles
 from embedkit.objectives.parts.banks import Bank
 from embedkit.objectives.parts.slots import part
 from embedkit.objectives.parts.targets import Target
@@ -25,10 +26,8 @@ def at_offset(batch: ObjectiveBatch, offset: int) -> Tensor:
     >>> at_offset(ObjectiveBatch.of({"anchor": torch.eye(4)}, **numbers), 1)
     tensor([ 1,  2, -1, -1])
     """
-    if batch.document_id is None or batch.position is None:
-        raise DataError("the rows have no places in documents", where="batch",
-                        remedy="use a method that reads sentences of documents, such as quick-thoughts")  # fmt: skip
-    document, position = batch.document_id, batch.position
+    check_roles({"document_id", "position"}, {}, batch)
+    document, position = cast(Tensor, batch.document_id), cast(Tensor, batch.position)
     match = (document[:, None] == document) & (position[:, None] + offset == position)
     return torch.where(match.any(1), match.int().argmax(1), torch.full_like(document, -1))
 

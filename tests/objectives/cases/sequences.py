@@ -14,8 +14,12 @@ DOCUMENT = np.array([4, 4, 4, 9, 9, 4, 2, 9])
 POSITION = np.array([0, 1, 2, 5, 6, 3, 0, 8])
 
 
-def ordered(rng: np.random.Generator, step: int) -> Draw:
-    return views(rng, size=len(DOCUMENT), document_id=DOCUMENT, position=POSITION)
+def ordered(rng: np.random.Generator, step: int, count: int = 2) -> Draw:
+    return views(rng, count, len(DOCUMENT), document_id=DOCUMENT, position=POSITION)
+
+
+def alone(rng: np.random.Generator, step: int) -> Draw:
+    return ordered(rng, step, 1)
 
 
 def near(facts: Facts, i: int, j: int) -> int:
@@ -85,6 +89,6 @@ EXEMPT = ("length",)
 CASES = [
     Case("context", context(1, 0.0), draw=ordered, exempt=EXEMPT),
     Case("context", context(2, None), {"context": 2, "bank": "none"}, ordered, "paper", exempt=EXEMPT),
-    Case("cpc", cpc(3, True), draw=ordered, exempt=EXEMPT),
-    Case("cpc", cpc(2, False), {"offsets": 2, "summary": "last"}, ordered, "last", exempt=EXEMPT),
+    Case("cpc", cpc(3, True), draw=alone, exempt=EXEMPT),
+    Case("cpc", cpc(2, False), {"offsets": 2, "summary": "last"}, alone, "last", exempt=EXEMPT),
 ]
