@@ -89,6 +89,9 @@ class Method:
     widths: ClassVar[Mapping[str, int]] = {}
     """Embedding -> size of its vectors in units of the others', where it is not 1; any number above 1 says "more"."""
 
+    anchors_a_row: int = 1
+    """Anchors that the objective sees of each row."""
+
     ema: float | None = None
     """Decay of the guide where it is a running mean of the model; set by the trainer before `parts` is called."""
 

@@ -60,7 +60,7 @@ class DeCLUTR(Method):
         rate: Annotated[float, Field(gt=0, lt=1)] = 0.15, weight: Annotated[float, Field(ge=0)] = 1.0,
     ) -> None:  # fmt: skip
         self.anchors, self.positives, self.least, self.most = anchors, positives, min(least, most), most
-        self.rate, self.weight = rate, weight
+        self.rate, self.weight, self.anchors_a_row = rate, weight, anchors
 
     @property
     def provides(self) -> frozenset[str]:

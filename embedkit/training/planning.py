@@ -144,10 +144,12 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
     hard = round(float(np.mean([len(b.owner["negatives"]) / b.size if "negatives" in b.owner else 0 for b in batches])))
     config = setup.objective_config(recipe, method)
     precision = choose_precision(recipe.train.precision, device)
-    steps, negatives = _steps(recipe, rows, total), _negatives(objective.negatives(size, hard, processes))
+    steps, negatives = (
+        _steps(recipe, rows, total),
+        _negatives(objective.negatives(size * method.anchors_a_row, hard, processes)),
+    )
     of_model = setup.notes_of_model(recipe, method, rows, model, parts)
-    of_model += batching.notes_of_first_rows(method, model, rows)
-    hints = bf16_hint(precision, device, model)
+    hints, of_rows = bf16_hint(precision, device, model), batching.notes_of_first_rows(method, model, rows)
     memory, chunking = _memory(bundle, recipe, method, batches, processes, _Start(resident, device, precision))
     batch = _batch(chunking, batches, processes)
     return Plan(
@@ -166,7 +168,7 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
         output=str(_output(recipe)),
         summary=summary_line(rows, total, method, model),
         warnings=list(dict.fromkeys([*folder_notes, *_warnings(rows, negatives, objective), *of_model])),
-        notes=list(dict.fromkeys([*recipe.origin.notes, *rows.guesses, *method.notes(model), *hints])),
+        notes=list(dict.fromkeys([*recipe.origin.notes, *rows.guesses, *method.notes(model), *of_rows, *hints])),
         seconds=_seconds(recipe, batch, total),
     )
 

@@ -30,6 +30,8 @@ def _line(index: int) -> str:
         "positive": f"positive {index}",
         "negatives": [f"negative {index % 5}"] * (index % 3),
         "label": index % 4,
+        "document_id": index // 5,
+        "position": index % 5,
     }
     return json.dumps(row) + "\n"
 
@@ -46,17 +48,24 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def _open(files: list[str], sampler: str, kind: str, size: int = 8, **more: Any) -> TrainingRows:
-    """kind: one, mixture (weighted), each (one source a batch), stream, stream-mixture."""
+    """kind: one, mixture (weighted), each (one source a batch), stream, stream-mixture.
+
+    The sampler contiguous, which keeps documents whole, has its sources one behind the other instead of a mixture.
+    """
     chosen = files if kind in ("mixture", "each", "stream-mixture") else files[:1]
     train: list[dict[str, Any]] = [{"path": path, "stream": kind.startswith("stream")} for path in chosen]
     config: dict[str, Any] = {"sampler": sampler, "shuffle_buffer": 25, **more}
-    if kind.endswith("mixture"):
+    requires, accepts = ROLES
+    if sampler == "contiguous":
+        requires += " document_id position"
+        config |= {"batches_from": "one-source"} if kind == "stream-mixture" else {}
+    elif kind.endswith("mixture"):
         config["mixing"] = "weighted"
         for source, weight in zip(train, (2.0, 1.0), strict=True):
             source["weight"] = weight
     if kind == "each":
         config["batches_from"] = "one-source"
-    return opened(train, *ROLES, batch_size=size, **config)
+    return opened(train, requires, accepts, batch_size=size, **config)
 
 
 KINDS = ["one", "mixture", "each", "stream", "stream-mixture"]

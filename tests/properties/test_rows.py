@@ -22,14 +22,25 @@ from tests.properties.lines import own_line
 
 TEXTS = st.integers(0, 25).map(lambda number: f"text {number}")
 ROWS = st.lists(
-    st.fixed_dictionaries({"anchor": TEXTS, "positive": TEXTS, "label": st.integers(0, 3)}), min_size=1, max_size=40
+    st.fixed_dictionaries(
+        {
+            "anchor": TEXTS,
+            "positive": TEXTS,
+            "label": st.integers(0, 3),
+            "document_id": st.integers(0, 4),
+            "position": st.integers(0, 9),
+        }
+    ),
+    min_size=1,
+    max_size=40,
 )
 
 
 @contextmanager
 def rows_of(rows: list[dict[str, Any]], sampler: str, size: int, **more: Any) -> Iterator[TrainingRows]:
     """Training rows of a file with these rows."""
-    accepts = "positive label" if sampler == "by-label" else "positive"
+    more_roles = {"by-label": " label", "contiguous": " document_id position"}
+    accepts = "positive" + more_roles.get(sampler, "")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "t.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -62,9 +73,9 @@ def test_processes_share_an_epoch(
         assert all(
             rows[i]["anchor"] == row["anchor"] for batch in whole for i, row in zip(batch.ids, batch.rows, strict=True)
         )
-        if not last and sampler in ("shuffled", "length"):
+        if not last and sampler in ("shuffled", "length", "contiguous"):
             assert sorted(ids) == list(range(len(rows)))
-        elif sampler in ("shuffled", "length"):
+        elif sampler in ("shuffled", "length", "contiguous"):
             assert len(rows) - len(ids) < 2 * half
 
 

@@ -160,6 +160,8 @@ def bind(
         columns["sentences"] = columns.pop("anchor")
     documents = _documents(columns, reads, split, lists, where, mapping is not None)
     roles = {_role_of(slot) for slot in columns}
+    if documents is not None and explode:
+        raise DataError("'explode' makes pairs, and documents are read", where=where, remedy="leave it out")
     if documents is not None:
         made = SENTENCE_ROLES if documents == "lists" else frozenset({"sentences"})
         roles = (roles - SENTENCE_ROLES - {"sentences"}) | made

@@ -74,6 +74,7 @@ class WithAuxiliaries(Method):
             auxiliary.method.beside({})  # refuses a method that is none
         self.paper = main.paper  # type: ignore[misc]
         self.objective = main.objective  # type: ignore[misc]
+        self.anchors_a_row = main.anchors_a_row
         self.caches_images, self.takes_parts = main.caches_images, main.takes_parts  # type: ignore[misc]
         contracts = [auxiliary.method.contract for auxiliary in beside]
         others = frozenset().union(*(contract.requires for contract in contracts)) - {
