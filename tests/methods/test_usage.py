@@ -71,7 +71,7 @@ def one_batch(names: frozenset[str], roles: frozenset[str], guided: frozenset[st
     low, high = limits
     numbers: dict[str, Any] = {
         "score": low + (high - low) * torch.rand(7, generator=draw), "label": torch.arange(7) % 3,
-        "group": torch.arange(7) // 3,
+        "group": torch.arange(7) // 3, "document_id": torch.arange(7) // 4, "position": torch.arange(7) % 4,
         "scores": {n: low + (high - low) * torch.rand(sizes[n], generator=draw) for n in ("positive", "negatives")
                    if n in sizes},
     }  # fmt: skip
