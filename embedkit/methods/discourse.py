@@ -68,8 +68,8 @@ class Discourse(Method):
         self, neighbours: Weight = 1.0, place: Weight = 1.0, level: Weight = 1.0, title: Weight = 1.0,
         places: Count = 32, levels: Count = 8, hidden: Count = 300,
     ) -> None:  # fmt: skip
-        given = {"previous": neighbours, "next": neighbours, "place": place, "level": level, "title": title}
-        self.weights = {name: weight for name, weight in given.items() if weight}
+        weights = {"previous": neighbours, "next": neighbours, "place": place, "level": level, "title": title}
+        self.weights = {name: weight for name, weight in weights.items() if weight}
         if not self.weights:
             raise RecipeError("nothing is predicted", where="method", remedy="leave one weight above 0")
         self.contract = replace(self.contract, limits={**self.contract.limits, "label": (0, levels - 1)})  # type: ignore[misc]
@@ -82,15 +82,15 @@ class Discourse(Method):
         from torch import nn
 
         size, words = model.training_dim, len(model.tokenizer)  # type: ignore[attr-defined]
-        found: dict[str, nn.Module] = {}
+        heads: dict[str, nn.Module] = {}
         for name in self.weights:
             if name in self.sizes:
-                found[name] = nn.Sequential(
+                heads[name] = nn.Sequential(
                     nn.Linear(size, self.hidden), nn.ReLU(), nn.Linear(self.hidden, self.sizes[name])
                 )
             else:
-                found[name] = nn.Linear(size, words)
-        return nn.ModuleDict(found)
+                heads[name] = nn.Linear(size, words)
+        return nn.ModuleDict(heads)
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         places = [int(random(i).integers(len(row["sentences"]))) for i, row in enumerate(rows)]
@@ -139,8 +139,8 @@ class Discourse(Method):
     def terms(
         self, outputs: dict[str, Tensor], embeddings: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict
     ) -> dict[str, Tensor]:
-        found = {}
+        terms_by_name = {}
         for place, (name, weight) in enumerate(self.weights.items()):
             losses, there = outputs["anchor"][:, 2 * place : 2 * place + 2].T
-            found[name] = weight * losses[batch.rows].sum() / there.sum().detach().clamp(min=1.0)
-        return found
+            terms_by_name[name] = weight * losses[batch.rows].sum() / there.sum().detach().clamp(min=1.0)
+        return terms_by_name

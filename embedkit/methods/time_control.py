@@ -101,7 +101,7 @@ def _times(count: int, random: np.random.Generator) -> tuple[int, int, int]:
     return first, instant, last
 
 
-def _pin(gap: Tensor, chosen: Tensor, rows: slice) -> Tensor:
-    """This process's share of the mean square of the chosen rows of `gap` (B, D)."""
-    squares = gap.square().mean(dim=1) * chosen
-    return squares[rows].sum() / chosen.sum().clamp(min=1)
+def _pin(gap: Tensor, choice: Tensor, rows: slice) -> Tensor:
+    """This process's share of the mean square of `gap` (B, D) over the rows of `choice`."""
+    squares = gap.square().mean(dim=1) * choice
+    return squares[rows].sum() / choice.sum().clamp(min=1)

@@ -163,8 +163,8 @@ def bind(
     if documents is not None and explode:
         raise DataError("'explode' makes pairs, and documents are read", where=where, remedy="leave it out")
     if documents is not None:
-        made = SENTENCE_ROLES if documents == "lists" else frozenset({"sentences"})
-        roles = (roles - SENTENCE_ROLES - {"sentences"}) | made
+        new = SENTENCE_ROLES if documents == "lists" else frozenset({"sentences"})
+        roles = (roles - SENTENCE_ROLES - {"sentences"}) | new
     if explode:
         if "texts" not in roles:
             raise DataError("'explode' needs a column with role texts", where=where, remedy=_advice(names, ["texts"]))

@@ -36,15 +36,15 @@ def split_sentences(text: str) -> list[str]:
     >>> split_sentences("Dr. Lee met J. Smith at 3.15 p.m. on Monday. They left! Why?\\n\\nA new paragraph")
     ['Dr. Lee met J. Smith at 3.15 p.m. on Monday.', 'They left!', 'Why?', 'A new paragraph']
     """
-    found = []
+    sentences = []
     for paragraph in _PARAGRAPH.split(text):
         plain, start = " ".join(paragraph.split()), 0
         for end in _END.finditer(plain):
             if not _goes_on(plain, start, end.start(), end.end()):
-                found.append(plain[start : end.end()].strip())
+                sentences.append(plain[start : end.end()].strip())
                 start = end.end()
-        found.append(plain[start:].strip())
-    return [sentence for sentence in found if sentence]
+        sentences.append(plain[start:].strip())
+    return [sentence for sentence in sentences if sentence]
 
 
 def _goes_on(text: str, start: int, stop: int, end: int) -> bool:
@@ -107,7 +107,7 @@ def gathered(outcomes: Iterable[_Outcome], where: Any) -> Iterator[_Outcome]:
     >>> [found for _, found in gathered([((0, i), [row]) for i, row in enumerate(rows)], str)]
     [[{'sentences': ['One.', 'Two.']}], [{'sentences': ['New.']}]]
     """
-    seen: set[str] = set()
+    names: set[str] = set()
     waiting: list[tuple[tuple[int, int], Row]] = []
     for place, outcome in outcomes:
         if isinstance(outcome, BadRow):
@@ -118,13 +118,13 @@ def gathered(outcomes: Iterable[_Outcome], where: Any) -> Iterator[_Outcome]:
             if waiting and waiting[-1][1]["document_id"] != name:
                 yield waiting[0][0], [_document(waiting)]
                 waiting = []
-            if not waiting and name in seen:
+            if not waiting and name in names:
                 yield place, BadRow(
                     "scattered document", "the rows of a document do not lie together", where=where(place),
                     remedy="sort the rows by document",
                 )  # fmt: skip
                 continue
-            seen.add(name)
+            names.add(name)
             waiting.append((place, row))
     if waiting:
         yield waiting[0][0], [_document(waiting)]
@@ -148,10 +148,10 @@ def documents_guess(binding: Binding, split: bool, where: str) -> list[Guess]:
         "lists": "each list is a document, each of its sentences a row",
         "rows": "neighbouring rows of one document_id are a document",
     }.get(binding.documents or "")
-    found = [Guess(where, what, "columns")] if what else []
+    guesses = [Guess(where, what, "columns")] if what else []
     if split:
-        found.append(Guess(where, "texts are cut into sentences by embedkit's own rules", "split_sentences"))
-    return found
+        guesses.append(Guess(where, "texts are cut into sentences by embedkit's own rules", "split_sentences"))
+    return guesses
 
 
 def check_count(rows: Any, limits: Mapping[str, tuple[float, float]], where: str) -> BadRow | None:

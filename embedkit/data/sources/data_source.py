@@ -267,11 +267,11 @@ class Source:
         `account` counts records read (``read``) and left out by ``where`` (``filtered``).
         """
         self._positions = Positions()
-        found = self._outcomes(account, records)
+        outcomes = self._outcomes(account, records)
         if self.documents != "rows":
-            yield from found
+            yield from outcomes
             return
-        for place, outcome in gathered(found, self.where):
+        for place, outcome in gathered(outcomes, self.where):
             fault = None if records is not None else check_count(outcome, self._limits, self.where(place))
             yield place, fault or outcome
 
