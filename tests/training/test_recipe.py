@@ -153,7 +153,7 @@ def test_unknown_keys_are_named_with_the_nearest_known_one(override: str, key: s
         ("data.drop_last=no", "data.drop_last"),
         ("data.train=[3]", "data.train.0"),
         ("data.train=[]", "data.train"),
-        ("model.head.kind=relu", "model.head.0.kind"),
+        ("model.head.kind=gelu", "model.head.0.kind"),
         ("model.head={kind: pooler, dim: 8}", "model.head.0"),
         ("model.head=[{train_only: true}, {kind: linear}]", "model"),
         ("model.prompts={q: 1}", "model.prompts.q"),
