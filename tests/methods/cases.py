@@ -47,6 +47,10 @@ CASES: dict[str, dict[str, Any]] = {
         {"name": "consert-sup", "second": {"adversarial": 0.5}}, TEXT, "inference-train", train={"lr": 2e-3}
     ),
     "consert-sup+sbert": _texts({"name": "consert-sup", "weight": 0.0}, TEXT, "inference-train", train={"lr": 2e-3}),
+    "parallel-lines": _texts(
+        {"name": "parallel-lines", "frequencies": "builtin:sentences", "least": 2},
+        {"kind": "static", "tokenizer": "builtin", "dim": 16}, train={"lr": 0.05},
+    ),
     "whitenedcse": _texts({"name": "whitenedcse", "groups": 8}, CLS),
     "whitenedcse+sentence": _texts({"name": "whitenedcse", "groups": 8, "positives": 1, "by": "sentence"}, CLS),
     "unsee": _texts({"name": "unsee", "blocks": 2, "expansion": 2}, TEXT, guide={"ema": 0.9}),
