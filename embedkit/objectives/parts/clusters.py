@@ -56,7 +56,8 @@ class Centroids(Bank):
     ``batch_cosine`` and ``clusters_from`` (-1: not yet) are logged, and a run that never came to clusters says so.
 
     The rows of one cluster stay negatives of each other, as in the release; `drop_same` leaves them out, and
-    ``by: cluster`` of the slot `target` makes them positives. `margin_weight` adds the bidirectional margin loss: the
+    ``by: cluster`` of the slot `target` makes them positives. Images take it as texts do, ``{name: ntxent, bank:
+    centroids}``. `margin_weight` adds the bidirectional margin loss: the
     mean over anchors i and positives j of ``relu(d + alpha) + relu(-d - beta)``, ``d = cos(a_i, p_j) - cos(a_i, p_i)``
     for rows of one cluster and 0 for others, which add the constant ``relu(alpha) + relu(-beta)``.
 
