@@ -16,7 +16,7 @@ from embedkit.objectives.base import LossOutput, NegativeCount, Objective, Objec
 from embedkit.objectives.compose.wrappers import WeightedSum
 from embedkit.objectives.kernel import table_preset
 from embedkit.objectives.matrix.similarity import check_roles
-from embedkit.objectives.parts import clusters, mixtures  # noqa: F401
+from embedkit.objectives.parts import mixtures  # noqa: F401
 from embedkit.objectives.parts import soft_targets as divergence  # noqa: F401  (they file parts)
 from embedkit.objectives.registry import build, objective
 from embedkit.objectives.tools import number, prepare, unit, whole
@@ -91,10 +91,6 @@ table_preset("ascl", paper="Feng and Patras, ICPR 2022", detach=True, temperatur
 table_preset("mls", paper="arXiv 2308.03286, ICCV 2023 (abstract only)", scale="fixed", temperature=0.1, bias=-5.0,
              bank="queue", size=4096, detach=True, target="nearest", reducer="sigmoid", **QUEUE,
              note="[R] number of neighbours, scale and balance are not verified")  # fmt: skip
-
-table_preset("clusterns", paper="Deng et al. 2023, Findings of ACL, Clustering-Aware Negative Sampling for "
-             "Unsupervised Sentence Representation", bank="centroids", state="K centroids", cost="B (B + K) D",
-             note="false negatives stay in the denominator, as in the authors' code")  # fmt: skip
 
 # Target distributions over candidates.
 table_preset("icon", paper="Alshammari et al., ICLR 2025 (arXiv 2504.16929)", reducer="divergence", direction="views",
