@@ -179,8 +179,15 @@ class Memory(nn.Module):
     torch.Size([4])
     """
 
+    least_rows: int = 1
+    """Rows that a batch must have for the state to come about."""
+
     def make_room(self, roles: frozenset[str], guide_dim: int | None) -> None:
         """Register the buffers for these roles of the rows, and for guide vectors of this size."""
+
+    def remark(self) -> str | None:
+        """What is worth saying of the state at the end of a run; None for nothing."""
+        return None
 
 
 class Objective(nn.Module):

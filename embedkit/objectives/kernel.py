@@ -92,7 +92,7 @@ class TableObjective(Objective):
         refuse(not self.prior.absent and self.score.lowest is None, "prior", "needs a score with a smallest value",
                "use score 'cosine' or 'distance'")  # fmt: skip
         refuse(self.positive.cosine_only and not self.score.cosine, "positive", "needs cosines", "use score 'cosine'")
-        refuse(self.bank.size > 0 and not self.score.cosine, "bank", "keeps unit vectors", "use score 'cosine'")
+        refuse(self.bank.cosine_only and not self.score.cosine, "bank", "keeps unit vectors", "use score 'cosine'")
         unread = self.choices["bank"][1].get("guide_dim") is not None and not self.bank.keeps_guides
         refuse(unread, "bank", "keeps the guide's vectors, which nothing reads", "leave out guide_dim")
         refuse(self.scale.per_row and not self.reducer.keeps_state, "scale", "is moved by the reducer 'global' only",
@@ -106,7 +106,11 @@ class TableObjective(Objective):
                "use bank 'queue', or weight 'exponential'")  # fmt: skip
         refuse(self.direction.joint and not self.reducer.joins, "direction", f"does not go with the {reducer}",
                "use reducer 'joint'")  # fmt: skip
-        refuse(self.reducer.joins and self.bank.size > 0, "bank", f"does not go with the {reducer}", "use bank 'none'")
+        refuse(
+            self.reducer.joins and self.bank.cosine_only, "bank", f"does not go with the {reducer}", "use bank 'none'"
+        )
+        refuse(getattr(self.target, "by", "") == "cluster" and not self.bank.clusters_rows, "target",
+               "by cluster needs clusters", "use bank 'centroids'")  # fmt: skip
         refuse(self.reducer.joins and not self.prior.absent, "prior", f"does not go with the {reducer}",
                "use prior 'none'")  # fmt: skip
 
@@ -119,7 +123,7 @@ class TableObjective(Objective):
 
     def _evaluate(self, z: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
         sides = self.direction.sides(z, batch)
-        problems = [self._problem(left, right, batch, place) for place, (left, right) in enumerate(sides)]
+        problems = [self._problem(left, right, z, batch, place) for place, (left, right) in enumerate(sides)]
         tables = [self._table(problem) for problem in problems]
         stats = row_stats(tables, self._stats(), self.tile)
         if self.reducer.joins:
@@ -132,14 +136,18 @@ class TableObjective(Objective):
             losses.append(loss)
             for name, value in named_terms.items():
                 terms[name] = terms.get(name, 0) + value.detach() * self.direction.factor(sides)
-        return LossOutput(torch.stack(losses).sum() * self.direction.factor(sides), terms, self.scale.metrics())
+        metrics = {**self.scale.metrics(), **self.bank.metrics(z, batch)}
+        return LossOutput(torch.stack(losses).sum() * self.direction.factor(sides), terms, metrics)
 
-    def _problem(self, left: Side, right: Side, batch: ObjectiveBatch, place: int) -> Problem:
+    def _problem(
+        self, left: Side, right: Side, z: dict[str, Tensor], batch: ObjectiveBatch, place: int
+    ) -> Problem:  # fmt: skip
         """Anchors, candidates and masks of one direction."""
-        inside, bank = len(right), self.bank.side(left)
+        inside, bank = len(right), self.bank.candidates(left, right, z, batch)
         everyone = right if bank is None else Side.join([right, bank])
         masks = self.target.masks(left, everyone, batch)
         self.mask.extend(masks, left, everyone)
+        masks.drop += self.bank.drop(left, everyone)
         self.direction.restrict(masks, left, everyone, place)
         if not self.bank.in_batch:
             bank_only = torch.full((len(everyone),), -1, device=left.z.device)
@@ -222,10 +230,11 @@ class TableObjective(Objective):
         loss, anchors = self._mean(row, self.reducer(row)), max(1, self.reducer.divisor(row))
         terms = {name: value / anchors for name, value in self.reducer.metrics(row).items()}
         penalty = self.score.penalty(problem.left)
-        if penalty is None:
+        penalties = ({} if penalty is None else {"compactness": penalty}) | self.bank.penalties(problem)
+        if not penalties:
             return loss, terms
-        pull = penalty.sum() / anchors
-        return loss + pull, {**terms, "contrast": loss, "compactness": pull}
+        pulls = {name: values.sum() / anchors for name, values in penalties.items()}
+        return loss + torch.stack(list(pulls.values())).sum(), {**terms, "contrast": loss, **pulls}
 
     def _mean(self, row: Row, losses: Tensor) -> Tensor:
         """This process's share of the mean of losses."""
@@ -247,7 +256,7 @@ class TableObjective(Objective):
         """Update state by sample, from the sums of all anchors of the batch, not only of this process's."""
         everything = ObjectiveBatch(**{**vars(batch), "rows": slice(0, batch.size)})
         for place, (left, right) in enumerate(self.direction.sides(z, everything)):
-            problem = self._problem(left, right, everything, place)
+            problem = self._problem(left, right, z, everything, place)
             table = self._table(problem)
             stats = dict(zip(self._stats(), row_stats([table], self._stats(), self.tile)[0], strict=True))
             row = self._row(problem, table, stats)
@@ -258,13 +267,13 @@ class TableObjective(Objective):
     def negatives(self, batch_size: int, hard: int, processes: int) -> NegativeCount:
         """In-batch negatives, hard negatives of all rows, and as many vectors as the bank holds when it is full."""
         if not self.bank.in_batch:
-            return NegativeCount(0, 0, 0, self.bank.size)
+            return NegativeCount(0, 0, 0, self.bank.count(batch_size))
         if self.mask.candidates == "own":
-            return NegativeCount(0, hard, 0, self.bank.size)
+            return NegativeCount(0, hard, 0, self.bank.count(batch_size))
         hard = 0 if self.mask.candidates == "batch" else hard
         inside, _ = self.direction.count(batch_size // processes, hard)
         everywhere, hard_ones = self.direction.count(batch_size, hard)
-        return NegativeCount(inside, hard_ones, everywhere - inside, self.bank.size)
+        return NegativeCount(inside, hard_ones, everywhere - inside, self.bank.count(batch_size))
 
 
 def _add_extra(stats: dict[Stat, Tensor], extra: Extra, table: Table) -> None:

@@ -16,6 +16,7 @@ from embedkit.objectives.base import LossOutput, NegativeCount, Objective, Objec
 from embedkit.objectives.compose.wrappers import WeightedSum
 from embedkit.objectives.kernel import table_preset
 from embedkit.objectives.matrix.similarity import check_roles
+from embedkit.objectives.parts import mixtures  # noqa: F401
 from embedkit.objectives.parts import soft_targets as divergence  # noqa: F401  (they file parts)
 from embedkit.objectives.registry import build, objective
 from embedkit.objectives.tools import number, prepare, unit, whole
@@ -46,6 +47,11 @@ table_preset("supcon-in", paper="Khosla et al. 2020 (arXiv 2004.11362), L_in", d
 table_preset("supcon-relu", paper="Kini et al., ICLR 2024", direction="views", temperature=0.07, base_temperature=0.07,
              by="label", others=1.0, relu=True)  # fmt: skip
 
+table_preset("csd", paper="Barletti et al. 2022, ICIAP, Contrastive Supervised Distillation for Continual "
+             "Representation Learning", direction="with-guide", temperature=0.07, base_temperature=0.07, by="label",
+             others=1.0,
+             note="keys: guide is the paper's formula, keys: both (the default) its code")  # fmt: skip
+
 # Negatives that weigh differently, or are partly positives.
 table_preset("debiased", paper="Chuang et al. 2020 (arXiv 2007.00224)", direction="views", temperature=0.5,
              prior="debiased", class_prior=0.1)  # fmt: skip
@@ -75,6 +81,11 @@ table_preset("moco-filtered", paper="arXiv 2501.16360 (abstract only)", directio
              bank="filtered-queue", **QUEUE, note="[R] formulas are a reconstruction")  # fmt: skip
 table_preset("mochi", paper="Kalantidis et al. 2020 (arXiv 2010.01028)", detach=True, temperature=0.2,
              bank="mixed-queue", **QUEUE, note="[M] constants from memory")  # fmt: skip
+table_preset("moco-interpolated", paper="Zhu et al. 2021, ICCV, Improving Contrastive Learning by Visualizing Feature "
+             "Transformation, section 4.2", detach=True, temperature=0.2, bank="interpolated-queue", **QUEUE,
+             note="in feature-transform with interpolate: null it has both transforms")  # fmt: skip
+table_preset("infonce-interpolated", paper="after Zhu et al. 2021, ICCV, section 4.2, with the batch for the queue",
+             temperature=0.2, bank="interpolated-batch")  # fmt: skip
 table_preset("ascl", paper="Feng and Patras, ICPR 2022", detach=True, temperature=0.1, bank="queue", size=4096,
              target="adaptive", reducer="divergence", form="cross-entropy", **QUEUE)  # fmt: skip
 table_preset("mls", paper="arXiv 2308.03286, ICCV 2023 (abstract only)", scale="fixed", temperature=0.1, bias=-5.0,
@@ -88,6 +99,8 @@ table_preset("soft-targets", paper="Hinton et al. 2015, on rows of the similarit
              reducer="divergence")  # fmt: skip
 
 # Several views.
+table_preset("multi-positive", paper="Zhuo et al. 2023, ACL, WhitenedCSE, section 3.3", direction="each",
+             note="InfoNCE to each further view apart; combine: mean instead of their sum")  # fmt: skip
 table_preset("poly-view-geometric", paper="Shidani et al., ICLR 2024 (arXiv 2403.05490)", direction="views",
              temperature=0.1, note="[M] formula checked against a third-party port only")  # fmt: skip
 table_preset("poly-view-arithmetic", paper="Shidani et al., ICLR 2024 (arXiv 2403.05490)", direction="views",

@@ -445,11 +445,19 @@ def check_batch(recipe: Recipe, objective: Objective, rows: TrainingRows) -> Non
     Traceback (most recent call last):
     embedkit.errors.RecipeError: train.batch_size: a batch of 1 has no negatives, so nothing would be learned; ...
     """
+    from embedkit.objectives.base import Memory
+
     hard = most_negatives(rows)
     if objective.negatives(recipe.train.batch_size, hard, 1).total == 0 < objective.negatives(2, hard, 1).total:
         raise RecipeError(
             f"a batch of {recipe.train.batch_size} has no negatives, so nothing would be learned",
             where="train.batch_size", remedy="take 2 at least, or an objective without negatives",
+        )  # fmt: skip
+    least = max((part.least_rows for part in objective.modules() if isinstance(part, Memory)), default=1)
+    if recipe.train.batch_size < least:
+        raise RecipeError(
+            f"a batch of {recipe.train.batch_size} rows cannot start {least} clusters", where="train.batch_size",
+            remedy=f"take {least} at least, or fewer objective.clusters",
         )  # fmt: skip
 
 

@@ -135,8 +135,8 @@ def random_span(least: Count = 32, most: Count = 512, alpha: Shape = 4.0, beta: 
 def phrases(parts: Count = 2, even: bool = False) -> Step:
     """Cut the text into `parts` neighbouring phrases; the row's vector is the mean of theirs (after CompCSE's "avg").
 
-    CompCSE composes before its training head and compares the first 256 numbers only (``matryoshka`` cuts so); here the
-    head of a method that has one comes first.
+    The method ``compcse`` composes before its training head and compares the first 256 numbers only; here the head of a
+    method that has one comes first.
 
     Examples
     --------

@@ -58,6 +58,17 @@ CASES: dict[str, dict[str, Any]] = {
         {"name": "consert-sup", "second": {"adversarial": 0.5}}, TEXT, "inference-train", train={"lr": 2e-3}
     ),
     "consert-sup+sbert": _texts({"name": "consert-sup", "weight": 0.0}, TEXT, "inference-train", train={"lr": 2e-3}),
+    "parallel-lines": _texts(
+        {"name": "parallel-lines", "frequencies": "builtin:sentences", "least": 2},
+        {"kind": "static", "tokenizer": "builtin", "dim": 16}, train={"lr": 0.05},
+    ),
+    "whitenedcse": _texts({"name": "whitenedcse", "groups": 8}, CLS),
+    "whitenedcse+sentence": _texts({"name": "whitenedcse", "groups": 8, "positives": 1, "by": "sentence"}, CLS),
+    "unsee": _texts({"name": "unsee", "blocks": 2, "expansion": 2}, TEXT, guide={"ema": 0.9}),
+    "unsee+corinfomax": _texts({"name": "unsee", "blocks": 1, "expansion": 2}, TEXT, guide={"ema": 0.9},
+                               objective={"name": "corinfomax", "keys": "guide", "invariance": 50.0}),
+    "clusterns": _texts("clusterns", {**CLS, "head": TRAIN_ONLY}, objective={
+        "name": "clusterns", "clusters": 4, "start_cosine": 0.999, "margin_weight": 0.5, "alpha": 0.1}),
     "promcse": _texts({"name": "promcse", "prompt_length": 3}, {**CLS, "head": TRAIN_ONLY}, train={"lr": 1e-2}),
     "promcse+hinge": _texts(
         {"name": "promcse", "prompt_length": 3}, {**CLS, "head": {"kind": "tanh"}}, "triplets-train",

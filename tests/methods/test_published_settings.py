@@ -1,9 +1,8 @@
 """The shipped recipes of published sentence methods have the published settings.
 
-The table is written from the collected reference (`../shared/reference/sentence-methods-1.md`, for documents
-`sentence-methods-2.md`, sections in the comments) and, where it is said, from the official code, never from the
-recipes. None: neither says it. Numbers for several processes are totals: 4 x 64 is 256. Where a recipe and the table
-differ, one of them is wrong: find out which.
+The table is written from the collected reference (`../shared/reference/sentence-methods-1.md` and `-2.md`, sections in
+the comments) and, where it is said, from the official code, never from the recipes. None: neither says it. Numbers for
+several processes are totals: 4 x 64 is 256. Where a recipe and the table differ, one of them is wrong: find out which.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 FAMILIES = (
     "simcse-", "diffcse", "promptbert-", "consert", "sbert-nli", "promcse-", "dclr", "sct", "sg-opt", "micse", "macl",
     "mcse-", "quick-thoughts", "declutr", "time-control", "conpono", "discourse", "cda", "cpc",
+    "clusterns", "whitenedcse", "unsee", "clear", "compcse", "csd", "parallel-lines",
 )  # fmt: skip
 
 KEYS = {
@@ -306,9 +306,74 @@ DOCUMENTS = {
     "cpc": row(UNKNOWN, None, None, None, **{"data.sampler": "contiguous", "objective.name": "cpc"}),
 }  # fmt: skip
 
+# The second list (sentence-methods-2.md), section 8.4: the README's table (8.6e), totals of processes.
+CLUSTER: Row = {**TRAINER, "evaluation.patience": 3, "objective.name": "clusterns"}
+
+
+def clusterns(base: Row, name: str, lr: float, batch: int, cells: tuple[Any, ...], hard: bool | None = True) -> Row:
+    """Clusters, start, rate, weight, alpha and beta of a column of the table; None where it has none."""
+    keys = ("clusters", "start_cosine", "rate", "margin_weight", "alpha", "beta")
+    more = {f"objective.{key}": value for key, value in zip(keys, cells, strict=True)}
+    return row(base, lr, batch, 1, name, **more, **({"objective.hard": False} if not hard else {}))
+
+
+TEMPLATES = {**CLUSTER, **{key: PROMPT_UNSUP[key] for key in PROMPT_UNSUP if PROMPT_UNSUP[key] != TRAINER.get(key)}}
+TEMPLATES["seed"] = None
+CLUSTERS = {
+    "clusterns": clusterns(CLUSTER, BERT, 5e-5, 256, (128, 0.4, 1e-3, 1e-3, 0.0, 0.3)),
+    "clusterns-bert-large": clusterns(CLUSTER, LARGE, 5e-5, 4 * 128, (128, 0.5, 1e-3, 5e-5, 0.25, 0.3)),
+    "clusterns-roberta-base": clusterns(CLUSTER, ROBERTA, 5e-5, 2 * 256, (128, 0.4, 1e-3, 1e-4, 0.2, 0.5)),
+    "clusterns-roberta-large": clusterns(CLUSTER, ROBERTA_LARGE, 5e-5, 4 * 128, (128, 0.4, 5e-4, 0.0, None, None)),
+    "clusterns-prompt": clusterns(TEMPLATES, BERT, 5e-5, 512, (96, 0.4, 5e-4, 1e-2, 0.0, 0.2)),
+    "clusterns-prompt-bert-large": clusterns(TEMPLATES, LARGE, 3e-5, 4 * 64, (96, 0.2, 1e-4, 5e-4, 0.25, 0.3)),
+    "clusterns-prompt-roberta-base": clusterns(
+        TEMPLATES, ROBERTA, 5e-5, 2 * 256, (128, 0.4, 1e-3, 1e-2, 0.2, 0.6), hard=False
+    ),
+}
+
+# Section 12.2 to 12.4: the library's AdamW; every 5 % of the run; no seed said.
+UNSEE: Row = {
+    "name": BERT, "length": 64, "temperature": NONE, "decay": 0.01, "warmup": 0.1, "schedule": "linear",
+    "betas": (0.9, 0.999), "eps": 1e-8, "correction": True, "clip": 1.0, "precision": "amp", "last": None,
+    "every": None, "metric": "sts/stsb", "seed": None, "pooling": "mean", IN_TRAINING: "mean", "head": (),
+    "evaluation.vectors": {}, "guide.ema": 0.999, "method.expansion": 10, "method.blocks": 4, "objective.keys": "guide",
+}  # fmt: skip
+UNSEES = {
+    "unsee": row(UNSEE, 1e-4, 32, 1, **{
+        "objective.invariance": 25.0, "objective.variance": 25.0, "objective.covariance": 1.0,
+    }),
+    "unsee-barlow": row(UNSEE, 1e-4, 32, 1, **{"objective.off_diagonal": 0.0051, "objective.affine": True}),
+    "unsee-corinfomax": row(UNSEE, 1e-4, 32, 1, **{
+        "objective.invariance": 2000.0, "objective.covariance": 0.2, "objective.keep": 0.01, "objective.eps": 1e-6,
+    }),
+    "unsee-byol": row(UNSEE, 1e-4, 32, 1, **{"method.blocks": 3, "objective.keys": NONE, "objective.hidden": 0}),
+}  # fmt: skip
+SECOND_LIST = {
+    # 9.3 and 9.4: the head is the method's own and dropped
+    "whitenedcse": row({**TRAINER, "head": ()}, 1e-5, 128, 1, **{"method.groups": 128, "method.positives": 2}),
+    # 5.2 to 5.4: single GPU; the head as above
+    "compcse": row({**TRAINER, "head": ()}, 3e-5, 64, 1, **{
+        "method.prefix": 256, "method.composition": "mean",
+    }),
+    # 2: [M], as all of it; MLM and NT-Xent weigh the same
+    "clear": row(UNKNOWN, 6e-4, 8192, None, warmup=24000, pooling="cls", head=DROPPED, **{
+        "train.max_steps": 500_000, "auxiliary.0.name": "mlm", "auxiliary.0.weight": 1.0,
+    }),
+    # 26.3 and 26.4, for images
+    "csd": row(UNKNOWN, 1e-5, 128, None, temperature=0.07, decay=5e-4, **{
+        "objective.terms.0.keys": "both", "objective.terms.1.name": "batch-hard-triplet",
+        "objective.terms.1.score": "cosine", "objective.terms.1.margin": 1.0,
+    }),
+    # 24.1 and 24.4
+    "parallel-lines": row(UNKNOWN, 0.04, None, None, schedule="linear", **{
+        "objective.margin": 0.15, "method.window": 5, "method.negatives": 2, "method.t": 1e-3, "method.least": 50,
+        "model.dim": 100,
+    }),
+}  # fmt: skip
+
 PUBLISHED: dict[str, Row] = {
     **UNSUP, **SUP, **WITH_MLM, **DIFFCSES, **PROMPTBERTS, **CONSERTS, **PROMCSES, **DCLRS, **MCSES, **SCTS,
-    **SG_OPTS, **OTHERS, **DOCUMENTS,
+    **SG_OPTS, **OTHERS, **DOCUMENTS, **CLUSTERS, **UNSEES, **SECOND_LIST,
 }  # fmt: skip
 
 
@@ -316,14 +381,15 @@ def views_of(method: Method) -> Any:
     """The views of one row that has every role."""
     given = {"anchor": "a", "positive": "b", "negatives": ["c"], "label": 1, "features": np.zeros(2048, np.float32),
              "sentences": ["a", "b", "c"], "document_id": 1, "position": 0}  # fmt: skip
-    return method.views([given], lambda stream: np.random.default_rng(stream))
+    make = method.outline if "frequencies" in vars(method) else method.views  # words are counted in a large file
+    return make([given], lambda stream: np.random.default_rng(stream))
 
 
 def with_defaults(given: dict[str, Any]) -> dict[str, Any]:
     """The settings of a method as it gets them; views of ConSERT without what is switched off."""
     defaults = {key: found.default for key, found in inspect.signature(methods[given["name"]]).parameters.items()}
     merged = {**defaults, **given}
-    for view in {"first", "second"} & set(merged):
+    for view in {"first", "second"} & set(merged) if given["name"].startswith("consert") else ():
         merged[view] = {key: value for key, value in (merged[view] or {}).items() if value is not False} or None
     return merged
 

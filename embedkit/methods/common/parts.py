@@ -38,6 +38,22 @@ class BatchNormProjector(nn.Module):
         return self.layers(z)
 
 
+def tanh_head(model: Any) -> nn.Sequential:
+    """SimCSE's head on the model's vectors: Linear(d, d) - Tanh, with the start that BERT's layers have.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> tanh_head(SimpleNamespace(training_dim=4))(torch.ones(2, 4)).shape
+    torch.Size([2, 4])
+    """
+    layer = nn.Linear(model.training_dim, model.training_dim)
+    config = getattr(getattr(model, "encoder", None), "config", None)
+    nn.init.normal_(layer.weight, std=getattr(config, "initializer_range", 0.02))
+    nn.init.zeros_(layer.bias)
+    return nn.Sequential(layer, nn.Tanh())
+
+
 class Frozen(nn.Module):
     """A module that moves with the others to a device or type, but is in no state dict and has no parameters.
 

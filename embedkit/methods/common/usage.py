@@ -131,8 +131,7 @@ def usage_of(
         error = RecipeError(
             f"nothing reads the guide, neither the method nor objective {objective.get('name', 'none')!r}",
             where="guide",
-            remedy="leave it out, or choose an objective that reads one, such as "
-            + ", ".join(_with_guide(str(objective.get("name")))),
+            remedy=_guide_remedy(objective),
         )  # fmt: skip
         if not lenient:
             raise error
@@ -204,6 +203,16 @@ def _refuse_missing(name: str, any_of: Sequence[frozenset[str]], there: frozense
         remedy="add a guide section, or map a column of the data to a role" if "guide" in missing
         else "map a column of the data to it",
     )  # fmt: skip
+
+
+def _guide_remedy(objective: Mapping[str, Any]) -> str:
+    """What to do about a guide that nothing reads."""
+    from embedkit.objectives.registry import presets
+
+    name = str(objective.get("name"))
+    switch = "set objective.keys: guide, or " if name in presets and "keys" in presets[name].settings else ""
+    others = ", ".join(_with_guide(name))
+    return f"leave it out, {switch or 'or '}choose an objective that reads one, such as {others}"
 
 
 def _with_guide(name: str) -> list[str]:

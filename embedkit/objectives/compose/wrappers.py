@@ -322,8 +322,8 @@ class FeatureTransform(Wrapper):
     with ``m = 1 + Beta(extrapolate, extrapolate)``, which lowers their similarity; a hard negative n becomes
     ``l n + (1 - l) n'`` with ``l = Beta(interpolate, interpolate)`` and n' another one of the batch. Numbers are a
     function of the run's seed and the step, the same on every process. State of the objective (a queue) gets the
-    vectors as they were. The paper moves only the pair's own score and mixes a queue; here the moved vectors are
-    candidates of the other rows too.
+    vectors as they were. The paper moves only the pair's own score and mixes a queue, as ``moco-interpolated`` does
+    (and ``infonce-interpolated`` the batch); here the moved vectors are candidates of the other rows too.
 
     Parameters
     ----------

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from embedkit.errors import DataError
-from embedkit.objectives.base import LossOutput, ObjectiveBatch
+from embedkit.objectives.base import LossOutput, NegativeCount, ObjectiveBatch
 from embedkit.objectives.family import PAIR, Family, cosines, loss_of_rows, require_role, take
 from embedkit.objectives.kernel import table_preset
 from embedkit.objectives.matrix.problem import Row
@@ -347,3 +347,49 @@ table_preset("multi-similarity", paper="Wang et al. 2019, CVPR (arXiv 1904.06627
              temperature=1.0, epsilon=0.1, direction="views", by="label")  # fmt: skip
 table_preset("circle", paper="Sun et al. 2020, CVPR (arXiv 2002.10857)", reducer="circle", temperature=1 / 80,
              direction="views", by="label")  # fmt: skip
+
+
+@objective(
+    "cosine-hinge", paper="Ri, Lee and Verma 2023, RepL4NLP, Contrastive Loss is All You Need to Recover Analogies as "
+    "Parallel Lines", family="pairs", splits=True, cost="N D for N negatives",
+    slots="hinge on the cosine with each own negative",
+    note="factors of the two cosines are 1 here, the authors' code has no default for them",
+)  # fmt: skip
+class CosineHinge(Family):
+    """``sum over the row's negatives n of max(0, margin - attract * cos(a, p) + repel * cos(a, n))``, the mean of rows.
+
+    Parameters
+    ----------
+    margin : float
+        What the two cosines should differ by.
+    attract, repel : float
+        Their factors.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2), "negatives": torch.ones(4, 2)}
+    >>> round(build({"name": "cosine-hinge", "margin": 0.5})(z, ObjectiveBatch.of(z)).loss.item(), 4)
+    0.4142
+    """
+
+    requires = frozenset({"anchor", "positive", "negatives"})
+
+    def __init__(self, *, margin: float = 0.15, attract: float = 1.0, repel: float = 1.0) -> None:
+        super().__init__()
+        self.margin = number("margin", margin, least=0)
+        self.attract, self.repel = number("attract", attract, above=0), number("repel", repel, above=0)
+
+    def negatives(self, batch_size: int, hard: int, processes: int) -> NegativeCount:
+        """Only the row's own negatives."""
+        return NegativeCount(in_batch=0, hard=hard, other_processes=0)
+
+    def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
+        """The loss of this process's rows."""
+        a, p, n = take(embeddings, *PAIR, "negatives")
+        owner = batch.owner["negatives"]
+        near = self.attract * cosines(a, p)[owner]
+        hinge = torch.relu(self.margin - near + self.repel * cosines(a[owner], n))  # (N,)
+        mine = (owner >= batch.rows.start) & (owner < batch.rows.stop)
+        return loss_of_rows({"hinge": torch.where(mine, hinge, 0.0).sum() / batch.size})

@@ -8,15 +8,44 @@ from __future__ import annotations
 from itertools import combinations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from embedkit.errors import UserError
+from embedkit.errors import RecipeError, UserError
 from embedkit.objectives.base import LossOutput, ObjectiveBatch
 from embedkit.objectives.family import FURTHER, PAIR, Family, all_views, guides, loss_of_batch, take
 from embedkit.objectives.registry import objective
-from embedkit.objectives.tools import number, require, unit, whole
+from embedkit.objectives.tools import choice, number, require, unit, whole
 
 COST = "B D²"
+
+
+class SecondOrder(Family):
+    """Base class of objectives on two views, or on each view and the guide's vectors of the other.
+
+    Parameters
+    ----------
+    keys : str
+        "own": the loss of (anchor, positive). "guide": the sum of the losses of (anchor, guide of the positive) and
+        (positive, guide of the anchor), the guide without gradient, as UNSEE has it with a running mean of the encoder.
+
+    Examples
+    --------
+    >>> sorted(SecondOrder(keys="guide").requires)
+    ['anchor', 'guide', 'positive']
+    """
+
+    def __init__(self, keys: str) -> None:
+        super().__init__()
+        self.keys = choice("keys", keys, ("own", "guide"))
+        self.requires = frozenset({"guide"} if keys == "guide" else ()) | frozenset(PAIR)
+
+    def pairs(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> list[tuple[Tensor, Tensor]]:
+        """The pairs (B, D) whose losses are added."""
+        a, b = take(embeddings, *PAIR)
+        if self.keys == "own":
+            return [(a, b)]
+        slow_a, slow_b = guides(batch, *PAIR, like=a)
+        return [(a, slow_b), (b, slow_a)]
 
 
 def standardise(vectors: Tensor, eps: float = 1e-5) -> Tensor:
@@ -64,7 +93,7 @@ def covariance(vectors: Tensor) -> Tensor:
     "barlow-twins", paper="Zbontar et al. 2021, ICML, Barlow Twins, eq. 1", family="second order", cost=COST,
     slots="cross-correlation of standardised columns, identity target",
 )  # fmt: skip
-class BarlowTwins(Family):
+class BarlowTwins(SecondOrder):
     """Distance of the views' cross-correlation matrix from the identity.
 
     ``sum_i (C_ii - 1)^2 + off_diagonal * sum_{i != j} C_ij^2`` with ``C = BN(z1)^T BN(z2) / B``. A column that is
@@ -78,6 +107,12 @@ class BarlowTwins(Family):
         Factor of the whole loss; the paper's 1, solo-learn's 0.025.
     eps : float
         Added to the variances of the normalisation.
+    affine : bool
+        Whether the normalisation has a trained scale and shift, one for both sides, as UNSEE has it.
+    keys : str
+        "own" or "guide", see `SecondOrder`.
+    dim : int or None
+        Size of the embeddings, for `affine`.
 
     Examples
     --------
@@ -89,30 +124,48 @@ class BarlowTwins(Family):
     8.0099
     """
 
-    def __init__(self, *, off_diagonal: float = 0.0051, scale: float = 1.0, eps: float = 1e-5) -> None:
-        super().__init__()
+    undecayed = ("weight", "bias")
+
+    def __init__(
+        self, *, off_diagonal: float = 0.0051, scale: float = 1.0, eps: float = 1e-5, affine: bool = False,
+        keys: str = "own", dim: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(keys)
+        self.affine = choice("affine", affine, (True, False))
+        self.weight = nn.Parameter(torch.ones(dim)) if affine and dim else None
+        self.bias = nn.Parameter(torch.zeros(dim)) if affine and dim else None
         self.off_diagonal = number("off_diagonal", off_diagonal, least=0)
         self.scale = number("scale", scale, above=0)
         self.eps = number("eps", eps, above=0)
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
         """The loss, with the weighted terms ``on_diagonal`` and ``off_diagonal``."""
-        a, b = take(embeddings, *PAIR)
-        correlation = standardise(a, self.eps).T @ standardise(b, self.eps) / len(a)  # (D, D)
-        on = self.scale * (torch.diagonal(correlation) - 1.0).square().sum()
-        off = self.scale * self.off_diagonal * off_diagonal(correlation).square().sum()
+        on = off = next(iter(embeddings.values())).new_zeros(())
+        for a, b in self.pairs(embeddings, batch):
+            correlation = self._normal(a).T @ self._normal(b) / len(a)  # (D, D)
+            on = on + self.scale * (torch.diagonal(correlation) - 1.0).square().sum()
+            off = off + self.scale * self.off_diagonal * off_diagonal(correlation).square().sum()
         return loss_of_batch({"on_diagonal": on, "off_diagonal": off}, batch)
+
+    def _normal(self, vectors: Tensor) -> Tensor:
+        columns = standardise(vectors, self.eps)
+        if not self.affine:
+            return columns
+        if self.weight is None or self.bias is None:
+            raise RecipeError("the normalisation's size is not known", where="objective", remedy="build it with dim=")
+        return columns * self.weight.to(columns.dtype) + self.bias.to(columns.dtype)
 
 
 @objective(
     "vicreg", paper="Bardes et al. 2022, ICLR, VICReg, section 4", family="second order", cost=COST,
     slots="mean square invariance, hinge on deviations, covariance",
 )  # fmt: skip
-class VICReg(Family):
+class VICReg(SecondOrder):
     """Variance, invariance and covariance regularisation, in the weights of the paper's code.
 
     The variance term is the mean over the two views (some ports sum them), the covariance term the sum. The spread of
-    a single row counts as zero.
+    a single row counts as zero. With ``keys: guide`` there are two such pairs, and the guide's own spread adds to the
+    value, not to the gradient (UNSEE's released code has the same divisors as VICReg's, and that sum).
 
     Parameters
     ----------
@@ -122,6 +175,8 @@ class VICReg(Family):
         Standard deviation that each column should reach.
     eps : float
         Added to the variances under the root.
+    keys : str
+        "own" or "guide", see `SecondOrder`.
 
     Examples
     --------
@@ -141,8 +196,9 @@ class VICReg(Family):
         covariance: float = 1.0,
         target: float = 1.0,
         eps: float = 1e-4,
+        keys: str = "own",
     ) -> None:
-        super().__init__()
+        super().__init__(keys)
         self.invariance = number("invariance", invariance, least=0)
         self.variance = number("variance", variance, least=0)
         self.covariance = number("covariance", covariance, least=0)
@@ -151,10 +207,11 @@ class VICReg(Family):
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
         """The loss, with the weighted terms ``invariance``, ``variance`` and ``covariance``."""
-        views = take(embeddings, *PAIR)
-        invariance = self.invariance * (views[0] - views[1]).square().mean()
-        variance = covariances = views[0].new_zeros(())
-        for z in views:
+        pairs = self.pairs(embeddings, batch)
+        invariance = variance = covariances = pairs[0][0].new_zeros(())
+        for a, b in pairs:
+            invariance = invariance + self.invariance * (a - b).square().mean()
+        for z in (z for pair in pairs for z in pair):
             matrix = covariance(z)  # (D, D)
             deviation = (torch.diagonal(matrix) + self.eps).sqrt()  # (D,)
             variance = variance + self.variance / 2 * torch.relu(self.target - deviation).mean()
@@ -289,3 +346,86 @@ class FeatureCorrelation(Family):
             off = off + off_diagonal(correlation).square().sum() / max(dim * (dim - 1), 1) / 2
         on, off = (self.scale / 2 * (x + self.eps).sqrt() for x in (on, off))
         return loss_of_batch({"on_diagonal": on, "off_diagonal": off}, batch)
+
+
+@objective(
+    "corinfomax", paper="Ozsoy et al. 2022, NeurIPS, Self-Supervised Learning with an Information Maximization "
+    "Criterion",
+    family="second order", cost="B D² + D³", state="running mean and covariance of both sides, D² each",
+    slots="log-determinant of running covariances, mean square invariance",
+    note="constants of UNSEE's code, for texts; the paper's own for images are not here",
+)  # fmt: skip
+class CorInfoMax(SecondOrder):
+    """``invariance * mean (x - y)^2 - covariance * (log det(R_x + eps I) + log det(R_y + eps I)) / D``.
+
+    R is a running covariance, ``R <- keep * R + (1 - keep) * C`` with C the batch's, divided by B and centred at the
+    running mean, which moves in the same way first; R starts as I, the mean as zero, and the old values have no
+    gradient. With ``keys: guide`` both pairs move one state, one after the other. Computed in double precision.
+
+    Parameters
+    ----------
+    invariance, covariance : float
+        Weights of the terms.
+    keep : float
+        Share of the old statistics.
+    eps : float
+        Added to the diagonal.
+    keys : str
+        "own" or "guide", see `SecondOrder`.
+    dim : int or None
+        Size of the embeddings; without it the objective can be checked but not evaluated.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2).flip(0)}
+    >>> loss = build("corinfomax", dim=2)(z, ObjectiveBatch.of(z)).loss
+    >>> round(loss.item(), 3)
+    2000.918
+    """
+
+    def __init__(
+        self, *, invariance: float = 2000.0, covariance: float = 0.2, keep: float = 0.01, eps: float = 1e-6,
+        keys: str = "own", dim: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(keys)
+        self.invariance = number("invariance", invariance, least=0)
+        self.covariance = number("covariance", covariance, least=0)
+        self.keep, self.eps = number("keep", keep, least=0, below=1), number("eps", eps, above=0)
+        self.register_buffer("means", torch.zeros(2, dim or 0, dtype=torch.float64))
+        self.register_buffer("covariances", torch.eye(dim or 0, dtype=torch.float64).repeat(2, 1, 1))
+
+    def _advanced(
+        self, state: tuple[Tensor, Tensor], pair: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Means (2, D) and covariances (2, D, D) after a pair of vectors (B, D)."""
+        x = torch.stack(pair).double()  # (2, B, D)
+        means = self.keep * state[0].detach() + (1 - self.keep) * x.mean(dim=1)
+        centred = x - means[:, None]
+        batch = centred.transpose(1, 2) @ centred / x.shape[1]
+        return means, self.keep * state[1].detach() + (1 - self.keep) * batch
+
+    def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
+        """The loss, with the weighted terms ``invariance`` and ``covariance``."""
+        pairs = self.pairs(embeddings, batch)
+        kind, dim = pairs[0][0].dtype, pairs[0][0].shape[1]
+        state = self.get_buffer("means").double(), self.get_buffer("covariances").double()
+        if state[0].shape[1] != dim:
+            raise RecipeError("the covariances' size is not known", where="objective", remedy="build it with dim=")
+        eye = self.eps * torch.eye(dim, dtype=torch.float64, device=state[0].device)
+        invariance, spread = pairs[0][0].new_zeros(()), state[0].new_zeros(())
+        for a, b in pairs:
+            state = self._advanced(state, (a, b))
+            invariance = invariance + self.invariance * (a - b).square().mean()
+            spread = spread - self.covariance * torch.linalg.slogdet(state[1] + eye).logabsdet.sum() / dim
+        return loss_of_batch({"invariance": invariance, "covariance": spread.to(kind)}, batch)
+
+    @torch.no_grad()
+    def after_step(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> None:
+        """Keep the statistics of this step."""
+        state = self.get_buffer("means").double(), self.get_buffer("covariances").double()
+        for pair in self.pairs(embeddings, batch):
+            state = self._advanced(state, pair)
+        self.get_buffer("means").copy_(state[0])
+        self.get_buffer("covariances").copy_(state[1])

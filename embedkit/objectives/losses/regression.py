@@ -56,7 +56,7 @@ class Regression(Family):
     Parameters
     ----------
     hidden : int
-        Width of the predictor's hidden layer.
+        Width of the predictor's hidden layer; 0 for no predictor, where the method has one.
     dim : int or None
         Size of the embeddings; without it the objective can be checked but not evaluated.
 
@@ -71,8 +71,8 @@ class Regression(Family):
 
     def __init__(self, *, hidden: int, dim: int | None = None) -> None:
         super().__init__()
-        hidden = whole("hidden", hidden, least=1)
-        self.predictor = None if dim is None else Predictor(dim, hidden)
+        hidden = whole("hidden", hidden)
+        self.predictor = None if dim is None else Predictor(dim, hidden) if hidden else nn.Identity()
 
     def targets(self, views: list[Tensor], batch: ObjectiveBatch) -> list[Tensor]:
         """The targets (B, D) of both views, before the swap."""
@@ -107,7 +107,7 @@ class BYOL(Regression):
     Parameters
     ----------
     hidden : int
-        Width of the predictor's hidden layer.
+        Width of the predictor's hidden layer; 0 for none.
     dim : int or None
         Size of the embeddings.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from embedkit.errors import RecipeError
 from embedkit.objectives.base import Memory, ObjectiveBatch
 from embedkit.objectives.matrix.problem import Extra, Problem
-from embedkit.objectives.matrix.similarity import NOBODY, Side, score_ids
+from embedkit.objectives.matrix.similarity import NOBODY, Relation, Side, score_ids
 from embedkit.objectives.parts.slots import part
 from embedkit.objectives.tools import capacity, compute_dtype, number, unit, whole
 
@@ -40,15 +40,39 @@ class Bank(Memory):
     """Whether something reads the guide's vectors of what is kept; set by the objective that has the bank."""
     keeps_roles = True
     """Whether labels, groups and scores of rows are kept beside their vectors."""
+    clusters_rows = False
+    """Whether it gives both sides the id ``cluster`` of their rows."""
+    cosine_only = False
+    """Whether the score must be the cosine."""
 
     @property
     def length(self) -> int:
         """Number of vectors that the bank holds now."""
         return 0
 
+    def count(self, rows: int) -> int:
+        """Candidates of an anchor that come from the bank when it is full and the batch has `rows`."""
+        return self.size
+
     def side(self, like: Side) -> Side | None:
         """The bank's vectors, in the type of `like`; None when there are none."""
         return None
+
+    def candidates(self, left: Side, right: Side, embeddings: Embeddings, batch: ObjectiveBatch) -> Side | None:
+        """Candidates of all anchors beside those of the batch; None when there are none."""
+        return self.side(left)
+
+    def drop(self, left: Side, right: Side) -> list[Relation]:
+        """Pairs that are no negatives."""
+        return []
+
+    def penalties(self, problem: Problem) -> dict[str, Tensor]:
+        """Further losses of each anchor of this process, (n,) by name."""
+        return {}
+
+    def metrics(self, embeddings: Embeddings, batch: ObjectiveBatch) -> dict[str, Tensor]:
+        """Figures for the log, equal on every process."""
+        return {}
 
     def extras(self, problem: Problem) -> list[Extra]:
         """Further candidates of single anchors."""
@@ -93,6 +117,8 @@ class Queue(Bank):
     (2, tensor([[1., 0.],
             [0., 1.]]))
     """
+
+    cosine_only = True
 
     def __init__(self, size: int = 65_536, in_batch: bool = False, random_start: bool = True,
                  guide_dim: int | None = None, dim: int | None = None) -> None:  # fmt: skip

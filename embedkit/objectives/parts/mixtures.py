@@ -1,4 +1,4 @@
-"""Bank of mixtures along a continuous target (SupReMix)."""
+"""Banks of mixtures: along a continuous target (SupReMix), and of negatives with one another."""
 
 from __future__ import annotations
 
@@ -6,10 +6,91 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from embedkit.objectives.base import ObjectiveBatch
 from embedkit.objectives.matrix.problem import Extra, Problem
-from embedkit.objectives.parts.banks import Bank
+from embedkit.objectives.matrix.similarity import Relation, Side
+from embedkit.objectives.parts.banks import Bank, Embeddings, Queue
 from embedkit.objectives.parts.slots import part
-from embedkit.objectives.tools import number, whole
+from embedkit.objectives.tools import number, unit, whole
+
+
+def _ring(count: int, shape: float, batch: ObjectiveBatch, like: Tensor) -> tuple[Tensor, Tensor]:
+    """A partner for each of `count` vectors, never itself where there are two, and the share (count, 1) it keeps."""
+    rng = batch.random("interpolation")
+    ring = rng.permutation(count)
+    partner = torch.from_numpy(np.roll(ring, -1)[np.argsort(ring)]).to(like.device)
+    return partner, torch.from_numpy(rng.beta(shape, shape, size=(count, 1))).to(like)
+
+
+@part("bank", "interpolated-queue")
+class InterpolatedQueue(Queue):
+    """A queue whose vectors repel as mixtures ``l n + (1 - l) n'`` with another of it, ``l ~ Beta(interpolate, .)``.
+
+    Zhu et al. 2021, section 4.2. Partners and shares are drawn anew in each step, the same on every process; the queue
+    keeps the vectors as they were. A mixture has no label, group or guide's vector.
+
+    Examples
+    --------
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2)}
+    >>> queue = InterpolatedQueue(size=2, random_start=False, dim=2)
+    >>> queue.after_step(z, ObjectiveBatch.of(z), Side(z["positive"], {}))
+    >>> side = Side(z["anchor"], {})
+    >>> bool((queue.candidates(side, side, z, ObjectiveBatch.of(z)).z > 0).all())  # between the two
+    True
+    """
+
+    keeps_roles = False
+
+    def __init__(self, size: int = 65_536, interpolate: float = 1.6, in_batch: bool = False, random_start: bool = True,
+                 dim: int | None = None) -> None:  # fmt: skip
+        super().__init__(size, in_batch, random_start, None, dim)
+        self.interpolate = number("interpolate", interpolate, above=0)
+
+    def candidates(self, left: Side, right: Side, embeddings: Embeddings, batch: ObjectiveBatch) -> Side | None:
+        """The mixtures of this step."""
+        side = self.side(left)
+        if side is None or not len(side):
+            return side
+        partner, share = _ring(len(side), self.interpolate, batch, side.z)
+        return Side(unit(share * side.z + (1 - share) * side.z[partner]), {})
+
+
+@part("bank", "interpolated-batch")
+class InterpolatedBatch(Bank):
+    """The positives of the batch repel as mixtures ``l p + (1 - l) p'`` of two rows, and no longer as they are.
+
+    After Zhu et al. 2021, section 4.2, without a queue: unit vectors, with gradient. A mixture that holds the anchor's
+    own row is left out.
+
+    Examples
+    --------
+    >>> from embedkit.objectives import build
+    >>> z = {"anchor": torch.eye(4), "positive": torch.eye(4)}
+    >>> build("infonce-interpolated")(z, ObjectiveBatch.of(z)).loss > 0
+    tensor(True)
+    """
+
+    in_batch = False
+    cosine_only = True
+
+    def __init__(self, interpolate: float = 1.6) -> None:
+        super().__init__()
+        self.interpolate = number("interpolate", interpolate, above=0)
+
+    def candidates(self, left: Side, right: Side, embeddings: Embeddings, batch: ObjectiveBatch) -> Side | None:
+        """Mixtures of the candidates that are no hard negatives; they know which two rows they are of."""
+        whole = right.take(right.id("hard") < 0)
+        z, row = unit(whole.z), whole.id("row")
+        partner, share = _ring(len(z), self.interpolate, batch, z.detach())
+        return Side(unit(share * z + (1 - share) * z[partner]), {"first of": row, "second of": row[partner]})
+
+    def count(self, rows: int) -> int:
+        """The mixtures of other rows."""
+        return max(0, rows - 2)
+
+    def drop(self, left: Side, right: Side) -> list[Relation]:
+        """Mixtures that hold the anchor's own row."""
+        return [Relation.of(left.id("row"), right.id(of)) for of in ("first of", "second of")]
 
 
 @part("bank", "label-mixes")

@@ -156,6 +156,65 @@ class Both(Direction):
         return [(anchors, _with_hard(others, embeddings, batch)), (others, anchors)]
 
 
+@part("direction", "each")
+class Each(Rows):
+    """Anchors against each further view apart, with the hard negatives each time: one loss for every positive.
+
+    Examples
+    --------
+    >>> import torch
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2), "view3": torch.eye(2)}
+    >>> [(len(left), len(right)) for left, right in Each().sides(z, ObjectiveBatch.of(z))]
+    [(2, 2), (2, 2)]
+    """
+
+    def __init__(self, keys: str = "own", combine: str = "sum", detach: bool = False) -> None:
+        super().__init__(keys, detach)
+        self.combine = choice("combine", combine, ("mean", "sum"))
+
+    def _sides(self, embeddings: Embeddings, batch: ObjectiveBatch) -> Sides:
+        further = [name for name in views_of(embeddings) if name != "anchor"]
+        always = [name for name in embeddings if name in ("anchor", "negatives")]
+        return [
+            side for name in further
+            for side in super(Each, self)._sides({n: embeddings[n] for n in [*always, name]}, batch)
+        ]  # fmt: skip
+
+
+@part("direction", "with-guide")
+class WithGuide(Direction):
+    """Every view against all vectors of the batch and the guide's vectors of all views: student and teacher together.
+
+    With ``keys: guide`` the candidates are the guide's vectors alone.
+
+    Examples
+    --------
+    >>> import torch
+    >>> z = {"anchor": torch.eye(2)}
+    >>> batch = ObjectiveBatch.of(z, guide=z)
+    >>> [(len(left), len(right)) for keys in ("both", "guide") for left, right in WithGuide(keys).sides(z, batch)]
+    [(2, 4), (2, 2)]
+    """
+
+    requires = frozenset({"anchor", "guide"})
+    accepts = frozenset(VIEWS[1:])
+
+    def __init__(self, keys: str = "both") -> None:
+        super().__init__()
+        self.keys = choice("keys", keys, ("both", "guide"))
+
+    def _sides(self, embeddings: Embeddings, batch: ObjectiveBatch) -> Sides:
+        own = collect(views_of(embeddings), embeddings, batch)
+        theirs = _guide_keys(own)
+        numbers = torch.arange(len(own), device=own.z.device) + sum(len(z) for z in embeddings.values())
+        theirs = replace(theirs, ids={**theirs.ids, "vector": numbers})
+        return [(own, theirs if self.keys == "guide" else Side.join([own, theirs]))]
+
+    def count(self, rows: int, hard: int) -> tuple[int, int]:
+        """The other rows' vectors, by the model and by the guide."""
+        return (rows - 1) * (2 if self.keys == "both" else 1), 0
+
+
 @part("direction", "views")
 class Views(Direction):
     """Every view against all other vectors of the batch, as in SimCLR.
@@ -241,7 +300,7 @@ def _itself(left: Side, right: Side) -> Relation:
 
 @part("target", "same")
 class Same(Target):
-    """Positive are candidates of the anchor's own row, or with its label, group, score or input, depending on `by`.
+    """Positive are candidates of the anchor's own row, or with its label, group, score, input or cluster: `by`.
 
     Examples
     --------
@@ -253,10 +312,10 @@ class Same(Target):
 
     def __init__(self, by: str = "row") -> None:
         super().__init__()
-        self.by = choice("by", by, ("row", "label", "group", "key", "score"))
+        self.by = choice("by", by, ("row", "label", "group", "key", "score", "cluster"))
         self.many = by != "row"
         role = "positive" if by == "row" else by
-        self.requires = frozenset() if by == "key" else frozenset({role})
+        self.requires = frozenset() if by in ("key", "cluster") else frozenset({role})
 
     def masks(self, left: Side, right: Side, batch: ObjectiveBatch) -> Masks:
         """Positive: equal ids of the kind `by`; a row's hard negatives are never positive."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from embedkit.config.recipe import TrainConfig
 from embedkit.errors import UserError
-from embedkit.objectives.base import Objective, ObjectiveBatch
+from embedkit.objectives.base import Memory, Objective, ObjectiveBatch
 from embedkit.objectives.kernel import TableObjective
 from embedkit.objectives.parts.scales import Learnable
 from embedkit.training.loop.step import Latest
@@ -226,7 +226,11 @@ class Guards:
         return entries
 
     def finish(self) -> None:
-        """Say at the end what was counted."""
+        """Say at the end what was counted, and what the objective's state has to say."""
+        for part in self._objective.modules():
+            remark = part.remark() if isinstance(part, Memory) else None
+            if remark is not None and self._config.guards != "off":
+                self._say(f"warning: {remark}")
         line = None if self.negatives is None or self._config.guards == "off" else self.negatives.line()
         if line is not None:
             self._say(line)

@@ -30,6 +30,47 @@ def barlow(off: float, eps: float, scale: float = 1.0):
     return lambda x, fixed, facts: scale * oracle.barlow(x["anchor"], x["positive"], off, eps)
 
 
+def crossed(x: Arrays, facts: Facts) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Each view with the guide's vectors of the other."""
+    return [(x["anchor"], facts.guide["positive"]), (x["positive"], facts.guide["anchor"])]
+
+
+def barlow_guide(x: Arrays, fixed: Arrays, facts: Facts) -> float:
+    """Barlow Twins with a trained scale and shift, against the guide."""
+    total = 0.0
+    for a, b in crossed(x, facts):
+        a, b = (oracle.standardised(z, 1e-5) * x["weight"] + x["bias"] for z in (a, b))
+        c = a.T @ b / len(a)
+        total += ((np.diag(c) - 1) ** 2).sum() + 0.0051 * ((c**2).sum() - (np.diag(c) ** 2).sum())
+    return float(total)
+
+
+def vicreg_guide(x: Arrays, fixed: Arrays, facts: Facts) -> float:
+    """VICReg of both crossed pairs."""
+    losses = [oracle.vicreg(a, b) for a, b in crossed(x, facts)]
+    return sum(25 * i + 25 * v + c for i, v, c in losses)
+
+
+def corinfomax(inv: float, cov: float, keep: float, eps: float, guide: bool = False):
+    """Oracle of CorInfoMax; state from the history."""
+
+    def loss(x: Arrays, fixed: Arrays, facts: Facts) -> float:
+        dim = x["anchor"].shape[1]
+        state = [(np.zeros(dim), np.eye(dim)) for _ in range(2)]
+        for draw in facts.history:
+            past = draw.vectors
+            if guide:
+                slow = draw.known["guide"]
+                pairs = [(past["anchor"], slow["positive"]), (past["positive"], slow["anchor"])]
+            else:
+                pairs = [(past["anchor"], past["positive"])]
+            oracle.corinfomax(pairs, state, keep, eps)
+        i, s = oracle.corinfomax(crossed(x, facts) if guide else [(x["anchor"], x["positive"])], state, keep, eps)
+        return inv * i + cov * s
+
+    return loss
+
+
 def vicreg(inv: float, var: float, cov: float):
     """Oracle of VICReg."""
 
@@ -58,6 +99,18 @@ CASES = [
     ),
     Case("vicreg", vicreg(25, 25, 1), draw=wide, exempt=("length",)),
     Case("vicreg", vicreg(2, 3, 4), {"invariance": 2, "variance": 3, "covariance": 4}, wide, "settings"),
+    Case("barlow-twins", barlow_guide, {"keys": "guide", "affine": True}, guided, "guide"),
+    Case("vicreg", vicreg_guide, {"keys": "guide"}, guided, "guide"),
+    Case("corinfomax", corinfomax(2000, 0.2, 0.01, 1e-6), draw=wide, warm=2, exempt=("length",)),
+    Case(
+        "corinfomax",
+        corinfomax(3, 2, 0.3, 0.1),
+        {"invariance": 3, "covariance": 2, "keep": 0.3, "eps": 0.1},
+        wide,
+        "settings",
+        warm=2,
+    ),
+    Case("corinfomax", corinfomax(2000, 0.2, 0.01, 1e-6, True), {"keys": "guide"}, guided, "guide", warm=2),
     Case("w-mse", wmse("anchor", "positive"), draw=wide, exempt=("order",)),
     Case("w-mse", wmse("anchor", "positive", "view3"), draw=three, variant="three-views"),
     Case("feature-correlation", correlation, draw=guided),

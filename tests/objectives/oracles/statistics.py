@@ -30,6 +30,24 @@ def barlow(z1: Vectors, z2: Vectors, off: float, epsilon: float = 0.0) -> float:
     return total
 
 
+def corinfomax(pairs: list[tuple[Vectors, Vectors]], state: list, keep: float, epsilon: float) -> tuple[float, float]:
+    """CorInfoMax of pairs one after another without weights: invariance, minus log-determinants over D.
+
+    `state` has (mean, covariance) of both sides, and is moved.
+    """
+    invariance = spread = 0.0
+    for pair in pairs:
+        size, dim = pair[0].shape
+        invariance += mean((x - y) ** 2 for x, y in zip(pair[0].ravel(), pair[1].ravel(), strict=True))
+        for side, z in enumerate(pair):
+            mu, r = state[side]
+            mu = keep * mu + (1 - keep) * np.array([mean(z[:, d]) for d in range(dim)])
+            batch = sum(np.outer(row - mu, row - mu) for row in z) / size
+            state[side] = mu, keep * r + (1 - keep) * batch
+            spread -= math.log(np.linalg.det(state[side][1] + epsilon * np.eye(dim))) / dim
+    return invariance, spread
+
+
 def covariance(z: Vectors) -> np.ndarray:
     """Covariance matrix with divisor B - 1."""
     size, dim = z.shape
