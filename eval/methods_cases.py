@@ -57,9 +57,9 @@ CASES: dict[str, Case] = {
     ),
     "consert": Case("consert"),
     "views": Case("views", note="word repetition in the second view (ESimCSE)"),
-    "promptbert-unsup": Case("promptbert-unsup", units=8, tokens=9, note="two units: the templates alone"),
+    "promptbert-unsup": Case("promptbert-unsup", tokens=9),
     "diffcse": Case(
-        "diffcse", overrides=("method.generator={BACKBONE}",), units=10, note="generator: the backbone itself",
+        "diffcse", overrides=("method.generator={BACKBONE}",), units=14, note="generator: the backbone itself",
     ),
     "sct": Case(
         "sct", data="paraphrases", overrides=("objective.size=4096",), units=8,
@@ -136,6 +136,17 @@ def sources(kind: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         return [{"path": str(data / "nli" / "nli_triplets.parquet"), "columns": columns, "where": clean}]
     columns = {"sentence1": "anchor", "sentence2": "positive"}
     return [{"path": str(data / "paraphrase" / "wiki_paraphrase.parquet"), "columns": columns, "where": clean}]
+
+
+def first_texts(kind: str, options: argparse.Namespace, count: int = 1000) -> list[str]:
+    """The first anchors of a source."""
+    import pyarrow.parquet as pq
+
+    source = sources(kind, options)[0]
+    if source["path"].endswith(".parquet"):
+        column = next(name for name, role in source.get("columns", {"anchor": "anchor"}).items() if role == "anchor")
+        return [str(text) for text in pq.read_table(source["path"], columns=[column])[column][:count].to_pylist()]
+    return Path(source["path"]).read_text(encoding="utf-8").splitlines()[:count]
 
 
 def caption_features(shared: Path, out: Path) -> Path:

@@ -172,8 +172,10 @@ def markdown(entries: list[dict[str, Any]], options: argparse.Namespace) -> str:
         f"{time.strftime('%Y-%m-%d')}"
     )
     names = ["method", "rate", *STS, "STS average", f"over {BASE}", "95 %", "p", transfer_key(options), "alignment",
-             "uniformity", "s a run", "seeds", "note"]  # fmt: skip
+             "uniformity", "s a run", "rows/s", "time", "count", "seeds", "note"]  # fmt: skip
     base = next((entry["avg"] for entry in entries if entry["method"] == BASE), None)
+    measured = Path(options.out) / "speed.json"
+    speeds = {row["method"]: row for row in json.loads(measured.read_text())} if measured.exists() else {}
     lines = [
         f"# Sentence methods side by side\n\n{head}\n",
         "| " + " | ".join(names) + " |",
@@ -190,6 +192,8 @@ def markdown(entries: list[dict[str, Any]], options: argparse.Namespace) -> str:
                  *(_figure(entry[task], 2) for task in STS), _figure(entry["avg"], 2) + spread,
                  "" if over is None else f"{over:+.2f}", limits, p, _figure(entry["transfer"], 2),
                  _figure(entry["alignment"], 3), _figure(entry["uniformity"], 3), _figure(entry["seconds"], 0),
+                 *(_figure(speeds.get(entry["method"], {}).get(key), digits)
+                   for key, digits in (("rows_per_s", 0), ("factor", 2), ("count", 2))),
                  str(len(entry["seeds"])), entry["note"]]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
