@@ -1,12 +1,13 @@
 """simcse-unsup from a small raw BERT on wiki sentences: seven STS tasks before and after, several seeds.
 
-    python eval/benchmarks/simcse_wiki.py [--seeds 3] [--steps 250] [--shared ../shared] [--beside]
+    python eval/benchmarks/simcse_wiki.py [--seeds 3] [--steps 250] [--shared ../shared] [--beside] [--tasks stsb]
 
 The backbone is raw-bert-mini (its README: a small masked-LM BERT made for such comparisons), so compare before with
 after, not with published numbers. Before: the raw [CLS] and the mean of the last layer, no training. After: the
 recipe's own pooler ([CLS], head in training only), best checkpoint by STS-B dev, as the recipe says. With ``--beside``
-sentence-transformers trains the same backbone on the same number of sentences of the same file at the same rate, its
-own way: [CLS], pairs of a sentence with itself, MultipleNegativesRankingLoss, no head, weights of the last step.
+the same backbone is trained at the same rate on the same sentences (a draw of the file by the seed, in an order of each
+trainer's own) in two more ways: by embedkit without the head, weights of the last step, and by sentence-transformers:
+[CLS], pairs of a sentence with itself, MultipleNegativesRankingLoss, no head, weights of the last step.
 """
 
 from __future__ import annotations
@@ -23,7 +24,14 @@ from typing import Any
 import torch
 
 
-def with_sentence_transformers(backbone: str, text: Path, seed: int, steps: int, rate: float) -> Any:
+def draw(text: Path, seed: int, count: int) -> list[str]:
+    """`count` different lines of a file."""
+    with gzip.open(text, "rt", encoding="utf-8") if text.suffix == ".gz" else text.open(encoding="utf-8") as file:
+        lines = [line.strip() for line in file if line.strip()]
+    return random.Random(seed).sample(lines, count)
+
+
+def with_sentence_transformers(backbone: str, chosen: list[str], seed: int, steps: int, rate: float) -> Any:
     """A SentenceTransformer trained on pairs of equal sentences."""
     import datasets
     from sentence_transformers import (
@@ -34,9 +42,6 @@ def with_sentence_transformers(backbone: str, text: Path, seed: int, steps: int,
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-    with gzip.open(text, "rt", encoding="utf-8") as file:
-        lines = [line.strip() for line in file if line.strip()]
-    chosen = random.Random(seed).sample(lines, 64 * steps)
     backbone_module = Transformer(backbone, max_seq_length=32)
     pooling = Pooling(backbone_module.get_embedding_dimension(), pooling_mode="cls")
     model = SentenceTransformer(modules=[backbone_module, pooling], device="cpu")
@@ -52,6 +57,27 @@ def with_sentence_transformers(backbone: str, text: Path, seed: int, steps: int,
     return model.eval()
 
 
+def with_embedkit(backbone: str, chosen: list[str], seed: int, options: argparse.Namespace, own: bool) -> Any:
+    """The run of simcse-unsup on these sentences; not `own`: without the head, weights of the last step."""
+    from embedkit.formats import load
+    from embedkit.training import train
+    from embedkit.training.monitor.log import Progress
+
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(folder) / "sentences.txt"
+        text.write_text("\n".join(chosen) + "\n", encoding="utf-8")
+        overrides = [
+            f"model.name={backbone}", f"seed={seed}", f"train.lr={options.lr}", "train.epochs=null",
+            f"train.max_steps={options.steps}", f"data.train.0.path={text}", "data.train.0.file=null",
+            f"evaluation.data={options.shared}/data/sts", "train.save_every=1000000",
+            f"evaluation.every={max(1, options.steps // 2)}",
+        ]  # fmt: skip
+        if not own:
+            overrides += ["model.head=null", "evaluation=null"]
+        result = train("simcse-unsup", overrides, output=f"{folder}/run", progress=Progress())
+        return load(result.output), result.best.get("step", options.steps)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -59,48 +85,41 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--lr", type=float, default=3e-5)
     parser.add_argument("--shared", default="../shared")
-    parser.add_argument("--beside", action="store_true", help="train with sentence-transformers too")
-    arguments = parser.parse_args()
+    parser.add_argument("--backbone", help="folder; raw-bert-mini of the shared models when not given")
+    parser.add_argument("--text", help="sentences, one a line; the Wikipedia ones of the shared data when not given")
+    parser.add_argument("--tasks", help="STS tasks, comma between; all seven when not given")
+    parser.add_argument("--beside", action="store_true", help="train without the head, and with sentence-transformers")
+    options = parser.parse_args()
     from embedkit.config.model import ModelConfig
     from embedkit.evaluation import open_suite
     from embedkit.factory import build
-    from embedkit.formats import load
-    from embedkit.training import train
-    from embedkit.training.monitor.log import Progress
 
-    backbone = f"{arguments.shared}/models/raw-bert-mini"
-    suite = open_suite("sts", f"{arguments.shared}/data/sts")
+    backbone = options.backbone or f"{options.shared}/models/raw-bert-mini"
+    tasks = options.tasks.split(",") if options.tasks else None
+    suite = open_suite("sts", f"{options.shared}/data/sts", tasks=tasks)
 
-    def row(label: str, scores: dict[str, float], note: str = "") -> None:
-        print(f"{label:22}" + "".join(f"{score:8.2f}" for score in scores.values()) + f"  {note}", flush=True)
+    def row(label: str, model: Any, note: str = "") -> dict[str, float]:
+        scores: dict[str, float] = suite.run(model).scores
+        print(f"{label:30}" + "".join(f"{score:8.2f}" for score in scores.values()) + f"  {note}", flush=True)
+        return scores
 
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    print(f"{arguments.steps} steps of 64 sentences, learning rate {arguments.lr}")
+    print(f"{options.steps} steps of 64 sentences, learning rate {options.lr}")
+    print(f"columns: {', '.join(tasks or ['sts12-16', 'stsb', 'sickr'])}, the average where there are several")
     averages = []
-    for number, pooling in enumerate(("cls", "mean")):
-        model = build(ModelConfig(name=backbone, pooling=pooling, max_length=128), 0).eval()
-        scores = suite.run(model).scores
-        if number == 0:
-            print(f"{'':22}" + "".join(f"{task:>8}" for task in scores))
-        row(f"before, {pooling}", scores)
-    for seed in range(arguments.seeds):
-        overrides = [
-            f"model.name={backbone}", f"seed={seed}", f"train.lr={arguments.lr}", "train.epochs=null",
-            f"train.max_steps={arguments.steps}", f"data.train.0.path={arguments.shared}/data/text/wiki.txt.gz",
-            "data.train.0.file=null", f"evaluation.data={arguments.shared}/data/sts", "train.save_every=1000000",
-            f"evaluation.every={max(1, arguments.steps // 2)}",
-        ]  # fmt: skip
-        with tempfile.TemporaryDirectory() as folder:
-            begun = time.perf_counter()
-            result = train("simcse-unsup", overrides, output=f"{folder}/run", progress=Progress())
-            took = time.perf_counter() - begun
-            scores = suite.run(load(result.output)).scores
-        averages.append(scores["avg"])
-        row(f"simcse-unsup, seed {seed}", scores, f"{took:.0f} s, best step {result.best['step']}")
-        if arguments.beside:
-            text = Path(f"{arguments.shared}/data/text/wiki.txt.gz")
-            peer = with_sentence_transformers(backbone, text, seed, arguments.steps, arguments.lr)
-            row(f"its peer, seed {seed}", suite.run(peer).scores, "sentence-transformers, last step")
+    for pooling in ("cls", "mean"):
+        row(f"before, {pooling}", build(ModelConfig(name=backbone, pooling=pooling, max_length=128), 0).eval())
+    for seed in range(options.seeds):
+        chosen = draw(Path(options.text or f"{options.shared}/data/text/wiki.txt.gz"), seed, 64 * options.steps)
+        begun = time.perf_counter()
+        model, best = with_embedkit(backbone, chosen, seed, options, own=True)
+        scores = row(f"simcse-unsup, seed {seed}", model, f"{time.perf_counter() - begun:.0f} s, best step {best}")
+        averages.append(scores.get("avg", scores[next(iter(scores))]))
+        if options.beside:
+            model, _ = with_embedkit(backbone, chosen, seed, options, own=False)
+            row(f"without head, seed {seed}", model, "embedkit, last step")
+            peer = with_sentence_transformers(backbone, chosen, seed, options.steps, options.lr)
+            row(f"its peer, seed {seed}", peer, "sentence-transformers, last step")
     spread = statistics.stdev(averages) if len(averages) > 1 else 0.0
     print(f"average {statistics.mean(averages):.2f}, deviation {spread:.2f} over {len(averages)} seeds")
 
