@@ -52,7 +52,7 @@ def validate(
     from embedkit.config.recipe_io import stage_recipes
     from embedkit.training import setup  # the objective's parts need torch; a wrong key or method is reported before
 
-    found = [(stage, setup.check(stage)) for stage in stage_recipes(config)]
+    checks = [(stage, setup.check(stage)) for stage in stage_recipes(config)]
     out = console(json_file)
     for note in config.origin.notes:
         out.print(note)
@@ -63,7 +63,7 @@ def validate(
         write_json(json_file, config.model_dump(mode="json"))
         return
     documents, bad = [], []
-    for stage, method in found:
+    for stage, method in checks:
         if config.stages:
             out.print(f"{stage.name}:")
         reports = _read_all(stage, method)

@@ -163,8 +163,8 @@ def continued(stage: Recipe, before: Recipe, model: Path) -> Recipe:
     """
     section = stage.model.model_dump() | _ORIGINS | {"name": str(model)}
     section |= {"trust_remote_code": False, "allow_pickle": False}
-    kept = [[layer for layer in part.model.head if not layer.train_only] for part in (stage, before)]
-    if kept[0] == kept[1]:
+    heads = [[layer for layer in part.model.head if not layer.train_only] for part in (stage, before)]
+    if heads[0] == heads[1]:
         section["head"] = [layer.model_dump() for layer in stage.model.head if layer.train_only]
     if section["towers"] is not None:
         section["towers"]["dim"] = None

@@ -84,10 +84,10 @@ class FromVector(nn.Module):
         if self.training and self.attention_dropout.p > 0:
             weights = self.attention_dropout(value.new_ones(len(owner), self.heads, 1))
             value = value.index_select(0, owner).unflatten(1, (self.heads, -1))
-            given = self.output((weights * value).flatten(1))
+            share = self.output((weights * value).flatten(1))
         else:
-            given = self.output(value).index_select(0, owner)
-        return self.norm(states + self.dropout(given))
+            share = self.output(value).index_select(0, owner)
+        return self.norm(states + self.dropout(share))
 
 
 def owners(plan: Plan, device: torch.device) -> Tensor:

@@ -117,8 +117,9 @@ def train_recipe(
     folder = Path(output) if output is not None else Path(config.train.output.replace("{name}", config.name))
     Callbacks(callbacks)  # a wrong one is refused before anything is read
     stages = stage_recipes(config)
-    known = early if early is not None else [setup.check_early(stage) for stage in stages] if config.stages else [None]
-    checked = [setup.check_all(stage, first) for stage, first in zip(stages, known, strict=True)]
+    if early is None and config.stages:
+        early = [setup.check_early(stage) for stage in stages]
+    checked = [setup.check_all(stage, None if early is None else early[place]) for place, stage in enumerate(stages)]
     if not config.stages:
         return _train(checked[0], folder, progress, callbacks, resume=resume)
     check_folder(folder, resume=False)  # a run without stages stays what it is
