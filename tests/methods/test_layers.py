@@ -96,9 +96,9 @@ def test_a_model_that_is_cut_gives_the_vectors_that_were_trained(tmp_path: Path,
     whole = model.eval().encode(toys.TEXTS)
     model.train().train_layers()
     one, two = model(model.prepare(toys.TEXTS)).detach().numpy().reshape(4, 2, 32).transpose(1, 0, 2)
-    np.testing.assert_allclose(two, whole, atol=1e-10)
+    np.testing.assert_allclose(two, whole, atol=1e-6)
     short = model.eval().with_layers(1)
-    np.testing.assert_allclose(short.encode(toys.TEXTS), one, atol=1e-10)
+    np.testing.assert_allclose(short.encode(toys.TEXTS), one, atol=1e-6)
     np.testing.assert_array_equal(model.encode(toys.TEXTS), whole)  # the model itself is as it was
     short.save(tmp_path / "short")
     again = load(tmp_path / "short")

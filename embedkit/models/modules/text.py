@@ -169,10 +169,10 @@ class TextEncoder(Model):
         ModelError
             When what is pooled is not one layer, or the encoder cannot be cut to the layers before.
         """
-        if pooler_of(self.pooling).layers != (-1,) or self.template_bias is not None:
+        if pooler_of(self.pooling).layers != (-1,) or self.template_bias is not None or not self.pool_prompt:
             raise ModelError(
                 f"pooling {self.pooling!r} does not read the last layer alone", where="model.pooling",
-                remedy="use cls or mean, and no template bias",
+                remedy="use cls or mean, no template bias, and pool the prompt too",
             )  # fmt: skip
         first_layers(self.encoder, 1)  # refuses what cannot be cut
         total = int(self.encoder.config.num_hidden_layers)
