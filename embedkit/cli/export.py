@@ -18,6 +18,9 @@ def export(
     ] = "sentence-transformers",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is no export.")] = False,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Dual: images and texts compared.")] = 100,
+    layers: Annotated[
+        int | None, typer.Option("--layers", min=1, help="The first layers of a text encoder alone.")
+    ] = None,
     revision: Revision = None,
     trust_remote_code: TrustRemoteCode = False,
     allow_pickle: AllowPickle = False,
@@ -41,7 +44,8 @@ def export(
 
     check_format(format)  # what is missing is asked for before a model is read
     encoder = load(
-        model, device="cpu", trust_remote_code=trust_remote_code, revision=revision, allow_pickle=allow_pickle
-    )
+        model, device="cpu", trust_remote_code=trust_remote_code, revision=revision, allow_pickle=allow_pickle,
+        layers=layers,
+    )  # fmt: skip
     write(encoder, output, format=format, overwrite=overwrite, samples=samples)
     console().print(f"written to {output}")

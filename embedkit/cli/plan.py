@@ -24,7 +24,8 @@ def plan(
 
     Warnings first, then the line that ``train`` begins with (rows, steps, cut and repeated texts), the figures that
     decide (negatives that an anchor sees, learning rate, memory, time, evaluation), and how settings and columns are
-    read. The data is opened and the model built; nothing is trained.
+    read. The data is opened and the model built; nothing is trained. Of a recipe with stages there is one page each, by
+    the model that the first one starts from.
 
     \f
     Examples
@@ -41,17 +42,20 @@ def plan(
     check_json(json_file)
     config = open_recipe(recipe, overrides or [], smoke=smoke)
     check_own_data(recipe, config, smoke=smoke, command="plan")
+    from embedkit.config.recipe_io import stage_recipes
     from embedkit.training import plan as make_plan
 
-    facts = make_plan(config).to_dict()
-    out = console(json_file)
-    for line in page(facts):
-        out.print(line)
-    if all:
-        _render(facts, out)
-    else:
+    out, every = console(json_file), []
+    for stage in stage_recipes(config):
+        facts = make_plan(stage).to_dict()
+        every.append(facts)
+        for line in page(facts):
+            out.print(line)
+        if all:
+            _render(facts, out)
+    if not all:
         out.print("Every figure: add --all.")
-    write_json(json_file, facts)
+    write_json(json_file, {"stages": every} if config.stages else every[0])
 
 
 def page(facts: Mapping[str, Any]) -> Iterator[str]:

@@ -69,10 +69,11 @@ def missing_files(recipe: Recipe) -> list[str]:
     >>> missing_files(open_recipe("pairs", ["no-such-faq.csv"]))
     ['no-such-faq.csv']
     """
+    from embedkit.config.recipe_io import stage_recipes
     from embedkit.data.sources.sources import expand
 
     missing = []
-    for source in recipe.data.train:
+    for source in (source for stage in stage_recipes(recipe) for source in stage.data.train):
         local = source.format not in ("hub", "builtin") and "://" not in source.path
         if not local or source.path.startswith("builtin:") or source.file is not None:
             continue

@@ -23,6 +23,9 @@ def train(
 ) -> None:
     """Train a model by a recipe.
 
+    A recipe with stages trains them one after another, each from the weights of the one before; with --resume what is
+    done is not done again.
+
     On several processes: torchrun --nproc-per-node 2 -m embedkit train RECIPE
 
     \f
@@ -34,11 +37,12 @@ def train(
     0
     """
     check_json(json_file)
+    from embedkit.config.recipe_io import stage_recipes
     from embedkit.training.setup import check_early
 
     config = open_recipe(recipe, overrides or [], smoke=smoke)
     check_own_data(recipe, config, smoke=smoke, command="train")
-    early = check_early(config)
+    early = [check_early(stage) for stage in stage_recipes(config)]
     from accelerate import PartialState
 
     from embedkit.training.loop.run import train_recipe

@@ -49,9 +49,10 @@ def validate(
     own_paths = [path for path in missing if path not in missing_files(open_recipe(recipe, [], smoke=smoke))]
     if own_paths:
         raise DataError("no such file or folder", where=own_paths[0], remedy="check the path")
+    from embedkit.config.recipe_io import stage_recipes
     from embedkit.training import setup  # the objective's parts need torch; a wrong key or method is reported before
 
-    method = setup.check(config)
+    checks = [(stage, setup.check(stage)) for stage in stage_recipes(config)]
     out = console(json_file)
     for note in config.origin.notes:
         out.print(note)
@@ -61,9 +62,27 @@ def validate(
     if not full:
         write_json(json_file, config.model_dump(mode="json"))
         return
-    from embedkit.data.sources.preflight import check_nothing_bad
+    documents, bad = [], []
+    for stage, method in checks:
+        if config.stages:
+            out.print(f"{stage.name}:")
+        reports = _read_all(stage, method)
+        _show(reports, out)
+        fatal = stage.data.on_bad_row == "error" and any(report.faults for report in reports)
+        notes = [] if fatal else setup.open_rows(stage, method).notes  # refuses what a run would refuse
+        for note in notes:
+            out.print(note)
+        documents.append({"sources": [report.to_json() for report in reports], "notes": notes})
+        bad += reports if fatal else []
+    write_json(json_file, {"stages": documents} if config.stages else documents[0])
+    if bad:
+        from embedkit.data.sources.preflight import check_nothing_bad
 
-    reports = _read_all(config, method)
+        check_nothing_bad(bad)
+
+
+def _show(reports: list[SourceReport], out: Any) -> None:
+    """The table of the sources, and the first rows that cannot be used."""
     lines: list[list[Any]] = []
     for report in reports:
         lines.append([report.path, report.read, report.filtered, report.good, report.bad.total()])
@@ -74,13 +93,6 @@ def validate(
         out.print(f"{fault['where']}: {fault['what']}")
     if len(faults) > _LISTED:
         out.print(f"... and {len(faults) - _LISTED:,} more; all of them: --json FILE")
-    fatal = config.data.on_bad_row == "error" and any(report.faults for report in reports)
-    notes = [] if fatal else setup.open_rows(config, method).notes  # refuses what a run would refuse
-    for note in notes:
-        out.print(note)
-    write_json(json_file, {"sources": [report.to_json() for report in reports], "notes": notes})
-    if fatal:
-        check_nothing_bad(reports)
 
 
 def _read_all(recipe: Recipe, method: Method) -> list[SourceReport]:

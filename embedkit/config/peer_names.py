@@ -136,6 +136,11 @@ ANSWERS = {
 """Names, plain, whose values mean something else here: they are answered, not taken."""
 
 LOSS_ANSWERS = {
+    "adaptivelayerloss": "recipe adaptive-layers trains the vectors of earlier layers too",
+    "contrastivetensionloss": "recipe contrastive-tension trains two copies of the encoder",
+    "contrastivetensionlossinbatchnegatives": "recipe contrastive-tension-in-batch trains two copies of the encoder",
+    "denoisingautoencoderloss": "recipe tsdae trains a decoder beside the encoder",
+    "matryoshka2dloss": "recipe matryoshka-2d trains earlier layers and prefixes",
     "softmaxloss": "for NLI, recipe simcse-sup trains entailment pairs with contradictions as negatives (infonce)",
 }
 """Losses of sentence-transformers without a counterpart, plain -> what is trained in their place."""

@@ -328,6 +328,9 @@ class Recipe(Settings):
     guide: GuideConfig | None = None
     train: TrainConfig
     evaluation: EvaluationConfig | None = None
+    stages: list[dict[str, Any]] = Field(
+        default_factory=list, description="runs that follow one another: a name, and the keys that differ, for each"
+    )
     smoke: dict[str, Any] = Field(default_factory=dict)
     _origin: Origin = PrivateAttr(default_factory=Origin)
 

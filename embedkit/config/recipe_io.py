@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from embedkit.config.overrides import ARGUMENTS, assign, copied, from_mapping, parse_words
 from embedkit.config.recipe import OLD_KEYS, Origin, Recipe
 from embedkit.config.recipe_keys import wrong_key_or_value
+from embedkit.config.stages import NOT_OF_A_STAGE, checked_stages, folder_of_stage, merged, refuse_trust, resolved
 from embedkit.errors import COMMAND_LINE, RecipeError, nearest, without_secrets
 
 _LARGEST_FILE = 1_000_000  # bytes; a recipe is a page of text
@@ -203,7 +204,7 @@ def _loaded(
     layers = _contents(source)
     data: dict[str, Any] = {}
     for layer in layers:
-        data = _merged(data, layer.data)
+        data = merged(data, layer.data)
     where = layers[-1].where
     own = {key for layer in layers for key in layer.own}
     notes = [note for layer in layers for note in layer.notes]
@@ -211,13 +212,14 @@ def _loaded(
     if group is not None and group not in GROUPS:
         raise RecipeError(f"no group is named {group!r}", where=where, remedy=nearest(str(group), GROUPS))
     if isinstance(source, str | Path):
-        _refuse_trust(data, where)
+        for part in (data, *checked_stages(data, where)):
+            refuse_trust(part, where)
+    plain, laid_over = copied(data), []
     if smoke:
         small = data.get("smoke") or {}
         if not isinstance(small, Mapping):
             raise RecipeError("smoke is not a mapping", where=where, remedy="write dotted.key: value lines below it")
-        for key, value in small.items():
-            assign(data, new_key(key), copied(value), f"{where}: smoke")
+        laid_over = [(new_key(key), value, f"{where}: smoke") for key, value in small.items()]
     origin = ARGUMENTS if isinstance(overrides, Mapping) else COMMAND_LINE
     changes = from_mapping(overrides) if isinstance(overrides, Mapping) else parse_words(overrides, parse_yaml)
     override_keys = []
@@ -226,13 +228,50 @@ def _loaded(
         name = new_key(change.key)
         notes += [*change.notes, *([] if name == change.key else [_renamed_note(change.key, name)])]
         own |= {name, *(f"{name}.{'.'.join(place)}" for place in _places(change.value, ()))}
-        assign(data, name, change.value, f"{origin}, {change.key}")
+        laid_over.append((name, change.value, f"{origin}, {change.key}"))
         override_keys.append(name)
+    for key, value, here in laid_over:
+        assign(data, key, copied(value), here)
+        if key == "stages":
+            plain["stages"] = value
+    if data.get("stages"):
+        data["stages"] = resolved(plain, where, [change for change in laid_over if change[0] != "stages"])
     recipe = check_recipe(data, where, override_keys, origin)
     if not evaluated:
         _check_evaluation(data.get("evaluation"), origin)
     notes += recipe.origin.notes
-    return recipe.with_origin(Origin(frozenset(own), tuple(dict.fromkeys(notes)))), group
+    recipe = recipe.with_origin(Origin(frozenset(own), tuple(dict.fromkeys(notes))))
+    if recipe.stages:
+        in_full = [stage.model_dump(mode="json", exclude=set(NOT_OF_A_STAGE)) for stage in stage_recipes(recipe, where)]
+        recipe = recipe.model_copy(update={"stages": in_full}).with_origin(recipe.origin)
+    return recipe, group
+
+
+def stage_recipes(recipe: Recipe, where: str = "recipe") -> list[Recipe]:
+    """The stages of a recipe in order, each as a recipe; without stages the recipe itself.
+
+    Raises
+    ------
+    RecipeError
+        What is wrong in a stage, with its number.
+
+    Examples
+    --------
+    >>> [stage.method.name for stage in stage_recipes(load_recipe("mlm-simcse"))]
+    ['mlm', 'simcse-unsup']
+    """
+    if not recipe.stages:
+        return [recipe]
+    output, recipes = Path(recipe.train.output.replace("{name}", recipe.name)), []
+    common = {key for key in recipe.origin.own if not key.startswith("stages")}
+    for number, contents in enumerate(recipe.stages):
+        start = f"stages.{number}."
+        stage = check_recipe(contents, f"{where}: stages.{number}")
+        stage.train.output = folder_of_stage(output, number, stage.name).as_posix()
+        own = {key.removeprefix(start) for key in recipe.origin.own if key.startswith(start)}
+        notes = recipe.origin.notes if number == 0 else ()
+        recipes.append(stage.with_origin(Origin(frozenset(common | own), (*notes, *stage.origin.notes))))
+    return recipes
 
 
 def _check_evaluation(section: Any, where: str) -> None:
@@ -243,21 +282,6 @@ def _check_evaluation(section: Any, where: str) -> None:
             "what is scored", where=where,
             remedy="add evaluation.data=FILE for your own data, or a suite, evaluation.suite=sts",
         )  # fmt: skip
-
-
-def _refuse_trust(data: Mapping[str, Any], where: str) -> None:
-    """A file may come from anyone: only who starts a run can allow code or pickles, in the command or in Python."""
-    sections = {"model": data.get("model")}
-    towers = (data.get("model") or {}).get("towers") if isinstance(data.get("model"), Mapping) else None
-    if isinstance(towers, Mapping):
-        sections |= {f"model.towers.{name}": tower for name, tower in towers.items()}
-    for place, section in sections.items():
-        for key in ("trust_remote_code", "allow_pickle"):
-            if isinstance(section, Mapping) and section.get(key):
-                raise RecipeError(
-                    f"a file cannot allow {key}", where=f"{where}: {place}.{key}",
-                    remedy=f"take it out, look at what the model brings, then add {place}.{key}=true to the command",
-                )  # fmt: skip
 
 
 def new_key(key: str) -> str:
@@ -467,18 +491,3 @@ def _extended_file(base: Any, path: Path) -> Path:
             f"extends: {base!r}: no such file beside it, and no shipped recipe of that name", where=str(path),
             remedy=error.remedy,
         ) from None  # fmt: skip
-
-
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes`: sections are merged key by key; lists, values and parts of another name are replaced."""
-    result = dict(base)
-    for key, value in changes.items():
-        old, component = result.get(key), key in ("method", "objective")
-        if component and isinstance(old, str):
-            old = {"name": old}
-        if not isinstance(value, Mapping) or not isinstance(old, Mapping):
-            result[key] = value
-            continue
-        name = old.get("name") if component else None
-        result[key] = value if name is not None and value.get("name", name) != name else _merged(old, value)
-    return result

@@ -52,6 +52,7 @@ def load(
     allow_pickle: bool = False,
     pooling: str | None = None,
     max_length: int | None = None,
+    layers: int | None = None,
     route: str | None = None,
     local_files_only: bool = False,
     **others: Any,
@@ -79,6 +80,8 @@ def load(
     pooling, max_length : optional
         Replace the folder's own settings. ``pooling="pooler"`` is [CLS] through the layer that the encoder was
         pretrained with, which SimCSE's released supervised models are scored by.
+    layers : int, optional
+        The first layers of a text encoder alone, for models that were trained for it (objective ``adaptive-layers``).
     route : str, optional
         The route of a sentence-transformers folder whose queries and documents go through different modules.
     local_files_only : bool
@@ -124,6 +127,10 @@ def load(
     model = assemble(plan, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
     if (root / RANGES_FILE).is_file():
         model.vector_ranges = VectorRanges.load(root / RANGES_FILE)
+    if layers is not None:
+        if plan.kind != "text":
+            raise ModelError(f"is a {plan.kind} model", where=str(name_or_path), remedy="leave layers out")
+        model = model.with_layers(layers)
     for name in (name for name in _ATTRIBUTES if name in others):
         setattr(model, name, others[name])
     return _placed(model, device, dtype)

@@ -22,6 +22,7 @@ from embedkit.system.memory import available_bytes, resident_bytes
 from embedkit.training import batching, setup
 from embedkit.training.evaluation.holdout import why_unscored
 from embedkit.training.footprint import activation_bytes, chunking_of, input_bytes, measure, recomputes
+from embedkit.training.layers import give_layers
 from embedkit.training.loop.batches import StepBatch, prepare
 from embedkit.training.loop.cache import Chunking
 from embedkit.training.loop.schedule import steps_between
@@ -134,6 +135,7 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
     method.adapt(model)
     parts = method.parts(model)
     objective = setup.build_objective(recipe, method, method.embedding_dim(model), rows.num_rows)
+    give_layers(objective, model)
     bundle = Bundle(model, parts, objective)
     groups = assign_groups(bundle, recipe.train, frozenset(f"objective.{n}" for n in objective.no_weight_decay))
     resident = resident_bytes()

@@ -18,6 +18,7 @@ from embedkit.data.schema.roles import INPUT_ROLES, PARTS
 from embedkit.errors import RecipeError, nearest, need
 from embedkit.methods import methods
 from embedkit.methods.base import Method
+from embedkit.training.layers import widen
 
 if TYPE_CHECKING:
     from embedkit.data import TrainingRows
@@ -192,6 +193,7 @@ def check_all(recipe: Recipe, early: EarlyCheck | None = None) -> Checked:
     """
     method = build_method(recipe) if early is None else early.method
     objective = build_objective(recipe, method)
+    widen(method, objective)
     contract = contract_of(recipe, method, objective)
     method.shares_draws = any(getattr(part, "shares_draws", False) for part in objective.modules())
     metric = metric_of(recipe)

@@ -75,4 +75,12 @@ CASES: dict[str, dict[str, Any]] = {
         objective={"name": "sum", "terms": [{"name": "infonce"}, {"name": "energy-hinge", "weight": 10}]},
         train={"lr": 1e-2},
     ),
+    "tsdae+untied": _texts({"name": "tsdae", "tied": False}, CLS, objective={"name": "cmim"}),
+    "denosent+paper": _texts(
+        {"name": "denosent", "layers": 2, "inner": 48, "noise": 0.3, "fidelity": "paper"}, CLS, "pairs-train"
+    ),
+    "pairs+layers": _texts("pairs", TEXT, "triplets-train", objective={
+        "name": "adaptive-layers", "objective": {"name": "matryoshka", "objective": "infonce", "dims": [32, 16, 8],
+                                                 "per_step": 2},
+    }),
 }  # fmt: skip

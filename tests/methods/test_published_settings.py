@@ -25,6 +25,7 @@ FAMILIES = (
     "simcse-", "diffcse", "promptbert-", "consert", "sbert-nli", "promcse-", "dclr", "sct", "sg-opt", "micse", "macl",
     "mcse-", "quick-thoughts", "declutr", "time-control", "conpono", "discourse", "cda", "cpc",
     "clusterns", "whitenedcse", "unsee", "clear", "compcse", "csd", "parallel-lines",
+    "denosent", "tsdae", "contrastive-tension",
 )  # fmt: skip
 
 KEYS = {
@@ -371,9 +372,24 @@ SECOND_LIST = {
     }),
 }  # fmt: skip
 
+DECODERS = {
+    # sentence-methods-2, 11: the released command; the paper's rate, temperature and weights differ. Seven tokens are
+    # the template's.
+    "denosent": row({**UNKNOWN, "name": BERT, "pooling": "mask", "temperature": 0.05}, 4e-5, 64, None, **{
+        "length": 32 + 7, "schedule": "constant", "warmup": 500, "train.max_steps": 5000, "every": 50,
+        "metric": "sts/avg", "evaluation.tasks": ["stsb", "sickr"], "head": ("linear dropped",),
+        "model.prompts.sentence": '"{}" means [MASK].', "method.layers": 16, "method.heads": 1, "method.inner": 2048,
+        "method.noise": 0.825, "method.dropout": 0.1, "method.fidelity": "code", "objective.terms.0.weight": 5.0,
+    }),
+    # No section of the reference: what sentence-transformers 6.2 says of its losses and of the papers' batches.
+    "tsdae": {**UNKNOWN, "pooling": "cls", "method.rate": 0.6, "method.tied": True, "temperature": None},
+    "contrastive-tension": {**UNKNOWN, "pooling": "mean", "objective.negatives": 7},
+    "contrastive-tension-in-batch": {**UNKNOWN, "pooling": "mean", "temperature": 1 / 20, "objective.name": "clip"},
+}  # fmt: skip
+
 PUBLISHED: dict[str, Row] = {
     **UNSUP, **SUP, **WITH_MLM, **DIFFCSES, **PROMPTBERTS, **CONSERTS, **PROMCSES, **DCLRS, **MCSES, **SCTS,
-    **SG_OPTS, **OTHERS, **DOCUMENTS, **CLUSTERS, **UNSEES, **SECOND_LIST,
+    **SG_OPTS, **OTHERS, **DOCUMENTS, **CLUSTERS, **UNSEES, **SECOND_LIST, **DECODERS,
 }  # fmt: skip
 
 

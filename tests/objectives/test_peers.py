@@ -427,6 +427,39 @@ def test_st_matryoshka_without_cosines(sentence_transformers: Any, sizes: list[i
         check({**wrapper, "dims": [6]}, draw(), lambda v: theirs(columns(v), None))
 
 
+class Column(nn.Module):
+    """A model whose vectors are one of the columns it is given."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, features: Vectors) -> Vectors:
+        return {"sentence_embedding": features[self.name]}
+
+
+def test_st_contrastive_tension(sentence_transformers: Any) -> None:
+    """The sum over given pairs; ours over those that it draws, each anchor with itself and three others."""
+    peer = sentence_transformers.ContrastiveTensionLoss(Echo())
+    config = {"name": "contrastive-tension", "negatives": 3}
+
+    def pairs(v: Vectors) -> Tensor:
+        others = build(config).others(ObjectiveBatch.of(v))  # (B, 3)
+        second = torch.cat([torch.arange(len(others))[:, None], others], dim=1).flatten()
+        first = torch.arange(len(others)).repeat_interleave(4)
+        texts = ({"sentence_embedding": v["anchor"][first]}, {"sentence_embedding": v["positive"][second]})
+        return peer(texts, (first == second).double())
+
+    check(config, draw(), pairs)
+
+
+def test_st_contrastive_tension_in_batch(sentence_transformers: Any) -> None:
+    """Both directions, learned scale of 20 at the start, without a bound: clip."""
+    peer = sentence_transformers.ContrastiveTensionLossInBatchNegatives(Echo(), scale=20.0).double()
+    peer.model1, peer.model2 = Column("anchor"), Column("positive")
+    check({"name": "clip", "temperature": 0.05, "max_scale": None}, draw(), lambda v: peer([v], None))
+
+
 def test_peers_are_not_compared_with_zero() -> None:
     """The comparison fails when it should."""
     with pytest.raises(AssertionError):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from embedkit.errors import ModelError
 from embedkit.formats.transformers.masked_head import frozen_masked_model, masked_head
 from embedkit.models.modules.masked import MaskedModel
+from embedkit.models.modules.text import TextEncoder
 
 
 class BatchNormProjector(nn.Module):
@@ -129,6 +130,29 @@ def generator(name: str | None, model: Any, dropout: bool) -> Frozen:
             remedy="use a masked language model with the same tokenizer",
         )  # fmt: skip
     return Frozen(masked_model, dropout)
+
+
+def need_text(model: Any) -> TextEncoder:
+    """`model`, which must be a transformers text encoder.
+
+    Raises
+    ------
+    ModelError
+        When it is another kind of model.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe import ModelConfig
+    >>> from embedkit.factory import build
+    >>> need_text(build(ModelConfig(kind="static", tokenizer="builtin", dim=4), 0))
+    Traceback (most recent call last):
+    embedkit.errors.ModelError: model: a static model has no layers of tokens; use a transformers text encoder
+    """
+    if not isinstance(model, TextEncoder):
+        raise ModelError(
+            f"a {model.kind} model has no layers of tokens", where="model", remedy="use a transformers text encoder"
+        )
+    return model
 
 
 def own_rows(owner: Tensor, rows: slice) -> Tensor:

@@ -118,6 +118,19 @@ def padded_attention(
     return out.transpose(1, 2).flatten(0, 1).index_select(0, places)
 
 
+def causal_bias(length: int, like: Tensor) -> Tensor:
+    """What is added to scores, (1, 1, L, L): minus infinity for tokens that come later.
+
+    Examples
+    --------
+    >>> causal_bias(2, torch.zeros(()))
+    tensor([[[[0., -inf],
+              [0., 0.]]]])
+    """
+    later = torch.ones(length, length, dtype=torch.bool, device=like.device).triu(1)
+    return torch.zeros(length, length, dtype=like.dtype, device=like.device).masked_fill_(later, -torch.inf)[None, None]
+
+
 def _with_prefix(
     key: Tensor, value: Tensor, mask: Tensor | None, prefix: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None]:

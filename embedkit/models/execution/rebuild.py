@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
+
+from embedkit.errors import ModelError
 
 _HOOKS = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
           "_forward_pre_hooks_with_kwargs")  # fmt: skip
@@ -63,3 +66,47 @@ def rebuilt(root: Any, change: Callable[[nn.Module], nn.Module | None]) -> Any:
         return memo[id(module)]
 
     return rebuild(root)
+
+
+POST_NORM = frozenset(
+    {
+        "bert", "camembert", "data2vec-text", "distilbert", "electra", "ernie", "mpnet", "roberta", "xlm-roberta",
+    }
+)  # fmt: skip
+"""Architectures whose encoder ends with a layer and no further norm: cut short it is an encoder again."""
+
+
+def first_layers(encoder: Any, count: int) -> Any:
+    """A transformers encoder that ends after its first `count` layers; the weights are shared.
+
+    Raises
+    ------
+    ModelError
+        It has fewer layers, or an architecture that cannot be cut.
+
+    Examples
+    --------
+    >>> from transformers import BertConfig, BertModel
+    >>> encoder = BertModel(BertConfig(hidden_size=12, num_hidden_layers=4, intermediate_size=8))
+    >>> short = first_layers(encoder, 2)
+    >>> len(short.encoder.layer), short.config.num_hidden_layers, encoder.config.num_hidden_layers
+    (2, 2, 4)
+    """
+    config = encoder.config
+    if config.model_type not in POST_NORM:
+        raise ModelError(
+            f"a {config.model_type} encoder cannot be cut to fewer layers", where="layers",
+            remedy=f"use one of {', '.join(sorted(POST_NORM))}",
+        )  # fmt: skip
+    total = int(config.num_hidden_layers)
+    if not 1 <= count <= total:
+        raise ModelError(f"{count} layers of {total}", where="layers", remedy=f"give 1 to {total}")
+
+    def change(module: nn.Module) -> nn.Module | None:
+        is_stack = isinstance(module, nn.ModuleList) and len(module) == total
+        return nn.ModuleList(list(module)[:count]) if is_stack else None
+
+    short = rebuilt(encoder, change)
+    short.config = copy.deepcopy(config)
+    short.config.num_hidden_layers = count
+    return short

@@ -10,18 +10,12 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from embedkit.models.execution.attention import padded_attention
+from embedkit.models.execution.attention import causal_bias, padded_attention
 from embedkit.models.execution.kernels import grouped_attention
 from embedkit.models.execution.plan import Plan
 from embedkit.models.inputs.inputs import Inputs
 
 ATTENTION = "embedkit_causal"
-
-
-def _causal_bias(length: int, like: Tensor) -> Tensor:
-    """What is added to scores, (1, 1, L, L): minus infinity for tokens that come later."""
-    later = torch.ones(length, length, dtype=torch.bool, device=like.device).triu(1)
-    return torch.zeros(length, length, dtype=like.dtype, device=like.device).masked_fill_(later, -torch.inf)[None, None]
 
 
 @torch.compiler.disable
@@ -40,7 +34,7 @@ def _causal_attention(
     flat = tuple(x[0].transpose(0, 1) for x in (query, key, value))  # each (T, heads, d)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     attend = grouped_attention if query.device.type == "cpu" else padded_attention
-    return attend(flat, plan, scale, dropout, _causal_bias(plan.longest, query), None).unsqueeze(0), None
+    return attend(flat, plan, scale, dropout, causal_bias(plan.longest, query), None).unsqueeze(0), None
 
 
 def run_causal(encoder: Any, inputs: Inputs) -> Tensor:

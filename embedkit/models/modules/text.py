@@ -28,6 +28,7 @@ from embedkit.models.execution.packing import (
     run_padded,
 )
 from embedkit.models.execution.plan import Plan
+from embedkit.models.execution.rebuild import first_layers
 from embedkit.models.heads.layers import Dense, Layer
 from embedkit.models.inputs.inputs import Inputs
 from embedkit.models.inputs.tokens import TextTokenizer, check_ids, check_texts, resolve_prompt
@@ -80,6 +81,7 @@ class TextEncoder(Model):
     """
 
     kind = "text"
+    trained_layers: tuple[int, ...] = ()
     _pooling: str
     _pooler: Any
 
@@ -145,6 +147,36 @@ class TextEncoder(Model):
         other = copy.copy(self)
         other._tokenize = other._tokenizer_for(max_length)
         return other
+
+    def with_layers(self, count: int) -> TextEncoder:
+        """The same encoder with its first `count` layers alone, weights shared; saved or exported, it holds no others.
+
+        Raises
+        ------
+        ModelError
+            When it has fewer, or its architecture cannot be cut.
+        """
+        other = copy.copy(self)
+        other._modules = {**self._modules, "encoder": first_layers(self.encoder, count)}
+        other.mask_head = other.vector_ranges = None
+        return other
+
+    def train_layers(self, embedding_layer: bool = False) -> None:
+        """In training mode `forward` gives the vectors of all layers one behind the other, the last layer's last.
+
+        Raises
+        ------
+        ModelError
+            When what is pooled is not one layer, or the encoder cannot be cut to the layers before.
+        """
+        if pooler_of(self.pooling).layers != (-1,) or self.template_bias is not None or not self.pool_prompt:
+            raise ModelError(
+                f"pooling {self.pooling!r} does not read the last layer alone", where="model.pooling",
+                remedy="use cls or mean, no template bias, and pool the prompt too",
+            )  # fmt: skip
+        first_layers(self.encoder, 1)  # refuses what cannot be cut
+        total = int(self.encoder.config.num_hidden_layers)
+        self.trained_layers = (*range(0 if embedding_layer else 1, total), -1)
 
     def by_other_vectors(
         self, pooling: str | None = None, default_prompt: str | None = None, template_bias: bool | None = None,
@@ -265,6 +297,8 @@ class TextEncoder(Model):
 
         `settings` are those of `token_states`. A model with a template bias takes it off here.
         """
+        if self.training and self.trained_layers:
+            return self._by_layers(inputs, packing, **settings)
         pooled = self.pooled(inputs, packing, **settings)
         bias = self.template_bias
         if bias is None or (bias.when == "training" and not self.training) or len(inputs) == 0:
@@ -274,6 +308,17 @@ class TextEncoder(Model):
         if bias.at == "pooled":
             return self.project(pooled - empty.index_select(0, own))
         return self.project(pooled) - self.project(empty).index_select(0, own)
+
+    def _by_layers(
+        self, inputs: Inputs, packing: str | None, pooling: str | None = None, **settings: Any
+    ) -> Tensor:  # fmt: skip
+        """The vectors by each of the trained layers, (N, layers D)."""
+        if len(inputs) == 0:
+            return torch.zeros(0, self.training_dim * len(self.trained_layers), device=self.device, dtype=self.dtype)
+        states = self.token_states(inputs, self.trained_layers, packing, **settings)
+        pool, inverse = pooler_of(pooling or self.pooling).pool, torch.from_numpy(states.plan.inverse())
+        each = [replace(states, layers={-1: states.layers[layer]}) for layer in self.trained_layers]
+        return torch.cat([self.project(pool(one)) for one in each], dim=1).index_select(0, inverse.to(self.device))
 
     def pooled(self, inputs: Inputs, packing: str | None = None, pooling: str | None = None, **settings: Any) -> Tensor:
         """Pooled vectors (N, H) in input order, before any dense layer.

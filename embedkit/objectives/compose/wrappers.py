@@ -90,6 +90,8 @@ class Matryoshka(Wrapper):
         One for each size; one when not given.
     normalize : bool
         Scale the prefix to length one before the objective sees it. Objectives on the cosine do so themselves.
+    per_step : int or None
+        Sizes of a step, drawn by the run's seed; all of them when None.
     cut_guide : bool
         Cut the guide's vectors too: for objectives that compare an embedding with the guide's vector itself (BYOL,
         MoCo, embedding-mse) and not only similarities (distill-kl).
@@ -114,6 +116,7 @@ class Matryoshka(Wrapper):
         weights: Sequence[float] | None = None,
         normalize: bool = False,
         cut_guide: bool = False,
+        per_step: int | None = None,
         dim: int | None = None,
         num_rows: int | None = None,
     ) -> None:
@@ -126,7 +129,15 @@ class Matryoshka(Wrapper):
         self.weights = [number("weights", weight, least=0) for weight in weights]
         self.normalize = choice("normalize", normalize, (True, False))
         self.cut_guide = choice("cut_guide", cut_guide, (True, False))
+        self.per_step = None if per_step is None else whole("per_step", per_step, least=1, most=len(self.dims))
         self._adopt([build(objective, dim=size, num_rows=num_rows) for size in self.dims])
+
+    def chosen(self, batch: ObjectiveBatch) -> list[int]:
+        """The places in `dims` that this step takes."""
+        if self.per_step is None:
+            return list(range(len(self.dims)))
+        draw = batch.random("matryoshka").choice(len(self.dims), self.per_step, replace=False)
+        return sorted(int(place) for place in draw)
 
     def _cut(
         self, size: int, embeddings: dict[str, Tensor], batch: ObjectiveBatch
@@ -148,8 +159,9 @@ class Matryoshka(Wrapper):
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
         """The weighted sum over the sizes."""
         parts = {}
-        for size, weight, part in zip(self.dims, self.weights, self.inner, strict=True):
-            parts[f"dim{size}"] = (weight, part(*self._cut(size, embeddings, batch)))
+        for place in self.chosen(batch):
+            size, part = self.dims[place], self.inner[place]
+            parts[f"dim{size}"] = (self.weights[place], part(*self._cut(size, embeddings, batch)))
         return merge(parts)
 
     def after_step(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> None:

@@ -24,7 +24,17 @@ from embedkit.objectives.family import (
     teacher_scores,
 )
 from embedkit.objectives.registry import objective
-from embedkit.objectives.tools import choice, grouped_lse, logaddexp, masked_lse, number, require, unit
+from embedkit.objectives.tools import (
+    choice,
+    grouped_lse,
+    logaddexp,
+    masked_lse,
+    number,
+    require,
+    softplus,
+    unit,
+    whole,
+)
 
 
 def ordered_pairs(similarity: Tensor, score: Tensor) -> Tensor:
@@ -406,3 +416,60 @@ class EmbeddingMSE(Family):
             total.append(torch.where(mine, (z - target).square().sum(dim=1), 0.0).sum())
             count += z.numel()
         return loss_of_rows({"square": torch.stack(total).sum() / max(count, 1)})
+
+
+@objective(
+    "contrastive-tension", paper="Carlsson et al. 2021, ICLR, Semantic Re-tuning with Contrastive Tension",
+    family="pairs", slots="binary cross-entropy of dot products, of each row with itself and with some others",
+    cost="K B D", note="the sum over all pairs; in-batch form: clip",
+)  # fmt: skip
+class ContrastiveTension(Family):
+    """``sum softplus(-a_i p_i) + sum softplus(a_i p_j)``: the dot product says whether two texts are the same.
+
+    Of the other rows each anchor meets `negatives`, drawn anew in each step; a row with the same text counts as the
+    same. Vectors are not scaled to length one.
+
+    Parameters
+    ----------
+    negatives : int
+        K, others for each anchor; all of them where the batch has fewer.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2)}
+    >>> loss = build("contrastive-tension")(z, ObjectiveBatch.of(z)).loss
+    >>> round(loss.item(), 4)  # 2 log(1 + 1/e) + 2 log 2
+    2.0128
+    """
+
+    requires = frozenset({"anchor", "positive"})
+
+    def __init__(self, *, negatives: int = 7) -> None:
+        super().__init__()
+        self.count = whole("negatives", negatives, least=1)
+
+    def negatives(self, batch_size: int, hard: int, processes: int) -> NegativeCount:
+        """The others that an anchor meets, from wherever they come."""
+        return NegativeCount(in_batch=min(self.count, max(batch_size - 1, 0)), hard=0, other_processes=0)
+
+    def others(self, batch: ObjectiveBatch) -> Tensor:
+        """The rows that each row meets, int64 (B, K): those behind it in a random order."""
+        order = torch.randperm(batch.size, generator=batch.generator("contrastive-tension"))
+        place = torch.empty_like(order)
+        place[order] = torch.arange(batch.size)
+        behind = torch.arange(1, min(self.count, batch.size - 1) + 1)
+        return order[(place[:, None] + behind[None, :]) % batch.size]
+
+    def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
+        """The sum over the pairs of this process's anchors."""
+        anchor, positive = take(embeddings, *PAIR)
+        others = self.others(batch).to(anchor.device)[batch.rows]  # (b, K)
+        own, keys = anchor[batch.rows], batch.keys["positive"]
+        same = (own * positive[batch.rows]).sum(dim=1)
+        met = (own[:, None] * positive[others]).sum(dim=2)
+        equal = keys[others] == keys[batch.rows, None]
+        return loss_of_rows({
+            "same": softplus(-same).sum(), "others": softplus(torch.where(equal, -met, met)).sum(),
+        })  # fmt: skip

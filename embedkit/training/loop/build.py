@@ -25,6 +25,7 @@ from embedkit.training import batching, setup
 from embedkit.training.evaluation.holdout import HeldOut
 from embedkit.training.evaluation.suite import Evaluator, Weights, by_chosen_vectors
 from embedkit.training.footprint import chunking_of, measure, recomputes
+from embedkit.training.layers import give_layers
 from embedkit.training.loop.batches import prepare
 from embedkit.training.loop.cache import Chunking
 from embedkit.training.loop.guide import Guide
@@ -278,6 +279,7 @@ def build_state(
     setup.check_batch(recipe, objective, inputs.rows)
     start_scale(objective, model, recipe.objective.settings if recipe.objective is not None else ())
     guide = Guide(recipe.guide, model) if recipe.guide is not None else None
+    give_layers(objective, model)
     setup.begin(
         recipe, method, objective, inputs.rows, method.embedding_dim(model),
         None if guide is None else guide.encoder.training_dim,

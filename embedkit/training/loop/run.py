@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from embedkit.config.recipe import Recipe
-from embedkit.config.recipe_io import load_recipe
+from embedkit.config.recipe_io import load_recipe, stage_recipes
+from embedkit.config.stages import continued, folder_of_stage
+from embedkit.errors import CheckpointError
 from embedkit.evaluation.report.card import card_of_run
 from embedkit.system.disk import write_durably
 from embedkit.training import setup
@@ -22,7 +24,7 @@ from embedkit.training.monitor.log import Progress, default_progress
 from embedkit.training.optim.scale import keep_scale
 from embedkit.training.parallel.memory import memory_error
 from embedkit.training.parallel.signals import lost_process
-from embedkit.training.state.state import load_weights
+from embedkit.training.state.state import load_weights, recipe_differences
 
 
 @dataclass
@@ -97,21 +99,65 @@ def train(
 
 
 def train_recipe(
-    config: Recipe, early: setup.EarlyCheck | None = None, *, resume: bool = False, output: str | Path | None = None,
-    progress: Progress | None = None, callbacks: Sequence[Any] = (),
+    config: Recipe, early: Sequence[setup.EarlyCheck] | None = None, *, resume: bool = False,
+    output: str | Path | None = None, progress: Progress | None = None, callbacks: Sequence[Any] = (),
 ) -> TrainResult:  # fmt: skip
-    """The result of a loaded recipe; with `early`, nothing that `check_early` has opened is opened again. See `train`.
+    """The result of a loaded recipe, that of its last stage where it has several. See `train`.
+
+    With `early`, the result of `check_early` for each stage, nothing that it has opened is opened again. All stages are
+    checked before the first one begins.
 
     Examples
     --------
     >>> recipe = load_recipe("quickstart", smoke=True)
     >>> early = setup.check_early(recipe)
-    >>> train_recipe(recipe, early, output="runs/again", progress=Progress()).steps
+    >>> train_recipe(recipe, [early], output="runs/again", progress=Progress()).steps
     4
     """
     folder = Path(output) if output is not None else Path(config.train.output.replace("{name}", config.name))
     Callbacks(callbacks)  # a wrong one is refused before anything is read
-    checked = setup.check_all(config, early)
+    stages = stage_recipes(config)
+    if early is None and config.stages:
+        early = [setup.check_early(stage) for stage in stages]
+    checked = [setup.check_all(stage, None if early is None else early[place]) for place, stage in enumerate(stages)]
+    if not config.stages:
+        return _train(checked[0], folder, progress, callbacks, resume=resume)
+    check_folder(folder, resume=False)  # a run without stages stays what it is
+    folders = [folder_of_stage(folder, number, stage.name) for number, stage in enumerate(stages)]
+    for target in folders:
+        check_folder(target, resume)
+    for number, target in enumerate(folders[:-1]):
+        this = _started(checked, folders, number)
+        if not (resume and _is_done(target, this.recipe)):
+            _train(this, target, progress, callbacks, resume=resume)
+    return _train(_started(checked, folders, len(folders) - 1), folders[-1], progress, callbacks, resume=resume)
+
+
+def _started(checked: Sequence[setup.Checked], folders: Sequence[Path], number: int) -> setup.Checked:
+    """A stage with the model of the one before it."""
+    if number == 0:
+        return checked[0]
+    before, this = checked[number - 1].recipe, checked[number]
+    return replace(this, recipe=continued(this.recipe, before, folders[number - 1] / "model"))
+
+
+def _is_done(folder: Path, recipe: Recipe) -> bool:
+    """Whether a stage has ended; its figures are written last. One of another recipe is refused."""
+    if not ((folder / "result.json").is_file() and (folder / "model").is_dir()):
+        return False
+    differences = recipe_differences((folder / "recipe.yaml").read_text("utf-8"), recipe, folder)
+    if differences:
+        raise CheckpointError(
+            "the stage belongs to another run: " + "; ".join(differences), where=str(folder),
+            remedy="give the same settings, or start anew in another train.output",
+        )  # fmt: skip
+    return True
+
+
+def _train(
+    checked: setup.Checked, folder: Path, progress: Progress | None, callbacks: Sequence[Any], *, resume: bool
+) -> TrainResult:
+    """The result of one run, from a checked recipe."""
     check_folder(folder, resume)
     try:
         inputs = open_inputs(checked)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -122,7 +123,7 @@ class RunState:
     def restore(self, checkpoint: Checkpoint, recipe: Recipe, fingerprint: str, world: World) -> None:
         """Go back to a checkpoint, or refuse it and list what differs."""
         document = checkpoint.json("state")
-        differences = _recipe_differences(checkpoint, recipe)
+        differences = recipe_differences(checkpoint.text("recipe.yaml"), recipe, checkpoint.path)
         with checkpoint.reading("state.json"):
             for name, now in self._origin(fingerprint, world).items():
                 if document[name] != now:
@@ -232,13 +233,27 @@ def _restore_random(checkpoint: Checkpoint, world: World) -> None:
         torch.cuda.set_rng_state(states["cuda"][world.rank].clone(), world.device)
 
 
-def _recipe_differences(checkpoint: Checkpoint, recipe: Recipe) -> list[str]:
-    text = checkpoint.text("recipe.yaml")
+def recipe_differences(text: str, recipe: Recipe, folder: Path) -> list[str]:
+    """What differs between the ``recipe.yaml`` of a folder and a recipe, in words; not where it writes and prints.
+
+    Raises
+    ------
+    CheckpointError
+        The text is no recipe.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> recipe = load_recipe("pairs")
+    >>> other = load_recipe("pairs", ["train.lr=1e-3", "train.output=runs/b"])
+    >>> recipe_differences(dump_recipe(recipe), other, Path("runs/a"))
+    ['train.lr was 2e-05, is 0.001']
+    """
     try:
-        before = _flat(check_recipe(parse_yaml(text, str(checkpoint.path / "recipe.yaml"))).model_dump(mode="json"))
+        before = _flat(check_recipe(parse_yaml(text, str(folder / "recipe.yaml"))).model_dump(mode="json"))
     except RecipeError as error:
         raise CheckpointError(
-            f"recipe.yaml cannot be read ({error.line()})", where=str(checkpoint.path),
+            f"recipe.yaml cannot be read ({error.line()})", where=str(folder),
             remedy="resume with the embedkit that wrote it",
         ) from error  # fmt: skip
     now = _flat(recipe.model_dump(mode="json"))
