@@ -64,6 +64,19 @@ class UserError(EmbedkitError):
         head = f"{self.where}: {self.what}" if self.where else self.what
         return one_line(f"{head}; {self.remedy}" if self.remedy else head)
 
+    def add(self, clause: str) -> None:
+        """Put a clause behind the remedy.
+
+        Examples
+        --------
+        >>> error = UserError("no text", where="faq.csv:3", remedy="fix the row")
+        >>> error.add("the rows before it are kept")
+        >>> print(error)
+        faq.csv:3: no text; fix the row; the rows before it are kept
+        """
+        self.remedy = f"{self.remedy}; {clause}" if self.remedy else clause
+        self.args = (self.line(),)
+
 
 def one_line(text: str) -> str:
     """`text` on one line, without secrets, and without characters that a terminal would interpret or hide.

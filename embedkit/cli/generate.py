@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from embedkit.cli.output import JsonFile, bar, check_json, tell
+from embedkit.cli.output import JsonFile, bar, check_json, mapping_option, tell
 
 TextOption = str | None
 
@@ -35,6 +35,7 @@ def generate(
     number: Annotated[int, typer.Option("--number", "-n", min=1, help="Texts asked for, for each text.")] = 1,
     column: Annotated[TextOption, typer.Option("--column", help="Column of the texts.")] = None,
     split: Annotated[TextOption, typer.Option("--split", help="Split of FILE, where it has several.")] = None,
+    where: Annotated[TextOption, typer.Option("--where", help="Rows of FILE to keep: '{lang: en}'.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Rows of FILE at most.")] = None,
     cache: Annotated[
         TextOption, typer.Option("--cache", metavar="FILE", help="Keeps the answers; OUTPUT.answers.jsonl.")
@@ -73,6 +74,7 @@ def generate(
     """
     values = dict(locals())
     check_json(values.pop("json_file"))
+    values["where"] = mapping_option(where, "--where")
     from embedkit.mining.generation.api import generate as run
 
     with bar("generate") as progress:

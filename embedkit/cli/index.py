@@ -36,6 +36,8 @@ def index(
     id_column: Annotated[
         str | None, typer.Option("--id-column", help="Column whose values name the rows; id, _id ...")
     ] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Split of FILE, where it has several.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Rows of FILE at most.")] = None,
     prompt: Annotated[
         str | None, typer.Option("--prompt", help="Name or text of a prompt; the model's for documents when not given.")
     ] = None,
@@ -79,9 +81,9 @@ def index(
     check_target(folder, overwrite)
     with bar("rows") as progress:
         result = build_index(
-            source, folder, model, column=column, id_column=id_column, prompt=prompt, truncate_dim=truncate_dim,
-            codes=names, overwrite=overwrite, dtype=dtype, progress=progress, device=device, revision=revision,
-            trust_remote_code=trust_remote_code, allow_pickle=allow_pickle,
+            source, folder, model, column=column, id_column=id_column, split=split, limit=limit, prompt=prompt,
+            truncate_dim=truncate_dim, codes=names, overwrite=overwrite, dtype=dtype, progress=progress, device=device,
+            revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle,
         )  # fmt: skip
     settings = result.settings
     forms = f", with {', '.join(settings.codes)}" if settings.codes else ""

@@ -17,6 +17,7 @@ from embedkit.cli.output import (
     TrustRemoteCode,
     bar,
     check_json,
+    mapping_option,
     model_options,
     single_process,
     tell,
@@ -41,6 +42,7 @@ def label(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the draws.")] = 0,
     centres: Annotated[TextOption, typer.Option("--centres", metavar="FILE.npy", help="Write the centres.")] = None,
     split: Annotated[TextOption, typer.Option("--split", help="Split of FILE, where it has several.")] = None,
+    where: Annotated[TextOption, typer.Option("--where", help="Rows of FILE to keep: '{lang: en}'.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Rows of FILE at most.")] = None,
     prompt: Annotated[TextOption, typer.Option("--prompt", help="Name or text of a prompt.")] = None,
     truncate_dim: TruncateDim = None,
@@ -72,6 +74,7 @@ def label(
     """
     values = dict(locals())
     check_json(values.pop("json_file"))
+    values["where"] = mapping_option(where, "--where")
     loading = model_options(values, model is not None)
     single_process("label", loading)
     from embedkit.mining.labels.api import label as run

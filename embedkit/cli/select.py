@@ -17,6 +17,7 @@ from embedkit.cli.output import (
     TrustRemoteCode,
     bar,
     check_json,
+    mapping_option,
     model_options,
     single_process,
     tell,
@@ -39,6 +40,7 @@ def select(
     column: Annotated[TextOption, typer.Option("--column", help="Column of the texts.")] = None,
     image_column: Annotated[TextOption, typer.Option("--image-column", help="Column of the images.")] = None,
     split: Annotated[TextOption, typer.Option("--split", help="Split of FILE, where it has several.")] = None,
+    where: Annotated[TextOption, typer.Option("--where", help="Rows of FILE to keep: '{lang: en}'.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Rows of FILE at most.")] = None,
     prompt: Annotated[TextOption, typer.Option("--prompt", help="Name or text of a prompt.")] = None,
     truncate_dim: TruncateDim = None,
@@ -71,6 +73,7 @@ def select(
     """
     values = dict(locals())
     check_json(values.pop("json_file"))
+    values["where"] = mapping_option(where, "--where")
     loading = model_options(values, model is not None)
     single_process("select", loading)
     from embedkit.mining.selection.api import select as run

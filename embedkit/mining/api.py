@@ -19,7 +19,7 @@ from embedkit.mining.pairs import Candidates, Pairs, of_positives, read_corpus, 
 from embedkit.mining.parts import Parts, digest, open_parts, part_size, search_device
 from embedkit.mining.report import MiningReport, histogram
 from embedkit.mining.scorer import Scorer, is_folder, load_scorer
-from embedkit.mining.settings import MiningSettings
+from embedkit.mining.settings import MiningSettings, refuse_idle
 from embedkit.mining.space import Space
 from embedkit.retrieval.nearest import nearest_candidates
 from embedkit.system.processes import join
@@ -146,9 +146,9 @@ def mine(
     target = None if output is None else check_output(output, overwrite, data, corpus)
     vectors = {"anchor_vectors": anchor_vectors, "corpus_vectors": corpus_vectors, "positive_vectors": positive_vectors}
     _check_inputs(model, corpus is not None, vectors, bool(where) or limit is not None, options)
-    if corpus is None and (corpus_column or corpus_id_column):
-        name = "corpus_column" if corpus_column else "corpus_id_column"
-        raise UserError("there is no corpus", where=name, remedy="give a corpus, or leave it out")
+    if corpus is None:
+        refuse_idle("there is no corpus", {"corpus_column": corpus_column, "corpus_id_column": corpus_id_column},
+                    remedy="give a corpus, or leave it out")  # fmt: skip
     pairs = read_pairs(data, columns=columns, split=split, where=where, limit=limit, id_column=id_column)
     candidates = of_positives(pairs)
     if corpus is not None:
@@ -208,13 +208,12 @@ def _check_inputs(
         raise UserError("neither a model nor all vectors are given", where=lacking[0],
                         remedy="give a model, or anchor_vectors and corpus_vectors")  # fmt: skip
     if model is not None and not lacking and (vectors["positive_vectors"] is not None or not has_corpus):
-        raise UserError("all vectors are given, so that it has no effect", where="model", remedy="leave it out")
-    for name in ("query_prompt", "corpus_prompt", "truncate_dim"):
-        if model is None and getattr(settings, name) is not None:
-            raise UserError("it is for a model, and vectors are given", where=name, remedy="leave it out")
-    if settings.query_prompt is not None and vectors["anchor_vectors"] is not None:
-        raise UserError("it is for a model, and vectors of anchors are given", where="query_prompt",
-                        remedy="leave it out")  # fmt: skip
+        refuse_idle("all vectors are given", {"model": model})
+    if model is None:
+        names = ("query_prompt", "corpus_prompt", "truncate_dim")
+        refuse_idle("it is for a model, and vectors are given", {name: getattr(settings, name) for name in names})
+    if vectors["anchor_vectors"] is not None:
+        refuse_idle("it is for a model, and vectors of anchors are given", {"query_prompt": settings.query_prompt})
     if partial and (
         vectors["anchor_vectors"] is not None or (not has_corpus and vectors["corpus_vectors"] is not None)
     ):

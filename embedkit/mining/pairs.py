@@ -28,6 +28,8 @@ CORPUS_TEXTS = ("text", "passage", "document", "contents", "content", "sentence"
 
 _FIX = "fix the row, or take it out of the file"
 _PLACE = re.compile(r"^data\.train\[0\] \((.*?)\)(?=:|$| column)")
+_CHANGE = re.compile(r" \(set '(\w+)' to change that\)$")
+_OPTIONS = ("columns", "split", "where")
 
 
 def text_key(text: str) -> str:
@@ -269,14 +271,25 @@ def open_pairs(
     --------
     >>> _ = Path("faq.csv").write_text("question,answer\\npay?,By card.\\n")
     >>> print(*open_pairs("faq.csv")[1])
-    faq.csv: question is the anchor, answer is the positive (set 'columns' to change that)
+    faq.csv: question is the anchor, answer is the positive (--columns changes that)
     """
     entry = {"path": path, "columns": None if columns is None else dict(columns), "split": split,
              "where": dict(where or {}), "limit": limit}  # fmt: skip
     config = DataConfig.model_validate({"train": [entry]})
     roles = frozenset({"anchor", "positive"})
     source = Source(config.train[0], config, 0, requires=roles, reads=roles | {"group"} | also, base_dir=Path())
-    return source, [_PLACE.sub(r"\1", note) for note in source.notes]
+    return source, [our_note(_PLACE.sub(r"\1", note)) for note in source.notes]
+
+
+def our_note(note: str) -> str:
+    """A note on how a source was read, with the option in place of the recipe's key, where there is one.
+
+    Examples
+    --------
+    >>> our_note("faq: only the split train is read (set 'split' to change that)")
+    'faq: only the split train is read (--split changes that)'
+    """
+    return _CHANGE.sub(lambda match: f" (--{match[1]} changes that)" if match[1] in _OPTIONS else "", note)
 
 
 def _fill(pairs: Pairs, source: Source) -> None:

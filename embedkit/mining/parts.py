@@ -237,6 +237,8 @@ def open_parts(
         except UserError as error:
             if parts.main and type(error) in (DataError, UserError):  # the same call would come to the same end
                 shutil.rmtree(parts.folder)
+            elif any(parts.folder.glob("*.np[yz]")):
+                error.add(f"the parts that are done are kept in {parts.folder}, and the same call goes on from there")
             raise
         parts.wait()
         if parts.main:

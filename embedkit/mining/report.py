@@ -82,10 +82,10 @@ class MiningReport:
             fate = "their rows are dropped" if self.dropped else "what was found is kept"
             yield f"{self.too_few:,} anchors have too few negatives, {self.without:,} of them none; {fate}"
         for name, count in self.rejections.items():
-            yield f"{name} left out {count:,} of {self.in_range:,} candidates of these ranks"
+            yield f"{name.replace('_', ' ')} left out {count:,} of {self.in_range:,} candidates of these ranks"
         yield (
             f"likely false negatives: {self.false_negatives:.1%} of the nearest candidates score above the positive"
-            + ("" if self.rejections else "; relative_margin=0.05 leaves them out" if self.false_negatives else "")
+            + ("" if self.rejections else "; a relative margin of 0.05 leaves them out" if self.false_negatives else "")
         )
         if self.histogram:
             yield from bars(self.histogram, self.means)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
@@ -20,6 +21,43 @@ _PEERS = {
     "corpus_prompt_name": "corpus_prompt", "faiss_batch_size": "block_size",
 }  # fmt: skip
 """Arguments of sentence-transformers' ``mine_hard_negatives`` whose name is another one here."""
+
+
+def refuse_idle(
+    why: str, values: Mapping[str, Any], of: Callable[..., Any] | None = None, *, remedy: str = "leave it out"
+) -> None:
+    """Refuse the first of some settings that is given although it has no effect.
+
+    Parameters
+    ----------
+    why : str
+        What takes the effect away.
+    values : mapping
+        Setting -> value.
+    of : callable, optional
+        The function whose settings they are: one that has another value than its default is given. Without it all
+        that is not None is.
+    remedy : str
+        What to do about it.
+
+    Raises
+    ------
+    UserError
+        One is given.
+
+    Examples
+    --------
+    >>> import embedkit
+    >>> refuse_idle("no command is called", {"parallel": 1, "timeout": 9.0}, embedkit.generate)
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.UserError: timeout: no command is called, so that it has no effect; leave it out
+    """
+    defaults = {} if of is None else inspect.signature(of).parameters
+    for name, value in values.items():
+        default = defaults[name].default if name in defaults else None
+        if value is not default and not (isinstance(value, str | int | float) and value == default):
+            raise UserError(f"{why}, so that it has no effect", where=name, remedy=remedy)
 
 
 class Settings:

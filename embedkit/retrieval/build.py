@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedkit.errors import DataError, UserError
-from embedkit.models.encode.file_encoding import Item, check_rows, encoded_parts
+from embedkit.models.encode.file_encoding import check_rows, encoded_parts
+from embedkit.models.encode.file_rows import Item, Reading
 from embedkit.models.encode.joining import load_part, write_npy
 from embedkit.retrieval.arrays import Array
 from embedkit.retrieval.codes import NAMES, write_codes
@@ -37,6 +38,8 @@ def build_index(
     column: str | None = None,
     id_column: str | None = None,
     format: str = "auto",
+    split: str | None = None,
+    limit: int | None = None,
     prompt: str | None = None,
     truncate_dim: int | None = None,
     codes: Sequence[str] = CODES,
@@ -62,6 +65,8 @@ def build_index(
         A folder or hub id for `embedkit.load`, which the index remembers, or a loaded model.
     column, id_column, format, truncate_dim, batch_tokens, block_rows
         As of `embedkit.models.encode_file`.
+    split, limit : optional
+        Which split is read, where there are several, and how many rows at most.
     prompt : str, optional
         Name or text of a prompt; the model's for documents when None.
     codes : sequence of str
@@ -95,11 +100,13 @@ def build_index(
     """
     target = check_target(folder, overwrite)
     _check_codes(codes)
+    if limit is not None and limit < 1:
+        raise UserError(f"limit is {limit}", where="limit", remedy="give 1 or more, or leave it out")
     from embedkit.models.encode.arguments import EncodeSettings
     from embedkit.retrieval.index import Index, open_model
 
     with _source(source) as path:
-        check_rows(path, column=column, format=format)
+        check_rows(path, column=column, format=format, split=split)
         before = _state(path)
         encoder, known_as = open_model(model, load_options)
         similarity = _similarity(encoder)
@@ -110,7 +117,7 @@ def build_index(
         folder_of_parts = target.with_name(f".{target.name}.parts")
         items = _ItemFile(folder_of_parts)
         parts = encoded_parts(
-            encoder, path, folder_of_parts, settings, column=column, id_column=id_column, format=format,
+            encoder, path, folder_of_parts, settings, Reading(column, format, split, limit), id_column=id_column,
             block_rows=block_rows, note=items.add, dtype=dtype,
         )  # fmt: skip
         with parts as part:

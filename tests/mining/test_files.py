@@ -104,7 +104,7 @@ def test_rows_without_enough_negatives_are_kept_or_dropped_and_train(faq: str, m
 def test_the_report_can_be_read(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["mine", "pairs.csv", "out.jsonl", *VECTORS, "--relative-margin", "0.05"]) == 0
     text = capsys.readouterr().out
-    for words in ("5 pairs, 5 anchors, 8 candidates", "relative_margin left out", "likely false negatives",
+    for words in ("5 pairs, 5 anchors, 8 candidates", "relative margin left out", "likely false negatives",
                   "positives, mean", "positive_id holds the ids", "pairs.csv: question is the anchor",
                   "corpus.jsonl: text holds the texts, _id their ids ("):  # fmt: skip
         assert words in text

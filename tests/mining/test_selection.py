@@ -258,7 +258,7 @@ def test_caption_filter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         "def parse(text): return len(text.split()) - 3, text.count('mat')\ndef bad(text): return 1"
     )
     assert left("caption={parser: 'own.py:parse'}") == [1]
-    with pytest.raises(UserError, match=r"own\.py:bad: returned 1 .*return two whole numbers"):
+    with pytest.raises(UserError, match=r"own\.py:bad on .*: returned 1 .*return two whole numbers"):
         left("caption={parser: 'own.py:bad'}")
 
 

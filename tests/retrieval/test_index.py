@@ -284,6 +284,33 @@ build_index(sys.argv[1], sys.argv[2], tiny.text_encoder(prompts={}).eval(), bloc
 """
 
 
+def test_split_and_limit_choose_the_rows(tmp_path: Path) -> None:
+    model = tiny.text_encoder(prompts={}).eval()
+    (tmp_path / "d").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "d" / f"{split}.jsonl").write_text("".join(f'{{"text": "{split} {n}"}}\n' for n in range(5)))
+    index = build_index(tmp_path / "d", tmp_path / "ix", model, split="test", limit=3)
+    assert [index.row(number)["text"] for number in range(len(index))] == ["test 0", "test 1", "test 2"]
+    with pytest.raises(UserError, match="limit is 0"):
+        build_index(tmp_path / "d", tmp_path / "iy", model, limit=0)
+
+
+def test_an_error_tells_what_the_parts_are_for(tmp_path: Path) -> None:
+    model = tiny.text_encoder(prompts={}).eval()
+    rows = [{"text": text} for text in sentences(40)]
+    lines = [json.dumps(row) for row in rows]
+    (tmp_path / "t.jsonl").write_text("\n".join([*lines[:35], '{"text": 3}', *lines[36:]]))
+    with pytest.raises(DataError, match=r"t\.jsonl:36.*; the rows encoded so far are kept in .*\.ix\.parts, and the"):
+        build_index(tmp_path / "t.jsonl", tmp_path / "ix", model, block_rows=16)
+    assert len(list((tmp_path / ".ix.parts").glob("*.npy"))) == 2
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    assert len(build_index(tmp_path / "t.jsonl", tmp_path / "ix", model, block_rows=16)) == 40
+    (tmp_path / "t.jsonl").write_text('{"text": "a"}\n{"text": 3}')
+    with pytest.raises(DataError, match="fix or remove the row$"):
+        build_index(tmp_path / "t.jsonl", tmp_path / "iy", model)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ix", "t.jsonl"]
+
+
 def test_a_killed_build_leaves_nothing_half_and_resumes(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("\n".join(sentences(400)))
     rng = np.random.default_rng(0)

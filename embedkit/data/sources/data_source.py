@@ -37,6 +37,7 @@ from embedkit.data.schema.sentences import (
     sentence_rows,
     split_sentences,
 )
+from embedkit.data.sources.conditions import condition
 from embedkit.data.sources.formats.webdataset import APART
 from embedkit.data.sources.sources import find_parts
 from embedkit.errors import DataError, nearest
@@ -276,14 +277,14 @@ class Source:
             yield place, fault or outcome
 
     def _outcomes(self, account: Any, records: Iterable[_Entry] | None) -> Iterator[tuple[Place, list[Row] | BadRow]]:
-        conditions = [(column, _accepted(value)) for column, value in self.config.where.items()]
+        is_kept = condition(self.config.where)
         count = 0
         for place, values in self._records() if records is None else records:
             account.read += 1
             if isinstance(values, BadRow):
                 yield place, values
                 continue
-            if any(not _matches(values.get(column), choices) for column, choices in conditions):
+            if not is_kept(values):
                 account.filtered += 1
                 continue
             try:
@@ -454,17 +455,3 @@ def _holds_lists(column: str, rows: Sequence[Mapping[str, Any]]) -> bool:
 def _values_of(column: str, head: list[_Entry]) -> list[str]:
     values = dict.fromkeys(show(row.get(column)) for _, row in head if isinstance(row, dict))
     return list(values)[:5]
-
-
-def _accepted(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _matches(cell: Any, choices: list[Any]) -> bool:
-    """Whether a cell is one of the accepted values; text cells (csv, tsv) are compared with a value's text."""
-    for value in choices:
-        if cell == value or (value is None and cell == ""):
-            return True
-        if isinstance(cell, str) and not isinstance(value, str) and cell.lower() == str(value).lower():
-            return True
-    return False

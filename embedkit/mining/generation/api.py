@@ -20,6 +20,7 @@ from embedkit.mining.report import short
 from embedkit.mining.rows.journal import Journal, key_of
 from embedkit.mining.rows.result import RowsResult, finish, spread
 from embedkit.mining.rows.table import RowTable, read_table
+from embedkit.mining.settings import refuse_idle
 
 _FAILED = "requests without an answer"
 _EXAMPLES = 3
@@ -95,9 +96,10 @@ def generate(
     data: Any, writer: Any = None, *, template: str | Path = "positives", kind: str | None = None, number: int = 1,
     command: str | list[str] | None = None, answers: Any = None, as_requests: bool = False,
     chat_model: str | None = None, output: str | Path | None = None, overwrite: bool = False,
-    column: str | None = None, split: str | None = None, limit: int | None = None, cache: str | Path | None = None,
-    batch_size: int = 1, parallel: int = 1, retries: int = 3, backoff: float = 1.0, timeout: float = 120.0,
-    max_failures: int = 10, progress: Callable[[int, int], None] | None = None,
+    column: str | None = None, split: str | None = None, where: Mapping[str, Any] | None = None,
+    limit: int | None = None, cache: str | Path | None = None, batch_size: int = 1, parallel: int = 1, retries: int = 3,
+    backoff: float = 1.0, timeout: float = 120.0, max_failures: int = 10,
+    progress: Callable[[int, int], None] | None = None,
 ) -> RowsResult[GenerationReport]:  # fmt: skip
     """Rows of texts that a writer made, and a report on what it answered.
 
@@ -123,8 +125,8 @@ def generate(
         The model of these requests, which are then in the form of OpenAI's batches of chat completions.
     output, overwrite
         ``.jsonl`` or ``.parquet``; whether an existing one is replaced.
-    column, split, limit
-        The column of the texts, the split, and how many rows are read.
+    column, split, where, limit
+        The column of the texts, the split, values that rows must have, and how many rows are read.
     cache : str or Path, optional
         A file that keeps the answers: a call that was stopped, also by a kill, goes on with it. Beside the output when
         None; without an output in memory.
@@ -165,11 +167,11 @@ def generate(
         raise UserError("a triplet has one positive and one negative", where="number", remedy="leave it out")
     if prompt.kind == "ranking" and number < 2:
         raise UserError("a ranking has two texts or more", where="number", remedy="give 5, for example")
-    if chat_model is not None and not as_requests:
-        raise UserError("it is for requests", where="chat_model", remedy="leave it out, or set as_requests")
+    _refuse_idle(source, {"chat_model": chat_model, "timeout": timeout, "batch_size": batch_size, "parallel": parallel,
+                          "retries": retries, "backoff": backoff, "max_failures": max_failures})  # fmt: skip
     target = None if output is None else check_output(output, overwrite, data)
     call = _writer(source, writer, command, batch_size, timeout)
-    table = read_table(data, split=split, limit=limit)
+    table = read_table(data, split=split, where=where, limit=limit)
     texts = table.texts(table.text_column(column))
     _check_roles(table, prompt)
     report = GenerationReport(records=len(texts), notes=table.notes)
@@ -191,7 +193,8 @@ def generate(
             _take(journal, answers, missing, report)
         elif call is not None:
             options = {"parallel": parallel, "retries": retries, "backoff": float(backoff)}
-            _ask(journal, call, missing, report, options, max_failures, place, progress)
+            with journal.kept("the answers"):
+                _ask(journal, call, missing, report, options, max_failures, progress)
         rows = _rows(table, texts, key_by_text, journal, prompt, number, report)
     if not rows:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in report.rejections.items())
@@ -212,6 +215,20 @@ def _one_source(writer: Any, command: Any, answers: Any, as_requests: bool) -> s
         what = "nothing says who writes" if not names else f"{' and '.join(names)} are given"
         raise UserError(what, where="generate", remedy="give a writer, a command, answers or as_requests")
     return names[0]
+
+
+def _refuse_idle(source: str, values: dict[str, Any]) -> None:
+    """Refuse settings of another way than the one that is taken."""
+    if source != "as_requests":
+        refuse_idle("it is for requests", {"chat_model": values.pop("chat_model")},
+                    remedy="leave it out, or set as_requests")  # fmt: skip
+    values.pop("chat_model", None)
+    if source in ("answers", "as_requests"):
+        refuse_idle(f"with {source} nothing is called", values, generate)
+    elif source != "command":
+        refuse_idle("it is for a command", {"timeout": values["timeout"]}, generate)
+    if values["retries"] == 0:
+        refuse_idle("no call is repeated", {"backoff": values["backoff"]}, generate)
 
 
 def _writer(
@@ -257,7 +274,7 @@ def _take(journal: Journal, answers: Any, missing: Mapping[str, str], report: Ge
 
 def _ask(
     journal: Journal, writer: FunctionWriter | CommandWriter, missing: Mapping[str, str], report: GenerationReport,
-    options: Mapping[str, Any], max_failures: int, place: Path | None, progress: Callable[[int, int], None] | None,
+    options: Mapping[str, Any], max_failures: int, progress: Callable[[int, int], None] | None,
 ) -> None:  # fmt: skip
     """Have the writer answer the prompts that have no answer yet."""
     prompts = list(missing.items())
@@ -272,12 +289,8 @@ def _ask(
             report.failures += len(attempt.keys)
             failure = attempt.failure
         if report.failures > max_failures:
-            where = "" if place is None else f"; what was answered is in {place}, and the same call goes on from there"
-            raise UserError(
-                f"{report.failures:,} requests failed, the last one: {attempt.failure}",
-                where=writer.name,
-                remedy=f"mend the writer, or raise max_failures{where}",
-            )
+            raise UserError(f"{report.failures:,} requests failed, the last one: {attempt.failure}", where=writer.name,
+                            remedy="mend the writer, or raise max_failures")  # fmt: skip
         if progress is not None:
             progress(count, len(prompts))
     if failure:

@@ -88,9 +88,9 @@ def label(
     data: Any, model: Any = None, *, clusters: int, output: str | Path | None = None, overwrite: bool = False,
     column: str | None = None, image_column: str | None = None, name: str = "label", min_rows: int = 1,
     restarts: int = 3, steps: int = 100, spherical: bool = False, seed: int = 0, vectors: VectorSource | None = None,
-    centres: str | Path | None = None, split: str | None = None, limit: int | None = None, prompt: str | None = None,
-    truncate_dim: int | None = None, progress: Callable[[int, int], None] | None = None,
-    load_options: Mapping[str, Any] | None = None,
+    centres: str | Path | None = None, split: str | None = None, where: Mapping[str, Any] | None = None,
+    limit: int | None = None, prompt: str | None = None, truncate_dim: int | None = None,
+    progress: Callable[[int, int], None] | None = None, load_options: Mapping[str, Any] | None = None,
 ) -> RowsResult[LabelReport]:  # fmt: skip
     """The rows with the number of their cluster, 0 for the largest, and a report on the clusters.
 
@@ -121,8 +121,8 @@ def label(
         ``.npy`` or an array (N, D): a vector for each row.
     centres : str or Path, optional
         A ``.npy`` file for the centres (k, D) of the clusters.
-    split, limit : optional
-        Which split is read, and how many rows of it.
+    split, where, limit : optional
+        Which split is read, values that rows must have, and how many rows of it.
     prompt, truncate_dim, load_options : optional
         How the model is loaded and encodes.
     progress : callable, optional
@@ -147,11 +147,11 @@ def label(
         _check_whole(setting, value, 1)
     _check_whole("seed", seed, 0)
     target = None if output is None else check_output(output, overwrite, data)
-    check_vectors_of_all(limit, {"vectors": vectors})
+    check_vectors_of_all(limit, where, {"vectors": vectors})
     if centres is not None:
         _check_centres(Path(centres), overwrite)
     encoder = Encoder(model, prompt=prompt, dim=truncate_dim, progress=progress, load_options=load_options)
-    table = read_table(data, split=split, limit=limit)
+    table = read_table(data, split=split, where=where, limit=limit)
     if name in table.columns:
         raise DataError(f"it has a column {name!r} already", where=table.name,
                         remedy="give the new column another name: --name NAME (name= in Python)")  # fmt: skip

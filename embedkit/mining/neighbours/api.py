@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from embedkit.errors import DataError, UserError
+from embedkit.errors import DataError
 from embedkit.evaluation.core.stats import Array
 from embedkit.mining.api import MiningResult, VectorSource
 from embedkit.mining.neighbours.bitext import bitext
@@ -25,6 +25,7 @@ from embedkit.mining.neighbours.tables import Table, Tables
 from embedkit.mining.output import check_output, write_rows
 from embedkit.mining.pairs import Candidates, read_corpus
 from embedkit.mining.parts import Parts, open_parts
+from embedkit.mining.settings import refuse_idle
 from embedkit.system.processes import join
 
 Progress = Callable[[int, int], None]
@@ -190,10 +191,10 @@ def mine_positives(
     """
     options = PositiveSettings.of(settings)
     target = None if output is None else check_output(output, overwrite, data, corpus)
-    for name, value in (("corpus_column", corpus_column), ("corpus_id_column", corpus_id_column),
-                        ("corpus_vectors", corpus_vectors), ("corpus_prompt", options.corpus_prompt)):  # fmt: skip
-        if corpus is None and value is not None:
-            raise UserError("there is no corpus", where=name, remedy="give a corpus, or leave it out")
+    if corpus is None:
+        idle = {"corpus_column": corpus_column, "corpus_id_column": corpus_id_column, "corpus_vectors": corpus_vectors,
+                "corpus_prompt": options.corpus_prompt}  # fmt: skip
+        refuse_idle("there is no corpus", idle, remedy="give a corpus, or leave it out")
     texts = read_corpus(data, column=column, id_column=id_column, option="")
     side = None if corpus is None else "query"
     tables = [Table(texts, vectors, "vectors", side, options.prompt)]  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from embedkit.evaluation.core.task import Side
 from embedkit.mining.neighbours.settings import NeighbourSettings
 from embedkit.mining.pairs import Candidates
 from embedkit.mining.parts import Parts, digest, part_size, search_device
+from embedkit.mining.settings import refuse_idle
 from embedkit.mining.vectors import Encoding, Vectors, open_vectors
 from embedkit.retrieval.nearest import nearest_candidates
 
@@ -100,9 +101,9 @@ class Tables:
             raise UserError("neither a model nor all vectors are given", where=lacking[0],
                             remedy=f"give a model, or {' and '.join(table.option for table in tables)}")  # fmt: skip
         if model is not None and not lacking:
-            raise UserError("all vectors are given, so that it has no effect", where="model", remedy="leave it out")
-        if model is None and settings.truncate_dim is not None:
-            raise UserError("it is for a model, and vectors are given", where="truncate_dim", remedy="leave it out")
+            refuse_idle("all vectors are given", {"model": model})
+        if model is None:
+            refuse_idle("it is for a model, and vectors are given", {"truncate_dim": settings.truncate_dim})
         for table in tables:
             if table.source is not None and table.prompt is not None:
                 raise UserError(f"a prompt is for a model, and {table.option} is given", where=table.option,

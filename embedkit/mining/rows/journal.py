@@ -104,6 +104,28 @@ class Journal:
         file.truncate(end)
         file.seek(0, os.SEEK_END)
 
+    @contextlib.contextmanager
+    def kept(self, what: str) -> Iterator[None]:
+        """Errors of the block tell where `what` is kept; an empty file is taken away.
+
+        Examples
+        --------
+        >>> with Journal(Path("answers.jsonl")) as journal, journal.kept("the answers"):
+        ...     journal.put({"k1": "a text"})
+        ...     raise UserError("no quota")
+        Traceback (most recent call last):
+        ...
+        embedkit.errors.UserError: no quota; the answers so far are kept in answers.jsonl, and the same call goes on ...
+        """
+        try:
+            yield
+        except UserError as error:
+            if self.path is not None and self._values:
+                error.add(f"{what} so far are kept in {self.path}, and the same call goes on from there")
+            elif self.path is not None:
+                self.path.unlink(missing_ok=True)
+            raise
+
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
             with contextlib.suppress(OSError):  # what could not be written has been reported by `put`

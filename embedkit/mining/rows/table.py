@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from embedkit.data.images.paths import image_path
 from embedkit.data.schema.parsers import TextReader, read_image, read_score, show
 from embedkit.data.schema.roles import IMAGE_NAMES, named_role, normal_name
 from embedkit.data.schema.rows import BadRow, Part
+from embedkit.data.sources.conditions import condition
 from embedkit.data.sources.sources import find_parts
 from embedkit.errors import DataError, UserError, nearest
 from embedkit.evaluation.core.inputs import EncodedImage, Item
-from embedkit.mining.pairs import data_path
+from embedkit.mining.pairs import data_path, our_note
 
 TEXTS = ("text", "sentence")
 """Columns that are taken for the texts of rows, the first that is there; then that of the role anchor, then
@@ -187,7 +188,9 @@ class ImageItems(Sequence[Item]):
         return image if isinstance(image, EncodedImage) else EncodedImage(Path(image).read_bytes(), image)
 
 
-def read_table(data: Any, *, split: str | None = None, limit: int | None = None) -> RowTable:
+def read_table(
+    data: Any, *, split: str | None = None, where: Mapping[str, Any] | None = None, limit: int | None = None
+) -> RowTable:  # fmt: skip
     """All rows of a source that `embedkit.train` reads, with every column.
 
     Parameters
@@ -196,6 +199,8 @@ def read_table(data: Any, *, split: str | None = None, limit: int | None = None)
         A path, or a table or list of rows or of texts in memory; see `embedkit.train`.
     split : str, optional
         Which split, where there are several; ``train`` when None.
+    where : mapping, optional
+        Column -> the value, or list of values, that rows must have.
     limit : int, optional
         Rows at most.
 
@@ -215,22 +220,33 @@ def read_table(data: Any, *, split: str | None = None, limit: int | None = None)
         raise UserError(f"limit is {limit}", where="limit", remedy="give 1 or more, or leave it out")
     with data_path(data) as path:
         table = RowTable(name=path if isinstance(data, str | Path) else "the rows")
-        parts = find_parts(path, split=split, prefer="train", tell=lambda guess: table.note(str(guess)))
-        for part, number, values in itertools.islice(_records(parts), limit):
-            if isinstance(values, BadRow):
-                raise values if values.where else values.at(f"{part.name}:{number}")
+        parts = find_parts(path, split=split, prefer="train", tell=lambda guess: table.note(our_note(str(guess))))
+        for part, number, values in itertools.islice(_records(parts, where or {}), limit):
             table.rows.append(values)
             table.places.append(f"{part.name}:{number}")
             table.folders.append(part.folder)
     if not table.rows:
-        raise DataError("it has no rows", where=table.name, remedy="check the file")
+        remedy = "check the values of where" if where else "check the file"
+        raise DataError("no rows are left" if where else "it has no rows", where=table.name, remedy=remedy)
     return table
 
 
-def _records(parts: Iterable[Part]) -> Iterable[tuple[Part, int, dict[str, Any] | BadRow]]:
+def _records(parts: Iterable[Part], where: Mapping[str, Any]) -> Iterator[tuple[Part, int, dict[str, Any]]]:
+    """The rows that have the values of `where`; a bad one, or a column that no row of a file has, is refused."""
+    is_kept = condition(where)
     for part in parts:
+        unseen, columns = set(where), dict[str, None]()
         for number, values in part.records():
-            yield part, number, values
+            if isinstance(values, BadRow):
+                raise values if values.where else values.at(f"{part.name}:{number}")
+            if unseen:
+                columns |= dict.fromkeys(values)
+                unseen -= values.keys()
+            if is_kept(values):
+                yield part, number, values
+        if unseen and columns:
+            name = next(name for name in where if name in unseen)
+            raise DataError(f"'where' names no column {name!r}", where=part.name, remedy=nearest(name, columns))
 
 
 def check_cells(rows: Sequence[Mapping[str, Any]], target: Path) -> None:

@@ -12,6 +12,7 @@ from embedkit.errors import DataError, UserError
 from embedkit.evaluation.core.inputs import Item
 from embedkit.evaluation.core.stats import Array
 from embedkit.mining.rows.table import RowTable
+from embedkit.mining.settings import refuse_idle
 from embedkit.mining.vectors import Encoding, Vectors, open_vectors
 
 VectorSource = str | Path | Array
@@ -52,9 +53,7 @@ class Encoder:
         self._model, self._prompt, self._dim = model, prompt, dim
         self._progress, self._options = progress, dict(load_options or {})
         if model is None:
-            for name, value in (("prompt", prompt), ("truncate_dim", dim)):
-                if value is not None:
-                    raise UserError("it is for a model, and none is given", where=name, remedy="leave it out")
+            refuse_idle("it is for a model, and none is given", {"prompt": prompt, "truncate_dim": dim})
 
     def __bool__(self) -> bool:
         return self._model is not None
@@ -169,7 +168,7 @@ def vectors_of(
     'image'
     """
     if encoder and vectors is not None:
-        raise UserError("vectors are given, so that it has no effect", where="model", remedy="leave it out")
+        refuse_idle("vectors are given", {"model": encoder.name})
     subject = encoded_column(table, column, image_column, vectors is None)
     images = column is None and subject == table.image_column(image_column)
 
@@ -200,17 +199,20 @@ def encoded_column(table: RowTable, column: str | None, image_column: str | None
     return table.text_column(column)
 
 
-def check_vectors_of_all(limit: int | None, vectors: Mapping[str, Any]) -> None:
-    """Refuse vectors, which belong to all rows, where `limit` leaves some out.
+def check_vectors_of_all(
+    limit: int | None, where: Mapping[str, Any] | None, vectors: Mapping[str, Any]
+) -> None:  # fmt: skip
+    """Refuse vectors, which belong to all rows, where `limit` or `where` leaves some out.
 
     Examples
     --------
-    >>> check_vectors_of_all(10, {"vectors": "v.npy"})
+    >>> check_vectors_of_all(10, None, {"vectors": "v.npy"})
     Traceback (most recent call last):
     ...
     embedkit.errors.UserError: vectors: they belong to all rows, and limit leaves some out; write the rows to a file ...
     """
     name = next((name for name, value in vectors.items() if value is not None), None)
-    if limit is not None and name is not None:
-        raise UserError("they belong to all rows, and limit leaves some out", where=name,
+    if name is not None and (where or limit is not None):
+        cause = "where" if where else "limit"
+        raise UserError(f"they belong to all rows, and {cause} leaves some out", where=name,
                         remedy="write the rows to a file of their own first")  # fmt: skip

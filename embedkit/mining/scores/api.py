@@ -20,6 +20,7 @@ from embedkit.mining.rows.journal import Journal, key_of
 from embedkit.mining.rows.result import RowsResult, finish, spread
 from embedkit.mining.scorer import load_scorer
 from embedkit.mining.scores.guide import GuideScorer
+from embedkit.mining.settings import refuse_idle
 
 WINDOW = 8192
 """Pairs that are scored, and kept on the disk, together: what a stopped run loses at most."""
@@ -153,7 +154,7 @@ def score(
     target = None if output is None else check_output(output, overwrite, data)
     guide = {"query_prompt": query_prompt, "corpus_prompt": corpus_prompt, "truncate_dim": truncate_dim}
     cross: dict[str, Any] = {"label": label, "activation": activation, "max_length": max_length}
-    _check_source(scorer, model, guide, cross, similarity)
+    _check_source(scorer, model, {**guide, "similarity": similarity}, {**cross, "batch_size": batch_size})
     rows, notes = _read(data, columns=columns, split=split, where=where, limit=limit)
     lists = any(row["negatives"] for row in rows)
     if lists and random_zeros:
@@ -174,7 +175,7 @@ def score(
     ask = [*pairs, *zeros] if zeros_below is not None else pairs
     identity = _identity(scorer if scorer is not None else model, {**guide, **cross, "similarity": similarity})
     place = None if target is None or identity is None else target.with_name(f".{target.name}.scores.jsonl")
-    with Journal(place) as journal:
+    with Journal(place) as journal, journal.kept("the scores"):
         score_of = _scores(ask, call, journal, identity or "", report, progress)
         rows_out = _rows(rows, score_of, lists, smoothing)
         rows_out += _zero_rows(zeros, score_of, zeros_below, report)
@@ -193,21 +194,18 @@ def _check_settings(random_zeros: int, zeros_below: float | None, smoothing: flo
         raise UserError(f"{smoothing!r} is not from 0 to below 1", where="smoothing", remedy="give 0.2, for example")
     if similarity not in ("cosine", "dot"):
         raise UserError(f"{similarity!r} is no choice", where="similarity", remedy="known: cosine, dot")
-    for name, is_set in (("zeros_below", zeros_below is not None), ("seed", bool(seed))):
-        if is_set and not random_zeros:
-            raise UserError("there are no random pairs", where=name, remedy="set random_zeros, or leave it out")
+    if not random_zeros:
+        refuse_idle("there are no random pairs", {"zeros_below": zeros_below, "seed": seed}, score,
+                    remedy="set random_zeros, or leave it out")  # fmt: skip
 
 
-def _check_source(scorer: Any, model: Any, guide: Mapping[str, Any], cross: Mapping[str, Any], similarity: str) -> None:
+def _check_source(scorer: Any, model: Any, guide: Mapping[str, Any], cross: Mapping[str, Any]) -> None:
     """Exactly one of scorer and model, and no settings of the other."""
     if (scorer is None) == (model is None):
         what = "nothing says who scores" if scorer is None else "a scorer and a model are given"
         raise UserError(what, where="score", remedy="give a scorer (cross-encoder, function) or a model (encoder)")
-    useless = cross if scorer is None else {**guide, "similarity": None if similarity == "cosine" else similarity}
-    name = next((name for name, value in useless.items() if value is not None), None)
-    if name is not None:
-        kind, other = ("scorer", "model") if scorer is None else ("model", "scorer")
-        raise UserError(f"it is for a {kind}, and a {other} is given", where=name, remedy="leave it out")
+    kind, other = ("scorer", "model") if scorer is None else ("model", "scorer")
+    refuse_idle(f"it is for a {kind}, and a {other} is given", cross if scorer is None else guide, score)
 
 
 def _loaded(model: Any, options: dict[str, Any]) -> Any:

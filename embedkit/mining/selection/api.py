@@ -77,8 +77,9 @@ def select(
     data: Any, criteria: Entry | Sequence[Entry], model: Any = None, *, output: str | Path | None = None,
     overwrite: bool = False, column: str | None = None, image_column: str | None = None,
     vectors: VectorSource | None = None, image_vectors: VectorSource | None = None, split: str | None = None,
-    limit: int | None = None, prompt: str | None = None, truncate_dim: int | None = None,
-    progress: Callable[[int, int], None] | None = None, load_options: Mapping[str, Any] | None = None,
+    where: Mapping[str, Any] | None = None, limit: int | None = None, prompt: str | None = None,
+    truncate_dim: int | None = None, progress: Callable[[int, int], None] | None = None,
+    load_options: Mapping[str, Any] | None = None,
 ) -> RowsResult[SelectionReport]:  # fmt: skip
     """The rows that pass all criteria, in the order of the file, and a report on what each of them left out.
 
@@ -100,8 +101,8 @@ def select(
         The columns of texts and images.
     vectors, image_vectors : str, Path or array, optional
         ``.npy`` or arrays (N, D): a vector for each row, and for its image.
-    split, limit : optional
-        Which split is read, and how many rows of it.
+    split, where, limit : optional
+        Which split is read, values that rows must have, and how many rows of it.
     prompt, truncate_dim, load_options : optional
         How the model is loaded and encodes.
     progress : callable, optional
@@ -126,21 +127,21 @@ def select(
         raise UserError("there is no criterion", where="criteria", remedy="give near-duplicates=0.95, for example")
     rules = [Criterion.of(entry) for entry in entries]
     target = None if output is None else check_output(output, overwrite, data)
-    check_vectors_of_all(limit, {"vectors": vectors, "image_vectors": image_vectors})
+    check_vectors_of_all(limit, where, {"vectors": vectors, "image_vectors": image_vectors})
     encoder = Encoder(model, prompt=prompt, dim=truncate_dim, progress=progress, load_options=load_options)
-    table = read_table(data, split=split, limit=limit)
+    table = read_table(data, split=split, where=where, limit=limit)
     context = Context(table, encoder, column, image_column, vectors, image_vectors)
     report = SelectionReport(records=len(table))
     places = np.arange(len(table))
     for one in rules:
-        outcome = one.rule(context, places)
+        outcome = one(context, places)
         report.steps.append(_step(context, one, len(places), outcome))
         places = outcome.places
         if not len(places):
             raise DataError(f"{one} leaves no row of {report.steps[-1]['before']:,}", where=table.name,
                             remedy="loosen it, or leave it out")  # fmt: skip
-    if encoder and not encoder.was_used:
-        table.note("no criterion read vectors, so that the model had no effect")
+    for name in context.unread():
+        table.note(f"no criterion read vectors, so that {name} had no effect")
     rows = table.moved(target, image_column)
     report.rows, report.notes = len(places), table.notes
     return finish([rows[place] for place in places], report, target)

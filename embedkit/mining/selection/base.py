@@ -68,6 +68,8 @@ class Context:
         The columns that were named.
     vectors, image_vectors : optional
         Given vectors of the rows and of their images.
+    read : set of str
+        Which of these a criterion has asked for.
 
     Examples
     --------
@@ -83,15 +85,23 @@ class Context:
     image_column: str | None = None
     vectors: VectorSource | None = None
     image_vectors: VectorSource | None = None
+    read: set[str] = field(default_factory=set)
 
     @cached_property
     def _main(self) -> tuple[RowVectors, str]:
+        self.read.add("vectors")
         return vectors_of(self.table, self.encoder, self.vectors, self.column, self.image_column)
 
     @property
     def rows(self) -> RowVectors:
         """The vectors of the texts, or of the images of rows without texts."""
         return self._main[0]
+
+    def unread(self) -> list[str]:
+        """The model and the given vectors that nobody has asked for."""
+        given = {"vectors": self.vectors, "image_vectors": self.image_vectors}
+        names = [name for name, value in given.items() if value is not None and name not in self.read]
+        return [*(["the model"] if self.encoder and not self.encoder.was_used else []), *names]
 
     @property
     def subject(self) -> str:
@@ -209,9 +219,46 @@ class Criterion:
         settings = check(make, {key: value for key, value in entry.items() if key != "name"}, name)
         return cls(name, settings, make(**settings))
 
+    def __call__(self, context: Context, places: Array) -> Outcome:
+        """What the criterion says of the rows at `places` (n,).
+
+        Raises
+        ------
+        UserError
+            It is the function of a user, which failed, told with the first row for which it does, or returned
+            something else.
+        """
+        try:
+            outcome = self.rule(context, places)
+        except UserError:
+            raise
+        except Exception as error:  # the user's code can raise anything
+            if criteria[self.name].__module__.startswith("embedkit."):
+                raise
+            raise UserError(f"failed ({type(error).__name__}: {error})", where=_at_fault(self, context, places),
+                            remedy="mend the function") from error  # fmt: skip
+        if not isinstance(outcome, Outcome):
+            raise UserError(f"returned {type(outcome).__name__}", where=self.name,
+                            remedy="return Outcome(places), of embedkit.mining.selection.base")  # fmt: skip
+        return outcome
+
     def __str__(self) -> str:
         inside = ", ".join(f"{key}={value}" for key, value in self.settings.items())
         return f"{self.name} ({inside})" if inside else self.name
+
+
+def _at_fault(criterion: Criterion, context: Context, places: Array) -> str:
+    """The criterion, with the first row for which it fails alone, where there is one: found by halving."""
+    while len(places) > 1:
+        for part in np.array_split(places, 2):
+            try:
+                criterion.rule(context, part)
+            except Exception:  # as above
+                places = part
+                break
+        else:
+            return f"{criterion.name} on {len(places):,} rows"
+    return f"{criterion.name} on {context.table.places[places[0]]}"
 
 
 def _mapping(word: str) -> Mapping[str, Any]:

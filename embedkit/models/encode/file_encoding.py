@@ -8,7 +8,6 @@ depend on the number of processes, neither do the vectors.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedkit.data.schema.roles import IMAGE_NAMES
 from embedkit.errors import DataError, UserError
+from embedkit.models.encode.file_rows import Ids, Item, Reading, blocks, digest_of
 from embedkit.models.encode.joining import join as join_blocks
 from embedkit.models.encode.joining import load_part, write_block
 from embedkit.models.encode.quantization import VectorRanges, bounds_of
@@ -32,9 +31,6 @@ if TYPE_CHECKING:
     from embedkit.models.encode.arguments import EncodeSettings
 
 BLOCK_ROWS = 16_384
-_TEXT_COLUMNS = ("text", "sentence", "anchor")
-_ID_COLUMNS = ("id", "_id", "docid", "doc_id", "query_id", "qid", "pid", "uid", "uuid", "key", "__key__", *IMAGE_NAMES)
-"""Columns that say which row is which, the first that a row has counts; of images their path does."""
 
 
 @dataclass(frozen=True)
@@ -186,8 +182,8 @@ def encode_file(
     bounds = bounds_of(precision, ranges)
     settings = EncodeSettings(prompt, normalize, truncate_dim, batch_tokens, progress)
     parts = encoded_parts(
-        model, input, target.with_name(f".{target.name}.parts"), settings, column=column, id_column=id_column,
-        format=format, block_rows=block_rows,
+        model, input, target.with_name(f".{target.name}.parts"), settings, Reading(column, format),
+        id_column=id_column, block_rows=block_rows,
     )  # fmt: skip
     fresh, place = 0, None
     with parts as part:
@@ -208,8 +204,8 @@ def encode_file(
 
 @contextmanager
 def encoded_parts(
-    model: Model, input: str | Path, parts: Path, settings: EncodeSettings, *, column: str | None = None,
-    id_column: str | None = None, format: str = "auto", block_rows: int = BLOCK_ROWS,
+    model: Model, input: str | Path, parts: Path, settings: EncodeSettings, reading: Reading, *,
+    id_column: str | None = None, block_rows: int = BLOCK_ROWS,
     note: Callable[[int, list[Item]], None] | None = None, dtype: str | None = None,
 ) -> Iterator[EncodedParts]:  # fmt: skip
     """The encoded blocks of a file, in the folder `parts`, which is removed when the block ends without an error.
@@ -223,7 +219,8 @@ def encoded_parts(
     >>> from embedkit.models import StaticEncoder
     >>> from embedkit.models.encode.arguments import EncodeSettings
     >>> _ = Path("texts.txt").write_text("a dog\\ntwo cats\\n")
-    >>> with encoded_parts(StaticEncoder(tokenizer(), dim=8), "texts.txt", Path("parts"), EncodeSettings()) as parts:
+    >>> model = StaticEncoder(tokenizer(), dim=8)
+    >>> with encoded_parts(model, "texts.txt", Path("parts"), EncodeSettings(), Reading()) as parts:
     ...     parts.rows, parts.dim, len(parts.blocks)
     (2, 8, 1)
     """
@@ -232,18 +229,18 @@ def encoded_parts(
     rank, world, wait = _processes(model)
     marks = {
         "model": model.hash(), "prompt": settings.prompt, "normalize": settings.normalize,
-        "truncate_dim": settings.truncate_dim, "column": column, "id_column": id_column, "block_rows": block_rows,
+        "truncate_dim": settings.truncate_dim, **reading.marks(), "id_column": id_column, "block_rows": block_rows,
         **({} if dtype is None else {"dtype": dtype}),
     }  # fmt: skip
     if settings.prompt is not None:
         _check_prompt(model, settings.prompt)  # before the folder of the parts is made
     encoder = model if dtype is None else model.at_dtype(dtype)
     total, reused, names = 0, 0, []
-    with _opened(parts, marks) if rank == 0 else nullcontext():
+    with _opened(parts, marks) if rank == 0 else nullcontext(), _kept(parts, rank == 0):
         wait()
-        with reporter(settings.progress, None, "rows") as tell, _Ids(parts, id_column, rank == 0) as ids:
-            for number, items in enumerate(_blocks(str(input), format, column, block_rows, ids)):
-                name = f"{number:08d}-{_digest(items)}.npy"
+        with reporter(settings.progress, None, "rows") as tell, Ids(parts, id_column, rank == 0) as ids:
+            for number, items in enumerate(blocks(str(input), reading, block_rows, ids)):
+                name = f"{number:08d}-{digest_of(items)}.npy"
                 names.append(name)
                 first, total = total, total + len(items)
                 if note is not None and rank == 0:
@@ -261,6 +258,19 @@ def encoded_parts(
         if rank == 0:
             shutil.rmtree(parts)
     wait()
+
+
+@contextmanager
+def _kept(parts: Path, main: bool) -> Iterator[None]:
+    """Errors of the block tell what the folder of the parts is for; one without a block of vectors is taken away."""
+    try:
+        yield
+    except UserError as error:
+        if any(parts.glob("*.npy")):
+            error.add(f"the rows encoded so far are kept in {parts}, and the same call goes on from there")
+        elif main:
+            shutil.rmtree(parts)
+        raise
 
 
 def ranges_path(output: Path) -> Path:
@@ -295,41 +305,6 @@ def _copy_ids(source: Path, target: Path) -> None:
         shutil.copyfileobj(lines, file)
 
 
-class _Ids:
-    """Writes the id of each row to a file of the parts as the rows go by; only the main process writes."""
-
-    def __init__(self, parts: Path, column: str | None, write: bool) -> None:
-        self.column, self._path, self._write = column, parts / "ids.jsonl", write
-        self._lines: Any = None
-        self._rows = 0
-
-    @property
-    def file(self) -> Path | None:
-        """The ids, JSON, one per line; None where rows have none."""
-        return None if self.column is None else self._path
-
-    def __enter__(self) -> _Ids:
-        if self._write:
-            self._lines = open(self._path, "w", encoding="utf-8", newline="\n")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._lines is not None:
-            self._lines.close()
-
-    def add(self, row: dict[str, Any], where: str) -> None:
-        """Note the id of a row; the first row decides which column has it."""
-        if self._rows == 0 and self.column is None:
-            self.column = next((name for name in _ID_COLUMNS if isinstance(row.get(name), str | int)), None)
-        self._rows += 1
-        if self.column is None:
-            return
-        if self.column not in row:
-            raise DataError(f"no column {self.column!r}", where=where, remedy=f"it has {', '.join(row)}")
-        if self._lines is not None:
-            self._lines.write(json.dumps(row[self.column], ensure_ascii=False, default=str) + "\n")
-
-
 def check_encoding(
     input: str | Path, output: str | Path, *, column: str | None = None, format: str = "auto", overwrite: bool = False
 ) -> Path:
@@ -352,7 +327,9 @@ def check_encoding(
     return target
 
 
-def check_rows(input: str | Path, *, column: str | None = None, format: str = "auto") -> None:
+def check_rows(
+    input: str | Path, *, column: str | None = None, format: str = "auto", split: str | None = None
+) -> None:  # fmt: skip
     """Read the first row of an input.
 
     Raises
@@ -368,7 +345,7 @@ def check_rows(input: str | Path, *, column: str | None = None, format: str = "a
     ...
     embedkit.errors.DataError: texts.txt:1: no column 'name'; it has text
     """
-    if next(_blocks(str(input), format, column, 1), None) is None:
+    if next(blocks(str(input), Reading(column, format, split), 1), None) is None:
         raise DataError("no rows", where=str(input), remedy="give a file with at least one text")
 
 
@@ -408,10 +385,6 @@ def _opened(parts: Path, settings: dict[str, Any]) -> Iterator[None]:
         yield
 
 
-Item = str | bytes | Path
-"""A text, the content of an image file, or its path."""
-
-
 def _vectors(model: Model, items: list[Item], settings: EncodeSettings, first: int) -> np.ndarray:
     """Vectors of one block; messages count the rows from `first`."""
     if all(isinstance(item, str) for item in items):
@@ -424,77 +397,3 @@ def _vectors(model: Model, items: list[Item], settings: EncodeSettings, first: i
         return model.encode_items(items, settings)
     except DataError as error:
         raise DataError(error.what, where=f"rows from {first + 1}: {error.where}", remedy=error.remedy) from error
-
-
-def _blocks(
-    source: str, format: str, column: str | None, size: int, ids: _Ids | None = None
-) -> Iterator[list[Item]]:  # fmt: skip
-    from embedkit.data.schema.rows import BadRow
-    from embedkit.data.sources.sources import find_parts
-
-    block: list[Item] = []
-    for part in find_parts(source, format):
-        for number, row in part.records():
-            if isinstance(row, BadRow):
-                raise row
-            block.append(_item(row, column, part.folder, f"{part.name}:{number}"))
-            if ids is not None:
-                ids.add(row, f"{part.name}:{number}")
-            if len(block) == size:
-                yield block
-                block = []
-    if block:
-        yield block
-
-
-def _item(row: dict[str, Any], column: str | None, folder: Path | None, where: str) -> Item:
-    """The text or image of a row."""
-    column = column or _column_of(row, where)
-    if column not in row:
-        raise DataError(f"no column {column!r}", where=where, remedy=f"it has {', '.join(row)}")
-    cell = row[column]
-    if isinstance(cell, dict):  # an image as the hub has it
-        cell = cell.get("bytes") or cell.get("path")
-    if isinstance(cell, bytes):
-        return cell
-    if not isinstance(cell, str):
-        kind = "empty" if cell is None else type(cell).__name__
-        raise DataError(f"cell is {kind}, not text", where=f"{where}, column {column}", remedy="fix or remove the row")
-    if column not in IMAGE_NAMES and not isinstance(row[column], dict):
-        return cell
-    from embedkit.data.images.paths import image_path
-    from embedkit.data.schema.rows import BadRow
-
-    try:
-        return Path(image_path(cell, folder))
-    except BadRow as bad:
-        raise bad.at(f"{where}, column {column}") from bad.__cause__
-
-
-def _column_of(row: dict[str, Any], where: str) -> str:
-    texts = [name for name in _TEXT_COLUMNS if name in row]
-    images = [name for name in IMAGE_NAMES if name in row]
-    if texts and images:  # a mixed list
-        filled = [name for name in (texts[0], images[0]) if row[name] not in (None, "", b"")]
-        if len(filled) == 1:
-            return filled[0]
-    elif texts or images:
-        return (texts or images)[0]
-    elif len(row) == 1:
-        return next(iter(row))
-    raise DataError(
-        f"columns {', '.join(row)}: which one holds the texts or images?", where=where, remedy="name it: --column NAME"
-    )
-
-
-def _digest(items: list[Item]) -> str:
-    """A hash of a block; of an image file its path, size and time of change."""
-    digest = hashlib.blake2b(digest_size=8)
-    for item in items:
-        if isinstance(item, Path):
-            status = item.stat()
-            data = f"\0{item}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogatepass")
-        else:
-            data = item.encode("utf-8", "surrogatepass") if isinstance(item, str) else item
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()

@@ -48,14 +48,14 @@ def caption(
     >>> embedkit.select(rows, "caption").rows
     [{'text': 'a dog catches a frisbee'}]
     """
-    analyse = parse if parser is None else _of_user(parser)
+    analyse = (lambda text, _: parse(text)) if parser is None else _of_user(parser)
 
     def rule(context: Context, places: Array) -> Outcome:
         texts = context.texts(places, column)
         reasons = {"complexity": 0, "action": 0, "text_spotting": 0}
         stay, examples = [], []
         for place, text in zip(places, texts, strict=True):
-            says = analyse(text)
+            says = analyse(text, context.table.places[place])
             words = _words(context, int(place), spotted, overlap)
             if says.relations < complexity:
                 reason = "complexity"
@@ -89,15 +89,19 @@ def _words(context: Context, place: int, spotted: str | None, overlap: int) -> s
     return {word for word in words if len(word) >= overlap}
 
 
-def _of_user(name: str) -> Callable[[str], Parse]:
-    """A function of the user, with its result checked."""
+def _of_user(name: str) -> Callable[[str, str], Parse]:
+    """A function of the user, of a caption and its place for messages, with its result checked."""
     function: Any = load_object(name, "parser")
 
-    def analyse(text: str) -> Parse:
-        result = function(text)
+    def analyse(text: str, place: str) -> Parse:
+        try:
+            result = function(text)
+        except Exception as error:  # the user's code can raise anything
+            raise UserError(f"failed ({type(error).__name__}: {error})", where=f"{name} on {place}",
+                            remedy="mend the function") from error  # fmt: skip
         numbers = (result.relations, result.actions) if hasattr(result, "relations") else result
         if not isinstance(numbers, tuple | list) or len(numbers) != 2 or not all(isinstance(n, int) for n in numbers):
-            raise UserError(f"returned {result!r} for {text[:40]!r}", where=name,
+            raise UserError(f"returned {result!r} for {text[:40]!r}", where=f"{name} on {place}",
                             remedy="return two whole numbers: relations, actions")  # fmt: skip
         return Parse(int(numbers[0]), int(numbers[1]))
 

@@ -46,6 +46,7 @@ def image_text(
             name = "vectors" if context.vectors is None else "image_vectors"
             raise UserError("vectors of the texts and of the images are needed, or a model", where=name,
                             remedy="give both, or a model")  # fmt: skip
+        context.read.update(("vectors", "image_vectors"))
         first = RowVectors(table, lambda rows: context.texts(np.array(list(rows)), column), context.encoder,
                            context.vectors).of(places)  # fmt: skip
         second = RowVectors(table, lambda rows: table.images(str(images), rows), context.encoder,

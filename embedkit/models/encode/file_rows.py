@@ -1,0 +1,197 @@
+"""The rows of a file that is encoded: texts and images in blocks, and their ids."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embedkit.data.schema.roles import IMAGE_NAMES
+from embedkit.errors import DataError
+
+_TEXT_COLUMNS = ("text", "sentence", "anchor")
+_ID_COLUMNS = ("id", "_id", "docid", "doc_id", "query_id", "qid", "pid", "uid", "uuid", "key", "__key__", *IMAGE_NAMES)
+"""Columns that say which row is which, the first that a row has counts; of images their path does."""
+
+Item = str | bytes | Path
+"""A text, the content of an image file, or its path."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the rows of a file are read.
+
+    Attributes
+    ----------
+    column : str or None
+        Of the texts or images.
+    format : str
+        Of the file, where its name does not tell.
+    split : str or None
+        Which one, where there are several.
+    limit : int or None
+        Rows at most.
+
+    Examples
+    --------
+    >>> Reading(limit=2).marks()
+    {'column': None, 'limit': 2}
+    """
+
+    column: str | None = None
+    format: str = "auto"
+    split: str | None = None
+    limit: int | None = None
+
+    def marks(self) -> dict[str, Any]:
+        """What decides which rows a stopped run has encoded."""
+        some = {"split": self.split, "limit": self.limit}
+        return {"column": self.column, **{name: value for name, value in some.items() if value is not None}}
+
+
+def blocks(source: str, reading: Reading, size: int, ids: Ids | None = None) -> Iterator[list[Item]]:
+    """The texts and images of a file in blocks of `size` rows; `ids` takes the id of each.
+
+    Raises
+    ------
+    DataError
+        A row cannot be read, or its cell is no text or image.
+
+    Examples
+    --------
+    >>> _ = Path("texts.txt").write_text("a dog\\ntwo cats\\nrain\\n")
+    >>> list(blocks("texts.txt", Reading(limit=2), 16))
+    [['a dog', 'two cats']]
+    """
+    from embedkit.data.schema.rows import BadRow
+    from embedkit.data.sources.sources import find_parts
+
+    block: list[Item] = []
+    parts = find_parts(source, reading.format, split=reading.split)
+    rows = ((part, number, row) for part in parts for number, row in part.records())
+    for part, number, row in itertools.islice(rows, reading.limit):
+        if isinstance(row, BadRow):
+            raise row
+        block.append(_item(row, reading.column, part.folder, f"{part.name}:{number}"))
+        if ids is not None:
+            ids.add(row, f"{part.name}:{number}")
+        if len(block) == size:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def _item(row: dict[str, Any], column: str | None, folder: Path | None, where: str) -> Item:
+    """The text or image of a row."""
+    column = column or _column_of(row, where)
+    if column not in row:
+        raise DataError(f"no column {column!r}", where=where, remedy=f"it has {', '.join(row)}")
+    cell = row[column]
+    if isinstance(cell, dict):  # an image as the hub has it
+        cell = cell.get("bytes") or cell.get("path")
+    if isinstance(cell, bytes):
+        return cell
+    if not isinstance(cell, str):
+        kind = "empty" if cell is None else type(cell).__name__
+        raise DataError(f"cell is {kind}, not text", where=f"{where}, column {column}", remedy="fix or remove the row")
+    if column not in IMAGE_NAMES and not isinstance(row[column], dict):
+        return cell
+    from embedkit.data.images.paths import image_path
+    from embedkit.data.schema.rows import BadRow
+
+    try:
+        return Path(image_path(cell, folder))
+    except BadRow as bad:
+        raise bad.at(f"{where}, column {column}") from bad.__cause__
+
+
+def _column_of(row: dict[str, Any], where: str) -> str:
+    texts = [name for name in _TEXT_COLUMNS if name in row]
+    images = [name for name in IMAGE_NAMES if name in row]
+    if texts and images:  # a mixed list
+        filled = [name for name in (texts[0], images[0]) if row[name] not in (None, "", b"")]
+        if len(filled) == 1:
+            return filled[0]
+    elif texts or images:
+        return (texts or images)[0]
+    elif len(row) == 1:
+        return next(iter(row))
+    raise DataError(
+        f"columns {', '.join(row)}: which one holds the texts or images?", where=where, remedy="name it: --column NAME"
+    )
+
+
+def digest_of(items: list[Item]) -> str:
+    """A hash of a block; of an image file its path, size and time of change.
+
+    Examples
+    --------
+    >>> digest_of(["a dog"]) == digest_of(["a dog"]), digest_of(["a dog"]) == digest_of(["a ", "dog"])
+    (True, False)
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for item in items:
+        if isinstance(item, Path):
+            status = item.stat()
+            data = f"\0{item}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogatepass")
+        else:
+            data = item.encode("utf-8", "surrogatepass") if isinstance(item, str) else item
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
+
+
+class Ids:
+    """Writes the id of each row to a file of the parts as the rows go by; only the main process writes.
+
+    Parameters
+    ----------
+    parts : Path
+        The folder of the parts.
+    column : str or None
+        The column of the ids; that of the first row that has a likely one when None.
+    write : bool
+        Whether this is the process that writes.
+
+    Examples
+    --------
+    >>> with Ids(Path(), None, write=True) as ids:
+    ...     ids.add({"id": 7, "text": "a dog"}, "dogs.jsonl:1")
+    >>> ids.column, Path("ids.jsonl").read_text()
+    ('id', '7\\n')
+    """
+
+    def __init__(self, parts: Path, column: str | None, write: bool) -> None:
+        self.column, self._path, self._write = column, parts / "ids.jsonl", write
+        self._lines: Any = None
+        self._rows = 0
+
+    @property
+    def file(self) -> Path | None:
+        """The ids, JSON, one per line; None where rows have none."""
+        return None if self.column is None else self._path
+
+    def __enter__(self) -> Ids:
+        if self._write:
+            self._lines = open(self._path, "w", encoding="utf-8", newline="\n")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lines is not None:
+            self._lines.close()
+
+    def add(self, row: dict[str, Any], where: str) -> None:
+        """Note the id of a row; the first row decides which column has it."""
+        if self._rows == 0 and self.column is None:
+            self.column = next((name for name in _ID_COLUMNS if isinstance(row.get(name), str | int)), None)
+        self._rows += 1
+        if self.column is None:
+            return
+        if self.column not in row:
+            raise DataError(f"no column {self.column!r}", where=where, remedy=f"it has {', '.join(row)}")
+        if self._lines is not None:
+            self._lines.write(json.dumps(row[self.column], ensure_ascii=False, default=str) + "\n")
