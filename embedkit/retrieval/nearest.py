@@ -22,6 +22,8 @@ _SPARE = 32
 _BYTES = 64 * 2**20
 """Room for the best of all anchors of a block."""
 _QUERY_BLOCK = 1024
+_RELEASE = 512
+"""Anchors after whose candidates the pages of a file that hold these are given back."""
 _FEWEST = 4_096
 """Candidates from which bfloat16 pays."""
 _FEWEST_ANCHORS = 8
@@ -76,6 +78,8 @@ def nearest_candidates(
                 certain[number] = k == size or scores[needs[row] - 1] > values[number, -1] + errors[number]
                 if certain[number]:
                     yield int(row), best[: needs[row]], scores[: needs[row]]
+                if number % _RELEASE == 0:
+                    candidates.release()
             order_left.append(rows[~certain])
         order = np.concatenate(order_left)
         if search.dtype == "fp32":
@@ -104,6 +108,7 @@ class _Search:
             search.add(start, block)
             if self.dtype == "bf16" and self.candidates.residual is None:
                 residuals.append(float(_residuals(block).max()))
+            self.candidates.release()
         if residuals:
             self.candidates.residual = max(residuals)
         return search.result()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
@@ -52,7 +53,7 @@ class Vectors:
                 f"it holds {array.dtype} of the shape {array.shape}, not one vector of floating numbers a row",
                 where=name, remedy="give an array (N, D), as `embedkit encode` writes it",
             )  # fmt: skip
-        self.name, self._array = name, array
+        self.name, self._array, self._map = name, array, _map_of(array)
         self._index: Array | None = None  # which rows of the array, where not all of them
         self._scale: Array | None = np.ones(len(array)) if unit else None
         self.largest = largest or 0.0
@@ -69,6 +70,7 @@ class Vectors:
                 self._scale[start : start + len(rows)] = 1 / np.where(norms > 0, norms, 1.0)
                 norms = np.minimum(norms, 1.0 + 1e-6)
             self.largest = max(self.largest, float(norms.max(initial=0.0)))
+            self.release()
 
     def __len__(self) -> int:
         return len(self._array) if self._index is None else len(self._index)
@@ -85,7 +87,13 @@ class Vectors:
         state = xxhash.xxh3_128(f"{self._array.dtype} {self._array.shape}".encode())
         for start in range(0, len(self._array), _CHECKED):
             state.update(np.ascontiguousarray(self._array[start : start + _CHECKED]).data)
+            self.release()
         return state.hexdigest()
+
+    def release(self) -> None:
+        """Give back the memory of what was read of a mapped file; its pages are there again when they are read."""
+        if self._map is not None:
+            self._map.madvise(mmap.MADV_DONTNEED)
 
     @property
     def dim(self) -> int:
@@ -99,6 +107,16 @@ class Vectors:
         if self._scale is None:
             return np.array(part, dtype=np.float32, order="C")  # a copy: a map may be read-only, which torch warns of
         return np.ascontiguousarray(part.astype(np.float64) * self._scale[index][:, None], dtype=np.float32)
+
+
+def _map_of(array: Array) -> mmap.mmap | None:
+    """The map below an array that looks into a file; None where giving pages back would lose changes of them."""
+    base: Any = array
+    while base is not None and not isinstance(base, mmap.mmap):
+        if getattr(base, "mode", None) == "c":
+            return None
+        base = getattr(base, "base", None)
+    return base if hasattr(mmap, "MADV_DONTNEED") else None
 
 
 def inner_products(vector: Array, others: Array) -> Array:

@@ -155,9 +155,7 @@ def test_an_error_tells_what_is_kept_and_an_empty_file_goes(folder: Path, monkey
     calls = "n = 0\ndef second(a, b):\n    global n\n    n += 1\n    assert n % 2\n    return [0.5] * len(a)\n"
     (folder / "own.py").write_text(calls)
     monkeypatch.setattr("embedkit.mining.scores.api.WINDOW", 2)
-    with pytest.raises(
-        UserError, match=r"mend the function.*; the scores so far are kept in .*\.o\.jsonl\.scores"
-    ):
+    with pytest.raises(UserError, match=r"mend the function.*; the scores so far are kept in .*\.o\.jsonl\.scores"):
         embedkit.score("faq.csv", "own.py:second", output="o.jsonl")
     assert (folder / ".o.jsonl.scores.jsonl").is_file()
     assert embedkit.score("faq.csv", "own.py:second", output="o.jsonl").report.reused == 2
