@@ -99,8 +99,8 @@ class Context:
 
     def unread(self) -> list[str]:
         """The model and the given vectors that nobody has asked for."""
-        given = {"vectors": self.vectors, "image_vectors": self.image_vectors}
-        names = [name for name, value in given.items() if value is not None and name not in self.read]
+        sources = {"vectors": self.vectors, "image_vectors": self.image_vectors}
+        names = [name for name, value in sources.items() if value is not None and name not in self.read]
         return [*(["the model"] if self.encoder and not self.encoder.was_used else []), *names]
 
     @property
