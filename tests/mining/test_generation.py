@@ -193,9 +193,12 @@ def test_failures_are_repeated_then_counted_then_too_many(here: Path) -> None:
     assert result.report.failures == 2 and len(result.rows) == 18 and set(calls.values()) == {3}
     assert result.report.calls == 60 and result.report.without == 2
     with pytest.raises(
-        UserError, match=r"own\.py:fail: 3 requests failed, the last one: RuntimeError: no network; .*in .*f"
+        UserError, match=r"own\.py:fail: 3 requests failed, the last one: RuntimeError: no network; mend the writer"
     ):
-        embedkit.generate("texts.txt", "own.py:fail", retries=0, backoff=0, max_failures=2, output="f.jsonl")
+        embedkit.generate("texts.txt", "own.py:fail", retries=0, max_failures=2, output="f.jsonl")
+    kept = r"busy; mend the writer, .*; the answers so far are kept in .*f\.answers\.jsonl, and the same call goes on"
+    with pytest.raises(UserError, match=kept):
+        embedkit.generate("texts.txt", flaky, retries=0, max_failures=0, output="f.jsonl")
     with pytest.raises(DataError, match="no answer holds a text"):
         embedkit.generate("texts.txt", "own.py:fail", retries=0, max_failures=20)
 

@@ -153,18 +153,18 @@ def test_where_that_fits_nothing_is_refused(
 
 def test_an_error_tells_what_is_kept_and_an_empty_file_goes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = "n = 0\ndef second(a, b):\n    global n\n    n += 1\n    assert n % 2\n    return [0.5] * len(a)\n"
-    (folder / "own.py").write_text(calls)
+    (folder / "second.py").write_text(calls)
     monkeypatch.setattr("embedkit.mining.scores.api.WINDOW", 2)
     with pytest.raises(UserError, match=r"mend the function.*; the scores so far are kept in .*\.o\.jsonl\.scores"):
-        embedkit.score("faq.csv", "own.py:second", output="o.jsonl")
+        embedkit.score("faq.csv", "second.py:second", output="o.jsonl")
     assert (folder / ".o.jsonl.scores.jsonl").is_file()
-    assert embedkit.score("faq.csv", "own.py:second", output="o.jsonl").report.reused == 2
+    assert embedkit.score("faq.csv", "second.py:second", output="o.jsonl").report.reused == 2
     assert not list(folder.glob(".o*"))
-    (folder / "own.py").write_text("def fail(a, b): raise OSError\ndef lazy(prompt): raise OSError\n")
+    (folder / "other.py").write_text("def fail(a, b): raise OSError\ndef lazy(prompt): raise OSError\n")
     with pytest.raises(UserError, match=r"mend the function, which gets two lists of texts$"):
-        embedkit.score("faq.csv", "own.py:fail", output="p.jsonl")
+        embedkit.score("faq.csv", "other.py:fail", output="p.jsonl")
     with pytest.raises(UserError, match=r"or raise max_failures$"):
-        embedkit.generate("faq.csv", "own.py:lazy", output="p.jsonl", retries=0, max_failures=0)
+        embedkit.generate("faq.csv", "other.py:lazy", output="p.jsonl", retries=0, max_failures=0)
     assert not [path for path in folder.iterdir() if "p.jsonl" in path.name]
 
 

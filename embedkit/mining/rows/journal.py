@@ -120,7 +120,7 @@ class Journal:
         try:
             yield
         except UserError as error:
-            if self.path is not None and self._values:
+            if self.path is not None and self.path.is_file() and self.path.stat().st_size:
                 error.add(f"{what} so far are kept in {self.path}, and the same call goes on from there")
             elif self.path is not None:
                 self.path.unlink(missing_ok=True)
