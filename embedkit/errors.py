@@ -75,7 +75,7 @@ class UserError(EmbedkitError):
         faq.csv:3: no text; fix the row; the rows before it are kept
         """
         self.remedy = f"{self.remedy}; {clause}" if self.remedy else clause
-        self.args = (self.line(),)
+        super().__init__(self.line())
 
 
 def one_line(text: str) -> str:

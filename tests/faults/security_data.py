@@ -251,7 +251,7 @@ def _drain(path: Path, format: str) -> None:
 def escapes(world: World) -> Outcome:
     from embedkit.evaluation import open_suite
     from embedkit.evaluation.datasets.image_files import image_content, read_folder
-    from embedkit.models.encode.file_encoding import _item
+    from embedkit.models.encode.file_rows import _item
     from tests.training import runs
 
     outside = world.folder / "secret.png"
