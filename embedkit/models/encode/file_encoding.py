@@ -266,10 +266,11 @@ def _kept(parts: Path, main: bool) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if any(parts.glob("*.npy")):
-            error.add(f"the rows encoded so far are kept in {parts}, and the same call goes on from there")
-        elif main:
+        is_empty = not any(parts.glob("*.npy"))
+        if is_empty and main:
             shutil.rmtree(parts)
+        elif not is_empty and type(error) is not UserError:  # as one that tells of a damaged block is
+            error.add(f"the rows encoded so far are kept in {parts}, and the same call goes on from there")
         raise
 
 
