@@ -79,8 +79,8 @@ guide: {model: {name: BAAI/bge-large-en-v1.5}}
 | --- | --- | --- |
 | `mlm` | words that were hidden | `rate` 0.15, `tied` |
 | `simctg-term` | token vectors of a text that are no nearer than 1 - margin (Su et al. 2022) | `margin` 0.5 |
-| `vat` | the same guessed words, or the same vector, when the embeddings are pushed (Miyato et al. 2018; URLBERT) | `reads` words or vectors, `epsilon` 1, `steps` 1, `step_size` 0.001, `per` token or text |
-| `graph-supcon` | tokens of one class near each other (a reconstruction) | `associations` (a file with labels), `tokens` 8, `temperature` 0.1 |
+| `vat` | the same guessed words, or the same vector, when embeddings are pushed (URLBERT) | `reads`, `epsilon` 1 |
+| `graph-supcon` | tokens of one class near each other (a reconstruction) | `associations`: a file; `tokens` 8 |
 
 ```yaml
 # SimCSE, its tokens kept apart and its vectors made robust

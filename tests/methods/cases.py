@@ -73,6 +73,7 @@ CASES: dict[str, dict[str, Any]] = {
         "views", TEXT, "inference-train", objective={"name": "supcon", "temperature": 0.1},
         auxiliary=[{"name": "graph-supcon", "weight": 1.0, "associations": "builtin:inference-train", "tokens": 4}],
     ),
+    "csr": _texts({"name": "csr", "k": 4, "k_aux": 16, "dead_after": 1}, TEXT),
     "csr+pairs": _texts(
         {"name": "csr", "k": 4, "k_aux": 16, "dead_after": 1, "train_encoder": True}, TEXT, "triplets-train",
         objective={"name": "sum", "terms": [{"name": "infonce", "temperature": 0.2, "weight": 0.1}]},

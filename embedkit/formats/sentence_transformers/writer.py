@@ -204,7 +204,7 @@ def _write_layer(layer: Any, folder: Path, number: int, entry: dict[str, Any]) -
     elif isinstance(layer, LayerNorm):
         config = {"dimension": layer.norm.normalized_shape[0]}
     elif isinstance(layer, SparseCode):
-        outputs, inputs = layer.weight.shape
+        inputs, outputs = len(layer.pre_bias), len(layer.latent_bias)
         config = {"input_dim": inputs, "hidden_dim": outputs, "k": layer.k, "normalize": False}
         config["k_aux"] = min(512, outputs)
     write_json(folder / name / "config.json", config)

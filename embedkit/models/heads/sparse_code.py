@@ -74,7 +74,7 @@ class SparseCode(Layer):
 
     def latents(self, x: Tensor) -> Tensor:
         """All latents (N, O) of vectors (N, I), before the choice."""
-        return nn.functional.linear(x - self.pre_bias, self.weight, self.latent_bias)
+        return self.decoder["linear"](x - self.pre_bias) + self.latent_bias  # type: ignore[no-any-return]
 
     def rebuild(self, code: Tensor) -> Tensor:
         """Vectors (N, I) from codes (N, O)."""
@@ -86,9 +86,9 @@ class SparseCode(Layer):
 
     def spec(self) -> dict[str, Any]:
         """See `Layer.spec`."""
-        outputs, inputs = self.weight.shape
         return {
-            "kind": "sparse-code", "inputs": inputs, "outputs": outputs, "k": self.k, "train_only": self.train_only,
+            "kind": "sparse-code", "inputs": len(self.pre_bias), "outputs": len(self.latent_bias), "k": self.k,
+            "train_only": self.train_only,
         }  # fmt: skip
 
 
