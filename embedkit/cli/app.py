@@ -30,6 +30,7 @@ from embedkit.cli.score import score
 from embedkit.cli.search import search
 from embedkit.cli.select import select
 from embedkit.cli.suites import suites
+from embedkit.cli.tokenizer import tokenizer
 from embedkit.cli.train import train
 from embedkit.cli.usage import HELP_NAMES, Command, RecipeCommand, UsageError, check_command, in_our_words
 from embedkit.cli.validate import validate
@@ -60,6 +61,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "select": select,
     "dedup": dedup,
     "label": label,
+    "tokenizer": tokenizer,
     "mine-positives": mine_positives,
     "mine-paraphrases": mine_paraphrases,
     "mine-bitext": mine_bitext,

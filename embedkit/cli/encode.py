@@ -33,7 +33,8 @@ def encode(
         typer.Argument(metavar="INPUT", help="txt, csv, tsv, jsonl or parquet file, also .gz; a folder of images."),
     ] = None,
     output: Annotated[
-        str | None, typer.Argument(metavar="OUTPUT", help="File to write, .npy or .parquet; INPUT.npy when not given.")
+        str | None,
+        typer.Argument(metavar="OUTPUT", help="File to write, .npy, .npz or .parquet; INPUT.npy when not given."),
     ] = None,
     input_option: Annotated[str | None, typer.Option("--input", "-i", help="INPUT, as an option.")] = None,
     output_option: Annotated[str | None, typer.Option("--output", "-o", help="OUTPUT, as an option.")] = None,
@@ -48,6 +49,9 @@ def encode(
     precision: Annotated[
         str, typer.Option("--precision", help="Of the vectors: float32, int8, uint8, binary or ubinary.")
     ] = "float32",
+    sparse: Annotated[
+        bool, typer.Option("--sparse", help="Numbers other than zero only, for scipy.sparse: INPUT.npz.")
+    ] = False,
     ranges: Annotated[
         str | None,
         typer.Option("--ranges", metavar="FILE", help="Of int8, uint8: OUTPUT.ranges.json of another run."),
@@ -79,12 +83,16 @@ def encode(
     0
     """
     check_json(json_file)
-    source, target = _places(model, [input, output], input_option, output_option)
+    source, target = _places(model, [input, output], input_option, output_option, ".npz" if sparse else ".npy")
+    if sparse and target.suffix != ".npz":
+        raise UserError(f"--sparse writes .npz, not {target.suffix}", where=COMMAND_LINE, remedy="name OUTPUT so")
     from embedkit.formats import load
     from embedkit.models import encode_file
     from embedkit.models.encode.file_encoding import check_encoding
+    from embedkit.models.encode.joining import check_precision
     from embedkit.models.encode.quantization import bounds_of
 
+    check_precision(target, precision)
     check_encoding(source, target, column=column, overwrite=overwrite)
     bounds = bounds_of(precision, ranges)
     state, device = place(device)
@@ -110,7 +118,9 @@ def encode(
     write_json(json_file, vars(result))
 
 
-def _places(model: str, words: list[str | None], source: str | None, target: str | None) -> tuple[str, Path]:
+def _places(
+    model: str, words: list[str | None], source: str | None, target: str | None, suffix: str
+) -> tuple[str, Path]:
     """Where the rows come from and where the vectors go, as arguments or options."""
     from embedkit.config.overrides import is_data_file
 
@@ -125,7 +135,7 @@ def _places(model: str, words: list[str | None], source: str | None, target: str
     source = arguments.pop(0) if source is None else source
     if target is None:
         stem = Path(source.rstrip("/")).name.partition(".")[0] or "vectors"
-        target = arguments.pop(0) if arguments else f"{stem}.npy"
+        target = arguments.pop(0) if arguments else f"{stem}{suffix}"
     if arguments:
         raise UserError(f"{arguments[0]!r} is one place too many", where=COMMAND_LINE,
                         remedy="write `embedkit encode MODEL INPUT OUTPUT`")  # fmt: skip

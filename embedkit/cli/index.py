@@ -43,8 +43,12 @@ def index(
     ] = None,
     truncate_dim: TruncateDim = None,
     codes: Annotated[
-        str, typer.Option("--codes", help="For quicker searches: uint8, ubinary, pca, with commas, or none.")
-    ] = "uint8,ubinary",
+        str | None,
+        typer.Option("--codes", help="For quicker searches: uint8, ubinary (these when not given), pca; or none."),
+    ] = None,
+    sparse: Annotated[
+        bool, typer.Option("--sparse", help="Keep the numbers other than zero only, for a model of sparse codes.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is there.")] = False,
     device: Device = None,
     dtype: Dtype = None,
@@ -71,7 +75,7 @@ def index(
     0
     """
     check_json(json_file)
-    names = [] if codes == "none" else [name.strip() for name in codes.split(",")]
+    names = [] if codes == "none" else None if codes is None else [name.strip() for name in codes.split(",")]
     state, device = place(device)
     if state.num_processes > 1:
         raise UserError("an index is built by one process", where=COMMAND_LINE,
@@ -82,14 +86,15 @@ def index(
     with bar("rows") as progress:
         result = build_index(
             source, folder, model, column=column, id_column=id_column, split=split, limit=limit, prompt=prompt,
-            truncate_dim=truncate_dim, codes=names, overwrite=overwrite, dtype=dtype, progress=progress, device=device,
-            revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle,
+            truncate_dim=truncate_dim, codes=names, sparse=sparse, overwrite=overwrite, dtype=dtype, progress=progress,
+            device=device, revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle,
         )  # fmt: skip
     settings = result.settings
-    forms = f", with {', '.join(settings.codes)}" if settings.codes else ""
+    forms = ", sparse" if settings.sparse else f", with {', '.join(settings.codes)}" if settings.codes else ""
     console(json_file).print(
         f"{settings.rows:,} rows of {settings.dim} numbers in {folder}{forms}; "
         f'search it with `embedkit search {folder} "a query"`'
     )
     write_json(json_file, {"output": Path(folder), "rows": settings.rows, "dim": settings.dim, "codes": settings.codes,
-                           "model_hash": settings.model_hash, "similarity": settings.similarity})  # fmt: skip
+                           "sparse": settings.sparse, "model_hash": settings.model_hash,
+                           "similarity": settings.similarity})  # fmt: skip

@@ -235,7 +235,7 @@ class Model(nn.Module, ABC):
             Of int8 and uint8; `vector_ranges` of the model when None. They are never those of the call's own vectors.
         **others
             The words of sentence-transformers: ``prompt_name``, ``show_progress_bar``, ``normalize_embeddings``,
-            ``convert_to_tensor``, ``convert_to_numpy``, ``device``.
+            ``convert_to_tensor``, ``convert_to_sparse_tensor``, ``convert_to_numpy``, ``device``.
 
         Raises
         ------

@@ -70,6 +70,26 @@ name: guided
 objective: {name: gist, guide_margin: null, guide_relative_margin: 0.05}
 guide: {model: {name: BAAI/bge-large-en-v1.5}}
 ```
+
+## Terms beside any method
+
+`auxiliary` adds the loss of other methods; each reads every text view of the method in a forward pass of its own:
+
+| method | what it asks for | settings |
+| --- | --- | --- |
+| `mlm` | words that were hidden | `rate` 0.15, `tied` |
+| `simctg-term` | token vectors of a text that are no nearer than 1 - margin (Su et al. 2022) | `margin` 0.5 |
+| `vat` | the same guessed words, or the same vector, when embeddings are pushed (URLBERT) | `reads`, `epsilon` 1 |
+| `graph-supcon` | tokens of one class near each other (a reconstruction) | `associations`: a file; `tokens` 8 |
+
+```yaml
+# SimCSE, its tokens kept apart and its vectors made robust
+extends: simcse-unsup
+name: robust
+auxiliary:
+  - {name: simctg-term, weight: 1.0}
+  - {name: vat, reads: vectors, weight: 0.1}
+```
 """
 
 

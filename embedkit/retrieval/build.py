@@ -18,6 +18,7 @@ from embedkit.models.encode.joining import load_part, write_npy
 from embedkit.retrieval.arrays import Array
 from embedkit.retrieval.codes import NAMES, write_codes
 from embedkit.retrieval.folder import SETTINGS, VECTORS, write_rows, write_settings
+from embedkit.retrieval.sparse import write_sparse
 from embedkit.retrieval.vectors import Vectors
 from embedkit.system.disk import disk_error, filling
 
@@ -42,7 +43,8 @@ def build_index(
     limit: int | None = None,
     prompt: str | None = None,
     truncate_dim: int | None = None,
-    codes: Sequence[str] = CODES,
+    codes: Sequence[str] | None = None,
+    sparse: bool = False,
     dtype: str | None = None,
     batch_tokens: int | None = None,
     block_rows: int = 16_384,
@@ -71,6 +73,9 @@ def build_index(
         Name or text of a prompt; the model's for documents when None.
     codes : sequence of str
         Smaller forms for quicker searches: uint8 (for ``method="int8"``), ubinary (for ``method="binary"``), pca.
+        The first two when None.
+    sparse : bool
+        Keep the numbers other than zero only, for a model of sparse codes; such an index has no `codes`.
     dtype : str, optional
         What the model computes in; see `Model.encode`.
     overwrite : bool
@@ -99,7 +104,7 @@ def build_index(
     (2, 'two cats')
     """
     target = check_target(folder, overwrite)
-    _check_codes(codes)
+    codes = _checked_codes(codes, sparse)
     if limit is not None and limit < 1:
         raise UserError(f"limit is {limit}", where="limit", remedy="give 1 or more, or leave it out")
     from embedkit.models.encode.arguments import EncodeSettings
@@ -132,21 +137,27 @@ def build_index(
                 raise DataError("it was changed while it was read", where=str(source), remedy="build the index again")
             with filling(target, "the index") as new:
                 blocks = (load_part(block, part.dim) for block in part.blocks)
-                largest = _fill(new, blocks, (part.rows, part.dim), items.rows(part.ids), codes)
+                largest = _fill(new, blocks, (part.rows, part.dim), items.rows(part.ids), codes, sparse)
                 write_settings(new, {
                     "largest": largest, "rows": part.rows, "dim": part.dim, "similarity": similarity, "model": known_as,
                     "revision": load_options.get("revision"), "model_hash": encoder.hash(),
                     "model_kind": encoder.kind, "prompt": prompt, "truncate_dim": truncate_dim, "dtype": dtype,
-                    "source": path if isinstance(source, str | Path) else None, "codes": list(codes), **before,
+                    "source": path if isinstance(source, str | Path) else None, "codes": list(codes), "sparse": sparse,
+                    **before,
                 })  # fmt: skip
     return Index(target, model=encoder)
 
 
-def _check_codes(codes: Sequence[str]) -> None:
+def _checked_codes(codes: Sequence[str] | None, sparse: bool = False) -> list[str]:
+    if codes is None:
+        return [] if sparse else list(CODES)
+    if sparse and codes:
+        raise UserError("a sparse index has no codes", where="codes", remedy="leave them out, or sparse")
     for name in codes:
         if name not in NAMES.values():
             raise UserError(f"an index has no codes {name!r}", where="codes",
                             remedy=f"choose of {', '.join(NAMES.values())}")  # fmt: skip
+    return list(codes)
 
 
 def check_target(folder: str | Path, overwrite: bool) -> Path:
@@ -250,9 +261,13 @@ class _ItemFile:
 
 
 def _fill(
-    folder: Path, blocks: Iterator[Array], shape: tuple[int, int], rows: Iterable[dict[str, Any]], codes: Sequence[str]
-) -> float:
+    folder: Path, blocks: Iterator[Array], shape: tuple[int, int], rows: Iterable[dict[str, Any]], codes: Sequence[str],
+    sparse: bool = False,
+) -> float:  # fmt: skip
     """Write the files of an index but its settings; the largest length of a vector."""
+    if sparse:
+        write_rows(folder, rows)
+        return write_sparse(folder, blocks)
     with open(folder / VECTORS, "wb") as file:
         write_npy(file, blocks, *shape)
     write_rows(folder, rows)
@@ -289,7 +304,7 @@ def index_vectors(
     from embedkit.retrieval.index import Index
 
     target = check_target(folder, overwrite)
-    _check_codes(codes)
+    _checked_codes(codes)
     if similarity not in ("cosine", "dot"):
         raise UserError(f"unknown similarity {similarity!r}", where="similarity", remedy="use cosine or dot")
     table = Vectors(vectors, "the array of vectors", unit=similarity == "cosine")

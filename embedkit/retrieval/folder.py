@@ -3,7 +3,8 @@
 ``index.json``
     What it was made from and how: see `IndexSettings`; sizes and hashes of the other files.
 ``vectors.npy``
-    float32 (N, D), unit vectors for cosines.
+    float32 (N, D), unit vectors for cosines. In a sparse index ``sparse.data.npy``, ``sparse.places.npy`` and
+    ``sparse.starts.npy`` in its place: numbers, their coordinates, and where each row begins.
 ``uint8.npy``, ``ubinary.npy``, ``pca.npy``
     Codes (N, D), packed bits (N, D / 8 rounded up), and codes (N, D / 2) along ``pca.axes.npy``, where they were asked
     for; beside each ``NAME.levels.npy``, float32 (2, D): the value of code 0 of a coordinate, and the step from one to
@@ -53,6 +54,8 @@ class IndexSettings:
         Its size and time of change (ns), where it is one file.
     codes : list of str
         Of ``uint8`` and ``ubinary`` those that are there.
+    sparse : bool
+        Whether only the numbers other than zero are kept.
     files : dict
         Name -> [bytes, xxh3 of 128 bits].
 
@@ -78,6 +81,7 @@ class IndexSettings:
     source_size: int | None = None
     source_time: int | None = None
     codes: list[str] = field(default_factory=list)
+    sparse: bool = False
     files: dict[str, list[Any]] = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -146,9 +150,16 @@ class IndexFiles:
             if size != mark[0]:
                 what = "is missing" if size is None else f"has {size:,} bytes and not {mark[0]:,}: it was changed"
                 raise DataError(f"{file} {what}", where=name, remedy=AGAIN)
-        self.vectors = self.array(VECTORS, (self.settings.rows, self.settings.dim))
+        self.vectors: Any = self._vectors()
         self._offsets = self.array(OFFSETS, (self.settings.rows + 1,))
         self._rows = np.memmap(folder / ROWS, np.uint8, "r")
+
+    def _vectors(self) -> Any:
+        if not self.settings.sparse:
+            return self.array(VECTORS, (self.settings.rows, self.settings.dim))
+        from embedkit.retrieval.sparse import open_sparse
+
+        return open_sparse(self)
 
     def array(self, file: str, shape: tuple[int, ...]) -> Array:
         """A file of numbers, memory-mapped."""

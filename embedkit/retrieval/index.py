@@ -79,7 +79,7 @@ class Index:
     settings : IndexSettings
         What the index was made from and how.
     vectors : float32 array (N, D)
-        Memory-mapped; unit vectors for cosines.
+        Memory-mapped; unit vectors for cosines. Of a sparse index a `SparseTable`.
     notes : list of str
         What a user should know, as a line each: a source that has changed since.
 
@@ -289,6 +289,8 @@ class Index:
             what = f"{method} search computes no scores anew" if method not in NAMES else f"rescore is {rescore}"
             raise UserError(what, where="rescore", remedy="leave it out, or give a whole number from 1 on")
         k = min(int(k), len(self))
+        if self.settings.sparse and method != "exact":
+            raise UserError(f"a sparse index has no {method} search", where="method", remedy="leave it out: exact")
         if method == "faiss":
             return self._faiss(queries, k, factory)
         if method == "exact":
@@ -302,6 +304,8 @@ class Index:
         return self._codes[name]
 
     def _exact(self, queries: Array, k: int) -> tuple[Array, Array]:
+        if self.settings.sparse:
+            return self.vectors.nearest(queries, k)  # type: ignore[no-any-return]
         if self._documents is None:
             self._documents = Vectors(self.vectors, str(self.folder), unit=False, largest=self.settings.largest)
         scores = np.empty((len(queries), k))

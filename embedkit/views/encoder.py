@@ -6,9 +6,11 @@ draw depends only on the seed of the input.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
 
-from embedkit.config.settings import NotNegative, Rate
+from embedkit.config.settings import Count, NotNegative, Positive, Rate
 from embedkit.views.base import Step, views
 
 if TYPE_CHECKING:
@@ -96,33 +98,73 @@ def noise(deviation: NotNegative = 0.01) -> Step:
 
 
 @views.add("adversarial")
-def adversarial(epsilon: NotNegative = 1.0) -> Step:
-    """Add the perturbation of length `epsilon` per text that moves its vector most, see `adversary`.
+def adversarial(
+    epsilon: NotNegative = 1.0, steps: Count = 1, step_size: Positive | None = None, start: Positive = 1e-2,
+    per: Literal["text", "token"] = "text",
+) -> Step:  # fmt: skip
+    """Add the perturbation of length `epsilon` that moves a text's vector most, see `adversary`.
+
+    URLBERT's views (Li et al. 2024): ``{epsilon: 1.0, steps: 2, step_size: 0.1, start: 1.0e-5, per: token}``, and a
+    step size of 1e-5 in the other one; there the distance is that of predicted words.
 
     Examples
     --------
     >>> from embedkit.views.base import Chain
     >>> Chain.of("adversarial").forward
     {'adversarial': 1.0}
+    >>> Chain.of({"name": "adversarial", "steps": 2, "step_size": 0.1}).forward
+    {'adversarial': {'epsilon': 1.0, 'steps': 2, 'step_size': 0.1, 'start': 0.01, 'per': 'text'}}
     """
-    return Step(forward={"adversarial": epsilon})
+    if (steps, step_size, start, per) == (1, None, 1e-2, "text"):
+        return Step(forward={"adversarial": epsilon})
+    search = {"epsilon": epsilon, "steps": steps, "step_size": step_size, "start": start, "per": per}
+    return Step(forward={"adversarial": search})
 
 
-def adversary(embed: Any, inputs: Inputs, epsilon: float, probe: float = 1e-2) -> Any:
-    """Virtual adversarial noise: the edit of the token embeddings that changes the vectors of these inputs most.
+def cosine_distances(vectors: Tensor, clean: Tensor) -> Tensor:
+    """1 - cosine of each row of two matrices, in float32 at least: (N, K), (N, K) -> (N,).
 
-    One step of power iteration (Miyato et al. 2018, section 3.3): with random d of length `probe` per text, g is the
-    gradient of 1 - cos(f(x + d), f(x)) by d, and the perturbation epsilon g / |g|. It needs no label, and depends on
-    the text alone, so that it fits any objective; ConSERT's FGV takes the gradient of a supervised loss instead.
+    Examples
+    --------
+    >>> import torch
+    >>> cosine_distances(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0]]))
+    tensor([0.4000])
+    """
+    import torch
+
+    wide = [z if z.dtype == torch.float64 else z.float() for z in (vectors, clean)]
+    return 1 - torch.nn.functional.cosine_similarity(*wide, dim=1)
+
+
+def adversary(
+    embed: Any, inputs: Inputs, epsilon: float, start: float = 1e-2, *, steps: int = 1, step_size: float | None = None,
+    per: str = "text", distances: Callable[[Tensor, Tensor], Tensor] = cosine_distances, stream: str = "adversarial",
+) -> Any:  # fmt: skip
+    """Virtual adversarial noise: the edit of the token embeddings that changes what these inputs give most.
+
+    Power iteration (Miyato et al. 2018, section 3.3): from random noise d of length `start`, `steps` times g is the
+    gradient of the distances between f(x + d) and f(x) by d, and d becomes g, or with a `step_size` d + step_size g;
+    the perturbation is epsilon d / |d|. It needs no label, and depends on the text alone, so that it fits any
+    objective; ConSERT's FGV takes the gradient of a supervised loss instead.
 
     Parameters
     ----------
     embed : callable
-        ``embed(edit) -> vectors (n, K)`` of the inputs under an edit (or None).
+        ``embed(edit) -> (n, K)``, vectors of the inputs under an edit (or None); or whatever `distances` takes.
     inputs : Inputs
         With seeds.
-    epsilon, probe : float
-        Euclidean lengths, over all tokens of a text.
+    epsilon, start : float
+        Euclidean lengths; the start is drawn with this length per text, or per token with it as standard deviation.
+    steps : int
+        Gradients.
+    step_size : float, optional
+        Of a gradient added to the noise; None puts the gradient in its place.
+    per : str
+        "text" or "token": what the lengths are of.
+    distances : callable
+        ``distances(noisy, clean)``, whose sum is climbed.
+    stream : str
+        Names the random numbers.
 
     Returns
     -------
@@ -147,26 +189,39 @@ def adversary(embed: Any, inputs: Inputs, epsilon: float, probe: float = 1e-2) -
 
     from embedkit.models.augment.embedding_augmentation import normal
 
-    leaf: dict[str, Any] = {}
+    state: dict[str, Any] = {}
 
     def probing(hidden: Tensor, now: Inputs) -> Tensor:
-        start = per_text(normal(hidden, now, "adversarial"), now) * probe
-        leaf["direction"] = start.detach().requires_grad_()
-        return hidden.detach() + leaf["direction"]
+        if "noise" not in state:  # tokens stand in the same order in each pass
+            start_noise = normal(hidden, now, stream)
+            state["noise"] = (per_text(start_noise, now) if per == "text" else start_noise) * start
+        state["leaf"] = state["noise"].detach().requires_grad_()
+        return hidden.detach() + state["leaf"]
 
-    # Both passes draw the same dropout masks: the distance is that of the perturbation alone.
+    # All passes draw the same dropout masks: the distance is that of the perturbation alone.
     device = [inputs.device] if inputs.device.type == "cuda" else []
     with torch.random.fork_rng(devices=device), torch.no_grad():
         clean = embed(None)
-    with torch.enable_grad():
-        vectors = embed(probing)
-        distance = 1 - torch.nn.functional.cosine_similarity(vectors.float(), clean.float(), dim=1)
-        (gradient,) = torch.autograd.grad(distance.sum(), leaf["direction"])
+    for step in range(steps):
+        last = contextlib.nullcontext() if step == steps - 1 else torch.random.fork_rng(devices=device)
+        with last, torch.enable_grad():
+            distance = distances(embed(probing), clean).sum()
+            (gradient,) = torch.autograd.grad(distance, state["leaf"])
+        state["noise"] = gradient if step_size is None else state["noise"] + step_size * gradient
 
     def edit(hidden: Tensor, now: Inputs) -> Tensor:
-        return hidden + epsilon * per_text(gradient.to(hidden.dtype), now)  # tokens stand in the same order
+        noise = state["noise"].to(hidden.dtype)
+        return hidden + epsilon * (per_text(noise, now) if per == "text" else _per_token(noise))
 
     return edit
+
+
+def _per_token(values: Tensor) -> Tensor:
+    """Token rows (T, H) of length 1; zero stays zero."""
+    import torch
+
+    length = torch.linalg.vector_norm(values, dim=1, keepdim=True)
+    return values / length.clamp_min(torch.finfo(values.dtype).tiny)
 
 
 def per_text(values: Tensor, inputs: Inputs) -> Tensor:

@@ -12,6 +12,10 @@ TRAIN_ONLY = {"kind": "tanh", "train_only": True}
 TEMPLATES = {"first": 'the red "{}" a [MASK].', "second": 'the red: "{}" and [MASK].'}
 PROMPTED = {**TEXT, "pooling": "mask", "prompts": TEMPLATES, "default_prompt": "first"}
 
+_ADVERSARY = {
+    "name": "adversarial", "epsilon": 1.0, "steps": 2, "step_size": 0.1, "start": 1e-5, "per": "token",
+}  # fmt: skip
+
 
 def data(name: str) -> dict[str, Any]:
     return {"train": [{"path": f"builtin:{name}", "limit": 200}]}
@@ -83,4 +87,25 @@ CASES: dict[str, dict[str, Any]] = {
         "name": "adaptive-layers", "objective": {"name": "matryoshka", "objective": "infonce", "dims": [32, 16, 8],
                                                  "per_step": 2},
     }),
+    "simctg-term": _texts({"name": "simctg-term", "margin": 0.5}, TEXT),
+    "simcse-unsup+simctg": _texts("simcse-unsup", CLS, auxiliary=[{"name": "simctg-term", "weight": 1.0}]),
+    "vat": _texts({"name": "vat", "epsilon": 0.5}, TEXT),
+    "vat+vectors": _texts({"name": "vat", "reads": "vectors", "epsilon": 0.5, "per": "text", "steps": 2}, TEXT),
+    "views+urlbert": _texts(
+        {"name": "views", "anchor": [_ADVERSARY], "positive": [{**_ADVERSARY, "step_size": 1e-5}]}, CLS,
+        objective={"name": "ntxent", "temperature": 0.1},
+        auxiliary=[{"name": "mlm", "weight": 10.0}, {"name": "vat", "weight": 1.0}],
+    ),
+    "graph-supcon": _texts(
+        {"name": "graph-supcon", "associations": "builtin:inference-train", "tokens": 4}, TEXT, "inference-train"
+    ),
+    "views+graph-supcon": _texts(
+        "views", TEXT, "inference-train", objective={"name": "supcon", "temperature": 0.1},
+        auxiliary=[{"name": "graph-supcon", "weight": 1.0, "associations": "builtin:inference-train", "tokens": 4}],
+    ),
+    "csr": _texts({"name": "csr", "k": 4, "k_aux": 16, "dead_after": 1}, TEXT),
+    "csr+pairs": _texts(
+        {"name": "csr", "k": 4, "k_aux": 16, "dead_after": 1, "train_encoder": True}, TEXT, "triplets-train",
+        objective={"name": "sum", "terms": [{"name": "infonce", "temperature": 0.2, "weight": 0.1}]},
+    ),
 }  # fmt: skip

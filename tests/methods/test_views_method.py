@@ -199,7 +199,7 @@ def test_an_adversary_compares_vectors_of_the_same_dropout_masks() -> None:
         seen.append(vectors.detach())
         return vectors
 
-    adversary(embed, inputs, 0.5, probe=1e-9)
+    adversary(embed, inputs, 0.5, start=1e-9)
     torch.testing.assert_close(seen[0], seen[1], rtol=0, atol=1e-7)
     assert not torch.allclose(seen[0], model(inputs).detach(), atol=1e-3)  # dropout is on
 

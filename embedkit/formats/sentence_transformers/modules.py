@@ -30,8 +30,8 @@ REFUSED = {
     "WordWeights": "token vectors are weighted by word",
     "WeightedLayerPooling": "token vectors are a weighted mean over layers",
     "SpladePooling": "its vectors are sparse", "MLMTransformer": "its vectors are sparse",
-    "SparseStaticEmbedding": "its vectors are sparse", "SparseAutoEncoder": "its vectors are sparse",
-    "MultiVectorMask": "it gives a vector for each token", "LogitScore": "it scores pairs",
+    "SparseStaticEmbedding": "its vectors are sparse", "MultiVectorMask": "it gives a vector for each token",
+    "LogitScore": "it scores pairs",
 }  # fmt: skip
 
 
@@ -156,6 +156,17 @@ def _dense(plan: FolderPlan, folder: Path) -> None:
     plan.dense.append((folder, layer))
 
 
+def _sparse_code(plan: FolderPlan, folder: Path) -> None:
+    path = folder / "config.json"
+    settings = _needed_settings(plan, path)
+    _needs_text(plan, "SparseAutoEncoder", path)
+    settings.pass_over(("k_aux", "dead_threshold"))  # of its training
+    if settings.get("normalize"):
+        raise ModelError("a SparseAutoEncoder that normalises its input is not supported", where=str(path))
+    sizes = {"inputs": settings["input_dim"], "outputs": settings.get("hidden_dim", 512), "k": settings.get("k", 8)}
+    plan.dense.append((folder, {"kind": "sparse-code", **sizes}))
+
+
 def _layer_norm(plan: FolderPlan, folder: Path) -> None:
     path = folder / "config.json"
     _needs_text(plan, "LayerNorm", path)
@@ -184,6 +195,7 @@ _READERS: dict[str, Callable[[FolderPlan, Path], None]] = {
     "Pooling": _pooling,
     "Dense": _dense,
     "LayerNorm": _layer_norm,
+    "SparseAutoEncoder": _sparse_code,
     "Dropout": _dropout,
 }
 MODULES = frozenset({*_READERS, "Normalize", "CLIPModel", "Router", "Asym", "SentenceTransformer"})

@@ -93,7 +93,8 @@ def plan_of_modules(root: Path, route: str | None = None) -> FolderPlan:
 def _order(root: Path, names: list[str]) -> ModelError:
     return ModelError(
         f"modules in the order {', '.join(names)} are not supported", where=str(root / "modules.json"),
-        remedy="read are Transformer, Pooling or StaticEmbedding with Dense, LayerNorm, Normalize, Dropout behind them",
+        remedy="read are Transformer, Pooling or StaticEmbedding with Dense, LayerNorm, Normalize, Dropout, "
+        "SparseAutoEncoder behind them",
     )  # fmt: skip
 
 
@@ -179,8 +180,11 @@ def _model_settings(plan: FolderPlan) -> None:
     if plan.kind == "static":
         settings.pass_over(("normalize", "max_length"))  # for model2vec: modules.json and the tokenizer say the same
     kind = settings.get("model_type")
-    if kind not in (None, "SentenceTransformer"):
+    if kind not in (None, "SentenceTransformer") and not (kind == "SparseEncoder" and _is_coded(plan)):
         raise ModelError(f"a {kind} gives no dense vectors of texts", where=str(path), remedy="give an encoder")
+    for _, layer in plan.dense:
+        if layer.get("kind") == "sparse-code":
+            layer["k"] = settings.get("max_active_dims") or layer["k"]
     prompts = settings.get("prompts") or {}
     default = settings.get("default_prompt_name")
     plan.spec["prompts"] = {name: text or "" for name, text in prompts.items()}
@@ -195,6 +199,10 @@ def _model_settings(plan: FolderPlan) -> None:
                          remedy=nearest(similarity, SIMILARITIES))  # fmt: skip
     plan.similarity = similarity
     _truncation(plan, settings.get("truncate_dim"), path)
+
+
+def _is_coded(plan: FolderPlan) -> bool:
+    return any(settings.get("kind") == "sparse-code" for _, settings in plan.dense)
 
 
 def _truncation(plan: FolderPlan, dim: Any, path: Path) -> None:

@@ -17,6 +17,7 @@ from embedkit.formats.tensors import write_tensors
 from embedkit.formats.transformers import dual_writer
 from embedkit.formats.weights import write_weights
 from embedkit.models.heads.layers import ACTIVATIONS, Cut, Dense, LayerNorm, UnitLength
+from embedkit.models.heads.sparse_code import SparseCode, sparse_code_of
 from embedkit.models.inputs.tokens import SLOT, is_prefix
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 MODULES = {
     name: f"sentence_transformers.models.{name}"
     for name in ("Transformer", "Dense", "LayerNorm", "Normalize", "Pooling", "StaticEmbedding")
-}
+} | {"SparseAutoEncoder": "sentence_transformers.sparse_encoder.models.SparseAutoEncoder"}
 SEES_PADDING = frozenset({"convbert", "fnet", "mobilebert"})
 """Architectures in which padding changes the states of real tokens even where a mask marks it."""
 _POOLING = {ours: theirs for theirs, ours in POOLING_NAMES.items()}
@@ -141,7 +142,7 @@ def _settings(model: Model) -> dict[str, Any]:
         "__version__": {
             "sentence_transformers": "5.2.0", "transformers": transformers.__version__, "pytorch": torch.__version__,
         },
-        "model_type": "SentenceTransformer",
+        "model_type": "SentenceTransformer" if sparse_code_of(model) is None else "SparseEncoder",
         "prompts": {name: text.removesuffix(SLOT) for name, text in model.prompts.items()},
         "default_prompt_name": model.default_prompt,
         "similarity_fn_name": model.similarity_fn_name,
@@ -189,9 +190,12 @@ def _pooling_config(model: Any) -> dict[str, Any]:
     }
 
 
+_LAYERS = {Dense: "Dense", LayerNorm: "LayerNorm", UnitLength: "Normalize", SparseCode: "SparseAutoEncoder"}
+
+
 def _write_layer(layer: Any, folder: Path, number: int, entry: dict[str, Any]) -> tuple[str, str]:
     """Write one layer's folder and return its module and name; `entry` of the spec gets the name if it has weights."""
-    kind = {Dense: "Dense", LayerNorm: "LayerNorm", UnitLength: "Normalize"}[type(layer)]
+    kind = _LAYERS[type(layer)]
     name = f"{number}_{kind}"
     (folder / name).mkdir()
     config: dict[str, Any] = {}
@@ -199,6 +203,10 @@ def _write_layer(layer: Any, folder: Path, number: int, entry: dict[str, Any]) -
         config = _dense_config(layer)
     elif isinstance(layer, LayerNorm):
         config = {"dimension": layer.norm.normalized_shape[0]}
+    elif isinstance(layer, SparseCode):
+        inputs, outputs = len(layer.pre_bias), len(layer.latent_bias)
+        config = {"input_dim": inputs, "hidden_dim": outputs, "k": layer.k, "normalize": False}
+        config["k_aux"] = min(512, outputs)
     write_json(folder / name / "config.json", config)
     if layer.state_dict():
         write_tensors(layer.state_dict(), folder / name)

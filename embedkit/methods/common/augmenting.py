@@ -69,15 +69,16 @@ class Augmenting(Method):
 
     def embed(self, model: Any, parts: Any, inputs: Any, **settings: Any) -> Tensor:
         """The method's own, with the adversarial perturbation first where one is asked for."""
-        epsilon = settings.pop("adversarial", None)
-        if epsilon is None or len(inputs) == 0:
+        search = settings.pop("adversarial", None)
+        if search is None or len(inputs) == 0:
             return super().embed(model, parts, inputs, **settings)
         from embedkit.views.encoder import adversary
 
         def embed(edit: Any) -> Tensor:
             return super(Augmenting, self).embed(model, parts, inputs, edit=edit, **settings)
 
-        return embed(adversary(embed, inputs, epsilon))
+        search = search if isinstance(search, dict) else {"epsilon": search}
+        return embed(adversary(embed, inputs, **search))
 
     def project(self, outputs: dict[str, Tensor], batch: ObjectiveBatch, parts: Any) -> dict[str, Tensor]:
         """The method's own projection, of the mean of the parts of each row that a chain has cut."""

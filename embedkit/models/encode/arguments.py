@@ -113,6 +113,7 @@ class EncodeSettings:
 
 OTHERS = {
     "prompt_name": None, "show_progress_bar": None, "convert_to_tensor": False, "convert_to_numpy": True,
+    "convert_to_sparse_tensor": False,
     "normalize_embeddings": None, "device": None, "output_value": "sentence_embedding",
     "pool": None, "chunk_size": None,
 }  # fmt: skip
@@ -230,7 +231,7 @@ def move(model: Model, device: Any) -> None:
 
 
 def shaped(vectors: np.ndarray, single: bool, device: torch.device, others: dict[str, Any]) -> Any:
-    """Vectors (N, D) in the form asked for: an array, a tensor or a list of tensors; of one input a vector (D,).
+    """Vectors (N, D) in the form asked for: an array, a tensor, sparse or not, or a list of tensors; of one input (D,).
 
     Examples
     --------
@@ -241,6 +242,9 @@ def shaped(vectors: np.ndarray, single: bool, device: torch.device, others: dict
     tensor([[0., 0., 0., 0.]])
     """
     values = {**OTHERS, **others}
+    if values["convert_to_sparse_tensor"]:
+        tensor = torch.from_numpy(vectors).to(device).to_sparse()
+        return tensor[0] if single else tensor
     if values["convert_to_tensor"]:
         tensor = torch.from_numpy(vectors).to(device)
         return tensor[0] if single else tensor

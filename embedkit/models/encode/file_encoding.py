@@ -20,8 +20,8 @@ import numpy as np
 
 from embedkit.errors import DataError, UserError
 from embedkit.models.encode.file_rows import Ids, Item, Reading, blocks, digest_of
+from embedkit.models.encode.joining import check_output, check_precision, load_part, write_block
 from embedkit.models.encode.joining import join as join_blocks
-from embedkit.models.encode.joining import load_part, write_block
 from embedkit.models.encode.quantization import VectorRanges, bounds_of
 from embedkit.system.disk import FolderLock, write_durably, writing
 from embedkit.system.processes import join
@@ -135,8 +135,9 @@ def encode_file(
         Whatever `embedkit.data.read_rows` reads: csv, tsv, jsonl, parquet, txt, also gzipped, tar shards, a folder of
         these, or a folder of images (in the order of their sorted paths).
     output : str or Path
-        ``.npy``: float32 (N, D), and beside it ``.ids.jsonl``, an id a line, where rows have ids. ``.parquet``:
-        columns ``row`` (int64), ``id`` where rows have ids, and ``embedding`` (D float32 values).
+        ``.npy``: float32 (N, D), and beside it ``.ids.jsonl``, an id a line, where rows have ids. ``.npz``: a matrix of
+        `scipy.sparse`, and ids likewise. ``.parquet``: columns ``row`` (int64), ``id`` where rows have ids, and
+        ``embedding`` (D float32 values).
     column : str, optional
         The column of the texts or images; the only one, or text, sentence, anchor or image, when None.
     id_column : str, optional
@@ -180,6 +181,7 @@ def encode_file(
 
     target = check_encoding(input, output, column=column, format=format, overwrite=overwrite)
     bounds = bounds_of(precision, ranges)
+    check_precision(target, precision)
     settings = EncodeSettings(prompt, normalize, truncate_dim, batch_tokens, progress)
     parts = encoded_parts(
         model, input, target.with_name(f".{target.name}.parts"), settings, Reading(column, format),
@@ -196,9 +198,9 @@ def encode_file(
             join_blocks(target, part.blocks, part.rows, part.dim, part.ids, precision, bounds)
             if place is not None and bounds is not None:
                 bounds.save(place)
-            if target.suffix == ".npy" and part.ids is not None:
+            if target.suffix != ".parquet" and part.ids is not None:
                 _copy_ids(part.ids, ids_path(target))
-    ids = None if part.id_column is None else ids_path(target) if target.suffix == ".npy" else target
+    ids = None if part.id_column is None else ids_path(target) if target.suffix != ".parquet" else target
     return EncodedFile(target, part.rows, part.dim, part.reused, ids, part.id_column, place, fresh)
 
 
@@ -323,7 +325,7 @@ def check_encoding(
     >>> check_encoding("texts.txt", "vectors.npy").name
     'vectors.npy'
     """
-    target = _check_output(Path(output).expanduser().absolute(), overwrite)
+    target = check_output(Path(output).expanduser().absolute(), overwrite)
     check_rows(input, column=column, format=format)
     return target
 
@@ -348,17 +350,6 @@ def check_rows(
     """
     if next(blocks(str(input), Reading(column, format, split), 1), None) is None:
         raise DataError("no rows", where=str(input), remedy="give a file with at least one text")
-
-
-def _check_output(target: Path, overwrite: bool) -> Path:
-    if target.suffix not in (".npy", ".parquet"):
-        raise UserError(f"output has the suffix {target.suffix!r}", where=str(target), remedy="use .npy or .parquet")
-    if not target.parent.is_dir():
-        raise UserError("folder does not exist", where=str(target.parent), remedy="create it")
-    if target.exists() and not overwrite:
-        remedy = "choose another name, or add --overwrite (overwrite=True in Python)"
-        raise UserError("exists already", where=str(target), remedy=remedy)
-    return target
 
 
 def _processes(model: Model) -> tuple[int, int, Callable[[], None]]:

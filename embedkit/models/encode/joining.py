@@ -1,4 +1,4 @@
-"""The blocks of vectors of a file, joined to one ``.npy`` or ``.parquet``, in any precision."""
+"""The blocks of vectors of a file, joined to one ``.npy``, ``.npz`` or ``.parquet``, in any precision."""
 
 from __future__ import annotations
 
@@ -16,6 +16,45 @@ from embedkit.models.encode.quantization import VectorRanges, quantize
 from embedkit.system.disk import writing
 
 _TYPES = {"float32": "<f4", "int8": "|i1", "uint8": "|u1", "binary": "|i1", "ubinary": "|u1"}
+
+
+def check_output(target: Path, overwrite: bool) -> Path:
+    """The path of an output, when something can be written there.
+
+    Raises
+    ------
+    UserError
+        Another suffix, no folder, or a file that is there.
+
+    Examples
+    --------
+    >>> check_output(Path("vectors.npz"), overwrite=False).name
+    'vectors.npz'
+    """
+    if target.suffix not in (".npy", ".npz", ".parquet"):
+        remedy = "use .npy or .parquet, or for sparse vectors .npz"
+        raise UserError(f"output has the suffix {target.suffix!r}", where=str(target), remedy=remedy)
+    if not target.parent.is_dir():
+        raise UserError("folder does not exist", where=str(target.parent), remedy="create it")
+    if target.exists() and not overwrite:
+        remedy = "choose another name, or add --overwrite (overwrite=True in Python)"
+        raise UserError("exists already", where=str(target), remedy=remedy)
+    return target
+
+
+def check_precision(target: Path, precision: str) -> None:
+    """Refuse sparse vectors that are not float32.
+
+    Examples
+    --------
+    >>> check_precision(Path("vectors.npz"), "int8")
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.UserError: precision: sparse vectors are float32, not int8; leave it out, or write a .npy
+    """
+    if target.suffix == ".npz" and precision != "float32":
+        raise UserError(f"sparse vectors are float32, not {precision}", where="precision",
+                        remedy="leave it out, or write a .npy")  # fmt: skip
 
 
 def width(dim: int, precision: str) -> int:
@@ -91,7 +130,8 @@ def join(
     target: Path, blocks: Sequence[Path], rows: int, dim: int, ids: Path | None, precision: str = "float32",
     ranges: VectorRanges | None = None,
 ) -> None:  # fmt: skip
-    """Write one file of all `blocks`, in order; a parquet with the `ids` of a file of JSON lines.
+    """Write one file of all `blocks`, in order; a ``.npz`` of the numbers other than zero; a parquet with the `ids` of
+    a file of JSON lines.
 
     Examples
     --------
@@ -104,8 +144,16 @@ def join(
     with writing(target, "the output") as file:
         if target.suffix == ".npy":
             write_npy(file, parts, rows, dim, precision)
+        elif target.suffix == ".npz":
+            _join_sparse(file, parts)
         else:
             _join_parquet(file, parts, dim, ids, precision)
+
+
+def _join_sparse(file: IO[bytes], parts: Iterator[np.ndarray]) -> None:
+    from scipy.sparse import csr_matrix, save_npz, vstack
+
+    save_npz(file, vstack([csr_matrix(part) for part in parts], format="csr"))
 
 
 def _join_parquet(file: Any, parts: Iterator[np.ndarray], dim: int, ids: Path | None, precision: str) -> None:

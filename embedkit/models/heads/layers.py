@@ -51,7 +51,7 @@ class Layer(nn.Module):
         raise TypeError(f"{type(self).__name__} does not define spec")
 
 
-layers: Registry[type[Layer]] = Registry("layer")
+layers: Registry[type[Layer]] = Registry("layer", "embedkit.models.heads")
 
 
 def new_layer(spec: dict[str, Any]) -> Layer:
