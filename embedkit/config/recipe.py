@@ -81,6 +81,7 @@ class DataConfig(Settings):
     )
     sampler: Literal["shuffled", "no-duplicates", "by-label", "length", "contiguous"] = "shuffled"
     per_label: int = Field(2, gt=1, description="by-label: rows of one label in a batch")
+    binding: int = Field(0, ge=0, description="rows of each label, always the same, that stand in every batch")
     mixing: Literal["concatenate", "weighted", "temperature"] = "concatenate"
     mixing_temperature: float = Field(1.0, gt=0)
     batches_from: Literal["mixed", "one-source"] = "mixed"

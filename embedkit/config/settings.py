@@ -34,6 +34,8 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 """A share that cannot be all, as of dropout."""
 Fidelity = Literal["code", "paper"]
 """Which of the two a method follows where they differ."""
+TargetKind = Literal["class", "classes", "soft", "degrees", "number"]
+"""What the column of a head's target holds, see `embedkit.data.schema.targets`."""
 Template = Annotated[str, AfterValidator(_with_slot)]
 """Text with ``{}`` in it, once. What a validator of settings raises goes on after "it must"."""
 File = Annotated[str, BeforeValidator(lambda value: os.fspath(value) if isinstance(value, os.PathLike) else value)]

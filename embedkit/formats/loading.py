@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import ModelError, UserError, nearest
 from embedkit.formats.detect import inspect, locate
+from embedkit.formats.embedkit.classifiers import read_classifiers
 from embedkit.formats.folder import SOFT_PROMPT_FILE, TRAIN_ONLY_FILE, FolderPlan
 from embedkit.formats.registry import readers
 from embedkit.formats.tensors import load_exactly, read_safetensors, read_tensors, reading
@@ -131,6 +132,8 @@ def load(
         if plan.kind != "text":
             raise ModelError(f"is a {plan.kind} model", where=str(name_or_path), remedy="leave layers out")
         model = model.with_layers(layers)
+    if layers is None and pooling is None:  # with others the vectors are not those that the heads were trained on
+        model.classifiers = read_classifiers(root)
     for name in (name for name in _ATTRIBUTES if name in others):
         setattr(model, name, others[name])
     return _placed(model, device, dtype)

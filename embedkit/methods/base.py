@@ -33,6 +33,7 @@ from embedkit.views.base import View
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from embedkit.data.schema.targets import TargetFacts
     from embedkit.models.base import Model
     from embedkit.models.inputs.inputs import Inputs
     from embedkit.objectives.base import ObjectiveBatch
@@ -166,6 +167,16 @@ class Method:
         """Size of the embeddings that the objective sees."""
         return model.training_dim
 
+    start_rows: int = 0
+    """How many training rows, the first ones, `start` looks at."""
+
+    def start(self, model: Model, parts: nn.ModuleDict, rows: Sequence[Row]) -> None:
+        """Set what parts start with from some rows, before the first step; called where `start_rows` is not 0, with a
+        model that is on its device and adapted. Processes take over the result of the first."""
+
+    def keep(self, model: Model, parts: nn.ModuleDict) -> None:
+        """Put into the model what of the parts is used with it; called before it is saved, on its final weights."""
+
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         """Named inputs of these rows.
 
@@ -182,6 +193,24 @@ class Method:
     def beside(self, views: Mapping[str, View]) -> dict[str, View]:
         """Views of this method as an auxiliary of another one that has these `views`; by default it cannot be one."""
         raise RecipeError(f"{type(self).__name__} is no auxiliary method", remedy="use it by itself")
+
+    turns: int = 1
+    """Optimiser steps on each batch; terms see which one it is, from 0, as ``batch.turn``."""
+
+    reads_main: ClassVar[bool] = False
+    """As an auxiliary: whether its terms see the main method's outputs and batch, beside those of its own views."""
+
+    @property
+    def contract_beside(self) -> Contract:
+        """Roles of the rows as an auxiliary."""
+        return self.contract
+
+    def learn_targets(self, facts: Mapping[str, TargetFacts]) -> None:
+        """What the rows say of targets, by role: called once, when the rows are open and before `adapt`."""
+
+    def targets(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
+        """Numbers of these rows, (rows,) or (rows, K) each, for terms: those of all processes are ``batch.targets``."""
+        return {}
 
     def before_main(self, model: Any, inputs: Any) -> Any:
         """As an auxiliary: what the main method's `embed` reads of its `inputs`; by default all as it is."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from embedkit.registry import services
 if TYPE_CHECKING:
     from embedkit.models.encode.arguments import EncodeSettings
     from embedkit.models.encode.quantization import VectorRanges
+    from embedkit.models.heads.classifier import TargetHead
     from embedkit.models.inputs.preprocess import Preprocess
 
 Progress = bool | Callable[[int, int], None] | None
@@ -66,6 +68,8 @@ class Model(nn.Module, ABC):
         Whether a trained scale can be kept in the model.
     vector_ranges : VectorRanges or None
         The range of each coordinate for ``encode(precision="int8")``; saved with the model.
+    classifiers : mapping of str to TargetHead
+        Heads that were trained with the model and kept, by the name of their target; see `classify`.
     compute : str or None
         "int8" where the linear layers compute in 8 bits (see `at_dtype`); None where `dtype` says it.
     """
@@ -86,6 +90,7 @@ class Model(nn.Module, ABC):
     has_scale: bool = False
     compute: str | None = None
     vector_ranges: VectorRanges | None = None
+    classifiers: Mapping[str, TargetHead] = MappingProxyType({})
     _similarity: str = "cosine"
 
     @property
@@ -287,6 +292,54 @@ class Model(nn.Module, ABC):
         """Vectors of documents: `encode` under the prompt "document", "passage" or "corpus" where the model has one,
         else the default prompt."""
         return self.encode(inputs, **self._role_prompt(("document", "passage", "corpus"), settings))
+
+    def classify(
+        self, inputs: Any, target: str | None = None, *, probabilities: bool = False, **settings: Any
+    ) -> Any:  # fmt: skip
+        """What a kept head says of texts (or images, for a dual encoder): class names, in input order.
+
+        Parameters
+        ----------
+        inputs
+            As `encode` takes them; of a single text the answer is single too.
+        target : str, optional
+            Name of the target; it may be left out where one head is kept.
+        probabilities : bool
+            Give float32 (N, C) instead: the probability of each of ``classifiers[target].classes``.
+        **settings
+            As in `encode`, a prompt for example.
+
+        Returns
+        -------
+        list of str, list of list of str, or array
+            By the kind of the head: one class of each text, several, or the numbers (N, C).
+
+        Raises
+        ------
+        ModelError
+            No such head is kept.
+
+        Examples
+        --------
+        >>> from embedkit.data.builtin.sentences import tokenizer
+        >>> from embedkit.models import StaticEncoder
+        >>> from embedkit.models.heads.classifier import TargetHead
+        >>> model = StaticEncoder(tokenizer(), dim=8)
+        >>> model.classifiers = {"tone": TargetHead(8, 2, "class", ["glad", "sad"])}
+        >>> model.classify(["a red lamp"], probabilities=True).shape
+        (1, 2)
+        """
+        name = next(iter(self.classifiers)) if target is None and len(self.classifiers) == 1 else target
+        if name not in self.classifiers:
+            what = f"no head for {target!r} is kept" if target else "several heads are kept, name one as target"
+            remedy = nearest(str(target), list(self.classifiers))
+            raise ModelError(what if self.classifiers else "no head is kept with the model",
+                             remedy=remedy if self.classifiers else "train it with keep: true")  # fmt: skip
+        vectors = np.asarray(self.encode(inputs, **{**settings, "normalize": False}), np.float32)
+        head = self.classifiers[name]
+        scores = head.scores(np.atleast_2d(vectors))
+        answers = scores if probabilities else head.named(scores)
+        return answers[0] if vectors.ndim == 1 else answers
 
     def _role_prompt(self, names: Sequence[str], settings: dict[str, Any]) -> dict[str, Any]:
         """The settings with the first prompt of `names` that the model has, unless a prompt is named."""

@@ -52,6 +52,10 @@ class ObjectiveBatch:
         The run's seed.
     places : dict of str to LongTensor (N_name, k)
         Like `owner`: whole numbers that a view gives its inputs (`embedkit.views.View.places`), where it does.
+    targets : dict of str to Tensor (B, ...)
+        What the method says of each row besides, see `Method.targets`.
+    turn : int
+        Which optimiser step on this batch it is, where there are several (`Method.turns`).
     """
 
     size: int
@@ -72,6 +76,8 @@ class ObjectiveBatch:
     lengths: dict[str, Tensor] = field(default_factory=dict)
     seed: int = 0
     places: dict[str, Tensor] = field(default_factory=dict)
+    targets: dict[str, Tensor] = field(default_factory=dict)
+    turn: int = 0
 
     def random(self, use: str, *places: int) -> np.random.Generator:
         """Random numbers for one `use`: the same on every process, and after a resume.

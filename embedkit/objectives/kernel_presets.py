@@ -77,6 +77,9 @@ table_preset("simo", paper="Lepage and Dehak, sslsv; margin as a number of negat
 table_preset("moco", paper="He et al. 2020 (arXiv 1911.05722); v2 constants, Chen et al. 2020", detach=True,
              temperature=0.2, bank="queue", **QUEUE,
              note="keys: guide takes the positives of a running mean of the encoder")  # fmt: skip
+table_preset("sumoco", paper="supervised momentum contrast: Khosla et al. 2020 over the queue of He et al. 2020",
+             detach=True, temperature=0.07, by="label", others=1.0, bank="queue", **QUEUE,
+             note="[R] keys of the anchor's class in batch and queue attract, the queue's others repel")  # fmt: skip
 table_preset("moco-filtered", paper="arXiv 2501.16360 (abstract only)", direction="both", detach=True, temperature=0.2,
              bank="filtered-queue", **QUEUE, note="[R] formulas are a reconstruction")  # fmt: skip
 table_preset("mochi", paper="Kalantidis et al. 2020 (arXiv 2010.01028)", detach=True, temperature=0.2,

@@ -15,6 +15,7 @@ from embedkit.config.sections import Component
 from embedkit.config.settings import check as check_settings
 from embedkit.data.schema.contract import Contract
 from embedkit.data.schema.roles import INPUT_ROLES, PARTS
+from embedkit.data.schema.targets import is_target
 from embedkit.errors import RecipeError, nearest, need
 from embedkit.methods import methods
 from embedkit.methods.base import Method
@@ -292,6 +293,7 @@ def check_early(recipe: Recipe) -> EarlyCheck:
 
     method = build_method(recipe)
     mapped = {PARTS.get(role, role) for source in recipe.data.train for role in (source.columns or {}).values()}
+    mapped |= set(filter(is_target, method.contract.accepts))
     contract = replace(method.contract, accepts=method.contract.accepts & (INPUT_ROLES | mapped))
     return EarlyCheck(method, open_sources(recipe.data, contract, Path.cwd()))
 
@@ -323,6 +325,7 @@ def open_rows(
         sources=sources,
     )  # fmt: skip
     _usage_of_rows(recipe, method, rows)
+    method.learn_targets(rows.targets())
     return rows
 
 

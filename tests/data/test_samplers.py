@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from embedkit.config.recipe import DataConfig
+from embedkit.data import open_training
 from embedkit.data.datasets.packing import SPAN, Packing
 from embedkit.data.datasets.row_table import facts_of, table_of
 from embedkit.data.datasets.samplers import SAMPLERS, Grouping, Request, check_sampler, fit
 from embedkit.data.datasets.shuffling import permutation
+from embedkit.data.schema.contract import Contract
 from embedkit.data.schema.rows import Row
 from embedkit.errors import DataError
 
@@ -315,3 +319,23 @@ def test_permutations_are_pinned() -> None:
 
 
 PINNED = [4, 1, 3, 6, 0, 7, 2, 5]
+
+
+def test_fixed_rows_of_every_label_stand_in_every_batch(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\n" + "".join(f"row {i},{i % 3 if i % 5 else ''}\n" for i in range(1, 31)))
+    contract = Contract(frozenset({"anchor"}), frozenset({"class:label", "label"}))
+
+    def batches(**more: Any) -> list[list[str]]:
+        data = DataConfig.model_validate({"train": str(path), **more})
+        rows = open_training(data, contract, batch_size=10, seed=3)
+        return [[row["anchor"] for row in batch.rows] for epoch in (0, 1) for batch in rows.batches(epoch)]
+
+    bound = ["row 1", "row 2", "row 3", "row 4", "row 6", "row 8"]  # the first two of 1, of 2 and of 0
+    found = batches(binding=2)
+    assert all(batch[:6] == sorted(bound, key=lambda text: int(text[4:])) for batch in found)
+    free = [text for batch in found[: len(found) // 2] for text in batch[6:]]
+    assert len(free) == len(set(free)) == 24 and not set(free) & set(bound)  # each other row once an epoch
+    assert found[: len(found) // 2] != found[len(found) // 2 :]
+    with pytest.raises(DataError, match="12 fixed rows leave no room in a batch of 10"):
+        batches(binding=4)

@@ -30,6 +30,36 @@ CASES: dict[str, dict[str, Any]] = {
         "simcse-unsup", {**CLS, "head": TRAIN_ONLY}, auxiliary=[{"name": "mlm", "weight": 0.1, "decay": 0.5}]
     ),
     "mlm": _texts("mlm", TEXT),
+    "heads": _texts(
+        {"name": "heads", "heads": [
+            {"views": ["anchor", "positive"], "pair": ["u", "v", "|u-v|"], "hidden": 8, "activation": "relu"}]},
+        TEXT, "inference-train", train={"lr": 3e-3},
+    ),
+    "simcse-unsup+heads": _texts(
+        "simcse-unsup", CLS, "inference-train", train={"lr": 2e-3},
+        auxiliary=[{"name": "heads", "weight": 1.0, "decay": 0.5, "heads": [
+            {"views": ["anchor", "positive"], "weight": 0.5, "keep": True}]}],
+    ),
+    "dec+beside": _texts(
+        "simcse-unsup", CLS, train={"lr": 2e-3},
+        auxiliary=[{"name": "dec", "weight": 0.5, "clusters": 4, "view": "positive", "rows": 64}],
+    ),
+    "lm-supcon": _texts(
+        {"name": "lm-supcon", "words": {"0": "dog", "1": "lamp", "2": "house"}, "demonstrations": True,
+         "example_words": 3,
+         "template": "{} and the [MASK].", "templates": ["{} and the [MASK].", "the [MASK] or {}"], "rows": 100},
+        {**TEXT, "pooling": "mask", "max_length": 64}, "inference-train", train={"lr": 2e-3},
+    ),
+    "lm-supcon+paper": _texts(
+        {"name": "lm-supcon", "words": {"0": "dog", "1": "lamp", "2": "house"}, "fidelity": "paper",
+         "template": "{} and the [MASK].", "templates": ["{} and the [MASK].", "the [MASK] or {}"]},
+        {**TEXT, "pooling": "mask"}, "inference-train", train={"lr": 2e-3},
+    ),
+    "pairs+adversary": _texts(
+        "pairs", TEXT, "inference-train", train={"lr": 2e-3},
+        auxiliary=[{"name": "heads", "weight": 0.1, "heads": [
+            {"kind": "number", "views": "positive", "reverse": 0.3, "ramp": True, "hidden": 8}]}],
+    ),
     "diffcse": _texts({"name": "diffcse", "generator": None}, CLS),
     "diffcse+paper": _texts({"name": "diffcse", "generator": None, "fidelity": "paper"}, CLS),
     "promptbert-unsup": _texts("promptbert-unsup", {**PROMPTED, "head": TRAIN_ONLY}, train={"lr": 2e-3}),

@@ -26,6 +26,7 @@ FAMILIES = (
     "mcse-", "quick-thoughts", "declutr", "time-control", "conpono", "discourse", "cda", "cpc",
     "clusterns", "whitenedcse", "unsee", "clear", "compcse", "csd", "parallel-lines",
     "denosent", "tsdae", "contrastive-tension",
+    "supcl-seq", "lm-supcon",
 )  # fmt: skip
 
 KEYS = {
@@ -387,9 +388,27 @@ DECODERS = {
     "contrastive-tension-in-batch": {**UNKNOWN, "pooling": "mean", "temperature": 1 / 20, "objective.name": "clip"},
 }  # fmt: skip
 
+# Second list (`../shared/reference/sentence-methods-2.md`): 3.4, the CoLA notebook, its real views by 3.6; 21.4, two
+# schedules there. What is not said there is None.
+SILENT: Row = dict.fromkeys((*KEYS, *MADE))
+HEADED = {
+    "supcl-seq": row(SILENT, 5e-5, 32, 3, BERT, warmup=50, decay=0.01, temperature=0.05, pooling="pooler", **{
+        "model.dropout": 0.1, "method.positive": [{"name": "dropout", "rate": 0.0}],
+        "method.more": [[{"name": "dropout", "rate": 0.0}], [{"name": "dropout", "rate": 0.2}]],
+        "objective.base_temperature": NONE,  # the preset's 0.07
+    }),
+    "supcl-seq-classifier": row(SILENT, 1e-3, 28, 5, "runs/supcl-seq/model", **{
+        "train.groups.0.pattern": "model.*", "train.groups.0.frozen": True,
+    }),
+    "lm-supcon": row(SILENT, 1e-5, 40, None, ROBERTA, length=128, seed=13, pooling="mask", **{
+        "train.max_steps": 1000, "method.temperature": 0.07, "method.demonstrations": True, "method.fidelity": "code",
+    }),
+}  # fmt: skip
+
 PUBLISHED: dict[str, Row] = {
     **UNSUP, **SUP, **WITH_MLM, **DIFFCSES, **PROMPTBERTS, **CONSERTS, **PROMCSES, **DCLRS, **MCSES, **SCTS,
     **SG_OPTS, **OTHERS, **DOCUMENTS, **CLUSTERS, **UNSEES, **SECOND_LIST, **DECODERS,
+    **HEADED,
 }  # fmt: skip
 
 

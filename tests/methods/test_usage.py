@@ -27,7 +27,7 @@ from embedkit.objectives.tools import small_state
 from embedkit.views.base import View, views
 from tests.objectives.test_families_contract import SETTINGS
 
-NESTED = {name: SETTINGS[name] for name in ("sum", "harmonise", "feature-transform")} | {
+NESTED = {name: SETTINGS[name] for name in ("sum", "harmonise", "mgda", "feature-transform")} | {
     "matryoshka": {"objective": "clip", "dims": [16, 8]}
 }
 

@@ -30,6 +30,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "matryoshka": {"objective": "clip", "dims": [2, 4], "weights": [0.5, 1.0]},
     "sum": {"terms": [{"name": "clip"}, {"name": "energy-hinge", "weight": 10.0}]},
     "harmonise": {"terms": PAIR_OF_TERMS},
+    "mgda": {"terms": PAIR_OF_TERMS},
     "feature-transform": {"objective": "clip"},
     "sct": {"size": 6},
 }
@@ -250,6 +251,7 @@ REFUSED = [
     ("sum", {"terms": [{"name": "clip", "inputs": 3}]}),
     ("dclr", {"fidelity": "talk"}), ("dclr", {"noise": -1}), ("dclr", {"ascent": 1.5}), ("sg-opt", {"temperature": 0}),
     ("sct", {"size": 0}), ("sct", {"fidelity": "talk"}),
+    ("mgda", {"terms": PAIR_OF_TERMS[:1]}), ("mgda", {"normalize": "both"}),
     ("harmonise", {"terms": PAIR_OF_TERMS[:1]}), ("harmonise", {"scope": "epoch"}), ("harmonise", {"drop_below": 0.5}),
 ]  # fmt: skip
 

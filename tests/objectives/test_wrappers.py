@@ -285,6 +285,41 @@ def test_harmonised_loss_can_be_read_without_gradients() -> None:
     assert float(loss) == pytest.approx(float(build({"name": "sum", "terms": TERMS})(embeddings, batch).loss))
 
 
+# --- weights of the shortest mixture ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+@pytest.mark.parametrize("rank", [1, 3, 8])
+def test_the_shortest_mixture_is_that_of_a_general_solver(size: int, rank: int) -> None:
+    from scipy.optimize import minimize
+
+    from embedkit.objectives.compose.pareto import min_norm
+
+    random = np.random.default_rng(size * 10 + rank)
+    for _ in range(20):
+        vectors = random.normal(size=(size, rank)) * random.uniform(0.1, 3, size=(size, 1))
+        gram = vectors @ vectors.T
+        weights = min_norm(gram)
+        assert (weights >= 0).all()
+        assert weights.sum() == pytest.approx(1)
+        best = minimize(
+            lambda w, g=gram: w @ g @ w, np.full(size, 1 / size), jac=lambda w, g=gram: 2 * g @ w, method="SLSQP",
+            bounds=[(0, 1)] * size, constraints={"type": "eq", "fun": lambda w: w.sum() - 1}, options={"ftol": 1e-14},
+        )  # fmt: skip
+        assert weights @ gram @ weights <= best.fun + 1e-7 * abs(gram).max()
+        slopes = gram @ weights  # no vector points against the mixture: no term grows
+        assert slopes.min() >= weights @ gram @ weights - 1e-6 * abs(gram).max()
+
+
+def test_equal_gradients_are_weighed_in_some_way_and_zero_ones_make_the_mixture_zero() -> None:
+    from embedkit.objectives.compose.pareto import min_norm
+
+    assert min_norm(np.ones((3, 3))).sum() == pytest.approx(1)
+    assert min_norm(np.diag([2.0, 0.0])).tolist() == [0.0, 1.0]
+    opposed = np.array([[1.0, -2.0], [-2.0, 4.0]])  # g and -2 g
+    assert min_norm(opposed) == pytest.approx([2 / 3, 1 / 3])
+
+
 # --- moved features --------------------------------------------------------------------------------------------------
 
 

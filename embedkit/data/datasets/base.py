@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from embedkit.data.schema.rows import Row
+from embedkit.data.schema.targets import TargetFacts
 from embedkit.data.sources.data_source import Source
 
 if TYPE_CHECKING:
@@ -119,6 +120,13 @@ class TrainingRows(ABC):
     def held_out(self) -> list[Row]:
         """The rows that are held out of training, in the order of the sources."""
         return []
+
+    def targets(self) -> dict[str, TargetFacts]:
+        """Role -> what is known of each target before the first step; a stream knows no classes, only sizes."""
+        facts: dict[str, TargetFacts] = {}
+        for source in self._sources:
+            facts |= {role: TargetFacts(width=width) for role, width in source.widths.items() if width}
+        return facts
 
     @abstractmethod
     def where(self, row_id: int) -> str:

@@ -14,10 +14,11 @@ import pyarrow.compute as pc
 
 from embedkit.data.datasets.holdout import split
 from embedkit.data.datasets.mixing import pools, shares
-from embedkit.data.datasets.row_table import TableBuilder, digest, facts_of, take_rows
+from embedkit.data.datasets.row_table import TableBuilder, digest, facts_of, take_rows, targets_of
 from embedkit.data.datasets.samplers import SAMPLERS, Request, fit
 from embedkit.data.datasets.shuffling import permutation
 from embedkit.data.schema.rows import Row, filled
+from embedkit.data.schema.targets import TargetFacts
 from embedkit.data.schema.warnings import of_counts, of_left_over
 from embedkit.data.sources.data_source import Source
 from embedkit.errors import DataError
@@ -64,6 +65,7 @@ class HeldRows(TrainingRows):
         self.batch_size, self._seed = batch_size, seed
         self._recipe_batch = batch_size
         everything, sizes, places = _load(sources)
+        self._targets = targets_of(everything)
         train, rest = _parted(everything, holdout, seed)
         self._table, self._held_out = everything.take(train).combine_chunks(), everything.take(rest)
         self._sizes, self._places = _sizes_of(train, sizes), places[train]
@@ -76,6 +78,7 @@ class HeldRows(TrainingRows):
             self._sizes, config.mixing, [source.config.weight for source in sources], config.mixing_temperature
         )
         self._is_mixture = is_mixture
+        self._bound = bound_rows(self._facts.labels, config.binding)
         self._pool_steps: list[int] | None = None
         if config.drop_last and self.num_rows < batch_size and not fit_batch:
             raise DataError(
@@ -167,13 +170,22 @@ class HeldRows(TrainingRows):
         rows = take_rows(self._held_out, np.arange(self._held_out.num_rows), self.roles)
         return [filled(row, self.roles) for row in rows]
 
+    def targets(self) -> dict[str, TargetFacts]:
+        """See `TrainingRows.targets`; those of all rows, held out or not."""
+        return self._targets
+
     def where(self, row_id: int) -> str:
         """See `TrainingRows.where`."""
         source = int(np.searchsorted(np.cumsum(self._sizes), row_id, side="right"))
         return self._sources[source].where((int(self._places[row_id, 0]), int(self._places[row_id, 1])))
 
     def _plan(self, epoch: int) -> _Epoch:
-        config, size = self._config, self.batch_size
+        config, size = self._config, self.batch_size - len(self._bound)
+        if size < 1:
+            raise DataError(
+                f"{len(self._bound)} fixed rows leave no room in a batch of {self.batch_size}", where="data.binding",
+                remedy="lower it, or raise train.batch_size",
+            )  # fmt: skip
         one_source = config.batches_from == "one-source" and len(self._sources) > 1
         orders = pools(
             self._sizes,
@@ -185,6 +197,7 @@ class HeldRows(TrainingRows):
         )
         groups, left = [], 0
         for index, order in enumerate(orders):
+            order = order[~np.isin(order, self._bound)]
             request = Request(order, self._facts, size, config.per_label, (self._seed, epoch, index, 1))
             grouping = SAMPLERS[config.sampler](request)
             batches = grouping.batches
@@ -199,6 +212,7 @@ class HeldRows(TrainingRows):
         if len(groups) > 1:
             flat = [flat[place] for place in permutation(len(flat), self._seed, epoch, len(groups), 2)]
         short = sum(len(batch) < size for batch in flat)
+        flat = [np.concatenate([self._bound, batch]) for batch in flat] if len(self._bound) else flat
         return _Epoch(epoch, flat, left, short, [len(batches) for batches in groups])
 
 
@@ -215,6 +229,33 @@ def _load(sources: Sequence[Source]) -> tuple[pa.Table, list[int], np.ndarray]:
         sizes.append(len(own) // 2)
         places.append(np.asarray(own, np.int64).reshape(-1, 2))
     return builder.finish(), sizes, np.concatenate(places)
+
+
+def bound_rows(labels: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the first `count` rows of each label, which batch-binding puts into every batch.
+
+    Binding examples (Kini et al., ICLR 2024, section 5) make the minimisers of supervised contrast the same for the
+    batches as for all rows at once.
+
+    Raises
+    ------
+    DataError
+        The rows have no labels.
+
+    Examples
+    --------
+    >>> bound_rows(np.array([1, 0, 1, 1, -1]), 2).tolist()
+    [0, 1, 2]
+    """
+    if not count:
+        return np.empty(0, np.int64)
+    if not (labels >= 0).any():
+        raise DataError("no row has a label", where="data.binding", remedy="map a column to label, or leave it out")
+    order = np.argsort(labels, kind="stable")
+    order = order[labels[order] >= 0]
+    _, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    place = np.arange(len(order)) - np.repeat(starts, sizes)
+    return np.sort(order[place < count])
 
 
 def _parted(table: pa.Table, holdout: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedkit.data.datasets.samplers import check_sampler
+from embedkit.data.schema.targets import is_target, target_name
 from embedkit.data.sources.class_names import class_names
 from embedkit.data.sources.data_source import Source
 from embedkit.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from embedkit.config.recipe import DataConfig
-    from embedkit.data.schema.contract import Contract
+    from embedkit.data.schema.contract import Contract, Limit
 from embedkit.data.datasets.base import TrainingRows
 from embedkit.data.datasets.in_memory import HeldRows
 from embedkit.data.datasets.sharded import LaneRows, only_shards
@@ -74,6 +75,7 @@ def open_training(
             config.sampler, batch_size, config.per_label, source.roles, f"data.train[{source.index}] ({source.name})"
         )
     _check_class_numbers(sources)
+    _check_targets(sources, contract)
     if any(source.config.stream for source in sources):
         if only_shards(sources):
             _refuse_documents(sources, config)
@@ -105,13 +107,14 @@ def open_sources(config: DataConfig, contract: Contract, base_dir: Path = Path()
 
 def _roles_to_read(
     config: DataConfig, contract: Contract
-) -> tuple[frozenset[str], frozenset[str], Mapping[str, tuple[float, float]]]:
+) -> tuple[frozenset[str], frozenset[str], Mapping[str, Limit]]:
     """Roles that every source must have, those that are read by method and sampler, and limits of their values."""
     of_sampler = {
         "by-label": {"label"}, "no-duplicates": {"group"}, "contiguous": {"document_id", "position"},
     }.get(config.sampler, set())  # fmt: skip
     if "sentences" in contract.roles:  # its rows are documents, which check_sampler refuses
         of_sampler -= {"document_id", "position"}
+    of_sampler |= {"label"} if config.binding else set()
     return frozenset(contract.requires), frozenset(contract.roles) | of_sampler, contract.limits
 
 
@@ -150,6 +153,24 @@ def _refuse_documents(sources: Sequence[Source], config: DataConfig) -> None:
             )  # fmt: skip
 
 
+def _check_targets(sources: Sequence[Source], contract: Contract) -> None:
+    """Refuse a target that no source has, and vectors of two sizes in two sources."""
+    for role in sorted(filter(is_target, contract.roles)):
+        name, kind = target_name(role), role.partition(":")[0]
+        if not any(role in source.roles for source in sources):
+            raise DataError(
+                f"no source has a column for target {name!r} ({kind})", where="data.train",
+                remedy=f"map one with columns: {{COLUMN: {name}}}",
+            )  # fmt: skip
+        widths = [(source.widths[role], source.name) for source in sources if source.widths.get(role)]
+        for width, place in widths[1:]:
+            if width != widths[0][0]:
+                raise DataError(
+                    f"target {name!r} has {width} numbers, and {widths[0][0]} in {widths[0][1]}", where=place,
+                    remedy="give all rows the same length",
+                )  # fmt: skip
+
+
 def _check_settings(config: DataConfig) -> None:
     streaming = any(source.stream for source in config.train)
     if config.sampler == "contiguous" and config.mixing != "concatenate":
@@ -168,6 +189,8 @@ def _check_settings(config: DataConfig) -> None:
             where="data.mixing",
             remedy="use 'weighted' with a weight in each source",
         )
+    if config.binding and streaming:
+        raise RecipeError("a stream has no fixed rows of each label", where="data.binding", remedy="leave it out")
     for index, source in enumerate(config.train):
         if source.weight is not None and config.mixing != "weighted":
             raise RecipeError(

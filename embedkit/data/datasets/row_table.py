@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from embedkit.data.schema.roles import IMAGE_ROLES, ROLES
 from embedkit.data.schema.rows import Row
+from embedkit.data.schema.targets import TargetFacts, in_order, is_target
 from embedkit.data.sources.data_source import encode_group
 
 _TYPES = {
@@ -35,6 +36,10 @@ _TYPES = {
     "position": pa.int64(),
 }
 _PATHS = {f"{role}_path": role for role in IMAGE_ROLES}
+_NAMES, _NUMBERS = pa.large_list(pa.large_string()), pa.large_list(pa.float64())
+_TARGETS = {
+    "class": pa.large_string(), "classes": _NAMES, "soft": _NUMBERS, "degrees": _NUMBERS, "number": _NUMBERS,
+}  # fmt: skip
 _FLUSH = 20_000
 
 
@@ -51,7 +56,7 @@ class TableBuilder:
 
     def __init__(self) -> None:
         self._waiting: list[Row] = []
-        self._batches: list[pa.RecordBatch] = []
+        self._pieces: list[pa.Table] = []
 
     def add(self, row: Row) -> None:
         """Append one row."""
@@ -62,7 +67,7 @@ class TableBuilder:
     def finish(self) -> pa.Table:
         """The table of all rows, each column a single chunk."""
         self._flush()
-        return pa.Table.from_batches(self._batches, pa.schema(list(_TYPES.items()))).combine_chunks()
+        return pa.concat_tables(self._pieces, promote_options="default").combine_chunks()
 
     def _flush(self) -> None:
         present = {role for row in self._waiting for role in row}
@@ -75,8 +80,10 @@ class TableBuilder:
             images = columns[role]
             columns[role] = [image if isinstance(image, bytes) else None for image in images]
             columns[path] = [image if isinstance(image, str) else None for image in images]
-        arrays = [pa.array(columns[name], kind) for name, kind in _TYPES.items()]
-        self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=pa.schema(list(_TYPES.items()))))
+        types = _TYPES | {role: _TARGETS[role.partition(":")[0]] for role in sorted(filter(is_target, present))}
+        columns |= {role: [row.get(role) for row in self._waiting] for role in types.keys() - _TYPES.keys()}
+        arrays = [pa.array(columns[name], kind) for name, kind in types.items()]
+        self._pieces.append(pa.Table.from_arrays(arrays, schema=pa.schema(list(types.items()))))
         self._waiting = []
 
 
@@ -105,7 +112,7 @@ def take_rows(table: pa.Table, indices: Sequence[int] | np.ndarray, roles: Itera
     [{'anchor': 'a cow'}, {'anchor': 'a cat', 'group': 7}]
     """
     role_set = set(roles)
-    names = [name for name in _TYPES if _PATHS.get(name, name) in role_set]
+    names = [name for name in table.column_names if _PATHS.get(name, name) in role_set]
     piece = table.select(names).take(pa.array(indices, pa.int64()))
     rows: list[Row] = [{} for _ in range(piece.num_rows)]
     for name in names:
@@ -113,6 +120,25 @@ def take_rows(table: pa.Table, indices: Sequence[int] | np.ndarray, roles: Itera
             if value is not None:
                 row[_PATHS.get(name, name)] = json.loads(value) if name == "group" else value
     return rows
+
+
+def targets_of(table: pa.Table) -> dict[str, TargetFacts]:
+    """Role -> classes, or size of the vectors, of each target that the rows have.
+
+    Examples
+    --------
+    >>> targets_of(table_of([{"class:tone": "sad", "number:age": [3.0]}, {"class:tone": "gay"}]))
+    {'class:tone': TargetFacts(classes=('gay', 'sad'), width=0), 'number:age': TargetFacts(classes=(), width=1)}
+    """
+    facts = {}
+    for role in filter(is_target, table.column_names):
+        column = _whole(table.column(role)).drop_null()
+        names = column.flatten() if column.type == _NAMES else column
+        if column.type == _NUMBERS:
+            facts[role] = TargetFacts(width=int(pc.max(pc.list_value_length(column)).as_py() or 0))
+        else:
+            facts[role] = TargetFacts(in_order(pc.unique(names).to_pylist()))
+    return facts
 
 
 def digest(table: pa.Table) -> str:

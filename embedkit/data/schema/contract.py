@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+Limit = tuple[float, float] | frozenset[str]
+"""Lowest and highest value of a number, or the names that a class can have."""
+
 
 @dataclass(frozen=True)
 class Contract:
@@ -15,7 +18,8 @@ class Contract:
     requires, accepts : frozenset of str
         Roles that every row must have, and roles that are read where they are there.
     limits : mapping
-        Role -> lowest and highest value that makes sense for it, e.g. a label below the number of classes.
+        Role -> lowest and highest value that makes sense for it, e.g. a label below the number of classes; for a
+        target with named classes, the names.
 
     Examples
     --------
@@ -26,7 +30,7 @@ class Contract:
 
     requires: frozenset[str] = frozenset({"anchor"})
     accepts: frozenset[str] = frozenset()
-    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    limits: Mapping[str, Limit] = field(default_factory=dict)
 
     @property
     def roles(self) -> frozenset[str]:

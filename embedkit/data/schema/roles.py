@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from embedkit.data.images.pictures import TEXT_ENDINGS, is_image
+from embedkit.data.schema.targets import is_target, target_name
 from embedkit.errors import DataError, nearest
 
 IMAGE_NAMES = ("image", "img", "file_name", "filename", "image_path", "filepath")
@@ -237,7 +238,7 @@ def _documents(
 def _is_plain(column: str, slot: str) -> bool:
     """Whether a column's name is the role's own word."""
     name = normal_name(column)
-    return name == slot or name in _PLAIN or slot == f"{name}_1" or slot == f"{name}s"
+    return name in (slot, target_name(slot)) or name in _PLAIN or slot == f"{name}_1" or slot == f"{name}s"
 
 
 def _role_of(slot: str) -> str:
@@ -251,25 +252,33 @@ def _mapped(
     for column, target in mapping.items():
         if column not in names:
             raise DataError(f"there is no column {column!r}", where=where, remedy=nearest(column, names))
-        slot = _slot(target, column, lists, targets)
-        role = _role_of(slot)
-        if role not in ROLES:
-            terms = (*ROLES, *PARTS)
-            raise DataError(f"{slot!r} is not a role", where=f"{where} column {column!r}", remedy=nearest(slot, terms))
-        if slot in columns:
-            raise DataError(
-                f"columns {columns[slot]!r} and {column!r} are both mapped to {slot}",
-                where=where,
-                remedy="keep one of them (several negatives: negative_1, negative_2, ...; captions: text_1, ...)",
-            )
-        if role not in targets:
-            raise DataError(
-                f"column {column!r} is mapped to role {role}, which neither the method nor the sampler reads",
-                where=where,
-                remedy=f"leave it out of 'columns'; read here: {', '.join(sorted(targets))}",
-            )
-        columns[slot] = column
+        for slot in _slots_of(target, column, lists, targets):
+            role = _role_of(slot)
+            if role not in ROLES and not is_target(role):
+                terms = (*ROLES, *PARTS, *(target_name(role) for role in targets if is_target(role)))
+                place = f"{where} column {column!r}"
+                raise DataError(f"{slot!r} is not a role", where=place, remedy=nearest(slot, terms))
+            if slot in columns:
+                raise DataError(
+                    f"columns {columns[slot]!r} and {column!r} are both mapped to {slot}",
+                    where=where,
+                    remedy="keep one of them (several negatives: negative_1, negative_2, ...; captions: text_1, ...)",
+                )
+            if role not in targets:
+                raise DataError(
+                    f"column {column!r} is mapped to role {role}, which neither the method nor the sampler reads",
+                    where=where,
+                    remedy=f"leave it out of 'columns'; read here: {', '.join(sorted(targets))}",
+                )
+            columns[slot] = column
     return columns
+
+
+def _slots_of(target: str, column: str, lists: frozenset[str], targets: frozenset[str]) -> list[str]:
+    """What a column is mapped to: targets of heads with that name, and the role of that name where it is read."""
+    of_heads = sorted(role for role in targets if is_target(role) and target_name(role) == target)
+    slot = _slot(target, column, lists, targets)
+    return [*of_heads, slot] if not of_heads or _role_of(slot) in targets else of_heads
 
 
 def _slot(slot: str, column: str, lists: frozenset[str], targets: frozenset[str]) -> str:
@@ -296,12 +305,13 @@ class _Guessing:
 
     def columns(self) -> tuple[dict[str, str], list[str]]:
         """Slot -> column, and notes of columns that nothing reads."""
-        columns: dict[str, str] = {}
+        columns = self._targets()
+        of_targets = set(columns.values())
         notes: list[str] = []
         for slot, candidates in self._candidates().items():
             exact = [column for column in candidates if column == slot]
             if _role_of(slot) not in self.targets:
-                if _role_of(slot) in self.extras:
+                if _role_of(slot) in self.extras or of_targets.issuperset(candidates):
                     continue
                 unread = f"column {candidates[0]!r} is not used, nothing reads role {_role_of(slot)}"
                 if slot == "label":
@@ -317,6 +327,19 @@ class _Guessing:
         if "score" in self.requires and not {"score", "scores"} & set(columns):
             self._label_as_score(columns)
         return columns, notes
+
+    def _targets(self) -> dict[str, str]:
+        """Role of a head's target -> the column of its name, or one that is called like the role of that name."""
+        columns = {}
+        for role in sorted(filter(is_target, self.targets)):
+            name = target_name(role)
+            exact = [column for column in self.names if column == name]
+            like = [column for column in self.names if name in (normal_name(column), named_role(column))]
+            if len(exact or like) > 1:
+                raise _undecided(name, like, self.where)
+            if exact or like:
+                columns[role] = (exact or like)[0]
+        return columns
 
     def _candidates(self) -> dict[str, list[str]]:
         """Slot -> the columns whose names tell it."""
@@ -423,6 +446,7 @@ def _advice(names: Sequence[str], missing: Sequence[str], lists: frozenset[str] 
         labelled = "method=views objective=supcon data.sampler=by-label"
         return f"the columns are {columns}: texts with class labels are trained by {labelled}"
     kinds = " (text_1 is one caption, texts a list)" if slot == "text_1" else ""
+    slot = target_name(slot) or slot
     if {"anchor", "positive"} <= set(missing) and "image" in map(named_role, names):
         return f"the columns are {columns}: images with captions are trained by recipe clip-small or clip-finetune"
     if len(missing) == len(names) == 2:

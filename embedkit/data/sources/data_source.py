@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,13 +36,16 @@ from embedkit.data.schema.sentences import (
     sentence_rows,
     split_sentences,
 )
+from embedkit.data.schema.targets import is_target
 from embedkit.data.sources.conditions import condition
 from embedkit.data.sources.formats.webdataset import APART
 from embedkit.data.sources.sources import find_parts
+from embedkit.data.sources.target_cells import TargetCells
 from embedkit.errors import DataError, nearest
 
 if TYPE_CHECKING:
     from embedkit.config.recipe import DataConfig, SourceConfig
+    from embedkit.data.schema.contract import Limit
 
 HEAD = 100
 """Rows of each source that are checked before anything is read in full."""
@@ -53,8 +55,7 @@ OPTIONS = ("separator", "header")
 
 _READERS = {
     "score": read_score, "scores": read_scores, "scores_of_positives": read_scores, "scores_of_negatives": read_scores,
-    "label": read_label, "group": read_group, "features": read_features, "document_id": read_group,
-    "position": read_label,
+    "group": read_group, "features": read_features, "document_id": read_group, "position": read_label,
 }  # fmt: skip
 
 LOOKED_AT = 8
@@ -107,7 +108,7 @@ class Source:
     requires, reads : frozenset of str
         Roles that the method needs, and all that method and sampler read.
     limits : mapping
-        Role -> lowest and highest value that method and objective can take.
+        Role -> lowest and highest value that method and objective can take, or names of classes.
     base_dir : Path
         Where relative paths start.
 
@@ -135,7 +136,7 @@ class Source:
         requires: frozenset[str],
         reads: frozenset[str],
         base_dir: Path,
-        limits: Mapping[str, tuple[float, float]] | None = None,
+        limits: Mapping[str, Limit] | None = None,
     ) -> None:
         self.config, self.index, self.name = config, index, config.path
         self._skip = data.on_bad_row != "error"
@@ -163,6 +164,7 @@ class Source:
         self._requires, self._reads, self._limits = requires, reads, limits or {}
         self._columns: dict[str, str] = {}
         self._positions = Positions()
+        self._targets = TargetCells({})
         self._slots_of_lists: dict[str, list[str]] = {}
         self.texts, self.account = TextReader(data.max_chars, data.cut_long), Account()
         self.bind(requires, reads, self._limits)
@@ -182,7 +184,7 @@ class Source:
                 raise DataError(f"'where' names no column {column!r}", where=self._where, remedy=nearest(column, names))
         return names
 
-    def bind(self, requires: frozenset[str], reads: frozenset[str], limits: Mapping[str, tuple[float, float]]) -> None:
+    def bind(self, requires: frozenset[str], reads: frozenset[str], limits: Mapping[str, Limit]) -> None:
         """Bind the columns to the roles that are read, and check the first rows as these roles.
 
         Opening a source does this; once the objective is known, which may need other roles than the method alone, it is
@@ -208,7 +210,7 @@ class Source:
             for role, prefix in (("negatives", "negative_"), ("texts", "text_"))
         }
         self.texts = TextReader(self._data.max_chars, self._data.cut_long)
-        self.account = Account()
+        self.account, self._targets = Account(), TargetCells(limits)
         first = list(self.rows(head))  # a wrong mapping is reported at once
         self._look_at_images(first[:LOOKED_AT])
         role_by_name = {column: named_role(column) for column in names}
@@ -217,6 +219,11 @@ class Source:
         if "label" not in requires:
             self.notes += tuple(suspicions.of_labels([row for _, row in first], binding.columns, where))
         self.texts.cut_texts = 0
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Role -> size of the vectors of a target, of those that the rows read so far have."""
+        return self._targets.widths
 
     def column_of(self, role: str) -> str | None:
         """The column that is read as `role`."""
@@ -316,7 +323,7 @@ class Source:
         row: Row = {}
         for slot, column in self._columns.items():
             try:
-                if column not in values and not slot.startswith(("negative", "text_")):
+                if column not in values and not slot.startswith(("negative", "text_")) and not is_target(slot):
                     raise BadRow("missing column", "this row lacks the column", remedy="add it, or skip bad rows")
                 self._read(row, slot, values.get(column), self.parts[place[0]])
             except BadRow as bad:
@@ -380,15 +387,17 @@ class Source:
         elif slot in IMAGE_ROLES:
             image = read_image(cell)
             row[slot] = image if isinstance(image, bytes) else image_path(image, part.folder, self._images)
+        elif is_target(slot):
+            row[slot] = self._targets.read(slot, cell, self._columns[slot], part)
         else:
-            row[slot] = _READERS[slot](cell)
+            row[slot] = self._targets.label(cell, part, self._columns) if slot == "label" else _READERS[slot](cell)
             self._check_limits(slot, row[slot])
 
     def _check_limits(self, role: str, value: Any) -> None:
-        low, high = self._limits.get(role, (-math.inf, math.inf))
-        if role in self._limits and not low <= value <= high:
+        limit = self._limits.get(role)
+        if isinstance(limit, tuple) and value is not None and not limit[0] <= value <= limit[1]:
             raise BadRow(
-                f"bad {role}", f"the {role} {value:g} is not between {low:g} and {high:g}",
+                f"bad {role}", f"the {role} {value:g} is not between {limit[0]:g} and {limit[1]:g}",
                 remedy="scale or number it anew, or choose another objective or method",
             )  # fmt: skip
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from embedkit.data.schema.rows import Part, Record
+from embedkit.data.sources.class_names import ClassNumber, names_of_features
 from embedkit.data.sources.formats.arrow_batches import BATCH, decoded, is_json, numbered
 from embedkit.data.sources.formats.json_objects import COLLECTION
 from embedkit.errors import DataError
@@ -202,10 +203,13 @@ def _of_array(data: Any) -> Rows:
 
 def _of_dataset(data: Any) -> Rows:
     json_columns = [name for name, feature in data.features.items() if is_json(feature)]
+    names = names_of_features(data.features)
 
     def rows() -> Iterator[dict[str, Any]]:
         for table in data.with_format("arrow").iter(BATCH):
-            yield from (decoded(row, json_columns) for row in table.to_pylist())
+            for row in table.to_pylist():
+                row |= {c: ClassNumber(row[c], names[c]) for c in names if isinstance(row[c], int)}
+                yield decoded(row, json_columns)
 
     return rows
 

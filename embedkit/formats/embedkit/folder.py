@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit import __version__
+from embedkit.formats.embedkit.classifiers import write_classifiers
 from embedkit.formats.embedkit.dual import IMAGE, PROJECTIONS, TEXT
 from embedkit.formats.folder import OWN_FILE, OWN_FORMAT, write_json
 from embedkit.formats.sentence_transformers.writer import write_model
@@ -41,6 +42,7 @@ def write_own(model: Model, folder: Path, recipe: dict[str, Any] | None = None) 
         "recipe": recipe,
     }  # fmt: skip
     write_json(folder / OWN_FILE, own)
+    write_classifiers(model.classifiers, folder)
     if model.vector_ranges is not None:
         model.vector_ranges.save(folder / RANGES_FILE)
 

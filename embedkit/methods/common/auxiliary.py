@@ -15,6 +15,7 @@ from embedkit.methods.base import Method, Row, View
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from embedkit.data.schema.targets import TargetFacts
     from embedkit.models.base import Model
     from embedkit.models.inputs.inputs import Inputs
     from embedkit.objectives.base import ObjectiveBatch
@@ -55,7 +56,8 @@ class Auxiliary:
 class WithAuxiliaries(Method):
     """`main` as it is, and beside its views those of the auxiliaries, named ``NAME/VIEW``.
 
-    An auxiliary sees its own outputs and parts only; the objective sees the main method's embeddings only.
+    An auxiliary sees its own outputs and parts only, or with `reads_main` those of the main method too; the objective
+    sees the main method's embeddings only.
 
     Examples
     --------
@@ -76,17 +78,20 @@ class WithAuxiliaries(Method):
         self.objective = main.objective  # type: ignore[misc]
         self.anchors_a_row = main.anchors_a_row
         self.caches_images, self.takes_parts = main.caches_images, main.takes_parts  # type: ignore[misc]
-        contracts = [auxiliary.method.contract for auxiliary in beside]
-        others = frozenset().union(*(contract.requires for contract in contracts)) - {
-            "anchor"
-        }  # they read main's views
+        contracts = [auxiliary.method.contract_beside for auxiliary in beside]
+        others = frozenset[str]().union(*(c.requires for c in contracts)) - {"anchor"}  # they read main's views
         needed = main.contract.requires | others
+        accepted = main.contract.accepts.union(*(contract.accepts for contract in contracts))
         limits = {role: pair for contract in (main.contract, *contracts) for role, pair in contract.limits.items()}
-        self.contract = Contract(needed, main.contract.accepts - needed, limits)  # type: ignore[misc]
+        self.contract = Contract(needed, accepted - needed, limits)  # type: ignore[misc]
 
     @property
     def provides(self) -> frozenset[str]:
         return self.main.provides
+
+    @property
+    def turns(self) -> int:  # type: ignore[override]
+        return self.main.turns
 
     @property
     def image_margin(self) -> float:
@@ -128,6 +133,31 @@ class WithAuxiliaries(Method):
     def notes_of_rows(self, model: Model, rows: Sequence[Row]) -> list[str]:
         every = (self.main, *(auxiliary.method for auxiliary in self.beside_main))
         return [note for method in every for note in method.notes_of_rows(model, rows)]
+
+    @property
+    def start_rows(self) -> int:  # type: ignore[override]
+        return max(method.start_rows for method in (self.main, *(auxiliary.method for auxiliary in self.beside_main)))
+
+    def start(self, model: Model, parts: nn.ModuleDict, rows: Sequence[Row]) -> None:
+        own = [("main", self.main), *((auxiliary.name, auxiliary.method) for auxiliary in self.beside_main)]
+        for name, method in own:
+            if method.start_rows:
+                method.start(model, parts[name], rows[: method.start_rows])  # type: ignore[arg-type]
+
+    def keep(self, model: Model, parts: nn.ModuleDict) -> None:
+        self.main.keep(model, parts["main"])  # type: ignore[arg-type]
+        for auxiliary in self.beside_main:
+            auxiliary.method.keep(model, parts[auxiliary.name])  # type: ignore[arg-type]
+
+    def learn_targets(self, facts: Mapping[str, TargetFacts]) -> None:
+        for method in (self.main, *(auxiliary.method for auxiliary in self.beside_main)):
+            method.learn_targets(facts)
+
+    def targets(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
+        numbers = dict(self.main.targets(rows))
+        for auxiliary in self.beside_main:
+            numbers |= {f"{auxiliary.name}/{name}": own for name, own in auxiliary.method.targets(rows).items()}
+        return numbers
 
     def prompt_of(self, model: Model, role: str) -> str | None:
         return self.main.prompt_of(model, role)
@@ -208,8 +238,9 @@ class WithAuxiliaries(Method):
             others = tuple(f"{a.name}/" for a in self.beside_main)
             return {name: z for name, z in outputs.items() if not name.startswith(others)}
         start = f"{auxiliary.name}/"
-        return {name.removeprefix(start): z for name, z in outputs.items() if name.startswith(start)}
+        main = self._own(outputs, None) if auxiliary.method.reads_main else {}
+        return main | {name.removeprefix(start): z for name, z in outputs.items() if name.startswith(start)}
 
     def _batch(self, batch: ObjectiveBatch, auxiliary: Auxiliary) -> ObjectiveBatch:
-        kinds = {name: getattr(batch, name) for name in ("owner", "keys", "lengths", "places")}
+        kinds = {name: getattr(batch, name) for name in ("owner", "keys", "lengths", "places", "targets")}
         return replace(batch, **{name: self._own(kind, auxiliary) for name, kind in kinds.items()})

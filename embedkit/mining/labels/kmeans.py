@@ -111,6 +111,17 @@ def kmeans(
     return _by_size(best)
 
 
+def centres_of(vectors: Array, clusters: int, seed: int = 0) -> Array:
+    """The centres (k, D), float64, of k-means of vectors in memory (N, D); the largest cluster first.
+
+    Examples
+    --------
+    >>> centres_of(np.array([[0.0], [9.0], [0.2], [0.4]]), 2).round(1).tolist()
+    [[0.2], [9.0]]
+    """
+    return kmeans(Vectors(vectors, "rows", unit=False), clusters, seed=seed).centres
+
+
 def _blocks(vectors: Vectors) -> Iterator[tuple[slice, Array]]:
     """Rows of the vectors in float64, some at a time."""
     for start in range(0, len(vectors), _BLOCK):

@@ -72,12 +72,16 @@ class StepBatch:
         A teacher's scores of "positive" and "negatives", aligned with the inputs of these views; empty without any.
     places : dict of str to LongTensor (n_name, k)
         The whole numbers that a view gives its inputs; views without any are not there.
+    targets : dict of str to Tensor (rows, ...)
+        What `Method.targets` says of the rows.
     offset, size, epoch, step : int
         First row of this process, rows of the whole batch, and the position in the data: epoch and step within it.
     number, seed : int
         Optimiser steps of the run before this one, and the run's seed.
     guide_pools : list of Pool
         The same views prepared by a guide with another tokenizer; empty when there is none.
+    turn : int
+        Which optimiser step on this batch it is.
     bad_rows : list of Skipped
         Rows of this process's part that were dropped because they are bad. `offset` and `size` still count them.
 
@@ -108,9 +112,11 @@ class StepBatch:
     number: int
     seed: int
     scores: dict[str, Tensor] = field(default_factory=dict)
+    targets: dict[str, Tensor] = field(default_factory=dict)
     guide_pools: list[Pool] = field(default_factory=list)
     bad_rows: list[Skipped] = field(default_factory=list)
     places: dict[str, Tensor] = field(default_factory=dict)
+    turn: int = 0
 
     @property
     def tokens(self) -> int:
@@ -164,6 +170,7 @@ def prepare(
         ids=torch.as_tensor(batch.ids, dtype=torch.int64),
         labels=_labels(batch.rows, batch.places),
         scores=_scores(batch.rows),
+        targets={name: torch.from_numpy(values) for name, values in method.targets(batch.rows).items()},
         offset=batch.offset,
         size=batch.size,
         epoch=epoch,

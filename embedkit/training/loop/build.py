@@ -44,6 +44,7 @@ from embedkit.training.optim.scale import start_scale
 from embedkit.training.parallel.distributed import World
 from embedkit.training.parallel.engine import Engine
 from embedkit.training.parallel.signals import StopRequest
+from embedkit.training.starting import start
 from embedkit.training.state.checkpoint import CheckpointStore
 from embedkit.training.state.sample_accounting import Ledger
 from embedkit.training.state.saving import Saver
@@ -268,6 +269,7 @@ def build_state(
     torch.manual_seed(recipe.seed + 1)
     method.adapt(model)
     parts = method.parts(model)
+    start(method, model, parts, inputs.rows, engine.world, say)
     by_chosen_vectors(recipe, model)  # what it cannot give is refused now, not at the first evaluation
     for note in setup.notes_of_model(recipe, method, inputs.rows, model, parts):
         say(note)

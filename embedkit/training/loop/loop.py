@@ -65,13 +65,16 @@ def loop(run: Run) -> list[float]:
         factor = schedule_factor(state.position.step, run.total, run.recipe.train)
         state.bundle.train()
 
-        # forward, loss and backward: exact for any number of chunks and processes
-        with run.finite.named(number, batch):
-            result = run.step.gradients(batch)
-        result.metrics |= run.guards.step(run.step.latest, schedule.logs(number))
+        earlier = None
+        for batch.turn in range(run.inputs.method.turns):
+            # forward, loss and backward: exact for any number of chunks and processes
+            with run.finite.named(number, batch):
+                result = run.step.gradients(batch)
+            result.metrics |= run.guards.step(run.step.latest, schedule.logs(number))
 
-        # clipping, AdamW, running means
-        norm = run.update.apply(batch, result.loss, factor)
+            # clipping, AdamW, running means
+            norm = run.update.apply(batch, result.loss, factor)
+            earlier = result = result.after(earlier)
         state.advance(batch, run.rows.steps_per_epoch)
         run.ledger.add(number, batch)
 

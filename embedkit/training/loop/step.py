@@ -69,6 +69,13 @@ class StepResult:
     terms: dict[str, Tensor] = field(default_factory=dict)
     metrics: dict[str, Tensor] = field(default_factory=dict)
 
+    def after(self, earlier: StepResult | None) -> StepResult:
+        """This step as one with an earlier one on the same batch: losses are summed."""
+        if earlier is None:
+            return self
+        terms = {name: value + earlier.terms.get(name, 0) for name, value in self.terms.items()}
+        return StepResult(self.loss + earlier.loss, {**earlier.terms, **terms}, {**earlier.metrics, **self.metrics})
+
 
 @dataclass(frozen=True)
 class Latest:
@@ -258,6 +265,8 @@ class TrainStep:
             total_steps=self.total_steps,
             epoch=batch.epoch,
             seed=batch.seed,
+            turn=batch.turn,
+            targets={name: gather(values.to(device), rows) for name, values in batch.targets.items()},
         )
 
     def _local_terms(

@@ -154,6 +154,7 @@ class Engine:
         """Write the model folder from the main process."""
         with self.whole_model(model) as whole:
             if self.world.is_main:
+                whole.classifiers = model.classifiers
                 whole.save(path, overwrite=True, recipe=recipe.model_dump(mode="json"))  # type: ignore[operator]
 
     def share(self, state: RunState) -> None:

@@ -37,6 +37,27 @@ def moco(tau: float, start: str | None = "bank.vectors") -> Oracle:
     return loss
 
 
+def sumoco(x: Arrays, fixed: Arrays, facts: Facts) -> float:
+    """Keys of the anchor's class attract, those of the batch and those of the queue; the rest of the queue repels."""
+    held, rows = queue(facts, "positive"), []
+    held_labels = np.concatenate([draw.known["label"] for draw in facts.history])[-SIZE:]
+    ring = np.zeros(SIZE, int)
+    for place, label in enumerate(np.concatenate([draw.known["label"] for draw in facts.history])):
+        ring[place % SIZE] = label
+    assert sorted(ring) == sorted(held_labels)
+    for i in range(facts.size):
+        own = [fixed["positive"][j] for j in range(facts.size) if facts.label[j] == facts.label[i]]
+        near = [cosine(x["anchor"][i], k) / 0.07 for k in [*own, *held[ring == facts.label[i]]]]
+        far = [cosine(x["anchor"][i], k) / 0.07 for k in held[ring != facts.label[i]]]
+        rows.append(mean([lse([*near, *far]) - score for score in near]))
+    return mean(rows)
+
+
+def class_labels(rng: np.random.Generator, step: int) -> Draw:
+    """Two views of rows of three classes, which differ from step to step."""
+    return views(rng, label=np.array([0, 1, 0, 2, 1]) if step % 2 else np.array([2, 2, 1, 0, 1]), step=step)
+
+
 def moco_in_batch(x: Arrays, fixed: Arrays, facts: Facts) -> float:
     """The batch repels as well, with gradient to both sides."""
     held = queue(facts, "positive")
@@ -340,6 +361,7 @@ CASES = [
         warm=2,
     ),
     Case("moco", moco_guide, {**BANK, "random_start": False, "keys": "guide"}, with_guide, "guide", warm=2),
+    Case("sumoco", sumoco, {**BANK, "random_start": False}, class_labels, warm=2),
     Case("moco-filtered", filtered(3, 0.9), {**BANK, "random_start": False, "hardest": 3}, warm=2),
     Case(
         "moco-filtered",

@@ -132,6 +132,45 @@ def harmonised(x: Arrays, fixed: Arrays, facts: Facts) -> float:
     return sum(opposed_terms(x, facts))
 
 
+def mixed(normalize: str = "none"):
+    """The value with the weights of the shortest mixture of two, and the gradient with the same weights."""
+
+    def grads_of(x: Arrays, facts: Facts) -> list[Arrays]:
+        grads = []
+        for term in range(2):
+            found = {name: np.zeros_like(z) for name, z in x.items()}
+            for name, z in x.items():
+                for place in np.ndindex(z.shape):
+                    direction = {name: np.zeros_like(z)}
+                    direction[name][place] = 1.0
+                    found[name][place] = slope(lambda v, f, k, t=term: opposed_terms(v, k)[t], x, facts, direction)
+            grads.append(found)
+        return grads
+
+    def shares(x: Arrays, facts: Facts, grads: list[Arrays]) -> tuple[float, float]:
+        flat = [np.concatenate([g[name].ravel() for name in sorted(x)]) for g in grads]
+        if "loss" in normalize:
+            flat = [g / loss for g, loss in zip(flat, opposed_terms(x, facts), strict=True)]
+        if normalize in ("norm", "loss-norm"):
+            lengths = [np.sqrt(sum((one**2).sum() for one in own.values())) for own in grads]
+            flat = [g / length for g, length in zip(flat, lengths, strict=True)]
+        one, two = flat  # the minimum of a parabola between 0 and 1
+        gap = one - two
+        share = float(np.clip(-(gap @ two) / (gap @ gap), 0, 1))
+        return share, 1 - share
+
+    def value(x: Arrays, fixed: Arrays, facts: Facts) -> float:
+        weights = shares(x, facts, grads_of(x, facts))
+        return sum(w * loss for w, loss in zip(weights, opposed_terms(x, facts), strict=True))
+
+    def gradient(x: Arrays, facts: Facts) -> Arrays:
+        grads = grads_of(x, facts)
+        one, two = shares(x, facts, grads)
+        return {name: one * grads[0][name] + two * grads[1][name] for name in x}
+
+    return value, gradient
+
+
 def projected(scope: str, drop_below: float | None = None):
     """Gradients of the two terms by finite differences, each projected off the other where they conflict."""
 
@@ -199,4 +238,16 @@ CASES = [
     Case("feature-transform", transformed, {"objective": INFONCE}, hard, peek=transform, exempt=("order",)),
     Case("harmonise", harmonised, {"terms": TERMS}, scored, gradient=projected("batch"), exempt=("slope",)),
     Case("harmonise", harmonised, {"terms": TERMS, "scope": "row"}, scored, "row", gradient=projected("row")),
+    *(
+        Case(
+            "mgda",
+            mixed(how)[0],
+            {"terms": TERMS, "normalize": how},
+            scored,
+            how,
+            gradient=mixed(how)[1],
+            exempt=("slope",),
+        )
+        for how in ("none", "norm", "loss", "loss-norm")
+    ),
 ]
