@@ -58,7 +58,7 @@ def run_one(
         **overrides,
     }
     run = embedkit.train(recipe, data=list(rows), output=folder, smoke=args.smoke, **settings)
-    report = embedkit.evaluate(str(Path(run.output) / "model"), args.suite, args.data, resamples=0)
+    report = embedkit.evaluate(str(run.output), args.suite, args.data, resamples=0)
     return {f"{report.suite}/{name}": float(score) for name, score in report.scores.items()}
 
 

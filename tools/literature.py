@@ -51,6 +51,7 @@ class Work(BaseModel):
     evidence: str
     missing: str = ""
     awaits: list[str] = []
+    then: str = ""
     recipes: list[str] = []
     methods: list[str] = []
     objectives: list[str] = []
@@ -66,6 +67,13 @@ class Work(BaseModel):
         for kind in NOUNS:
             for name in getattr(self, kind):
                 yield kind, name
+
+    def arrived(self) -> Work:
+        """The work as it stands with those of the recipes to come that are there."""
+        there = [name for name in self.awaits if name in registries()["recipes"]]
+        if not there:
+            return self
+        return self.model_copy(update={"recipes": [*self.recipes, *there], "missing": self.then})
 
     @property
     def status(self) -> str:
@@ -141,7 +149,7 @@ def without_row(table: Literature, recipes: list[str]) -> list[str]:
 
 
 def page(table: Literature) -> str:
-    """The page as Markdown."""
+    """The page as Markdown, recipes to come as they stand in the table; `current` has those that are there."""
     counts = Counter(work.status for work in table.works)
     total = ", ".join(f"{counts[status]} {words}" for status, words in (("runs", "run"), ("in part", "run in part"),
                                                                         ("not yet", "do not run yet")))  # fmt: skip
@@ -151,6 +159,11 @@ def page(table: Literature) -> str:
         rows = [_row(work) for work in table.works if work.group == group]
         parts.append("\n".join([f"## {title}\n", _ROW, *rows]) + "\n")
     return "\n".join(parts)
+
+
+def current(table: Literature) -> Literature:
+    """The table with the recipes that have come."""
+    return table.model_copy(update={"works": [work.arrived() for work in table.works]})
 
 
 def _row(work: Work) -> str:
@@ -172,7 +185,7 @@ def main() -> int:
     for words in wrong:
         print(words, file=sys.stderr)
     if not wrong:
-        print(page(table), end="")
+        print(page(current(table)), end="")
     return 1 if wrong else 0
 
 

@@ -131,11 +131,11 @@ def open_suite_configs() -> list[object]:
 
 def test_a_hidden_layer_learns_what_no_plane_can_part() -> None:
     rng = np.random.default_rng(0)
-    x = rng.choice([-1.0, 1.0], (400, 2))
+    x = rng.choice([-1.0, 1.0], (1600, 2))
     y = (x[:, 0] * x[:, 1] > 0).astype(np.int64)
     torch.manual_seed(0)
     for hidden, right in ((0, False), (64, True)):
-        settings = SentEvalSettings(hidden=hidden, most_epochs=120)
+        settings = SentEvalSettings(hidden=hidden, patience=20, epochs_per_look=10)
         predict = senteval_softmax((x, y), 1e-9, (x, y), 2, settings)
         assert (np.mean(predict(x) == y) > 0.95) == right
 

@@ -66,6 +66,7 @@ class SuppressionTask(Task):
             data = Table(
                 {name: cells for name, cells in data.columns.items() if name != "split"}, data.lines, data.source
             )
+        data.require(*{s.easy, s.hard}.difference(s.columns.values()))
         self.probes = {"easy": self._probe(s.easy, data), "hard": self._probe(s.hard, data)}
         self.notes += dict.fromkeys(note for probe in self.probes.values() for note in probe.notes)
 
