@@ -49,7 +49,7 @@ def run_one(
 
     folder = args.out / f"{recipe}-{len(rows)}-{draw}"
     batch = min(len(rows), args.batch_size)
-    settings = {
+    settings: dict[str, Any] = {
         "seed": draw,
         "evaluation": None,
         "train__batch_size": batch,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,7 +117,7 @@ def test_the_authors_classifier_has_their_settings() -> None:
     assert tasks["sp-wiki"].hidden == 0 and tasks["sp-wiki"].strength is None and tasks["ssp-abs"].strength == 1e-9
 
 
-def open_suite_configs() -> list[object]:
+def open_suite_configs() -> list[Any]:
     """The tasks of the shipped suite with their settings, no data opened."""
     from types import SimpleNamespace
 

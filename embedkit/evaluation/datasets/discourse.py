@@ -83,7 +83,8 @@ def _table(rows: list[tuple[int, list[str]]], form: Form, source: str) -> Table:
 
 
 def _trees(path: Path) -> Table:
-    numbers, columns = [], {"label": [], "text_1": [], "text_2": []}  # type: tuple[list[int], dict[str, list[Any]]]
+    numbers: list[int] = []
+    columns: dict[str, list[Any]] = {"label": [], "text_1": [], "text_2": []}
     for number, row in read_jsonl(path):
         for name, key in (("label", "label"), ("text_1", "first"), ("text_2", "second")):
             if key not in row:

@@ -10,6 +10,7 @@ from pydantic import Field
 from embedkit.data.sources.class_names import class_of
 from embedkit.errors import DataError, nearest
 from embedkit.evaluation.core.embedder import Embedder
+from embedkit.evaluation.core.inputs import Item
 from embedkit.evaluation.core.stats import Array, Samples, generator, unit_rows
 from embedkit.evaluation.core.suites import TaskConfig
 from embedkit.evaluation.core.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
@@ -100,7 +101,7 @@ class AnomalyTask(Task):
         train.require(s.label)
         cells = sorted({class_of(cell) for cell in train.columns[s.label]})
         numbers = np.array([cells.index(class_of(cell)) for cell in train.columns[s.label]])
-        items = list(train.images("image") if "image" in train.columns else train.texts("text"))
+        items: list[Item] = list(train.images("image") if "image" in train.columns else train.texts("text"))
         return LabelledRows(items, numbers, cells, train), queries
 
     def _cut(self, table: Table) -> tuple[LabelledRows, LabelledRows]:

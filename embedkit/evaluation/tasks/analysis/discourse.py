@@ -38,7 +38,7 @@ class DiscourseSettings(ProbeSettings):
     """
 
     form: Form = "section"
-    protocol: Literal["dev"] = "dev"  # type: ignore[assignment]
+    protocol: Literal["dev"] = "dev"
     dev: str = "valid"
     hidden: int = Field(0, ge=0)
     patience: int = Field(5, gt=0)
