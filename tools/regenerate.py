@@ -27,6 +27,11 @@ def objectives(by_name: bool) -> None:
     (ROOT / "docs" / "objectives.md").write_text(_module("embedkit.objectives.catalogue"), encoding="utf-8")
 
 
+def literature(by_name: bool) -> None:
+    """docs/literature.md: published works and what runs them."""
+    (ROOT / "docs" / "literature.md").write_text(_module("tools.literature"), encoding="utf-8")
+
+
 def stored_settings(by_name: bool) -> None:
     """Default settings of objectives and parts: new ones are added, and all written when the file is named."""
     path = ROOT / "tests" / "objectives" / "stored_settings.json"
@@ -50,6 +55,7 @@ def constraints(by_name: bool) -> None:
 
 FILES: dict[str, Callable[[bool], None]] = {
     "docs/objectives.md": objectives,
+    "docs/literature.md": literature,
     "tests/objectives/stored_settings.json": stored_settings,
     "tests/training/stored_losses.json": stored_losses,
     "constraints.txt": constraints,

@@ -213,6 +213,37 @@ def average_precision_statistic(samples: Mapping[str, Array]) -> Statistic:
     return value
 
 
+@STATISTICS.add("auroc")
+def auroc_statistic(samples: Mapping[str, Array]) -> Statistic:
+    """Area under the ROC curve of ``prediction`` (N,) for binary ``gold`` (N,), ties counted half; with ``subset`` (N,)
+    the mean over subsets. NaN where a class is absent.
+
+    Examples
+    --------
+    >>> value = auroc_statistic({"gold": [0, 1, 0, 1], "prediction": [0.1, 0.4, 0.4, 0.8]})
+    >>> value(np.ones(4))
+    0.875
+    """
+    gold, prediction = np.asarray(samples["gold"], dtype=np.float64), np.asarray(samples["prediction"])
+    subset = np.asarray(samples.get("subset", np.zeros(len(gold), dtype=np.int64)))
+    parts = []
+    for number in np.unique(subset):
+        rows = np.flatnonzero(subset == number)
+        _, group = np.unique(prediction[rows], return_inverse=True)
+        parts.append((rows, group))
+
+    def value(weights: Array) -> float:
+        areas = []
+        for rows, group in parts:
+            w, positive = weights[rows], weights[rows] * gold[rows]
+            yes, no = positive.sum(), w.sum() - positive.sum()
+            above = positive @ _counted_ranks(group, w) - yes * (yes + 1) / 2
+            areas.append(above / (yes * no) if yes > 0 and no > 0 else np.nan)
+        return float(np.mean(areas))
+
+    return value
+
+
 @dataclass(frozen=True)
 class Samples:
     """What a score was made of, kept so that it can be drawn again: the name of a statistic and its arrays (N,).

@@ -225,6 +225,7 @@ class Task(ABC):
 TASKS: Registry[type[Task]] = Registry(
     "kind of evaluation task",
     "embedkit.evaluation.tasks",
+    "embedkit.evaluation.tasks.analysis",
     plugins="embedkit.tasks",
     adopt=derived_from(Task, "kind of task", "derive it from embedkit.evaluation.Task"),  # type: ignore[type-abstract]
 )

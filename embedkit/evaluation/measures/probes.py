@@ -81,7 +81,8 @@ def _ended_early(caught: warnings.WarningMessage) -> bool:
 
 @dataclass(frozen=True)
 class SentEvalSettings:
-    """SentEval's settings in SimCSE's ``test`` mode, in its own units; `optimizer` is a class of torch.optim.
+    """SentEval's settings in SimCSE's ``test`` mode, in its own units; `optimizer` is a class of torch.optim,
+    `hidden` the units of a sigmoid layer before the softmax, none at 0.
 
     Examples
     --------
@@ -94,6 +95,7 @@ class SentEvalSettings:
     patience: int = 5
     epochs_per_look: int = 4
     most_epochs: int = 200
+    hidden: int = 0
 
 
 SENTEVAL = {
@@ -131,7 +133,9 @@ def senteval_softmax(
     inputs, labels = torch.from_numpy(np.asarray(x, dtype=np.float32)), torch.from_numpy(np.asarray(y, dtype=np.int64))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(FOLD_SEED)
-        layer = torch.nn.Linear(inputs.shape[1], classes)
+        layer: torch.nn.Module = torch.nn.Linear(settings.hidden or inputs.shape[1], classes)
+        if settings.hidden:
+            layer = torch.nn.Sequential(torch.nn.Linear(inputs.shape[1], settings.hidden), torch.nn.Sigmoid(), layer)
     optimizer = getattr(torch.optim, settings.optimizer)(layer.parameters(), weight_decay=strength)
 
     def predict(vectors: Array) -> Array:
@@ -170,6 +174,10 @@ class Probe:
     classes : int
     stopped : int
         Logistic regressions so far that ended before they met their optimum.
+    settings : SentEvalSettings, optional
+        Instead of those that SentEval's `fidelity` has.
+    strengths : sequence of float
+        Instead of the grid.
 
     Examples
     --------
@@ -185,9 +193,13 @@ class Probe:
     seed: int
     classes: int
     stopped: int = 0
+    settings: SentEvalSettings | None = None
+    strengths: Sequence[float] = ()
 
     def grid(self, wide: bool) -> list[float]:
         """Strengths to try; `wide` is SentEval's grid for tasks with a test set."""
+        if self.strengths:
+            return list(self.strengths)
         if self.fidelity in SENTEVAL:
             return [1e-5, 1e-4, 1e-3, 1e-2]
         return [2.0**power for power in (range(-1, 6) if wide else range(-2, 4))]
@@ -195,7 +207,7 @@ class Probe:
     def fits(self, train: Labelled, strengths: Sequence[float], valid: Labelled | None = None) -> Iterator[Predict]:
         """A classifier for each strength; `valid` is used by SentEval's early stopping only."""
         if self.fidelity in SENTEVAL:
-            settings = SENTEVAL[self.fidelity]
+            settings = self.settings or SENTEVAL[self.fidelity]
             for strength in strengths:
                 yield senteval_softmax(train, strength, valid, self.classes, settings)
             return
@@ -279,3 +291,49 @@ def few_of_each(y: Array, shots: int, rng: np.random.Generator) -> Array:
     """
     rows: Sequence[Array] = [rng.permutation(np.flatnonzero(y == label))[:shots] for label in range(int(y.max()) + 1)]
     return np.sort(np.concatenate(rows))
+
+
+def halves(y: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Rows of labels (N,) in two halves, each class cut in half, the odd row to the first; sorted.
+
+    Examples
+    --------
+    >>> [half.tolist() for half in halves(np.array([0, 0, 0, 1, 1]), np.random.default_rng(0))]
+    [[0, 2, 4], [1, 3]]
+    """
+    parts = [rng.permutation(np.flatnonzero(y == label)) for label in range(int(y.max()) + 1)]
+    first = np.sort(np.concatenate([rows[: (len(rows) + 1) // 2] for rows in parts]))
+    return first, np.setdiff1d(np.arange(len(y)), first)
+
+
+def balanced_order(y: Array, rng: np.random.Generator) -> Array:
+    """A random order of the rows of labels (N,) whose every beginning has the classes in nearly their shares.
+
+    One row of each class comes first, so that a beginning of that length can be learnt from.
+
+    Examples
+    --------
+    >>> y = np.array([0, 0, 0, 0, 0, 0, 1, 1])
+    >>> y[balanced_order(y, np.random.default_rng(0))][:4].sum() in (1, 2)
+    True
+    """
+    place = np.empty(len(y))
+    for label in range(int(y.max()) + 1):
+        rows = rng.permutation(np.flatnonzero(y == label))
+        place[rows] = (np.arange(len(rows)) + rng.random()) / max(len(rows), 1)
+        place[rows[:1]] -= 2
+    return np.argsort(place, kind="stable")
+
+
+def class_means(train: Labelled, x: Array) -> Array:
+    """Labels (N,) by the largest product with the mean vector of a class (the mean classifier of Arora et al. 2019).
+
+    Examples
+    --------
+    >>> train = np.array([[0.0, 1.0], [0.0, 3.0], [1.0, 0.0]]), np.array([0, 0, 1])
+    >>> class_means(train, np.array([[1.0, 1.0], [3.0, 1.0]])).tolist()
+    [0, 1]
+    """
+    vectors, y = np.asarray(train[0], dtype=np.float64), train[1]
+    means = np.stack([vectors[y == label].mean(axis=0) for label in range(int(y.max()) + 1)])
+    return (np.asarray(x, dtype=np.float64) @ means.T).argmax(axis=1)

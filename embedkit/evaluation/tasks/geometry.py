@@ -15,6 +15,7 @@ from embedkit.evaluation.core.suites import TaskConfig
 from embedkit.evaluation.core.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
 from embedkit.evaluation.datasets.tables import Table, content_hash, open_table
 from embedkit.evaluation.measures import geometry
+from embedkit.evaluation.measures.covariance import covariance_operator
 
 
 class GeometrySettings(TaskSettings):
@@ -33,7 +34,8 @@ class GeometrySettings(TaskSettings):
 
 @TASKS.add("geometry")
 class GeometryTask(Task):
-    """Alignment, uniformity, effective rank (the score: higher is better), anisotropy, hubness.
+    """Alignment, uniformity, effective rank (the score: higher is better), anisotropy, hubness, and the covariance
+    operator of the positives as two views of one thing (`embedkit.evaluation.measures.covariance`).
 
     Data: ``sentence1``, ``sentence2``, ``score`` (positives are the pairs scored above 4, strictly, and the space is
     that of all sentences with their repeats: Gao et al. 2021, footnote 3); or ``image`` and ``captions`` (positives
@@ -107,6 +109,9 @@ class GeometryTask(Task):
             metrics |= geometry.shape_of(np.concatenate([first, second]))
         details: dict[str, Any] = {"positives": len(pairs), "vectors": len(first) + len(second)}
         details["spectrum"] = geometry.spectrum(np.concatenate([first, second]))
+        views = np.concatenate([first[pairs[:, 0]], second[pairs[:, 1]]])
+        figures, details["covariance_spectrum"] = covariance_operator(views, np.tile(pairs[:, 0], 2))
+        metrics |= figures
         rng = generator(self.opening.seed, self.name)
         strangers = rng.integers(0, len(first), 20_000), rng.integers(0, len(second), 20_000)
         details["cosine_counts"] = {

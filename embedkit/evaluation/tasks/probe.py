@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -17,8 +17,20 @@ from embedkit.evaluation.core.task import TASKS, Opening, Request, Task, TaskRes
 from embedkit.evaluation.datasets.look import Look
 from embedkit.evaluation.datasets.splits import same_split
 from embedkit.evaluation.datasets.tables import Table, content_hash, open_splits
-from embedkit.evaluation.measures.probes import FOLD_SEED, Fidelity, Labelled, Probe, few_of_each, nearest_neighbours
+from embedkit.evaluation.measures.probes import (
+    FOLD_SEED,
+    Fidelity,
+    Labelled,
+    Probe,
+    balanced_order,
+    class_means,
+    few_of_each,
+    nearest_neighbours,
+)
 from embedkit.evaluation.mteb.parts import MtebPart, column_of, labelled
+
+Rows = Annotated[int, Field(gt=0)] | Annotated[float, Field(gt=0, le=1)]
+"""A number of rows, or a share of them."""
 
 
 class ProbeSettings(TaskSettings):
@@ -30,9 +42,11 @@ class ProbeSettings(TaskSettings):
     over the outer folds) and a test split is not read. "auto" is for own data: "folds" where they have a training
     split beside the one asked for, else "nested", with fewer folds where a class is small. ``fidelity``: the
     classifier. ``train``, ``dev``: names of these splits in the file. ``shots``: rows of each class for low-shot
-    accuracies, the mean of ``draws`` draws. ``neighbours``: also a vote of so many nearest neighbours, for protocols
-    with a test set. ``limit``: only so many
-    rows of each split, the same ones for every model; a departure from the protocol that is noted.
+    accuracies, the mean of ``draws`` draws. ``curve``: numbers of training rows, or shares of them (1.0 is all), for
+    the curve of utility against labels: mean and spread of ``draws`` draws each. ``mean_classifier``: also the
+    classifier of class means. ``neighbours``: also a vote of so many nearest neighbours. These four are for protocols
+    with a test set. ``limit``: only so many rows of each split, the same ones for every model; a departure from the
+    protocol that is noted.
 
     Examples
     --------
@@ -48,7 +62,9 @@ class ProbeSettings(TaskSettings):
     dev: str = "dev"
     label: str = "label"
     shots: tuple[int, ...] = ()
+    curve: tuple[Rows, ...] = ()
     draws: int = Field(10, gt=0)
+    mean_classifier: bool = False
     neighbours: int | None = Field(None, gt=0)
     limit: int | None = Field(None, gt=0)
 
@@ -95,6 +111,19 @@ class ProbeTask(Task):
         if config.own:
             self._fewer_folds()
         self.expect_rows(len(self.tables[-1]))
+        self._check_extras()
+
+    def _check_extras(self) -> None:
+        """Refuse what needs a test set where there is none, and a curve with too few rows."""
+        s = self.settings
+        extras = [key for key in ("curve", "mean_classifier") if getattr(s, key)]
+        if extras and (s.protocol == "nested" or self.split == "dev"):
+            raise UserError(f"{extras[0]} needs a training split and a test split", where=f"task {self.name}",
+                            remedy="give the rows a column split with train and test")  # fmt: skip
+        least = min((self._count(size) for size in s.curve), default=len(self.classes))
+        if least < len(self.classes):
+            raise UserError(f"a curve of {least} rows has fewer than the {len(self.classes)} classes",
+                            where=f"task {self.name}: settings.curve", remedy="raise it")  # fmt: skip
         smallest = int(np.bincount(self.parts[0][1], minlength=len(self.classes)).min())
         many = [shots for shots in s.shots if shots > smallest]
         if many:
@@ -211,7 +240,7 @@ class ProbeTask(Task):
     def score(self, embed: Embedder) -> TaskResult:
         """Accuracy, F1 where there are two classes, and what else the settings ask for."""
         s, parts = self.settings, self._features(embed)
-        probe = Probe(s.fidelity, s.folds, s.fold_seed, len(self.classes))
+        probe = self._probe()
         x, y = parts[-1]
         details: dict[str, Any] = {"classes": len(self.classes), "rows": [len(labels) for _, labels in parts]}
         if self.split == "dev":
@@ -233,6 +262,10 @@ class ProbeTask(Task):
         samples = Samples("mean", {"value": (predictions == y).astype(np.int64)})
         return TaskResult(self.name, "accuracy", metrics["accuracy"], metrics, samples, details=details,
                           notes=self._notes(probe))  # fmt: skip
+
+    def _probe(self) -> Probe:
+        """The classifiers as the settings have them."""
+        return Probe(self.settings.fidelity, self.settings.folds, self.settings.fold_seed, len(self.classes))
 
     def _notes(self, probe: Probe) -> list[str]:
         """Notes on the data and on the classifiers."""
@@ -273,6 +306,31 @@ class ProbeTask(Task):
                 probe.stopped += few.stopped
             outcome[f"accuracy_{shots}_shot"] = 100 * float(np.mean(accuracies))
             outcome[f"accuracy_{shots}_shot_std"] = 100 * float(np.std(accuracies))
+        if s.mean_classifier:
+            outcome["mean_classifier_accuracy"] = 100 * float((class_means(parts[0], x) == y).mean())
+        return outcome | self._curve(probe, parts)
+
+    def _count(self, size: int | float) -> int:
+        """The training rows that a number or a share stands for, all at most."""
+        total = len(self.parts[0][1])
+        return min(size, total) if isinstance(size, int) else max(1, round(size * total))
+
+    def _curve(self, probe: Probe, parts: list[Labelled]) -> dict[str, float]:
+        """Accuracy by the number of labels: mean and spread over draws, each draw's larger sets holding its smaller."""
+        (train_x, train_y), (x, y) = parts[0], parts[-1]
+        counts = [self._count(size) for size in self.settings.curve]
+        accuracies = np.zeros((self.settings.draws, len(counts)))
+        few = Probe("scikit-learn", probe.folds, probe.seed, probe.classes)
+        for draw in range(len(accuracies)) if counts else ():
+            order = balanced_order(train_y, generator(self.opening.seed, f"{self.name}/curve/{draw}"))
+            for place, count in enumerate(counts):
+                rows = np.sort(order[:count])
+                accuracies[draw, place] = (few.fit((train_x[rows], train_y[rows]), 1.0)(x) == y).mean()
+        probe.stopped += few.stopped
+        outcome = {}
+        for place, count in enumerate(counts):
+            outcome[f"accuracy_{count}_rows"] = 100 * float(accuracies[:, place].mean())
+            outcome[f"accuracy_{count}_rows_std"] = 100 * float(accuracies[:, place].std())
         return outcome
 
 
