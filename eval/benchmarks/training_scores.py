@@ -1,4 +1,4 @@
-"""Scores and losses of a training epoch beside sentence-transformers: same rows, model, batch, length, rate; three seeds.
+"""Scores and losses of a training epoch beside sentence-transformers: same rows, model, batch, rate; three seeds.
 
     python eval/benchmarks/training_scores.py [--rows 3200] [--seeds 3] [--data ../shared/data]
 
