@@ -165,6 +165,7 @@ class Source:
         self._columns: dict[str, str] = {}
         self._positions = Positions()
         self._targets = TargetCells({})
+        self.documents: str | None = None
         self._slots_of_lists: dict[str, list[str]] = {}
         self.texts, self.account = TextReader(data.max_chars, data.cut_long), Account()
         self.bind(requires, reads, self._limits)
