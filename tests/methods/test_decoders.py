@@ -66,12 +66,12 @@ def test_tsdae_is_the_loss_of_sentence_transformers(tmp_path: Path, family: str,
     z = method.embed(model, parts, model.prepare(DAMAGED))
     found = restored(method, model, parts, z)
     found.backward()
-    assert found.item() == pytest.approx(wanted.item(), rel=1e-9)
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-7)
     gradients = {name: p.grad for name, p in theirs.transformers_model.named_parameters() if p.grad is not None}
     mine = {name: p.grad for name, p in model.encoder.named_parameters() if p.grad is not None}
     assert mine.keys() == gradients.keys()
     for name, gradient in gradients.items():
-        torch.testing.assert_close(mine[name], gradient, rtol=1e-8, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(mine[name], gradient, rtol=1e-6, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}")
     gradient = parts["cross"].cross[0].value.weight.grad
     assert float(gradient.norm()) > 1e-6
 

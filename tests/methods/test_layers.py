@@ -130,7 +130,7 @@ def test_what_cannot_be_cut_or_trained_so_is_refused() -> None:
     adaptive = {"name": "adaptive-layers", "objective": "infonce"}
     with pytest.raises(RecipeError, match="the method changes the model's vectors"):
         setup.check(load_recipe("diffcse", {"objective": adaptive}, smoke=True))
-    beside = {"name": "sum", "terms": [adaptive, {"name": "cosine-mse"}]}
+    beside = {"name": "sum", "terms": [{"objective": adaptive}, {"name": "infonce"}]}
     with pytest.raises(UserError, match="other objectives would read the vectors of all layers too"):
         setup.check(load_recipe("pairs", {"objective": beside}, smoke=True))
     with pytest.raises(RecipeError, match="keeps state between steps"):
