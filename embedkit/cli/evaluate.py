@@ -227,8 +227,9 @@ def _settings(words: Sequence[str]) -> dict[str, Any]:
 
 def _folder(model: str) -> Path:
     """The model's folder: `model`, or the folder ``model`` of a run."""
-    path = Path(model)
-    return path / "model" if (path / "log.jsonl").is_file() and (path / "model").is_dir() else path
+    from embedkit.formats.detect import locate
+
+    return locate(model) if Path(model).is_dir() else Path(model)
 
 
 def _run_folder(model: str) -> Path | None:

@@ -21,6 +21,7 @@ _TOLD: set[tuple[str, str | None]] = set()
 """The hub ids and revisions that a line was written about; check and build of one run resolve the same name twice."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_STAGE = re.compile(r"[1-9][0-9]*-")  # see embedkit.config.stages.folder_of_stage
 
 
 # a name with such an end is a file that is missing, no hub id
@@ -70,13 +71,17 @@ def locate(
     if exists:
         raise ModelError("is a file, not a model folder", where=text, remedy=_way_of_a_file(path))
     if path.name == "model" and (path.parent / "log.jsonl").is_file():
-        raise ModelError(
-            "the run has not written its model: it was stopped, or is not finished", where=text,
-            remedy="give the command that started it once more, with --resume",
-        )  # fmt: skip
+        raise _unfinished(text)
     if not _HUB_ID.fullmatch(text) or text.count("/") > 1 or path.suffix.lower() in _FILE_SUFFIXES:
         raise ModelError("no such model folder", where=text, remedy="check the path, or give a hub id like org/name")
     return _snapshot(text, revision, trust_remote_code, allow_pickle, fetch)
+
+
+def _unfinished(where: str) -> ModelError:
+    return ModelError(
+        "the run has not written its model: it was stopped, or is not finished", where=where,
+        remedy="give the command that started it once more, with --resume",
+    )  # fmt: skip
 
 
 def _way_of_a_file(path: Path) -> str:
@@ -89,16 +94,23 @@ def _way_of_a_file(path: Path) -> str:
 
 
 def _model_of(path: Path) -> Path:
-    """The model folder that a folder stands for: the model of a run, the ``main`` snapshot of a folder of the hub's
-    cache, otherwise the folder itself.
+    """The model folder that a folder stands for: the model of a run, that of its last stage where it has stages, the
+    ``main`` snapshot of a folder of the hub's cache, otherwise the folder itself.
 
     Raises
     ------
     ModelError
-        For the output folder of another trainer, naming its checkpoints.
+        For a run whose last stage has no model yet, and for the output folder of another trainer, naming its
+        checkpoints.
     """
     if (path / "log.jsonl").is_file() and (path / "model").is_dir():
         return path / "model"
+    stages = {int(p.name.partition("-")[0]): p for p in path.glob("*-*") if _STAGE.match(p.name) and p.is_dir()}
+    if 1 in stages and (stages[1] / "log.jsonl").is_file():
+        last = stages[max(stages)] / "model"
+        if not last.is_dir():
+            raise _unfinished(str(last))
+        return last
     head = path / "refs" / "main"
     if head.is_file() and (path / "snapshots").is_dir():
         snapshot = path / "snapshots" / head.read_text(encoding="utf-8").strip()

@@ -53,6 +53,18 @@ def test_the_model_of_a_run_and_nothing_else_named_model(tmp_path: Path) -> None
     assert locate(run) == run / "model"
 
 
+def test_a_run_of_stages_stands_for_the_model_of_its_last_one(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for name in ("1-words", "2-contrast", "10-end"):
+        folder_of(run / name / "model", "embedkit.json")
+    assert locate(run) == run  # no log: not a run
+    (run / "1-words" / "log.jsonl").write_text("")
+    assert locate(run) == run / "10-end" / "model"
+    (run / "10-end" / "model").rename(tmp_path / "elsewhere")
+    with pytest.raises(ModelError, match=r"10-end.*has not written its model"):
+        locate(run)
+
+
 def test_a_folder_of_the_hubs_cache_stands_for_its_main_snapshot(tmp_path: Path) -> None:
     cache = tmp_path / "models--org--name"
     for commit in ("aaa", "bbb"):

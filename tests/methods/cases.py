@@ -109,7 +109,9 @@ CASES: dict[str, dict[str, Any]] = {
         objective={"name": "sum", "terms": [{"name": "infonce"}, {"name": "energy-hinge", "weight": 10}]},
         train={"lr": 1e-2},
     ),
+    "tsdae": _texts("tsdae", CLS),
     "tsdae+untied": _texts({"name": "tsdae", "tied": False}, CLS, objective={"name": "cmim"}),
+    "denosent": _texts({"name": "denosent", "layers": 2, "inner": 48, "noise": 0.5}, CLS, "pairs-train"),
     "denosent+paper": _texts(
         {"name": "denosent", "layers": 2, "inner": 48, "noise": 0.3, "fidelity": "paper"}, CLS, "pairs-train"
     ),

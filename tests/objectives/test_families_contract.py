@@ -28,6 +28,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "distill-kl": {"symmetric": True},
     "groco": {"hardest": 2},
     "matryoshka": {"objective": "clip", "dims": [2, 4], "weights": [0.5, 1.0]},
+    "adaptive-layers": {"objective": "clip", "size": 2},
     "sum": {"terms": [{"name": "clip"}, {"name": "energy-hinge", "weight": 10.0}]},
     "harmonise": {"terms": PAIR_OF_TERMS},
     "mgda": {"terms": PAIR_OF_TERMS},

@@ -15,6 +15,7 @@ from embedkit.cli.app import main
 from embedkit.config.recipe_io import dump_recipe, load_recipe, parse_yaml, stage_recipes
 from embedkit.errors import CheckpointError, RecipeError, UserError
 from embedkit.formats import load
+from embedkit.formats.detect import locate
 from embedkit.training import Progress, train
 from tests.training import common, runs
 
@@ -103,6 +104,7 @@ def test_each_stage_starts_from_the_weights_of_the_one_before(tmp_path: Path) ->
     for folder in (words, contrast):
         assert {"model", "checkpoints", "recipe.yaml", "result.json", "log.jsonl"} <= {p.name for p in folder.iterdir()}
         assert load(folder).encode(["a dog"]).shape == (1, 32)
+    assert locate(tmp_path) == result.output  # what `model.name` and the commands read
     alone = runs.run(tmp_path / "alone", two(
         stages=[], data=STAGES[1]["data"], model={**two()["model"], "config": None, "tokenizer": None,
                                                   "name": str(words / "model")},

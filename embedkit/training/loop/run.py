@@ -126,6 +126,8 @@ def train_recipe(
     folders = [folder_of_stage(folder, number, stage.name) for number, stage in enumerate(stages)]
     for target in folders:
         check_folder(target, resume)
+    for target in folders:  # by the last one a folder is known whose last stage has not begun
+        target.mkdir(parents=True, exist_ok=True)
     for number, target in enumerate(folders[:-1]):
         this = _started(checked, folders, number)
         if not (resume and _is_done(target, this.recipe)):
