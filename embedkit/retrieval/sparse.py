@@ -106,9 +106,9 @@ def write_sparse(folder: Path, blocks: Iterable[Array]) -> float:
         data.append(values)
         places.append(columns.astype(np.int32))
         sizes.append(np.bincount(rows, minlength=len(block)))
-    for name, array in zip(NAMES, (data, places), strict=False):
-        np.save(folder / name, np.concatenate(array))
-    np.save(folder / NAMES[2], np.cumsum(np.concatenate(sizes)))
+    arrays = np.concatenate(data), np.concatenate(places), np.cumsum(np.concatenate(sizes))
+    for name, array in zip(NAMES, arrays, strict=True):
+        np.save(folder / name, array)
     return largest
 
 

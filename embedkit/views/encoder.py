@@ -132,8 +132,8 @@ def cosine_distances(vectors: Tensor, clean: Tensor) -> Tensor:
     """
     import torch
 
-    wide = [z if z.dtype == torch.float64 else z.float() for z in (vectors, clean)]
-    return 1 - torch.nn.functional.cosine_similarity(*wide, dim=1)
+    one, other = (z if z.dtype == torch.float64 else z.float() for z in (vectors, clean))
+    return 1 - torch.nn.functional.cosine_similarity(one, other, dim=1)
 
 
 def adversary(

@@ -94,7 +94,7 @@ CASES: dict[str, dict[str, Any]] = {
     "consert-sup+sbert": _texts({"name": "consert-sup", "weight": 0.0}, TEXT, "inference-train", train={"lr": 2e-3}),
     "parallel-lines": _texts(
         {"name": "parallel-lines", "frequencies": "builtin:sentences", "least": 2},
-        {"kind": "static", "tokenizer": "builtin", "dim": 16}, train={"lr": 0.05},
+        {"kind": "static", "tokenizer": "builtin", "dim": 16}, train={"lr": 0.05, "batch_size": 128},
     ),
     "whitenedcse": _texts({"name": "whitenedcse", "groups": 8}, CLS),
     "whitenedcse+sentence": _texts({"name": "whitenedcse", "groups": 8, "positives": 1, "by": "sentence"}, CLS),

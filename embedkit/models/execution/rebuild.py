@@ -103,8 +103,9 @@ def first_layers(encoder: Any, count: int) -> Any:
         raise ModelError(f"{count} layers of {total}", where="layers", remedy=f"give 1 to {total}")
 
     def change(module: nn.Module) -> nn.Module | None:
-        is_stack = isinstance(module, nn.ModuleList) and len(module) == total
-        return nn.ModuleList(list(module)[:count]) if is_stack else None
+        if isinstance(module, nn.ModuleList) and len(module) == total:
+            return nn.ModuleList(list(module)[:count])
+        return None
 
     short = rebuilt(encoder, change)
     short.config = copy.deepcopy(config)

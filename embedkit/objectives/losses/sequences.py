@@ -94,7 +94,7 @@ class CPC(Family):
         _, number, count = batch.document_id[order].unique_consecutive(return_inverse=True, return_counts=True)
         place = torch.arange(len(z), device=z.device) - (count.cumsum(0) - count)[number]
         rows = z.new_zeros(len(count), int(count.max()), z.shape[1]).index_put((number, place), z[order])
-        states = self.gru(rows.to(self.gru.weight_hh_l0.dtype))[0][number, place].to(z.dtype)
+        states = self.gru(rows.to(next(self.gru.parameters()).dtype))[0][number, place].to(z.dtype)
         return torch.zeros_like(states).index_copy(0, order, states)
 
 
