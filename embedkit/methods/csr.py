@@ -55,9 +55,7 @@ class CSR(Method):
     """
 
     paper: ClassVar[str] = "Wen et al. 2025, ICML, Beyond Matryoshka (arXiv 2503.01776), section 3"
-    contract: ClassVar[Contract] = Contract(
-        requires=frozenset({"anchor"}), accepts=frozenset({"positive", "negatives", "label"})
-    )
+    contract: ClassVar[Contract] = Contract(frozenset({"anchor"}), frozenset({"positive", "negatives", "label"}))
     objective: ClassVar[dict[str, Any]] = {
         "name": "sum", "terms": [{"name": "ntxent", "temperature": 0.2, "weight": 0.1}],
     }  # fmt: skip
@@ -102,30 +100,16 @@ class CSR(Method):
         """Of each text the 4k code, squared errors of both codes, x'_aux and its target: (n, expansion d + 2 + 2 d)."""
         import torch
 
-        from embedkit.models.heads.sparse_code import largest, sparse_code_of
+        from embedkit.models.heads.sparse_code import largest, sparse_code_of, vectors_before
 
         layer: Any = sparse_code_of(model)
-        x = self._vectors(model, layer, inputs, settings)
+        x = vectors_before(layer, model, inputs, not self.train_encoder, **settings)
         latents = layer.latents(x)
         wide = largest(latents, 4 * self.k)
         near = layer.rebuild(largest(wide, self.k))
         errors = torch.stack([(x - one).square().mean(dim=1) for one in (near, layer.rebuild(wide))], dim=1)
-        dead = layer.stats_last_nonzero > self.dead_after
-        aux = layer.rebuild(largest(latents * dead, self.k_aux))
+        aux = layer.rebuild(largest(latents * layer.dead(self.dead_after), self.k_aux))
         return torch.cat([wide, errors, aux, x - near.detach() + layer.pre_bias.detach()], dim=1)
-
-    def _vectors(self, model: Any, layer: Any, inputs: Any, settings: dict[str, Any]) -> Tensor:
-        import torch
-
-        if self.train_encoder:
-            with layer.aside():
-                return model(inputs, **settings)  # type: ignore[no-any-return]
-        was_training = model.training
-        try:
-            with layer.aside(), torch.no_grad():
-                return model.eval()(inputs, **settings)  # type: ignore[no-any-return]
-        finally:
-            model.train(was_training)
 
     def _cut(self, output: Tensor) -> tuple[Tensor, ...]:
         dim = (output.shape[1] - 2) // (self.expansion + 2)
@@ -145,12 +129,11 @@ class CSR(Method):
     ) -> dict[str, Tensor]:
         import torch
 
+        from embedkit.models.heads.sparse_code import relative_error
+
         losses = []
         for _, errors, aux, target in (self._cut(z) for z in outputs.values() if len(z)):
-            spread = (target - target.mean(dim=0)).square().mean()
-            usable = spread.detach() > 0
-            ratio = (aux - target).square().mean() / torch.where(usable, spread, 1.0) * usable
-            losses.append(torch.cat([errors.mean(dim=0), ratio[None]]))
+            losses.append(torch.cat([errors.mean(dim=0), relative_error(aux, target)[None]]))
         near, wide, dead = torch.stack(losses).mean(dim=0) * batch.share
         return {"rebuilt": near, "rebuilt_wide": self.wide * wide, "rebuilt_dead": self.dead * dead}
 
@@ -160,8 +143,7 @@ class CSR(Method):
     ) -> None:  # fmt: skip
         import torch
 
-        from embedkit.models.heads.sparse_code import LIVE, sparse_code_of
+        from embedkit.models.heads.sparse_code import sparse_code_of
 
         layer: Any = sparse_code_of(model)
-        active = torch.cat([self._cut(z)[0] for z in outputs.values()]).amax(dim=0) > LIVE
-        layer.stats_last_nonzero.add_(1).masked_fill_(active, 0)
+        layer.count(torch.cat([self._cut(z)[0] for z in outputs.values()]))

@@ -12,9 +12,9 @@ import numpy as np
 from embedkit.config.settings import Count, Fidelity, Positive, Template
 from embedkit.data.schema.contract import Contract
 from embedkit.data.schema.targets import target_role
-from embedkit.errors import ModelError, RecipeError
+from embedkit.errors import RecipeError
 from embedkit.methods.base import Method, Row, View, methods
-from embedkit.methods.common.prompts import in_prompts, word_ids
+from embedkit.methods.common.prompts import drawn_examples, in_prompts, label_logits, read_label_words
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -43,18 +43,14 @@ class LMSupCon(Method):
     ----------
     words : mapping
         Class -> its label word, a single token.
-    template : str
-        With ``{}`` and the mask token.
-    templates : list of str
-        Those of the views; `template` alone when not given.
+    template, templates : str, list of str
+        With ``{}`` and the mask token; `templates`, those of the views, are `template` alone when not given.
     demonstrations : bool
         Whether examples stand behind the text.
-    example_words : int
-        Words of an example at most; what is too long in the end is cut from the text.
+    rows, example_words : int
+        First training rows, from which examples are drawn; words of an example at most. The text is cut to fit.
     temperature : float
         Of SupCon.
-    rows : int
-        Training rows, the first ones, that examples are drawn from.
     fidelity : str
         "code" or "paper".
 
@@ -73,19 +69,16 @@ class LMSupCon(Method):
     def __init__(
         self, words: Mapping[str, str] | None = None, template: Template = "{} It was [MASK].",
         templates: Sequence[Template] = (), demonstrations: bool = False, example_words: Count = 40,
-        temperature: Positive = 0.07,
-        rows: Count = 10_000, fidelity: Fidelity = "code",
+        temperature: Positive = 0.07, rows: Count = 10_000, fidelity: Fidelity = "code",
     ) -> None:  # fmt: skip
         words = words or {"0": "bad", "1": "good"}
         self.classes, self.words = [str(name) for name in words], list(words.values())
         self.template, self.templates = template, list(templates) or [template]
-        self.demonstrations, self.temperature, self.fidelity = demonstrations, temperature, fidelity
-        self.example_words = example_words
-        self.turns = 2 if fidelity == "code" else 1
+        self.demonstrations, self.example_words, self.temperature = demonstrations, example_words, temperature
+        self.fidelity, self.turns = fidelity, 2 if fidelity == "code" else 1
         self.start_rows = rows if demonstrations else 0
-        self.examples: dict[str, list[str]] = {}
-        limits = {_ROLE: frozenset(self.classes)}
-        self.contract = replace(type(self).contract, limits=limits)  # type: ignore[misc]
+        self.examples: dict[str, list[str]] = {name: [] for name in self.classes}
+        self.contract = replace(type(self).contract, limits={_ROLE: frozenset(self.classes)})  # type: ignore[misc]
 
     def embedded(self, roles: frozenset[str]) -> frozenset[str]:
         return frozenset()
@@ -100,26 +93,16 @@ class LMSupCon(Method):
         return {"label": encoded("class", [row[_ROLE] for row in rows], self.classes, len(self.classes))}
 
     def adapt(self, model: Model) -> None:
-        from embedkit.formats.transformers.masked_head import masked_head
-        from embedkit.models.modules.text import TextEncoder
-
-        if not isinstance(model, TextEncoder) or model.pooling != "mask" or model.layers:
-            raise ModelError(
-                "the method reads the state of a mask token", where="model",
-                remedy="use a masked language model with model.pooling: mask and no head",
-            )  # fmt: skip
-        word_ids(model, self.words)
-        model.prompts = {**model.prompts, "label": self.template.replace("[MASK]", model.tokenizer.mask_token)}
-        model.default_prompt, model.mask_head = "label", masked_head(model)
+        read_label_words(model, self.words, self.template)
 
     def parts(self, model: Model) -> nn.ModuleDict:
         from torch import nn
 
         from embedkit import objectives
 
-        projector = nn.Sequential(nn.Linear(model.training_dim, model.training_dim), nn.Tanh())
-        contrast = objectives.build({"name": "supcon", "temperature": self.temperature}, dim=model.training_dim)
-        return nn.ModuleDict({"projector": projector, "contrast": contrast})
+        dim = model.training_dim
+        contrast = objectives.build({"name": "supcon", "temperature": self.temperature}, dim=dim)
+        return nn.ModuleDict({"projector": nn.Sequential(nn.Linear(dim, dim), nn.Tanh()), "contrast": contrast})
 
     def start(self, model: Model, parts: nn.ModuleDict, rows: Sequence[Row]) -> None:
         self.examples = {name: [row["anchor"] for row in rows if row[_ROLE] == name] for name in self.classes}
@@ -127,23 +110,13 @@ class LMSupCon(Method):
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         texts: dict[str, list[str]] = {"anchor": [], "second": [], **({"first": []} if self.demonstrations else {})}
         for i, row in enumerate(rows):
-            draws = random(i)
+            draws, text = random(i), row["anchor"]
             for name, prompts in texts.items():
                 number = int(draws.integers(len(self.templates)))
                 template = self.template if name == "anchor" else self.templates[number]
-                examples = self._examples(row["anchor"], draws) if self.demonstrations else []
-                prompts.append(json.dumps([row["anchor"], template, examples]))
+                examples = drawn_examples(text, self.examples, self.words, draws, self.example_words)
+                prompts.append(json.dumps([text, template, examples]))
         return {name: View(prompts, list(range(len(rows)))) for name, prompts in texts.items()}
-
-    def _examples(self, text: str, draws: np.random.Generator) -> list[tuple[str, str]]:
-        """One other text of each class, with the label word."""
-        examples = []
-        for name, word in zip(self.classes, self.words, strict=True):
-            others = [other for other in self.examples.get(name, ()) if other != text]
-            if others:
-                example = others[int(draws.integers(len(others)))]
-                examples.append((" ".join(example.split()[: self.example_words]), word))
-        return examples
 
     def prepare(self, model: Model, name: str, view: View) -> Inputs:
         return in_prompts(model, view)
@@ -151,12 +124,9 @@ class LMSupCon(Method):
     def embed(self, model: Any, parts: nn.ModuleDict, inputs: Any, **settings: Any) -> Tensor:
         """The state of the mask token and the logits of the label words: (n, H + C)."""
         import torch
-        import torch.nn.functional as F
 
         state = model(inputs, **settings)
-        ids = torch.tensor(word_ids(model, self.words), device=state.device)
-        words = model.encoder.get_input_embeddings().weight[ids]
-        return torch.cat([state, F.linear(model.mask_head.transform(state), words, model.mask_head.bias[ids])], dim=1)
+        return torch.cat([state, label_logits(model, state, self.words)], dim=1)
 
     def project(self, outputs: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict) -> dict[str, Tensor]:
         return {}
@@ -164,8 +134,7 @@ class LMSupCon(Method):
     def terms(
         self, outputs: dict[str, Tensor], embeddings: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict
     ) -> dict[str, Tensor]:
-        from embedkit.methods.common.head_terms import target_losses, there
-        from embedkit.methods.common.parts import own_rows
+        from embedkit.methods.common.head_terms import own_targets, target_losses, there
 
         target, count, terms = batch.targets["label"], len(self.words), {}
         if self.fidelity == "paper" or batch.turn == 0:
@@ -175,8 +144,7 @@ class LMSupCon(Method):
             label = target.where(there(target), -1 - batch.ids)
             terms["contrast"] = parts["contrast"](z, replace(batch, owner=owner, keys=keys, label=label)).loss
         if self.fidelity == "paper" or batch.turn == 1:
-            present = there(target)
-            mine = present & own_rows(batch.owner["anchor"], batch.rows)
-            losses = target_losses("class", outputs["anchor"][mine, -count:], target[mine])
-            terms["label-words"] = losses.sum() / present.sum().clamp(min=1)
+            mine, number = own_targets(target, batch.owner["anchor"], batch.rows)
+            logits = outputs["anchor"][mine, -count:]
+            terms["label-words"] = target_losses("class", logits, target[mine]).sum() / number
         return terms

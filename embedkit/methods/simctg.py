@@ -76,7 +76,7 @@ class TokenIsotropy(TokenTerm):
     they are causal where the encoder is. The paper adds it with weight 1 to the next-word loss of GPT-2; here it stands
     beside any method (``auxiliary: [{name: simctg-term, weight: 1.0}]``), with a forward pass of its own for each text
     view. A margin of 0 gives no loss unless two vectors are equal. Where an encoder's tokens are apart already
-    (`embedkit eval --suite anisotropy`), it does nothing.
+    (`embedkit eval --suite own-tokens`), it does nothing.
 
     Parameters
     ----------

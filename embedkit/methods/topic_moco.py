@@ -28,8 +28,9 @@ class TopicMoCo(Roles):
     a text are ``t = softmax(m + s e)``, e standard normal numbers of the text. The terms, means over all texts, are
     ``rebuild * -Σ_w log softmax(B t + b)_w`` over the tokens w of the text, special ones aside (ProdLDA, Srivastava
     and Sutton 2017), and ``divergence * KL(N(m, s²) || N(0, 1))``. The objective sees t; its default is the contrast
-    of sets. The saved model gives m, whose softmax are the topics of a text; B, the words of the topics, is in the
-    checkpoints (``parts.decoder.weight``), row w of it for token w.
+    of sets. Weights are fixed, not Pareto ones: objective `mgda` weighs what reads the embeddings, and the two terms
+    read words and parameters of the law. The saved model gives m, whose softmax are the topics of a text; B, the words
+    of the topics, is in the checkpoints (``parts.decoder.weight``), row w of it for token w.
 
     Parameters
     ----------

@@ -17,6 +17,7 @@ from embedkit.errors import RecipeError, UserError
 from embedkit.methods import methods
 from embedkit.methods.base import Method
 from embedkit.training import setup
+from tests.methods import toys
 from tests.training import runs
 
 SETTINGS = [(name, key) for name, cls in methods.items() for key in inspect.signature(cls).parameters]
@@ -31,12 +32,17 @@ def built(name: str, settings: dict[str, Any]) -> Method:
     return setup.build_method(RECIPE.model_copy(update={"method": Component(name=name, **settings)}))
 
 
+def state(method: Method) -> dict[str, Any]:
+    """What a method keeps; of another method that it holds, what that keeps."""
+    return {key: state(value) if isinstance(value, Method) else value for key, value in vars(method).items()}
+
+
 @pytest.mark.parametrize(("name", "key"), SETTINGS)
 def test_a_wrong_type_is_told_with_the_key(name: str, key: str) -> None:
     for build in (built, lambda name, settings: methods[name](**settings)):
         for wrong in NEVER:
             with pytest.raises(RecipeError, match=rf"^method\.{key}[.:]") as caught:
-                build(name, {key: wrong})
+                build(name, {**toys.REQUIRED.get(name, {}), key: wrong})
             assert caught.value.remedy
 
 
@@ -44,13 +50,14 @@ def test_a_wrong_type_is_told_with_the_key(name: str, key: str) -> None:
 def test_any_value_is_taken_or_refused(name: str, key: str) -> None:
     for value in PERHAPS:
         with contextlib.suppress(UserError):
-            built(name, {key: value})
+            built(name, {**toys.REQUIRED.get(name, {}), key: value})
 
 
 @pytest.mark.parametrize("name", methods)
 def test_the_default_is_a_value_that_may_be_given(name: str) -> None:
-    defaults = {key: p.default for key, p in inspect.signature(methods[name]).parameters.items()}
-    assert vars(built(name, defaults)) == vars(methods[name]())
+    needed = toys.REQUIRED.get(name, {})
+    defaults = {key: needed.get(key, p.default) for key, p in inspect.signature(methods[name]).parameters.items()}
+    assert state(built(name, defaults)) == state(methods[name](**needed))
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from embedkit.objectives.probe import Situation, trial_run
 from embedkit.objectives.registry import presets
 from embedkit.objectives.tools import small_state
 from embedkit.views.base import View, views
+from tests.methods import toys
 from tests.objectives.test_families_contract import SETTINGS
 
 NESTED = {name: SETTINGS[name] for name in ("sum", "harmonise", "mgda", "feature-transform")} | {
@@ -37,7 +38,7 @@ def config(name: str, **more: Any) -> dict[str, Any]:
 
 
 def method_of(name: str, *, ema: float | None = None) -> Method:
-    method = methods[name]()
+    method = methods[name](**toys.REQUIRED.get(name, {}))
     method.ema = ema
     return method
 
@@ -133,7 +134,7 @@ def usage(method: Method, objective: dict[str, Any], roles: frozenset[str], **mo
 def test_an_extra_of_each_sort_has_a_reader_or_is_refused(name: str) -> None:
     """Each role, guide, prompt, view and setting that a method is given beyond its needs is read, or told of."""
     method = method_of(name)
-    own = dict(method.objective or {})
+    own, needed = dict(method.objective or {}), toys.REQUIRED.get(name, {})
     outcomes: Counter[str] = Counter()
     needs_guide = bool(own) and "guide" in build(own).requires
     full = usage(method, own, method.contract.roles, optional=True, guide=needs_guide)
@@ -147,7 +148,7 @@ def test_an_extra_of_each_sort_has_a_reader_or_is_refused(name: str) -> None:
     outcomes["guide read" if reads else "guide refused"] += 1
     for chain in ({"nosuchview": ["phrases"]}, {"anchor": ["nosuchstep"]}):
         with pytest.raises(UserError):
-            usage(augmented(methods[name], chain)(), own, method.contract.roles, guide=needs_guide)
+            usage(augmented(methods[name], chain)(**needed), own, method.contract.roles, guide=needs_guide)
         outcomes["refused"] += 1
     with pytest.raises(RecipeError, match=r"method\.nosuchsetting: unknown setting"):
         check(methods[name], {"nosuchsetting": 1}, "method")
@@ -217,7 +218,7 @@ def test_every_view_is_applied_or_refused_by_every_text_method() -> None:
         for step in views:
             try:
                 cls = augmented(methods[method], {"anchor": [{"name": step, **settings.get(step, {})}]})
-                one = cls()
+                one = cls(**toys.REQUIRED.get(method, {}))
                 one.outline([Noted(_invented(one, i, one.contract.roles)) for i in range(3)], _random)
                 outcomes["applied"] += 1
             except UserError:

@@ -14,6 +14,9 @@ from tests.helpers import tiny
 
 TEXTS = ["a man is playing guitar", "the dog", "two children are running in the green park with a dog", "who sings"]
 
+REQUIRED: dict[str, dict[str, Any]] = {"graph-supcon": {"associations": "builtin:inference-train"}}
+"""Method -> the settings that it has no default for."""
+
 
 def encoder(family: str = "bert", **settings: Any) -> Any:
     """A random text encoder in float64 and training mode, without dropout."""

@@ -132,7 +132,6 @@ class HeadSettings:
         import torch
 
         from embedkit.methods.common import head_terms
-        from embedkit.methods.common.parts import own_rows
 
         if self.pair:
             u, v = (outputs[name] for name in self.views)
@@ -149,13 +148,12 @@ class HeadSettings:
                 where=f"head {self.target!r}", remedy=f"read another view: {', '.join(outputs)}",
             )  # fmt: skip
         target = batch.targets[self.target][owner]
-        present = head_terms.there(target)
-        mine = present & own_rows(owner, batch.rows)
+        mine, number = head_terms.own_targets(target, owner, batch.rows)
         if self.reverse:
             ramped = head_terms.ramp(batch.step, batch.total_steps) if self.ramp else 1.0
             x = head_terms.reverse_gradient(x, self.reverse * ramped)
         losses = head_terms.target_losses(self.kind, head(x[mine]), target[mine], self.reduction)
-        return self.weight * losses.sum() / present.sum().clamp(min=1)
+        return self.weight * losses.sum() / number
 
 
 def head_settings(config: Any, where: str) -> HeadSettings:

@@ -100,6 +100,21 @@ def there(target: Tensor) -> Tensor:
     return target >= 0 if target.ndim == 1 else ~target.isnan().any(dim=1)
 
 
+def own_targets(target: Tensor, owner: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+    """Which entries of `owner` (N,) have a target and belong to this process's `rows`; how many of all have one.
+
+    Examples
+    --------
+    >>> mine, number = own_targets(torch.tensor([2, -1, 0]), torch.tensor([0, 1, 2]), slice(0, 2))
+    >>> mine.tolist(), int(number)
+    ([True, False, False], 2)
+    """
+    from embedkit.methods.common.parts import own_rows
+
+    present = there(target)
+    return present & own_rows(owner, rows), present.sum().clamp(min=1)
+
+
 def target_losses(kind: str, logits: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """The loss (N,) of each row, all of which have a target.
 

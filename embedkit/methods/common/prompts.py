@@ -1,16 +1,18 @@
-"""Texts in templates with a mask token and filled examples behind them, another one for each text."""
+"""Texts in templates with a mask token and filled examples behind them, another one for each text; label words."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedkit.errors import RecipeError
+from embedkit.errors import ModelError, RecipeError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from embedkit.models.inputs.inputs import Inputs
     from embedkit.views.base import View
 
@@ -39,6 +41,75 @@ def word_ids(model: Any, words: Iterable[str]) -> list[int]:
                               remedy="choose a word that the vocabulary has as one token")  # fmt: skip
         ids += own
     return ids
+
+
+def read_label_words(model: Any, words: Sequence[str], template: str) -> None:
+    """Let a text encoder read texts in `template`, saved as the prompt "label", with the head for its mask token.
+
+    Raises
+    ------
+    ModelError
+        The model's vector is not the state of a mask token.
+    RecipeError
+        A word is no single token.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> model = build(load_recipe("quickstart", ["model.pooling=mask", "model.prompts={own: '{} [MASK]'}"]).model)
+    >>> read_label_words(model, ["dog"], "{} is a [MASK]")
+    >>> model.prompts["label"], model.default_prompt
+    ('{} is a [MASK]', 'label')
+    """
+    from embedkit.formats.transformers.masked_head import masked_head
+    from embedkit.models.modules.text import TextEncoder
+
+    if not isinstance(model, TextEncoder) or model.pooling != "mask" or model.layers:
+        raise ModelError("the method reads the state of a mask token", where="model",
+                         remedy="use a masked language model with model.pooling: mask and no head")  # fmt: skip
+    word_ids(model, words)
+    model.prompts = {**model.prompts, "label": template.replace("[MASK]", model.tokenizer.mask_token)}
+    model.default_prompt, model.mask_head = "label", masked_head(model)
+
+
+def label_logits(model: Any, states: Tensor, words: Sequence[str]) -> Tensor:
+    """Logits (N, C) of label words from states (N, H) of mask tokens.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> model = build(load_recipe("quickstart", ["model.pooling=mask", "model.prompts={own: '{} [MASK]'}"]).model)
+    >>> read_label_words(model, ["dog", "cat"], "{} is a [MASK]")
+    >>> label_logits(model, model(model.prepare(["it"], "label")), ["dog", "cat"]).shape
+    torch.Size([1, 2])
+    """
+    import torch
+    import torch.nn.functional as F
+
+    ids = torch.tensor(word_ids(model, words), device=states.device)
+    vectors = model.encoder.get_input_embeddings().weight[ids]
+    return F.linear(model.mask_head.transform(states), vectors, model.mask_head.bias[ids])
+
+
+def drawn_examples(
+    text: str, by_class: Mapping[str, Sequence[str]], words: Sequence[str], random: np.random.Generator, most: int
+) -> list[tuple[str, str]]:
+    """One other text of each class, its first `most` words, with the class's label word.
+
+    Examples
+    --------
+    >>> texts = {"0": ["a dull film", "so bad"], "1": ["a good one"]}
+    >>> drawn_examples("so bad", texts, ["bad", "good"], np.random.default_rng(0), most=2)
+    [('a dull', 'bad'), ('a good', 'good')]
+    """
+    examples = []
+    for texts, word in zip(by_class.values(), words, strict=True):
+        others = [other for other in texts if other != text]
+        if others:
+            examples.append((" ".join(others[int(random.integers(len(others)))].split()[:most]), word))
+    return examples
 
 
 def in_prompts(model: Any, view: View) -> Inputs:

@@ -80,6 +80,14 @@ class SparseCode(Layer):
         """Vectors (N, I) from codes (N, O)."""
         return nn.functional.linear(code, self.weight.T) + self.pre_bias
 
+    def count(self, codes: Tensor) -> None:
+        """One more step for every latent, none for those that are active in a code (N, O) of the step."""
+        self.stats_last_nonzero.add_(1).masked_fill_(codes.amax(dim=0) > LIVE, 0)
+
+    def dead(self, steps: int) -> Tensor:
+        """Mask (O,) of the latents that were in no code for more than `steps` steps."""
+        return self.stats_last_nonzero > steps
+
     def forward(self, x: Tensor) -> Tensor:
         """(N, I) -> (N, O)."""
         return largest(self.latents(x), self.k)
@@ -102,6 +110,44 @@ def largest(values: Tensor, k: int) -> Tensor:
     """
     top = values.topk(min(k, values.shape[1]), dim=1)
     return torch.zeros_like(values).scatter(1, top.indices, top.values.relu())
+
+
+def relative_error(guesses: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error divided by the variance of the targets (N, D) over the batch; 0 where they are all equal.
+
+    Examples
+    --------
+    >>> relative_error(torch.zeros(2, 1), torch.tensor([[1.0], [3.0]]))
+    tensor(5.)
+    """
+    spread = (targets - targets.mean(dim=0)).square().mean()
+    usable = spread.detach() > 0
+    return (guesses - targets).square().mean() / torch.where(usable, spread, 1.0) * usable
+
+
+def vectors_before(layer: SparseCode, model: Any, inputs: Any, frozen: bool, **settings: Any) -> Tensor:
+    """The vectors (N, I) of a model that its code `layer` reads; `frozen` without dropout and gradient, as in `encode`.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> model = build(load_recipe("quickstart").model)
+    >>> layer = SparseCode(model.dim, 4 * model.dim)
+    >>> model.dense.append(layer)
+    >>> inputs = model.prepare(["a cat"])
+    >>> vectors_before(layer, model, inputs, frozen=True).shape, model(inputs).shape
+    (torch.Size([1, 64]), torch.Size([1, 256]))
+    """
+    if not frozen:
+        with layer.aside():
+            return model(inputs, **settings)  # type: ignore[no-any-return]
+    was_training = model.training
+    try:
+        with layer.aside(), torch.no_grad():
+            return model.eval()(inputs, **settings)  # type: ignore[no-any-return]
+    finally:
+        model.train(was_training)
 
 
 def sparse_code_of(model: Any) -> SparseCode | None:
