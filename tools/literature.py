@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -115,7 +115,7 @@ def registries() -> dict[str, frozenset[str]]:
     from embedkit.views.base import views
 
     pages = [path.name for path in PAGE.parent.glob("*.md")]
-    names = {
+    names: dict[str, Iterable[str]] = {
         "recipes": recipe_names(), "methods": methods, "objectives": presets, "views": views, "commands": _COMMANDS,
         "criteria": criteria, "suites": suite_names(), "tasks": TASKS, "pages": pages,
     }  # fmt: skip

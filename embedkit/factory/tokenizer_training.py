@@ -100,7 +100,7 @@ def _characters(core: Any, texts: Sequence[str]) -> list[str]:
     The trainer gives the second kind numbers in the order of a hash table, and breaks ties by these: without a fixed
     order the same texts give another vocabulary each time.
     """
-    pieces = set()
+    pieces: set[str] = set()
     for text in texts:
         for word, _ in core.pre_tokenizer.pre_tokenize_str(core.normalizer.normalize_str(text)):
             pieces.update((word[0], *(f"##{character}" for character in word[1:])))

@@ -131,7 +131,8 @@ def load(
     if layers is not None:
         if plan.kind != "text":
             raise ModelError(f"is a {plan.kind} model", where=str(name_or_path), remedy="leave layers out")
-        model = model.with_layers(layers)
+        text: Any = model
+        model = text.with_layers(layers)
     if layers is None and pooling is None:  # with others the vectors are not those that the heads were trained on
         model.classifiers = read_classifiers(root)
     for name in (name for name in _ATTRIBUTES if name in others):

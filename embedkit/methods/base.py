@@ -168,9 +168,9 @@ class Method:
         return model.training_dim
 
     start_rows: int = 0
-    """How many training rows, the first ones, `start` looks at."""
+    """How many training rows, the first ones, `learn_start` looks at."""
 
-    def start(self, model: Model, parts: nn.ModuleDict, rows: Sequence[Row]) -> None:
+    def learn_start(self, model: Model, parts: nn.ModuleDict, rows: Sequence[Row]) -> None:
         """Set what parts start with from some rows, before the first step; called where `start_rows` is not 0, with a
         model that is on its device and adapted. Processes take over the result of the first."""
 

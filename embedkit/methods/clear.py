@@ -72,5 +72,6 @@ class CLEAR(Views):
         vocabulary = {} if tokenizer is None else tokenizer.get_vocab()
         deletes = {self.first, self.second} & {"word-deletion", "span-deletion"}
         if deletes and self.marker not in vocabulary and hasattr(model, "add_tokens"):
+            text: Any = model
             mask = tokenizer.mask_token_id
-            model.add_tokens([self.marker], [tokenizer.unk_token_id if mask is None else mask])
+            text.add_tokens([self.marker], [tokenizer.unk_token_id if mask is None else mask])

@@ -75,7 +75,7 @@ class DeepClusters(Method):
         centres.register_parameter("weight", nn.Parameter(torch.randn(self.clusters, model.training_dim)))
         return nn.ModuleDict({"centres": centres})
 
-    def start(self, model: Model, parts: nn.ModuleDict, rows: Sequence[Row]) -> None:
+    def learn_start(self, model: Model, parts: nn.ModuleDict, rows: Sequence[Row]) -> None:
         import torch
 
         vectors = model.encode([row["anchor"] for row in rows], normalize=False)
@@ -99,8 +99,9 @@ class DeepClusters(Method):
     ) -> dict[str, Tensor]:
         from embedkit.methods.common.parts import own_rows
 
-        z, centres = outputs[self.view], parts["centres"].weight
-        log_q = self.log_shares(z, centres)
+        centres: Any = parts["centres"]
+        z = outputs[self.view]
+        log_q = self.log_shares(z, centres.weight)
         sharp = 2 * log_q.detach() - log_q.detach().logsumexp(dim=0)
         log_p = sharp.log_softmax(dim=1)
         mine = own_rows(batch.owner[self.view], batch.rows)

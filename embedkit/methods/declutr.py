@@ -115,7 +115,7 @@ class DeCLUTR(Method):
                 f"the document has {len(offsets)} tokens, {self.anchors} anchors of up to {self.most} need {needed}",
                 where=f"document {text[:60]!r}", remedy="leave short documents out, or lower method.most",
             )  # fmt: skip
-        limits = {"least": self.least, "most": self.most}
+        limits: Any = {"least": self.least, "most": self.most}
         anchors = anchor_spans(len(offsets), random, anchors=self.anchors, **limits)
         around = [positive_span(len(offsets), a, random, **limits) for a in anchors for _ in range(self.positives)]
         cuts = {"anchor": anchors, "positive": around}

@@ -124,7 +124,8 @@ class DenoSent(Method):
         with torch.no_grad():
             states = embedded(model.encoder, ordered)  # (T, H)
         states = parts["noise"](states)
-        for layer in parts["decoder"]:  # type: ignore[union-attr]
+        layers: Any = parts["decoder"]
+        for layer in layers:
             states = layer(states, memory, plan)
         words = model.encoder.get_input_embeddings().weight
         loss = token_loss(parts["head"], words, states, ordered.ids)

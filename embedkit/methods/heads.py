@@ -101,13 +101,15 @@ class Heads(Method):
     def parts(self, model: Model) -> nn.ModuleDict:
         from torch import nn
 
-        facts = self.facts or {head.target: head.resolved(None) for head in self.heads}
+        facts = dict(self.facts) or {head.target: head.resolved(None) for head in self.heads}
         return nn.ModuleDict({h.target: h.module(model.training_dim, facts[h.target]) for h in self.heads})
 
     def keep(self, model: Model, parts: nn.ModuleDict) -> None:
         from embedkit.models.heads.classifier import kept
 
-        model.classifiers |= {head.target: kept(parts[head.target]) for head in self.heads if head.keep}
+        heads: Any = parts
+        own = {head.target: kept(heads[head.target]) for head in self.heads if head.keep}
+        model.classifiers = {**model.classifiers, **own}
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         if self.image:

@@ -104,7 +104,7 @@ class LMSupCon(Method):
         contrast = objectives.build({"name": "supcon", "temperature": self.temperature}, dim=dim)
         return nn.ModuleDict({"projector": nn.Sequential(nn.Linear(dim, dim), nn.Tanh()), "contrast": contrast})
 
-    def start(self, model: Model, parts: nn.ModuleDict, rows: Sequence[Row]) -> None:
+    def learn_start(self, model: Model, parts: nn.ModuleDict, rows: Sequence[Row]) -> None:
         self.examples = {name: [row["anchor"] for row in rows if row[_ROLE] == name] for name in self.classes}
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:

@@ -73,8 +73,8 @@ class SCCL(Views):
         projector = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, self.size))
         return nn.ModuleDict({"projector": projector, **self.dec.parts(model)})
 
-    def start(self, model: Model, parts: nn.ModuleDict, rows: Sequence[Row]) -> None:
-        self.dec.start(model, parts, rows)
+    def learn_start(self, model: Model, parts: nn.ModuleDict, rows: Sequence[Row]) -> None:
+        self.dec.learn_start(model, parts, rows)
 
     def project(self, outputs: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict) -> dict[str, Tensor]:
         return {name: parts["projector"](z) for name, z in super().project(outputs, batch, parts).items()}

@@ -330,7 +330,7 @@ class Model(nn.Module, ABC):
         (1, 2)
         """
         name = next(iter(self.classifiers)) if target is None and len(self.classifiers) == 1 else target
-        if name not in self.classifiers:
+        if name is None or name not in self.classifiers:
             what = f"no head for {target!r} is kept" if target else "several heads are kept, name one as target"
             remedy = nearest(str(target), list(self.classifiers))
             raise ModelError(what if self.classifiers else "no head is kept with the model",

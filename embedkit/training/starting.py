@@ -39,7 +39,7 @@ def start(
     first = first[: method.start_rows]
     say(f"the parts of the method start from {len(first):,} rows")
     was_training = model.training
-    method.start(model.to(world.device).eval(), parts, first)
+    method.learn_start(model.to(world.device).eval(), parts, first)
     model.train(was_training)
     for tensor in [*parts.parameters(), *parts.buffers()]:
         mine = tensor.detach().to(world.device)[None]

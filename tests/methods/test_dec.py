@@ -62,7 +62,7 @@ def test_centres_start_as_those_of_k_means() -> None:
     method = DeepClusters(2)
     parts = method.parts(model)
     rows = [{"anchor": text} for text in ["a red cat", "a red cat near", "the old river", "the old river song"]]
-    method.start(model, parts, rows)
+    method.learn_start(model, parts, rows)
     z = model.encode([row["anchor"] for row in rows], normalize=False).astype(np.float64)
     best = min(  # of all ways to part four vectors in two sets
         (sum(((z[s] - z[s].mean(0)) ** 2).sum() for s in sets), [z[s].mean(0) for s in sets])

@@ -39,7 +39,7 @@ def random(row: int) -> np.random.Generator:
 
 def test_views_hold_a_drawn_template_and_an_example_of_each_class_but_the_text_itself() -> None:
     method, model = made(demonstrations=True, templates=["{} so [MASK]", "[MASK] as {}"])
-    method.start(model, method.parts(model), ROWS)
+    method.learn_start(model, method.parts(model), ROWS)
     assert method.examples == {"0": [toys.TEXTS[0], toys.TEXTS[3]], "1": [toys.TEXTS[2]]}
     views = method.views(ROWS * 10, random)
     assert list(views) == ["anchor", "second", "first"]

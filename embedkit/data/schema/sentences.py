@@ -154,7 +154,7 @@ def documents_guess(binding: Binding, split: bool, where: str) -> list[Guess]:
     return guesses
 
 
-def check_count(rows: Any, limits: Mapping[str, tuple[float, float]], where: str) -> BadRow | None:
+def check_count(rows: Any, limits: Mapping[str, Any], where: str) -> BadRow | None:
     """The fault of a document with fewer sentences than ``limits["sentences"]`` allows.
 
     Examples

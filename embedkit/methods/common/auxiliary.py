@@ -138,11 +138,11 @@ class WithAuxiliaries(Method):
     def start_rows(self) -> int:  # type: ignore[override]
         return max(method.start_rows for method in (self.main, *(auxiliary.method for auxiliary in self.beside_main)))
 
-    def start(self, model: Model, parts: nn.ModuleDict, rows: Sequence[Row]) -> None:
+    def learn_start(self, model: Model, parts: nn.ModuleDict, rows: Sequence[Row]) -> None:
         own = [("main", self.main), *((auxiliary.name, auxiliary.method) for auxiliary in self.beside_main)]
         for name, method in own:
             if method.start_rows:
-                method.start(model, parts[name], rows[: method.start_rows])  # type: ignore[arg-type]
+                method.learn_start(model, parts[name], rows[: method.start_rows])  # type: ignore[arg-type]
 
     def keep(self, model: Model, parts: nn.ModuleDict) -> None:
         self.main.keep(model, parts["main"])  # type: ignore[arg-type]
@@ -243,4 +243,5 @@ class WithAuxiliaries(Method):
 
     def _batch(self, batch: ObjectiveBatch, auxiliary: Auxiliary) -> ObjectiveBatch:
         kinds = {name: getattr(batch, name) for name in ("owner", "keys", "lengths", "places", "targets")}
-        return replace(batch, **{name: self._own(kind, auxiliary) for name, kind in kinds.items()})
+        own: dict[str, Any] = {name: self._own(kind, auxiliary) for name, kind in kinds.items()}
+        return replace(batch, **own)

@@ -143,8 +143,9 @@ class CausalDecoder(nn.Module):
             for _ in range(config.num_hidden_layers)
         )  # fmt: skip
         for layer in (layer for block in self.cross for layer in (block.value, block.output)):
-            nn.init.normal_(layer.weight, std=config.initializer_range)  # type: ignore[arg-type]
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+            assert isinstance(layer, nn.Linear)
+            nn.init.normal_(layer.weight, std=config.initializer_range)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, encoder: Any, ordered: Inputs, memory: Tensor, plan: Plan) -> Tensor:
         """Token vectors (T, H) of texts in the order of the plan, from their vectors (N, M) in the same order."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -226,7 +226,7 @@ def _labels(rows: Sequence[Any], places: Sequence[int]) -> dict[str, Tensor]:
     if rows and "score" in rows[0]:
         scores = [math.nan if row["score"] is None else row["score"] for row in rows]
         labels["score"] = torch.tensor(scores, dtype=torch.float32)
-    numbers = {"label": int, "group": _number, "document_id": _number, "position": int}
+    numbers: dict[str, Callable[[Any], int]] = {"label": int, "group": _number, "document_id": _number, "position": int}
     for name, number in numbers.items():
         if rows and name in rows[0]:
             own = [-1 - i if row[name] is None else number(row[name]) for i, row in zip(places, rows, strict=True)]
