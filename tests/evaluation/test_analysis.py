@@ -23,7 +23,7 @@ from embedkit.evaluation.measures.covariance import covariance_operator
 from embedkit.evaluation.measures.probes import balanced_order, class_means, halves
 from embedkit.evaluation.tasks.analysis.tokens import token_cosines
 from embedkit.factory import build
-from tests.evaluation.toys import BagOfWords, Fixed
+from tests.evaluation.toys import BagOfWords, Fixed, write_tsv
 
 
 def table_of(vectors: np.ndarray, **columns: list[Any]) -> tuple[Fixed, dict[str, list[Any]]]:
@@ -208,6 +208,16 @@ def test_vocabulary_adds_words_that_may_be_the_answer(tmp_path: Path) -> None:
     assert evaluate(Fixed(vectors), "own-analogies", table, settings=settings, resamples=0).main == 0.0
 
 
+def test_columns_name_the_words_of_an_analogy() -> None:
+    table = {"x": ["man"], "y": ["king"], "c": ["woman"], "z": ["queen"], "what": ["gender"]}
+    vectors = {"man": [1, 0], "king": [1, 1], "woman": [-1, 0], "queen": [-1, 1]}
+    settings = {"columns": {"x": "a", "y": "b", "z": "d", "what": "relation"}}
+    task = evaluate(Fixed(vectors), "own-analogies", table, settings=settings, resamples=0).tasks["data"]
+    assert task.score == 100.0 and "gender" in json.dumps(task.details)
+    with pytest.raises(EmbedkitError, match="no column 'w'"):
+        open_suite("own-analogies", table, settings={"columns": {"w": "a"}})
+
+
 def test_pairing_consistency_is_the_mean_auroc_over_shuffles() -> None:
     rng = np.random.default_rng(7)
     first = rng.standard_normal((6, 4))
@@ -321,6 +331,20 @@ def test_bad_data_is_one_line(suite: str, data: dict[str, Any], settings: dict[s
     with pytest.raises(EmbedkitError, match=words.replace("(", r"\(")) as caught:
         open_suite(suite, data, settings=settings)
     assert "\n" not in str(caught.value)
+
+
+def test_shots_and_neighbours_without_a_test_split_are_noted() -> None:
+    data = {"text": ["a", "b"] * 6, "label": [0, 1] * 6}
+    for settings, names in (({"shots": [2], "neighbours": 3}, ["shots", "neighbours"]), ({}, [])):
+        notes = open_suite("own-classification", data, settings=settings).tasks[0].notes
+        idle = [note for note in notes if note.endswith("nothing, without a training split and a test split")]
+        assert idle == [f"data: {name}: nothing, without a training split and a test split" for name in names]
+
+
+def test_the_protocol_of_known_data_is_not_chosen_by_itself(tmp_path: Path) -> None:
+    write_tsv(tmp_path / "trec.tsv", ("text", "label", "split"), [("a", 0, "train"), ("b", 1, "test")])
+    with pytest.raises(EmbedkitError, match=r"task trec: settings.protocol: protocol auto is for own data"):
+        open_suite("transfer", tmp_path, ["trec"], settings={"protocol": "auto"})
 
 
 @pytest.mark.parametrize("suite", ["own-head", "own-tokens"])

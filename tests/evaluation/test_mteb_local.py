@@ -12,8 +12,10 @@ import pytest
 
 pytest.importorskip("mteb")
 
+from embedkit.config.recipe_io import load_recipe
 from embedkit.errors import UserError
-from embedkit.evaluation import evaluate, metric_names
+from embedkit.evaluation import evaluate, metric_names, open_suite
+from embedkit.factory import build
 from tests.evaluation.test_images import TwoTowers, _captions, _png, _write
 from tests.evaluation.test_retrieval import collection
 from tests.evaluation.toys import BagOfWords, sentences, sts_folder, write_tsv
@@ -80,6 +82,18 @@ def test_pairs_and_single_splits_are_refused(tmp_path: Path) -> None:
         evaluate(BagOfWords(), "mteb:geometry/stsb", tmp_path)
     with pytest.raises(UserError, match="no evaluation suite named 'stss'"):
         evaluate(BagOfWords(), "mteb:stss", tmp_path)
+
+
+def test_what_mteb_has_not_is_refused_where_its_base_class_is_known(tmp_path: Path) -> None:
+    data = {"text": ["a cat", "a dog"] * 8, "label": [0, 1] * 8, "split": ["train"] * 8 + ["test"] * 8}
+    with pytest.raises(UserError, match="task data: mteb has no task like 'head'") as caught:
+        evaluate(BagOfWords(), "mteb:own-head", data)
+    assert "head" not in str(caught.value).partition("kinds: ")[2]
+    build(load_recipe("quickstart", smoke=True).model).save(tmp_path / "old")
+    pairs = {"query": ["a", "b"], "positive": ["c", "d"]}
+    task = open_suite("own-compatibility", pairs, settings={"old": str(tmp_path / "old")}).tasks[0]
+    with pytest.raises(UserError, match="mteb has no task like 'compatibility'"):
+        task.as_mteb()
 
 
 def test_image_text_both_ways_with_several_captions(tmp_path: Path) -> None:

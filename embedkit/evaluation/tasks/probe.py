@@ -95,6 +95,9 @@ class ProbeTask(Task):
         super().__init__(config, opening)
         data = self._own(opening.data) if config.own and isinstance(opening.data, Table) else opening.data
         s = self.settings
+        if s.protocol == "auto":
+            raise UserError("protocol auto is for own data", where=f"task {self.name}: settings.protocol",
+                            remedy="choose nested, folds or dev")  # fmt: skip
         if s.fidelity == "scikit-learn" or s.protocol != "dev":  # folds are its, too
             need("scikit-learn", "eval", "a classification probe", module="sklearn")
         own_name = config.in_file(opening.split)
@@ -114,12 +117,16 @@ class ProbeTask(Task):
         self._check_extras()
 
     def _check_extras(self) -> None:
-        """Refuse what needs a test set where there is none, and a curve with too few rows."""
+        """Refuse or note what needs a test set where there is none; refuse a curve with too few rows."""
         s = self.settings
         extras = [key for key in ("curve", "mean_classifier") if getattr(s, key)]
-        if extras and (s.protocol == "nested" or self.split == "dev"):
-            raise UserError(f"{extras[0]} needs a training split and a test split", where=f"task {self.name}",
-                            remedy="give the rows a column split with train and test")  # fmt: skip
+        if s.protocol == "nested" or self.split == "dev":
+            if extras:
+                raise UserError(f"{extras[0]} needs a training split and a test split", where=f"task {self.name}",
+                                remedy="give the rows a column split with train and test")  # fmt: skip
+            idle = [key for key in ("shots", "neighbours") if getattr(s, key)]
+            self.notes += [f"{self.name}: {key}: nothing, without a training split and a test split" for key in idle]
+            return
         least = min((self._count(size) for size in s.curve), default=len(self.classes))
         if least < len(self.classes):
             raise UserError(f"a curve of {least} rows has fewer than the {len(self.classes)} classes",
