@@ -65,7 +65,9 @@ class GraphSupCon(TokenTerm):
         from embedkit.methods.common.parts import Frozen
 
         shares = class_shares(self.associations, model, self.smoothing)
-        return nn.ModuleDict({"shares": Frozen(nn.Embedding.from_pretrained(torch.from_numpy(shares).float()))})
+        words, classes = shares.shape
+        table = nn.Embedding(words, classes, _weight=torch.from_numpy(shares).float())
+        return nn.ModuleDict({"shares": Frozen(table)})
 
     def embed(self, model: Any, parts: nn.ModuleDict, inputs: Any, **settings: Any) -> Tensor:
         """Of each text the states of its drawn tokens and their p_t, zeros where it has fewer: (n, tokens (H + C))."""
