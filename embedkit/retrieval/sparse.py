@@ -106,7 +106,7 @@ def write_sparse(folder: Path, blocks: Iterable[Array]) -> float:
         data.append(values)
         places.append(columns.astype(np.int32))
         sizes.append(np.bincount(rows, minlength=len(block)))
-    arrays = np.concatenate(data), np.concatenate(places), np.cumsum(np.concatenate(sizes))
+    arrays: tuple[Array, ...] = np.concatenate(data), np.concatenate(places), np.cumsum(np.concatenate(sizes))
     for name, array in zip(NAMES, arrays, strict=True):
         np.save(folder / name, array)
     return largest
