@@ -29,7 +29,8 @@ from tests.methods import toys
 from tests.objectives.test_families_contract import SETTINGS
 
 NESTED = {name: SETTINGS[name] for name in ("sum", "harmonise", "mgda", "feature-transform")} | {
-    "matryoshka": {"objective": "clip", "dims": [16, 8]}
+    "matryoshka": {"objective": "clip", "dims": [16, 8]},
+    "set-contrast": {"size": 2},  # seven rows hold one set of the default size, which is compared with none
 }
 
 

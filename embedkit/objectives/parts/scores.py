@@ -368,6 +368,7 @@ class RestMean(Score):
             [0.5000, 0.5000, 0.0000]])
     """
 
+    requires = frozenset({"anchor", "positive"})
     cosine = False
     symmetric = False
 
