@@ -50,8 +50,6 @@ class Work(BaseModel):
     what: str
     evidence: str
     missing: str = ""
-    awaits: list[str] = []
-    then: str = ""
     recipes: list[str] = []
     methods: list[str] = []
     objectives: list[str] = []
@@ -67,13 +65,6 @@ class Work(BaseModel):
         for kind in NOUNS:
             for name in getattr(self, kind):
                 yield kind, name
-
-    def arrived(self) -> Work:
-        """The work as it stands with those of the recipes to come that are there."""
-        there = [name for name in self.awaits if name in registries()["recipes"]]
-        if not there:
-            return self
-        return self.model_copy(update={"recipes": [*self.recipes, *there], "missing": self.then})
 
     @property
     def status(self) -> str:
@@ -94,8 +85,8 @@ class Literature(BaseModel):
 
     @property
     def recipes(self) -> set[str]:
-        """Names of recipes that are in the table, those to come included."""
-        return {name for work in self.works for name in [*work.recipes, *work.awaits]}
+        """Names of recipes that are in the table."""
+        return {name for work in self.works for name in work.recipes}
 
 
 def literature() -> Literature:
@@ -132,7 +123,7 @@ def faults(table: Literature) -> list[str]:
         ]
         words += [f"{where}: no group {work.group!r}"] if work.group not in table.groups else []
         words += [f"{where}: no evidence {work.evidence!r}"] if work.evidence not in table.evidence else []
-        if not work.missing and not any(work.names()) and not work.awaits:
+        if not work.missing and not any(work.names()):
             words.append(f"{where}: it names nothing that runs it, and nothing that is missing")
     return words
 
@@ -149,7 +140,7 @@ def without_row(table: Literature, recipes: list[str]) -> list[str]:
 
 
 def page(table: Literature) -> str:
-    """The page as Markdown, recipes to come as they stand in the table; `current` has those that are there."""
+    """The page as Markdown."""
     counts = Counter(work.status for work in table.works)
     total = ", ".join(f"{counts[status]} {words}" for status, words in (("runs", "run"), ("in part", "run in part"),
                                                                         ("not yet", "do not run yet")))  # fmt: skip
@@ -159,11 +150,6 @@ def page(table: Literature) -> str:
         rows = [_row(work) for work in table.works if work.group == group]
         parts.append("\n".join([f"## {title}\n", _ROW, *rows]) + "\n")
     return "\n".join(parts)
-
-
-def current(table: Literature) -> Literature:
-    """The table with the recipes that have come."""
-    return table.model_copy(update={"works": [work.arrived() for work in table.works]})
 
 
 def _row(work: Work) -> str:
@@ -185,7 +171,7 @@ def main() -> int:
     for words in wrong:
         print(words, file=sys.stderr)
     if not wrong:
-        print(page(current(table)), end="")
+        print(page(table), end="")
     return 1 if wrong else 0
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
 from embedkit.config.recipe_io import grouped_recipes
-from tools.literature import PAGE, Literature, Work, current, faults, literature, page, without_row
+from tools.literature import PAGE, Literature, Work, faults, literature, page, without_row
 
 TABLE = literature()
 
@@ -17,20 +15,7 @@ def test_every_name_of_the_table_exists() -> None:
 
 
 def test_page_is_what_the_generator_writes() -> None:
-    """Line by line; a recipe that the table waits for may come before its line is written anew."""
-    remedy = "run: python tools/regenerate.py docs/literature.md"
-    lines = PAGE.read_text(encoding="utf-8").splitlines()
-    before, after = (page(one).splitlines() for one in (TABLE, current(TABLE)))
-    assert len(lines) == len(after), remedy
-    for line, old, new in zip(lines, before, after, strict=True):
-        assert line in (old, new) or re.match(r"\d+ works: ", line), f"{line}\n{remedy}"
-
-
-def test_a_recipe_that_has_come_runs_its_work() -> None:
-    row = {"key": "x", "group": "text", "title": "X", "what": "y", "evidence": "code", "missing": "z"}
-    assert Work(**row, awaits=["no-such"]).arrived().status == "not yet"  # type: ignore[arg-type]
-    come = Work(**row, awaits=["no-such", "pairs"], then="w").arrived()  # type: ignore[arg-type]
-    assert (come.status, come.missing, come.recipes) == ("in part", "w", ["pairs"])
+    assert PAGE.read_text(encoding="utf-8") == page(TABLE), "run: python tools/regenerate.py docs/literature.md"
 
 
 def test_every_recipe_of_a_paper_stands_on_the_page() -> None:

@@ -231,7 +231,7 @@ REFUSED = [
     ("vicreg", {"variance": -1}), ("vicreg", {"target": 0}),
     ("w-mse", {"sub_batch": 4, "eps": 0}), ("w-mse", {"iterations": 0}), ("w-mse", {"eps": 1}),
     ("feature-correlation", {"scale": 0}),
-    ("byol", {"hidden": 0}), ("simsiam", {"hidden": 2.5}),
+    ("byol", {"hidden": -1}), ("simsiam", {"hidden": 2.5}),
     ("groco", {"hardest": 0}), ("groco", {"steepness": 0}),
     ("list-mle", {"lists": "all"}), ("list-mle", {"omega": 0.5}), ("list-mle", {"teacher_temperature": 0.1}),
     ("contrastive", {"margin": 0}), ("contrastive", {"threshold": 0.5}), ("online-contrastive", {"threshold": 0}),

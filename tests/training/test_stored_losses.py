@@ -158,5 +158,5 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         new = {case: runs.run(Path(folder) / case, recipe(case)).losses for case in again}
     stored |= {case: [round(x, 7) for x in values] for case, values in new.items()}
-    rows = [f" {json.dumps(case)}: {json.dumps(stored[case])}" for case in CASES]
+    rows = [f" {json.dumps(case)}: {json.dumps(stored[case])}" for case in CASES if case in stored]
     STORED.write_text("{\n" + ",\n".join(rows) + "\n}\n")

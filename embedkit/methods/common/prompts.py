@@ -81,8 +81,8 @@ def label_logits(model: Any, states: Tensor, words: Sequence[str]) -> Tensor:
     >>> from embedkit.config.recipe_io import load_recipe
     >>> from embedkit.factory import build
     >>> model = build(load_recipe("quickstart", ["model.pooling=mask", "model.prompts={own: '{} [MASK]'}"]).model)
-    >>> read_label_words(model, ["dog", "cat"], "{} is a [MASK]")
-    >>> label_logits(model, model(model.prepare(["it"], "label")), ["dog", "cat"]).shape
+    >>> read_label_words(model, ["dog", "house"], "{} is a [MASK]")
+    >>> label_logits(model, model(model.prepare(["it"], "label")), ["dog", "house"]).shape
     torch.Size([1, 2])
     """
     import torch

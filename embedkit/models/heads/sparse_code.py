@@ -134,7 +134,7 @@ def vectors_before(layer: SparseCode, model: Any, inputs: Any, frozen: bool, **s
     >>> from embedkit.factory import build
     >>> model = build(load_recipe("quickstart").model)
     >>> layer = SparseCode(model.dim, 4 * model.dim)
-    >>> model.dense.append(layer)
+    >>> _ = model.dense.append(layer)
     >>> inputs = model.prepare(["a cat"])
     >>> vectors_before(layer, model, inputs, frozen=True).shape, model(inputs).shape
     (torch.Size([1, 64]), torch.Size([1, 256]))

@@ -307,7 +307,7 @@ class Centroids(Bank):
         gap = pair_scores(problem.my_parts, row, column) - reference[row]
         terms = torch.relu(gap + self.alpha) + torch.relu(-gap - self.beta)
         width = int((right.id("cluster") != NOBODY).sum())
-        others = (width - torch.bincount(row, minlength=n)) * self.alpha  # relu(-beta) is 0
+        others = (width - torch.bincount(row, minlength=n)).to(score.dtype) * self.alpha  # relu(-beta) is 0
         return {"margin": self.margin_weight * (score.new_zeros(n).index_add(0, row, terms) + others) / width}
 
     @torch.no_grad()

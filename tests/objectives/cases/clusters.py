@@ -161,7 +161,7 @@ def ring(objective: Objective, draw: Draw) -> dict[str, np.ndarray]:
     order = rng.permutation(count)
     partner = np.empty(count, int)
     for place, j in enumerate(order):
-        partner[j] = order[place - 1]
+        partner[j] = order[(place + 1) % count]
     return {"partner": partner, "share": rng.beta(1.6, 1.6, size=(count, 1))[:, 0]}
 
 

@@ -52,7 +52,7 @@ def vicreg_guide(x: Arrays, fixed: Arrays, facts: Facts) -> float:
 
 
 def corinfomax(inv: float, cov: float, keep: float, eps: float, guide: bool = False):
-    """Oracle of CorInfoMax; state from the history."""
+    """Oracle of CorInfoMax; state from the history, without gradient, from one pair of a step to the next too."""
 
     def loss(x: Arrays, fixed: Arrays, facts: Facts) -> float:
         dim = x["anchor"].shape[1]
@@ -65,8 +65,13 @@ def corinfomax(inv: float, cov: float, keep: float, eps: float, guide: bool = Fa
             else:
                 pairs = [(past["anchor"], past["positive"])]
             oracle.corinfomax(pairs, state, keep, eps)
-        i, s = oracle.corinfomax(crossed(x, facts) if guide else [(x["anchor"], x["positive"])], state, keep, eps)
-        return inv * i + cov * s
+        total = 0.0
+        for place in range(2 if guide else 1):
+            own, still = (crossed(z, facts)[place] if guide else (z["anchor"], z["positive"]) for z in (x, fixed))
+            i, s = oracle.corinfomax([own], list(state), keep, eps)
+            oracle.corinfomax([still], state, keep, eps)
+            total += inv * i + cov * s
+        return total
 
     return loss
 
