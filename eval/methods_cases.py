@@ -92,6 +92,12 @@ CASES: dict[str, Case] = {
         "clear", overrides=("model.config=null", "model.tokenizer=null"), units=12,
         note="from the backbone, not from scratch; constants from memory of the paper",
     ),
+    "tsdae": Case("tsdae", units=6, note="a text and its decoder"),
+    "denosent": Case(
+        "denosent", data="paraphrases", overrides=("method.layers=2", "method.inner=512", "train.warmup=0"),
+        units=9, tokens=7, note="two decoder layers; pairs: aligned Wikipedia sentences",
+    ),
+    "contrastive-tension": Case("contrastive-tension"),
     "simcse-sup": Case("simcse-sup", data="triplets", units=9),
     "promptbert-sup": Case("promptbert-sup", data="triplets", units=9, tokens=9),
     "promcse-sup": Case(

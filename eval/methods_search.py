@@ -5,7 +5,8 @@
 Every method of the table has three runs of STEPS steps to choose its learning rate; here the same number of steps is
 spent as twelve runs of a quarter. The start is unsupervised SimCSE; one setting after another of `COORDINATES` is
 tried (pooling, views, kernel, auxiliary, rate), and kept when STS-B dev is higher. OUT/search.jsonl has a line for each
-trial (one that is there is not run again), OUT/search.json what was found: the method "searched" of the table.
+trial (one that is there is not run again), OUT/search.json what is kept so far: the method "searched" of the table. A
+search that is stopped early has found something with a smaller budget; `trials` there says how many there were.
 """
 
 from __future__ import annotations
@@ -37,18 +38,18 @@ START: Setting = {
 
 COORDINATES: list[tuple[str, Setting]] = [
     ("mean pooling, no head", {"model.pooling": "mean", "model.head": None}),
-    ("word repetition", {"method.positive": [{"name": "word-repetition", "rate": 0.32}]}),
-    ("word deletion", {"method.positive": [{"name": "word-deletion", "rate": 0.2}]}),
     ("cut features and shuffled positions", {
         "method.anchor": [{"name": "feature-cutoff", "rate": 0.2}], "method.positive": [{"name": "token-shuffle"}]}),
+    ("rate x 3", {"rate": 1e-3}),
+    ("word repetition", {"method.positive": [{"name": "word-repetition", "rate": 0.32}]}),
+    ("word deletion", {"method.positive": [{"name": "word-deletion", "rate": 0.2}]}),
+    ("decoupled", {"objective": {"name": "dcl", "temperature": 0.05}}),
+    ("hard negatives weigh more", {"objective": {"name": "hn-nce", "temperature": 0.05, "beta": 0.25}}),
+    ("more dropout", {"model.dropout": 0.2}),
     ("cut tokens", {"method.anchor": [{"name": "token-cutoff", "rate": 0.15}],
                     "method.positive": [{"name": "token-cutoff", "rate": 0.15}]}),
-    ("more dropout", {"model.dropout": 0.2}),
-    ("hard negatives weigh more", {"objective": {"name": "hn-nce", "temperature": 0.05, "beta": 0.25}}),
-    ("decoupled", {"objective": {"name": "dcl", "temperature": 0.05}}),
     ("higher temperature", {"objective": {"name": "infonce", "temperature": 0.1}}),
     ("masked words beside", {"auxiliary": [{"name": "mlm", "tied": False, "weight": 0.1}]}),
-    ("rate x 3", {"rate": 1e-3}),
 ]  # fmt: skip
 
 
@@ -67,9 +68,12 @@ def dev_of(setting: Setting, options: argparse.Namespace) -> float:
     from embedkit.training import train
 
     short = argparse.Namespace(**{**vars(options), "steps": options.steps // SHARE})
-    changes = overrides_of(Case("views", overrides=overrides(setting)), setting["rate"], 0, short)
+    own = (*overrides(setting), f"evaluation.every={short.steps}")
+    changes = overrides_of(Case("views", overrides=own), setting["rate"], 0, short)
     with tempfile.TemporaryDirectory() as folder:
         result = train("views", changes, output=f"{folder}/run", progress=progress_of(Clock(), "trial"))
+    if result.steps < short.steps:
+        raise SystemExit(f"stopped at step {result.steps} of a trial; the same command runs that trial again")
     return float(result.best["value"])
 
 
@@ -94,9 +98,9 @@ def search(options: argparse.Namespace) -> Setting:
         if taken:
             kept, best = setting, row["dev"]
             names.append(name)
-    note = " + ".join(names)
-    found = {"rate": kept["rate"], "overrides": overrides(kept), "units": units(kept), "note": note, "dev": best}
-    (out / "search.json").write_text(json.dumps(found, indent=1) + "\n")
+        found = {"rate": kept["rate"], "overrides": overrides(kept), "units": units(kept), "note": " + ".join(names),
+                 "dev": best, "trials": number + 1}  # fmt: skip
+        (out / "search.json").write_text(json.dumps(found, indent=1) + "\n")
     return kept
 
 

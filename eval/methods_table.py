@@ -185,6 +185,7 @@ def markdown(entries: list[dict[str, Any]], options: argparse.Namespace) -> str:
         spread = "" if entry["avg_deviation"] is None else f" ± {entry['avg_deviation']:.2f}"
         over = None if base is None or entry["avg"] is None else entry["avg"] - base
         versus = entry.get("versus")
+        over = over if versus is None else versus["difference"]  # of the seeds that both have
         limits, p = ("", "") if versus is None else (
             f"[{versus['interval'][0]:+.2f}, {versus['interval'][1]:+.2f}]", f"{versus['p']:.3f}"
         )  # fmt: skip
