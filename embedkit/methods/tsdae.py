@@ -48,7 +48,7 @@ class DenoisingAutoEncoder(Method):
     >>> method = methods["tsdae"](rate=0.5)
     >>> views = method.views([{"anchor": "a small red car, near the old house"}], np.random.default_rng)
     >>> {name: view.inputs for name, view in views.items()}
-    {'anchor': ['a small red car,'], 'target': ['a small red car, near the old house']}
+    {'anchor': ['a near the old house'], 'target': ['a small red car, near the old house']}
     """
 
     paper: ClassVar[str] = "Wang et al. 2021, Findings of EMNLP, TSDAE, section 3"
