@@ -95,7 +95,7 @@ class Heads(Method):
         ):
             raise ModelError(
                 "a head to keep reads vectors that the model gives in training only", where="method.heads",
-                remedy="set model.head.train_only: false, or keep: false",
+                remedy="take train_only out of model.head, or set keep: false",
             )  # fmt: skip
 
     def parts(self, model: Model) -> nn.ModuleDict:
