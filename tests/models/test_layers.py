@@ -12,6 +12,7 @@ from torch import nn
 
 from embedkit.errors import ModelError, UserError
 from embedkit.models.heads.layers import ACTIVATIONS, Cut, Dense, Layer, LayerNorm, UnitLength, layers, new_layer
+from embedkit.models.heads.sparse_code import SparseCode
 from tests.helpers import tiny
 
 X = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
@@ -88,6 +89,7 @@ MADE: dict[str, Layer] = {
     "unit-length": UnitLength(),
     "layer-norm": LayerNorm(6),
     "cut": Cut(3),
+    "sparse-code": SparseCode(6, 8, 2),
 }
 
 

@@ -49,7 +49,7 @@ def tanh_head(model: Any) -> nn.Sequential:
     torch.Size([2, 4])
     """
     layer = nn.Linear(model.training_dim, model.training_dim)
-    config = getattr(getattr(model, "encoder", None), "config", None)
+    config = model.encoder.config if isinstance(model, TextEncoder) else None
     nn.init.normal_(layer.weight, std=getattr(config, "initializer_range", 0.02))
     nn.init.zeros_(layer.bias)
     return nn.Sequential(layer, nn.Tanh())
