@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from embedkit.evaluation.core.stats import (
     STATISTICS,
@@ -94,6 +94,7 @@ def _cases(rng: np.random.Generator) -> dict[str, dict[str, np.ndarray]]:
         "spearman/wmean": {"gold": gold, "prediction": prediction, "subset": subset, "by_size": np.ones(40)},
         "mean": {"value": prediction},
         "average_precision": {"gold": (gold > 2).astype(float), "prediction": prediction},
+        "auroc": {"gold": (gold > 2).astype(float), "prediction": prediction},
     }
 
 
@@ -103,6 +104,8 @@ def _naive(name: str, values: dict[str, np.ndarray]) -> float:
         return float(np.mean(values["value"]))
     if name == "average_precision":
         return float(average_precision_score(values["gold"], values["prediction"]))
+    if name == "auroc":
+        return float(roc_auc_score(values["gold"], values["prediction"]))
     groups = values.get("subset", np.zeros(len(values["gold"])))
     parts, sizes = [], []
     for group in np.unique(groups):
@@ -112,7 +115,7 @@ def _naive(name: str, values: dict[str, np.ndarray]) -> float:
     return float(np.average(parts, weights=sizes if "by_size" in values else None))
 
 
-@pytest.mark.parametrize("name", ["spearman", "spearman/mean", "spearman/wmean", "mean", "average_precision"])
+@pytest.mark.parametrize("name", ["spearman", "spearman/mean", "spearman/wmean", "mean", "average_precision", "auroc"])
 @pytest.mark.parametrize("seed", range(5))
 def test_weighted_statistic_equals_the_statistic_of_the_repeated_samples(name: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
