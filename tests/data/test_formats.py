@@ -71,6 +71,9 @@ WRITERS: dict[str, Callable[[list[dict[str, Any]]], bytes]] = {
 }
 """A writer of each format; a new format gets one here."""
 
+NAMED = {"documents": "sentences", "book": "anchor"}
+"""Formats that only a source's ``format`` chooses, and what they give."""
+
 TEXT_FORMATS = ("csv", "tsv", "txt", "jsonl", "json")
 FORMATS = sorted(WRITERS)
 PACK = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress,
@@ -85,7 +88,8 @@ TEXTS = [row["text"] for row in ROWS]
 
 
 def test_every_format_has_a_writer_here() -> None:
-    assert sorted(readers) == FORMATS
+    assert sorted(kind for kind, format in readers.items() if format.endings) == FORMATS
+    assert {kind for kind, format in readers.items() if not format.endings} == NAMED.keys()
 
 
 @pytest.mark.parametrize("ending", endings())
@@ -174,6 +178,20 @@ def test_every_reader_at_the_edge(write: Write, kind: str, edge: str) -> None:
     line = str(caught.value)
     assert "\n" not in line and path in line, line
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize("edge", ["empty file", "Latin-1", "UTF-16"])
+@pytest.mark.parametrize("kind", sorted(NAMED))
+def test_readers_without_an_ending_at_the_edge(write: Write, kind: str, edge: str) -> None:
+    for name, content in {f"t.txt{packed}": PACK[packed](EDGES[edge]("txt")) for packed in PACK}.items():
+        path = write(name, content)
+        with pytest.raises(UserError) as caught:
+            opened([{"path": path, "format": kind}], NAMED[kind], batch_size=1)
+        assert "\n" not in str(caught.value) and path in str(caught.value)
+    path = write("whole.txt.gz", gzip.compress(WRITERS["txt"](ROWS)))
+    rows = opened([{"path": path, "format": kind}], NAMED[kind], batch_size=1)
+    (row,) = next(rows.batches(0)).rows
+    assert row[NAMED[kind]] == (TEXTS if kind == "documents" else "".join(f"{text}\n" for text in TEXTS))
 
 
 @pytest.mark.parametrize(
