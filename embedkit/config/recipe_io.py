@@ -383,6 +383,7 @@ def check_recipe(
             )  # fmt: skip
     contents: dict[str, Any] = copied(data)
     notes = _with_new_keys(contents, where)
+    checked_stages(contents, where)
     try:
         return Recipe.model_validate(contents).with_origin(Origin(notes=tuple(notes)))
     except ValidationError as error:

@@ -10,6 +10,7 @@ import pytest
 from embedkit.config import recipe_io
 from embedkit.config.recipe_io import load_recipe
 from embedkit.config.resources import recipe_names, recipe_path
+from embedkit.config.stages import merged
 from embedkit.errors import RecipeError
 
 BASE = """
@@ -166,7 +167,7 @@ def test_a_shipped_recipe_states_only_what_differs(name: str) -> None:
     above: dict[str, Any] = {}
     for path, data in layers_of(recipe_path(name)):
         if path != recipe_path(name):
-            above = recipe_io._merged(above, data)
+            above = merged(above, data)
     for part in ("method", "objective"):  # settings of a part belong to its name, and are not inherited by another
         stated, extended = own.get(part), above.get(part)
         parts = isinstance(stated, dict) and isinstance(extended, dict)
