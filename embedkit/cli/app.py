@@ -26,6 +26,7 @@ from embedkit.cli.objectives import objectives
 from embedkit.cli.plan import plan
 from embedkit.cli.quickstart import quickstart
 from embedkit.cli.recipes import recipes
+from embedkit.cli.schema import schema
 from embedkit.cli.score import score
 from embedkit.cli.search import search
 from embedkit.cli.select import select
@@ -71,6 +72,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "methods": methods,
     "suites": suites,
     "doctor": doctor,
+    "schema": schema,
 }
 _ON_RECIPES = ("train", "plan", "validate")
 for _name, _command in _COMMANDS.items():

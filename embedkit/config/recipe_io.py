@@ -383,12 +383,13 @@ def check_recipe(
             )  # fmt: skip
     contents: dict[str, Any] = copied(data)
     notes = _with_new_keys(contents, where)
-    checked_stages(contents, where)
     try:
-        return Recipe.model_validate(contents).with_origin(Origin(notes=tuple(notes)))
+        recipe = Recipe.model_validate(contents).with_origin(Origin(notes=tuple(notes)))
     except ValidationError as error:
         what, remedy, dotted_key = wrong_key_or_value(error.errors())  # type: ignore[arg-type]
         raise RecipeError(what, where=place(dotted_key), remedy=remedy) from None
+    checked_stages(contents, where)
+    return recipe
 
 
 def _one_in_other(one: str, other: str) -> bool:

@@ -45,8 +45,15 @@ _STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=T
 
 
 @functools.cache
-def _model(target: Callable[..., Any]) -> type[BaseModel]:
-    """The named parameters of a class or function as fields."""
+def settings_model(target: Callable[..., Any]) -> type[BaseModel]:
+    """The named parameters of a class or function as the fields of a model of pydantic.
+
+    Examples
+    --------
+    >>> def crop(area: Share = 0.5): ...
+    >>> settings_model(crop).model_json_schema()["properties"]["area"]["maximum"]
+    1
+    """
     hints = get_type_hints(target.__init__ if isinstance(target, type) else target, include_extras=True)  # type: ignore[misc]
     fields: dict[str, Any] = {
         name: (hints.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
@@ -86,7 +93,7 @@ def check(
     Traceback (most recent call last):
     embedkit.errors.RecipeError: view.area: area is 2; it must be at most 1
     """
-    model = _model(target)
+    model = settings_model(target)
     for key in settings:
         if key not in model.model_fields:
             remedy = nearest(str(key), [*model.model_fields, *also])
@@ -114,7 +121,7 @@ def checked(init: Callable[..., None], where: str) -> Callable[..., None]:
     @functools.wraps(init)
     def call(*args: Any, **keywords: Any) -> None:
         values = signature.bind(*args, **keywords)
-        fields = _model(init).model_fields
+        fields = settings_model(init).model_fields
         values.arguments |= check(
             init, {key: values.arguments[key] for key in fields if key in values.arguments}, where
         )

@@ -33,3 +33,20 @@ def architecture(name: str, ours: Iterable[str] = ()) -> dict[str, Any]:
         remedy = nearest(name, [*ours, *open_clip.list_models()]) if len(name) > 3 else f"known: {', '.join(ours)}"
         raise ModelError(f"unknown size {name!r}", where="model.towers", remedy=remedy)
     return config
+
+
+def architecture_names() -> list[str]:
+    """Names of open_clip's architectures; none where it is not installed.
+
+    Examples
+    --------
+    >>> "ViT-B-32" in architecture_names()
+    True
+    """
+    from importlib.util import find_spec
+
+    if find_spec("open_clip") is None:
+        return []
+    import open_clip
+
+    return list(open_clip.list_models())

@@ -1,0 +1,181 @@
+"""``embedkit schema``: the JSON schema of recipes, for editors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+_DRAFT = "https://json-schema.org/draft/2020-12/schema"
+_OWN = {"type": "string", "pattern": ":", "description": "a part of your own, my.py:Name or package.module:Name"}
+_OF_AUXILIARY = {
+    "weight": {"type": "number", "default": 1.0, "description": "factor on the loss"},
+    "decay": {"type": "number", "default": 1.0, "description": "factor on the weight after every decay_steps"},
+    "decay_steps": {"type": "number", "default": 100.0, "minimum": 1},
+}
+
+
+def schema(
+    output: Annotated[
+        str | None, typer.Argument(metavar="[FILE]", help="File to write; standard output when not given.")
+    ] = None,
+) -> None:
+    """Write the JSON schema of recipes: an editor then completes and checks their keys.
+
+    Editors with a YAML language server read it through the first line of a recipe:
+    # yaml-language-server: $schema=recipe.schema.json
+
+    \f
+    Examples
+    --------
+    >>> from embedkit.cli.app import main
+    >>> main(["schema", "recipe.schema.json"])
+    recipe.schema.json: name it in the first line of a recipe, # yaml-language-server: $schema=recipe.schema.json
+    0
+    """
+    from embedkit.system.disk import write_durably
+
+    text = json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n"
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    write_durably(output, text.encode(), "the schema")
+    typer.echo(f"{output}: name it in the first line of a recipe, # yaml-language-server: $schema={output}")
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of recipe files, with the names and settings of all registered parts.
+
+    It allows what a file may say: a part by its name alone, one source in place of a list, and, beside ``extends``,
+    leaving out what the other recipe says. Rules between keys are not in it; `embedkit validate` knows them.
+
+    Examples
+    --------
+    >>> contents = recipe_schema()
+    >>> sorted(contents["properties"])[:4], "simcse-unsup" in contents["$defs"]["Method"]["anyOf"][0]["enum"]
+    (['auxiliary', 'data', 'description', 'evaluation'], True)
+    """
+    from embedkit.config.recipe import Recipe
+    from embedkit.config.recipe_io import GROUPS
+
+    contents = Recipe.model_json_schema()
+    sections, keys = contents["$defs"], contents["properties"]
+    for section in (contents, *sections.values()):
+        section["description"] = section.get("description", "").split("\n\n")[0]
+    for name in ("DataConfig", "Component"):  # what a recipe does not say may stand in the one that it extends
+        sections[name].pop("required")
+    required = [key for key in contents.pop("required") if key != "name"]
+    contents["$defs"] = sections = _parts() | sections
+    keys["method"] = {"$ref": "#/$defs/Method", "description": "what is done with a row"}
+    keys["objective"] |= {"anyOf": [{"$ref": "#/$defs/Objective"}, {"type": "null"}]}
+    keys["auxiliary"]["items"] = {"$ref": "#/$defs/Auxiliary"}
+    source = {"anyOf": [{"type": "string", "description": "a path"}, {"$ref": "#/$defs/SourceConfig"}]}
+    for section, key, entry in (
+        ("DataConfig", "train", source),
+        ("ModelConfig", "head", {"$ref": "#/$defs/HeadConfig"}),
+    ):
+        old = sections[section]["properties"]
+        old[key] = _one_or_more(entry) | {"description": old[key]["description"]}
+    for section, key, names in _suggestions():
+        old = sections[section]["properties"][key]
+        sections[section]["properties"][key] = old | {"anyOf": [{"enum": list(names)}, *_alternatives(old)]}
+    stage = {key: {"$ref": f"#/properties/{key}"} for key in keys if key not in ("stages", "smoke", "description")}
+    keys["stages"]["items"] = {
+        "type": "object", "properties": stage, "required": ["name"], "additionalProperties": False
+    }  # fmt: skip
+    keys["extends"] = _one_or_more({"type": "string"}) | {"description": "recipes that this one is laid over"}
+    keys["group"] = {"enum": list(GROUPS), "description": "where a shipped recipe is listed"}
+    whole = {"if": {"not": {"required": ["extends"]}}, "then": {"required": required}}
+    return {"$schema": _DRAFT, **contents, "title": "Recipe of embedkit", "required": ["name"], **whole}
+
+
+def _one_or_more(entry: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [entry, {"type": "array", "items": entry}]}
+
+
+def _alternatives(node: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a node allows; its own keys are taken out."""
+    return node.pop("anyOf") if "anyOf" in node else [{"type": node.pop("type")}]
+
+
+def _suggestions() -> Iterator[tuple[str, str, Iterable[str]]]:
+    """Section, key, and names that an editor offers there; others are allowed."""
+    from embedkit.config.resources import suite_names
+    from embedkit.data.sources.registry import readers
+    from embedkit.factory.tower_configs import IMAGE_SIZES, TEXT_SIZES
+    from embedkit.formats.open_clip.architectures import architecture_names
+    from embedkit.models.modules.poolers import poolers
+
+    yield "ImageTowerConfig", "size", [*IMAGE_SIZES, *architecture_names()]
+    yield "TextTowerConfig", "size", TEXT_SIZES
+    yield "ModelConfig", "pooling", poolers
+    yield "TextTowerConfig", "pooling", poolers
+    yield "EvaluationConfig", "suite", suite_names()
+    yield "SourceConfig", "format", ["auto", *readers]
+
+
+def _parts() -> dict[str, Any]:
+    """The definitions of methods, objectives and views: their names, and the settings of each."""
+    from embedkit.methods import methods
+    from embedkit.objectives.registry import presets
+    from embedkit.views.base import views
+
+    sections: dict[str, Any] = {}
+    by_view = {"augment": {"type": "object", "additionalProperties": {"$ref": "#/$defs/Views"}}}
+    of_methods = {name: _settings(sections, method, by_view | _views_of(method)) for name, method in methods.items()}
+    of_views = {name: _settings(sections, view, {}) for name, view in views.items()}
+    of_objectives = {
+        name: {"properties": {key: _default(value) for key, value in preset.settings.items()},
+               "description": preset.paper}
+        for name, preset in presets.items()
+    }  # fmt: skip
+    added = {name: part | {"properties": part["properties"] | _OF_AUXILIARY} for name, part in of_methods.items()}
+    view = {"$ref": "#/$defs/View"}
+    return sections | {
+        "Method": _named(of_methods), "Objective": _named(of_objectives), "Auxiliary": _named(added),
+        "View": _named(of_views), "Views": {"anyOf": [view, {"type": "array", "items": view}]},
+    }  # fmt: skip
+
+
+def _views_of(method: Any) -> dict[str, Any]:
+    """The settings of a method that are chains of views."""
+    from embedkit.methods.views import Steps
+
+    chain = {"$ref": "#/$defs/Views"}
+    found = {}
+    for name, hint in get_type_hints(method.__init__, include_extras=True).items():
+        if hint == Steps or hint == Steps | None:
+            found[name] = chain
+        elif Steps in getattr(hint, "__args__", ()):
+            found[name] = {"type": "array", "items": chain}
+    return found
+
+
+def _settings(sections: dict[str, Any], part: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a part with its first line; definitions that they need are added to `sections`."""
+    from embedkit.config.settings import settings_model
+
+    contents = settings_model(part).model_json_schema()
+    for name, section in contents.get("$defs", {}).items():
+        sections.setdefault(name, section)
+    return {"properties": contents["properties"] | known, "description": (part.__doc__ or "").strip().split("\n")[0]}
+
+
+def _default(value: Any) -> dict[str, Any]:
+    """A setting of which the default alone is known."""
+    plain = isinstance(value, dict | list | str | int | float | bool | None)
+    return {"default": value} if plain and value is not ... else {}
+
+
+def _named(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """One of `parts`: its name alone, or a mapping with its name and settings; parts of the user with any."""
+    name = {"anyOf": [{"enum": list(parts)}, _OWN]}
+    cases = [
+        {"if": {"properties": {"name": {"const": one}}, "required": ["name"]},
+         "then": {"properties": {"name": {"description": part["description"]}, **part["properties"]},
+                  "additionalProperties": False}}
+        for one, part in parts.items()
+    ]  # fmt: skip
+    return {"anyOf": [*name["anyOf"], {"type": "object", "properties": {"name": name}, "allOf": cases}]}
