@@ -41,7 +41,6 @@ app = typer.Typer(
     name="embedkit",
     help="Train, evaluate and export embeddings of sentences and images.",
     no_args_is_help=True,
-    add_completion=False,
     context_settings={"help_option_names": HELP_NAMES},
     rich_markup_mode=None,  # rich would double the time of --help
     pretty_exceptions_enable=False,
@@ -74,6 +73,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "doctor": doctor,
     "schema": schema,
 }
+_OWN_OPTIONS = ("--version", *HELP_NAMES, "--debug", "--install-completion", "--show-completion")
 _ON_RECIPES = ("train", "plan", "validate")
 for _name, _command in _COMMANDS.items():
     _class = RecipeCommand if _name in _ON_RECIPES else Command
@@ -183,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        check_command(words, _COMMANDS, ("--version", *HELP_NAMES, "--debug"))
+        check_command(words, _COMMANDS, _OWN_OPTIONS)
         code = app(args=words, prog_name="embedkit", standalone_mode=False)
         if code == INTERRUPTED:  # typer has made a code of the Ctrl-C, and says nothing
             _say("interrupted")

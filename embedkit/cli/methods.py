@@ -7,11 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
+from embedkit.cli.completion import method_words
 from embedkit.cli.output import JsonFile, check_json, console, show, table, write_json
 
 
 def methods(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one with its settings.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="Show this one with its settings.", autocompletion=method_words),
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """List the training methods, or show one.

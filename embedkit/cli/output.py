@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from embedkit.cli.completion import recipe_words, setting_words
 from embedkit.errors import COMMAND_LINE, UserError
 
 if TYPE_CHECKING:
@@ -21,9 +22,15 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings that win over the recipe: train.lr=1e-5")
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE", help="Settings that win over the recipe: train.lr=1e-5", autocompletion=setting_words
+    ),
 ]
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or a YAML file.")]
+RecipeName = Annotated[
+    str,
+    typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or a YAML file.", autocompletion=recipe_words),
+]
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or hub id.")]
 JsonFile = Annotated[
     str | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON; - is standard output.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from embedkit.cli.completion import recipe_words
 from embedkit.cli.output import JsonFile, check_json, console, write_json
 from embedkit.errors import COMMAND_LINE, UserError
 
@@ -19,7 +20,9 @@ _WIDTH = 80  # columns, where no terminal says another number
 
 
 def recipes(
-    show: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this recipe's file.")] = None,
+    show: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Print this recipe's file.", autocompletion=recipe_words)
+    ] = None,
     resolved: Annotated[
         bool, typer.Option("--resolved", help="With NAME: print every setting, also those of what the file extends.")
     ] = False,

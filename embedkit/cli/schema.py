@@ -144,23 +144,23 @@ def _views_of(method: Any) -> dict[str, Any]:
     from embedkit.methods.views import Steps
 
     chain = {"$ref": "#/$defs/Views"}
-    found = {}
+    chains = {}
     for name, hint in get_type_hints(method.__init__, include_extras=True).items():
         if hint == Steps or hint == Steps | None:
-            found[name] = chain
+            chains[name] = chain
         elif Steps in getattr(hint, "__args__", ()):
-            found[name] = {"type": "array", "items": chain}
-    return found
+            chains[name] = {"type": "array", "items": chain}
+    return chains
 
 
-def _settings(sections: dict[str, Any], part: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(sections: dict[str, Any], part: Any, special: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a part with its first line; definitions that they need are added to `sections`."""
     from embedkit.config.settings import settings_model
 
     contents = settings_model(part).model_json_schema()
     for name, section in contents.get("$defs", {}).items():
         sections.setdefault(name, section)
-    return {"properties": contents["properties"] | known, "description": (part.__doc__ or "").strip().split("\n")[0]}
+    return {"properties": contents["properties"] | special, "description": (part.__doc__ or "").strip().split("\n")[0]}
 
 
 def _default(value: Any) -> dict[str, Any]:

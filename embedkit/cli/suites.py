@@ -6,11 +6,14 @@ from typing import Annotated
 
 import typer
 
+from embedkit.cli.completion import suite_words
 from embedkit.cli.output import JsonFile, check_json, console, table, write_json
 
 
 def suites(
-    show: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this suite's file.")] = None,
+    show: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Print this suite's file.", autocompletion=suite_words)
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """List the evaluation suites, or print one: a start for a suite of your own.
