@@ -244,7 +244,7 @@ def test_patch_dropout_follows_the_seed_of_an_image(image: str) -> None:
 
 
 def test_every_patch_is_dropped_equally_often() -> None:
-    from embedkit.models.modules.patch_dropout import PatchDropout
+    from embedkit.models.modules.patches import PatchDropout
 
     drop = PatchDropout(0.75, 1)
     drop.seeds = np.arange(8000, dtype=np.uint64)

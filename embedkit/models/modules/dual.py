@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from embedkit.models.inputs.images import ImageInputs, is_image, names_image, pi
 from embedkit.models.inputs.inputs import Inputs
 from embedkit.models.inputs.preprocess import Preprocess
 from embedkit.models.modules.image_towers import ImageTower, channel_factors
+from embedkit.models.modules.patches import PatchTokens
 
 if TYPE_CHECKING:
     from embedkit.models.encode.arguments import EncodeSettings
@@ -188,6 +190,22 @@ class DualEncoder(Model):
             with self.image.drawing(inputs.data.get("seeds")):
                 return self.projection("image")(self.image(self.pixels(inputs)))
         return self.projection("text")(self.text(inputs, **settings))
+
+    def patch_tokens(
+        self, inputs: ImageInputs, cover: Tensor | None = None, filler: Tensor | None = None
+    ) -> PatchTokens:  # fmt: skip
+        """Vectors of images in the shared space, not normalised, and of their patches (N, P, W) in the tower's own.
+
+        Parameters
+        ----------
+        inputs : ImageInputs
+            What `prepare` makes of images.
+        cover, filler : Tensor, optional
+            Hidden patches (N, h w) and the mask token (W,), see `ImageTower.patch_tokens`.
+        """
+        with self.image.drawing(inputs.data.get("seeds")):
+            tokens = self.image.patch_tokens(self.pixels(inputs), cover, filler)
+        return replace(tokens, vectors=self.projection("image")(tokens.vectors))
 
     def pixels(self, inputs: ImageInputs) -> Tensor:
         """Normalised pixels (N, 3, H, W) in the type of the weights."""

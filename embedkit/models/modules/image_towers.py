@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embedkit.errors import ModelError, UserError
-from embedkit.models.modules.patch_dropout import PatchDropout
+from embedkit.models.modules.patches import PatchDropout, Patches
 from embedkit.registry import Registry, derived_from
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
-class ImageTower(nn.Module, ABC):
+class ImageTower(Patches, ABC):
     """Base class of image towers.
 
     A new tower is a file in ``embedkit/models/towers/`` with a class that `image_towers` registers.
@@ -55,8 +55,8 @@ class ImageTower(nn.Module, ABC):
     >>> tower = build_image_tower({"family": "transformers", "config": vit})
     >>> tower.dim, tower.size, tower.grid(), tower.patches
     (12, (32, 32), (2, 2), 4)
-    >>> tower(torch.zeros(2, 3, 32, 32)).shape
-    torch.Size([2, 12])
+    >>> tower(torch.zeros(2, 3, 32, 32)).shape, tower.tokens(torch.zeros(2, 3, 32, 32)).shape
+    (torch.Size([2, 12]), torch.Size([2, 4, 12]))
     """
 
     family = ""

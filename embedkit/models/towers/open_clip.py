@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from embedkit.errors import ModelError, need
 from embedkit.models.modules.image_towers import ImageTower, grid, image_towers, pair, product
-from embedkit.models.modules.patch_dropout import PatchDropout
+from embedkit.models.modules.patches import PatchDropout, recording
 
 
 @image_towers.add("open_clip")
@@ -75,9 +75,7 @@ class OpenClipTower(ImageTower):
 
     def grid(self) -> tuple[int, int]:
         """See `ImageTower`."""
-        from open_clip.model import ModifiedResNet
-
-        if isinstance(self.encoder, ModifiedResNet):
+        if self._is_resnet:
             return grid(self.size, 32)
         return pair(self.encoder.grid_size)
 
@@ -98,11 +96,43 @@ class OpenClipTower(ImageTower):
         output = self.encoder(pixels)
         return output[0] if isinstance(output, tuple) else output
 
-    def gradient_checkpointing_enable(self) -> None:
+    @property
+    def token_width(self) -> int:
         """See `ImageTower`."""
+        if self._is_resnet:
+            return int(self.encoder.layer4[-1].conv3.out_channels)
+        return int(self.encoder.conv1.out_channels)
+
+    @property
+    def prefix_tokens(self) -> int:
+        """See `ImageTower`: the class token."""
+        return 1
+
+    def features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """See `ImageTower`: a ResNet's last map; a ViT's last tokens, through the norm that the class token goes
+        through where there is one of their width."""
+        with recording(self.encoder.layer4 if self._is_resnet else self.encoder.transformer) as outputs:
+            vectors = self(pixels)
+        if self._is_resnet or self.encoder.attn_pool is not None:
+            return vectors, outputs[0]
+        return vectors, self.encoder.ln_post(outputs[0])
+
+    def patch_embedding(self) -> nn.Module:
+        """See `ImageTower`."""
+        if self._is_resnet:
+            return super().patch_embedding()
+        layer: nn.Module = self.encoder.conv1
+        return layer
+
+    @property
+    def _is_resnet(self) -> bool:
         from open_clip.model import ModifiedResNet
 
-        if isinstance(self.encoder, ModifiedResNet):
+        return isinstance(self.encoder, ModifiedResNet)
+
+    def gradient_checkpointing_enable(self) -> None:
+        """See `ImageTower`."""
+        if self._is_resnet:
             super().gradient_checkpointing_enable()
         self.encoder.set_grad_checkpointing(True)
 

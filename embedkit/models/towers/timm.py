@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from embedkit.errors import ModelError
 from embedkit.models.modules.image_towers import ImageTower, image_towers, pair
-from embedkit.models.modules.patch_dropout import PatchDropout
+from embedkit.models.modules.patches import PatchDropout
 from embedkit.models.towers.open_clip import OpenClipTower
 
 
@@ -114,3 +114,29 @@ class TimmTower(OpenClipTower):
             return False
         trunk.patch_drop = PatchDropout(rate, int(trunk.num_prefix_tokens)).train(trunk.training)
         return True
+
+    @property
+    def token_width(self) -> int:
+        """See `ImageTower`."""
+        return int(self.encoder.trunk.num_features)
+
+    @property
+    def prefix_tokens(self) -> int:
+        """See `ImageTower`: class token and registers, as the trunk counts them."""
+        return int(vars(self.encoder.trunk).get("num_prefix_tokens", 0))
+
+    def features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """See `ImageTower`: what the trunk's head reads."""
+        trunk: Any = self.encoder.trunk
+        features = trunk.forward_features(pixels)
+        vectors = self.encoder.head(trunk.forward_head(features))
+        by_place = features.dim() == 4 and vars(trunk).get("output_fmt") == "NHWC"
+        return vectors, features.permute(0, 3, 1, 2) if by_place else features
+
+    def patch_embedding(self) -> nn.Module:
+        """See `ImageTower`."""
+        embed = self._patch_embed
+        if embed is None:
+            return ImageTower.patch_embedding(self)
+        layer: nn.Module = embed
+        return layer

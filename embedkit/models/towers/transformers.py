@@ -6,11 +6,11 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from embedkit.errors import ModelError, nearest
 from embedkit.models.modules.image_towers import ImageTower, grid, image_towers, pair, product
-from embedkit.models.modules.patch_dropout import PatchDropout, drop_patches
+from embedkit.models.modules.patches import PatchDropout, drop_patches
 
 POOLINGS = ("cls", "mean", "pooler")
 RESAMPLES_ITSELF = frozenset({"dinov2", "dinov2_with_registers"})
@@ -120,11 +120,32 @@ class TransformersTower(ImageTower):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(N, 3, H, W) normalised -> (N, dim)."""
-        output = self.encoder(pixel_values=pixels)
+        return self._pooled(self.encoder(pixel_values=pixels))
+
+    def _pooled(self, output: Any) -> Tensor:
         if self.pooling == "pooler":
             return output.pooler_output
         hidden = output.last_hidden_state  # (N, prefix + patches, dim)
         return hidden[:, 0] if self.pooling == "cls" else hidden[:, self.prefix :].mean(1)
+
+    @property
+    def prefix_tokens(self) -> int:
+        """See `ImageTower`."""
+        return self.prefix
+
+    def features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """See `ImageTower`: the last hidden state; CLIP's through the norm that its class token goes through."""
+        output = self.encoder(pixel_values=pixels)
+        hidden = output.last_hidden_state
+        if self.encoder.config.model_type == "clip_vision_model":
+            hidden = self.encoder.post_layernorm(hidden)
+        return self._pooled(output), hidden
+
+    def patch_embedding(self) -> nn.Module:
+        """See `ImageTower`."""
+        inside = dict(dict(self.encoder.named_children()).get("embeddings", nn.Module()).named_children())
+        layer = inside.get("patch_embedding", inside.get("patch_embeddings"))
+        return layer if layer is not None else super().patch_embedding()
 
     def gradient_checkpointing_enable(self) -> None:
         """See `ImageTower`."""

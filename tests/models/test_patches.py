@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from embedkit.errors import ModelError
-from embedkit.models.modules.patch_dropout import PatchDropout, seeded
+from embedkit.models.modules.patches import PatchDropout, seeded
 from tests.helpers import dual
 
 pytest.importorskip("open_clip")
