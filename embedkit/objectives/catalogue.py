@@ -53,7 +53,8 @@ from a cross-encoder.
 | anchor, positive, negatives, scores | `margin-mse`, `distill-kl`, `list-mle`; `clhaif` for scores from 0 to 1 |
 | anchor, positive, score of 0 or 1 | `contrastive`, `online-contrastive` |
 | anchor, positive, score of any scale | `cosent`; `cosine-mse` from -1 to 1; `clhaif` from 0 to 1 |
-| anchor, label; method `views`, sampler by-label | `supcon`, `multi-similarity`, `circle`, `batch-hard-triplet` ... |
+| anchor, label; method `views`, sampler by-label | `supcon`, `multi-similarity`, `circle`, `fast-ap`, triplets |
+| anchor, label; any sampler | `{name: proxy-anchor, classes: 10}`, `proxy-nca`, `arcface`, `cosface`, `soft-triple` |
 
 ```yaml
 # margin-mse on what `embedkit mine` found and `embedkit score` scored

@@ -84,6 +84,18 @@ def all_views(embeddings: dict[str, Tensor]) -> list[Tensor]:
     return take(embeddings, *PAIR, *(name for name in views_of(embeddings) if name not in PAIR))
 
 
+def any_views(embeddings: dict[str, Tensor]) -> list[Tensor]:
+    """The anchors, and every other embedding with one vector per row that there is.
+
+    Examples
+    --------
+    >>> import torch
+    >>> len(any_views({"anchor": torch.eye(2)})), len(any_views({"anchor": torch.eye(2), "view4": torch.eye(2)}))
+    (1, 2)
+    """
+    return take(embeddings, *PAIR[:1], *(name for name in views_of(embeddings) if name not in PAIR[:1]))
+
+
 def guides(batch: ObjectiveBatch, *names: str, like: Tensor | None = None) -> list[Tensor]:
     """The named embeddings of the guide (a teacher, or the EMA of the encoder), without gradient.
 

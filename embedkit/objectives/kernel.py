@@ -111,6 +111,8 @@ class TableObjective(Objective):
         )
         refuse(getattr(self.target, "by", "") == "cluster" and not self.bank.clusters_rows, "target",
                "by cluster needs clusters", "use bank 'centroids'")  # fmt: skip
+        refuse(not self.target.sums_to_one and not self.reducer.any_mass, "target", f"does not go with the {reducer}",
+               "use reducer 'divergence' with form 'cross-entropy' and leak_p 0, or target 'guide'")  # fmt: skip
         refuse(self.reducer.joins and not self.prior.absent, "prior", f"does not go with the {reducer}",
                "use prior 'none'")  # fmt: skip
 

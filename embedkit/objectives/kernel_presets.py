@@ -100,6 +100,9 @@ table_preset("icon", paper="Alshammari et al., ICLR 2025 (arXiv 2504.16929)", re
              temperature=0.1, note="[M] the paper's leak is about 0.2 to 0.6")  # fmt: skip
 table_preset("soft-targets", paper="Hinton et al. 2015, on rows of the similarity matrix", target="guide",
              reducer="divergence")  # fmt: skip
+table_preset("distill-clip", paper="Ilharco et al. 2021, open_clip, DistillClipLoss", scale="learnable",
+             direction="both", target="own-and-guide", reducer="divergence", form="cross-entropy",
+             note="the sum of the contrastive and the distillation term")  # fmt: skip
 
 # Several views.
 table_preset("multi-positive", paper="Zhuo et al. 2023, ACL, WhitenedCSE, section 3.3", direction="each",

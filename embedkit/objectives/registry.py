@@ -85,7 +85,8 @@ def _adopt(name: str, part: Any) -> Preset:
 
 
 presets: Registry[Preset] = Registry(
-    "objective", "embedkit.objectives", "embedkit.objectives.losses", "embedkit.objectives.compose",
+    "objective", "embedkit.objectives", "embedkit.objectives.losses", "embedkit.objectives.losses.prototypes",
+    "embedkit.objectives.losses.statistics", "embedkit.objectives.compose",
     plugins="embedkit.objectives", adopt=_adopt,
 )  # fmt: skip
 """Every objective."""

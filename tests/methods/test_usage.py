@@ -30,6 +30,7 @@ from tests.objectives.test_families_contract import SETTINGS
 
 NESTED = {name: SETTINGS[name] for name in ("sum", "harmonise", "mgda", "feature-transform")} | {
     "matryoshka": {"objective": "clip", "dims": [16, 8]},
+    **{name: {"classes": 5} for name in ("proxy-anchor", "proxy-nca", "arcface", "cosface", "soft-triple")},
     "set-contrast": {"size": 2},  # seven rows hold one set of the default size, which is compared with none
 }
 

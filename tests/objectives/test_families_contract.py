@@ -34,6 +34,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "mgda": {"terms": PAIR_OF_TERMS},
     "feature-transform": {"objective": "clip"},
     "sct": {"size": 6},
+    **{name: {"classes": 3} for name in ("proxy-anchor", "proxy-nca", "arcface", "cosface", "soft-triple")},
 }
 FAMILIES = [name for name, preset in presets.items() if preset.family != "table"]
 # Objectives that stop a gradient, whose loss has other finite differences; their oracles hold the stopped part fixed.
@@ -219,11 +220,20 @@ def test_can_be_checked_without_sizes(name: str) -> None:
     assert objective.negatives(8, 1, 2).total >= 0
 
 
-@pytest.mark.parametrize("name", ["byol", "simsiam", "swav", "sct"])
+@pytest.mark.parametrize("name", ["byol", "simsiam", "swav", "sct", "arcface"])
 def test_without_a_size_it_cannot_be_evaluated(name: str) -> None:
     embeddings, batch = drawn()
     with pytest.raises(RecipeError, match="dim"):
         build({"name": name})(embeddings, batch)
+
+
+@pytest.mark.parametrize("name", ["proxy-anchor", "proxy-nca", "arcface", "cosface", "soft-triple"])
+def test_classes_must_be_known_and_hold_every_label(name: str) -> None:
+    with pytest.raises(RecipeError, match="classes"):
+        build(name, dim=DIM)
+    embeddings, batch = drawn(label=torch.tensor([0, 1, 2, 5, 0, 1, 2]))
+    with pytest.raises(UserError, match=r"label 5 .*3 classes.*row 3|row 3.*label 5 .*3 classes.*6"):
+        made(name)(embeddings, batch)
 
 
 REFUSED = [
@@ -252,6 +262,8 @@ REFUSED = [
     ("sum", {"terms": [{"name": "clip", "inputs": 3}]}),
     ("dclr", {"fidelity": "talk"}), ("dclr", {"noise": -1}), ("dclr", {"ascent": 1.5}), ("sg-opt", {"temperature": 0}),
     ("sct", {"size": 0}), ("sct", {"fidelity": "talk"}),
+    ("arcface", {"margin": 4.0}), ("cosface", {"scale": 0}), ("soft-triple", {"centres": 0}),
+    ("proxy-anchor", {"classes": 1}), ("proxy-anchor", {"alpha": 0}), ("fast-ap", {"bins": 0}),
     ("mgda", {"terms": PAIR_OF_TERMS[:1]}), ("mgda", {"normalize": "both"}),
     ("harmonise", {"terms": PAIR_OF_TERMS[:1]}), ("harmonise", {"scope": "epoch"}), ("harmonise", {"drop_below": 0.5}),
 ]  # fmt: skip

@@ -5,6 +5,7 @@ Within 1e-9 relative, loss and gradient, fp64. Where a peer differs from ours on
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -237,3 +238,56 @@ def test_a_batch_without_a_triplet_costs_nothing(name: str, label: list[int]) ->
     loss = build(name)(vectors, ObjectiveBatch.of(vectors, label=torch.tensor(label))).loss
     (gradient,) = torch.autograd.grad(loss, vectors["anchor"])
     assert float(loss.detach()) == 0.0 and not bool(gradient.any())
+
+
+# ---------------------------------------------------------------------------------------------- classes
+
+
+def proxied(loss: Any, settings: dict[str, Any], peer: Any, weight: str, count: int = 1) -> None:
+    """Our proxies take the values of the peer's weights; labels of one view."""
+    peer = peer.double()
+    values = peer.state_dict()[weight]
+    values = values if len(values) != 6 else values.T  # some hold them as columns
+
+    def prepare(objective: nn.Module) -> None:
+        with torch.no_grad():
+            objective.proxies.copy_(values)
+
+    config = {"name": loss, "classes": 3, **settings}
+    check(config, draw(count=1), lambda v: peer(v["anchor"], LABEL), prepare=prepare, label=LABEL)
+
+
+def test_pml_proxy_anchor(pml: Any) -> None:
+    """Same margin and alpha; both halve nothing."""
+    proxied("proxy-anchor", {}, pml.losses.ProxyAnchorLoss(3, 6, margin=0.1, alpha=32), "proxies")
+
+
+def test_pml_proxy_nca(pml: Any) -> None:
+    """It leaves the own proxy in the denominator, as ProxyNCA++ does and the paper does not: our ``own: true``."""
+    proxied("proxy-nca", {"own": True, "scale": 3.0}, pml.losses.ProxyNCALoss(3, 6, softmax_scale=3.0), "proxies")
+    with pytest.raises(AssertionError):
+        proxied("proxy-nca", {"scale": 3.0}, pml.losses.ProxyNCALoss(3, 6, softmax_scale=3.0), "proxies")
+
+
+def test_pml_arcface(pml: Any) -> None:
+    """Its margin is in degrees; its cosine is that of acos, ours of the sum of angles."""
+    peer = pml.losses.ArcFaceLoss(3, 6, margin=math.degrees(0.4), scale=10.0)
+    proxied("arcface", {"margin": 0.4, "scale": 10.0}, peer, "W")
+
+
+def test_pml_cosface(pml: Any) -> None:
+    """Same margin and scale."""
+    proxied("cosface", {"scale": 10.0}, pml.losses.CosFaceLoss(3, 6, margin=0.35, scale=10.0), "W")
+
+
+def test_pml_soft_triple(pml: Any) -> None:
+    """It has not the paper's distance of centres: our ``merge: 0``."""
+    peer = pml.losses.SoftTripleLoss(3, 6, centers_per_class=4, la=20, gamma=0.1, margin=0.01)
+    proxied("soft-triple", {"centres": 4, "merge": 0.0}, peer, "fc")
+
+
+@pytest.mark.parametrize("bins", [4, 10])
+def test_pml_fast_ap(pml: Any, bins: int) -> None:
+    """Squared distances from 0 to 4; anchors without another of their label are left out in both."""
+    peer, label = pml.losses.FastAPLoss(num_bins=bins), torch.tensor([0, 1, 0, 2, 1, 0, 3, 1])
+    check({"name": "fast-ap", "bins": bins}, draw(count=1), lambda v: peer(v["anchor"], label), label=label)

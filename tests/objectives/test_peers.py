@@ -248,6 +248,22 @@ def test_open_clip_siglip(open_clip: Any) -> None:
     )
 
 
+def test_open_clip_distillation(open_clip: Any) -> None:
+    """Its two terms added; the teacher's scale is the inverse of our teacher_temperature."""
+    vectors = draw()
+    torch.manual_seed(9)
+    guide = {name: torch.randn(8, 5, dtype=torch.float64) for name in vectors}
+    scale, teacher = torch.tensor(20.0, dtype=torch.float64), torch.tensor(50.0, dtype=torch.float64)
+    taught = [unit(guide[name]) for name in ("anchor", "positive")]
+    peer = open_clip.DistillClipLoss()
+    check(
+        {"name": "distill-clip", "temperature": 0.05, "teacher_temperature": 0.02},
+        vectors,
+        lambda v: sum(peer(unit(v["anchor"]), unit(v["positive"]), scale, *taught, teacher)),
+        guide=guide,
+    )
+
+
 @pytest.mark.parametrize("name", ["clip", "siglip"])
 def test_open_clip_gradient_of_scale_and_bias(open_clip: Any, name: str) -> None:
     """d loss / d theta = scale times d loss / d scale, which is what it differentiates by."""

@@ -1,4 +1,4 @@
-"""Order and equivariance: differentiable sorting (GroCo), likelihood of a ranking (ListMLE), Gram matrices (CARE)."""
+"""Order and equivariance: differentiable sorting (GroCo), average precision (FastAP), ListMLE, Gram matrices (CARE)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from embedkit.objectives.family import (
     PAIR,
     Family,
     all_views,
+    any_views,
     guides,
     loss_of_rows,
     other_rows,
     require_role,
+    square_distances,
     take,
     teacher_scores,
 )
@@ -126,6 +128,67 @@ class GroCo(Family):
             hardest = min(self.hardest, batch.size - 1)
             total = total + self._group_loss(positives, table.topk(hardest, dim=1).values).sum()
         return loss_of_rows({"order": total / (batch.size * len(views))})
+
+
+@objective(
+    "fast-ap", paper="Cakir et al. 2019, CVPR, Deep Metric Learning to Rank, eq. 7 to 9", family="ranking", splits=True,
+    cost="B² (D + bins)", slots="average precision of the class, from a soft histogram of squared distances",
+)  # fmt: skip
+class FastAP(Family):
+    """``1 - mean of AP``, the average precision of each vector's class when all others are sorted by their distance.
+
+    Squared distances of unit vectors fall into bins around ``0, 4 / bins, ..., 4``, each counted by its two nearest
+    bins in proportion. With h+ the histogram of the vectors of the class, H+ and H the cumulated histograms of the
+    class and of all, ``AP = sum_j h+_j H+_j / H_j / count``. Every view is an example; vectors that are
+    alone with their label count in no mean.
+
+    Parameters
+    ----------
+    bins : int
+        Width of a bin is 4 / bins.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])}
+    >>> build("fast-ap")(z, ObjectiveBatch.of(z, label=torch.tensor([0, 0, 1, 1]))).loss  # the class comes first
+    tensor(0.)
+    """
+
+    requires = frozenset({"anchor", "label"})
+    accepts = FURTHER | {"positive"}
+    repels = True
+
+    def __init__(self, *, bins: int = 10) -> None:
+        super().__init__()
+        self.bins = whole("bins", bins, least=1)
+
+    def _precision(self, square: Tensor, own: Tensor, there: Tensor) -> Tensor:
+        """Average precision (n,) from squared distances (n, N), which are of the class and which count."""
+        width, class_sum, all_sum = 4.0 / self.bins, square.new_zeros(len(square)), square.new_zeros(len(square))
+        total = torch.zeros_like(class_sum)
+        for j in range(self.bins + 1):
+            pulse = (1 - (square - width * j).abs() / width).relu()
+            here = (pulse * own).sum(dim=1)
+            class_sum, all_sum = class_sum + here, all_sum + (pulse * there).sum(dim=1)
+            filled = here > 0
+            total = total + torch.where(filled, here * class_sum / torch.where(filled, all_sum, 1.0), 0.0)
+        return total / own.sum(dim=1).clamp_min(1)
+
+    def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
+        """The loss of this process's vectors."""
+        views = [unit(z) for z in any_views(embeddings)]
+        label, every = require_role(batch.label, "label").repeat(len(views)), torch.cat(views)  # (N, D)
+        place = torch.arange(len(every), device=every.device)
+        same = label[:, None] == label[None, :]
+        count = same.sum(dim=1) - 1
+        mine = torch.cat([place[batch.rows.start + k * batch.size : batch.rows.stop + k * batch.size]
+                          for k in range(len(views))])  # fmt: skip
+        there = place[mine, None] != place[None, :]
+        precision = self._precision(square_distances(every[mine], every), same[mine] & there, there)
+        missing = torch.where(count[mine] > 0, 1 - precision, 0.0)
+        return loss_of_rows({"precision": missing.sum() / (count > 0).sum().clamp_min(1)})
 
 
 @objective(

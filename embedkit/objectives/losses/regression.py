@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from embedkit.errors import RecipeError
 from embedkit.objectives.base import LossOutput, ObjectiveBatch
 from embedkit.objectives.family import PAIR, Family, cosines, guides, loss_of_rows, take
-from embedkit.objectives.losses.redundancy_reduction import standardise
+from embedkit.objectives.losses.statistics.redundancy_reduction import standardise
 from embedkit.objectives.registry import objective
 from embedkit.objectives.tools import unit, whole
 

@@ -43,6 +43,8 @@ class Reducer(nn.Module):
     """Whether it reads the positive pairs as the slot `positive` left them."""
     joins = False
     """Whether one loss is made of all directions, by `join`, and not one of each."""
+    any_mass = False
+    """Whether it reads targets whose weights sum to another number than 1."""
     average = "all"
     keeps_state = False
     requires: frozenset[str] = frozenset()

@@ -63,6 +63,38 @@ class GuideTarget(SoftTarget):
         return _softmax(mine @ theirs.T / self.temperature, valid)
 
 
+@part("target", "own-and-guide")
+class OwnAndGuide(GuideTarget):
+    """The anchor's own row, and `guide_weight` times the softmax of the guide's cosines / `teacher_temperature`.
+
+    The weights of a row sum to 1 + `guide_weight`: the cross-entropy from them is that from the row plus `guide_weight`
+    times that from the guide, as in open_clip's DistillClipLoss.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2), "positive": torch.tensor([[0.6, 0.8], [0.0, 1.0]])}
+    >>> batch = ObjectiveBatch.of(z, guide={"anchor": z["positive"], "positive": z["positive"]})
+    >>> round(build({"name": "clip", "temperature": 1.0})(z, batch).loss.item(), 4)
+    0.5368
+    >>> round(build({"name": "distill-clip", "temperature": 1.0})(z, batch).loss.item(), 4)
+    1.0735
+    """
+
+    sums_to_one = False
+
+    def __init__(self, teacher_temperature: float = 0.01, guide_weight: float = 1.0) -> None:
+        super().__init__(teacher_temperature)
+        self.guide_weight = number("guide_weight", guide_weight, least=0)
+
+    def distribution(self, problem: Problem, positive: Tensor, valid: Tensor) -> Tensor:
+        """The weights (n, M)."""
+        own = positive.to(problem.whole.z.dtype)
+        own = own / own.sum(-1, keepdim=True).clamp_min(1)
+        return own + self.guide_weight * super().distribution(problem, positive, valid)
+
+
 @part("target", "graph")
 class GraphTarget(SoftTarget):
     """Walks of `hops` steps on the guide's graph of `neighbours` nearest neighbours (I-Con, neighbour propagation).
@@ -168,6 +200,7 @@ class Divergence(Reducer):
         self.form = choice("form", form, ("cross-entropy", "kl", "reverse-kl", "js"))
         self.leak_p, self.leak_q = number("leak_p", leak_p, least=0, most=1), number("leak_q", leak_q, least=0, most=1)
         self.average = choice("average", average, ("all", "positive"))
+        self.any_mass = self.form == "cross-entropy" and not self.leak_p
 
     def forward(self, r: Row) -> Tensor:
         """The divergence of each anchor, (n,); 0 where no candidate counts."""

@@ -283,6 +283,8 @@ class Target(nn.Module):
     requires: frozenset[str] = frozenset()
     many = False
     """Whether an anchor can have so many positives that they are better summed by tiles than listed."""
+    sums_to_one = True
+    """Whether the weights of a row's candidates are a distribution."""
 
     def masks(self, left: Side, right: Side, batch: ObjectiveBatch) -> Masks:
         """Positive pairs and the vector itself; the slot `mask` adds what else does not count."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from embedkit.objectives.base import Objective
@@ -67,6 +69,30 @@ def soft_targets(tau: float, tau_teacher: float, form: str) -> Oracle:
         )
 
     return loss
+
+
+def distill_clip(tau_teacher: float, weight: float) -> Oracle:
+    """Both directions: cross-entropy from the pair, and from the guide's softmax; the scale is trained."""
+
+    def loss(x: Arrays, fixed: Arrays, facts: Facts) -> float:
+        scale, total = math.exp(float(x["scale.log_scale"])), []
+        student, teacher = (table(v["anchor"], v["positive"]) for v in (x, facts.guide))
+        for s, t in ((student, teacher), (student.T, teacher.T)):
+            rows = []
+            for i in range(len(s)):
+                log_q = [scale * v - lse(list(scale * s[i])) for v in s[i]]
+                taught = soft(list(t[i] / tau_teacher))
+                rows.append(-log_q[i] - weight * sum(p * q for p, q in zip(taught, log_q, strict=True)))
+            total.append(mean(rows))
+        return mean(total)
+
+    return loss
+
+
+def taught_pair(rng: np.random.Generator, step: int) -> Draw:
+    """Two views and a guide with vectors of its own size."""
+    draw = views(rng)
+    return Draw(draw.vectors, {"guide": {name: rng.normal(size=(len(z), 3)) for name, z in draw.vectors.items()}})
 
 
 def guided(rng: np.random.Generator, step: int) -> Draw:
@@ -204,6 +230,14 @@ CASES = [
     ),
     Case("icon", icon(0.3, "js", 0.0, 0.3), {"temperature": 0.3, "form": "js", "leak_q": 0.3}, three, "js"),
     Case("soft-targets", soft_targets(0.05, 0.05, "kl"), draw=guided),
+    Case("distill-clip", distill_clip(0.01, 1.0), draw=taught_pair),
+    Case(
+        "distill-clip",
+        distill_clip(0.3, 0.5),
+        {"teacher_temperature": 0.3, "guide_weight": 0.5},
+        taught_pair,
+        "settings",
+    ),
     Case(
         "soft-targets",
         soft_targets(0.4, 0.2, "js"),

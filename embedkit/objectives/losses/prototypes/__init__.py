@@ -1,0 +1,1 @@
+"""Learned vectors that embeddings are compared with: prototypes, centroids, proxies of classes; self-distillation."""

@@ -1,0 +1,1 @@
+"""Statistics of a whole batch: correlations, covariances, singular values, characteristic functions."""
