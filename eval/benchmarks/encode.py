@@ -232,7 +232,8 @@ def report(contenders: dict[str, Encode], texts: list[str], rows: list[dict[str,
     for name, encode in contenders.items():
         median = statistics.median(seconds[name])
         score = None if rows is None else spearman(encode, rows)
-        cosine = float((vectors[name] * right).sum(1).mean() / np.mean(np.linalg.norm(vectors[name], axis=1)))
+        lengths = np.linalg.norm(vectors[name], axis=1) * np.linalg.norm(right, axis=1)
+        cosine = float(((vectors[name] * right).sum(1) / lengths).mean())
         shown = "" if score is None else f"{score:.2f}"
         print(f"| {name:31s} | {len(texts) / median:.0f} | {base / median:.2f} | {shown} | {cosine:.4f} |", flush=True)
         table[name] = {"seconds": seconds[name], "score": score, "cosine": cosine}
