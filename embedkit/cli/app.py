@@ -22,6 +22,7 @@ from embedkit.cli.label import label
 from embedkit.cli.methods import methods
 from embedkit.cli.mine import mine
 from embedkit.cli.mine_texts import mine_bitext, mine_paraphrases, mine_positives
+from embedkit.cli.new import new
 from embedkit.cli.objectives import objectives
 from embedkit.cli.plan import plan
 from embedkit.cli.quickstart import quickstart
@@ -48,6 +49,7 @@ app = typer.Typer(
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "quickstart": quickstart,
+    "new": new,
     "train": train,
     "plan": plan,
     "validate": validate,
