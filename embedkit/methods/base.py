@@ -7,8 +7,9 @@ adds is saved with it) and `parts` makes modules that are trained beside it. One
 1. `views` makes named inputs of this process's rows, `prepare` their tokens;
 2. `embed` turns each chunk of a view into numbers (n, K): the encoder's vectors, or anything else of a row,
    such as the sum of its masked-word losses (gradient cache);
-3. these outputs of all processes are gathered; `project` makes of them the embeddings that the objective sees, through
-   parts that need the whole batch if it wants (a BatchNorm is exact for any number of chunks and processes there);
+3. these outputs of all processes, or what `exchange` makes of them, are gathered; `project` makes of them the
+   embeddings that the objective sees, through parts that need the whole batch if it wants (a BatchNorm is exact for any
+   number of chunks and processes there);
 4. the objective and `terms` turn them into this process's share of the loss;
 5. `local_terms` adds, chunk by chunk, losses of single rows that read an embedding (a conditional discriminator);
 6. gradients flow back through the cached outputs into the encoder;
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from embedkit.data.schema.targets import TargetFacts
     from embedkit.models.base import Model
     from embedkit.models.inputs.inputs import Inputs
+    from embedkit.models.modules.patches import PatchTokens
     from embedkit.objectives.base import ObjectiveBatch
     from embedkit.views.image import Transform
 
@@ -228,6 +230,40 @@ class Method:
         torch's generators (as dropout does) or from ``inputs.seeds``: the chunk may be computed twice.
         """
         return model(inputs, **settings)
+
+    def embed_guide(self, encoder: Any, parts: nn.ModuleDict, inputs: Any) -> Tensor:
+        """What the guide makes of one chunk of a view: (n, K), without gradient; its encoder's vectors by default.
+
+        `parts` are the running means of the method's parts, where the guide has them.
+        """
+        return encoder(inputs)  # type: ignore[no-any-return]
+
+    reads_patches: ClassVar[bool] = False
+    """As an auxiliary: whether it reads the vectors of patches of the main method's images, through `patch_columns`."""
+
+    def patch_columns(self, patches: PatchTokens, parts: nn.ModuleDict, inputs: Any) -> Tensor:
+        """What a term needs of the patches of one chunk of images: (n, K), like what `embed` gives.
+
+        With `reads_patches`, called in the main method's own pass through the tower.
+        """
+        raise TypeError(f"{type(self).__name__} does not define patch_columns")
+
+    def cover(self, inputs: Any, parts: nn.ModuleDict) -> tuple[Tensor, Tensor] | None:
+        """Patches (n, P) of the images that the tower shall not see, and the mask token that stands there; None for
+        none. With `reads_patches` this holds for the main method's pass too."""
+        return None
+
+    def exchange(
+        self, outputs: dict[str, Tensor], owner: Mapping[str, Tensor], parts: nn.ModuleDict, guide: bool = False
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """What other processes get of this process's outputs, or of its guide's; by default all of them.
+
+        Outputs that are large and that only terms of single rows read (vectors of patches) stay here: give what the
+        others need of them, under any names. `project` and `terms` see what is returned, gathered over processes, and
+        this process's outputs as ``batch.own``, the guide's as ``batch.own_guide``. `owner` says for each name the row,
+        among this process's, of each output. Gradients go back through this function; it draws nothing.
+        """
+        return outputs
 
     def project(
         self, outputs: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict

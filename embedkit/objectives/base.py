@@ -56,6 +56,11 @@ class ObjectiveBatch:
         What the method says of each row besides, see `Method.targets`.
     turn : int
         Which optimiser step on this batch it is, where there are several (`Method.turns`).
+    own : dict of str to Tensor (n_name, K)
+        This process's own outputs, before any exchange (`Method.exchange`), for terms of single rows. They want a
+        gradient.
+    own_guide : dict of str to Tensor (n_name, K)
+        The same of the guide, without gradient.
     """
 
     size: int
@@ -78,6 +83,8 @@ class ObjectiveBatch:
     places: dict[str, Tensor] = field(default_factory=dict)
     targets: dict[str, Tensor] = field(default_factory=dict)
     turn: int = 0
+    own: dict[str, Tensor] = field(default_factory=dict)
+    own_guide: dict[str, Tensor] = field(default_factory=dict)
 
     def random(self, use: str, *places: int) -> np.random.Generator:
         """Random numbers for one `use`: the same on every process, and after a resume.

@@ -21,6 +21,7 @@ from embedkit.errors import RecipeError, nearest
 
 if TYPE_CHECKING:
     from embedkit.models.inputs.images import ImageInputs
+    from embedkit.models.inputs.preprocess import Preprocess
 
 _DRAWS = 64  # numbers drawn for one view; a crop takes 4 for each of at most 10 tries, the rest fewer than 16
 _BICUBIC = 3  # Pillow's number
@@ -96,12 +97,19 @@ class Transform:
         """
         return 1.0 if self.crop is None else min(2.0, self.crop[0] ** -0.5)
 
+    def box(self, sides: tuple[int, int], seed: tuple[int, int]) -> tuple[float, float, float, float] | None:
+        """The crop (left, top, right, bottom) of a picture of these sides (width, height); None where none is cut."""
+        return None if self.crop is None else _crop(sides, self.crop, self.ratio, _uniform(seed))
+
+    def mirrors(self, seed: tuple[int, int]) -> bool:
+        """Whether the image is mirrored."""
+        return next(_uniform(seed, 1)) < self.flip
+
     def __call__(self, image: Any, size: tuple[int, int], seed: tuple[int, int]) -> Any:
         """A PIL image in RGB of `size` (height, width), or of the old size when nothing is cropped."""
-        draws = _uniform(seed)
         image = to_rgb(image)
-        if self.crop is not None:
-            box = _crop(image.size, self.crop, self.ratio, draws)
+        box = self.box(image.size, seed)
+        if box is not None:
             image = image.resize((size[1], size[0]), _BICUBIC, box=box, reducing_gap=2.0)
         draws = _uniform(seed, 1)
         if next(draws) < self.flip:
@@ -170,6 +178,25 @@ class ImageInput:
             return image
         return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
 
+    def frame(self, preprocess: Preprocess) -> np.ndarray:
+        """What the view shows of its picture, float64 (7,): left, top, right and bottom of its frame, 1 where it is
+        mirrored, and the picture's width and height. The unit is the picture's longer side.
+
+        Examples
+        --------
+        >>> from PIL import Image
+        >>> from embedkit.data.images.pictures import Picture
+        >>> from embedkit.models.inputs.preprocess import Preprocess
+        >>> picture = Picture(Image.new("RGB", (80, 40), "red"), key=b"1")
+        >>> ImageInput(picture).frame(Preprocess(size=(32, 32))).tolist()  # the square in the middle
+        [0.25, 0.0, 0.75, 0.5, 0.0, 1.0, 0.5]
+        """
+        sides: tuple[int, int] = self.picture.image.size
+        box = None if self.transform is None else self.transform.box(sides, self.seed)
+        mirrored = self.transform is not None and self.transform.mirrors(self.seed)
+        box = preprocess.frame(sides) if box is None else box
+        return np.array([*(edge / max(sides) for edge in box), mirrored, *(side / max(sides) for side in sides)])
+
 
 def image_inputs(
     pictures: Sequence[Picture], transform: Transform | None, generators: Sequence[np.random.Generator]
@@ -219,7 +246,9 @@ def prepare_images(model: Any, inputs: Sequence[Any]) -> ImageInputs:
 
     size = model.preprocess.size
     images = [image.render(size) if isinstance(image, ImageInput) else image for image in inputs]
-    return ImageInputs(pixels_of(images, model.preprocess), model.image.patches)
+    frames = [image.frame(model.preprocess) for image in inputs if isinstance(image, ImageInput)]
+    data = {"frame": np.stack(frames)} if frames and len(frames) == len(inputs) else {}
+    return ImageInputs(pixels_of(images, model.preprocess), model.image.patches, data)
 
 
 def _uniform(seed: tuple[int, int], stream: int = 0) -> Iterator[float]:

@@ -28,7 +28,8 @@ def no_dropout() -> Iterator[None]:
     real, kernels = F.scaled_dot_product_attention, "embedkit.models.execution.kernels"
 
     def attention(*args: Any, **settings: Any) -> Any:
-        return real(*args, **{**settings, "dropout_p": 0.0})
+        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+        return real(**{**dict(zip(names, args, strict=False)), **settings, "dropout_p": 0.0})
 
     with (
         mock.patch(f"{kernels}.dropout_mask", lambda shape, p: torch.ones(shape, dtype=torch.uint8)),

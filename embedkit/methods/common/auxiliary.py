@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from embedkit.data.schema.targets import TargetFacts
     from embedkit.models.base import Model
     from embedkit.models.inputs.inputs import Inputs
+    from embedkit.models.modules.patches import PatchTokens
     from embedkit.objectives.base import ObjectiveBatch
 
 _MARK = "of_auxiliary"
@@ -69,6 +70,7 @@ class WithAuxiliaries(Method):
 
     def __init__(self, main: Method, beside: Sequence[Auxiliary]) -> None:
         self.main, self.beside_main = main, list(beside)
+        self._widths: dict[int, list[int]] = {}
         names = [auxiliary.name for auxiliary in beside]
         if len(set(names)) < len(names):
             raise RecipeError("one method stands twice", where="auxiliary", remedy="keep one of them")
@@ -103,7 +105,7 @@ class WithAuxiliaries(Method):
 
     @property
     def reads_guide(self) -> bool:  # type: ignore[override]
-        return self.main.reads_guide
+        return self.main.reads_guide or any(rider.method.reads_guide for rider in self._riders)
 
     @property
     def widths(self) -> Mapping[str, int]:  # type: ignore[override]
@@ -198,11 +200,71 @@ class WithAuxiliaries(Method):
         if auxiliary is None:
             for other in self.beside_main:
                 inputs = other.method.before_main(model, inputs)
+            if self._riders and hasattr(inputs, "pixels"):
+                return self._with_patches(model, parts, inputs, settings)
         method, name = (self.main, "main") if auxiliary is None else (auxiliary.method, auxiliary.name)
         return method.embed(model, parts[name], inputs, **settings)  # type: ignore[arg-type]
 
+    @property
+    def _riders(self) -> list[Auxiliary]:
+        return [auxiliary for auxiliary in self.beside_main if auxiliary.method.reads_patches]
+
+    def _with_patches(self, model: Any, parts: nn.ModuleDict, inputs: Any, settings: dict[str, Any]) -> Tensor:
+        """The main method's output, and behind it the columns of each auxiliary that reads patches, of one pass."""
+        covers = [rider.method.cover(inputs, parts[rider.name]) for rider in self._riders]  # type: ignore[arg-type]
+        with model.patch_record(next((cover for cover in covers if cover is not None), None)) as record:
+            output = self.main.embed(model, parts["main"], inputs, **settings)  # type: ignore[arg-type]
+        return self._columns(output, record, parts, inputs)
+
+    def embed_guide(self, encoder: Any, parts: nn.ModuleDict, inputs: Any) -> Tensor:
+        if not self._riders or not hasattr(inputs, "pixels"):
+            return self.main.embed_guide(encoder, parts, inputs)
+        with encoder.patch_record() as record:
+            output = self.main.embed_guide(encoder, parts, inputs)
+        return self._columns(output, record, parts, inputs)
+
+    def _columns(self, output: Tensor, record: list[PatchTokens], parts: nn.ModuleDict, inputs: Any) -> Tensor:
+        import torch
+
+        if not record:  # the main method has no pass of this view
+            return output
+        columns = [output]
+        for rider in self._riders:
+            own = rider.method.patch_columns(record[-1], parts[rider.name], inputs)  # type: ignore[arg-type]
+            columns.append(own.to(columns[0].dtype))
+        self._widths[sum(z.shape[1] for z in columns)] = [z.shape[1] for z in columns]
+        return torch.cat(columns, dim=1)
+
+    def _column_blocks(self, z: Tensor) -> dict[str | None, Tensor]:
+        """The columns of an output that belong to the main method (None), and to the auxiliaries by name."""
+        if z.shape[1] not in self._widths:
+            return {None: z}
+        names = [None, *(rider.name for rider in self._riders)]
+        return dict(zip(names, z.split(self._widths[z.shape[1]], dim=1), strict=True))
+
+    def exchange(
+        self, outputs: dict[str, Tensor], owner: Mapping[str, Tensor], parts: nn.ModuleDict, guide: bool = False
+    ) -> dict[str, Tensor]:  # fmt: skip
+        if not self._riders:
+            return outputs
+        blocks = {name: self._column_blocks(z) for name, z in outputs.items()}
+        main = self._own({name: own[None] for name, own in blocks.items()}, None)
+        parcel = {name: own[None] for name, own in blocks.items()}
+        parcel |= self.main.exchange(main, owner, parts["main"], guide)  # type: ignore[arg-type]
+        for rider in self._riders:
+            own = {name: block[rider.name] for name, block in blocks.items() if rider.name in block}
+            visible = {**own, **{f"main/{name}": z for name, z in main.items()}}
+            rows = {**owner, **{f"main/{name}": owner[name] for name in main}}
+            parcel_of = rider.method.exchange(visible, rows, parts[rider.name], guide)  # type: ignore[arg-type]
+            parcel |= {f"{rider.name}/{name}": z for name, z in parcel_of.items()}
+        return parcel
+
     def project(self, outputs: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict) -> dict[str, Tensor]:
-        return self.main.project(self._own(outputs, None), batch, parts["main"])  # type: ignore[arg-type]
+        others = {name: z for name, z in batch.guide.items() if name not in self._own(batch.guide, None)}
+        batch.guide = self._own(batch.guide, None)
+        embeddings = self.main.project(self._own(outputs, None), batch, parts["main"])  # type: ignore[arg-type]
+        batch.guide = {**batch.guide, **others}
+        return embeddings
 
     def terms(
         self, outputs: dict[str, Tensor], embeddings: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict
@@ -239,9 +301,17 @@ class WithAuxiliaries(Method):
             return {name: z for name, z in outputs.items() if not name.startswith(others)}
         start = f"{auxiliary.name}/"
         main = self._own(outputs, None) if auxiliary.method.reads_main else {}
+        if auxiliary.method.reads_patches:
+            main = {f"main/{name}": z for name, z in self._own(outputs, None).items()}
         return main | {name.removeprefix(start): z for name, z in outputs.items() if name.startswith(start)}
 
     def _batch(self, batch: ObjectiveBatch, auxiliary: Auxiliary) -> ObjectiveBatch:
         kinds = {name: getattr(batch, name) for name in ("owner", "keys", "lengths", "places", "targets")}
         own: dict[str, Any] = {name: self._own(kind, auxiliary) for name, kind in kinds.items()}
+        if auxiliary.method.reads_patches:
+            own["owner"] |= self._own(batch.owner, None)
+            own["guide"] = self._own(batch.guide, auxiliary)
+            for kind in ("own", "own_guide"):
+                blocks = {name: self._column_blocks(z) for name, z in getattr(batch, kind).items()}
+                own[kind] = {name: block[auxiliary.name] for name, block in blocks.items() if auxiliary.name in block}
         return replace(batch, **own)

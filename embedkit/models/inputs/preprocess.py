@@ -106,26 +106,46 @@ class Preprocess:
         pixels = np.asarray(rgb(picture, "drop"), dtype=np.uint8)  # (H, W, 3)
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
-    def _resized(self, picture: Any) -> Any:
+    def frame(self, sides: tuple[int, int]) -> tuple[float, float, float, float]:
+        """What is seen of a picture of these sides (width, height), in its pixels: left, top, right, bottom.
+
+        Beyond the picture where it is filled up; odd margins are taken as if they were halved.
+
+        Examples
+        --------
+        >>> Preprocess(size=(32, 32)).frame((80, 40)), Preprocess(size=(32, 32), resize="longest").frame((80, 40))
+        ((20.0, 0.0, 60.0, 40.0), (0.0, -20.0, 80.0, 60.0))
+        """
+        wide, high = sides
         height, width = self.size
-        wide, high = picture.size
+        target = self._target(wide, high)
+        across, down = wide * width / target[0] / 2, high * height / target[1] / 2
+        return wide / 2 - across, high / 2 - down, wide / 2 + across, high / 2 + down
+
+    def _resized(self, picture: Any) -> Any:
         if self.resize == "none":
             return picture
-        if self.resize == "squash":
+        return picture.resize(self._target(*picture.size), FILTERS[self.interpolation])
+
+    def _target(self, wide: int, high: int) -> tuple[int, int]:
+        """Width and height that a picture is brought to before the rest is cut off or filled."""
+        height, width = self.size
+        if self.resize == "none":
+            target = (wide, high)
+        elif self.resize == "squash":
             target = (width, height)
         elif self.resize == "longest":
             ratio = max(high / height, wide / width)
             target = (round(wide / ratio), round(high / ratio))
         elif height == width or self.edge is not None:
             edge = self.edge or height
-            short, long = sorted(picture.size)
+            short, long = sorted((wide, high))
             other = int(edge * long / short)
             target = (edge, other) if wide <= high else (other, edge)
         else:
             ratio = min(high / height, wide / width)
             target = (round(wide / ratio), round(high / ratio))
-        target = (max(1, target[0]), max(1, target[1]))
-        return picture.resize(target, FILTERS[self.interpolation])
+        return max(1, target[0]), max(1, target[1])
 
     def _cut(self, picture: Any) -> Any:
         """The middle of the picture; what lies outside of it is filled."""

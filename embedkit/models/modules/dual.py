@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +107,8 @@ class DualEncoder(Model):
     kind = "dual"
     has_scale = True
     preprocess: Preprocess
+    _record: list[PatchTokens] | None = None
+    _cover: tuple[Tensor, Tensor] | None = None
 
     def __init__(
         self,
@@ -187,9 +189,21 @@ class DualEncoder(Model):
     def forward(self, inputs: Inputs | ImageInputs, **settings: Any) -> Tensor:
         """Vectors (N, D) of texts or images, in their order, not normalised; settings are those of the text tower."""
         if isinstance(inputs, ImageInputs):
+            if self._record is not None:
+                self._record.append(self.patch_tokens(inputs, *(self._cover or (None, None))))
+                return self._record[-1].vectors
             with self.image.drawing(inputs.data.get("seeds")):
                 return self.projection("image")(self.image(self.pixels(inputs)))
         return self.projection("text")(self.text(inputs, **settings))
+
+    @contextlib.contextmanager
+    def patch_record(self, cover: tuple[Tensor, Tensor] | None = None) -> Iterator[list[PatchTokens]]:
+        """A list to which every pass over images inside adds their patches, which `cover` and mask token may hide."""
+        self._record, self._cover = [], cover
+        try:
+            yield self._record
+        finally:
+            self._record = self._cover = None
 
     def patch_tokens(
         self, inputs: ImageInputs, cover: Tensor | None = None, filler: Tensor | None = None

@@ -7,6 +7,7 @@ Its embeddings reach the objective as ``batch.guide`` under the names of the vie
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -67,20 +68,25 @@ class Guide(nn.Module):
         self.encoder.to(device)
 
     @torch.no_grad()
-    def embed(self, batch: StepBatch, chunking: Chunking, autocast: Any, device: torch.device) -> dict[str, Tensor]:
-        """Embeddings of this process's views, name -> (n_name, D')."""
+    def embed(
+        self, batch: StepBatch, chunking: Chunking, autocast: Any, device: torch.device,
+        embed: Callable[[Any, Any], Tensor] = lambda encoder, inputs: encoder(inputs),
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """What `embed` makes of this process's views with the guiding encoder, name -> (n_name, D')."""
         vectors: dict[str, Tensor] = {}
         for pool in batch.guide_pools or [pool for pool in batch.pools if pool.guided]:
-            outputs = self._pool(pool, chunking, autocast, device)
+            outputs = self._pool(pool, chunking, autocast, device, embed)
             sizes = [count for _, count in pool.names]
             vectors.update(zip([name for name, _ in pool.names], outputs.split(sizes), strict=True))
         return vectors
 
-    def _pool(self, pool: Pool, chunking: Chunking, autocast: Any, device: torch.device) -> Tensor:
+    def _pool(
+        self, pool: Pool, chunking: Chunking, autocast: Any, device: torch.device, embed: Callable[[Any, Any], Tensor]
+    ) -> Tensor:  # fmt: skip
         whole: Tensor | None = None
         for index in chunking.cut(pool):
             with autocast():
-                part = self.encoder(pool.inputs.select(index).to(device))
+                part = embed(self.encoder, pool.inputs.select(index).to(device))
             part = part if part.dtype == torch.float64 else part.float()
             whole = part.new_empty(len(pool.inputs), part.shape[1]) if whole is None else whole
             whole[torch.as_tensor(index, device=part.device)] = part

@@ -157,9 +157,13 @@ class TrainStep:
         chunks = self._cached(batch)
         local, counts = self._aligned(chunks.forward())  # name -> (n_name, K), this process
 
-        whole = {name: self._leaf(self.world.gather(z, counts[name])) for name, z in local.items()}
+        own = {name: self._leaf(z) for name, z in local.items()}
+        owner = {name: rows.to(self.world.device) - batch.offset for name, rows in batch.owner.items()}
+        parcel, counts = self._counted(self.method.exchange(own, owner, self.bundle.parts), own, counts)
+        whole = {name: self._leaf(self.world.gather(z.detach(), counts[name])) for name, z in parcel.items()}
         whole_batch = self._objective_batch(batch, counts)
-        whole_batch.guide = self._guide(batch, counts)
+        whole_batch.own = own
+        whole_batch.own_guide, whole_batch.guide = self._guide(batch, counts, owner)
         projected = self.method.project(whole, whole_batch, self.bundle.parts)
         vectors = {name: z if z is whole.get(name) else self._leaf(z) for name, z in projected.items()}
         self.latest = Latest(_detached(whole), _detached(vectors), whole_batch)
@@ -173,8 +177,8 @@ class TrainStep:
         extra = self._local_terms(batch, vectors, whole_batch, counts, scale)
 
         self._through_projection(whole, projected, vectors)
-        own = {name: self.world.own_sum(_gradient(whole[name]), counts[name]) for name in local}
-        chunks.backward({name: own[name].to(local[name].dtype) for name in local})
+        self._through_exchange(whole, parcel, counts)
+        chunks.backward({name: _gradient(own[name]).to(local[name].dtype) for name in local})
         self.world.sum_gradients(self.bundle.parameters())
         logged = {**output.terms, **_detached(terms), **extra}
         return StepResult(loss.detach() + sum(extra.values()), logged, output.metrics)
@@ -205,6 +209,25 @@ class TrainStep:
             outputs[name] = z.new_empty(0, width, dtype=_TYPES[kind]) if empty else z
         return outputs, counts
 
+    def _counted(
+        self, parcel: dict[str, Tensor], own: dict[str, Tensor], counts: dict[str, list[int]]
+    ) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
+        """What is exchanged, and the number of rows that each process has of it and of its own outputs."""
+        if all(z is own.get(name) for name, z in parcel.items()):
+            return parcel, counts
+        parcel, sizes = self._aligned(parcel)
+        return parcel, {**counts, **sizes}
+
+    def _through_exchange(
+        self, whole: dict[str, Tensor], parcel: dict[str, Tensor], counts: dict[str, list[int]]
+    ) -> None:  # fmt: skip
+        """Carry the gradients of what was gathered back to this process's own outputs."""
+        names = [name for name, z in parcel.items() if z.requires_grad]
+        gradients = [self.world.own_sum(_gradient(whole[name]), counts[name]) for name in parcel]
+        by_name = dict(zip(parcel, gradients, strict=True))
+        if names:
+            torch.autograd.backward([parcel[name] for name in names], [by_name[name] for name in names])
+
     def _cached(self, batch: StepBatch) -> CachedEmbeddings:
         def encode(pool: Pool, inputs: Any) -> Tensor:
             with self.autocast(), self.recompute.context() if self.recompute else contextlib.nullcontext():
@@ -218,11 +241,22 @@ class TrainStep:
             encode, batch.pools, self.chunking, empty, lambda: self._defer_sync(False), self._passes
         )
 
-    def _guide(self, batch: StepBatch, counts: dict[str, list[int]]) -> dict[str, Tensor]:
-        if self.bundle.guide is None:
-            return {}
-        own = self.bundle.guide.embed(batch, self.chunking, self.autocast, self.world.device)
-        return {name: self.world.gather(z, counts[name]) for name, z in own.items()}
+    def _guide(
+        self, batch: StepBatch, counts: dict[str, list[int]], owner: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:  # fmt: skip
+        """What the guide makes of this process's inputs, and what of it is exchanged, gathered."""
+        guide = self.bundle.guide
+        if guide is None:
+            return {}, {}
+        parts: Any = self.bundle.parts
+
+        def embed(encoder: Any, inputs: Any) -> Tensor:
+            return self.method.embed_guide(encoder, parts, inputs)
+
+        own = guide.embed(batch, self.chunking, self.autocast, self.world.device, embed)
+        with torch.no_grad():
+            parcel, counts = self._counted(self.method.exchange(own, owner, parts, guide=True), own, counts)
+        return own, {name: self.world.gather(z, counts[name]) for name, z in parcel.items()}
 
     @staticmethod
     def _leaf(tensor: Tensor) -> Tensor:

@@ -1,0 +1,209 @@
+"""Losses of patches: each against a statement in loops, in float64; chunks, processes, resuming change nothing."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from embedkit.config.recipe_io import load_recipe
+from embedkit.data.images.pictures import Picture
+from embedkit.errors import ModelError, RecipeError
+from embedkit.methods.patches import losses, places
+from embedkit.models.heads.pixels import PixelDecoder, patch_pixels
+from embedkit.models.inputs.preprocess import Preprocess
+from embedkit.models.modules.dual import DualEncoder
+from embedkit.training.loop.cache import Chunking
+from embedkit.views.image import ImageInput, Transform
+from tests.methods.matrix import gradients
+from tests.methods.test_matrix import same
+from tests.training import runs
+
+RECIPES = ("densecl", "pixpro", "detcon", "mae", "macrl", "patch-grouping")
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(a @ b / (a.norm() * b.norm()))
+
+
+def test_dense_contrast_is_a_softmax_over_the_match_and_other_images() -> None:
+    queries, keys, pooled, rows = draw(2, 3, 4), draw(2, 5, 4, seed=1), draw(4, 4, seed=2), torch.tensor([1, 2])
+    match = losses.nearest(queries, keys)
+    found = losses.dense_contrast(queries, keys, match, pooled, rows, 0.2)
+    for image in range(2):
+        total = 0.0
+        for query in queries[image]:
+            best = max(keys[image], key=lambda key: cosine(query, key))
+            positive = math.exp(cosine(query, best) / 0.2)
+            others = [math.exp(cosine(query, pooled[j]) / 0.2) for j in range(4) if j != int(rows[image])]
+            total -= math.log(positive / (positive + sum(others)))
+        assert float(found[image]) == pytest.approx(total / 3, rel=1e-12)
+
+
+def test_propagation_and_consistency() -> None:
+    tokens, values, others = draw(1, 3, 4), draw(1, 3, 4, seed=1), draw(1, 2, 4, seed=2)
+    moved = losses.propagated(tokens, values, 2.0)[0]
+    for i in range(3):
+        wanted = sum(max(cosine(tokens[0, i], tokens[0, j]), 0.0) ** 2 * values[0, j] for j in range(3))
+        torch.testing.assert_close(moved[i], wanted)
+    pairs = torch.tensor([[[True, False], [False, True], [True, False]]])
+    wanted_loss = -np.mean([cosine(tokens[0, i], others[0, j]) for i, j in ((0, 0), (1, 1), (2, 0))])
+    assert float(losses.consistency(tokens, others, pairs)[0]) == pytest.approx(wanted_loss, rel=1e-12)
+    assert float(losses.consistency(tokens, others, ~pairs & pairs)[0]) == 0.0
+
+
+@pytest.mark.parametrize("threshold", [None, 0.1, 0.9])
+def test_grouping_weighs_the_patches_that_fit(threshold: float | None) -> None:
+    texts, patches = draw(2, 4), draw(2, 5, 4, seed=1)
+    found = losses.grouped(texts, patches, threshold)
+    for text, own, vector in zip(texts, patches, found, strict=True):
+        fit = np.array([cosine(text, patch) for patch in own])
+        fit = (fit - fit.min()) / (fit.max() - fit.min())
+        fit[fit < (1 / 5 if threshold is None else threshold)] = 0
+        wanted = sum(float(weight) * patch for weight, patch in zip(fit / fit.sum(), own, strict=True))
+        torch.testing.assert_close(vector, wanted)
+
+
+def test_regions_are_contrasted_with_all_regions_of_both_views() -> None:
+    anchors, others = draw(3, 2, 4), draw(3, 2, 4, seed=1)
+    there = torch.tensor([[[True, True], [True, False], [True, True]], [[True, True], [True, True], [False, True]]])
+    total = 0.0
+    for i in range(1, 3):
+        for region in range(2):
+            if not (there[0, i, region] and there[1, i, region]):
+                continue
+            scores = [math.exp(cosine(anchors[i, region], others[j, c]) / 0.1)
+                      for j in range(3) for c in range(2) if there[1, j, c]]  # fmt: skip
+            scores += [math.exp(cosine(anchors[i, region], anchors[j, c]) / 0.1)
+                       for j in range(3) for c in range(2) if there[0, j, c] and (j, c) != (i, region)]  # fmt: skip
+            total -= math.log(math.exp(cosine(anchors[i, region], others[i, region]) / 0.1) / sum(scores))
+    found = losses.region_contrast(anchors, others, there, slice(1, 3), 0.1)
+    assert float(found) == pytest.approx(total, rel=1e-12)
+
+
+def test_region_means() -> None:
+    tokens, regions = draw(1, 4, 3), torch.tensor([[2, 0, 2, -1]])
+    means, there = losses.region_means(tokens, regions, 3)
+    assert there.tolist() == [[True, False, True]]
+    torch.testing.assert_close(means[0, 2], (tokens[0, 0] + tokens[0, 2]) / 2)
+    torch.testing.assert_close(means[0, 0], tokens[0, 1])
+
+
+@pytest.mark.parametrize("transform", ["simclr", "none", {"name": "clip", "crop": None, "flip": 1.0}])
+def test_a_frame_says_where_pixels_come_from(transform: Any) -> None:
+    """A picture whose colours are its coordinates: the colour at a patch's middle is the place that is told."""
+    wide, high = 120, 80
+    x, y = np.meshgrid((np.arange(wide) + 0.5) / wide, (np.arange(high) + 0.5) / high)
+    pixels = np.stack([255 * x, 255 * y, 0 * x], axis=2).round().astype(np.uint8)
+    picture, preprocess = Picture(Image.fromarray(pixels), key=b"1"), Preprocess(size=(64, 64))
+    own = Transform.of(transform if isinstance(transform, dict) else "none" if transform == "none" else {
+        "name": "simclr", "jitter_rate": 0.0, "grey": 0.0, "blur": 0.0})  # fmt: skip
+    for number in range(6):
+        view = ImageInput(picture, own, (number, 7))
+        shown = view.render((64, 64))
+        shown = shown if isinstance(shown, np.ndarray) else preprocess(shown)
+        middles = places.patch_places(torch.from_numpy(view.frame(preprocess))[None], (4, 4))[0].numpy()
+        for place, (across, down) in enumerate(middles):
+            row, column = divmod(place, 4)
+            colour = shown[:, row * 16 + 7 : row * 16 + 9, column * 16 + 7 : column * 16 + 9].mean(axis=(1, 2)) / 255
+            assert colour[:2] == pytest.approx([across, down * wide / high], abs=0.02)
+
+
+def test_pixels_of_patches_and_where_a_decoder_puts_its_tokens() -> None:
+    pixels = draw(1, 3, 4, 6)
+    values = patch_pixels(pixels, (2, 3), normalize=False)
+    torch.testing.assert_close(values[0, 4], pixels[0, :, 2:4, 2:4].flatten())
+    unit = patch_pixels(pixels, (2, 3))
+    torch.testing.assert_close(unit.mean(dim=2), torch.zeros(1, 6, dtype=torch.float64), atol=1e-12, rtol=0)
+    decoder = PixelDecoder(8, grid=(2, 3), patch=(2, 2), layers=0, width=8, heads=1).double()
+    tokens = draw(1, 2, 8, seed=3)
+    found = decoder(tokens, torch.tensor([[1, 4]]))
+    for place in range(6):
+        token = {1: tokens[0, 0], 4: tokens[0, 1]}.get(place, decoder.filler)
+        torch.testing.assert_close(found[0, place], decoder.outputs(token + decoder.positions[place]))
+
+
+def case(name: str) -> dict[str, Any]:
+    """The smoke run of a recipe with batches that chunks do not divide."""
+    whole = load_recipe(name, smoke=True).model_dump(mode="json", exclude_defaults=True)
+    kept = {key: whole[key] for key in ("model", "data", "method", "objective", "guide", "auxiliary") if key in whole}
+    return {"name": name, "seed": 3, **kept, "train": {"batch_size": 12, "max_steps": 2, "lr": 1e-3}}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_chunks_and_processes_change_nothing(processes: Any, name: str) -> None:
+    wanted = gradients(case(name))
+    same(gradients(case(name), Chunking(size=5, keep=1)), wanted)
+    results = processes(2).run(gradients, case(name), Chunking(size=4, keep=0))
+    for _, found in results:
+        same((sum(share for share, _ in results), found), wanted)
+
+
+@pytest.mark.parametrize("name", ["densecl", "macrl"])
+def test_a_resumed_run_ends_bit_for_bit_like_a_whole_one(tmp_path: Path, name: str) -> None:
+    given = case(name)
+    given["train"] |= {"max_steps": 4, "save_every": 2, "chunk_size": 5, "keep_checkpoints": 4}
+    runs.run(tmp_path, given)
+    wanted = {file: runs.checkpoint(tmp_path, 4, file) for file in ("weights", "optimiser")}
+    for file in (tmp_path / "checkpoints" / "step-00000004").iterdir():
+        file.unlink()
+    (tmp_path / "checkpoints" / "step-00000004").rmdir()
+    runs.run(tmp_path, given, resume=True)
+    for file, tensors in wanted.items():
+        again = runs.checkpoint(tmp_path, 4, file)
+        assert all(torch.equal(again[key], value) for key, value in tensors.items()), file
+
+
+def test_a_term_beside_a_method_takes_no_pass_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tower runs once a view, and the main method's loss is what it is alone."""
+    alone, beside = case("patch-grouping"), case("patch-grouping")
+    del alone["auxiliary"]
+    beside["auxiliary"][0]["weight"] = 0.0
+    passes, real = [], DualEncoder.pixels
+    monkeypatch.setattr(DualEncoder, "pixels", lambda model, inputs: passes.append(1) or real(model, inputs))
+    assert gradients(beside)[0] == pytest.approx(gradients(alone)[0], rel=1e-12)
+    assert len(passes) == 2  # one in each of the two steps
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("mae", {"model.towers.image.patch_dropout": None}, "set it to 0.75"),
+        ("macrl", {"model.towers.image.patch_dropout": 0.5}, "leave it out, or set hide: drop"),
+        ("macrl", {"model.towers.image.config": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8}}, "use a ViT"),
+        ("macrl", {"method": "patch-grouping", "auxiliary": []}, "put it beside clip"),
+        ("macrl", {"auxiliary": [{"name": "patch-grouping"}]}, "put it beside clip"),
+    ],
+)
+def test_what_does_not_fit_is_told_before_training(name: str, changes: dict[str, Any], message: str) -> None:
+    given = case(name)
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        place = given
+        for step in path:
+            place = place[step]
+        place[last] = value
+    with pytest.raises((ModelError, RecipeError), match=message):
+        gradients(given)
+
+
+def test_a_resnets_map_is_a_grid_too() -> None:
+    given = case("detcon")
+    given["model"]["towers"]["image"] = {"config": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8}}
+    assert math.isfinite(gradients(given)[0])
+
+
+def test_one_view_has_nothing_to_be_compared_with() -> None:
+    given = case("patch-grouping")
+    given["auxiliary"] = [{"name": "densecl", "weight": 1.0, "hidden": 8, "size": 4}]
+    with pytest.raises(ModelError, match="two views of an image"):
+        gradients(given)
