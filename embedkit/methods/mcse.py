@@ -123,7 +123,7 @@ class MCSE(Method):
         return torch.cat([model.project(raw), raw], dim=1)
 
     def project(self, outputs: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict) -> dict[str, Tensor]:
-        head = _linear(parts, "text")
+        head: Any = parts["text"]
         return {name: outputs[name][:, : -head.in_features] for name in ("anchor", "positive")}
 
     def terms(
@@ -136,7 +136,8 @@ class MCSE(Method):
         rows = batch.owner["image"]  # (P,) of the whole batch
         if len(rows) == 0:
             return {}
-        head, other = (_linear(parts, name) for name in ("text", "image"))
+        heads: Any = parts
+        head, other = heads["text"], heads["image"]
         images = F.normalize(torch.tanh(other(outputs["image"].to(other.weight.dtype))), dim=1)
         mine = ((rows >= batch.rows.start) & (rows < batch.rows.stop)).nonzero()[:, 0]
         total = images.sum() * 0.0
@@ -146,8 +147,3 @@ class MCSE(Method):
             logits = texts @ images.T / self.temperature  # (n, P)
             total = total + F.cross_entropy(logits, mine, reduction="sum") / (2 * len(rows))
         return {"grounding": self.weight * total}
-
-
-def _linear(parts: nn.ModuleDict, name: str) -> Any:
-    """A grounding head."""
-    return parts[name]

@@ -13,7 +13,7 @@ from embedkit.config.settings import Count, File, Rate, Whole
 from embedkit.data.schema.contract import Contract
 from embedkit.errors import ModelError, RecipeError
 from embedkit.methods.base import Method, Row, View, methods
-from embedkit.methods.sent2vec import _WORD, word_counts
+from embedkit.views.frequencies import stay_rate, word_counts, words_of
 
 if TYPE_CHECKING:
     from embedkit.models.base import Model
@@ -101,7 +101,7 @@ class ParallelLines(Method):
         pairs, others = [], []
         for i, row in enumerate(rows):
             generator = random(i)
-            pairs.append(self.pair(_WORD.findall(row["anchor"].lower()) or [row["anchor"]], *frequency, generator))
+            pairs.append(self.pair(words_of(row["anchor"]), *frequency, generator))
             places = np.searchsorted(chances, generator.random(self.negatives), side="right")
             others += [vocabulary[place] for place in places]
         owner = list(range(len(rows)))
@@ -115,9 +115,7 @@ class ParallelLines(Method):
         self, words: Sequence[str], counts: Counter[str], total: int, random: np.random.Generator
     ) -> tuple[str, str]:  # fmt: skip
         """A word and one near it; where no two are left after sub-sampling, of all words; a lone word with itself."""
-        count = np.array([counts[word] for word in words], dtype=float)
-        ratio = self.t * total / np.maximum(count, 1.0)
-        stays = (count >= self.least) & (random.random(len(words)) < np.sqrt(ratio) + ratio)
+        stays = random.random(len(words)) < stay_rate(words, counts, total, self.t, self.least)
         left = [word for word, keep in zip(words, stays, strict=True) if keep]
         left = left if len(left) > 1 else list(words)
         place, reach = int(random.integers(len(left))), int(random.integers(1, self.window + 1))

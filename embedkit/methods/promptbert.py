@@ -20,8 +20,14 @@ if TYPE_CHECKING:
 _ROBERTA = ("camembert", "roberta", "xlm-roberta")
 
 
-class _Prompted(Method):
-    """What the three methods share: mask pooling, and where positions of the bias pass start."""
+class Prompted(Method):
+    """What the methods with a template share: mask pooling, and where positions of the bias pass start.
+
+    Examples
+    --------
+    >>> Prompted("paper").fidelity
+    'paper'
+    """
 
     paper: ClassVar[str] = "Jiang et al. 2022, EMNLP, PromptBERT"
     objective: ClassVar[dict[str, Any] | None] = {"name": "infonce", "temperature": 0.05}
@@ -29,7 +35,8 @@ class _Prompted(Method):
     def __init__(self, fidelity: Fidelity = "code") -> None:
         self.fidelity = fidelity
 
-    def _text(self, model: Model) -> Any:
+    def text_encoder(self, model: Model) -> Any:
+        """The model, which must read the mask token of a template."""
         from embedkit.models.modules.text import TextEncoder
 
         if not isinstance(model, TextEncoder) or model.pooling != "mask" or not model.prompts:
@@ -53,7 +60,7 @@ class _Prompted(Method):
 
 
 @methods.add("promptbert-unsup")
-class PromptBERTUnsupervised(_Prompted):
+class PromptBERTUnsupervised(Prompted):
     """Unsupervised PromptBERT (Jiang et al. 2022, sections 4.2 and 4.3).
 
     Views: the sentence under the templates ``model.prompts.first`` and ``model.prompts.second`` (and dropout). A view's
@@ -88,7 +95,7 @@ class PromptBERTUnsupervised(_Prompted):
     def adapt(self, model: Model) -> None:
         from embedkit.models.augment.template_bias import TemplateBias
 
-        text = self._text(model)
+        text = self.text_encoder(model)
         missing = [name for name in ("first", "second") if name not in text.prompts]
         if missing:
             raise ModelError(f"there is no prompt {missing[0]!r}", where="model.prompts", remedy="give both templates")
@@ -100,7 +107,7 @@ class PromptBERTUnsupervised(_Prompted):
 
 
 @methods.add("promptbert-sup")
-class PromptBERTSupervised(_Prompted):
+class PromptBERTSupervised(Prompted):
     """Supervised PromptBERT (Jiang et al. 2022, section 4.2): SimCSE's triplets under one template.
 
     The bias of the template is taken off in training and at inference. Two heads, as in the official code: a model
@@ -124,116 +131,15 @@ class PromptBERTSupervised(_Prompted):
     )
 
     def adapt(self, model: Model) -> None:
+        from embedkit.formats.transformers.masked_head import masked_transform
         from embedkit.models.augment.template_bias import TemplateBias
 
-        text = self._text(model)
+        text = self.text_encoder(model)
         if text.layers:
             text.template_bias = TemplateBias("always", "pooled", self._shift(text))
         else:
-            text.dense.append(_pretrained_transform(text))
+            text.dense.append(masked_transform(text))
             text.template_bias = TemplateBias("always", "head", self._shift(text))
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         return role_views(rows)
-
-
-@methods.add("promptbert-opti")
-class PromptBERTOptimised(_Prompted):
-    """PromptBERT with a learned template (Jiang et al. 2022, section 4.1, "OptiPrompt").
-
-    The encoder is frozen. The words of the template, all but the mask token, become new words of the vocabulary that
-    start with the old ones' vectors; only these vectors are trained, and a head that is used in training only, the
-    transform of the pretrained masked-word head. Views: the sentence twice under the template (dropout). No bias is
-    taken off. Objective: InfoNCE, temperature 0.05.
-
-    The saved model is an encoder with a few more words whose template is written in them, so that it needs nothing
-    special at inference. In the official code a learned word takes the place of the *last* one like it in the row, so
-    that a sentence which holds "this", "sentence" or ":" loses its own; here it is always the template's.
-    ``train_encoder`` trains all.
-
-    Parameters
-    ----------
-    train_encoder : bool
-        Train the encoder too.
-
-    Examples
-    --------
-    >>> from embedkit.methods import methods
-    >>> method = methods["promptbert-opti"]()
-    >>> sorted(method.contract.requires), (method.objective or {}).get("name")
-    (['anchor'], 'infonce')
-    """
-
-    contract: ClassVar[Contract] = Contract(requires=frozenset({"anchor"}))
-
-    def __init__(self, train_encoder: bool = False) -> None:
-        super().__init__()
-        self.train_encoder = train_encoder
-
-    @property
-    def provides(self) -> frozenset[str]:
-        return frozenset({"anchor", "positive"})
-
-    def adapt(self, model: Model) -> None:
-        from embedkit.models.inputs.tokens import SENTENCE_SLOT, SLOT
-
-        text = self._text(model)
-        name = "first" if "first" in text.prompts else text.default_prompt
-        if name is None:
-            raise ModelError("there is no template to learn", where="model.prompts", remedy="give the prompt 'first'")
-        old = text.prompts[name]
-        new, first = _learnable_template(text, old)
-        for other, template in text.prompts.items():  # the same template with another slot stays the same
-            if template.replace(SENTENCE_SLOT, SLOT) == old:
-                text.prompts[other] = new.replace(SLOT, SENTENCE_SLOT) if SENTENCE_SLOT in template else new
-        if not self.train_encoder:
-            text.encoder.requires_grad_(False)
-            words = text.encoder.get_input_embeddings().weight.requires_grad_(True)
-            words.register_hook(lambda gradient: _rows_from(gradient, first))
-        head = _pretrained_transform(text)
-        head.train_only = True
-        text.dense.append(head)
-
-    def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
-        texts, owner = [row["anchor"] for row in rows], list(range(len(rows)))
-        return {"anchor": View(texts, owner), "positive": View(texts, owner)}
-
-
-def _rows_from(gradient: Any, first: int) -> Any:
-    """The gradient with zeros in the rows before `first`."""
-    import torch
-
-    return torch.cat([torch.zeros_like(gradient[:first]), gradient[first:]])
-
-
-def _learnable_template(text: Any, template: str) -> tuple[str, int]:
-    """The template with its words replaced by new trainable ones, and the id of the first of these."""
-    prefix, slot, suffix = template.partition("{}")
-    mask = text.tokenizer.mask_token
-    if not slot or mask not in suffix:
-        raise ModelError(f"template {template!r} has no {mask} behind its slot", where="model.prompts", remedy="add it")
-    token_ids: list[int] = []
-
-    def renamed(part: str) -> str:
-        ids = text.tokenizer(part, add_special_tokens=False)["input_ids"] if part.strip() else []
-        start = len(token_ids)
-        token_ids.extend(ids)
-        return "".join(f"[template{start + i}]" for i in range(len(ids)))
-
-    before, _, after = suffix.partition(mask)
-    parts = renamed(prefix), renamed(before), renamed(after)
-    new = text.add_tokens([f"[template{i}]" for i in range(len(token_ids))], token_ids)
-    return f"{parts[0]}{slot}{parts[1]}{mask}{parts[2]}", min(new)
-
-
-def _pretrained_transform(text: Any) -> Any:
-    """A dense layer like the transform of the encoder's masked-word head, pretrained where the folder has it."""
-    from embedkit.formats.transformers.masked_head import masked_head
-    from embedkit.models.modules.text import Dense
-
-    head = masked_head(text)
-    layer = Dense(text.hidden_size, text.hidden_size, "gelu", norm=head.norm.eps)
-    layer.linear.load_state_dict(head.dense.state_dict())
-    assert layer.norm is not None
-    layer.norm.load_state_dict(head.norm.state_dict())
-    return layer

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import copy
-import re
-from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from embedkit.config.settings import File, Positive, Rate, Whole
 from embedkit.data.schema.contract import Contract
-from embedkit.errors import ModelError, RecipeError
+from embedkit.errors import ModelError
 from embedkit.methods.base import Method, Row, View, methods
+from embedkit.views.frequencies import stay_rate, word_counts, words_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from embedkit.models.base import Model
-
-_WORD = re.compile(r"\w+(?:'\w+)?|[^\w\s]")
 
 
 @methods.add("sent2vec")
@@ -112,7 +108,7 @@ class Sent2Vec(Method):
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         contexts, targets, owner = [], [], list(range(len(rows)))
         for i, row in enumerate(rows):
-            words = _WORD.findall(row["anchor"].lower()) or [row["anchor"]]
+            words = words_of(row["anchor"])
             place = self.draw(words, random(i))
             targets.append(words[place])
             contexts.append(" ".join([*words[:place], self.placeholder, *words[place + 1 :]]))
@@ -130,17 +126,11 @@ class Sent2Vec(Method):
         """The place of the word to be hidden."""
         weights = np.ones(len(words))
         if self.frequencies is not None:
-            counts, total = word_counts(self.frequencies)
-            frequency = np.array([counts[word] for word in words], dtype=float)
-            ratio = self.t * total / np.maximum(frequency, 1.0)  # t / f
-            weights = np.where(frequency >= self.least, np.minimum(1.0, np.sqrt(ratio) + ratio), 0.0)
-            if not weights.any():
-                weights = np.ones(len(words))
+            rates = stay_rate(words, *word_counts(self.frequencies), self.t, self.least)
+            weights = rates if rates.any() else weights
         return int(random.choice(len(words), p=weights / weights.sum()))
 
-    def embed(
-        self, model: Any, parts: nn.ModuleDict, inputs: Any, side: str = "input", **settings: Any
-    ) -> Tensor:  # fmt: skip
+    def embed(self, model: Any, parts: nn.ModuleDict, inputs: Any, side: str = "input", **settings: Any) -> Tensor:
         """Mean vectors (n, D) of contexts by the encoder, or of targets by the output table."""
         import torch
         import torch.nn.functional as F
@@ -157,25 +147,3 @@ class Sent2Vec(Method):
         if model.training and self.ngram_dropout > 0 and model.ngrams > 1:
             inputs = inputs.keep(single | (uniforms(inputs, "ngrams") >= self.ngram_dropout))
         return model(inputs, **settings)
-
-
-@lru_cache(maxsize=2)
-def word_counts(path: str) -> tuple[Counter[str], int]:
-    r"""How often each word stands in a file of sentences, and how many words there are.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> _ = Path("sentences.txt").write_text("a cat\na dog\n")
-    >>> word_counts("sentences.txt")
-    (Counter({'a': 2, 'cat': 1, 'dog': 1}), 4)
-    """
-    from embedkit.data import read_rows
-
-    counts: Counter[str] = Counter()
-    for row in read_rows(path):
-        text = next((row[key] for key in ("text", "anchor", "sentence") if isinstance(row.get(key), str)), None)
-        if text is None:
-            raise RecipeError("has no column text, anchor or sentence", where=path, remedy="give a file of sentences")
-        counts.update(_WORD.findall(text.lower()))
-    return counts, counts.total()

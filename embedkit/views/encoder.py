@@ -7,7 +7,7 @@ draw depends only on the seed of the input.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from embedkit.config.settings import Count, NotNegative, Positive, Rate
@@ -209,9 +209,66 @@ def adversary(
             (gradient,) = torch.autograd.grad(distance, state["leaf"])
         state["noise"] = gradient if step_size is None else state["noise"] + step_size * gradient
 
+    return _moved(state["noise"], epsilon, per)
+
+
+def steepest(
+    embed: Callable[[Inputs, Any], Tensor], sides: Sequence[Inputs], loss: Callable[..., Tensor], epsilon: float,
+    per: str = "text",
+) -> list[Tensor]:  # fmt: skip
+    """Vectors of several inputs whose token embeddings are moved to where a loss of all of them is larger.
+
+    One step of length `epsilon` along the gradient ("fast gradient value", Miyato et al. 2017, section 3, as ConSERT
+    uses it). `adversary` needs no loss.
+
+    Parameters
+    ----------
+    embed : callable
+        ``embed(inputs, edit) -> (n, K)``.
+    sides : sequence of Inputs
+        What the loss is of.
+    loss : callable
+        ``loss(*vectors)``, a sum over rows.
+    epsilon : float
+        Euclidean length.
+    per : str
+        "text" or "token": what the length is of.
+
+    Returns
+    -------
+    list of Tensor
+        (n, K) for each of the inputs.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.models.inputs.inputs import Inputs
+    >>> inputs = Inputs.of([[5]])
+    >>> def embed(inputs, edit):
+    ...     return edit(torch.tensor([[1.0, 0.0]]), inputs)
+    >>> steepest(embed, [inputs], lambda z: (2 * z).sum() + z[0, 1], epsilon=1.0)
+    [tensor([[1.5547, 0.8321]])]
+    """
+    import torch
+
+    leaves: list[Tensor] = []
+
+    def probing(hidden: Tensor, now: Inputs) -> Tensor:
+        leaves.append(torch.zeros_like(hidden, requires_grad=True))
+        return hidden.detach() + leaves[-1]
+
+    with torch.enable_grad():
+        gradients = torch.autograd.grad(loss(*(embed(side, probing) for side in sides)), leaves)
+    edits = [_moved(gradient, epsilon, per) for gradient in gradients]
+    return [embed(side, edit) for side, edit in zip(sides, edits, strict=True)]
+
+
+def _moved(direction: Tensor, epsilon: float, per: str) -> Any:
+    """The edit that adds a `direction` (T, H), each text's or token's brought to the length `epsilon`."""
+
     def edit(hidden: Tensor, now: Inputs) -> Tensor:
-        noise = state["noise"].to(hidden.dtype)
-        return hidden + epsilon * (per_text(noise, now) if per == "text" else _per_token(noise))
+        step = direction.to(hidden.dtype)
+        return hidden + epsilon * (per_text(step, now) if per == "text" else _per_token(step))
 
     return edit
 

@@ -141,6 +141,10 @@ def test_allowed_lines_are_not(gate: ModuleType, line: str) -> None:
 def test_long_files_and_bodies(gate: ModuleType) -> None:
     assert not list(gate.check_size(source(gate, "x = 1\n" * 500)))
     assert list(gate.check_size(source(gate, "x = 1\n" * 501)))
+    page = "x = 1\n" * 147 + "@methods.add('x')\nclass X:\n    y = 1\n"
+    assert not list(gate.check_size(source(gate, page, "embedkit/methods/x.py")))
+    assert list(gate.check_size(source(gate, page + "\n", "embedkit/methods/x.py")))
+    assert not list(gate.check_size(source(gate, page + "\n", "embedkit/methods/common/x.py")))
     body = '    """Doc\n\n    string."""\n' + "    x = 1\n" * 60
     assert not list(gate.check_bodies(source(gate, "def f():\n" + body)))
     assert list(gate.check_bodies(source(gate, "def f():\n" + body + "    x = 1\n")))

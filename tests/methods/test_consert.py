@@ -13,7 +13,8 @@ from embedkit import objectives
 from embedkit.config.recipe_io import load_recipe
 from embedkit.errors import RecipeError, UserError
 from embedkit.methods.common.augmenting import augmented
-from embedkit.methods.consert import ConSERT, ConSERTSupervised
+from embedkit.methods.consert import ConSERT
+from embedkit.methods.consert_sup import ConSERTSupervised
 from embedkit.models.augment.embedding_augmentation import edits, shuffled
 from embedkit.training import setup
 from tests.methods import toys

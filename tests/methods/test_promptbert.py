@@ -14,7 +14,8 @@ from embedkit.formats import load
 from embedkit.formats.registry import writers
 from embedkit.formats.sentence_transformers import writer as sentence_transformers
 from embedkit.methods.mlm import MaskedWords
-from embedkit.methods.promptbert import PromptBERTOptimised, PromptBERTSupervised, PromptBERTUnsupervised
+from embedkit.methods.promptbert import PromptBERTSupervised, PromptBERTUnsupervised
+from embedkit.methods.promptbert_opti import PromptBERTOptimised
 from embedkit.models.augment.template_bias import bare_templates
 from embedkit.models.modules.text import Dense
 from tests.methods import toys

@@ -12,7 +12,7 @@ from embedkit.formats.detect import inspect, locate
 from embedkit.formats.loading import assemble
 from embedkit.formats.tensors import find_tensors
 from embedkit.models.modules.masked import MaskedHead, MaskedModel, names_in
-from embedkit.models.modules.text import TextEncoder
+from embedkit.models.modules.text import Dense, TextEncoder
 
 
 def masked_head(model: Any) -> MaskedHead:
@@ -42,6 +42,24 @@ def masked_head(model: Any) -> MaskedHead:
     if tensors is not None:
         head.load_state_dict({**head.state_dict(), **_fitted(tensors, len(words))})
     return head
+
+
+def masked_transform(model: Any) -> Dense:
+    """A dense layer like the transform of the masked-word head, pretrained where the encoder's folder has it.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> masked_transform(build(load_recipe("quickstart").model)).linear
+    Linear(in_features=64, out_features=64, bias=True)
+    """
+    head = masked_head(model)
+    layer = Dense(model.hidden_size, model.hidden_size, "gelu", norm=head.norm.eps)
+    layer.linear.load_state_dict(head.dense.state_dict())
+    assert layer.norm is not None
+    layer.norm.load_state_dict(head.norm.state_dict())
+    return layer
 
 
 def _pretrained_head(model: Any) -> dict[str, Tensor] | None:
