@@ -159,6 +159,27 @@ def test_gradients_reach_query_key_value_and_bias(plan: Plan) -> None:
         torch.testing.assert_close(one, other)
 
 
+def test_gradients_come_through_recorded_probabilities(plan: Plan) -> None:
+    """Of a function of the output and of the probabilities, or of the probabilities alone."""
+    for with_output in (True, False):
+        found = []
+        for way in ("recorded", "by autograd"):
+            leaves = [x.clone().requires_grad_() for x in drawn(plan)]
+            if way == "recorded":
+                output, shown = recorded(tuple(leaves), plan, 0.7)
+            else:
+                blocks = [[x[g.start : g.start + g.tokens].unflatten(0, (g.count, g.length)).transpose(1, 2)
+                           for x in leaves] for g in plan.groups]  # fmt: skip
+                shown = [torch.softmax(0.7 * q @ k.transpose(-1, -2), -1) for q, k, _ in blocks]
+                mixed = [p @ v for p, (_, _, v) in zip(shown, blocks, strict=True)]
+                output = torch.cat([x.transpose(1, 2).flatten(0, 1) for x in mixed])
+            loss = sum((p.square() * (1 + torch.arange(p.shape[-1]))).sum() for p in shown)
+            (loss + with_output * output.square().sum()).backward()
+            found.append([torch.zeros_like(x) if x.grad is None else x.grad for x in leaves])
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other)
+
+
 def test_one_call_over_nested_tensors_is_softmax_within_a_sequence(plan: Plan) -> None:
     upstream = torch.randn(plan.tokens, HEADS, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     found = []

@@ -41,12 +41,19 @@ class Maps(nn.Module):
 
     def flat(self, record: dict[int, list[Tensor]], lengths: np.ndarray) -> Tensor:
         """(n, layers x heads x longest^2) from recorded groups (n_g, heads, l, l), in the order of the inputs."""
-        maps = []
-        for layer in self.layers:
-            parts = [F.pad(b, (0, self.longest - b.shape[3], 0, self.longest - b.shape[2])) for b in record[layer]]
-            maps.append(torch.cat(parts).flatten(1))  # (n, heads x longest^2), shortest text first
-        inverse = torch.from_numpy(Plan.of(lengths).inverse()).to(maps[0].device)
-        return torch.cat(maps, dim=1).index_select(0, inverse)
+        plan, layers, square = Plan.of(lengths), len(self.layers), self.longest**2
+        heads = record[self.layers[0]][0].shape[1]
+        flat = torch.cat([group.flatten() for layer in self.layers for group in record[layer]])
+        corner = torch.arange(square).view(self.longest, self.longest)
+        starts = torch.arange(len(lengths) * layers * heads).view(len(lengths), layers, heads) * square
+        places, done = [], 0
+        for group in plan.groups:
+            of_group = starts[torch.from_numpy(plan.order[done : done + group.count])].transpose(0, 1)
+            inner = corner[: group.length, : group.length].flatten()
+            places.append((of_group[..., None] + inner).flatten(1))  # (layers, n_g x heads x l^2)
+            done += group.count
+        index = torch.cat(places, dim=1).flatten().to(flat.device)
+        return flat.new_zeros(starts.numel() * square).index_copy(0, index, flat).view(len(lengths), -1)
 
     def length(self, longest: int) -> int:
         """P for maps of `longest` tokens."""

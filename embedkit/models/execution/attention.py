@@ -8,6 +8,7 @@ and values that are padded for this call only; linear layers never see padding.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from embedkit.models.execution.kernels import Dropout, grouped_attention, score_bias
+from embedkit.models.execution.kernels import Dropout, GroupedAttention, grouped_attention, score_bias
 
 if TYPE_CHECKING:
     from embedkit.models.execution.plan import Plan
@@ -149,6 +150,11 @@ def _recorded_attention(
 
     The probabilities are those after dropout, as transformers returns them, and carry gradients.
     """
+    if flat[0].device.type == "cpu":
+        output, whole = GroupedAttention.apply(*flat, bias, plan, scale, dropout, window, True)
+        shapes = [(group.count, flat[0].shape[1], group.length, group.length) for group in plan.groups]
+        pieces = whole.split([math.prod(shape) for shape in shapes])
+        return output, [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
     drop = Dropout(dropout).train()
     outputs, per_group = [], []
     for group in plan.groups:

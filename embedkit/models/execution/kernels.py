@@ -141,8 +141,9 @@ class GroupedAttention(torch.autograd.Function):
         scale: float,
         dropout: float,
         window: int | None,
-    ) -> Tensor:
-        """(T, heads, d) -> (T, heads, d)."""
+        record: bool = False,
+    ) -> Any:
+        """(T, heads, d) -> (T, heads, d), with `record` also the probabilities behind dropout, group by group, flat."""
         _, heads, size = query.shape
         rows, back = plan.rows(heads, query.device)
         blocks = query.new_empty(3, len(rows), size)
@@ -154,25 +155,34 @@ class GroupedAttention(torch.autograd.Function):
         mask = dropout_mask((entries,), dropout) if dropout > 0.0 else None
         factor = dropout_factor(dropout, wide) if dropout > 0.0 else 1.0
         output = query.new_empty(len(rows), size, dtype=wide)
+        weights_of_groups = []
         for group, part, p, m in _walk(plan, scores, mask, heads):
             q, k, v = blocks[:, part].to(wide).unflatten(1, (-1, group.length))
             _scores(p, q, k, scale, score_bias(group.length, bias, window, q))
             weights = p if m is None else torch.mul(p, m).mul_(factor)
+            if record:
+                weights_of_groups.append(weights.flatten())
             torch.bmm(weights, v, out=output[part].unflatten(0, (-1, group.length)))
         ctx.save_for_backward(blocks, scores, mask)
         ctx.factor = factor
         ctx.plan, ctx.scale, ctx.heads, ctx.bias = plan, scale, heads, None if bias is None else bias.shape
-        return output.to(query.dtype).index_select(0, back).unflatten(0, (-1, heads))
+        ctx.set_materialize_grads(False)
+        attention = output.to(query.dtype).index_select(0, back).unflatten(0, (-1, heads))
+        return (attention, torch.cat(weights_of_groups).to(query.dtype)) if record else attention
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, of_weights: Tensor | None = None) -> tuple[Tensor | None, ...]:
         """Gradients of query, key, value and bias."""
         blocks, scores, mask = ctx.saved_tensors
+        if grad is None:
+            shape = blocks.shape[1] // ctx.heads, ctx.heads, blocks.shape[2]
+            grad = blocks.new_zeros(shape)
         rows, back = ctx.plan.rows(ctx.heads, grad.device)
         upstream = grad.reshape(-1, grad.shape[2]).index_select(0, rows)
         outputs = blocks.new_empty(blocks.shape, dtype=scores.dtype)
         for_bias = grad.new_zeros(ctx.bias) if ctx.bias is not None and ctx.needs_input_grad[3] else None
+        place = 0
         for group, part, p, m in _walk(ctx.plan, scores, mask, ctx.heads):
             shape = (-1, group.length)
             q, k, v = blocks[:, part].to(p.dtype).unflatten(1, shape)
@@ -181,13 +191,17 @@ class GroupedAttention(torch.autograd.Function):
             weights = p if m is None else torch.mul(p, m).mul_(ctx.factor)
             torch.bmm(weights.transpose(1, 2), g, out=for_v)
             g = torch.bmm(g, v.transpose(1, 2))  # gradient of the probabilities, (n * heads, l, l)
+            if of_weights is not None:
+                at = place + g.numel()
+                g += of_weights[place:at].view(g.shape)
+                place = at
             g = softmax_gradient(g if m is None else g.mul_(m).mul_(ctx.factor), p)
             if for_bias is not None:
                 for_bias[..., : group.length, : group.length] += g.unflatten(0, (group.count, ctx.heads)).sum(0)
             torch.baddbmm(q, g, k, beta=0, alpha=ctx.scale, out=for_q)
             torch.baddbmm(k, g.transpose(1, 2), q, beta=0, alpha=ctx.scale, out=for_k)
         own = [x.to(grad.dtype).index_select(0, back).unflatten(0, (-1, ctx.heads)) for x in outputs]
-        return (*own, for_bias, None, None, None, None)
+        return (*own, for_bias, None, None, None, None, None)
 
 
 def _wide(dtype: torch.dtype, plan: Plan) -> torch.dtype:
