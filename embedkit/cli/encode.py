@@ -46,6 +46,9 @@ def encode(
     ] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="Name or text of a prompt.")] = None,
     truncate_dim: TruncateDim = None,
+    layers: Annotated[
+        int | None, typer.Option("--layers", min=1, help="The first layers of a text encoder alone.")
+    ] = None,
     precision: Annotated[
         str, typer.Option("--precision", help="Of the vectors: float32, int8, uint8, binary or ubinary.")
     ] = "float32",
@@ -98,7 +101,7 @@ def encode(
     state, device = place(device)
     encoder = load(
         model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, revision=revision,
-        allow_pickle=allow_pickle,
+        allow_pickle=allow_pickle, layers=layers,
     )  # fmt: skip
     with bar("rows") if state.is_main_process else nullcontext() as progress:
         result = encode_file(

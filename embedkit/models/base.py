@@ -207,6 +207,7 @@ class Model(nn.Module, ABC):
         progress: Progress = None,
         *,
         batch_size: int | None = None,
+        layers: int | None = None,
         dtype: str | torch.dtype | None = None,
         precision: str = "float32",
         ranges: Any = None,
@@ -230,6 +231,8 @@ class Model(nn.Module, ABC):
             True shows a bar; a callable gets (texts done, texts in all).
         batch_size : int, optional
             Inputs of a batch at most, whatever their tokens.
+        layers : int, optional
+            The vectors of a text encoder's first layers alone, for models trained so (adaptive layers, 2-D Matryoshka).
         dtype : str or torch.dtype, optional
             What it computes in: fp32, bf16, fp16, int8 (8-bit products, on CPUs that have them), or "auto", the fastest
             on this machine; the vectors are float32. The type of the weights when None.
@@ -265,12 +268,24 @@ class Model(nn.Module, ABC):
 
         settings = arguments.EncodeSettings(prompt, normalize, truncate_dim, batch_tokens, progress, batch_size)
         settings = arguments.understood(self, settings, others)
-        quantizer = arguments.quantizer(precision, ranges, self.vector_ranges)
+        quantizer = arguments.quantizer(precision, ranges, None if layers else self.vector_ranges)
         items, single = arguments.items_of(inputs)
         arguments.move(self, others.get("device"))
-        model = self if dtype is None else self.at_dtype(dtype)
+        model = self if layers is None else self.with_layers(layers)
+        model = model if dtype is None else model.at_dtype(dtype)
         vectors = quantizer(model.encode_items(items, settings))
         return arguments.shaped(vectors, single, self.device, others)
+
+    def with_layers(self, count: int) -> Model:
+        """The same model with the first `count` layers of its encoder alone.
+
+        Raises
+        ------
+        ModelError
+            When it has no layers to cut.
+        """
+        raise ModelError(f"a {self.kind} model has no layers to cut", where="layers",
+                         remedy="use a transformers text encoder")  # fmt: skip
 
     def at_dtype(self, dtype: str | torch.dtype) -> Model:
         """The same model computing in another type, for encoding; see `embedkit.models.execution.dtypes.at_dtype`."""

@@ -437,8 +437,11 @@ def most_negatives(rows: TrainingRows) -> int:
     return int("negatives" in rows.roles) if most is None else int(most)
 
 
+_MANY_ROWS = 1024
+
+
 def check_batch(recipe: Recipe, objective: Objective, rows: TrainingRows) -> None:
-    """Refuse a batch of one row where it leaves an objective that compares rows with nothing to compare.
+    """Refuse a batch that is too small for an objective that compares rows, or sets of them, to compare any.
 
     Examples
     --------
@@ -453,15 +456,18 @@ def check_batch(recipe: Recipe, objective: Objective, rows: TrainingRows) -> Non
     from embedkit.objectives.base import Memory
 
     hard = most_negatives(rows)
-    if objective.negatives(recipe.train.batch_size, hard, 1).total == 0 < objective.negatives(2, hard, 1).total:
+    size = recipe.train.batch_size
+    negatives = {rows: objective.negatives(rows, hard, 1).total for rows in (size, _MANY_ROWS)}
+    if negatives[size] == 0 < negatives[_MANY_ROWS]:
+        needed = next(rows for rows in range(size, _MANY_ROWS + 1) if objective.negatives(rows, hard, 1).total)
         raise RecipeError(
-            f"a batch of {recipe.train.batch_size} has no negatives, so nothing would be learned",
-            where="train.batch_size", remedy="take 2 at least, or an objective without negatives",
+            f"a batch of {size} has no negatives, so nothing would be learned", where="train.batch_size",
+            remedy=f"take {needed} at least, or an objective without negatives",
         )  # fmt: skip
     least = max((part.least_rows for part in objective.modules() if isinstance(part, Memory)), default=1)
-    if recipe.train.batch_size < least:
+    if size < least:
         raise RecipeError(
-            f"a batch of {recipe.train.batch_size} rows cannot start {least} clusters", where="train.batch_size",
+            f"a batch of {size} rows cannot start {least} clusters", where="train.batch_size",
             remedy=f"take {least} at least, or fewer objective.clusters",
         )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,16 @@ def test_a_batch_that_cannot_start_clusters_is_refused() -> None:
     rows = type("Rows", (), {"roles": {"anchor"}, "summary": staticmethod(dict)})()
     with pytest.raises(RecipeError, match="a batch of 8 rows cannot start 9 clusters"):
         setup.check_batch(recipe, setup.build_objective(recipe, setup.build_method(recipe)), rows)
+
+
+def test_a_batch_of_a_single_set_is_refused() -> None:
+    """Two sets of four rows are the least that has something to tell apart."""
+    rows = type("Rows", (), {"roles": {"anchor"}, "summary": staticmethod(dict)})()
+    for size, refused in ((7, True), (8, False)):
+        recipe = load_recipe("topic-moco", [f"train.batch_size={size}"], smoke=True)
+        objective = setup.build_objective(recipe, setup.build_method(recipe))
+        with pytest.raises(RecipeError, match="a batch of 7 .*; take 8 at least") if refused else nullcontext():
+            setup.check_batch(recipe, objective, rows)
 
 
 def test_positives_by_cluster_need_clusters() -> None:

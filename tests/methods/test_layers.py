@@ -11,8 +11,10 @@ import torch
 
 from embedkit.cli.app import main
 from embedkit.config.recipe_io import load_recipe
+from embedkit.data.builtin import tokenizer
 from embedkit.errors import ModelError, RecipeError, UserError
 from embedkit.formats import load
+from embedkit.models import StaticEncoder
 from embedkit.objectives import ObjectiveBatch, build
 from embedkit.training import setup, train
 from tests.helpers import tiny
@@ -99,6 +101,7 @@ def test_a_model_that_is_cut_gives_the_vectors_that_were_trained(tmp_path: Path,
     np.testing.assert_allclose(two, whole, atol=1e-6)
     short = model.eval().with_layers(1)
     np.testing.assert_allclose(short.encode(toys.TEXTS), one, atol=1e-6)
+    np.testing.assert_array_equal(model.encode(toys.TEXTS, layers=1), short.encode(toys.TEXTS))
     np.testing.assert_array_equal(model.encode(toys.TEXTS), whole)  # the model itself is as it was
     short.save(tmp_path / "short")
     again = load(tmp_path / "short")
@@ -125,6 +128,8 @@ def test_what_cannot_be_cut_or_trained_so_is_refused() -> None:
         toys.encoder().with_layers(3)
     with pytest.raises(ModelError, match="a modernbert encoder cannot be cut to fewer layers"):
         tiny.text_encoder("modernbert").with_layers(1)
+    with pytest.raises(ModelError, match="layers: a static model has no layers to cut"):
+        StaticEncoder(tokenizer(), dim=8).encode("a dog", layers=1)
     with pytest.raises(ModelError, match="pooling 'first-last' does not read the last layer alone"):
         tiny.text_encoder("bert", pooling="first-last").train_layers()
     adaptive = {"name": "adaptive-layers", "objective": "infonce"}

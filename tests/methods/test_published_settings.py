@@ -357,6 +357,10 @@ SECOND_LIST = {
     "compcse": row({**TRAINER, "head": ()}, 3e-5, 64, 1, **{
         "method.prefix": 256, "method.composition": "mean",
     }),
+    # the composition alone is RoBERTa's own
+    "compcse-roberta-base": row({**TRAINER, "head": ()}, None, None, None, ROBERTA, **{
+        "method.prefix": 256, "method.composition": "halves",
+    }),
     # 2: [M], as all of it; MLM and NT-Xent weigh the same
     "clear": row(UNKNOWN, 6e-4, 8192, None, warmup=24000, pooling="cls", head=DROPPED, **{
         "train.max_steps": 500_000, "auxiliary.0.name": "mlm", "auxiliary.0.weight": 1.0,

@@ -46,12 +46,12 @@ class Maps(nn.Module):
         flat = torch.cat([group.flatten() for layer in self.layers for group in record[layer]])
         corner = torch.arange(square).view(self.longest, self.longest)
         starts = torch.arange(len(lengths) * layers * heads).view(len(lengths), layers, heads) * square
-        places, done = [], 0
+        places, first = [], 0
         for group in plan.groups:
-            of_group = starts[torch.from_numpy(plan.order[done : done + group.count])].transpose(0, 1)
+            of_group = starts[torch.from_numpy(plan.order[first : first + group.count])].transpose(0, 1)
             inner = corner[: group.length, : group.length].flatten()
             places.append((of_group[..., None] + inner).flatten(1))  # (layers, n_g x heads x l^2)
-            done += group.count
+            first += group.count
         index = torch.cat(places, dim=1).flatten().to(flat.device)
         return flat.new_zeros(starts.numel() * square).index_copy(0, index, flat).view(len(lengths), -1)
 

@@ -176,8 +176,7 @@ class GroupedAttention(torch.autograd.Function):
         """Gradients of query, key, value and bias."""
         blocks, scores, mask = ctx.saved_tensors
         if grad is None:
-            shape = blocks.shape[1] // ctx.heads, ctx.heads, blocks.shape[2]
-            grad = blocks.new_zeros(shape)
+            grad = blocks.new_zeros(blocks.shape[1] // ctx.heads, ctx.heads, blocks.shape[2])
         rows, back = ctx.plan.rows(ctx.heads, grad.device)
         upstream = grad.reshape(-1, grad.shape[2]).index_select(0, rows)
         outputs = blocks.new_empty(blocks.shape, dtype=scores.dtype)
