@@ -14,10 +14,16 @@ def export(
     model: ModelName,
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder to write.")],
     format: Annotated[
-        str, typer.Option("--format", "-f", help="sentence-transformers, transformers, onnx; dual: open_clip, clip.")
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            help="sentence-transformers, transformers, onnx; dual: open_clip, clip, timm, torchvision.",
+        ),
     ] = "sentence-transformers",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is no export.")] = False,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Dual: images and texts compared.")] = 100,
+    tower: Annotated[str | None, typer.Option("--tower", help="image: the image tower of a dual model alone.")] = None,
     layers: Annotated[
         int | None, typer.Option("--layers", min=1, help="The first layers of a text encoder alone.")
     ] = None,
@@ -47,5 +53,5 @@ def export(
         model, device="cpu", trust_remote_code=trust_remote_code, revision=revision, allow_pickle=allow_pickle,
         layers=layers,
     )  # fmt: skip
-    write(encoder, output, format=format, overwrite=overwrite, samples=samples)
+    write(encoder, output, format=format, overwrite=overwrite, samples=samples, tower=tower)
     console().print(f"written to {output}")

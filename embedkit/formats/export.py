@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from embedkit.errors import ModelError, nearest
 from embedkit.formats.folder import write_folder, write_json
+from embedkit.formats.image_part import part_of
 from embedkit.formats.loading import load
 from embedkit.formats.registry import writers
 
@@ -18,7 +19,7 @@ REPORT = "embedkit_export.json"
 
 def export(
     model: Model | str | Path, path: str | Path, format: str = "sentence-transformers", *, overwrite: bool = False,
-    samples: int = 100,
+    samples: int = 100, tower: str | None = None,
 ) -> Path:  # fmt: skip
     """The path of a new folder with `model` in the format of another library.
 
@@ -33,8 +34,12 @@ def export(
         the first token becomes the pooler). "onnx": one graph from token ids and mask to the final vector, checked
         against the model. A dual encoder is written in these formats too, and as "open_clip" or "clip": one folder for
         open_clip, transformers and sentence-transformers.
+        Its image tower alone goes into "timm" and "torchvision", and with ``tower="image"`` into "transformers" and
+        "onnx".
     samples : int
         Images and texts that the parity report of a dual encoder compares, made by embedkit itself.
+    tower : str, optional
+        "image" for the image tower of a dual encoder without the texts; needed where the format holds both.
 
     Raises
     ------
@@ -51,7 +56,8 @@ def export(
     ['config_sentence_transformers.json', 'embedkit_export.json', 'modules.json', 'tokenizer.json']
     """
     check_format(format)
-    source = load(model, device="cpu") if isinstance(model, str | Path) else model
+    whole = load(model, device="cpu") if isinstance(model, str | Path) else model
+    source = part_of(whole, tower, writers[format].kinds)
     formats = {name: writer for name, writer in writers.items() if writer.can_write(source)}
     if format not in formats:
         raise ModelError(f"unknown export format {format!r} for a {source.kind} model", remedy=nearest(format, formats))

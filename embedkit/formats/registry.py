@@ -127,7 +127,7 @@ class FolderWriter:
     Examples
     --------
     >>> sorted(writers["onnx"].kinds), sorted(writers["clip"].kinds)
-    (['clip-text', 'dual', 'static', 'text'], ['dual'])
+    (['clip-text', 'dual', 'image', 'static', 'text'], ['dual'])
     """
 
     kinds: frozenset[str]
@@ -142,3 +142,4 @@ class FolderWriter:
 writers: Registry[FolderWriter] = Registry("export format", "embedkit.formats.*.writer")
 TEXT_KINDS = frozenset({"text", "clip-text", "static"})
 DUAL_KINDS = frozenset({"dual"})
+IMAGE_KINDS = frozenset({"image"})

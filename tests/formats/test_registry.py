@@ -16,7 +16,7 @@ import embedkit
 from embedkit.errors import MissingExtraError, ModelError, UserError
 from embedkit.formats.export import check_format, export
 from embedkit.formats.folder import FolderPlan
-from embedkit.formats.registry import DUAL_KINDS, TEXT_KINDS, FolderReader, FolderWriter, readers, writers
+from embedkit.formats.registry import DUAL_KINDS, IMAGE_KINDS, TEXT_KINDS, FolderReader, FolderWriter, readers, writers
 from tests.helpers import dual, tiny
 
 PACKAGE = Path(embedkit.__file__).parent
@@ -84,8 +84,9 @@ def test_a_name_is_taken_once() -> None:
 
 @pytest.mark.parametrize(
     ("name", "kinds"),
-    [("clip", DUAL_KINDS), ("open_clip", DUAL_KINDS), ("onnx", TEXT_KINDS | DUAL_KINDS),
-     ("sentence-transformers", TEXT_KINDS | DUAL_KINDS), ("transformers", TEXT_KINDS | DUAL_KINDS)],
+    [("clip", DUAL_KINDS), ("open_clip", DUAL_KINDS), ("onnx", TEXT_KINDS | DUAL_KINDS | IMAGE_KINDS),
+     ("sentence-transformers", TEXT_KINDS | DUAL_KINDS), ("transformers", TEXT_KINDS | DUAL_KINDS | IMAGE_KINDS),
+     ("timm", IMAGE_KINDS), ("torchvision", IMAGE_KINDS)],
 )  # fmt: skip
 def test_writers_say_which_kinds_they_hold(name: str, kinds: frozenset[str]) -> None:
     assert writers[name].kinds == kinds

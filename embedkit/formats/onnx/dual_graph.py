@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from embedkit.errors import ModelError
+from embedkit.formats.onnx.image_graph import IMAGE_FILE, export_graph, read_vectors
 from embedkit.formats.onnx.text_graph import PaddedEncoder, need_onnx, padded, quiet_exporter
 from embedkit.formats.parity import BOUND, compare, probe_images, probe_texts
 from embedkit.formats.tensors import write_tokenizer
-from embedkit.models.inputs.images import ImageInputs, pixels_of
 
 if TYPE_CHECKING:
     from embedkit.models.modules.dual import DualEncoder
@@ -34,25 +34,6 @@ class _TextGraph(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(N, L) -> (N, D)."""
         vectors = self.projection(self.head(self.tower(input_ids, attention_mask)))
-        return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
-
-
-class _ImageGraph(nn.Module):
-    """The image tower with its projection: normalised pixels (N, 3, H, W) -> (N, D)."""
-
-    def __init__(self, model: DualEncoder) -> None:
-        super().__init__()
-        from embedkit.models.modules.adapters import has_adapters
-
-        if has_adapters(model.image.encoder):
-            raise ModelError("the model has adapters", remedy="save and load it first, which merges them")
-        self.tower = copy.deepcopy(model.image)
-        self.projection = copy.deepcopy(model.projection("image"))
-        self.normalize = model.normalize
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """(N, 3, H, W) -> (N, D)."""
-        vectors = self.projection(self.tower(pixel_values))
         return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
 
 
@@ -102,38 +83,29 @@ def _export(model: DualEncoder, folder: Path) -> None:
     batch = torch.export.Dim("batch", min=1, max=4096)
     ids, mask = padded(model.text.prepare(probe_texts(12)), model.text.encoder)
     free: dict[int, Any] = {0: batch} if model.text.fixed_length else {0: batch, 1: torch.export.Dim.DYNAMIC}
-    pixels = torch.zeros(2, 3, *model.image.size)
     with torch.no_grad(), quiet_exporter():
         text = torch.onnx.export(
             _TextGraph(model).float().cpu().eval(), (ids, mask), dynamo=True, verbose=False,
             input_names=["input_ids", "attention_mask"], output_names=["text_embedding"],
             dynamic_shapes={"input_ids": free, "attention_mask": free},
         )  # fmt: skip
-        image = torch.onnx.export(
-            _ImageGraph(model).float().cpu().eval(), (pixels,), dynamo=True, verbose=False,
-            input_names=["pixel_values"], output_names=["image_embedding"], dynamic_shapes={"pixel_values": {0: batch}},
-        )  # fmt: skip
     assert text is not None
-    assert image is not None
     text.save(str(folder / "text.onnx"))
-    image.save(str(folder / "image.onnx"))
+    export_graph(model, folder / IMAGE_FILE)
 
 
 def _parity_report(model: DualEncoder, folder: Path, samples: int) -> dict[str, Any]:
     import onnxruntime
 
     texts, images = probe_texts(samples), probe_images(samples)
-    sessions = [onnxruntime.InferenceSession(str(folder / f"{kind}.onnx"), providers=["CPUExecutionProvider"])
-                for kind in ("text", "image")]  # fmt: skip
-    vectors: tuple[list[np.ndarray], list[np.ndarray]] = [], []
+    session = onnxruntime.InferenceSession(str(folder / "text.onnx"), providers=["CPUExecutionProvider"])
+    vectors: list[np.ndarray] = []
     for start in range(0, samples, 32):
         ids, mask = padded(model.text.prepare(texts[start : start + 32]), model.text.encoder)
-        vectors[0].append(sessions[0].run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})[0])
-        pixels = model.pixels(ImageInputs(pixels_of(images[start : start + 32], model.preprocess)).to(model.device))
-        vectors[1].append(sessions[1].run(None, {"pixel_values": pixels.float().cpu().numpy()})[0])
+        vectors.append(session.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})[0])
     agreement = compare(
         (model.encode(texts, prompt="", normalize=True), model.encode(images, normalize=True)),
-        (np.concatenate(vectors[0]), np.concatenate(vectors[1])),
+        (np.concatenate(vectors), read_vectors(model, folder / IMAGE_FILE, images)),
     )
     worst = min(agreement["cosine_texts"], agreement["cosine_images"])
     if not worst >= BOUND or agreement["same_top1"] < 1.0:

@@ -22,7 +22,7 @@ PIL_NOTE = (
 )
 _BASE = "sentence_transformers.base.modules"
 # vision settings of open_clip that CLIPVisionModel has no place for, with the one value it stands for
-_PLAIN = {
+PLAIN_VIT = {
     "ls_init_value": (None,), "attentional_pool": (False,), "no_ln_pre": (False,), "pos_embed_type": ("learnable",),
     "final_ln_after_pool": (False,), "pool_type": ("tok",), "output_tokens": (False,), "block_type": (None, "default"),
     "qk_norm": (False,), "scaled_cosine_attn": (False,), "scale_heads": (False,), "scale_attn_inner": (False,),
@@ -95,7 +95,7 @@ def _clip(model: DualEncoder, text: ClipTextEncoder) -> tuple[Any, dict[str, Any
     import torch
     from transformers import CLIPConfig
 
-    vision, visual, projection = _vision(model)
+    vision, visual, projection = vision_parts(model)
     own = text.encoder.config.to_dict()
     end = end_id(text)
     if text.highest_token:
@@ -123,8 +123,22 @@ def _encoder_state(text: Any, prefix: str) -> dict[str, Any]:
     return {prefix + n.removeprefix("encoder."): tensor for n, tensor in own.items() if n.startswith("encoder.")}
 
 
-def _vision(model: DualEncoder) -> tuple[dict[str, Any], dict[str, Any], Any]:
-    """Configuration and weights of a CLIPVisionModel, and the projection behind it."""
+def vision_parts(model: DualEncoder) -> tuple[dict[str, Any], dict[str, Any], Any]:
+    """Configuration and weights of a CLIPVisionModel, and the projection (D, I) behind it.
+
+    Raises
+    ------
+    ModelError
+        When the image tower is none.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> config, weights, projection = vision_parts(build(load_recipe("clip-small").model))
+    >>> config["hidden_size"], projection.shape
+    (192, torch.Size([128, 192]))
+    """
     from embedkit.models.modules.adapters import has_adapters, merged_state
     from embedkit.models.towers.open_clip import OpenClipTower
 
@@ -135,7 +149,7 @@ def _vision(model: DualEncoder) -> tuple[dict[str, Any], dict[str, Any], Any]:
             refuse(LIBRARY, "a CLIPModel reads the class token, with one linear projection without bias")
         return tower.encoder.config.to_dict(), state, projection.layers[0].weight
     cfg = tower.config
-    for key, values in _PLAIN.items():
+    for key, values in PLAIN_VIT.items():
         if cfg.get(key, values[0]) not in values:
             refuse(LIBRARY, f"a CLIPVisionModel has no {key} {cfg[key]!r}")
     if isinstance(cfg.get("layers", 12), list | tuple):
@@ -213,11 +227,13 @@ def _projections(model: DualEncoder) -> list[Projection]:
 _PROCESSORS = {
     "clip": ("CLIPProcessor", "CLIPImageProcessor"), "siglip": ("SiglipProcessor", "SiglipImageProcessor"),
     "vision-text-dual-encoder": ("VisionTextDualEncoderProcessor", "CLIPImageProcessor"),
+    "image": ("", "CLIPImageProcessor"),
 }  # fmt: skip
 
 
 def write_processor(preprocess: Preprocess, folder: Path, model_type: str) -> list[str]:
-    """Notes on images that differ; writes the image processor in the form of transformers 4 and of 5.
+    """Notes on images that differ; writes the image processor in the form of transformers 4 and of 5; `model_type` is
+    "image" for an image tower alone.
 
     Examples
     --------
@@ -237,11 +253,10 @@ def write_processor(preprocess: Preprocess, folder: Path, model_type: str) -> li
         "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
         "image_mean": list(preprocess.mean), "image_std": list(preprocess.std),
     }  # fmt: skip
-    write_json(
-        folder / "preprocessor_config.json", {**settings, "image_processor_type": image, "processor_class": whole}
-    )
     own = {**settings, "image_processor_type": image}
-    write_json(folder / "processor_config.json", {"image_processor": own, "processor_class": whole})
+    write_json(folder / "preprocessor_config.json", {**own, "processor_class": whole} if whole else own)
+    if whole:
+        write_json(folder / "processor_config.json", {"image_processor": own, "processor_class": whole})
     notes = [PIL_NOTE]
     if preprocess.crop == "round" and preprocess.resize == "shortest":
         notes.append("transformers splits an odd crop margin by rounding down, one pixel beside this model")

@@ -92,6 +92,12 @@ class TimmTower(OpenClipTower):
         return bool(config.get("timm_model_name")) and "model_type" not in config
 
     @property
+    def table_size(self) -> tuple[int, int] | None:
+        """Height and width of the images that the trunk's positions stand for; None where it has no patches."""
+        embed = self._patch_embed
+        return None if embed is None else pair(embed.img_size)
+
+    @property
     def _patch_embed(self) -> Any | None:
         from timm.layers import PatchEmbed
 

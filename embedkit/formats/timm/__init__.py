@@ -1,0 +1,1 @@
+"""Folders of timm: an image tower alone."""

@@ -1,0 +1,1 @@
+"""State dicts for the models of torchvision: an image tower alone."""
