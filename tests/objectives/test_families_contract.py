@@ -34,6 +34,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "mgda": {"terms": PAIR_OF_TERMS},
     "feature-transform": {"objective": "clip"},
     "sct": {"size": 6},
+    "dino": {"prototypes": 3},
+    "msn": {"prototypes": 3},
+    "pmsn": {"prototypes": 3},
+    "sigreg": {"directions": 4},
+    "lejepa": {"directions": 4},
     **{name: {"classes": 3} for name in ("proxy-anchor", "proxy-nca", "arcface", "cosface", "soft-triple")},
 }
 FAMILIES = [name for name, preset in presets.items() if preset.family != "table"]
@@ -220,7 +225,7 @@ def test_can_be_checked_without_sizes(name: str) -> None:
     assert objective.negatives(8, 1, 2).total >= 0
 
 
-@pytest.mark.parametrize("name", ["byol", "simsiam", "swav", "sct", "arcface"])
+@pytest.mark.parametrize("name", ["byol", "simsiam", "swav", "sct", "arcface", "dino", "msn", "tico"])
 def test_without_a_size_it_cannot_be_evaluated(name: str) -> None:
     embeddings, batch = drawn()
     with pytest.raises(RecipeError, match="dim"):
@@ -263,6 +268,10 @@ REFUSED = [
     ("dclr", {"fidelity": "talk"}), ("dclr", {"noise": -1}), ("dclr", {"ascent": 1.5}), ("sg-opt", {"temperature": 0}),
     ("sct", {"size": 0}), ("sct", {"fidelity": "talk"}),
     ("arcface", {"margin": 4.0}), ("cosface", {"scale": 0}), ("soft-triple", {"centres": 0}),
+    ("emp-ssl", {"eps": 0}), ("frossl", {"invariance": -1}), ("mmcr", {"local": -1}), ("tico", {"keep": 1}),
+    ("koleo", {"eps": 0}), ("sigreg", {"knots": 1}), ("lejepa", {"weight": 2}), ("lejepa", {"global_views": 0}),
+    ("dino", {"prototypes": -1}), ("dino", {"centre_momentum": 1}), ("dino", {"teacher_temperature": 0}),
+    ("msn", {"prototypes": 1}), ("msn", {"sharpening": 0}), ("pmsn", {"exponent": -1}),
     ("proxy-anchor", {"classes": 1}), ("proxy-anchor", {"alpha": 0}), ("fast-ap", {"bins": 0}),
     ("mgda", {"terms": PAIR_OF_TERMS[:1]}), ("mgda", {"normalize": "both"}),
     ("harmonise", {"terms": PAIR_OF_TERMS[:1]}), ("harmonise", {"scope": "epoch"}), ("harmonise", {"drop_below": 0.5}),

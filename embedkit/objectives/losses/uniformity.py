@@ -14,6 +14,7 @@ from embedkit.objectives.family import (
     PAIR,
     Family,
     all_views,
+    any_views,
     guides,
     loss_of_batch,
     loss_of_rows,
@@ -89,6 +90,52 @@ class AlignUniform(Family):
         return loss_of_batch(
             {"alignment": self.align * distance.mean(), "uniformity": self.uniform * uniformity}, batch
         )
+
+
+@objective(
+    "koleo", paper="Sablayrolles et al. 2019, ICLR, Spreading vectors for similarity search, section 3.3",
+    family="potential", splits=True, slots="log of the distance from the nearest other vector", cost="V B² D",
+)  # fmt: skip
+class KoLeo(Family):
+    """``-mean_i log(min_{j != i} ||x_i - x_j|| + eps)`` of unit vectors, averaged over views; each view is a set alone.
+
+    After Kozachenko and Leonenko's estimate of entropy. DINOv2 adds it to its loss, the sum over two views, times 0.1.
+    A single row has no neighbour and counts as zero.
+
+    Parameters
+    ----------
+    eps : float
+        Added to the distance; equal vectors have no gradient.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.eye(2)}
+    >>> round(build("koleo")(z, ObjectiveBatch.of(z)).loss.item(), 4)  # -log of the root of 2
+    -0.3466
+    """
+
+    requires = frozenset({"anchor"})
+    accepts = FURTHER | {"positive"}
+    repels = True
+
+    def __init__(self, *, eps: float = 1e-8) -> None:
+        super().__init__()
+        self.eps = number("eps", eps, above=0)
+
+    def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
+        """The loss of this process's rows."""
+        views, rows = [unit(z) for z in any_views(embeddings)], batch.rows
+        total = 0.0 * views[0].sum()
+        itself = ~other_rows(batch.size, rows, total.device)  # (rows, B)
+        for z in views if batch.size > 1 else []:
+            nearest = (z[rows] @ z.T).detach().masked_fill(itself, -torch.inf).argmax(dim=1)
+            square = (z[rows] - z[nearest]).square().sum(dim=1)
+            apart = square > 0
+            distance = torch.where(apart, torch.where(apart, square, 1.0).sqrt(), 0.0)
+            total = total - (distance + self.eps).log().sum()
+        return loss_of_rows({"nearest": total / (batch.size * len(views))})
 
 
 @objective(

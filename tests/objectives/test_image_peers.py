@@ -1,0 +1,207 @@
+"""Objectives of lightly 1.6 that have no likeness in other libraries, within 1e-9 relative, loss and gradient, fp64.
+
+Where it differs from the paper the test says how.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from embedkit.objectives import build
+from embedkit.objectives.base import ObjectiveBatch
+from embedkit.objectives.losses.prototypes.distillation import patch_distillation
+from tests.objectives import test_peers as peers
+from tests.objectives.test_peers import Vectors, draw, unit
+
+check = peers.check
+THREE = ("anchor", "positive", "view3")
+
+
+@pytest.fixture(scope="module")
+def lightly() -> Any:
+    """Its losses."""
+    return pytest.importorskip("lightly.loss", reason="needs lightly (development extra)")
+
+
+@pytest.fixture(autouse=True)
+def limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As near as fp64 allows."""
+    monkeypatch.setattr(peers, "LIMIT", 1e-9)
+
+
+def stacked(v: Vectors) -> Tensor:
+    """Unit views (V, B, D)."""
+    return torch.stack([unit(v[name]) for name in THREE])
+
+
+def test_emp_ssl(lightly: Any) -> None:
+    """It adds the coding rate that the paper and the authors' code subtract, and so makes vectors collapse: the sign
+    is turned here. Vectors have length one in both, there because the model gives such."""
+    from lightly.loss import emp_ssl_loss as parts
+
+    def expected(v: Vectors) -> Tensor:
+        return 200 * parts.invariance_loss(stacked(v)) - parts.tcr_loss(stacked(v), eps=0.2)
+
+    check({"name": "emp-ssl"}, draw(count=3), expected)
+    theirs, rate = lightly.EMPSSLLoss()(list(stacked(draw(count=3)))), parts.tcr_loss(stacked(draw(count=3)), 0.2)
+    torch.testing.assert_close(theirs - 2 * rate, expected(draw(count=3)))
+
+
+@pytest.mark.parametrize("rows", [4, 9])
+def test_frossl(lightly: Any, rows: int) -> None:
+    """Same weight, more rows than columns and fewer."""
+    peer = lightly.FroSSLLoss(invariance_weight=0.7)
+    check({"name": "frossl", "invariance": 0.7}, draw(rows, count=3), lambda v: peer([v[name] for name in THREE]))
+
+
+def test_mmcr(lightly: Any) -> None:
+    """It takes unit vectors, and always those of a running mean beside."""
+    peer, vectors = lightly.MMCRLoss(lmda=0.1), draw()
+    slow = {name: z.flip(1) for name, z in vectors.items()}
+
+    def rows(v: Vectors) -> Tensor:
+        return torch.stack([unit(v["anchor"]), unit(v["positive"])], dim=1)
+
+    config = {"name": "mmcr", "local": 0.1, "with_guide": True}
+    check(config, vectors, lambda v: peer(rows(v), rows(slow)), guide=slow)
+
+
+def test_tico_over_two_steps(lightly: Any) -> None:
+    """Same beta and rho. Its covariance is no buffer: a run that is resumed starts from zero again; ours is saved."""
+    peer, first = lightly.TiCoLoss(beta=0.8, rho=3.0), draw()
+    peer(first["anchor"].flip(0), first["positive"])
+    assert not peer.state_dict()
+
+    def prepare(objective: nn.Module) -> None:
+        rows = {"anchor": first["anchor"].flip(0), "positive": first["positive"]}
+        objective.after_step(rows, ObjectiveBatch.of(rows))
+
+    config = {"name": "tico", "keep": 0.8, "contrast": 3.0}
+    check(config, draw(), lambda v: peer(v["anchor"], v["positive"]), prepare=prepare)
+
+
+def test_koleo(lightly: Any) -> None:
+    """It adds its epsilon to each difference too: equal to about 1e-8."""
+    peers.LIMIT = 1e-7
+    check({"name": "koleo"}, draw(count=1), lambda v: lightly.KoLeoLoss()(v["anchor"]))
+
+
+def directions(count: int, vectors: Vectors) -> Tensor:
+    """What stands for its random directions: those that ours draws."""
+    draw = ObjectiveBatch.of(vectors).generator("directions")
+    wide = torch.randn(6, count, generator=draw, dtype=torch.float64)
+    return wide / wide.norm(dim=0)
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_sigreg(lightly: Any, views: int) -> None:
+    """Same knots, range and directions; its knots are in single precision, which bounds the agreement."""
+    peers.LIMIT = 1e-6
+    vectors = draw(count=views)
+    peer = lightly.LeJEPALoss(sigreg_num_vectors=8).sigreg
+    peer._generate_unit_vectors = lambda *ignored: directions(8, vectors)
+    check({"name": "sigreg", "directions": 8}, vectors, lambda v: peer(torch.stack(list(v.values()))))
+
+
+def test_lejepa(lightly: Any) -> None:
+    """Global views are the first two."""
+    peers.LIMIT = 1e-6
+    vectors = draw(count=3)
+    peer = lightly.LeJEPALoss(lambda_param=0.3, sigreg_num_vectors=8)
+    peer.sigreg._generate_unit_vectors = lambda *ignored: directions(8, vectors)
+
+    def loss(v: Vectors) -> Tensor:
+        both = torch.stack([v["anchor"], v["positive"]])
+        return peer(local_proj=v["view3"][None], global_proj=both)
+
+    check({"name": "lejepa", "directions": 8, "weight": 0.3}, vectors, loss)
+
+
+def logits(count: int = 3) -> Vectors:
+    """Students' logits of some views, and a teacher's of the first two."""
+    return draw(count=count)
+
+
+def teachers(vectors: Vectors) -> Vectors:
+    """A teacher's logits of the first two views."""
+    return {name: vectors[name].flip(0) + 0.2 for name in ("anchor", "positive")}
+
+
+def test_dino_over_two_steps(lightly: Any) -> None:
+    """Same temperatures and centre; pairs of equal views are left out in both."""
+    peer = lightly.DINOLoss(6, teacher_temp=0.07, student_temp=0.2, center_momentum=0.8).double()
+    vectors = logits()
+    slow = teachers(vectors)
+    earlier = {name: z.flip(1) for name, z in slow.items()}
+    peer(list(earlier.values()), list(vectors.values()))
+
+    def prepare(objective: nn.Module) -> None:
+        objective.after_step(vectors, ObjectiveBatch.of(vectors, guide=earlier))
+
+    config = {"name": "dino", "teacher_temperature": 0.07, "student_temperature": 0.2, "centre_momentum": 0.8}
+    check(config, vectors, lambda v: peer(list(slow.values()), list(v.values())), prepare=prepare, guide=slow)
+
+
+def test_dino_warms_the_teacher_up_by_epochs(lightly: Any) -> None:
+    """Equal steps from the first epoch to the last of the warm-up; its schedule is in single precision."""
+    peer = lightly.DINOLoss(6, warmup_teacher_temp=0.03, teacher_temp=0.07, warmup_teacher_temp_epochs=5)
+    objective = build({"name": "dino", "warm_temperature": 0.03, "teacher_temperature": 0.07, "warm_epochs": 5})
+    assert [objective.temperature(e) for e in range(5)] == pytest.approx(peer.teacher_temp_schedule.tolist(), rel=1e-6)
+    assert objective.temperature(5) == 0.07
+
+
+def test_ibot_patches(lightly: Any) -> None:
+    """Patches of an image share its weight; shares of two processes add up."""
+    torch.manual_seed(4)
+    mask = torch.rand(3, 2, 4) > 0.4
+    image = mask.nonzero()[:, 0]
+    student = torch.randn(len(image), 5, dtype=torch.float64, requires_grad=True)
+    teacher = torch.randn(len(image), 5, dtype=torch.float64)
+    peer = lightly.IBOTPatchLoss(5, teacher_temp=0.05, student_temp=0.2).double()
+    peer.center.center += 0.3
+    expected = peer(teacher, student, mask)
+    centre = torch.full((5,), 0.3, dtype=torch.float64)
+    settings = {"student_temperature": 0.2, "teacher_temperature": 0.05}
+    shares = [patch_distillation(student[part], teacher[part], centre, image[part], 3, **settings)
+              for part in (image < 1, image >= 1)]  # fmt: skip
+    torch.testing.assert_close(sum(shares), expected, rtol=1e-6, atol=0)  # its centre was made in single precision
+    (ours,) = torch.autograd.grad(sum(shares), student, retain_graph=True)
+    (theirs,) = torch.autograd.grad(expected, student)
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+
+
+def msn_case(name: str, peer: Any, factor: Any, **settings: Any) -> None:
+    """One teacher's view, two students' views of each row."""
+    vectors, bank = draw(count=3), []
+    slow = {"anchor": vectors["anchor"].flip(0)}
+
+    def loss(v: Vectors) -> Tensor:
+        return factor(peer, torch.cat([v["positive"], v["view3"]]), slow["anchor"], bank[0])
+
+    config = {"name": name, "prototypes": 4, **settings}
+    check(config, vectors, loss, prepare=lambda objective: bank.append(objective.prototypes.detach().clone()),
+          guide=slow)  # fmt: skip
+
+
+def test_msn(lightly: Any) -> None:
+    """Same constants."""
+    msn_case("msn", lightly.MSNLoss(temperature=0.2, sinkhorn_iterations=2, regularization_weight=0.7),
+             lambda peer, a, t, c: peer(a, t, c, target_sharpen_temperature=0.5), temperature=0.2, sharpening=0.5,
+             iterations=2, regularisation=0.7)  # fmt: skip
+
+
+def test_pmsn(lightly: Any) -> None:
+    """It has the divergence of the prior from the mean assignment, which is not MSN's entropy where the prior is even;
+    its own page names the other one, which is ours. Without that term both are the same."""
+    peer = lightly.PMSNLoss(regularization_weight=0)
+    msn_case("pmsn", peer, lambda peer, a, t, c: peer(a, t, c, target_sharpen_temperature=0.25), regularisation=0.0)
+    q = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    even = lightly.PMSNLoss(power_law_exponent=0.0).regularization_loss(q)
+    entropy = lightly.MSNLoss().regularization_loss(q)
+    assert float(entropy) == pytest.approx(float((q * (3 * q).log()).sum()))
+    assert float(even) == pytest.approx(float(-(3 * q).log().mean()))
+    assert abs(float(even) - float(entropy)) > 1e-3
