@@ -72,6 +72,16 @@ objective: {name: gist, guide_margin: null, guide_relative_margin: 0.05}
 guide: {model: {name: BAAI/bge-large-en-v1.5}}
 ```
 
+## On patches, for methods of your own
+
+Patches of images do not cross processes; a method adds these as its own terms (`embedkit.objectives.losses`):
+
+| function | what it is | on |
+| --- | --- | --- |
+| `prototypes.distillation.patch_distillation` | the patch loss of iBOT | logits of masked patches |
+| `patches.vicregl`, `nearest_matches`, `local_vicreg` | the local part of VICRegL | tokens of two views, their places |
+| `patches.kernel_misalignment` | patch kernel alignment (PaKA) | tokens of student and teacher |
+
 ## Terms beside any method
 
 `auxiliary` adds the loss of other methods; each reads every text view of the method in a forward pass of its own:

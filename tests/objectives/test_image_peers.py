@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from embedkit.objectives import build
 from embedkit.objectives.base import ObjectiveBatch
+from embedkit.objectives.losses.patches import kernel_misalignment, vicregl
 from embedkit.objectives.losses.prototypes.distillation import patch_distillation
 from tests.objectives import test_peers as peers
 from tests.objectives.test_peers import Vectors, draw, unit
@@ -205,3 +206,69 @@ def test_pmsn(lightly: Any) -> None:
     assert float(entropy) == pytest.approx(float((q * (3 * q).log()).sum()))
     assert float(even) == pytest.approx(float(-(3 * q).log().mean()))
     assert abs(float(even) - float(entropy)) > 1e-3
+
+
+@pytest.mark.parametrize("size", [0, 12])
+def test_co2(lightly: Any, size: int) -> None:
+    """It counts the row's own pair in both distributions, where the paper has the negatives alone: our ``pair: true``.
+
+    Its result carries no gradient, as it is made a new tensor at the end: the gradient here is that of its formula.
+    """
+    from lightly.loss.regularizer import CO2Regularizer
+
+    peer = CO2Regularizer(alpha=1.0, t_consistency=0.2, memory_bank_size=(size, 6) if size else 0).double()
+    torch.manual_seed(5)
+    keys = unit(torch.randn(12, 6, dtype=torch.float64))
+    if size:
+        peer.memory_bank.bank, peer.memory_bank.bank_ptr = keys.clone(), torch.zeros(1, dtype=torch.long)
+
+    def formula(v: Vectors) -> Tensor:
+        a, p = unit(v["anchor"]), unit(v["positive"])
+        bank = keys.T if size else None
+        q, k = peer._get_pseudo_labels(a, p, bank), peer._get_pseudo_labels(p, a, bank)
+        return ((q.exp() - k.exp()) * (q - k)).sum() / (2 * len(a))
+
+    def prepare(objective: nn.Module) -> None:
+        if size:
+            rows = {"anchor": keys, "positive": keys}
+            objective.after_step(rows, ObjectiveBatch.of(rows))
+
+    config = {"name": "co2", "temperature": 0.2, "pair": True, "size": size}
+    check(config, draw(), formula, prepare=prepare)
+    vectors = {name: z.requires_grad_() for name, z in draw().items()}
+    with pytest.warns(UserWarning, match="copy construct"):
+        theirs = peer(vectors["anchor"], vectors["positive"])
+    assert not theirs.requires_grad
+    torch.testing.assert_close(theirs, formula(vectors).detach(), rtol=1e-9, atol=0)
+
+
+def patches(size: int = 5, count: int = 6, dim: int = 3) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Tokens and places of two views."""
+    torch.manual_seed(6)
+    tokens = [torch.randn(size, n, dim, dtype=torch.float64, requires_grad=True) for n in (count, count - 2)]
+    return *tokens, *(torch.rand(size, n, 2, dtype=torch.float64) for n in (count, count - 2))
+
+
+def test_vicregl_local(lightly: Any) -> None:
+    """Its two local terms of one pair of views; matches are in the order of their distance in both."""
+    a, b, where_a, where_b = patches()
+    peer = lightly.VICRegLLoss(num_matches=(4, 2), lambda_param=3.0, mu_param=2.0, nu_param=0.5)
+    grids = [z.unflatten(1, (2, -1)) for z in (a, b, where_a, where_b)]
+    expected = peer._local_l2_loss(*grids[:2]) + peer._local_location_loss(*grids)
+    ours = vicregl(a, b, where_a, where_b, (4, 2), invariance=3.0, variance=2.0, covariance=0.5)
+    torch.testing.assert_close(ours, expected.squeeze(), rtol=1e-9, atol=0)
+    for mine, theirs in zip(*(torch.autograd.grad(x.sum(), [a, b]) for x in (ours, expected)), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_patch_kernel_alignment(lightly: Any) -> None:
+    """It computes in single precision; images with fewer than two patches are left out of its mean, zero in ours."""
+    torch.manual_seed(7)
+    student = torch.randn(4, 6, 3, requires_grad=True)
+    teacher, hidden = torch.randn(4, 6, 3), torch.rand(4, 6) > 0.6
+    hidden[2] = torch.arange(6) > 0  # one patch is left
+    expected = lightly.PatchKernelAlignmentLoss()(student, teacher, hidden)
+    ours = kernel_misalignment(student, teacher, ~hidden).sum() / 3
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
+    for mine, theirs in zip(*(torch.autograd.grad(x, [student]) for x in (ours, expected)), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)

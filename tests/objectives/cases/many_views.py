@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from embedkit.objectives.base import Objective
+from embedkit.objectives.matrix.similarity import Side
 from tests.objectives.harness import Arrays, Case, Draw, Facts, Oracle, views
-from tests.objectives.oracles.plain import cosine, distance, dot, mean, unit
+from tests.objectives.oracles.plain import cosine, distance, dot, mean, softmax, unit
 
 
 def wide(rng: np.random.Generator, step: int) -> Draw:
@@ -155,6 +156,29 @@ def lejepa(weight: float, centre: int) -> Oracle:
     return loss
 
 
+def held(objective: Objective, draw: Draw) -> dict[str, np.ndarray]:
+    """The queue's vectors."""
+    return {"bank": objective.queue.side(Side(torch.eye(4, dtype=torch.float64), {})).z.numpy()}
+
+
+def co2(tau: float, pair: bool = False, queue: bool = False) -> Oracle:
+    """Both divergences, candidate by candidate."""
+
+    def loss(x: Arrays, fixed: Arrays, facts: Facts) -> float:
+        rows = []
+        for i in range(facts.size):
+            shares = []
+            for own, other in (("anchor", "positive"), ("positive", "anchor")):
+                rest = list(facts.state["bank"]) if queue else [z for j, z in enumerate(x[other]) if j != i]
+                rest = [x[other][i], *rest] if pair else rest
+                shares.append(softmax([cosine(x[own][i], c) / tau for c in rest]))
+            q, p = shares
+            rows.append(sum(a * math.log(a / b) + b * math.log(b / a) for a, b in zip(q, p, strict=True)) / 2)
+        return mean(rows)
+
+    return loss
+
+
 FEW = {"directions": 3}
 CASES = [
     Case("emp-ssl", emp(200, 0.2), draw=wide),
@@ -166,6 +190,9 @@ CASES = [
     Case("mmcr", mmcr(0.1, True), {"local": 0.1, "with_guide": True}, guided, "guide"),
     Case("tico", tico(8, 0.9), draw=wide, warm=2, exempt=("slope",)),
     Case("tico", tico(2, 0.3, True), {"contrast": 2, "keep": 0.3, "keys": "guide"}, guided, "guide", warm=2),
+    Case("co2", co2(0.05)),
+    Case("co2", co2(0.3, pair=True), {"temperature": 0.3, "pair": True}, variant="pair"),
+    Case("co2", co2(0.3, queue=True), {"temperature": 0.3, "size": 7}, variant="queue", warm=2, peek=held),
     Case("koleo", koleo, draw=single),
     Case("koleo", koleo, draw=three, variant="views"),
     Case("sigreg", sigreg(), FEW, single, peek=directions, exempt=("length",)),
