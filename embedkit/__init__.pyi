@@ -4,6 +4,7 @@ from .config.recipe import Recipe as Recipe
 from .evaluation.api import evaluate as evaluate
 from .evaluation.report.report import Report as Report
 from .formats.export import export as export
+from .formats.fusion import fuse as fuse
 from .formats.loading import load as load
 from .formats.saving import save as save
 from .mining.api import MiningResult as MiningResult

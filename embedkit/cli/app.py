@@ -16,6 +16,7 @@ from embedkit.cli.doctor import doctor
 from embedkit.cli.encode import encode
 from embedkit.cli.evaluate import evaluate
 from embedkit.cli.export import export
+from embedkit.cli.fuse import fuse
 from embedkit.cli.generate import generate
 from embedkit.cli.index import index
 from embedkit.cli.label import label
@@ -68,6 +69,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "mine-paraphrases": mine_paraphrases,
     "mine-bitext": mine_bitext,
     "export": export,
+    "fuse": fuse,
     "recipes": recipes,
     "objectives": objectives,
     "methods": methods,

@@ -7,7 +7,7 @@ from torch import nn
 
 from embedkit.config.model import ImageTowerConfig, ModelConfig, TextTowerConfig, TowersConfig
 from embedkit.errors import ModelError
-from embedkit.factory.folder_settings import checked_prompt, folder_of, permissions
+from embedkit.factory.folder_settings import checked_prompt, folder_of, of_another_kind, permissions
 from embedkit.factory.registry import builders
 from embedkit.factory.settings import every_setting_used, taken
 from embedkit.factory.tower_configs import image_size, text_size
@@ -58,7 +58,7 @@ def _loaded(config: ModelConfig, name: str) -> DualEncoder:
     plan = inspect(folder_of(config), **permissions(config))
     if plan.kind != "dual":
         remedy = "name it in model.towers.text.name, with an image tower"
-        raise ModelError(f"is a {plan.kind} model", where=name, remedy=remedy)
+        raise of_another_kind(plan, name, remedy)
     model = assemble(plan, **permissions(config))
     assert isinstance(model, DualEncoder)
     return model

@@ -8,6 +8,7 @@ from typing import Any
 from embedkit.config.model import ImageTowerConfig, ModelConfig
 from embedkit.errors import ModelError, nearest
 from embedkit.formats.detect import locate
+from embedkit.formats.folder import FolderPlan
 
 
 def folder_of(config: ModelConfig | ImageTowerConfig) -> Path:
@@ -62,6 +63,19 @@ def replaced(spec: dict[str, Any], config: ModelConfig) -> dict[str, Any]:
     if config.default_prompt is not None:
         spec["default_prompt"] = checked_prompt(config.default_prompt, spec.get("prompts") or {}, "model")
     return spec
+
+
+def of_another_kind(plan: FolderPlan, name: str, remedy: str | None = None) -> ModelError:
+    """The error for a model of another kind than the one to train.
+
+    Examples
+    --------
+    >>> print(of_another_kind(FolderPlan(Path("words"), Path("words"), "static"), "words"))
+    words: is a static model; set model.kind to static
+    """
+    if plan.members:
+        remedy = f"name one of the {len(plan.members)} that it is made of, {plan.members[0]} for example"
+    return ModelError(f"is a {plan.kind} model", where=name, remedy=remedy or f"set model.kind to {plan.kind}")
 
 
 def checked_prompt(name: str, prompts: dict[str, str], where: str) -> str:

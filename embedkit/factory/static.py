@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from embedkit.config.model import ModelConfig
 from embedkit.errors import ModelError
-from embedkit.factory.folder_settings import folder_of, replaced
+from embedkit.factory.folder_settings import folder_of, of_another_kind, replaced
 from embedkit.factory.registry import builders
 from embedkit.factory.tokenizer import open_tokenizer
 from embedkit.formats.detect import inspect
@@ -27,7 +27,7 @@ def _static(config: ModelConfig) -> StaticEncoder:
     if config.name is not None:
         plan = inspect(folder_of(config))
         if plan.kind != "static":
-            raise ModelError(f"is a {plan.kind} model", where=config.name, remedy=f"set model.kind to {plan.kind}")
+            raise of_another_kind(plan, config.name)
         plan.spec = replaced(plan.spec, config)
         model = assemble(plan)
         assert isinstance(model, StaticEncoder)

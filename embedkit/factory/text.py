@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from embedkit.models.base import Model
     from embedkit.models.modules.text import Dense, TextEncoder
 
-from embedkit.factory.folder_settings import folder_of, permissions, replaced
+from embedkit.factory.folder_settings import folder_of, of_another_kind, permissions, replaced
 from embedkit.factory.registry import builders
 from embedkit.factory.tokenizer import open_tokenizer
 
@@ -34,7 +34,7 @@ def _text(config: ModelConfig) -> Model:
     if config.name is not None:
         plan = inspect(folder_of(config), **permissions(config))
         if plan.kind != "text":
-            raise ModelError(f"is a {plan.kind} model", where=config.name, remedy=f"set model.kind to {plan.kind}")
+            raise of_another_kind(plan, config.name)
         plan.spec = replaced(plan.spec, config)
         model = assemble(plan, overrides=_dropout_overrides(config, plan.weights), **permissions(config))
     else:

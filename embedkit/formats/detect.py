@@ -192,7 +192,7 @@ def _inspected(root: Path, trust_remote_code: bool, allow_pickle: bool, route: s
     reader = reader_of(root)
     plan = reader.plan(root) if route is None else reader.plan_of_route(root, route)
     plan.origin = reader.name
-    if reader.checks_weights:
+    if reader.checks_weights and not plan.members:  # they are checked when they are read
         check_weights(plan, allow_pickle)
     for folder in dict.fromkeys([plan.weights, plan.tokenizer or plan.weights]):
         check_code(folder, trust_remote_code)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ class FolderPlan:
     weights : Path
         The folder of the encoder's weights and tokenizer (a sub-folder in old sentence-transformers layouts).
     kind : str
-        "text", "clip-text", "static" or "dual".
+        "text", "clip-text", "static", "dual" or "concatenation".
     origin : str
         Name of the reader, one of `embedkit.formats.registry.readers`.
     spec : dict
@@ -86,6 +86,8 @@ class FolderPlan:
         Guesses, and settings of the folder that have no effect here; `embedkit.load` logs them as warnings.
     similarity : str
         How the folder's owner compares two vectors: cosine, dot, euclidean or manhattan.
+    members : list of Path
+        Folders of the models that this one is made of.
 
     Examples
     --------
@@ -109,6 +111,7 @@ class FolderPlan:
     tokenizer: Path | None = None
     notes: list[str] = field(default_factory=list)
     similarity: str = "cosine"
+    members: list[Path] = field(default_factory=list)
     files: list[Settings] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -207,6 +210,18 @@ def inside(root: Path, path: str, listing: str = "modules.json") -> Path:
             f"module path {path!r} leaves the model folder", where=str(root / listing), remedy="write the folder again"
         )
     return root / path
+
+
+def member_folders(root: Path, count: int) -> Iterator[Path]:
+    """The folders of `count` members, in their order.
+
+    Examples
+    --------
+    >>> [folder.as_posix() for folder in member_folders(Path("both"), 2)]
+    ['both/member-1', 'both/member-2']
+    """
+    for number in range(1, count + 1):
+        yield root / f"member-{number}"
 
 
 def write_folder(path: str | Path, write: Callable[[Path], None], *, ours: str | None, overwrite: bool) -> Path:

@@ -119,8 +119,11 @@ def load(
         return _placed(load_tag(str(name_or_path).removeprefix(OPEN_CLIP), allow_pickle=allow_pickle), device, dtype)
     root = locate(name_or_path, revision, trust_remote_code, allow_pickle, fetch=not local_files_only)
     plan = inspect(root, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, route=route)
-    if plan.kind == "dual" and (pooling is not None or max_length is not None):
-        raise ModelError("pooling and max_length belong to one tower", where=str(name_or_path), remedy="leave them out")
+    if (plan.kind == "dual" or plan.members) and (pooling is not None or max_length is not None):
+        one = "member" if plan.members else "tower"
+        raise ModelError(
+            f"pooling and max_length belong to one {one}", where=str(name_or_path), remedy="leave them out"
+        )
     if pooling is not None:
         plan.spec["pooling"] = pooling
     if max_length is not None:
@@ -225,12 +228,14 @@ def _assembled(
         return read_static(plan, allow_pickle=allow_pickle)
     if plan.kind == "dual":
         return readers[plan.origin]().dual(plan, allow_pickle=allow_pickle)
+    if plan.members:
+        return readers[plan.origin]().combined(plan)
     if plan.kind == "open_clip-text":
         from embedkit.formats.open_clip.text_tower import read_text
 
         return read_text(plan)
     if plan.kind not in ("text", "clip-text"):
-        kinds = "known: clip-text, dual, open_clip-text, static, text"
+        kinds = "known: clip-text, concatenation, dual, open_clip-text, static, text"
         raise ModelError(f"unknown kind of model {plan.kind!r}", where=str(plan.root), remedy=kinds)
     from embedkit.models.modules.clip_text import ClipTextEncoder
     from embedkit.models.modules.text import TextEncoder

@@ -79,6 +79,16 @@ class FolderReader(ABC):
         """
         raise ModelError(f"{self.name} has no dual encoders", where=str(plan.root), remedy="give a CLIP folder")
 
+    def combined(self, plan: FolderPlan) -> Model:
+        """The model of a plan with members, on the CPU in float32.
+
+        Raises
+        ------
+        ModelError
+            The library has none, or the members do not fit.
+        """
+        raise ModelError(f"{self.name} has no models of models", where=str(plan.root), remedy="give one of its models")
+
 
 readers: Registry[type[FolderReader]] = Registry("model format", "embedkit.formats.*.reader")
 

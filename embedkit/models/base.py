@@ -39,7 +39,7 @@ class Model(nn.Module, ABC):
     Attributes
     ----------
     kind : str
-        "text", "clip-text", "static" or "dual".
+        "text", "clip-text", "static", "dual" or "concatenation".
     dim : int
         Size of the vectors that `encode` returns.
     max_length : int
@@ -295,9 +295,13 @@ class Model(nn.Module, ABC):
 
     def encode_items(self, items: list[Any], settings: EncodeSettings) -> np.ndarray:
         """Vectors, float32 (N, D), of a list of single inputs: the work behind `encode`."""
+        return self.encode_texts(items, settings)
+
+    def encode_texts(self, texts: Sequence[str], settings: EncodeSettings, first: int = 0) -> np.ndarray:
+        """Vectors, float32 (N, D), of texts alone; messages count them from `first`."""
         from embedkit.models.encode.encoding import encode
 
-        return encode(self, items, settings)
+        return encode(self, texts, settings, first)
 
     def encode_query(self, inputs: Any, **settings: Any) -> Any:
         """Vectors of queries: `encode` under the prompt "query" where the model has one, else the default prompt."""

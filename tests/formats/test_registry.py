@@ -85,8 +85,8 @@ def test_a_name_is_taken_once() -> None:
 @pytest.mark.parametrize(
     ("name", "kinds"),
     [("clip", DUAL_KINDS), ("open_clip", DUAL_KINDS), ("onnx", TEXT_KINDS | DUAL_KINDS | IMAGE_KINDS),
-     ("sentence-transformers", TEXT_KINDS | DUAL_KINDS), ("transformers", TEXT_KINDS | DUAL_KINDS | IMAGE_KINDS),
-     ("timm", IMAGE_KINDS), ("torchvision", IMAGE_KINDS)],
+     ("sentence-transformers", TEXT_KINDS | DUAL_KINDS | {"concatenation"}),
+     ("transformers", TEXT_KINDS | DUAL_KINDS | IMAGE_KINDS), ("timm", IMAGE_KINDS), ("torchvision", IMAGE_KINDS)],
 )  # fmt: skip
 def test_writers_say_which_kinds_they_hold(name: str, kinds: frozenset[str]) -> None:
     assert writers[name].kinds == kinds

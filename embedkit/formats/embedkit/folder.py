@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from embedkit import __version__
 from embedkit.formats.embedkit.classifiers import write_classifiers
 from embedkit.formats.embedkit.dual import IMAGE, PROJECTIONS, TEXT
-from embedkit.formats.folder import OWN_FILE, OWN_FORMAT, write_json
+from embedkit.formats.folder import OWN_FILE, OWN_FORMAT, member_folders, write_json
 from embedkit.formats.sentence_transformers.writer import write_model
 from embedkit.formats.tensors import write_tensors
+from embedkit.models.combined.concatenation import EncoderConcatenation
 from embedkit.models.encode.quantization import RANGES_FILE
 from embedkit.models.modules.adapters import has_adapters, merged_state
 from embedkit.models.modules.dual import DualEncoder
@@ -36,7 +37,7 @@ def write_own(model: Model, folder: Path, recipe: dict[str, Any] | None = None) 
     'static'
     """
 
-    layout = _write_dual(model, folder) if isinstance(model, DualEncoder) else write_model(model, folder)
+    layout = _write_layout(model, folder)
     own = {
         "format": OWN_FORMAT, "kind": model.kind, "embedkit": __version__, "hash": model.hash(), "spec": layout,
         "recipe": recipe,
@@ -45,6 +46,18 @@ def write_own(model: Model, folder: Path, recipe: dict[str, Any] | None = None) 
     write_classifiers(model.classifiers, folder)
     if model.vector_ranges is not None:
         model.vector_ranges.save(folder / RANGES_FILE)
+
+
+def _write_layout(model: Model, folder: Path) -> dict[str, Any]:
+    """Write the parts of a model; the spec for ``embedkit.json``."""
+    if isinstance(model, DualEncoder):
+        return _write_dual(model, folder)
+    if isinstance(model, EncoderConcatenation):
+        for member, place in zip(model.models, member_folders(folder, len(model.models)), strict=True):
+            place.mkdir()
+            write_own(member, place)
+        return model.own_spec()
+    return write_model(model, folder)
 
 
 def _write_dual(model: DualEncoder, folder: Path) -> dict[str, Any]:

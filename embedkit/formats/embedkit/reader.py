@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from embedkit.formats.folder import OWN_FILE, OWN_FORMAT, FolderPlan, inside, read_json
+from embedkit.formats.folder import OWN_FILE, OWN_FORMAT, FolderPlan, inside, member_folders, read_json
 from embedkit.formats.registry import FolderReader, readers
 from embedkit.formats.sentence_transformers.reader import plan_of_modules
 
 if TYPE_CHECKING:
+    from embedkit.models.base import Model
     from embedkit.models.modules.dual import DualEncoder
 
 from pathlib import Path
@@ -46,6 +47,12 @@ class EmbedkitReader(FolderReader):
 
         return read_dual(plan)
 
+    def combined(self, plan: FolderPlan) -> Model:
+        """See `FolderReader.combined`."""
+        from embedkit.formats.embedkit.combined import read_combined
+
+        return read_combined(plan)
+
 
 def _plan(root: Path) -> FolderPlan:
     """The plan of a folder with an ``embedkit.json``."""
@@ -60,6 +67,7 @@ def _plan(root: Path) -> FolderPlan:
     train_only = [layer for layer in layers if layer["train_only"]]
     plan = FolderPlan(root, root, contents["kind"], "", spec, dense, train_only)
     plan.similarity = spec.pop("similarity_fn_name", "cosine")
+    plan.members = list(member_folders(root, len(spec["weights"]))) if plan.kind == "concatenation" else []
     _obey_changes(plan)
     return plan
 

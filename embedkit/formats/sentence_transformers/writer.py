@@ -232,6 +232,15 @@ def _write(model: Any, folder: Path, samples: int = 100) -> dict[str, Any]:
     """
     if model.kind == "dual":
         return dual_writer.write(model, folder, samples)
+    if model.kind == "concatenation":
+        one = model.merged()
+        if one is None:
+            raise ModelError(
+                "sentence-transformers has no module for the vectors of several encoders side by side; what it can "
+                "express are static encoders of one tokenizer, fused with --raw (unit=False)",
+                remedy="save it as an embedkit folder, or export its models one by one",
+            )  # fmt: skip
+        model = one
     reasons = reasons_against(model)
     if reasons:
         raise ModelError(
@@ -243,4 +252,4 @@ def _write(model: Any, folder: Path, samples: int = 100) -> dict[str, Any]:
     return {}
 
 
-writers.add("sentence-transformers")(FolderWriter(TEXT_KINDS | DUAL_KINDS, _write))
+writers.add("sentence-transformers")(FolderWriter(TEXT_KINDS | DUAL_KINDS | {"concatenation"}, _write))

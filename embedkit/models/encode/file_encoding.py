@@ -380,9 +380,7 @@ def _opened(parts: Path, settings: dict[str, Any]) -> Iterator[None]:
 def _vectors(model: Model, items: list[Item], settings: EncodeSettings, first: int) -> np.ndarray:
     """Vectors of one block; messages count the rows from `first`."""
     if all(isinstance(item, str) for item in items):
-        from embedkit.models.encode.encoding import encode
-
-        return encode(model, [item for item in items if isinstance(item, str)], settings, first)
+        return model.encode_texts([item for item in items if isinstance(item, str)], settings, first)
     if model.preprocess is None:
         raise UserError(f"a {model.kind} model encodes no images", remedy="name the column of the texts: --column NAME")
     try:

@@ -290,7 +290,6 @@ class DualEncoder(Model):
         DataError
             For a text that is the path of an image file: as a caption it means nothing.
         """
-        from embedkit.models.encode.encoding import encode
         from embedkit.models.encode.image_encoding import encode_images
 
         for place, item in enumerate(items):
@@ -301,12 +300,12 @@ class DualEncoder(Model):
                 )  # fmt: skip
         places = [place for place, item in enumerate(items) if is_image(item)]
         if not places:
-            return encode(self, items, settings)
+            return self.encode_texts(items, settings)
         images = encode_images(self, [items[place] for place in places], settings)
         if len(places) == len(items):
             return images
         others = [place for place, item in enumerate(items) if not is_image(item)]
-        texts = encode(self, [items[place] for place in others], settings)
+        texts = self.encode_texts([items[place] for place in others], settings)
         vectors = np.empty((len(items), images.shape[1]), dtype=np.float32)
         vectors[places], vectors[others] = images, texts
         return vectors
