@@ -190,7 +190,8 @@ def trained(model: str, rows: Path, seed: int, output: Path, options: argparse.N
     section = sections[model]
     keys = {f"model__{key}": value for key, value in section.items()}
     result = embedkit.train(
-        "pairs", data=rows, output=output, seed=seed, model__max_length=options.length, train__batch_size=options.batch,
+        "pairs", data=rows, output=output, resume=True, seed=seed, model__max_length=options.length,
+        train__batch_size=options.batch,
         train__lr=settings["lr"], train__epochs=None, train__max_steps=settings["epochs"] * (count // options.batch),
         train__holdout=0.0, train__save_every=10**6, train__threads=options.threads,
         train__precision="fp32" if model == "static" else options.precision, **keys,
