@@ -20,7 +20,7 @@ from embedkit.models.modules.adapters import add_lora
 from embedkit.models.modules.dual import DualEncoder, Projection
 from embedkit.models.modules.image_towers import BATCH_NORMS, ImageTower, named_tower, pair, resized
 from embedkit.models.modules.text import TextEncoder
-from embedkit.models.towers.transformers import TransformersTower
+from embedkit.models.towers.transformers import TransformersTower, tower_of
 
 _TEXT_KEYS = (
     "kind", "name", "revision", "config", "tokenizer", "pooling", "max_length", "prompts", "default_prompt", "dropout",
@@ -150,7 +150,7 @@ def _image(config: ImageTowerConfig, dim: int) -> tuple[ImageTower, Preprocess]:
     """The tower, and the preprocessing that its folder asks for or that fits its size."""
     if config.name is not None:
         folder = folder_of(config)
-        tower: ImageTower = TransformersTower(read_vision_model(folder, config.allow_pickle), config.pooling)
+        tower: ImageTower = tower_of(read_vision_model(folder, config.allow_pickle), config.pooling)
         if (folder / "preprocessor_config.json").is_file():
             preprocess = preprocess_of(folder)
             return resized(tower, preprocess.size), preprocess

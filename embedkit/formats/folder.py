@@ -15,7 +15,7 @@ from embedkit.system.disk import filling
 OWN_FILE = "embedkit.json"
 OWN_FORMAT = 1
 OPEN_CLIP_FILE = "open_clip_config.json"
-DUAL_TYPES = ("clip", "siglip", "vision-text-dual-encoder")
+DUAL_TYPES = ("clip", "metaclip_2", "siglip", "siglip2", "vision-text-dual-encoder")
 TRAIN_ONLY_FILE = "embedkit_train_only.safetensors"
 SOFT_PROMPT_FILE = "embedkit_soft_prompt.safetensors"
 

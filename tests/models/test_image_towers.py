@@ -24,6 +24,8 @@ from embedkit.models.modules.image_towers import (
     resized,
     tower_class,
 )
+from embedkit.models.towers.convnext import ConvNextTower
+from embedkit.models.towers.naflex import NaflexTower
 from embedkit.models.towers.open_clip import OpenClipTower
 from embedkit.models.towers.timm import TimmTower
 from embedkit.models.towers.transformers import POOLINGS, TransformersTower, new_vision_model, plain_config
@@ -100,9 +102,10 @@ def test_a_configuration_says_nothing_of_where_it_came_from() -> None:
 
 
 def test_the_towers_that_are_there() -> None:
-    assert list(image_towers) == ["open_clip", "timm", "transformers"]
+    assert list(image_towers) == ["convnext", "naflex", "open_clip", "timm", "transformers"]
     assert {name: tower.family for name, tower in image_towers.items()} == {
-        "open_clip": "open_clip", "timm": "open_clip", "transformers": "transformers",
+        "convnext": "transformers", "naflex": "transformers", "open_clip": "open_clip", "timm": "open_clip",
+        "transformers": "transformers",
     }  # fmt: skip
 
 
@@ -110,7 +113,8 @@ def test_the_towers_that_are_there() -> None:
     ("config", "kind"),
     [
         (dual.VIT, OpenClipTower), ({"timm_model_name": "test_vit"}, TimmTower),
-        ({"model_type": "vit"}, TransformersTower), ({**dual.VIT, "timm_model_name": None}, OpenClipTower),
+        ({"model_type": "vit"}, TransformersTower), ({"model_type": "convnextv2"}, ConvNextTower),
+        ({"model_type": "siglip2_vision_model"}, NaflexTower), ({**dual.VIT, "timm_model_name": None}, OpenClipTower),
         ({}, OpenClipTower),
     ],
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from embedkit.models.inputs.preprocess import FILTERS, Preprocess
 if TYPE_CHECKING:
     from embedkit.models.modules.dual import DualEncoder
 
+_log = logging.getLogger(__name__)
 _FILTER_NAMES = {number: name for name, number in FILTERS.items()}
 
 
@@ -41,7 +43,9 @@ def read(plan: FolderPlan, *, allow_pickle: bool = False) -> DualEncoder:
     from embedkit.formats.transformers.tokenizer import read_tokenizer
 
     model = _whole(plan.weights, allow_pickle)
-    make = {"clip": _clip, "siglip": _siglip, "vision-text-dual-encoder": _mixed}[model.config.model_type]
+    make = {
+        "clip": _clip, "metaclip_2": _clip, "siglip": _siglip, "siglip2": _siglip, "vision-text-dual-encoder": _mixed,
+    }[model.config.model_type]  # fmt: skip
     dual = make(model, read_tokenizer(plan.weights), preprocess_of(plan.weights), plan.spec)
     dual.normalize = bool(plan.spec.get("normalize", True))
     dual.prompts = dual.text.prompts = dict(plan.spec.get("prompts") or {})
@@ -80,7 +84,7 @@ def _clip(model: Any, tokenizer: Any, preprocess: Preprocess, spec: dict[str, An
     from embedkit.models.towers.transformers import TransformersTower
 
     text = ClipTextEncoder(model.text_model, tokenizer, max_length=spec.get("max_length"))
-    if model.config.text_config.eos_token_id == 2:
+    if model.config.model_type == "clip" and model.config.text_config.eos_token_id == 2:
         text.highest_token = end_id(text) != max(tokenizer.get_vocab().values())
     elif model.config.text_config.eos_token_id != end_id(text):
         raise ModelError(
@@ -96,11 +100,11 @@ def _clip(model: Any, tokenizer: Any, preprocess: Preprocess, spec: dict[str, An
 def _siglip(model: Any, tokenizer: Any, preprocess: Preprocess, spec: dict[str, Any]) -> DualEncoder:
     from embedkit.models.modules.clip_text import ClipTextEncoder
     from embedkit.models.modules.dual import DualEncoder, Projection
-    from embedkit.models.towers.transformers import TransformersTower
+    from embedkit.models.towers.transformers import tower_of
 
     length = model.config.text_config.max_position_embeddings
     text = ClipTextEncoder(model.text_model, tokenizer, max_length=spec.get("max_length") or length)
-    image = TransformersTower(model.vision_model)
+    image = tower_of(model.vision_model)
     parts = Projection("none", text.dim, text.dim), Projection("none", image.dim, image.dim)
     return DualEncoder(
         text, image, *parts, preprocess, scale=math.exp(model.logit_scale.item()), bias=model.logit_bias.item()
@@ -157,6 +161,11 @@ def preprocess_of(folder: Path) -> Preprocess:
         ).to_dict()
     except (OSError, ValueError, ImportError) as error:
         raise ModelError("the image processor cannot be read", where=str(folder)) from error
+    if "max_num_patches" in config:
+        square = math.isqrt(config["max_num_patches"]) * int(config["patch_size"])
+        config |= {"size": {"height": square, "width": square}, "do_center_crop": False}
+        what = "NaFlex: all images get one shape, %d x %d; preprocess.size sets another"
+        _log.warning(f"%s: {what}", folder, square, square)
     size, crop = dict(config.get("size") or {}), dict(config.get("crop_size") or {})
     cut = bool(config.get("do_center_crop"))
     settings: dict[str, Any] = {
@@ -200,8 +209,10 @@ def read_vision_model(folder: Path, allow_pickle: bool = False) -> Any:
     >>> read_vision_model(Path("vit")).config.image_size
     32
     """
+    from embedkit.models.towers.transformers import has_images
+
     model = _whole(folder, allow_pickle)
     model = getattr(model, "vision_model", model)
-    if not hasattr(model.config, "image_size") or not hasattr(model.config, "patch_size"):
+    if not has_images(model.config):
         raise ModelError(f"a {model.config.model_type} model is no image tower", where=str(folder))
     return model

@@ -95,6 +95,8 @@ def _clip(model: DualEncoder, text: ClipTextEncoder) -> tuple[Any, dict[str, Any
     import torch
     from transformers import CLIPConfig
 
+    if text.encoder.config.model_type != "clip_text_model":
+        refuse(LIBRARY, f"embedkit writes no {text.encoder.config.model_type}")
     vision, visual, projection = vision_parts(model)
     own = text.encoder.config.to_dict()
     end = end_id(text)

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
 
 _log = logging.getLogger(__name__)
+_NAMED = {
+    "siglip_text_model": "SiglipTextModel", "siglip2_text_model": "Siglip2TextModel",
+    "metaclip_2_text_model": "MetaClip2TextModel",
+}  # fmt: skip
+"""Classes of text towers by model_type, which no automatic class knows."""
 
 
 def read_encoder(
@@ -104,11 +109,12 @@ def new_encoder(config: Any) -> Any:
 
 
 def _encoder_class(config: Any, trust_remote_code: bool) -> Any:
-    from transformers import AutoModel, SiglipTextModel
+    import transformers
+    from transformers import AutoModel
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
-    if config.model_type == "siglip_text_model":  # known to no automatic class
-        return SiglipTextModel
+    if config.model_type in _NAMED:
+        return getattr(transformers, _NAMED[config.model_type])
     whole = AutoModel._model_mapping.get(type(config), None)
     encoder = MODEL_FOR_TEXT_ENCODING_MAPPING.get(type(config), None)
     return AutoModel if encoder is None or encoder is whole else encoder  # T5: the encoder without the decoder

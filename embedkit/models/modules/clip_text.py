@@ -18,6 +18,7 @@ from embedkit.models.modules.causal import ATTENTION, run_causal
 from embedkit.models.modules.text import TextEncoder
 
 CAUSAL, PADDED = "clip_text_model", "siglip_text_model"
+_CAUSALS, _PADDEDS = (CAUSAL, "metaclip_2_text_model"), (PADDED, "siglip2_text_model")
 START, END = "<start_of_text>", "<end_of_text>"
 CLIP_LENGTH = 77
 
@@ -58,12 +59,12 @@ class ClipTextEncoder(TextEncoder):
     def __init__(self, encoder: Any, tokenizer: Any, *, cleaning: str = "none", highest_token: bool = False,
                  **settings: Any) -> None:  # fmt: skip
         kind = encoder.config.model_type
-        default = {"pooling": "last-token"} if kind in (CAUSAL, PADDED) else {}
+        default = {"pooling": "last-token"} if kind in (*_CAUSALS, *_PADDEDS) else {}
         super().__init__(encoder, tokenizer, **{**default, **settings})
         self._cleaning = cleaning
         self.cleaning = cleaning
         self.highest_token = highest_token
-        self.fixed_length, self.causal = kind == PADDED, kind == CAUSAL
+        self.fixed_length, self.causal = kind in _PADDEDS, kind in _CAUSALS
         if (self.causal or self.fixed_length) and self.max_length > tokenizer.model_max_length:
             tokenizer.model_max_length = self.max_length  # the position table counts, not what the words were made for
         if self.causal:

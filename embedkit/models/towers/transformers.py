@@ -9,12 +9,20 @@ from typing import Any
 from torch import Tensor, nn
 
 from embedkit.errors import ModelError, nearest
-from embedkit.models.modules.image_towers import ImageTower, grid, image_towers, pair, product
+from embedkit.models.modules.image_towers import ImageTower, grid, image_towers, pair, product, tower_class
 from embedkit.models.modules.patches import PatchDropout, drop_patches
 
 POOLINGS = ("cls", "mean", "pooler")
-RESAMPLES_ITSELF = frozenset({"dinov2", "dinov2_with_registers"})
+RESAMPLES_ITSELF = frozenset({"dinov2", "dinov2_with_registers", "dinov3_vit"})
 """Architectures whose forward pass takes images of any size."""
+SPECIAL = ("convnext", "convnextv2", "siglip2_vision_model")
+"""Architectures with a tower of their own."""
+_CLIP = ("clip_vision_model", "metaclip_2_vision_model")
+_SIGLIP = ("siglip_vision_model", "siglip2_vision_model")
+_PREFIX = {**dict.fromkeys(_SIGLIP, 0), "ijepa": 0, "deit": 2}
+"""Tokens in front of the patches, where they are not a class token and registers: DeiT has one for distillation."""
+_NAMED = {"metaclip_2_vision_model": "MetaClip2VisionModel"}
+"""Classes by model_type, which no automatic class knows."""
 
 
 @image_towers.add("transformers")
@@ -48,15 +56,15 @@ class TransformersTower(ImageTower):
         super().__init__()
         config = encoder.config
         self.encoder = encoder
-        own = config.model_type in ("clip_vision_model", "siglip_vision_model")
-        no_class = config.model_type == "siglip_vision_model"
-        self.prefix = 0 if no_class else 1 + int(getattr(config, "num_register_tokens", 0))
+        own = config.model_type in (*_CLIP, *_SIGLIP)
+        registers = int(getattr(config, "num_register_tokens", 0))
+        self.prefix = _PREFIX.get(config.model_type, 1 + registers)
         self._pooling = ""
-        self.pooling = pooling or ("pooler" if own else "cls")
+        self.pooling = pooling or ("pooler" if own else "cls" if self.prefix else "mean")
         self.dim = int(config.hidden_size)
-        self.size = pair(config.image_size)
+        self.size = self.usual_size(config)
         if size is not None and pair(size) != self.size:
-            if config.model_type not in RESAMPLES_ITSELF:
+            if not self.takes_any_size:
                 raise ModelError(f"a {config.model_type} takes images of {self.size}", where="model.towers.image")
             self.size = pair(size)
         self.patches = product(self.grid())
@@ -72,13 +80,15 @@ class TransformersTower(ImageTower):
             where = "model.towers.image.pooling"
             raise ModelError(f"unknown pooling {name!r}", where=where, remedy=nearest(str(name), POOLINGS))
         if self.prefix == 0 and name == "cls":
-            raise ModelError("a SigLIP tower has no class token", remedy="set pooling to 'pooler' or 'mean'")
+            kind = self.encoder.config.model_type
+            what = "SigLIP tower" if kind in _SIGLIP else kind
+            raise ModelError(f"a {what} has no class token", remedy="set pooling to 'pooler' or 'mean'")
         self._pooling = name
 
     @classmethod
     def takes(cls, config: dict[str, Any]) -> bool:
         """See `ImageTower`: a configuration with ``model_type``."""
-        return "model_type" in config
+        return config.get("model_type") not in (None, *SPECIAL)
 
     @classmethod
     def from_config(cls, config: dict[str, Any], dim: int, options: dict[str, Any]) -> TransformersTower:
@@ -90,6 +100,16 @@ class TransformersTower(ImageTower):
         """See `ImageTower`."""
         return cls(new_vision_model(spec["config"]), spec.get("pooling"), spec.get("size"))
 
+    @staticmethod
+    def usual_size(config: Any) -> tuple[int, int]:
+        """Height and width of the images of a configuration."""
+        return pair(config.image_size)
+
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether the forward pass takes images of any size."""
+        return self.encoder.config.model_type in RESAMPLES_ITSELF
+
     def grid(self) -> tuple[int, int]:
         """See `ImageTower`."""
         return grid(self.size, self.encoder.config.patch_size)
@@ -97,9 +117,9 @@ class TransformersTower(ImageTower):
     def rebuilt(self, size: tuple[int, int]) -> TransformersTower:
         """See `ImageTower`."""
         kind = self.encoder.config.model_type
-        if kind in RESAMPLES_ITSELF:
-            return TransformersTower(self.encoder, self.pooling, size)
-        if kind in ("clip_vision_model", "siglip_vision_model") and size[0] != size[1]:
+        if self.takes_any_size:
+            return type(self)(self.encoder, self.pooling, size)
+        if kind in (*_CLIP, *_SIGLIP) and size[0] != size[1]:
             raise ModelError(
                 f"a {kind} takes square images, not {size[0]} x {size[1]}", where="model.towers.image.preprocess.size",
                 remedy="give two equal sides",
@@ -137,7 +157,7 @@ class TransformersTower(ImageTower):
         """See `ImageTower`: the last hidden state; CLIP's through the norm that its class token goes through."""
         output = self.encoder(pixel_values=pixels)
         hidden = output.last_hidden_state
-        if self.encoder.config.model_type == "clip_vision_model":
+        if self.encoder.config.model_type in _CLIP:
             hidden = self.encoder.post_layernorm(hidden)
         return self._pooled(output), hidden
 
@@ -153,7 +173,7 @@ class TransformersTower(ImageTower):
 
     def spec(self) -> dict[str, Any]:
         """See `ImageTower`."""
-        size = {} if self.size == pair(self.encoder.config.image_size) else {"size": list(self.size)}
+        size = {} if self.size == self.usual_size(self.encoder.config) else {"size": list(self.size)}
         return {"family": self.family, "config": plain_config(self.encoder.config), "pooling": self.pooling, **size}
 
 
@@ -205,13 +225,42 @@ def new_vision_model(settings: dict[str, Any]) -> Any:
     >>> type(new_vision_model(config)).__name__
     'ViTModel'
     """
-    from transformers import AutoModel
+    import transformers
 
     where, what = "model.towers.image.config", "no vision model of transformers"
     config = new_config(settings, where, what)
-    if not {"image_size", "patch_size"} <= config.to_dict().keys():
-        raise ModelError(f"{what} ({config.model_type} has no image_size and patch_size)", where=where)
+    if not has_images(config):
+        raise ModelError(f"{what} ({config.model_type} has no patch_size, nor stages of its own)", where=where)
     try:
-        return AutoModel.from_config(config)
+        if config.model_type in _NAMED:
+            return getattr(transformers, _NAMED[config.model_type])(config)
+        return transformers.AutoModel.from_config(config)
     except (ValueError, TypeError, KeyError) as error:
         raise ModelError(f"{what} ({error})", where=where) from error
+
+
+def has_images(config: Any) -> bool:
+    """Whether a transformers configuration is one of an image tower that embedkit knows.
+
+    Examples
+    --------
+    >>> from transformers import BertConfig, ConvNextConfig, ViTConfig
+    >>> has_images(ViTConfig()), has_images(ConvNextConfig()), has_images(BertConfig())
+    (True, True, False)
+    """
+    settings = config.to_dict()
+    return config.model_type in SPECIAL or {"image_size", "patch_size"} <= settings.keys()
+
+
+def tower_of(encoder: Any, pooling: str | None = None) -> TransformersTower:
+    """The tower around a vision model of transformers.
+
+    Examples
+    --------
+    >>> from transformers import ConvNextConfig, ConvNextModel
+    >>> tower_of(ConvNextModel(ConvNextConfig(hidden_sizes=[4, 4, 4, 8], depths=[1, 1, 1, 1]))).dim
+    8
+    """
+    cls = tower_class({"model_type": encoder.config.model_type}, TransformersTower.family)
+    assert issubclass(cls, TransformersTower)
+    return cls(encoder, pooling)
