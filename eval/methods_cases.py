@@ -50,6 +50,9 @@ class Case:
         return any("{BASE}" in change for change in self.overrides)
 
 
+FROM_BACKBONE = ("model.config=null", "model.tokenizer=null")
+"""In the recipe of a method that trains from scratch."""
+
 CASES: dict[str, Case] = {
     BASE: Case(BASE),
     "simcse-mean": Case(
@@ -79,7 +82,7 @@ CASES: dict[str, Case] = {
     "mcse": Case("mcse-flickr", data="captions", overrides=("method.size=192",), note="features: 8 x 8 pixels"),
     "sent2vec": Case("sent2vec", own_rate=True, note="a static encoder from scratch; few steps are little for it"),
     "mlm": Case(
-        "mlm-small", overrides=("model.config=null", "model.tokenizer=null"), units=3,
+        "mlm-small", overrides=FROM_BACKBONE, units=3,
         note="masked words alone, no contrast",
     ),
     "clusterns": Case("clusterns", overrides=("objective.clusters=16",), note="16 clusters: half of a batch"),
@@ -89,7 +92,7 @@ CASES: dict[str, Case] = {
     ),
     "compcse": Case("compcse", units=9, note="sentences cut at random places, no partition file"),
     "clear": Case(
-        "clear", overrides=("model.config=null", "model.tokenizer=null"), units=12,
+        "clear", overrides=FROM_BACKBONE, units=12,
         note="from the backbone, not from scratch; constants from memory of the paper",
     ),
     "tsdae": Case("tsdae", units=6, note="a text and its decoder"),
@@ -98,6 +101,17 @@ CASES: dict[str, Case] = {
         units=9, tokens=7, note="two decoder layers; pairs: aligned Wikipedia sentences",
     ),
     "contrastive-tension": Case("contrastive-tension"),
+    "simctg-term": Case("simctg-term", units=12, note="the term reads its own two texts"),
+    "topic-moco": Case("topic-moco", note="50 topics"),
+    "cda": Case("cda", units=12, note="documents are sentences here"),
+    "supcl-seq": Case("supcl-seq", data="classes", units=12, note="NLI premises with the label of their pair"),
+    "quick-thoughts": Case("quick-thoughts", data="documents", overrides=FROM_BACKBONE,
+                           note="from the backbone; documents are 12 sentences in a row"),
+    "cpc": Case("cpc", data="documents", overrides=FROM_BACKBONE, units=3,
+                note="documents are 12 sentences in a row"),
+    "adaptive-layers": Case("adaptive-layers", data="paraphrases", note="pairs: aligned Wikipedia sentences"),
+    "matryoshka-2d": Case("matryoshka-2d", data="paraphrases", overrides=("objective.objective.dims=[64,32]",),
+                          note="pairs: aligned Wikipedia sentences"),
     "simcse-sup": Case("simcse-sup", data="triplets", units=9),
     "promptbert-sup": Case("promptbert-sup", data="triplets", units=9, tokens=9),
     "promcse-sup": Case(
@@ -146,6 +160,10 @@ def sources(kind: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         return [text, {"path": str(caption_features(shared, out)), "columns": columns}]
     if kind == "labelled":
         return [{"path": str(labelled_pairs(shared, out))}]
+    if kind == "classes":
+        return [{"path": str(labelled_pairs(shared, out)), "columns": {"anchor": "anchor", "label": "label"}}]
+    if kind == "documents":
+        return [{"path": str(documents(options))}]
     clean = {"split": "train", "sts_overlap": False}
     if kind == "triplets":
         columns = {"anchor": "anchor", "positive": "positive", "negative": "negative_1"}
@@ -162,7 +180,18 @@ def first_texts(kind: str, options: argparse.Namespace, count: int = 1000) -> li
     if source["path"].endswith(".parquet"):
         column = next(name for name, role in source.get("columns", {"anchor": "anchor"}).items() if role == "anchor")
         return [str(text) for text in pq.read_table(source["path"], columns=[column])[column][:count].to_pylist()]
-    return Path(source["path"]).read_text(encoding="utf-8").splitlines()[:count]
+    path = text_of(options) if kind == "documents" else Path(source["path"])
+    return path.read_text(encoding="utf-8").splitlines()[:count]
+
+
+def documents(options: argparse.Namespace, sentences: int = 12) -> Path:
+    """The sentences without labels as rows of a few that stand one after another: documents in form alone."""
+    path = Path(options.out) / "documents.jsonl"
+    if not path.exists():
+        lines = text_of(options).read_text(encoding="utf-8").splitlines()
+        rows = [json.dumps({"sentences": lines[at : at + sentences]}) for at in range(0, len(lines), sentences)]
+        path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return path
 
 
 def caption_features(shared: Path, out: Path) -> Path:

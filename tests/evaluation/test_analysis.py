@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from embedkit.errors import EmbedkitError
 from embedkit.evaluation import evaluate, open_suite
 from embedkit.evaluation.core.stats import Samples, unit_rows
 from embedkit.evaluation.measures.analogies import EPSILON, pairing_consistency
+from embedkit.evaluation.measures.attention import attention_measures
 from embedkit.evaluation.measures.covariance import covariance_operator
 from embedkit.evaluation.measures.probes import balanced_order, class_means, halves
+from embedkit.evaluation.tasks.analysis.attention import attention_of_layers
 from embedkit.evaluation.tasks.analysis.tokens import token_cosines
 from embedkit.factory import build
 from tests.evaluation.toys import BagOfWords, Fixed, write_tsv
@@ -278,6 +281,42 @@ def test_token_cosines_are_the_mean_over_all_pairs_of_tokens() -> None:
     assert metrics["token_isotropy"] == pytest.approx(1 - figures[2]["all"])
 
 
+def test_attention_probes_are_those_of_loops_over_transformers_own_maps() -> None:
+    model, texts = small_encoder().eval(), ["the medic hauls a mug", "perhaps", *sentences(3)]
+    found = attention_of_layers(model, texts, batch=2)
+    model.encoder.set_attn_implementation("eager")
+    with torch.no_grad():
+        maps = [model.encoder(torch.tensor([model.prepare([text]).rows()[0]]), output_attentions=True).attentions
+                for text in texts]  # fmt: skip
+    assert sorted(found) == [1, 2]
+    for layer, values in found.items():
+        distances, entropies, firsts = [], [], []
+        for attention in maps:
+            for head in attention[layer - 1][0].double().numpy():
+                size = len(head)
+                even = np.mean([abs(i - j) for i in range(size) for j in range(size)])
+                far = [sum(head[i, j] * abs(i - j) for j in range(size)) for i in range(size)]
+                distances.append(np.mean(far) / even)
+                entropies.append(np.mean([-sum(p * math.log(p) for p in row) for row in head]) / math.log(size))
+                firsts.append(np.mean([row[0] for row in head]))
+        expected = {"distance": distances, "entropy": entropies, "first": firsts}
+        for name, value in values.items():
+            assert value == pytest.approx(np.mean(expected[name]), rel=1e-5), name
+    metrics = evaluate(small_encoder(), "own-attention", {"text": texts}, resamples=0).tasks["data"].metrics
+    assert metrics["attention_distance"] == pytest.approx(np.mean([found[layer]["distance"] for layer in (1, 2)]))
+
+
+@pytest.mark.parametrize("look", ["oneself", "the farthest", "evenly"])
+def test_attention_that_is_known_has_known_measures(look: str) -> None:
+    places = np.stack(np.meshgrid(np.arange(2.0), np.arange(3.0)), axis=-1).reshape(-1, 2)  # a grid of patches
+    gaps = np.sqrt(((places[:, None] - places[None]) ** 2).sum(-1))
+    rows = {"oneself": np.eye(6), "the farthest": np.eye(6)[gaps.argmax(1)], "evenly": np.full((6, 6), 1 / 6)}[look]
+    found = attention_measures(np.broadcast_to(rows, (2, 3, 6, 6)), places)
+    distance = {"oneself": 0.0, "the farthest": gaps.max(1).mean() / gaps.mean(), "evenly": 1.0}[look]
+    np.testing.assert_allclose(found["distance"], np.full((2, 3), distance), atol=1e-12)
+    np.testing.assert_allclose(found["entropy"], np.full((2, 3), float(look == "evenly")), atol=1e-12)
+
+
 def test_covariance_operator_is_that_of_loops() -> None:
     rng = np.random.default_rng(0)
     groups = rng.integers(0, 4, 50)
@@ -325,6 +364,7 @@ def test_covariance_operator_is_that_of_loops() -> None:
         ),
         ("own-space", {"text": ["a", "b"], "label": [1, 1]}, {}, "two labels at least"),
         ("own-tokens", {"text": ["a", ""]}, {}, "is empty"),
+        ("own-attention", {"text": ["a", ""]}, {}, "is empty"),
     ],
 )
 def test_bad_data_is_one_line(suite: str, data: dict[str, Any], settings: dict[str, Any], words: str) -> None:
@@ -347,7 +387,7 @@ def test_the_protocol_of_known_data_is_not_chosen_by_itself(tmp_path: Path) -> N
         open_suite("transfer", tmp_path, ["trec"], settings={"protocol": "auto"})
 
 
-@pytest.mark.parametrize("suite", ["own-head", "own-tokens"])
+@pytest.mark.parametrize("suite", ["own-head", "own-tokens", "own-attention"])
 def test_a_model_without_what_is_asked_for_gets_a_line(suite: str) -> None:
     data = {"text": ["a cat", "a dog"] * 8, "label": [0, 1] * 8}
     with pytest.raises(EmbedkitError, match="the model: it has no"):

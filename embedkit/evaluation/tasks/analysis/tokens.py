@@ -112,13 +112,18 @@ class TokenTask(Task):
         """None: tokens are asked of the model itself."""
         return []
 
-    def score(self, embed: Embedder) -> TaskResult:
-        """The spread of the last layer's tokens."""
+    @staticmethod
+    def encoder(embed: Embedder) -> Any:
+        """The text encoder of a model, which must have layers."""
         model = getattr(embed.model, "text_model", embed.model)
         if not hasattr(model, "token_states"):
             raise UserError("it has no layers with token vectors", where="the model",
                             remedy="score an embedkit model with a transformer as its text encoder")  # fmt: skip
-        figures = token_cosines(model, self.texts, self.settings.batch)
+        return model
+
+    def score(self, embed: Embedder) -> TaskResult:
+        """The spread of the last layer's tokens."""
+        figures = token_cosines(self.encoder(embed), self.texts, self.settings.batch)
         metrics = {"token_isotropy": 1 - figures[max(figures)]["all"]}
         for layer, values in figures.items():
             metrics[f"anisotropy_layer_{layer}"] = values["all"]
