@@ -16,6 +16,8 @@ from embedkit.config.sections import Named, ObjectiveConfig, Settings, as_list, 
 from embedkit.registry import services
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+Tracker = Literal["aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"]
+"""What accelerate hands figures to, by the names of their modules."""
 
 
 def _at_path(value: Any) -> Any:
@@ -180,7 +182,7 @@ class TrainConfig(Settings):
         None, gt=0, description="steps; when not given each evaluation, and where `evaluation.every` says it would be"
     )
     keep_checkpoints: int = Field(2, gt=0)
-    trackers: list[Literal["tensorboard", "wandb"]] = Field(default_factory=list)
+    trackers: list[Tracker] = Field(default_factory=list, description="experiment trackers that get all figures")
     threads: int | None = Field(None, gt=0)
 
     @model_validator(mode="after")

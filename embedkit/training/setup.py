@@ -202,8 +202,9 @@ def check_all(recipe: Recipe, early: EarlyCheck | None = None) -> Checked:
     for tracker in recipe.train.trackers:
         if importlib.util.find_spec(tracker) is None:  # accelerate would silently leave it out
             raise RecipeError(
-                f"the package {tracker!r} is not installed", where="train.trackers", remedy=f"pip install {tracker}"
-            )
+                f"the package {tracker!r} is not installed", where="train.trackers",
+                remedy=f"pip install {tracker.replace('_', '-')}",
+            )  # fmt: skip
     return Checked(recipe, method, contract, metric, None if early is None else early.sources)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -73,23 +75,91 @@ def test_a_log_that_cannot_be_written_is_said_once_and_training_goes_on(
     ]
 
 
-def test_trackers_get_the_figures_and_missing_ones_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("tensorboard", reason="needs the package tensorboard")
-    runs.run(tmp_path / "run", runs.recipe(train={"trackers": ["tensorboard"]}))
+def _tensorboard(folder: Path) -> dict[str, dict[int, float]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    [file] = (tmp_path / "run").rglob("events.out.tfevents*.0")
+    [file] = folder.rglob("events.out.tfevents*.0")
     events = EventAccumulator(str(file))
     events.Reload()
-    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
-    monkeypatch.setitem(sys.modules, "wandb", None)
+    return {name: {event.step: event.value for event in events.Scalars(name)} for name in events.Tags()["scalars"]}
+
+
+def _wandb(folder: Path) -> dict[str, dict[int, float]]:
+    [file] = folder.rglob("*.wandb")
+    curves: dict[str, dict[int, float]] = {}
+    while (records := _wandb_records(file.read_bytes()))[-1].WhichOneof("record_type") != "exit":
+        time.sleep(0.05)  # its own process goes on writing after the run has ended
+    for record in records:
+        items = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+        for name, value in items.items():
+            curves.setdefault(name, {})[items["_step"]] = value
+    return curves
+
+
+def _wandb_records(data: bytes) -> list[Any]:
+    """What a run file of wandb holds: blocks of 32 KiB of parts (check sum, length, type), as LevelDB's log."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    records, place, message = [Record()], 7, b""
+    while place + 7 <= len(data):
+        left = 32_768 - place % 32_768
+        if left < 7:
+            place += left
+            continue
+        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        message += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind not in (2, 3):  # else the first or a middle part of a record
+            records.append(Record.FromString(message))
+            message = b""
+    return records
+
+
+def _mlflow(folder: Path) -> dict[str, dict[int, float]]:
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    [experiment] = [one for one in client.search_experiments() if one.name == "embedkit"]
+    [run] = client.search_runs([experiment.experiment_id])
+    assert run.data.params["train.batch_size"] == "8" and run.data.params["method.name"] == "pairs"
+    histories = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
+    return {name: {point.step: point.value for point in points} for name, points in histories.items()}
+
+
+@pytest.mark.parametrize(
+    ("tracker", "curves"), [("tensorboard", _tensorboard), ("wandb", _wandb), ("mlflow", _mlflow)]
+)  # fmt: skip
+def test_trackers_get_figures_and_scores(
+    tracker: str, curves: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(tracker, reason=f"needs the package {tracker}")
+    monkeypatch.chdir(tmp_path)
+    for name, value in {
+        "WANDB_MODE": "offline", "WANDB_SILENT": "true", "MLFLOW_TRACKING_URI": f"file:{tmp_path}/mlruns",
+        "MLFLOW_ALLOW_FILE_STORE": "true",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    given = runs.recipe(train={"trackers": [tracker], "holdout": 0.25, "save_every": 2})
+    runs.run(tmp_path / "run", given)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    found = curves(tmp_path)
+    assert len(rows) > 4
+    for row in rows:
+        scores = {f"eval/{name.replace('@', '_at_')}": value for name, value in row.get("scores", {}).items()}
+        for name, value in (scores or {name: row[name] for name in ("loss", "lr")}).items():
+            assert found[name][row["step"]] == pytest.approx(value, rel=1e-6), (name, row["step"])
+
+
+def test_trackers_that_are_missing_or_unknown_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib import util
 
     real = util.find_spec
-    monkeypatch.setattr(util, "find_spec", lambda name, *rest: None if name == "wandb" else real(name, *rest))
-    with pytest.raises(RecipeError, match=r"'wandb' is not installed; pip install wandb"):
-        runs.run(tmp_path / "other", runs.recipe(train={"trackers": ["wandb"]}))
+    monkeypatch.setattr(util, "find_spec", lambda name, *rest: None if name == "comet_ml" else real(name, *rest))
+    with pytest.raises(RecipeError, match=r"'comet_ml' is not installed; pip install comet-ml"):
+        runs.run(tmp_path / "other", runs.recipe(train={"trackers": ["comet_ml"]}))
     assert not (tmp_path / "other").exists()
+    with pytest.raises(RecipeError, match=r"train.trackers.0.*'wandbb'.*'wandb'"):
+        runs.run(tmp_path / "other", runs.recipe(train={"trackers": ["wandbb"]}))
 
 
 @pytest.mark.filterwarnings("ignore:.*no supported trackers")

@@ -126,7 +126,7 @@ class HeldOut:
         finally:
             model.train(was_training)
         name = f"holdout/{self.scores.metric}"
-        self._log.record({"step": step, "scores": {name: score}})
+        self._log.evaluated(step, {name: score})
         self._callbacks.evaluate(step, {name: score})
         return score
 

@@ -120,7 +120,7 @@ class Evaluator:
         state.history.append({"step": step, "scores": scores})
         if state.best.better(value):
             state.best = Best(metric, value, step)
-        self._log.record({"step": step, "scores": scores})
+        self._log.evaluated(step, scores)
         keep_report(self._folder, step, report)
         best = "none" if state.best.value is None else f"{state.best.value:.2f}"
         self._progress.say(f"step {step}: {metric} {value:.2f} (best {best})")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -263,6 +264,16 @@ class RunLog:
             self._track(figures, step)
         self._window = _Window(self._waited())
         return figures
+
+    def evaluated(self, step: int, scores: Mapping[str, float]) -> None:
+        """A row with the scores of an evaluation; trackers get each as ``eval/NAME``, with ``_at_`` for ``@``.
+
+        MLflow refuses names with other characters than those of words, ``-``, ``.``, ``:``, ``/`` and spaces.
+        """
+        self.record({"step": step, "scores": dict(scores)})
+        if self._track is not None:
+            names = {name: re.sub(r"[^\w\-.:/ ]", "_", name.replace("@", "_at_")) for name in scores}
+            self._track({f"eval/{names[name]}": score for name, score in scores.items()}, step)
 
     def rewind(self, step: int) -> None:
         """Drop the rows after `step`, which a resumed run writes again."""

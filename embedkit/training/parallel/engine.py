@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,8 +56,7 @@ class Engine:
         """Open the run in its trackers. It is called last: a run that fails before its first step has nothing there."""
         if recipe.train.trackers:
             self._trackers = True
-            flat = {"recipe": json.dumps(recipe.model_dump(mode="json"))}
-            self.accelerator.init_trackers("embedkit", config=flat)
+            self.accelerator.init_trackers("embedkit", config=dict(_settings("", recipe.model_dump(mode="json"))))
 
     @property
     def track(self) -> Callable[[dict[str, float], int], None] | None:
@@ -171,3 +169,12 @@ class Engine:
         """End the trackers."""
         if self._trackers:
             self.accelerator.end_training()
+
+
+def _settings(key: str, value: Any) -> Iterator[tuple[str, str | int | float | bool]]:
+    """Dotted key and value of every setting that is given: what trackers list and compare runs by."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in entries:
+        yield from _settings(f"{key}.{name}" if key else str(name), item)
+    if isinstance(value, str | int | float):
+        yield key, value
