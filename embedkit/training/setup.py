@@ -201,10 +201,8 @@ def check_all(recipe: Recipe, early: EarlyCheck | None = None) -> Checked:
     _need_adapters(recipe)
     for tracker in recipe.train.trackers:
         if importlib.util.find_spec(tracker) is None:  # accelerate would silently leave it out
-            raise RecipeError(
-                f"the package {tracker!r} is not installed", where="train.trackers",
-                remedy=f"pip install {tracker.replace('_', '-')}",
-            )  # fmt: skip
+            remedy = f"pip install {tracker.replace('_', '-')}"
+            raise RecipeError(f"the package {tracker!r} is not installed", where="train.trackers", remedy=remedy)
     return Checked(recipe, method, contract, metric, None if early is None else early.sources)
 
 
