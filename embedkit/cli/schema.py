@@ -144,7 +144,7 @@ def _views_of(method: Any) -> dict[str, Any]:
     from embedkit.methods.views import Steps
 
     chain = {"$ref": "#/$defs/Views"}
-    chains = {}
+    chains: dict[str, Any] = {}
     for name, hint in get_type_hints(method.__init__, include_extras=True).items():
         if hint == Steps or hint == Steps | None:
             chains[name] = chain

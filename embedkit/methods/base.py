@@ -179,6 +179,10 @@ class Method:
     def keep(self, model: Model, parts: nn.ModuleDict) -> None:
         """Put into the model what of the parts is used with it; called before it is saved, on its final weights."""
 
+    def in_use(self, model: Model, parts: nn.ModuleDict) -> Model:
+        """What is scored and saved: `model`, or a model that holds it and encoders of the parts."""
+        return model
+
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         """Named inputs of these rows.
 

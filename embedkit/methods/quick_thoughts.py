@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -45,14 +45,17 @@ class QuickThoughts(OrderedSentences):
     its batch has no loss; the official code takes the neighbours in the batch across the borders of documents.
 
     Code and paper differ: ``fidelity: code`` sets the score of a sentence with itself to 0, so that it keeps a constant
-    part in the denominator; ``paper`` leaves it out. The published encoders are GRUs and a sentence's vector is that
-    of f beside that of g; here any text encoder is trained, g starts as a copy of f, and f alone is saved (g stays in
-    the checkpoints, as ``parts.context``).
+    part in the denominator; ``paper`` leaves it out. The published encoders are GRUs; here any text encoder is
+    trained, and g starts as a copy of f. A sentence's vector is that of f beside that of g: what is scored and saved
+    holds both (`embedkit.models.combined.concatenation`). Only a single encoder can be exported to other libraries or
+    trained on; ``encoders: first`` keeps f alone. A checkpoint is read as f alone; g is in it as ``parts.context``.
 
     Parameters
     ----------
     fidelity : str
         "code" or "paper".
+    encoders : str
+        What is saved: "both", or the "first".
 
     Examples
     --------
@@ -65,7 +68,8 @@ class QuickThoughts(OrderedSentences):
     paper: ClassVar[str] = "Logeswaran and Lee 2018, ICLR, An efficient framework for learning sentence representations"
     objective: ClassVar[dict[str, Any]] = {"name": "context"}
 
-    def __init__(self, fidelity: Fidelity = "code") -> None:
+    def __init__(self, fidelity: Fidelity = "code", encoders: Literal["both", "first"] = "both") -> None:
+        self.encoders = encoders
         if fidelity == "paper":
             self.objective = {"name": "context", "bank": "none"}  # type: ignore[misc]
 
@@ -77,6 +81,16 @@ class QuickThoughts(OrderedSentences):
         from torch import nn
 
         return nn.ModuleDict({"context": copy.deepcopy(model)})
+
+    def in_use(self, model: Model, parts: nn.ModuleDict) -> Model:
+        if self.encoders == "first":
+            return model
+        from embedkit.models.combined.concatenation import EncoderConcatenation
+
+        context: Any = parts["context"]
+        return EncoderConcatenation(
+            [model, context], unit=False, normalize=model.normalize, similarity_fn_name=model.similarity_fn_name
+        ).eval()
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         views = super().views(rows, random)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,17 @@ from torch import Tensor
 from embedkit import objectives
 from embedkit.errors import DataError, RecipeError
 from embedkit.factory import build
+from embedkit.formats import load
 from embedkit.methods import methods
 from embedkit.methods.base import Method
 from embedkit.models.modules.masked import hide_tokens
 from embedkit.objectives.base import NoObjective
 from embedkit.objectives.losses.sequences import bridge_loss, distance_loss
+from embedkit.training import train
 from embedkit.training.loop.cache import Chunking
 from embedkit.training.loop.step import Bundle, TrainStep
 from embedkit.training.parallel.distributed import World
-from tests.training import common
+from tests.training import common, runs
 
 F64 = torch.float64
 
@@ -172,6 +175,23 @@ def test_two_encoders_with_weights_of_their_own(fidelity: str) -> None:
     assert float(result.loss) == pytest.approx(sum(losses) / 7, rel=1e-9)
     grads = [p.grad for p in step.bundle.parts["context"].parameters() if p.grad is not None]  # type: ignore[union-attr]
     assert sum(float(grad.abs().sum()) for grad in grads) > 0
+
+
+def test_the_vector_is_that_of_both_encoders(tmp_path: Path) -> None:
+    """The saved folder gives f beside g; the first alone where that is asked for."""
+    texts = ["a bird sings", "the old house"]
+    for encoders in ("both", "first"):
+        out = tmp_path / encoders
+        changes = [f"method={{name: quick-thoughts, encoders: {encoders}}}", "train.max_steps=2", "train.save_every=2"]
+        model = load(train("quick-thoughts", changes, output=out, smoke=True).output)
+        weights = runs.checkpoint(out, 2, "weights")
+        members = model.models if encoders == "both" else [model]
+        for place, member in zip(("model", "parts.context"), members, strict=False):
+            for name, value in member.state_dict().items():
+                assert torch.equal(value.cpu(), weights[f"{place}.{name}"]), name
+        side_by_side = np.concatenate([member.encode(texts) for member in members], axis=1)
+        np.testing.assert_allclose(model.encode(texts), side_by_side, atol=1e-6)
+        assert side_by_side.shape == (2, len(members) * members[0].dim)
 
 
 # DeCLUTR

@@ -41,7 +41,7 @@ def own_suites() -> list[SuiteConfig]:
     Examples
     --------
     >>> [suite.name for suite in own_suites()][:3]
-    ['own-analogies', 'own-anomaly', 'own-attributes']
+    ['own-analogies', 'own-anomaly', 'own-attention']
     """
     return [suite for suite in map(load_suite, suite_names()) if is_own(suite)]
 

@@ -151,6 +151,9 @@ class WithAuxiliaries(Method):
         for auxiliary in self.beside_main:
             auxiliary.method.keep(model, parts[auxiliary.name])  # type: ignore[arg-type]
 
+    def in_use(self, model: Model, parts: nn.ModuleDict) -> Model:
+        return self.main.in_use(model, parts["main"])  # type: ignore[arg-type]
+
     def learn_targets(self, facts: Mapping[str, TargetFacts]) -> None:
         for method in (self.main, *(auxiliary.method for auxiliary in self.beside_main)):
             method.learn_targets(facts)

@@ -10,6 +10,7 @@ from typing import Any
 
 from embedkit.config.recipe import Recipe
 from embedkit.evaluation.report.card import keep_report
+from embedkit.methods.base import Method
 from embedkit.training.loop.cache import RandomState
 from embedkit.training.loop.schedule import Schedule
 from embedkit.training.monitor.callbacks import Callbacks
@@ -50,9 +51,11 @@ class Weights:
     (1, 64)
     """
 
-    def __init__(self, recipe: Recipe, state: RunState, starting: StartingPoint, engine: Engine) -> None:
+    def __init__(
+        self, recipe: Recipe, state: RunState, starting: StartingPoint, engine: Engine, method: Method
+    ) -> None:
         self._use_mean = state.ema is not None and recipe.train.evaluate_ema
-        self._state, self._starting, self._engine = state, starting, engine
+        self._state, self._starting, self._engine, self._method = state, starting, engine, method
 
     @contextlib.contextmanager
     def leaving(self) -> Iterator[None]:
@@ -68,7 +71,11 @@ class Weights:
     def model(self) -> Iterator[Any]:
         """A context with the whole model as it is used outside of training, on the main process."""
         with self.leaving(), self._engine.whole_model(self._state.bundle.model) as model:
-            yield model
+            yield self.in_use(model)
+
+    def in_use(self, model: Any) -> Any:
+        """What is scored and saved of the model."""
+        return self._method.in_use(model, self._state.bundle.parts)
 
 
 class Evaluator:

@@ -330,7 +330,7 @@ def _assembled(
     log.rewind(state.position.step if state.position.step or state.history else -1)
     ledger.rewind(state.position.step)
     finite = FiniteGuard(folder, world, store, step, rows.where, log.record)
-    weights = Weights(recipe, state, starting, engine)
+    weights = Weights(recipe, state, starting, engine, inputs.method)
     evaluator = Evaluator(
         recipe, inputs.suite, state, weights, engine, schedule,
         folder=folder, finite=finite, log=log, progress=progress, callbacks=callbacks,

@@ -217,7 +217,7 @@ def finish(run: Run, losses: list[float]) -> TrainResult:
         keep_scale(state.bundle.objective, state.bundle.model)
         state.bundle.model.classifiers = {}  # those of the model that the run started from know other vectors
         run.inputs.method.keep(state.bundle.model, state.bundle.parts)
-        run.engine.save_model(state.bundle.model, target, run.recipe)
+        run.engine.save_model(state.bundle.model, target, run.recipe, run.weights.in_use)
     if run.holdout is not None:
         with run.weights.model() as model:
             if world.is_main:

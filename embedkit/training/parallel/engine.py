@@ -17,6 +17,7 @@ from torch import nn
 
 from embedkit.config.recipe import Recipe
 from embedkit.errors import RecipeError
+from embedkit.models.base import Model
 from embedkit.system.processes import join
 from embedkit.training.loop.step import Bundle
 from embedkit.training.parallel.distributed import World
@@ -148,12 +149,13 @@ class Engine:
         self._plain.load_state_dict(weights)
         return self._plain.to(self.world.device)
 
-    def save_model(self, model: nn.Module, path: Path, recipe: Recipe) -> None:
-        """Write the model folder from the main process."""
+    def save_model(self, model: Model, path: Path, recipe: Recipe, in_use: Callable[[Model], Model]) -> None:
+        """Write the folder of what `in_use` makes of the whole model, from the main process."""
+        whole: Any
         with self.whole_model(model) as whole:
             if self.world.is_main:
                 whole.classifiers = model.classifiers
-                whole.save(path, overwrite=True, recipe=recipe.model_dump(mode="json"))  # type: ignore[operator]
+                in_use(whole).save(path, overwrite=True, recipe=recipe.model_dump(mode="json"))
 
     def share(self, state: RunState) -> None:
         """Give every process the main process's best evaluation."""
