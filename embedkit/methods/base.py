@@ -252,6 +252,10 @@ class Method:
         """
         raise TypeError(f"{type(self).__name__} does not define patch_columns")
 
+    def guide_columns(self, patches: PatchTokens, parts: nn.ModuleDict, inputs: Any) -> Tensor:
+        """`patch_columns` of what the guide makes of the images, without gradient."""
+        return self.patch_columns(patches, parts, inputs)
+
     def cover(self, inputs: Any, parts: nn.ModuleDict) -> tuple[Tensor, Tensor] | None:
         """Patches (n, P) of the images that the tower shall not see, and the mask token that stands there; None for
         none. With `reads_patches` this holds for the main method's pass too."""

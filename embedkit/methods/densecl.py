@@ -22,10 +22,10 @@ class DenseCL(PatchTerm):
 
     The positive of a patch is the patch of the other view whose features are nearest to its own before the projector,
     or that lies nearest in the picture; negatives are the means of the projected patches of the other images of the
-    batch. Both directions are averaged. Where the method beside it has a running mean of the encoder, keys are the
-    patches that the mean makes of the other view, through the same projector. The paper has a queue of 65,536 means of
-    keys instead of the batch's, and weighs this loss and the global one by one half each: with weight 1 beside a method
-    the sum is twice theirs.
+    batch. Both directions are averaged. Where there is a running mean of the encoder, keys are what it makes of the
+    other view, through a running mean of the projector. The paper has a queue of 65,536 means of keys instead of the
+    batch's, and weighs this loss and the global one by one half each: with weight 1 beside a method the sum is twice
+    theirs.
 
     Parameters
     ----------

@@ -26,8 +26,8 @@ class PixPro(PatchTerm):
     Two patches are a pair where their middles are nearer in the picture than ``threshold`` times the longer diagonal of
     a patch of the two views. Each patch of one view becomes the sum of a linear map of all patches of its view,
     weighted by max(cosine, 0) ** power, and is brought near its pairs in the other view. The targets are those of the
-    running mean of the encoder (``guide: {ema: 0.99, ...}``), or without one the other view's own without gradient. The
-    projector has no batch normalisation: patches stay with their image, on its process.
+    running mean of encoder and projector (``guide: {ema: 0.99}``), or without one the other view's own without
+    gradient. The projector has no batch normalisation: patches stay with their image, on its process.
 
     Parameters
     ----------
@@ -57,9 +57,7 @@ class PixPro(PatchTerm):
     def parts(self, model: Model) -> nn.ModuleDict:
         from torch import nn
 
-        parts = super().parts(model)
-        parts["propagation"] = nn.Linear(self.size, self.size)
-        return parts
+        return nn.ModuleDict({**super().parts(model), "propagation": nn.Linear(self.size, self.size)})
 
     def patch_columns(self, patches: PatchTokens, parts: nn.ModuleDict, inputs: Any) -> Tensor:
         """The frame of each view and its grid, and behind them the projected patches."""

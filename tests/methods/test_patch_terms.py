@@ -14,7 +14,7 @@ from PIL import Image
 from embedkit.config.recipe_io import load_recipe
 from embedkit.data.images.pictures import Picture
 from embedkit.errors import ModelError, RecipeError
-from embedkit.methods.patches import losses, places
+from embedkit.methods.patches import heads, losses, places
 from embedkit.models.heads.pixels import PixelDecoder, patch_pixels
 from embedkit.models.inputs.preprocess import Preprocess
 from embedkit.models.modules.dual import DualEncoder
@@ -24,7 +24,7 @@ from tests.methods.matrix import gradients
 from tests.methods.test_matrix import same
 from tests.training import runs
 
-RECIPES = ("densecl", "pixpro", "detcon", "mae", "macrl", "patch-grouping")
+RECIPES = ("densecl", "pixpro", "detcon", "mae", "macrl", "patch-grouping", "slotcon", "ibot", "pcd")
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -90,6 +90,40 @@ def test_regions_are_contrasted_with_all_regions_of_both_views() -> None:
     assert float(found) == pytest.approx(total, rel=1e-12)
 
 
+def test_assignments_centre_and_slots() -> None:
+    tokens, table = draw(2, 3, 4), draw(5, 4, seed=1)
+    scores = heads.cosines(tokens, table)
+    assert float(scores[1, 2, 4]) == pytest.approx(cosine(tokens[1, 2], table[4]), rel=1e-12)
+    teacher, student = scores.flip(1).softmax(dim=2), scores.log_softmax(dim=2)
+    counts = torch.tensor([[True, False, True], [False, False, False]])
+    wanted = np.mean([-float((teacher[0, p] * student[0, p]).sum()) for p in (0, 2)])
+    assert heads.assignment_loss(student, teacher, counts).tolist() == pytest.approx([wanted, 0.0], rel=1e-12)
+    shares = (scores / 0.1).softmax(dim=2)
+    slots, there = heads.slots_of(tokens, shares)
+    for k in range(5):
+        wanted_slot = sum(float(shares[0, p, k]) * tokens[0, p] for p in range(3)) / float(shares[0, :, k].sum())
+        torch.testing.assert_close(slots[0, k], wanted_slot)
+        assert bool(there[0, k]) == any(int(shares[0, p].argmax()) == k for p in range(3))
+    centre = heads.Centre(5, momentum=0.9).double()
+    centre.follow(scores.mean(dim=(0, 1)))
+    unit = torch.nn.functional.normalize(tokens, dim=2).mean(dim=(0, 1))  # the way that a step takes
+    torch.testing.assert_close(centre.mean, 0.1 * torch.nn.functional.normalize(table, dim=1) @ unit)
+
+
+def test_slots_are_contrasted_with_those_of_the_whole_batch() -> None:
+    queries, keys = draw(2, 3, 4), draw(3, 3, 4, seed=1)
+    own = torch.tensor([[True, True, False], [True, True, True]])
+    there = torch.tensor([[True, True, True], [True, False, True], [False, True, True]])
+    total = 0.0
+    for i in range(2):
+        for k in range(3):
+            if own[i, k] and there[1 + i, k]:
+                scores = {(j, m): math.exp(cosine(queries[i, k], keys[j, m]) / 0.2)
+                          for j in range(3) for m in range(3) if there[j, m]}  # fmt: skip
+                total -= math.log(scores[1 + i, k] / sum(scores.values()))
+    assert float(heads.slot_contrast(queries, own, keys, there, 1, 0.2)) == pytest.approx(total, rel=1e-12)
+
+
 def test_region_means() -> None:
     tokens, regions = draw(1, 4, 3), torch.tensor([[2, 0, 2, -1]])
     means, there = losses.region_means(tokens, regions, 3)
@@ -148,7 +182,7 @@ def test_chunks_and_processes_change_nothing(processes: Any, name: str) -> None:
         same((sum(share for share, _ in results), found), wanted)
 
 
-@pytest.mark.parametrize("name", ["densecl", "macrl"])
+@pytest.mark.parametrize("name", ["densecl", "macrl", "slotcon", "ibot"])
 def test_a_resumed_run_ends_bit_for_bit_like_a_whole_one(tmp_path: Path, name: str) -> None:
     given = case(name)
     given["train"] |= {"max_steps": 4, "save_every": 2, "chunk_size": 5, "keep_checkpoints": 4}
@@ -181,6 +215,10 @@ def test_a_term_beside_a_method_takes_no_pass_of_its_own(monkeypatch: pytest.Mon
         ("macrl", {"model.towers.image.patch_dropout": 0.5}, "leave it out, or set hide: drop"),
         ("macrl", {"model.towers.image.config": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8}}, "use a ViT"),
         ("macrl", {"method": "patch-grouping", "auxiliary": []}, "put it beside clip"),
+        ("slotcon", {"guide": None}, "add guide"),
+        ("ibot", {"guide": None}, "add guide"),
+        ("pcd", {"guide": None}, "add guide"),
+        ("pcd", {"auxiliary": [{"name": "patch-distillation", "size": 8}]}, "set it to 32"),
         ("macrl", {"auxiliary": [{"name": "patch-grouping"}]}, "put it beside clip"),
     ],
 )

@@ -217,24 +217,27 @@ class WithAuxiliaries(Method):
         covers = [rider.method.cover(inputs, parts[rider.name]) for rider in self._riders]  # type: ignore[arg-type]
         with model.patch_record(next((cover for cover in covers if cover is not None), None)) as record:
             output = self.main.embed(model, parts["main"], inputs, **settings)  # type: ignore[arg-type]
-        return self._columns(output, record, parts, inputs)
+        return self._columns(output, record, [
+            rider.method.patch_columns(record[-1], parts[rider.name], inputs)  # type: ignore[arg-type]
+            for rider in self._riders if record
+        ])  # fmt: skip
 
     def embed_guide(self, encoder: Any, parts: nn.ModuleDict, inputs: Any) -> Tensor:
         if not self._riders or not hasattr(inputs, "pixels"):
             return self.main.embed_guide(encoder, parts, inputs)
         with encoder.patch_record() as record:
             output = self.main.embed_guide(encoder, parts, inputs)
-        return self._columns(output, record, parts, inputs)
+        return self._columns(output, record, [
+            rider.method.guide_columns(record[-1], parts[rider.name], inputs)  # type: ignore[arg-type]
+            for rider in self._riders if record
+        ])  # fmt: skip
 
-    def _columns(self, output: Tensor, record: list[PatchTokens], parts: nn.ModuleDict, inputs: Any) -> Tensor:
+    def _columns(self, output: Tensor, record: list[PatchTokens], added: list[Tensor]) -> Tensor:
         import torch
 
         if not record:  # the main method has no pass of this view
             return output
-        columns = [output]
-        for rider in self._riders:
-            own = rider.method.patch_columns(record[-1], parts[rider.name], inputs)  # type: ignore[arg-type]
-            columns.append(own.to(columns[0].dtype))
+        columns = [output, *(own.to(output.dtype) for own in added)]
         self._widths[sum(z.shape[1] for z in columns)] = [z.shape[1] for z in columns]
         return torch.cat(columns, dim=1)
 

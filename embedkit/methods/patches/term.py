@@ -86,7 +86,31 @@ class PatchTerm(Method):
 
         inputs = model.image.token_width  # type: ignore[union-attr]
         layers = (nn.Linear(inputs, self.hidden), nn.ReLU(), nn.Linear(self.hidden, self.size))  # type: ignore[arg-type]
-        return nn.ModuleDict({"projector": nn.Sequential(*layers)})
+        return self.with_mean({"projector": nn.Sequential(*layers)})
+
+    def with_mean(self, modules: Mapping[str, nn.Module]) -> nn.ModuleDict:
+        """The modules, and running means of them where the guide is a running mean of the encoder."""
+        import copy
+
+        from torch import nn
+
+        if self.ema is None:
+            return nn.ModuleDict(dict(modules))
+        mean = nn.ModuleDict({name: copy.deepcopy(module) for name, module in modules.items()}).requires_grad_(False)
+        return nn.ModuleDict({**modules, "mean": mean})
+
+    def after_step(
+        self, outputs: dict[str, Tensor], embeddings: dict[str, Tensor], batch: ObjectiveBatch, model: Any,
+        parts: nn.ModuleDict,
+    ) -> None:  # fmt: skip
+        """Move the running means of the modules."""
+        import torch
+
+        if "mean" in parts and self.ema is not None:
+            means: Any = parts["mean"]
+            for name, mean in means.items():
+                now = [parameter.detach() for parameter in parts[name].parameters()]
+                torch._foreach_lerp_(list(mean.parameters()), now, 1.0 - self.ema)
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         generators, owner = [random(i) for i in range(len(rows))], list(range(len(rows)))
@@ -105,7 +129,13 @@ class PatchTerm(Method):
     def embed_guide(self, encoder: Any, parts: nn.ModuleDict, inputs: Any) -> Tensor:
         with encoder.patch_record() as record:
             encoder(inputs)
-        return self.patch_columns(record[0], parts, inputs)
+        return self.guide_columns(record[0], parts, inputs)
+
+    def guide_columns(self, patches: PatchTokens, parts: nn.ModuleDict, inputs: Any) -> Tensor:
+        """The same of what the guide makes of the images, by the running means of the modules where there are any."""
+        own: Any = dict(parts.items())
+        own |= dict(own.get("mean", {}).items())
+        return self.patch_columns(patches, own, inputs)
 
     def patch_columns(self, patches: PatchTokens, parts: nn.ModuleDict, inputs: Any) -> Tensor:
         """The projected patches, row by row of the grid: (n, P size)."""
