@@ -59,8 +59,6 @@ def build_method(recipe: Recipe) -> Method:
         )
     if recipe.guide is not None:
         main.ema = recipe.guide.ema
-        for auxiliary in beside:
-            auxiliary.method.ema = recipe.guide.ema
     return WithAuxiliaries(main, beside) if beside else main
 
 

@@ -76,6 +76,7 @@ class WithAuxiliaries(Method):
             raise RecipeError("one method stands twice", where="auxiliary", remedy="keep one of them")
         for auxiliary in beside:
             auxiliary.method.beside({})  # refuses a method that is none
+            auxiliary.method.ema = main.ema
         self.paper = main.paper  # type: ignore[misc]
         self.objective = main.objective  # type: ignore[misc]
         self.anchors_a_row = main.anchors_a_row
