@@ -285,8 +285,8 @@ class DistillKL(Family):
         require(not self.symmetric, "symmetric", True, "false where rows have a teacher's scores")
         form = unit if self.similarity == "cosine" else torch.Tensor.contiguous
         anchors = form(take(embeddings, "anchor")[0])
-        owner = torch.cat([batch.owner[name] for name in names])
         candidates = torch.cat([form(z) for z in take(embeddings, *names)])
+        owner = torch.cat([batch.owner[name] for name in names])
         student = (anchors[owner] * candidates).sum(dim=1) / self.temperature  # (M,)
         teacher = torch.cat([teacher_scores(batch, name) for name in names]).to(student.dtype)
         log_q, log_p = (
