@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from embedkit.config.peer_names import ANSWERS, LOSS_ANSWERS, ours, plain
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((ROOT / "docs").glob("*.md"))
 TOP = ("embedkit", "tests", "recipes", "eval", "tools", "docs", "findings")
@@ -59,3 +61,19 @@ def test_tests_exist(page: Path) -> None:
         if name not in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}:
             missing.append(f"{file}::{name}")
     assert missing == []
+
+
+def test_names_of_other_libraries_are_understood_as_the_page_says() -> None:
+    page = (ROOT / "docs" / "coming-from.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(?:loss=|batch_sampler=)?(\w+)` \| (.+) \|$", page, re.MULTILINE)
+    assert len(rows) > 30
+    wrong = []
+    for name, here in rows:
+        answered = plain(name) in ANSWERS | LOSS_ANSWERS
+        names = ours(name)
+        words = re.findall(r"`([^`]+)`", here)
+        if not answered and names and not any(our in word for our in names for word in words):
+            wrong.append((name, names, here))
+        if not answered and not names and "_" in name and "=" in here:
+            wrong.append((name, "not understood", here))
+    assert wrong == []
