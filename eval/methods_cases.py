@@ -86,7 +86,7 @@ CASES: dict[str, Case] = {
         note="masked words alone, no contrast",
     ),
     "clusterns": Case("clusterns", overrides=("objective.clusters=16",), note="16 clusters: half of a batch"),
-    "whitenedcse": Case("whitenedcse", overrides=("method.groups=64",), note="64 groups of features"),
+    "whitenedcse": Case("whitenedcse", overrides=("method.groups=64",), units=9, note="64 groups of features"),
     "unsee": Case(
         "unsee", overrides=("method.expansion=4",), units=8, note="VICReg; the predictor 4 times as wide, not 10"
     ),
@@ -103,8 +103,8 @@ CASES: dict[str, Case] = {
     "contrastive-tension": Case("contrastive-tension"),
     "simctg-term": Case("simctg-term", units=12, note="the term reads its own two texts"),
     "topic-moco": Case("topic-moco", note="50 topics"),
-    "cda": Case("cda", units=12, note="documents are sentences here"),
-    "supcl-seq": Case("supcl-seq", data="classes", units=12, note="NLI premises with the label of their pair"),
+    "cda": Case("cda", overrides=("model.max_length=64",), units=12, note="documents are sentences here"),
+    "supcl-seq": Case("supcl-seq", data="classes", overrides=("model.pooling=cls",), units=12, note="NLI premises with the label of their pair"),
     "quick-thoughts": Case("quick-thoughts", data="documents", overrides=FROM_BACKBONE,
                            note="from the backbone; documents are 12 sentences in a row"),
     "cpc": Case("cpc", data="documents", overrides=FROM_BACKBONE, units=3,
