@@ -78,7 +78,7 @@ Patches of images do not cross processes; a method adds these as its own terms (
 
 | function | what it is | on |
 | --- | --- | --- |
-| `prototypes.distillation.patch_distillation` | the patch loss of iBOT | logits of masked patches |
+| `prototypes.distillation.patch_distillation` | iBOT's loss, as in method `ibot` | logits of masked patches |
 | `patches.vicregl`, `nearest_matches`, `local_vicreg` | the local part of VICRegL | tokens of two views, their places |
 | `patches.kernel_misalignment` | patch kernel alignment (PaKA) | tokens of student and teacher |
 
