@@ -88,5 +88,5 @@ def test_what_a_classifier_of_transformers_cannot_be_is_told(tmp_path: Path) -> 
     refused(tiny.text_encoder("bert", pooling="cls"), "no head is kept with the model.*; train it with keep: true")
     two = classifier("bert")
     two.classifiers = {**two.classifiers, "topic": two.classifiers["tone"]}
-    refused(two, "heads are kept for tone, topic, and a sequence classifier has one; leave one")
+    refused(two, "heads are kept for tone, topic, and a sequence classifier has one; keep one head alone")
     assert not (tmp_path / "out").exists()

@@ -66,7 +66,7 @@ def _one_head(model: TextEncoder) -> tuple[str, TargetHead]:
     heads = dict(model.classifiers)
     if len(heads) != 1:
         what = f"heads are kept for {', '.join(heads)}" if heads else "no head is kept with the model"
-        remedy = "leave one in model.classifiers" if heads else "train it with keep: true"
+        remedy = "keep one head alone" if heads else "train it with keep: true"
         raise ModelError(f"{what}, and a sequence classifier has one", remedy=remedy)
     return next(iter(heads.items()))
 
@@ -119,15 +119,15 @@ def _classifier(model: TextEncoder, head: TargetHead, place: Place) -> Any:
     config.num_labels, config.problem_type = head.outputs, PROBLEMS[head.kind]
     theirs = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32).eval()
     own = merged_state(model.encoder) if has_adapters(model.encoder) else model.encoder.state_dict()
-    expected = theirs.base_model.state_dict()
-    theirs.base_model.load_state_dict(expected | {key: value for key, value in own.items() if key in expected})
-    lost = [key for key in {*expected} ^ {*own} if not key.startswith("pooler.")]
+    needs = theirs.base_model.state_dict()
+    theirs.base_model.load_state_dict(needs | {key: value for key, value in own.items() if key in needs})
+    lost = [key for key in {*needs} ^ {*own} if not key.startswith("pooler.")]
     if lost:
         raise ModelError(f"transformers' classifier has not the weights of the encoder: {sorted(lost)[0]}",
                          remedy="keep it in the folder of embedkit, and use model.classify")  # fmt: skip
-    hidden, output = head.layers
-    for path, layer in ((place.hidden, hidden.linear), (place.output, output)):
-        theirs.get_submodule(path).load_state_dict(layer.state_dict())
+    for path, prefix in ((place.hidden, "layers.0.linear."), (place.output, "layers.1.")):
+        state = {key.removeprefix(prefix): x for key, x in head.state_dict().items() if key.startswith(prefix)}
+        theirs.get_submodule(path).load_state_dict(state)
     return theirs
 
 
