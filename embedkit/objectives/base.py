@@ -61,6 +61,8 @@ class ObjectiveBatch:
         gradient.
     own_guide : dict of str to Tensor (n_name, K)
         The same of the guide, without gradient.
+    guide_parcel : dict of str to Tensor
+        All that the guide's exchange gave, gathered; `guide` has the names of views.
     """
 
     size: int
@@ -85,6 +87,7 @@ class ObjectiveBatch:
     turn: int = 0
     own: dict[str, Tensor] = field(default_factory=dict)
     own_guide: dict[str, Tensor] = field(default_factory=dict)
+    guide_parcel: dict[str, Tensor] = field(default_factory=dict)
 
     def random(self, use: str, *places: int) -> np.random.Generator:
         """Random numbers for one `use`: the same on every process, and after a resume.

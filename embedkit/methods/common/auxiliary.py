@@ -267,11 +267,7 @@ class WithAuxiliaries(Method):
         return parcel
 
     def project(self, outputs: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict) -> dict[str, Tensor]:
-        others = {name: z for name, z in batch.guide.items() if name not in self._own(batch.guide, None)}
-        batch.guide = self._own(batch.guide, None)
-        embeddings = self.main.project(self._own(outputs, None), batch, parts["main"])  # type: ignore[arg-type]
-        batch.guide = {**batch.guide, **others}
-        return embeddings
+        return self.main.project(self._own(outputs, None), batch, parts["main"])  # type: ignore[arg-type]
 
     def terms(
         self, outputs: dict[str, Tensor], embeddings: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict
@@ -317,7 +313,7 @@ class WithAuxiliaries(Method):
         own: dict[str, Any] = {name: self._own(kind, auxiliary) for name, kind in kinds.items()}
         if auxiliary.method.reads_patches:
             own["owner"] |= self._own(batch.owner, None)
-            own["guide"] = self._own(batch.guide, auxiliary)
+            own["guide_parcel"] = self._own(batch.guide_parcel, auxiliary)
             for kind in ("own", "own_guide"):
                 blocks = {name: self._column_blocks(z) for name, z in getattr(batch, kind).items()}
                 own[kind] = {name: block[auxiliary.name] for name, block in blocks.items() if auxiliary.name in block}
