@@ -180,6 +180,9 @@ class WithAuxiliaries(Method):
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         own = self.main.views(rows, random)
+        if any(rider.method.reads_guide for rider in self._riders) and not any(v.guided for v in own.values()):
+            for view in own.values():  # the guide is read by a loss of patches alone
+                view.guided = view.tower == "image"
         views = dict(own)
         for auxiliary in self.beside_main:
             for name, view in auxiliary.method.beside(own).items():
