@@ -113,6 +113,14 @@ class WithAuxiliaries(Method):
         return self.main.widths
 
     @property
+    def sizes(self) -> Mapping[str, int]:  # type: ignore[override]
+        return self.main.sizes
+
+    @property
+    def guided(self) -> frozenset[str]:  # type: ignore[override]
+        return self.main.guided
+
+    @property
     def embedding_size(self) -> int | None:
         return self.main.embedding_size
 
@@ -164,6 +172,10 @@ class WithAuxiliaries(Method):
         for auxiliary in self.beside_main:
             numbers |= {f"{auxiliary.name}/{name}": own for name, own in auxiliary.method.targets(rows).items()}
         return numbers
+
+    def check_rows(self, rows: Sequence[Row]) -> None:
+        for method in (self.main, *(auxiliary.method for auxiliary in self.beside_main)):
+            method.check_rows(rows)
 
     def prompt_of(self, model: Model, role: str) -> str | None:
         return self.main.prompt_of(model, role)
