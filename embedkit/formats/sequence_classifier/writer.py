@@ -52,7 +52,7 @@ def write(model: TextEncoder, folder: Path, samples: int = 100) -> dict[str, Any
     difference, largest = _differences(model, head, theirs, texts)
     if difference > TOLERANCE * largest:
         raise ModelError(f"transformers gives other logits for the head {name!r}, by up to {difference:.2g}",
-                         remedy="keep it in the folder of embedkit, and use model.classify")  # fmt: skip
+                         remedy="keep it in the folder of embedkit, whose models classify")  # fmt: skip
     with quiet():
         theirs.save_pretrained(folder)
         write_tokenizer(model.tokenizer, folder)
@@ -99,7 +99,7 @@ def reason_against(model: TextEncoder, head: TargetHead, place: Place | None) ->
 
 def _remedy(place: Place | None) -> str:
     if place is None:
-        return "keep it in the folder of embedkit, and use model.classify"
+        return "keep it in the folder of embedkit, whose models classify"
     return (
         f"train with model.pooling: cls, no model.head, and a head with hidden: the encoder's width, activation: "
         f"{place.activation}"
@@ -124,7 +124,7 @@ def _classifier(model: TextEncoder, head: TargetHead, place: Place) -> Any:
     lost = [key for key in {*needs} ^ {*own} if not key.startswith("pooler.")]
     if lost:
         raise ModelError(f"transformers' classifier has not the weights of the encoder: {sorted(lost)[0]}",
-                         remedy="keep it in the folder of embedkit, and use model.classify")  # fmt: skip
+                         remedy="keep it in the folder of embedkit, whose models classify")  # fmt: skip
     for path, prefix in ((place.hidden, "layers.0.linear."), (place.output, "layers.1.")):
         state = {key.removeprefix(prefix): x for key, x in head.state_dict().items() if key.startswith(prefix)}
         theirs.get_submodule(path).load_state_dict(state)
