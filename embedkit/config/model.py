@@ -135,6 +135,25 @@ class TowersConfig(Settings):
     dim: int | None = Field(None, gt=0, description="size of the shared space")
 
 
+class FeatureConfig(Settings):
+    """An encoder of vectors; see `embedkit.models.FeatureEncoder`.
+
+    Examples
+    --------
+    >>> FeatureConfig(form="residual", dim=64).start
+    'identity'
+    """
+
+    width: int | None = Field(None, gt=0, description="numbers of an input; those of the data if unset")
+    dim: int | None = Field(None, gt=0, description="numbers of an output; the width if unset")
+    form: Literal["linear", "mlp", "residual"] = "linear"
+    hidden: int | None = Field(None, gt=0, description="mlp, residual: size of the hidden layers; the width if unset")
+    depth: int = Field(1, gt=0, description="mlp, residual: hidden layers")
+    dropout: float = Field(0.0, ge=0, lt=1, description="mlp, residual: behind each hidden layer")
+    start: Literal["identity", "orthogonal", "pca", "random"] = "identity"
+    scaling: Literal["none", "center", "standard"] = Field("none", description="learnt from the training rows")
+
+
 class ModelConfig(Settings):
     """The encoder, and how it turns a text into one vector.
 
@@ -152,7 +171,7 @@ class ModelConfig(Settings):
     pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig ...
     """
 
-    kind: Literal["text", "static", "dual"] = "text"
+    kind: Literal["text", "static", "feature", "dual"] = "text"
     name: str | None = None
     revision: str | None = None
     trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
@@ -176,6 +195,7 @@ class ModelConfig(Settings):
     dim: int | None = Field(None, gt=0, description="static: size of the vectors")
     ngrams: int = Field(1, ge=1, le=4, description="static: word n-grams up to this length")
     buckets: int = Field(200_000, gt=0, description="static: hash buckets for n-grams")
+    feature: FeatureConfig | None = Field(None, description="feature: the map of vectors to vectors")
     towers: TowersConfig | None = Field(None, description="dual: text tower, image tower, shared space")
 
     @model_validator(mode="after")
@@ -192,6 +212,10 @@ class ModelConfig(Settings):
             raise ValueError(f"model.default_prompt {self.default_prompt!r} is not one of model.prompts")
         if sorted(self.head, key=lambda head: head.train_only) != self.head:
             raise ValueError("model.head: a layer that is kept would lose the train_only one before it: put it first")
+        if self.feature is not None and self.kind != "feature":
+            raise ValueError("model.feature needs model.kind: feature")
+        if self.feature is not None and self.name is not None:
+            raise ValueError("model.name brings its own layers: leave model.feature out")
         self._check_towers()
         return self
 

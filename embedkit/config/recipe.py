@@ -31,6 +31,22 @@ def _format(value: str) -> str:
     return name
 
 
+class BesideConfig(Settings):
+    """A further file whose columns stand beside those of a source: row by row, or by an id.
+
+    Examples
+    --------
+    >>> BesideConfig(path="queries.npz", on="qid").id
+    'id'
+    """
+
+    path: str
+    format: Annotated[str, AfterValidator(_format)] = "auto"
+    on: str | None = Field(None, description="column of the source that says which row of the file; by order if unset")
+    id: str = Field("id", description="column of the file that `on` is looked up in")
+    names: dict[str, str] = Field(default_factory=dict, description="column of the file -> another name for it here")
+
+
 class SourceConfig(Settings):
     """One source of rows and how its columns become roles.
 
@@ -60,6 +76,10 @@ class SourceConfig(Settings):
     split: str | None = None
     revision: str | None = None
     columns: dict[str, str] | None = Field(None, description="column -> role; guessed from role names when absent")
+    kinds: dict[str, str] = Field(default_factory=dict, description="role -> text or vector; found from cells if unset")
+    beside: Annotated[list[Annotated[BesideConfig, BeforeValidator(_at_path)]], BeforeValidator(as_list)] = Field(
+        default_factory=list, description="further files of arrays whose columns belong to the same rows"
+    )
     where: dict[str, Any] = Field(default_factory=dict, description="column -> value(s) a row must have to be kept")
     limit: int | None = Field(None, gt=0, description="rows read at most")
     weight: float | None = Field(None, gt=0, description="share of this source in a mixture")

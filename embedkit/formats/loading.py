@@ -229,12 +229,16 @@ def _assembled(
         return readers[plan.origin]().dual(plan, allow_pickle=allow_pickle)
     if plan.members:
         return readers[plan.origin]().combined(plan)
+    if plan.kind == "feature":
+        from embedkit.formats.embedkit.feature import read_feature
+
+        return read_feature(plan)
     if plan.kind == "open_clip-text":
         from embedkit.formats.open_clip.text_tower import read_text
 
         return read_text(plan)
     if plan.kind not in ("text", "clip-text"):
-        kinds = "known: clip-text, concatenation, dual, open_clip-text, static, text"
+        kinds = "known: clip-text, concatenation, dual, feature, open_clip-text, static, text"
         raise ModelError(f"unknown kind of model {plan.kind!r}", where=str(plan.root), remedy=kinds)
     from embedkit.models.modules.clip_text import ClipTextEncoder
     from embedkit.models.modules.text import TextEncoder

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from embedkit.data.schema.contract import Contract
+from embedkit.data.vectors.rows import column_of
 from embedkit.errors import RecipeError, nearest
 from embedkit.methods.base import Method, Row, View, methods
 
@@ -28,7 +29,7 @@ def role_views(rows: Sequence[Row], prompts: dict[str, str] | None = None) -> di
     """
     prompts = prompts or {}
     views = {
-        role: View([row[role] for row in rows], list(range(len(rows))), prompts.get(role))
+        role: View(column_of(rows, role), list(range(len(rows))), prompts.get(role))
         for role in ("anchor", "positive")
         if rows and role in rows[0]
     }

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import SkipValidation
 
 from embedkit.data.schema.contract import Contract
+from embedkit.data.vectors.rows import column_of, filled_column
 from embedkit.methods.base import Method, Row, View, methods
 from embedkit.methods.common.augmenting import Augmenting
 from embedkit.methods.pairs import role_views
@@ -39,10 +40,10 @@ class Roles(Method):
         return frozenset(self.names)
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
-        anchors = [row["anchor"] for row in rows]
+        anchors = column_of(rows, "anchor")
         by_role = role_views(rows)
         if "positive" in by_role:  # a row whose source has none is its own positive
-            by_role["positive"].inputs = [row["positive"] or row["anchor"] for row in rows]
+            by_role["positive"].inputs = filled_column(rows, "positive", "anchor")
         order = [*self.names, *(name for name in by_role if name not in self.names)]
         return {name: by_role.get(name) or View(anchors, list(range(len(rows)))) for name in order}
 

@@ -7,3 +7,4 @@ from .modules.dual import DualEncoder as DualEncoder
 from .modules.poolers import poolers as poolers
 from .modules.static import StaticEncoder as StaticEncoder
 from .modules.text import TextEncoder as TextEncoder
+from .vectors.feature import FeatureEncoder as FeatureEncoder

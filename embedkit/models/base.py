@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -39,7 +39,7 @@ class Model(nn.Module, ABC):
     Attributes
     ----------
     kind : str
-        "text", "clip-text", "static", "dual" or "concatenation".
+        "text", "clip-text", "static", "feature", "dual" or "concatenation".
     dim : int
         Size of the vectors that `encode` returns.
     max_length : int
@@ -140,6 +140,30 @@ class Model(nn.Module, ABC):
     def hidden_size(self) -> int:
         """Size of the vectors below any dense layer or projection."""
         return self.dim
+
+    @property
+    def input_width(self) -> int | None:
+        """Numbers of an input, for a model that reads vectors; None for others."""
+        return None
+
+    @property
+    def learns_inputs(self) -> bool:
+        """Whether the training rows have to be shown to `learn_inputs` before the first step."""
+        return False
+
+    def learn_inputs(self, blocks: Iterable[np.ndarray]) -> None:
+        """Learn from the vectors (n, W) of the training rows what stands in front of the first layer.
+
+        Raises
+        ------
+        ModelError
+            The model does not read vectors.
+        """
+        raise ModelError(f"a {self.kind} model learns nothing from its inputs before training")
+
+    def example_input(self) -> Any:
+        """An input that the model can read, to try it."""
+        return "a text"
 
     @property
     def beyond_modules(self) -> list[str]:
@@ -269,7 +293,7 @@ class Model(nn.Module, ABC):
         settings = arguments.EncodeSettings(prompt, normalize, truncate_dim, batch_tokens, progress, batch_size)
         settings = arguments.understood(self, settings, others)
         quantizer = arguments.quantizer(precision, ranges, None if layers else self.vector_ranges)
-        items, single = arguments.items_of(inputs)
+        items, single = self.items_of(inputs)
         arguments.move(self, others.get("device"))
         model = self if layers is None else self.with_layers(layers)
         model = model if dtype is None else model.at_dtype(dtype)
@@ -286,6 +310,12 @@ class Model(nn.Module, ABC):
         """
         raise ModelError(f"a {self.kind} model has no layers to cut", where="layers",
                          remedy="use a transformers text encoder")  # fmt: skip
+
+    def items_of(self, inputs: Any) -> tuple[Any, bool]:
+        """The single inputs of `encode`, in order, and whether they were one without a container."""
+        from embedkit.models.encode.arguments import items_of
+
+        return items_of(inputs)
 
     def at_dtype(self, dtype: str | torch.dtype) -> Model:
         """The same model computing in another type, for encoding; see `embedkit.models.execution.dtypes.at_dtype`."""

@@ -22,7 +22,11 @@ def facts(model: Model) -> dict[str, str]:
     parameters = list(model.parameters())
     count = sum(parameter.numel() for parameter in parameters)
     trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-    words = {"kind": model.kind, "dim": str(model.dim), "max_length": f"{model.max_length:,} tokens"}
+    words = {"kind": model.kind, "dim": str(model.dim)}
+    if model.input_width is None:
+        words["max_length"] = f"{model.max_length:,} tokens"
+    else:
+        words["width"] = f"{model.input_width} numbers"
     if model.pooling is not None:
         words["pooling"] = model.pooling
     if model.preprocess is not None:

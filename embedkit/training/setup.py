@@ -21,6 +21,7 @@ from embedkit.methods import methods
 from embedkit.methods.base import Method
 from embedkit.training.batching import check_first_rows
 from embedkit.training.layers import widen
+from embedkit.training.model_inputs import fitted as fitted_model
 
 if TYPE_CHECKING:
     from embedkit.data import TrainingRows
@@ -343,19 +344,19 @@ def holdout_share(recipe: Recipe) -> float:
 
 
 def as_opened(recipe: Recipe, rows: TrainingRows) -> Recipe:
-    """The recipe with what opening its data has decided: the size of a batch, and the share that is held out.
+    """The recipe with what opening its data has decided: size of a batch, share that is held out, width of vectors.
 
     Examples
     --------
     >>> from types import SimpleNamespace
     >>> from embedkit.config.recipe_io import load_recipe
     >>> recipe = load_recipe("pairs")
-    >>> fitted = as_opened(recipe, SimpleNamespace(batch_size=8))
+    >>> fitted = as_opened(recipe, SimpleNamespace(batch_size=8, widths={}, roles=frozenset()))
     >>> recipe.train.batch_size, fitted.train.batch_size
     (64, 8)
     """
-    fitted = {"batch_size": rows.batch_size, "holdout": holdout_share(recipe)}
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update=fitted)})
+    train = recipe.train.model_copy(update={"batch_size": rows.batch_size, "holdout": holdout_share(recipe)})
+    return recipe.model_copy(update={"train": train, "model": fitted_model(recipe.model, rows.widths, rows.roles)})
 
 
 def _usage_of_rows(recipe: Recipe, method: Method, rows: TrainingRows) -> Usage:

@@ -32,8 +32,8 @@ class View:
 
     Attributes
     ----------
-    inputs : list
-        Texts (str), images, or feature arrays.
+    inputs : sequence
+        Texts (str), images, or vectors (float32 arrays, or `Vectors`, which are one array).
     owner : list of int
         For each input, the row of this process's batch it belongs to; not decreasing.
     prompt : str or None
@@ -60,7 +60,7 @@ class View:
     (['a small red car, near the', 'old house'], [0, 0])
     """
 
-    inputs: list[Any]
+    inputs: Sequence[Any]
     owner: list[int]
     prompt: str | None = None
     tower: str = "text"

@@ -30,6 +30,18 @@ CASES: dict[str, dict[str, Any]] = {
         "simcse-unsup", {**CLS, "head": TRAIN_ONLY}, auxiliary=[{"name": "mlm", "weight": 0.1, "decay": 0.5}]
     ),
     "mlm": _texts("mlm", TEXT),
+    "pairs+vectors": _texts(
+        "pairs", {"kind": "feature", "feature": {"form": "mlp", "dim": 8, "dropout": 0.1, "scaling": "standard"}},
+        "vectors-train", train={"lr": 3e-3},
+    ),
+    "views+vectors": {
+        "model": {"kind": "feature", "feature": {"form": "residual", "dim": 8, "scaling": "center", "start": "pca"}},
+        "data": {"train": [
+            {"path": "builtin:vectors-train", "limit": 200, "columns": {"anchor": "anchor", "label": "label"}}]},
+        "objective": {"name": "supcon", "temperature": 0.5}, "train": {"lr": 3e-3},
+        "method": {"name": "views", "anchor": [{"name": "noise", "deviation": 0.3}],
+                   "positive": [{"name": "element-cutoff", "rate": 0.2}]},
+    },
     "heads": _texts(
         {"name": "heads", "heads": [
             {"views": ["anchor", "positive"], "pair": ["u", "v", "|u-v|"], "hidden": 8, "activation": "relu"}]},

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from embedkit.data.builtin.vectors import vector_row
 from embedkit.data.builtin.words import FILLERS, SLOTS
 from embedkit.errors import DataError, nearest
 
@@ -54,6 +55,7 @@ _SETS = {
     "inference-train": _Set("inference", "train", 5_000, 11),
     "rated-train": _Set("rated", "train", 5_000, 12),
     "documents": _Set("documents", "train", 2_000, 13),
+    "vectors-train": _Set("vectors", "train", 4_000, 14),
     "shapes-train": _Set("shapes", "train", 4_000, 7),
     "shapes-dev": _Set("shapes", "dev", 96, 8),
     "shapes-test": _Set("shapes", "test", 96, 9),
@@ -114,7 +116,8 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
         they tell one scene, 1 when they differ in one slot, 2 in three), ``rated-train`` (anchor, positive, three
         negatives of falling similarity, and as scores, from 0 to 1, the share of slots in which each candidate agrees
         with the anchor; score is the positive's), ``documents`` (sentences: 8 to 15 in the order of a story about
-        one actor at one place; heading: both of them; level: 0 to 2, which a filler tells), ``graded-train``,
+        one actor at one place; heading: both of them; level: 0 to 2, which a filler tells), ``vectors-train``
+        (anchor, positive, label; see `embedkit.data.builtin.vectors`), ``graded-train``,
         ``graded-dev``, ``graded-test`` (sentence1, sentence2, score from 0 to 5), or ``shapes-train``, ``shapes-dev``,
         ``shapes-test`` (image, captions, label, label_name), or ``scenes-train`` (image, captions, nouns, topics,
         image2, difference); see `embedkit.data.builtin.shapes`.
@@ -134,6 +137,8 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
     draws = _Draws(data_set.seed * 0x1000003D1)
     if data_set.kind in ("shapes", "scenes"):
         return _shapes(draws, data_set)
+    if data_set.kind == "vectors":
+        return (vector_row(draws.below) for _ in range(data_set.size))
     make = {
         "pairs": _pair, "triplets": _triplet, "sentences": _single, "graded": _graded, "grounded": _grounded,
         "inference": _inference, "rated": _rated, "documents": _document,

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 from embedkit.data.schema.rows import Row
 from embedkit.data.schema.targets import TargetFacts
 from embedkit.data.sources.data_source import Source
+from embedkit.errors import DataError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from embedkit.data.images.decoding import Skipped
 
 
@@ -22,7 +25,7 @@ class RowBatch:
 
     Attributes
     ----------
-    rows : list of Row
+    rows : sequence of Row
         Rows [rank * size // world, (rank + 1) * size // world) of the batch.
     ids : list of int
         Stable id of each of them (0 .. num_rows - 1 when the rows are held in memory).
@@ -44,7 +47,7 @@ class RowBatch:
     [2, 3]
     """
 
-    rows: list[Row]
+    rows: Sequence[Row]
     ids: list[int]
     size: int
     offset: int
@@ -127,6 +130,22 @@ class TrainingRows(ABC):
         for source in self._sources:
             facts |= {role: TargetFacts(width=width) for role, width in source.widths.items() if width}
         return facts
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Role -> numbers of its vectors, of the roles that hold vectors."""
+        return {role: width for source in self._sources for role, width in source.vector_widths.items()}
+
+    def vectors(self, role: str) -> Iterator[np.ndarray]:
+        """The different vectors of a role that are trained on, in blocks, float32 (n, W); a stream has none.
+
+        Raises
+        ------
+        DataError
+            The rows are a stream.
+        """
+        raise DataError("a stream has no vectors to learn from before the first step", where="data.train",
+                        remedy="leave 'stream' out")  # fmt: skip
 
     @abstractmethod
     def where(self, row_id: int) -> str:

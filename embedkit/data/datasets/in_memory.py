@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +14,16 @@ import pyarrow.compute as pc
 
 from embedkit.data.datasets.holdout import split
 from embedkit.data.datasets.mixing import pools, shares
-from embedkit.data.datasets.row_table import TableBuilder, digest, facts_of, take_rows, targets_of
+from embedkit.data.datasets.row_table import TableBuilder, digest, facts_of, take_columns, take_rows, targets_of
 from embedkit.data.datasets.samplers import SAMPLERS, Request, fit
 from embedkit.data.datasets.shuffling import permutation
 from embedkit.data.schema.rows import Row, filled
 from embedkit.data.schema.targets import TargetFacts
 from embedkit.data.schema.warnings import of_counts, of_left_over
 from embedkit.data.sources.data_source import Source
+from embedkit.data.vectors.column import VectorColumn, blocks
+from embedkit.data.vectors.columnar import column_tables
+from embedkit.data.vectors.store import keys_at
 from embedkit.errors import DataError
 
 if TYPE_CHECKING:
@@ -64,16 +67,16 @@ class HeldRows(TrainingRows):
         self._sources, self._config, self.roles = sources, config, roles
         self.batch_size, self._seed = batch_size, seed
         self._recipe_batch = batch_size
-        everything, sizes, places = _load(sources)
+        everything, self._vectors, sizes, places = _load(sources)
         self._targets = targets_of(everything)
-        train, rest = _parted(everything, holdout, seed)
+        train, rest = _parted(everything, self._vectors, holdout, seed)
         self._table, self._held_out = everything.take(train).combine_chunks(), everything.take(rest)
         self._sizes, self._places = _sizes_of(train, sizes), places[train]
         self.num_rows = self._table.num_rows
-        self.fingerprint = digest(self._table)
-        self._duplicates = _duplicates(self._table)
+        self.fingerprint = digest(self._table, self._vectors)
+        self._duplicates = _duplicates(self._table, self._vectors)
         is_mixture = len(sources) > 1 and config.mixing != "concatenate"
-        self._facts = facts_of(self._table, repeated_rows=is_mixture)
+        self._facts = facts_of(self._table, repeated_rows=is_mixture, vectors=self._vectors)
         self._shares = shares(
             self._sizes, config.mixing, [source.config.weight for source in sources], config.mixing_temperature
         )
@@ -110,13 +113,29 @@ class HeldRows(TrainingRows):
         for step, indices in enumerate(self._epoch.batches[start_step:], start_step):
             low, high = rank * len(indices) // world, (rank + 1) * len(indices) // world
             mine = indices[low:high]
-            rows = [filled(row, self.roles) for row in take_rows(self._table, mine, self.roles)]
-            yield RowBatch(rows, mine.tolist(), len(indices), low, step)
+            yield RowBatch(self._rows(self._table, mine), mine.tolist(), len(indices), low, step)
 
     def block(self, ids: Sequence[int]) -> RowBatch:
         """The rows with these ids as one batch."""
-        rows = [filled(row, self.roles) for row in take_rows(self._table, ids, self.roles)]
-        return RowBatch(rows, list(ids), len(ids), 0, 0)
+        return RowBatch(self._rows(self._table, np.asarray(ids, np.int64)), list(ids), len(ids), 0, 0)
+
+    def _rows(self, table: pa.Table, indices: np.ndarray) -> Sequence[Row]:
+        """Rows with all roles; by column where they hold vectors and numbers only."""
+        by_column = take_columns(table, indices, self.roles, self._vectors) if self._vectors else None
+        if by_column is not None:
+            return by_column
+        return [filled(row, self.roles) for row in take_rows(table, indices, self.roles, self._vectors)]
+
+    def vectors(self, role: str) -> Iterator[np.ndarray]:
+        """See `TrainingRows.vectors`."""
+        column = self._table.column(role).combine_chunks()
+        places = np.unique((column.flatten() if role == "negatives" else column.drop_null()).to_numpy())
+        yield from blocks(self._vectors[role], places)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """See `TrainingRows.widths`."""
+        return {role: column.width for role, column in self._vectors.items()}
 
     def summary(self) -> dict[str, Any]:
         """See `TrainingRows.summary`.
@@ -167,8 +186,7 @@ class HeldRows(TrainingRows):
 
     def held_out(self) -> list[Row]:
         """See `TrainingRows.held_out`."""
-        rows = take_rows(self._held_out, np.arange(self._held_out.num_rows), self.roles)
-        return [filled(row, self.roles) for row in rows]
+        return list(self._rows(self._held_out, np.arange(self._held_out.num_rows)))
 
     def targets(self) -> dict[str, TargetFacts]:
         """See `TrainingRows.targets`; those of all rows, held out or not."""
@@ -216,19 +234,28 @@ class HeldRows(TrainingRows):
         return _Epoch(epoch, flat, left, short, [len(batches) for batches in groups])
 
 
-def _load(sources: Sequence[Source]) -> tuple[pa.Table, list[int], np.ndarray]:
-    """All rows in one table, the number of each source, and part and number of each row (rows, 2)."""
+def _load(sources: Sequence[Source]) -> tuple[pa.Table, dict[str, VectorColumn], list[int], np.ndarray]:
+    """All rows in one table, their vectors, the number of each source, and part and number of each row (rows, 2)."""
     builder = TableBuilder()
     sizes: list[int] = []
     places: list[np.ndarray] = []
     for source in sources:
-        own = array("q")
-        for place, row in source.rows():
-            builder.add(row)
-            own.extend(place)
-        sizes.append(len(own) // 2)
-        places.append(np.asarray(own, np.int64).reshape(-1, 2))
-    return builder.finish(), sizes, np.concatenate(places)
+        tables = column_tables(source)
+        if tables is None:
+            own = array("q")
+            for place, row in source.rows():
+                builder.add(row)
+                own.extend(place)
+            places.append(np.asarray(own, np.int64).reshape(-1, 2))
+        else:
+            for part, table in enumerate(tables):
+                builder.add_columns(table)
+                numbers = np.arange(1, table.count + 1)
+                places.append(np.stack([np.full(table.count, part), numbers], axis=1))
+            source.account.read = sum(table.count for table in tables)
+        sizes.append(sum(map(len, places)) - sum(sizes))
+    table = builder.finish()
+    return table, builder.store.columns, sizes, np.concatenate(places)
 
 
 def bound_rows(labels: np.ndarray, count: int) -> np.ndarray:
@@ -258,11 +285,13 @@ def bound_rows(labels: np.ndarray, count: int) -> np.ndarray:
     return np.sort(order[place < count])
 
 
-def _parted(table: pa.Table, holdout: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _parted(
+    table: pa.Table, vectors: Mapping[str, VectorColumn], holdout: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Indices of the rows to train on and of those held out."""
     if not holdout:
         return np.arange(table.num_rows), np.arange(0)
-    return split(facts_of(table, negatives=False), holdout, seed)
+    return split(facts_of(table, negatives=False, vectors=vectors), holdout, seed)
 
 
 def _sizes_of(rows: np.ndarray, sizes: Sequence[int]) -> list[int]:
@@ -297,8 +326,19 @@ def _without_negatives(table: pa.Table) -> int:
     return 0 if missing == table.num_rows else missing
 
 
-def _duplicates(table: pa.Table) -> dict[str, int]:
+def _duplicates(table: pa.Table, vectors: Mapping[str, VectorColumn]) -> dict[str, int]:
     sides = {f"{role}s": table.column(role).drop_null() for role in ("anchor", "positive")}
-    equal = pc.sum(pc.equal(table.column("anchor"), table.column("positive"))).as_py()
     repeats = {name: len(texts) - pc.count_distinct(texts).as_py() for name, texts in sides.items()}
-    return {**repeats, "positive_is_anchor": int(equal or 0)}
+    return {**repeats, "positive_is_anchor": _equal_sides(table, vectors)}
+
+
+def _equal_sides(table: pa.Table, vectors: Mapping[str, VectorColumn]) -> int:
+    anchor, positive = (table.column(role).combine_chunks() for role in ("anchor", "positive"))
+    if "anchor" in vectors and "positive" in vectors:  # these are places, each in a column of its own
+        both = pc.and_(anchor.is_valid(), positive.is_valid())
+        sides = ((vectors["anchor"], anchor), (vectors["positive"], positive))
+        one, two = (keys_at(column, places.filter(both)) for column, places in sides)
+        return int((one == two).sum())
+    if "anchor" in vectors or "positive" in vectors:
+        return 0
+    return int(pc.sum(pc.equal(anchor, positive)).as_py() or 0)

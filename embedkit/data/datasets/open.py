@@ -76,6 +76,7 @@ def open_training(
         )
     _check_class_numbers(sources)
     _check_targets(sources, contract)
+    _check_kinds(sources)
     if any(source.config.stream for source in sources):
         if only_shards(sources):
             _refuse_documents(sources, config)
@@ -169,6 +170,22 @@ def _check_targets(sources: Sequence[Source], contract: Contract) -> None:
                     f"target {name!r} has {width} numbers, and {widths[0][0]} in {widths[0][1]}", where=place,
                     remedy="give all rows the same length",
                 )  # fmt: skip
+
+
+def _check_kinds(sources: Sequence[Source]) -> None:
+    """Refuse sources of which one has texts where another has vectors, or vectors of another size."""
+    first: dict[str, tuple[str, int | None, str]] = {}
+    for source in sources:
+        for role, kind in source.kinds.items():
+            width = source.vector_widths.get(role)
+            here = (kind, width, source.name)
+            before = first.setdefault(role, here)
+            if kind != before[0]:
+                what = f"{role} is a {kind} here, and a {before[0]} in {before[2]}"
+                raise DataError(what, where=source.name, remedy="give all sources one kind of it")
+            if None not in (width, before[1]) and width != before[1]:
+                what = f"the vectors of {role} have {width} numbers, those of {before[2]} {before[1]}"
+                raise DataError(what, where=source.name, remedy="give all rows the same length")
 
 
 def _check_settings(config: DataConfig) -> None:

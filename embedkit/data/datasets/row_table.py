@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embedkit.data.schema.kinds import OPEN_ROLES
 from embedkit.data.schema.roles import IMAGE_ROLES, ROLES
 from embedkit.data.schema.rows import Row
 from embedkit.data.schema.targets import TargetFacts, in_order, is_target
-from embedkit.data.sources.data_source import encode_group
+from embedkit.data.vectors.column import VectorColumn
+from embedkit.data.vectors.rows import ColumnRows
+from embedkit.data.vectors.store import PLACES, VectorStore, keys_at, vectors_at, whole_vectors
+from embedkit.errors import DataError
+
+if TYPE_CHECKING:
+    from embedkit.data.vectors.columnar import ColumnTable
 
 _TYPES = {
     "anchor": pa.large_string(),
@@ -41,10 +49,16 @@ _TARGETS = {
     "class": pa.large_string(), "classes": _NAMES, "soft": _NUMBERS, "degrees": _NUMBERS, "number": _NUMBERS,
 }  # fmt: skip
 _FLUSH = 20_000
+NO_VECTORS: Mapping[str, VectorColumn] = MappingProxyType({})
 
 
 class TableBuilder:
     """A builder of arrow tables with a column for each role, null in rows without it.
+
+    Attributes
+    ----------
+    store : VectorStore
+        The vectors of roles that hold vectors; their columns in the table are places in it.
 
     Examples
     --------
@@ -57,6 +71,7 @@ class TableBuilder:
     def __init__(self) -> None:
         self._waiting: list[Row] = []
         self._pieces: list[pa.Table] = []
+        self.store = VectorStore()
 
     def add(self, row: Row) -> None:
         """Append one row."""
@@ -67,14 +82,34 @@ class TableBuilder:
     def finish(self) -> pa.Table:
         """The table of all rows, each column a single chunk."""
         self._flush()
-        return pa.concat_tables(self._pieces, promote_options="default").combine_chunks()
+        roles = self.store.roles
+        pieces = [_with_places(piece, roles) for piece in self._pieces] if roles else self._pieces
+        table = pa.concat_tables(pieces, promote_options="default").combine_chunks()
+        return self.store.finish(table) if roles else table
+
+    def add_columns(self, columns: ColumnTable) -> None:
+        """Append rows that were read by column."""
+        self._flush()
+        arrays = {name: pa.nulls(columns.count, kind) for name, kind in _TYPES.items()}
+        for role, values in columns.numbers.items():
+            arrays[role] = pa.array(values).cast(_TYPES[role])
+        for role, vectors in columns.vectors.items():
+            places = np.stack([self.store.add(role, one) + np.arange(columns.count) for one in vectors], axis=1)
+            flat = pa.array(places.reshape(-1), pa.int64())
+            offsets = pa.array(np.arange(columns.count + 1) * len(vectors), pa.int64())
+            arrays[role] = pa.LargeListArray.from_arrays(offsets, flat) if role == "negatives" else flat
+        self._pieces.append(pa.table(arrays))
 
     def _flush(self) -> None:
+        if not self._waiting and self._pieces:
+            return
         present = {role for row in self._waiting for role in row}
         nothing = [None] * len(self._waiting)
         columns: dict[str, list[Any]] = {
             role: [row.get(role) for row in self._waiting] if role in present else nothing for role in ROLES
         }
+        vectors = [role for role in OPEN_ROLES if role in present and any(map(_is_vectors, columns[role]))]
+        columns |= {role: self.store.places(role, columns[role]) for role in vectors}
         columns["group"] = [None if group is None else encode_group(group) for group in columns["group"]]
         for path, role in _PATHS.items():
             images = columns[role]
@@ -82,9 +117,38 @@ class TableBuilder:
             columns[path] = [image if isinstance(image, str) else None for image in images]
         types = _TYPES | {role: _TARGETS[role.partition(":")[0]] for role in sorted(filter(is_target, present))}
         columns |= {role: [row.get(role) for row in self._waiting] for role in types.keys() - _TYPES.keys()}
+        types |= {role: PLACES[role] for role in vectors}
         arrays = [pa.array(columns[name], kind) for name, kind in types.items()]
         self._pieces.append(pa.Table.from_arrays(arrays, schema=pa.schema(list(types.items()))))
         self._waiting = []
+
+
+def _is_vectors(value: Any) -> bool:
+    """Whether a value is a vector, or a list of vectors."""
+    return isinstance(value[0] if isinstance(value, list) and value else value, np.ndarray)
+
+
+def _with_places(piece: pa.Table, roles: frozenset[str]) -> pa.Table:
+    """A table whose columns of these roles are places, empty where none of its rows has a vector."""
+    for role in roles:
+        if piece.column(role).type != PLACES[role]:
+            column = piece.column(role)
+            if column.null_count < len(column) and pc.sum(pc.list_value_length(column)).as_py():
+                raise DataError(f"some rows have vectors as {role}, others texts", where="data.train",
+                                remedy="give all sources one kind of it")  # fmt: skip
+            piece = piece.set_column(piece.column_names.index(role), role, pa.nulls(len(column), PLACES[role]))
+    return piece
+
+
+def encode_group(group: int | str) -> str:
+    """A group as JSON text, so that numbers and names share a column and stay apart.
+
+    Examples
+    --------
+    >>> encode_group(7), encode_group("7")
+    ('7', '"7"')
+    """
+    return json.dumps(group)
 
 
 def table_of(rows: Iterable[Row]) -> pa.Table:
@@ -102,8 +166,11 @@ def table_of(rows: Iterable[Row]) -> pa.Table:
     return builder.finish()
 
 
-def take_rows(table: pa.Table, indices: Sequence[int] | np.ndarray, roles: Iterable[str]) -> list[Row]:
-    """The rows at `indices`, with those of `roles` that each has.
+def take_rows(
+    table: pa.Table, indices: Sequence[int] | np.ndarray, roles: Iterable[str],
+    vectors: Mapping[str, VectorColumn] = NO_VECTORS,
+) -> list[Row]:  # fmt: skip
+    """The rows at `indices`, with those of `roles` that each has; `vectors` are those that the table has places of.
 
     Examples
     --------
@@ -116,10 +183,39 @@ def take_rows(table: pa.Table, indices: Sequence[int] | np.ndarray, roles: Itera
     piece = table.select(names).take(pa.array(indices, pa.int64()))
     rows: list[Row] = [{} for _ in range(piece.num_rows)]
     for name in names:
-        for row, value in zip(rows, piece.column(name).to_pylist(), strict=True):
+        column = piece.column(name)
+        values = vectors_at(vectors[name], column) if name in vectors else column.to_pylist()
+        for row, value in zip(rows, values, strict=True):
             if value is not None:
                 row[_PATHS.get(name, name)] = json.loads(value) if name == "group" else value
     return rows
+
+
+def take_columns(
+    table: pa.Table, indices: np.ndarray, roles: Iterable[str], vectors: Mapping[str, VectorColumn]
+) -> ColumnRows | None:
+    """The rows at `indices` by column; None where a role of theirs is neither a vector nor a number of each row.
+
+    Examples
+    --------
+    >>> from embedkit.data.vectors.column import Piece
+    >>> column = VectorColumn([Piece(np.eye(2, dtype=np.float32))], [5, 6])
+    >>> table = pa.table({"anchor": pa.array([0, 1], pa.int64()), "label": [3, 4]})
+    >>> rows = take_columns(table, np.array([1, 0]), ["anchor", "label"], {"anchor": column})
+    >>> rows.column("anchor").array.tolist(), rows.column("label")
+    ([[0.0, 1.0], [1.0, 0.0]], [4, 3])
+    """
+    names = list(roles)
+    if any(name == "negatives" or (name not in vectors and name not in ("label", "score")) for name in names):
+        return None
+    piece = table.select(names).take(pa.array(indices, pa.int64()))
+    columns: dict[str, Sequence[Any]] = {}
+    for name in names:
+        column = _whole(piece.column(name))
+        if column.null_count:
+            return None
+        columns[name] = whole_vectors(vectors[name], column) if name in vectors else column.to_pylist()
+    return ColumnRows(columns, piece.num_rows)
 
 
 def targets_of(table: pa.Table) -> dict[str, TargetFacts]:
@@ -141,8 +237,10 @@ def targets_of(table: pa.Table) -> dict[str, TargetFacts]:
     return facts
 
 
-def digest(table: pa.Table) -> str:
+def digest(table: pa.Table, vectors: Mapping[str, VectorColumn] = NO_VECTORS) -> str:
     """A hash of the content of a table, the same for the same rows from whatever kind of file.
+
+    Of `vectors`, which the table has places of, the hashes enter.
 
     Examples
     --------
@@ -153,10 +251,24 @@ def digest(table: pa.Table) -> str:
     state = hashlib.blake2b(digest_size=16)
     for name in table.column_names:
         column = _whole(table.column(name))
+        if name in vectors:
+            column = _with_keys(column, vectors[name])
         if column.null_count < len(column) or not len(column):
             state.update(f"{name}:{len(column)};".encode())
             _feed(state, column)
     return state.hexdigest()
+
+
+def _with_keys(column: pa.Array, vectors: VectorColumn) -> pa.Array:
+    """A column of places, or of lists of them, with the hashes of the vectors in their stead."""
+    if pa.types.is_large_list(column.type):
+        column = column.fill_null([]) if column.null_count else column
+        return pa.LargeListArray.from_arrays(
+            pa.array(np.concatenate([[0], np.cumsum(_lengths(column))]), pa.int64()),
+            pa.array(keys_at(vectors, column.flatten()), pa.int64()),
+        )
+    there = column.is_valid().to_numpy(zero_copy_only=False)
+    return pa.array(keys_at(vectors, column.fill_null(0)), pa.int64(), mask=~there)
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:
@@ -216,11 +328,14 @@ class Facts:
     positions: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
 
-def facts_of(table: pa.Table, *, repeated_rows: bool = False, negatives: bool = True) -> Facts:
+def facts_of(
+    table: pa.Table, *, repeated_rows: bool = False, negatives: bool = True,
+    vectors: Mapping[str, VectorColumn] = NO_VECTORS,
+) -> Facts:  # fmt: skip
     """The facts of a table's rows, in one vectorised pass without hash collisions.
 
     Keys that one row alone has cannot clash and are left out, unless `repeated_rows` says that an epoch may hold a
-    row more than once. Without `negatives` these texts are no keys.
+    row more than once. Without `negatives` these texts are no keys. `vectors` are those that the table has places of.
 
     Examples
     --------
@@ -229,10 +344,11 @@ def facts_of(table: pa.Table, *, repeated_rows: bool = False, negatives: bool = 
     ([2, 2], [0, 1, 1, 2])
     """
     total = table.num_rows
-    lists = ("texts", "sentences")
-    owners, texts = _owned_texts(table, ("negatives", *lists) if negatives else lists)
+    lists: tuple[str, ...] = ("texts", "sentences")
+    lists = ("negatives", *lists) if negatives and "negatives" not in vectors else lists
+    owners, texts = _owned_texts(table, lists, [name for name in ("anchor", "positive") if name not in vectors])
     lengths = np.bincount(owners, np.asarray(pc.utf8_length(texts)), minlength=total).astype(np.int64)
-    pieces = [(owners, _codes(texts))]
+    pieces = [(owners, _codes(texts)), *_owned_vectors(table, vectors, negatives)]
     for name in ("group", *IMAGE_ROLES, *_PATHS):
         column = _whole(table.column(name))
         valid = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
@@ -256,10 +372,25 @@ def facts_of(table: pa.Table, *, repeated_rows: bool = False, negatives: bool = 
     return Facts(keys, offsets, lengths, labels, np.asarray(documents.to_numpy(), np.int64), positions)
 
 
-def _owned_texts(table: pa.Table, lists: Sequence[str]) -> tuple[np.ndarray, pa.Array]:
+def _owned_vectors(
+    table: pa.Table, vectors: Mapping[str, VectorColumn], negatives: bool
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
+    """The rows that own vectors, and numbers of these, equal ones of any role having one."""
+    owners, keys = [], []
+    for name in vectors.keys() - (set() if negatives else {"negatives"}):
+        column = _whole(table.column(name))
+        is_list = name == "negatives"
+        valid = column.is_valid().to_numpy(zero_copy_only=False)
+        owners.append(np.repeat(np.arange(len(column)), _lengths(column) if is_list else valid.astype(np.int64)))
+        keys.append(keys_at(vectors[name], column.flatten() if is_list else column.drop_null()))
+    if owners:
+        yield np.concatenate(owners), np.unique(np.concatenate(keys), return_inverse=True)[1]
+
+
+def _owned_texts(table: pa.Table, lists: Sequence[str], single: Sequence[str]) -> tuple[np.ndarray, pa.Array]:
     """All texts of a table, and the row that each belongs to."""
-    owners, texts = [], []
-    for name in ("anchor", "positive"):
+    owners, texts = [np.empty(0, np.int64)], [pa.array([], pa.large_string())]
+    for name in single:
         column = _whole(table.column(name))
         owners.append(np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False)))
         texts.append(column.drop_null())

@@ -19,7 +19,7 @@ import numpy as np
 
 from embedkit.data.datasets.base import RowBatch, TrainingRows, source_summary, stream_fingerprint
 from embedkit.data.datasets.mixing import interleave
-from embedkit.data.datasets.row_table import facts_of, table_of
+from embedkit.data.datasets.row_table import TableBuilder, facts_of
 from embedkit.data.datasets.samplers import SAMPLERS, Request
 from embedkit.data.datasets.shuffling import raw_numbers
 from embedkit.data.schema.rows import Row, filled
@@ -187,7 +187,10 @@ class _Windows:
         """The batches of one window, and the rows that the next window starts with."""
         if not rows:
             return [], []
-        facts = facts_of(table_of(row for _, row in rows))
+        builder = TableBuilder()
+        for _, row in rows:
+            builder.add(row)
+        facts = facts_of(builder.finish(), vectors=builder.store.columns)
         request = Request(np.arange(len(rows)), facts, self._batch_size, self._config.per_label, (*key, 1))
         grouping = SAMPLERS[self._config.sampler](request)
         full = [batch for batch in grouping.batches if len(batch) == self._batch_size]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +11,13 @@ from embedkit.errors import DataError
 
 if TYPE_CHECKING:
     from embedkit.data.sources.remote import Location
+    from embedkit.data.vectors.column import Piece
 
 Row = dict[str, Any]
-"""Role -> value. ``anchor``, ``positive``: str; ``negatives``, ``texts``: list of str; ``score``: float; ``label``:
-int; ``group``: int or str; ``features``: list of float, numbers of another encoder; ``image``: bytes, or the path of
-an image file as str. In the rows of one run the same roles stand in every row; a role that a row lacks, because its
-source has none, is None (``negatives``: empty)."""
+"""Role -> value. ``anchor``, ``positive``: str, or a vector (float32 array); ``negatives``: list of these; ``texts``:
+list of str; ``score``: float; ``label``: int; ``group``: int or str; ``features``: list of float, numbers of another
+encoder; ``image``: bytes, or the path of an image file as str. In the rows of one run the same roles stand in every
+row; a role that a row lacks, because its source has none, is None (``negatives``: empty)."""
 
 
 def filled(row: Row, roles: Iterable[str]) -> Row:
@@ -78,6 +79,8 @@ class Part:
         Its format, where it is a file.
     token : str or None
         What stands for its content where it is no file.
+    columns : callable, optional
+        Name of a column -> its array, where the part can be read by column.
 
     Examples
     --------
@@ -92,3 +95,4 @@ class Part:
     file: Location | None = None
     format: str | None = None
     token: str | None = None
+    columns: Callable[[], Mapping[str, Piece]] | None = None

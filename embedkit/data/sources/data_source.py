@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedkit.data.images.paths import IMAGE_PATH_REMEDY, image_path
+from embedkit.data.images.paths import image_path
 from embedkit.data.images.pictures import load_picture
 from embedkit.data.schema import warnings as suspicions
 from embedkit.data.schema.candidates import several_positives, with_scores
+from embedkit.data.schema.first_rows import list_columns, remedy_of, values_of
 from embedkit.data.schema.guesses import Guess
+from embedkit.data.schema.kinds import kinds_of, plain_cell, role_of_slot, vector_columns
 from embedkit.data.schema.parsers import (
     TextReader,
-    is_list,
     read_features,
     read_group,
     read_image,
     read_label,
     read_score,
     read_scores,
-    show,
 )
 from embedkit.data.schema.roles import IMAGE_ROLES, bind, named_role
 from embedkit.data.schema.rows import BadRow, Part, Row
@@ -41,11 +40,14 @@ from embedkit.data.sources.conditions import condition
 from embedkit.data.sources.formats.webdataset import APART
 from embedkit.data.sources.sources import find_parts
 from embedkit.data.sources.target_cells import TargetCells
+from embedkit.data.vectors.beside import Beside, merged, with_cells
+from embedkit.data.vectors.cells import VectorCells
 from embedkit.errors import DataError, nearest
 
 if TYPE_CHECKING:
     from embedkit.config.recipe import DataConfig, SourceConfig
     from embedkit.data.schema.contract import Limit
+    from embedkit.data.vectors.column import Piece
 
 HEAD = 100
 """Rows of each source that are checked before anything is read in full."""
@@ -155,9 +157,12 @@ class Source:
             prefer="train",
             tell=self._guesses_of_parts.append,
         )
+        self._beside = [Beside(one, base_dir) for one in config.beside]
         self._head: list[_Entry] | None = list(itertools.islice(self._records(), HEAD))
         self._names = self._columns_of(self._head)
-        self._first_values = {column: _values_of(column, self._head) for column in config.where}
+        self._first_values = {
+            column: values_of(column, [values for _, values in self._head]) for column in config.where
+        }
         self.guesses: tuple[Guess, ...] = ()
         self.notes: tuple[str, ...] = ()
         self.roles: frozenset[str] = frozenset()
@@ -165,6 +170,8 @@ class Source:
         self._columns: dict[str, str] = {}
         self._positions = Positions()
         self._targets = TargetCells({})
+        self.kinds: dict[str, str] = {}
+        self._vectors = VectorCells()
         self.documents: str | None = None
         self._slots_of_lists: dict[str, list[str]] = {}
         self.texts, self.account = TextReader(data.max_chars, data.cut_long), Account()
@@ -194,14 +201,19 @@ class Source:
         head = list(itertools.islice(self._records(), HEAD)) if self._head is None else self._head
         names, where = self._names, self._where
         rows_of_head = [values for _, values in head if isinstance(values, dict)]
-        lists = frozenset(column for column in names if _holds_lists(column, rows_of_head))
+        vectors, mapping = vector_columns(names, rows_of_head), self.config.columns
+        single = mapping is None and "anchor" in requires and len(names) == 1 and names[0] in vectors
+        lists = list_columns(names, rows_of_head, vectors, mapping or {})
         binding = bind(
-            names, self.config.columns, requires=requires, reads=reads, where=where, explode=self.config.explode,
-            lists=lists, extras=frozenset({"label"} if self.parts[0].name.startswith("builtin:") else ()),
-            split=self.config.split_sentences,
+            names, {names[0]: "anchor"} if single else mapping, requires=requires, reads=reads, where=where,
+            explode=self.config.explode, lists=lists, split=self.config.split_sentences,
+            extras=frozenset({"label"} if self.parts[0].name.startswith("builtin:") else ()),
         )  # fmt: skip
         guesses = [*self._guesses_of_parts, *(Guess(where, what, "columns") for what in binding.guesses)]
         guesses += documents_guess(binding, self.config.split_sentences, where)
+        self.kinds, notes_of_kinds = kinds_of(binding.columns, self.config.kinds, vectors, where)
+        guesses += [Guess(where, f"{names[0]} is the anchor", "columns")] if single else []
+        guesses += [Guess(where, what, "kinds") for what in notes_of_kinds]
         self.guesses = tuple(dict.fromkeys(guesses))
         self.roles, self._requires, self._reads, self._limits = binding.roles, requires, reads, limits
         self.notes = (*map(str, self.guesses), *binding.notes)
@@ -211,7 +223,7 @@ class Source:
             for role, prefix in (("negatives", "negative_"), ("texts", "text_"))
         }
         self.texts = TextReader(self._data.max_chars, self._data.cut_long)
-        self.account, self._targets = Account(), TargetCells(limits)
+        self.account, self._targets, self._vectors = Account(), TargetCells(limits), VectorCells()
         first = list(self.rows(head))  # a wrong mapping is reported at once
         self._look_at_images(first[:LOOKED_AT])
         role_by_name = {column: named_role(column) for column in names}
@@ -225,6 +237,29 @@ class Source:
     def widths(self) -> dict[str, int]:
         """Role -> size of the vectors of a target, of those that the rows read so far have."""
         return self._targets.widths
+
+    @property
+    def vector_widths(self) -> dict[str, int]:
+        """Role -> numbers of its vectors, of the roles that hold vectors in the rows read so far."""
+        return self._vectors.widths
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a record is a row as it stands: nothing is filtered, skipped, looked up or made of several."""
+        looked_up = any(one.config.on is not None for one in self._beside)
+        return not (self.config.where or self.config.explode or self.documents or self._skip or looked_up)
+
+    def slots(self) -> list[tuple[str, str]]:
+        """What each column is read as, and its name; columns of ``negatives`` in the order of their numbers."""
+        return sorted(self._columns.items(), key=lambda item: _number_of(item[0]) if item[0][-1].isdecimal() else 0)
+
+    def columns_of(self, part: Part) -> dict[str, Piece]:
+        """The columns of a part, which can be read by column, with those of the files beside it."""
+        return merged({} if part.columns is None else part.columns(), self._beside, part.name)
+
+    def limit_of(self, role: str) -> Limit | None:
+        """Lowest and highest value of a role that is taken, or the names of its classes; None where all are."""
+        return self._limits.get(role)
 
     def column_of(self, role: str) -> str | None:
         """The column that is read as `role`."""
@@ -310,6 +345,20 @@ class Source:
         return f"{self.parts[place[0]].name}:{place[1]}"
 
     def _records(self) -> Iterator[_Entry]:
+        if not self._beside:
+            yield from self._own_records()
+            return
+        number = 0
+        for place, values in self._own_records():
+            if isinstance(values, dict):
+                yield place, with_cells(values, number, self._beside, self.where(place))
+            else:
+                yield place, values
+            number += 1
+        for one in self._beside:
+            one.check_count(number, self._where)
+
+    def _own_records(self) -> Iterator[_Entry]:
         for index, part in enumerate(self.parts):
             empty = len(self.parts) > 1
             for number, values in part.records():
@@ -371,6 +420,10 @@ class Source:
 
     def _read(self, row: Row, slot: str, cell: Any, part: Part) -> None:
         texts = self.texts
+        if self.kinds.get(role_of_slot(slot)) == "vector":
+            row[slot] = self._vectors.read(slot, cell)
+            return
+        cell = plain_cell(cell)
         if slot in ("anchor", "positive"):
             row[slot] = texts.text(cell)
         elif slot == "prompt":
@@ -427,41 +480,11 @@ class Source:
         reasons = [f"{account.read} read", f"{account.filtered} left out by 'where'"]
         reasons += [f"{count} skipped: {reason}" for reason, count in account.dropped.items()]
         hints = [f"{column!r} has the values {', '.join(values)}" for column, values in self._first_values.items()]
-        remedy = f"first rows: {'; '.join(hints)}" if hints and account.filtered else _remedy_of(account)
+        remedy = f"first rows: {'; '.join(hints)}" if hints and account.filtered else remedy_of(account.bad)
         return DataError(
             f"no rows are left ({', '.join(reasons)})", where=f"data.train[{self.index}] ({self.name})", remedy=remedy
         )
 
 
-def _remedy_of(account: Account) -> str:
-    """What the first row that was left out lacks, and where image paths start when that is an image."""
-    if not account.bad:
-        return "check the file and the mapping"
-    place, reason, what = account.bad[0]
-    return f"the first: {place}: {what}" + (f"; {IMAGE_PATH_REMEDY}" if reason in ("missing image", "bad path") else "")
-
-
 def _number_of(slot: str) -> int:
     return int(slot.rpartition("_")[2])
-
-
-def encode_group(group: int | str) -> str:
-    """A group as JSON text, so that numbers and names share a column and stay apart.
-
-    Examples
-    --------
-    >>> encode_group(7), encode_group("7")
-    ('7', '"7"')
-    """
-    return json.dumps(group)
-
-
-def _holds_lists(column: str, rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether all cells of a column that are not empty are lists."""
-    cells = [cell for row in rows if (cell := row.get(column)) not in (None, "")]
-    return bool(cells) and all(map(is_list, cells))
-
-
-def _values_of(column: str, head: list[_Entry]) -> list[str]:
-    values = dict.fromkeys(show(row.get(column)) for _, row in head if isinstance(row, dict))
-    return list(values)[:5]

@@ -19,6 +19,7 @@ from embedkit.registry import Registry, not_a
 if TYPE_CHECKING:
     from embedkit.data.schema.rows import Part, Record
     from embedkit.data.sources.remote import Location
+    from embedkit.data.vectors.column import Piece
 
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 """Endings of compressed files; the extension before them names the content."""
@@ -47,6 +48,9 @@ class Format:
         Whether it has samples that can be counted and passed over, so that shards are shared by processes.
     guess : callable, optional
         Location -> how a file is read that leaves a choice, and the setting that says otherwise; or None.
+    columns : callable, optional
+        Location -> name of a column -> its array, for files that can be read by column; those of rows that are no
+        numbers may be absent.
 
     Examples
     --------
@@ -61,6 +65,7 @@ class Format:
     in_folders: bool = True
     lanes: bool = False
     guess: Callable[[Location], tuple[str, str] | None] | None = None
+    columns: Callable[[Location], Mapping[str, Piece]] | None = None
 
 
 def _adopt(name: str, part: Any) -> Format:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from embedkit.errors import NonFiniteError, UserError
-from embedkit.evaluation.core.inputs import EncodedImage, Item, item_key
+from embedkit.evaluation.core.inputs import Item, item_key
 from embedkit.evaluation.core.stats import Array
 from embedkit.evaluation.core.task import Request, Side
 
@@ -64,7 +64,7 @@ class Encoder(Protocol):
 
 def _quotation(item: Item) -> str:
     """A short quotation of an input for messages."""
-    if isinstance(item, EncodedImage):
+    if not isinstance(item, str):
         return item.name
     return repr(item if len(item) <= 60 else item[:57] + "...")
 

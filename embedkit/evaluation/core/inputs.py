@@ -1,4 +1,4 @@
-"""What is encoded: texts, and images kept as the bytes of their files."""
+"""What is encoded: texts, and images and vectors kept as bytes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import hashlib
 import io
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from embedkit.data.images.pictures import load_picture, to_rgb
 from embedkit.data.schema.rows import BadRow
@@ -43,7 +45,25 @@ class EncodedImage:
             raise DataError(f"not a readable image: {bad.what}", where=self.name, remedy="fix the file") from bad
 
 
-Item = str | EncodedImage
+@dataclass(frozen=True)
+class EncodedVector:
+    """A vector as the bytes of its float32 numbers.
+
+    Examples
+    --------
+    >>> EncodedVector(np.array([0.5, 1.0], np.float32).tobytes(), "a.npy:1").decode().tolist()
+    [0.5, 1.0]
+    """
+
+    content: bytes
+    name: str = "vector"
+
+    def decode(self) -> np.ndarray:
+        """The vector, float32 (W,)."""
+        return np.frombuffer(self.content, np.float32)
+
+
+Item = str | EncodedImage | EncodedVector
 
 
 def item_key(item: Item) -> bytes:
@@ -56,7 +76,8 @@ def item_key(item: Item) -> bytes:
     """
     if isinstance(item, str):
         return hashlib.blake2b(item.encode("utf-8", "surrogatepass"), digest_size=16, person=b"text").digest()
-    return hashlib.blake2b(item.content, digest_size=16, person=b"image").digest()
+    person = b"image" if isinstance(item, EncodedImage) else b"vector"
+    return hashlib.blake2b(item.content, digest_size=16, person=person).digest()
 
 
 def image_item(image: Any) -> EncodedImage:

@@ -12,6 +12,7 @@ from embedkit.evaluation.core.embedder import Embedder
 from embedkit.evaluation.core.inputs import Item
 from embedkit.evaluation.core.suites import TaskConfig
 from embedkit.evaluation.core.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
+from embedkit.evaluation.datasets.inputs import inputs_of
 from embedkit.evaluation.datasets.tables import Table, content_hash, open_table
 
 
@@ -69,7 +70,7 @@ class ClusteringTask(Task):
                 sets.append((list(texts), labels))
         else:
             table.require(self.settings.label)
-            items: list[Item] = list(table.images("image") if "image" in table.columns else table.texts("text"))
+            items: list[Item] = inputs_of(table)
             sets.append((items, [str(cell) for cell in table.columns[self.settings.label]]))
         for place, (_, labels) in enumerate(sets):
             if not 2 <= len(set(labels)) <= len(labels):

@@ -14,6 +14,7 @@ from embedkit.evaluation.core.inputs import Item
 from embedkit.evaluation.core.stats import Array, Samples, generator
 from embedkit.evaluation.core.suites import TaskConfig
 from embedkit.evaluation.core.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
+from embedkit.evaluation.datasets.inputs import inputs_of
 from embedkit.evaluation.datasets.look import Look
 from embedkit.evaluation.datasets.splits import same_split
 from embedkit.evaluation.datasets.tables import Table, content_hash, open_splits
@@ -195,12 +196,10 @@ class ProbeTask(Task):
         number = {name: place for place, name in enumerate(self.classes)}
         labels = np.array([number[class_of(cell)] for cell in table.columns[self.settings.label]])
         inputs: list[list[Item]]
-        if "image" in table.columns:
-            inputs = [list(table.images("image"))]
-        elif "text" in table.columns:
-            inputs = [list(table.texts("text"))]
+        if "image" in table.columns or "text" in table.columns:
+            inputs = [inputs_of(table)]
         else:
-            inputs = [list(table.texts("sentence1")), list(table.texts("sentence2"))]
+            inputs = [inputs_of(table, "sentence1"), inputs_of(table, "sentence2")]
         return inputs, labels
 
     @property

@@ -378,7 +378,8 @@ def equal_views(method: Method, usage: Usage, model: Any, parts: Any) -> str | N
     model.train()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            inputs = method.prepare(model, usage.same_inputs[0], View(view.inputs[:1], [0], view.prompt))
+            example = view.inputs[:1] if model.input_width is None else [model.example_input()]
+            inputs = method.prepare(model, usage.same_inputs[0], View(example, [0], view.prompt))
             torch.manual_seed(0)
             one, two = (method.embed(model, parts, inputs, **view.settings) for _ in range(2))
     finally:
@@ -386,6 +387,11 @@ def equal_views(method: Method, usage: Usage, model: Any, parts: Any) -> str | N
     if not torch.equal(one, two):
         return None
     first, second = usage.same_inputs
+    if model.input_width is not None:
+        return (
+            f"the views {first!r} and {second!r} are equal: they hold the same vector; change one with method.augment, "
+            "for example {positive: [{name: noise, deviation: 0.1}]}"
+        )
     return (
         f"the views {first!r} and {second!r} are equal: they hold the same text, and the model has no dropout to tell "
         "them apart; set model.dropout (0.1 in SimCSE), or change a view with method.augment"

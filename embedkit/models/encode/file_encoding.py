@@ -377,8 +377,18 @@ def _opened(parts: Path, settings: dict[str, Any]) -> Iterator[None]:
         yield
 
 
+def _of_vectors(model: Model, items: list[Item], settings: EncodeSettings) -> np.ndarray:
+    """Vectors of one block of vectors."""
+    if model.input_width is None:
+        what = f"rows are vectors, and a {model.kind} model reads texts"
+        raise UserError(what, remedy="name the column of the texts: --column NAME")
+    return model.encode_items(model.items_of(items)[0], settings)
+
+
 def _vectors(model: Model, items: list[Item], settings: EncodeSettings, first: int) -> np.ndarray:
     """Vectors of one block; messages count the rows from `first`."""
+    if model.input_width is not None or any(isinstance(item, np.ndarray) for item in items):
+        return _of_vectors(model, items, settings)
     if all(isinstance(item, str) for item in items):
         return model.encode_texts([item for item in items if isinstance(item, str)], settings, first)
     if model.preprocess is None:

@@ -1,4 +1,4 @@
-"""The rows of a file that is encoded: texts and images in blocks, and their ids."""
+"""The rows of a file that is encoded: texts, images and vectors in blocks, and their ids."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from embedkit.data.schema.roles import IMAGE_NAMES
+from embedkit.data.schema.rows import BadRow
+from embedkit.data.vectors.values import is_vector, read_vector
 from embedkit.errors import DataError
 
 _TEXT_COLUMNS = ("text", "sentence", "anchor")
 _ID_COLUMNS = ("id", "_id", "docid", "doc_id", "query_id", "qid", "pid", "uid", "uuid", "key", "__key__", *IMAGE_NAMES)
 """Columns that say which row is which, the first that a row has counts; of images their path does."""
 
-Item = str | bytes | Path
-"""A text, the content of an image file, or its path."""
+Item = str | bytes | Path | np.ndarray
+"""A text, the content of an image file, or its path, or a vector."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Reading:
 
 
 def blocks(source: str, reading: Reading, size: int, ids: Ids | None = None) -> Iterator[list[Item]]:
-    """The texts and images of a file in blocks of `size` rows; `ids` takes the id of each.
+    """The texts, images and vectors of a file in blocks of `size` rows; `ids` takes the id of each.
 
     Raises
     ------
@@ -67,7 +71,6 @@ def blocks(source: str, reading: Reading, size: int, ids: Ids | None = None) -> 
     >>> list(blocks("texts.txt", Reading(limit=2), 16))
     [['a dog', 'two cats']]
     """
-    from embedkit.data.schema.rows import BadRow
     from embedkit.data.sources.sources import find_parts
 
     block: list[Item] = []
@@ -96,13 +99,17 @@ def _item(row: dict[str, Any], column: str | None, folder: Path | None, where: s
         cell = cell.get("bytes") or cell.get("path")
     if isinstance(cell, bytes):
         return cell
+    if is_vector(cell):
+        try:
+            return read_vector(cell)
+        except BadRow as bad:
+            raise bad.at(f"{where}, column {column}") from bad.__cause__
     if not isinstance(cell, str):
         kind = "empty" if cell is None else type(cell).__name__
         raise DataError(f"cell is {kind}, not text", where=f"{where}, column {column}", remedy="fix or remove the row")
     if column not in IMAGE_NAMES and not isinstance(row[column], dict):
         return cell
     from embedkit.data.images.paths import image_path
-    from embedkit.data.schema.rows import BadRow
 
     try:
         return Path(image_path(cell, folder))
@@ -121,6 +128,9 @@ def _column_of(row: dict[str, Any], where: str) -> str:
         return (texts or images)[0]
     elif len(row) == 1:
         return next(iter(row))
+    vectors = [name for name, cell in row.items() if is_vector(cell)]
+    if not texts and not images and len(vectors) == 1:
+        return vectors[0]
     raise DataError(
         f"columns {', '.join(row)}: which one holds the texts or images?", where=where, remedy="name it: --column NAME"
     )
@@ -140,7 +150,7 @@ def digest_of(items: list[Item]) -> str:
             status = item.stat()
             data = f"\0{item}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogatepass")
         else:
-            data = item.encode("utf-8", "surrogatepass") if isinstance(item, str) else item
+            data = item.encode("utf-8", "surrogatepass") if isinstance(item, str) else bytes(item)
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()
 

@@ -182,12 +182,22 @@ def recall_at_1(similarity: np.ndarray, own: np.ndarray) -> float:
     return float(100.0 * np.mean(best_own > best_other))
 
 
+def _distinct(values: Sequence[Any]) -> tuple[list[Any], list[int]]:
+    """The different texts or vectors, and the number of each value among them."""
+    keys = [value.tobytes() if isinstance(value, np.ndarray) else value for value in values]
+    number = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    of_value = [number[key] for key in keys]
+    first: dict[int, Any] = {}
+    for place, value in zip(of_value, values, strict=True):
+        first.setdefault(place, value)
+    return list(first.values()), of_value
+
+
 def _pairs(model: Any, rows: Sequence[dict[str, Any]], method: Method) -> float:
-    anchors = list(dict.fromkeys(row["anchor"] for row in rows))
-    positives = list(dict.fromkeys(row["positive"] for row in rows))
+    anchors, of_anchor = _distinct([row["anchor"] for row in rows])
+    positives, of_positive = _distinct([row["positive"] for row in rows])
     own = np.zeros((len(anchors), len(positives)), dtype=bool)
-    for row in rows:
-        own[anchors.index(row["anchor"]), positives.index(row["positive"])] = True
+    own[of_anchor, of_positive] = True
     first = model.encode(anchors, prompt=method.prompt_of(model, "anchor"))
     second = model.encode(positives, prompt=method.prompt_of(model, "positive"))
     return recall_at_1(model.similarity(first, second), own)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from xxhash import xxh3_64_intdigest
 
+from embedkit.data.vectors.rows import column_of
+from embedkit.data.vectors.values import Vectors
 from embedkit.errors import DataError
 from embedkit.methods.base import Method, View, prepare_view
 from embedkit.models.augment.counter_rng import seeds_of
@@ -165,7 +167,7 @@ def prepare(
         pools=_pools(views, prepared),
         views=views,
         owner={name: torch.as_tensor(view.owner, dtype=torch.int64) + batch.offset for name, view in views.items()},
-        keys={name: torch.as_tensor([_key(x) for x in view.inputs], dtype=torch.int64) for name, view in views.items()},
+        keys={name: _keys(view.inputs) for name, view in views.items()},
         lengths={name: torch.from_numpy(inputs.costs.astype(np.int64)) for name, inputs in prepared.items()},
         ids=torch.as_tensor(batch.ids, dtype=torch.int64),
         labels=_labels(batch.rows, batch.places),
@@ -224,12 +226,13 @@ def _labels(rows: Sequence[Any], places: Sequence[int]) -> dict[str, Tensor]:
     """Score, label, group and place in a document of rows whose sources have them; a row without is like no other."""
     labels: dict[str, Tensor] = {}
     if rows and "score" in rows[0]:
-        scores = [math.nan if row["score"] is None else row["score"] for row in rows]
+        scores = [math.nan if score is None else score for score in column_of(rows, "score")]
         labels["score"] = torch.tensor(scores, dtype=torch.float32)
     numbers: dict[str, Callable[[Any], int]] = {"label": int, "group": _number, "document_id": _number, "position": int}
     for name, number in numbers.items():
         if rows and name in rows[0]:
-            own = [-1 - i if row[name] is None else number(row[name]) for i, row in zip(places, rows, strict=True)]
+            values = column_of(rows, name)
+            own = [-1 - i if value is None else number(value) for i, value in zip(places, values, strict=True)]
             labels[name] = torch.tensor(own, dtype=torch.int64)
     return labels
 
@@ -262,6 +265,13 @@ def _places(batch: RowBatch) -> list[int]:
         place if row.get("group") is None else _key(f"group {row['group']}")
         for place, row in zip(batch.places, batch.rows, strict=True)
     ]
+
+
+def _keys(inputs: Sequence[Any]) -> Tensor:
+    """The hash of each input, int64 (n,)."""
+    if isinstance(inputs, Vectors):
+        return torch.from_numpy(inputs.keys)
+    return torch.as_tensor([_key(value) for value in inputs], dtype=torch.int64)
 
 
 def _key(value: Any) -> int:

@@ -32,6 +32,7 @@ from embedkit.training.loop.guide import Guide
 from embedkit.training.loop.schedule import Schedule
 from embedkit.training.loop.step import Bundle, TrainStep
 from embedkit.training.loop.update import Update
+from embedkit.training.model_inputs import learn_inputs
 from embedkit.training.monitor.callbacks import Callbacks
 from embedkit.training.monitor.guards import Guards
 from embedkit.training.monitor.log import Progress, RunLog
@@ -266,6 +267,7 @@ def build_state(
     recipe, method, config = inputs.recipe, inputs.method, inputs.recipe.train
     torch.manual_seed(recipe.seed)
     model = build(recipe.model, recipe.seed)
+    learn_inputs(model, inputs.rows, say)
     torch.manual_seed(recipe.seed + 1)
     method.adapt(model)
     parts = method.parts(model)

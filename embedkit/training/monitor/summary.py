@@ -74,7 +74,7 @@ def cut_share(rows: TrainingRows, method: Method, model: Any) -> float | None:
     >>> cut_share(setup.open_rows(recipe, method), method, build(recipe.model, 0))
     0.87109375
     """
-    if rows.num_rows is None or not hasattr(rows, "block"):
+    if rows.num_rows is None or not hasattr(rows, "block") or model.input_width is not None:
         return None
     places = np.unique(np.linspace(0, rows.num_rows - 1, min(SAMPLE, rows.num_rows)).astype(int))
     batch = rows.block(places.tolist())

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from embedkit.data.schema.rows import Record
 from embedkit.data.sources.files import open_bytes, seekable
-from embedkit.data.sources.formats.arrow_batches import numbered, pieces
+from embedkit.data.sources.formats.arrow_batches import arrays_of, numbered, pieces
 from embedkit.data.sources.formats.delimited import check_header
 from embedkit.data.sources.registry import Format, readers
 from embedkit.data.sources.remote import Location, first_line
+from embedkit.data.vectors.column import Piece
 from embedkit.errors import DataError
 
 _FILE = b"ARROW1"
@@ -53,10 +55,27 @@ def read_arrow(path: Location) -> Iterator[Record]:
             ) from error
 
 
+def _columns(path: Location) -> dict[str, Piece]:
+    """The columns of numbers and of vectors, mapped where the file is local and not compressed; none where it cannot
+    be read as a whole."""
+    import pyarrow as pa
+
+    if not isinstance(path, Path):
+        return {}
+    try:
+        source = pa.memory_map(str(path))
+        is_file = source.read(len(_FILE)) == _FILE
+        source.seek(0)
+        table = pa.ipc.open_file(source).read_all() if is_file else pa.ipc.open_stream(source).read_all()
+        return arrays_of(table)
+    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError):
+        return {}  # reading row by row says what is wrong
+
+
 def _batches(reader: Any) -> Iterator[Any]:
     if hasattr(reader, "num_record_batches"):
         return (reader.get_batch(number) for number in range(reader.num_record_batches))
     return iter(reader)
 
 
-readers.add("arrow")(Format((".arrow", ".feather", ".ipc"), read_arrow))
+readers.add("arrow")(Format((".arrow", ".feather", ".ipc"), read_arrow, columns=_columns))

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from embedkit.data.vectors.column import Piece
+
 BATCH = 1024
 """Rows decoded at a time; few, because a row may hold an image."""
 
@@ -45,6 +47,51 @@ def pieces(batch: Any) -> Iterator[Any]:
     """
     for start in range(0, batch.num_rows, BATCH):
         yield batch.slice(start, BATCH)
+
+
+def arrays_of(table: Any) -> dict[str, Piece]:
+    """The columns of an arrow table that are numbers, or lists of equally many numbers, without nulls, as arrays.
+
+    A column in one piece is not copied, so that it stays in the file where that is mapped.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> columns = {"text": ["a", "b"], "vector": [[1.0, 2.0], [3.0, 4.0]], "ragged": [[1.0], [1.0, 2.0]]}
+    >>> {name: piece.array.shape for name, piece in arrays_of(pa.table(columns)).items()}
+    {'vector': (2, 2)}
+    """
+    arrays = {}
+    for name in table.column_names:
+        column = table.column(name)
+        array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+        values = _numbers(array)
+        if values is not None:
+            arrays[name] = Piece(values)
+    return arrays
+
+
+def _numbers(array: Any) -> Any | None:
+    """Numbers of an arrow array (n,), or of one of lists (n, W); None where it is no such array."""
+    import pyarrow as pa
+
+    kind = array.type
+    if array.null_count or pa.types.is_boolean(kind):
+        return None
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return array.to_numpy(zero_copy_only=False)
+    is_list = pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    if not is_list or not (pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)):
+        return None
+    flat, count = array.flatten(), len(array)
+    if not count or flat.null_count or len(flat) % count or not len(flat):
+        return None
+    width = len(flat) // count
+    if not pa.types.is_fixed_size_list(kind):
+        lengths = array.value_lengths().to_numpy(zero_copy_only=False)
+        if (lengths != width).any():
+            return None
+    return flat.to_numpy(zero_copy_only=False).reshape(count, width)
 
 
 def _json_columns(schema: Any) -> list[str]:

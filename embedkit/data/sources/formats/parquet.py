@@ -7,10 +7,11 @@ from typing import Any
 
 from embedkit.data.schema.rows import Record
 from embedkit.data.sources.files import FREE, MAX_RATIO, seekable
-from embedkit.data.sources.formats.arrow_batches import BATCH, numbered
+from embedkit.data.sources.formats.arrow_batches import BATCH, arrays_of, numbered
 from embedkit.data.sources.formats.delimited import check_header
 from embedkit.data.sources.registry import Format, readers
 from embedkit.data.sources.remote import Location, first_line
+from embedkit.data.vectors.column import Piece
 from embedkit.errors import DataError
 
 
@@ -46,6 +47,28 @@ def read_parquet(path: Location) -> Iterator[Record]:
             ) from error
 
 
+def _columns(path: Location) -> dict[str, Piece]:
+    """The columns of numbers and of vectors, in memory; none where the file cannot be read as a whole."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with seekable(path) as handle:
+        try:
+            file = pq.ParquetFile(handle)
+            _check_parquet(file.metadata, path)
+            numeric = [field.name for field in file.schema_arrow if _may_be_numbers(field.type)]
+            return arrays_of(file.read(columns=numeric))
+        except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError):
+            return {}  # reading row by row says what is wrong
+
+
+def _may_be_numbers(kind: Any) -> bool:
+    import pyarrow as pa
+
+    kind = kind.value_type if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) else kind
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
 def _check_parquet(metadata: Any, path: Location) -> None:
     """Refuse a decompression bomb by what the file says of itself; larger data than it says cannot be decoded.
 
@@ -63,4 +86,4 @@ def _check_parquet(metadata: Any, path: Location) -> None:
         )  # fmt: skip
 
 
-readers.add("parquet")(Format((".parquet", ".pq"), read_parquet))
+readers.add("parquet")(Format((".parquet", ".pq"), read_parquet, columns=_columns))

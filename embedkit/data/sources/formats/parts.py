@@ -67,4 +67,5 @@ def file_part(
         if guess is not None and guess[1] not in options:
             tell(Guess(name, *guess))
     folder = path.parent if isinstance(path, Path) else None
-    return Part(name, partial(entry.read, path, **options), folder, path, kind)
+    columns = None if entry.columns is None else partial(entry.columns, path)
+    return Part(name, partial(entry.read, path, **options), folder, path, kind, columns=columns)

@@ -1,0 +1,41 @@
+"""Built-in vectors: two of each of some points around centres, made of whole numbers, so the same on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+WIDTH, CLASSES, LATENT = 32, 8, 6
+"""Numbers of a vector, centres, and hidden numbers of a point that its two vectors share."""
+
+
+def vector_row(below: Callable[[int], int]) -> dict[str, Any]:
+    """One row: two vectors of one hidden point (anchor, positive), and the number of its centre (label).
+
+    The hidden point is a centre and a deviation; each of its vectors is a fixed linear map of it, with noise of its
+    own and an offset that says nothing.
+
+    Parameters
+    ----------
+    below : callable
+        A random whole number from 0 to below its argument.
+
+    Examples
+    --------
+    >>> row = vector_row(lambda bound: bound // 2)
+    >>> len(row["anchor"]), len(row["positive"]), row["label"]
+    (32, 32, 4)
+    """
+    label = below(CLASSES)
+    hidden = [_fixed(label * LATENT + k) * 2 + below(129) - 64 for k in range(LATENT)]
+
+    def vector() -> list[float]:
+        sums = (sum(_fixed(1_000 + j * LATENT + k) * hidden[k] for k in range(LATENT)) for j in range(WIDTH))
+        return [total / 4096 + (below(129) - 64) / 64 + j % 3 for j, total in enumerate(sums)]
+
+    return {"anchor": vector(), "positive": vector(), "label": label}
+
+
+def _fixed(place: int) -> int:
+    """A number from -64 to 64 that depends on its place only."""
+    return (place * 2_654_435_761 % 4_294_967_296 >> 16) % 129 - 64

@@ -1,0 +1,106 @@
+"""The kind of a role: whether its values are texts or vectors, as declared or as the first rows show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from embedkit.data.vectors.values import is_vector
+from embedkit.errors import DataError, nearest
+
+KINDS = ("text", "vector")
+"""What the values of a role of `OPEN_ROLES` can be."""
+
+OPEN_ROLES = ("anchor", "positive", "negatives")
+"""Roles whose kind is not fixed by their name."""
+
+
+def vector_columns(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    """Columns whose cells, where they are not empty, are vectors in all these rows.
+
+    Examples
+    --------
+    >>> sorted(vector_columns(["text", "vec"], [{"text": "a", "vec": [0.5, 1.0]}, {"text": "b", "vec": None}]))
+    ['vec']
+    """
+    columns = set()
+    for name in names:
+        cells = [cell for row in rows if (cell := row.get(name)) is not None]
+        if cells and all(map(is_vector, cells)):
+            columns.add(name)
+    return frozenset(columns)
+
+
+def role_of_slot(slot: str) -> str:
+    """The role of `OPEN_ROLES` that a slot belongs to; the slot itself for others.
+
+    Examples
+    --------
+    >>> role_of_slot("negative_2"), role_of_slot("anchor"), role_of_slot("label")
+    ('negatives', 'anchor', 'label')
+    """
+    return "negatives" if slot.startswith("negative_") else "positive" if slot == "positives" else slot
+
+
+def kinds_of(
+    columns: Mapping[str, str], declared: Mapping[str, str], vectors: frozenset[str], where: str
+) -> tuple[dict[str, str], list[str]]:
+    """Role -> kind of the open roles that columns are bound to, and what was found from the cells, in words.
+
+    Parameters
+    ----------
+    columns : mapping
+        Slot -> column.
+    declared : mapping
+        Role -> kind, as the recipe says it.
+    vectors : frozenset of str
+        Columns whose first cells are vectors.
+    where : str
+        How messages call the source.
+
+    Raises
+    ------
+    DataError
+        A kind is declared that does not exist, or for a role that has no column or no choice of kind.
+
+    Examples
+    --------
+    >>> kinds_of({"anchor": "vec", "label": "class"}, {}, frozenset({"vec"}), "a.npz")
+    ({'anchor': 'vector'}, ['anchor is a vector in every row'])
+    """
+    slots: dict[str, list[str]] = {}
+    for slot in columns:
+        slots.setdefault(role_of_slot(slot), []).append(slot)
+    for role, kind in declared.items():
+        if kind not in KINDS:
+            raise DataError(f"no kind {kind!r}", where=f"{where} kinds", remedy=nearest(kind, KINDS))
+        if role not in OPEN_ROLES:
+            remedy = f"kinds are declared of {', '.join(OPEN_ROLES)}; that of others is fixed"
+            raise DataError(f"role {role!r} has no choice of kind", where=f"{where} kinds", remedy=remedy)
+        if role not in slots:
+            remedy = f"map a column: columns: {{COLUMN: {role}}}"
+            raise DataError(f"a kind is declared of {role}, which has no column", where=where, remedy=remedy)
+    kinds, notes = {}, []
+    for role in OPEN_ROLES:
+        of_role = slots.get(role, [])
+        if role in declared:
+            kinds[role] = declared[role]
+        elif of_role and all(columns[slot] in vectors for slot in of_role):
+            kinds[role] = "vector"
+            notes.append(f"{role} is a vector in every row" if role != "negatives" else "negatives are vectors")
+        elif of_role:
+            kinds[role] = "text"
+    return kinds, notes
+
+
+def plain_cell(cell: Any) -> Any:
+    """A cell of an array file as a role that holds no vectors reads it: lists and plain numbers.
+
+    Examples
+    --------
+    >>> plain_cell(np.array([0.5, 1.0])), plain_cell("a text")
+    ([0.5, 1.0], 'a text')
+    """
+    return cell.tolist() if isinstance(cell, np.ndarray | np.generic) else cell

@@ -1,0 +1,147 @@
+"""A column of vectors: arrays of one or several files, read from the disk where rows of them are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from embedkit.data.vectors.values import Vectors, as_float32, content_keys, first_fault
+
+BLOCK = 4096
+"""Rows that are checked at a time."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Vectors of one file.
+
+    Attributes
+    ----------
+    array : array (n, W)
+        Numbers of any type; a memory map where the file allows it.
+    bfloat16 : bool
+        Whether they are the bits (uint16) of bfloat16, which numpy does not have.
+
+    Examples
+    --------
+    >>> Piece(np.array([[0x3F80]], np.uint16), bfloat16=True).take(np.array([0])).tolist()
+    [[1.0]]
+    """
+
+    array: np.ndarray
+    bfloat16: bool = False
+
+    def take(self, rows: np.ndarray | slice) -> np.ndarray:
+        """Rows as float32 (len(rows), W)."""
+        part = self.array[rows] if isinstance(rows, slice) else np.take(self.array, rows, axis=0)
+        if self.bfloat16:
+            return (part.astype(np.uint32) << 16).view(np.float32)
+        return as_float32(part)
+
+
+class VectorColumn:
+    """N vectors of one size in one or several pieces, with a hash of each.
+
+    Parameters
+    ----------
+    pieces : sequence of Piece
+        All of one width.
+    keys : int64 array (N,)
+        Hashes of the vectors.
+
+    Examples
+    --------
+    >>> piece = Piece(np.array([[1.0, 2.0], [3.0, 4.0]]))
+    >>> column = VectorColumn([piece, piece], checked_keys(piece, 2).repeat(1).tolist() * 2)
+    >>> len(column), column.width, column.take(np.array([3, 0])).array.tolist()
+    (4, 2, [[3.0, 4.0], [1.0, 2.0]])
+    """
+
+    def __init__(self, pieces: Sequence[Piece], keys: np.ndarray | Sequence[int]) -> None:
+        self.pieces = tuple(pieces)
+        self.keys = np.asarray(keys, np.int64)
+        self._starts = np.concatenate([[0], np.cumsum([len(piece.array) for piece in self.pieces])]).astype(np.int64)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def width(self) -> int:
+        """Numbers of a vector."""
+        return int(self.pieces[0].array.shape[1])
+
+    def take(self, rows: np.ndarray) -> Vectors:
+        """The vectors at `rows`, in that order, read from where they are."""
+        if len(self.pieces) == 1:
+            return Vectors(self.pieces[0].take(rows), self.keys[rows])
+        result = np.empty((len(rows), self.width), np.float32)
+        owner = np.searchsorted(self._starts, rows, side="right") - 1
+        for number in np.unique(owner):
+            mine = np.flatnonzero(owner == number)
+            result[mine] = self.pieces[number].take(rows[mine] - self._starts[number])
+        return Vectors(result, self.keys[rows])
+
+    def places(self) -> np.ndarray:
+        """For each row the first row with an equal vector, int64 (N,)."""
+        _, first, inverse = np.unique(self.keys, return_index=True, return_inverse=True)
+        return first[inverse].astype(np.int64)
+
+    @staticmethod
+    def joined(columns: Sequence[VectorColumn]) -> VectorColumn:
+        """All rows of several columns, in order."""
+        pieces = [piece for column in columns for piece in column.pieces]
+        return VectorColumn(pieces, np.concatenate([column.keys for column in columns]))
+
+
+class BadVector(Exception):
+    """A vector that cannot be used, by its row; whoever knows the file says more.
+
+    Examples
+    --------
+    >>> BadVector(7).row
+    7
+    """
+
+    def __init__(self, row: int) -> None:
+        super().__init__(row)
+        self.row = row
+
+
+def checked_keys(piece: Piece, count: int) -> np.ndarray:
+    """Hashes of the first `count` vectors of a piece, each of which is looked at.
+
+    Raises
+    ------
+    BadVector
+        One of them is not finite, or float32 cannot hold it.
+
+    Examples
+    --------
+    >>> len(checked_keys(Piece(np.eye(3, dtype=np.float64)), 2))
+    2
+    """
+    keys = np.empty(count, np.int64)
+    for start in range(0, count, BLOCK):
+        rows = slice(start, min(start + BLOCK, count))
+        values = piece.take(rows)
+        bad = first_fault(values if piece.bfloat16 else piece.array[rows], values)
+        if bad is not None:
+            raise BadVector(start + bad)
+        keys[rows] = content_keys(values)
+    return keys
+
+
+def blocks(column: VectorColumn, rows: np.ndarray, size: int = BLOCK) -> Iterator[np.ndarray]:
+    """The vectors at `rows` in blocks of at most `size`, float32 (n, W).
+
+    Examples
+    --------
+    >>> piece = Piece(np.eye(3, dtype=np.float32))
+    >>> column = VectorColumn([piece], checked_keys(piece, 3))
+    >>> [len(block) for block in blocks(column, np.arange(3), size=2)]
+    [2, 1]
+    """
+    for start in range(0, len(rows), size):
+        yield column.take(rows[start : start + size]).array

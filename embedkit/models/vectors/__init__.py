@@ -1,0 +1,1 @@
+"""Encoders of vectors that come from elsewhere."""

@@ -1,0 +1,221 @@
+"""Vectors as data: every format gives the same rows, by column as row by row, and bad ones are told in a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import save_file
+
+from embedkit.data import TrainingRows
+from embedkit.data.vectors.arrays import safetensors_arrays
+from embedkit.data.vectors.columnar import column_tables
+from embedkit.errors import DataError
+from tests.data.helpers import opened
+
+ANCHORS = np.random.default_rng(0).standard_normal((9, 4)).astype(np.float32)
+POSITIVES = np.random.default_rng(1).standard_normal((9, 3)).astype(np.float32)
+LABELS = np.arange(9) % 3
+COLUMNS = {"anchor": ANCHORS, "positive": POSITIVES, "label": LABELS}
+
+
+def _table(fixed: bool) -> pa.Table:
+    def vectors(array: np.ndarray) -> pa.Array:
+        flat = pa.array(array.reshape(-1), pa.float32())
+        width = array.shape[1]
+        if fixed:
+            return pa.FixedSizeListArray.from_arrays(flat, width)
+        return pa.ListArray.from_arrays(pa.array(np.arange(len(array) + 1) * width, pa.int32()), flat)
+
+    return pa.table({"anchor": vectors(ANCHORS), "positive": vectors(POSITIVES), "label": LABELS})
+
+
+def _arrow(path: str) -> None:
+    table = _table(True)
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _jsonl(path: str) -> None:
+    rows = [{name: column[i].tolist() for name, column in COLUMNS.items()} for i in range(9)]
+    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+WRITERS: dict[str, Callable[[str], Any]] = {
+    "rows.npz": lambda path: np.savez(path, **COLUMNS),
+    "packed.npz": lambda path: np.savez_compressed(path, **COLUMNS),
+    "rows.safetensors": lambda path: save_file(COLUMNS, path),
+    "fixed.parquet": lambda path: pq.write_table(_table(True), path),
+    "lists.parquet": lambda path: pq.write_table(_table(False), path),
+    "rows.arrow": _arrow,
+    "rows.jsonl": _jsonl,
+}
+
+
+def _contents(rows: TrainingRows) -> list[Any]:
+    return [
+        (row["anchor"].tolist(), row["positive"].tolist(), row["label"])
+        for batch in rows.batches(0) for row in batch.rows
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name, write in WRITERS.items():
+        write(name)
+    return tmp_path
+
+
+def test_every_format_gives_the_same_batches_and_fingerprint(files: Path) -> None:
+    found = [opened([{"path": name}], "anchor positive", "label", batch_size=3) for name in WRITERS]
+    first = _contents(found[0])
+    order = [row[2] for row in first]
+    assert sorted(order) == sorted(LABELS.tolist()) and len(first) == 9
+    assert all(np.isin(row[0], ANCHORS).all() and np.isin(row[1], POSITIVES).all() for row in first)
+    for rows in found[1:]:
+        assert _contents(rows) == first
+        assert rows.fingerprint == found[0].fingerprint
+        assert rows.widths == {"anchor": 4, "positive": 3}
+        assert rows.where(4).endswith(":5")
+
+
+@pytest.mark.parametrize(("path", "by_column"), [("rows.npz", True), ("fixed.parquet", True), ("rows.jsonl", False)])
+def test_arrays_are_read_by_column(files: Path, path: str, by_column: bool) -> None:
+    for settings in ({}, {"limit": 4}):
+        rows = opened([{"path": path, **settings}], "anchor positive", "label", batch_size=2)
+        assert (column_tables(rows._sources[0]) is not None) == by_column
+        assert rows.num_rows == settings.get("limit", 9)
+    filtered = opened([{"path": path, "where": {"label": 1}}], "anchor positive", "label", batch_size=2)
+    assert column_tables(filtered._sources[0]) is None and filtered.num_rows == 3
+
+
+def test_files_beside_each_other_by_order_and_by_id(files: Path) -> None:
+    np.save("queries.npy", ANCHORS)
+    np.save("answers.npy", POSITIVES)
+    mapping = {"queries": "anchor", "answers": "positive"}
+    by_order = opened([{"path": "queries.npy", "beside": ["answers.npy"], "columns": mapping}], "anchor positive")
+    order = np.random.default_rng(2).permutation(9)
+    np.savez("a.npz", id=order, vector=ANCHORS[order])
+    np.savez("b.npz", id=np.array([f"d{i}" for i in order]), vector=POSITIVES[order])
+    Path("pairs.tsv").write_text("q\td\n" + "".join(f"{i}\td{i}\n" for i in range(9)))
+    beside = [
+        {"path": f"{file}.npz", "on": column, "names": {"vector": name}}
+        for file, column, name in (("a", "q", "one"), ("b", "d", "two"))
+    ]
+    by_id = opened(
+        [{"path": "pairs.tsv", "beside": beside, "columns": {"one": "anchor", "two": "positive"}}], "anchor positive"
+    )
+    assert by_id.fingerprint == by_order.fingerprint
+    assert any("anchor is a vector" in note for note in by_id.notes)
+
+
+def test_hard_negatives_are_columns_or_an_array_of_three_axes(files: Path) -> None:
+    three = np.stack([POSITIVES, POSITIVES + 1], axis=1)
+    np.savez("slots.npz", anchor=ANCHORS, negative_1=three[:, 0], negative_2=three[:, 1])
+    np.savez("cube.npz", anchor=ANCHORS, negatives=three)
+    found = [opened([{"path": path}], "anchor", "negatives", batch_size=9) for path in ("slots.npz", "cube.npz")]
+    assert found[0].fingerprint == found[1].fingerprint
+    [batch] = found[0].batches(0)
+    for row in batch.rows:
+        [place] = np.flatnonzero((row["anchor"] == ANCHORS).all(axis=1))
+        assert np.array_equal(np.stack(row["negatives"]), three[place])
+
+
+def test_equal_vectors_are_one_input_for_samplers_and_counts(files: Path) -> None:
+    np.savez("twice.npz", anchor=ANCHORS[[0, 1, 0, 2, 3, 0, 4, 5]], positive=POSITIVES[:8])
+    rows = opened([{"path": "twice.npz"}], "anchor positive", batch_size=2, sampler="no-duplicates")
+    assert rows.summary()["duplicates"]["anchors"] == 2
+    for batch in rows.batches(0):
+        assert not np.array_equal(batch.rows[0]["anchor"], batch.rows[1]["anchor"])
+
+
+def test_types_and_byte_orders_become_float32(files: Path) -> None:
+    values = np.arange(12.0).reshape(3, 4)
+    for dtype in ("<f8", ">f8", ">f4", "<f2", "<i8", "u1"):
+        np.save("x.npy", values.astype(dtype))
+        rows = opened([{"path": "x.npy"}], batch_size=3)
+        [batch] = rows.batches(0)
+        assert batch.rows.column("anchor").array.dtype == np.float32  # type: ignore[attr-defined]
+        assert sorted(row["anchor"].tolist() for row in batch.rows) == values.tolist()
+    np.save("x.npy", np.asfortranarray(values))
+    assert opened([{"path": "x.npy"}], batch_size=3).num_rows == 3
+    header = json.dumps({"v": {"dtype": "BF16", "shape": [1, 2], "data_offsets": [0, 4]}}).encode()
+    bits = (np.array([[1.0, -2.5]], np.float32).view(np.uint32) >> 16).astype("<u2")
+    Path("b.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bits.tobytes())
+    assert safetensors_arrays(Path("b.safetensors"))["v"].take(slice(0, 1)).tolist() == [[1.0, -2.5]]
+
+
+def _cut(path: str, array: np.ndarray) -> None:
+    np.save(path, array)
+    Path(path).write_bytes(Path(path).read_bytes()[:-8])
+
+
+def _nan(row: int) -> np.ndarray:
+    array = ANCHORS.copy()
+    array[row, 2] = np.nan
+    return array
+
+
+BAD: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
+    "nan late": (lambda: np.save("x.npy", np.concatenate([np.ones((200, 4), np.float32), _nan(7)])), {},
+                 r"x\.npy:208 column 'x': number 2 of the vector is nan"),
+    "nan early": (lambda: np.save("x.npy", _nan(1)), {}, r"x\.npy:2 column 'x': number 2 of the vector is nan"),
+    "beyond float32": (lambda: np.save("x.npy", np.full((2, 2), 1e39)), {}, r"x\.npy:1 .*1e\+39, beyond the range"),
+    "large integers": (lambda: np.save("x.npy", np.full((2, 2), 2**24 + 1)), {}, r"x\.npy:1 .*16777217, which float32"),
+    "objects": (lambda: np.save("x.npy", np.array([{}, 1], object), allow_pickle=True), {}, r"x\.npy: holds Python"),
+    "truncated": (lambda: _cut("x.npy", ANCHORS), {}, r"x\.npy: is cut off: .* 9 rows, and there are bytes for 8"),
+    "no npy": (lambda: Path("x.npy").write_bytes(b"nothing of the kind"), {}, r"x\.npy: not a readable npy file"),
+    "unequal lists": (lambda: Path("x.jsonl").write_text('{"anchor": [1.0, 2.0]}\n{"anchor": [1.0, 2.0, 3.0]}\n'), {},
+                      r"x\.jsonl:2 column 'anchor': the vector has 3 numbers, those before it 2"),
+    "unequal arrays": (lambda: np.savez("x.npz", anchor=ANCHORS, label=LABELS[:4]), {}, r"x\.npz: array 'label' has 4"),
+    "objects in npz": (lambda: np.savez("x.npz", anchor=np.array([{}], object)), {}, r"x\.npz anchor: holds Python"),
+    "safetensors": (lambda: Path("x.safetensors").write_bytes(b"\xff" * 20), {}, r"not a readable safetensors"),
+    "shorter beside": (lambda: (np.save("x.npy", ANCHORS), np.save("y.npy", POSITIVES[:4])),
+                       {"beside": ["y.npy"], "columns": {"x": "anchor", "y": "positive"}}, r"which has 4"),
+    "longer beside": (lambda: (np.save("x.npy", ANCHORS[:4]), np.save("y.npy", POSITIVES)),
+                      {"beside": ["y.npy"], "columns": {"x": "anchor", "y": "positive"}}, r"4 rows, and y\.npy .* 9"),
+    "unknown id": (lambda: (Path("x.csv").write_text("q\n5\n77\n"), np.savez("y.npz", id=np.arange(9), v=ANCHORS)),
+                   {"beside": [{"path": "y.npz", "on": "q"}], "columns": {"v": "anchor"}}, r"x\.csv:3.*'77' is no id"),
+    "id twice": (lambda: (Path("x.csv").write_text("q\n5\n"), np.savez("y.npz", id=np.zeros(9, int), v=ANCHORS)),
+                 {"beside": [{"path": "y.npz", "on": "q"}], "columns": {"v": "anchor"}}, r"rows 1 and 2"),
+    "no such kind": (lambda: np.save("x.npy", ANCHORS), {"kinds": {"anchor": "vektor"}}, r"did you mean 'vector'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    make, settings, message = BAD[name]
+    make()
+    path = next(path.name for path in sorted(tmp_path.iterdir()) if path.name.startswith("x."))
+    with pytest.raises(DataError, match=message) as caught:
+        opened([{"path": path, **settings}], "anchor", "positive label", batch_size=2)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_vectors_are_skipped_and_counted_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", _nan(3))
+    rows = opened([{"path": "x.npy"}], batch_size=2, on_bad_row="skip")
+    assert rows.num_rows == 8 and rows.summary()["dropped"] == {"bad vector": 1}
+
+
+def test_sources_of_two_kinds_or_sizes_are_refused(files: Path) -> None:
+    Path("t.csv").write_text("anchor\na text\n")
+    np.save("anchor.npy", POSITIVES)
+    with pytest.raises(DataError, match="anchor is a text here, and a vector in"):
+        opened([{"path": "rows.npz"}, {"path": "t.csv"}], batch_size=2)
+    with pytest.raises(DataError, match="have 3 numbers, those of rows.npz 4"):
+        opened([{"path": "rows.npz"}, {"path": "anchor.npy"}], batch_size=2)
+
+
+def test_streams_of_vectors(files: Path) -> None:
+    rows = opened([{"path": "rows.npz", "stream": True}], "anchor positive", "label", batch_size=3)
+    assert sorted(row[2] for row in _contents(rows)) == sorted(LABELS.tolist())
