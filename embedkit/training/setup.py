@@ -20,6 +20,7 @@ from embedkit.errors import RecipeError, nearest, need
 from embedkit.methods import methods
 from embedkit.methods.base import Method
 from embedkit.training.layers import widen
+from embedkit.training.view_checks import check_views
 
 if TYPE_CHECKING:
     from embedkit.data import TrainingRows
@@ -57,8 +58,7 @@ def build_method(recipe: Recipe) -> Method:
         beside.append(
             Auxiliary(_method(Component(name=component.name, **settings), where), component.name, where, **scale)
         )
-    if recipe.guide is not None:
-        main.ema = recipe.guide.ema
+    main.use_guide(recipe.guide)
     return WithAuxiliaries(main, beside) if beside else main
 
 
@@ -196,7 +196,7 @@ def check_all(recipe: Recipe, early: EarlyCheck | None = None) -> Checked:
     objective = build_objective(recipe, method)
     widen(method, objective)
     contract = contract_of(recipe, method, objective)
-    method.shares_draws = any(getattr(part, "shares_draws", False) for part in objective.modules())
+    check_views(recipe, method, objective, objective_config(recipe, method), contract)
     metric = metric_of(recipe)
     _need_adapters(recipe)
     for tracker in recipe.train.trackers:
@@ -267,7 +267,7 @@ def contract_of(recipe: Recipe, method: Method, objective: Objective | None = No
         method, objective_config(recipe, method), own.roles, guide=recipe.guide is not None, optional=True,
         lenient=_is_old(recipe),
     )  # fmt: skip
-    needed = objective.requires & own.roles - method.provides
+    needed = objective.requires & own.roles - method.provides - method.gives
     limits = dict(own.limits)
     for part in objective.modules():
         limits |= getattr(part, "limits", {})

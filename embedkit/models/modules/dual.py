@@ -192,7 +192,7 @@ class DualEncoder(Model):
             if self._record is not None:
                 self._record.append(self.patch_tokens(inputs, *(self._cover or (None, None))))
                 return self._record[-1].vectors
-            with self.image.drawing(inputs.data.get("seeds")):
+            with self.image.drawing(inputs.data.get("seeds")), self.image.sized(inputs.size):
                 return self.projection("image")(self.image(self.pixels(inputs)))
         return self.projection("text")(self.text(inputs, **settings))
 
@@ -217,7 +217,7 @@ class DualEncoder(Model):
         cover, filler : Tensor, optional
             Hidden patches (N, h w) and the mask token (W,), see `ImageTower.patch_tokens`.
         """
-        with self.image.drawing(inputs.data.get("seeds")):
+        with self.image.drawing(inputs.data.get("seeds")), self.image.sized(inputs.size):
             tokens = self.image.patch_tokens(self.pixels(inputs), cover, filler)
         return replace(tokens, vectors=self.projection("image")(tokens.vectors))
 

@@ -164,6 +164,9 @@ class TrainStep:
         whole_batch = self._objective_batch(batch, counts)
         whole_batch.own = own
         whole_batch.own_guide, whole_batch.guide = self._guide(batch, counts, owner)
+        if self.bundle.guide is not None:
+            with torch.no_grad():
+                whole_batch.guide = self.method.project_guide(whole_batch.guide, whole_batch, self.bundle.guide.parts)
         projected = self.method.project(whole, whole_batch, self.bundle.parts)
         vectors = {name: z if z is whole.get(name) else self._leaf(z) for name, z in projected.items()}
         self.latest = Latest(_detached(whole), _detached(vectors), whole_batch)
@@ -186,7 +189,10 @@ class TrainStep:
     def after_update(self) -> None:
         """Advance the state of objective, method and guide, once an optimiser step."""
         if self.bundle.guide is not None:
-            self.bundle.guide.after_update(self.bundle.model)
+            steps = 0 if self.latest is None else self.latest.batch.step
+            self.bundle.guide.after_update(
+                self.bundle.model, self.method.followed_parts(self.bundle.parts), steps / max(1, self.total_steps)
+            )
         if self.latest is not None:
             outputs, embeddings, whole_batch = self.latest.outputs, self.latest.embeddings, self.latest.batch
             with torch.no_grad():
