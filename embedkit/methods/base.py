@@ -232,8 +232,9 @@ class Method:
         """Named inputs of these rows.
 
         ``random(i)`` is the generator of row i, a pure function of (seed, epoch, step, place of the row in the whole
-        batch): what a method draws does not depend on the number of processes. Draws on tokens come later, from
-        ``inputs.seeds``, which are just as pure (`embedkit.models.augment.counter_rng`).
+        batch): what a method draws does not depend on the number of processes. ``random(-1)`` is one of the whole
+        batch, a pure function of seed and step (mixed pairs). Draws on tokens come later, from ``inputs.seeds``, which
+        are just as pure (`embedkit.models.augment.counter_rng`).
         """
         raise TypeError(f"{type(self).__name__} does not define views")
 

@@ -61,6 +61,8 @@ class ObjectiveBatch:
         gradient.
     own_guide : dict of str to Tensor (n_name, K)
         The same of the guide, without gradient.
+    mix : (LongTensor (B,), float) or None
+        The row that each row is mixed with, and the share of its own, see `embedkit.objectives.compose.mixed_pairs`.
     """
 
     size: int
@@ -85,6 +87,7 @@ class ObjectiveBatch:
     turn: int = 0
     own: dict[str, Tensor] = field(default_factory=dict)
     own_guide: dict[str, Tensor] = field(default_factory=dict)
+    mix: tuple[Tensor, float] | None = None
 
     def random(self, use: str, *places: int) -> np.random.Generator:
         """Random numbers for one `use`: the same on every process, and after a resume.

@@ -122,7 +122,9 @@ def effects(config: object, situation: Situation, build: Callable[..., Objective
     with torch.random.fork_rng(devices=[]):
         inputs = _inputs(objective, situation, dim)
         plain = _outcome(objective, inputs)
-        fields = situation.roles | (situation.names & {"negatives", *VIEWS[2:]}) | ({"guide"} if situation.guided else set())
+        fields = (
+            situation.roles | (situation.names & {"negatives", *VIEWS[2:]}) | ({"guide"} if situation.guided else set())
+        )
         return frozenset(name for name in fields if _matters(objective, inputs, name, plain))
 
 
@@ -143,16 +145,16 @@ def guided_and_trained(config: object, situation: Situation) -> tuple[frozenset[
         read = set()
         for name in situation.guided:
             other = replace(inputs.batch, guide={**inputs.batch.guide, name: inputs.batch.guide[name].flip(0) + 0.1})
-            changed = _figures(objective, _Inputs(inputs.vectors, other))
-            if not all(_equal(a, b) for a, b in zip(plain, changed, strict=True)):
+            figures = _figures(objective, _Inputs(inputs.vectors, other))
+            if not all(_equal(a, b) for a, b in zip(plain, figures, strict=True)):
                 read.add(name)
         trial = copy.deepcopy(objective).train()
         torch.manual_seed(0)
         leaves = {name: z.clone().requires_grad_() for name, z in inputs.vectors.items()}
         loss = trial(leaves, replace(inputs.batch, guide=dict(inputs.batch.guide))).loss
         gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-        trained = {name for name, g in zip(leaves, gradients, strict=True) if g is not None and bool(g.any())}
-        return frozenset(read), frozenset(trained)
+        pulled_on = (name for name, g in zip(leaves, gradients, strict=True) if g is not None and bool(g.any()))
+        return frozenset(read), frozenset(pulled_on)
 
 
 def _smallest_fit(config: object, situation: Situation, build: Callable[..., Objective]) -> tuple[Objective, int]:

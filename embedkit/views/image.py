@@ -22,6 +22,7 @@ from embedkit.errors import RecipeError, nearest
 if TYPE_CHECKING:
     from embedkit.models.inputs.images import ImageInputs
     from embedkit.models.inputs.preprocess import Preprocess
+    from embedkit.views.mixing import Mix
 
 _DRAWS = 64  # numbers drawn for one view; a crop takes 4 for each of at most 10 tries, the rest fewer than 16
 _BICUBIC = 3  # Pillow's number
@@ -154,8 +155,8 @@ TRANSFORMS: dict[str, Transform] = {
 }
 """Transforms by name. ``clip``: a random crop of nine tenths, as open_clip; ``simclr``: Chen et al. 2020, appendix A,
 strength 1; ``moco``: Chen et al. 2020 (MoCo v2); ``weak`` and ``strong``: CLIP-rocket's views; ``small``: for images of
-32 pixels or so, which blurring would wipe out; ``byol`` and ``byol-second``: the two views of BYOL and Barlow Twins (blur
-and solarisation as in Barlow Twins; colours from memory of the papers)."""
+32 pixels or so, which blurring would wipe out; ``byol`` and ``byol-second``: the two views of BYOL and Barlow Twins
+(blur and solarisation as in Barlow Twins; colours from memory of the papers)."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,10 @@ class ImageInput:
         What the changes are drawn from, two numbers below 2**64.
     size : (int, int), optional
         Height and width where they are not the model's.
+    partner, mix : ImageInput and Mix, optional
+        The image that it is mixed with, and how.
+    turn : (int, int), optional
+        The quarter, row by row, that is turned, and by how many right angles.
 
     Examples
     --------
@@ -186,6 +191,9 @@ class ImageInput:
     transform: Transform | None = None
     seed: tuple[int, int] = (0, 0)
     size: tuple[int, int] | None = None
+    partner: ImageInput | None = None
+    mix: Mix | None = None
+    turn: tuple[int, int] | None = None
 
     @property
     def key(self) -> bytes:
@@ -199,7 +207,15 @@ class ImageInput:
         image = self.transform(self.picture.image, size, self.seed)
         if self.transform.crop is None:
             return image
-        return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
+        pixels = np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
+        if self.turn is not None:
+            half = min(size) // 2
+            down, across = (half * (self.turn[0] // 2), half * (self.turn[0] % 2))
+            part = pixels[:, down : down + half, across : across + half]
+            pixels[:, down : down + half, across : across + half] = np.rot90(part, self.turn[1], (1, 2)).copy()
+        return (
+            pixels if self.mix is None or self.partner is None else self.mix.pixels(pixels, self.partner.render(size))
+        )
 
     def frame(self, preprocess: Preprocess) -> np.ndarray:
         """What the view shows of its picture, float64 (7,): left, top, right and bottom of its frame, 1 where it is
@@ -254,6 +270,18 @@ def seed_of(random: np.random.Generator) -> tuple[int, int]:
     return first, second
 
 
+def turn_of(seed: tuple[int, int]) -> tuple[int, int]:
+    """A quarter and a number of right angles, each from 0 to 3, drawn from the seed of a view.
+
+    Examples
+    --------
+    >>> turn_of((0, 1)) == turn_of((0, 1))
+    True
+    """
+    draws = _uniform(seed, 4)
+    return int(4 * next(draws)), int(4 * next(draws))
+
+
 def prepare_images(model: Any, inputs: Sequence[Any]) -> ImageInputs:
     """The images of a view as the model's input, all of one size; an empty list is an empty `ImageInputs`.
 
@@ -294,8 +322,8 @@ def salient(image: Any) -> Any:
     small = np.asarray(image.convert("L").resize((64, 64), _BICUBIC), dtype=np.float64)
     spectrum = np.fft.fft2(small)
     height = np.log(np.abs(spectrum) + 1e-9)
-    padded = np.pad(height, 1, mode="wrap")
-    mean = sum(padded[i : i + 64, j : j + 64] for i in range(3) for j in range(3)) / 9
+    around = np.pad(height, 1, mode="wrap")
+    mean = sum(around[i : i + 64, j : j + 64] for i in range(3) for j in range(3)) / 9
     residual = np.exp(height - mean + 1j * np.angle(spectrum))
     energy = np.abs(np.fft.ifft2(residual)) ** 2
     most = float(energy.max())

@@ -140,7 +140,7 @@ class ImageViews(Method):
     def parts(self, model: Model) -> nn.ModuleDict:
         from torch import nn
 
-        from embedkit.methods.common.projectors import Prototypes, projector
+        from embedkit.models.heads.projector import Prototypes, projector
 
         layers = projector(
             model.training_dim, self.hidden, self.size, layers=self.layers, norm=self.norm, last_norm=self.last_norm,
@@ -163,7 +163,7 @@ class ImageViews(Method):
         return views
 
     def project(self, outputs: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict) -> dict[str, Tensor]:
-        from embedkit.methods.common.projectors import together
+        from embedkit.models.heads.projector import together
 
         layers: Any = parts["projector"]
         vectors = {name: outputs[name] for name, _ in named(self.crops) if name in outputs}
@@ -174,7 +174,7 @@ class ImageViews(Method):
     def project_guide(
         self, vectors: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict
     ) -> dict[str, Tensor]:  # fmt: skip
-        from embedkit.methods.common.projectors import together
+        from embedkit.models.heads.projector import together
 
         return together(parts["projector"], vectors) if "projector" in parts and vectors else vectors
 

@@ -326,7 +326,7 @@ class _noted:
 
 
 def _random(row: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=[0, 0], counter=[0, row, 0, 0]))
+    return np.random.Generator(np.random.Philox(key=[0, 0], counter=[0, max(row, 0), 0, 0]))
 
 
 def _same_inputs(method: Method, views: Mapping[str, View], names: frozenset[str]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from embedkit.errors import DataError
 from embedkit.methods.base import Method, View, prepare_view
 from embedkit.models.augment.counter_rng import seeds_of
 from embedkit.models.inputs.images import ImageInputs
+from embedkit.views.mixing import USE as MIX
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -151,7 +153,11 @@ def prepare(
     groups = _groups(batch, method.groups)
     places = _places(groups, batch.places) if method.shares_draws else batch.places
 
+    steps = batch.step if number is None else number
+
     def random(row: int) -> np.random.Generator:
+        if row < 0:  # of the whole batch
+            return np.random.default_rng([seed, steps, zlib.crc32(MIX.encode()), 0])
         return np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[batch.step, places[row], 0, 0]))
 
     if not batch.rows:
@@ -177,7 +183,7 @@ def prepare(
         size=batch.size,
         epoch=epoch,
         step=batch.step,
-        number=batch.step if number is None else number,
+        number=steps,
         seed=seed,
         guide_pools=[] if guide is None else _pools(guided, {n: prepare_view(guide, v) for n, v in guided.items()}),
         bad_rows=batch.bad_rows,
@@ -272,9 +278,7 @@ def _groups(batch: RowBatch, count: int | None) -> list[Any]:
 
 def _places(groups: Sequence[Any], places: Sequence[int]) -> list[int]:
     """For each row the number that its random draws depend on: rows of one group, on any process, have the same."""
-    return [
-        place if group is None else _key(f"group {group}") for place, group in zip(places, groups, strict=True)
-    ]
+    return [place if group is None else _key(f"group {group}") for place, group in zip(places, groups, strict=True)]
 
 
 def _key(value: Any) -> int:

@@ -25,9 +25,9 @@ class Guide(nn.Module):
     """The guide of a run.
 
     With ``ema`` it is a running mean of the model and of `followed` parts of the method, moved once an optimiser step,
-    saved in checkpoints; it draws its own dropout, as the momentum encoder of MoCo does. With ``ema_end`` its decay goes
-    there from ``ema`` along a half cosine (BYOL, Grill et al. 2020, section 3.2). With ``model`` it is a frozen encoder with its own tokenizer, in
-    evaluation mode unless ``dropout`` is set; its weights are not saved.
+    saved in checkpoints; it draws its own dropout, as the momentum encoder of MoCo does. With ``ema_end`` its decay
+    goes there from ``ema`` along a half cosine (BYOL, Grill et al. 2020, section 3.2). With ``model`` it is a frozen
+    encoder with its own tokenizer, in evaluation mode unless ``dropout`` is set; its weights are not saved.
 
     Examples
     --------
@@ -124,7 +124,10 @@ class Guide(nn.Module):
         if self.mean is None or self.decay is None:
             return
         decay = self.decay_at(progress)
-        for mean, module in ((self.mean, model), *((self.parts[name], part) for name, part in (followed or {}).items())):
+        for mean, module in (
+            (self.mean, model),
+            *((self.parts[name], part) for name, part in (followed or {}).items()),
+        ):
             now_all = [p.full_tensor() if hasattr(p, "full_tensor") else p.detach() for p in module.parameters()]
             if now_all:
                 torch._foreach_lerp_(list(mean.parameters()), now_all, 1.0 - decay)

@@ -18,6 +18,7 @@ from embedkit.methods.base import Method
 from embedkit.models.base import Model
 from embedkit.models.execution.recompute import Recompute
 from embedkit.objectives.base import LossOutput, Objective, ObjectiveBatch
+from embedkit.objectives.compose.mixed_pairs import evaluated
 from embedkit.training.loop.batches import Pool, StepBatch
 from embedkit.training.loop.cache import CachedEmbeddings, Chunking
 from embedkit.training.loop.guide import Guide
@@ -171,7 +172,7 @@ class TrainStep:
         vectors = {name: z if z is whole.get(name) else self._leaf(z) for name, z in projected.items()}
         self.latest = Latest(_detached(whole), _detached(vectors), whole_batch)
 
-        output: LossOutput = self.bundle.objective(vectors, whole_batch)
+        output: LossOutput = evaluated(self.bundle.objective, vectors, whole_batch)
         terms = self.method.terms(whole, vectors, whole_batch, self.bundle.parts)
         scale = self.loss_scale()
         loss = output.loss + sum(terms.values())

@@ -1,4 +1,4 @@
-"""Projectors of image methods. Import this file inside functions: it needs torch."""
+"""Projectors that methods train beside the encoder."""
 
 from __future__ import annotations
 
