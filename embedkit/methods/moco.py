@@ -9,7 +9,7 @@ import numpy as np
 
 from embedkit.errors import RecipeError
 from embedkit.methods.base import Row, View, methods
-from embedkit.methods.image_views import ImageViews
+from embedkit.methods.common.image_views import ImageViews
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

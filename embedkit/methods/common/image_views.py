@@ -1,4 +1,4 @@
-"""Learning from images alone, random views of each: any objective on k views, SimCLR, MoCo."""
+"""What methods on images alone share: random views of each, a projector, a running mean of both."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from embedkit.config.settings import Count, Whole
 from embedkit.data.schema.contract import Contract
 from embedkit.errors import ModelError, RecipeError
-from embedkit.methods.base import Method, Row, View, methods
+from embedkit.methods.base import Method, Row, View
 from embedkit.views.crops import Crop, crops_of, named
 from embedkit.views.image import Transform, image_inputs
 
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from embedkit.objectives.base import ObjectiveBatch
 
 
-@methods.add("image-views")
 class ImageViews(Method):
-    """Random views of an image, a projector, and any objective (SimCLR's by default).
+    """Base of methods on random views of an image with a projector.
 
     Views: ``anchor`` and ``positive``, the same image changed twice, or the images of the roles ``image`` and
     ``image2`` changed once each; ``view3`` ... with `views` (multi-crop, Caron et al. 2020). Each image is decoded once
@@ -177,21 +176,3 @@ class ImageViews(Method):
         from embedkit.models.heads.projector import together
 
         return together(parts["projector"], vectors) if "projector" in parts and vectors else vectors
-
-
-@methods.add("simclr")
-class SimCLR(ImageViews):
-    """SimCLR (Chen et al. 2020, sections 2 and 3).
-
-    Objective: NT-Xent over both views of the whole batch, temperature 0.1. The projector has one hidden layer with
-    batch normalisation over both views of the whole batch, on all processes together. Settings: those of `ImageViews`.
-
-    Examples
-    --------
-    >>> from embedkit.methods import methods
-    >>> method = methods["simclr"]()
-    >>> sorted(method.contract.requires), (method.objective or {}).get("name")
-    (['image'], 'ntxent')
-    """
-
-    paper: ClassVar[str] = "Chen et al. 2020, ICML, sections 2 and 3"
