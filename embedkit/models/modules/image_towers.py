@@ -220,6 +220,9 @@ class ImageTower(Patches, ABC):
             with torch.random.fork_rng(devices=[]):
                 other = self.rebuilt(size)
             same = other.encoder is self.encoder
+            if not other.encoder.state_dict().keys() <= self.encoder.state_dict().keys():
+                raise ModelError("views of several sizes go through no adapters", where="method.views",
+                                 remedy="train without lora, or give all views the model's size")  # fmt: skip
             buffers = {} if same else dict(other.encoder.named_buffers())
             constants = {
                 name: buffers[name] for name, now in self.encoder.named_buffers()
