@@ -196,7 +196,8 @@ def note_views(method: Method, objective: Mapping[str, Any], contract: Contract,
     """
     from embedkit.objectives.probe import Situation, guided_and_trained
 
-    if not objective or not guide:
+    main = method.main if isinstance(method, WithAuxiliaries) else method
+    if not objective or not guide or not main.followed:
         return
     names = method.embedded(contract.roles)
     numbers = contract.requires & NUMBERS | method.gives
@@ -205,7 +206,7 @@ def note_views(method: Method, objective: Mapping[str, Any], contract: Contract,
     size = method.embedding_size
     situation = Situation(names, numbers, guided, method.widths, size, method.guide_dim(size) if size else None)
     try:
-        method.guide_views, method.trained_views = guided_and_trained(dict(objective), situation)
+        main.guide_views, main.trained_views = guided_and_trained(dict(objective), situation)
     except UserError:  # what is wrong is told where it is checked for
         return
 
