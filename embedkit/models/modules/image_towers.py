@@ -394,7 +394,8 @@ def resample_positions(table: Tensor, prefix: int, old: tuple[int, int], new: tu
     torch.Size([1, 10, 8])
     """
     front, rows = table[..., :prefix, :], table[..., prefix:, :]
-    image = rows.reshape(1, *old, -1).permute(0, 3, 1, 2).float()
+    image = rows.reshape(1, *old, -1).permute(0, 3, 1, 2)
+    image = image if image.dtype == torch.float64 else image.float()
     image = F.interpolate(image, size=new, mode="bicubic", antialias=True, align_corners=False)
     rows = image.permute(0, 2, 3, 1).reshape(*rows.shape[:-2], product(new), -1)
     return torch.cat([front, rows.to(table.dtype)], dim=-2)
