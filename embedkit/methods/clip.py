@@ -75,7 +75,7 @@ class ImageText(Method):
     ) -> None:  # fmt: skip
         self.transform = Transform.of(transform)
         self.captions, self.template = captions, template
-        self.mixup, self.mix_texts, self.cutmix = mixup, mix_texts, cutmix
+        self.mixup, self.mix_texts, self.cutmix, self.image_size = mixup, mix_texts, cutmix, (1, 1)
         if mixup and (captions > 1 or self.transform is None or self.transform.crop is None):
             what = "several captions" if captions > 1 else "images of any size"
             raise RecipeError(f"{what} cannot be mixed", where="method.mixup",

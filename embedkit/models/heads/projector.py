@@ -27,13 +27,8 @@ def projector(
 
     Examples
     --------
-    >>> projector(4, 8, 2)
-    Sequential(
-      (0): Linear(in_features=4, out_features=8, bias=False)
-      (1): BatchNorm1d(8, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)
-      (2): ReLU()
-      (3): Linear(in_features=8, out_features=2, bias=True)
-    )
+    >>> [type(module).__name__ for module in projector(4, 8, 2)]
+    ['Linear', 'BatchNorm1d', 'ReLU', 'Linear']
     """
     modules: list[nn.Module] = []
     for _ in range(layers - 1):
