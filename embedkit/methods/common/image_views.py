@@ -132,8 +132,9 @@ class ImageViews(Method):
             raise ModelError(f"is a {model.kind} model", where="model.kind", remedy="use a dual model: it sees images")
         model.text.requires_grad_(False)
         model.projections["text"].requires_grad_(False)  # type: ignore[index,union-attr]
+        tower: Any = model.image
         for size in self.view_sizes:
-            with model.image.sized((size, size)):
+            with tower.sized((size, size)):
                 pass
 
     def parts(self, model: Model) -> nn.ModuleDict:
