@@ -18,11 +18,11 @@ def export(
         typer.Option(
             "--format",
             "-f",
-            help="sentence-transformers, transformers, onnx; dual: open_clip, clip, timm, torchvision.",
+            help="sentence-transformers, transformers, onnx, sequence-classifier; dual: open_clip, clip, timm ...",
         ),
     ] = "sentence-transformers",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is no export.")] = False,
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Dual: images and texts compared.")] = 100,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Images and texts compared, where they are.")] = 100,
     tower: Annotated[str | None, typer.Option("--tower", help="image: the image tower of a dual model alone.")] = None,
     layers: Annotated[
         int | None, typer.Option("--layers", min=1, help="The first layers of a text encoder alone.")

@@ -1,9 +1,9 @@
-"""``embedkit label``: the clusters of rows as a column."""
+"""``embedkit label``: the clusters of rows, or the nouns of their captions, as a column."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,19 +22,25 @@ from embedkit.cli.output import (
     single_process,
     tell,
 )
+from embedkit.errors import UserError
 
 TextOption = str | None
+_OF_NOUNS = {"output", "overwrite", "column", "name", "least", "size", "split", "where", "limit"}
+_PLAIN = {"min_rows": 1, "restarts": 3, "steps": 100, "seed": 0}
 
 
 def label(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Rows with texts or images, of any format.")],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="File to write, .jsonl or .parquet.")],
-    clusters: Annotated[int, typer.Option("--clusters", "-k", min=2, help="How many clusters.")],
+    clusters: Annotated[int | None, typer.Option("--clusters", "-k", min=2, help="How many clusters.")] = None,
+    nouns: Annotated[bool, typer.Option("--nouns", help="Nouns of English captions, not clusters.")] = False,
+    least: Annotated[int | None, typer.Option("--least", min=1, help="Rows that a noun must have; 2.")] = None,
+    size: Annotated[int | None, typer.Option("--size", min=1, help="Nouns at most, the most frequent.")] = None,
     model: Annotated[TextOption, typer.Option("--model", "-m", help="Model folder or hub id.")] = None,
     vectors: Annotated[TextOption, typer.Option("--vectors", metavar="FILE.npy", help="A vector for each row.")] = None,
     column: Annotated[TextOption, typer.Option("--column", help="Column of the texts.")] = None,
     image_column: Annotated[TextOption, typer.Option("--image-column", help="Column of the images.")] = None,
-    name: Annotated[str, typer.Option("--name", help="Name of the new column.")] = "label",
+    name: Annotated[TextOption, typer.Option("--name", help="Name of the new column; label, or nouns.")] = None,
     min_rows: Annotated[int, typer.Option("--min-rows", min=1, help="Leave out smaller clusters.")] = 1,
     restarts: Annotated[int, typer.Option("--restarts", min=1, help="Runs; the best one counts.")] = 3,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of a run at most.")] = 100,
@@ -54,10 +60,11 @@ def label(
     allow_pickle: AllowPickle = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Add a column with the number of each row's cluster (k-means), 0 for the largest.
+    """Add a column with the number of each row's cluster (k-means), 0 for the largest; or the nouns of its caption.
 
     `embedkit train RECIPE OUTPUT data.sampler=by-label data.per_label=N` with N as large as the batch takes each batch
-    from one cluster. Printed are the sizes of the clusters and examples to read.
+    from one cluster. Printed are the sizes of the clusters and examples to read. With --nouns the column is a list,
+    for a head of kind classes: `embedkit train catlip OUTPUT`; rows that name nothing are left out.
 
     \f
     Examples
@@ -71,10 +78,25 @@ def label(
     ...
     rows in ...labels.jsonl
     0
+    >>> main(["label", "texts.txt", "nouns.jsonl", "--nouns", "--least", "1"])
+    4 rows with 1.0 of 3 nouns on average
+    most frequent: cat (2), rain (1), snow (1)
+    ...
+    rows in ...nouns.jsonl
+    0
     """
     values = dict(locals())
     check_json(values.pop("json_file"))
     values["where"] = mapping_option(where, "--where")
+    if nouns:
+        _nouns(values, json_file)
+        return
+    for option in ("nouns", "least", "size"):
+        if values.pop(option):
+            raise UserError("it has no effect on clusters", where=f"--{option}", remedy="add --nouns, or leave it out")
+    if clusters is None:
+        raise UserError("what is a label?", where="label", remedy="give --clusters K, or --nouns")
+    values["name"] = name or "label"
     loading = model_options(values, model is not None)
     single_process("label", loading)
     from embedkit.mining.labels.api import label as run
@@ -82,3 +104,17 @@ def label(
     with bar("label") as progress:
         result = run(values.pop("file"), progress=progress, load_options=loading, **values)
     tell(result, json_file)
+
+
+def _nouns(values: dict[str, Any], json_file: str | None) -> None:
+    """Nouns as labels; options of clusters are refused."""
+    file = values.pop("file")
+    del values["nouns"]
+    for name, value in values.items():
+        if name not in _OF_NOUNS and value not in (None, False, _PLAIN.get(name)):
+            option = "--" + name.replace("_", "-")
+            raise UserError("it has no effect on nouns", where=option, remedy="leave it out, or leave --nouns out")
+    from embedkit.mining.labels.nouns import label_nouns
+
+    settings = {name: value for name, value in values.items() if name in _OF_NOUNS and value is not None}
+    tell(label_nouns(file, **settings), json_file)

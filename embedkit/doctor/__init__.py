@@ -11,7 +11,8 @@ from embedkit.doctor.data import examine_data
 from embedkit.doctor.finding import Examination, Finding
 from embedkit.doctor.model import examine_model
 from embedkit.doctor.recipe import examine_recipe
-from embedkit.doctor.run import examine_run
+from embedkit.doctor.run import examine_run, examine_stages
+from embedkit.formats.detect import stage_folders
 
 __all__ = ["Examination", "Finding", "examine", "examine_data", "examine_model", "examine_recipe", "examine_run"]
 
@@ -41,6 +42,8 @@ def examine(subject: str | Path, *, trust_remote_code: bool = False, allow_pickl
         return Examination("recipe", subject, *examine_recipe(load_recipe(subject)))
     if (path / "log.jsonl").is_file():
         return Examination("run", subject, *examine_run(path))
+    if stage_folders(path):
+        return Examination("run", subject, *examine_stages(path))
     if subject.startswith("builtin:") or path.is_file() or (path.is_dir() and not _is_model(path)):
         return Examination("data", subject, *examine_data(subject))
     from embedkit.formats import load

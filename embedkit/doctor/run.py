@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from embedkit.doctor.finding import Examined, Finding
 from embedkit.errors import UserError
+from embedkit.formats.detect import stage_folders
 from embedkit.system.log_file import Row, read_log
 
 if TYPE_CHECKING:
@@ -45,6 +47,32 @@ def examine_run(folder: Path) -> Examined:
     findings += _checkpoints(folder)
     facts["data"], data_findings = _data(folder, recipe)
     return facts, [*findings, *data_findings]
+
+
+def examine_stages(folder: Path) -> Examined:
+    """Facts and findings of every stage of a run that has begun, each under the stage's name.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import dump_recipe, load_recipe
+    >>> for name in ("1-warm", "2-all"):
+    ...     Path(name).mkdir()
+    >>> _ = Path("1-warm/recipe.yaml").write_text(dump_recipe(load_recipe("quickstart")))
+    >>> _ = Path("1-warm/log.jsonl").write_text('{"step": 1, "loss": 2.5, "data_wait_share": 0.4}\\n')
+    >>> facts, findings = examine_stages(Path("."))
+    >>> facts["1-warm: last loss"], facts["2-all"], findings[0].what
+    (2.5, 'not begun', '1-warm: training waits for data')
+    """
+    facts: dict[str, Any] = {}
+    findings = []
+    for stage in stage_folders(folder):
+        if not (stage / "log.jsonl").is_file():
+            facts[stage.name] = "not begun"
+            continue
+        own, faults = examine_run(stage)
+        facts |= {f"{stage.name}: {key}": value for key, value in own.items()}
+        findings += [replace(fault, what=f"{stage.name}: {fault.what}") for fault in faults]
+    return facts, findings
 
 
 def _log(rows: Sequence[Row], recipe: Recipe) -> Iterator[Finding]:

@@ -105,9 +105,9 @@ def _model_of(path: Path) -> Path:
     """
     if (path / "log.jsonl").is_file() and (path / "model").is_dir():
         return path / "model"
-    stages = {int(p.name.partition("-")[0]): p for p in path.glob("*-*") if _STAGE.match(p.name) and p.is_dir()}
-    if 1 in stages and (stages[1] / "log.jsonl").is_file():
-        last = stages[max(stages)] / "model"
+    stages = stage_folders(path)
+    if stages:
+        last = stages[-1] / "model"
         if not last.is_dir():
             raise _unfinished(str(last))
         return last
@@ -123,6 +123,22 @@ def _model_of(path: Path) -> Path:
         numbers = ", ".join(str(step) for step, _ in steps)
         raise ModelError(f"holds checkpoints {numbers}, no model", where=str(path), remedy=f"give {steps[-1][1]}")
     return path
+
+
+def stage_folders(path: Path) -> list[Path]:
+    """The folders of a run's stages in their order; empty where a folder is no run of stages.
+
+    Examples
+    --------
+    >>> Path("own/1-top").mkdir(parents=True)
+    >>> Path("own/1-top/log.jsonl").touch()
+    >>> [folder.name for folder in stage_folders(Path("own"))]
+    ['1-top']
+    """
+    stages = {int(p.name.partition("-")[0]): p for p in path.glob("*-*") if _STAGE.match(p.name) and p.is_dir()}
+    if 1 not in stages or not (stages[1] / "log.jsonl").is_file():
+        return []
+    return [stages[number] for number in sorted(stages)]
 
 
 def _snapshot(name: str, revision: str | None, code: bool, pickle: bool, fetch: bool) -> Path:

@@ -32,12 +32,14 @@ def export(
     format : str
         "sentence-transformers": vectors equal to ours. "transformers": the encoder and its tokenizer (a tanh head on
         the first token becomes the pooler). "onnx": one graph from token ids and mask to the final vector, checked
-        against the model. A dual encoder is written in these formats too, and as "open_clip" or "clip": one folder for
-        open_clip, transformers and sentence-transformers.
+        against the model. "sequence-classifier": a kept head with its encoder, for transformers'
+        ``AutoModelForSequenceClassification``.
+        A dual encoder is written in the first three too, and as "open_clip" or "clip": one folder for open_clip,
+        transformers and sentence-transformers.
         Its image tower alone goes into "timm" and "torchvision", and with ``tower="image"`` into "transformers" and
         "onnx".
     samples : int
-        Images and texts that the parity report of a dual encoder compares, made by embedkit itself.
+        Images and texts that the parity report of a dual encoder or a classifier compares, made by embedkit itself.
     tower : str, optional
         "image" for the image tower of a dual encoder without the texts; needed where the format holds both.
 

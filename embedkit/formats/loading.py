@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import ModelError, UserError, nearest
 from embedkit.formats.detect import inspect, locate
-from embedkit.formats.embedkit.classifiers import read_classifiers
 from embedkit.formats.folder import SOFT_PROMPT_FILE, TRAIN_ONLY_FILE, FolderPlan
 from embedkit.formats.registry import readers
 from embedkit.formats.tensors import load_exactly, read_safetensors, read_tensors, reading
@@ -137,7 +136,7 @@ def load(
         text: Any = model
         model = text.with_layers(layers)
     if layers is None and pooling is None:  # with others the vectors are not those that the heads were trained on
-        model.classifiers = read_classifiers(root)
+        model.classifiers = readers[plan.origin]().classifiers(root)
     for name in (name for name in _ATTRIBUTES if name in others):
         setattr(model, name, others[name])
     return _placed(model, device, dtype)

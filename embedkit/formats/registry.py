@@ -17,6 +17,7 @@ from embedkit.registry import Registry
 
 if TYPE_CHECKING:
     from embedkit.models.base import Model
+    from embedkit.models.heads.classifier import TargetHead
     from embedkit.models.modules.dual import DualEncoder
 
 
@@ -78,6 +79,18 @@ class FolderReader(ABC):
             The library has none, or the weights do not fit.
         """
         raise ModelError(f"{self.name} has no dual encoders", where=str(plan.root), remedy="give a CLIP folder")
+
+    def classifiers(self, root: Path) -> dict[str, TargetHead]:
+        """The heads that are kept with a model, by the name of their target.
+
+        Raises
+        ------
+        ModelError
+            Their files are damaged, or do not belong together.
+        """
+        from embedkit.formats.embedkit.classifiers import read_classifiers
+
+        return read_classifiers(root)
 
     def combined(self, plan: FolderPlan) -> Model:
         """The model of a plan with members, on the CPU in float32.

@@ -94,6 +94,12 @@ class Method:
     widths: ClassVar[Mapping[str, int]] = {}
     """Embedding -> size of its vectors in units of the others', where it is not 1; any number above 1 says "more"."""
 
+    sizes: Mapping[str, int] = {}
+    """Embedding -> size of its vectors, where the method's settings decide it for some of them."""
+
+    guided: frozenset[str] = frozenset()
+    """Embeddings besides views of which `project` gives a guide's vectors too."""
+
     anchors_a_row: int = 1
     """Anchors that the objective sees of each row."""
 
@@ -115,7 +121,7 @@ class Method:
     gives: frozenset[str] = frozenset()
     """Roles that the method itself gives each row, whatever the data have: "group"."""
 
-    groups: int | None = None
+    row_groups: int | None = None
     """Groups of equal size that a batch is divided into by place, for a method that `gives` "group"."""
 
     shares_draws: bool = False
@@ -199,6 +205,15 @@ class Method:
             The method can do nothing with such rows.
         """
         return []
+
+    def check_rows(self, rows: Sequence[Row]) -> None:
+        """Refuse rows of which the method can make nothing; called with a few training rows, before a model is read.
+
+        Raises
+        ------
+        DataError
+            Says what such rows lack.
+        """
 
     def prompt_of(self, model: Model, role: str) -> str | None:
         """The prompt, by name or text, that texts of a role get in training; None for the model's default."""

@@ -92,7 +92,7 @@ class DenseCL(PatchTerm):
         width, losses = self._width(parts), []
         rows = torch.arange(batch.rows.start, batch.rows.stop, device=next(iter(batch.own.values())).device)
         keys_of = {**batch.own, **batch.own_guide}
-        pooled = {**outputs, **batch.guide}
+        pooled = {**outputs, **batch.guide_parcel}
         for query, key in two_views(keys_of):
             if query not in batch.own:  # seen by the running mean alone
                 continue

@@ -107,5 +107,5 @@ class PatchDistillation(PatchTerm):
             keys, others = self._split(batch.own_guide[name])
             rows = torch.arange(batch.rows.start, batch.rows.stop, device=queries.device)
             match = nearest_places(places, others)
-            losses.append(dense_contrast(queries, keys, match, batch.guide[name], rows, self.temperature).sum())
+            losses.append(dense_contrast(queries, keys, match, batch.guide_parcel[name], rows, self.temperature).sum())
         return {self.term: torch.stack(losses).sum() / (len(losses) * batch.size)}

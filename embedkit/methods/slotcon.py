@@ -121,7 +121,7 @@ class SlotCon(PrototypeTerm):
             if name not in batch.own:
                 continue
             slots, there = self._slots(batch.own[name], table, self.temperatures[0])  # type: ignore[arg-type]
-            teacher_columns = batch.guide[other]
+            teacher_columns = batch.guide_parcel[other]
             keys = teacher_columns[:, self.slots :].unflatten(1, (self.slots, self.size))
             contrast = slot_contrast(parts["predictor"](slots), there, keys, teacher_columns[:, : self.slots] > 0,
                                      batch.rows.start, self.temperatures[2])  # fmt: skip

@@ -63,6 +63,8 @@ class ObjectiveBatch:
         The same of the guide, without gradient.
     mix : (LongTensor (B,), float) or None
         The row that each row is mixed with, and the share of its own, see `embedkit.objectives.compose.mixed_pairs`.
+    guide_parcel : dict of str to Tensor
+        All that the guide's exchange gave, gathered; `guide` has the names of views.
     """
 
     size: int
@@ -88,6 +90,7 @@ class ObjectiveBatch:
     own: dict[str, Tensor] = field(default_factory=dict)
     own_guide: dict[str, Tensor] = field(default_factory=dict)
     mix: tuple[Tensor, float] | None = None
+    guide_parcel: dict[str, Tensor] = field(default_factory=dict)
 
     def random(self, use: str, *places: int) -> np.random.Generator:
         """Random numbers for one `use`: the same on every process, and after a resume.

@@ -45,6 +45,8 @@ class Situation:
         Embeddings that a guide has vectors of.
     widths : mapping
         Name -> size of its vectors in units of the embeddings' size, where it is not 1.
+    sizes : mapping
+        Name -> size of its vectors, where it is known and may differ from the others'.
     dim, guide_dim : int, optional
         Size of the embeddings and of the guide's vectors, where they are known.
 
@@ -62,6 +64,7 @@ class Situation:
     widths: Mapping[str, int] = field(default_factory=dict)
     dim: int | None = None
     guide_dim: int | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -183,12 +186,15 @@ def _inputs(objective: Objective, situation: Situation, dim: int, seed: int = 0)
     """Random vectors, close to one another within a row, and values of every role."""
     draw = torch.Generator().manual_seed(seed)
     size = dim + 8 if dim == WIDTHS[0] else 24
-    centres = torch.randn(size, dim, generator=draw)
+    centres = {dim: torch.randn(size, dim, generator=draw)}
     vectors, owner = {}, {}
     for name in sorted(situation.names):
         rows = torch.arange(size) if name != "negatives" else torch.arange(size).repeat_interleave(NEGATIVES)
-        noise = torch.randn(len(rows), dim, generator=draw)
-        vectors[name] = (centres[rows] + 0.5 * noise).repeat(1, situation.widths.get(name, 1))
+        columns = situation.sizes.get(name, dim)
+        if columns not in centres:
+            centres[columns] = torch.randn(size, columns, generator=draw)
+        noise = torch.randn(len(rows), columns, generator=draw)
+        vectors[name] = (centres[columns][rows] + 0.5 * noise).repeat(1, situation.widths.get(name, 1))
         owner[name] = rows
     batch = ObjectiveBatch.of(vectors, owner=owner, step=999_999, total_steps=1_000_000, epoch=1_000_000)
     low, high = _limits(objective, "score")
@@ -210,8 +216,9 @@ def _inputs(objective: Objective, situation: Situation, dim: int, seed: int = 0)
     width = situation.guide_dim or dim
     for name in sorted(situation.guided & situation.names):
         # some of a row's candidates are nearer than its positive, some are the same: thresholds of a guide are crossed
-        noise = 0.4 * torch.randn(len(owner[name]), width, generator=draw)
-        batch.guide[name] = torch.randn(size // 4 + 1, width, generator=draw)[owner[name] % (size // 4 + 1)] + noise
+        columns = situation.sizes.get(name, width)
+        noise = 0.4 * torch.randn(len(owner[name]), columns, generator=draw)
+        batch.guide[name] = torch.randn(size // 4 + 1, columns, generator=draw)[owner[name] % (size // 4 + 1)] + noise
     return _Inputs(vectors, batch)
 
 

@@ -52,6 +52,22 @@ def batches_from(rows: TrainingRows, start: Position, rank: int, world: int) -> 
         first = 0
 
 
+def check_first_rows(method: Method, rows: TrainingRows) -> None:
+    """Let a method that looks at rows before a model is read refuse those of the first batch.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> check_first_rows(methods["pairs"](), None)
+    """
+    main: Method = getattr(method, "main", method)
+    if type(main).check_rows is Method.check_rows:
+        return
+    first = next(iter(rows.batches(0)), None)
+    if first is not None:
+        method.check_rows(first.rows)
+
+
 def notes_of_first_rows(method: Method, model: Any, rows: TrainingRows) -> list[str]:
     """What a method says of the first batch, where it looks at one.
 

@@ -19,6 +19,7 @@ from embedkit.data.schema.targets import is_target
 from embedkit.errors import RecipeError, nearest, need
 from embedkit.methods import methods
 from embedkit.methods.base import Method
+from embedkit.training.batching import check_first_rows
 from embedkit.training.layers import widen
 from embedkit.training.view_checks import check_views
 
@@ -320,11 +321,11 @@ def open_rows(
     contract = contract_of(recipe, method) if contract is None else contract
     rows = open_training(
         recipe.data, contract, batch_size=recipe.train.batch_size, seed=recipe.seed, base_dir=Path.cwd(),
-        holdout=holdout_share(recipe), fit_batch=not recipe.origin.has("train.batch_size"),
-        sources=sources,
+        holdout=holdout_share(recipe), fit_batch=not recipe.origin.has("train.batch_size"), sources=sources,
     )  # fmt: skip
     _usage_of_rows(recipe, method, rows)
     method.learn_targets(rows.targets())
+    check_first_rows(method, rows)
     return rows
 
 

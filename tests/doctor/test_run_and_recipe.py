@@ -289,3 +289,16 @@ def test_notes_of_a_folder_and_of_the_data_are_findings(tmp_path: Path) -> None:
     assert "of the texts" in whats["texts are cut at the model's length"].evidence
     notes = [f.evidence for f in examine_recipe(load_recipe("pairs", words))[1] if f.what == "the data is read so"]
     assert any("come into no batch" in note or "left over" in note or "question" in note for note in notes), notes
+
+
+def test_a_run_of_stages_is_examined_stage_by_stage(tmp_path: Path) -> None:
+    for name in ("1-warm", "2-all"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.yaml").write_text(dump_recipe(load_recipe("quickstart")))
+        (tmp_path / name / "log.jsonl").write_text('{"step": 1, "loss": 2.5, "data_wait_share": 0.4}\n')
+    (tmp_path / "3-last").mkdir()
+    found = examine(tmp_path)
+    assert found.kind == "run"
+    assert found.facts["2-all: last loss"] == 2.5 and found.facts["3-last"] == "not begun"
+    waits = [finding.what for finding in found.findings if "waits" in finding.what]
+    assert waits == ["1-warm: training waits for data", "2-all: training waits for data"]

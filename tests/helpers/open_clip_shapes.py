@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,51 @@ _TIMM = {"convnext": "test_convnext", "vit": "test_vit", "eva": "test_vit", "bei
 TEXTS = dual.CAPTIONS
 
 
-def shrunk(name: str, folder: Path) -> dict[str, Any]:
+# arguments that make timm's own architectures small, by the beginning of their names
+_SMALL: dict[str, dict[str, Any]] = {
+    "vit_base_mci": {"depth": 1},  # its convolutions in front fix the width
+    "convnext": {"depths": (1, 1, 1, 1), "dims": (8, 16, 32, 64)},
+    "fastvit": {"layers": (1, 1, 1, 1), "embed_dims": (8, 16, 32, 64)},
+    "swin": {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)},
+    **{start: {"embed_dim": 64, "depth": 2, "num_heads": 4} for start in ("vit_", "eva", "deit", "beit")},
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def small_trunks() -> Iterator[None]:
+    """A block in which timm makes its architectures with small widths and few layers, for whoever asks."""
+    import timm
+
+    whole = timm.create_model
+
+    def small(name: str, *arguments: Any, **settings: Any) -> Any:
+        kind = name
+        if name.startswith("local-dir:"):
+            config = Path(name.removeprefix("local-dir:")) / "config.json"
+            kind = json.loads(config.read_text())["architecture"]
+        sizes = next((own for start, own in _SMALL.items() if kind.startswith(start)), {})
+        return whole(name, *arguments, **settings, **sizes)
+
+    timm.create_model = small
+    try:
+        yield
+    finally:
+        timm.create_model = whole
+
+
+def shrunk(name: str, folder: Path, own_trunk: bool = False) -> dict[str, Any]:
     """open_clip's configuration `name` with its own settings but for sizes; a text model of the hub is a tiny one in
-    `folder`."""
+    `folder`. A model of timm is a test model of its family, or itself with `own_trunk`, within `small_trunks`."""
     import open_clip
 
     config = copy.deepcopy(open_clip.get_model_config(name))
     vision, text = config["vision_cfg"], config["text_cfg"]
     config["embed_dim"] = 16
-    if vision.get("timm_model_name"):
+    if own_trunk and str(vision.get("timm_model_name")).startswith(tuple(_SMALL)):
+        vision |= {"timm_model_pretrained": False}
+        if vision.get("timm_proj") == "none":
+            config["embed_dim"] = 64
+    elif vision.get("timm_model_name"):
         kind = next((small for start, small in _TIMM.items() if vision["timm_model_name"].startswith(start)), None)
         vision |= {"timm_model_name": kind or "test_efficientnet", "timm_model_pretrained": False, "image_size": 160}
         if kind is None and vision.get("timm_pool") not in ("avg", ""):
@@ -73,7 +111,7 @@ def _shrink_text(text: dict[str, Any], folder: Path, dim: int) -> None:
         text["vocab_size"] = 49408
 
 
-def write(name: str, folder: Path) -> Any:
+def write(name: str, folder: Path, own_trunk: bool = False) -> Any:
     """open_clip's random model of a shrunk configuration, written as a folder as open_clip does it."""
     from open_clip.coca_model import CoCa
     from open_clip.model import CLIP, CustomTextCLIP
@@ -81,7 +119,7 @@ def write(name: str, folder: Path) -> Any:
 
     folder.mkdir(parents=True)
     tiny.tokenizer().save_pretrained(folder)
-    config = shrunk(name, folder)
+    config = shrunk(name, folder, own_trunk)
     settings = {key: value for key, value in config.items() if key != "custom_text"}
     make = CoCa if "multimodal_cfg" in config else CustomTextCLIP if _is_custom(config) else CLIP
     with torch.random.fork_rng(devices=[]):

@@ -26,6 +26,7 @@ DIGESTS = {
     "shapes-train": "5f0a4f7578507bda",
     "shapes-dev": "b4a1f3cc252015cc",
     "shapes-test": "90d1e5b890c22273",
+    "scenes-train": "b1fa976ee13d7f01",
 }
 
 

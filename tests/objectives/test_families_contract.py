@@ -41,6 +41,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sigreg": {"directions": 4},
     "lejepa": {"directions": 4},
     **{name: {"classes": 3} for name in ("proxy-anchor", "proxy-nca", "arcface", "cosface", "soft-triple")},
+    "view-pairs": {"objective": "clip", "positives": ["positive", "view3"]},
 }
 FAMILIES = [name for name, preset in presets.items() if preset.family != "table"]
 # Objectives that stop a gradient, whose loss has other finite differences; their oracles hold the stopped part fixed.

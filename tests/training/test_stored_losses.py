@@ -106,6 +106,7 @@ CASES: dict[str, dict[str, Any]] = {
         "data": {"train": [*data("sentences")["train"], *data("grounded")["train"]]},
     },
     "nli-static": {"model": STATIC, "data": data("pairs-train"), "train": {"lr": 0.05}},
+    "clip-views": {**of_recipe("byolip"), "train": {"lr": 1e-3}},
     **SENTENCE_CASES,
 }
 WITH_A_CASE = {case.partition("+")[0] for case in CASES}

@@ -31,6 +31,8 @@ EDITS: dict[str, dict[str, Any]] = {
     "phrases": {"parts": 3},
     "substitution": {"table": "TABLE", "rate": 0.8},
     "back-translation": {"path": "BACK"},
+    "stop-words": {"rate": 0.5},
+    "one-of": {"steps": [{"name": "word-deletion", "rate": 0.5, "weight": 2}, "word-shuffle"]},
 }
 OTHERS: dict[str, dict[str, Any]] = {
     "template": {"text": 'This sentence : "{}" means [MASK].'},
@@ -131,6 +133,9 @@ BAD: list[tuple[Any, str]] = [
     ({"name": "word-deletion", "marker": 3}, r"^view\.marker: marker is 3; it must be text"),
     (["token-shuffle", {"name": "noise", "deviation": -1}], r"^view\.1\.deviation: deviation is -1"),
     ("dropout", r"^view\.rate: rate is missing; give it a value"), (3, "an entry has no name"),
+    ({"name": "one-of", "steps": []}, "nothing to draw from"), ({"name": "one-of", "steps": ["dropuot"]}, "dropout"),
+    ({"name": "one-of", "steps": [{"name": "dropout", "rate": 0.1}]}, "more than edit words"),
+    ({"name": "one-of", "steps": [{"name": "word-shuffle", "weight": 0}]}, "weight is 0"),
     ([3], r"^view\.0: an entry has no name"), (None, "an entry has no name"), ({"name": 3}, "an entry has no name"),
 ]  # fmt: skip
 
@@ -147,7 +152,7 @@ def test_bad_entries_are_refused_with_a_remedy(config: Any, told: str) -> None:
 )
 def test_a_wrong_type_is_told_with_the_key(name: str, key: str, files: dict[str, str]) -> None:
     for wrong in ([3], {"x": [3]}, 3.5 + 2j):
-        with pytest.raises(RecipeError, match=rf"^method\.positive\.0\.{key}: {key} is"):
+        with pytest.raises(RecipeError, match=rf"^method\.positive\.0\.{key}(\.0)?: {key}(\.0)? is"):
             Chain.of([entry(name, files) | {key: wrong}], "method.positive")
     for value in (3, 3.5, -1, "x", True, None, float("nan")):
         with contextlib.suppress(UserError):

@@ -57,6 +57,7 @@ _SETS = {
     "shapes-train": _Set("shapes", "train", 4_000, 7),
     "shapes-dev": _Set("shapes", "dev", 96, 8),
     "shapes-test": _Set("shapes", "test", 96, 9),
+    "scenes-train": _Set("scenes", "train", 2_000, 14),
 }
 
 
@@ -115,7 +116,8 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
         with the anchor; score is the positive's), ``documents`` (sentences: 8 to 15 in the order of a story about
         one actor at one place; heading: both of them; level: 0 to 2, which a filler tells), ``graded-train``,
         ``graded-dev``, ``graded-test`` (sentence1, sentence2, score from 0 to 5), or ``shapes-train``, ``shapes-dev``,
-        ``shapes-test`` (image, captions, label, label_name; see `embedkit.data.builtin.shapes`).
+        ``shapes-test`` (image, captions, label, label_name), or ``scenes-train`` (image, captions, nouns, topics,
+        image2, difference); see `embedkit.data.builtin.shapes`.
 
     Raises
     ------
@@ -130,7 +132,7 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
     """
     data_set = _set(name)
     draws = _Draws(data_set.seed * 0x1000003D1)
-    if data_set.kind == "shapes":
+    if data_set.kind in ("shapes", "scenes"):
         return _shapes(draws, data_set)
     make = {
         "pairs": _pair, "triplets": _triplet, "sentences": _single, "graded": _graded, "grounded": _grounded,
@@ -315,7 +317,8 @@ def _shapes(draws: _Draws, data_set: _Set) -> Iterator[dict[str, Any]]:
             if data_set.split != "train":
                 earlier.add(shape)
             remaining -= 1
-            yield builtin_shapes.row(shape, draws.below)
+            make = builtin_shapes.scene if data_set.kind == "scenes" else builtin_shapes.row
+            yield make(shape, draws.below)
 
 
 def _belongs(scene: Scene, split: str) -> bool:

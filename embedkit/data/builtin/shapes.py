@@ -84,6 +84,42 @@ def row(picture: Features, below: Callable[[int], int]) -> dict[str, Any]:
     }
 
 
+def scene(picture: Features, below: Callable[[int], int]) -> dict[str, Any]:
+    """The row of a picture that is described at length, with another one that differs from it in one feature.
+
+    ``image``, ``captions`` (a short one and a long one of four sentences), ``nouns`` (the things that they name),
+    ``topics`` (shares of three topics, which the shape tells), ``image2`` and ``difference`` (what changed from the
+    first picture to the second).
+
+    Examples
+    --------
+    >>> red_circle = (0, 0, 1, 0, 0)
+    >>> cells = scene(red_circle, lambda bound: 0)
+    >>> cells["captions"]
+    ['a red circle', 'There is a large circle. The circle is red. It is in the middle. The ground is white.']
+    >>> cells["nouns"], cells["topics"], cells["difference"]
+    (['circle', 'ground', 'middle'], [0.8, 0.1, 0.1], 'the circle is green, it was red')
+    """
+    names: tuple[Iterable[str], ...] = (COLOURS, SHAPES, SIZES, PLACES, GROUNDS)
+    lists = [list(own) for own in names]
+    colour, shape, size, place, ground = (own[number] for own, number in zip(lists, picture, strict=True))
+    sentences = [f"There is a {size} {shape}.", f"The {shape} is {colour}.", f"It is {place}.",
+                 f"The ground is {ground}."]  # fmt: skip
+    feature = (0, 2, 3, 4)[below(4)]
+    other = list(picture)
+    other[feature] = (picture[feature] + 1 + below(_SIDES[feature] - 1)) % _SIDES[feature]
+    before, after = (lists[feature][number] for number in (picture[feature], other[feature]))
+    neighbour: Features = (other[0], other[1], other[2], other[3], other[4])
+    return {
+        "image": draw(picture),
+        "captions": [f"a {colour} {shape}", " ".join(sentences)],
+        "nouns": sorted({shape, "ground", place.split()[-1]}),
+        "topics": [0.8 if topic == picture[1] // 2 else 0.1 for topic in range(3)],
+        "image2": draw(neighbour),
+        "difference": f"the {'ground' if feature == 4 else shape} is {after}, it was {before}",
+    }
+
+
 def draw(picture: Features, shift: tuple[int, int] = (0, 0)) -> bytes:
     """The PPM file of a picture; `shift` moves the shape by pixels (down, right).
 

@@ -75,7 +75,7 @@ def write_files(part: ImagePart, folder: Path) -> None:
         refuse(NAME, f"its {architecture.name} has other weights ({', '.join(odd[:3])})")
     write_tensors(state, folder)
     cfg = {
-        "input_size": [3, *part.tower.size], "fixed_input_size": architecture.size is not None,
+        "input_size": [3, *part.tower.size], "fixed_input_size": architecture.size == part.tower.size,
         "num_classes": module.num_classes,
         "first_conv": module.default_cfg.get("first_conv"), "classifier": module.default_cfg.get("classifier"),
         **preprocess_cfg(part.preprocess),

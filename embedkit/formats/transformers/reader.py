@@ -25,7 +25,7 @@ class TransformersReader(FolderReader):
     ('text', {'pooling': 'mean'})
     """
 
-    name, mark, rank = "transformers", "config.json", 4
+    name, mark, rank = "transformers", "config.json", 5
 
     def plan(self, root: Path) -> FolderPlan:
         """See `FolderReader.plan`."""

@@ -112,8 +112,8 @@ class WithAuxiliaries(Method):
         return self.main.gives
 
     @property
-    def groups(self) -> int | None:  # type: ignore[override]
-        return self.main.groups
+    def row_groups(self) -> int | None:  # type: ignore[override]
+        return self.main.row_groups
 
     @property
     def reads(self) -> frozenset[str]:  # type: ignore[override]
@@ -126,6 +126,14 @@ class WithAuxiliaries(Method):
     @property
     def widths(self) -> Mapping[str, int]:  # type: ignore[override]
         return self.main.widths
+
+    @property
+    def sizes(self) -> Mapping[str, int]:  # type: ignore[override]
+        return self.main.sizes
+
+    @property
+    def guided(self) -> frozenset[str]:  # type: ignore[override]
+        return self.main.guided
 
     @property
     def embedding_size(self) -> int | None:
@@ -188,6 +196,10 @@ class WithAuxiliaries(Method):
             numbers |= {f"{auxiliary.name}/{name}": own for name, own in auxiliary.method.targets(rows).items()}
         return numbers
 
+    def check_rows(self, rows: Sequence[Row]) -> None:
+        for method in (self.main, *(auxiliary.method for auxiliary in self.beside_main)):
+            method.check_rows(rows)
+
     def prompt_of(self, model: Model, role: str) -> str | None:
         return self.main.prompt_of(model, role)
 
@@ -203,6 +215,9 @@ class WithAuxiliaries(Method):
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         own = self.main.views(rows, random)
+        if any(rider.method.reads_guide for rider in self._riders) and not any(v.guided for v in own.values()):
+            for view in own.values():  # the guide is read by a loss of patches alone
+                view.guided = view.tower == "image"
         views = dict(own)
         for auxiliary in self.beside_main:
             for name, view in auxiliary.method.beside(own).items():
@@ -290,11 +305,7 @@ class WithAuxiliaries(Method):
         return parcel
 
     def project(self, outputs: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict) -> dict[str, Tensor]:
-        others = {name: z for name, z in batch.guide.items() if name not in self._own(batch.guide, None)}
-        batch.guide = self._own(batch.guide, None)
-        embeddings = self.main.project(self._own(outputs, None), batch, parts["main"])  # type: ignore[arg-type]
-        batch.guide = {**batch.guide, **others}
-        return embeddings
+        return self.main.project(self._own(outputs, None), batch, parts["main"])  # type: ignore[arg-type]
 
     def terms(
         self, outputs: dict[str, Tensor], embeddings: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict
@@ -340,7 +351,7 @@ class WithAuxiliaries(Method):
         own: dict[str, Any] = {name: self._own(kind, auxiliary) for name, kind in kinds.items()}
         if auxiliary.method.reads_patches:
             own["owner"] |= self._own(batch.owner, None)
-            own["guide"] = self._own(batch.guide, auxiliary)
+            own["guide_parcel"] = self._own(batch.guide_parcel, auxiliary)
             for kind in ("own", "own_guide"):
                 blocks = {name: self._column_blocks(z) for name, z in getattr(batch, kind).items()}
                 own[kind] = {name: block[auxiliary.name] for name, block in blocks.items() if auxiliary.name in block}

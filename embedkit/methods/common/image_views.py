@@ -86,7 +86,7 @@ class ImageViews(Method):
         self.says_teacher = any(isinstance(entry, dict) and "teacher" in entry for entry in views or ())
         self.hidden, self.size, self.layers, self.activation = hidden, size, layers, activation
         self.norm, self.last_norm = self._norm if norm is None else norm, last_norm
-        self.prototypes, self.freeze_steps, self.groups = prototypes, freeze_steps, groups
+        self.prototypes, self.freeze_steps, self.row_groups = prototypes, freeze_steps, groups
 
     @property
     def provides(self) -> frozenset[str]:
@@ -94,7 +94,7 @@ class ImageViews(Method):
 
     @property
     def gives(self) -> frozenset[str]:  # type: ignore[override]
-        return frozenset() if self.groups is None else frozenset({"group"})
+        return frozenset() if self.row_groups is None else frozenset({"group"})
 
     def embedded(self, roles: frozenset[str]) -> frozenset[str]:
         return self.provides - self.gives

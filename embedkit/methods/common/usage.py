@@ -123,7 +123,7 @@ def usage_of(
     views, reads = _views(method, roles, optional)
     names = method.embedded(roles) if objective else frozenset()
     read = set(reads) & roles | (method.reads & roles)
-    guided = frozenset(name for name in names if guide and name in views and views[name].guided)
+    guided = _guided(method, names, views) if guide else frozenset()
     read_by_objective = _effects(method, objective, names, roles, guided, optional) if objective else frozenset()
     if "negatives" not in read_by_objective and "negatives" not in method.contract.requires:
         read.discard("negatives")
@@ -173,7 +173,7 @@ def _effects(
     for form in forms:
         situation = Situation(
             names, form, guided, method.widths, method.embedding_size,
-            method.guide_dim(method.embedding_size) if method.embedding_size else None,
+            method.guide_dim(method.embedding_size) if method.embedding_size else None, method.sizes,
         )  # fmt: skip
         if all(options & (form | names | ({"guide"} if guided else set())) for options in trial.any_of):
             names_read |= effects(dict(objective), situation)
@@ -228,9 +228,16 @@ def check_guide_size(
 
     names = method.embedded(roles) if objective else frozenset()
     views = _views(method, roles, False)[0]
-    guided = frozenset(name for name in names if name in views and views[name].guided)
+    guided = _guided(method, names, views)
     if guided:
-        trial_run(dict(objective), Situation(names, roles & NUMBERS, guided, method.widths, dim, guide_dim))
+        trial_run(
+            dict(objective), Situation(names, roles & NUMBERS, guided, method.widths, dim, guide_dim, method.sizes)
+        )
+
+
+def _guided(method: Method, names: frozenset[str], views: Mapping[str, View]) -> frozenset[str]:
+    """Embeddings of which a guide has vectors."""
+    return frozenset(name for name in names if name in views and views[name].guided) | (names & method.guided)
 
 
 def _refuse_missing(name: str, any_of: Sequence[frozenset[str]], there: frozenset[str]) -> None:

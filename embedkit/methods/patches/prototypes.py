@@ -80,6 +80,6 @@ class PrototypeTerm(PatchTerm):
         import torch.nn.functional as F
 
         modules: Any = parts
-        means = torch.cat([z for name, z in batch.guide.items() if name.startswith(MEAN)]).mean(dim=0)
+        means = torch.cat([z for name, z in batch.guide_parcel.items() if name.startswith(MEAN)]).mean(dim=0)
         modules["centre"].follow(means @ F.normalize(modules["mean"]["prototypes"].weight, dim=1).T)
         super().after_step(outputs, embeddings, batch, model, parts)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from embedkit.views.selection import FUNCTION_WORDS
+
 _WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)?")
 _RELATIONS_TEXT = """
 about above across after against along alongside amid among around aside at atop before behind below beneath beside
@@ -19,7 +21,7 @@ _RELATIONS = frozenset(_RELATIONS_TEXT.split())
 _BEFORE_NOUNS_TEXT = """
 a an the this that these those my your his her its our their some any no each every another one two three four five
 six several many few of old new big small large little red green blue white black yellow brown grey gray orange pink
-purple young beautiful
+purple young beautiful top bottom
 """
 _BEFORE_NOUNS = frozenset(_BEFORE_NOUNS_TEXT.split())
 _AUXILIARY = frozenset(["am", "is", "are", "was", "were", "be", "been", "being", "has", "have", "had", "gets", "got"])
@@ -48,6 +50,22 @@ railing something spring string thing wedding wing wording bedding bowling dress
 viking sibling darling meeting
 """
 _NO_VERBS = frozenset(_NO_VERBS_TEXT.split())
+
+_NO_NOUNS_TEXT = """
+all also alone another apart asleep away back blank bright busy calm clear close closed cloudy cold colorful colourful
+cute dark dry each empty first five four fresh front full happy her here hot last long many next nice old one open other
+others own plain ready same several short small smiling some someone something sunny tall tasty ten there three
+together two various very warm wet wide wooden
+"""
+_NO_NOUNS = frozenset(_NO_NOUNS_TEXT.split())
+_IRREGULAR = {
+    "men": "man", "women": "woman", "children": "child", "people": "person", "feet": "foot", "teeth": "tooth",
+    "mice": "mouse", "geese": "goose", "leaves": "leaf", "knives": "knife", "wolves": "wolf", "shelves": "shelf",
+    "loaves": "loaf", "bus": "bus", "buses": "bus",
+    "gas": "gas", "glasses": "glasses", "scissors": "scissors", "pants": "pants",
+    "jeans": "jeans", "shorts": "shorts", "clothes": "clothes", "shoes": "shoe", "movies": "movie", "ties": "tie",
+}  # fmt: skip
+_PIECE = re.compile(r"[^,.;:!?()\"/]+")
 
 
 @dataclass(frozen=True)
@@ -88,6 +106,46 @@ def parse(caption: str) -> Parse:
         elif word in _RELATIONS and 0 < place < len(words) - 1:
             relations += 1
     return Parse(relations + actions, actions)
+
+
+def nouns(caption: str) -> list[str]:
+    """The things that an English caption names, in the singular: the last word of each run of words that are neither
+    function words, relations nor verbs, where it is no adjective of a short list.
+
+    Of compounds ("tennis player") the last word counts. Roughly right is all that labels by frequency need.
+
+    Examples
+    --------
+    >>> nouns("Two men riding brown horses on the beach, the sky is blue.")
+    ['man', 'horse', 'beach', 'sky']
+    """
+    things: list[str] = []
+    for piece in _PIECE.findall(caption):
+        words = [word.lower() for word in _WORD.findall(piece)]
+        run = ""
+        for place, word in enumerate(words):
+            before = words[place - 1] if place else ""
+            ends = (
+                word in FUNCTION_WORDS or word in _RELATIONS or _is_action(word, before, words[place + 1 : place + 2])
+            )
+            if ends:
+                things += _thing(run)
+            run = "" if ends else word
+        things += _thing(run)
+    return list(dict.fromkeys(things))
+
+
+def _thing(word: str) -> list[str]:
+    """The word in the singular, where it may name a thing."""
+    if len(word) < 3 or word in _NO_NOUNS or word in _BEFORE_NOUNS or word in _AUXILIARY or word.endswith("ly"):
+        return []
+    if word in _IRREGULAR:
+        return [_IRREGULAR[word]]
+    if word.endswith("ies") and len(word) > 4:
+        return [f"{word[:-3]}y"]
+    if word.endswith(("sses", "xes", "zes", "ches", "shes")):
+        return [word[:-2]]
+    return [word[:-1] if word.endswith("s") and not word.endswith(("ss", "us", "is")) else word]
 
 
 def _is_action(word: str, before: str, after: list[str]) -> bool:

@@ -188,13 +188,18 @@ class DualEncoder(Model):
 
     def forward(self, inputs: Inputs | ImageInputs, **settings: Any) -> Tensor:
         """Vectors (N, D) of texts or images, in their order, not normalised; settings are those of the text tower."""
+        if self._record is not None and isinstance(inputs, ImageInputs):
+            self._record.append(self.patch_tokens(inputs, *(self._cover or (None, None))))
+            return self._record[-1].vectors
+        name, vectors = self.tower_vectors(inputs, **settings)
+        return self.projection(name)(vectors)
+
+    def tower_vectors(self, inputs: Inputs | ImageInputs, **settings: Any) -> tuple[str, Tensor]:
+        """The tower that reads the inputs, "text" or "image", and its vectors (N, W) before the projection."""
         if isinstance(inputs, ImageInputs):
-            if self._record is not None:
-                self._record.append(self.patch_tokens(inputs, *(self._cover or (None, None))))
-                return self._record[-1].vectors
             with self.image.drawing(inputs.data.get("seeds")), self.image.sized(inputs.size):
-                return self.projection("image")(self.image(self.pixels(inputs)))
-        return self.projection("text")(self.text(inputs, **settings))
+                return "image", self.image(self.pixels(inputs))
+        return "text", self.text(inputs, **settings)
 
     @contextlib.contextmanager
     def patch_record(self, cover: tuple[Tensor, Tensor] | None = None) -> Iterator[list[PatchTokens]]:

@@ -44,6 +44,31 @@ def merge(parts: Mapping[str, tuple[float, LossOutput]]) -> LossOutput:
     return LossOutput(torch.stack(total).sum(), terms, metrics)
 
 
+def renamed(
+    names: Mapping[str, str], embeddings: dict[str, Tensor], batch: ObjectiveBatch
+) -> tuple[dict[str, Tensor], ObjectiveBatch]:
+    """Embeddings and batch with some of the embeddings under other names, ``{new: old}``.
+
+    Embeddings under the old names, and others under the new ones, are left out: they would take part as further views
+    of the row.
+
+    Examples
+    --------
+    >>> z = {"anchor": torch.zeros(1, 1), "positive": torch.ones(1, 1), "view3": torch.full((1, 1), 3.0)}
+    >>> inner, _ = renamed({"positive": "view3"}, z, ObjectiveBatch.of(z))
+    >>> {name: vectors.item() for name, vectors in inner.items()}
+    {'positive': 3.0, 'anchor': 0.0}
+    """
+
+    def rename(by_name: dict[str, Tensor]) -> dict[str, Tensor]:
+        others = {n: x for n, x in by_name.items() if n not in names and n not in names.values()}
+        return {n: by_name[source] for n, source in names.items() if source in by_name} | others
+
+    own = replace(batch, owner=rename(batch.owner), keys=rename(batch.keys), guide=rename(batch.guide),
+                  scores=rename(batch.scores))  # fmt: skip
+    return rename(embeddings), own
+
+
 class Wrapper(Objective):
     """Base class of objectives that contain others, in ``self.inner``; they need what those need.
 
@@ -176,10 +201,11 @@ class Terms(Wrapper):
     Parameters
     ----------
     terms : list of mapping
-        Objectives with three keys besides their own: ``weight`` (1 when not given), ``label`` (the name in the log,
+        Objectives with four keys besides their own: ``weight`` (1 when not given), ``label`` (the name in the log,
         the objective's name when not given), ``inputs`` (which embedding takes which place, e.g.
-        ``{"positive": "view3"}``; the other names stay). An objective that has a setting of one of these names is
-        written ``{"objective": {"name": ..., "weight": ...}, "weight": 0.1}``.
+        ``{"positive": "view3"}``; the other names stay), ``dim`` (the size of the embeddings that it reads, where a
+        method gives some of another size and the objective has vectors of its own). An objective that has a setting of
+        one of these names is written ``{"objective": {"name": ..., "weight": ...}, "weight": 0.1}``.
     dim, num_rows : int or None
         Size of the embeddings and of the training data.
 
@@ -198,13 +224,16 @@ class Terms(Wrapper):
         self.labels: list[str] = []
         self.weights: list[float] = []
         self.inputs: list[dict[str, str]] = []
+        self.sizes: list[int | None] = []
         inner = []
         for term in terms:
             settings = dict(term)
             self.weights.append(number("weight", settings.pop("weight", 1.0), least=0))
             inputs = settings.pop("inputs", {})
             label = settings.pop("label", None)
-            if "objective" in settings:
+            size = settings.pop("dim", None)
+            self.sizes.append(dim if size is None else whole("dim", size, least=1))
+            if "objective" in settings and "name" not in settings:
                 settings = self._inner_objective(settings)
             require(isinstance(inputs, Mapping), "inputs", inputs, "a mapping such as {positive: view3}")
             self.inputs.append(dict(inputs))
@@ -214,7 +243,7 @@ class Terms(Wrapper):
                     f"two terms are called {label!r}", where="objective.terms", remedy="give one of them a label"
                 )
             self.labels.append(label)
-            inner.append(build(settings, dim=dim, num_rows=num_rows))
+            inner.append(build(settings, dim=self.sizes[-1], num_rows=num_rows))
         self._adopt(inner)
         needs = [{names.get(n, n) for n in part.requires} for names, part in zip(self.inputs, inner, strict=True)]
         takes = [{names.get(n, n) for n in part.accepts} for names, part in zip(self.inputs, inner, strict=True)]
@@ -242,14 +271,20 @@ class Terms(Wrapper):
                     where="objective.terms", remedy="use a method that makes this view, or fix inputs",
                 )  # fmt: skip
 
-        def rename(by_name: dict[str, Tensor]) -> dict[str, Tensor]:
-            # Views that this term did not ask for stay out: they would take part as further views of the row.
-            others = {n: x for n, x in by_name.items() if n not in names and n not in names.values()}
-            return {n: by_name[source] for n, source in names.items() if source in by_name} | others
+        self._check_sizes(at, {source: embeddings[source].shape[1] for source in names.values()})
+        return renamed(names, embeddings, batch)
 
-        term_batch = replace(batch, owner=rename(batch.owner), keys=rename(batch.keys), guide=rename(batch.guide),
-                        scores=rename(batch.scores))  # fmt: skip
-        return rename(embeddings), term_batch
+    def _check_sizes(self, at: int, columns: Mapping[str, int]) -> None:
+        """Refuse embeddings of other sizes than the term's own vectors have."""
+        size = self.sizes[at]
+        if size is None or not any(tensor.ndim for tensor in (*self.inner[at].parameters(), *self.inner[at].buffers())):
+            return
+        for source, count in columns.items():
+            if count != size:
+                raise UserError(
+                    f"the term {self.labels[at]!r} has vectors of {size} numbers, the embedding {source!r} has {count}",
+                    where="objective.terms", remedy=f"give the term dim: {count}",
+                )  # fmt: skip
 
     def after_step(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> None:
         """Update the state of every term."""

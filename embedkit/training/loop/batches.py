@@ -150,7 +150,7 @@ def prepare(
     ([('anchor', 1), ('positive', 1)], ['a kitten'])
     """
 
-    groups = _groups(batch, method.groups)
+    groups = _groups(batch, method.row_groups)
     places = _places(groups, batch.places) if method.shares_draws else batch.places
 
     steps = batch.step if number is None else number
@@ -176,7 +176,7 @@ def prepare(
         keys={name: torch.as_tensor([_key(x) for x in view.inputs], dtype=torch.int64) for name, view in views.items()},
         lengths={name: torch.from_numpy(inputs.costs.astype(np.int64)) for name, inputs in prepared.items()},
         ids=torch.as_tensor(batch.ids, dtype=torch.int64),
-        labels=_labels(batch.rows, batch.places, groups if method.groups is not None else None),
+        labels=_labels(batch.rows, batch.places, groups if method.row_groups is not None else None),
         scores=_scores(batch.rows),
         targets={name: torch.from_numpy(values) for name, values in method.targets(batch.rows).items()},
         offset=batch.offset,

@@ -150,6 +150,7 @@ class TrainStep:
         self._passes = (lambda own: max(world.counts(own))) if equal_passes else None
         self._stop_request, self.stop = asked_to_stop, False
         self.latest: Latest | None = None
+        self._guide_parcel: dict[str, Tensor] = {}
 
     def gradients(self, batch: StepBatch) -> StepResult:
         """Forward and backward of one batch: parameter gradients are summed over processes when this returns."""
@@ -169,6 +170,7 @@ class TrainStep:
             with torch.no_grad():
                 whole_batch.guide = self.method.project_guide(whole_batch.guide, whole_batch, self.bundle.guide.parts)
         projected = self.method.project(whole, whole_batch, self.bundle.parts)
+        whole_batch.guide_parcel = self._guide_parcel
         vectors = {name: z if z is whole.get(name) else self._leaf(z) for name, z in projected.items()}
         self.latest = Latest(_detached(whole), _detached(vectors), whole_batch)
 
@@ -251,7 +253,8 @@ class TrainStep:
     def _guide(
         self, batch: StepBatch, counts: dict[str, list[int]], owner: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:  # fmt: skip
-        """What the guide makes of this process's inputs, and what of it is exchanged, gathered."""
+        """What the guide makes of this process's inputs, and its vectors of views, gathered; all that was exchanged is
+        `_guide_parcel`."""
         guide = self.bundle.guide
         if guide is None:
             return {}, {}
@@ -263,7 +266,8 @@ class TrainStep:
         own = guide.embed(batch, self.chunking, self.autocast, self.world.device, embed)
         with torch.no_grad():
             parcel, counts = self._counted(self.method.exchange(own, owner, parts, guide=True), own, counts)
-        return own, {name: self.world.gather(z, counts[name]) for name, z in parcel.items()}
+        self._guide_parcel = {name: self.world.gather(z, counts[name]) for name, z in parcel.items()}
+        return own, {name: z for name, z in self._guide_parcel.items() if name in batch.owner}
 
     @staticmethod
     def _leaf(tensor: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Kept classifiers as sequence classifiers of transformers."""

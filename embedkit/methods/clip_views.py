@@ -1,0 +1,139 @@
+"""Several views of images and of captions in one step, with projectors of branches: CLIP-rocket, SLIP, DreamLIP."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from embedkit.config.settings import Count
+from embedkit.errors import ModelError, RecipeError
+from embedkit.methods.base import Row, View, methods
+from embedkit.methods.branches.captions import Texts, check_sentences, drawn_texts
+from embedkit.methods.branches.projectors import Branches
+from embedkit.methods.clip import ImageText
+from embedkit.views.image import Transform, image_inputs
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from embedkit.models.base import Model
+    from embedkit.objectives.base import ObjectiveBatch
+
+
+@methods.add("clip-views")
+class ClipViews(ImageText):
+    """Images and texts in several views (Fini et al. 2023; Mu et al. 2022; Zheng et al. 2024).
+
+    Every view has its embedding in the shared space. A branch of `projectors` gives some of the views a second one,
+    ``BRANCH-VIEW``, by a projector of training only: on what the tower gives, beside the model's own projection, so
+    that what leaves the run is the plain model. Batch normalisation is over all rows of a view, of all processes. The
+    objective names what it reads: ``sum`` with ``inputs``, ``view-pairs`` for one term over several views.
+
+    With ``guide: {ema: ...}`` a branch that reads "shared" has a running mean of its projector.
+
+    Parameters
+    ----------
+    images : mapping
+        View -> transform, as in `ImageText`; ``anchor`` must be there.
+    texts : mapping
+        View -> what it draws of the captions, see `embedkit.methods.branches.captions.drawn_texts`: "caption", "first",
+        "sentence", or "same" as the first view; ``positive`` must be there. The key ``augment`` changes them.
+    merged : int
+        Neighbouring sentences of a drawn "sentence".
+    projectors : mapping
+        Branch -> `embedkit.methods.branches.projectors.ProjectorSettings`.
+
+    Examples
+    --------
+    >>> method = ClipViews(texts={"positive": "first", "text1": "sentence", "text2": "sentence"})
+    >>> rows = [{"image": b"", "texts": ["a dog", "A dog runs. It is brown."]}]
+    >>> {name: view.inputs for name, view in method.views(rows, np.random.default_rng).items() if name != "anchor"}
+    {'positive': ['a dog'], 'text1': ['It is brown.'], 'text2': ['A dog runs.']}
+    """
+
+    paper: ClassVar[str] = (
+        "Fini et al. 2023, TMLR, Improved baselines for vision-language pre-training; Mu et al. 2022, ECCV, SLIP; "
+        "Zheng et al. 2024, ECCV, DreamLIP"
+    )
+
+    def __init__(
+        self, images: Mapping[str, Any] = {"anchor": "clip"},
+        texts: Mapping[str, Texts] = {"positive": "caption"},
+        merged: Count = 1, projectors: Mapping[str, Mapping[str, Any]] = {},
+    ) -> None:  # fmt: skip
+        self._images = {name: Transform.of(value, f"method.images.{name}") for name, value in images.items()}
+        self._texts, self.merged = dict(texts), merged
+        for name, key, views in (("anchor", "images", self._images), ("positive", "texts", self._texts)):
+            if name not in views:
+                raise RecipeError(f"there is no view {name!r}", where=f"method.{key}", remedy=f"give it: {name}: ...")
+        if double := sorted(set(self._images) & set(self._texts)):
+            raise RecipeError(f"{double[0]!r} is a view of images and of texts", where="method.texts",
+                              remedy="give one of them another name")  # fmt: skip
+        if merged > 1 and "sentence" not in self._texts.values():
+            raise RecipeError("no view draws sentences", where="method.merged", remedy="leave it out")
+        towers = dict.fromkeys(self._images, "image") | dict.fromkeys(self._texts, "text")
+        self._branches = Branches(projectors, towers)
+
+    @property
+    def provides(self) -> frozenset[str]:
+        return frozenset({*self._images, *self._texts, *self.sizes})
+
+    @property
+    def sizes(self) -> Mapping[str, int]:  # type: ignore[override]
+        """Embeddings of branches with the sizes of their vectors."""
+        return self._branches.sizes
+
+    @property
+    def guided(self) -> frozenset[str]:  # type: ignore[override]
+        return frozenset() if self.ema is None else self._branches.shared
+
+    def picture_side(self, side: int) -> int:
+        return max(math.ceil(side * (1.0 if one is None else one.margin)) for one in self._images.values())
+
+    def adapt(self, model: Model) -> None:
+        if model.kind != "dual":
+            raise ModelError(f"is a {model.kind} model", where="model.kind", remedy="use a dual model")
+
+    def check_rows(self, rows: Sequence[Row]) -> None:
+        if "sentence" in self._texts.values():
+            check_sentences([row["texts"] for row in rows])
+
+    def parts(self, model: Model) -> nn.ModuleDict:
+        return self._branches.modules(model, self.ema is not None)
+
+    def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
+        generators, owner = [random(i) for i in range(len(rows))], list(range(len(rows)))
+        draws = [
+            drawn_texts(row["texts"], self._texts, self.merged, g) for row, g in zip(rows, generators, strict=True)
+        ]
+        views = {}
+        for name, transform in self._images.items():
+            images = image_inputs([row["image"] for row in rows], transform, generators)
+            views[name] = View(images, owner, tower="image")
+        for name in self._texts:
+            views[name] = View([texts[name] for texts in draws], list(owner))
+        for name in self._branches.raw_views:
+            views[name].settings = {"raw": True}
+        return views
+
+    def embed(self, model: Any, parts: nn.ModuleDict, inputs: Any, raw: bool = False, **settings: Any) -> Tensor:
+        """Vectors (n, D) in the shared space; with `raw` those of the tower behind them, (n, D + W)."""
+        import torch
+
+        if not raw:
+            return model(inputs, **settings)  # type: ignore[no-any-return]
+        name, vectors = model.tower_vectors(inputs, **settings)
+        return torch.cat([model.projections[name](vectors), vectors], dim=1)
+
+    def project(self, outputs: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict) -> dict[str, Tensor]:
+        return self._branches.project(outputs, batch, parts)
+
+    def after_step(
+        self, outputs: dict[str, Tensor], embeddings: dict[str, Tensor], batch: ObjectiveBatch, model: Any,
+        parts: nn.ModuleDict,
+    ) -> None:  # fmt: skip
+        """Move the projectors' running means, where there are any."""
+        self._branches.follow(parts, self.ema or 0.0)
