@@ -379,8 +379,9 @@ def resized(tower: ImageTower, size: tuple[int, int]) -> ImageTower:
     other = tower.rebuilt(size)
     if other.encoder is tower.encoder:
         return other.train(tower.training)
+    other.to(next(tower.parameters()))  # before its weights come, which would lose digits on the way
     other.encoder.load_state_dict(tower.weights_for(other))
-    return other.to(next(tower.parameters())).train(tower.training)
+    return other.train(tower.training)
 
 
 def resample_positions(table: Tensor, prefix: int, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
