@@ -262,7 +262,8 @@ class EvaluationConfig(Settings):
 class GuideConfig(Settings):
     """A second encoder whose embeddings guide the objective: a frozen teacher, or an EMA (momentum) copy of the model.
 
-    Guides mask false negatives (GISTEmbed), give the targets of distillation, and momentum keys (MoCo).
+    Guides mask false negatives (GISTEmbed), give the targets of distillation, and momentum keys (MoCo). A running mean
+    covers the parts of the method that its vectors go through, a projector say, too.
 
     Examples
     --------
@@ -272,6 +273,12 @@ class GuideConfig(Settings):
 
     model: ModelConfig | None = Field(None, description="the frozen teacher")
     ema: float | None = Field(None, ge=0, lt=1, description="decay of the running mean (EMA, momentum), e.g. 0.999")
+    ema_end: float | None = Field(
+        None, ge=0, le=1, description="decay that a half cosine reaches at the end of the run, 1 in BYOL and DINO"
+    )
+    parts: list[str] | None = Field(
+        None, description="parts of the method that the running mean covers; all that it has for that when not given"
+    )
     dropout: bool = Field(False, description="a frozen guide keeps its dropout; a running mean always does")
 
     @model_validator(mode="after")
@@ -280,6 +287,10 @@ class GuideConfig(Settings):
             raise ValueError("give either guide.model or guide.ema")
         if self.dropout and self.model is None:
             raise ValueError("guide.dropout is a setting of guide.model: a running mean has the model's dropout")
+        if self.ema is None and (self.ema_end is not None or self.parts is not None):
+            raise ValueError("guide.ema_end and guide.parts are settings of a running mean: give guide.ema")
+        if self.ema_end is not None and self.ema is not None and self.ema_end < self.ema:
+            raise ValueError("guide.ema_end must not be below guide.ema")
         return self
 
 
@@ -316,6 +327,7 @@ OLD_KEYS = {
     "train.clip": "train.max_grad_norm",
     "train.pull_to_start": "train.l2sp",
     "train.interpolate": "train.wise_ft",
+    "method.momentum": "guide.ema",
 }
 """Keys of embedkit 0.1 -> their names now. They are read for one version, with a note; an entry of a list is ``*``."""
 

@@ -231,7 +231,7 @@ def _gradients(
     method.adapt(model)
     parts = method.parts(model)
     objective = setup.build_objective(recipe, method, method.embedding_dim(model), rows.num_rows)
-    guide = Guide(recipe.guide, model) if recipe.guide is not None else None
+    guide = Guide(recipe.guide, model, method.followed_parts(parts)) if recipe.guide is not None else None
     bundle = Bundle(model, parts, objective, guide)
     assign_groups(bundle, recipe.train, frozenset(f"objective.{n}" for n in objective.no_weight_decay))
     bundle.train()

@@ -20,6 +20,7 @@ A method object keeps no state: everything that changes is a parameter or a buff
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,13 +28,14 @@ import numpy as np
 
 from embedkit.config.settings import checked
 from embedkit.data.schema.contract import Contract
-from embedkit.errors import RecipeError
+from embedkit.errors import RecipeError, nearest
 from embedkit.registry import Registry, derived_from
 from embedkit.views.base import View
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from embedkit.config.recipe import GuideConfig
     from embedkit.data.schema.targets import TargetFacts
     from embedkit.models.base import Model
     from embedkit.models.inputs.inputs import Inputs
@@ -104,6 +106,24 @@ class Method:
     ema: float | None = None
     """Decay of the guide where it is a running mean of the model; set by the trainer before `parts` is called."""
 
+    followed: ClassVar[tuple[str, ...]] = ()
+    """Parts that a running mean follows beside the encoder, where `project_guide` needs them (a projector)."""
+
+    guide_parts: tuple[str, ...] = ()
+    """Those of `followed` that the guide of this run has; set by the trainer."""
+
+    guide_views: frozenset[str] | None = None
+    """Views whose guide's vectors the objective reads, where the trainer has found out."""
+
+    trained_views: frozenset[str] | None = None
+    """Views whose embeddings get a gradient from the objective, where the trainer has found out."""
+
+    gives: frozenset[str] = frozenset()
+    """Roles that the method itself gives each row, whatever the data have: "group"."""
+
+    row_groups: int | None = None
+    """Groups of equal size that a batch is divided into by place, for a method that `gives` "group"."""
+
     shares_draws: bool = False
     """Whether rows of one group are changed by the same random numbers; set by the trainer for its objective."""
 
@@ -121,6 +141,25 @@ class Method:
         """Names of the embeddings that the objective sees of rows with these roles."""
         return self.provides | (roles & {"anchor", "positive", "negatives"})
 
+    def use_guide(self, guide: GuideConfig | None) -> None:
+        """Take note of the recipe's guide, None for none, before anything is built.
+
+        Raises
+        ------
+        RecipeError
+            A running mean is to cover a part that the method does not have.
+        """
+        self.ema = None if guide is None else guide.ema
+        if guide is None or guide.ema is None:
+            return
+        for name in guide.parts or ():
+            if name not in self.followed:
+                raise RecipeError(
+                    f"the method has no part {name!r} that a running mean could follow", where="guide.parts",
+                    remedy=nearest(name, self.followed) if self.followed else "leave guide.parts out",
+                )  # fmt: skip
+        self.guide_parts = self.followed if guide.parts is None else tuple(guide.parts)
+
     def guide_dim(self, dim: int) -> int:
         """Size of the guide's vectors as the objective sees them, from that of its encoder's."""
         return dim
@@ -128,10 +167,16 @@ class Method:
     transform: Transform | None = None
     """Random changes of the images of a view, for methods that read images."""
 
-    @property
-    def image_margin(self) -> float:
-        """How many times larger than the model's image pictures are decoded, so that crops of them stay sharp."""
-        return 1.0 if self.transform is None else self.transform.margin
+    listed_views: frozenset[str] = frozenset()
+    """Further views ("view3" ...) that a list of the recipe asks for, so that something has to read them."""
+
+    view_sizes: frozenset[int] = frozenset()
+    """Sides of the square images of views that are not as large as the model's."""
+
+    def picture_side(self, side: int) -> int:
+        """Pixels that the shorter side of a decoded picture must keep, so that crops of it stay sharp, where the
+        model's own preprocessing needs `side`."""
+        return math.ceil(side * (1.0 if self.transform is None else self.transform.margin))
 
     takes_parts: ClassVar[bool] = True
     """Whether a text view may be cut into parts, whose vectors are averaged before `project`."""
@@ -202,8 +247,9 @@ class Method:
         """Named inputs of these rows.
 
         ``random(i)`` is the generator of row i, a pure function of (seed, epoch, step, place of the row in the whole
-        batch): what a method draws does not depend on the number of processes. Draws on tokens come later, from
-        ``inputs.seeds``, which are just as pure (`embedkit.models.augment.counter_rng`).
+        batch): what a method draws does not depend on the number of processes. ``random(-1)`` is one of the whole
+        batch, a pure function of seed and step (mixed pairs). Draws on tokens come later, from ``inputs.seeds``, which
+        are just as pure (`embedkit.models.augment.counter_rng`).
         """
         raise TypeError(f"{type(self).__name__} does not define views")
 
@@ -297,6 +343,17 @@ class Method:
         on every process: random numbers come from ``batch.generator(...)``.
         """
         return outputs
+
+    def project_guide(
+        self, vectors: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """The guide's vectors as the objective sees them, without gradient, from those of its encoder (gathered);
+        `parts` are the running means of `guide_parts`. Called before `project`."""
+        return vectors
+
+    def followed_parts(self, parts: nn.ModuleDict) -> dict[str, nn.Module]:
+        """The modules among `parts` that the running mean of this run follows."""
+        return {name: parts[name] for name in self.guide_parts}
 
     def terms(
         self, outputs: dict[str, Tensor], embeddings: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from embedkit.config.settings import Count, Template
+from embedkit.config.settings import Count, NotNegative, Share, Template
 from embedkit.data.schema.contract import Contract
+from embedkit.errors import RecipeError
 from embedkit.methods.base import Method, Row, View, methods
 from embedkit.views.image import Transform, image_inputs
+from embedkit.views.mixing import USE, Mix, partners
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from embedkit.models.base import Model
+    from embedkit.objectives.base import ObjectiveBatch
 
 
 def chosen_texts(texts: Sequence[str], count: int, random: np.random.Generator) -> list[str]:
@@ -40,6 +49,12 @@ class ImageText(Method):
         Captions of an image in a step.
     template : str, optional
         Text with ``{}`` around each caption, e.g. "a photo of a {}." for class names.
+    mixup : float
+        Mix neighbouring rows of a batch with a share from Beta(mixup, mixup), 0 for none: by the coin of a step their
+        pixels or their texts' vectors (ZeroVL, Cui et al. 2022, section 3.2). A row learns from both captions by
+        their shares.
+    mix_texts, cutmix : float
+        Probability that texts are mixed, and that images are mixed by a box and not by adding up (Yun et al. 2019).
 
     Examples
     --------
@@ -55,10 +70,16 @@ class ImageText(Method):
     objective: ClassVar[dict[str, Any] | None] = {"name": "clip", "temperature": 0.07, "target": "shared-input"}
 
     def __init__(
-        self, transform: str | Mapping[str, Any] | None = "clip", captions: Count = 1, template: Template | None = None
-    ) -> None:
+        self, transform: str | Mapping[str, Any] | None = "clip", captions: Count = 1,
+        template: Template | None = None, mixup: NotNegative = 0.0, mix_texts: Share = 0.5, cutmix: Share = 0.0,
+    ) -> None:  # fmt: skip
         self.transform = Transform.of(transform)
         self.captions, self.template = captions, template
+        self.mixup, self.mix_texts, self.cutmix, self.image_size = mixup, mix_texts, cutmix, (1, 1)
+        if mixup and (captions > 1 or self.transform is None or self.transform.crop is None):
+            what = "several captions" if captions > 1 else "images of any size"
+            raise RecipeError(f"{what} cannot be mixed", where="method.mixup",
+                              remedy="set captions: 1, and a transform with a crop")  # fmt: skip
 
     @property
     def provides(self) -> frozenset[str]:
@@ -68,8 +89,11 @@ class ImageText(Method):
         generators = [random(i) for i in range(len(rows))]
         texts = [chosen_texts(row["texts"], self.captions, g) for row, g in zip(rows, generators, strict=True)]
         owner = [i for i, captions in enumerate(texts) for _ in captions]
+        images = self.images(rows, generators)
+        if self.mixup:
+            images = self._mixed(images, random(-1))
         return {
-            "anchor": self.images(rows, generators),
+            "anchor": images,
             "positive": View([text for captions in texts for text in captions], owner, self.template),
         }
 
@@ -77,6 +101,33 @@ class ImageText(Method):
         """One view of the image of every row."""
         images = image_inputs([row["image"] for row in rows], self.transform, generators)
         return View(images, list(range(len(rows))), tower="image")
+
+    def _mixed(self, view: View, random: np.random.Generator) -> View:
+        """The images mixed with their partners where it is their turn, and the way to the partners."""
+        mix, way = Mix.drawn(random, self.mixup, self.cutmix, self.mix_texts), partners(len(view.inputs))
+        inputs = view.inputs if mix.texts else [
+            image if not step else replace(image, partner=view.inputs[i + step], mix=mix)
+            for i, (image, step) in enumerate(zip(view.inputs, way[:, 0].tolist(), strict=True))
+        ]  # fmt: skip
+        return replace(view, inputs=inputs, places=way)
+
+    def project(self, outputs: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict) -> dict[str, Tensor]:
+        if not self.mixup:
+            return outputs
+        import torch
+
+        mix = Mix.drawn(batch.random(USE), self.mixup, self.cutmix, self.mix_texts)
+        way = batch.places["anchor"][:, 0]
+        partner = torch.arange(len(way), device=way.device) + way
+        share = mix.share_of(self.image_size)
+        batch.mix = (partner, share)
+        texts = outputs["positive"]
+        mixed = share * texts + (1.0 - share) * texts[partner] if mix.texts else texts
+        return {**outputs, "positive": mixed}
+
+    def adapt(self, model: Model) -> None:
+        """Note the size of images, by which shares of boxes are counted."""
+        self.image_size = model.preprocess.size if model.preprocess is not None else (1, 1)
 
 
 @methods.add("clip")
@@ -95,22 +146,3 @@ class Clip(ImageText):
     """
 
     paper: ClassVar[str] = "Radford et al. 2021, ICML, section 2.3"
-
-
-@methods.add("siglip")
-class SigLip(ImageText):
-    """SigLIP (Zhai et al. 2023, section 3).
-
-    Objective: every image-text pair of the batch is a question of yes or no; the sigmoid loss is summed over pairs and
-    divided by the batch size. The learned scale starts at 10, the learned bias at -10.
-
-    Examples
-    --------
-    >>> from embedkit.methods import methods
-    >>> method = methods["siglip"]()
-    >>> sorted(method.contract.requires), (method.objective or {}).get("name")
-    (['image', 'texts'], 'siglip')
-    """
-
-    paper: ClassVar[str] = "Zhai et al. 2023, ICCV, section 3"
-    objective: ClassVar[dict[str, Any] | None] = {"name": "siglip", "target": "shared-input"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -89,9 +90,8 @@ class ClipViews(ImageText):
     def guided(self) -> frozenset[str]:  # type: ignore[override]
         return frozenset() if self.ema is None else self._branches.shared
 
-    @property
-    def image_margin(self) -> float:
-        return max(1.0 if transform is None else transform.margin for transform in self._images.values())
+    def picture_side(self, side: int) -> int:
+        return max(math.ceil(side * (1.0 if one is None else one.margin)) for one in self._images.values())
 
     def adapt(self, model: Model) -> None:
         if model.kind != "dual":

@@ -61,6 +61,8 @@ class ObjectiveBatch:
         gradient.
     own_guide : dict of str to Tensor (n_name, K)
         The same of the guide, without gradient.
+    mix : (LongTensor (B,), float) or None
+        The row that each row is mixed with, and the share of its own, see `embedkit.objectives.compose.mixed_pairs`.
     guide_parcel : dict of str to Tensor
         All that the guide's exchange gave, gathered; `guide` has the names of views.
     """
@@ -87,6 +89,7 @@ class ObjectiveBatch:
     turn: int = 0
     own: dict[str, Tensor] = field(default_factory=dict)
     own_guide: dict[str, Tensor] = field(default_factory=dict)
+    mix: tuple[Tensor, float] | None = None
     guide_parcel: dict[str, Tensor] = field(default_factory=dict)
 
     def random(self, use: str, *places: int) -> np.random.Generator:

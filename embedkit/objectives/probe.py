@@ -16,6 +16,7 @@ from torch import Tensor
 
 from embedkit.errors import RecipeError
 from embedkit.objectives.base import Objective, ObjectiveBatch
+from embedkit.objectives.matrix.similarity import VIEWS
 from embedkit.objectives.tools import small_state
 
 ROLES = frozenset({"score", "scores", "label", "group", "document_id", "position"})
@@ -98,7 +99,7 @@ def _build() -> Callable[..., Objective]:
 
 
 def effects(config: object, situation: Situation, build: Callable[..., Objective] | None = None) -> frozenset[str]:
-    """The situation's roles, "negatives" and "guide" that change what the objective computes.
+    """The situation's roles, further views, "negatives" and "guide" that change what the objective computes.
 
     Parameters
     ----------
@@ -124,8 +125,39 @@ def effects(config: object, situation: Situation, build: Callable[..., Objective
     with torch.random.fork_rng(devices=[]):
         inputs = _inputs(objective, situation, dim)
         plain = _outcome(objective, inputs)
-        fields = situation.roles | (situation.names & {"negatives"}) | ({"guide"} if situation.guided else set())
+        fields = (
+            situation.roles | (situation.names & {"negatives", *VIEWS[2:]}) | ({"guide"} if situation.guided else set())
+        )
         return frozenset(name for name in fields if _matters(objective, inputs, name, plain))
+
+
+def guided_and_trained(config: object, situation: Situation) -> tuple[frozenset[str], frozenset[str]]:
+    """Names whose guide's vectors matter to the objective, and names whose embeddings get a gradient from it.
+
+    Examples
+    --------
+    >>> names = frozenset({"anchor", "positive"})
+    >>> byol = guided_and_trained({"name": "byol", "hidden": 4}, Situation(names, guided=names))
+    >>> [sorted(found) for found in byol]
+    [['anchor', 'positive'], ['anchor', 'positive']]
+    """
+    objective, dim = trial_run(config, situation)
+    with torch.random.fork_rng(devices=[]):
+        inputs = _inputs(objective, situation, dim)
+        plain = _outcome(objective, inputs)
+        read = set()
+        for name in situation.guided:
+            other = replace(inputs.batch, guide={**inputs.batch.guide, name: inputs.batch.guide[name].flip(0) + 0.1})
+            figures = _figures(objective, _Inputs(inputs.vectors, other))
+            if not all(_equal(a, b) for a, b in zip(plain, figures, strict=True)):
+                read.add(name)
+        trial = copy.deepcopy(objective).train()
+        torch.manual_seed(0)
+        leaves = {name: z.clone().requires_grad_() for name, z in inputs.vectors.items()}
+        loss = trial(leaves, replace(inputs.batch, guide=dict(inputs.batch.guide))).loss
+        gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        pulled_on = (name for name, g in zip(leaves, gradients, strict=True) if g is not None and bool(g.any()))
+        return frozenset(read), frozenset(pulled_on)
 
 
 def _smallest_fit(config: object, situation: Situation, build: Callable[..., Objective]) -> tuple[Objective, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -154,6 +153,6 @@ def decoding(recipe: Recipe, method: Method, model: Any) -> Decoding:
     preprocess = model.preprocess
     need = None
     if preprocess is not None and preprocess.resize != "none":
-        need = math.ceil(max(preprocess.edge or 0, *preprocess.size) * method.image_margin)
+        need = method.picture_side(max(preprocess.edge or 0, *preprocess.size))
     data = recipe.data
     return Decoding(need, data.workers, data.max_pixels, data.on_bad_row != "error")

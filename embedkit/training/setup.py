@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,8 @@ from embedkit.methods.base import Method
 from embedkit.training.batching import check_first_rows
 from embedkit.training.layers import widen
 from embedkit.training.model_inputs import fitted as fitted_model
+from embedkit.training.monitor.trackers import check_trackers
+from embedkit.training.view_checks import check_views
 
 if TYPE_CHECKING:
     from embedkit.data import TrainingRows
@@ -59,8 +60,7 @@ def build_method(recipe: Recipe) -> Method:
         beside.append(
             Auxiliary(_method(Component(name=component.name, **settings), where), component.name, where, **scale)
         )
-    if recipe.guide is not None:
-        main.ema = recipe.guide.ema
+    main.use_guide(recipe.guide)
     return WithAuxiliaries(main, beside) if beside else main
 
 
@@ -198,13 +198,10 @@ def check_all(recipe: Recipe, early: EarlyCheck | None = None) -> Checked:
     objective = build_objective(recipe, method)
     widen(method, objective)
     contract = contract_of(recipe, method, objective)
-    method.shares_draws = any(getattr(part, "shares_draws", False) for part in objective.modules())
+    check_views(recipe, method, objective, objective_config(recipe, method), contract)
     metric = metric_of(recipe)
     _need_adapters(recipe)
-    for tracker in recipe.train.trackers:
-        if importlib.util.find_spec(tracker) is None:  # accelerate would silently leave it out
-            remedy = f"pip install {tracker.replace('_', '-')}"
-            raise RecipeError(f"the package {tracker!r} is not installed", where="train.trackers", remedy=remedy)
+    check_trackers(recipe)
     return Checked(recipe, method, contract, metric, None if early is None else early.sources)
 
 
@@ -269,7 +266,7 @@ def contract_of(recipe: Recipe, method: Method, objective: Objective | None = No
         method, objective_config(recipe, method), own.roles, guide=recipe.guide is not None, optional=True,
         lenient=_is_old(recipe),
     )  # fmt: skip
-    needed = objective.requires & own.roles - method.provides
+    needed = objective.requires & own.roles - method.provides - method.gives
     limits = dict(own.limits)
     for part in objective.modules():
         limits |= getattr(part, "limits", {})

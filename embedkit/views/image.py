@@ -22,6 +22,7 @@ from embedkit.errors import RecipeError, nearest
 if TYPE_CHECKING:
     from embedkit.models.inputs.images import ImageInputs
     from embedkit.models.inputs.preprocess import Preprocess
+    from embedkit.views.mixing import Mix
 
 _DRAWS = 64  # numbers drawn for one view; a crop takes 4 for each of at most 10 tries, the rest fewer than 16
 _BICUBIC = 3  # Pillow's number
@@ -49,6 +50,11 @@ class Transform:
     jitter_rate, grey, blur : float
         Probabilities of changing the colours, of making the image grey, and of blurring it (Gaussian, radius 0.1 to 2
         pixels).
+    solarise : float
+        Probability of turning every channel value of 128 and more into 255 less it (Grill et al. 2020, appendix B).
+    saliency : float
+        Probability of keeping only what stands out: pixels are multiplied by the spectral residual of the image (Hou
+        and Zhang 2007), from 0 to 1.
 
     Examples
     --------
@@ -67,6 +73,8 @@ class Transform:
     jitter_rate: Share = 0.0
     grey: Share = 0.0
     blur: Share = 0.0
+    solarise: Share = 0.0
+    saliency: Share = 0.0
 
     @classmethod
     def of(cls, config: str | Mapping[str, Any] | None, where: str = "method.transform") -> Transform | None:
@@ -123,6 +131,13 @@ class Transform:
             from PIL import ImageFilter
 
             image = image.filter(ImageFilter.GaussianBlur(0.1 + 1.9 * next(draws)))
+        draws = _uniform(seed, 3)
+        if next(draws) < self.solarise:
+            from PIL import ImageOps
+
+            image = ImageOps.solarize(image, 128)
+        if next(draws) < self.saliency:
+            image = salient(image)
         return image
 
 
@@ -132,10 +147,16 @@ TRANSFORMS: dict[str, Transform] = {
     "moco": Transform((0.2, 1.0), flip=0.5, jitter=(0.4, 0.4, 0.4, 0.1), jitter_rate=0.8, grey=0.2, blur=0.5),
     "weak": Transform((0.5, 1.0), flip=0.5),
     "small": Transform((0.2, 1.0), flip=0.5, jitter=(0.4, 0.4, 0.4, 0.1), jitter_rate=0.8, grey=0.2),
+    "strong": Transform((0.08, 1.0), flip=0.5, jitter=(0.4, 0.4, 0.4, 0.1), jitter_rate=0.8, grey=0.2, blur=0.5),
+    "byol": Transform((0.08, 1.0), flip=0.5, jitter=(0.4, 0.4, 0.2, 0.1), jitter_rate=0.8, grey=0.2, blur=1.0),
+    "byol-second": Transform(
+        (0.08, 1.0), flip=0.5, jitter=(0.4, 0.4, 0.2, 0.1), jitter_rate=0.8, grey=0.2, blur=0.1, solarise=0.2
+    ),
 }
 """Transforms by name. ``clip``: a random crop of nine tenths, as open_clip; ``simclr``: Chen et al. 2020, appendix A,
-strength 1; ``moco``: Chen et al. 2020 (MoCo v2); ``weak``: CLIP-rocket's weak view; ``small``: for images of 32 pixels
-or so, which blurring would wipe out."""
+strength 1; ``moco``: Chen et al. 2020 (MoCo v2); ``weak`` and ``strong``: CLIP-rocket's views; ``small``: for images of
+32 pixels or so, which blurring would wipe out; ``byol`` and ``byol-second``: the two views of BYOL and Barlow Twins
+(blur and solarisation as in Barlow Twins; colours from memory of the papers)."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +171,12 @@ class ImageInput:
         Random changes; None for the model's own preprocessing alone.
     seed : (int, int)
         What the changes are drawn from, two numbers below 2**64.
+    size : (int, int), optional
+        Height and width where they are not the model's.
+    partner, mix : ImageInput and Mix, optional
+        The image that it is mixed with, and how.
+    turn : (int, int), optional
+        The quarter, row by row, that is turned, and by how many right angles.
 
     Examples
     --------
@@ -163,6 +190,10 @@ class ImageInput:
     picture: Picture
     transform: Transform | None = None
     seed: tuple[int, int] = (0, 0)
+    size: tuple[int, int] | None = None
+    partner: ImageInput | None = None
+    mix: Mix | None = None
+    turn: tuple[int, int] | None = None
 
     @property
     def key(self) -> bytes:
@@ -176,7 +207,15 @@ class ImageInput:
         image = self.transform(self.picture.image, size, self.seed)
         if self.transform.crop is None:
             return image
-        return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
+        pixels = np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
+        if self.turn is not None:
+            half = min(size) // 2
+            down, across = (half * (self.turn[0] // 2), half * (self.turn[0] % 2))
+            part = pixels[:, down : down + half, across : across + half]
+            pixels[:, down : down + half, across : across + half] = np.rot90(part, self.turn[1], (1, 2)).copy()
+        return (
+            pixels if self.mix is None or self.partner is None else self.mix.pixels(pixels, self.partner.render(size))
+        )
 
     def frame(self, preprocess: Preprocess) -> np.ndarray:
         """What the view shows of its picture, float64 (7,): left, top, right and bottom of its frame, 1 where it is
@@ -199,8 +238,9 @@ class ImageInput:
 
 
 def image_inputs(
-    pictures: Sequence[Picture], transform: Transform | None, generators: Sequence[np.random.Generator]
-) -> list[ImageInput]:
+    pictures: Sequence[Picture], transform: Transform | None, generators: Sequence[np.random.Generator],
+    size: tuple[int, int] | None = None,
+) -> list[ImageInput]:  # fmt: skip
     """The images of a view, each with a seed drawn from its row's generator.
 
     Examples
@@ -213,7 +253,7 @@ def image_inputs(
     (2, True)
     """
     return [
-        ImageInput(picture, transform, seed_of(generator))
+        ImageInput(picture, transform, seed_of(generator), size)
         for picture, generator in zip(pictures, generators, strict=True)
     ]
 
@@ -230,25 +270,67 @@ def seed_of(random: np.random.Generator) -> tuple[int, int]:
     return first, second
 
 
+def turn_of(seed: tuple[int, int]) -> tuple[int, int]:
+    """A quarter and a number of right angles, each from 0 to 3, drawn from the seed of a view.
+
+    Examples
+    --------
+    >>> turn_of((0, 1)) == turn_of((0, 1))
+    True
+    """
+    draws = _uniform(seed, 4)
+    return int(4 * next(draws)), int(4 * next(draws))
+
+
 def prepare_images(model: Any, inputs: Sequence[Any]) -> ImageInputs:
-    """The images of a view as the model's input; an empty list is an empty `ImageInputs`.
+    """The images of a view as the model's input, all of one size; an empty list is an empty `ImageInputs`.
 
     Examples
     --------
     >>> from types import SimpleNamespace
     >>> from PIL import Image
     >>> from embedkit.models.inputs.preprocess import Preprocess
-    >>> model = SimpleNamespace(preprocess=Preprocess(size=(32, 32)), image=SimpleNamespace(patches=4))
+    >>> model = SimpleNamespace(preprocess=Preprocess(size=(32, 32)), image=SimpleNamespace(patches_of=lambda size: 4))
     >>> prepare_images(model, [Image.new("RGB", (64, 48), "red")])
     ImageInputs((1, 3, 32, 32), 4 patches, cpu)
     """
     from embedkit.models.inputs.images import ImageInputs, pixels_of
 
-    size = model.preprocess.size
+    own = {image.size for image in inputs if isinstance(image, ImageInput)} - {None, model.preprocess.size}
+    preprocess = replace(model.preprocess, size=own.pop(), edge=None) if own else model.preprocess
+    size = preprocess.size
     images = [image.render(size) if isinstance(image, ImageInput) else image for image in inputs]
-    frames = [image.frame(model.preprocess) for image in inputs if isinstance(image, ImageInput)]
+    frames = [image.frame(preprocess) for image in inputs if isinstance(image, ImageInput)]
     data = {"frame": np.stack(frames)} if frames and len(frames) == len(inputs) else {}
-    return ImageInputs(pixels_of(images, model.preprocess), model.image.patches, data)
+    return ImageInputs(pixels_of(images, preprocess), model.image.patches_of(size), data)
+
+
+def salient(image: Any) -> Any:
+    """An RGB image times its spectral residual (Hou and Zhang 2007), from 0 where nothing stands out to 1.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> picture = Image.new("RGB", (64, 64), "white")
+    >>> picture.paste("red", (40, 40, 48, 48))
+    >>> salient(picture).size
+    (64, 64)
+    """
+    from PIL import Image, ImageFilter
+
+    small = np.asarray(image.convert("L").resize((64, 64), _BICUBIC), dtype=np.float64)
+    spectrum = np.fft.fft2(small)
+    height = np.log(np.abs(spectrum) + 1e-9)
+    around = np.pad(height, 1, mode="wrap")
+    mean = sum(around[i : i + 64, j : j + 64] for i in range(3) for j in range(3)) / 9
+    residual = np.exp(height - mean + 1j * np.angle(spectrum))
+    energy = np.abs(np.fft.ifft2(residual)) ** 2
+    most = float(energy.max())
+    weights = Image.fromarray(np.uint8(np.round(255 * energy / most if most > 0 else 0 * energy)))
+    weights = weights.filter(ImageFilter.GaussianBlur(2.5)).resize(image.size, _BICUBIC)
+    strength = np.asarray(weights, dtype=np.float64)
+    strength = strength / max(float(strength.max()), 1.0)
+    return Image.fromarray(np.uint8(np.round(np.asarray(image) * strength[:, :, None])))
 
 
 def _uniform(seed: tuple[int, int], stream: int = 0) -> Iterator[float]:

@@ -15,6 +15,7 @@ from embedkit.data.images.pictures import load_picture
 from embedkit.errors import RecipeError
 from embedkit.methods import methods
 from embedkit.methods.base import Method
+from embedkit.methods.common.usage import note_views
 from embedkit.training.loop.cache import Chunking
 from embedkit.training.loop.guide import Guide
 from embedkit.training.loop.step import TrainStep
@@ -27,7 +28,7 @@ DUAL = ModelConfig.model_validate(
 SETTINGS: dict[str, dict[str, Any]] = {
     "clip": {"captions": 2}, "siglip": {"transform": "weak"}, "lit": {}, "clip-joint": {},
     "simclr": {"transform": "small", "hidden": 24, "size": 8},
-    "moco": {"transform": "small", "hidden": 24, "size": 8, "momentum": 0.5},
+    "moco": {"transform": "small", "hidden": 24, "size": 8},
 }  # fmt: skip
 
 
@@ -43,7 +44,11 @@ def _rows(count: int) -> list[dict[str, Any]]:
 
 
 def _method(name: str) -> Method:
-    return methods[name](**SETTINGS[name])
+    method = methods[name](**SETTINGS[name])
+    if name == "moco":
+        method.use_guide(GuideConfig(ema=0.5))
+        note_views(method, {**(method.objective or {}), "size": 32}, method.contract, guide=True)
+    return method
 
 
 def _step(name: str, chunking: Chunking | None = None) -> TrainStep:
@@ -63,7 +68,7 @@ def _step(name: str, chunking: Chunking | None = None) -> TrainStep:
     objective = objectives.build(config, dim=method.embedding_dim(model), num_rows=64).double()
     bundle = step.bundle
     bundle.model, bundle.parts, bundle.objective = model, parts, objective
-    bundle.guide = Guide(GuideConfig(ema=0.5), model) if name == "moco" else None
+    bundle.guide = Guide(GuideConfig(ema=0.5), model, method.followed_parts(parts)) if name == "moco" else None
     bundle.train()
     return step
 
@@ -138,12 +143,13 @@ def test_moco_keys_come_from_the_means() -> None:
     with torch.no_grad():
         for parameter in guide.encoder.parameters():
             parameter.mul_(1.5)
-    mean = [p.clone() for p in step.bundle.parts["mean"].parameters()]
+    projector = guide.parts["projector"]
+    mean = [p.clone() for p in projector.parameters()]
     step.gradients(common.step_batch(step, _data("moco")))
-    assert all(p.grad is None for p in step.bundle.parts["mean"].parameters())
+    assert all(p.grad is None for p in projector.parameters())
     assert step.latest is not None
     keys = step.latest.embeddings["positive"]
-    wanted = step.bundle.parts["mean"](_guide_vectors(step))
+    wanted = projector(_guide_vectors(step))
     assert torch.allclose(keys, wanted, atol=1e-12)
     with torch.no_grad():
         for parameter in step.bundle.parts["projector"].parameters():
@@ -152,7 +158,7 @@ def test_moco_keys_come_from_the_means() -> None:
     queue = step.bundle.objective.bank.get_buffer("vectors")  # type: ignore[union-attr]
     assert torch.allclose(queue[:12].double(), torch.nn.functional.normalize(keys, dim=1), atol=1e-6)
     for before, now, query in zip(
-        mean, step.bundle.parts["mean"].parameters(), step.bundle.parts["projector"].parameters(), strict=True
+        mean, projector.parameters(), step.bundle.parts["projector"].parameters(), strict=True
     ):
         assert torch.allclose(now, 0.5 * before + 0.5 * query)
 
@@ -196,7 +202,7 @@ def test_captions_are_drawn_evenly_and_without_repeats() -> None:
         ("clip", {"template": "no place"}, "hold {} once"),
         ("lit", {"cache": "yes"}, "cache is"),
         ("simclr", {"hidden": 0}, "hidden is 0"),
-        ("moco", {"momentum": 1.0}, "momentum is 1.0"),
+        ("moco", {"transform": "moco", "views": ["moco", "moco"]}, "both transform and views"),
     ],
 )
 def test_wrong_settings_are_named(name: str, settings: dict[str, Any], said: str) -> None:
@@ -286,15 +292,16 @@ def test_a_running_mean_guide_of_simclr_has_a_projector_of_its_own() -> None:
     from embedkit import objectives
 
     method = methods["simclr"](**SETTINGS["simclr"])
-    method.ema = 0.5
+    method.use_guide(GuideConfig(ema=0.5))
     step = common.make_step({"name": "byol", "hidden": 6}, None, method=method, config=DUAL)
     model: Any = step.bundle.model
     method.adapt(model)
     parts = method.parts(model).double()
     step.bundle.parts = parts
     step.bundle.objective = objectives.build({"name": "all4one", "hidden": 6, "size": 16}, dim=8).double()
-    step.bundle.guide = Guide(GuideConfig(ema=0.5), model)
-    before = {name: p.clone() for name, p in parts["mean"].named_parameters()}
+    guide = step.bundle.guide = Guide(GuideConfig(ema=0.5), model, method.followed_parts(parts))
+    mean = guide.parts["projector"]
+    before = {name: p.clone() for name, p in mean.named_parameters()}
     assert all(torch.equal(p, parts["projector"].state_dict()[name]) for name, p in before.items())
     result = step.gradients(common.step_batch(step, _rows(12)))
     assert torch.isfinite(result.loss)
@@ -304,5 +311,5 @@ def test_a_running_mean_guide_of_simclr_has_a_projector_of_its_own() -> None:
         for parameter in parts["projector"].parameters():
             parameter += 1.0
     step.after_update()
-    for name, p in parts["mean"].named_parameters():
+    for name, p in mean.named_parameters():
         torch.testing.assert_close(p, before[name] + 0.5)

@@ -113,6 +113,8 @@ WITH_A_CASE = {case.partition("+")[0] for case in CASES}
 for name, method in methods.items():  # recipes/NAME.yaml is the case of a method that has none here
     if name not in WITH_A_CASE and "image" not in method.contract.roles:
         CASES[name] = of_recipe(name)
+for case, name in (("image-views", "swav"), ("image-views+teacher", "byol")):
+    CASES[case] = of_recipe(name) | {"train": {"lr": 2e-3}}
 CASES["topic-moco"]["train"] = {"lr": 2e-2, "batch_size": 64}  # texts of other lengths hide what 16 of them learn
 
 

@@ -96,9 +96,24 @@ class WithAuxiliaries(Method):
     def turns(self) -> int:  # type: ignore[override]
         return self.main.turns
 
+    def picture_side(self, side: int) -> int:
+        return self.main.picture_side(side)
+
     @property
-    def image_margin(self) -> float:
-        return self.main.image_margin
+    def listed_views(self) -> frozenset[str]:  # type: ignore[override]
+        return self.main.listed_views
+
+    @property
+    def view_sizes(self) -> frozenset[int]:  # type: ignore[override]
+        return self.main.view_sizes
+
+    @property
+    def gives(self) -> frozenset[str]:  # type: ignore[override]
+        return self.main.gives
+
+    @property
+    def row_groups(self) -> int | None:  # type: ignore[override]
+        return self.main.row_groups
 
     @property
     def reads(self) -> frozenset[str]:  # type: ignore[override]
@@ -133,6 +148,14 @@ class WithAuxiliaries(Method):
 
     def guide_dim(self, dim: int) -> int:
         return self.main.guide_dim(dim)
+
+    def project_guide(
+        self, vectors: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict
+    ) -> dict[str, Tensor]:  # fmt: skip
+        return self.main.project_guide(vectors, batch, parts)
+
+    def followed_parts(self, parts: nn.ModuleDict) -> dict[str, nn.Module]:
+        return self.main.followed_parts(parts["main"])  # type: ignore[arg-type]
 
     def embedding_dim(self, model: Model) -> int:
         return self.main.embedding_dim(model)

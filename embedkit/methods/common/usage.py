@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from embedkit.data.schema.contract import Contract
 from embedkit.data.schema.targets import is_target
 from embedkit.errors import RecipeError, UserError
 from embedkit.methods.base import Method, View
@@ -127,6 +128,12 @@ def usage_of(
     if "negatives" not in read_by_objective and "negatives" not in method.contract.requires:
         read.discard("negatives")
     read |= read_by_objective & roles
+    unread_views = sorted(method.listed_views & names - read_by_objective) if objective else []
+    if unread_views:
+        raise RecipeError(
+            f"objective {objective.get('name')!r} does not read {unread_views[0]!r}, a view of the list",
+            where="method.views", remedy="list two views, or choose an objective of many views, such as swav or ntxent",
+        )  # fmt: skip
     notes = []
     if guide and "guide" not in read_by_objective and not method.reads_guide:
         error = RecipeError(
@@ -148,7 +155,7 @@ def _effects(
     from embedkit.objectives.probe import Situation, effects
     from embedkit.objectives.registry import build
 
-    numbers = roles & NUMBERS
+    numbers = roles & NUMBERS | method.gives
     trial = build(dict(objective))
     missing = trial.requires - names - numbers - ({"guide"} if guided or method.reads_guide else set())
     if missing:
@@ -173,6 +180,35 @@ def _effects(
         elif len(forms) == 1 or not optional:
             _refuse_missing(str(objective.get("name")), trial.any_of, form | names)
     return frozenset(names_read)
+
+
+def note_views(method: Method, objective: Mapping[str, Any], contract: Contract, *, guide: bool) -> None:
+    """Tell a method which views' guide vectors its objective reads, and which embeddings get a gradient from it, so
+    that what nobody needs is not computed; nothing is told where the objective cannot say.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> method = methods["moco"]()
+    >>> note_views(method, {**method.objective, "size": 64}, method.contract, guide=True)
+    >>> sorted(method.guide_views), sorted(method.trained_views)
+    (['positive'], ['anchor'])
+    """
+    from embedkit.objectives.probe import Situation, guided_and_trained
+
+    main = method.main if isinstance(method, WithAuxiliaries) else method
+    if not objective or not guide or not main.followed:
+        return
+    names = method.embedded(contract.roles)
+    numbers = contract.requires & NUMBERS | method.gives
+    views = _views(method, contract.roles, False)[0]
+    guided = frozenset(name for name in names if name in views and views[name].guided)
+    size = method.embedding_size
+    situation = Situation(names, numbers, guided, method.widths, size, method.guide_dim(size) if size else None)
+    try:
+        main.guide_views, main.trained_views = guided_and_trained(dict(objective), situation)
+    except UserError:  # what is wrong is told where it is checked for
+        return
 
 
 def check_guide_size(
@@ -298,7 +334,7 @@ class _noted:
 
 
 def _random(row: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=[0, 0], counter=[0, row, 0, 0]))
+    return np.random.Generator(np.random.Philox(key=[0, 0], counter=[0, max(row, 0), 0, 0]))
 
 
 def _same_inputs(method: Method, views: Mapping[str, View], names: frozenset[str]) -> tuple[str, ...]:

@@ -53,6 +53,11 @@ class ImageInputs:
         return np.full(len(self), self.patches, dtype=np.int64)
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return int(self.pixels.shape[2]), int(self.pixels.shape[3])
+
+    @property
     def device(self) -> torch.device:
         """The device of the pixels."""
         return self.pixels.device

@@ -197,7 +197,7 @@ class DualEncoder(Model):
     def tower_vectors(self, inputs: Inputs | ImageInputs, **settings: Any) -> tuple[str, Tensor]:
         """The tower that reads the inputs, "text" or "image", and its vectors (N, W) before the projection."""
         if isinstance(inputs, ImageInputs):
-            with self.image.drawing(inputs.data.get("seeds")):
+            with self.image.drawing(inputs.data.get("seeds")), self.image.sized(inputs.size):
                 return "image", self.image(self.pixels(inputs))
         return "text", self.text(inputs, **settings)
 
@@ -222,7 +222,7 @@ class DualEncoder(Model):
         cover, filler : Tensor, optional
             Hidden patches (N, h w) and the mask token (W,), see `ImageTower.patch_tokens`.
         """
-        with self.image.drawing(inputs.data.get("seeds")):
+        with self.image.drawing(inputs.data.get("seeds")), self.image.sized(inputs.size):
             tokens = self.image.patch_tokens(self.pixels(inputs), cover, filler)
         return replace(tokens, vectors=self.projection("image")(tokens.vectors))
 

@@ -71,6 +71,10 @@ class ImageTower(Patches, ABC):
     freeze_batch_norm: bool = False
     patch_dropout: float = 0.0
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._sizes: dict[tuple[int, int], tuple[dict[str, int], tuple[int, int], dict[str, Tensor]]] = {}
+
     def train(self, mode: bool = True) -> ImageTower:
         """The tower itself, in training or evaluation mode; frozen batch normalisation stays in evaluation mode."""
         super().train(mode)
@@ -137,19 +141,95 @@ class ImageTower(Patches, ABC):
             When a weight belongs to the size of the images and is no table of positions.
         """
         old, new = self.encoder.state_dict(), other.encoder.state_dict()
-        old_grid, new_grid = self.grid(), other.grid()
+        prefixes = self.table_prefixes(other)
+        for name, tensor in new.items():
+            if name in prefixes:
+                new[name] = resample_positions(old[name], prefixes[name], self.grid(), other.grid())
+            else:
+                new[name] = old[name] if old[name].shape == tensor.shape else tensor
+        return dict(new)
+
+    def table_prefixes(self, other: ImageTower) -> dict[str, int]:
+        """The tables of positions, by name, that differ in size from those of `other`, which `rebuilt` returned, with
+        the number of their rows that belong to no patch.
+
+        Raises
+        ------
+        ModelError
+            When a weight belongs to the size of the images and is no table of positions.
+        """
+        old, new, prefixes = self.encoder.state_dict(), other.encoder.state_dict(), {}
         for name, tensor in new.items():
             if old[name].shape == tensor.shape or not tensor.is_floating_point():
-                new[name] = old[name] if old[name].shape == tensor.shape else tensor
                 continue
-            prefix = old[name].shape[-2] - product(old_grid)
-            if prefix < 0 or tensor.shape[-2] - product(new_grid) != prefix or old[name].shape[-1] != tensor.shape[-1]:
+            prefix = old[name].shape[-2] - product(self.grid()) if old[name].ndim > 1 else -1
+            fits = prefix >= 0 and tensor.shape[-2] - product(other.grid()) == prefix
+            if not fits or old[name].shape[-1] != tensor.shape[-1]:
                 raise ModelError(
                     f"{name} belongs to images of {self.size[0]} x {self.size[1]}",
-                    where="model.towers.image.preprocess", remedy="leave preprocess.size out",
+                    where="model.towers.image.preprocess", remedy="leave preprocess.size out, and sizes of views",
                 )  # fmt: skip
-            new[name] = resample_positions(old[name], prefix, old_grid, new_grid)
-        return dict(new)
+            prefixes[name] = prefix
+        return prefixes
+
+    def patches_of(self, size: tuple[int, int]) -> int:
+        """What one image of another size costs, in patches."""
+        return max(1, round(self.patches * product(size) / product(self.size)))
+
+    @contextlib.contextmanager
+    def sized(self, size: tuple[int, int]) -> Iterator[None]:
+        """Take images of another size inside: tables of positions are resampled at each pass, and learn through it.
+
+        Raises
+        ------
+        ModelError
+            When the architecture takes one size only, or its weights are spread over processes.
+        """
+        if size == self.size:
+            yield
+            return
+        tables, grid, constants = self._resizing(size)
+        parameters = dict(self.encoder.named_parameters())
+        if any(hasattr(parameters[name], "full_tensor") for name in tables):
+            raise ModelError(
+                "views of several sizes need whole tables of positions", where="method.views",
+                remedy="train without sharding, or give all views the model's size",
+            )  # fmt: skip
+        places = [(*_place(self.encoder, name), resample_positions(parameters[name], prefix, self.grid(), grid))
+                  for name, prefix in tables.items()]  # fmt: skip
+        places += [(*_place(self.encoder, name), value.to(parameters[next(iter(parameters))].device))
+                   for name, value in constants.items()]  # fmt: skip
+        before = [(store, key, store[key]) for store, key, _ in places]
+        try:
+            for store, key, value in places:
+                store[key] = value
+            yield
+        finally:
+            for store, key, value in before:
+                store[key] = value
+
+    def _resizing(self, size: tuple[int, int]) -> tuple[dict[str, int], tuple[int, int], dict[str, Tensor]]:
+        """Tables of positions with their prefixes, the new grid, and constants of that size; found once a size."""
+        if size not in self._sizes:
+            patch = [side // count for side, count in zip(self.size, self.grid(), strict=True)]
+            if size[0] < patch[0] or size[1] < patch[1]:
+                raise ModelError(
+                    f"images of {size[0]} x {size[1]} pixels are smaller than a patch, {patch[0]} x {patch[1]}",
+                    where="method.views", remedy="give larger sizes",
+                )  # fmt: skip
+            with torch.random.fork_rng(devices=[]):
+                other = self.rebuilt(size)
+            same = other.encoder is self.encoder
+            if not other.encoder.state_dict().keys() <= self.encoder.state_dict().keys():
+                raise ModelError("views of several sizes go through no adapters", where="method.views",
+                                 remedy="train without lora, or give all views the model's size")  # fmt: skip
+            buffers = {} if same else dict(other.encoder.named_buffers())
+            constants = {
+                name: buffers[name] for name, now in self.encoder.named_buffers()
+                if name in buffers and buffers[name].shape != now.shape
+            }  # fmt: skip
+            self._sizes[size] = ({} if same else self.table_prefixes(other), other.grid(), constants)
+        return self._sizes[size]
 
     @contextlib.contextmanager
     def drawing(self, seeds: np.ndarray | None) -> Iterator[None]:
@@ -299,8 +379,9 @@ def resized(tower: ImageTower, size: tuple[int, int]) -> ImageTower:
     other = tower.rebuilt(size)
     if other.encoder is tower.encoder:
         return other.train(tower.training)
+    other.to(next(tower.parameters()))  # before its weights come, which would lose digits on the way
     other.encoder.load_state_dict(tower.weights_for(other))
-    return other.to(next(tower.parameters())).train(tower.training)
+    return other.train(tower.training)
 
 
 def resample_positions(table: Tensor, prefix: int, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
@@ -314,10 +395,18 @@ def resample_positions(table: Tensor, prefix: int, old: tuple[int, int], new: tu
     torch.Size([1, 10, 8])
     """
     front, rows = table[..., :prefix, :], table[..., prefix:, :]
-    image = rows.reshape(1, *old, -1).permute(0, 3, 1, 2).float()
+    image = rows.reshape(1, *old, -1).permute(0, 3, 1, 2)
+    image = image if image.dtype == torch.float64 else image.float()
     image = F.interpolate(image, size=new, mode="bicubic", antialias=True, align_corners=False)
     rows = image.permute(0, 2, 3, 1).reshape(*rows.shape[:-2], product(new), -1)
     return torch.cat([front, rows.to(table.dtype)], dim=-2)
+
+
+def _place(module: nn.Module, name: str) -> tuple[dict[str, Any], str]:
+    """Where a module keeps a parameter or buffer: the mapping and the key in it."""
+    path, _, key = name.rpartition(".")
+    owner = module.get_submodule(path)
+    return (owner._parameters if key in owner._parameters else owner._buffers), key  # type: ignore[return-value]
 
 
 def pair(size: Any) -> tuple[int, int]:

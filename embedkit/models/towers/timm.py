@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -85,6 +87,21 @@ class TimmTower(OpenClipTower):
         encoder = copy.deepcopy(self.encoder)
         encoder.trunk.set_input_size(other.size)
         return dict(encoder.state_dict())
+
+    @contextlib.contextmanager
+    def sized(self, size: tuple[int, int]) -> Iterator[None]:
+        """See `ImageTower`."""
+        embed = self._patch_embed
+        if embed is None or size == self.size:  # feature maps of any size
+            yield
+            return
+        strict = embed.strict_img_size
+        with super().sized(size):
+            embed.strict_img_size = False
+            try:
+                yield
+            finally:
+                embed.strict_img_size = strict
 
     @classmethod
     def takes(cls, config: dict[str, Any]) -> bool:

@@ -140,7 +140,12 @@ class TransformersTower(ImageTower):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(N, 3, H, W) normalised -> (N, dim)."""
-        return self._pooled(self.encoder(pixel_values=pixels))
+        return self._pooled(self._run(pixels))
+
+    def _run(self, pixels: Tensor) -> Any:
+        """The model's output for images of any size; a table of another size is in its place already (`sized`)."""
+        other = tuple(pixels.shape[2:]) != self.size and self.encoder.config.model_type not in RESAMPLES_ITSELF
+        return self.encoder(pixel_values=pixels, **({"interpolate_pos_encoding": True} if other else {}))
 
     def _pooled(self, output: Any) -> Tensor:
         if self.pooling == "pooler":
@@ -155,7 +160,7 @@ class TransformersTower(ImageTower):
 
     def features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """See `ImageTower`: the last hidden state; CLIP's through the norm that its class token goes through."""
-        output = self.encoder(pixel_values=pixels)
+        output = self._run(pixels)
         hidden = output.last_hidden_state
         if self.encoder.config.model_type in _CLIP:
             hidden = self.encoder.post_layernorm(hidden)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from embedkit.data.vectors.values import Vectors
 from embedkit.errors import DataError
 from embedkit.methods.base import Method, View, prepare_view
 from embedkit.models.augment.counter_rng import seeds_of
+from embedkit.models.inputs.images import ImageInputs
+from embedkit.views.mixing import USE as MIX
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +33,7 @@ _PIECE = 16  # images that one thread makes pixels of at a time
 
 @dataclass
 class Pool:
-    """Inputs of one tower with equal settings: they share forward passes, whatever view they belong to.
+    """Inputs of one tower with equal settings and size: they share forward passes, whatever view they belong to.
 
     Attributes
     ----------
@@ -149,9 +152,14 @@ def prepare(
     ([('anchor', 1), ('positive', 1)], ['a kitten'])
     """
 
-    places = _places(batch) if method.shares_draws else batch.places
+    groups = _groups(batch, method.row_groups)
+    places = _places(groups, batch.places) if method.shares_draws else batch.places
+
+    steps = batch.step if number is None else number
 
     def random(row: int) -> np.random.Generator:
+        if row < 0:  # of the whole batch
+            return np.random.default_rng([seed, steps, zlib.crc32(MIX.encode()), 0])
         return np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[batch.step, places[row], 0, 0]))
 
     if not batch.rows:
@@ -170,14 +178,14 @@ def prepare(
         keys={name: _keys(view.inputs) for name, view in views.items()},
         lengths={name: torch.from_numpy(inputs.costs.astype(np.int64)) for name, inputs in prepared.items()},
         ids=torch.as_tensor(batch.ids, dtype=torch.int64),
-        labels=_labels(batch.rows, batch.places),
+        labels=_labels(batch.rows, batch.places, groups if method.row_groups is not None else None),
         scores=_scores(batch.rows),
         targets={name: torch.from_numpy(values) for name, values in method.targets(batch.rows).items()},
         offset=batch.offset,
         size=batch.size,
         epoch=epoch,
         step=batch.step,
-        number=batch.step if number is None else number,
+        number=steps,
         seed=seed,
         guide_pools=[] if guide is None else _pools(guided, {n: prepare_view(guide, v) for n, v in guided.items()}),
         bad_rows=batch.bad_rows,
@@ -209,12 +217,14 @@ def _prepared(
 
 
 def _pools(views: dict[str, View], prepared: dict[str, Inputs]) -> list[Pool]:
-    grouped: dict[tuple[str, str, bool], list[str]] = {}
+    grouped: dict[tuple[str, str, bool, tuple[int, int] | None], list[str]] = {}
     for name, view in views.items():
-        kind = (view.tower, repr(sorted(view.settings.items())), view.guided)
+        own = prepared[name]
+        size = own.size if isinstance(own, ImageInputs) else None
+        kind = (view.tower, repr(sorted(view.settings.items())), view.guided, size)
         grouped.setdefault(kind, []).append(name)
     pools = []
-    for (tower, _, guided), names in grouped.items():
+    for (tower, _, guided, _), names in grouped.items():
         parts = [prepared[name] for name in names]
         inputs = parts[0] if len(parts) == 1 else type(parts[0]).concat(parts)
         sizes = [(name, len(views[name].inputs)) for name in names]
@@ -222,8 +232,9 @@ def _pools(views: dict[str, View], prepared: dict[str, Inputs]) -> list[Pool]:
     return pools
 
 
-def _labels(rows: Sequence[Any], places: Sequence[int]) -> dict[str, Tensor]:
-    """Score, label, group and place in a document of rows whose sources have them; a row without is like no other."""
+def _labels(rows: Sequence[Any], places: Sequence[int], groups: Sequence[str] | None) -> dict[str, Tensor]:
+    """Score, label, group and place in a document of rows whose sources have them; a row without is like no other.
+    `groups` are those of the batch, in place of the rows' own."""
     labels: dict[str, Tensor] = {}
     if rows and "score" in rows[0]:
         scores = [math.nan if score is None else score for score in column_of(rows, "score")]
@@ -234,6 +245,8 @@ def _labels(rows: Sequence[Any], places: Sequence[int]) -> dict[str, Tensor]:
             values = column_of(rows, name)
             own = [-1 - i if value is None else number(value) for i, value in zip(places, values, strict=True)]
             labels[name] = torch.tensor(own, dtype=torch.int64)
+    if groups is not None:
+        labels["group"] = torch.tensor([_number(group) for group in groups], dtype=torch.int64)
     return labels
 
 
@@ -259,12 +272,16 @@ def _scores(rows: Sequence[Any]) -> dict[str, Tensor]:
     return {"positive": positive, **({"negatives": negatives} if "negatives" in rows[0] else {})}
 
 
-def _places(batch: RowBatch) -> list[int]:
+def _groups(batch: RowBatch, count: int | None) -> list[Any]:
+    """The group of each row: that of the data, or one of `count` equal parts of the batch."""
+    if count is None:
+        return [row.get("group") for row in batch.rows]
+    return [f"part {place * count // batch.size} of the batch" for place in batch.places]
+
+
+def _places(groups: Sequence[Any], places: Sequence[int]) -> list[int]:
     """For each row the number that its random draws depend on: rows of one group, on any process, have the same."""
-    return [
-        place if row.get("group") is None else _key(f"group {row['group']}")
-        for place, row in zip(batch.places, batch.rows, strict=True)
-    ]
+    return [place if group is None else _key(f"group {group}") for place, group in zip(places, groups, strict=True)]
 
 
 def _keys(inputs: Sequence[Any]) -> Tensor:

@@ -282,7 +282,7 @@ def build_state(
     objective = setup.build_objective(recipe, method, method.embedding_dim(model), inputs.rows.num_rows)
     setup.check_batch(recipe, objective, inputs.rows)
     start_scale(objective, model, recipe.objective.settings if recipe.objective is not None else ())
-    guide = Guide(recipe.guide, model) if recipe.guide is not None else None
+    guide = Guide(recipe.guide, model, method.followed_parts(parts)) if recipe.guide is not None else None
     give_layers(objective, model)
     setup.begin(
         recipe, method, objective, inputs.rows, method.embedding_dim(model),

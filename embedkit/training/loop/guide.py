@@ -7,7 +7,8 @@ Its embeddings reach the objective as ``batch.guide`` under the names of the vie
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
 class Guide(nn.Module):
     """The guide of a run.
 
-    With ``ema`` it is a running mean of the model, moved once an optimiser step, saved in checkpoints; it draws its own
-    dropout, as the momentum encoder of MoCo does. With ``model`` it is a frozen encoder with its own tokenizer, in
-    evaluation mode unless ``dropout`` is set; its weights are not saved.
+    With ``ema`` it is a running mean of the model and of `followed` parts of the method, moved once an optimiser step,
+    saved in checkpoints; it draws its own dropout, as the momentum encoder of MoCo does. With ``ema_end`` its decay
+    goes there from ``ema`` along a half cosine (BYOL, Grill et al. 2020, section 3.2). With ``model`` it is a frozen
+    encoder with its own tokenizer, in evaluation mode unless ``dropout`` is set; its weights are not saved.
 
     Examples
     --------
@@ -39,11 +41,16 @@ class Guide(nn.Module):
     0.9
     """
 
-    def __init__(self, config: GuideConfig, model: nn.Module) -> None:
+    def __init__(
+        self, config: GuideConfig, model: nn.Module, followed: Mapping[str, nn.Module] | None = None
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.decay = config.ema
+        self.decay, self.last_decay = config.ema, config.ema_end
+        self.parts = nn.ModuleDict()
         if config.ema is not None:
             self.mean: nn.Module | None = copy.deepcopy(model).requires_grad_(False)
+            self.parts.update({name: copy.deepcopy(part) for name, part in (followed or {}).items()})
+            self.parts.requires_grad_(False)
             self._frozen: list[Any] = []
         else:
             from embedkit.factory import build
@@ -93,12 +100,36 @@ class Guide(nn.Module):
         assert whole is not None
         return whole
 
+    def decay_at(self, progress: float) -> float:
+        """The decay when this share of the steps is done.
+
+        >>> from embedkit.training.loop.guide import Guide, GuideConfig
+        >>> guide = Guide(GuideConfig(ema=0.9, ema_end=1.0), torch.nn.Linear(1, 1))
+        >>> [round(guide.decay_at(share), 3) for share in (0.0, 0.5, 1.0)]
+        [0.9, 0.95, 1.0]
+        """
+        assert self.decay is not None
+        if self.last_decay is None:
+            return self.decay
+        return self.last_decay - (self.last_decay - self.decay) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+
     @torch.no_grad()
-    def after_update(self, model: nn.Module) -> None:
-        """Move the running mean towards the model; buffers are copied."""
+    def after_update(
+        self, model: nn.Module, followed: Mapping[str, nn.Module] | None = None, progress: float = 0.0
+    ) -> None:  # fmt: skip
+        """Move the running means towards the model and the followed parts; buffers are copied.
+
+        `progress` is the share of the run's steps before this one.
+        """
         if self.mean is None or self.decay is None:
             return
-        now_all = [p.full_tensor() if hasattr(p, "full_tensor") else p.detach() for p in model.parameters()]
-        torch._foreach_lerp_(list(self.mean.parameters()), now_all, 1.0 - self.decay)
-        for own, now in zip(self.mean.buffers(), model.buffers(), strict=True):
-            own.copy_(now)
+        decay = self.decay_at(progress)
+        for mean, module in (
+            (self.mean, model),
+            *((self.parts[name], part) for name, part in (followed or {}).items()),
+        ):
+            now_all = [p.full_tensor() if hasattr(p, "full_tensor") else p.detach() for p in module.parameters()]
+            if now_all:
+                torch._foreach_lerp_(list(mean.parameters()), now_all, 1.0 - decay)
+            for own, now in zip(mean.buffers(), module.buffers(), strict=True):
+                own.copy_(now)

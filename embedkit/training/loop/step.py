@@ -18,6 +18,7 @@ from embedkit.methods.base import Method
 from embedkit.models.base import Model
 from embedkit.models.execution.recompute import Recompute
 from embedkit.objectives.base import LossOutput, Objective, ObjectiveBatch
+from embedkit.objectives.compose.mixed_pairs import evaluated
 from embedkit.training.loop.batches import Pool, StepBatch
 from embedkit.training.loop.cache import CachedEmbeddings, Chunking
 from embedkit.training.loop.guide import Guide
@@ -165,12 +166,15 @@ class TrainStep:
         whole_batch = self._objective_batch(batch, counts)
         whole_batch.own = own
         whole_batch.own_guide, whole_batch.guide = self._guide(batch, counts, owner)
+        if self.bundle.guide is not None:
+            with torch.no_grad():
+                whole_batch.guide = self.method.project_guide(whole_batch.guide, whole_batch, self.bundle.guide.parts)
         projected = self.method.project(whole, whole_batch, self.bundle.parts)
         whole_batch.guide_parcel = self._guide_parcel
         vectors = {name: z if z is whole.get(name) else self._leaf(z) for name, z in projected.items()}
         self.latest = Latest(_detached(whole), _detached(vectors), whole_batch)
 
-        output: LossOutput = self.bundle.objective(vectors, whole_batch)
+        output: LossOutput = evaluated(self.bundle.objective, vectors, whole_batch)
         terms = self.method.terms(whole, vectors, whole_batch, self.bundle.parts)
         scale = self.loss_scale()
         loss = output.loss + sum(terms.values())
@@ -188,7 +192,10 @@ class TrainStep:
     def after_update(self) -> None:
         """Advance the state of objective, method and guide, once an optimiser step."""
         if self.bundle.guide is not None:
-            self.bundle.guide.after_update(self.bundle.model)
+            steps = 0 if self.latest is None else self.latest.batch.step
+            self.bundle.guide.after_update(
+                self.bundle.model, self.method.followed_parts(self.bundle.parts), steps / max(1, self.total_steps)
+            )
         if self.latest is not None:
             outputs, embeddings, whole_batch = self.latest.outputs, self.latest.embeddings, self.latest.batch
             with torch.no_grad():

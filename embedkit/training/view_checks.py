@@ -1,0 +1,63 @@
+"""What of a method's views and groups has no reader or no room, told before a model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from embedkit.config.recipe import Recipe
+from embedkit.data.schema.contract import Contract
+from embedkit.errors import RecipeError
+from embedkit.methods.base import Method
+
+if TYPE_CHECKING:
+    from embedkit.objectives.base import Objective
+
+
+def check_views(
+    recipe: Recipe, method: Method, objective: Objective, config: Mapping[str, Any], contract: Contract
+) -> None:  # fmt: skip
+    """Refuse groups that nothing compares within and images smaller than a patch; tell the method what is read.
+
+    Parameters
+    ----------
+    config : mapping
+        The objective as `embedkit.objectives.build` takes it.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.training.setup import check_all
+    >>> check_all(load_recipe("simclr", ["method.groups=4"]))
+    Traceback (most recent call last):
+    embedkit.errors.RecipeError: method.groups: objective 'ntxent' compares nothing within groups of one draw; ...
+    """
+    from embedkit.methods.common.usage import note_views
+
+    note_views(method, config, contract, guide=recipe.guide is not None)
+    method.shares_draws = any(getattr(part, "shares_draws", False) for part in objective.modules())
+    if method.gives and not method.shares_draws:
+        raise RecipeError(
+            f"objective {config.get('name')!r} compares nothing within groups of one draw", where="method.groups",
+            remedy="leave it out, or choose care or gram-equivariance",
+        )  # fmt: skip
+    patch = _patch(recipe)
+    for size in method.view_sizes:
+        if patch is not None and size < patch:
+            raise RecipeError(
+                f"images of {size} x {size} pixels are smaller than a patch of the tower, {patch} x {patch}",
+                where="method.views", remedy=f"give sizes of {patch} at least",
+            )  # fmt: skip
+
+
+def _patch(recipe: Recipe) -> int | None:
+    """Side of a patch where the recipe says it, not a folder."""
+    from embedkit.factory.tower_configs import IMAGE_SIZES
+
+    towers = recipe.model.towers
+    image = None if towers is None else towers.image
+    if image is None:
+        return None
+    config = image.config or IMAGE_SIZES.get(image.size or "", {})
+    patch = config.get("patch_size")
+    return patch if isinstance(patch, int) else None
