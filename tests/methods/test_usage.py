@@ -34,6 +34,10 @@ NESTED = {name: SETTINGS[name] for name in ("sum", "harmonise", "mgda", "feature
     "set-contrast": {"size": 2},  # seven rows hold one set of the default size, which is compared with none
 }
 
+BESIDE = ["patch-grouping"]
+"""Methods that add a term to the views of another."""
+WHOLE = [name for name in methods if name not in BESIDE]
+
 
 def config(name: str, **more: Any) -> dict[str, Any]:
     return {"name": name, **NESTED.get(name, {}), **more}
@@ -49,7 +53,7 @@ def method_of(name: str, *, ema: float | None = None) -> Method:
 def situations() -> dict[tuple[Any, ...], list[str]]:
     """What objectives are given by methods, with and without a guide -> the methods that give it."""
     kinds: dict[tuple[Any, ...], list[str]] = {}
-    for name in methods:
+    for name in WHOLE:
         for ema in (None, 0.9):
             method = method_of(name, ema=ema)
             roles = method.contract.roles
@@ -132,7 +136,14 @@ def usage(method: Method, objective: dict[str, Any], roles: frozenset[str], **mo
     return usage_of(method, objective, roles, **more)
 
 
-@pytest.mark.parametrize("name", list(methods))
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_has_no_views_of_its_own_is_refused_as_a_method(name: str) -> None:
+    method = method_of(name)
+    with pytest.raises(RecipeError, match="no views of its own; put it beside"):
+        usage(method, {"name": "infonce"}, method.contract.roles)
+
+
+@pytest.mark.parametrize("name", WHOLE)
 def test_an_extra_of_each_sort_has_a_reader_or_is_refused(name: str) -> None:
     """Each role, guide, prompt, view and setting that a method is given beyond its needs is read, or told of."""
     method = method_of(name)
