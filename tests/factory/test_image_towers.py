@@ -241,7 +241,10 @@ def test_the_configuration_tells_the_tower(image: dict[str, Any], kind: str, wor
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"family": "opnclip", **dual.VIT}, "unknown image tower 'opnclip'; known: open_clip, timm, transformers"),
+        (
+            {"family": "opnclip", **dual.VIT},
+            "unknown image tower 'opnclip'; known: convnext, naflex, open_clip, timm, transformers",
+        ),
         ({"model_type": "bert"}, "no vision model of transformers"),
         ({"model_type": "no-such"}, "no vision model of transformers"),
         ({"image_size": 32, "patch": 8}, "not a vision_cfg of open_clip"),
