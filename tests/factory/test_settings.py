@@ -8,7 +8,15 @@ import pytest
 import torch
 from pydantic import BaseModel
 
-from embedkit.config.model import HeadConfig, ImageTowerConfig, LoraConfig, ModelConfig, TextTowerConfig, TowersConfig
+from embedkit.config.model import (
+    FeatureConfig,
+    HeadConfig,
+    ImageTowerConfig,
+    LoraConfig,
+    ModelConfig,
+    TextTowerConfig,
+    TowersConfig,
+)
 from embedkit.errors import ModelError, UserError
 from embedkit.factory import build
 from embedkit.factory.settings import RecordedSettings, every_setting_used, refuse_unread, taken
@@ -111,6 +119,8 @@ def origins(folders: dict[str, str]) -> dict[str, dict[str, Any]]:
         "static folder": {"kind": "static", "name": folders["static"]},
         "random static": {"kind": "static", "dim": 12, **words},
         "static with n-grams": {"kind": "static", "dim": 12, "ngrams": 2, **words},
+        "linear map of vectors": {"kind": "feature", "feature": {"width": 6}},
+        "residual map of vectors": {"kind": "feature", "feature": {"width": 6, "form": "residual"}},
         "dual folder": {"kind": "dual", "name": folders["dual"]},
         "dual folder of open_clip's": {"kind": "dual", "name": folders["open_clip"]},
         "dual folder of timm's": {"kind": "dual", "name": folders["convnext"]},
@@ -138,7 +148,11 @@ VALUES: dict[str, dict[str, Any]] = {
     "": {
         "revision": "abc", "tokenizer": "builtin", "pooling": "max", "head": [{"dim": 7}], "max_length": 9,
         "normalize": False, "prompts": {"z": "they "}, "default_prompt": "b", "dropout": 0.37, "lora": {"rank": 3},
-        "dim": 20, "ngrams": 3, "buckets": 999,
+        "dim": 20, "ngrams": 3, "buckets": 999, "feature": {"width": 5},
+    },
+    "feature": {
+        "width": 5, "dim": 3, "form": "mlp", "hidden": 7, "depth": 2, "dropout": 0.37, "start": "orthogonal",
+        "scaling": "center",
     },
     "towers.text": {
         "revision": "abc", "tokenizer": "builtin", "pooling": "max", "max_length": 9, "prompts": {"z": "they "},
@@ -154,7 +168,7 @@ VALUES: dict[str, dict[str, Any]] = {
 
 def test_the_values_cover_every_field() -> None:
     sections: dict[str, type[BaseModel]] = {
-        "": ModelConfig, "towers.text": TextTowerConfig, "towers.image": ImageTowerConfig,
+        "": ModelConfig, "feature": FeatureConfig, "towers.text": TextTowerConfig, "towers.image": ImageTowerConfig,
     }  # fmt: skip
     # they say which model it is, allow a way of reading it, or are read later
     origin = {
@@ -203,7 +217,7 @@ def test_every_field_has_an_effect_or_is_refused_by_its_key(origin: str, folders
     plain = fingerprint(build(ModelConfig(**base)))
     effects, refusals = [], []
     for where, values in VALUES.items():
-        if where and base.get("kind") != "dual":
+        if where and where.partition(".")[0] != {"dual": "towers"}.get(base.get("kind", ""), base.get("kind")):
             continue
         for key in values:
             try:
