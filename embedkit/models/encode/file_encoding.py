@@ -256,6 +256,7 @@ def encoded_parts(
                 tell(len(items))
         wait()
         dim = load_part(parts / names[0]).shape[1]
+        wait()  # until all have read it: the first process takes the folder away
         yield EncodedParts([parts / name for name in names], total, dim, reused, ids.file, ids.column, rank == 0)
         if rank == 0:
             shutil.rmtree(parts)
