@@ -81,7 +81,6 @@ def label(
     >>> main(["label", "texts.txt", "nouns.jsonl", "--nouns", "--least", "1"])
     4 rows with 1.0 of 3 nouns on average
     most frequent: cat (2), rain (1), snow (1)
-    ...
     rows in ...nouns.jsonl
     0
     """

@@ -41,7 +41,7 @@ def new(
     >>> from embedkit.cli.app import main
     >>> _ = Path("faq.csv").write_text("question,answer\\nHow do I pay?,By card.\\nWhere?,Here.\\n")
     >>> main(["new", "faq.csv", "--yes"])
-    data.train[0] (faq.csv): column 'question' read as 'anchor', 'answer' as 'positive'...
+    data.train[0] (faq.csv): question is the anchor, answer is the positive (set 'columns' to change that)
     faq.yaml: pairs on faq.csv; go on with `embedkit plan faq.yaml` and `embedkit train faq.yaml`
     0
     """

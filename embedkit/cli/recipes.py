@@ -76,7 +76,7 @@ def listing(entries: list[tuple[str, Recipe]], width: int) -> Iterator[str]:
     --------
     >>> from embedkit.config.recipe_io import grouped_recipes
     >>> list(listing(grouped_recipes(), 80))[2:4]
-    ['For your own data', '  adaptive-layers  Embeddings of which the first layers can be used alone']
+    ['For your own data', '  adapter          A residual adapter on stored vectors for your own task']
     """
     from embedkit.config.recipe_io import GROUPS
 

@@ -149,9 +149,9 @@ class Method:
         RecipeError
             A running mean is to cover a part that the method does not have.
         """
-        self.ema = None if guide is None else guide.ema
         if guide is None or guide.ema is None:
             return
+        self.ema = guide.ema
         for name in guide.parts or ():
             if name not in self.followed:
                 raise RecipeError(

@@ -87,6 +87,8 @@ class Transform:
         """
         if config is None or config == "none":
             return None
+        if not isinstance(config, str | Mapping):
+            raise RecipeError(f"{config!r} is no transform", where=where, remedy=nearest(str(config), TRANSFORMS))
         settings = {"name": config} if isinstance(config, str) else dict(config)
         name = settings.pop("name", "clip")
         if not isinstance(name, str) or name not in TRANSFORMS:

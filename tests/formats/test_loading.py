@@ -134,7 +134,9 @@ def test_notes_of_the_folder_are_warnings_of_the_folder(kept: Path, caplog: pyte
 def test_a_plan_of_an_unknown_kind_is_refused_with_the_known_ones(kept: Path) -> None:
     plan = inspect(kept)
     plan.kind = "audio"
-    with pytest.raises(ModelError, match="unknown kind of model 'audio'; known: clip-text, dual"):
+    with pytest.raises(
+        ModelError, match="unknown kind of model 'audio'; known: clip-text, concatenation, dual, feature"
+    ):
         assemble(plan)
 
 

@@ -303,7 +303,7 @@ def test_no_weights_are_reported_missing_in_a_saved_folder(
     assert "MISSING" not in capfd.readouterr().err + caplog.text
 
 
-@pytest.mark.parametrize("kind", ["siglip2", "qwen2_vl"])
+@pytest.mark.parametrize("kind", ["blip", "qwen2_vl"])
 def test_a_model_of_images_that_is_not_read_says_so(base: Path, tmp_path: Path, kind: str) -> None:
     shutil.copytree(base, tmp_path / "m")
     edit(tmp_path / "m" / "config.json", model_type=kind, vision_config={})

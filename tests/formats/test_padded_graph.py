@@ -13,6 +13,7 @@ import torch
 from embedkit.config.model import LoraConfig
 from embedkit.errors import MissingExtraError, ModelError
 from embedkit.formats.onnx import dual_graph, text_graph
+from embedkit.formats.onnx.image_graph import ImageGraph
 from embedkit.formats.onnx.text_graph import PaddedEncoder, need_onnx, padded, quiet_exporter
 from embedkit.models.heads.layers import Dense
 from embedkit.models.modules.adapters import add_lora
@@ -94,7 +95,7 @@ def test_adapters_must_be_merged_first() -> None:
     pair = dual.dual("bert", "vit")
     add_lora(pair.image, LoraConfig(rank=2, targets="all-linear"))
     with pytest.raises(ModelError, match="the model has adapters"):
-        dual_graph._ImageGraph(pair)
+        ImageGraph(pair, normalize=True)
 
 
 def test_a_pooling_without_the_prompt_has_no_graph() -> None:
@@ -135,7 +136,7 @@ def test_both_graphs_of_a_dual_encoder(text: str, image: str, normalize: bool) -
     model = dual.dual(text, image)
     model.normalize = normalize
     words = dual_graph._TextGraph(model).eval()
-    pictures = dual_graph._ImageGraph(model).eval()
+    pictures = ImageGraph(model, normalize).eval()
     ids, mask = padded(model.text.prepare(dual.CAPTIONS), model.text.encoder)
     with torch.no_grad():
         np.testing.assert_allclose(words(ids, mask).numpy(), model.encode(dual.CAPTIONS), atol=1e-4)

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from embedkit.config.recipe import GuideConfig
 from embedkit.config.recipe_io import load_recipe
 from embedkit.config.sections import Component
 from embedkit.config.settings import Count, File, check
 from embedkit.errors import RecipeError, UserError
 from embedkit.methods import methods
 from embedkit.methods.base import Method
+from embedkit.methods.branches.projectors import Branches
 from embedkit.training import setup
 from tests.methods import toys
 from tests.training import runs
@@ -28,13 +30,19 @@ PERHAPS = (3, 3.5, -1, "x", True, None, [], {}, ["a", "b"], float("nan"))
 RECIPE = load_recipe(runs.recipe())
 
 
+GUIDES = {"moco": GuideConfig(ema=0.9)}
+"""Of methods that cannot do without."""
+
+
 def built(name: str, settings: dict[str, Any]) -> Method:
-    return setup.build_method(RECIPE.model_copy(update={"method": Component(name=name, **settings)}))
+    method = Component(name=name, **settings)
+    return setup.build_method(RECIPE.model_copy(update={"method": method, "guide": GUIDES.get(name)}))
 
 
-def state(method: Method) -> dict[str, Any]:
-    """What a method keeps; of another method that it holds, what that keeps."""
-    return {key: state(value) if isinstance(value, Method) else value for key, value in vars(method).items()}
+def state(method: Method | Branches) -> dict[str, Any]:
+    """What a method keeps; of a method or branches that it holds, what those keep."""
+    held = (Method, Branches)
+    return {key: state(value) if isinstance(value, held) else value for key, value in vars(method).items()}
 
 
 @pytest.mark.parametrize(("name", "key"), SETTINGS)
@@ -57,7 +65,9 @@ def test_any_value_is_taken_or_refused(name: str, key: str) -> None:
 def test_the_default_is_a_value_that_may_be_given(name: str) -> None:
     needed = toys.REQUIRED.get(name, {})
     defaults = {key: needed.get(key, p.default) for key, p in inspect.signature(methods[name]).parameters.items()}
-    assert state(built(name, defaults)) == state(methods[name](**needed))
+    method = methods[name](**needed)
+    method.use_guide(GUIDES.get(name))
+    assert state(built(name, defaults)) == state(method)
 
 
 @pytest.mark.parametrize(

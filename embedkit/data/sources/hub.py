@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from embedkit.data.schema.rows import Part, Record
-from embedkit.data.sources.formats.arrow_batches import decoded, is_json
+from embedkit.data.sources.formats.arrow import decoded, is_json
 from embedkit.data.sources.remote import first_line
 from embedkit.data.sources.splits import choose_split
 from embedkit.errors import DataError

@@ -15,7 +15,7 @@ from typing import Any
 
 from embedkit.data.schema.rows import Part, Record
 from embedkit.data.sources.class_names import ClassNumber, names_of_features
-from embedkit.data.sources.formats.arrow_batches import BATCH, decoded, is_json, numbered
+from embedkit.data.sources.formats.arrow import BATCH, decoded, is_json, numbered
 from embedkit.data.sources.formats.json_objects import COLLECTION
 from embedkit.errors import DataError
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from embedkit.data.schema.rows import Record
 from embedkit.data.sources.files import open_bytes, seekable
-from embedkit.data.sources.formats.arrow_batches import arrays_of, numbered, pieces
 from embedkit.data.sources.formats.delimited import check_header
 from embedkit.data.sources.registry import Format, readers
 from embedkit.data.sources.remote import Location, first_line
 from embedkit.data.vectors.column import Piece
 from embedkit.errors import DataError
 
+BATCH = 1024
+"""Rows decoded at a time; few, because a row may hold an image."""
 _FILE = b"ARROW1"
 _OLD_FEATHER = b"FEA1"
 
@@ -79,3 +81,120 @@ def _batches(reader: Any) -> Iterator[Any]:
 
 
 readers.add("arrow")(Format((".arrow", ".feather", ".ipc"), read_arrow, columns=_columns))
+
+
+def numbered(batches: Iterator[Any], schema: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number (from 1) and cells of each row of record batches, with JSON columns decoded.
+
+    Raises
+    ------
+    pyarrow.ArrowException, ValueError
+        For damaged offsets and text that is not UTF-8.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> table = pa.table({"anchor": ["a cat", "a dog"], "label": [0, 1]})
+    >>> list(numbered(iter(table.to_batches()), table.schema))
+    [(1, {'anchor': 'a cat', 'label': 0}), (2, {'anchor': 'a dog', 'label': 1})]
+    """
+    json_columns = _json_columns(schema)
+    number = 0
+    for batch in batches:
+        batch.validate(full=True)
+        for values in batch.to_pylist():
+            number += 1
+            yield number, decoded(values, json_columns)
+
+
+def pieces(batch: Any) -> Iterator[Any]:
+    """Slices of `BATCH` rows of a record batch.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> [piece.num_rows for piece in pieces(pa.record_batch({"label": range(1500)}))]
+    [1024, 476]
+    """
+    for start in range(0, batch.num_rows, BATCH):
+        yield batch.slice(start, BATCH)
+
+
+def arrays_of(table: Any) -> dict[str, Piece]:
+    """The columns of an arrow table that are numbers, or lists of equally many numbers, without nulls, as arrays.
+
+    A column in one piece is not copied, so that it stays in the file where that is mapped.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> columns = {"text": ["a", "b"], "vector": [[1.0, 2.0], [3.0, 4.0]], "ragged": [[1.0], [1.0, 2.0]]}
+    >>> {name: piece.array.shape for name, piece in arrays_of(pa.table(columns)).items()}
+    {'vector': (2, 2)}
+    """
+    arrays = {}
+    for name in table.column_names:
+        column = table.column(name)
+        array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+        values = _numbers(array)
+        if values is not None:
+            arrays[name] = Piece(values)
+    return arrays
+
+
+def _numbers(array: Any) -> Any | None:
+    """Numbers of an arrow array (n,), or of one of lists (n, W); None where it is no such array."""
+    import pyarrow as pa
+
+    kind = array.type
+    if array.null_count or pa.types.is_boolean(kind):
+        return None
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return array.to_numpy(zero_copy_only=False)
+    is_list = pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    if not is_list or not (pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)):
+        return None
+    flat, count = array.flatten(), len(array)
+    if not count or flat.null_count or len(flat) % count or not len(flat):
+        return None
+    width = len(flat) // count
+    if not pa.types.is_fixed_size_list(kind):
+        lengths = array.value_lengths().to_numpy(zero_copy_only=False)
+        if (lengths != width).any():
+            return None
+    return flat.to_numpy(zero_copy_only=False).reshape(count, width)
+
+
+def _json_columns(schema: Any) -> list[str]:
+    """Columns whose cells are JSON text by the type or the features that ``datasets`` (5.2 on) writes beside them."""
+    names = [field.name for field in schema if getattr(field.type, "extension_name", "") == "arrow.json"]
+    metadata = (schema.metadata or {}).get(b"huggingface")
+    content = json.loads(metadata) if metadata else {}
+    features = content.get("info", {}).get("features") if isinstance(content, dict) else None
+    names += [name for name, feature in (features or {}).items() if is_json(feature)]
+    return [name for name in dict.fromkeys(names) if name in schema.names]
+
+
+def is_json(feature: Any) -> bool:
+    """Whether a feature of ``datasets``, as an object or as its dict, is the one for JSON of any type.
+
+    Examples
+    --------
+    >>> is_json({"_type": "Json"}), is_json({"_type": "Value", "dtype": "string"})
+    (True, False)
+    """
+    kind = feature.get("_type") if isinstance(feature, dict) else type(feature).__name__
+    return bool(kind == "Json")
+
+
+def decoded(values: dict[str, Any], columns: list[str]) -> dict[str, Any]:
+    """A row with the JSON text in `columns` replaced by its values.
+
+    Examples
+    --------
+    >>> decoded({"a": '"x"', "b": '"y"'}, ["a"])
+    {'a': 'x', 'b': '"y"'}
+    """
+    if not columns:
+        return values
+    return values | {name: json.loads(values[name]) for name in columns if isinstance(values.get(name), str)}

@@ -7,7 +7,7 @@ from typing import Any
 
 from embedkit.data.schema.rows import Record
 from embedkit.data.sources.files import FREE, MAX_RATIO, seekable
-from embedkit.data.sources.formats.arrow_batches import BATCH, arrays_of, numbered
+from embedkit.data.sources.formats.arrow import BATCH, arrays_of, numbered
 from embedkit.data.sources.formats.delimited import check_header
 from embedkit.data.sources.registry import Format, readers
 from embedkit.data.sources.remote import Location, first_line

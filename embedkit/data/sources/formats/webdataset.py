@@ -23,6 +23,8 @@ from embedkit.errors import DataError
 MAX_FILE = 256 * 2**20
 """Largest file in a shard that is read, in bytes."""
 
+MAX_HEADERS = 8
+"""Headers of one file at most."""
 
 APART = "files apart"
 """Reason of a sample whose files do not stand together in the shard."""
@@ -100,11 +102,33 @@ def _opened(path: Location) -> Iterator[tarfile.TarFile]:
         raise BadRow("damaged shard", error.what, where=str(path), remedy=remedy) from error
     with handle:
         try:
-            tar = tarfile.open(fileobj=handle, mode="r:")  # noqa: SIM115 - closed below
+            tar = tarfile.open(fileobj=handle, mode="r:", tarinfo=_header())  # noqa: SIM115 - closed below
         except Exception as error:  # as below
             raise BadRow("damaged shard", f"not a tar file ({error})", where=str(path), remedy=remedy) from error
         with tar:
             yield tar
+
+
+def _header() -> type[tarfile.TarInfo]:
+    """The headers of one archive, each of which may stand behind a few that tell of it: a long name, its attributes.
+
+    The library follows such a chain by recursion, to the depth of Python's stack.
+    """
+
+    class Header(tarfile.TarInfo):
+        depth = 0
+
+        @classmethod
+        def fromtarfile(cls, archive: tarfile.TarFile) -> Header:
+            Header.depth += 1
+            try:
+                if Header.depth > MAX_HEADERS:
+                    raise tarfile.ReadError(f"more than {MAX_HEADERS} headers for one file")
+                return super().fromtarfile(archive)
+            finally:
+                Header.depth -= 1
+
+    return Header
 
 
 def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, list[tarfile.TarInfo] | BadRow]]:
