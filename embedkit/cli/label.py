@@ -22,7 +22,7 @@ from embedkit.cli.output import (
     single_process,
     tell,
 )
-from embedkit.errors import UserError
+from embedkit.errors import COMMAND_LINE, UserError
 
 TextOption = str | None
 _OF_NOUNS = {"output", "overwrite", "column", "name", "least", "size", "split", "where", "limit"}
@@ -94,7 +94,8 @@ def label(
         if values.pop(option):
             raise UserError("it has no effect on clusters", where=f"--{option}", remedy="add --nouns, or leave it out")
     if clusters is None:
-        raise UserError("what is a label?", where="label", remedy="give --clusters K, or --nouns")
+        raise UserError("neither --clusters nor --nouns says what a label is", where=COMMAND_LINE,
+                        remedy="write `embedkit label FILE OUTPUT --clusters CLUSTERS`, or add --nouns")  # fmt: skip
     values["name"] = name or "label"
     loading = model_options(values, model is not None)
     single_process("label", loading)

@@ -70,9 +70,10 @@ def test_every_text_method_stands_in_the_table(script: ModuleType) -> None:
     images = {name for name, cls in methods.items() if "image" in cls.contract.requires | cls.contract.accepts}
     own_pairs = {"pairs", "nli-static", "regularized-cl"}  # read a user's pairs, not the table's sentences
     documents = {name for name, cls in methods.items() if {"sentences", "document_id"} & cls.contract.requires}
-    # a new model beside an old one; vectors of words; terms beside another method; labels, codes, topics, clusters
+    # a new model beside an old one; vectors of words; terms beside another method; labels, codes, topics, clusters;
+    # vectors in place of texts
     others = {"csd", "parallel-lines", "csr", "simctg-term", "vat", "graph-supcon", "topic-moco", "heads", "lm-supcon",
-              "sccl", "dec"}  # fmt: skip
+              "sccl", "dec", "compress"}  # fmt: skip
     assert set(methods) - images - own_pairs - documents - others <= used
 
 

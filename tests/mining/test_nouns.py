@@ -65,7 +65,7 @@ def test_what_cannot_be_labelled_is_told(tmp_path: Path, capsys: pytest.CaptureF
         (["--nouns", "-k", "2"], "--clusters: it has no effect on nouns"),
         (["--nouns", "--spherical"], "--spherical: it has no effect on nouns"),
         (["-k", "2", "--least", "3"], "--least: it has no effect on clusters"),
-        ([], "give --clusters K, or --nouns"),
+        ([], "write `embedkit label FILE OUTPUT --clusters CLUSTERS`, or add --nouns"),
     ):
         assert main(["label", str(file), output, *options]) == 2
         assert told in capsys.readouterr().err
