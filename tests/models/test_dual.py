@@ -365,7 +365,7 @@ def test_a_recipe_builds_the_same_model_for_a_seed(tmp_path: Path) -> None:
         ({"image": {"sise": "vit-tiny-64"}}, "Extra inputs"),
         ({"image": {"size": "vit-tinny-64"}}, "did you mean 'vit-tiny-64'"),
         ({"image": {"config": {"patch": 3}}}, "not a vision_cfg of open_clip"),
-        ({"image": {"config": {"model_type": "bert"}}}, "no image_size and patch_size"),
+        ({"image": {"config": {"model_type": "bert"}}}, "bert has no patch_size"),
         ({"image": {"config": dual.IMAGES["siglip"]["config"], "pooling": "cls"}}, "no class token"),
         ({"image": {"config": dual.IMAGES["open_clip-resnet"]["config"], "patch_dropout": 0.5}}, "no row of patches"),
         ({"image": {"config": dual.VIT, "preprocess": {"resise": "squash"}}}, "did you mean 'resize'"),
