@@ -374,7 +374,8 @@ def test_smoke_run_of_shipped_recipe(name: str, tmp_path: Path, monkeypatch: pyt
     result = runs.run(tmp_path / "run", name, smoke=True, progress=progress)  # type: ignore[arg-type]
     assert result.steps == load_recipe(name, smoke=True).train.max_steps
     unit = LARGE.get(name, 1)
-    assert all(0 < figures["loss"] / unit < 100 for figures in progress.figures.values())
+    low, high = (-2, 2) if name == "pixpro" else (0, 100)  # minus the cosines of both directions
+    assert all(low < figures["loss"] / unit < high for figures in progress.figures.values())
     from embedkit.formats import load
 
     model = load(result.output)
