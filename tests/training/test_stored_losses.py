@@ -129,6 +129,13 @@ def recipe(case: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+SPREAD = dict.fromkeys(
+    ("unsee", "unsee+corinfomax", "whitenedcse+sentence", "image-views", "image-views+teacher"), 3e-3
+)  # fmt: skip
+"""Relative difference of losses between CPUs with AVX2 and with AVX-512, where covariances or statistics of few rows are
+inverted in float32: 6e-4 at most was seen."""
+
+
 def test_every_method_has_stored_losses() -> None:
     known = json.loads(STORED.read_text())
     assert known.keys() == CASES.keys(), "run: python tools/regenerate.py tests/training/stored_losses.json"
@@ -138,7 +145,8 @@ def test_every_method_has_stored_losses() -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_losses_are_the_stored_ones(tmp_path: Path, case: str) -> None:
     wanted = json.loads(STORED.read_text())[case]
-    assert runs.run(tmp_path, recipe(case)).losses == pytest.approx(wanted, rel=1e-5, abs=1e-5)
+    near = SPREAD.get(case, 1e-5)
+    assert runs.run(tmp_path, recipe(case)).losses == pytest.approx(wanted, rel=near, abs=near)
     assert sum(wanted[-5:]) < sum(wanted[:5])
 
 
