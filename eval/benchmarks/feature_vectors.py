@@ -88,13 +88,18 @@ def trained(recipe: str, data: dict[str, Any], output: Path, **settings: Any) ->
     return embedkit.load(result.output, device="cpu"), time.perf_counter() - start
 
 
-def main() -> None:
-    """Encode what is not there, train, print."""
+def arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--seeds", type=int, default=3)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Encode what is not there, train, print."""
+    options = arguments()
     folder, source = options.folder, options.shared / "data" / "retrieval" / "scifact"
     folder.mkdir(parents=True, exist_ok=True)
     place_of, documents, claim_of, claims = encoded(folder, source)
