@@ -21,5 +21,6 @@ def __dir__() -> list[str]:
 
 
 services["save"] = "embedkit.formats.saving:save"
+services["push"] = "embedkit.evaluation.report.push:push"
 services["centres_of"] = "embedkit.mining.labels.kmeans:centres_of"
 services["check_format"] = "embedkit.data.sources.registry:check_format"

@@ -2,6 +2,7 @@ from . import objectives as objectives
 from .api import train as train
 from .config.recipe import Recipe as Recipe
 from .evaluation.api import evaluate as evaluate
+from .evaluation.report.push import push as push
 from .evaluation.report.report import Report as Report
 from .formats.export import export as export
 from .formats.fusion import fuse as fuse

@@ -26,6 +26,7 @@ from embedkit.cli.mine_texts import mine_bitext, mine_paraphrases, mine_positive
 from embedkit.cli.new import new
 from embedkit.cli.objectives import objectives
 from embedkit.cli.plan import plan
+from embedkit.cli.push import push
 from embedkit.cli.quickstart import quickstart
 from embedkit.cli.recipes import recipes
 from embedkit.cli.schema import schema
@@ -70,6 +71,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "mine-bitext": mine_bitext,
     "export": export,
     "fuse": fuse,
+    "push": push,
     "recipes": recipes,
     "objectives": objectives,
     "methods": methods,

@@ -21,6 +21,11 @@ _TOLD: set[tuple[str, str | None]] = set()
 """The hub ids and revisions that a line was written about; check and build of one run resolve the same name twice."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HF = "hf://"
+_ADDRESS = re.compile(
+    r"hf://(models/)?(?!(?:datasets|spaces|buckets|models)/)(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)"
+    r"(@(?P<revision>[\w.-]+))?(?P<folder>/.*)?"
+)
 _STAGE = re.compile(r"[1-9][0-9]*-")  # see embedkit.config.stages.folder_of_stage
 
 
@@ -41,7 +46,7 @@ def locate(
     name: str | Path, revision: str | None = None, trust_remote_code: bool = False, allow_pickle: bool = False, *,
     fetch: bool = True,
 ) -> Path:  # fmt: skip
-    """The local folder of a model: `name` itself, or the snapshot of a hub id.
+    """The local folder of a model: `name` itself, or the snapshot of a hub id or of ``hf://NAME@REVISION/FOLDER``.
 
     A hub id that only a file names is looked for in the hub's cache with ``fetch=False`` and never downloaded.
 
@@ -57,6 +62,8 @@ def locate(
     >>> locate("runs/faq").as_posix()
     'runs/faq/model'
     """
+    if str(name).startswith(_HF):
+        return _at_address(str(name), revision, trust_remote_code, allow_pickle, fetch)
     for scheme in ("local-dir:", "hf-hub:"):
         name = str(name).removeprefix(scheme) if str(name).startswith(scheme) else name
     text = str(name)
@@ -75,6 +82,25 @@ def locate(
     if not _HUB_ID.fullmatch(text) or text.count("/") > 1 or path.suffix.lower() in _FILE_SUFFIXES:
         raise ModelError("no such model folder", where=text, remedy="check the path, or give a hub id like org/name")
     return _snapshot(text, revision, trust_remote_code, allow_pickle, fetch)
+
+
+def _at_address(address: str, revision: str | None, code: bool, pickle: bool, fetch: bool) -> Path:
+    """The folder that ``hf://[models/]ORGANISATION/NAME[@REVISION][/FOLDER]`` names, in the snapshot of the hub."""
+    match = _ADDRESS.fullmatch(address)
+    if match is None:
+        raise ModelError(
+            "no address of a model on the hub", where=address,
+            remedy="write hf://ORGANISATION/NAME, with @REVISION and a /FOLDER behind it if need be",
+        )  # fmt: skip
+    name, version, folder = match["name"], match["revision"], (match["folder"] or "").strip("/")
+    if version and revision and version != revision:
+        raise ModelError(f"revision {revision!r} is asked for too", where=address, remedy="name one of the two")
+    if ".." in folder.split("/"):
+        raise ModelError("the folder must lie inside the repository", where=address, remedy="check the address")
+    place = _snapshot(name, version or revision, code, pickle, fetch, folder) / folder
+    if not place.is_dir():
+        raise ModelError("no such folder in this repository", where=address, remedy="check the address")
+    return _model_of(place)
 
 
 def _unfinished(where: str) -> ModelError:
@@ -141,11 +167,13 @@ def stage_folders(path: Path) -> list[Path]:
     return [stages[number] for number in sorted(stages)]
 
 
-def _snapshot(name: str, revision: str | None, code: bool, pickle: bool, fetch: bool) -> Path:
+def _snapshot(name: str, revision: str | None, code: bool, pickle: bool, fetch: bool, folder: str = "") -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     patterns = [*_HUB_PATTERNS, *(["*.py"] if code else []), *(["*.bin"] if pickle else [])]
+    if folder:
+        patterns = [f"{folder}/{pattern}" for pattern in patterns]
     # ONNX, OpenVINO and the like hold weights that are not read here
     ignored = ["onnx/*", "openvino/*", "coreml/*", "*.onnx"]
     ignored += [*([] if code else ["*.py"]), *([] if pickle else [f"*{suffix}" for suffix in PICKLES])]

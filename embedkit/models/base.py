@@ -424,6 +424,11 @@ class Model(nn.Module, ABC):
         folder: Path = services["save"](self, path, recipe=recipe, overwrite=overwrite)
         return folder
 
+    def push_to_hub(self, repo_id: str, **settings: Any) -> str:
+        """The address on the hub that the model was pushed to; see `embedkit.push`."""
+        address: str = services["push"](self, repo_id, **settings)
+        return address
+
     @property
     def training_dim(self) -> int:
         """Size of the vectors that `forward` returns in training mode; train-only layers may change it."""

@@ -76,12 +76,13 @@ def open_bytes(path: Location) -> IO[bytes]:
     b'question,answer'
     """
     try:
-        with path.open("rb") as handle:
-            magic = handle.read(6)
+        file = path.open("rb")
+        magic = file.read(6)
         if magic:
             unpack = next((unpack for start, unpack in _UNPACK.items() if magic.startswith(start)), None)
-            file = path.open("rb")
+            file.seek(0)  # not opened again: behind an address that fetches its first block once more
             return file if unpack is None else cast("IO[bytes]", _Unpacked(unpack(file), file))
+        file.close()
     except FileNotFoundError as error:
         raise DataError("no such file", where=str(path), remedy="check the path") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path

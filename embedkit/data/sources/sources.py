@@ -22,6 +22,7 @@ from embedkit.data.sources.remote import ADDRESS, remote_files
 from embedkit.errors import DataError, nearest
 
 _log = logging.getLogger(__name__)
+_HUB_DATA = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(@([\w.-]+))?/?", re.IGNORECASE)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w-]+")
 
 
@@ -79,6 +80,9 @@ def find_parts(
     if several != [path]:
         return [part for one in several for part in find_parts(
             one, format, split=split, base_dir=base_dir, options=options, prefer=prefer, tell=tell)]  # fmt: skip
+    on_hub = _HUB_DATA.fullmatch(path)
+    if on_hub and format in ("auto", "hub"):
+        return [hub_part(on_hub[1], name, split, on_hub[3] or revision, prefer, request.guess)]
     if ADDRESS.match(path):
         return _remote(path, format, request)
     place, kind = _look(path, base_dir)

@@ -239,6 +239,21 @@ def _use(name: str, own: Mapping[str, Any], facts: CardFacts) -> list[str]:
     return lines
 
 
+def card_on_hub(text: str, repo_id: str) -> str:
+    """The text of a card as it stands in a repository of the hub: the snippets name it; a user's own text is as it was.
+
+    Examples
+    --------
+    >>> text = model_card("faq", {"kind": "text"})
+    >>> "YOUR-NAME" in text, "YOUR-NAME" in card_on_hub(text, "ann/faq"), "ann/faq" in card_on_hub(text, "ann/faq")
+    (True, False, True)
+    """
+    if _MARK not in text:
+        return text
+    text = re.sub(r"^`YOUR-NAME/[\w.-]+` stands for .*\n\n", "", text, flags=re.MULTILINE)
+    return re.sub(r"YOUR-NAME/[\w.-]+", repo_id, text)
+
+
 def _is_smoke(recipe: Mapping[str, Any]) -> bool:
     """Whether the recipe's settings are those of its smoke run."""
     small = recipe.get("smoke") or {}
