@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from embedkit.config.settings import Count, check
+from embedkit.config.settings import Count, Rate, check
 from embedkit.errors import RecipeError
 from embedkit.views.image import Transform
 
 MOST = 16
 """Views of a row that objectives can tell apart."""
+_OWN = ("size", "count", "teacher", "patch_dropout")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Crop:
         Height and width; those of the model when None.
     teacher : bool
         Whether a guide sees it.
+    patch_dropout : float
+        Share of its patches that the trained encoder does not see; a guide sees all.
 
     Examples
     --------
@@ -37,6 +40,7 @@ class Crop:
     transform: Transform | None
     size: int | None = None
     teacher: bool = True
+    patch_dropout: float = 0.0
 
     def side(self, side: int) -> int:
         """Pixels that the shorter side of a picture must keep, where the model's own size needs `side`."""
@@ -59,7 +63,8 @@ def named(crops: Sequence[Crop]) -> Iterator[tuple[str, Crop]]:
 def crops_of(entries: Sequence[str | Mapping[str, Any]], where: str = "method.views") -> list[Crop]:
     """The views of a recipe's list, each entry as often as its ``count`` says.
 
-    An entry is the name of a transform, or settings of one (`Transform.of`) with ``size``, ``count`` and ``teacher``.
+    An entry is the name of a transform, or settings of one (`Transform.of`) with ``size``, ``count``, ``teacher`` and
+    ``patch_dropout``.
     A guide sees the views that are as large as the first one, where ``teacher`` does not say otherwise.
 
     Raises
@@ -80,7 +85,7 @@ def crops_of(entries: Sequence[str | Mapping[str, Any]], where: str = "method.vi
     for number, entry in enumerate(entries):
         place = f"{where}.{number}"
         settings = {"name": entry} if isinstance(entry, str) else dict(entry)
-        own = {key: settings.pop(key) for key in ("size", "count", "teacher") if key in settings}
+        own = {key: settings.pop(key) for key in _OWN if key in settings}
         own = check(_entry, own, place)
         name = settings.get("name")
         if name == "none" and len(settings) > 1:
@@ -89,12 +94,15 @@ def crops_of(entries: Sequence[str | Mapping[str, Any]], where: str = "method.vi
         size = own.get("size")
         first = size if not crops else crops[0].size
         teacher = own.get("teacher")
-        crops += [Crop(transform, size, size == first if teacher is None else teacher)] * own.get("count", 1)
+        crop = Crop(transform, size, size == first if teacher is None else teacher, own.get("patch_dropout", 0.0))
+        crops += [crop] * own.get("count", 1)
     if not 2 <= len(crops) <= MOST:
         what = "1 view has nothing to be compared with" if len(crops) == 1 else f"{len(crops)} views"
         raise RecipeError(what, where=where, remedy=f"give 2 to {MOST}, see count")
     return crops
 
 
-def _entry(size: Count | None = None, count: Count = 1, teacher: bool | None = None) -> None:
+def _entry(
+    size: Count | None = None, count: Count = 1, teacher: bool | None = None, patch_dropout: Rate = 0.0
+) -> None:  # fmt: skip
     """The settings of an entry beside those of its transform."""

@@ -14,7 +14,7 @@ import torch
 from embedkit.config.recipe import GuideConfig
 from embedkit.config.recipe_io import load_recipe
 from embedkit.data import RowBatch
-from embedkit.errors import RecipeError
+from embedkit.errors import ModelError, RecipeError
 from embedkit.methods import methods
 from embedkit.models.heads.projector import projector
 from embedkit.training import setup
@@ -142,6 +142,52 @@ def test_moco_computes_what_is_read_only() -> None:
         assert {name for name, view in views.items() if not view.settings} == trained
 
 
+def test_msn_leaves_patches_out_of_one_view_and_embeds_the_whole_one_by_the_mean_alone() -> None:
+    """Against passes by hand: the teacher's view by the mean, a large view with some patches, small ones whole."""
+    from embedkit import objectives
+    from embedkit.models.modules.dual import DualEncoder
+    from embedkit.models.modules.patches import PatchDropout
+
+    recipe = load_recipe("msn", smoke=True)
+    method, objective = setup.check(recipe), recipe.objective.model_dump(exclude_none=True)
+    step = common.make_step(objective, None, method=method, config=DUAL)
+    bundle = step.bundle
+    method.adapt(bundle.model)
+    bundle.objective = objectives.build(objective, dim=method.embedding_size, num_rows=64).double()
+    bundle.guide = Guide(GuideConfig(ema=0.5), bundle.model, method.followed_parts(bundle.parts)).double()
+    bundle.train()
+    with torch.no_grad():
+        for parameter in bundle.guide.parameters():
+            parameter.mul_(1.5)
+    batch = common.step_batch(step, _rows(6))
+    pools = {tuple(name for name, _ in pool.names): pool for pool in batch.pools}
+    assert {names: pool.guided for names, pool in pools.items()} == {
+        ("anchor",): True, ("positive",): False, ("view3", "view4"): False}  # fmt: skip
+    with mock.patch.object(DualEncoder, "pixels", autospec=True, side_effect=DualEncoder.pixels) as passes:
+        step.gradients(batch)
+    assert passes.call_count == 3  # the anchor by the mean alone
+    embeddings = step.latest.embeddings
+    assert torch.equal(embeddings["anchor"], step.latest.batch.guide["anchor"])
+    [drop] = [module for module in bundle.model.modules() if isinstance(module, PatchDropout)]
+    assert drop.rate == 0.0
+    with torch.no_grad():
+        small = bundle.model(pools["view3", "view4"].inputs).double().split(6)
+        drop.rate = 0.25
+        part = bundle.model(pools["positive",].inputs).double()
+        assert drop.places.shape == (6, 12)  # of 16
+        wanted = bundle.parts["projector"](torch.cat([part, *small])).split(6)
+    for name, vectors in zip(("positive", "view3", "view4"), wanted, strict=True):
+        torch.testing.assert_close(embeddings[name], vectors)
+
+
+def test_patches_are_left_out_by_one_setting_only() -> None:
+    changes = ["model.towers.image.patch_dropout=0.5"]
+    recipe = load_recipe("msn", changes, smoke=True)
+    inputs = build.open_inputs(setup.check_all(recipe))
+    with pytest.raises(ModelError, match="patches are left out of all views and of some"):
+        build.build_state(inputs, Engine(recipe, Path()), "fp32")
+
+
 def test_each_image_is_decoded_once_for_all_of_its_views() -> None:
     from embedkit.data.images import decoding
 
@@ -177,13 +223,15 @@ def test_groups_of_one_draw_are_equal_parts_of_the_batch() -> None:
 
 
 def test_prototypes_rest_at_first() -> None:
-    method = methods["image-views"](transform="small", hidden=8, size=4, prototypes=6, freeze_steps=1)
+    method = methods["image-views"](
+        transform="small", hidden=8, size=4, prototypes=6, freeze_steps=1, freeze_epochs=1
+    )  # fmt: skip
     assert (method.embedding_size, method.embedding_dim(None)) == (6, 6)  # type: ignore[arg-type]
     step = common.make_step("ntxent", None, method=method, config=DUAL)
     outputs = {name: torch.randn(5, 16, dtype=torch.float64) for name in ("anchor", "positive")}
     layer = step.bundle.parts["projector"][-1]
-    for number, moved in ((0, False), (1, True)):
-        made = method.project(outputs, mock.Mock(step=number), step.bundle.parts)
+    for number, epoch, moved in ((0, 1, False), (1, 0, False), (1, 1, True)):
+        made = method.project(outputs, mock.Mock(step=number, epoch=epoch), step.bundle.parts)
         step.bundle.zero_grad()
         made["anchor"].sum().backward()
         assert (layer.weight.grad is not None) is moved
@@ -206,6 +254,8 @@ def test_prototypes_rest_at_first() -> None:
         (["method.transform=small", "objective=byol", "guide={ema: 0.9, parts: [head]}"], "no part 'head'"),
         (["method.transform=small", "method.groups=2"], "compares nothing within groups"),
         (["method.transform=small", "method.freeze_steps=2"], "no prototypes to freeze"),
+        (["method.transform=small", "method.freeze_epochs=2"], r"freeze_epochs: has no prototypes to freeze"),
+        (["method.views=[small, {name: small, patch_dropout: 1.0}]"], r"method\.views\.1\.patch_dropout"),
         (["method={name: moco}", "guide=null"], "moco needs a running mean"),
     ],
 )  # fmt: skip

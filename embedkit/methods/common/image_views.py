@@ -31,15 +31,16 @@ class ImageViews(Method):
     for all of them. The text tower of the model, if it has one, is frozen and not used.
 
     A guide that is a running mean (``guide: {ema: 0.99}``) covers encoder and projector, so that its vectors are those
-    of the embeddings, as in BYOL (Grill et al. 2020, section 3.1).
+    of the embeddings, as in BYOL (Grill et al. 2020, section 3.1). A view that the objective reads the guide's vector
+    of, and takes no gradient through, is embedded by the running mean alone.
 
     Parameters
     ----------
     transform : str or mapping
         Random changes of both views, see `embedkit.views.image.Transform`.
     views : list of str or mapping
-        Instead of `transform`: the transform of each view, with ``size``, ``count``, ``teacher``, see
-        `embedkit.views.crops.crops_of`. Images of another size than the model's go through the same tower, whose
+        Instead of `transform`: the transform of each view, with ``size``, ``count``, ``teacher``, ``patch_dropout``,
+        see `embedkit.views.crops.crops_of`. Images of another size than the model's go through the same tower, whose
         position table is resampled as timm does.
     hidden, size, layers : int
         Width, output and linear layers of the projector, which is trained beside the model and not saved with it.
@@ -49,8 +50,8 @@ class ImageViews(Method):
         "relu" or "gelu".
     prototypes : int, optional
         The embeddings are cosines with so many learned prototypes (DINO, Caron et al. 2021).
-    freeze_steps : int
-        Steps at the start in which prototypes get no gradient.
+    freeze_steps, freeze_epochs : int
+        Steps, or epochs, at the start in which prototypes get no gradient.
     groups : int, optional
         Divide the batch into groups that share one random draw, for objectives that compare within them (CARE).
 
@@ -75,18 +76,19 @@ class ImageViews(Method):
         self, transform: str | Mapping[str, Any] | None = None, hidden: Count = 2048, size: Count = 128,
         views: list[str | dict[str, Any]] | None = None, layers: Count = 2, norm: bool | None = None,
         last_norm: bool = False, activation: Literal["relu", "gelu"] = "relu", prototypes: Count | None = None,
-        freeze_steps: Whole = 0, groups: Count | None = None,
+        freeze_steps: Whole = 0, groups: Count | None = None, freeze_epochs: Whole = 0,
     ) -> None:  # fmt: skip
         if views is not None and transform is not None:
             raise RecipeError("both transform and views", where="method.views", remedy="leave method.transform out")
-        if freeze_steps and prototypes is None:
-            raise RecipeError("has no prototypes to freeze", where="method.freeze_steps", remedy="set prototypes")
+        for name, rest in (("freeze_steps", freeze_steps), ("freeze_epochs", freeze_epochs)):
+            if rest and prototypes is None:
+                raise RecipeError("has no prototypes to freeze", where=f"method.{name}", remedy="set prototypes")
         same = Crop(Transform.of(self._transform if transform is None else transform))
         self.crops = [same, same] if views is None else crops_of(views)
         self.says_teacher = any(isinstance(entry, dict) and "teacher" in entry for entry in views or ())
         self.hidden, self.size, self.layers, self.activation = hidden, size, layers, activation
         self.norm, self.last_norm = self._norm if norm is None else norm, last_norm
-        self.prototypes, self.freeze_steps, self.row_groups = prototypes, freeze_steps, groups
+        self.prototypes, self.rest, self.row_groups = prototypes, (freeze_steps, freeze_epochs), groups
 
     @property
     def provides(self) -> frozenset[str]:
@@ -133,6 +135,13 @@ class ImageViews(Method):
         model.text.requires_grad_(False)
         model.projections["text"].requires_grad_(False)  # type: ignore[index,union-attr]
         tower: Any = model.image
+        if any(crop.patch_dropout for crop in self.crops):
+            if tower.patch_dropout:
+                raise ModelError(
+                    "patches are left out of all views and of some", where="model.towers.image.patch_dropout",
+                    remedy="leave it out, or patch_dropout of the views",
+                )  # fmt: skip
+            tower.set_patch_dropout(0.0)
         for size in self.view_sizes:
             with tower.sized((size, size)):
                 pass
@@ -160,16 +169,38 @@ class ImageViews(Method):
             inputs = image_inputs(pictures[number % 2], crop.transform, generators, size)
             guided = crop.teacher and (self.guide_views is None or name in self.guide_views)
             views[name] = View(inputs, list(range(len(rows))), tower="image", guided=guided)
+            if guided and self._is_key(name):
+                views[name].settings = {"key": True}
+            elif crop.patch_dropout:
+                views[name].settings = {"patch_dropout": crop.patch_dropout}
         return views
+
+    def _is_key(self, name: str) -> bool:
+        """Whether a view is embedded by the running mean alone."""
+        both = self.trained_views is not None and self.guide_views is not None and "projector" in self.guide_parts
+        return both and name in self.guide_views and name not in self.trained_views  # type: ignore[operator]
+
+    def embed(self, model: Any, parts: nn.ModuleDict, inputs: Any, **settings: Any) -> Tensor:
+        """The vectors of a view; of one that only the running mean embeds, zeros."""
+        import torch
+
+        if settings.get("key"):
+            return torch.zeros(len(inputs), model.training_dim, dtype=model.dtype, device=inputs.device)
+        if "patch_dropout" not in settings:
+            return model(inputs)  # type: ignore[no-any-return]
+        with model.image.leaving_out(settings["patch_dropout"]):
+            return model(inputs)  # type: ignore[no-any-return]
 
     def project(self, outputs: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict) -> dict[str, Tensor]:
         from embedkit.models.heads.projector import together
 
         layers: Any = parts["projector"]
-        vectors = {name: outputs[name] for name, _ in named(self.crops) if name in outputs}
-        if self.freeze_steps and batch.step < self.freeze_steps:
-            return together(partial(layers[-1], learns=False), together(layers[:-1], vectors))
-        return together(layers, vectors)
+        names = [name for name, _ in named(self.crops) if name in outputs]
+        keys = {name: batch.guide[name] for name in names if self._is_key(name)}
+        vectors = {name: outputs[name] for name in names if name not in keys}
+        if self.prototypes is not None and (batch.step < self.rest[0] or batch.epoch < self.rest[1]):
+            return {**together(partial(layers[-1], learns=False), together(layers[:-1], vectors)), **keys}
+        return {**together(layers, vectors), **keys}
 
     def project_guide(
         self, vectors: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict

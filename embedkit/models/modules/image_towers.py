@@ -108,6 +108,19 @@ class ImageTower(Patches, ABC):
         """Whether a `PatchDropout` was put where the patches have got their positions; False where there are none."""
         return False
 
+    @contextlib.contextmanager
+    def leaving_out(self, rate: float) -> Iterator[None]:
+        """Leave another share of the patches out inside, in training; `set_patch_dropout` comes first."""
+        drops = [module for module in self.encoder.modules() if isinstance(module, PatchDropout)]
+        before = [drop.rate for drop in drops]
+        for drop in drops:
+            drop.rate = rate
+        try:
+            yield
+        finally:
+            for drop, own in zip(drops, before, strict=True):
+                drop.rate = own
+
     @classmethod
     @abstractmethod
     def takes(cls, config: dict[str, Any]) -> bool:
