@@ -154,6 +154,27 @@ class FeatureConfig(Settings):
     scaling: Literal["none", "center", "standard"] = Field("none", description="learnt from the training rows")
 
 
+class SequenceConfig(Settings):
+    """An encoder of sequences of vectors; see `embedkit.models.SequenceEncoder`.
+
+    Examples
+    --------
+    >>> SequenceConfig(form="gru").hidden
+    64
+    """
+
+    width: int | None = Field(None, gt=0, description="numbers of a step; those of the data if unset")
+    dim: int = Field(128, gt=0, description="numbers of an output")
+    form: Literal["mean", "attention", "transformer", "gru"] = "mean"
+    hidden: int = Field(64, gt=0, description="size of the layers")
+    depth: int = Field(3, gt=0, description="layers")
+    heads: int = Field(4, gt=0, description="transformer: heads of attention")
+    kernel: int = Field(3, gt=0, description="mean, attention: steps that a convolution sees")
+    patch: int = Field(1, gt=0, description="steps that become one before the first layer")
+    dropout: float = Field(0.0, ge=0, lt=1, description="in the layers")
+    scaling: Literal["none", "center", "standard"] = Field("standard", description="learnt from the training rows")
+
+
 class ModelConfig(Settings):
     """The encoder, and how it turns a text into one vector.
 
@@ -171,7 +192,7 @@ class ModelConfig(Settings):
     pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig ...
     """
 
-    kind: Literal["text", "static", "feature", "dual"] = "text"
+    kind: Literal["text", "static", "feature", "sequence", "dual"] = "text"
     name: str | None = None
     revision: str | None = None
     trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
@@ -196,6 +217,7 @@ class ModelConfig(Settings):
     ngrams: int = Field(1, ge=1, le=4, description="static: word n-grams up to this length")
     buckets: int = Field(200_000, gt=0, description="static: hash buckets for n-grams")
     feature: FeatureConfig | None = Field(None, description="feature: the map of vectors to vectors")
+    sequence: SequenceConfig | None = Field(None, description="sequence: the encoder of sequences of vectors")
     towers: TowersConfig | None = Field(None, description="dual: text tower, image tower, shared space")
 
     @model_validator(mode="after")
@@ -212,10 +234,11 @@ class ModelConfig(Settings):
             raise ValueError(f"model.default_prompt {self.default_prompt!r} is not one of model.prompts")
         if sorted(self.head, key=lambda head: head.train_only) != self.head:
             raise ValueError("model.head: a layer that is kept would lose the train_only one before it: put it first")
-        if self.feature is not None and self.kind != "feature":
-            raise ValueError("model.feature needs model.kind: feature")
-        if self.feature is not None and self.name is not None:
-            raise ValueError("model.name brings its own layers: leave model.feature out")
+        for kind in ("feature", "sequence"):
+            if getattr(self, kind) is not None and self.kind != kind:
+                raise ValueError(f"model.{kind} needs model.kind: {kind}")
+            if getattr(self, kind) is not None and self.name is not None:
+                raise ValueError(f"model.name brings its own layers: leave model.{kind} out")
         self._check_towers()
         return self
 

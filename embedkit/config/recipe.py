@@ -76,7 +76,9 @@ class SourceConfig(Settings):
     split: str | None = None
     revision: str | None = None
     columns: dict[str, str] | None = Field(None, description="column -> role; guessed from role names when absent")
-    kinds: dict[str, str] = Field(default_factory=dict, description="role -> text or vector; found from cells if unset")
+    kinds: dict[str, str] = Field(
+        default_factory=dict, description="role -> text, vector or sequence; found from cells if unset"
+    )
     beside: Annotated[list[Annotated[BesideConfig, BeforeValidator(_at_path)]], BeforeValidator(as_list)] = Field(
         default_factory=list, description="further files of arrays whose columns belong to the same rows"
     )

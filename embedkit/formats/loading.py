@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import ModelError, UserError, nearest
 from embedkit.formats.detect import inspect, locate
+from embedkit.formats.embedkit.feature import KINDS as FEATURE_KINDS
+from embedkit.formats.embedkit.feature import read_feature
 from embedkit.formats.folder import SOFT_PROMPT_FILE, TRAIN_ONLY_FILE, FolderPlan
 from embedkit.formats.registry import readers
 from embedkit.formats.tensors import load_exactly, read_safetensors, read_tensors, reading
@@ -229,16 +231,14 @@ def _assembled(
         return readers[plan.origin]().dual(plan, allow_pickle=allow_pickle)
     if plan.members:
         return readers[plan.origin]().combined(plan)
-    if plan.kind == "feature":
-        from embedkit.formats.embedkit.feature import read_feature
-
+    if plan.kind in FEATURE_KINDS:
         return read_feature(plan)
     if plan.kind == "open_clip-text":
         from embedkit.formats.open_clip.text_tower import read_text
 
         return read_text(plan)
     if plan.kind not in ("text", "clip-text"):
-        kinds = "known: clip-text, concatenation, dual, feature, open_clip-text, static, text"
+        kinds = "known: clip-text, concatenation, dual, feature, open_clip-text, sequence, static, text"
         raise ModelError(f"unknown kind of model {plan.kind!r}", where=str(plan.root), remedy=kinds)
     from embedkit.models.modules.clip_text import ClipTextEncoder
     from embedkit.models.modules.text import TextEncoder

@@ -8,3 +8,4 @@ from .modules.poolers import poolers as poolers
 from .modules.static import StaticEncoder as StaticEncoder
 from .modules.text import TextEncoder as TextEncoder
 from .vectors.feature import FeatureEncoder as FeatureEncoder
+from .vectors.sequence import SequenceEncoder as SequenceEncoder

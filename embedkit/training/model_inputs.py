@@ -6,15 +6,26 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from embedkit.config.model import FeatureConfig, ModelConfig
+from embedkit.config.model import FeatureConfig, ModelConfig, SequenceConfig
 from embedkit.data.schema.kinds import OPEN_ROLES
 from embedkit.errors import DataError
 
 if TYPE_CHECKING:
     from embedkit.data import TrainingRows
 
+_READS = {"feature": "vector", "sequence": "sequence"}
+"""Kind of a model -> kind of the roles that it reads, where these are no texts."""
 
-def fitted(config: ModelConfig, widths: Mapping[str, int], roles: frozenset[str]) -> ModelConfig:
+_REMEDIES = {
+    "text": "map a column of vectors, or choose another model.kind",
+    "vector": "set model: {kind: feature}, or declare it a sequence of single numbers: kinds: {ROLE: sequence}",
+    "sequence": "set model: {kind: sequence}, or map another column",
+}
+
+
+def fitted(
+    config: ModelConfig, widths: Mapping[str, int], roles: frozenset[str], kinds: Mapping[str, str]
+) -> ModelConfig:
     """The section ``model`` with the width of the data's vectors, where it sets none.
 
     Parameters
@@ -22,9 +33,11 @@ def fitted(config: ModelConfig, widths: Mapping[str, int], roles: frozenset[str]
     config : ModelConfig
         The section.
     widths : mapping
-        Role -> numbers of its vectors, of the roles that hold vectors.
+        Role -> numbers of its vectors, or of the steps of its sequences, of the roles that hold some.
     roles : frozenset of str
         All roles of the rows.
+    kinds : mapping
+        Role -> "text", "vector" or "sequence".
 
     Raises
     ------
@@ -33,31 +46,31 @@ def fitted(config: ModelConfig, widths: Mapping[str, int], roles: frozenset[str]
 
     Examples
     --------
-    >>> fitted(ModelConfig(kind="feature"), {"anchor": 384}, frozenset({"anchor"})).feature.width
+    >>> fitted(ModelConfig(kind="feature"), {"anchor": 384}, frozenset({"anchor"}), {"anchor": "vector"}).feature.width
     384
     """
-    if config.kind != "feature":
-        role = next((role for role in OPEN_ROLES if role in widths), None)
-        if role is None:
-            return config
-        raise DataError(
-            f"{role} is a vector, and a model of kind {config.kind} reads texts", where="data.train",
-            remedy="set model: {kind: feature}, or map a column of texts",
-        )  # fmt: skip
+    reads = _READS.get(config.kind, "text")
     for role in OPEN_ROLES:
-        if role in roles and role not in widths:
-            raise DataError(f"{role} is a text, and a model of kind feature reads vectors", where="data.train",
-                            remedy="map a column of vectors, or choose another model.kind")  # fmt: skip
+        kind = kinds.get(role, "text")
+        if role in roles and kind != reads:
+            raise DataError(
+                f"{role} is a {kind}, and a model of kind {config.kind} reads {reads}s", where="data.train",
+                remedy=_REMEDIES[kind],
+            )  # fmt: skip
+    if reads == "text":
+        return config
     width = _width_of(config)
     for role, size in sorted(widths.items()):
         width = size if width is None else width
         if size != width:
-            raise DataError(f"the vectors of {role} have {size} numbers, the model reads {width}", where="data.train",
-                            remedy="give all roles vectors of one encoder, or set model.feature.width")  # fmt: skip
+            what = f"the vectors of {role} have" if reads == "vector" else f"the steps of {role} have"
+            remedy = f"give all roles vectors of one encoder, or set model.{config.kind}.width"
+            raise DataError(f"{what} {size} numbers, the model reads {width}", where="data.train", remedy=remedy)
     if config.name is not None or width is None:
         return config
-    section = (config.feature or FeatureConfig()).model_copy(update={"width": width})
-    return config.model_copy(update={"feature": section})
+    empty = FeatureConfig() if config.kind == "feature" else SequenceConfig()
+    section = (getattr(config, config.kind) or empty).model_copy(update={"width": width})
+    return config.model_copy(update={config.kind: section})
 
 
 def _width_of(config: ModelConfig) -> int | None:
@@ -66,7 +79,8 @@ def _width_of(config: ModelConfig) -> int | None:
         from embedkit.formats.detect import inspect
 
         return inspect(folder_of(config)).spec.get("width")
-    return None if config.feature is None else config.feature.width
+    section = getattr(config, config.kind)
+    return None if section is None else section.width
 
 
 def learn_inputs(model: Any, rows: TrainingRows, say: Callable[[str], None]) -> None:
@@ -82,4 +96,5 @@ def learn_inputs(model: Any, rows: TrainingRows, say: Callable[[str], None]) -> 
     if not model.learns_inputs:
         return
     model.learn_inputs(itertools.chain.from_iterable(rows.vectors(role) for role in sorted(rows.widths)))
-    say(f"the scale of the inputs was learnt from {int(model.count):,} vectors")
+    what = "vectors" if model.kind == "feature" else "steps"
+    say(f"the scale of the inputs was learnt from {int(model.count):,} {what}")

@@ -348,12 +348,14 @@ def as_opened(recipe: Recipe, rows: TrainingRows) -> Recipe:
     >>> from types import SimpleNamespace
     >>> from embedkit.config.recipe_io import load_recipe
     >>> recipe = load_recipe("pairs")
-    >>> fitted = as_opened(recipe, SimpleNamespace(batch_size=8, widths={}, roles=frozenset()))
+    >>> fitted = as_opened(recipe, SimpleNamespace(batch_size=8, widths={}, roles=frozenset(), kinds={}))
     >>> recipe.train.batch_size, fitted.train.batch_size
     (64, 8)
     """
     train = recipe.train.model_copy(update={"batch_size": rows.batch_size, "holdout": holdout_share(recipe)})
-    return recipe.model_copy(update={"train": train, "model": fitted_model(recipe.model, rows.widths, rows.roles)})
+    return recipe.model_copy(
+        update={"train": train, "model": fitted_model(recipe.model, rows.widths, rows.roles, rows.kinds)}
+    )
 
 
 def _usage_of_rows(recipe: Recipe, method: Method, rows: TrainingRows) -> Usage:

@@ -84,6 +84,19 @@ def element_cutoff(rate: Rate = 0.2) -> Step:
     return Step(forward={"element_cutoff": rate})
 
 
+@views.add("column-cutoff")
+def column_cutoff(rate: Rate = 0.2) -> Step:
+    """Zero this share of the columns of a sequence, the same ones at all its steps, without rescaling.
+
+    Examples
+    --------
+    >>> from embedkit.views.base import Chain
+    >>> Chain.of("column-cutoff").forward
+    {'column_cutoff': 0.2}
+    """
+    return Step(forward={"column_cutoff": rate})
+
+
 @views.add("noise")
 def noise(deviation: NotNegative = 0.01) -> Step:
     """Add Gaussian noise to the token embeddings.

@@ -14,6 +14,7 @@ from embedkit.config.model import (
     ImageTowerConfig,
     LoraConfig,
     ModelConfig,
+    SequenceConfig,
     TextTowerConfig,
     TowersConfig,
 )
@@ -121,6 +122,8 @@ def origins(folders: dict[str, str]) -> dict[str, dict[str, Any]]:
         "static with n-grams": {"kind": "static", "dim": 12, "ngrams": 2, **words},
         "linear map of vectors": {"kind": "feature", "feature": {"width": 6}},
         "residual map of vectors": {"kind": "feature", "feature": {"width": 6, "form": "residual"}},
+        "convolutions over steps": {"kind": "sequence", "sequence": {"width": 6}},
+        "transformer over steps": {"kind": "sequence", "sequence": {"width": 6, "form": "transformer"}},
         "dual folder": {"kind": "dual", "name": folders["dual"]},
         "dual folder of open_clip's": {"kind": "dual", "name": folders["open_clip"]},
         "dual folder of timm's": {"kind": "dual", "name": folders["convnext"]},
@@ -149,10 +152,15 @@ VALUES: dict[str, dict[str, Any]] = {
         "revision": "abc", "tokenizer": "builtin", "pooling": "max", "head": [{"dim": 7}], "max_length": 9,
         "normalize": False, "prompts": {"z": "they "}, "default_prompt": "b", "dropout": 0.37, "lora": {"rank": 3},
         "dim": 20, "ngrams": 3, "buckets": 999, "feature": {"width": 5},
+        "sequence": {"width": 5},
     },
     "feature": {
         "width": 5, "dim": 3, "form": "mlp", "hidden": 7, "depth": 2, "dropout": 0.37, "start": "orthogonal",
         "scaling": "center",
+    },
+    "sequence": {
+        "width": 5, "dim": 3, "form": "gru", "hidden": 24, "depth": 2, "heads": 2, "kernel": 5, "patch": 2,
+        "dropout": 0.37, "scaling": "center",
     },
     "towers.text": {
         "revision": "abc", "tokenizer": "builtin", "pooling": "max", "max_length": 9, "prompts": {"z": "they "},
@@ -168,7 +176,8 @@ VALUES: dict[str, dict[str, Any]] = {
 
 def test_the_values_cover_every_field() -> None:
     sections: dict[str, type[BaseModel]] = {
-        "": ModelConfig, "feature": FeatureConfig, "towers.text": TextTowerConfig, "towers.image": ImageTowerConfig,
+        "": ModelConfig, "feature": FeatureConfig, "sequence": SequenceConfig, "towers.text": TextTowerConfig,
+        "towers.image": ImageTowerConfig,
     }  # fmt: skip
     # they say which model it is, allow a way of reading it, or are read later
     origin = {

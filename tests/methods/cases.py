@@ -42,6 +42,21 @@ CASES: dict[str, dict[str, Any]] = {
         "method": {"name": "views", "anchor": [{"name": "noise", "deviation": 0.3}],
                    "positive": [{"name": "element-cutoff", "rate": 0.2}]},
     },
+    "views+sequences": {
+        "model": {"kind": "sequence", "sequence": {"dim": 8, "hidden": 8, "depth": 2, "patch": 2}},
+        "data": {"train": [
+            {"path": "builtin:series-train", "limit": 200, "columns": {"anchor": "anchor", "label": "label"}}]},
+        "objective": {"name": "supcon", "temperature": 0.5}, "train": {"lr": 3e-3},
+        "method": {"name": "views", "anchor": [{"name": "noise", "deviation": 0.3}],
+                   "positive": [{"name": "column-cutoff", "rate": 0.4}]},
+    },
+    "views+attention": {
+        "model": {"kind": "sequence", "sequence": {
+            "dim": 8, "hidden": 8, "depth": 2, "form": "transformer", "heads": 2, "dropout": 0.1}},
+        "data": {"train": [{"path": "builtin:series-train", "limit": 200, "columns": {"anchor": "anchor"}}]},
+        "objective": {"name": "ntxent", "temperature": 0.5}, "train": {"lr": 3e-3},
+        "method": {"name": "views", "positive": [{"name": "element-cutoff", "rate": 0.2}]},
+    },
     "heads": _texts(
         {"name": "heads", "heads": [
             {"views": ["anchor", "positive"], "pair": ["u", "v", "|u-v|"], "hidden": 8, "activation": "relu"}]},

@@ -136,6 +136,11 @@ class TrainingRows(ABC):
         """Role -> numbers of its vectors, of the roles that hold vectors."""
         return {role: width for source in self._sources for role, width in source.vector_widths.items()}
 
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Role -> "text", "vector" or "sequence", of the roles that can be either."""
+        return {role: kind for source in self._sources for role, kind in source.kinds.items()}
+
     def vectors(self, role: str) -> Iterator[np.ndarray]:
         """The different vectors of a role that are trained on, in blocks, float32 (n, W); a stream has none.
 

@@ -1,20 +1,25 @@
-"""The kind of a role: whether its values are texts or vectors, as declared or as the first rows show."""
+"""The kind of a role: whether its values are texts, vectors or sequences, as declared or as the first rows show."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from embedkit.data.vectors.sequences import axes_of
 from embedkit.data.vectors.values import is_vector
 from embedkit.errors import DataError, nearest
 
-KINDS = ("text", "vector")
+KINDS = ("text", "vector", "sequence")
 """What the values of a role of `OPEN_ROLES` can be."""
 
 OPEN_ROLES = ("anchor", "positive", "negatives")
 """Roles whose kind is not fixed by their name."""
+
+_AXES = {"negatives": 3, "positives": 3}
+"""Slot -> axes of a cell of sequences, where it is not 2."""
 
 
 def vector_columns(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> frozenset[str]:
@@ -33,6 +38,22 @@ def vector_columns(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> f
     return frozenset(columns)
 
 
+def axes_of_columns(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Column -> axes of its cells, of those whose cells have numbers on two axes (sequences) or more in all these rows.
+
+    Examples
+    --------
+    >>> axes_of_columns(["label", "series"], [{"label": 1, "series": [[0.5], [1.0]]}, {"label": 2, "series": None}])
+    {'series': 2}
+    """
+    axes = {}
+    for name in names:
+        counts = {axes_of(cell) for row in rows if (cell := row.get(name)) is not None}
+        if len(counts) == 1 and min(counts) > 1:
+            axes[name] = min(counts)
+    return axes
+
+
 def role_of_slot(slot: str) -> str:
     """The role of `OPEN_ROLES` that a slot belongs to; the slot itself for others.
 
@@ -45,7 +66,11 @@ def role_of_slot(slot: str) -> str:
 
 
 def kinds_of(
-    columns: Mapping[str, str], declared: Mapping[str, str], vectors: frozenset[str], where: str
+    columns: Mapping[str, str],
+    declared: Mapping[str, str],
+    vectors: frozenset[str],
+    where: str,
+    axes: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[dict[str, str], list[str]]:
     """Role -> kind of the open roles that columns are bound to, and what was found from the cells, in words.
 
@@ -59,6 +84,8 @@ def kinds_of(
         Columns whose first cells are vectors.
     where : str
         How messages call the source.
+    axes : mapping
+        Column -> axes of its cells, see `axes_of_columns`.
 
     Raises
     ------
@@ -69,6 +96,8 @@ def kinds_of(
     --------
     >>> kinds_of({"anchor": "vec", "label": "class"}, {}, frozenset({"vec"}), "a.npz")
     ({'anchor': 'vector'}, ['anchor is a vector in every row'])
+    >>> kinds_of({"anchor": "series"}, {}, frozenset(), "a.npz", {"series": 2})
+    ({'anchor': 'sequence'}, ['anchor is a sequence of vectors in every row'])
     """
     slots: dict[str, list[str]] = {}
     for slot in columns:
@@ -87,6 +116,10 @@ def kinds_of(
         of_role = slots.get(role, [])
         if role in declared:
             kinds[role] = declared[role]
+        elif of_role and all(axes.get(columns[slot], 0) == _AXES.get(slot, 2) for slot in of_role):
+            kinds[role] = "sequence"
+            one = "is a sequence of vectors in every row"
+            notes.append(f"{role} {one}" if role != "negatives" else "negatives are sequences of vectors")
         elif of_role and all(columns[slot] in vectors for slot in of_role):
             kinds[role] = "vector"
             notes.append(f"{role} is a vector in every row" if role != "negatives" else "negatives are vectors")

@@ -15,7 +15,7 @@ from embedkit.data.schema import warnings as suspicions
 from embedkit.data.schema.candidates import several_positives, with_scores
 from embedkit.data.schema.first_rows import list_columns, remedy_of, values_of
 from embedkit.data.schema.guesses import Guess
-from embedkit.data.schema.kinds import kinds_of, plain_cell, role_of_slot, vector_columns
+from embedkit.data.schema.kinds import axes_of_columns, kinds_of, plain_cell, role_of_slot, vector_columns
 from embedkit.data.schema.parsers import (
     TextReader,
     read_features,
@@ -201,7 +201,8 @@ class Source:
         head = list(itertools.islice(self._records(), HEAD)) if self._head is None else self._head
         names, where = self._names, self._where
         rows_of_head = [values for _, values in head if isinstance(values, dict)]
-        vectors, mapping = vector_columns(names, rows_of_head), self.config.columns
+        axes, mapping = axes_of_columns(names, rows_of_head), self.config.columns
+        vectors = vector_columns(names, rows_of_head) | axes.keys()
         single = mapping is None and "anchor" in requires and len(names) == 1 and names[0] in vectors
         lists = list_columns(names, rows_of_head, vectors, mapping or {})
         binding = bind(
@@ -211,7 +212,7 @@ class Source:
         )  # fmt: skip
         guesses = [*self._guesses_of_parts, *(Guess(where, what, "columns") for what in binding.guesses)]
         guesses += documents_guess(binding, self.config.split_sentences, where)
-        self.kinds, notes_of_kinds = kinds_of(binding.columns, self.config.kinds, vectors, where)
+        self.kinds, notes_of_kinds = kinds_of(binding.columns, self.config.kinds, vectors, where, axes)
         guesses += [Guess(where, f"{names[0]} is the anchor", "columns")] if single else []
         guesses += [Guess(where, what, "kinds") for what in notes_of_kinds]
         self.guesses = tuple(dict.fromkeys(guesses))
@@ -420,8 +421,9 @@ class Source:
 
     def _read(self, row: Row, slot: str, cell: Any, part: Part) -> None:
         texts = self.texts
-        if self.kinds.get(role_of_slot(slot)) == "vector":
-            row[slot] = self._vectors.read(slot, cell)
+        kind = self.kinds.get(role_of_slot(slot), "text")
+        if kind != "text":
+            row[slot] = self._vectors.read(slot, cell, kind)
             return
         cell = plain_cell(cell)
         if slot in ("anchor", "positive"):

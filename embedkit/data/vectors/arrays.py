@@ -16,6 +16,7 @@ from embedkit.data.schema.rows import Record
 from embedkit.data.sources.files import FREE, MAX_RATIO, open_bytes
 from embedkit.data.sources.remote import Location, first_line
 from embedkit.data.vectors.column import Piece
+from embedkit.data.vectors.ragged import RaggedPiece, with_offsets
 from embedkit.errors import DataError
 
 _HEADERS = {
@@ -187,8 +188,8 @@ def whole_columns(arrays: Mapping[str, Piece], where: str) -> dict[str, Piece]:
     >>> sorted(whole_columns({"vector": Piece(np.eye(2)), "scale": Piece(np.array(20.0))}, "a.npz"))
     ['vector']
     """
-    columns = {name: piece for name, piece in arrays.items() if piece.array.ndim}
-    lengths = {name: len(piece.array) for name, piece in columns.items()}
+    columns = {name: piece for name, piece in with_offsets(arrays, where).items() if piece.array.ndim}
+    lengths = {name: len(piece) for name, piece in columns.items()}
     for name, length in lengths.items():
         first = next(iter(lengths))
         if length != lengths[first]:
@@ -207,7 +208,7 @@ def records_of(columns: Mapping[str, Piece]) -> Iterator[Record]:
     >>> list(records_of({"label": Piece(np.array([3, 4]))}))
     [(1, {'label': 3}), (2, {'label': 4})]
     """
-    for row in range(len(next(iter(columns.values())).array) if columns else 0):
+    for row in range(len(next(iter(columns.values()))) if columns else 0):
         yield row + 1, {name: cell_of(piece, row) for name, piece in columns.items()}
 
 
@@ -219,6 +220,8 @@ def cell_of(piece: Piece, row: int) -> Any:
     >>> cell_of(Piece(np.array(["a", "b"])), 1)
     'b'
     """
+    if isinstance(piece, RaggedPiece):
+        return piece.steps(row)
     if piece.bfloat16:
         return piece.take(slice(row, row + 1))[0]
     value = piece.array[row]

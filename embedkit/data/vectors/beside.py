@@ -55,7 +55,7 @@ class Beside:
             if name not in columns:
                 raise DataError(f"there is no column {name!r}", where=self.name, remedy=nearest(name, columns))
         self.columns: dict[str, Piece] = {config.names.get(name, name): piece for name, piece in columns.items()}
-        self.length = len(next(iter(columns.values())).array)
+        self.length = len(next(iter(columns.values())))
         self._row_of = None if config.on is None else self._index(columns)
 
     def _index(self, columns: Mapping[str, Piece]) -> dict[str, int]:
@@ -143,7 +143,7 @@ def merged(columns: Mapping[str, Piece], others: Sequence[Beside], where: str) -
     ['a']
     """
     result = dict(columns)
-    length = len(next(iter(columns.values())).array) if columns else 0
+    length = len(next(iter(columns.values()))) if columns else 0
     for one in others:
         if one.length != length:
             raise DataError(

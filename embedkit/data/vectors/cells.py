@@ -1,4 +1,4 @@
-"""Cells of vector roles, row by row: each is checked, and all of a role have one size."""
+"""Cells of vectors and of sequences, row by row: each is checked, and all of a role have one size."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import numpy as np
 
 from embedkit.data.schema.kinds import role_of_slot
 from embedkit.data.schema.rows import BadRow
+from embedkit.data.vectors.sequences import read_sequence
 from embedkit.data.vectors.values import read_vector
 
 
 class VectorCells:
-    """Reads the cells of vectors, and remembers their sizes.
+    """Reads the cells of vectors and of sequences, and remembers their sizes.
 
     Attributes
     ----------
@@ -27,13 +28,17 @@ class VectorCells:
     >>> cells.read("anchor", [0.5])
     Traceback (most recent call last):
     embedkit.data.schema.rows.BadRow: the vector has 1 number, those before it 2; give all rows the same length
+    >>> cells.read("positive", [0.5, 1.0, 1.5], "sequence").shape
+    (3, 1)
     """
 
     def __init__(self) -> None:
         self.widths: dict[str, int] = {}
 
-    def read(self, slot: str, cell: Any) -> np.ndarray | list[np.ndarray] | None:
-        """The value of a slot: a vector; of ``negatives`` a list of them; of ``negative_1`` None where it is empty.
+    def read(self, slot: str, cell: Any, kind: str = "vector") -> np.ndarray | list[np.ndarray] | None:
+        """The value of a slot: a vector (W,), or of the kind "sequence" an array (T, W).
+
+        Of ``negatives`` it is a list of them, of ``negative_1`` None where the cell is empty.
 
         Raises
         ------
@@ -41,12 +46,14 @@ class VectorCells:
             Without a place.
         """
         if slot == "negatives":
-            return [self._one("negatives", vector) for vector in (() if cell is None else cell)]
+            return [self._one("negatives", one, kind) for one in (() if cell is None else cell)]
         if slot.startswith("negative_") and cell is None:
             return None
-        return self._one(role_of_slot(slot), cell)
+        return self._one(role_of_slot(slot), cell, kind)
 
-    def _one(self, role: str, cell: Any) -> np.ndarray:
+    def _one(self, role: str, cell: Any, kind: str) -> np.ndarray:
+        if kind == "sequence":
+            return self._sequence(role, cell)
         vector = read_vector(cell)
         width = self.widths.setdefault(role, len(vector))
         if len(vector) != width:
@@ -54,3 +61,13 @@ class VectorCells:
             what = f"the vector has {count}, those before it {width}"
             raise BadRow("unequal widths", what, remedy="give all rows the same length")
         return vector
+
+    def _sequence(self, role: str, cell: Any) -> np.ndarray:
+        steps = read_sequence(cell)
+        size = steps.shape[1]
+        width = self.widths.setdefault(role, size)
+        if size != width:
+            count = f"{size} number{'' if size == 1 else 's'}"
+            what = f"the steps of the sequence have {count}, those before it {width}"
+            raise BadRow("unequal widths", what, remedy="give the steps of all rows the same length")
+        return steps

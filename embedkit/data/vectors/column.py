@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,14 @@ class Piece:
     array: np.ndarray
     bfloat16: bool = False
 
-    def take(self, rows: np.ndarray | slice) -> np.ndarray:
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def first(self, count: int) -> Piece:
+        """The first `count` rows."""
+        return Piece(self.array[:count], self.bfloat16)
+
+    def take(self, rows: np.ndarray | slice) -> Any:
         """Rows as float32 (len(rows), W)."""
         part = self.array[rows] if isinstance(rows, slice) else np.take(self.array, rows, axis=0)
         if self.bfloat16:
@@ -59,10 +67,13 @@ class VectorColumn:
     (4, 2, [[3.0, 4.0], [1.0, 2.0]])
     """
 
+    noun = "vectors"
+    """What messages call its rows."""
+
     def __init__(self, pieces: Sequence[Piece], keys: np.ndarray | Sequence[int]) -> None:
         self.pieces = tuple(pieces)
         self.keys = np.asarray(keys, np.int64)
-        self._starts = np.concatenate([[0], np.cumsum([len(piece.array) for piece in self.pieces])]).astype(np.int64)
+        self._starts = np.concatenate([[0], np.cumsum([len(piece) for piece in self.pieces])]).astype(np.int64)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -72,7 +83,7 @@ class VectorColumn:
         """Numbers of a vector."""
         return int(self.pieces[0].array.shape[1])
 
-    def take(self, rows: np.ndarray) -> Vectors:
+    def take(self, rows: np.ndarray) -> Any:
         """The vectors at `rows`, in that order, read from where they are."""
         if len(self.pieces) == 1:
             return Vectors(self.pieces[0].take(rows), self.keys[rows])
@@ -92,7 +103,7 @@ class VectorColumn:
     def joined(columns: Sequence[VectorColumn]) -> VectorColumn:
         """All rows of several columns, in order."""
         pieces = [piece for column in columns for piece in column.pieces]
-        return VectorColumn(pieces, np.concatenate([column.keys for column in columns]))
+        return type(columns[0])(pieces, np.concatenate([column.keys for column in columns]))
 
 
 class BadVector(Exception):

@@ -14,6 +14,13 @@ import numpy as np
 
 from embedkit.data.schema.kinds import role_of_slot
 from embedkit.data.vectors.column import BadVector, Piece, VectorColumn, checked_keys
+from embedkit.data.vectors.ragged import (
+    RaggedPiece,
+    SequenceColumn,
+    fault_of_sequence,
+    sequence_hashes,
+    sequences_of,
+)
 from embedkit.data.vectors.values import fault_of
 from embedkit.errors import DataError
 
@@ -77,7 +84,7 @@ def column_tables(source: Source) -> list[ColumnTable] | None:
     room = source.config.limit
     for part in source.parts:
         columns = source.columns_of(part)
-        count = min(len(piece.array) for piece in columns.values()) if columns else 0
+        count = min(len(piece) for piece in columns.values()) if columns else 0
         count = count if room is None else min(count, room)
         table = _table(source, part, columns, count) if count else None
         if table is None:
@@ -97,8 +104,9 @@ def _table(source: Source, part: Part, columns: Mapping[str, Piece], count: int)
         piece, role = columns.get(column), role_of_slot(slot)
         if piece is None:
             return None
-        if source.kinds.get(role) == "vector":
-            pieces = _vectors_of(piece, slot)
+        kind = source.kinds.get(role)
+        if kind in ("vector", "sequence"):
+            pieces = _vectors_of(piece, slot) if kind == "vector" else sequences_of(piece, slot)
             if pieces is None:
                 return None
             vectors.setdefault(role, []).extend(_checked(one, count, part, column) for one in pieces)
@@ -122,7 +130,7 @@ def _admitted(role: str, values: np.ndarray, limit: Limit | None) -> bool:
 def _vectors_of(piece: Piece, slot: str) -> list[Piece] | None:
     """The vectors of a slot: one array (n, W), or of ``negatives`` the K of an array (n, K, W)."""
     array = piece.array
-    if array.dtype.kind not in "fiu" or array.ndim < 2 or not array.shape[-1]:
+    if isinstance(piece, RaggedPiece) or array.dtype.kind not in "fiu" or array.ndim < 2 or not array.shape[-1]:
         return None
     if slot == "negatives":
         return [Piece(array[:, k], piece.bfloat16) for k in range(array.shape[1])] if array.ndim == 3 else None
@@ -130,13 +138,19 @@ def _vectors_of(piece: Piece, slot: str) -> list[Piece] | None:
 
 
 def _checked(piece: Piece, count: int, part: Part, column: str) -> VectorColumn:
+    if isinstance(piece, RaggedPiece):
+        try:
+            return SequenceColumn([piece.first(count)], sequence_hashes(piece, count))
+        except BadVector as bad:
+            fault = fault_of_sequence(piece, bad.row)
+            raise fault.at(f"{part.name}:{bad.row + 1} column {column!r}") from None
     try:
         keys = checked_keys(piece, count)
     except BadVector as bad:
         result = piece.take(slice(bad.row, bad.row + 1))[0]
         fault = fault_of(result if piece.bfloat16 else piece.array[bad.row], result)
         raise fault.at(f"{part.name}:{bad.row + 1} column {column!r}") from None
-    return VectorColumn([Piece(piece.array[:count], piece.bfloat16)], keys)
+    return VectorColumn([piece.first(count)], keys)
 
 
 def _check_widths(tables: Sequence[ColumnTable], names: Sequence[str]) -> None:
@@ -146,5 +160,5 @@ def _check_widths(tables: Sequence[ColumnTable], names: Sequence[str]) -> None:
             for column in columns:
                 width, place = first.setdefault(role, (column.width, name))
                 if column.width != width:
-                    what = f"the vectors of {role} have {column.width} numbers, those of {place} {width}"
+                    what = f"the {column.noun} of {role} have {column.width} numbers, those of {place} {width}"
                     raise DataError(what, where=name, remedy="give all rows the same length")

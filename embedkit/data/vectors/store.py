@@ -10,6 +10,8 @@ import pyarrow as pa
 
 from embedkit.data.schema.kinds import OPEN_ROLES
 from embedkit.data.vectors.column import Piece, VectorColumn
+from embedkit.data.vectors.ragged import SequenceColumn
+from embedkit.data.vectors.sequences import Sequences
 from embedkit.data.vectors.values import Vectors, content_keys, stacked
 
 PLACES: Mapping[str, pa.DataType] = {
@@ -52,8 +54,7 @@ class VectorStore:
         there = [vector for vector in flat if vector is not None]
         start = self._sizes.get(role, 0)
         if there:
-            array = stacked(there)
-            self.add(role, VectorColumn([Piece(array)], content_keys(array)))
+            self.add(role, _column(there))
         numbers = iter(range(start, start + len(there)))
 
         def place(value: Any) -> Any:
@@ -88,6 +89,14 @@ class VectorStore:
         return table
 
 
+def _column(values: Sequence[np.ndarray]) -> VectorColumn:
+    """Vectors (W,), or sequences (T, W), in memory."""
+    if values[0].ndim == 2:
+        return SequenceColumn.of(Sequences.of(values))
+    array = stacked(values)
+    return VectorColumn([Piece(array)], content_keys(array))
+
+
 def _offsets(lists: pa.LargeListArray) -> pa.Array:
     lengths = np.asarray(lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False), np.int64)
     return pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
@@ -114,8 +123,8 @@ def vectors_at(column: VectorColumn, places: pa.Array | pa.ChunkedArray) -> list
     return [vector(value) for value in values]
 
 
-def whole_vectors(column: VectorColumn, places: pa.Array) -> Vectors:
-    """The vectors at places of which none is null, as one block.
+def whole_vectors(column: VectorColumn, places: pa.Array) -> Vectors | Sequences:
+    """The vectors or sequences at places of which none is null, as one block.
 
     Examples
     --------
@@ -123,7 +132,7 @@ def whole_vectors(column: VectorColumn, places: pa.Array) -> Vectors:
     >>> whole_vectors(column, pa.array([1, 1])).array.tolist()
     [[0.0, 1.0], [0.0, 1.0]]
     """
-    return column.take(places.to_numpy(zero_copy_only=False))
+    return column.take(places.to_numpy(zero_copy_only=False))  # type: ignore[no-any-return]
 
 
 def keys_at(column: VectorColumn, places: pa.Array) -> np.ndarray:

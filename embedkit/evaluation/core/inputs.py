@@ -1,4 +1,4 @@
-"""What is encoded: texts, and images and vectors kept as bytes."""
+"""What is encoded: texts, and images, vectors and sequences kept as bytes."""
 
 from __future__ import annotations
 
@@ -47,20 +47,25 @@ class EncodedImage:
 
 @dataclass(frozen=True)
 class EncodedVector:
-    """A vector as the bytes of its float32 numbers.
+    """A vector, or a sequence of them, as the bytes of its float32 numbers.
 
     Examples
     --------
     >>> EncodedVector(np.array([0.5, 1.0], np.float32).tobytes(), "a.npy:1").decode().tolist()
     [0.5, 1.0]
+    >>> EncodedVector(np.zeros((3, 2), np.float32).tobytes(), "a.npy:1", width=2).decode().shape
+    (3, 2)
     """
 
     content: bytes
     name: str = "vector"
+    width: int | None = None
+    """Numbers of a step, of a sequence."""
 
     def decode(self) -> np.ndarray:
-        """The vector, float32 (W,)."""
-        return np.frombuffer(self.content, np.float32)
+        """The vector, float32 (W,), or the sequence, float32 (T, W)."""
+        numbers = np.frombuffer(self.content, np.float32)
+        return numbers if self.width is None else numbers.reshape(-1, self.width)
 
 
 Item = str | EncodedImage | EncodedVector
@@ -76,7 +81,7 @@ def item_key(item: Item) -> bytes:
     """
     if isinstance(item, str):
         return hashlib.blake2b(item.encode("utf-8", "surrogatepass"), digest_size=16, person=b"text").digest()
-    person = b"image" if isinstance(item, EncodedImage) else b"vector"
+    person = b"image" if isinstance(item, EncodedImage) else b"vector" if item.width is None else b"sequence"
     return hashlib.blake2b(item.content, digest_size=16, person=person).digest()
 
 

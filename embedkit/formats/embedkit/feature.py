@@ -1,4 +1,4 @@
-"""Encoders of vectors in embedkit's own folder: settings in ``embedkit.json``, weights and scaling beside it."""
+"""Encoders of vectors and of sequences in embedkit's own folder: settings, weights and scaling."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from embedkit.formats.folder import FolderPlan
 from embedkit.formats.tensors import load_exactly, read_safetensors
 
 if TYPE_CHECKING:
-    from embedkit.models.vectors.feature import FeatureEncoder
+    from embedkit.models.vectors.base import VectorEncoder
+
+KINDS = ("feature", "sequence")
+"""Kinds of models that are read here."""
 
 
-def read_feature(plan: FolderPlan) -> FeatureEncoder:
-    """The encoder of vectors of an inspected embedkit folder.
+def read_feature(plan: FolderPlan) -> VectorEncoder:
+    """The encoder of vectors, or of sequences, of an inspected embedkit folder.
 
     Raises
     ------
@@ -28,10 +31,12 @@ def read_feature(plan: FolderPlan) -> FeatureEncoder:
     3
     """
     from embedkit.models.vectors.feature import FeatureEncoder
+    from embedkit.models.vectors.sequence import SequenceEncoder
 
+    make: type[FeatureEncoder] | type[SequenceEncoder] = FeatureEncoder if plan.kind == "feature" else SequenceEncoder
     try:
-        model = FeatureEncoder(**plan.spec)
-    except (TypeError, ValueError, RuntimeError) as error:
+        model = make(**plan.spec)
+    except (TypeError, ValueError, RuntimeError, ModelError) as error:
         raise ModelError(f"its settings are damaged ({error})", where=str(plan.root), remedy="write the folder again") \
             from error  # fmt: skip
     load_exactly(model, read_safetensors(plan.root / "model.safetensors"), plan.root)

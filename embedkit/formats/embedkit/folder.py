@@ -18,7 +18,7 @@ from embedkit.models.combined.concatenation import EncoderConcatenation
 from embedkit.models.encode.quantization import RANGES_FILE
 from embedkit.models.modules.adapters import has_adapters, merged_state
 from embedkit.models.modules.dual import DualEncoder
-from embedkit.models.vectors.feature import FeatureEncoder
+from embedkit.models.vectors.base import VectorEncoder
 
 if TYPE_CHECKING:
     from embedkit.models.base import Model
@@ -58,7 +58,7 @@ def _write_layout(model: Model, folder: Path) -> dict[str, Any]:
             place.mkdir()
             write_own(member, place)
         return model.own_spec()
-    if isinstance(model, FeatureEncoder):
+    if isinstance(model, VectorEncoder):
         write_tensors(model.state_dict(), folder)
         return model.spec()
     return write_model(model, folder)

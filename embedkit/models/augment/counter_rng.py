@@ -7,10 +7,14 @@ padded run, and when a step is computed again. No generator has a state: each nu
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from embedkit.models.inputs.inputs import Inputs
+
+if TYPE_CHECKING:
+    from embedkit.models.inputs.sequences import SequenceInputs
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 """The step of SplitMix64's counter."""
@@ -76,6 +80,23 @@ def uniforms(inputs: Inputs, stream: str, width: int | None = None) -> np.ndarra
         else:
             counters = keys[:, None] + (np.arange(width, dtype=np.uint64) + np.uint64(1)) * GOLDEN
         return (mixed(counters) >> np.uint64(11)) * 2.0**-53
+
+
+def step_uniforms(inputs: SequenceInputs, stream: str, width: int) -> np.ndarray:
+    """Numbers in [0, 1), float64 (S, width): `width` for each step of each sequence; see `uniforms`.
+
+    Examples
+    --------
+    >>> from embedkit.models.inputs.sequences import SequenceInputs
+    >>> import torch
+    >>> one = SequenceInputs(torch.zeros(3, 2), np.array([1, 2]), {"seeds": np.array([1, 2], np.uint64)})
+    >>> step_uniforms(one, "noise", 2).round(3).tolist()
+    [[0.555, 0.47], [0.665, 0.65], [0.772, 0.055]]
+    """
+    with np.errstate(over="ignore"):
+        keys = mixed((inputs.seeds ^ name_hash(stream)) + GOLDEN)[inputs.owner]
+        place = inputs.places[:, None] * width + np.arange(1, width + 1)
+        return (mixed(keys[:, None] + place.astype(np.uint64) * GOLDEN) >> np.uint64(11)) * 2.0**-53
 
 
 def ranks(inputs: Inputs, values: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The rows of a file that is encoded: texts, images and vectors in blocks, and their ids."""
+"""The rows of a file that is encoded: texts, images, vectors and sequences in blocks, and their ids."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import numpy as np
 
 from embedkit.data.schema.roles import IMAGE_NAMES
 from embedkit.data.schema.rows import BadRow
-from embedkit.data.vectors.values import is_vector, read_vector
+from embedkit.data.vectors.sequences import axes_of, read_sequence
+from embedkit.data.vectors.values import read_vector
 from embedkit.errors import DataError
 
 _TEXT_COLUMNS = ("text", "sentence", "anchor")
@@ -22,7 +23,7 @@ _ID_COLUMNS = ("id", "_id", "docid", "doc_id", "query_id", "qid", "pid", "uid", 
 """Columns that say which row is which, the first that a row has counts; of images their path does."""
 
 Item = str | bytes | Path | np.ndarray
-"""A text, the content of an image file, or its path, or a vector."""
+"""A text, the content of an image file, or its path, a vector, or a sequence (T, W)."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,9 @@ def _item(row: dict[str, Any], column: str | None, folder: Path | None, where: s
         cell = cell.get("bytes") or cell.get("path")
     if isinstance(cell, bytes):
         return cell
-    if is_vector(cell):
+    if axes := axes_of(cell):
         try:
-            return read_vector(cell)
+            return read_vector(cell) if axes == 1 else read_sequence(cell)
         except BadRow as bad:
             raise bad.at(f"{where}, column {column}") from bad.__cause__
     if not isinstance(cell, str):
@@ -128,7 +129,7 @@ def _column_of(row: dict[str, Any], where: str) -> str:
         return (texts or images)[0]
     elif len(row) == 1:
         return next(iter(row))
-    vectors = [name for name, cell in row.items() if is_vector(cell)]
+    vectors = [name for name, cell in row.items() if axes_of(cell)]
     if not texts and not images and len(vectors) == 1:
         return vectors[0]
     raise DataError(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -12,26 +12,22 @@ from torch import Tensor, nn
 
 from embedkit.data.schema.rows import BadRow
 from embedkit.data.vectors.values import Vectors, as_float32, stacked
-from embedkit.errors import DataError, UserError
+from embedkit.errors import DataError
 from embedkit.models.augment.counter_rng import uniforms
-from embedkit.models.base import Model
-from embedkit.models.encode.encoding import first_not_finite, kept_dim, not_finite, reporter
 from embedkit.models.inputs.vectors import VectorInputs
-from embedkit.models.modules.static import NO_LIMIT
+from embedkit.models.vectors.base import Scaling, VectorEncoder
+from embedkit.models.vectors.scaling import Moments
 
 if TYPE_CHECKING:
     from embedkit.models.encode.arguments import EncodeSettings
 
 Form = Literal["linear", "mlp", "residual"]
 Start = Literal["identity", "orthogonal", "pca", "random"]
-Scaling = Literal["none", "center", "standard"]
-FORMS, STARTS, SCALINGS = get_args(Form), get_args(Start), get_args(Scaling)
-
 BLOCK = 16_384
 """Vectors that are encoded at a time."""
 
 
-class FeatureEncoder(Model):
+class FeatureEncoder(VectorEncoder):
     """A map of vectors to vectors, trained, saved and evaluated like every encoder.
 
     Parameters
@@ -62,9 +58,6 @@ class FeatureEncoder(Model):
     """
 
     kind = "feature"
-    mean: Tensor
-    deviation: Tensor
-    count: Tensor
 
     def __init__(
         self, width: int, dim: int | None = None, form: Form = "linear", hidden: int | None = None, depth: int = 1,
@@ -72,13 +65,9 @@ class FeatureEncoder(Model):
         similarity_fn_name: str = "cosine",
     ) -> None:  # fmt: skip
         super().__init__()
-        self.width, self.dim, self.form, self.start, self.scaling = width, dim or width, form, start, scaling
+        self._begin(width, scaling, normalize, similarity_fn_name)
+        self.dim, self.form, self.start = dim or width, form, start
         self.hidden, self.depth, self.dropout = hidden or width, depth, dropout
-        self.normalize, self.similarity_fn_name = normalize, similarity_fn_name
-        self.tokenizer, self.prompts, self.default_prompt = None, {}, None
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("deviation", torch.ones(width))
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
         self.linear = None if form == "mlp" or (form == "residual" and self.dim == width) else self._linear()
         self.layers = None if form == "linear" else self._mlp(zero=form == "residual")
 
@@ -102,16 +91,6 @@ class FeatureEncoder(Model):
         return nn.Sequential(*modules, last)
 
     @property
-    def max_length(self) -> int:
-        """Vectors have no length: as good as no limit."""
-        return NO_LIMIT
-
-    @property
-    def input_width(self) -> int:
-        """See `Model.input_width`."""
-        return self.width
-
-    @property
     def learns_inputs(self) -> bool:
         """See `Model.learns_inputs`: what was learnt once stays when the model is trained on."""
         return (self.scaling != "none" or self.start == "pca") and not int(self.count)
@@ -131,29 +110,12 @@ class FeatureEncoder(Model):
         >>> model.mean.tolist(), int(model.count)
         ([2.0, 2.0], 2)
         """
-        count, total = 0, np.zeros(self.width)
-        products = np.zeros((self.width, self.width))
-        shift: np.ndarray | None = None
-        for block in blocks:
-            rows = np.asarray(block, np.float64)
-            shift = rows.mean(axis=0) if shift is None else shift  # near the mean, so that no digits cancel
-            rows = rows - shift
-            count, total, products = count + len(rows), total + rows.sum(axis=0), products + rows.T @ rows
-        if not count or shift is None:
-            raise DataError("there is no vector to learn from", where="data.train", remedy="give rows with vectors")
-        mean = total / count
-        covariance = products / count - np.outer(mean, mean)
-        deviation = np.sqrt(np.clip(np.diag(covariance), 0, None))
-        deviation[deviation == 0] = 1.0  # a constant number is 0 behind its mean
-        with torch.no_grad():
-            self.count.fill_(count)
-            if self.scaling != "none":
-                self.mean.copy_(torch.from_numpy(mean + shift))
-            if self.scaling == "standard":
-                self.deviation.copy_(torch.from_numpy(deviation))
-                covariance = covariance / np.outer(deviation, deviation)
-            if self.start == "pca" and self.linear is not None:
-                self.linear.weight.copy_(torch.from_numpy(_axes(covariance, self.dim)))
+        moments = Moments.of(blocks, self.width)
+        self._learn_scale(moments)
+        if self.start == "pca" and self.linear is not None:
+            wide = self.deviation.double().cpu().numpy()
+            with torch.no_grad():
+                self.linear.weight.copy_(torch.from_numpy(_axes(moments.covariance / np.outer(wide, wide), self.dim)))
 
     def items_of(self, inputs: Any) -> tuple[Any, bool]:
         """See `Model.items_of`: an array (W,) is one vector, an array (N, W) or a list of vectors are several."""
@@ -190,8 +152,7 @@ class FeatureEncoder(Model):
         DataError
             They are no vectors, or of another size.
         """
-        if prompt:
-            raise UserError("a feature model has no prompts", where="prompt", remedy="leave it out")
+        self._no_prompt(prompt)
         values = self._stacked(inputs) if len(inputs) else np.zeros((0, self.width), np.float32)
         if values.shape[1] != self.width:
             raise DataError(
@@ -219,11 +180,8 @@ class FeatureEncoder(Model):
         UserError
             Another setting of a forward pass, which vectors do not have.
         """
-        if others:
-            remedy = "of the views of the encoder, vectors have noise and element-cutoff"
-            raise UserError(f"a feature model has no {', '.join(others)}", where="method", remedy=remedy)
-        weight = next(self.parameters())
-        x = (inputs.values.to(weight.dtype) - self.mean) / self.deviation
+        self._no_settings(others, "noise and element-cutoff")
+        x = self.scaled(inputs.values)
         if noise:
             x = x + noise * torch.from_numpy(_normals(inputs, self.width)).to(x)
         if element_cutoff:
@@ -235,29 +193,9 @@ class FeatureEncoder(Model):
             return self.layers(x)  # type: ignore[no-any-return]
         return (x if self.linear is None else self.linear(x)) + self.layers(x)  # type: ignore[no-any-return]
 
-    def encode_items(self, items: Any, settings: EncodeSettings) -> np.ndarray:
-        """See `Model.encode_items`."""
-        dim = kept_dim(self, settings.truncate_dim)
-        unit = self.normalize if settings.normalize is None else settings.normalize
+    def _slices(self, items: Any, settings: EncodeSettings) -> Iterator[slice]:
         size = settings.batch_size or settings.batch_tokens or BLOCK
-        vectors = np.empty((len(items), dim), dtype=np.float32)
-        was_training = self.training
-        self.eval()
-        try:
-            with reporter(settings.progress, len(items), "vectors") as show, torch.inference_mode():
-                for start in range(0, len(items), size):
-                    block = items[start : start + size]
-                    out = self(self.prepare(block, settings.prompt).to(self.device))[:, :dim].float()
-                    out = nn.functional.normalize(out, dim=-1) if unit else out
-                    part = out.cpu().numpy()
-                    bad = first_not_finite(part)
-                    if bad is not None:
-                        raise not_finite(start + bad)
-                    vectors[start : start + len(part)] = part
-                    show(len(part))
-        finally:
-            self.train(was_training)
-        return vectors
+        return (slice(start, start + size) for start in range(0, len(items), size))
 
     def example_input(self) -> np.ndarray:
         """See `Model.example_input`."""
@@ -270,10 +208,6 @@ class FeatureEncoder(Model):
             "dropout": self.dropout, "start": self.start, "scaling": self.scaling, "normalize": self.normalize,
             **self._similarity_spec(),
         }  # fmt: skip
-
-    def tokenizer_json(self) -> str:
-        """Nothing: there is no tokenizer."""
-        return ""
 
 
 def _axes(covariance: np.ndarray, count: int) -> np.ndarray:

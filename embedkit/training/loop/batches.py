@@ -14,6 +14,7 @@ from torch import Tensor
 from xxhash import xxh3_64_intdigest
 
 from embedkit.data.vectors.rows import column_of
+from embedkit.data.vectors.sequences import Sequences
 from embedkit.data.vectors.values import Vectors
 from embedkit.errors import DataError
 from embedkit.methods.base import Method, View, prepare_view
@@ -286,7 +287,7 @@ def _places(groups: Sequence[Any], places: Sequence[int]) -> list[int]:
 
 def _keys(inputs: Sequence[Any]) -> Tensor:
     """The hash of each input, int64 (n,)."""
-    if isinstance(inputs, Vectors):
+    if isinstance(inputs, Vectors | Sequences):
         return torch.from_numpy(inputs.keys)
     return torch.as_tensor([_key(value) for value in inputs], dtype=torch.int64)
 

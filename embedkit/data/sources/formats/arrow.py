@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from embedkit.data.schema.rows import Record
 from embedkit.data.sources.files import open_bytes, seekable
 from embedkit.data.sources.formats.delimited import check_header
 from embedkit.data.sources.registry import Format, readers
 from embedkit.data.sources.remote import Location, first_line
 from embedkit.data.vectors.column import Piece
+from embedkit.data.vectors.ragged import RaggedPiece
 from embedkit.errors import DataError
 
 BATCH = 1024
@@ -121,7 +124,7 @@ def pieces(batch: Any) -> Iterator[Any]:
 
 
 def arrays_of(table: Any) -> dict[str, Piece]:
-    """The columns of an arrow table that are numbers, or lists of equally many numbers, without nulls, as arrays.
+    """The columns of an arrow table that are numbers, lists of numbers or of vectors, without nulls, as arrays.
 
     A column in one piece is not copied, so that it stays in the file where that is mapped.
 
@@ -129,16 +132,17 @@ def arrays_of(table: Any) -> dict[str, Piece]:
     --------
     >>> import pyarrow as pa
     >>> columns = {"text": ["a", "b"], "vector": [[1.0, 2.0], [3.0, 4.0]], "ragged": [[1.0], [1.0, 2.0]]}
-    >>> {name: piece.array.shape for name, piece in arrays_of(pa.table(columns)).items()}
-    {'vector': (2, 2)}
+    >>> {name: piece.array.shape for name, piece in arrays_of(pa.table(columns)).items()}  # ragged: three steps
+    {'vector': (2, 2), 'ragged': (3, 1)}
     """
     arrays = {}
     for name in table.column_names:
         column = table.column(name)
         array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
         values = _numbers(array)
-        if values is not None:
-            arrays[name] = Piece(values)
+        piece = _ragged(array) if values is None else Piece(values)
+        if piece is not None:
+            arrays[name] = piece
     return arrays
 
 
@@ -163,6 +167,25 @@ def _numbers(array: Any) -> Any | None:
         if (lengths != width).any():
             return None
     return flat.to_numpy(zero_copy_only=False).reshape(count, width)
+
+
+def _ragged(array: Any) -> RaggedPiece | None:
+    """An arrow array of lists of numbers, or of lists of vectors of one size, as sequences; None for any other."""
+    import pyarrow as pa
+
+    kind = array.type
+    is_list = pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    if array.null_count or not is_list or not len(array):
+        return None
+    steps = _numbers(array.flatten())
+    if steps is None or steps.ndim > 2:
+        return None
+    if pa.types.is_fixed_size_list(kind):
+        offsets = np.arange(len(array) + 1, dtype=np.int64) * kind.list_size
+    else:
+        offsets = array.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
+        offsets = offsets - offsets[0]
+    return RaggedPiece(steps if steps.ndim == 2 else steps[:, None], offsets=offsets)
 
 
 def _json_columns(schema: Any) -> list[str]:

@@ -65,7 +65,9 @@ def _columns(path: Location) -> dict[str, Piece]:
 def _may_be_numbers(kind: Any) -> bool:
     import pyarrow as pa
 
-    kind = kind.value_type if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) else kind
+    for _ in range(2):  # a list of vectors is a sequence
+        is_list = pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)
+        kind = kind.value_type if is_list else kind
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
