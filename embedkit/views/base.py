@@ -22,8 +22,11 @@ from typing import Any
 import numpy as np
 
 from embedkit.config.settings import check
+from embedkit.data.vectors.sequences import Sequences
+from embedkit.data.vectors.values import Vectors, stacked
 from embedkit.errors import RecipeError
 from embedkit.registry import Registry, not_a
+from embedkit.views.mixing import partners
 
 
 @dataclass
@@ -73,10 +76,17 @@ class View:
 TextEdit = Callable[[str, np.random.Generator], "str | list[str]"]
 """A pure function of a text and a generator; a list is parts of the text whose vectors are composed to one."""
 
+ArrayEdit = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+"""A pure function of a vector (W,) or a sequence (T, W) and a generator."""
+
+ArrayMix = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
+"""A pure function of a vector or sequence, that of the row's partner in the batch, and a generator."""
+
 
 @dataclass(frozen=True)
 class Step:
-    """One entry of a chain; it usually has one of the three: an edit, a template, or settings of the forward pass.
+    """One entry of a chain; it usually has one of these: an edit, a template, a change or a mixture of numbers, or
+    settings of the forward pass.
 
     Attributes
     ----------
@@ -88,6 +98,12 @@ class Step:
         Settings of the encoder's forward pass.
     splits : bool
         Whether `edit` may give several parts.
+    change : callable, optional
+        ``(array, generator) -> array`` of a vector (W,) or a sequence (T, W).
+    mix : callable, optional
+        ``(array, partner's array, generator) -> array``; rows of a batch are partners two by two.
+    axes : int
+        Axes that the numbers of `change` need at least: 2 for sequences only.
 
     Examples
     --------
@@ -101,6 +117,9 @@ class Step:
     prompt: str | None = None
     forward: dict[str, Any] = field(default_factory=dict)
     splits: bool = False
+    change: ArrayEdit | None = None
+    mix: ArrayMix | None = None
+    axes: int = 1
 
 
 def _adopt(name: str, part: Any) -> Callable[..., Step]:
@@ -179,8 +198,44 @@ class Chain:
 
     def apply(self, view: View, random: Sequence[np.random.Generator]) -> View:
         """The view with every input changed; input i draws from ``random[owner[i]]``, in order."""
+        settings = {**view.settings, **self.forward}
+        if self.changes_numbers:
+            return replace(view, inputs=self._arrays(view, random), settings=settings)
+        if all(step.edit is None and step.prompt is None for step in self.steps):
+            return replace(view, settings=settings)
         texts = [self.texts(text, random[row]) for text, row in zip(view.inputs, view.owner, strict=True)]
         inputs = [text for parts in texts for text in parts]
         owner = [row for row, parts in zip(view.owner, texts, strict=True) for _ in parts]
         prompt = self.prompt if self.prompt is not None else view.prompt
-        return replace(view, inputs=inputs, owner=owner, prompt=prompt, settings={**view.settings, **self.forward})
+        return replace(view, inputs=inputs, owner=owner, prompt=prompt, settings=settings)
+
+    @property
+    def changes_numbers(self) -> bool:
+        """Whether a step changes vectors or sequences before the encoder sees them."""
+        return any(step.change is not None or step.mix is not None for step in self.steps)
+
+    def fault_of(self, cell: Any) -> str | None:
+        """Why the chain cannot change a cell, a text or an array; None where it can."""
+        axes = cell.ndim if isinstance(cell, np.ndarray) else 0
+        kind = ("text", "vector", "sequence")[min(axes, 2)]
+        for step in self.steps:
+            numbers = step.change is not None or step.mix is not None
+            if numbers and axes < step.axes:
+                return f"a step changes {'sequences' if step.axes > 1 else 'vectors'}, and the rows have a {kind}"
+            if axes and (step.edit is not None or step.prompt is not None):
+                return f"a step changes texts, and the rows have a {kind}"
+        return None
+
+    def _arrays(self, view: View, random: Sequence[np.random.Generator]) -> Vectors | Sequences:
+        """The vectors or sequences of a view after all steps."""
+        arrays, generators = list(view.inputs), [random[row] for row in view.owner]
+        way = partners(len(arrays))[:, 0]
+        for step in self.steps:
+            if step.change is not None:
+                arrays = [step.change(x, generator) for x, generator in zip(arrays, generators, strict=True)]
+            if step.mix is not None:
+                arrays = [
+                    step.mix(x, arrays[place + way[place]], generators[place]) if way[place] else x
+                    for place, x in enumerate(arrays)
+                ]
+        return Sequences.of(arrays) if arrays[0].ndim == 2 else Vectors(stacked(arrays))

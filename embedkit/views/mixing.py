@@ -40,7 +40,7 @@ class Mix:
     def drawn(cls, random: np.random.Generator, alpha: float, cutmix: float, texts: float) -> Mix:
         """A coin for texts, a share from Beta(alpha, alpha), and with probability `cutmix` a box."""
         is_text = float(random.random()) < texts
-        share = _beta(random, alpha)
+        share = beta_share(random, alpha)
         draws = [float(x) for x in random.random(3)]
         return cls(share, is_text, (draws[1], draws[2]) if not is_text and draws[0] < cutmix else None)
 
@@ -86,8 +86,12 @@ def partners(count: int) -> np.ndarray:
     return way[:, None].astype(np.int64)
 
 
-def _beta(random: np.random.Generator, alpha: float) -> float:
-    """A number from Beta(alpha, alpha) by Jöhnk's way (1964), of uniform numbers only."""
+def beta_share(random: np.random.Generator, alpha: float) -> float:
+    """A number from Beta(alpha, alpha) by Jöhnk's way (1964), of uniform numbers only.
+
+    >>> 0.0 < beta_share(np.random.default_rng(0), 0.5) < 1.0
+    True
+    """
     while True:
         x, y = (math.log1p(-float(u)) / alpha for u in random.random(2))  # logarithms of the two powers
         top = max(x, y)

@@ -44,7 +44,9 @@ OTHERS: dict[str, dict[str, Any]] = {
     "noise": {"deviation": 0.5},
     "adversarial": {},
 }
-for added in set(views) - {*EDITS, *OTHERS}:  # a further view is tested with its defaults
+NUMBERS = {name for name in set(views) - {*EDITS, *OTHERS} if (step := views[name]()).change or step.mix}
+"""Views of vectors and sequences: tests/views/test_series.py."""
+for added in set(views) - {*EDITS, *OTHERS} - NUMBERS:  # a further view is tested with its defaults
     (EDITS if views[added]().edit is not None else OTHERS)[added] = {}
 
 
@@ -60,7 +62,7 @@ def files(tmp_path: Path) -> dict[str, str]:
 
 def entry(name: str, files: dict[str, str]) -> dict[str, Any]:
     settings = {key: files.get(value, value) if isinstance(value, str) else value
-                for key, value in {**EDITS, **OTHERS}[name].items()}  # fmt: skip
+                for key, value in {**EDITS, **OTHERS}.get(name, {}).items()}  # fmt: skip
     return {"name": name, **settings}
 
 

@@ -50,6 +50,17 @@ class Augmenting(Method):
         self.check_chains(plain, len(rows))
         return plain
 
+    def check_rows(self, rows: Sequence[Row]) -> None:
+        """Refuse steps that the inputs of the rows cannot go through: of words for vectors, of time for texts."""
+        super().check_rows(rows)
+        for name, chain in self.chains.items():
+            for row in rows[:1]:
+                cell = row.get(name, row.get("anchor"))
+                fault = chain.fault_of(cell[0] if isinstance(cell, list) and cell else cell)
+                if fault is not None:
+                    remedy = "leave it out; docs/views.md says what each changes"
+                    raise RecipeError(fault, where=f"the views of {name!r}", remedy=remedy)
+
     def check_chains(self, views: Mapping[str, View], rows: int) -> None:
         """Refuse chains without a view, and those that cut texts which must stay whole."""
         for name, chain in self.chains.items():

@@ -183,8 +183,9 @@ def positions(places: Tensor, width: int) -> Tensor:
 
     Examples
     --------
-    >>> positions(torch.tensor([0, 1]), 4).round(decimals=3).tolist()
-    [[0.0, 0.0, 1.0, 1.0], [0.841..., 0.01..., 0.54..., 1.0]]
+    >>> positions(torch.tensor([0, 1]), 4)
+    tensor([[0.0000, 0.0000, 1.0000, 1.0000],
+            [0.8415, 0.0100, 0.5403, 0.9999]])
     """
     half = -(-width // 2)
     rates = torch.exp(torch.arange(half, device=places.device) * (-math.log(10_000.0) / half))
