@@ -55,6 +55,7 @@ class PromptBERTOptimised(Prompted):
 
     def adapt(self, model: Model) -> None:
         from embedkit.formats.transformers.masked_head import masked_transform
+        from embedkit.methods.common.parts import train_rows
         from embedkit.models.inputs.tokens import SENTENCE_SLOT, SLOT
 
         text = self.text_encoder(model)
@@ -68,8 +69,7 @@ class PromptBERTOptimised(Prompted):
                 text.prompts[other] = new.replace(SLOT, SENTENCE_SLOT) if SENTENCE_SLOT in template else new
         if not self.train_encoder:
             text.encoder.requires_grad_(False)
-            words = text.encoder.get_input_embeddings().weight.requires_grad_(True)
-            words.register_hook(lambda gradient: _rows_from(gradient, first))
+            train_rows(text.encoder.get_input_embeddings().weight, first)
         head = masked_transform(text)
         head.train_only = True
         text.dense.append(head)
@@ -77,13 +77,6 @@ class PromptBERTOptimised(Prompted):
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         texts, owner = [row["anchor"] for row in rows], list(range(len(rows)))
         return {"anchor": View(texts, owner), "positive": View(texts, owner)}
-
-
-def _rows_from(gradient: Any, first: int) -> Any:
-    """The gradient with zeros in the rows before `first`."""
-    import torch
-
-    return torch.cat([torch.zeros_like(gradient[:first]), gradient[first:]])
 
 
 def _learnable_template(text: Any, template: str) -> tuple[str, int]:

@@ -101,7 +101,7 @@ def _parity_report(model: DualEncoder, folder: Path, samples: int) -> dict[str, 
     session = onnxruntime.InferenceSession(str(folder / "text.onnx"), providers=["CPUExecutionProvider"])
     vectors: list[np.ndarray] = []
     for start in range(0, samples, 32):
-        ids, mask = padded(model.text.prepare(texts[start : start + 32]), model.text.encoder)
+        ids, mask = padded(model.text.prepare(texts[start : start + 32], prompt=""), model.text.encoder)
         vectors.append(session.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})[0])
     agreement = compare(
         (model.encode(texts, prompt="", normalize=True), model.encode(images, normalize=True)),

@@ -43,7 +43,8 @@ def assign_groups(
     """Groups of all trainable parameters; those that a group freezes stop wanting gradients.
 
     The first pattern of ``train.groups`` that matches a name decides. Vectors and scalars (biases, norms, temperatures)
-    and the names in `undecayed` get no weight decay unless their group asks for one.
+    and the names in `undecayed` get no weight decay unless their group asks for one, nor do parameters of which only
+    some rows are trained (their attribute ``undecayed``).
 
     Raises
     ------
@@ -104,7 +105,8 @@ def _group_key(
     if rule is not None and rule.weight_decay is not None:
         decay = rule.weight_decay
     else:
-        decay = 0.0 if parameter.ndim < 2 or name in undecayed else config.weight_decay
+        free = parameter.ndim < 2 or name in undecayed or getattr(parameter, "undecayed", False)
+        decay = 0.0 if free else config.weight_decay
     label = rule.pattern if rule is not None else name.split(".", 1)[0]
     return label, lr, decay
 
