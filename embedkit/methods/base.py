@@ -317,6 +317,9 @@ class Method:
         """`patch_columns` of what the guide makes of the images, without gradient."""
         return self.patch_columns(patches, parts, inputs)
 
+    shared_texts: frozenset[str] = frozenset()
+    """Views of texts whose tokens every process gets of the whole batch, as ``batch.texts``."""
+
     def cover(self, inputs: Any, parts: nn.ModuleDict) -> tuple[Tensor, Tensor] | None:
         """Patches (n, P) of the images that the tower shall not see, and the mask token that stands there; None for
         none. With `reads_patches` this holds for the main method's pass too."""
@@ -371,6 +374,7 @@ class Method:
 
         Called for chunks of this process's inputs; what is returned is divided by counts of the whole batch
         (``len(batch.owner[name])``, ``batch.lengths[name]``) already, so that all of it adds up to the loss.
+        ``batch.chunk`` says which inputs they are, ``batch.found`` what `terms` noted; both hold for an auxiliary too.
         """
         return {}
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from embedkit.config.settings import Positive, Share
-from embedkit.errors import RecipeError, nearest
-from embedkit.methods.base import Row, View, methods
-from embedkit.methods.patches.term import PatchTerm
+from embedkit.methods.base import methods
+from embedkit.methods.patches.captions import CaptionTerm
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @methods.add("patch-grouping")
-class PatchGrouping(PatchTerm):
+class PatchGrouping(CaptionTerm):
     """Caption-to-patch grouping (DreamLIP, Zheng et al. 2024, ECCV, section 3.3), beside a method on image-text pairs.
 
     The cosines of a text with the projected patches of its image are brought to 0 .. 1; those below ``threshold`` count
@@ -50,19 +49,8 @@ class PatchGrouping(PatchTerm):
     def __init__(
         self, threshold: Share | None = None, temperature: Positive = 0.07, view: str = "positive"
     ) -> None:  # fmt: skip
-        super().__init__(None)
-        self.threshold, self.temperature, self.view = threshold, temperature, view
-
-    def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
-        raise RecipeError("patch-grouping has no views of its own", where="method.name",
-                          remedy="put it beside clip: auxiliary: [{name: patch-grouping, weight: 1.0}]")  # fmt: skip
-
-    def beside(self, views: Mapping[str, View]) -> dict[str, View]:
-        texts = [name for name, view in views.items() if view.tower == "text"]
-        if views and (self.view not in texts or len(texts) == len(views)):
-            raise RecipeError(f"there is no view {self.view!r} of texts beside one of images", where="auxiliary",
-                              remedy=nearest(self.view, texts) if texts else "put it beside clip")  # fmt: skip
-        return super().beside(views)
+        super().__init__(view)
+        self.threshold, self.temperature = threshold, temperature
 
     def parts(self, model: Model) -> nn.ModuleDict:
         import torch

@@ -34,7 +34,7 @@ NESTED = {name: SETTINGS[name] for name in ("sum", "harmonise", "mgda", "feature
     "set-contrast": {"size": 2},  # seven rows hold one set of the default size, which is compared with none
 }
 
-BESIDE = ["patch-grouping"]
+BESIDE = ["captioning", "image-text-matching", "patch-grouping"]
 """Methods that add a term to the views of another."""
 WHOLE = [name for name in methods if name not in BESIDE]
 

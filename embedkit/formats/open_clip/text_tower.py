@@ -136,6 +136,31 @@ class OpenClipText(Model):
         out = self.encoder(inputs.ids.view(len(inputs), -1))
         return out[0] if isinstance(out, tuple) else out
 
+    def padded_states(self, inputs: Inputs) -> Tensor:
+        """Vectors (N, L, H) of the tokens of captions, its class token left out.
+
+        Raises
+        ------
+        ModelError
+            The configuration does not say ``output_tokens``.
+        """
+        out = self.encoder(inputs.ids.view(len(inputs), -1))
+        if not isinstance(out, tuple):
+            raise ModelError("the text tower gives no vectors of tokens", where="text_cfg",
+                             remedy="set output_tokens: true")  # fmt: skip
+        states: Tensor = out[1]
+        return states
+
+    @property
+    def hidden_size(self) -> int:
+        """Size of a token's vector."""
+        return int(self.config.get("width", 512))
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token sees those before it only."""
+        return not self.config.get("no_causal_mask", False)
+
     def gradient_checkpointing_enable(self) -> None:
         """See `Model`."""
         self.encoder.set_grad_checkpointing(True)

@@ -116,6 +116,10 @@ class WithAuxiliaries(Method):
         return self.main.row_groups
 
     @property
+    def shared_texts(self) -> frozenset[str]:  # type: ignore[override]
+        return self.main.shared_texts.union(*(auxiliary.method.shared_texts for auxiliary in self.beside_main))
+
+    @property
     def reads(self) -> frozenset[str]:  # type: ignore[override]
         return self.main.reads.union(*(auxiliary.method.reads for auxiliary in self.beside_main))
 
@@ -321,7 +325,15 @@ class WithAuxiliaries(Method):
     def local_terms(
         self, name: str, embeddings: Tensor, inputs: Any, batch: ObjectiveBatch, model: Any, parts: nn.ModuleDict
     ) -> dict[str, Tensor]:
-        return self.main.local_terms(name, embeddings, inputs, batch, model, parts["main"])  # type: ignore[arg-type]
+        terms = self.main.local_terms(name, embeddings, inputs, batch, model, parts["main"])  # type: ignore[arg-type]
+        for auxiliary in self.beside_main:
+            if type(auxiliary.method).local_terms is not Method.local_terms:
+                own = auxiliary.method.local_terms(
+                    name, embeddings, inputs, self._batch(batch, auxiliary), model,
+                    parts[auxiliary.name],  # type: ignore[arg-type]
+                )  # fmt: skip
+                terms = terms | {term: value * auxiliary.factor(batch.step) for term, value in own.items()}
+        return terms
 
     def after_step(
         self, outputs: dict[str, Tensor], embeddings: dict[str, Tensor], batch: ObjectiveBatch, model: Any,

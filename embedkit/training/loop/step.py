@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from embedkit.methods.base import Method
 from embedkit.models.base import Model
 from embedkit.models.execution.recompute import Recompute
+from embedkit.models.inputs.inputs import Inputs
 from embedkit.objectives.base import LossOutput, Objective, ObjectiveBatch
 from embedkit.objectives.compose.mixed_pairs import evaluated
 from embedkit.training.loop.batches import Pool, StepBatch
@@ -312,7 +313,25 @@ class TrainStep:
             seed=batch.seed,
             turn=batch.turn,
             targets={name: gather(values.to(device), rows) for name, values in batch.targets.items()},
+            texts=self._texts(batch, {name: values[:, 2] for name, values in of_inputs.items()}, counts),
         )
+
+    def _texts(
+        self, batch: StepBatch, lengths: dict[str, Tensor], counts: dict[str, list[int]]
+    ) -> dict[str, Inputs]:  # fmt: skip
+        """The tokens of the whole batch, of the views that the method shares."""
+        shared = self.method.shared_texts
+        own = {name: inputs for _, name, inputs in _by_view(batch.pools) if name in shared} if shared else {}
+        texts = {}
+        for name in sorted(shared & lengths.keys()):
+            every = lengths[name].cpu()
+            longest = int(every.max())
+            padded = own[name].padded(longest, 0).ids if name in own else torch.zeros(0, dtype=torch.int64)
+            ids = self.world.gather(padded.view(-1, longest).to(self.world.device), counts[name])
+            there = torch.arange(longest)[None] < every[:, None]
+            offsets = np.concatenate([[0], np.cumsum(every.numpy())])
+            texts[name] = Inputs(ids[there.to(ids.device)], offsets)
+        return texts
 
     def _local_terms(
         self, batch: StepBatch, vectors: dict[str, Tensor], whole_batch: ObjectiveBatch, counts: dict[str, list[int]],
@@ -328,10 +347,11 @@ class TrainStep:
             first = sum(counts[name][: self.world.rank])  # of this process's inputs among all
             for index in self.chunking.cut(Pool(inputs, [(name, len(inputs))], pool.tower, pool.settings)):
                 chunk = inputs.select(index).to(self.world.device)
-                embeddings = vectors[name][torch.as_tensor(index + first, device=self.world.device)]
+                places = torch.as_tensor(index + first, device=self.world.device)
+                here = replace(whole_batch, chunk=places)
                 with self.autocast():
                     terms = self.method.local_terms(
-                        name, embeddings, chunk, whole_batch, self.bundle.model, self.bundle.parts
+                        name, vectors[name][places], chunk, here, self.bundle.model, self.bundle.parts
                     )
                 if terms:
                     _backward(sum(terms.values()), scale)  # type: ignore[arg-type]
