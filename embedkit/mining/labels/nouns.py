@@ -110,13 +110,7 @@ def label_nouns(
             raise UserError(f"{value!r} is no whole number from 1 on", where=setting, remedy="give another number")
     target = None if output is None else check_output(output, overwrite, data)
     table = read_table(data, split=split, where=where, limit=limit)
-    if name in table.columns:
-        raise DataError(f"it has a column {name!r} already", where=table.name,
-                        remedy="give the new column another name: --name NAME (name= in Python)")  # fmt: skip
-    captions = column or _caption_column(table.columns, table.name)
-    if captions not in table.columns:
-        raise DataError(f"there is no column {captions!r}", where=table.name,
-                        remedy=f"columns: {', '.join(table.columns)}")  # fmt: skip
+    captions = caption_column(table, column, name)
     things = [_nouns_of(row.get(captions), parser or nouns) for row in table.rows]
     counts = Counter(noun for own in things for noun in own)
     ranked = sorted((noun for noun, count in counts.items() if count >= least), key=lambda n: (-counts[n], n))[:size]
@@ -135,11 +129,29 @@ def label_nouns(
     return finish(rows, report, target)
 
 
-def _caption_column(columns: Sequence[str], where: str) -> str:
-    for guess in ("caption", "captions", "texts", "text"):
-        if guess in columns:
+def caption_column(table: Any, column: str | None, name: str) -> str:
+    """The column of a table that has the captions: the one that is named, or one called as captions are.
+
+    Raises
+    ------
+    DataError
+        There is none, or the table has a column `name` already.
+
+    Examples
+    --------
+    >>> caption_column(read_table([{"image": "1.png", "caption": "a dog"}]), None, "nouns")
+    'caption'
+    """
+    columns = ", ".join(table.columns)
+    if name in table.columns:
+        raise DataError(f"it has a column {name!r} already", where=table.name,
+                        remedy="give the new column another name: --name NAME (name= in Python)")  # fmt: skip
+    if column is not None and column not in table.columns:
+        raise DataError(f"there is no column {column!r}", where=table.name, remedy=f"columns: {columns}")
+    for guess in ("caption", "captions", "texts", "text") if column is None else (column,):
+        if guess in table.columns:
             return guess
-    raise DataError("it has no column of captions", where=where, remedy=f"name one with --column: {', '.join(columns)}")
+    raise DataError("it has no column of captions", where=table.name, remedy=f"name one with --column: {columns}")
 
 
 def _nouns_of(cell: Any, parser: Callable[[str], Sequence[str]]) -> set[str]:
