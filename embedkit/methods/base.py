@@ -374,7 +374,7 @@ class Method:
 
         Called for chunks of this process's inputs; what is returned is divided by counts of the whole batch
         (``len(batch.owner[name])``, ``batch.lengths[name]``) already, so that all of it adds up to the loss.
-        ``batch.chunk`` says which inputs they are, ``batch.found`` what `terms` noted; both hold for an auxiliary too.
+        ``batch.chunk`` says which inputs they are, ``batch.choices`` what `terms` noted. Auxiliaries are called too.
         """
         return {}
 

@@ -98,7 +98,7 @@ class ImageTextMatching(CaptionTerm):
         wrong_text = drawn_negatives(images, texts, keys, self.temperature, generator)
         wrong_image = drawn_negatives(texts, images, keys, self.temperature, generator)
         words = torch.rand(len(rows), generator=generator, dtype=torch.float64).to(rows.device)
-        batch.found.update(text=text, wrong_text=wrong_text, wrong_image=wrong_image, words=words)
+        batch.choices.update(text=text, wrong_text=wrong_text, wrong_image=wrong_image, words=words)
         return {}
 
     def local_terms(
@@ -111,26 +111,26 @@ class ImageTextMatching(CaptionTerm):
 
         if name != self.image or batch.chunk is None:
             return {}
-        chunk, found = batch.chunk, batch.found
+        chunk, choice = batch.chunk, batch.choices
         memory = batch.own[name][self.own_place(chunk, batch)].unflatten(1, (-1, self.width)).to(model.dtype)
         here = torch.arange(len(chunk), device=chunk.device)
-        place = torch.full_like(found["text"], -1).index_copy(0, chunk, here)  # of an image in this chunk
-        has_text, wanted = found["wrong_text"][chunk] >= 0, found["wrong_image"]
-        wrongly = ((wanted >= 0) & (place[wanted.clamp(min=0)] >= 0)).nonzero()[
-            :, 0
-        ]  # captions with a wrong image here
-        image = torch.cat([here, here[has_text], place[wanted[wrongly]]])
-        pair = torch.cat([chunk, found["wrong_text"][chunk][has_text], wrongly])
-        texts, back = found["text"][pair].unique(return_inverse=True)
+        place = torch.full_like(choice["text"], -1).index_copy(0, chunk, here)  # of an image in this chunk
+        has_text, partner = choice["wrong_text"][chunk] >= 0, choice["wrong_image"]
+        is_here = (partner >= 0) & (place[partner.clamp(min=0)] >= 0)  # captions with a wrong image of this chunk
+        others = is_here.nonzero()[:, 0]
+        image = torch.cat([here, here[has_text], place[partner[others]]])
+        pair = torch.cat([chunk, choice["wrong_text"][chunk][has_text], others])
+        texts, back = choice["text"][pair].unique(return_inverse=True)
         read = batch.texts[self.view].select(texts.cpu().numpy())
         states, real = token_vectors(model.text, read)
         label = torch.zeros_like(image).index_fill(0, here, 1)
         logits = parts["fusion"](states[back], real[back], memory[image])
-        count = len(wanted) + int((wanted >= 0).sum()) + int((found["wrong_text"] >= 0).sum())
+        count = len(partner) + int((partner >= 0).sum()) + int((choice["wrong_text"] >= 0).sum())
         losses = {self.term: match_loss(logits, label) / count}
         if self.soft_masks:
             own = back[here]
-            losses["masked"] = self._masked(parts, states[own], real[own], memory, found["words"][chunk]) / len(wanted)
+            loss = self._masked(parts, states[own], real[own], memory, choice["words"][chunk])
+            losses["masked"] = loss / len(partner)
         return losses
 
     def _masked(self, parts: nn.ModuleDict, states: Tensor, real: Tensor, memory: Tensor, draws: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ class ObjectiveBatch:
         All that the guide's exchange gave, gathered; `guide` has the names of views.
     texts : dict of str to Inputs
         The tokens of all texts of the views that the method shares (`Method.shared_texts`).
-    found : dict of str to Tensor
+    choices : dict of str to Tensor
         What a method's `terms` note of the whole batch for its `local_terms`.
     chunk : LongTensor (n,) or None
         For `local_terms`: the places of its inputs among all of their view.
@@ -98,7 +98,7 @@ class ObjectiveBatch:
     mix: tuple[Tensor, float] | None = None
     guide_parcel: dict[str, Tensor] = field(default_factory=dict)
     texts: dict[str, Any] = field(default_factory=dict)
-    found: dict[str, Tensor] = field(default_factory=dict)
+    choices: dict[str, Tensor] = field(default_factory=dict)
     chunk: Tensor | None = None
 
     def random(self, use: str, *places: int) -> np.random.Generator:

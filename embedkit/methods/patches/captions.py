@@ -42,11 +42,11 @@ class CaptionTerm(PatchTerm):
                           remedy="put it beside clip: auxiliary: [{name: ..., weight: 1.0}]")  # fmt: skip
 
     def beside(self, views: Mapping[str, View]) -> dict[str, View]:
-        for tower, wanted in (("text", self.view), ("image", self.image)) if views else ():
+        for tower, name_of in (("text", self.view), ("image", self.image)) if views else ():
             names = [name for name, view in views.items() if view.tower == tower]
-            if wanted not in names:
-                raise RecipeError(f"there is no view {wanted!r} of {tower}s to stand beside", where="auxiliary",
-                                  remedy=nearest(wanted, names) if names else "put it beside clip")  # fmt: skip
+            if name_of not in names:
+                raise RecipeError(f"there is no view {name_of!r} of {tower}s to stand beside", where="auxiliary",
+                                  remedy=nearest(name_of, names) if names else "put it beside clip")  # fmt: skip
         return super().beside(views)
 
     def own_place(self, places: Tensor, batch: ObjectiveBatch) -> Tensor:

@@ -123,8 +123,8 @@ def label_topics(
     texts = [_text_of(row.get(captions)) for row in table.rows]
     counts, words = _counted(texts, least, most, f"{table.name}, column {captions!r}")
     shares, heaviest, perplexity = _model(counts, words, topics, steps, seed)
-    kept = counts.sum(axis=1).nonzero()[0]
-    place = {int(row): number for number, row in enumerate(kept)}
+    some = counts.sum(axis=1).nonzero()[0]
+    place = {int(row): number for number, row in enumerate(some)}
     rows = [
         {**row, name: shares[place[number]].tolist()}
         for number, row in enumerate(table.moved(target, None)) if number in place

@@ -83,11 +83,11 @@ def token_vectors(tower: Any, inputs: Inputs) -> tuple[Tensor, Tensor]:
     real = real_tokens(tower, inputs)
     if not isinstance(tower, TextEncoder):
         return tower.padded_states(inputs), real
-    found = tower.token_states(inputs)
-    flat = found.layers[-1]  # (T, H) in the order of the plan
-    ordered = _there(inputs.select(found.plan.order))[:, :, None]
-    padded = flat.new_zeros(*real.shape, flat.shape[1]).masked_scatter(ordered, flat)
-    return padded[torch.from_numpy(found.plan.inverse()).to(flat.device)], real
+    output = tower.token_states(inputs)
+    flat = output.layers[-1]  # (T, H) in the order of the plan
+    ordered = _there(inputs.select(output.plan.order))[:, :, None]
+    table = flat.new_zeros(*real.shape, flat.shape[1]).masked_scatter(ordered, flat)
+    return table[torch.from_numpy(output.plan.inverse()).to(flat.device)], real
 
 
 def _there(inputs: Inputs) -> Tensor:

@@ -135,7 +135,7 @@ class CaptionDecoder(nn.Module):
 
     def loss(self, states: Tensor, ids: Tensor, real: Tensor, memory: Tensor) -> Tensor:
         """Sum of the cross-entropies of all tokens but first ones, of captions (n, L) of which `real` are there."""
-        found = self.layers(self.inputs(states[:, :-1]), memory)[real[:, 1:]]  # (T, W)
-        logits = self.outputs(found)
+        vectors = self.layers(self.inputs(states[:, :-1]), memory)[real[:, 1:]]  # (T, W)
+        logits = self.outputs(vectors)
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return F.cross_entropy(wide, ids[:, 1:][real[:, 1:]], reduction="sum")

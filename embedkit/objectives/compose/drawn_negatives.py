@@ -40,7 +40,7 @@ def drawn_negatives(
     count = len(anchors)
     draws = torch.rand(count, generator=generator, dtype=torch.float64).to(anchors.device)
     first, second = (torch.nn.functional.normalize(z.detach(), dim=1) for z in (anchors, others))
-    chosen = []
+    places = []
     for start in range(0, count, _BLOCK):
         part = slice(start, start + _BLOCK)
         same = torch.zeros(len(first[part]), count, dtype=torch.bool, device=anchors.device)
@@ -50,5 +50,5 @@ def drawn_negatives(
         scores = scores.masked_fill(same, -torch.inf)
         shares = (scores - scores.amax(dim=1, keepdim=True)).exp().nan_to_num(0.0).cumsum(dim=1)
         place = torch.searchsorted(shares, draws[part, None] * shares[:, -1:], right=True)[:, 0]
-        chosen.append(torch.where(same.all(dim=1), -1, place.clamp(max=count - 1)))
-    return torch.cat(chosen) if chosen else torch.zeros(0, dtype=torch.int64, device=anchors.device)
+        places.append(torch.where(same.all(dim=1), -1, place.clamp(max=count - 1)))
+    return torch.cat(places) if places else torch.zeros(0, dtype=torch.int64, device=anchors.device)

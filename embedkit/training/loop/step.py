@@ -326,8 +326,8 @@ class TrainStep:
         for name in sorted(shared & lengths.keys()):
             every = lengths[name].cpu()
             longest = int(every.max())
-            padded = own[name].padded(longest, 0).ids if name in own else torch.zeros(0, dtype=torch.int64)
-            ids = self.world.gather(padded.view(-1, longest).to(self.world.device), counts[name])
+            rows = own[name].padded(longest, 0).ids if name in own else torch.zeros(0, dtype=torch.int64)
+            ids = self.world.gather(rows.view(-1, longest).to(self.world.device), counts[name])
             there = torch.arange(longest)[None] < every[:, None]
             offsets = np.concatenate([[0], np.cumsum(every.numpy())])
             texts[name] = Inputs(ids[there.to(ids.device)], offsets)
