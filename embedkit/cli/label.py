@@ -46,6 +46,7 @@ def label(
     column: Annotated[TextOption, typer.Option("--column", help="Column of the texts.")] = None,
     image_column: Annotated[TextOption, typer.Option("--image-column", help="Column of the images.")] = None,
     name: Annotated[TextOption, typer.Option("--name", help="Name of the new column; label, nouns, topics.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Put it in the place of a column of that name.")] = False,
     min_rows: Annotated[int, typer.Option("--min-rows", min=1, help="Leave out smaller clusters.")] = 1,
     restarts: Annotated[int, typer.Option("--restarts", min=1, help="Runs; the best one counts.")] = 3,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps of a run; 100, of topics 20.")] = None,

@@ -51,6 +51,9 @@ def plan(
         every.append(facts)
         for line in page(facts):
             out.print(line)
+        if stage.stage.rows is not None:
+            name = stage.stage.rows.name
+            out.print(f"rows           of data.train; embedkit {name} changes them by the model of the stage before")
         if all:
             _render(facts, out)
     if not all:

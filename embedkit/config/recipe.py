@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
 from embedkit.config.model import ModelConfig
-from embedkit.config.sections import Named, ObjectiveConfig, Settings, as_list, by_name
+from embedkit.config.sections import Named, ObjectiveConfig, Settings, StageConfig, as_list, by_name
 from embedkit.registry import services
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -368,6 +368,8 @@ class Recipe(Settings):
     stages: list[dict[str, Any]] = Field(
         default_factory=list, description="runs that follow one another: a name, and the keys that differ, for each"
     )
+    stage: StageConfig = Field(default_factory=StageConfig, description="of a stage: what the one before gives it")
+    fuse: bool = Field(False, description="the model of a run of stages: those of all stages side by side")
     smoke: dict[str, Any] = Field(default_factory=dict)
     _origin: Origin = PrivateAttr(default_factory=Origin)
 
@@ -379,6 +381,12 @@ class Recipe(Settings):
     def with_origin(self, origin: Origin) -> Recipe:
         """This recipe with another origin."""
         self._origin = origin
+        return self
+
+    @model_validator(mode="after")
+    def _stages_to_fuse(self) -> Recipe:
+        if self.fuse and len(self.stages) < 2:
+            raise ValueError("fuse puts the models of stages side by side: give two stages or more")
         return self
 
     @model_validator(mode="after")

@@ -19,7 +19,15 @@ from pydantic import ValidationError
 from embedkit.config.overrides import ARGUMENTS, assign, copied, from_mapping, parse_words
 from embedkit.config.recipe import OLD_KEYS, Origin, Recipe
 from embedkit.config.recipe_keys import wrong_key_or_value
-from embedkit.config.stages import NOT_OF_A_STAGE, checked_stages, folder_of_stage, merged, refuse_trust, resolved
+from embedkit.config.stages import (
+    NOT_OF_A_STAGE,
+    check_place,
+    checked_stages,
+    folder_of_stage,
+    merged,
+    refuse_trust,
+    resolved,
+)
 from embedkit.errors import COMMAND_LINE, RecipeError, nearest, without_secrets
 
 _LARGEST_FILE = 1_000_000  # bytes; a recipe is a page of text
@@ -261,12 +269,12 @@ def stage_recipes(recipe: Recipe, where: str = "recipe") -> list[Recipe]:
     ['mlm', 'simcse-unsup']
     """
     if not recipe.stages:
-        return [recipe]
+        return [check_place(recipe, None, where)]
     output, recipes = Path(recipe.train.output.replace("{name}", recipe.name)), []
     common = {key for key in recipe.origin.own if not key.startswith("stages")}
     for number, contents in enumerate(recipe.stages):
         start = f"stages.{number}."
-        stage = check_recipe(contents, f"{where}: stages.{number}")
+        stage = check_place(check_recipe(contents, f"{where}: stages.{number}"), number, f"{where}: stages.{number}")
         stage.train.output = folder_of_stage(output, number, stage.name).as_posix()
         own = {key.removeprefix(start) for key in recipe.origin.own if key.startswith(start)}
         notes = recipe.origin.notes if number == 0 else ()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Settings(BaseModel):
@@ -90,3 +90,21 @@ class ObjectiveConfig(Part):
 
 
 Named = Annotated[Component, BeforeValidator(by_name)]
+
+
+class StageConfig(Settings):
+    """What a stage of a run takes from the stage before it; the keys of the stage itself are those of a recipe.
+
+    Examples
+    --------
+    >>> StageConfig.model_validate({"start": "new", "rows": {"name": "label", "clusters": 10}}).rows.settings
+    {'clusters': 10}
+    """
+
+    start: Literal["before", "new"] = Field(
+        "before", description="weights to begin with: those of the stage before, or new ones by the section model"
+    )
+    rows: Named | None = Field(
+        None, description="what makes the rows of the stage from data.train by the model of the stage before: the name "
+        "of a command, label or mine, and its settings",
+    )  # fmt: skip

@@ -12,11 +12,17 @@ from typing import Any
 
 from embedkit.config.model import ModelConfig
 from embedkit.config.overrides import assign, copied
-from embedkit.config.recipe import Recipe
-from embedkit.errors import RecipeError
+from embedkit.config.recipe import Recipe, SourceConfig
+from embedkit.config.sections import StageConfig
+from embedkit.errors import RecipeError, nearest
 
-NOT_OF_A_STAGE = ("stages", "smoke", "description", "group", "extends")
+NOT_OF_A_STAGE = ("stages", "fuse", "smoke", "description", "group", "extends")
 """Keys that belong to the whole recipe."""
+MAKERS = ("label", "mine")
+"""Commands that make the rows of a stage by the model of the stage before."""
+READ_BY_MAKERS = ("path", "columns", "split", "where", "limit")
+"""Keys of a source that they take."""
+_OF_THE_RUN = {"output", "overwrite", "replace", "model", "progress", "load_options", *READ_BY_MAKERS}
 _COMPONENTS = ("method", "objective")
 _ORIGINS: dict[str, Any] = {"name": None, "revision": None, "config": None, "tokenizer": None, "dim": None}
 
@@ -135,6 +141,49 @@ def resolved(
                 assign(document, key.removeprefix(own), copied(value), origin)
         documents.append(document)
     return documents
+
+
+def _check_rows(stage: Recipe, where: str) -> None:
+    """Refuse rows of a stage that no command can make."""
+    rows = stage.stage.rows
+    if rows is None:
+        return
+    if rows.name not in MAKERS:
+        raise RecipeError(f"no command named {rows.name!r} makes rows", where=where, remedy=nearest(rows.name, MAKERS))
+    idle = sorted(_OF_THE_RUN & set(rows.settings))
+    if idle:
+        raise RecipeError(f"{idle[0]} is known from data.train and the stage before", where=where,
+                          remedy=f"take {idle[0]} out of stage.rows")  # fmt: skip
+    if len(stage.data.train) != 1:
+        raise RecipeError(
+            f"{rows.name} makes rows of one source, and data.train has {len(stage.data.train)}", where=where,
+            remedy=f"put them in one file, or run embedkit {rows.name} between two runs",
+        )  # fmt: skip
+    source = stage.data.train[0]
+    plain = SourceConfig(path=source.path)
+    other = [key for key, value in source if key not in READ_BY_MAKERS and value != getattr(plain, key)]
+    if other:
+        raise RecipeError(f"{rows.name} does not take data.train.0.{other[0]}", where=where,
+                          remedy=f"leave it out, or run embedkit {rows.name} between two runs")  # fmt: skip
+
+
+def check_place(stage: Recipe, number: int | None, where: str) -> Recipe:
+    """The recipe itself; refused where there is no stage before to take from, or no command that makes its rows.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> recipe = load_recipe("mlm-simcse")
+    >>> check_place(recipe.model_copy(update={"stage": StageConfig(rows="label")}), 0, "own.yaml")
+    Traceback (most recent call last):
+    embedkit.errors.RecipeError: own.yaml: stage.rows needs the model of a stage before, and there is none; ...
+    """
+    idle = [key for key, value in StageConfig() if getattr(stage.stage, key) != value]
+    if idle and (number is None or (number == 0 and idle != ["start"])):
+        raise RecipeError(f"stage.{idle[-1]} needs the model of a stage before, and there is none", where=where,
+                          remedy="give it to a later entry of stages")  # fmt: skip
+    _check_rows(stage, f"{where}: stage.rows")
+    return stage
 
 
 def folder_of_stage(output: Path, number: int, name: str) -> Path:

@@ -67,7 +67,8 @@ def examine_stages(folder: Path) -> Examined:
     findings = []
     for stage in stage_folders(folder):
         if not (stage / "log.jsonl").is_file():
-            facts[stage.name] = "not begun"
+            is_fused = (stage / "model").is_dir()
+            facts[stage.name] = "the models of all stages side by side" if is_fused else "not begun"
             continue
         own, faults = examine_run(stage)
         facts |= {f"{stage.name}: {key}": value for key, value in own.items()}

@@ -86,11 +86,12 @@ class LabelReport:
 
 def label(
     data: Any, model: Any = None, *, clusters: int, output: str | Path | None = None, overwrite: bool = False,
-    column: str | None = None, image_column: str | None = None, name: str = "label", min_rows: int = 1,
-    restarts: int = 3, steps: int = 100, spherical: bool = False, seed: int = 0, vectors: VectorSource | None = None,
-    centres: str | Path | None = None, split: str | None = None, where: Mapping[str, Any] | None = None,
-    limit: int | None = None, prompt: str | None = None, truncate_dim: int | None = None,
-    progress: Callable[[int, int], None] | None = None, load_options: Mapping[str, Any] | None = None,
+    column: str | None = None, image_column: str | None = None, name: str = "label", replace: bool = False,
+    min_rows: int = 1, restarts: int = 3, steps: int = 100, spherical: bool = False, seed: int = 0,
+    vectors: VectorSource | None = None, centres: str | Path | None = None, split: str | None = None,
+    where: Mapping[str, Any] | None = None, limit: int | None = None, prompt: str | None = None,
+    truncate_dim: int | None = None, progress: Callable[[int, int], None] | None = None,
+    load_options: Mapping[str, Any] | None = None,
 ) -> RowsResult[LabelReport]:  # fmt: skip
     """The rows with the number of their cluster, 0 for the largest, and a report on the clusters.
 
@@ -113,6 +114,8 @@ def label(
         The column of what is encoded: of texts, or of images.
     name : str
         The new column.
+    replace : bool
+        Put it in the place of one of that name, e.g. of classes that a folder of images gives.
     min_rows : int
         Rows of smaller clusters are left out.
     restarts, steps, spherical, seed
@@ -152,9 +155,9 @@ def label(
         _check_centres(Path(centres), overwrite)
     encoder = Encoder(model, prompt=prompt, dim=truncate_dim, progress=progress, load_options=load_options)
     table = read_table(data, split=split, where=where, limit=limit)
-    if name in table.columns:
+    if name in table.columns and not replace:
         raise DataError(f"it has a column {name!r} already", where=table.name,
-                        remedy="give the new column another name: --name NAME (name= in Python)")  # fmt: skip
+                        remedy="name the new column (--name NAME), or put it in its place (--replace)")  # fmt: skip
     rows_vectors, subject = vectors_of(table, encoder, vectors, column, image_column)
     if clusters < 2 or clusters > len(table):
         raise UserError(f"clusters is {clusters:,}, and there are {len(table):,} rows", where="clusters",

@@ -11,20 +11,20 @@ from typing import Any
 
 from embedkit.config.recipe import Recipe
 from embedkit.config.recipe_io import load_recipe, stage_recipes
-from embedkit.config.stages import continued, folder_of_stage
-from embedkit.errors import CheckpointError
+from embedkit.config.stages import folder_of_stage
 from embedkit.evaluation.report.card import card_of_run
 from embedkit.system.disk import write_durably
 from embedkit.training import setup
 from embedkit.training.loop.build import Run, check_folder, open_inputs, opened
 from embedkit.training.loop.cache import RandomState
 from embedkit.training.loop.loop import loop
+from embedkit.training.loop.stages import at_stage, is_done, side_by_side
 from embedkit.training.monitor.callbacks import Callbacks
 from embedkit.training.monitor.log import Progress, default_progress
 from embedkit.training.optim.scale import keep_scale
 from embedkit.training.parallel.memory import memory_error
 from embedkit.training.parallel.signals import lost_process
-from embedkit.training.state.state import load_weights, recipe_differences
+from embedkit.training.state.state import load_weights
 
 
 @dataclass
@@ -128,32 +128,14 @@ def train_recipe(
         check_folder(target, resume)
     for target in folders:  # by the last one a folder is known whose last stage has not begun
         target.mkdir(parents=True, exist_ok=True)
+    progress = progress or default_progress()
     for number, target in enumerate(folders[:-1]):
-        this = _started(checked, folders, number)
-        if not (resume and _is_done(target, this.recipe)):
+        this = at_stage(checked, folders, number, progress)
+        if not (resume and is_done(target, this.recipe)):
             _train(this, target, progress, callbacks, resume=resume)
-    return _train(_started(checked, folders, len(folders) - 1), folders[-1], progress, callbacks, resume=resume)
-
-
-def _started(checked: Sequence[setup.Checked], folders: Sequence[Path], number: int) -> setup.Checked:
-    """A stage with the model of the one before it."""
-    if number == 0:
-        return checked[0]
-    before, this = checked[number - 1].recipe, checked[number]
-    return replace(this, recipe=continued(this.recipe, before, folders[number - 1] / "model"))
-
-
-def _is_done(folder: Path, recipe: Recipe) -> bool:
-    """Whether a stage has ended; its figures are written last. One of another recipe is refused."""
-    if not ((folder / "result.json").is_file() and (folder / "model").is_dir()):
-        return False
-    differences = recipe_differences((folder / "recipe.yaml").read_text("utf-8"), recipe, folder)
-    if differences:
-        raise CheckpointError(
-            "the stage belongs to another run: " + "; ".join(differences), where=str(folder),
-            remedy="give the same settings, or start anew in another train.output",
-        )  # fmt: skip
-    return True
+    last = at_stage(checked, folders, len(folders) - 1, progress)
+    result = _train(last, folders[-1], progress, callbacks, resume=resume)
+    return replace(result, output=side_by_side(folders, folder)) if config.fuse else result
 
 
 def _train(
