@@ -274,6 +274,10 @@ class GuideConfig(Settings):
     """
 
     model: ModelConfig | None = Field(None, description="the frozen teacher")
+    models: list[ModelConfig] = Field(
+        default_factory=list, description="several frozen teachers: cosines are the weighted means of theirs"
+    )
+    weights: list[float] | None = Field(None, description="of guide.models, positive; equal when not given")
     ema: float | None = Field(None, ge=0, lt=1, description="decay of the running mean (EMA, momentum), e.g. 0.999")
     ema_end: float | None = Field(
         None, ge=0, le=1, description="decay that a half cosine reaches at the end of the run, 1 in BYOL and DINO"
@@ -285,15 +289,23 @@ class GuideConfig(Settings):
 
     @model_validator(mode="after")
     def _one_kind(self) -> GuideConfig:
-        if (self.model is None) == (self.ema is None):
-            raise ValueError("give either guide.model or guide.ema")
-        if self.dropout and self.model is None:
+        if [self.model is None, self.ema is None, not self.models].count(False) != 1:
+            raise ValueError("give one of guide.model, guide.models and guide.ema")
+        if self.weights is not None and len(self.weights) != len(self.models):
+            raise ValueError(f"guide.weights has {len(self.weights)} entries, guide.models {len(self.models)}")
+        if self.weights is not None and min(self.weights) <= 0:
+            raise ValueError("guide.weights are positive")
+        if self.dropout and self.ema is not None:
             raise ValueError("guide.dropout is a setting of guide.model: a running mean has the model's dropout")
         if self.ema is None and (self.ema_end is not None or self.parts is not None):
             raise ValueError("guide.ema_end and guide.parts are settings of a running mean: give guide.ema")
         if self.ema_end is not None and self.ema is not None and self.ema_end < self.ema:
             raise ValueError("guide.ema_end must not be below guide.ema")
         return self
+
+    def frozen(self) -> list[ModelConfig]:
+        """The frozen teachers, `model` or `models`; empty for a running mean."""
+        return [self.model] if self.model is not None else self.models
 
 
 @dataclass(eq=False)

@@ -19,15 +19,8 @@ from pydantic import ValidationError
 from embedkit.config.overrides import ARGUMENTS, assign, copied, from_mapping, parse_words
 from embedkit.config.recipe import OLD_KEYS, Origin, Recipe
 from embedkit.config.recipe_keys import wrong_key_or_value
-from embedkit.config.stages import (
-    NOT_OF_A_STAGE,
-    check_place,
-    checked_stages,
-    folder_of_stage,
-    merged,
-    refuse_trust,
-    resolved,
-)
+from embedkit.config.stages import NOT_OF_A_STAGE, check_place, checked_stages, folder_of_stage, merged, refuse_trust
+from embedkit.config.stages import resolved as resolved_stages
 from embedkit.errors import COMMAND_LINE, RecipeError, nearest, without_secrets
 
 _LARGEST_FILE = 1_000_000  # bytes; a recipe is a page of text
@@ -243,7 +236,7 @@ def _loaded(
         if key == "stages":
             plain["stages"] = value
     if data.get("stages"):
-        data["stages"] = resolved(plain, where, [change for change in laid_over if change[0] != "stages"])
+        data["stages"] = resolved_stages(plain, where, [change for change in laid_over if change[0] != "stages"])
     recipe = check_recipe(data, where, override_keys, origin)
     if not evaluated:
         _check_evaluation(data.get("evaluation"), origin)

@@ -147,8 +147,11 @@ class Method:
         Raises
         ------
         RecipeError
-            A running mean is to cover a part that the method does not have.
+            A running mean is to cover a part that the method does not have; several guides, and one is read.
         """
+        if guide is not None and guide.models and self.reads_patches:
+            raise RecipeError("the method compares patches of one guide", where="guide.models",
+                              remedy="give one, as guide.model")  # fmt: skip
         if guide is None or guide.ema is None:
             return
         self.ema = guide.ema

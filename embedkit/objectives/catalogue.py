@@ -41,8 +41,8 @@ number of processes and chunks. [M] marks what was taken from memory, [R] a reco
 not at hand.
 
 In-batch negatives are the candidates of the other rows of a batch; the role `negatives` adds hard negatives. The
-teacher of a distillation is the `guide` (another model, or an EMA of the encoder) or the role `scores`, which may come
-from a cross-encoder.
+teacher of a distillation is the `guide` (another model; several as `guide.models`, their cosines by `guide.weights`; or
+an EMA of the encoder) or the role `scores`, which may come from a cross-encoder.
 
 ## By the columns of your data
 

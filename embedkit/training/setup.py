@@ -60,8 +60,9 @@ def build_method(recipe: Recipe) -> Method:
         beside.append(
             Auxiliary(_method(Component(name=component.name, **settings), where), component.name, where, **scale)
         )
-    main.use_guide(recipe.guide)
-    return WithAuxiliaries(main, beside) if beside else main
+    method = WithAuxiliaries(main, beside) if beside else main
+    method.use_guide(recipe.guide)
+    return method
 
 
 def _method(component: Component, where: str) -> Method:

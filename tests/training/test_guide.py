@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from embedkit.config.recipe import GuideConfig
+from embedkit.config.recipe_io import load_recipe
 from embedkit.errors import RecipeError
 from embedkit.training import train
 from embedkit.training.loop.cache import Chunking
 from embedkit.training.loop.guide import Guide
 from embedkit.training.monitor.log import Progress
+from embedkit.training.setup import build_method
 from tests.training import common
 from tests.training.test_resume import final_state, killed_at, recipe, write_data
 
@@ -23,7 +25,8 @@ MASKED = {"name": "infonce", "temperature": 0.05, "guide_margin": 0.0}
 def _gradients(guide: dict[str, Any], chunking: Chunking) -> dict[str, torch.Tensor]:
     step = common.make_step(MASKED, chunking)
     step.bundle.guide = Guide(GuideConfig(**guide), step.bundle.model).double()
-    step.bundle.guide.encoder.double()
+    for encoder in step.bundle.guide.encoders:
+        encoder.double()
     batch = common.step_batch(step, common.rows(10))
     step.gradients(batch)
     return {n: g for n, g in common.gradients(step).items() if not n.startswith("guide.")}
@@ -91,3 +94,46 @@ def test_a_frozen_guide_keeps_its_dropout_where_it_shall_and_resumes_exactly(tmp
     killed_at(5, given, tmp_path / "broken")
     train(given, output=tmp_path / "broken", resume=True, progress=Progress())
     assert final_state(tmp_path / "broken") == final_state(tmp_path / "whole")
+
+
+def test_several_guides_weigh_their_cosines(processes: Any) -> None:
+    """The mean of two teachers' similarities (RankCSE) by vectors side by side; gradients exact over processes."""
+    first = common.model_config().model_dump(exclude_none=True)
+    second = {**first, "pooling": "cls"}
+    step = common.make_step(MASKED)
+    guides = {"both": {"models": [first, second], "weights": [3.0, 1.0]}, "a": {"model": first}, "b": {"model": second}}
+    cosines = {}
+    for name, config in guides.items():
+        guide = step.bundle.guide = Guide(GuideConfig(**config), step.bundle.model)
+        for encoder in guide.encoders:
+            encoder.double()
+        batch = common.step_batch(step, common.rows(4))
+        vectors = guide.embed(batch, Chunking(size=3), step.autocast, torch.device("cpu"))
+        unit = {key: z / z.norm(dim=1, keepdim=True) for key, z in vectors.items()}
+        cosines[name] = unit["anchor"] @ unit["positive"].T
+        assert guide.training_dim == vectors["anchor"].shape[1] == (64 if name == "both" else 32)
+    torch.testing.assert_close(cosines["both"], 0.75 * cosines["a"] + 0.25 * cosines["b"], atol=1e-12, rtol=0)
+    assert (cosines["both"] - cosines["a"]).abs().max() > 1e-3
+    wanted = _gradients(guides["both"], Chunking())
+    for found in processes(2).run(_gradients, guides["both"], Chunking(size=3)):
+        assert common.largest_error(found, wanted) < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("config", "match"),
+    [
+        ({"ema": 0.9, "models": [{"name": "a"}]}, r"give one of guide\.model, guide\.models and guide\.ema"),
+        ({"models": [{"name": "a"}], "weights": [1.0, 2.0]}, r"guide\.weights has 2 entries, guide\.models 1"),
+        ({"models": [{"name": "a"}], "weights": [0.0]}, r"guide\.weights are positive"),
+        ({"model": {"name": "a"}, "weights": [1.0]}, r"guide\.weights has 1 entries, guide\.models 0"),
+    ],
+)
+def test_guides_that_do_not_fit_are_refused(config: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        GuideConfig(**config)
+
+
+def test_terms_of_patches_read_one_guide() -> None:
+    guide = {"models": [{"kind": "static", "tokenizer": "builtin", "dim": 4}]}
+    with pytest.raises(RecipeError, match="compares patches of one guide; give one, as guide.model"):
+        build_method(load_recipe("pcd", {"guide": guide}))

@@ -15,6 +15,7 @@ from embedkit.methods.base import Method, Row, View
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from embedkit.config.recipe import GuideConfig
     from embedkit.data.schema.targets import TargetFacts
     from embedkit.models.base import Model
     from embedkit.models.inputs.inputs import Inputs
@@ -264,6 +265,13 @@ class WithAuxiliaries(Method):
             rider.method.patch_columns(record[-1], parts[rider.name], inputs)  # type: ignore[arg-type]
             for rider in self._riders if record
         ])  # fmt: skip
+
+    def use_guide(self, guide: GuideConfig | None) -> None:
+        self.main.use_guide(guide)
+        if guide is not None and guide.models:
+            for rider in self._riders:
+                raise RecipeError(f"{rider.name} compares patches of one guide", where="guide.models",
+                                  remedy="give one, as guide.model")  # fmt: skip
 
     def embed_guide(self, encoder: Any, parts: nn.ModuleDict, inputs: Any) -> Tensor:
         if not self._riders or not hasattr(inputs, "pixels"):

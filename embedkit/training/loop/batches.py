@@ -84,8 +84,8 @@ class StepBatch:
         First row of this process, rows of the whole batch, and the position in the data: epoch and step within it.
     number, seed : int
         Optimiser steps of the run before this one, and the run's seed.
-    guide_pools : list of Pool
-        The same views prepared by a guide with another tokenizer; empty when there is none.
+    guide_pools : list of list of Pool
+        The same views prepared by each guide with another tokenizer; empty when there is none.
     turn : int
         Which optimiser step on this batch it is.
     bad_rows : list of Skipped
@@ -119,7 +119,7 @@ class StepBatch:
     seed: int
     scores: dict[str, Tensor] = field(default_factory=dict)
     targets: dict[str, Tensor] = field(default_factory=dict)
-    guide_pools: list[Pool] = field(default_factory=list)
+    guide_pools: list[list[Pool]] = field(default_factory=list)
     bad_rows: list[Skipped] = field(default_factory=list)
     places: dict[str, Tensor] = field(default_factory=dict)
     turn: int = 0
@@ -131,7 +131,7 @@ class StepBatch:
 
 
 def prepare(
-    batch: RowBatch, method: Method, model: Model, *, seed: int, epoch: int, guide: Model | None = None,
+    batch: RowBatch, method: Method, model: Model, *, seed: int, epoch: int, guides: Sequence[Model] = (),
     number: int | None = None, threads: ThreadPoolExecutor | None = None,
 ) -> StepBatch:  # fmt: skip
     """The views of a batch's rows, tokenised, with their labels: pure, so that background threads can make them.
@@ -188,7 +188,7 @@ def prepare(
         step=batch.step,
         number=steps,
         seed=seed,
-        guide_pools=[] if guide is None else _pools(guided, {n: prepare_view(guide, v) for n, v in guided.items()}),
+        guide_pools=[_pools(guided, {n: prepare_view(guide, v) for n, v in guided.items()}) for guide in guides],
         bad_rows=batch.bad_rows,
         places={
             name: torch.as_tensor(view.places, dtype=torch.int64)

@@ -286,7 +286,7 @@ def build_state(
     give_layers(objective, model)
     setup.begin(
         recipe, method, objective, inputs.rows, method.embedding_dim(model),
-        None if guide is None else guide.encoder.training_dim,
+        None if guide is None else guide.training_dim,
     )  # fmt: skip
     bundle = Bundle(model, parts, objective, guide)
     undecayed = frozenset(f"objective.{name}" for name in objective.no_weight_decay)
@@ -478,6 +478,6 @@ def batches_of(
     stack.callback(threads.shutdown, wait=False, cancel_futures=True)
     settings: dict[str, Any] = {
         "seed": recipe.seed, "threads": threads,
-        "guide": guide.encoder if guide is not None and guide.own_inputs else None,
+        "guides": [] if guide is None else guide.own_inputs,
     }  # fmt: skip
     return prefetch((prepare(b, method, model, epoch=e, number=n, **settings) for n, (e, b) in numbered), 2)

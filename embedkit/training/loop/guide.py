@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from embedkit.config.recipe import GuideConfig
 from embedkit.training.loop.cache import Chunking
@@ -27,7 +28,8 @@ class Guide(nn.Module):
     With ``ema`` it is a running mean of the model and of `followed` parts of the method, moved once an optimiser step,
     saved in checkpoints; it draws its own dropout, as the momentum encoder of MoCo does. With ``ema_end`` its decay
     goes there from ``ema`` along a half cosine (BYOL, Grill et al. 2020, section 3.2). With ``model`` it is a frozen
-    encoder with its own tokenizer, in evaluation mode unless ``dropout`` is set; its weights are not saved.
+    encoder with its own tokenizer, in evaluation mode unless ``dropout`` is set; its weights are not saved. With
+    ``models`` it is several of them (RankCSE, Liu et al. 2023, section 3.3, weighs the similarities of two teachers).
 
     Examples
     --------
@@ -55,45 +57,73 @@ class Guide(nn.Module):
         else:
             from embedkit.factory import build
 
-            assert config.model is not None
             self.mean = None
-            frozen = build(config.model, 0).requires_grad_(False)
-            self._frozen = [frozen.train(config.dropout)]  # in a list: not part of checkpoints
+            teachers = [build(one, 0).requires_grad_(False) for one in config.frozen()]
+            self._frozen = [teacher.train(config.dropout) for teacher in teachers]  # in a list: not part of checkpoints
+        weights = config.weights or [1.0] * len(self.encoders)
+        self._factors = [math.sqrt(weight / sum(weights)) for weight in weights]
+
+    @property
+    def encoders(self) -> list[Any]:
+        """The guiding encoders: several only where they are frozen."""
+        return [self.mean] if self.mean is not None else self._frozen
 
     @property
     def encoder(self) -> Any:
-        """The guiding encoder."""
-        return self.mean if self.mean is not None else self._frozen[0]
+        """The first guiding encoder."""
+        return self.encoders[0]
 
     @property
-    def own_inputs(self) -> bool:
-        """Whether inputs must be prepared by the guide itself: it has another tokenizer than the model."""
-        return self.mean is None
+    def own_inputs(self) -> list[Any]:
+        """The encoders that must prepare inputs themselves, since they have another tokenizer than the model."""
+        return self._frozen
+
+    @property
+    def training_dim(self) -> int:
+        """Size of the guide's vectors, before the method changes them."""
+        return int(sum(encoder.training_dim for encoder in self.encoders))
 
     def place(self, device: torch.device) -> None:
-        """Move a frozen guide, which is no registered part, to the device."""
-        self.encoder.to(device)
+        """Move frozen guides, which are no registered parts, to the device."""
+        for encoder in self.encoders:
+            encoder.to(device)
 
     @torch.no_grad()
     def embed(
         self, batch: StepBatch, chunking: Chunking, autocast: Any, device: torch.device,
         embed: Callable[[Any, Any], Tensor] = lambda encoder, inputs: encoder(inputs),
     ) -> dict[str, Tensor]:  # fmt: skip
-        """What `embed` makes of this process's views with the guiding encoder, name -> (n_name, D')."""
-        vectors: dict[str, Tensor] = {}
-        for pool in batch.guide_pools or [pool for pool in batch.pools if pool.guided]:
-            outputs = self._pool(pool, chunking, autocast, device, embed)
-            sizes = [count for _, count in pool.names]
-            vectors.update(zip([name for name, _ in pool.names], outputs.split(sizes), strict=True))
-        return vectors
+        """What `embed` makes of this process's views with the guiding encoder, name -> (n_name, D').
+
+        Of several encoders the unit vectors stand side by side, each times the root of its share of the weights: the
+        cosine of two such vectors is the weighted mean of the encoders' cosines.
+        """
+        every: list[dict[str, Tensor]] = []
+        shared = [pool for pool in batch.pools if pool.guided]  # the model's own inputs
+        pools_of_each = batch.guide_pools or [shared] * len(self.encoders)
+        for encoder, pools in zip(self.encoders, pools_of_each, strict=True):
+            vectors: dict[str, Tensor] = {}
+            for pool in pools:
+                outputs = self._pool(encoder, pool, chunking, autocast, device, embed)
+                sizes = [count for _, count in pool.names]
+                vectors.update(zip([name for name, _ in pool.names], outputs.split(sizes), strict=True))
+            every.append(vectors)
+        if len(every) == 1:
+            return every[0]
+        factors = list(zip(every, self._factors, strict=True))
+        return {
+            name: torch.cat([factor * functional.normalize(own[name], dim=-1) for own, factor in factors], dim=1)
+            for name in every[0]
+        }
 
     def _pool(
-        self, pool: Pool, chunking: Chunking, autocast: Any, device: torch.device, embed: Callable[[Any, Any], Tensor]
+        self, encoder: Any, pool: Pool, chunking: Chunking, autocast: Any, device: torch.device,
+        embed: Callable[[Any, Any], Tensor],
     ) -> Tensor:  # fmt: skip
         whole: Tensor | None = None
         for index in chunking.cut(pool):
             with autocast():
-                part = embed(self.encoder, pool.inputs.select(index).to(device))
+                part = embed(encoder, pool.inputs.select(index).to(device))
             part = part if part.dtype == torch.float64 else part.float()
             whole = part.new_empty(len(pool.inputs), part.shape[1]) if whole is None else whole
             whole[torch.as_tensor(index, device=part.device)] = part

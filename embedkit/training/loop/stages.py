@@ -28,16 +28,24 @@ def at_stage(
     """A stage as it is trained: with the weights of the one before it, and rows made by its model, where it has such.
 
     Its recipe is whole: it can be trained once more by itself.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe, stage_recipes
+    >>> checked = [setup.check_all(stage) for stage in stage_recipes(load_recipe("mlm-simcse"))]
+    >>> folders = [Path("runs/own/1-mlm"), Path("runs/own/2-simcse")]
+    >>> [at_stage(checked, folders, number, Progress()).recipe.model.name for number in (0, 1)]
+    ['bert-base-uncased', 'runs/own/1-mlm/model']
     """
     this = checked[number]
-    recipe, asked = this.recipe.model_copy(update={"stage": StageConfig()}), this.recipe.stage
+    recipe, stage = this.recipe.model_copy(update={"stage": StageConfig()}), this.recipe.stage
     recipe = recipe.with_origin(this.recipe.origin)
     if number == 0:
         return replace(this, recipe=recipe)
     model = folders[number - 1] / "model"
-    if asked.start == "before":
+    if stage.start == "before":
         recipe = continued(recipe, checked[number - 1].recipe, model)
-    if asked.rows is None:
+    if stage.rows is None:
         return replace(this, recipe=recipe)
     source = _made(this.recipe, model, folders[number], progress)
     data = recipe.data.model_copy(update={"train": [source]})
@@ -48,8 +56,8 @@ def _made(stage: Recipe, model: Path, folder: Path, progress: Progress) -> Sourc
     """The file with the rows of a stage, made where it is not there; its name holds what it was asked for with."""
     rows, source = stage.stage.rows, stage.data.train[0]
     assert rows is not None
-    asked = json.dumps([rows.model_dump(), source.model_dump(mode="json")], sort_keys=True)
-    target = folder / f"rows-{hashlib.sha256(asked.encode()).hexdigest()[:8]}.parquet"
+    request = json.dumps([rows.model_dump(), source.model_dump(mode="json")], sort_keys=True)
+    target = folder / f"rows-{hashlib.sha256(request.encode()).hexdigest()[:8]}.parquet"
     options = {key: getattr(source, key) or None for key in _KEYS} | rows.settings
     state = join()
     if rows.name == "mine":
@@ -98,6 +106,16 @@ def side_by_side(folders: Sequence[Path], output: Path) -> Path:
     -------
     Path
         The model folder.
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin import tokenizer
+    >>> from embedkit.models import StaticEncoder
+    >>> folders = [Path("run/1-a"), Path("run/2-b")]
+    >>> for folder in folders:
+    ...     _ = StaticEncoder(tokenizer(), dim=4).save(folder / "model")
+    >>> side_by_side(folders, Path("run")).as_posix()
+    'run/3-all/model'
     """
     target = folder_of_stage(output, len(folders), "all") / "model"
     state = join()
