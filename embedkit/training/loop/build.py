@@ -42,6 +42,7 @@ from embedkit.training.optim.l2sp import StartingPoint
 from embedkit.training.optim.optimizer import Optimiser, RunningMean, assign_groups
 from embedkit.training.optim.precision import LossScale, Precision, autocast, bf16_hint, choose_precision
 from embedkit.training.optim.scale import start_scale
+from embedkit.training.parallel.agreement import check_same
 from embedkit.training.parallel.distributed import World
 from embedkit.training.parallel.engine import Engine
 from embedkit.training.parallel.signals import StopRequest
@@ -212,7 +213,7 @@ def opened(
             lock = FolderLock(folder, "wait for it, or give another train.output")
             stack.callback(lock.release)
             check_folder(folder, resume)  # again: another run may have filled it before this one had the lock
-        setup.check_same(engine.world, recipe, inputs.rows)
+        check_same(engine.world, recipe, inputs.rows)
         for note in (*recipe.origin.notes, *inputs.rows.notes):
             display.say(note)
         state, starting = build_state(inputs, engine, precision, display.say)
