@@ -19,6 +19,7 @@ from .mining.scores.api import score as score
 from .mining.selection.api import dedup as dedup
 from .mining.selection.api import select as select
 from .models.base import Model as Model
+from .models.encode.engine import engine as engine
 from .models.encode.quantization import VectorRanges as VectorRanges
 from .models.encode.quantization import dequantize as dequantize
 from .models.encode.quantization import quantize as quantize

@@ -26,6 +26,7 @@ from embedkit.cli.mine_texts import mine_bitext, mine_paraphrases, mine_positive
 from embedkit.cli.new import new
 from embedkit.cli.objectives import objectives
 from embedkit.cli.plan import plan
+from embedkit.cli.plot import plot
 from embedkit.cli.push import push
 from embedkit.cli.quickstart import quickstart
 from embedkit.cli.recipes import recipes
@@ -54,6 +55,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "new": new,
     "train": train,
     "plan": plan,
+    "plot": plot,
     "validate": validate,
     "eval": evaluate,
     "encode": encode,

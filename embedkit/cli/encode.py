@@ -12,6 +12,7 @@ from embedkit.cli.output import (
     AllowPickle,
     Device,
     Dtype,
+    Engine,
     JsonFile,
     ModelName,
     Revision,
@@ -62,6 +63,7 @@ def encode(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output where it exists.")] = False,
     device: Device = None,
     dtype: Dtype = None,
+    engine: Engine = None,
     revision: Revision = None,
     trust_remote_code: TrustRemoteCode = False,
     allow_pickle: AllowPickle = False,
@@ -91,6 +93,7 @@ def encode(
         raise UserError(f"--sparse writes .npz, not {target.suffix}", where=COMMAND_LINE, remedy="name OUTPUT so")
     from embedkit.formats import load
     from embedkit.models import encode_file
+    from embedkit.models.encode.engine import engine as engine_of
     from embedkit.models.encode.file_encoding import check_encoding
     from embedkit.models.encode.joining import check_precision
     from embedkit.models.encode.quantization import bounds_of
@@ -103,7 +106,7 @@ def encode(
         model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, revision=revision,
         allow_pickle=allow_pickle, layers=layers,
     )  # fmt: skip
-    with bar("rows") if state.is_main_process else nullcontext() as progress:
+    with engine_of(engine), bar("rows") if state.is_main_process else nullcontext() as progress:
         result = encode_file(
             encoder, source, target, column=column, id_column=id_column, prompt=prompt, truncate_dim=truncate_dim,
             precision=precision, ranges=bounds, overwrite=overwrite, progress=progress,

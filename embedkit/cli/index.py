@@ -11,6 +11,7 @@ from embedkit.cli.output import (
     AllowPickle,
     Device,
     Dtype,
+    Engine,
     JsonFile,
     Revision,
     TruncateDim,
@@ -52,6 +53,7 @@ def index(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is there.")] = False,
     device: Device = None,
     dtype: Dtype = None,
+    engine: Engine = None,
     revision: Revision = None,
     trust_remote_code: TrustRemoteCode = False,
     allow_pickle: AllowPickle = False,
@@ -80,10 +82,11 @@ def index(
     if state.num_processes > 1:
         raise UserError("an index is built by one process", where=COMMAND_LINE,
                         remedy="start it once, without torchrun or accelerate launch")  # fmt: skip
+    from embedkit.models.encode.engine import engine as engine_of
     from embedkit.retrieval.build import build_index, check_target
 
     check_target(folder, overwrite)
-    with bar("rows") as progress:
+    with engine_of(engine), bar("rows") as progress:
         result = build_index(
             source, folder, model, column=column, id_column=id_column, split=split, limit=limit, prompt=prompt,
             truncate_dim=truncate_dim, codes=names, sparse=sparse, overwrite=overwrite, dtype=dtype, progress=progress,

@@ -12,6 +12,7 @@ from embedkit.cli.output import (
     AllowPickle,
     Device,
     Dtype,
+    Engine,
     JsonFile,
     Revision,
     TruncateDim,
@@ -99,6 +100,7 @@ def mine(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output where it exists.")] = False,
     device: Device = None,
     dtype: Dtype = None,
+    engine: Engine = None,
     revision: Revision = None,
     trust_remote_code: TrustRemoteCode = False,
     allow_pickle: AllowPickle = False,
@@ -129,10 +131,12 @@ def mine(
     loading = model_options(values, model is not None, LOADING[1:])  # the search has a device too
     values.update(columns=mapping_option(columns, "--columns"), where=mapping_option(where, "--where"))
     data, _ = values.pop("pairs"), values.pop("json_file")
+    del values["engine"]
     state, values["device"] = place(device)
     from embedkit.mining import mine as run
+    from embedkit.models.encode.engine import engine as engine_of
 
-    with bar("mine") as progress:
+    with engine_of(engine), bar("mine") as progress:
         result = run(data, progress=progress, load_options=loading, **values)
     if not state.is_main_process:
         return

@@ -49,6 +49,9 @@ Dtype = Annotated[
     str | None,
     typer.Option("--dtype", help="Compute in fp32, bf16, fp16, int8 or auto (the fastest here, measured once)."),
 ]
+Engine = Annotated[
+    str | None, typer.Option("--engine", help="Encode on the workers of an engine: ray, or ray:N for N of them.")
+]
 TruncateDim = Annotated[
     int | None, typer.Option("--truncate-dim", min=1, help="Keep the first coordinates only (Matryoshka).")
 ]

@@ -11,6 +11,7 @@ from embedkit.cli.output import (
     AllowPickle,
     Device,
     Dtype,
+    Engine,
     JsonFile,
     Revision,
     TruncateDim,
@@ -59,6 +60,7 @@ def score(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output where it exists.")] = False,
     device: Device = None,
     dtype: Dtype = None,
+    engine: Engine = None,
     revision: Revision = None,
     trust_remote_code: TrustRemoteCode = False,
     allow_pickle: AllowPickle = False,
@@ -83,12 +85,14 @@ def score(
     """
     values = dict(locals())
     check_json(values.pop("json_file"))
+    del values["engine"]
     loading = model_options(values, True)
     values.update(columns=mapping_option(columns, "--columns"), where=mapping_option(where, "--where"))
     single_process("score", loading)
     from embedkit.mining.scores.api import score as run
+    from embedkit.models.encode.engine import engine as engine_of
 
     loading = {name: value for name, value in loading.items() if value}
-    with bar("score") as progress:
+    with engine_of(engine), bar("score") as progress:
         result = run(values.pop("pairs"), progress=progress, load_options=loading, **values)
     tell(result, json_file)

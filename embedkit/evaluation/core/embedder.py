@@ -12,6 +12,7 @@ from embedkit.errors import NonFiniteError, UserError
 from embedkit.evaluation.core.inputs import Item, item_key
 from embedkit.evaluation.core.stats import Array
 from embedkit.evaluation.core.task import Request, Side
+from embedkit.models.encode.engine import run_jobs
 
 if TYPE_CHECKING:
     from embedkit.evaluation.core.cache import EmbeddingCache
@@ -348,20 +349,34 @@ class Embedder:
         sizes = [len(item) if isinstance(item, str) else 0 for item in items]
         order = sorted(range(len(items)), key=lambda i: -sizes[i])
         options = {} if prompt is None else {"prompt": prompt}
-        parts = []
-        for start in range(0, len(items), self.block):
-            batch = [items[i] for i in order[start : start + self.block]]
-            inputs = [item if isinstance(item, str) else item.decode() for item in batch]
-            parts.append(check_vectors(as_vectors(self.model.encode(inputs, **options)), batch))
-            if len({part.shape[1] for part in parts}) > 1:
+        parts: dict[int, Array] = {}
+        batches = {start: order[start : start + self.block] for start in range(0, len(items), self.block)}
+        jobs = ((start, encode_batch, ([items[i] for i in places], options)) for start, places in batches.items())
+        count = 0
+        for start, vectors in run_jobs(self.model, jobs):
+            parts[start] = check_vectors(as_vectors(vectors), [items[i] for i in batches[start]])
+            if len({part.shape[1] for part in parts.values()}) > 1:
                 raise UserError("encode returned vectors of different sizes", where="the model")
+            count += len(batches[start])
             if self.progress is not None:
-                self.progress(min(start + self.block, len(items)), len(items))
+                self.progress(count, len(items))
         if not parts:
             return np.empty((0, 0), dtype=np.float32)
-        vectors = np.empty((len(items), parts[0].shape[1]), dtype=np.float32)
-        vectors[order] = np.concatenate(parts)
-        return vectors
+        table = np.empty((len(items), parts[0].shape[1]), dtype=np.float32)
+        table[order] = np.concatenate([parts[start] for start in batches])
+        return table
+
+
+def encode_batch(model: Any, items: list[Item], options: dict[str, Any]) -> Any:
+    """What the model's ``encode`` returns for a batch of texts and images.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> encode_batch(SimpleNamespace(encode=lambda texts: np.ones((len(texts), 2))), ["a cat"], {}).shape
+    (1, 2)
+    """
+    return model.encode([item if isinstance(item, str) else item.decode() for item in items], **options)
 
 
 def _place() -> tuple[int, int]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedkit.errors import DataError, UserError
+from embedkit.models.encode.engine import run_jobs
 from embedkit.models.encode.file_rows import Ids, Item, Reading, blocks, digest_of
 from embedkit.models.encode.joining import check_output, check_precision, load_part, write_block
 from embedkit.models.encode.joining import join as join_blocks
@@ -237,23 +238,31 @@ def encoded_parts(
     if settings.prompt is not None:
         _check_prompt(model, settings.prompt)  # before the folder of the parts is made
     encoder = model if dtype is None else model.at_dtype(dtype)
-    total, reused, names = 0, 0, []
+    total, reused = 0, 0
+    names: list[str] = []
     with _opened(parts, marks) if rank == 0 else nullcontext(), _kept(parts, rank == 0):
         wait()
         with reporter(settings.progress, None, "rows") as tell, Ids(parts, id_column, rank == 0) as ids:
-            for number, items in enumerate(blocks(str(input), reading, block_rows, ids)):
-                name = f"{number:08d}-{digest_of(items)}.npy"
-                names.append(name)
-                first, total = total, total + len(items)
-                if note is not None and rank == 0:
-                    note(first, items)
-                if number % world != rank:
-                    continue
-                if (parts / name).is_file():
-                    reused += len(items)
-                else:
-                    write_block(parts / name, _vectors(encoder, items, replace(settings, progress=None), first))
-                tell(len(items))
+
+            def missing() -> Iterator[tuple[tuple[str, int], Any, tuple[Any, ...]]]:
+                nonlocal total, reused
+                for number, items in enumerate(blocks(str(input), reading, block_rows, ids)):
+                    name = f"{number:08d}-{digest_of(items)}.npy"
+                    names.append(name)
+                    first, total = total, total + len(items)
+                    if note is not None and rank == 0:
+                        note(first, items)
+                    if number % world != rank:
+                        continue
+                    if (parts / name).is_file():
+                        reused += len(items)
+                        tell(len(items))
+                    else:
+                        yield (name, len(items)), _vectors, (items, replace(settings, progress=None), first)
+
+            for (name, count), vectors in run_jobs(encoder, missing()):
+                write_block(parts / name, vectors)
+                tell(count)
         wait()
         dim = load_part(parts / names[0]).shape[1]
         wait()  # until all have read it: the first process takes the folder away
