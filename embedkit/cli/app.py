@@ -182,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Examples
     --------
     >>> main(["--version"])
-    embedkit 0.1.0
+    embedkit 0.2.0
     0
     """
     if arguments is None:  # the process is embedkit's own
