@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from embedkit.config.sections import Settings, as_list
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 class HeadConfig(Settings):
@@ -175,6 +178,11 @@ class SequenceConfig(Settings):
     scaling: Literal["none", "center", "standard"] = Field("standard", description="learnt from the training rows")
 
 
+def _without_null(value: Any) -> Any:
+    """A mapping without the entries that are null, so that a recipe can leave one of another out."""
+    return {key: entry for key, entry in value.items() if entry is not None} if isinstance(value, dict) else value
+
+
 class ModelConfig(Settings):
     """The encoder, and how it turns a text into one vector.
 
@@ -192,7 +200,7 @@ class ModelConfig(Settings):
     pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig ...
     """
 
-    kind: Literal["text", "static", "feature", "sequence", "dual"] = "text"
+    kind: Literal["text", "static", "feature", "sequence", "dual", "multi"] = "text"
     name: str | None = None
     revision: str | None = None
     trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
@@ -213,12 +221,15 @@ class ModelConfig(Settings):
     default_prompt: str | None = None
     dropout: float | None = Field(None, ge=0, lt=1, description="overrides the encoder's dropout rates")
     lora: LoraConfig | None = None
-    dim: int | None = Field(None, gt=0, description="static: size of the vectors")
+    dim: int | None = Field(None, gt=0, description="static: size of the vectors; multi: of the shared space")
     ngrams: int = Field(1, ge=1, le=4, description="static: word n-grams up to this length")
     buckets: int = Field(200_000, gt=0, description="static: hash buckets for n-grams")
     feature: FeatureConfig | None = Field(None, description="feature: the map of vectors to vectors")
     sequence: SequenceConfig | None = Field(None, description="sequence: the encoder of sequences of vectors")
     towers: TowersConfig | None = Field(None, description="dual: text tower, image tower, shared space")
+    modalities: Annotated[dict[str, ModelConfig], BeforeValidator(_without_null)] | None = Field(
+        None, description="multi: name of a modality -> its tower; null leaves one of an extended recipe out"
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelConfig:
@@ -240,7 +251,25 @@ class ModelConfig(Settings):
             if getattr(self, kind) is not None and self.name is not None:
                 raise ValueError(f"model.name brings its own layers: leave model.{kind} out")
         self._check_towers()
+        self._check_modalities()
         return self
+
+    def _check_modalities(self) -> None:
+        if self.kind != "multi":
+            if self.modalities is not None:
+                raise ValueError("model.modalities needs model.kind: multi")
+            return
+        if self.name is not None and self.modalities is not None:
+            raise ValueError("model.name brings its own towers: leave model.modalities out")
+        if self.name is None and (self.dim is None or len(self.modalities or {}) < 2):
+            raise ValueError("a model of several modalities needs model.dim and two entries of model.modalities")
+        for name, tower in (self.modalities or {}).items():
+            if not _NAME.fullmatch(name) or name in ("anchor", "positive", "negatives"):
+                raise ValueError(f"model.modalities: {name!r} is no name for a modality: use letters, digits, - and _")
+            if tower.kind == "multi":
+                raise ValueError(f"model.modalities.{name}: a tower is a model of one modality")
+            if tower.kind == "dual" and name not in ("image", "image2"):
+                raise ValueError(f"model.modalities.{name}: a modality of images is called image, a second one image2")
 
     def _check_towers(self) -> None:
         if self.kind != "dual":

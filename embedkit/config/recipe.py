@@ -45,6 +45,7 @@ class BesideConfig(Settings):
     on: str | None = Field(None, description="column of the source that says which row of the file; by order if unset")
     id: str = Field("id", description="column of the file that `on` is looked up in")
     names: dict[str, str] = Field(default_factory=dict, description="column of the file -> another name for it here")
+    optional: bool = Field(False, description="rows whose id is not in the file, or empty, have none of its columns")
 
 
 class SourceConfig(Settings):

@@ -36,7 +36,7 @@ def _keys_below(section: type[BaseModel], prefix: str) -> list[tuple[str, Any]]:
         key = f"{prefix}{name}"
         keys.append((key, field.annotation))
         inner, is_list = _section_of(field.annotation)
-        if inner is not None and not issubclass(inner, Part):
+        if inner is not None and inner is not section and not issubclass(inner, Part):  # towers are models again
             keys += _keys_below(inner, f"{key}.N." if is_list else f"{key}.")
     return keys
 

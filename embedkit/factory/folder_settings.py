@@ -7,7 +7,7 @@ from typing import Any
 
 from embedkit.config.model import ImageTowerConfig, ModelConfig
 from embedkit.errors import ModelError, nearest
-from embedkit.formats.detect import locate
+from embedkit.formats.detect import inspect, locate
 from embedkit.formats.folder import FolderPlan
 
 
@@ -97,3 +97,22 @@ def checked_prompt(name: str, prompts: dict[str, str], where: str) -> str:
         remedy = nearest(name, prompts) if prompts else "the model has no prompts: add it to prompts"
         raise ModelError(f"no prompt {name!r}", where=f"{where}.default_prompt", remedy=remedy)
     return name
+
+
+def tower_kinds(config: ModelConfig) -> dict[str, str]:
+    """Name of each tower of a model of several modalities -> its kind, that of the encoder where it has a projection.
+
+    Examples
+    --------
+    >>> towers = {"sound": {"kind": "feature"}, "word": {"kind": "static", "tokenizer": "builtin", "dim": 8}}
+    >>> tower_kinds(ModelConfig(kind="multi", dim=8, modalities=towers)), tower_kinds(ModelConfig(name="bert"))
+    ({'sound': 'feature', 'word': 'static'}, {})
+    """
+    if config.kind != "multi" or config.name is None:
+        return {name: tower.kind for name, tower in (config.modalities or {}).items()}
+    plan = inspect(folder_of(config))
+    kinds = {}
+    for name, folder in zip(plan.spec.get("modalities", []), plan.members, strict=False):
+        tower = inspect(folder)
+        kinds[name] = inspect(tower.members[0]).kind if tower.kind == "chain" else tower.kind
+    return kinds

@@ -67,7 +67,7 @@ class FolderPlan:
     weights : Path
         The folder of the encoder's weights and tokenizer (a sub-folder in old sentence-transformers layouts).
     kind : str
-        "text", "clip-text", "static", "feature", "sequence", "dual" or "concatenation".
+        "text", "clip-text", "static", "feature", "sequence", "dual", "concatenation", "chain" or "multi".
     origin : str
         Name of the reader, one of `embedkit.formats.registry.readers`.
     spec : dict

@@ -35,7 +35,9 @@ from embedkit.views.base import View
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from embedkit.config.model import ModelConfig
     from embedkit.config.recipe import GuideConfig
+    from embedkit.data import TrainingRows
     from embedkit.data.schema.targets import TargetFacts
     from embedkit.models.base import Model
     from embedkit.models.inputs.inputs import Inputs
@@ -162,6 +164,28 @@ class Method:
                     remedy=nearest(name, self.followed) if self.followed else "leave guide.parts out",
                 )  # fmt: skip
         self.guide_parts = self.followed if guide.parts is None else tuple(guide.parts)
+
+    def use_model(self, config: ModelConfig) -> None:
+        """Take note of the recipe's model before anything is built: names of modalities, say.
+
+        Raises
+        ------
+        RecipeError
+            The method cannot train such a model.
+        """
+
+    def objective_of(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The objective as it is built, from that of the recipe or the method's own; empty for none."""
+        return config
+
+    def check_data(self, rows: TrainingRows) -> None:
+        """Refuse training rows of which the method can make nothing; called once, before a model is read.
+
+        Raises
+        ------
+        DataError
+            Says what the rows lack, all of them.
+        """
 
     def guide_dim(self, dim: int) -> int:
         """Size of the guide's vectors as the objective sees them, from that of its encoder's."""

@@ -1,4 +1,5 @@
 from .base import Model as Model
+from .combined.multi import MultiEncoder as MultiEncoder
 from .encode.file_encoding import encode_file as encode_file
 from .inputs.images import ImageInputs as ImageInputs
 from .inputs.inputs import Inputs as Inputs

@@ -39,7 +39,7 @@ class Model(nn.Module, ABC):
     Attributes
     ----------
     kind : str
-        "text", "clip-text", "static", "feature", "sequence", "dual" or "concatenation".
+        "text", "clip-text", "static", "feature", "sequence", "dual", "concatenation", "chain" or "multi".
     dim : int
         Size of the vectors that `encode` returns.
     max_length : int

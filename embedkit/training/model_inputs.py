@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from embedkit.config.model import FeatureConfig, ModelConfig, SequenceConfig
-from embedkit.data.schema.kinds import OPEN_ROLES
+from embedkit.data.schema.kinds import OPEN_ROLES, modality_role
 from embedkit.errors import DataError
 
 if TYPE_CHECKING:
@@ -17,9 +17,9 @@ _READS = {"feature": "vector", "sequence": "sequence"}
 """Kind of a model -> kind of the roles that it reads, where these are no texts."""
 
 _REMEDIES = {
-    "text": "map a column of vectors, or choose another model.kind",
-    "vector": "set model: {kind: feature}, or declare it a sequence of single numbers: kinds: {ROLE: sequence}",
-    "sequence": "set model: {kind: sequence}, or map another column",
+    "text": "map a column of vectors, or choose another {where}.kind",
+    "vector": "set {where}: {{kind: feature}}, or declare it a sequence of single numbers: kinds: {{ROLE: sequence}}",
+    "sequence": "set {where}: {{kind: sequence}}, or map another column",
 }
 
 
@@ -49,13 +49,24 @@ def fitted(
     >>> fitted(ModelConfig(kind="feature"), {"anchor": 384}, frozenset({"anchor"}), {"anchor": "vector"}).feature.width
     384
     """
+    if config.kind != "multi":
+        return _fitted(config, widths, {role: kinds.get(role, "text") for role in OPEN_ROLES if role in roles}, "model")
+    towers = {}
+    for name, tower in (config.modalities or {}).items():
+        role, where = modality_role(name), f"model.modalities.{name}"
+        own = {role: kinds.get(role, "text")} if role in roles else {}
+        towers[name] = _fitted(tower, {role: widths[role]} if role in widths else {}, own, where)
+    return config.model_copy(update={"modalities": towers}) if towers else config
+
+
+def _fitted(config: ModelConfig, widths: Mapping[str, int], kinds: Mapping[str, str], where: str) -> ModelConfig:
+    """The section of a model of one tower, which reads the roles of `kinds`, with their width."""
     reads = _READS.get(config.kind, "text")
-    for role in OPEN_ROLES:
-        kind = kinds.get(role, "text")
-        if role in roles and kind != reads:
+    for role, kind in kinds.items():
+        if kind != reads:
             raise DataError(
-                f"{role} is a {kind}, and a model of kind {config.kind} reads {reads}s", where="data.train",
-                remedy=_REMEDIES[kind],
+                f"{_name(role)} is a {kind}, and a model of kind {config.kind} reads {reads}s", where="data.train",
+                remedy=_REMEDIES[kind].format(where=where),
             )  # fmt: skip
     if reads == "text":
         return config
@@ -63,14 +74,18 @@ def fitted(
     for role, size in sorted(widths.items()):
         width = size if width is None else width
         if size != width:
-            what = f"the vectors of {role} have" if reads == "vector" else f"the steps of {role} have"
-            remedy = f"give all roles vectors of one encoder, or set model.{config.kind}.width"
+            what = f"the vectors of {_name(role)} have" if reads == "vector" else f"the steps of {_name(role)} have"
+            remedy = f"give all roles vectors of one encoder, or set {where}.{config.kind}.width"
             raise DataError(f"{what} {size} numbers, the model reads {width}", where="data.train", remedy=remedy)
     if config.name is not None or width is None:
         return config
     empty = FeatureConfig() if config.kind == "feature" else SequenceConfig()
     section = (getattr(config, config.kind) or empty).model_copy(update={"width": width})
     return config.model_copy(update={config.kind: section})
+
+
+def _name(role: str) -> str:
+    return role.rpartition(":")[2]
 
 
 def _width_of(config: ModelConfig) -> int | None:
@@ -93,8 +108,18 @@ def learn_inputs(model: Any, rows: TrainingRows, say: Callable[[str], None]) -> 
     >>> from embedkit.models import FeatureEncoder
     >>> learn_inputs(FeatureEncoder(width=2), None, print)  # has nothing to learn
     """
-    if not model.learns_inputs:
+    for name, one, roles in _readers(model):
+        if one.learns_inputs:
+            own = sorted(rows.widths) if roles is None else roles
+            one.learn_inputs(itertools.chain.from_iterable(rows.vectors(role) for role in own))
+            of, what = "" if name is None else f" of {name}", "steps" if one.kind == "sequence" else "vectors"
+            say(f"the scale of the inputs{of} was learnt from {int(one.count):,} {what}")
+
+
+def _readers(model: Any) -> Iterator[tuple[str | None, Any, list[str] | None]]:
+    """Name, model and roles of what may read vectors: each tower of several, or the model alone with all roles."""
+    if model.kind != "multi":
+        yield None, model, None
         return
-    model.learn_inputs(itertools.chain.from_iterable(rows.vectors(role) for role in sorted(rows.widths)))
-    what = "vectors" if model.kind == "feature" else "steps"
-    say(f"the scale of the inputs was learnt from {int(model.count):,} {what}")
+    for name, tower in zip(model.names, model.models, strict=True):
+        yield name, tower.encoder if tower.kind == "chain" else tower, [modality_role(name)]

@@ -11,8 +11,8 @@ from embedkit.config.recipe import Recipe
 from embedkit.config.sections import Component
 from embedkit.config.settings import check as check_settings
 from embedkit.data.schema.contract import Contract
+from embedkit.data.schema.kinds import is_named
 from embedkit.data.schema.roles import INPUT_ROLES, PARTS
-from embedkit.data.schema.targets import is_target
 from embedkit.errors import RecipeError, nearest, need
 from embedkit.methods import methods
 from embedkit.methods.base import Method
@@ -58,6 +58,7 @@ def build_method(recipe: Recipe) -> Method:
             Auxiliary(_method(Component(name=component.name, **settings), where), component.name, where, **scale)
         )
     method = WithAuxiliaries(main, beside) if beside else main
+    main.use_model(recipe.model)
     method.use_guide(recipe.guide)
     return method
 
@@ -84,7 +85,7 @@ def objective_config(recipe: Recipe, method: Method) -> dict[str, Any]:
     """
     own = method.objective or {}
     if recipe.objective is None:
-        return dict(own)
+        return method.objective_of(dict(own))
     name = recipe.objective.name or own.get("name")
     if name is None:
         raise RecipeError(
@@ -92,7 +93,7 @@ def objective_config(recipe: Recipe, method: Method) -> dict[str, Any]:
             remedy="name one: objective.name=infonce",
         )  # fmt: skip
     config = {"name": name, **recipe.objective.settings}
-    return {**own, **config} if config["name"] == own.get("name") else config
+    return method.objective_of({**own, **config} if config["name"] == own.get("name") else config)
 
 
 def build_objective(recipe: Recipe, method: Method, dim: int | None = None, rows: int | None = None) -> Objective:
@@ -289,7 +290,7 @@ def check_early(recipe: Recipe) -> EarlyCheck:
 
     method = build_method(recipe)
     mapped = {PARTS.get(role, role) for source in recipe.data.train for role in (source.columns or {}).values()}
-    mapped |= set(filter(is_target, method.contract.accepts))
+    mapped |= set(filter(is_named, method.contract.accepts))
     contract = replace(method.contract, accepts=method.contract.accepts & (INPUT_ROLES | mapped))
     return EarlyCheck(method, open_sources(recipe.data, contract, Path.cwd()))
 
@@ -322,6 +323,7 @@ def open_rows(
     _usage_of_rows(recipe, method, rows)
     method.learn_targets(rows.targets())
     check_first_rows(method, rows)
+    method.check_data(rows)
     return rows
 
 

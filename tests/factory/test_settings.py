@@ -124,6 +124,10 @@ def origins(folders: dict[str, str]) -> dict[str, dict[str, Any]]:
         "residual map of vectors": {"kind": "feature", "feature": {"width": 6, "form": "residual"}},
         "convolutions over steps": {"kind": "sequence", "sequence": {"width": 6}},
         "transformer over steps": {"kind": "sequence", "sequence": {"width": 6, "form": "transformer"}},
+        "several modalities": {
+            "kind": "multi", "dim": 12, "modalities": {
+                "sound": {"kind": "feature", "feature": {"width": 6}}, "word": {"kind": "static", "dim": 8, **words}},
+        },
         "dual folder": {"kind": "dual", "name": folders["dual"]},
         "dual folder of open_clip's": {"kind": "dual", "name": folders["open_clip"]},
         "dual folder of timm's": {"kind": "dual", "name": folders["convnext"]},
@@ -181,7 +185,7 @@ def test_the_values_cover_every_field() -> None:
     }  # fmt: skip
     # they say which model it is, allow a way of reading it, or are read later
     origin = {
-        "kind", "name", "config", "size", "towers", "use_max_length", "allow_pickle", "trust_remote_code",
+        "kind", "name", "config", "size", "towers", "modalities", "use_max_length", "allow_pickle", "trust_remote_code",
     }  # fmt: skip
     for where, section in sections.items():
         assert set(section.model_fields) - origin == set(VALUES[where]), where

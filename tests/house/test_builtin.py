@@ -22,6 +22,7 @@ DIGESTS = {
     "documents": "6edf41942c38998f",
     "vectors-train": "9b36d648d3f974be",
     "series-train": "c8000e20eeae2979",
+    "modalities-train": "27f9170de9de76d6",
     "graded-train": "8de5cdea5e72e686",
     "graded-dev": "39a69be86ad1ae98",
     "graded-test": "711c4d806c0239b1",

@@ -57,6 +57,22 @@ CASES: dict[str, dict[str, Any]] = {
         "objective": {"name": "ntxent", "temperature": 0.5}, "train": {"lr": 3e-3},
         "method": {"name": "views", "positive": [{"name": "element-cutoff", "rate": 0.2}]},
     },
+    "modalities": {
+        "model": {"kind": "multi", "dim": 8, "modalities": {
+            "caption": {"kind": "static", "tokenizer": "builtin", "dim": 16},
+            "image": {"kind": "feature", "feature": {"form": "mlp", "scaling": "standard", "dropout": 0.1}},
+            "sound": {"kind": "feature", "feature": {"form": "residual", "scaling": "center", "start": "pca"}}}},
+        "data": data("modalities-train"), "train": {"lr": 1e-2},
+        "method": {"name": "modalities", "augment": {"image": [{"name": "noise", "deviation": 0.2}]}},
+    },
+    "modalities+views": {
+        "model": {"kind": "multi", "dim": 8, "modalities": {
+            "caption": {**TEXT, "max_length": 32},
+            "image": {"kind": "feature", "feature": {"form": "mlp", "scaling": "standard", "dim": 12}},
+            "sound": {"kind": "feature"}}},
+        "data": data("modalities-train"), "train": {"lr": 5e-3},
+        "method": {"name": "modalities", "form": "views"},
+    },
     "heads": _texts(
         {"name": "heads", "heads": [
             {"views": ["anchor", "positive"], "pair": ["u", "v", "|u-v|"], "hidden": 8, "activation": "relu"}]},

@@ -36,7 +36,9 @@ NESTED = {name: SETTINGS[name] for name in ("sum", "harmonise", "mgda", "feature
 
 BESIDE = ["captioning", "image-text-matching", "patch-grouping"]
 """Methods that add a term to the views of another."""
-WHOLE = [name for name in methods if name not in BESIDE]
+OF_TOWERS = ["modalities"]
+"""Methods whose views are the towers of a model, without which they have none."""
+WHOLE = [name for name in methods if name not in (*BESIDE, *OF_TOWERS)]
 
 
 def config(name: str, **more: Any) -> dict[str, Any]:

@@ -42,6 +42,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lejepa": {"directions": 4},
     **{name: {"classes": 3} for name in ("proxy-anchor", "proxy-nca", "arcface", "cosface", "soft-triple")},
     "view-pairs": {"objective": "clip", "positives": ["positive", "view3"]},
+    "modality-pairs": {"objective": "clip", "names": ["anchor", "positive", "view3"]},
+    "modality-views": {"names": ["anchor", "positive", "view3"]},
 }
 FAMILIES = [name for name, preset in presets.items() if preset.family != "table"]
 # Objectives that stop a gradient, whose loss has other finite differences; their oracles hold the stopped part fixed.
@@ -276,6 +278,8 @@ REFUSED = [
     ("dino", {"prototypes": -1}), ("dino", {"centre_momentum": 1}), ("dino", {"teacher_temperature": 0}),
     ("msn", {"prototypes": 1}), ("msn", {"sharpening": 0}), ("pmsn", {"exponent": -1}),
     ("proxy-anchor", {"classes": 1}), ("proxy-anchor", {"alpha": 0}), ("fast-ap", {"bins": 0}),
+    ("modality-pairs", {"pairs": "image"}), ("modality-pairs", {"pairs": [["anchor", "anchor"]]}),
+    ("modality-pairs", {"weights": {"anchor": 1}}), ("modality-views", {"names": ["anchor"]}),
     ("mgda", {"terms": PAIR_OF_TERMS[:1]}), ("mgda", {"normalize": "both"}),
     ("harmonise", {"terms": PAIR_OF_TERMS[:1]}), ("harmonise", {"scope": "epoch"}), ("harmonise", {"drop_below": 0.5}),
 ]  # fmt: skip

@@ -21,7 +21,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from embedkit.data.builtin.series import series_row
-from embedkit.data.builtin.vectors import vector_row
+from embedkit.data.builtin.vectors import modality_row, vector_row
 from embedkit.data.builtin.words import FILLERS, SLOTS
 from embedkit.errors import DataError, nearest
 
@@ -58,6 +58,7 @@ _SETS = {
     "documents": _Set("documents", "train", 2_000, 13),
     "vectors-train": _Set("vectors", "train", 4_000, 14),
     "series-train": _Set("series", "train", 2_000, 15),
+    "modalities-train": _Set("modalities", "train", 4_000, 15),
     "shapes-train": _Set("shapes", "train", 4_000, 7),
     "shapes-dev": _Set("shapes", "dev", 96, 8),
     "shapes-test": _Set("shapes", "test", 96, 9),
@@ -120,7 +121,8 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
         with the anchor; score is the positive's), ``documents`` (sentences: 8 to 15 in the order of a story about
         one actor at one place; heading: both of them; level: 0 to 2, which a filler tells), ``vectors-train``
         (anchor, positive, label; see `embedkit.data.builtin.vectors`), ``series-train`` (anchor: a series of steps of
-        two numbers, label; see `embedkit.data.builtin.series`), ``graded-train``, ``graded-dev``,
+        two numbers, label; see `embedkit.data.builtin.series`), ``modalities-train`` (caption, image, sound: a
+        sentence and two vectors of one scene, of which one in four rows lacks one), ``graded-train``, ``graded-dev``,
         ``graded-test`` (sentence1, sentence2, score from 0 to 5), or ``shapes-train``, ``shapes-dev``, ``shapes-test``
         (image, captions, label, label_name), or ``scenes-train`` (image, captions, nouns, topics, image2, difference);
         see `embedkit.data.builtin.shapes`.
@@ -143,6 +145,9 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
     if data_set.kind in ("vectors", "series"):
         row = vector_row if data_set.kind == "vectors" else series_row
         return (row(draws.below) for _ in range(data_set.size))
+    if data_set.kind == "modalities":
+        scenes = (_grounded(draws, data_set.split) for _ in range(data_set.size))
+        return (modality_row(scene["anchor"], scene["features"], draws.below) for scene in scenes)
     make = {
         "pairs": _pair, "triplets": _triplet, "sentences": _single, "graded": _graded, "grounded": _grounded,
         "inference": _inference, "rated": _rated, "documents": _document,

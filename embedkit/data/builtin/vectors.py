@@ -1,8 +1,11 @@
-"""Built-in vectors: two of each of some points around centres, made of whole numbers, so the same on every machine."""
+"""Built-in vectors: two of each of some points around centres, or two of each of some scenes that a sentence tells.
+
+They are made of whole numbers, so they are the same on every machine.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 WIDTH, CLASSES, LATENT = 32, 8, 6
@@ -34,6 +37,39 @@ def vector_row(below: Callable[[int], int]) -> dict[str, Any]:
         return [total / 4096 + (below(129) - 64) / 64 + j % 3 for j, total in enumerate(sums)]
 
     return {"anchor": vector(), "positive": vector(), "label": label}
+
+
+SIZES = {"image": 24, "sound": 16}
+"""Numbers of the vectors of a scene."""
+
+
+def modality_row(caption: str, concepts: Sequence[float], below: Callable[[int], int]) -> dict[str, Any]:
+    """One row of three modalities: a sentence, and vectors that stand for an image and for a sound of its scene.
+
+    A vector is a fixed linear map of the concepts with noise of its own. One row in four lacks one of the three (None).
+
+    Parameters
+    ----------
+    caption : str
+        The sentence.
+    concepts : sequence of float
+        A 1 for each concept of the scene, among zeros.
+    below : callable
+        A random whole number from 0 to below its argument.
+
+    Examples
+    --------
+    >>> row = modality_row("the dog barks", [0.0, 1.0, 0.0], lambda bound: bound // 2)
+    >>> row["caption"], len(row["image"]), len(row["sound"])
+    ('the dog barks', 24, 16)
+    """
+    there = [place for place, value in enumerate(concepts) if value]
+    row: dict[str, Any] = {"caption": caption}
+    for number, (name, size) in enumerate(SIZES.items()):
+        sums = (sum(_fixed((number + 7) * 100_000 + j * 1_000 + k) for k in there) for j in range(size))
+        row[name] = [total / 64 + (below(129) - 64) / 256 for total in sums]
+    missing = below(12)
+    return row | ({list(row)[missing]: None} if missing < len(row) else {})
 
 
 def _fixed(place: int) -> int:

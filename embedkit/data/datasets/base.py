@@ -131,6 +131,10 @@ class TrainingRows(ABC):
             facts |= {role: TargetFacts(width=width) for role, width in source.widths.items() if width}
         return facts
 
+    def having(self, *roles: str) -> int | None:
+        """How many rows have all of these roles; None where it is not known before they are read."""
+        return None
+
     @property
     def widths(self) -> dict[str, int]:
         """Role -> numbers of its vectors, of the roles that hold vectors."""

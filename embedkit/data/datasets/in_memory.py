@@ -14,7 +14,15 @@ import pyarrow.compute as pc
 
 from embedkit.data.datasets.holdout import split
 from embedkit.data.datasets.mixing import pools, shares
-from embedkit.data.datasets.row_table import TableBuilder, digest, facts_of, take_columns, take_rows, targets_of
+from embedkit.data.datasets.row_table import (
+    TableBuilder,
+    digest,
+    facts_of,
+    has_role,
+    take_columns,
+    take_rows,
+    targets_of,
+)
 from embedkit.data.datasets.samplers import SAMPLERS, Request, fit
 from embedkit.data.datasets.shuffling import permutation
 from embedkit.data.schema.rows import Row, filled
@@ -131,6 +139,10 @@ class HeldRows(TrainingRows):
         column = self._table.column(role).combine_chunks()
         places = np.unique((column.flatten() if role == "negatives" else column.drop_null()).to_numpy())
         yield from blocks(self._vectors[role], places)
+
+    def having(self, *roles: str) -> int:
+        """See `TrainingRows.having`."""
+        return int(np.logical_and.reduce([has_role(self._table, role) for role in roles]).sum())
 
     @property
     def widths(self) -> dict[str, int]:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedkit.data.datasets.samplers import check_sampler
-from embedkit.data.schema.targets import is_target, target_name
+from embedkit.data.schema.kinds import is_modality, is_named
+from embedkit.data.schema.targets import target_name
 from embedkit.data.sources.class_names import class_names
 from embedkit.data.sources.data_source import Source
 from embedkit.errors import DataError, RecipeError
@@ -155,12 +156,13 @@ def _refuse_documents(sources: Sequence[Source], config: DataConfig) -> None:
 
 
 def _check_targets(sources: Sequence[Source], contract: Contract) -> None:
-    """Refuse a target that no source has, and vectors of two sizes in two sources."""
-    for role in sorted(filter(is_target, contract.roles)):
+    """Refuse a target or modality that no source has, and vectors of a target of two sizes in two sources."""
+    for role in sorted(filter(is_named, contract.roles)):
         name, kind = target_name(role), role.partition(":")[0]
         if not any(role in source.roles for source in sources):
+            what = f"modality {name!r}" if is_modality(role) else f"target {name!r} ({kind})"
             raise DataError(
-                f"no source has a column for target {name!r} ({kind})", where="data.train",
+                f"no source has a column for {what}", where="data.train",
                 remedy=f"map one with columns: {{COLUMN: {name}}}",
             )  # fmt: skip
         widths = [(source.widths[role], source.name) for source in sources if source.widths.get(role)]

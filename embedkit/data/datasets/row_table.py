@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedkit.data.schema.kinds import OPEN_ROLES
+from embedkit.data.schema.kinds import OPEN_ROLES, is_modality
 from embedkit.data.schema.roles import IMAGE_ROLES, ROLES
 from embedkit.data.schema.rows import Row
 from embedkit.data.schema.targets import TargetFacts, in_order, is_target
 from embedkit.data.vectors.column import VectorColumn
 from embedkit.data.vectors.rows import ColumnRows
-from embedkit.data.vectors.store import PLACES, VectorStore, keys_at, vectors_at, whole_vectors
+from embedkit.data.vectors.store import VectorStore, keys_at, type_of_places, vectors_at, whole_vectors
 from embedkit.errors import DataError
 
 if TYPE_CHECKING:
@@ -108,7 +108,11 @@ class TableBuilder:
         columns: dict[str, list[Any]] = {
             role: [row.get(role) for row in self._waiting] if role in present else nothing for role in ROLES
         }
-        vectors = [role for role in OPEN_ROLES if role in present and any(map(_is_vectors, columns[role]))]
+        modalities = sorted(filter(is_modality, present))
+        columns |= {role: [row.get(role) for row in self._waiting] for role in modalities}
+        vectors = [
+            role for role in (*OPEN_ROLES, *modalities) if role in present and any(map(_is_vectors, columns[role]))
+        ]
         columns |= {role: self.store.places(role, columns[role]) for role in vectors}
         columns["group"] = [None if group is None else encode_group(group) for group in columns["group"]]
         for path, role in _PATHS.items():
@@ -117,7 +121,7 @@ class TableBuilder:
             columns[path] = [image if isinstance(image, str) else None for image in images]
         types = _TYPES | {role: _TARGETS[role.partition(":")[0]] for role in sorted(filter(is_target, present))}
         columns |= {role: [row.get(role) for row in self._waiting] for role in types.keys() - _TYPES.keys()}
-        types |= {role: PLACES[role] for role in vectors}
+        types |= {role: pa.large_string() for role in modalities} | {role: type_of_places(role) for role in vectors}
         arrays = [pa.array(columns[name], kind) for name, kind in types.items()]
         self._pieces.append(pa.Table.from_arrays(arrays, schema=pa.schema(list(types.items()))))
         self._waiting = []
@@ -131,12 +135,12 @@ def _is_vectors(value: Any) -> bool:
 def _with_places(piece: pa.Table, roles: frozenset[str]) -> pa.Table:
     """A table whose columns of these roles are places, empty where none of its rows has a vector."""
     for role in roles:
-        if piece.column(role).type != PLACES[role]:
-            column = piece.column(role)
+        column = piece.column(role) if role in piece.column_names else None
+        if column is not None and column.type != type_of_places(role):
             if column.null_count < len(column) and pc.sum(pc.list_value_length(column)).as_py():
                 raise DataError(f"some rows have vectors as {role}, others texts", where="data.train",
                                 remedy="give all sources one kind of it")  # fmt: skip
-            piece = piece.set_column(piece.column_names.index(role), role, pa.nulls(len(column), PLACES[role]))
+            piece = piece.set_column(piece.column_names.index(role), role, pa.nulls(len(column), type_of_places(role)))
     return piece
 
 
@@ -235,6 +239,19 @@ def targets_of(table: pa.Table) -> dict[str, TargetFacts]:
         else:
             facts[role] = TargetFacts(in_order(pc.unique(names).to_pylist()))
     return facts
+
+
+def has_role(table: pa.Table, role: str) -> np.ndarray:
+    """Which rows have a role, bool (N,); an image as bytes or as a path.
+
+    Examples
+    --------
+    >>> has_role(table_of([{"label": 1}, {"image": "a.png"}]), "image").tolist()
+    [False, True]
+    """
+    names = [name for name in (role, f"{role}_path") if name in table.column_names]
+    there = [_whole(table.column(name)).is_valid().to_numpy(zero_copy_only=False) for name in names]
+    return np.logical_or.reduce(there) if there else np.zeros(table.num_rows, bool)
 
 
 def digest(table: pa.Table, vectors: Mapping[str, VectorColumn] = NO_VECTORS) -> str:
@@ -346,7 +363,8 @@ def facts_of(
     total = table.num_rows
     lists: tuple[str, ...] = ("texts", "sentences")
     lists = ("negatives", *lists) if negatives and "negatives" not in vectors else lists
-    owners, texts = _owned_texts(table, lists, [name for name in ("anchor", "positive") if name not in vectors])
+    single = [name for name in ("anchor", "positive", *filter(is_modality, table.column_names)) if name not in vectors]
+    owners, texts = _owned_texts(table, lists, single)
     lengths = np.bincount(owners, np.asarray(pc.utf8_length(texts)), minlength=total).astype(np.int64)
     pieces = [(owners, _codes(texts)), *_owned_vectors(table, vectors, negatives)]
     for name in ("group", *IMAGE_ROLES, *_PATHS):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from embedkit.data.schema.rows import BadRow
+from embedkit.data.schema.targets import is_target
 from embedkit.data.vectors.sequences import axes_of
 from embedkit.data.vectors.values import is_vector
 from embedkit.errors import DataError, nearest
@@ -16,7 +18,71 @@ KINDS = ("text", "vector", "sequence")
 """What the values of a role of `OPEN_ROLES` can be."""
 
 OPEN_ROLES = ("anchor", "positive", "negatives")
-"""Roles whose kind is not fixed by their name."""
+"""Roles whose kind is not fixed by their name; those of modalities are further ones."""
+
+_MODALITY = "modality"
+
+
+def modality_role(name: str) -> str:
+    """The role of a modality that the recipe names.
+
+    Examples
+    --------
+    >>> modality_role("sound")
+    'modality:sound'
+    """
+    return f"{_MODALITY}:{name}"
+
+
+def is_modality(role: str) -> bool:
+    """Whether a role is that of a modality, which a row may lack.
+
+    Examples
+    --------
+    >>> is_modality("modality:sound"), is_modality("anchor")
+    (True, False)
+    """
+    head, colon, name = role.partition(":")
+    return bool(colon and name) and head == _MODALITY
+
+
+def is_named(role: str) -> bool:
+    """Whether a role has a name of the recipe's own behind its colon: a target's, or a modality's.
+
+    Examples
+    --------
+    >>> is_named("class:genre"), is_named("modality:sound"), is_named("label")
+    (True, True, False)
+    """
+    return is_target(role) or is_modality(role)
+
+
+def modalities_of(slots: Iterable[str]) -> list[str]:
+    """The modalities among what columns are read as; an image is one where there is another.
+
+    Examples
+    --------
+    >>> modalities_of(["image", "label", "modality:sound"]), modalities_of(["image", "texts"])
+    (['modality:sound', 'image'], [])
+    """
+    own = sorted(filter(is_modality, slots))
+    return own + [slot for slot in slots if slot in ("image", "image2")] if own else []
+
+
+def check_any(row: Mapping[str, Any], roles: Sequence[str], columns: Mapping[str, str], where: str) -> None:
+    """Refuse a row that has none of its modalities, with the names of their columns.
+
+    Examples
+    --------
+    >>> check_any({"modality:sound": None}, ["modality:sound"], {"modality:sound": "wav"}, "a.npz:3")
+    Traceback (most recent call last):
+    embedkit.data.schema.rows.BadRow: a.npz:3: the row has nothing in 'wav'; fill one, or set data.on_bad_row: skip
+    """
+    if roles and all(row.get(role) is None for role in roles):
+        names = ", ".join(repr(columns[role]) for role in roles)
+        raise BadRow("no modality", f"the row has nothing in {names}", where=where,
+                     remedy="fill one, or set data.on_bad_row: skip")  # fmt: skip
+
 
 _AXES = {"negatives": 3, "positives": 3}
 """Slot -> axes of a cell of sequences, where it is not 2."""
@@ -102,17 +168,19 @@ def kinds_of(
     slots: dict[str, list[str]] = {}
     for slot in columns:
         slots.setdefault(role_of_slot(slot), []).append(slot)
+    declared = {modality_role(role) if modality_role(role) in slots else role: kind for role, kind in declared.items()}
+    modalities = sorted(filter(is_modality, slots))
     for role, kind in declared.items():
         if kind not in KINDS:
             raise DataError(f"no kind {kind!r}", where=f"{where} kinds", remedy=nearest(kind, KINDS))
-        if role not in OPEN_ROLES:
+        if role not in OPEN_ROLES and role not in modalities:
             remedy = f"kinds are declared of {', '.join(OPEN_ROLES)}; that of others is fixed"
             raise DataError(f"role {role!r} has no choice of kind", where=f"{where} kinds", remedy=remedy)
         if role not in slots:
             remedy = f"map a column: columns: {{COLUMN: {role}}}"
             raise DataError(f"a kind is declared of {role}, which has no column", where=where, remedy=remedy)
     kinds, notes = {}, []
-    for role in OPEN_ROLES:
+    for role in (*OPEN_ROLES, *modalities):
         of_role = slots.get(role, [])
         if role in declared:
             kinds[role] = declared[role]
@@ -122,7 +190,9 @@ def kinds_of(
             notes.append(f"{role} {one}" if role != "negatives" else "negatives are sequences of vectors")
         elif of_role and all(columns[slot] in vectors for slot in of_role):
             kinds[role] = "vector"
-            notes.append(f"{role} is a vector in every row" if role != "negatives" else "negatives are vectors")
+            name = role.removeprefix(f"{_MODALITY}:")
+            note = f"{name} is a vector" if is_modality(role) else f"{name} is a vector in every row"
+            notes.append("negatives are vectors" if role == "negatives" else note)
         elif of_role:
             kinds[role] = "text"
     return kinds, notes

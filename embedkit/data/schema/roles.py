@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from embedkit.data.images.pictures import TEXT_ENDINGS, is_image
-from embedkit.data.schema.targets import is_target, target_name
+from embedkit.data.schema.kinds import is_named
+from embedkit.data.schema.targets import target_name
 from embedkit.errors import DataError, nearest
 
 IMAGE_NAMES = ("image", "img", "file_name", "filename", "image_path", "filepath")
@@ -254,8 +255,8 @@ def _mapped(
             raise DataError(f"there is no column {column!r}", where=where, remedy=nearest(column, names))
         for slot in _slots_of(target, column, lists, targets):
             role = _role_of(slot)
-            if role not in ROLES and not is_target(role):
-                terms = (*ROLES, *PARTS, *(target_name(role) for role in targets if is_target(role)))
+            if role not in ROLES and not is_named(role):
+                terms = (*ROLES, *PARTS, *(target_name(role) for role in targets if is_named(role)))
                 place = f"{where} column {column!r}"
                 raise DataError(f"{slot!r} is not a role", where=place, remedy=nearest(slot, terms))
             if slot in columns:
@@ -276,7 +277,7 @@ def _mapped(
 
 def _slots_of(target: str, column: str, lists: frozenset[str], targets: frozenset[str]) -> list[str]:
     """What a column is mapped to: targets of heads with that name, and the role of that name where it is read."""
-    of_heads = sorted(role for role in targets if is_target(role) and target_name(role) == target)
+    of_heads = sorted(role for role in targets if is_named(role) and target_name(role) == target)
     slot = _slot(target, column, lists, targets)
     return [*of_heads, slot] if not of_heads or _role_of(slot) in targets else of_heads
 
@@ -331,7 +332,7 @@ class _Guessing:
     def _targets(self) -> dict[str, str]:
         """Role of a head's target -> the column of its name, or one that is called like the role of that name."""
         columns = {}
-        for role in sorted(filter(is_target, self.targets)):
+        for role in sorted(filter(is_named, self.targets)):
             name = target_name(role)
             exact = [column for column in self.names if column == name]
             like = [column for column in self.names if name in (normal_name(column), named_role(column))]

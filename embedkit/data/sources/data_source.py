@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from embedkit.data.images.paths import image_path
 from embedkit.data.images.pictures import load_picture
+from embedkit.data.schema import kinds
 from embedkit.data.schema import warnings as suspicions
 from embedkit.data.schema.candidates import several_positives, with_scores
 from embedkit.data.schema.first_rows import list_columns, remedy_of, values_of
 from embedkit.data.schema.guesses import Guess
-from embedkit.data.schema.kinds import axes_of_columns, kinds_of, plain_cell, role_of_slot, vector_columns
 from embedkit.data.schema.parsers import (
     TextReader,
     read_features,
@@ -174,6 +174,7 @@ class Source:
         self._vectors = VectorCells()
         self.documents: str | None = None
         self._slots_of_lists: dict[str, list[str]] = {}
+        self._modalities: list[str] = []
         self.texts, self.account = TextReader(data.max_chars, data.cut_long), Account()
         self.bind(requires, reads, self._limits)
 
@@ -201,8 +202,8 @@ class Source:
         head = list(itertools.islice(self._records(), HEAD)) if self._head is None else self._head
         names, where = self._names, self._where
         rows_of_head = [values for _, values in head if isinstance(values, dict)]
-        axes, mapping = axes_of_columns(names, rows_of_head), self.config.columns
-        vectors = vector_columns(names, rows_of_head) | axes.keys()
+        axes, mapping = kinds.axes_of_columns(names, rows_of_head), self.config.columns
+        vectors = kinds.vector_columns(names, rows_of_head) | axes.keys()
         single = mapping is None and "anchor" in requires and len(names) == 1 and names[0] in vectors
         lists = list_columns(names, rows_of_head, vectors, mapping or {})
         binding = bind(
@@ -212,7 +213,7 @@ class Source:
         )  # fmt: skip
         guesses = [*self._guesses_of_parts, *(Guess(where, what, "columns") for what in binding.guesses)]
         guesses += documents_guess(binding, self.config.split_sentences, where)
-        self.kinds, notes_of_kinds = kinds_of(binding.columns, self.config.kinds, vectors, where, axes)
+        self.kinds, notes_of_kinds = kinds.kinds_of(binding.columns, self.config.kinds, vectors, where, axes)
         guesses += [Guess(where, f"{names[0]} is the anchor", "columns")] if single else []
         guesses += [Guess(where, what, "kinds") for what in notes_of_kinds]
         self.guesses = tuple(dict.fromkeys(guesses))
@@ -223,6 +224,7 @@ class Source:
             role: sorted((slot for slot in binding.columns if slot.startswith(prefix)), key=_number_of)
             for role, prefix in (("negatives", "negative_"), ("texts", "text_"))
         }
+        self._modalities = kinds.modalities_of(binding.columns)
         self.texts = TextReader(self._data.max_chars, self._data.cut_long)
         self.account, self._targets, self._vectors = Account(), TargetCells(limits), VectorCells()
         first = list(self.rows(head))  # a wrong mapping is reported at once
@@ -374,11 +376,12 @@ class Source:
         row: Row = {}
         for slot, column in self._columns.items():
             try:
-                if column not in values and not slot.startswith(("negative", "text_")) and not is_target(slot):
+                if column not in values and not slot.startswith(("negative", "text_")) and not kinds.is_named(slot):
                     raise BadRow("missing column", "this row lacks the column", remedy="add it, or skip bad rows")
                 self._read(row, slot, values.get(column), self.parts[place[0]])
             except BadRow as bad:
                 raise bad.at(f"{self._sample(values, place)} column {column!r}") from bad.__cause__
+        kinds.check_any(row, self._modalities, self._columns, self.where(place))
         for role, slots in self._slots_of_lists.items():
             if slots:
                 extra = [row.pop(slot) for slot in slots]
@@ -421,18 +424,18 @@ class Source:
 
     def _read(self, row: Row, slot: str, cell: Any, part: Part) -> None:
         texts = self.texts
-        kind = self.kinds.get(role_of_slot(slot), "text")
+        kind = self.kinds.get(kinds.role_of_slot(slot), "text")
         if kind != "text":
             row[slot] = self._vectors.read(slot, cell, kind)
             return
-        cell = plain_cell(cell)
+        cell = kinds.plain_cell(cell)
         if slot in ("anchor", "positive"):
             row[slot] = texts.text(cell)
         elif slot == "prompt":
             row[slot] = None if cell is None else str(cell)
         elif slot == "positives":
             row[slot] = texts.some_texts(cell)
-        elif slot.startswith(("negative_", "text_")):
+        elif slot.startswith(("negative_", "text_", "modality:")):
             row[slot] = texts.optional_text(cell)
         elif slot == "negatives":
             row[slot] = [] if cell is None else texts.texts(cell)
@@ -440,6 +443,8 @@ class Source:
             row[slot] = texts.some_texts(split_sentences(cell))
         elif slot in ("texts", "sentences"):
             row[slot] = texts.some_texts(cell)
+        elif slot in IMAGE_ROLES and cell is None and self._modalities:
+            row[slot] = None
         elif slot in IMAGE_ROLES:
             image = read_image(cell)
             row[slot] = image if isinstance(image, bytes) else image_path(image, part.folder, self._images)

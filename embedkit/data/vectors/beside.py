@@ -56,6 +56,8 @@ class Beside:
                 raise DataError(f"there is no column {name!r}", where=self.name, remedy=nearest(name, columns))
         self.columns: dict[str, Piece] = {config.names.get(name, name): piece for name, piece in columns.items()}
         self.length = len(next(iter(columns.values())))
+        if config.optional and config.on is None:
+            raise DataError("'optional' is for files that are looked up in", where=config.path, remedy="set on and id")
         self._row_of = None if config.on is None else self._index(columns)
 
     def _index(self, columns: Mapping[str, Piece]) -> dict[str, int]:
@@ -88,9 +90,12 @@ class Beside:
         if self._row_of is not None:
             name = values.get(str(self.config.on))
             row = self._row_of.get(str(name))
+            if row is None and self.config.optional:
+                return dict.fromkeys(self.columns)
             if row is None:
                 what = f"{self.config.on} {name!r} is no id of {self.name}"
-                raise BadRow("unknown id", what, remedy=f"add it there ({self.length:,} ids), or skip bad rows")
+                remedy = f"add it there ({self.length:,} ids), set optional: true for modalities, or skip bad rows"
+                raise BadRow("unknown id", what, remedy=remedy)
         elif number >= self.length:
             raise BadRow("unaligned files", f"row {number + 1} is not in {self.name}, which has {self.length:,}",
                          remedy=_ALIGN)  # fmt: skip

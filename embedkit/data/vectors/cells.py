@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from embedkit.data.schema.kinds import role_of_slot
+from embedkit.data.schema.kinds import is_modality, role_of_slot
 from embedkit.data.schema.rows import BadRow
 from embedkit.data.vectors.sequences import read_sequence
 from embedkit.data.vectors.values import read_vector
@@ -38,7 +38,7 @@ class VectorCells:
     def read(self, slot: str, cell: Any, kind: str = "vector") -> np.ndarray | list[np.ndarray] | None:
         """The value of a slot: a vector (W,), or of the kind "sequence" an array (T, W).
 
-        Of ``negatives`` it is a list of them, of ``negative_1`` None where the cell is empty.
+        Of ``negatives`` it is a list of them, of ``negative_1`` or a modality None where the cell is empty.
 
         Raises
         ------
@@ -47,7 +47,7 @@ class VectorCells:
         """
         if slot == "negatives":
             return [self._one("negatives", one, kind) for one in (() if cell is None else cell)]
-        if slot.startswith("negative_") and cell is None:
+        if cell is None and (slot.startswith("negative_") or is_modality(slot)):
             return None
         return self._one(role_of_slot(slot), cell, kind)
 

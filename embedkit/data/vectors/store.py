@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from embedkit.data.schema.kinds import OPEN_ROLES
 from embedkit.data.vectors.column import Piece, VectorColumn
 from embedkit.data.vectors.ragged import SequenceColumn
 from embedkit.data.vectors.sequences import Sequences
 from embedkit.data.vectors.values import Vectors, content_keys, stacked
 
-PLACES: Mapping[str, pa.DataType] = {
-    role: pa.large_list(pa.int64()) if role == "negatives" else pa.int64() for role in OPEN_ROLES
-}
-"""Role -> type of its column of places where it holds vectors."""
+
+def type_of_places(role: str) -> pa.DataType:
+    """Type of the column of a role that holds vectors: a place, or a list of them.
+
+    Examples
+    --------
+    >>> type_of_places("anchor"), type_of_places("negatives")
+    (DataType(int64), LargeListType(large_list<item: int64>))
+    """
+    return pa.large_list(pa.int64()) if role == "negatives" else pa.int64()
 
 
 class VectorStore:

@@ -14,7 +14,7 @@ from embedkit.formats.embedkit.dual import IMAGE, PROJECTIONS, TEXT
 from embedkit.formats.folder import OWN_FILE, OWN_FORMAT, member_folders, write_json
 from embedkit.formats.sentence_transformers.writer import write_model
 from embedkit.formats.tensors import write_tensors
-from embedkit.models.combined.concatenation import EncoderConcatenation
+from embedkit.models.combined.members import CombinedModel
 from embedkit.models.encode.quantization import RANGES_FILE
 from embedkit.models.modules.adapters import has_adapters, merged_state
 from embedkit.models.modules.dual import DualEncoder
@@ -53,7 +53,7 @@ def _write_layout(model: Model, folder: Path) -> dict[str, Any]:
     """Write the parts of a model; the spec for ``embedkit.json``."""
     if isinstance(model, DualEncoder):
         return _write_dual(model, folder)
-    if isinstance(model, EncoderConcatenation):
+    if isinstance(model, CombinedModel):
         for member, place in zip(model.models, member_folders(folder, len(model.models)), strict=True):
             place.mkdir()
             write_own(member, place)

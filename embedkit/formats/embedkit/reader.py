@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from embedkit.formats.embedkit.combined import member_count
 from embedkit.formats.folder import OWN_FILE, OWN_FORMAT, FolderPlan, inside, member_folders, read_json
 from embedkit.formats.registry import FolderReader, readers
 from embedkit.formats.sentence_transformers.reader import plan_of_modules
@@ -67,7 +68,7 @@ def _plan(root: Path) -> FolderPlan:
     train_only = [layer for layer in layers if layer["train_only"]]
     plan = FolderPlan(root, root, contents["kind"], "", spec, dense, train_only)
     plan.similarity = spec.pop("similarity_fn_name", "cosine")
-    plan.members = list(member_folders(root, len(spec["weights"]))) if plan.kind == "concatenation" else []
+    plan.members = list(member_folders(root, member_count(plan.kind, spec)))
     _obey_changes(plan)
     return plan
 

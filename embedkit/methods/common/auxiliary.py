@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from embedkit.config.recipe import GuideConfig
+    from embedkit.data import TrainingRows
     from embedkit.data.schema.targets import TargetFacts
     from embedkit.models.base import Model
     from embedkit.models.inputs.inputs import Inputs
@@ -200,6 +201,12 @@ class WithAuxiliaries(Method):
         for auxiliary in self.beside_main:
             numbers |= {f"{auxiliary.name}/{name}": own for name, own in auxiliary.method.targets(rows).items()}
         return numbers
+
+    def objective_of(self, config: dict[str, Any]) -> dict[str, Any]:
+        return self.main.objective_of(config)
+
+    def check_data(self, rows: TrainingRows) -> None:
+        self.main.check_data(rows)
 
     def check_rows(self, rows: Sequence[Row]) -> None:
         for method in (self.main, *(auxiliary.method for auxiliary in self.beside_main)):

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from embedkit.data.schema.contract import Contract
+from embedkit.data.schema.kinds import is_modality
 from embedkit.data.schema.targets import is_target
 from embedkit.errors import RecipeError, UserError
 from embedkit.methods.base import Method, View
@@ -375,7 +376,7 @@ def _invented(method: Method, number: int, roles: frozenset[str]) -> dict[str, A
         "sentences": [f"sentence {i} of document {number} is here" for i in range(12)],
         "document_id": f"document {number // 2}", "position": number % 2,
     }  # fmt: skip
-    row |= dict.fromkeys(filter(is_target, roles))
+    row |= dict.fromkeys(filter(is_target, roles)) | {role: f"{role} {number}" for role in filter(is_modality, roles)}
     return {role: row[role] for role in row if role in roles}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from embedkit.errors import ModelError
 from embedkit.models.base import Model
+from embedkit.models.combined.members import CombinedModel
 from embedkit.models.encode.encoding import kept_dim, reporter
 from embedkit.models.inputs.tokens import resolve_prompt
 from embedkit.models.modules.static import StaticEncoder
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from embedkit.models.encode.arguments import EncodeSettings
 
 
-class EncoderConcatenation(Model):
+class EncoderConcatenation(CombinedModel):
     """The vectors of several encoders of the same inputs, one behind the other.
 
     With unit vectors u_i and weights w_i the cosine of two inputs is ``Σ w_i² cos_i / Σ w_i²``. Multistage contrastive
@@ -79,11 +79,6 @@ class EncoderConcatenation(Model):
         self.default_prompt = None  # each member has its own
         self.prompts = {name: text for member in reversed(members) for name, text in member.prompts.items()}
         self.preprocess = members[0].preprocess
-
-    @property
-    def models(self) -> list[Model]:
-        """The members."""
-        return [member for member in self.members if isinstance(member, Model)]
 
     @property
     def dim(self) -> int:  # type: ignore[override]
@@ -169,25 +164,6 @@ class EncoderConcatenation(Model):
         """
         raise ModelError("encodes only", where="concatenation", remedy="train one of its models, then fuse again")
 
-    def spec(self) -> dict[str, Any]:
-        """Settings that decide the vectors."""
-        return {
-            "members": [{"kind": member.kind, **member.spec()} for member in self.models], **self.own_spec(),
-        }  # fmt: skip
-
     def own_spec(self) -> dict[str, Any]:
         """The settings that are not those of members."""
         return {"weights": self.weights, "unit": self.unit, "normalize": self.normalize, **self._similarity_spec()}
-
-    def tokenizer_json(self) -> str:
-        """The hash of each member's tokenizer."""
-        texts = [member.tokenizer_json() for member in self.models]
-        return json.dumps([hashlib.sha256(text.encode()).hexdigest() for text in texts])
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The members' weights as they are saved, by number and name."""
-        return {
-            f"{number}.{name}": tensor
-            for number, member in enumerate(self.models)
-            for name, tensor in member.tensors().items()
-        }

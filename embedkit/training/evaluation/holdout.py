@@ -7,9 +7,10 @@ these and the cosines. Both are times 100.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ import numpy as np
 
 from embedkit.data import TrainingRows
 from embedkit.data.datasets.holdout import FEWEST
-from embedkit.errors import EmbedkitError
+from embedkit.data.schema.kinds import is_modality
+from embedkit.errors import DataError, EmbedkitError
 from embedkit.methods.base import Method
 from embedkit.system.disk import write_durably
 from embedkit.training.monitor.callbacks import Callbacks
@@ -36,7 +38,7 @@ class HeldOutScores:
     metric : str
         ``recall@1`` or ``spearman``.
     kind : str
-        What is scored: ``pairs``, ``image-caption pairs`` or ``scored pairs``.
+        What is scored: ``pairs``, ``image-caption pairs``, ``scored pairs`` or ``rows of several modalities``.
     rows : int
         How many rows are held out.
     before, after : float or None
@@ -140,6 +142,8 @@ def kind_of(rows: Sequence[dict[str, Any]]) -> str | None:
     >>> kind_of([{"anchor": "a", "positive": "b"}])
     'pairs'
     """
+    if any(is_modality(role) for row in rows[:1] for role in row):
+        return "rows of several modalities"
     roles = {role for row in rows[:1] for role, value in row.items() if value not in (None, [])}
     if {"image", "texts"} <= roles:
         return "image-caption pairs"
@@ -226,6 +230,34 @@ def _captions(model: Any, rows: Sequence[dict[str, Any]], method: Method) -> flo
     return (recall_at_1(similarity, own) + recall_at_1(similarity.T, own.T)) / 2
 
 
+def _modalities(model: Any, rows: Sequence[dict[str, Any]], method: Method) -> float:
+    """The mean over pairs of modalities and both directions, each over the rows that have both."""
+    role_of: Mapping[str, str] = method.roles_of_towers  # type: ignore[attr-defined]
+    scores = []
+    for first, second in itertools.combinations(role_of, 2):
+        both = [row for row in rows if row[role_of[first]] is not None and row[role_of[second]] is not None]
+        if len(both) < FEWEST:
+            continue
+        one, of_one = _distinct([row[role_of[first]] for row in both])
+        two, of_two = _distinct([row[role_of[second]] for row in both])
+        own = np.zeros((len(one), len(two)), dtype=bool)
+        own[of_one, of_two] = True
+        vectors = [model.encode(_readable(x), tower=name) for x, name in ((one, first), (two, second))]
+        similarity = model.similarity(*vectors)
+        scores += [recall_at_1(similarity, own), recall_at_1(similarity.T, own.T)]
+    if not scores:
+        raise DataError("no two modalities stand together in enough of them", where="train.holdout")
+    return float(np.mean(scores))
+
+
+def _readable(values: list[Any]) -> list[Any]:
+    """Images as `encode` takes them."""
+    from embedkit.data.images.pictures import is_image
+
+    return [Path(value) if isinstance(value, str) and is_image(value) else value for value in values]
+
+
 _SCORES: dict[str, Callable[[Any, Sequence[dict[str, Any]], Method], float]] = {
     "pairs": _pairs, "scored pairs": _scored_pairs, "image-caption pairs": _captions,
+    "rows of several modalities": _modalities,
 }  # fmt: skip

@@ -202,7 +202,7 @@ def _prepared(
     threads: ThreadPoolExecutor | None,
 ) -> Inputs:  # fmt: skip
     """The inputs of a view with their seeds and data."""
-    if threads is not None and view.tower == "image" and len(view.inputs) > _PIECE:
+    if threads is not None and view.tower == "image" and len(view.inputs) > _PIECE and not _are_vectors(view.inputs):
         starts = range(0, len(view.inputs), _PIECE)
         pieces = [replace(view, inputs=view.inputs[s : s + _PIECE], owner=view.owner[s : s + _PIECE]) for s in starts]
         parts = list(threads.map(lambda piece: method.prepare(model, name, piece), pieces))
@@ -215,6 +215,11 @@ def _prepared(
     first = np.searchsorted(owner, owner)  # of the inputs of the same row; owners do not decrease
     seeds = seeds_of(key, name, np.asarray(places, dtype=np.int64)[owner], np.arange(len(owner)) - first)
     return inputs.replace(seeds=seeds, **view.data)
+
+
+def _are_vectors(inputs: Sequence[Any]) -> bool:
+    """Whether inputs are vectors, which need no work: a modality of vectors may be called image."""
+    return isinstance(inputs, Vectors) or (isinstance(inputs[0], np.ndarray) and inputs[0].ndim == 1)
 
 
 def _pools(views: dict[str, View], prepared: dict[str, Inputs]) -> list[Pool]:
