@@ -47,7 +47,9 @@ def rows_with_both(
     def renamed(by_name: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {new: by_name[old][places] for new, (old, places) in at.items() if old in by_name}
 
-    of_rows = {name: None if (value := getattr(batch, name)) is None else value[rows] for name in _OF_ROWS}
+    of_rows: dict[str, Any] = {
+        name: None if (value := getattr(batch, name)) is None else value[rows] for name in _OF_ROWS
+    }
     own = replace(
         batch, size=len(rows), rows=slice(int(both[: batch.rows.start].sum()), int(both[: batch.rows.stop].sum())),
         owner=dict.fromkeys(at, every), keys=renamed(batch.keys), lengths=renamed(batch.lengths),
