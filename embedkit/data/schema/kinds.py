@@ -181,16 +181,15 @@ def kinds_of(
             raise DataError(f"a kind is declared of {role}, which has no column", where=where, remedy=remedy)
     kinds, notes = {}, []
     for role in (*OPEN_ROLES, *modalities):
-        of_role = slots.get(role, [])
+        of_role, name = slots.get(role, []), role.removeprefix(f"{_MODALITY}:")
         if role in declared:
             kinds[role] = declared[role]
         elif of_role and all(axes.get(columns[slot], 0) == _AXES.get(slot, 2) for slot in of_role):
             kinds[role] = "sequence"
             one = "is a sequence of vectors in every row"
-            notes.append(f"{role} {one}" if role != "negatives" else "negatives are sequences of vectors")
+            notes.append(f"{name} {one}" if role != "negatives" else "negatives are sequences of vectors")
         elif of_role and all(columns[slot] in vectors for slot in of_role):
             kinds[role] = "vector"
-            name = role.removeprefix(f"{_MODALITY}:")
             note = f"{name} is a vector" if is_modality(role) else f"{name} is a vector in every row"
             notes.append("negatives are vectors" if role == "negatives" else note)
         elif of_role:
