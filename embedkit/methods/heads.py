@@ -13,6 +13,7 @@ from embedkit.errors import ModelError, RecipeError, nearest
 from embedkit.methods.base import Method, Row, View, methods
 from embedkit.methods.common.head_settings import head_settings
 from embedkit.methods.pairs import role_views
+from embedkit.views.image import Transform, image_inputs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -39,6 +40,8 @@ class Heads(Method):
         Their settings, see `embedkit.methods.common.head_settings.HeadSettings`.
     image : bool
         By itself: read the images of the rows, not their texts (CatLIP, Mehta et al. 2024).
+    transform : str or mapping, optional
+        Their random changes in training; the model's preprocessing alone when not given.
 
     Examples
     --------
@@ -51,13 +54,18 @@ class Heads(Method):
     objective: ClassVar[dict[str, Any] | None] = None
     reads_main: ClassVar[bool] = True
 
-    def __init__(self, heads: Sequence[Mapping[str, Any]] = ({"target": "label"},), image: bool = False) -> None:
+    def __init__(
+        self, heads: Sequence[Mapping[str, Any]] = ({"target": "label"},), image: bool = False,
+        transform: str | Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         self.heads = [head_settings(one, f"method.heads.{place}") for place, one in enumerate(heads)]
         names = [head.target for head in self.heads]
         if not names or len(set(names)) < len(names):
             raise RecipeError("two heads have one target" if names else "there is no head", where="method.heads",
                               remedy="give a list of heads, each with a target of its own")  # fmt: skip
-        self.image, self.facts = image, dict[str, TargetFacts]()
+        if transform is not None and not image:
+            raise RecipeError("changes images, and texts are read", where="method.transform", remedy="set image: true")
+        self.image, self.facts, self.transform = image, dict[str, TargetFacts](), Transform.of(transform)
         self.reads = frozenset(head.role for head in self.heads)  # type: ignore[misc]
         limits: dict[str, Limit] = {h.role: frozenset(h.classes) for h in self.heads if h.classes and h.named}
         inputs = {"image"} if image else {view for head in self.heads for view in head.views}
@@ -113,9 +121,8 @@ class Heads(Method):
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         if self.image:
-            from embedkit.views.image import Transform, image_inputs
-
-            pictures = image_inputs([row["image"] for row in rows], Transform.of("none"), [random(0)] * len(rows))
+            generators = [random(i) for i in range(len(rows))]
+            pictures = image_inputs([row["image"] for row in rows], self.transform, generators)
             return {"anchor": View(pictures, list(range(len(rows))), tower="image")}
         return {name: view for name, view in role_views(rows).items() if name in self.contract.requires}
 
