@@ -103,8 +103,8 @@ class LoRot(Method):
         import torch.nn.functional as F
 
         logits = parts["turn"](outputs[self.view][batch.rows])
-        wanted = batch.places[self.view][batch.rows, 0]
-        return {"turn": F.cross_entropy(logits, wanted, reduction="sum") / batch.size}
+        cases = batch.places[self.view][batch.rows, 0]
+        return {"turn": F.cross_entropy(logits, cases, reduction="sum") / batch.size}
 
 
 def turn(view: View) -> bool:
