@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,11 +13,14 @@ from embedkit.methods.base import Row, View, methods
 from embedkit.methods.branches.captions import Texts, check_sentences, drawn_texts
 from embedkit.methods.branches.projectors import Branches
 from embedkit.methods.clip import ImageText
-from embedkit.views.image import Transform, image_inputs
+from embedkit.methods.common.image_views import check_sizes
+from embedkit.views.crops import crop_of
+from embedkit.views.image import image_inputs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from embedkit.config.recipe import GuideConfig
     from embedkit.models.base import Model
     from embedkit.objectives.base import ObjectiveBatch
 
@@ -37,7 +39,8 @@ class ClipViews(ImageText):
     Parameters
     ----------
     images : mapping
-        View -> transform, as in `ImageText`; ``anchor`` must be there.
+        View -> transform, as in `ImageText`, with ``size`` and ``teacher`` (`embedkit.views.crops.crop_of`); ``anchor``
+        must be there.
     texts : mapping
         View -> what it draws of the captions, see `embedkit.methods.branches.captions.drawn_texts`: "caption", "first",
         "sentence", or "same" as the first view; ``positive`` must be there. The key ``augment`` changes them.
@@ -54,17 +57,15 @@ class ClipViews(ImageText):
     {'positive': ['a dog'], 'text1': ['It is brown.'], 'text2': ['A dog runs.']}
     """
 
-    paper: ClassVar[str] = (
-        "Fini et al. 2023, TMLR, Improved baselines for vision-language pre-training; Mu et al. 2022, ECCV, SLIP; "
-        "Zheng et al. 2024, ECCV, DreamLIP"
-    )
+    paper: ClassVar[str] = "Fini et al. 2023, TMLR; Mu et al. 2022, ECCV, SLIP; Zheng et al. 2024, ECCV, DreamLIP"
 
     def __init__(
         self, images: Mapping[str, Any] = {"anchor": "clip"},
         texts: Mapping[str, Texts] = {"positive": "caption"},
         merged: Count = 1, projectors: Mapping[str, Mapping[str, Any]] = {},
     ) -> None:  # fmt: skip
-        self._images = {name: Transform.of(value, f"method.images.{name}") for name, value in images.items()}
+        self._images = {name: crop_of(value, f"method.images.{name}") for name, value in images.items()}
+        self._says_teacher = any(isinstance(value, Mapping) and "teacher" in value for value in images.values())
         self._texts, self.merged = dict(texts), merged
         for name, key, views in (("anchor", "images", self._images), ("positive", "texts", self._texts)):
             if name not in views:
@@ -88,14 +89,25 @@ class ClipViews(ImageText):
 
     @property
     def guided(self) -> frozenset[str]:  # type: ignore[override]
-        return frozenset() if self.ema is None else self._branches.shared
+        unseen = {name for name, crop in self._images.items() if not crop.teacher}
+        return frozenset() if self.ema is None else self._branches.shared(unseen)
 
     def picture_side(self, side: int) -> int:
-        return max(math.ceil(side * (1.0 if one is None else one.margin)) for one in self._images.values())
+        return max(crop.side(side) for crop in self._images.values())
+
+    @property
+    def view_sizes(self) -> frozenset[int]:  # type: ignore[override]
+        return frozenset(crop.size for crop in self._images.values() if crop.size is not None)
+
+    def use_guide(self, guide: GuideConfig | None) -> None:
+        super().use_guide(guide)
+        if guide is None and self._says_teacher:
+            raise RecipeError("there is no teacher", where="method.images", remedy="add a guide, or leave teacher out")
 
     def adapt(self, model: Model) -> None:
         if model.kind != "dual":
             raise ModelError(f"is a {model.kind} model", where="model.kind", remedy="use a dual model")
+        check_sizes(model, self.view_sizes)
 
     def check_rows(self, rows: Sequence[Row]) -> None:
         if "sentence" in self._texts.values():
@@ -106,13 +118,13 @@ class ClipViews(ImageText):
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         generators, owner = [random(i) for i in range(len(rows))], list(range(len(rows)))
-        draws = [
-            drawn_texts(row["texts"], self._texts, self.merged, g) for row, g in zip(rows, generators, strict=True)
-        ]
+        paired = zip(rows, generators, strict=True)
+        draws = [drawn_texts(row["texts"], self._texts, self.merged, g) for row, g in paired]
         views = {}
-        for name, transform in self._images.items():
-            images = image_inputs([row["image"] for row in rows], transform, generators)
-            views[name] = View(images, owner, tower="image")
+        for name, crop in self._images.items():
+            size = None if crop.size is None else (crop.size, crop.size)
+            images = image_inputs([row["image"] for row in rows], crop.transform, generators, size)
+            views[name] = View(images, owner, tower="image", guided=crop.teacher)
         for name in self._texts:
             views[name] = View([texts[name] for texts in draws], list(owner))
         for name in self._branches.raw_views:
@@ -135,5 +147,4 @@ class ClipViews(ImageText):
         self, outputs: dict[str, Tensor], embeddings: dict[str, Tensor], batch: ObjectiveBatch, model: Any,
         parts: nn.ModuleDict,
     ) -> None:  # fmt: skip
-        """Move the projectors' running means, where there are any."""
         self._branches.follow(parts, self.ema or 0.0)

@@ -83,23 +83,47 @@ def crops_of(entries: Sequence[str | Mapping[str, Any]], where: str = "method.vi
     """
     crops: list[Crop] = []
     for number, entry in enumerate(entries):
-        place = f"{where}.{number}"
-        settings = {"name": entry} if isinstance(entry, str) else dict(entry)
-        own = {key: settings.pop(key) for key in _OWN if key in settings}
-        own = check(_entry, own, place)
-        name = settings.get("name")
-        if name == "none" and len(settings) > 1:
-            raise RecipeError("has settings of no transform", where=place, remedy="leave name out")
-        transform = Transform.of("none" if name == "none" else settings, place)
-        size = own.get("size")
-        first = size if not crops else crops[0].size
-        teacher = own.get("teacher")
-        crop = Crop(transform, size, size == first if teacher is None else teacher, own.get("patch_dropout", 0.0))
-        crops += [crop] * own.get("count", 1)
+        crop, count = _read(entry, f"{where}.{number}", crops[0] if crops else None)
+        crops += [crop] * count
     if not 2 <= len(crops) <= MOST:
         what = "1 view has nothing to be compared with" if len(crops) == 1 else f"{len(crops)} views"
         raise RecipeError(what, where=where, remedy=f"give 2 to {MOST}, see count")
     return crops
+
+
+def crop_of(entry: str | Mapping[str, Any] | None, where: str) -> Crop:
+    """A view with a name of its own: an entry as in `crops_of` with ``size`` and ``teacher``; None is the model's
+    preprocessing alone. A guide sees views of the model's own size, where ``teacher`` does not say otherwise.
+
+    Raises
+    ------
+    RecipeError
+        An unknown setting.
+
+    Examples
+    --------
+    >>> crop_of({"name": "simclr", "size": 32}, "method.images.local").teacher
+    False
+    """
+    for key in ("count", "patch_dropout"):
+        if isinstance(entry, Mapping) and key in entry:
+            raise RecipeError(f"unknown setting {key!r}", where=f"{where}.{key}", remedy="it is one of image-views")
+    return _read("none" if entry is None else entry, where, Crop(None))[0]
+
+
+def _read(entry: str | Mapping[str, Any], place: str, first: Crop | None) -> tuple[Crop, int]:
+    """The view of an entry and how often it is there; `first` is a view that a guide sees."""
+    settings = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
+    own = {key: settings.pop(key) for key in _OWN if key in settings}
+    own = check(_entry, own, place)
+    name = settings.get("name")
+    if name == "none" and len(settings) > 1:
+        raise RecipeError("has settings of no transform", where=place, remedy="leave name out")
+    transform = Transform.of("none" if name == "none" else settings, place)
+    size, teacher = own.get("size"), own.get("teacher")
+    sees = first is None or size == first.size
+    crop = Crop(transform, size, sees if teacher is None else teacher, own.get("patch_dropout", 0.0))
+    return crop, own.get("count", 1)
 
 
 def _entry(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -134,11 +134,10 @@ class Branches:
         """Embedding of a branch -> size of its vectors."""
         return {name: one.size for branch, one in self.settings.items() for name in one.names(branch).values()}
 
-    @property
-    def shared(self) -> frozenset[str]:
-        """Embeddings of branches that read the shared space."""
+    def shared(self, unseen: Set[str]) -> frozenset[str]:
+        """Embeddings of branches that read the shared space, of views but those that a guide does not see."""
         return frozenset(name for branch, one in self.settings.items() if one.reads == "shared"
-                         for name in one.names(branch).values())  # fmt: skip
+                         for view, name in one.names(branch).items() if view not in unseen)  # fmt: skip
 
     @property
     def raw_views(self) -> set[str]:

@@ -142,9 +142,7 @@ class ImageViews(Method):
                     remedy="leave it out, or patch_dropout of the views",
                 )  # fmt: skip
             tower.set_patch_dropout(0.0)
-        for size in self.view_sizes:
-            with tower.sized((size, size)):
-                pass
+        check_sizes(model, self.view_sizes)
 
     def parts(self, model: Model) -> nn.ModuleDict:
         from torch import nn
@@ -208,3 +206,23 @@ class ImageViews(Method):
         from embedkit.models.heads.projector import together
 
         return together(parts["projector"], vectors) if "projector" in parts and vectors else vectors
+
+
+def check_sizes(model: Model, sizes: frozenset[int]) -> None:
+    """Refuse square images of sides that the image tower of a dual encoder cannot take.
+
+    Raises
+    ------
+    ModelError
+        The tower takes one size only, or cuts images into patches that do not fit.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> check_sizes(build(load_recipe("clip", smoke=True).model, 0), frozenset({16}))
+    """
+    tower: Any = model.image
+    for size in sizes:
+        with tower.sized((size, size)):
+            pass
