@@ -252,6 +252,9 @@ class Method:
 
         return nn.ModuleDict()
 
+    def fit_guide(self, parts: nn.ModuleDict, dim: int) -> None:
+        """Add parts that read the guide's vectors, whose size is `dim`; called once, when there is a guide."""
+
     def embedding_dim(self, model: Model) -> int:
         """Size of the embeddings that the objective sees."""
         return model.training_dim

@@ -78,7 +78,6 @@ class WithAuxiliaries(Method):
             raise RecipeError("one method stands twice", where="auxiliary", remedy="keep one of them")
         for auxiliary in beside:
             auxiliary.method.beside({})  # refuses a method that is none
-            auxiliary.method.ema = main.ema
         self.paper = main.paper  # type: ignore[misc]
         self.objective = main.objective  # type: ignore[misc]
         self.anchors_a_row = main.anchors_a_row
@@ -127,7 +126,7 @@ class WithAuxiliaries(Method):
 
     @property
     def reads_guide(self) -> bool:  # type: ignore[override]
-        return self.main.reads_guide or any(rider.method.reads_guide for rider in self._riders)
+        return self.main.reads_guide or any(auxiliary.method.reads_guide for auxiliary in self.beside_main)
 
     @property
     def widths(self) -> Mapping[str, int]:  # type: ignore[override]
@@ -212,6 +211,10 @@ class WithAuxiliaries(Method):
         for method in (self.main, *(auxiliary.method for auxiliary in self.beside_main)):
             method.check_rows(rows)
 
+    def fit_guide(self, parts: nn.ModuleDict, dim: int) -> None:
+        for name, method in (("main", self.main), *((a.name, a.method) for a in self.beside_main)):
+            method.fit_guide(parts[name], dim)  # type: ignore[arg-type]
+
     def prompt_of(self, model: Model, role: str) -> str | None:
         return self.main.prompt_of(model, role)
 
@@ -275,6 +278,11 @@ class WithAuxiliaries(Method):
 
     def use_guide(self, guide: GuideConfig | None) -> None:
         self.main.use_guide(guide)
+        for auxiliary in self.beside_main:
+            auxiliary.method.ema = self.main.ema
+            if auxiliary.method.reads_guide and guide is None:
+                remedy = "add guide: {model: {name: ...}}, a frozen one, or guide: {ema: 0.99}"
+                raise RecipeError(f"{auxiliary.name!r} has no teacher", where=auxiliary.where, remedy=remedy)
         if guide is not None and guide.models:
             for rider in self._riders:
                 raise RecipeError(f"{rider.name} compares patches of one guide", where="guide.models",
