@@ -285,7 +285,7 @@ def build_state(
     start_scale(objective, model, recipe.objective.settings if recipe.objective is not None else ())
     guide = Guide(recipe.guide, model, method.followed_parts(parts)) if recipe.guide is not None else None
     if guide is not None:
-        method.fit_guide(parts, guide.encoder.training_dim)
+        method.fit_guide(parts, guide.training_dim)
     give_layers(objective, model)
     setup.begin(
         recipe, method, objective, inputs.rows, method.embedding_dim(model),
