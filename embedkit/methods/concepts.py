@@ -98,11 +98,11 @@ class Concepts(Method):
         rows, owner = batch.rows, batch.owner[self.view]
         mine = (owner >= rows.start) & (owner < rows.stop)
         target = batch.targets["concepts"][owner]
-        named = target.nan_to_num().sum(dim=1) > 0
-        seen = parts["teacher"](batch.guide[self.view].detach().to(outputs[self.view].dtype))
-        own, t = mine & named, self.temperature
-        shares = target[own].to(seen.dtype) / target[own].to(seen.dtype).sum(dim=1, keepdim=True)
-        teacher = F.cross_entropy(seen[own], shares, reduction="sum") / named.sum().clamp(min=1)
-        said = parts["student"](outputs[self.view][mine])
-        student = F.cross_entropy(said / t, (seen[mine].detach() / t).softmax(dim=1), reduction="sum") / len(owner)
+        has = target.nan_to_num().sum(dim=1) > 0
+        slow = parts["teacher"](batch.guide[self.view].detach().to(outputs[self.view].dtype))
+        own, t = mine & has, self.temperature
+        shares = target[own].to(slow.dtype) / target[own].to(slow.dtype).sum(dim=1, keepdim=True)
+        teacher = F.cross_entropy(slow[own], shares, reduction="sum") / has.sum().clamp(min=1)
+        fast = parts["student"](outputs[self.view][mine])
+        student = F.cross_entropy(fast / t, (slow[mine].detach() / t).softmax(dim=1), reduction="sum") / len(owner)
         return {"teacher": teacher, "concepts": student}
