@@ -20,8 +20,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from eval.benchmarks.kill import free_port
+
 PYTHON = [sys.executable, "-m"]
-TORCHRUN = [*PYTHON, "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "-m"]
 
 
 def write_texts(path: Path, rows: int) -> None:
@@ -98,8 +99,9 @@ def main() -> None:
 
             build(load_recipe("quickstart").model).save(model)
         words = ["embedkit", "encode", model, str(texts)]
+        torchrun = [*PYTHON, "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()), "-m"]
         commands = {
-            "torchrun, 2 processes": ([*TORCHRUN, *words], place / "two.npy"),
+            "torchrun, 2 processes": ([*torchrun, *words], place / "two.npy"),
             "--engine ray:2": ([*PYTHON, *words, "--engine", "ray:2"], place / "ray.npy"),
         }
         times: dict[str, list[float]] = {name: [] for name in commands}
