@@ -74,6 +74,11 @@ class TextTowerConfig(Settings):
     tokenizer: str | None = Field(None, description="as in model.tokenizer; 'clip' is CLIP's own")
     pooling: str | None = None
     max_length: int | None = Field(None, gt=1)
+    keep_positions: int | None = Field(
+        None,
+        ge=0,
+        description="stretch the positions of a trained tower to max_length, all but so many (Long-CLIP: 20)",
+    )
     prompts: dict[str, str] = Field(default_factory=dict)
     default_prompt: str | None = None
     dropout: float | None = Field(None, ge=0, lt=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from pydantic import ValidationError
 from torch import nn
 
@@ -17,11 +19,13 @@ from embedkit.formats.transformers.dual_reader import preprocess_of, read_vision
 from embedkit.models.base import Model
 from embedkit.models.inputs.preprocess import Preprocess
 from embedkit.models.modules.adapters import add_lora
+from embedkit.models.modules.clip_text import stretch_positions
 from embedkit.models.modules.dual import DualEncoder, Projection
 from embedkit.models.modules.image_towers import BATCH_NORMS, ImageTower, named_tower, pair, resized
 from embedkit.models.modules.text import TextEncoder
 from embedkit.models.towers.transformers import TransformersTower, tower_of
 
+_log = logging.getLogger(__name__)
 _TEXT_KEYS = (
     "kind", "name", "revision", "config", "tokenizer", "pooling", "max_length", "prompts", "default_prompt", "dropout",
     "dim", "ngrams", "buckets", "trust_remote_code", "allow_pickle",
@@ -67,6 +71,10 @@ def _loaded(config: ModelConfig, name: str) -> DualEncoder:
 def _adjust_text(model: DualEncoder, config: TextTowerConfig) -> None:
     """Settings of the recipe in the place of those of a loaded text tower."""
     text = model.text
+    if config.keep_positions is not None:
+        if config.max_length is None:
+            raise ModelError("says not how long", where="model.towers.text.keep_positions", remedy="set max_length too")
+        _log.warning("model.towers.text: %s", stretch_positions(text, config.max_length, config.keep_positions))
     if config.max_length is not None:
         text.max_length = config.max_length  # type: ignore[misc]  # every text encoder has a setter
     if config.prompts:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from embedkit.errors import need
+from embedkit.errors import ModelError, need
 from embedkit.models.inputs.inputs import Inputs
 from embedkit.models.inputs.text_normalization import cleaner
 from embedkit.models.inputs.tokens import SLOT, check_texts, resolve_prompt
@@ -139,6 +140,70 @@ class ClipTextEncoder(TextEncoder):
     def tokenizer_json(self) -> str:
         """The tokenizer as text; a side of padding that the model sees is part of it."""
         return super().tokenizer_json() + ("\npadding on the left" if self._pads_left else "")
+
+
+def stretched(table: Tensor, length: int, keep: int = 20) -> Tensor:
+    """A table of positions (L, H) for `length` of them, (length, H): the first `keep` rows as they are, the others
+    spread over the rest of the places and interpolated linearly between.
+
+    With a whole factor every old row is there again, at ``keep + factor * i``. Behind the last old row the line through
+    the last two goes on. CLIP's 77 positions for 248 with 20 kept are Long-CLIP's (Zhang et al. 2024, ECCV, 3.1).
+
+    Examples
+    --------
+    >>> stretched(torch.tensor([[0.0], [10.0], [20.0], [40.0]]), 7, keep=1).flatten().tolist()
+    [0.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0]
+    """
+    old = len(table)
+    wide = table if table.dtype == torch.float64 else table.float()
+    factor = (length - keep) / (old - keep)
+    place = keep + torch.arange(length - keep, dtype=torch.float64) / factor
+    left = place.floor().long().clamp(max=old - 2)
+    share = (place - left)[:, None].to(wide.dtype)
+    rest = (1 - share) * wide[left] + share * wide[left + 1]
+    return torch.cat([wide[:keep], rest]).to(table.dtype)
+
+
+def stretch_positions(text: Any, length: int, keep: int) -> str:
+    """Let a CLIP or SigLIP text tower take `length` tokens, see `stretched`; a line that says what was done.
+
+    Raises
+    ------
+    ModelError
+        The tower has no table of positions that embedkit can stretch, it is long enough already, or fewer rows than
+        `keep` and two are there.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.factory import build
+    >>> text = build(load_recipe("clip-small").model).text
+    >>> stretch_positions(text, 248, keep=20)
+    '77 positions are stretched to 248: the first 20 stay, the others are 4 times as far apart'
+    >>> text.max_length
+    248
+    """
+    where = "model.towers.text.keep_positions"
+    table = getattr(getattr(getattr(text, "encoder", None), "embeddings", None), "position_embedding", None)
+    if not isinstance(table, nn.Embedding):
+        raise ModelError(f"a {text.kind} text tower has no positions to stretch", where=where, remedy="leave it out")
+    old, width = table.weight.shape
+    if length <= old:
+        raise ModelError(f"the tower has {old} positions already", where=where, remedy=f"leave it out, or set "
+                         f"max_length above {old}")  # fmt: skip
+    if keep > old - 2:
+        raise ModelError(f"of {old} positions at most {old - 2} can be kept", where=where, remedy="lower it")
+    longer = nn.Embedding(length, width, dtype=table.weight.dtype, device=table.weight.device)
+    longer.weight = nn.Parameter(stretched(table.weight.detach(), length, keep), table.weight.requires_grad)
+    inner = text.encoder.embeddings
+    inner.position_embedding = longer
+    inner.register_buffer("position_ids", torch.arange(length)[None].to(table.weight.device), persistent=False)
+    text.encoder.config.max_position_embeddings = length
+    text.tokenizer.model_max_length = max(length, text.tokenizer.model_max_length)
+    text.max_length = length
+    factor = (length - keep) / (old - keep)
+    apart = f"the others are {factor:.3g} times as far apart"
+    return f"{old} positions are stretched to {length}: the first {keep} stay, {apart}"
 
 
 def special_ids(tokenizer: Any) -> dict[str, int | None]:
