@@ -11,8 +11,8 @@ import pytest
 from embedkit.config.peer_names import ANSWERS, LOSS_ANSWERS, ours, plain
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((ROOT / "docs").glob("*.md"))
-TOP = ("embedkit", "tests", "recipes", "eval", "tools", "docs", "findings")
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((ROOT / "docs").rglob("*.md"))
+TOP = ("embedkit", "tests", "recipes", "eval", "tools", "docs", "findings", "examples")
 
 
 def texts(page: Path) -> str:

@@ -9,17 +9,15 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from PIL import Image
-from typer.main import get_command
 
-from embedkit.cli.app import app, main
+from embedkit.cli.app import main
 from embedkit.config.recipe_io import load_recipe
 from embedkit.factory import build
 from eval.benchmarks.kill import ON_CPU, free_port
+from tests.helpers.pages import accepted, desk
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
@@ -46,30 +44,14 @@ def test_commands_of_the_readme_are_accepted(
     words: list[str], first_hour: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(first_hour)
-    command, *rest = words[words.index("embedkit") + 1 :]
-    group: Any = get_command(app)
-    assert command in group.commands
-    context = group.commands[command].make_context(f"embedkit {command}", rest)
-    if command in ("train", "plan", "validate") and not rest[0].endswith(".yaml"):
-        load_recipe(context.params["recipe"], context.params["overrides"] or [])
+    accepted(words[words.index("embedkit") + 1 :])
 
 
 @pytest.fixture(scope="module")
 def first_hour(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with 60 rows of one's own, 60 photos with captions, some sentences, and small models to start from."""
     folder = tmp_path_factory.mktemp("hour")
-    things = ["order", "card", "refund", "parcel", "invoice", "password"]
-    pairs = [(things[i % 6], things[(i + 1) % 6]) for i in range(60)]
-    rows = [f"How do I change the {a} number {i}?,Open page {i} of the {b}" for i, (a, b) in enumerate(pairs)]
-    (folder / "faq.csv").write_text("question,answer\n" + "\n".join(rows) + "\n")
-    (folder / "sentences.txt").write_text("\n".join(row.partition(",")[0] for row in rows) + "\n")
-    (folder / "photos").mkdir()
-    captions = ["image,caption"]
-    for number in range(60):
-        color = (number * 4, 255 - number * 4, number * 37 % 255)
-        Image.new("RGB", (64, 48), color).save(folder / "photos" / f"{number:03}.jpg")
-        captions.append(f"{number:03}.jpg,a picture of colour {number} by {things[number % 6]}")
-    (folder / "photos" / "captions.csv").write_text("\n".join(captions) + "\n")
+    desk(folder)
     build(load_recipe("quickstart").model, 0).save(folder / "small")
     build(load_recipe("clip-small").model, 0).save(folder / "clip")
     return folder

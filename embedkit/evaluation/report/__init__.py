@@ -1,0 +1,1 @@
+"""Reports of scores: tables, pages, comparisons, cards of models."""
