@@ -23,8 +23,6 @@ def build(output: Path) -> None:
     """
     from mkdocs.commands.build import build as run
 
-    for name in ("mkdocs", "mkdocstrings"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         pages = Path(folder).resolve() / "docs"
         assemble(pages)
@@ -32,6 +30,7 @@ def build(output: Path) -> None:
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "site"
     build(target)
     print(f"{target / 'index.html'}: the site; it can be opened from disk")

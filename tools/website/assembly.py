@@ -68,7 +68,9 @@ def _relinked(source: Path, name: str, folder: Path) -> str:
 def _on_site(target: Path, source: Path, folder: Path) -> str:
     """Where the site has a file of the repository; a file that is no page is copied."""
     if target.is_dir():
-        target = next((target / name for name in ("README.md", "pyproject.toml") if (target / name).is_file()), target)
+        target = next(
+            (target / name for name in ("README.md", "pyproject.toml", "bug.md") if (target / name).is_file()), target
+        )
     path = target.relative_to(ROOT).as_posix()
     if path in ELSEWHERE:
         return ELSEWHERE[path]
@@ -76,8 +78,10 @@ def _on_site(target: Path, source: Path, folder: Path) -> str:
         return path.removeprefix("docs/")  # a page that the site alone has
     if not target.is_file() or (target.suffix == ".md" and not path.startswith("docs/")):
         raise FileNotFoundError(f"{source.relative_to(ROOT)}: a link to {path}, which is no page and no file")
-    if path.startswith("docs/"):
+    if path.startswith("docs/") and "ISSUE_TEMPLATE" not in path:
         return path.removeprefix("docs/")
+    if target.suffix == ".md":
+        path += ".txt"  # shown as it is
     copy = folder / "files" / path
     copy.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(target, copy)
