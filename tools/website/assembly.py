@@ -100,8 +100,8 @@ def configuration(pages: Path, output: Path) -> Any:
     config = load_config(str(HERE / "mkdocs.yml"), docs_dir=str(pages), site_dir=str(output), strict=True)
     (chapter,) = [entry["Reference"] for entry in config.nav or [] if "Reference" in entry]
     chapter[-1] = {"API": list(reference.pages())}
-    listed = set(re.findall(r"[\w./-]+\.md", str(config.nav)))
+    in_nav = set(re.findall(r"[\w./-]+\.md", str(config.nav)))
     others = sorted(path.relative_to(pages).as_posix() for path in pages.rglob("*.md"))
     (topics,) = [entry["Topics"] for entry in config.nav or [] if "Topics" in entry]
-    topics += [name for name in others if name not in listed]  # a new page has a place before it is given one
+    topics += [name for name in others if name not in in_nav]  # a new page has a place before it is given one
     return config
