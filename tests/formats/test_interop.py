@@ -27,7 +27,7 @@ def interop() -> Any:
 @pytest.mark.parametrize(
     ("kind", "name"),
     [("of_transformers", "SigLIP"), ("of_vision", "DINOv3"), ("of_timm", "vit_small_patch16_dinov3"),
-     ("of_open_clip", "ViT-B-16-SigLIP2")],
+     ("of_open_clip", "ViT-B-16-SigLIP2"), ("of_open_clip", "nllb-clip-base-siglip")],
 )  # fmt: skip
 def test_a_row_agrees(interop: Any, kind: str, name: str, tmp_path: Path) -> None:
     row = getattr(interop, kind)(name, tmp_path / "m")
@@ -37,7 +37,10 @@ def test_a_row_agrees(interop: Any, kind: str, name: str, tmp_path: Path) -> Non
     assert row.images > 0 or kind == "of_open_clip"
 
 
-def test_what_is_not_read_has_its_reason(interop: Any, tmp_path: Path) -> None:
+def test_what_is_not_read_has_its_reason(interop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from embedkit.formats.open_clip import towers
+
+    monkeypatch.delitem(towers.POOLERS, "cls_pooler")
     row = interop.of_open_clip("nllb-clip-base", tmp_path / "m")
     assert "cls_pooler is not supported" in row.line()
     assert "1 models: 0 compared" in interop.table([row])

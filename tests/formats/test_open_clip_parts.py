@@ -305,3 +305,29 @@ def test_a_text_model_of_the_hub_is_not_fetched_because_a_file_names_it(tmp_path
     assert caught.value.remedy == "read what it is, then fetch it once: hf download nobody/no-such-model"
     with pytest.raises(ModelError, match="open_clip's max_pooler is not supported"):
         towers._text({**cfg, "hf_pooler_type": "max_pooler"}, 16, False, {}, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["nllb-clip-base", "roberta-ViT-B-32"])
+def test_a_text_tower_read_at_its_first_token_is_saved_and_trained(name: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """open_clip's "cls_pooler": NLLB's encoder has no layer there, RoBERTa's tanh layer is part of the tower."""
+    import embedkit
+    from tests.helpers import open_clip_shapes
+
+    whole = open_clip_shapes.shrunk
+
+    def at_first(name: str, folder: Path, own_trunk: bool = False) -> dict[str, Any]:
+        config = whole(name, folder, own_trunk)
+        config["text_cfg"]["hf_pooler_type"] = "cls_pooler"
+        return config
+
+    monkeypatch.setattr(open_clip_shapes, "shrunk", at_first)
+    model = open_clip_shapes.write(name, tmp_path / "m")
+    texts, _ = open_clip_shapes.vectors(model, tmp_path / "m")
+    ours: Any = embedkit.load(tmp_path / "m", device="cpu")
+    assert len(ours.text.layers) == (name == "roberta-ViT-B-32")
+    np.testing.assert_allclose(ours.encode(open_clip_shapes.TEXTS), texts, atol=1e-5)
+    ours.save(tmp_path / "again")
+    again: Any = embedkit.load(tmp_path / "again", device="cpu")
+    np.testing.assert_array_equal(again.encode(open_clip_shapes.TEXTS), ours.encode(open_clip_shapes.TEXTS))
+    again.train()(again.prepare(["a dog", "two red cats"])).sum().backward()
+    assert all(p.grad is not None for p in again.text.encoder.parameters())

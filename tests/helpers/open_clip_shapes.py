@@ -94,9 +94,9 @@ def shrunk(name: str, folder: Path, own_trunk: bool = False) -> dict[str, Any]:
 
 def _shrink_text(text: dict[str, Any], folder: Path, dim: int) -> None:
     if text.get("hf_model_name"):
-        family = next((kind for kind in ("mt5", "xlm-roberta") if kind in text["hf_model_name"]), "roberta")
+        family = next((kind for kind in ("mt5", "xlm-roberta", "nllb") if kind in text["hf_model_name"]), "roberta")
         inner = folder / "text-model"
-        tiny.config(family).save_pretrained(inner)
+        (_nllb() if family == "nllb" else tiny.config(family)).save_pretrained(inner)
         text |= {"hf_model_name": str(inner), "hf_tokenizer_name": str(folder), "hf_model_pretrained": False}
         return
     width = dim if text.get("proj_type") == "none" else 16
@@ -109,6 +109,19 @@ def _shrink_text(text: dict[str, Any], folder: Path, dim: int) -> None:
             text["eos_id"] = 3
     elif text.get("vocab_size", 49408) != 49408:
         text["vocab_size"] = 49408
+
+
+def _nllb() -> Any:
+    """A tiny NLLB; open_clip takes its encoder."""
+    from transformers import M2M100Config
+
+    layers = {f"{part}_{key}": value for part in ("encoder", "decoder")
+              for key, value in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 64))}  # fmt: skip
+    ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3}
+    return M2M100Config(
+        vocab_size=len(tiny.tokenizer()), d_model=32, max_position_embeddings=128, encoder_layerdrop=0.0,
+        decoder_layerdrop=0.0, **layers, **ids,
+    )  # fmt: skip
 
 
 def write(name: str, folder: Path, own_trunk: bool = False) -> Any:

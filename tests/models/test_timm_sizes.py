@@ -83,3 +83,36 @@ def test_open_clip_has_no_way_to_read_it(tmp_path: Path) -> None:
 def test_a_model_of_one_size_only_names_it() -> None:
     with pytest.raises(ModelError, match=r"takes images of 224 x 224, not of 64 x 64; set config\.image_size to 224"):
         tower("cait_xxs24_224", 64)
+
+
+def test_a_tower_at_twice_its_resolution_scores_classes_like_timms_built_at_that_size(tmp_path: Path) -> None:
+    """From the saved model to cosines with class names: embedkit resizes, timm builds the larger model and filters the
+    checkpoint of the smaller one into it."""
+    import timm
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    text = {"kind": "static", "tokenizer": "builtin", "dim": 16}
+    image = {"config": {"timm_model_name": "test_vit", "timm_proj": "linear", "timm_pool": "", "image_size": 160}}
+    model = build(ModelConfig(kind="dual", towers={"dim": 16, "text": text, "image": image})).eval()
+    with torch.no_grad():
+        for name, parameter in model.image.named_parameters():
+            parameter.normal_(std=1.0 if "pos_embed" in name else 0.2)
+    model.save(tmp_path / "small")
+    twice = build(
+        ModelConfig(kind="dual", name=str(tmp_path / "small"), towers={"image": {"preprocess": {"size": 320}}})
+    )
+    assert (twice.image.size, twice.preprocess.size) == ((320, 320), (320, 320))
+
+    theirs = timm.create_model("test_vit", img_size=320, num_classes=0).eval()
+    small = {n.removeprefix("trunk."): p for n, p in model.image.encoder.state_dict().items() if n.startswith("trunk.")}
+    theirs.load_state_dict(checkpoint_filter_fn(small, theirs))
+    names = model.encode(["a cat", "the dog", "a house", "old trees"])
+    pictures = dual.images(6)
+    with torch.no_grad():
+        pixels = twice.pixels(twice.prepare(pictures))
+        vectors = torch.nn.functional.linear(theirs(pixels), model.image.encoder.head.proj.weight)
+    wanted = torch.nn.functional.normalize(vectors, dim=1).numpy() @ names.T
+    found = twice.eval().encode(pictures) @ names.T
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert (found.argmax(1) == wanted.argmax(1)).all()
+    assert not np.allclose(found, model.encode(pictures) @ names.T, atol=1e-3)

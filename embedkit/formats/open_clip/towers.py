@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 PICKLES = ("open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth")
-POOLERS = {"mean_pooler": "mean", "cls_last_hidden_state_pooler": "cls"}
+POOLERS = {"mean_pooler": "mean", "cls_last_hidden_state_pooler": "cls", "cls_pooler": "cls"}
 
 
 def read(folder: Path, *, allow_pickle: bool = False) -> DualEncoder:
@@ -273,6 +273,7 @@ def _hf_text(cfg: dict[str, Any], dim: int, state: dict[str, Any], folder: Path)
 
     from embedkit.formats.tensors import load_exactly
     from embedkit.formats.transformers.encoder import new_encoder
+    from embedkit.models.heads.layers import Dense
     from embedkit.models.modules.clip_text import ClipTextEncoder
     from embedkit.models.modules.dual import Projection
 
@@ -288,8 +289,9 @@ def _hf_text(cfg: dict[str, Any], dim: int, state: dict[str, Any], folder: Path)
             f"the configuration of its text tower {name!r} is not in the hub's cache", where=str(folder / CONFIG),
             remedy=f"read what it is, then fetch it once: hf download {name}",
         ) from error  # fmt: skip
-    own = {n: t for n, t in _under(state, "transformer.").items() if not n.startswith("pooler.")}
-    if "embed_tokens.weight" in own:  # of T5 open_clip keeps the stack within the encoder
+    whole = _under(state, "transformer.")
+    own = {n: t for n, t in whole.items() if not n.startswith("pooler.")}
+    if "embed_tokens.weight" in own and "embed_tokens.weight" not in encoder.state_dict():  # of T5 it keeps the stack
         own = {f"encoder.{n}": t for n, t in own.items()} | {"shared.weight": own["embed_tokens.weight"]}
     load_exactly(encoder, {n: t for n, t in own.items() if n in encoder.state_dict()}, folder)
     kind = cfg.get("hf_proj_type", "mlp") or "none"
@@ -299,9 +301,14 @@ def _hf_text(cfg: dict[str, Any], dim: int, state: dict[str, Any], folder: Path)
     )
     load_exactly(projection, {ours: state[theirs] for theirs, ours in names.items()}, folder)
     tokenizer, cleaning = _tokenizer(cfg, folder)
+    dense = []
+    if pooler == "cls_pooler" and "pooler.dense.weight" in whole:  # BERT's layer on the first token; others have none
+        dense.append(Dense(*reversed(whole["pooler.dense.weight"].shape), "tanh"))
+        load_exactly(dense[0], {f"linear.{n}": whole[f"pooler.dense.{n}"] for n in ("weight", "bias")}, folder)
     text = ClipTextEncoder(
-        encoder, tokenizer, cleaning=cleaning, pooling=POOLERS[pooler], max_length=cfg.get("context_length", 77)
-    )
+        encoder, tokenizer, cleaning=cleaning, pooling=POOLERS[pooler], max_length=cfg.get("context_length", 77),
+        dense=dense,
+    )  # fmt: skip
     return text, projection
 
 

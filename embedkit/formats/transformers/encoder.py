@@ -115,6 +115,10 @@ def _encoder_class(config: Any, trust_remote_code: bool) -> Any:
 
     if config.model_type in _NAMED:
         return getattr(transformers, _NAMED[config.model_type])
+    if config.model_type == "m2m_100":  # NLLB: the encoder without the decoder
+        from transformers.models.m2m_100.modeling_m2m_100 import M2M100Encoder
+
+        return M2M100Encoder
     whole = AutoModel._model_mapping.get(type(config), None)
     encoder = MODEL_FOR_TEXT_ENCODING_MAPPING.get(type(config), None)
     return AutoModel if encoder is None or encoder is whole else encoder  # T5: the encoder without the decoder
