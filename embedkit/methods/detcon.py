@@ -44,6 +44,7 @@ class DetCon(PatchTerm):
         "Hénaff et al. 2021, ICCV, Efficient Visual Pretraining with Contrastive Detection, section 3"
     )
     term: ClassVar[str] = "regions"
+    whole_grid: ClassVar[bool] = False
 
     def __init__(
         self, transform: str | Mapping[str, Any] | None = "simclr", hidden: Count = 4096, size: Count = 256,

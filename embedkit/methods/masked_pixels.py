@@ -50,6 +50,7 @@ class MaskedPixels(PatchTerm):
 
     paper: ClassVar[str] = "He et al. 2022, CVPR, Masked Autoencoders Are Scalable Vision Learners, section 3"
     term: ClassVar[str] = "pixels"
+    whole_grid: ClassVar[bool] = False
 
     def __init__(
         self, transform: str | Mapping[str, Any] | None = "weak", hide: Literal["drop", "mask"] = "mask",

@@ -72,15 +72,9 @@ objective: {name: gist, guide_margin: null, guide_relative_margin: 0.05}
 guide: {model: {name: BAAI/bge-large-en-v1.5}}
 ```
 
-## On patches, for methods of your own
+## On patches
 
-Patches of images do not cross processes; a method adds these as its own terms (`embedkit.objectives.losses`):
-
-| function | what it is | on |
-| --- | --- | --- |
-| `prototypes.distillation.patch_distillation` | iBOT's loss, as in method `ibot` | logits of masked patches |
-| `patches.vicregl`, `nearest_matches`, `local_vicreg` | the local part of VICRegL | tokens of two views, their places |
-| `patches.kernel_misalignment` | patch kernel alignment (PaKA) | tokens of student and teacher |
+Losses of patches are terms of methods, beside any method on images: see `docs/patch-terms.md`.
 
 ## Terms beside any method
 

@@ -24,7 +24,7 @@ from tests.methods.matrix import gradients
 from tests.methods.test_matrix import same
 from tests.training import runs
 
-RECIPES = ("densecl", "pixpro", "detcon", "mae", "macrl", "patch-grouping", "slotcon", "ibot", "pcd")
+RECIPES = ("densecl", "pixpro", "detcon", "mae", "macrl", "patch-grouping", "slotcon", "ibot", "pcd", "vicregl", "paka")
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -218,6 +218,11 @@ def test_a_term_beside_a_method_takes_no_pass_of_its_own(monkeypatch: pytest.Mon
         ("slotcon", {"guide": None}, "add guide"),
         ("ibot", {"guide": None}, "add guide"),
         ("pcd", {"guide": None}, "add guide"),
+        ("paka", {"guide": None}, "add guide"),
+        *(
+            (name, {"model.towers.image.patch_dropout": 0.5}, "patches need whole images")
+            for name in ("densecl", "pixpro", "slotcon", "ibot", "vicregl", "paka")
+        ),
         ("pcd", {"auxiliary": [{"name": "patch-distillation", "size": 8}]}, "set it to 32"),
         ("macrl", {"auxiliary": [{"name": "patch-grouping"}]}, "put it beside clip"),
     ],

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from embedkit.methods.patches.heads import assignment_loss
 from embedkit.objectives import build
 from embedkit.objectives.base import ObjectiveBatch
 from embedkit.objectives.losses.patches import kernel_misalignment, vicregl
-from embedkit.objectives.losses.prototypes.distillation import patch_distillation
 from tests.objectives import test_peers as peers
 from tests.objectives.test_peers import Vectors, draw, unit
 
@@ -157,18 +157,16 @@ def test_dino_warms_the_teacher_up_by_epochs(lightly: Any) -> None:
 
 def test_ibot_patches(lightly: Any) -> None:
     """Patches of an image share its weight; shares of two processes add up."""
-    torch.manual_seed(4)
-    mask = torch.rand(3, 2, 4) > 0.4
-    image = mask.nonzero()[:, 0]
-    student = torch.randn(len(image), 5, dtype=torch.float64, requires_grad=True)
-    teacher = torch.randn(len(image), 5, dtype=torch.float64)
+    draw_of = torch.Generator().manual_seed(4)
+    student, teacher = (torch.randn(3, 8, 5, dtype=torch.float64, generator=draw_of) for _ in range(2))
+    mask = torch.rand(3, 2, 4, generator=draw_of) > 0.4
+    hidden = mask.flatten(1)
+    student.requires_grad_()
     peer = lightly.IBOTPatchLoss(5, teacher_temp=0.05, student_temp=0.2).double()
     peer.center.center += 0.3
-    expected = peer(teacher, student, mask)
-    centre = torch.full((5,), 0.3, dtype=torch.float64)
-    settings = {"student_temperature": 0.2, "teacher_temperature": 0.05}
-    shares = [patch_distillation(student[part], teacher[part], centre, image[part], 3, **settings)
-              for part in (image < 1, image >= 1)]  # fmt: skip
+    expected = peer(teacher[hidden], student[hidden], mask)
+    log_q, p = (student / 0.2).log_softmax(dim=2), ((teacher - 0.3) / 0.05).softmax(dim=2)
+    shares = [assignment_loss(log_q[part], p[part], hidden[part]).sum() / 3 for part in (slice(0, 1), slice(1, 3))]
     torch.testing.assert_close(sum(shares), expected, rtol=1e-6, atol=0)  # its centre was made in single precision
     (ours,) = torch.autograd.grad(sum(shares), student, retain_graph=True)
     (theirs,) = torch.autograd.grad(expected, student)

@@ -9,39 +9,12 @@ import pytest
 import torch
 
 from embedkit.errors import RecipeError
-from embedkit.methods.patches.heads import assignment_loss
 from embedkit.objectives.losses.patches import kernel_misalignment, local_vicreg, nearest_matches, vicregl
-from embedkit.objectives.losses.prototypes.distillation import patch_distillation
-from tests.objectives.oracles.plain import lse, mean
-from tests.objectives.oracles.plain import softmax as soft
+from tests.objectives.oracles.plain import mean
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def test_patch_distillation_weighs_images_alike() -> None:
-    """Two patches of one image, one of another, none of a third; and its gradient."""
-    student, teacher, centre = normal(3, 4), normal(3, 4, seed=1), normal(4, seed=2)
-    rows = []
-    for s, t in zip(student.numpy() / 0.1, (teacher - centre).numpy() / 0.07, strict=True):
-        rows.append(-sum(p * (x - lse(list(s))) for p, x in zip(soft(list(t)), s, strict=True)))
-    expected = (mean(rows[:2]) + rows[2]) / 3
-    image = torch.tensor([7, 7, 2])
-    assert float(patch_distillation(student, teacher, centre, image, 3)) == pytest.approx(expected, rel=1e-12)
-    assert torch.autograd.gradcheck(
-        lambda z: patch_distillation(z, teacher, centre, image, 3), student.requires_grad_()
-    )
-    assert patch_distillation(student[:0], teacher[:0], centre, image[:0], 3).item() == 0.0
-
-
-def test_patch_distillation_is_the_loss_of_the_method_ibot() -> None:
-    """Listed patches here, a mask over all patches there."""
-    student, teacher, centre = normal(3, 4, 5), normal(3, 4, 5, seed=1), normal(5, seed=2)
-    hidden = torch.tensor([[1, 0, 1, 0], [0, 0, 0, 0], [0, 1, 0, 0]], dtype=torch.bool)
-    listed = patch_distillation(student[hidden], teacher[hidden], centre, hidden.nonzero()[:, 0], 3)
-    log_q, p = (student / 0.1).log_softmax(dim=2), ((teacher - centre) / 0.07).softmax(dim=2)
-    torch.testing.assert_close(listed, assignment_loss(log_q, p, hidden).sum() / 3, rtol=1e-12, atol=0)
 
 
 def test_matches_are_the_nearest_pairs_of_each_image() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -31,6 +31,8 @@ class CaptionTerm(PatchTerm):
     Traceback (most recent call last):
     embedkit.errors.RecipeError: method.name: CaptionTerm has no views of its own; put it beside clip: ...
     """
+
+    whole_grid: ClassVar[bool] = False
 
     def __init__(self, view: str = "positive", image: str = "anchor") -> None:
         super().__init__(None)

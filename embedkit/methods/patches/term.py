@@ -9,7 +9,7 @@ import numpy as np
 
 from embedkit.config.settings import Count
 from embedkit.data.schema.contract import Contract
-from embedkit.errors import ModelError
+from embedkit.errors import ModelError, RecipeError
 from embedkit.methods.base import Method, Row, View
 from embedkit.views.image import Transform, image_inputs
 
@@ -46,6 +46,8 @@ class PatchTerm(Method):
     reads_patches: ClassVar[bool] = True
     term: ClassVar[str] = ""
     """The name in the log."""
+    whole_grid: ClassVar[bool] = True
+    """Whether it needs all patches of an image, so that patch dropout is refused."""
 
     def __init__(
         self, transform: str | Mapping[str, Any] | None = "simclr", hidden: Count = 2048, size: Count = 128
@@ -63,6 +65,9 @@ class PatchTerm(Method):
 
     def beside(self, views: Mapping[str, View]) -> dict[str, View]:
         self.stands_alone = False
+        if self.whole_grid and any("patch_dropout" in view.settings for view in views.values()):
+            raise RecipeError(f"{self.term!r} patches need whole images, and a view lacks some", where="method.views",
+                              remedy="leave patch_dropout out of the views")  # fmt: skip
         return {}
 
     def adapt(self, model: Model) -> None:
@@ -72,6 +77,11 @@ class PatchTerm(Method):
         if model.kind != "dual":
             raise ModelError(f"is a {model.kind} model", where="model.kind", remedy="use a dual model: it sees images")
         tower: Any = model.image
+        if self.whole_grid and tower.patch_dropout:
+            raise ModelError(
+                f"{self.term!r} patches need whole images", where="model.towers.image.patch_dropout",
+                remedy="leave it out",
+            )  # fmt: skip
         training = tower.training
         with torch.no_grad():  # tells what has no patches
             tower.eval().tokens(next(tower.parameters()).new_zeros(1, 3, *tower.size))

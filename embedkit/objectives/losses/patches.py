@@ -119,16 +119,31 @@ def vicregl(
     >>> bool(vicregl(tokens, tokens, places, places) < vicregl(tokens, -tokens, places, places))
     True
     """
+    pairs = all_matches(tokens, others, places, other_places, matches)
+    return torch.stack([local_vicreg(match, partner, **weights) for match, partner in pairs]).sum() / 2
+
+
+def all_matches(
+    tokens: Tensor, others: Tensor, places: Tensor, other_places: Tensor, matches: tuple[int, int]
+) -> list[tuple[Tensor, Tensor]]:
+    """The four sets of matches that `vicregl` compares: by feature and by place, each there and back.
+
+    Examples
+    --------
+    >>> import torch
+    >>> tokens, places = torch.randn(4, 3, 2), torch.rand(4, 3, 2)
+    >>> [tuple(mine.shape) for mine, _ in all_matches(tokens, tokens, places, places, (2, 9))]
+    [(4, 2, 2), (4, 3, 2), (4, 2, 2), (4, 3, 2)]
+    """
     by_feature = torch.cdist(tokens.detach(), others.detach())
     by_place = torch.cdist(places.to(tokens.dtype), other_places.to(tokens.dtype))
-    total = tokens.new_zeros(())
+    pairs = []
     for distances in (by_feature, by_place):
         for mine, theirs, gap, count in (
             (tokens, others, distances, matches[0]), (others, tokens, distances.transpose(1, 2), matches[1]),
         ):  # fmt: skip
-            match, partner = nearest_matches(mine, theirs, gap, min(count, mine.shape[1]))
-            total = total + local_vicreg(match, partner, **weights) / 2
-    return total
+            pairs.append(nearest_matches(mine, theirs, gap, min(count, mine.shape[1])))
+    return pairs
 
 
 def kernel_misalignment(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Self-distillation of assignments to prototypes: DINO, MSN, PMSN; and a function for the patches of iBOT."""
+"""Self-distillation of assignments to prototypes: DINO, MSN, PMSN. The patches of iBOT: method `ibot`."""
 
 from __future__ import annotations
 
@@ -39,44 +39,6 @@ def sharpened(teacher: Tensor, centre: Tensor, temperature: float) -> Tensor:
     tensor([[0.5000, 0.5000]])
     """
     return ((teacher.detach() - centre) / temperature).softmax(dim=1)
-
-
-def patch_distillation(
-    student: Tensor, teacher: Tensor, centre: Tensor, image: Tensor, size: int, *,
-    student_temperature: float = 0.1, teacher_temperature: float = 0.07,
-) -> Tensor:  # fmt: skip
-    """iBOT's loss of masked patches (Zhou et al. 2022, ICLR, eq. 2), a share: the sum over processes is the loss.
-
-    The mean over an image's masked patches of their cross-entropy, averaged over the images of the batch. An image
-    without a masked patch counts as zero.
-
-    Parameters
-    ----------
-    student, teacher : Tensor (P, K)
-        Logits of this process's masked patches, of the student where they are hidden, of the teacher where not.
-    centre : Tensor (K,)
-        Running mean of the teacher's logits.
-    image : LongTensor (P,)
-        The image that each patch is of; any numbers.
-    size : int
-        Images of the batch over all processes.
-    student_temperature, teacher_temperature : float
-        The second is 0.07 in the paper, after a warm-up from 0.04.
-
-    Returns
-    -------
-    Tensor ()
-
-    Examples
-    --------
-    >>> import torch
-    >>> logits, image = torch.zeros(3, 2), torch.tensor([0, 0, 1])
-    >>> patch_distillation(logits, logits, torch.zeros(2), image, size=4)  # two of four images, log 2 each
-    tensor(0.3466)
-    """
-    losses = distilled(student, sharpened(teacher, centre, teacher_temperature), student_temperature)
-    _, place, count = image.unique(return_inverse=True, return_counts=True)
-    return (losses / count[place]).sum() / size
 
 
 class SelfDistilled(Family):
