@@ -12,6 +12,8 @@ import pytest
 
 from embedkit.errors import DataError
 from embedkit.evaluation import evaluate
+from embedkit.evaluation.core.task import TaskResult
+from embedkit.evaluation.core.worst import worst_pairs
 from embedkit.evaluation.report.charts import Bar, bars, histogram, lines, ticks
 from embedkit.evaluation.report.html import html_report, write_html
 from embedkit.evaluation.report.report import Report
@@ -166,3 +168,42 @@ def test_a_report_prints_as_a_table_and_shows_in_notebooks(reports: list[Report]
     parsed(html)
     assert f"{report.main:.2f}" in html
     assert "&lt;b&gt;first" in html
+
+
+def test_what_a_model_does_worst_on_is_there_to_read(tmp_path: Path) -> None:
+    texts = [f"text {n} <b>" for n in range(8)]
+    gold = np.arange(8.0)
+    prediction = np.array([0.9, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])  # the first one stands seven places too high
+    worst = worst_pairs(texts, texts[::-1], gold, prediction)
+    assert worst[0] == {"first": "text 0 <b>", "second": "text 7 <b>", "gold": "0", "prediction": "0.900"}
+    result = TaskResult("stsb", "spearman", 61.2, {"spearman_all": 61.2}, worst=worst)
+    report = Report("sts", {"stsb": result}, {"stsb": 61.2}, "stsb", {"name": "mine"}, {"split": "test"})
+    assert "worst" not in report.to_json()["tasks"]["stsb"], "cards and pushed results hold no texts of the data"
+    again = Report.load(report.save(tmp_path / "result.json"))
+    assert again.tasks["stsb"].worst == worst
+    page = html_report([again])
+    assert (
+        "To read: what each model does worst on" in page
+        and "text 0 &lt;b&gt;" in page
+        and "<b>" not in page.split("To read")[1]
+    )
+
+
+def test_histograms_side_by_side_have_the_same_axes(reports: list[Report]) -> None:
+    flat, steep = [("a", [1.0, 1.0])], [("a", [0.0, 2.0])]
+    tops = []
+    for counts in (flat, steep):
+        points = re.search(r'points="([^"]+)"', histogram("h", counts, 0, 1, "x", top=1.0))
+        assert points is not None
+        tops.append(min(float(point.split(",")[1]) for point in points[1].split()))
+    assert tops == [69.0, 10.0], "half of all is half as high"
+
+
+def test_the_recipe_of_a_run_is_shown_without_folders(reports: list[Report], tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 2.5}\n')
+    (tmp_path / "recipe.yaml").write_text(f"name: faq\ntrain: {{lr: 0.1, ema: null, output: {tmp_path}/runs/faq}}\n")
+    page = html_report(reports, runs=[tmp_path])
+    assert (
+        "The recipe" in page and "lr: 0.1" in page and "ema" not in page.split("The recipe")[1].split("</details>")[0]
+    )
+    assert str(tmp_path) not in page

@@ -84,6 +84,8 @@ class TaskResult:
         Counts and side findings that belong in the report: rows, ties, zero vectors.
     notes : list of str
         Departures from the protocol, in words.
+    worst : list of dict
+        What the model does worst on, as texts; saved where samples are.
 
     Examples
     --------
@@ -101,6 +103,7 @@ class TaskResult:
     interval: tuple[float, float] | None = None
     details: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    worst: list[dict[str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

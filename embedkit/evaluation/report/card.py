@@ -18,7 +18,7 @@ import yaml
 
 from embedkit.errors import ModelError
 from embedkit.evaluation.core.task import kind_in
-from embedkit.evaluation.report.rendering import without_folders
+from embedkit.evaluation.report.rendering import without_empty, without_folders
 from embedkit.evaluation.report.report import Report, plain, write_text
 
 _MARK = "<!-- written by embedkit; delete this line to keep the text below from being renewed -->"
@@ -283,7 +283,7 @@ def _training(recipe: Mapping[str, Any], facts: CardFacts) -> list[str]:
         words = f"{holdout.get('rows', 0):,} {holdout.get('kind', 'rows')} that were held out of training"
         lines += [f"On {_safe(words)}: {_safe(holdout.get('metric'))} {holdout['after']:.2f}{before}.", ""]
     if recipe:
-        settings = _without_empty({key: value for key, value in recipe.items() if key != "smoke"})
+        settings = without_empty({key: value for key, value in recipe.items() if key != "smoke"})
         text = yaml.safe_dump(plain(without_folders(settings)), sort_keys=False, allow_unicode=True).rstrip()
         lines += ["The recipe of the run:", "", *_fenced("yaml", text), ""]
     return lines
@@ -306,14 +306,6 @@ def _body(name: str, own: Mapping[str, Any], reports: Sequence[Report], facts: C
     if reports:
         lines += ["## Evaluation", "", *_score_lines(reports)]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _without_empty(value: Any) -> Any:
-    """The value without None and empty parts, which only repeat defaults."""
-    if isinstance(value, Mapping):
-        parts = {key: _without_empty(item) for key, item in value.items()}
-        return {key: item for key, item in parts.items() if item is not None and item not in ({}, [], "")}
-    return value
 
 
 def model_card(

@@ -132,27 +132,30 @@ def bars(
 
 
 def histogram(
-    title: str, counts: Sequence[tuple[str, Sequence[float]]], low: float, high: float, axis: str, size: int = 340
-) -> str:
+    title: str, counts: Sequence[tuple[str, Sequence[float]]], low: float, high: float, axis: str, size: int = 340,
+    top: float | None = None,
+) -> str:  # fmt: skip
     """An SVG of shares by equal bins of low..high, one outline a series, in the colours `PARTS`.
+
+    `top` is the share at the upper end, so that several charts can be compared; the highest one here when None.
 
     Examples
     --------
     >>> histogram("Cosines", [("positives", [1, 3, 2]), ("random pairs", [4, 1, 0])], -1, 1, "cosine").count("<polygon")
     2
     """
-    left, right, top, bottom = 12, size - 12, 10, 128
+    left, right, upper, bottom = 12, size - 12, 10, 128
     shares = [(name, [value / max(sum(row), 1e-12) for value in row]) for name, row in counts]
-    highest = max((max(row) for _, row in shares), default=1.0) or 1.0
+    highest = top or max((max(row) for _, row in shares), default=1.0) or 1.0
     parts = []
     for tick in ticks(low, high):
         x = left + (tick - low) / (high - low) * (right - left)
-        parts += [_line(x, top, x, bottom), _text(x, bottom + 15, _number(tick))]
+        parts += [_line(x, upper, x, bottom), _text(x, bottom + 15, _number(tick))]
     for place, (name, row) in enumerate(shares):
         width = (right - left) / len(row)
         points = [f"{left:.1f},{bottom}"]
         for n, share in enumerate(row):
-            y = bottom - share / highest * (bottom - top)
+            y = bottom - share / highest * (bottom - upper)
             points += [f"{left + n * width:.1f},{y:.1f}", f"{left + (n + 1) * width:.1f},{y:.1f}"]
         points.append(f"{right:.1f},{bottom}")
         parts.append(

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from embedkit.errors import DataError
 from embedkit.evaluation.core.task import TaskResult
 from embedkit.evaluation.report.charts import COLOURS, PARTS, Bar, bars, colour, histogram, lines
 from embedkit.evaluation.report.comparison import Comparison, compare_reports
-from embedkit.evaluation.report.rendering import render, shortened, without_folders
+from embedkit.evaluation.report.rendering import render, shortened, without_empty, without_folders
 from embedkit.evaluation.report.report import Report, write_text
 from embedkit.system.log_file import read_log
 
@@ -91,7 +92,7 @@ class _Suite:
             "definitions": list(dict.fromkeys(line for r in self.reports for line in r.definitions)),
             "parts": self._parts(), "geometry": self._geometry(), "distributions": distributions,
             "halves": _legend(_HALVES, PARTS) if halves else [],
-            "width": {2: " two", 3: " three"}.get(len(self.reports), ""), "data": self._data(),
+            "worst": self._worst(), "width": {2: " two", 3: " three"}.get(len(self.reports), ""), "data": self._data(),
         }  # fmt: skip
 
     def _scores(self) -> Content:
@@ -115,7 +116,9 @@ class _Suite:
         metrics = sorted({result.metric for report in self.reports for result in report.tasks.values()})
         bounded = any(_interval_of(report, key) for report in self.reports for key in report.scores)
         caption = f"Metric: {', '.join(metrics)}." + (" Brackets: 95 % bootstrap interval." if bounded else "")
-        if len(self.reports) > 1:
+        if len(self.reports) > 1 and any(
+            row.interval for place in range(1, len(self.reports)) for row in self.compared(0, place).rows
+        ):
             caption += " Bold: better than every other model, by paired intervals that leave out 0."
         return {"chart": chart, "scores": {"header": ["task", *self.names], "rows": rows}, "told": caption}
 
@@ -161,6 +164,18 @@ class _Suite:
             rows += [[f"{task}: {key}", *(parts.get(key, "-") for parts in columns)] for key in keys if len(keys) > 1]
         return {"header": ["part", *self.names], "rows": rows}
 
+    def _worst(self) -> list[Content]:
+        """What each model does worst on, a table a task and model."""
+        tables = []
+        for task in _tasks(self.reports):
+            for report, name in zip(self.reports, self.names, strict=True):
+                rows = report.tasks[task].worst if task in report.tasks else []
+                if rows:
+                    header = list(rows[0])
+                    table = {"header": header, "rows": [[row.get(key, "") for key in header] for row in rows]}
+                    tables.append({"name": f"{task}: {name}", "table": table})
+        return tables
+
     def _data(self) -> Content:
         """How much was scored, of what: one row a task and data set."""
         rows: dict[tuple[str, ...], None] = {}
@@ -202,11 +217,15 @@ class _Suite:
             if not ends or not max(ends) > min(ends):
                 continue
             low, high = float(min(ends)), float(max(ends))
-            for (parts, axis), name in zip(spread, self.names, strict=True):
+            rows = [
+                [(key, np.histogram(part, bins, (low, high))[0].tolist()) for key, part in parts.items()]
+                for parts, _ in spread
+            ]
+            top = max(max(row) / max(sum(row), 1) for counts in rows for _, row in counts)
+            for (parts, axis), counts, name in zip(spread, rows, self.names, strict=True):
                 if parts:
                     halves = halves or len(parts) == 2
-                    counts = [(key, np.histogram(part, bins, (low, high))[0].tolist()) for key, part in parts.items()]
-                    chart = histogram(f"{task}: distribution", counts, low, high, axis)
+                    chart = histogram(f"{task}: distribution", counts, low, high, axis, top=top)
                     figures.append(_figure(f"{task}: {name}" if len(self.reports) > 1 else task, chart))
         return figures, halves
 
@@ -258,7 +277,33 @@ def training_curves(run: Path) -> Content:
             (name, [(step, float(s)) for step, s in pairs if s is not None]) for name, pairs in pairs_by_name.items()
         ]
         figures.append(_figure("scores while training", lines("scores", series, "step"), _legend(names)))
-    return {"name": shortened(str(run)), "figures": figures}
+    recipe = run / "recipe.yaml"
+    text = dump_shared(recipe) if recipe.is_file() else ""
+    return {"name": shortened(str(run)), "figures": figures, "recipe": text}
+
+
+def dump_shared(path: Path) -> str:
+    """A recipe as text, with absolute paths shortened and nothing that only repeats a default of None.
+
+    Raises
+    ------
+    DataError
+        It is not YAML.
+
+    Examples
+    --------
+    >>> _ = Path("recipe.yaml").write_text("{name: faq, data: {train: [{path: /home/me/work/faq/a.csv, name: null}]}}")
+    >>> print(dump_shared(Path("recipe.yaml")))
+    name: faq
+    data:
+      train:
+      - path: '.../faq/a.csv'
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError("is not YAML", where=str(path), remedy="give the folder of a run as it was written") from error
+    return yaml.safe_dump(without_empty(without_folders(content)), sort_keys=False, allow_unicode=True).rstrip()
 
 
 def _models(reports: Sequence[Report]) -> Content:

@@ -47,3 +47,17 @@ def without_folders(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_folders(item) for item in value]
     return shortened(value) if isinstance(value, str) and value.startswith(("/", "~/")) else value
+
+
+def without_empty(value: Any) -> Any:
+    """The value without None and empty parts of mappings, which only repeat defaults.
+
+    Examples
+    --------
+    >>> without_empty({"name": "faq", "revision": None, "groups": []})
+    {'name': 'faq'}
+    """
+    if isinstance(value, Mapping):
+        parts = {key: without_empty(item) for key, item in value.items()}
+        return {key: item for key, item in parts.items() if item is not None and item not in ({}, [], "")}
+    return [without_empty(item) for item in value] if isinstance(value, list) else value

@@ -14,6 +14,7 @@ import numpy as np
 from embedkit.errors import DataError
 from embedkit.evaluation.core.stats import STATISTICS, Samples
 from embedkit.evaluation.core.task import TaskResult
+from embedkit.evaluation.core.worst import read_rows
 from embedkit.evaluation.report.rendering import render
 from embedkit.system.disk import write_durably
 
@@ -138,6 +139,8 @@ class Report:
         }  # fmt: skip
         content: dict[str, Any] = plain(parts)
         if samples:
+            for name, r in self.tasks.items():
+                content["tasks"][name] |= {"worst": r.worst} if r.worst else {}
             content["samples"] = {
                 name: {
                     "statistic": r.samples.statistic,
@@ -333,4 +336,5 @@ def _task(name: str, part: Mapping[str, Any], record: Mapping[str, Any] | None) 
         interval=_pair(part["interval"]),
         details=_details(part["details"]),
         notes=list(part["notes"]),
+        worst=read_rows(part.get("worst", [])),
     )

@@ -13,6 +13,7 @@ from embedkit.evaluation.core.embedder import Embedder
 from embedkit.evaluation.core.stats import Array, Samples, unit_rows
 from embedkit.evaluation.core.suites import TaskConfig
 from embedkit.evaluation.core.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
+from embedkit.evaluation.core.worst import worst_queries
 from embedkit.evaluation.datasets.beir import Collection, collection_of_pairs, is_collection, open_collection
 from embedkit.evaluation.datasets.columns import joined_lists
 from embedkit.evaluation.datasets.look import Look
@@ -171,7 +172,18 @@ class RetrievalTask(Task):
         metrics = {name: 100 * float(values.mean()) for name, values in measures.items()}
         metrics |= {name: details[name] for name in ("index_recall",) if name in details}
         samples = Samples("mean", {"value": measures[s.main]})
-        return TaskResult(self.name, s.main, metrics[s.main], metrics, samples, details=details, notes=notes)
+        worst = self._worst(measures[s.main], places)
+        return TaskResult(
+            self.name, s.main, metrics[s.main], metrics, samples, details=details, notes=notes, worst=worst
+        )
+
+    def _worst(self, values: Array, places: Array) -> list[dict[str, str]]:
+        """The worst queries with the document that was found first, and the one that is judged best."""
+        c = self.collection
+        number = {name: place for place, name in enumerate(c.document_ids)}
+        best = [max(c.qrels[query], key=c.qrels[query].__getitem__) for query in c.query_ids]
+        answers = [c.documents[number[name]] if name in number else name for name in best]
+        return worst_queries(c.queries, values, [c.documents[row[0]] if row[0] >= 0 else "" for row in places], answers)
 
     def _ready(self, vectors: Array) -> Array:
         return unit_rows(vectors) if self.settings.similarity == "cosine" else vectors

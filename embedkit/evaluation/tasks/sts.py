@@ -20,6 +20,7 @@ from embedkit.evaluation.core.stats import (
 )
 from embedkit.evaluation.core.suites import TaskConfig
 from embedkit.evaluation.core.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
+from embedkit.evaluation.core.worst import worst_pairs
 from embedkit.evaluation.datasets.look import Look
 from embedkit.evaluation.datasets.tables import Table, all_numbers, content_hash, of_two_values, open_table
 from embedkit.evaluation.mteb.parts import MtebPart, one_split
@@ -147,7 +148,8 @@ class StsTask(Task):
         if self.subsets is not None:
             details["subsets"] = self._by_subset(cosines)
         notes = [*self.notes, *(f"{self.name}: {words}" for words in remarks)]
-        return TaskResult(self.name, "spearman", score, metrics, samples, details=details, notes=notes)
+        worst = worst_pairs(self.first, self.second, self.gold, cosines)
+        return TaskResult(self.name, "spearman", score, metrics, samples, details=details, notes=notes, worst=worst)
 
     def _numbered(self) -> Array:
         _, numbers = np.unique(np.array(self.subsets), return_inverse=True)
