@@ -160,10 +160,10 @@ def plot_runs(
 
     Examples
     --------
-    >>> Path("faq").mkdir()
-    >>> _ = Path("faq/log.jsonl").write_text('{"step": 1, "loss": 0.5}\\n{"step": 2, "loss": 0.4}\\n')
-    >>> [run.name for run in plot_runs(["faq"], "curves.svg")]
-    ['faq']
+    >>> Path("quick").mkdir()
+    >>> _ = Path("quick/log.jsonl").write_text('{"step": 1, "loss": 0.5}\\n{"step": 2, "loss": 0.4}\\n')
+    >>> [run.name for run in plot_runs(["quick"], "curves.svg")]
+    ['quick']
     """
     path = check_plot(output)
     if not 0 <= smooth < 1:
