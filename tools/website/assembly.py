@@ -44,10 +44,21 @@ def assemble(folder: Path) -> None:
     sources |= {name: ROOT / source for source, name in ELSEWHERE.items()}
     for name, source in sources.items():
         (folder / name).write_text(_relinked(source, name, folder), encoding="utf-8")
-    generated = {"settings.md": settings_page.page(), **reference.pages()}
+    generated = {"settings.md": settings_page.page(), "gallery.md": gallery(), **reference.pages()}
     for name, text in generated.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
+
+
+def gallery() -> str:
+    """The page of all scripts of examples/, whole."""
+    parts = [
+        "# Gallery\n\nEach script is a whole run on data that it makes itself, and runs in the tests as it stands here.\n"
+    ]
+    for script in sorted((ROOT / "examples").glob("*.py")):
+        code = script.read_text(encoding="utf-8").rstrip()
+        parts.append(f"## {script.stem.replace('_', ' ').capitalize()}\n\n```python\n{code}\n```\n")
+    return "\n".join(parts)
 
 
 def _relinked(source: Path, name: str, folder: Path) -> str:
@@ -69,7 +80,12 @@ def _on_site(target: Path, source: Path, folder: Path) -> str:
     """Where the site has a file of the repository; a file that is no page is copied."""
     if target.is_dir():
         target = next(
-            (target / name for name in ("README.md", "pyproject.toml", "bug.md") if (target / name).is_file()), target
+            (
+                target / name
+                for name in ("README.md", "pyproject.toml", "bug.md", "first_run.py")
+                if (target / name).is_file()
+            ),
+            target,
         )
     path = target.relative_to(ROOT).as_posix()
     if path in ELSEWHERE:
