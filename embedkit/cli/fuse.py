@@ -25,10 +25,12 @@ def fuse(
     trust_remote_code: TrustRemoteCode = False,
     allow_pickle: AllowPickle = False,
 ) -> None:
-    """Write one model that gives the vectors of several encoders side by side.
+    """Write one model that gives the vectors of several encoders side by side, or of an encoder and its adapters.
 
     It is loaded, evaluated, searched with and mined with like any other; of multistage contrastive learning it is the
     representation by all stages: embedkit fuse runs/stage-1 runs/stage-2 both
+
+    An adapter trained on an encoder's stored vectors becomes part of it: embedkit fuse MODEL runs/adapter whole
 
     \f
     Examples
@@ -52,5 +54,9 @@ def fuse(
         allow_pickle=allow_pickle,
     )  # fmt: skip
     model.save(output, overwrite=overwrite)
+    if model.kind == "chain":
+        say = f"the adapter reads what {models[0]} gives: {model.dim} numbers, written to {output}"
+        console().print(say)
+        return
     sizes = " + ".join(str(member.dim) for member in model.models)
     console().print(f"{len(model.models)} models side by side, {sizes} = {model.dim} numbers, written to {output}")
