@@ -303,7 +303,8 @@ def _hf_text(cfg: dict[str, Any], dim: int, state: dict[str, Any], folder: Path)
     tokenizer, cleaning = _tokenizer(cfg, folder)
     dense = []
     if pooler == "cls_pooler" and "pooler.dense.weight" in whole:  # BERT's layer on the first token; others have none
-        dense.append(Dense(*reversed(whole["pooler.dense.weight"].shape), "tanh"))
+        outputs, inputs = whole["pooler.dense.weight"].shape
+        dense.append(Dense(inputs, outputs, "tanh"))
         load_exactly(dense[0], {f"linear.{n}": whole[f"pooler.dense.{n}"] for n in ("weight", "bias")}, folder)
     text = ClipTextEncoder(
         encoder, tokenizer, cleaning=cleaning, pooling=POOLERS[pooler], max_length=cfg.get("context_length", 77),
