@@ -160,6 +160,9 @@ class FeatureConfig(Settings):
     dropout: float = Field(0.0, ge=0, lt=1, description="mlp, residual: behind each hidden layer")
     start: Literal["identity", "orthogonal", "pca", "random"] = "identity"
     scaling: Literal["none", "center", "standard"] = Field("none", description="learnt from the training rows")
+    waves: int | None = Field(
+        None, gt=0, description="inputs are latitude and longitude in degrees: waves of so many lengths of them"
+    )
 
 
 class SequenceConfig(Settings):

@@ -30,7 +30,7 @@ def _feature(config: ModelConfig) -> FeatureEncoder:
         raise ModelError("nothing says how many numbers a vector has", where="model.feature.width", remedy="set it")
     return FeatureEncoder(
         settings.width, settings.dim, settings.form, settings.hidden, settings.depth, settings.dropout, settings.start,
-        settings.scaling, normalize=config.normalize is not False,
+        settings.scaling, normalize=config.normalize is not False, waves=settings.waves,
     )  # fmt: skip
 
 

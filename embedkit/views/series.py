@@ -75,8 +75,8 @@ def permutation(parts: Count = 4) -> Step:
 
     Examples
     --------
-    >>> permutation(2).change(np.arange(4.0)[:, None], np.random.default_rng(1))[:, 0].tolist()
-    [2.0, 3.0, 0.0, 1.0]
+    >>> permutation(3).change(np.arange(6.0)[:, None], np.random.default_rng(0))[:, 0].tolist()
+    [4.0, 5.0, 0.0, 1.0, 2.0, 3.0]
     """
 
     def change(x: np.ndarray, random: np.random.Generator) -> np.ndarray:

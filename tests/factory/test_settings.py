@@ -122,6 +122,7 @@ def origins(folders: dict[str, str]) -> dict[str, dict[str, Any]]:
         "static with n-grams": {"kind": "static", "dim": 12, "ngrams": 2, **words},
         "linear map of vectors": {"kind": "feature", "feature": {"width": 6}},
         "residual map of vectors": {"kind": "feature", "feature": {"width": 6, "form": "residual"}},
+        "map of places": {"kind": "feature", "feature": {"width": 2, "waves": 4, "form": "mlp"}},
         "convolutions over steps": {"kind": "sequence", "sequence": {"width": 6}},
         "transformer over steps": {"kind": "sequence", "sequence": {"width": 6, "form": "transformer"}},
         "several modalities": {
@@ -160,7 +161,7 @@ VALUES: dict[str, dict[str, Any]] = {
     },
     "feature": {
         "width": 5, "dim": 3, "form": "mlp", "hidden": 7, "depth": 2, "dropout": 0.37, "start": "orthogonal",
-        "scaling": "center",
+        "scaling": "center", "waves": 5,
     },
     "sequence": {
         "width": 5, "dim": 3, "form": "gru", "hidden": 24, "depth": 2, "heads": 2, "kernel": 5, "patch": 2,

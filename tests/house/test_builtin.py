@@ -21,6 +21,7 @@ DIGESTS = {
     "rated-train": "c5d323979064035c",
     "documents": "6edf41942c38998f",
     "vectors-train": "9b36d648d3f974be",
+    "places-train": "599b3bb63c6a4e4a",
     "series-train": "c8000e20eeae2979",
     "modalities-train": "27f9170de9de76d6",
     "graded-train": "8de5cdea5e72e686",

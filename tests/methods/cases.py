@@ -25,6 +25,12 @@ def _texts(method: Any, model: dict[str, Any], source: str = "sentences", **more
     return {"model": model, "data": data(source), "method": method, **more}
 
 
+_SERIES: dict[str, Any] = {
+    "model": {"kind": "sequence", "sequence": {"dim": 8, "hidden": 8, "depth": 1}},
+    "data": {"train": [{"path": "builtin:series-train", "limit": 200, "columns": {"anchor": "anchor"}}]},
+    "train": {"lr": 3e-3},
+}
+
 CASES: dict[str, dict[str, Any]] = {
     "simcse-unsup+mlm": _texts(
         "simcse-unsup", {**CLS, "head": TRAIN_ONLY}, auxiliary=[{"name": "mlm", "weight": 0.1, "decay": 0.5}]
@@ -72,6 +78,17 @@ CASES: dict[str, dict[str, Any]] = {
             "sound": {"kind": "feature"}}},
         "data": data("modalities-train"), "train": {"lr": 5e-3},
         "method": {"name": "modalities", "form": "views"},
+    },
+    "segments": {**_SERIES, "method": {"name": "segments", "loss": {"name": "cpc", "offsets": 2}, "length": 6}},
+    "segments+cycle": {
+        **_SERIES,
+        "method": {"name": "segments", "loss": "temporal-cycle", "length": 6, "stride": 4, "most": 5,
+                   "augment": {"positive": [{"name": "noise", "deviation": 0.5}, "step-dropout"]}},
+    },
+    "views+segments": {
+        **_SERIES, "objective": {"name": "ntxent", "temperature": 0.5},
+        "method": {"name": "views", "positive": ["time-crop", "resample", "mixup"]},
+        "auxiliary": [{"name": "segments", "weight": 0.5, "loss": {"name": "order", "count": 2}, "length": 6}],
     },
     "heads": _texts(
         {"name": "heads", "heads": [

@@ -17,7 +17,8 @@ from tests.objectives.cases import CASES
 SETTINGS = {case.name: case.settings for case in reversed(CASES)} | {"mls": {}, "hydra": {}}  # sizes of other vectors
 NOT_HERE = {
     "adaptive-layers": "vectors of layers", "care": "groups of one draw", "gram-equivariance": "groups of one draw",
-    "context": "documents", "cpc": "documents", "margin-mse": "a teacher's scores",
+    "context": "documents", "cpc": "documents", "aligned-cpc": "documents", "bidirectional": "documents",
+    "bridge": "documents", "order": "documents", "temporal-cycle": "documents", "margin-mse": "a teacher's scores",
     "sum": "a third view", "swalip": "a third view", "view-pairs": "a third view",
     "embedding-mse": "a guide that is not the encoder still",
     "mochi": "a queue with rows", "moco-filtered": "a queue with rows", "moco-interpolated": "a queue with rows",

@@ -21,7 +21,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from embedkit.data.builtin.series import series_row
-from embedkit.data.builtin.vectors import modality_row, vector_row
+from embedkit.data.builtin.vectors import modality_row, place_row, vector_row
 from embedkit.data.builtin.words import FILLERS, SLOTS
 from embedkit.errors import DataError, nearest
 
@@ -57,6 +57,7 @@ _SETS = {
     "rated-train": _Set("rated", "train", 5_000, 12),
     "documents": _Set("documents", "train", 2_000, 13),
     "vectors-train": _Set("vectors", "train", 4_000, 14),
+    "places-train": _Set("places", "train", 2_000, 16),
     "series-train": _Set("series", "train", 2_000, 15),
     "modalities-train": _Set("modalities", "train", 4_000, 15),
     "shapes-train": _Set("shapes", "train", 4_000, 7),
@@ -64,6 +65,10 @@ _SETS = {
     "shapes-test": _Set("shapes", "test", 96, 9),
     "scenes-train": _Set("scenes", "train", 2_000, 14),
 }
+
+
+_NUMBERS = {"vectors": vector_row, "places": place_row, "series": series_row}
+"""Sets of vectors and sequences -> what makes a row of them."""
 
 
 class _Draws:
@@ -121,7 +126,8 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
         with the anchor; score is the positive's), ``documents`` (sentences: 8 to 15 in the order of a story about
         one actor at one place; heading: both of them; level: 0 to 2, which a filler tells), ``vectors-train``
         (anchor, positive, label; see `embedkit.data.builtin.vectors`), ``series-train`` (anchor: a series of steps of
-        two numbers, label; see `embedkit.data.builtin.series`), ``modalities-train`` (caption, image, sound: a
+        two numbers, label; see `embedkit.data.builtin.series`), ``places-train`` (image: a vector, place: latitude and
+        longitude, label), ``modalities-train`` (caption, image, sound: a
         sentence and two vectors of one scene, of which one in four rows lacks one), ``graded-train``, ``graded-dev``,
         ``graded-test`` (sentence1, sentence2, score from 0 to 5), or ``shapes-train``, ``shapes-dev``, ``shapes-test``
         (image, captions, label, label_name), or ``scenes-train`` (image, captions, nouns, topics, image2, difference);
@@ -142,8 +148,8 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
     draws = _Draws(data_set.seed * 0x1000003D1)
     if data_set.kind in ("shapes", "scenes"):
         return _shapes(draws, data_set)
-    if data_set.kind in ("vectors", "series"):
-        row = vector_row if data_set.kind == "vectors" else series_row
+    if data_set.kind in _NUMBERS:
+        row = _NUMBERS[data_set.kind]
         return (row(draws.below) for _ in range(data_set.size))
     if data_set.kind == "modalities":
         scenes = (_grounded(draws, data_set.split) for _ in range(data_set.size))

@@ -72,6 +72,30 @@ def modality_row(caption: str, concepts: Sequence[float], below: Callable[[int],
     return row | ({list(row)[missing]: None} if missing < len(row) else {})
 
 
+_CITIES = ((52, 13), (-34, 151), (36, 140), (-23, -43), (1, 36), (64, -150))
+"""Latitude and longitude that the places of the built-in rows lie around, by label."""
+
+
+def place_row(below: Callable[[int], int]) -> dict[str, Any]:
+    """One row: a vector that stands for a picture (image), where it was taken (place), and the region's number (label).
+
+    The picture shows where it is: a fixed linear map of region and place, with noise.
+
+    Examples
+    --------
+    >>> row = place_row(lambda bound: bound // 2)
+    >>> len(row["image"]), row["place"], row["label"]
+    (24, [-23.0, -43.0], 3)
+    """
+    label = below(len(_CITIES))
+    north, east = below(129) - 64, below(129) - 64
+    hidden = [64 if k == label else 0 for k in range(len(_CITIES))] + [north, east]
+    sums = (sum(_fixed(500_000 + j * 1_000 + k) * value for k, value in enumerate(hidden)) for j in range(24))
+    image = [total / 4096 + (below(129) - 64) / 256 for total in sums]
+    latitude, longitude = _CITIES[label]
+    return {"image": image, "place": [latitude + north / 16, longitude + east / 16], "label": label}
+
+
 def _fixed(place: int) -> int:
     """A number from -64 to 64 that depends on its place only."""
     return (place * 2_654_435_761 % 4_294_967_296 >> 16) % 129 - 64

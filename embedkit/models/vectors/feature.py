@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from embedkit.data.schema.rows import BadRow
 from embedkit.data.vectors.values import Vectors, as_float32, stacked
-from embedkit.errors import DataError
+from embedkit.errors import DataError, ModelError
 from embedkit.models.augment.counter_rng import uniforms
 from embedkit.models.inputs.vectors import VectorInputs
 from embedkit.models.vectors.base import Scaling, VectorEncoder
+from embedkit.models.vectors.places import check_places, waves_of
 from embedkit.models.vectors.scaling import Moments
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ class FeatureEncoder(VectorEncoder):
         "standard" (each number is divided by its deviation, too).
     normalize, similarity_fn_name
         See `Model`.
+    waves : int, optional
+        Inputs are places, latitude and longitude in degrees: waves of so many lengths are made of them first (see
+        `embedkit.models.vectors.places.waves_of`).
 
     Examples
     --------
@@ -62,17 +66,21 @@ class FeatureEncoder(VectorEncoder):
     def __init__(
         self, width: int, dim: int | None = None, form: Form = "linear", hidden: int | None = None, depth: int = 1,
         dropout: float = 0.0, start: Start = "identity", scaling: Scaling = "none", normalize: bool = True,
-        similarity_fn_name: str = "cosine",
+        similarity_fn_name: str = "cosine", waves: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
+        if waves is not None and (width != 2 or scaling != "none" or start == "pca"):
+            raise ModelError("waves are made of latitude and longitude as they are", where="model.feature.waves",
+                             remedy="give two numbers, scaling none, another start than pca")  # fmt: skip
         self._begin(width, scaling, normalize, similarity_fn_name)
-        self.dim, self.form, self.start = dim or width, form, start
-        self.hidden, self.depth, self.dropout = hidden or width, depth, dropout
-        self.linear = None if form == "mlp" or (form == "residual" and self.dim == width) else self._linear()
+        self.waves, self._reads = waves, width if waves is None else 6 * waves + 3
+        self.dim, self.form, self.start = dim or self._reads, form, start
+        self.hidden, self.depth, self.dropout = hidden or self._reads, depth, dropout
+        self.linear = None if form == "mlp" or (form == "residual" and self.dim == self._reads) else self._linear()
         self.layers = None if form == "linear" else self._mlp(zero=form == "residual")
 
     def _linear(self) -> nn.Linear:
-        layer = nn.Linear(self.width, self.dim, bias=self.start == "random")
+        layer = nn.Linear(self._reads, self.dim, bias=self.start == "random")
         if self.start in ("identity", "pca"):
             nn.init.eye_(layer.weight)
         elif self.start == "orthogonal":
@@ -80,7 +88,7 @@ class FeatureEncoder(VectorEncoder):
         return layer
 
     def _mlp(self, zero: bool) -> nn.Sequential:
-        sizes = [self.width, *[self.hidden] * self.depth]
+        sizes = [self._reads, *[self.hidden] * self.depth]
         modules: list[nn.Module] = []
         for size, after in itertools.pairwise(sizes):
             modules += [nn.Linear(size, after), nn.GELU(), *([nn.Dropout(self.dropout)] if self.dropout else [])]
@@ -159,6 +167,8 @@ class FeatureEncoder(VectorEncoder):
                 f"the vectors have {values.shape[1]} numbers, the model reads {self.width}", where="inputs",
                 remedy="give the vectors that it was trained on, or set model.feature.width",
             )  # fmt: skip
+        if self.waves is not None:
+            check_places(values)
         return VectorInputs(torch.from_numpy(values if values.flags.writeable else values.copy()))
 
     def forward(
@@ -182,10 +192,11 @@ class FeatureEncoder(VectorEncoder):
         """
         self._no_settings(others, "noise and element-cutoff")
         x = self.scaled(inputs.values)
+        x = x if self.waves is None else waves_of(x, self.waves)
         if noise:
-            x = x + noise * torch.from_numpy(_normals(inputs, self.width)).to(x)
+            x = x + noise * torch.from_numpy(_normals(inputs, self._reads)).to(x)
         if element_cutoff:
-            mask = uniforms(inputs, "element-cutoff", self.width) >= element_cutoff  # type: ignore[arg-type]
+            mask = uniforms(inputs, "element-cutoff", self._reads) >= element_cutoff  # type: ignore[arg-type]
             x = x * torch.from_numpy(mask).to(x)
         if self.layers is None:
             return self.linear(x)  # type: ignore[misc, no-any-return]
@@ -206,7 +217,7 @@ class FeatureEncoder(VectorEncoder):
         return {
             "width": self.width, "dim": self.dim, "form": self.form, "hidden": self.hidden, "depth": self.depth,
             "dropout": self.dropout, "start": self.start, "scaling": self.scaling, "normalize": self.normalize,
-            **self._similarity_spec(),
+            **self._similarity_spec(), **({} if self.waves is None else {"waves": self.waves}),
         }  # fmt: skip
 
 

@@ -10,10 +10,10 @@ from pydantic import Field
 from embedkit.data.sources.class_names import class_of
 from embedkit.errors import DataError, nearest
 from embedkit.evaluation.core.embedder import Embedder
-from embedkit.evaluation.core.inputs import Item
 from embedkit.evaluation.core.stats import Array, Samples, generator, unit_rows
 from embedkit.evaluation.core.suites import TaskConfig
 from embedkit.evaluation.core.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
+from embedkit.evaluation.datasets.inputs import inputs_of
 from embedkit.evaluation.datasets.splits import same_split
 from embedkit.evaluation.datasets.tables import Table, open_splits
 from embedkit.evaluation.measures.probes import halves
@@ -101,8 +101,7 @@ class AnomalyTask(Task):
         train.require(s.label)
         cells = sorted({class_of(cell) for cell in train.columns[s.label]})
         numbers = np.array([cells.index(class_of(cell)) for cell in train.columns[s.label]])
-        items: list[Item] = list(train.images("image") if "image" in train.columns else train.texts("text"))
-        return LabelledRows(items, numbers, cells, train), queries
+        return LabelledRows(inputs_of(train), numbers, cells, train), queries
 
     def _cut(self, table: Table) -> tuple[LabelledRows, LabelledRows]:
         """One half of each label to store, the other to score."""

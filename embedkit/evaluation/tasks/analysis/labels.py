@@ -11,6 +11,7 @@ from embedkit.errors import DataError
 from embedkit.evaluation.core.inputs import Item
 from embedkit.evaluation.core.stats import Array
 from embedkit.evaluation.core.task import Opening, Task
+from embedkit.evaluation.datasets.inputs import inputs_of
 from embedkit.evaluation.datasets.tables import Table, content_hash, open_table
 
 
@@ -68,7 +69,7 @@ def labelled_rows(table: Table, label: str) -> LabelledRows:
         ...
     embedkit.errors.DataError: pets.csv: column 'label' has one value, 'pet'; give rows of two labels at least
     """
-    items: list[Item] = list(table.images("image") if "image" in table.columns else table.texts("text"))
+    items: list[Item] = inputs_of(table)
     y, classes = numbers_of(table, label)
     if len(classes) < 2:
         what = f"column {label!r} has one value, {classes[0]!r}"
