@@ -53,7 +53,7 @@ def assemble(folder: Path) -> None:
 def gallery() -> str:
     """The page of all scripts of examples/, whole."""
     parts = [
-        "# Gallery\n\nEach script is a whole run on data that it makes itself, and runs in the tests as it stands here.\n"
+        "# Gallery\n\nEach script is a whole run on data that it makes itself, and the tests run it as it stands.\n"
     ]
     for script in sorted((ROOT / "examples").glob("*.py")):
         code = script.read_text(encoding="utf-8").rstrip()
