@@ -79,7 +79,6 @@ CASES: dict[str, dict[str, Any]] = {
         "data": data("modalities-train"), "train": {"lr": 5e-3},
         "method": {"name": "modalities", "form": "views"},
     },
-    "segments": {**_SERIES, "method": {"name": "segments", "loss": {"name": "cpc", "offsets": 2}, "length": 6}},
     "segments+cycle": {
         **_SERIES,
         "method": {"name": "segments", "loss": "temporal-cycle", "length": 6, "stride": 4, "most": 5,
