@@ -93,8 +93,10 @@ def test_the_model_of_every_shipped_recipe_builds(name: str) -> None:
     from embedkit.factory import build
 
     section = load_recipe(name, smoke=True).model
-    if section.feature is not None:  # the rows say how many numbers a vector has
-        section.feature.width = 16
+    for part in (section, *(section.modalities or {}).values()):
+        for own in (part.feature, part.sequence):
+            if own is not None and own.width is None:  # the rows say how many numbers a vector or step has
+                own.width = 16
     model = build(section)
     assert model.training
     assert all(bool(torch.isfinite(p).all()) for p in model.parameters())

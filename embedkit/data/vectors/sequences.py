@@ -108,7 +108,7 @@ def sequence_keys(array: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     (True, False)
     """
     flat, ends = np.ascontiguousarray(array), np.cumsum(lengths)
-    hashes = (xxh3_64_intdigest(flat[end - length : end]) >> 1 for end, length in zip(ends, lengths, strict=True))
+    hashes = (xxh3_64_intdigest(flat[end - length : end].data) >> 1 for end, length in zip(ends, lengths, strict=True))
     return np.fromiter(hashes, np.int64, len(lengths))
 
 

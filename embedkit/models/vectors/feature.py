@@ -71,7 +71,7 @@ class FeatureEncoder(VectorEncoder):
         super().__init__()
         if waves is not None and (width != 2 or scaling != "none" or start == "pca"):
             raise ModelError("waves are made of latitude and longitude as they are", where="model.feature.waves",
-                             remedy="give two numbers, scaling none, another start than pca")  # fmt: skip
+                             remedy="give width 2, scaling none, another start than pca")  # fmt: skip
         self._begin(width, scaling, normalize, similarity_fn_name)
         self.waves, self._reads = waves, width if waves is None else 6 * waves + 3
         self.dim, self.form, self.start = dim or self._reads, form, start
