@@ -140,6 +140,11 @@ class Registry(Generic[T]):
         """All entries, sorted by name; those of plug-ins are imported."""
         return [(name, self[name]) for name in self]
 
+    def own(self) -> list[tuple[str, T]]:
+        """The entries of embedkit itself, sorted by name: those of plug-ins are left out, and not imported."""
+        installed = self._installed()
+        return [(name, entry) for name, entry in sorted(self._own().items()) if name not in installed]
+
 
 def _modules(home: str) -> Iterator[str]:
     """Names of the modules of a package, or of a pattern with one ``*`` for its folders."""

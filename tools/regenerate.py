@@ -32,6 +32,17 @@ def literature(by_name: bool) -> None:
     (ROOT / "docs" / "literature.md").write_text(_module("tools.literature"), encoding="utf-8")
 
 
+def recipe_schema(by_name: bool) -> None:
+    """recipes/recipe.schema.json: the JSON schema of recipes, without what other installed packages add."""
+    code = (
+        "import sys; from embedkit.cli.schema import schema_text;"
+        "sys.stdout.buffer.write(schema_text(installed=False).encode())"
+    )
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE)  # nosec B603
+    (ROOT / "recipes" / "recipe.schema.json").write_bytes(result.stdout)
+
+
 def stored_settings(by_name: bool) -> None:
     """Default settings of objectives and parts: new ones are added, and all written when the file is named."""
     path = ROOT / "tests" / "objectives" / "stored_settings.json"
@@ -56,6 +67,7 @@ def constraints(by_name: bool) -> None:
 FILES: dict[str, Callable[[bool], None]] = {
     "docs/objectives.md": objectives,
     "docs/literature.md": literature,
+    "recipes/recipe.schema.json": recipe_schema,
     "tests/objectives/stored_settings.json": stored_settings,
     "tests/training/stored_losses.json": stored_losses,
     "constraints.txt": constraints,

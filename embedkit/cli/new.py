@@ -112,6 +112,7 @@ def _written(base: str, file: Path, data: str, start: Recipe, model: str | None,
     import yaml
 
     from embedkit.config.recipe_io import load_recipe
+    from embedkit.config.resources import SCHEMA, schema_path
 
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).strip("-._") or "own"
     contents: dict[str, Any] = {"extends": base, "name": name, "data": {"train": [{"path": data}]}}
@@ -120,9 +121,10 @@ def _written(base: str, file: Path, data: str, start: Recipe, model: str | None,
     if epochs is not None and epochs != start.train.epochs:
         contents["train"] = {"epochs": epochs}
     load_recipe(base, {key: value for key, value in contents.items() if key != "extends"})
+    schema = SCHEMA if (file.parent / SCHEMA).is_file() else schema_path().as_uri()
     lines = [
+        f"# yaml-language-server: $schema={schema}",
         f"# Run: embedkit train {file}        First: embedkit plan {file}",
-        f"# Every setting: embedkit recipes {base} --resolved        For an editor: embedkit schema recipe.schema.json",
-        "# yaml-language-server: $schema=recipe.schema.json",
+        f"# Every setting: embedkit recipes {base} --resolved",
     ]
     return "\n".join(lines) + "\n" + yaml.safe_dump(contents, sort_keys=False, allow_unicode=True)

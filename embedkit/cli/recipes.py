@@ -41,11 +41,11 @@ def recipes(
     0
     """
     from embedkit.config.recipe_io import dump_recipe, grouped_recipes, load_recipe
-    from embedkit.config.resources import recipe_path
+    from embedkit.config.resources import SCHEMA_LINE, recipe_path
 
     if show is not None:
         text = dump_recipe(load_recipe(show)) if resolved else recipe_path(show).read_text(encoding="utf-8")
-        typer.echo(text, nl=False)
+        typer.echo(text.removeprefix(SCHEMA_LINE), nl=False)  # for a file beside the schema
         return
     if resolved:
         raise UserError("--resolved needs the NAME of a recipe", where=COMMAND_LINE,

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+
+if TYPE_CHECKING:
+    from embedkit.objectives.registry import Preset
+    from embedkit.registry import Registry
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _OWN = {"type": "string", "pattern": ":", "description": "a part of your own, my.py:Name or package.module:Name"}
 _OF_AUXILIARY = {
     "weight": {"type": "number", "default": 1.0, "description": "factor on the loss"},
     "decay": {"type": "number", "default": 1.0, "description": "factor on the weight after every decay_steps"},
-    "decay_steps": {"type": "number", "default": 100.0, "minimum": 1},
+    "decay_steps": {"type": "number", "default": 100.0, "minimum": 1, "description": "steps between two decays"},
 }
 
 
@@ -26,6 +30,7 @@ def schema(
 
     Editors with a YAML language server read it through the first line of a recipe:
     # yaml-language-server: $schema=recipe.schema.json
+    It has the names of the plug-ins that are installed, which the one that comes with embedkit has not.
 
     \f
     Examples
@@ -37,7 +42,7 @@ def schema(
     """
     from embedkit.system.disk import write_durably
 
-    text = json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n"
+    text = schema_text()
     if output is None:
         typer.echo(text, nl=False)
         return
@@ -45,11 +50,29 @@ def schema(
     typer.echo(f"{output}: name it in the first line of a recipe, # yaml-language-server: $schema={output}")
 
 
-def recipe_schema() -> dict[str, Any]:
+def schema_text(installed: bool = True) -> str:
+    """`recipe_schema` as the text of a file.
+
+    Examples
+    --------
+    >>> schema_text(installed=False).splitlines()[1]
+    ' "$schema": "https://json-schema.org/draft/2020-12/schema",'
+    """
+    return json.dumps(recipe_schema(installed), indent=1, ensure_ascii=False) + "\n"
+
+
+def recipe_schema(installed: bool = True) -> dict[str, Any]:
     """The JSON schema (draft 2020-12) of recipe files, with the names and settings of all registered parts.
 
-    It allows what a file may say: a part by its name alone, one source in place of a list, and, beside ``extends``,
-    leaving out what the other recipe says. Rules between keys are not in it; `embedkit validate` knows them.
+    It allows what a file may say: a part by its name alone, one source in place of a list, and, beside ``extends`` or
+    in a file without ``name``, which others extend, leaving out what the other recipe says. Rules between keys are not
+    in it; `embedkit validate` knows them.
+
+    Parameters
+    ----------
+    installed : bool
+        With what other installed packages add, parts of plug-ins and the architectures of open_clip. Without it the
+        schema is the same on every machine: ``recipes/recipe.schema.json``, which comes with embedkit.
 
     Examples
     --------
@@ -67,7 +90,7 @@ def recipe_schema() -> dict[str, Any]:
     for name in ("DataConfig", "Component"):  # what a recipe does not say may stand in the one that it extends
         sections[name].pop("required")
     required = [key for key in contents.pop("required") if key != "name"]
-    contents["$defs"] = sections = _parts() | sections
+    contents["$defs"] = sections = _parts(installed) | sections
     keys["method"] = {"$ref": "#/$defs/Method", "description": "what is done with a row"}
     keys["objective"] |= {"anyOf": [{"$ref": "#/$defs/Objective"}, {"type": "null"}]}
     keys["auxiliary"]["items"] = {"$ref": "#/$defs/Auxiliary"}
@@ -78,7 +101,7 @@ def recipe_schema() -> dict[str, Any]:
     ):
         old = sections[section]["properties"]
         old[key] = _one_or_more(entry) | {"description": old[key]["description"]}
-    for section, key, names in _suggestions():
+    for section, key, names in _suggestions(installed):
         old = sections[section]["properties"][key]
         sections[section]["properties"][key] = old | {"anyOf": [{"enum": list(names)}, *_alternatives(old)]}
     stage = {key: {"$ref": f"#/properties/{key}"} for key in keys if key not in ("stages", "smoke", "description")}
@@ -87,8 +110,8 @@ def recipe_schema() -> dict[str, Any]:
     }  # fmt: skip
     keys["extends"] = _one_or_more({"type": "string"}) | {"description": "recipes that this one is laid over"}
     keys["group"] = {"enum": list(GROUPS), "description": "where a shipped recipe is listed"}
-    whole = {"if": {"not": {"required": ["extends"]}}, "then": {"required": required}}
-    return {"$schema": _DRAFT, **contents, "title": "Recipe of embedkit", "required": ["name"], **whole}
+    whole = {"if": {"required": ["name"], "not": {"required": ["extends"]}}, "then": {"required": required}}
+    return {"$schema": _DRAFT, **contents, "title": "Recipe of embedkit", **whole}
 
 
 def _one_or_more(entry: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +123,12 @@ def _alternatives(node: dict[str, Any]) -> list[dict[str, Any]]:
     return node.pop("anyOf") if "anyOf" in node else [{"type": node.pop("type")}]
 
 
-def _suggestions() -> Iterator[tuple[str, str, Iterable[str]]]:
+def _entries(registry: Registry[Any], installed: bool) -> dict[str, Any]:
+    """The entries of a registry by name, with or without those of plug-ins."""
+    return dict(registry.items() if installed else registry.own())
+
+
+def _suggestions(installed: bool) -> Iterator[tuple[str, str, Iterable[str]]]:
     """Section, key, and names that an editor offers there; others are allowed."""
     from embedkit.config.resources import suite_names
     from embedkit.data.sources.registry import readers
@@ -108,15 +136,15 @@ def _suggestions() -> Iterator[tuple[str, str, Iterable[str]]]:
     from embedkit.formats.open_clip.architectures import architecture_names
     from embedkit.models.modules.poolers import poolers
 
-    yield "ImageTowerConfig", "size", [*IMAGE_SIZES, *architecture_names()]
+    yield "ImageTowerConfig", "size", [*IMAGE_SIZES, *(architecture_names() if installed else ())]
     yield "TextTowerConfig", "size", TEXT_SIZES
     yield "ModelConfig", "pooling", poolers
     yield "TextTowerConfig", "pooling", poolers
     yield "EvaluationConfig", "suite", suite_names()
-    yield "SourceConfig", "format", ["auto", *readers]
+    yield "SourceConfig", "format", ["auto", *_entries(readers, installed)]
 
 
-def _parts() -> dict[str, Any]:
+def _parts(installed: bool) -> dict[str, Any]:
     """The definitions of methods, objectives and views: their names, and the settings of each."""
     from embedkit.methods import methods
     from embedkit.objectives.registry import presets
@@ -124,19 +152,43 @@ def _parts() -> dict[str, Any]:
 
     sections: dict[str, Any] = {}
     by_view = {"augment": {"type": "object", "additionalProperties": {"$ref": "#/$defs/Views"}}}
-    of_methods = {name: _settings(sections, method, by_view | _views_of(method)) for name, method in methods.items()}
-    of_views = {name: _settings(sections, view, {}) for name, view in views.items()}
-    of_objectives = {
-        name: {"properties": {key: _default(value) for key, value in preset.settings.items()},
-               "description": preset.paper}
-        for name, preset in presets.items()
-    }  # fmt: skip
+    of_methods = {
+        name: _settings(sections, method, by_view | _views_of(method))
+        for name, method in _entries(methods, installed).items()
+    }
+    of_views = {name: _settings(sections, view, {}) for name, view in _entries(views, installed).items()}
+    of_objectives = {name: _objective(preset) for name, preset in _entries(presets, installed).items()}
     added = {name: part | {"properties": part["properties"] | _OF_AUXILIARY} for name, part in of_methods.items()}
     view = {"$ref": "#/$defs/View"}
-    return sections | {
+    return sections | _slots() | {
         "Method": _named(of_methods), "Objective": _named(of_objectives), "Auxiliary": _named(added),
         "View": _named(of_views), "Views": {"anyOf": [view, {"type": "array", "items": view}]},
     }  # fmt: skip
+
+
+def _slots() -> dict[str, Any]:
+    """The slots of the kernel of similarity matrices: the names of their parts, alone or with settings."""
+    from embedkit.objectives.parts.slots import SLOTS
+
+    definitions = {}
+    for slot, parts in SLOTS.items():
+        names = {"enum": list(parts)}
+        whole = {"type": "object", "properties": {"name": names}, "required": ["name"]}
+        definitions[f"Slot-{slot}"] = {"anyOf": [names, whole], "description": f"{slot} part of the similarity matrix"}
+    return definitions
+
+
+def _objective(preset: Preset) -> dict[str, Any]:
+    """Settings of an objective with its source; one of the kernel takes other parts, and then their settings too."""
+    from embedkit.objectives.parts.slots import SLOTS, part_settings
+
+    part = {"properties": {key: _default(value) for key, value in preset.settings.items()}, "description": preset.paper}
+    if preset.family != "table":
+        return part
+    slots = {slot: {"$ref": f"#/$defs/Slot-{slot}"} for slot in SLOTS}
+    others = {key for slot, parts in SLOTS.items() for name in parts for key in part_settings(slot, name)}
+    pattern = f"^({'|'.join(sorted(others - slots.keys()))})$"
+    return part | {"properties": part["properties"] | slots, "patternProperties": {pattern: {}}}
 
 
 def _views_of(method: Any) -> dict[str, Any]:
@@ -175,7 +227,7 @@ def _named(parts: Mapping[str, Any]) -> dict[str, Any]:
     cases = [
         {"if": {"properties": {"name": {"const": one}}, "required": ["name"]},
          "then": {"properties": {"name": {"description": part["description"]}, **part["properties"]},
-                  "additionalProperties": False}}
+                  "patternProperties": part.get("patternProperties", {}), "additionalProperties": False}}
         for one, part in parts.items()
     ]  # fmt: skip
     return {"anyOf": [*name["anyOf"], {"type": "object", "properties": {"name": name}, "allOf": cases}]}

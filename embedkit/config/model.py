@@ -26,9 +26,11 @@ class HeadConfig(Settings):
     [HeadConfig(kind='tanh', dim=None, train_only=True)]
     """
 
-    kind: Literal["tanh", "relu", "linear", "pooler"] = "tanh"
+    kind: Literal["tanh", "relu", "linear", "pooler"] = Field(
+        "tanh", description="a linear layer with tanh, with ReLU, alone, or the pooler of the loaded model"
+    )
     dim: int | None = Field(None, gt=0, description="output size; the encoder's size when not given")
-    train_only: bool = False
+    train_only: bool = Field(False, description="used in training, left out by encode")
 
     @model_validator(mode="after")
     def _whole_pooler(self) -> HeadConfig:
@@ -46,10 +48,12 @@ class LoraConfig(Settings):
     LoraConfig(rank=4, alpha=16.0, dropout=0.0, targets=['query', 'value'])
     """
 
-    rank: int = Field(8, gt=0)
-    alpha: float = Field(16.0, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    targets: list[str] | Literal["all-linear"] = "all-linear"
+    rank: int = Field(8, gt=0, description="rank of the update of a weight matrix")
+    alpha: float = Field(16.0, gt=0, description="the update is multiplied by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout rate of the inputs of the updates")
+    targets: list[str] | Literal["all-linear"] = Field(
+        "all-linear", description="linear layers by the ends of their names, e.g. query; or all of them"
+    )
 
 
 class TextTowerConfig(Settings):
@@ -64,28 +68,38 @@ class TextTowerConfig(Settings):
     (True, False)
     """
 
-    kind: Literal["text", "static"] = "text"
-    name: str | None = None
-    revision: str | None = None
+    kind: Literal["text", "static"] = Field("text", description="a text encoder, or a bag of word pieces")
+    name: str | None = Field(None, description="folder or hub id of a text encoder")
+    revision: str | None = Field(None, description="commit, branch or tag of a hub id; main if unset")
     trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
     allow_pickle: bool = Field(False, description="read weights from a pickle, as tensors only")
     size: str | None = Field(None, description="a random tower by name, e.g. clip-text-tiny")
-    config: dict[str, Any] | None = None
+    config: dict[str, Any] | None = Field(
+        None, description="a random encoder: a configuration of transformers with model_type"
+    )
     tokenizer: str | None = Field(None, description="as in model.tokenizer; 'clip' is CLIP's own")
-    pooling: str | None = None
-    max_length: int | None = Field(None, gt=1)
+    pooling: str | None = Field(None, description="as model.pooling")
+    max_length: int | None = Field(
+        None, gt=1, description="tokens, special tokens included; the loaded model's if unset"
+    )
     keep_positions: int | None = Field(
         None,
         ge=0,
         description="stretch the positions of a trained tower to max_length, all but so many (Long-CLIP: 20)",
     )
-    prompts: dict[str, str] = Field(default_factory=dict)
-    default_prompt: str | None = None
-    dropout: float | None = Field(None, ge=0, lt=1)
-    lora: LoraConfig | None = None
+    prompts: dict[str, str] = Field(
+        default_factory=dict, description="name -> text put before a text; added to those of the loaded model"
+    )
+    default_prompt: str | None = Field(
+        None, description="prompt of texts for which none is asked; the loaded model's if unset"
+    )
+    dropout: float | None = Field(None, ge=0, lt=1, description="overrides the tower's dropout rates")
+    lora: LoraConfig | None = Field(
+        None, description="low-rank adapters: the encoder is frozen, its linear layers get trainable updates"
+    )
     dim: int | None = Field(None, gt=0, description="static: size of the vectors")
-    ngrams: int = Field(1, ge=1, le=4)
-    buckets: int = Field(200_000, gt=0)
+    ngrams: int = Field(1, ge=1, le=4, description="static: word n-grams up to this length")
+    buckets: int = Field(200_000, gt=0, description="static: hash buckets for n-grams")
     projection: Literal["none", "linear", "mlp"] | None = Field(None, description="linear when not given")
 
     @property
@@ -108,17 +122,28 @@ class ImageTowerConfig(Settings):
     (True, False)
     """
 
-    name: str | None = None
-    revision: str | None = None
+    name: str | None = Field(None, description="folder or hub id of a vision model of transformers")
+    revision: str | None = Field(None, description="commit, branch or tag of a hub id; main if unset")
     allow_pickle: bool = Field(False, description="read weights from a pickle, as tensors only")
     size: str | None = Field(None, description="a random tower by name, e.g. vit-tiny-64")
-    config: dict[str, Any] | None = None
-    quick_gelu: bool = False
-    pooling: Literal["cls", "mean", "pooler"] | None = None
+    config: dict[str, Any] | None = Field(
+        None, description="a random tower: a configuration of transformers, a vision_cfg of open_clip, or "
+        "timm_model_name",
+    )  # fmt: skip
+    quick_gelu: bool = Field(
+        False, description="a vision_cfg of open_clip: x sigmoid(1.702 x) in place of GELU, as in OpenAI's weights"
+    )
+    pooling: Literal["cls", "mean", "pooler"] | None = Field(
+        None, description="towers of transformers: class token, mean of patches or the model's pooler; its own if unset"
+    )
     patch_dropout: float | None = Field(None, ge=0, lt=1, description="share of patches left out in training (FLIP)")
     freeze_batch_norm: bool = Field(False, description="batch normalisation keeps its running statistics")
-    lora: LoraConfig | None = None
-    preprocess: dict[str, Any] = Field(default_factory=dict)
+    lora: LoraConfig | None = Field(
+        None, description="low-rank adapters: the encoder is frozen, its linear layers get trainable updates"
+    )
+    preprocess: dict[str, Any] = Field(
+        default_factory=dict, description="size, resize, mean, std ... of images, in place of the tower's own"
+    )
     projection: Literal["none", "linear", "mlp"] | None = Field(None, description="linear where the tower has none")
 
     @property
@@ -138,8 +163,8 @@ class TowersConfig(Settings):
     (64, 'vit-tiny-64')
     """
 
-    text: TextTowerConfig = Field(default_factory=TextTowerConfig)
-    image: ImageTowerConfig = Field(default_factory=ImageTowerConfig)
+    text: TextTowerConfig = Field(default_factory=TextTowerConfig, description="the text tower")
+    image: ImageTowerConfig = Field(default_factory=ImageTowerConfig, description="the image tower")
     dim: int | None = Field(None, gt=0, description="size of the shared space")
 
 
@@ -154,11 +179,16 @@ class FeatureConfig(Settings):
 
     width: int | None = Field(None, gt=0, description="numbers of an input; those of the data if unset")
     dim: int | None = Field(None, gt=0, description="numbers of an output; the width if unset")
-    form: Literal["linear", "mlp", "residual"] = "linear"
+    form: Literal["linear", "mlp", "residual"] = Field(
+        "linear", description="a linear map, an MLP, or the input plus an MLP that starts at zero"
+    )
     hidden: int | None = Field(None, gt=0, description="mlp, residual: size of the hidden layers; the width if unset")
     depth: int = Field(1, gt=0, description="mlp, residual: hidden layers")
     dropout: float = Field(0.0, ge=0, lt=1, description="mlp, residual: behind each hidden layer")
-    start: Literal["identity", "orthogonal", "pca", "random"] = "identity"
+    start: Literal["identity", "orthogonal", "pca", "random"] = Field(
+        "identity", description="the linear map at first: the first numbers of the input, a random rotation, the "
+        "principal axes of the training rows, or PyTorch's random weights",
+    )  # fmt: skip
     scaling: Literal["none", "center", "standard"] = Field("none", description="learnt from the training rows")
     waves: int | None = Field(
         None, gt=0, description="inputs are latitude and longitude in degrees: waves of so many lengths of them"
@@ -176,7 +206,10 @@ class SequenceConfig(Settings):
 
     width: int | None = Field(None, gt=0, description="numbers of a step; those of the data if unset")
     dim: int = Field(128, gt=0, description="numbers of an output")
-    form: Literal["mean", "attention", "transformer", "gru"] = "mean"
+    form: Literal["mean", "attention", "transformer", "gru"] = Field(
+        "mean", description="convolutions and the mean of the steps, or a learnt weighting of them; transformer "
+        "blocks and the mean; the last state of a GRU",
+    )  # fmt: skip
     hidden: int = Field(64, gt=0, description="size of the layers")
     depth: int = Field(3, gt=0, description="layers")
     heads: int = Field(4, gt=0, description="transformer: heads of attention")
@@ -208,12 +241,17 @@ class ModelConfig(Settings):
     pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig ...
     """
 
-    kind: Literal["text", "static", "feature", "sequence", "dual", "multi"] = "text"
-    name: str | None = None
-    revision: str | None = None
+    kind: Literal["text", "static", "feature", "sequence", "dual", "multi"] = Field(
+        "text", description="what it encodes: texts, texts as bags of word pieces, vectors, sequences of vectors, "
+        "texts and images, or several modalities",
+    )  # fmt: skip
+    name: str | None = Field(None, description="folder, run or hub id of the model to start from")
+    revision: str | None = Field(None, description="commit, branch or tag of a hub id; main if unset")
     trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
     allow_pickle: bool = Field(False, description="read weights from a pickle, as tensors only")
-    config: dict[str, Any] | None = None
+    config: dict[str, Any] | None = Field(
+        None, description="text: a random encoder, a configuration of transformers with model_type"
+    )
     tokenizer: str | None = Field(None, description="tokenizer folder, vocab.txt, hub id, or 'builtin'")
     pooling: str | None = Field(None, description="cls, mean, max, first-last, last-two, last-token, mask, pooler")
     head: Annotated[list[HeadConfig], BeforeValidator(as_list)] = Field(
@@ -225,10 +263,16 @@ class ModelConfig(Settings):
         description="tokens outside of training steps: in evaluation and in the saved model; 'limit': all it takes",
     )
     normalize: bool | None = Field(None, description="encode returns unit vectors")
-    prompts: dict[str, str] = Field(default_factory=dict)
-    default_prompt: str | None = None
+    prompts: dict[str, str] = Field(
+        default_factory=dict, description="name -> text put before an input; added to those of the loaded model"
+    )
+    default_prompt: str | None = Field(
+        None, description="prompt of inputs for which none is asked; the loaded model's if unset"
+    )
     dropout: float | None = Field(None, ge=0, lt=1, description="overrides the encoder's dropout rates")
-    lora: LoraConfig | None = None
+    lora: LoraConfig | None = Field(
+        None, description="low-rank adapters: the encoder is frozen, its linear layers get trainable updates"
+    )
     dim: int | None = Field(None, gt=0, description="static: size of the vectors; multi: of the shared space")
     ngrams: int = Field(1, ge=1, le=4, description="static: word n-grams up to this length")
     buckets: int = Field(200_000, gt=0, description="static: hash buckets for n-grams")

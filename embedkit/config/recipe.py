@@ -40,8 +40,10 @@ class BesideConfig(Settings):
     'id'
     """
 
-    path: str
-    format: Annotated[str, AfterValidator(_format)] = "auto"
+    path: str = Field(description="one file of arrays: .npy, .npz, .safetensors, parquet or arrow")
+    format: Annotated[str, AfterValidator(_format)] = Field(
+        "auto", description="data format of the file; auto: found from its name"
+    )
     on: str | None = Field(None, description="column of the source that says which row of the file; by order if unset")
     id: str = Field("id", description="column of the file that `on` is looked up in")
     names: dict[str, str] = Field(default_factory=dict, description="column of the file -> another name for it here")
@@ -65,8 +67,10 @@ class SourceConfig(Settings):
     ('auto', 'anchor')
     """
 
-    path: str
-    format: Annotated[str, AfterValidator(_format)] = "auto"
+    path: str = Field(description="a file, shards, a folder, an address, a data set id of the hub, or builtin:NAME")
+    format: Annotated[str, AfterValidator(_format)] = Field(
+        "auto", description="data format, or where rows come from, e.g. hub; auto: found from path"
+    )
     separator: str | None = Field(
         None, min_length=1, max_length=1, description="csv: between cells; detected unless set"
     )
@@ -74,8 +78,10 @@ class SourceConfig(Settings):
     image_folder: str | None = Field(None, description="where image paths start and stay; they may be absolute")
     file: str | None = Field(None, description="one file of a hub data set or folder")
     name: str | None = Field(None, description="configuration of a hub data set")
-    split: str | None = None
-    revision: str | None = None
+    split: str | None = Field(
+        None, description="split of a folder or hub data set; if unset the only one, or train of several",
+    )  # fmt: skip
+    revision: str | None = Field(None, description="commit, branch or tag of a hub data set; main if unset")
     columns: dict[str, str] | None = Field(None, description="column -> role; guessed from role names when absent")
     kinds: dict[str, str] = Field(
         default_factory=dict, description="role -> text, vector or sequence; found from cells if unset"
@@ -104,19 +110,31 @@ class DataConfig(Settings):
     train: Annotated[list[Annotated[SourceConfig, BeforeValidator(_at_path)]], BeforeValidator(as_list)] = Field(
         min_length=1, description="one source or a list of them; a text is a path"
     )
-    sampler: Literal["shuffled", "no-duplicates", "by-label", "length", "contiguous"] = "shuffled"
+    sampler: Literal["shuffled", "no-duplicates", "by-label", "length", "contiguous"] = Field(
+        "shuffled", description="which rows share a batch: any; none with a text, image or group twice; per_label "
+        "rows of each label; rows of similar length; neighbours in a document",
+    )  # fmt: skip
     per_label: int = Field(2, gt=1, description="by-label: rows of one label in a batch")
     binding: int = Field(0, ge=0, description="rows of each label, always the same, that stand in every batch")
-    mixing: Literal["concatenate", "weighted", "temperature"] = "concatenate"
-    mixing_temperature: float = Field(1.0, gt=0)
-    batches_from: Literal["mixed", "one-source"] = "mixed"
+    mixing: Literal["concatenate", "weighted", "temperature"] = Field(
+        "concatenate", description="share of each source: by its rows; by its weight; by its rows to the power 1 / "
+        "mixing_temperature",
+    )  # fmt: skip
+    mixing_temperature: float = Field(
+        1.0, gt=0, description="of mixing: 1 keeps the sizes of sources, a larger number evens them out"
+    )
+    batches_from: Literal["mixed", "one-source"] = Field(
+        "mixed", description="whether a batch has rows of all sources or of one only"
+    )
     shuffle_buffer: int = Field(10_000, gt=0, description="rows held when streaming")
-    drop_last: bool = True
+    drop_last: bool = Field(
+        True, description="rows that fill no batch are left out of the epoch; otherwise they make smaller batches"
+    )
     on_bad_row: Literal["error", "skip", "quarantine"] = Field(
         "error", description="skip counts bad rows by reason; quarantine lists each of them too"
     )
     max_chars: int = Field(100_000, gt=0, description="longer cells are refused, or cut with cut_long")
-    cut_long: bool = False
+    cut_long: bool = Field(False, description="texts of more than max_chars are cut, not refused")
     max_pixels: int = Field(89_000_000, gt=0, description="larger images are bad rows")
     workers: int | None = Field(None, gt=0, description="threads that decode images; one a core, at most 8, if None")
     lanes: int = Field(8, gt=0, description="shards: streams that a batch is put together from; part of the order")
@@ -137,10 +155,12 @@ class GroupConfig(Settings):
     0.0001
     """
 
-    pattern: str
-    lr: float | None = Field(None, gt=0)
-    weight_decay: float | None = Field(None, ge=0)
-    frozen: bool = False
+    pattern: str = Field(description="names of parameters, e.g. model.head* or *.layer.0.*")
+    lr: float | None = Field(None, gt=0, description="peak learning rate; train.lr if unset")
+    weight_decay: float | None = Field(
+        None, ge=0, description="for all of them; if unset train.weight_decay, which leaves out vectors and scalars"
+    )
+    frozen: bool = Field(False, description="not trained")
     layer_decay: float | None = Field(
         None, gt=0, le=1, description="factor on the learning rate from layer to layer down"
     )
@@ -156,37 +176,56 @@ class TrainConfig(Settings):
     ('linear', 1.0)
     """
 
-    output: str = "runs/{name}"
-    epochs: float | None = Field(None, gt=0)
-    max_steps: int | None = Field(None, gt=0)
+    output: str = Field("runs/{name}", description="folder of the run; {name} stands for the name of the recipe")
+    epochs: float | None = Field(
+        None, gt=0, description="passes over the data, also parts of one; the run ends at epochs or max_steps, "
+        "whichever comes first",
+    )  # fmt: skip
+    max_steps: int | None = Field(None, gt=0, description="optimiser steps at most; data that is streamed needs it")
     batch_size: int = Field(
         64, gt=0, description="rows per optimiser step, over all processes; fitted to few rows unless you set it"
     )
-    lr: float = Field(2e-5, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    betas: tuple[Beta, Beta] = Field((0.9, 0.999), strict=False)
-    eps: float = Field(1e-8, gt=0)
+    lr: float = Field(2e-5, gt=0, description="learning rate of AdamW at its peak, after the warmup")
+    weight_decay: float = Field(
+        0.0, ge=0, description="decoupled from the gradient (AdamW); none on vectors and scalars: biases, norms, "
+        "temperatures",
+    )  # fmt: skip
+    betas: tuple[Beta, Beta] = Field(
+        (0.9, 0.999), strict=False, description="decay rates of Adam's means of the gradients and of their squares"
+    )
+    eps: float = Field(1e-8, gt=0, description="what Adam adds to the root of the mean square")
     moments: Literal["fp32", "bf16", "int8"] = Field(
         "fp32", description="type of Adam's means: bf16 takes half of their memory, int8 (blocks of 256) a quarter"
     )
     bias_correction: bool = Field(True, description="of Adam's means; first steps are larger without")
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="learning rate after the warmup: to 0 along a line, along half a cosine, or as it is"
+    )
     warmup: float = Field(0.0, ge=0, description="steps when >= 1, share of all steps when < 1")
     warmup_start: Literal["above-zero", "zero"] = Field(
         "above-zero", description="rate of step k of w: (k + 1) / (w + 1), or from zero, k / w, as transformers has it"
     )
     max_grad_norm: float | None = Field(1.0, gt=0, description="gradients are clipped to this norm")
-    groups: list[GroupConfig] = Field(default_factory=list)
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    groups: list[GroupConfig] = Field(
+        default_factory=list, description="parameters by name with a learning rate or weight decay of their own, or "
+        "frozen",
+    )  # fmt: skip
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="arithmetic of forward and backward passes; auto: bf16 on a GPU that has it, or else fp32"
+    )
     chunk_size: int | dict[str, int] | None = Field(None, description="gradient cache (GradCache): inputs per chunk")
     chunk_tokens: Annotated[int, Field(gt=0)] | Literal["auto"] | None = Field(
         None, description="gradient cache: tokens per chunk; auto: as many as the free memory takes"
     )
     keep_chunks: int = Field(1, ge=0, description="chunks whose activations are kept instead of computed again")
-    gradient_checkpointing: bool = False
-    compile: bool = False
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations of layers again in the backward pass: less memory, more time"
+    )
+    compile: bool = Field(False, description="compile the encoder's layers with torch.compile")
     ema: float | None = Field(None, gt=0, lt=1, description="decay of a running mean of the weights")
-    evaluate_ema: bool = True
+    evaluate_ema: bool = Field(
+        True, description="with ema: the running mean is evaluated and saved as the model, not the weights themselves"
+    )
     l2sp: float = Field(0.0, ge=0, description="L2-SP: weight of half the squared distance to the weights at the start")
     wise_ft: float | None = Field(
         None, gt=0, le=1,
@@ -197,16 +236,20 @@ class TrainConfig(Settings):
         description="share of the rows that is not trained on but scored before and after; a shipped recipe's gives "
         "way to an evaluation",
     )  # fmt: skip
-    log_every: int = Field(10, gt=0)
+    log_every: int = Field(
+        10, gt=0, description="steps from one line of the log to the next; the first and last step have one too"
+    )
     guards: Literal["warn", "stop", "off"] = Field(
         "warn", description="when vectors collapse, the scale stays at its bound, or the loss at that of equal scores"
     )
     save_every: int | None = Field(
         None, gt=0, description="steps; when not given each evaluation, and where `evaluation.every` says it would be"
     )
-    keep_checkpoints: int = Field(2, gt=0)
+    keep_checkpoints: int = Field(2, gt=0, description="newest checkpoints kept, besides the best one")
     trackers: list[Tracker] = Field(default_factory=list, description="experiment trackers that get all figures")
-    threads: int | None = Field(None, gt=0)
+    threads: int | None = Field(
+        None, gt=0, description="threads of PyTorch on the CPU in each process; PyTorch's own choice if unset"
+    )
 
     @model_validator(mode="after")
     def _length(self) -> TrainConfig:
@@ -228,7 +271,7 @@ class VectorsConfig(Settings):
     'cls'
     """
 
-    pooling: str | None = None
+    pooling: str | None = Field(None, description="as model.pooling")
     default_prompt: str | None = Field(None, description="one of model.prompts")
     template_bias: bool | None = Field(None, description="whether the bias of the template is taken off")
     heads: int | None = Field(None, gt=0, description="so many of the train_only layers are applied, from the first on")
@@ -243,10 +286,14 @@ class EvaluationConfig(Settings):
     True
     """
 
-    suite: str = "sts"
-    data: str | None = None
-    tasks: list[str] | None = None
-    split: str = "dev"
+    suite: str = Field(
+        "sts", description="a shipped suite, a YAML file, or mteb:TASK,TASK; `embedkit suites` lists them"
+    )
+    data: str | None = Field(
+        None, description="folder of the suite's files, or your own file or folder; from the hub if unset"
+    )
+    tasks: list[str] | None = Field(None, description="only these tasks of the suite; all that have the split if unset")
+    split: str = Field("dev", description="dev, test or train")
     settings: dict[str, Any] = Field(default_factory=dict, description="of the tasks, e.g. folds: 5")
     every: int | None = Field(
         None, gt=0,
@@ -256,7 +303,7 @@ class EvaluationConfig(Settings):
     by_epoch: bool = Field(
         False, description="count `every` from the start of each epoch, and evaluate at its end; not for streams"
     )
-    at_start: bool = False
+    at_start: bool = Field(False, description="evaluate the model before the first step, too")
     patience: int | None = Field(None, gt=0, description="evaluations in a row without a new best that end the run")
     load_best: bool = Field(True, description="the saved model is the best checkpoint, not the last")
     vectors: VectorsConfig | None = Field(None, description="by which to choose, where the model is used by others")
@@ -363,27 +410,35 @@ class Recipe(Settings):
     ('pairs', 'faq.csv', 64)
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
-    description: str = ""
-    seed: int = Field(42, ge=0, lt=2**31)
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="of the run: letters, digits, '.', '_', '-', at "
+        "most 100",
+    )  # fmt: skip
+    description: str = Field("", description="one line on what it is, for lists and model cards")
+    seed: int = Field(
+        42, ge=0, lt=2**31, description="of new weights, the order of rows, views and dropout: the same seed gives "
+        "the same run",
+    )  # fmt: skip
     method: Named
-    model: ModelConfig
-    data: DataConfig
+    model: ModelConfig = Field(description="the encoder that is trained")
+    data: DataConfig = Field(description="training rows and their order")
     objective: Annotated[ObjectiveConfig, BeforeValidator(by_name)] | None = Field(
         None, description="replaces the method's own objective; without a name settings of that"
     )
     auxiliary: list[Named] = Field(
         default_factory=list, description="methods whose loss is added: name, weight, decay, decay_steps, settings"
     )
-    guide: GuideConfig | None = None
-    train: TrainConfig
-    evaluation: EvaluationConfig | None = None
+    guide: GuideConfig | None = Field(None, description="a second encoder whose vectors the method or objective reads")
+    train: TrainConfig = Field(description="optimisation, precision, memory, checkpoints")
+    evaluation: EvaluationConfig | None = Field(None, description="what is scored while training; nothing if unset")
     stages: list[dict[str, Any]] = Field(
         default_factory=list, description="runs that follow one another: a name, and the keys that differ, for each"
     )
     stage: StageConfig = Field(default_factory=StageConfig, description="of a stage: what the one before gives it")
     fuse: bool = Field(False, description="the model of a run of stages: those of all stages side by side")
-    smoke: dict[str, Any] = Field(default_factory=dict)
+    smoke: dict[str, Any] = Field(
+        default_factory=dict, description="dotted key -> value: what `--smoke` changes for a run of seconds"
+    )
     _origin: Origin = PrivateAttr(default_factory=Origin)
 
     @property

@@ -12,6 +12,10 @@ from pathlib import Path
 from embedkit.errors import RecipeError, UserError, nearest
 
 _PACKAGE = Path(__file__).resolve().parent.parent
+SCHEMA = "recipe.schema.json"
+"""Name of the JSON schema of recipes; the shipped one stands beside the shipped recipes."""
+SCHEMA_LINE = f"# yaml-language-server: $schema={SCHEMA}\n"
+"""First line of a shipped recipe, by which an editor finds the schema."""
 
 
 def _folder(name: str) -> Path:
@@ -65,6 +69,17 @@ def _way_to_a_recipe(name: str, paths: Mapping[str, Path]) -> str:
     if is_loss:
         return f"a loss is a setting of a recipe: `embedkit train pairs FILE loss={name}`"
     return "for your own data there are pairs, scored-pairs, simcse-unsup, clip-small ...; all: `embedkit recipes`"
+
+
+def schema_path() -> Path:
+    """File of the shipped JSON schema of recipes, without the names of plug-ins.
+
+    Examples
+    --------
+    >>> schema_path().name
+    'recipe.schema.json'
+    """
+    return _folder("recipes") / SCHEMA
 
 
 def is_shipped(path: Path) -> bool:

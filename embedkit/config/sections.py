@@ -73,7 +73,7 @@ class Component(Part):
     ('simcse-unsup', {'dropout': 0.1})
     """
 
-    name: str
+    name: str = Field(description="of a registered part, or my.py:Name")
 
 
 class ObjectiveConfig(Part):
@@ -86,7 +86,7 @@ class ObjectiveConfig(Part):
     (True, {'temperature': 0.05})
     """
 
-    name: str | None = None
+    name: str | None = Field(None, description="of an objective, or my.py:Name; the method's own objective if unset")
 
 
 Named = Annotated[Component, BeforeValidator(by_name)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import pytest
 from PIL import Image
@@ -10,6 +12,7 @@ from PIL import Image
 from embedkit.cli import new
 from embedkit.cli.app import main
 from embedkit.config.recipe_io import load_recipe
+from embedkit.config.resources import schema_path
 
 CONTENTS = {
     "faq.csv": "question,answer\nHow do I pay?,By card.\nWhere are you?,Here.\n",
@@ -53,6 +56,17 @@ def test_what_is_given_is_written_and_only_that(folder: Path) -> None:
         "extends: simcse-unsup", "name: own", "data:", "  train:", "  - path: faq.csv", "model:", "  name: m", "train:",
         "  epochs: 7.0",
     ]  # fmt: skip
+
+
+def test_an_editor_finds_the_schema_at_once(folder: Path) -> None:
+    assert main(["new", "faq.csv", "--yes"]) == 0
+    line = Path("faq.yaml").read_text().splitlines()[0]
+    address = line.removeprefix("# yaml-language-server: $schema=")
+    assert address != line and " " not in address
+    assert Path(url2pathname(urlsplit(address).path)).samefile(schema_path())
+    assert main(["schema", "recipe.schema.json"]) == 0
+    assert main(["new", "faq.csv", "beside.yaml", "--yes"]) == 0
+    assert Path("beside.yaml").read_text().startswith("# yaml-language-server: $schema=recipe.schema.json\n")
 
 
 def test_on_a_terminal_the_rest_is_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ def test_wheel_carries_everything(wheel: zipfile.ZipFile, root: Path) -> None:
     wanted |= {f"embedkit/shipped/{path.relative_to(root)}" for path in root.glob("eval/*.yaml")}
     wanted |= {f"embedkit/shipped/{p.relative_to(root)}" for p in root.glob("eval/published/*") if p.is_file()}
     assert len(wanted) > 3 and wanted <= names
-    assert "embedkit/shipped/recipes/base/smoke.yaml" in names
+    assert {"embedkit/shipped/recipes/base/smoke.yaml", "embedkit/shipped/recipes/recipe.schema.json"} <= names
     assert {"embedkit/py.typed", "embedkit/cli/app.py"} <= names
     assert not [name for name in names if name.startswith(("tests/", "tools/"))]
     (licence,) = [name for name in names if name.endswith("licenses/LICENSE")]

@@ -15,13 +15,17 @@ it.
 """
 
 SECTIONS = (
-    ("data", "DataConfig"), ("data.train[]", "SourceConfig"), ("model", "ModelConfig"), ("model.head[]", "HeadConfig"),
-    ("model.lora", "LoraConfig"), ("model.feature", "FeatureConfig"), ("model.towers", "TowersConfig"),
+    ("data", "DataConfig"), ("data.train[]", "SourceConfig"), ("data.train[].beside[]", "BesideConfig"),
+    ("model", "ModelConfig"), ("model.head[]", "HeadConfig"), ("model.lora", "LoraConfig"),
+    ("model.feature", "FeatureConfig"), ("model.sequence", "SequenceConfig"), ("model.towers", "TowersConfig"),
     ("model.towers.text", "TextTowerConfig"), ("model.towers.image", "ImageTowerConfig"), ("guide", "GuideConfig"),
-    ("guide.vectors", "VectorsConfig"), ("train", "TrainConfig"), ("train.groups[]", "GroupConfig"),
-    ("evaluation", "EvaluationConfig"), ("evaluation.beside[]", "BesideConfig"),
+    ("train", "TrainConfig"), ("train.groups[]", "GroupConfig"), ("evaluation", "EvaluationConfig"),
+    ("evaluation.vectors", "VectorsConfig"), ("stage", "StageConfig"),
 )  # fmt: skip
 """Path of a section in a recipe, and its definition in the schema; [] marks entries of a list."""
+
+SLOTS = """ Those of the similarity matrix also take other parts, such as
+`direction: both`: [Objectives](objectives.md) lists them."""
 
 
 def page() -> str:
@@ -43,12 +47,13 @@ def page() -> str:
             f"{sections[name]['description']}\n",
             *_table(path, sections[name]["properties"], sections),
         ]
-    for title, name, key in (
-        ("Methods", "Method", "method"), ("Objectives", "Objective", "objective"), ("Views", "View", "method.augment"),
+    for title, name, key, more in (
+        ("Methods", "Method", "method", ""), ("Objectives", "Objective", "objective", SLOTS),
+        ("Views", "View", "method.augment", ""),
     ):  # fmt: skip
         parts += [
             f"\n## {title}\n",
-            f"Names for `{key}`, each with its own settings.\n",
+            f"Names for `{key}`, each with its own settings.{more}\n",
             *_named(sections[name], sections),
         ]
     return "\n".join(parts) + "\n"
@@ -73,6 +78,8 @@ def _named(node: Mapping[str, Any], sections: Mapping[str, Any]) -> Iterator[str
         properties.pop("augment", None)
         cells = []
         for key, value in properties.items():
+            if value.get("$ref", "").startswith("#/$defs/Slot-"):
+                continue
             default = json.dumps(value["default"], ensure_ascii=False) if "default" in value else "?"
             cells.append(f"`{key}={default}`" if default != "?" else f"`{key}`")
         yield f"| `{case['if']['properties']['name']['const']}` | {_cell(what)} | {_cell(' '.join(cells))} |"
