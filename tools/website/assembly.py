@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ ELSEWHERE = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "eval/methods.md": "methods-compared.md",
+    "eval/image_text.md": "image-text-compared.md",
     "eval/reproduce.md": "reproduce.md",
     "eval/benchmarks/objectives.md": "objectives-timed.md",
 }
@@ -44,21 +46,58 @@ def assemble(folder: Path) -> None:
     sources |= {name: ROOT / source for source, name in ELSEWHERE.items()}
     for name, source in sources.items():
         (folder / name).write_text(_relinked(source, name, folder), encoding="utf-8")
-    generated = {"settings.md": settings_page.page(), "gallery.md": gallery(), **reference.pages()}
+    generated = {"settings.md": settings_page.page(), "gallery.md": gallery(), **notebooks(folder), **reference.pages()}
     for name, text in generated.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
 
 
 def gallery() -> str:
-    """The page of all scripts of examples/, whole."""
+    """The page of all scripts of examples/, whole, with links to the pages of its notebooks."""
     parts = [
-        "# Gallery\n\nEach script is a whole run on data that it makes itself, and the tests run it as it stands.\n"
+        "# Gallery\n",
+        "Each notebook and script is a whole run on data that it makes itself; the tests run it as it stands.\n",
+        "## Notebooks\n",
     ]
+    for path in _notebooks():
+        cells = _cells(path)
+        title, _, first = cells[0][1].partition("\n\n")
+        parts.append(f"- [{title.removeprefix('# ')}](notebooks/{path.stem}.md): {_one_line(first)}")
+    parts.append("")
     for script in sorted((ROOT / "examples").glob("*.py")):
         code = script.read_text(encoding="utf-8").rstrip()
         parts.append(f"## {script.stem.replace('_', ' ').capitalize()}\n\n```python\n{code}\n```\n")
     return "\n".join(parts)
+
+
+def notebooks(folder: Path) -> dict[str, str]:
+    """A page for each notebook, its prose and its code, above it a link to the file, which is copied into `folder`."""
+    pages = {}
+    for path in _notebooks():
+        copy = folder / "notebooks" / path.name
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, copy)
+        (_, opening), *rest = _cells(path)
+        title, _, first = opening.partition("\n\n")
+        parts = [title, f"[Download this notebook]({path.name}); run it to see its pictures.", first]
+        parts += [text if kind == "markdown" else f"```python\n{text}\n```" for kind, text in rest]
+        pages[f"notebooks/{path.stem}.md"] = "\n\n".join(parts) + "\n"
+    return pages
+
+
+def _notebooks() -> list[Path]:
+    return sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
+
+
+def _cells(path: Path) -> list[tuple[str, str]]:
+    """Kind and text of each cell of a notebook; the first has its title and what it does."""
+    book = json.loads(path.read_text(encoding="utf-8"))
+    return [(cell["cell_type"], "".join(cell["source"])) for cell in book["cells"]]
+
+
+def _one_line(text: str) -> str:
+    """The first paragraph on one line."""
+    return " ".join(text.partition("\n\n")[0].split())
 
 
 def _relinked(source: Path, name: str, folder: Path) -> str:
