@@ -122,7 +122,7 @@ def origins(folders: dict[str, str]) -> dict[str, dict[str, Any]]:
         "static with n-grams": {"kind": "static", "dim": 12, "ngrams": 2, **words},
         "linear map of vectors": {"kind": "feature", "feature": {"width": 6}},
         "residual map of vectors": {"kind": "feature", "feature": {"width": 6, "form": "residual"}},
-        "map of places": {"kind": "feature", "feature": {"width": 2, "waves": 4, "form": "mlp"}},
+        "map of places": {"kind": "feature", "feature": {"width": 2, "waves": 4}},
         "convolutions over steps": {"kind": "sequence", "sequence": {"width": 6}},
         "transformer over steps": {"kind": "sequence", "sequence": {"width": 6, "form": "transformer"}},
         "several modalities": {
