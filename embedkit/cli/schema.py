@@ -182,13 +182,13 @@ def _objective(preset: Preset) -> dict[str, Any]:
     """Settings of an objective with its source; one of the kernel takes other parts, and then their settings too."""
     from embedkit.objectives.parts.slots import SLOTS, part_settings
 
-    part = {"properties": {key: _default(value) for key, value in preset.settings.items()}, "description": preset.paper}
+    settings = {key: _default(value) for key, value in preset.settings.items()}
     if preset.family != "table":
-        return part
+        return {"properties": settings, "description": preset.paper}
     slots = {slot: {"$ref": f"#/$defs/Slot-{slot}"} for slot in SLOTS}
     others = {key for slot, parts in SLOTS.items() for name in parts for key in part_settings(slot, name)}
     pattern = f"^({'|'.join(sorted(others - slots.keys()))})$"
-    return part | {"properties": part["properties"] | slots, "patternProperties": {pattern: {}}}
+    return {"properties": settings | slots, "patternProperties": {pattern: {}}, "description": preset.paper}
 
 
 def _views_of(method: Any) -> dict[str, Any]:
