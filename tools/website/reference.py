@@ -10,7 +10,7 @@ STUB = Path(__file__).resolve().parents[2] / "embedkit" / "__init__.pyi"
 PAGES: dict[str, tuple[str, str, list[str]]] = {
     "model": ("Models", "Read, use, write and convert models.", [
         "embedkit.load", "embedkit.Model", "embedkit.save", "embedkit.export", "embedkit.fuse",
-        "embedkit.VectorRanges", "embedkit.quantize", "embedkit.dequantize",
+        "embedkit.push", "embedkit.engine", "embedkit.VectorRanges", "embedkit.quantize", "embedkit.dequantize",
     ]),
     "training": ("Training", "Run a recipe, and what a run returns and calls.", [
         "embedkit.train", "embedkit.TrainResult", "embedkit.Recipe", "embedkit.training.monitor.callbacks",
