@@ -380,10 +380,24 @@ def test_smoke_run_of_shipped_recipe(name: str, tmp_path: Path, monkeypatch: pyt
     from embedkit.formats import load
 
     model = load(result.output)
-    width = model.input_width  # of an encoder of vectors
-    vectors = model.encode(["a bird sings", "the old house"] if width is None else np.eye(2, width, dtype=np.float32))
-    assert vectors.shape[0] == 2
-    assert abs(vectors).sum() > 0
+    for name, tower in towers_of(model) or [(None, model)]:
+        named = {} if name is None else {"tower": name}
+        vectors = model.encode(two_inputs(tower), **named)
+        assert vectors.shape[0] == 2
+        assert abs(vectors).sum() > 0
+
+
+def towers_of(model: Any) -> list[tuple[str, Any]]:
+    """The towers of a model of several modalities by name; none of another."""
+    return list(zip(model.names, model.models, strict=True)) if model.kind == "multi" else []
+
+
+def two_inputs(model: Any) -> Any:
+    """Two inputs of the kind that a model reads: texts, vectors, or sequences of vectors."""
+    if model.input_width is None:
+        return ["a bird sings", "the old house"]
+    vectors = np.eye(2, model.input_width, dtype=np.float32)
+    return [vectors, vectors[:1]] if model.kind == "sequence" else vectors
 
 
 def test_recipe_on_real_files_runs_beside_them(
