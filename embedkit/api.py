@@ -77,7 +77,7 @@ def train(
         elif columns is not None:
             settings = {"data.train.0.columns": dict(columns), **settings}
         if evaluation_path is not None:
-            settings = {"evaluation.data": evaluation_path, **settings}
+            settings = {**settings, "evaluation.data": evaluation_path}  # last: evaluation= gives the whole section
         checked = load_recipe(recipe, settings, smoke=smoke)
         from embedkit.training import train as run
 

@@ -135,7 +135,7 @@ def test_a_plan_of_an_unknown_kind_is_refused_with_the_known_ones(kept: Path) ->
     plan = inspect(kept)
     plan.kind = "audio"
     with pytest.raises(
-        ModelError, match="unknown kind of model 'audio'; known: clip-text, concatenation, dual, feature"
+        ModelError, match="unknown kind of model 'audio'; known: chain, clip-text, concatenation, dual, feature"
     ):
         assemble(plan)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import embedkit
 from embedkit.config.recipe_io import load_recipe
 from embedkit.data.datasets.holdout import connected, split
 from embedkit.data.datasets.row_table import facts_of, table_of
@@ -258,3 +259,11 @@ def test_a_model_with_prompts_for_queries_and_documents_is_trained_with_them(tmp
 def test_a_prompt_for_what_is_no_role_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"method\.prompts: prompts are for roles, and 'question' is none"):
         setup.check(load_recipe("pairs", ["method={name: pairs, prompts: {question: 'query: '}}"]))
+
+
+def test_evaluation_data_is_scored_beside_settings_of_the_evaluation(tmp_path: Path) -> None:
+    rows = [{"sentence1": f"{i} dogs", "sentence2": f"{i % 5} dogs run", "score": float(i % 7)} for i in range(30)]
+    result = embedkit.train(
+        "quickstart", smoke=True, evaluation_data=rows, evaluation={"every": 2}, output=tmp_path / "run"
+    )
+    assert len(result.scores) == 1 and result.best["value"] is not None

@@ -183,10 +183,10 @@ class ModalityViews(Wrapper):
     >>> from embedkit.objectives import build
     >>> z = {"image": torch.eye(3), "sound": torch.eye(3)[1:]}
     >>> batch = ObjectiveBatch.of(z, size=3, owner={n: torch.arange(3 - len(x), 3) for n, x in z.items()})
-    >>> supcon = {"name": "supcon", "temperature": 1.0}
+    >>> supcon = {"name": "supcon", "temperature": 1.0, "base_temperature": 1.0}
     >>> loss = build({"name": "modality-views", "names": list(z), "objective": supcon})(z, batch).loss
     >>> round(loss.item(), 4)  # the image without a sound has no positive
-    0.0001
+    0.5949
     """
 
     def __init__(
