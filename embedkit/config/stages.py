@@ -28,12 +28,14 @@ _ORIGINS: dict[str, Any] = {"name": None, "revision": None, "config": None, "tok
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes`: sections are merged key by key; lists, values and parts of another name are replaced.
+    """`base` with `changes`, section by section; lists, values and parts of another name or kind are replaced.
 
     Examples
     --------
     >>> merged({"train": {"lr": 1e-5, "epochs": 1}, "method": "pairs"}, {"train": {"lr": 1e-4}, "method": "mlm"})
     {'train': {'lr': 0.0001, 'epochs': 1}, 'method': 'mlm'}
+    >>> merged({"sound": {"kind": "feature", "feature": {"form": "mlp"}}}, {"sound": {"kind": "text", "name": "a/b"}})
+    {'sound': {'kind': 'text', 'name': 'a/b'}}
     """
     result = dict(base)
     for key, value in changes.items():
@@ -43,8 +45,9 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
         if not isinstance(value, Mapping) or not isinstance(old, Mapping):
             result[key] = value
             continue
-        name = old.get("name") if component else None
-        result[key] = value if name is not None and value.get("name", name) != name else merged(old, value)
+        word = "name" if component else "kind"  # settings of one method, or of one kind of tower, are not another's
+        own = old.get(word)
+        result[key] = value if own is not None and value.get(word, own) != own else merged(old, value)
     return result
 
 
