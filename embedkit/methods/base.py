@@ -281,7 +281,8 @@ class Method:
         batch, a pure function of seed and step (mixed pairs). Draws on tokens come later, from ``inputs.seeds``, which
         are just as pure (`embedkit.models.augment.counter_rng`).
         """
-        raise TypeError(f"{type(self).__name__} does not define views")
+        raise RecipeError(f"{type(self).__name__} has no views of its own", where="method.name",
+                          remedy="put it beside another method: auxiliary: [{name: ..., weight: 1.0}]")  # fmt: skip
 
     def outline(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         """The views of invented rows, to see which roles they read: `views` without what takes long or reads files."""

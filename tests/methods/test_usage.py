@@ -34,7 +34,7 @@ NESTED = {name: SETTINGS[name] for name in ("sum", "harmonise", "mgda", "feature
     "set-contrast": {"size": 2},  # seven rows hold one set of the default size, which is compared with none
 }
 
-BESIDE = ["captioning", "image-text-matching", "patch-grouping"]
+BESIDE = ["captioning", "concepts", "image-text-matching", "patch-grouping"]
 """Methods that add a term to the views of another."""
 OF_TOWERS = ["modalities"]
 """Methods whose views are the towers of a model, without which they have none."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from embedkit.errors import RecipeError, nearest
-from embedkit.methods.base import Row, View
+from embedkit.methods.base import Method, Row, View
 from embedkit.methods.patches.term import PatchTerm
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class CaptionTerm(PatchTerm):
     --------
     >>> CaptionTerm().views([], np.random.default_rng)
     Traceback (most recent call last):
-    embedkit.errors.RecipeError: method.name: CaptionTerm has no views of its own; put it beside clip: ...
+    embedkit.errors.RecipeError: method.name: CaptionTerm has no views of its own; put it beside another ...
     """
 
     whole_grid: ClassVar[bool] = False
@@ -39,9 +39,7 @@ class CaptionTerm(PatchTerm):
         self.view, self.image = view, image
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
-        name = self.term or type(self).__name__
-        raise RecipeError(f"{name} has no views of its own", where="method.name",
-                          remedy="put it beside clip: auxiliary: [{name: ..., weight: 1.0}]")  # fmt: skip
+        return Method.views(self, rows, random)
 
     def beside(self, views: Mapping[str, View]) -> dict[str, View]:
         for tower, name_of in (("text", self.view), ("image", self.image)) if views else ():
