@@ -198,7 +198,7 @@ def test_what_does_not_fit_is_told_before_training() -> None:
         gradients(given)
     with pytest.raises(RecipeError, match="set layers: 2 or more"):
         methods["image-text-matching"](layers=1, soft_masks=True)
-    with pytest.raises(RecipeError, match="put it beside clip"):
+    with pytest.raises(RecipeError, match="put it beside another method"):
         gradients({**case("soft-mask"), "method": "image-text-matching", "auxiliary": []})
     wrong = case("soft-mask")
     wrong["auxiliary"][0]["view"] = "text1"
