@@ -214,7 +214,7 @@ def test_a_term_beside_a_method_takes_no_pass_of_its_own(monkeypatch: pytest.Mon
         ("mae", {"model.towers.image.patch_dropout": None}, "set it to 0.75"),
         ("macrl", {"model.towers.image.patch_dropout": 0.5}, "leave it out, or set hide: drop"),
         ("macrl", {"model.towers.image.config": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8}}, "use a ViT"),
-        ("macrl", {"method": "patch-grouping", "auxiliary": []}, "put it beside clip"),
+        ("macrl", {"method": "patch-grouping", "auxiliary": []}, "put it beside another method"),
         ("slotcon", {"guide": None}, "add guide"),
         ("ibot", {"guide": None}, "add guide"),
         ("pcd", {"guide": None}, "add guide"),
