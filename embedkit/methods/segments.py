@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from pydantic import SkipValidation
 
 from embedkit.config.settings import Count
 from embedkit.data.schema.contract import Contract
 from embedkit.data.vectors.rows import column_of
 from embedkit.data.vectors.sequences import Sequences
-from embedkit.errors import DataError, ModelError, RecipeError
+from embedkit.errors import DataError, ModelError, RecipeError, UserError
 from embedkit.methods.base import Method, Row, View, methods
 
 if TYPE_CHECKING:
@@ -57,14 +55,17 @@ class Segments(Method):
     objective: ClassVar[dict[str, Any] | None] = None
 
     def __init__(
-        self, loss: Annotated[str | Mapping[str, Any], SkipValidation] = "cpc", length: Count = 16,
+        self, loss: str | Mapping[str, Any] = "cpc", length: Count = 16,
         stride: Count | None = None, most: Count = 8,
     ) -> None:  # fmt: skip
         from embedkit.objectives import build
 
         self.length, self.stride, self.most = length, stride or length, most
-        self._build = partial(build, loss)
-        needs = build(loss).requires
+        self._loss = loss
+        try:
+            needs = build(loss).requires
+        except UserError as error:
+            raise RecipeError(error.what, where=f"method.loss: {error.where}", remedy=error.remedy) from error
         if not needs & _NUMBERS or needs - _NUMBERS - {"anchor", "positive"}:
             remedy = "take cpc, aligned-cpc, bidirectional, context, temporal-cycle, order or bridge"
             raise RecipeError(f"{loss!r} reads no order of segments", where="method.loss", remedy=remedy)
@@ -93,7 +94,9 @@ class Segments(Method):
     def parts(self, model: Model) -> nn.ModuleDict:
         from torch import nn
 
-        return nn.ModuleDict({"loss": self._build(dim=model.training_dim)})
+        from embedkit.objectives import build
+
+        return nn.ModuleDict({"loss": build(self._loss, dim=model.training_dim)})
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         sequences = column_of(rows, "anchor")

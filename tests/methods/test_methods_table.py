@@ -73,7 +73,7 @@ def test_every_text_method_stands_in_the_table(script: ModuleType) -> None:
     # a new model beside an old one; vectors of words; terms beside another method; labels, codes, topics, clusters;
     # vectors in place of texts
     others = {"csd", "parallel-lines", "csr", "simctg-term", "vat", "graph-supcon", "topic-moco", "heads", "lm-supcon",
-              "sccl", "dec", "compress"}  # fmt: skip
+              "sccl", "dec", "compress", "modalities", "segments"}  # fmt: skip
     assert set(methods) - images - own_pairs - documents - others <= used
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from embedkit.config.recipe_io import load_recipe
+from embedkit.config.recipe_io import load_recipe, stage_recipes
 from embedkit.data.builtin import sentences as builtin
 from embedkit.errors import ModelError
 from embedkit.formats import load, save
@@ -132,7 +132,7 @@ def test_a_regulator_from_a_folder_must_read_the_same_tokens(tmp_path: Path) -> 
 
 def test_every_batch_of_mcl_comes_from_one_cluster() -> None:
     """The sampler reads the column that `embedkit label` writes; here the shape stands for it."""
-    full, recipe = load_recipe("mcl"), load_recipe("mcl", smoke=True)
+    full, recipe = (stage_recipes(load_recipe("mcl", smoke=smoke))[1] for smoke in (False, True))
     assert full.data.sampler == "by-label" and full.data.per_label == full.train.batch_size
     clusters = [entry["label"] for entry, _ in zip(builtin.rows("shapes-train"), range(128), strict=False)]
     rows = setup.open_rows(recipe, setup.build_method(recipe))
