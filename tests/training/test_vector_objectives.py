@@ -20,7 +20,8 @@ NOT_HERE = {
     "context": "documents", "cpc": "documents", "aligned-cpc": "documents", "bidirectional": "documents",
     "bridge": "documents", "order": "documents", "temporal-cycle": "documents", "margin-mse": "a teacher's scores",
     "sum": "a third view", "swalip": "a third view", "view-pairs": "a third view",
-    "embedding-mse": "a guide that is not the encoder still",
+    **dict.fromkeys(("embedding-mse", "soft-targets", "distill-kl"), "a guide that is not the encoder still"),
+    "modality-pairs": "modalities of a row", "modality-views": "modalities of a row",
     "mochi": "a queue with rows", "moco-filtered": "a queue with rows", "moco-interpolated": "a queue with rows",
 }  # fmt: skip
 """What the settings above ask for, and a first step on pairs of vectors does not give."""

@@ -51,11 +51,10 @@ def learn_context(model: Any, context: str, length: int | None, where: str = "me
     >>> learn_context(model, "a photo of a", None) == before, model.prompts
     (True, {'context': '[context0][context1][context2][context3] {}'})
     """
-    text = getattr(model, "text", None)
-    if not isinstance(text, TextEncoder):
-        kind = model.kind if text is None else text.kind
-        raise ModelError(f"a {kind} text tower takes no learned words", where="model", remedy="use a dual model whose "
-                         "text tower is CLIP's, SigLIP's or another one of transformers")  # fmt: skip
+    text = model.text_model
+    if text is model or not isinstance(text, TextEncoder):
+        raise ModelError(f"a {text.kind} text tower takes no learned words", where="model", remedy="use a dual "
+                         "model whose text tower is CLIP's, SigLIP's or another one of transformers")  # fmt: skip
     if NAME in text.prompts:
         raise ModelError(f"the model has a prompt {NAME!r} already", where="model", remedy="start from one without it")
     starts = [0] * length if length else text.tokenizer(context, add_special_tokens=False)["input_ids"]

@@ -184,7 +184,8 @@ def stretch_positions(text: Any, length: int, keep: int) -> str:
     248
     """
     where = "model.towers.text.keep_positions"
-    table = getattr(getattr(getattr(text, "encoder", None), "embeddings", None), "position_embedding", None)
+    encoder = text.encoder if isinstance(text, TextEncoder) else None
+    table = getattr(getattr(encoder, "embeddings", None), "position_embedding", None)
     if not isinstance(table, nn.Embedding):
         raise ModelError(f"a {text.kind} text tower has no positions to stretch", where=where, remedy="leave it out")
     old, width = table.weight.shape
