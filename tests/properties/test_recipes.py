@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import types
 import typing
 from typing import Any
@@ -69,13 +70,14 @@ def value(kind: Any, limits: list[Any]) -> st.SearchStrategy[Any]:
             lambda base: st.dictionaries(TEXTS, PLAIN, max_size=2).map(lambda more: {**more, **base})
         )
     if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return section(kind)
+        return st.deferred(lambda: section(kind))  # a tower is a section of the model, which is one itself
     if kind in (int, float):
         return _numbers(kind, limits)
     plain = {str: NAMES | TEXTS, bool: st.booleans(), type(None): st.none(), Any: PLAIN}
     return plain[kind]
 
 
+@functools.cache
 def section(model: type[BaseModel]) -> st.SearchStrategy[dict[str, Any]]:
     """A section with its required keys and some of the others."""
     keys = {name: value(field.annotation, _flat(field.metadata)) for name, field in model.model_fields.items()}
@@ -95,7 +97,7 @@ SECTIONS = {
 
 def _one_origin(model: dict[str, Any]) -> dict[str, Any]:
     """A model section that keeps the rules between its keys, which few drawn ones do."""
-    given = {key: value for key, value in model.items() if key not in ("config", "towers", "default_prompt")}
+    given = {key: value for key, value in model.items() if key not in ("config", "towers", "modalities", "default_prompt")}
     prompts = model.get("prompts") or {}
     return {**given, "kind": "text", "name": model.get("name") or "m", "default_prompt": next(iter(prompts), None)}
 
