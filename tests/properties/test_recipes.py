@@ -97,7 +97,8 @@ SECTIONS = {
 
 def _one_origin(model: dict[str, Any]) -> dict[str, Any]:
     """A model section that keeps the rules between its keys, which few drawn ones do."""
-    given = {key: value for key, value in model.items() if key not in ("config", "towers", "modalities", "default_prompt")}
+    others = ("config", "towers", "modalities", "default_prompt")
+    given = {key: value for key, value in model.items() if key not in others}
     prompts = model.get("prompts") or {}
     return {**given, "kind": "text", "name": model.get("name") or "m", "default_prompt": next(iter(prompts), None)}
 
