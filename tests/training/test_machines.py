@@ -48,8 +48,8 @@ def test_two_machines_train_as_one(tmp_path: Path) -> None:
     assert one.keys() == two.keys()
     difference = torch.cat([(two[name] - weights).flatten() for name, weights in one.items()])
     whole = torch.cat([weights.flatten() for weights in one.values()])
-    # Adam's first steps have one size whatever the gradient's, so a rounding at 0 turns single weights the other way
-    assert difference.norm() < 1e-3 * whole.norm()
+    assert difference.abs().max() < 1e-4  # two of all weights are more than 1e-5 apart
+    assert difference.norm() < 1e-5 * whole.norm()  # 1.6e-6 was seen
 
 
 def test_the_page_has_the_launch_that_runs_here() -> None:

@@ -109,12 +109,11 @@ def _hub(token: str | None) -> HfApi:
 @contextmanager
 def _answered(repo_id: str) -> Iterator[None]:
     """A block in which what the hub or the way to it answers becomes one line."""
+    from httpx import HTTPError
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
         yield
-    except UserError:
-        raise
     except HfHubHTTPError as error:
         code = error.response.status_code
         if code in (401, 403):
@@ -122,7 +121,7 @@ def _answered(repo_id: str) -> Iterator[None]:
             raise UserError(reason, where=repo_id, remedy=_NO_TOKEN) from error
         raise UserError(f"the hub answers {code} ({_reason(error)})", where=repo_id,
                         remedy="check the name and the settings of the repository") from error  # fmt: skip
-    except Exception as error:  # clients of the hub raise errors of several libraries
+    except (HTTPError, OSError, RuntimeError) as error:  # of the client, of the system, of the client's upload in Rust
         raise UserError(
             f"the hub cannot be reached any more ({_reason(error)})", where=repo_id,
             remedy="what was sent is kept: give the same command again for the rest",
