@@ -92,7 +92,7 @@ def test_numbers_depend_on_the_seed_the_stream_and_the_place_alone() -> None:
 
 
 def test_without_seeds_there_are_no_numbers() -> None:
-    with pytest.raises(UserError, match="random edits need a seed for each text"):
+    with pytest.raises(UserError, match="random changes need a seed for each input"):
         uniforms(Inputs.of([[1, 2]]), "cut")
 
 

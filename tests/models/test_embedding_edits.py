@@ -114,7 +114,7 @@ def test_a_rate_that_is_no_share(name: str, rate: Any) -> None:
 
 def test_without_seeds_nothing_can_be_drawn(inputs: Inputs) -> None:
     plain = Inputs.of([[2, 3]])
-    with pytest.raises(UserError, match="random edits need a seed for each text"):
+    with pytest.raises(UserError, match="random changes need a seed for each input"):
         edits["token_cutoff"](0.5)(torch.ones(2, WIDTH), plain)
 
 

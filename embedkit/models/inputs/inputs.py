@@ -12,7 +12,35 @@ from torch import Tensor
 from embedkit.errors import UserError
 
 
-class Inputs:
+class Seeded:
+    """Inputs of an encoder with further values of each, `data`: a seed, in training.
+
+    Examples
+    --------
+    >>> Inputs.of([[2, 7, 3]]).seeds
+    Traceback (most recent call last):
+    embedkit.errors.UserError: random changes need a seed for each input; give Inputs the data 'seeds'
+    """
+
+    __slots__ = ("data",)
+    data: dict[str, Any]
+
+    @property
+    def seeds(self) -> np.ndarray:
+        """The seed of each input, uint64 (N,).
+
+        Raises
+        ------
+        UserError
+            When there are none: they exist in training only.
+        """
+        if "seeds" not in self.data:
+            what = f"give {type(self).__name__} the data 'seeds'"
+            raise UserError("random changes need a seed for each input", remedy=what)
+        return self.data["seeds"]  # type: ignore[no-any-return]
+
+
+class Inputs(Seeded):
     """N token sequences, one behind the other.
 
     Parameters
@@ -39,7 +67,7 @@ class Inputs:
     [[2, 9, 3]]
     """
 
-    __slots__ = ("data", "ids", "offsets", "positions")
+    __slots__ = ("ids", "offsets", "positions")
 
     def __init__(
         self, ids: Tensor, offsets: np.ndarray, marks: np.ndarray | None = None, positions: Tensor | None = None,
@@ -74,19 +102,6 @@ class Inputs:
     def marks(self) -> np.ndarray | None:
         """Place of the marked token of each sequence, int64 (N,)."""
         return self.data.get("marks")
-
-    @property
-    def seeds(self) -> np.ndarray:
-        """The seed of each sequence, uint64 (N,).
-
-        Raises
-        ------
-        UserError
-            When there are none: they exist in training only.
-        """
-        if "seeds" not in self.data:
-            raise UserError("random edits need a seed for each text", remedy="give Inputs the data 'seeds'")
-        return self.data["seeds"]
 
     @property
     def costs(self) -> np.ndarray:

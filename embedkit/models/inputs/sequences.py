@@ -11,9 +11,10 @@ from torch import Tensor
 
 from embedkit.data.vectors.sequences import Sequences, places
 from embedkit.errors import UserError
+from embedkit.models.inputs.inputs import Seeded
 
 
-class SequenceInputs:
+class SequenceInputs(Seeded):
     """N sequences of vectors of one size, without padding.
 
     Parameters
@@ -32,7 +33,7 @@ class SequenceInputs:
     (SequenceInputs(2 of 6 steps, cpu), [2.0, 3.0, 4.0, 5.0], [0, 0, 1, 1, 1, 1])
     """
 
-    __slots__ = ("costs", "data", "values")
+    __slots__ = ("costs", "values")
 
     def __init__(self, values: Tensor, costs: np.ndarray, data: Mapping[str, np.ndarray] | None = None) -> None:
         self.values, self.costs = values, np.asarray(costs, np.int64)
@@ -69,19 +70,6 @@ class SequenceInputs:
     def places(self) -> np.ndarray:
         """Place of each step in its sequence, int64 (S,)."""
         return np.arange(self.tokens) - np.repeat(self.starts, self.costs)
-
-    @property
-    def seeds(self) -> np.ndarray:
-        """The seed of each sequence, uint64 (N,).
-
-        Raises
-        ------
-        UserError
-            When there are none: they exist in training only.
-        """
-        if "seeds" not in self.data:
-            raise UserError("random changes need a seed for each input", remedy="give SequenceInputs the data 'seeds'")
-        return self.data["seeds"]
 
     @property
     def device(self) -> torch.device:

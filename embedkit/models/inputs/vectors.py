@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from embedkit.errors import UserError
+from embedkit.models.inputs.inputs import Seeded
 
 
-class VectorInputs:
+class VectorInputs(Seeded):
     """N vectors of one size.
 
     Parameters
@@ -29,7 +30,7 @@ class VectorInputs:
     (VectorInputs(3 of 3 numbers, cpu), [[0.0, 0.0, 1.0]], [1, 1, 1])
     """
 
-    __slots__ = ("data", "values")
+    __slots__ = ("values",)
 
     def __init__(self, values: Tensor, data: Mapping[str, np.ndarray] | None = None) -> None:
         self.values = values
@@ -50,19 +51,6 @@ class VectorInputs:
     def tokens(self) -> int:
         """The number of vectors."""
         return len(self)
-
-    @property
-    def seeds(self) -> np.ndarray:
-        """The seed of each vector, uint64 (N,).
-
-        Raises
-        ------
-        UserError
-            When there are none: they exist in training only.
-        """
-        if "seeds" not in self.data:
-            raise UserError("random changes need a seed for each vector", remedy="give VectorInputs the data 'seeds'")
-        return self.data["seeds"]
 
     @property
     def device(self) -> torch.device:
