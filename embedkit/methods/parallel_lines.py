@@ -13,7 +13,7 @@ from embedkit.config.settings import Count, File, Rate, Whole
 from embedkit.data.schema.contract import Contract
 from embedkit.errors import ModelError, RecipeError
 from embedkit.methods.base import Method, Row, View, methods
-from embedkit.views.frequencies import stay_rate, word_counts, words_of
+from embedkit.views.words import stay_rate, word_counts, words_of
 
 if TYPE_CHECKING:
     from embedkit.models.base import Model

@@ -91,6 +91,12 @@ def test_a_new_model_leaves_nothing_of_the_one_before(hub: Hub, run: Path) -> No
     assert not [name for name, content in files.items() if content == b"old"]
 
 
+def test_a_hub_that_ends_the_connection_is_a_line(hub: Hub, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.breaks = r"POST /api/repos/create"
+    assert main(["push", str(run), "ann/faq"]) == 2
+    assert "the hub cannot be reached any more (" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
 def test_the_rest_is_sent_after_an_interruption(hub: Hub, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hub.breaks, hub.allowed = r"PUT /objects/", 2  # the model's weights and those of the first checkpoint
     assert main(["push", str(run), "ann/faq", "--checkpoints"]) == 2

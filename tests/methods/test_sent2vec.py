@@ -14,7 +14,7 @@ import torch
 from embedkit.config.model import ModelConfig
 from embedkit.errors import ModelError, RecipeError
 from embedkit.methods.sent2vec import Sent2Vec
-from embedkit.views.frequencies import word_counts
+from embedkit.views.words import word_counts
 from tests.training import common
 
 STATIC = ModelConfig(kind="static", tokenizer="builtin", dim=8, ngrams=2, buckets=50, max_length=32)

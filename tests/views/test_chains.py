@@ -246,12 +246,5 @@ def test_the_page_lists_every_view_with_its_settings() -> None:
     rows = {cells[1].strip(): cells[3] for cells in (line.split("|") for line in PAGE.read_text().splitlines())
             if len(cells) == 6}  # fmt: skip
     for name, make in views.items():
-        if name != "shout":
-            assert name in rows
-            assert all(f"`{key}`" in rows[name] for key in inspect.signature(make).parameters), name
-
-
-def test_the_code_of_the_page_runs() -> None:
-    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
-        exec(compile(block, str(PAGE), "exec"), {"__name__": "page", "__annotations__": {}})
-    views._entries.pop("shout")
+        assert name in rows
+        assert all(f"`{key}`" in rows[name] for key in inspect.signature(make).parameters), name

@@ -109,8 +109,7 @@ def _hub(token: str | None) -> HfApi:
 @contextmanager
 def _answered(repo_id: str) -> Iterator[None]:
     """A block in which what the hub or the way to it answers becomes one line."""
-    from httpx import HTTPError
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # of its client: httpx, or httpx2 since hub 2
 
     try:
         yield
