@@ -1,4 +1,4 @@
-"""Words of a text: how often they are seen, and edits of a sequence of them (deletion, repetition, order, substitution).
+"""Words of a text: how often they are seen, and edits of a sequence of them (deletion, repetition, substitution ...).
 
 Every edit is pure: items, settings and a random generator in, a new list out. Items may be words or token ids. No
 edit empties a sequence that had items.

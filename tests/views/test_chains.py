@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
