@@ -18,7 +18,6 @@ from embedkit.factory import build
 from embedkit.methods import methods
 from embedkit.methods.branches.contexts import Generator, class_loss, learn_context, shifted_texts
 from embedkit.training.setup import build_method, open_rows
-from tests.methods.matrix import gradients
 from tests.training import runs
 
 CLASSES = ("circle", "big_square", "ring")
@@ -184,21 +183,6 @@ def test_learned_words_leave_as_words_of_the_vocabulary(format: str, tmp_path: P
     if format == "transformers":
         st = pytest.importorskip("sentence_transformers").SentenceTransformer(str(tmp_path / "m"), device="cpu")
         np.testing.assert_allclose(st.encode(["a cat"]), model.encode(["a cat"]), atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["coop", "gopro"])
-def test_chunks_and_processes_change_nothing(processes: Any, name: str) -> None:
-    from embedkit.training.loop.cache import Chunking
-
-    given = load_recipe(name, smoke=True).model_dump(mode="json", exclude_defaults=True)
-    loss, wanted = gradients(given)
-    largest = max(float(g.norm()) for g in wanted.values())
-    results = [[gradients(given, Chunking(size=3, keep=1))], processes(2).run(gradients, given, Chunking(size=5))]
-    for found in ([results[0][0]], [one for _, one in enumerate(results[1])]):
-        shares = [share for share, _ in found]
-        assert sum(shares) == pytest.approx(loss, rel=1e-9)
-        for parameter, g in wanted.items():
-            assert float((found[0][1][parameter] - g).norm()) < 1e-8 * (float(g.norm()) + largest), parameter
 
 
 def test_classes_that_are_numbers_are_told_before_a_model_is_read() -> None:

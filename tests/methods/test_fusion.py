@@ -18,7 +18,6 @@ from embedkit.models.heads.fusion import CaptionDecoder, FusionEncoder, soft_mas
 from embedkit.objectives.compose.drawn_negatives import drawn_negatives
 from embedkit.training.loop.cache import Chunking
 from tests.methods.matrix import gradients
-from tests.methods.test_matrix import same
 from tests.methods.test_patch_terms import case, draw
 
 RECIPES = ("soft-mask", "coca")
@@ -168,15 +167,6 @@ def test_the_matching_loss_is_the_mean_over_right_and_wrong_pairs(
     assert 0 < wrong <= 24  # captions that many images share have no wrong partner among them
     loss = (right * math.log(1 + math.exp(-1)) + wrong * math.log(1 + math.exp(1))) / (right + wrong)
     assert found - base == pytest.approx(loss, rel=1e-9)
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_chunks_and_processes_change_nothing(processes: Any, name: str) -> None:
-    wanted = gradients(case(name))
-    same(gradients(case(name), Chunking(size=5, keep=1)), wanted)
-    results = processes(2).run(gradients, case(name), Chunking(size=4, keep=0))
-    for _, found in results:
-        same((sum(share for share, _ in results), found), wanted)
 
 
 def test_all_of_a_term_learns_and_the_towers_through_it() -> None:

@@ -35,7 +35,8 @@ def data(name: str) -> dict[str, Any]:
 def of_recipe(name: str) -> dict[str, Any]:
     """The smoke run of a method's own recipe as a case, for methods that need no other."""
     recipe = load_recipe(name, smoke=True).model_dump(mode="json", exclude_defaults=True)
-    return {key: recipe[key] for key in ("model", "data", "method", "objective", "guide") if key in recipe}
+    kept = ("model", "data", "method", "objective", "guide", "auxiliary")
+    return {key: recipe[key] for key in kept if key in recipe}
 
 
 # The name up to a "+" is the method's.
@@ -115,11 +116,14 @@ for name, method in methods.items():  # recipes/NAME.yaml is the case of a metho
         CASES[name] = of_recipe(name)
 for case, name in (
     ("image-views", "swav"), ("image-views+teacher", "byol"), ("image-views+dino", "dino"), ("image-views+msn", "msn"),
+    ("clip-views+crops", "silc"), ("clip+concepts", "diht"), ("clip+matching", "soft-mask"),
+    ("clip+captioning", "coca"), ("coop", "coop"), ("gopro", "gopro"),
 ):  # fmt: skip
     CASES[case] = of_recipe(name) | {"train": {"lr": 2e-3}}
 CASES["image-views+dino"] |= {  # a centre that follows at once: the shipped one makes the loss rise to log K first
     "objective": {"name": "dino", "centre_momentum": 0.0}, "guide": {"ema": 0.9}, "train": {"lr": 3e-3}
 }  # fmt: skip
+CASES["clip-views+crops"]["objective"]["terms"][1] |= {"centre_momentum": 0.0}  # the same
 CASES["topic-moco"]["train"] = {"lr": 2e-2, "batch_size": 64}  # texts of other lengths hide what 16 of them learn
 
 
