@@ -169,7 +169,7 @@ def stage_folders(path: Path) -> list[Path]:
 
 def _snapshot(name: str, revision: str | None, code: bool, pickle: bool, fetch: bool, folder: str = "") -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 
     patterns = [*_HUB_PATTERNS, *(["*.py"] if code else []), *(["*.bin"] if pickle else [])]
     if folder:
@@ -186,7 +186,7 @@ def _snapshot(name: str, revision: str | None, code: bool, pickle: bool, fetch: 
                 name, revision=revision, allow_patterns=patterns, ignore_patterns=ignored, local_files_only=not fetch
             )
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except (HTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         remedy = "check the name and the network, or name a folder" if fetch else f"fetch it once: hf download {name}"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(

@@ -92,9 +92,12 @@ def test_a_new_model_leaves_nothing_of_the_one_before(hub: Hub, run: Path) -> No
 
 
 def test_a_hub_that_ends_the_connection_is_a_line(hub: Hub, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    hub.breaks = r"POST /api/repos/create"
+    hub.add(REPOSITORY, {"config.json": b"{}"})
+    hub.breaks = r"."
     assert main(["push", str(run), "ann/faq"]) == 2
     assert "the hub cannot be reached any more (" in capsys.readouterr().err.strip().splitlines()[-1]
+    with pytest.raises(ModelError, match="nor a model that the hub can give .*check the name and the network"):
+        embedkit.load("ann/faq")
 
 
 def test_the_rest_is_sent_after_an_interruption(hub: Hub, run: Path, capsys: pytest.CaptureFixture[str]) -> None:

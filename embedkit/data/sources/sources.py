@@ -184,11 +184,11 @@ def _file_of(path: str, file: str, folder: Path | None, revision: str | None) ->
             raise DataError("no such file in this folder", where=f"{folder}: {file}", remedy="check the name")
         return folder / file
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
 
     try:
         return Path(hf_hub_download(path, file, repo_type="dataset", revision=revision))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except (HTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         remedy = "check the id, the file name and the network, or download it and give its folder as path"
         raise DataError(f"cannot be downloaded ({reason})", where=f"{path}: {file}", remedy=remedy) from error
