@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,7 +73,8 @@ def test_stages_go_on_one_after_the_other(tmp_path: Path) -> None:
     for stage, name in enumerate(("top", "all"), 1):
         folder = tmp_path / "own" / f"{stage}-{name}"
         folder.mkdir(parents=True)
-        rows = [{"step": step, "loss": stage + step / 10} for step in (1, 2)]
+        rows: list[dict[str, Any]] = [{"step": step, "loss": stage + step / 10} for step in (1, 2)]
+        rows.append({"step": 1, "scores": {"holdout/recall@1": 50.0}})  # of the best model, which is an earlier one
         (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert read_run(tmp_path / "own").figures["loss"] == ([1, 2, 3, 4], [1.1, 1.2, 2.1, 2.2])
 

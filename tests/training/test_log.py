@@ -75,25 +75,40 @@ def test_a_log_that_cannot_be_written_is_said_once_and_training_goes_on(
     ]
 
 
-def _tensorboard(folder: Path) -> dict[str, dict[int, float]]:
+Tables = dict[str, dict[int, str]]
+"""Name of a table -> step -> its text."""
+
+
+def _tensorboard(folder: Path) -> tuple[dict[str, dict[int, float]], Tables]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     [file] = folder.rglob("events.out.tfevents*.0")
     events = EventAccumulator(str(file))
     events.Reload()
-    return {name: {event.step: event.value for event in events.Scalars(name)} for name in events.Tags()["scalars"]}
+    curves = {name: {event.step: event.value for event in events.Scalars(name)} for name in events.Tags()["scalars"]}
+    tables = {
+        name.removesuffix("/text_summary"): {
+            event.step: event.tensor_proto.string_val[0].decode() for event in events.Tensors(name)
+        }
+        for name in events.Tags()["tensors"]
+    }
+    return curves, tables
 
 
-def _wandb(folder: Path) -> dict[str, dict[int, float]]:
+def _wandb(folder: Path) -> tuple[dict[str, dict[int, float]], Tables]:
     [file] = folder.rglob("*.wandb")
-    curves: dict[str, dict[int, float]] = {}
+    curves: dict[str, dict[int, Any]] = {}
+    tables: Tables = {}
     while (records := _wandb_records(file.read_bytes()))[-1].WhichOneof("record_type") != "exit":
         time.sleep(0.05)  # its own process goes on writing after the run has ended
     for record in records:
-        items = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+        items = {"/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
         for name, value in items.items():
             curves.setdefault(name, {})[items["_step"]] = value
-    return curves
+            if name.endswith("/path"):
+                [table] = folder.rglob(Path(value).name)
+                tables.setdefault(name.removesuffix("/path"), {})[items["_step"]] = table.read_text()
+    return curves, tables
 
 
 def _wandb_records(data: bytes) -> list[Any]:
@@ -115,7 +130,7 @@ def _wandb_records(data: bytes) -> list[Any]:
     return records
 
 
-def _mlflow(folder: Path) -> dict[str, dict[int, float]]:
+def _mlflow(folder: Path) -> tuple[dict[str, dict[int, float]], Tables]:
     import mlflow
 
     client = mlflow.MlflowClient()
@@ -123,7 +138,13 @@ def _mlflow(folder: Path) -> dict[str, dict[int, float]]:
     [run] = client.search_runs([experiment.experiment_id])
     assert run.data.params["train.batch_size"] == "8" and run.data.params["method.name"] == "pairs"
     histories = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
-    return {name: {point.step: point.value for point in points} for name, points in histories.items()}
+    curves = {name: {point.step: point.value for point in points} for name, points in histories.items()}
+    tables: Tables = {}
+    for logged in json.loads(run.data.tags["mlflow.loggedArtifacts"]):
+        path = Path(logged["path"])
+        frame = client.load_table(experiment.experiment_id, logged["path"])
+        tables.setdefault(path.parent.as_posix(), {})[int(path.stem.removeprefix("step-"))] = frame.to_json()
+    return curves, tables
 
 
 @pytest.mark.parametrize(
@@ -139,15 +160,23 @@ def test_trackers_get_figures_and_scores(
         "MLFLOW_ALLOW_FILE_STORE": "true",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    given = runs.recipe(train={"trackers": [tracker], "holdout": 0.25, "save_every": 2})
-    runs.run(tmp_path / "run", given)
+    own = tmp_path / "own.csv"
+    own.write_text("sentence1,sentence2,score\na cat,a <b>cat</b>,5\na cat,a dog | two,3\na cat,the tax,0\n")
+    given = runs.recipe(train={"trackers": [tracker], "holdout": 0.25, "save_every": 2, "max_steps": 4})
+    runs.run(tmp_path / "run", given | {"evaluation": {"suite": "own-sts", "data": str(own), "every": 2}})
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    found = curves(tmp_path)
-    assert len(rows) > 4
+    found, tables = curves(tmp_path)
+    assert [row["step"] for row in rows][-2:] == [4, 2]  # the saved model is an earlier one
+    step = 0
     for row in rows:
+        step = max(step, row["step"])
         scores = {f"eval/{name.replace('@', '_at_')}": value for name, value in row.get("scores", {}).items()}
         for name, value in (scores or {name: row[name] for name in ("loss", "lr")}).items():
-            assert found[name][row["step"]] == pytest.approx(value, rel=1e-6), (name, row["step"])
+            assert found[name][step] == pytest.approx(value, rel=1e-6), (name, step)
+    assert set(tables) == {f"eval/own-sts/{name}" for name in ("scores", "metrics", "worst/own")}
+    for name, part in (("scores", "spearman"), ("metrics", "pearson"), ("worst/own", "a dog")):
+        steps = tables[f"eval/own-sts/{name}"]
+        assert set(steps) >= {2, 4} and all(part in text for text in steps.values()), (name, steps)
 
 
 def test_trackers_that_are_missing_or_unknown_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ import yaml
 
 from embedkit.errors import ModelError
 from embedkit.evaluation.core.task import kind_in
-from embedkit.evaluation.report.rendering import without_empty, without_folders
+from embedkit.evaluation.report.rendering import one_line, without_empty, without_folders
 from embedkit.evaluation.report.report import Report, plain, write_text
 
 _MARK = "<!-- written by embedkit; delete this line to keep the text below from being renewed -->"
@@ -168,17 +168,15 @@ def _front(name: str, own: Mapping[str, Any], reports: Sequence[Report], facts: 
 def _score_lines(reports: Sequence[Report]) -> list[str]:
     lines = []
     for report in reports:
-        lines += [f"### {_safe(report.suite)}", "", "| task | metric | score | 95 % interval |", "|---|---|---|---|"]
+        lines += [f"### {one_line(report.suite)}", "", "| task | metric | score | 95 % interval |", "|---|---|---|---|"]
         for task, score in report.scores.items():
-            result = report.tasks.get(task)
-            bounds = result.interval if result is not None else report.interval
+            metric, bounds = report.score_facts(task)
             interval = f"{bounds[0]:.2f} to {bounds[1]:.2f}" if bounds is not None else ""
-            metric = result.metric if result is not None else "mean"
-            lines.append(f"| {_safe(task)} | {_safe(metric)} | {score:.2f} | {interval} |")
-        lines += ["", *(f"Note: {_safe(note)}" for note in report.notes)]
+            lines.append(f"| {one_line(task)} | {one_line(metric)} | {score:.2f} | {interval} |")
+        lines += ["", *(f"Note: {one_line(note)}" for note in report.notes)]
         settings, versions = report.settings, report.settings.get("versions", {})
         lines += [
-            _safe(
+            one_line(
                 f"Split {settings.get('split')}, seed {settings.get('seed')}, model hash {report.model.get('hash')}, "
                 f"{settings.get('precision')}, embedkit {versions.get('embedkit')}, torch {versions.get('torch')}, "
                 f"{settings.get('date')}."
@@ -186,12 +184,6 @@ def _score_lines(reports: Sequence[Report]) -> list[str]:
             "",
         ]
     return lines
-
-
-def _safe(text: object) -> str:
-    """A text from elsewhere on one line of Markdown: no HTML, no cell of a table, no link or image of its own."""
-    line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return line.replace("|", "\\|").replace("](", "]\\(")
 
 
 def _fenced(kind: str, text: str) -> list[str]:
@@ -281,7 +273,7 @@ def _training(recipe: Mapping[str, Any], facts: CardFacts) -> list[str]:
     if holdout.get("after") is not None:
         before = f" (before training {holdout['before']:.2f})" if isinstance(holdout.get("before"), int | float) else ""
         words = f"{holdout.get('rows', 0):,} {holdout.get('kind', 'rows')} that were held out of training"
-        lines += [f"On {_safe(words)}: {_safe(holdout.get('metric'))} {holdout['after']:.2f}{before}.", ""]
+        lines += [f"On {one_line(words)}: {one_line(holdout.get('metric'))} {holdout['after']:.2f}{before}.", ""]
     if recipe:
         settings = without_empty({key: value for key, value in recipe.items() if key != "smoke"})
         text = yaml.safe_dump(plain(without_folders(settings)), sort_keys=False, allow_unicode=True).rstrip()
@@ -291,16 +283,16 @@ def _training(recipe: Mapping[str, Any], facts: CardFacts) -> list[str]:
 
 def _body(name: str, own: Mapping[str, Any], reports: Sequence[Report], facts: CardFacts) -> str:
     spec, recipe = own.get("spec") or {}, own.get("recipe") or {}
-    lines = [_MARK, "", f"# {_safe(name)}", ""]
+    lines = [_MARK, "", f"# {one_line(name)}", ""]
     if recipe.get("description"):
-        lines += [_safe(recipe["description"]), ""]
+        lines += [one_line(recipe["description"]), ""]
     lines += _use(name, own, facts)
     values = {key: spec[key] for key in sorted(spec) if isinstance(spec[key], str | int | float | bool)}
     if values:
-        lines += ["## Model", "", *(f"- {_safe(key)}: {_safe(value)}" for key, value in values.items())]
+        lines += ["## Model", "", *(f"- {one_line(key)}: {one_line(value)}" for key, value in values.items())]
         prompts = spec.get("prompts")
         if isinstance(prompts, Mapping) and prompts:
-            lines += [f"- prompt {_safe(key)}: {_safe(json.dumps(text))}" for key, text in prompts.items()]
+            lines += [f"- prompt {one_line(key)}: {one_line(json.dumps(text))}" for key, text in prompts.items()]
         lines.append("")
     lines += _training(recipe, facts)
     if reports:

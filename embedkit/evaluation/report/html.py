@@ -54,10 +54,6 @@ def _tasks(reports: Sequence[Report]) -> list[str]:
     return list(dict.fromkeys(task for report in reports for task in report.tasks))
 
 
-def _interval_of(report: Report, name: str) -> tuple[float, float] | None:
-    return report.tasks[name].interval if name in report.tasks else report.interval
-
-
 class _Suite:
     """The results of one suite, the first compared with the others."""
 
@@ -100,7 +96,7 @@ class _Suite:
         groups, rows = [], []
         for key in dict.fromkeys(key for report in self.reports for key in report.scores):
             values = [report.scores.get(key) for report in self.reports]
-            bounds = [_interval_of(report, key) for report in self.reports]
+            bounds = [report.score_facts(key)[1] for report in self.reports]
             groups.append((key, [None if v is None else Bar(v, b) for v, b in zip(values, bounds, strict=True)]))
             best = max(value for value in values if value is not None)
             cells: list[Any] = [key]
@@ -114,7 +110,7 @@ class _Suite:
             rows.append(cells)
         chart = bars(f"Scores of suite {self.reports[0].suite}", groups, self.names)
         metrics = sorted({result.metric for report in self.reports for result in report.tasks.values()})
-        bounded = any(_interval_of(report, key) for report in self.reports for key in report.scores)
+        bounded = any(report.score_facts(key)[1] for report in self.reports for key in report.scores)
         caption = f"Metric: {', '.join(metrics)}." + (" Brackets: 95 % bootstrap interval." if bounded else "")
         if len(self.reports) > 1 and any(
             row.interval for place in range(1, len(self.reports)) for row in self.compared(0, place).rows
@@ -326,7 +322,7 @@ def _models(reports: Sequence[Report]) -> Content:
 def _cards(reports: Sequence[Report]) -> list[Content]:
     cards = []
     for name, report in zip(_names(reports), reports, strict=True):
-        bounds, result = _interval_of(report, report.main_name), report.tasks.get(report.main_name)
+        bounds, result = report.score_facts(report.main_name)[1], report.tasks.get(report.main_name)
         metric = f" {result.metric}" if result is not None else f" of {len(report.tasks)} tasks"
         interval = f"95 %: {bounds[0]:.2f} to {bounds[1]:.2f}" if bounds else "no interval"
         what = f"{report.suite} {report.main_name}{metric}"

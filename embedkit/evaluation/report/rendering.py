@@ -21,6 +21,18 @@ def render(template: str, **content: Any) -> str:
     return render_template(Path(__file__).parent / "templates", template, **content)
 
 
+def one_line(text: object) -> str:
+    """A text from elsewhere on one line of Markdown: no HTML, no cell of a table, no link or image of its own.
+
+    Examples
+    --------
+    >>> print(one_line("a <b> | [c](d)"))
+    a &lt;b&gt; \\| [c]\\(d)
+    """
+    line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return line.replace("|", "\\|").replace("](", "]\\(")
+
+
 def shortened(text: str, parts: int = 2) -> str:
     """A path without the folders that only the machine knows; other texts as they are.
 

@@ -91,6 +91,11 @@ class Report:
         """The suite's main score."""
         return self.scores[self.main_name]
 
+    def score_facts(self, name: str) -> tuple[str, tuple[float, float] | None]:
+        """Metric and 95 % interval of one of `scores`; the metric of an average is "mean"."""
+        result = self.tasks.get(name)
+        return ("mean", self.interval) if result is None else (result.metric, result.interval)
+
     @property
     def notes(self) -> list[str]:
         """Departures from the protocol, of all tasks."""
@@ -116,10 +121,9 @@ class Report:
         """The table of the scores, for notebooks."""
         rows = []
         for name, score in self.scores.items():
-            result = self.tasks.get(name)
-            bounds = result.interval if result is not None else self.interval
+            metric, bounds = self.score_facts(name)
             interval = f"{bounds[0]:.2f} to {bounds[1]:.2f}" if bounds is not None else ""
-            rows.append([name, result.metric if result is not None else "mean", f"{score:.2f}", interval])
+            rows.append([name, metric, f"{score:.2f}", interval])
         scores = {"header": ["task", "metric", "score", "95 % interval"], "rows": rows}
         title = f"{self.suite}: {self.model.get('name') or 'model'}"
         return render("summary", title=title, scores=scores, notes=self.notes)
@@ -199,7 +203,7 @@ class Report:
         width = max(len(name) for name in self.scores)
         lines = []
         for name, score in self.scores.items():
-            bounds = self.tasks[name].interval if name in self.tasks else self.interval
+            bounds = self.score_facts(name)[1]
             brackets = f"  [{bounds[0]:.2f}, {bounds[1]:.2f}]" if bounds is not None else ""
             lines.append(f"{name:<{width}}  {score:8.2f}{brackets}")
         return "\n".join(lines)

@@ -10,6 +10,7 @@ from typing import Any
 
 from embedkit.config.recipe import Recipe
 from embedkit.evaluation.report.card import keep_report
+from embedkit.evaluation.report.tables import tables_of
 from embedkit.methods.base import Method
 from embedkit.training.loop.cache import RandomState
 from embedkit.training.loop.schedule import Schedule
@@ -127,7 +128,7 @@ class Evaluator:
         state.history.append({"step": step, "scores": scores})
         if state.best.better(value):
             state.best = Best(metric, value, step)
-        self._log.evaluated(step, scores)
+        self._log.evaluated(step, scores, tables_of(report))
         keep_report(self._folder, step, report)
         best = "none" if state.best.value is None else f"{state.best.value:.2f}"
         self._progress.say(f"step {step}: {metric} {value:.2f} (best {best})")

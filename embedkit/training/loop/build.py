@@ -331,7 +331,7 @@ def _assembled(
         _open_folder(folder, store, state, recipe, progress)
     engine.start_trackers(recipe)
     stream = stack.enter_context(contextlib.closing(batches_of(inputs, state, images, world, stack)))
-    log = RunLog(folder / "log.jsonl", world, progress, lambda: stream.waited, engine.track)
+    log = RunLog(folder / "log.jsonl", world, progress, lambda: stream.waited, engine.trackers)
     log.rewind(state.position.step if state.position.step or state.history else -1)
     ledger.rewind(state.position.step)
     finite = FiniteGuard(folder, world, store, step, rows.where, log.record)

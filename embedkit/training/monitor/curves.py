@@ -85,7 +85,7 @@ def _read_log(path: Path, run: RunCurves, offset: int) -> int:
                 steps, values = run.figures.setdefault(name, ([], []))
                 steps.append(step)
                 values.append(float(value))
-        last = step
+        last = max(step, last or 0)  # scores of the saved model, an earlier one, may stand last
     if last is None:
         raise DataError("the log is empty", where=str(path), remedy="wait for the first log step")
     return last

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from embedkit.evaluation.report.tables import Table
 from embedkit.system.disk import disk_reason, write_durably
 from embedkit.system.notebook import NotebookBar, in_notebook
 from embedkit.training.loop.batches import StepBatch
 from embedkit.training.loop.step import StepResult
+from embedkit.training.monitor.trackers import Trackers
 from embedkit.training.parallel.distributed import World
 
 
@@ -210,8 +211,8 @@ class RunLog:
     ----------
     waited : callable () -> float
         Seconds spent waiting for data since the run began.
-    track : callable (figures, step), optional
-        Hands figures to experiment trackers.
+    trackers : Trackers, optional
+        The experiment trackers that get the figures.
 
     Examples
     --------
@@ -225,9 +226,10 @@ class RunLog:
 
     def __init__(
         self, path: Path, world: World, progress: Progress, waited: Callable[[], float],
-        track: Callable[[dict[str, float], int], None] | None = None,
+        trackers: Trackers | None = None,
     ) -> None:  # fmt: skip
-        self.path, self.world, self.progress, self._waited, self._track = path, world, progress, waited, track
+        self.path, self.world, self.progress, self._waited = path, world, progress, waited
+        self._trackers = trackers or Trackers([])
         self._file_works = True
         self._window = _Window(waited())
 
@@ -260,20 +262,16 @@ class RunLog:
             **extra,
         }
         self.record({"step": step, **figures})
-        if self._track is not None:
-            self._track(figures, step)
+        self._trackers.figures(figures, step)
         self._window = _Window(self._waited())
         return figures
 
-    def evaluated(self, step: int, scores: Mapping[str, float]) -> None:
-        """A row with the scores of an evaluation; trackers get each as ``eval/NAME``, with ``_at_`` for ``@``.
-
-        MLflow refuses names with other characters than those of words, ``-``, ``.``, ``:``, ``/`` and spaces.
-        """
+    def evaluated(self, step: int, scores: Mapping[str, float], tables: Sequence[Table] = ()) -> None:
+        """A row with the scores of an evaluation; trackers get each as ``eval/NAME``, and the tables."""
         self.record({"step": step, "scores": dict(scores)})
-        if self._track is not None:
-            names = {name: re.sub(r"[^\w\-.:/ ]", "_", name.replace("@", "_at_")) for name in scores}
-            self._track({f"eval/{names[name]}": score for name, score in scores.items()}, step)
+        self._trackers.figures({f"eval/{name}": score for name, score in scores.items()}, step)
+        for table in tables:
+            self._trackers.table(table, step)
 
     def rewind(self, step: int) -> None:
         """Drop the rows after `step`, which a resumed run writes again."""

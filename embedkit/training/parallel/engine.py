@@ -20,6 +20,7 @@ from embedkit.errors import RecipeError
 from embedkit.models.base import Model
 from embedkit.system.processes import join
 from embedkit.training.loop.step import Bundle
+from embedkit.training.monitor.trackers import Trackers
 from embedkit.training.parallel.distributed import World
 from embedkit.training.parallel.memory import keep_freed_memory
 
@@ -60,11 +61,9 @@ class Engine:
             self.accelerator.init_trackers("embedkit", config=dict(_settings("", recipe.model_dump(mode="json"))))
 
     @property
-    def track(self) -> Callable[[dict[str, float], int], None] | None:
-        """A function that hands figures to the trackers; None when there are none."""
-        if not self._trackers:
-            return None
-        return lambda figures, step: self.accelerator.log(figures, step=step)
+    def trackers(self) -> Trackers:
+        """The trackers that are open; none before `start_trackers`."""
+        return Trackers(self.accelerator.trackers if self._trackers else [])
 
     def place(self, bundle: Bundle) -> Bundle:
         """The bundle on the device, equal on every process, its model sharded when launched with FSDP2."""
