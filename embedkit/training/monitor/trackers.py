@@ -41,7 +41,7 @@ class Trackers:
 
     Parameters
     ----------
-    opened : sequence of accelerate.tracking.GeneralTracker
+    entries : sequence of accelerate.tracking.GeneralTracker
         Those of the accelerator.
 
     Examples
@@ -56,19 +56,19 @@ class Trackers:
     >>> trackers.table(Table("eval/sts/scores", ["task"], [["stsb"]]), step=10)  # no tracker here has tables
     """
 
-    def __init__(self, opened: Sequence[Any]) -> None:
-        self._opened, self._step = opened, 0
+    def __init__(self, entries: Sequence[Any]) -> None:
+        self._entries, self._step = entries, 0
 
     def figures(self, figures: Mapping[str, float], step: int) -> None:
         """Hand figures to every tracker, under names that each of them takes."""
         self._step = max(step, self._step)
-        for tracker in self._opened:
+        for tracker in self._entries:
             tracker.log({_taken(name): value for name, value in figures.items()}, step=self._step)
 
     def table(self, table: Table, step: int) -> None:
         """Hand a table to the trackers that show some: TensorBoard as text, MLflow as an artifact, wandb, ClearML."""
         self._step = max(step, self._step)
-        for tracker in self._opened:
+        for tracker in self._entries:
             if tracker.name in _TABLES:
                 _TABLES[tracker.name](tracker, _taken(table.name), table, self._step)
 
