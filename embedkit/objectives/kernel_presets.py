@@ -44,6 +44,10 @@ table_preset("supcon", paper="Khosla et al. 2020 (arXiv 2004.11362), L_out", dir
              base_temperature=0.07, by="label", others=1.0)  # fmt: skip
 table_preset("supcon-in", paper="Khosla et al. 2020 (arXiv 2004.11362), L_in", direction="views", temperature=0.07,
              base_temperature=0.07, by="label", reducer="in", others=1.0, note="[M] L_in from memory")  # fmt: skip
+table_preset("core-tuning", paper="Zhang et al. 2021, NeurIPS, Unleashing the Power of Contrastive Self-Supervised "
+             "Visual Models via Contrast-Regularized Fine-Tuning", direction="views", temperature=0.07,
+             base_temperature=0.07, by="label", others=1.0, bank="hard-pairs", focal=1.0,
+             note="[M] mixed pairs and focal weight from memory; the law of the shares is ours")  # fmt: skip
 table_preset("supcon-relu", paper="Kini et al., ICLR 2024", direction="views", temperature=0.07, base_temperature=0.07,
              by="label", others=1.0, relu=True)  # fmt: skip
 

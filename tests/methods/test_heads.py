@@ -78,6 +78,25 @@ def test_a_term_is_the_weighted_mean_over_the_labelled_rows(kind: str, reduction
     assert not x["anchor"].grad[silent].any() and x["anchor"].grad[0].any()
 
 
+def test_mixtures_of_rows_have_the_mixed_loss_for_any_number_of_processes() -> None:
+    """Rows without a label are in no mixture; the draw is that of the whole batch."""
+    method, parts = built("class", mixup=0.8)
+    targets = {"mood": torch.tensor([2, -1, 0, 1])}
+    x = {"anchor": torch.randn(4, 5, dtype=torch.float64)}
+    batch = toys.batch(x, 4, targets=targets)
+    rng = batch.random("mixup mood")
+    partner, share = np.array([0, 2, 3])[rng.permutation(3)], rng.beta(0.8, 0.8)
+    losses = []
+    for i, j in zip((0, 2, 3), partner, strict=True):
+        logits = parts["mood"](share * x["anchor"][i] + (1 - share) * x["anchor"][j]).detach().numpy()
+        own, other = (naive("class", logits, CLASSES[int(targets["mood"][k])], "mean") for k in (i, j))
+        losses.append(share * own + (1 - share) * other)
+    assert float(method.terms(x, {}, batch, parts)["head-mood"]) == pytest.approx(np.mean(losses), rel=1e-9)
+    shares = [method.terms(x, {}, toys.batch(x, 4, rows, targets=targets), parts)["head-mood"]
+              for rows in (slice(0, 1), slice(1, 4))]  # fmt: skip
+    assert float(sum(shares)) == pytest.approx(np.mean(losses), rel=1e-9)
+
+
 def test_a_batch_without_any_label_has_no_loss_and_no_nan() -> None:
     method, parts = built("class")
     targets = {"mood": torch.full((2,), -1)}

@@ -144,6 +144,23 @@ def test_sum_moves_owners_keys_and_guides_with_the_names() -> None:
     assert total.requires == {"anchor", "negatives", "score"}
 
 
+def test_a_term_sees_the_views_that_it_names() -> None:
+    """Further views and their gradient are the other terms' alone; views that a term needs cannot be left out."""
+    embeddings, batch = drawn()
+    del embeddings["negatives"]
+    both = {name: z for name, z in embeddings.items() if name != "view3"}
+    term = {"name": "ntxent", "views": ["anchor", "positive"]}
+    loss, grads = gradients(build({"name": "sum", "terms": [term]}).double(), embeddings, batch)
+    wanted, wanted_grads = gradients(build("ntxent").double(), both, batch)
+    assert loss == pytest.approx(wanted, rel=1e-12)
+    assert not grads["view3"].any()
+    np.testing.assert_allclose(grads["anchor"], wanted_grads["anchor"], rtol=1e-12)
+    assert "view3" not in build({"name": "sum", "terms": [term]}).accepts
+    for bad, told in (({**term, "views": ["left"]}, "list of views"), ({**term, "views": ["positive"]}, "anchor")):
+        with pytest.raises(UserError, match=told):
+            build({"name": "sum", "terms": [bad]})
+
+
 def test_sum_names_a_missing_input() -> None:
     embeddings, batch = drawn()
     del embeddings["view3"]

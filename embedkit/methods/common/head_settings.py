@@ -57,6 +57,10 @@ class HeadSettings:
         Of the hidden layer.
     keep : bool
         Save it with the model, for `Model.classify`.
+    mixup : float
+        Above 0, it reads mixtures ``l x + (1 - l) x'`` of the vectors of two rows, l one number a step of
+        Beta(mixup, mixup), and its loss is mixed as they are (Zhang et al. 2018, ICLR, mixup; between layers, Verma et
+        al. 2019, ICML). Inputs are not mixed.
 
     Examples
     --------
@@ -76,6 +80,7 @@ class HeadSettings:
     hidden: Whole = 0
     activation: str = "tanh"
     keep: bool = False
+    mixup: NotNegative = 0.0
 
     @property
     def role(self) -> str:
@@ -152,7 +157,14 @@ class HeadSettings:
         if self.reverse:
             ramped = head_terms.ramp(batch.step, batch.total_steps) if self.ramp else 1.0
             x = head_terms.reverse_gradient(x, self.reverse * ramped)
-        losses = head_terms.target_losses(self.kind, head(x[mine]), target[mine], self.reduction)
+        partner, share = head_terms.mixed_rows(target, self.mixup, batch, self.target)
+        if self.mixup:
+            x = share * x + (1 - share) * x[partner]
+        logits = head(x[mine])
+        losses = head_terms.target_losses(self.kind, logits, target[mine], self.reduction)
+        if self.mixup:
+            others = head_terms.target_losses(self.kind, logits, target[partner][mine], self.reduction)
+            losses = share * losses + (1 - share) * others
         return self.weight * losses.sum() / number
 
 

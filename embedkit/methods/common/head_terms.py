@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from embedkit.objectives.base import ObjectiveBatch
 
 PAIR_FEATURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "u": lambda u, v: u,
@@ -113,6 +117,28 @@ def own_targets(target: Tensor, owner: Tensor, rows: slice) -> tuple[Tensor, Ten
 
     present = there(target)
     return present & own_rows(owner, rows), present.sum().clamp(min=1)
+
+
+def mixed_rows(target: Tensor, alpha: float, batch: ObjectiveBatch, use: str) -> tuple[Tensor, float]:
+    """With which vector, of those that have a target, each of N is mixed, (N,), and the share that it keeps.
+
+    Drawn for the whole batch, the same on every process: a permutation, and one number of Beta(alpha, alpha); for alpha
+    0 each vector stays alone.
+
+    Examples
+    --------
+    >>> from embedkit.objectives.base import ObjectiveBatch
+    >>> batch = ObjectiveBatch.of({"anchor": torch.eye(3)})
+    >>> partner, share = mixed_rows(torch.tensor([0, -1, 1]), 1.0, batch, "label")
+    >>> int(partner[1]), sorted(partner.tolist()), 0 < share < 1
+    (1, [0, 1, 2], True)
+    """
+    partner = torch.arange(len(target), device=target.device)
+    if not alpha:
+        return partner, 1.0
+    random, rows = batch.random(f"mixup {use}"), there(target).nonzero()[:, 0]
+    order = torch.from_numpy(random.permutation(len(rows))).to(rows.device)
+    return partner.index_copy(0, rows, rows[order]), float(random.beta(alpha, alpha))
 
 
 def target_losses(kind: str, logits: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from embedkit.errors import RecipeError, UserError
 from embedkit.objectives.base import LossOutput, NegativeCount, Objective, ObjectiveBatch
 from embedkit.objectives.family import PAIR, take
+from embedkit.objectives.matrix.similarity import VIEWS
 from embedkit.objectives.registry import build, objective
 from embedkit.objectives.tools import choice, number, require, unit, whole
 
@@ -201,11 +202,13 @@ class Terms(Wrapper):
     Parameters
     ----------
     terms : list of mapping
-        Objectives with four keys besides their own: ``weight`` (1 when not given), ``label`` (the name in the log,
+        Objectives with five keys besides their own: ``weight`` (1 when not given), ``label`` (the name in the log,
         the objective's name when not given), ``inputs`` (which embedding takes which place, e.g.
-        ``{"positive": "view3"}``; the other names stay), ``dim`` (the size of the embeddings that it reads, where a
-        method gives some of another size and the objective has vectors of its own). An objective that has a setting of
-        one of these names is written ``{"objective": {"name": ..., "weight": ...}, "weight": 0.1}``.
+        ``{"positive": "view3"}``; the other names stay), ``views`` (the views of a row that it sees, under these
+        names, e.g. ``["anchor", "positive"]`` without small crops; all when not given), ``dim`` (the size of the
+        embeddings that it reads, where a method gives some of another size and the objective has vectors of its own).
+        An objective that has a setting of one of these names is written
+        ``{"objective": {"name": ..., "weight": ...}, "weight": 0.1}``.
     dim, num_rows : int or None
         Size of the embeddings and of the training data.
 
@@ -224,12 +227,17 @@ class Terms(Wrapper):
         self.labels: list[str] = []
         self.weights: list[float] = []
         self.inputs: list[dict[str, str]] = []
+        self.unseen: list[frozenset[str]] = []
         self.sizes: list[int | None] = []
         inner = []
         for term in terms:
             settings = dict(term)
             self.weights.append(number("weight", settings.pop("weight", 1.0), least=0))
             inputs = settings.pop("inputs", {})
+            views = settings.pop("views", VIEWS)
+            known = isinstance(views, Sequence) and len(views) > 0 and all(view in VIEWS for view in views)
+            require(known, "views", views, 'a list of views, such as ["anchor", "positive"]')
+            self.unseen.append(frozenset(VIEWS) - set(views))
             label = settings.pop("label", None)
             size = settings.pop("dim", None)
             self.sizes.append(dim if size is None else whole("dim", size, least=1))
@@ -244,9 +252,14 @@ class Terms(Wrapper):
                 )
             self.labels.append(label)
             inner.append(build(settings, dim=self.sizes[-1], num_rows=num_rows))
+            lost = inner[-1].requires & self.unseen[-1]
+            require(not lost, "views", views, f"a list with {sorted(lost)}, which the term {label!r} needs")
         self._adopt(inner)
         needs = [{names.get(n, n) for n in part.requires} for names, part in zip(self.inputs, inner, strict=True)]
-        takes = [{names.get(n, n) for n in part.accepts} for names, part in zip(self.inputs, inner, strict=True)]
+        takes = [
+            {names.get(n, n) for n in part.accepts - unseen}
+            for names, unseen, part in zip(self.inputs, self.unseen, inner, strict=True)
+        ]
         self.requires = frozenset().union(*needs)
         self.accepts = frozenset().union(*takes)
 
@@ -261,9 +274,9 @@ class Terms(Wrapper):
         self, at: int, embeddings: dict[str, Tensor], batch: ObjectiveBatch
     ) -> tuple[dict[str, Tensor], ObjectiveBatch]:
         """Embeddings and batch as the term number `at` sees them: under the names that it asks for."""
-        names = self.inputs[at]
+        names, unseen = self.inputs[at], self.unseen[at]
         if not names:
-            return embeddings, batch
+            return {name: z for name, z in embeddings.items() if name not in unseen}, batch
         for source in names.values():
             if source not in embeddings:
                 raise UserError(
@@ -272,7 +285,8 @@ class Terms(Wrapper):
                 )  # fmt: skip
 
         self._check_sizes(at, {source: embeddings[source].shape[1] for source in names.values()})
-        return renamed(names, embeddings, batch)
+        inner, own = renamed(names, embeddings, batch)
+        return {name: z for name, z in inner.items() if name not in unseen}, own
 
     def _check_sizes(self, at: int, columns: Mapping[str, int]) -> None:
         """Refuse embeddings of other sizes than the term's own vectors have."""

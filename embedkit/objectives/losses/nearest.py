@@ -16,7 +16,7 @@ from embedkit.objectives.losses.regression import Predictor
 from embedkit.objectives.matrix.similarity import Side, collect
 from embedkit.objectives.parts.banks import Queue
 from embedkit.objectives.parts.slots import part
-from embedkit.objectives.parts.targets import Direction, Embeddings, Sides
+from embedkit.objectives.parts.targets import Direction, Embeddings, Sides, guide_keys
 from embedkit.objectives.registry import objective
 from embedkit.objectives.tools import choice, number, unit, whole
 
@@ -136,6 +136,98 @@ class Centroids(_Lookup):
         return [(anchors[0], candidates[1]), (anchors[1], candidates[0])]
 
 
+@part("direction", "local-groups")
+class LocalGroups(Centroids):
+    """Anchor: a transformer's summary of one view and its neighbours; key: the same of the guide's vector of the other.
+
+    Mugs (Zhou et al. 2022, arXiv 2203.14415, local-group supervision), from memory. Neighbours of a view and of a
+    guide's vector are sought in a queue of the guide's vectors. The encoder's summary goes through a predictor; the
+    keys come from a running mean of the transformer, without gradient. Both directions are averaged.
+
+    Parameters
+    ----------
+    size, random_start
+        Of the queue of guide's vectors.
+    hidden : int
+        Of the predictor.
+    nearest : int
+        Neighbours in a group, beside the view itself.
+    layers, heads : int
+        Of the transformer.
+    momentum : float
+        Share of the old weights in the transformer's running mean; as ``guide.ema``.
+    dim : int or None
+        Size of the embeddings.
+
+    Examples
+    --------
+    >>> import torch
+    >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2)}
+    >>> direction = LocalGroups(size=8, hidden=4, nearest=3, layers=1, heads=1, dim=2)
+    >>> [(anchors.z.requires_grad, keys.z.requires_grad) for anchors, keys in
+    ...  direction.sides(z, ObjectiveBatch.of(z, guide=z))]
+    [(True, False), (True, False)]
+    """
+
+    def __init__(self, size: int = 65_536, hidden: int = 4096, random_start: bool = True, nearest: int = 8,
+                 layers: int = 2, heads: int = 8, momentum: float = 0.996, dim: int | None = None) -> None:  # fmt: skip
+        super().__init__(size, hidden, "own", random_start, nearest, layers, heads, dim)
+        self.requires = frozenset({"anchor", "positive", "guide"})
+        self.momentum = number("momentum", momentum, least=0, most=1)
+        for name, weight in self._weights().items():
+            self.register_buffer(_mean_of(name), weight.detach().clone())
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {} if self.mixer is None else dict(self.mixer.named_parameters())
+
+    def _group(self, side: Side) -> Tensor:
+        """A vector and its neighbours, (N, 1 + nearest, D)."""
+        return torch.cat([unit(side.z)[:, None], self.nearest(side, self.span)], dim=1)
+
+    @torch.no_grad()
+    def _keys(self, tokens: Tensor) -> Tensor:
+        """What the running mean of the transformer makes of groups."""
+        weights = {f"mixer.{name}": self.get_buffer(_mean_of(name)).to(tokens.dtype) for name in self._weights()}
+        return torch.func.functional_call(_Summary(self), weights, (tokens,))  # type: ignore[no-any-return]
+
+    def _sides(self, embeddings: Embeddings, batch: ObjectiveBatch) -> Sides:
+        own = [collect([name], embeddings, batch) for name in ("anchor", "positive")]
+        theirs = [guide_keys(view) for view in own]
+        anchors = [self.predict(replace(view, z=self.summary(self._group(view)))) for view in own]
+        keys = [replace(view, z=self._keys(self._group(view))) for view in theirs]
+        return [(anchors[0], keys[1]), (anchors[1], keys[0])]
+
+    @torch.no_grad()
+    def after_step(self, embeddings: Embeddings, batch: ObjectiveBatch) -> None:
+        """Put the guide's vectors of the anchors into the queue; move the running mean."""
+        self.queue.after_step(embeddings, batch, guide_keys(collect(["anchor"], embeddings, batch)))
+        for name, weight in self._weights().items():
+            mean = self.get_buffer(_mean_of(name))
+            mean.lerp_(weight.to(mean.dtype), 1 - self.momentum)
+
+
+class _Summary(nn.Module):
+    """`Centroids.summary` as a module, so that it can be called with other weights."""
+
+    def __init__(self, direction: Centroids) -> None:
+        super().__init__()
+        self.mixer, self._of = direction.mixer, direction.summary
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(N, k, D) -> (N, D)."""
+        return self._of(tokens)
+
+
+def _mean_of(name: str) -> str:
+    """The name of the buffer that holds the running mean of a parameter."""
+    return "mean of " + name.replace(".", " ")
+
+
+table_preset(
+    "local-group", paper="Zhou et al. 2022 (arXiv 2203.14415), Mugs, local-group supervision", direction="local-groups",
+    temperature=0.2, bank="queue", state="queues of Q vectors and of Q groups; mean of the transformer",
+    cost="B (B + Q) D", note="[M] constants and form from memory",
+)  # fmt: skip
 table_preset(
     "nnclr", paper="Dwibedi et al. 2021 (arXiv 2104.14548)", direction="nearest", temperature=0.1,
     state="queue of Q anchors", cost="B (B + Q) D",

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from embedkit.objectives.base import ObjectiveBatch
 from embedkit.objectives.matrix.problem import Extra, Problem
-from embedkit.objectives.matrix.similarity import Relation, Side
+from embedkit.objectives.matrix.similarity import NOBODY, Relation, Side
 from embedkit.objectives.parts.banks import Bank, Embeddings, Queue
 from embedkit.objectives.parts.slots import part
 from embedkit.objectives.tools import number, unit, whole
@@ -168,3 +168,70 @@ class LabelMixes(Bank):
         scores = share * torch.einsum("nd,nkd->nk", mine, z[j]) + (1 - share) * torch.einsum("nd,nkd->nk", mine, z[k])
         missing = torch.zeros_like(scores).masked_fill(~there[problem.mine], -torch.inf)
         return Extra(scores, missing, positive=True)
+
+
+@part("bank", "hard-pairs")
+class HardPairs(Bank):
+    """A hard positive and a hard negative of each anchor, mixed from the batch by label (Core-tuning, Zhang et al.).
+
+    The positive is ``l p + (1 - l) n`` of the anchor's farthest vector p of its own class and its nearest n of another;
+    the negative ``l n + (1 - l) m`` of n and any vector m of another class. Mixtures are brought to length 1 and have
+    no gradient. An anchor without both kinds has neither. Only a summary of the paper was at hand: the choice of the
+    parts is from memory [M], and a share l of ``max(b, 1 - b), b ~ Beta(mixture, mixture)`` is ours.
+
+    Parameters
+    ----------
+    mixture : float
+        Of the Beta distribution of the shares.
+
+    Examples
+    --------
+    >>> from embedkit.objectives import build
+    >>> z = {"anchor": torch.eye(4), "positive": torch.eye(4)}
+    >>> batch = ObjectiveBatch.of(z, label=torch.tensor([0, 0, 1, 1]))
+    >>> losses = [build({"name": "supcon", "bank": bank})(z, batch).loss for bank in ("none", "hard-pairs")]
+    >>> losses[0] < losses[1]
+    tensor(True)
+    """
+
+    requires = frozenset({"label"})
+    makes_extras = True
+    cosine_only = True
+
+    def __init__(self, mixture: float = 1.0) -> None:
+        super().__init__()
+        self.mixture = number("mixture", mixture, above=0)
+
+    def extras(self, problem: Problem) -> list[Extra]:
+        """Cosines with both mixtures, (n, 1) each."""
+        left, right = problem.my_parts[0].left, problem.my_parts[0].right.detach()
+        rng, every = problem.batch.random("hard-pairs", problem.place), len(problem.whole)
+        # Drawn for all anchors of the batch, then cut to this process's.
+        draw, beta = rng.random((every, 1)), rng.beta(self.mixture, self.mixture, (2, every, 1))
+        chance = torch.from_numpy(draw).to(left)[problem.mine]
+        first, second = torch.from_numpy(np.maximum(beta, 1 - beta)).to(left)[:, problem.mine]
+        ids = {name: (problem.whole.id(name)[problem.mine], problem.right.id(name)) for name in ("label", "vector")}
+        scores, there = [left.new_zeros(0, 2)], [torch.zeros(0, dtype=torch.bool, device=left.device)]
+        for at in range(0, len(left), 256):
+            block = slice(at, at + 256)
+            cosines = left[block].detach() @ right.T
+            same, itself = (mine[block, None] == theirs[None] for mine, theirs in ids.values())
+            labelled = (ids["label"][1] != NOBODY)[None]
+            alike, unlike = same & ~itself & labelled, ~same & labelled
+            far = right[cosines.masked_fill(~alike, torch.inf).argmin(dim=1)]
+            near = right[cosines.masked_fill(~unlike, -torch.inf).argmax(dim=1)]
+            place = (chance[block] * unlike.sum(dim=1, keepdim=True)).long()
+            other = right[(unlike.cumsum(dim=1) > place).to(torch.uint8).argmax(dim=1)]
+            mixtures = torch.stack([
+                unit(first[block] * far + (1 - first[block]) * near),
+                unit(second[block] * near + (1 - second[block]) * other),
+            ], dim=1)  # fmt: skip
+            scores.append((left[block, None] * mixtures).sum(dim=2))
+            there.append(alike.any(dim=1) & unlike.any(dim=1))
+        missing = torch.zeros_like(torch.cat(scores)).masked_fill(~torch.cat(there)[:, None], -torch.inf)
+        both = torch.cat(scores)
+        return [Extra(both[:, :1], missing[:, :1], positive=True), Extra(both[:, 1:], missing[:, 1:])]
+
+    def count(self, rows: int) -> int:
+        """One mixture."""
+        return 1

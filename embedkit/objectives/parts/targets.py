@@ -105,12 +105,17 @@ class Rows(Direction):
     def _sides(self, embeddings: Embeddings, batch: ObjectiveBatch) -> Sides:
         anchors, positives = collect(["anchor"], embeddings, batch), _others(embeddings, batch)
         if self.keys == "guide":
-            positives = _guide_keys(positives)
+            positives = guide_keys(positives)
         return [(anchors, _with_hard(positives, embeddings, batch))]
 
 
-def _guide_keys(side: Side) -> Side:
-    """The same side with the guide's vectors in place of its own."""
+def guide_keys(side: Side) -> Side:
+    """The same side with the guide's vectors in place of its own.
+
+    >>> import torch
+    >>> guide_keys(Side(torch.eye(1, 2), {}, guide=torch.tensor([[3.0, 4.0]]))).z
+    tensor([[3., 4.]])
+    """
     if side.guide is None or side.guide.shape[1] != side.z.shape[1]:
         raise DataError("the keys are to come from a guide model and there is none of this size", where="batch.guide",
                         remedy="use a method with a running mean of the encoder, or set keys: own")  # fmt: skip
@@ -205,7 +210,7 @@ class WithGuide(Direction):
 
     def _sides(self, embeddings: Embeddings, batch: ObjectiveBatch) -> Sides:
         own = collect(views_of(embeddings), embeddings, batch)
-        theirs = _guide_keys(own)
+        theirs = guide_keys(own)
         numbers = torch.arange(len(own), device=own.z.device) + sum(len(z) for z in embeddings.values())
         theirs = replace(theirs, ids={**theirs.ids, "vector": numbers})
         return [(own, theirs if self.keys == "guide" else Side.join([own, theirs]))]
