@@ -114,6 +114,10 @@ class DataConfig(Settings):
         "shuffled", description="which rows share a batch: any; none with a text, image or group twice; per_label "
         "rows of each label; rows of similar length; neighbours in a document",
     )  # fmt: skip
+    shuffle: Literal["rows", "blocks"] = Field(
+        "rows", description="order of an epoch: any row behind any other; or, for files larger than memory, blocks of "
+        "512 neighbours in random order, with the rows of 128 blocks at a time shuffled among each other",
+    )  # fmt: skip
     per_label: int = Field(2, gt=1, description="by-label: rows of one label in a batch")
     binding: int = Field(0, ge=0, description="rows of each label, always the same, that stand in every batch")
     mixing: Literal["concatenate", "weighted", "temperature"] = Field(

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from embedkit.data import TrainingRows
 from embedkit.data.vectors.arrays import safetensors_arrays
 from embedkit.data.vectors.columnar import column_tables
+from embedkit.data.vectors.values import as_float32
 from embedkit.errors import DataError
 from tests.data.helpers import opened
 
@@ -219,3 +220,12 @@ def test_sources_of_two_kinds_or_sizes_are_refused(files: Path) -> None:
 def test_streams_of_vectors(files: Path) -> None:
     rows = opened([{"path": "rows.npz", "stream": True}], "anchor positive", "label", batch_size=3)
     assert sorted(row[2] for row in _contents(rows)) == sorted(LABELS.tolist())
+
+
+def test_numbers_of_16_bits_become_float32_of_the_same_value() -> None:
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    finite = every[np.isfinite(every)]
+    for values in (every, finite, finite[::2], finite.reshape(-1, 2)[:, 1]):
+        assert np.array_equal(as_float32(values), values.astype(np.float32), equal_nan=True)
+    assert np.array_equal(np.signbit(as_float32(finite)), np.signbit(finite))
+    assert as_float32(np.zeros((0, 3), np.float16)).shape == (0, 3)

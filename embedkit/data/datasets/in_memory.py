@@ -24,15 +24,16 @@ from embedkit.data.datasets.row_table import (
     targets_of,
 )
 from embedkit.data.datasets.samplers import SAMPLERS, Request, fit
-from embedkit.data.datasets.shuffling import permutation
+from embedkit.data.datasets.shuffling import NEIGHBOURS, WINDOW, block_permutation, permutation
 from embedkit.data.schema.rows import Row, filled
 from embedkit.data.schema.targets import TargetFacts
-from embedkit.data.schema.warnings import of_counts, of_left_over
+from embedkit.data.schema.warnings import of_counts, of_left_over, of_size
 from embedkit.data.sources.data_source import Source
 from embedkit.data.vectors.column import VectorColumn, blocks
 from embedkit.data.vectors.columnar import column_tables
 from embedkit.data.vectors.store import keys_at
 from embedkit.errors import DataError
+from embedkit.system.memory import available_bytes
 
 if TYPE_CHECKING:
     from embedkit.config.recipe import DataConfig
@@ -78,7 +79,7 @@ class HeldRows(TrainingRows):
         everything, self._vectors, sizes, places = _load(sources)
         self._targets = targets_of(everything)
         train, rest = _parted(everything, self._vectors, holdout, seed)
-        self._table, self._held_out = everything.take(train).combine_chunks(), everything.take(rest)
+        self._table, self._held_out = _taken(everything, train), everything.take(rest)
         self._sizes, self._places = _sizes_of(train, sizes), places[train]
         self.num_rows = self._table.num_rows
         self.fingerprint = digest(self._table, self._vectors)
@@ -118,10 +119,19 @@ class HeldRows(TrainingRows):
         """See `TrainingRows.batches`."""
         if self._epoch.number != epoch:
             self._epoch = self._plan(epoch)
+        near = max(1, WINDOW * NEIGHBOURS // self.batch_size) if self._config.shuffle == "blocks" else 0
         for step, indices in enumerate(self._epoch.batches[start_step:], start_step):
+            if near and (step - start_step) % near == 0:
+                self._ahead(self._epoch.batches[step if step == start_step else step + near : step + 2 * near])
             low, high = rank * len(indices) // world, (rank + 1) * len(indices) // world
             mine = indices[low:high]
             yield RowBatch(self._rows(self._table, mine), mine.tolist(), len(indices), low, step)
+
+    def _ahead(self, batches: Sequence[np.ndarray]) -> None:
+        """Have the vectors of some batches read from the disk while those before them are used."""
+        for role, vectors in self._vectors.items() if batches else ():
+            column = self._table.column(role).take(pa.array(np.concatenate(batches))).combine_chunks()
+            vectors.ahead((column.flatten() if role == "negatives" else column.drop_null()).to_numpy())
 
     def block(self, ids: Sequence[int]) -> RowBatch:
         """The rows with these ids as one batch."""
@@ -188,6 +198,8 @@ class HeldRows(TrainingRows):
         if "score" not in self.roles:  # equal texts of a score are a pair like others, and no row is a negative
             lines += of_counts(rows, self._duplicates, config.sampler)
         remainder = rows % self.batch_size if config.drop_last else 0
+        if config.shuffle == "rows":
+            lines += of_size(sum(column.mapped_bytes for column in self._vectors.values()), available_bytes())
         lines += of_left_over(rows, self._epoch.left_over, remainder, config.sampler)
         if self.batch_size < self._recipe_batch:
             lines.append(
@@ -224,10 +236,11 @@ class HeldRows(TrainingRows):
             batch_size=size,
             seed=self._seed,
             epoch=epoch,
+            shuffle=block_permutation if config.shuffle == "blocks" else permutation,
         )
         groups, left = [], 0
         for index, order in enumerate(orders):
-            order = order[~np.isin(order, self._bound)]
+            order = order[~np.isin(order, self._bound)] if len(self._bound) else order
             request = Request(order, self._facts, size, config.per_label, (self._seed, epoch, index, 1))
             grouping = SAMPLERS[config.sampler](request)
             batches = grouping.batches
@@ -304,6 +317,11 @@ def _parted(
     if not holdout:
         return np.arange(table.num_rows), np.arange(0)
     return split(facts_of(table, negatives=False, vectors=vectors), holdout, seed)
+
+
+def _taken(table: pa.Table, rows: np.ndarray) -> pa.Table:
+    """Some rows of a table; as it is where they are all of them, in order."""
+    return table if len(rows) == table.num_rows else table.take(rows).combine_chunks()
 
 
 def _sizes_of(rows: np.ndarray, sizes: Sequence[int]) -> list[int]:

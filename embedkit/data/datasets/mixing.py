@@ -74,6 +74,7 @@ def pools(
     batch_size: int,
     seed: int,
     epoch: int,
+    shuffle: Callable[..., np.ndarray] = permutation,
 ) -> list[np.ndarray]:
     """The row indices of an epoch in order: one sequence to cut batches from, or one for each source.
 
@@ -87,6 +88,8 @@ def pools(
         rows are used equally often.
     one_source : bool
         One sequence a source.
+    shuffle : callable
+        Order of rows that come once each: `permutation` or `block_permutation`.
 
     Examples
     --------
@@ -98,9 +101,9 @@ def pools(
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     if parts is None:
         if not one_source:
-            return [permutation(total, seed, epoch)]
+            return [shuffle(total, seed, epoch)]
         return [
-            start + permutation(size, seed, epoch, index)
+            start + shuffle(size, seed, epoch, index)
             for index, (start, size) in enumerate(zip(starts, sizes, strict=True))
         ]
     if one_source:

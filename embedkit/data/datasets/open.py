@@ -208,6 +208,11 @@ def _check_settings(config: DataConfig) -> None:
             where="data.mixing",
             remedy="use 'weighted' with a weight in each source",
         )
+    if config.shuffle == "blocks" and (streaming or config.mixing != "concatenate"):
+        raise RecipeError(
+            "blocks are shuffled where files are read once an epoch, each row as often as others", where="data.shuffle",
+            remedy="leave it out" if streaming else "set data.mixing: concatenate, or leave it out",
+        )  # fmt: skip
     if config.binding and streaming:
         raise RecipeError("a stream has no fixed rows of each label", where="data.binding", remedy="leave it out")
     for index, source in enumerate(config.train):

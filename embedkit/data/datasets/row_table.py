@@ -90,7 +90,8 @@ class TableBuilder:
     def add_columns(self, columns: ColumnTable) -> None:
         """Append rows that were read by column."""
         self._flush()
-        arrays = {name: pa.nulls(columns.count, kind) for name, kind in _TYPES.items()}
+        zeros = pa.py_buffer(np.zeros(columns.count + 1, np.int64))  # one for all, of pages that nobody touches
+        arrays = {name: _nothing(kind, columns.count, zeros) for name, kind in _TYPES.items()}
         for role, values in columns.numbers.items():
             arrays[role] = pa.array(values).cast(_TYPES[role])
         for role, vectors in columns.vectors.items():
@@ -125,6 +126,13 @@ class TableBuilder:
         arrays = [pa.array(columns[name], kind) for name, kind in types.items()]
         self._pieces.append(pa.Table.from_arrays(arrays, schema=pa.schema(list(types.items()))))
         self._waiting = []
+
+
+def _nothing(kind: pa.DataType, count: int, zeros: pa.Buffer) -> pa.Array:
+    """An array of nulls whose buffers are `zeros`, of at least 8 (count + 1) bytes."""
+    children = [pa.array([], kind.value_type)] if pa.types.is_large_list(kind) else None
+    buffers = [zeros] * (kind.num_buffers if children is None else 2)
+    return pa.Array.from_buffers(kind, count, buffers, null_count=count, children=children)
 
 
 def _is_vectors(value: Any) -> bool:

@@ -12,6 +12,11 @@ import numpy as np
 
 _BLOCK = 4096
 
+NEIGHBOURS = 512
+"""Rows of a file that stay in one window of a shuffle by blocks."""
+WINDOW = 128
+"""Blocks whose rows are shuffled among each other: 65,536 rows."""
+
 
 def permutation(size: int, *key: int) -> np.ndarray:
     """A random permutation of 0 .. size - 1 (int64), a pure function of `size` and the non-negative numbers in `key`.
@@ -22,6 +27,30 @@ def permutation(size: int, *key: int) -> np.ndarray:
     ([4, 1, 3, 0, 2], [1, 2, 3, 0, 4])
     """
     return np.argsort(np.random.PCG64(np.random.SeedSequence(key)).random_raw(size), kind="stable")
+
+
+def block_permutation(size: int, *key: int) -> np.ndarray:
+    """A permutation of 0 .. size - 1 that reads a file in runs: blocks in random order, then rows within windows.
+
+    Blocks are 512 neighbours; the rows of 128 blocks at a time are shuffled among each other. A pure function of `size`
+    and `key`, like `permutation`; it is that where all rows are one window.
+
+    Examples
+    --------
+    >>> order = block_permutation(200_000, 42, 0)
+    >>> sorted(order.tolist()) == list(range(200_000)), len(set((order[:65_536] // 512).tolist()))
+    (True, 128)
+    """
+    blocks = -(-size // NEIGHBOURS)
+    if blocks <= WINDOW:
+        return permutation(size, *key)
+    firsts = permutation(blocks, *key) * NEIGHBOURS
+    order = (firsts[:, None] + np.arange(NEIGHBOURS)).reshape(-1)
+    order = order[order < size]
+    for number, start in enumerate(range(0, size, WINDOW * NEIGHBOURS)):
+        part = order[start : start + WINDOW * NEIGHBOURS]
+        order[start : start + len(part)] = part[permutation(len(part), *key, number)]
+    return order
 
 
 def raw_numbers(*key: int) -> Iterator[int]:

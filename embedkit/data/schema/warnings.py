@@ -188,6 +188,24 @@ or group; lower train.batch_size, or set data.drop_last: false to train on short
         )
 
 
+def of_size(mapped: int, room: int | None) -> Iterator[str]:
+    """A warning where files of vectors are larger than the memory that could hold them, and rows come in any order.
+
+    Examples
+    --------
+    >>> print(*of_size(16 * 2**30, 8 * 2**30))
+    the vectors have 16.0 GiB and 8.0 GiB of memory are free: every row is a read of the disk; data.shuffle: blocks \
+reads neighbours together
+    >>> list(of_size(2**30, 8 * 2**30))
+    []
+    """
+    if room is not None and mapped > room:
+        yield (
+            f"the vectors have {mapped / 2**30:.1f} GiB and {room / 2**30:.1f} GiB of memory are free: every row is a "
+            "read of the disk; data.shuffle: blocks reads neighbours together"
+        )
+
+
 def _like_an_id(text: str) -> bool:
     return text.isascii() and len(text.split()) == 1 and any(char.isdigit() for char in text)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +14,11 @@ from embedkit.data.vectors.values import Vectors, as_float32, content_keys, firs
 
 BLOCK = 4096
 """Rows that are checked at a time."""
+
+RUN = 512
+"""Neighbours that are asked for together."""
+
+_SOON = mmap.MADV_WILLNEED if sys.platform == "linux" else None
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,20 @@ class Piece:
         if self.bfloat16:
             return (part.astype(np.uint32) << 16).view(np.float32)
         return as_float32(part)
+
+    def ahead(self, rows: np.ndarray) -> None:
+        """Ask the system to read `rows` of a mapped file soon, in runs, where they lie close together."""
+        asked = np.zeros(len(self) // RUN + 1, bool)
+        asked[rows // RUN] = True
+        runs = np.flatnonzero(asked)
+        if len(runs) * RUN <= 4 * len(rows):
+            first = runs[np.diff(runs, prepend=-2) != 1]
+            last = runs[np.diff(runs, append=-2) != 1] + 1
+            _advise(self.array, *self._lines(first * RUN, np.minimum(last * RUN, len(self))))
+
+    def _lines(self, first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where in `array` rows from `first` to before `last` are."""
+        return first, last
 
 
 class VectorColumn:
@@ -94,6 +115,17 @@ class VectorColumn:
             result[mine] = self.pieces[number].take(rows[mine] - self._starts[number])
         return Vectors(result, self.keys[rows])
 
+    def ahead(self, rows: np.ndarray) -> None:
+        """Ask the system to read the vectors at `rows` soon; see `Piece.ahead`."""
+        owner = np.searchsorted(self._starts, rows, side="right") - 1
+        for number in np.unique(owner):
+            self.pieces[number].ahead(rows[owner == number] - self._starts[number])
+
+    @property
+    def mapped_bytes(self) -> int:
+        """Bytes of it that lie in mapped files."""
+        return sum(piece.array.nbytes for piece in self.pieces if _mapping(piece.array) is not None)
+
     def places(self) -> np.ndarray:
         """For each row the first row with an equal vector, int64 (N,)."""
         _, first, inverse = np.unique(self.keys, return_index=True, return_inverse=True)
@@ -104,6 +136,24 @@ class VectorColumn:
         """All rows of several columns, in order."""
         pieces = [piece for column in columns for piece in column.pieces]
         return type(columns[0])(pieces, np.concatenate([column.keys for column in columns]))
+
+
+def _mapping(array: np.ndarray) -> mmap.mmap | None:
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return base if isinstance(base, mmap.mmap) else None
+
+
+def _advise(array: np.ndarray, first: np.ndarray, last: np.ndarray) -> None:
+    """Let the system read lines from `first` to before `last` of an array, if it is a file that is mapped."""
+    base, each = _mapping(array), array.strides[0]
+    if base is None or each < array[:1].nbytes or _SOON is None:
+        return
+    start = array.ctypes.data - np.frombuffer(base, np.uint8).ctypes.data
+    for one, other in zip((start + first * each).tolist(), (start + last * each).tolist(), strict=True):
+        page = one // mmap.PAGESIZE * mmap.PAGESIZE
+        base.madvise(_SOON, page, min(other, len(base)) - page)
 
 
 class BadVector(Exception):

@@ -56,6 +56,9 @@ class RaggedPiece(Piece):
             steps = Piece(self.array, self.bfloat16).take(places(starts, lengths))
         return Sequences(steps, lengths)
 
+    def _lines(self, first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.offsets[first], self.offsets[last]
+
     def steps(self, row: int) -> np.ndarray:
         """The steps of one sequence (T, W), as the file has them."""
         part = slice(int(self.offsets[row]), int(self.offsets[row + 1]))

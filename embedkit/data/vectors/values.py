@@ -15,6 +15,13 @@ from embedkit.data.schema.rows import BadRow
 LARGEST = 2**24
 """Whole numbers up to this size are exact in float32."""
 
+_HALVES = 65_536
+"""Numbers of float16 that are made float32 at a time: they stay in the cache."""
+
+_SIGN_AND_REST = np.int32(-0x70000001)  # all bits but the three between sign and exponent
+_EXPONENT = np.float32(2.0**112)  # 127 - 15
+_TOO_LARGE = 65_536.0  # for float16
+
 _FIX = "fix the row, or set data.on_bad_row: skip"
 
 
@@ -161,8 +168,27 @@ def as_float32(values: np.ndarray) -> np.ndarray:
     """
     if values.dtype == np.float32 and values.dtype.isnative:
         return np.asarray(values)
+    if values.dtype == np.float16 and values.dtype.isnative:
+        return _of_halves(np.ascontiguousarray(values))
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(values).astype(np.float32)
+
+
+def _of_halves(values: np.ndarray) -> np.ndarray:
+    """float16 as float32: the bits are moved, and the exponent is corrected by a product, exact for finite numbers.
+
+    That is quicker than NumPy's own, which looks at one number after the other.
+    """
+    result = np.empty(values.shape, np.float32)
+    source, bits, numbers = values.reshape(-1).view(np.int16), result.reshape(-1).view(np.int32), result.reshape(-1)
+    for start in range(0, len(bits), _HALVES):
+        part = bits[start : start + _HALVES]
+        np.left_shift(source[start : start + _HALVES], 13, out=part, dtype=np.int32)  # the sign fills the top
+        part &= _SIGN_AND_REST
+        numbers[start : start + _HALVES] *= _EXPONENT
+    if numbers.size and not -_TOO_LARGE < numbers.min() <= numbers.max() < _TOO_LARGE:  # infinite, or no number
+        return values.astype(np.float32)
+    return result
 
 
 def first_fault(values: np.ndarray, result: np.ndarray) -> int | None:

@@ -281,7 +281,8 @@ def _scores(rows: Sequence[Any]) -> dict[str, Tensor]:
 def _groups(batch: RowBatch, count: int | None) -> list[Any]:
     """The group of each row: that of the data, or one of `count` equal parts of the batch."""
     if count is None:
-        return [row.get("group") for row in batch.rows]
+        there = bool(batch.rows) and "group" in batch.rows[0]
+        return list(column_of(batch.rows, "group")) if there else [None] * len(batch.rows)
     return [f"part {place * count // batch.size} of the batch" for place in batch.places]
 
 
