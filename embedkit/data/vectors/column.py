@@ -57,9 +57,9 @@ class Piece:
 
     def ahead(self, rows: np.ndarray) -> None:
         """Ask the system to read `rows` of a mapped file soon, in runs, where they lie close together."""
-        asked = np.zeros(len(self) // RUN + 1, bool)
-        asked[rows // RUN] = True
-        runs = np.flatnonzero(asked)
+        marks = np.zeros(len(self) // RUN + 1, bool)
+        marks[rows // RUN] = True
+        runs = np.flatnonzero(marks)
         if len(runs) * RUN <= 4 * len(rows):
             first = runs[np.diff(runs, prepend=-2) != 1]
             last = runs[np.diff(runs, append=-2) != 1] + 1
