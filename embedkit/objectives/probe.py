@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from embedkit.errors import RecipeError
+from embedkit.errors import RecipeError, UserError
 from embedkit.objectives.base import Objective, ObjectiveBatch
 from embedkit.objectives.matrix.similarity import VIEWS
 from embedkit.objectives.tools import small_state
@@ -24,6 +24,9 @@ ROLES = frozenset({"score", "scores", "label", "group", "document_id", "position
 
 WIDTHS = (16, 768, 4096, 8192)
 """Embedding sizes to try in turn where the model's is not known: some settings need a larger one."""
+
+_WIDEST = 256
+"""Larger vectors are tried at sizes near this one, equal ones at equal sizes: the time may grow with their square."""
 
 _ROWS = 100_000
 
@@ -71,6 +74,7 @@ class Situation:
 class _Inputs:
     vectors: dict[str, Tensor]
     batch: ObjectiveBatch
+    dim: int
 
 
 def trial_run(
@@ -84,12 +88,41 @@ def trial_run(
     >>> type(objective).__name__, dim
     ('TableObjective', 16)
     """
+    objective, inputs = _trial(config, situation, build)
+    return objective, situation.dim or inputs.dim
+
+
+def _trial(
+    config: object, situation: Situation, build: Callable[..., Objective] | None = None
+) -> tuple[Objective, _Inputs]:
+    """The objective and a batch on which it works; errors speak of the sizes that the situation has."""
+    try:
+        return _trial_at(config, _narrow(situation), build or _build())
+    except UserError:
+        return _trial_at(config, situation, build or _build())
+
+
+def _trial_at(config: object, situation: Situation, build: Callable[..., Objective]) -> tuple[Objective, _Inputs]:
     with torch.random.fork_rng(devices=[]), small_state():
-        objective, dim = _smallest_fit(config, situation, build or _build())
+        objective, dim = _smallest_fit(config, situation, build)
         objective.begin(situation.roles, (situation.guide_dim or dim) if situation.guided else None)
         _check_widths(objective, situation.widths)
-        _outcome(objective, _inputs(objective, situation, dim))
-        return objective, dim
+        inputs = _inputs(objective, situation, dim)
+        _outcome(objective, inputs)
+        return objective, inputs
+
+
+def _narrow(situation: Situation) -> Situation:
+    """The same situation with large vectors near `_WIDEST`."""
+    known = {situation.dim, situation.guide_dim, *situation.sizes.values()} - {None}
+    large = sorted(size for size in known if size is not None and size > _WIDEST)
+    size_of = {size: _WIDEST + 16 * place for place, size in enumerate(large, 1)}
+    return replace(
+        situation,
+        dim=size_of.get(situation.dim or 0, situation.dim),
+        guide_dim=size_of.get(situation.guide_dim or 0, situation.guide_dim),
+        sizes={name: size_of.get(size, size) for name, size in situation.sizes.items()},
+    )
 
 
 def _build() -> Callable[..., Objective]:
@@ -121,9 +154,8 @@ def effects(config: object, situation: Situation, build: Callable[..., Objective
     >>> sorted(effects({"name": "supcon"}, pairs)), sorted(effects("infonce", pairs))
     (['label'], [])
     """
-    objective, dim = trial_run(config, situation, build)
+    objective, inputs = _trial(config, situation, build)
     with torch.random.fork_rng(devices=[]):
-        inputs = _inputs(objective, situation, dim)
         plain = _outcome(objective, inputs)
         fields = (
             situation.roles | (situation.names & {"negatives", *VIEWS[2:]}) | ({"guide"} if situation.guided else set())
@@ -141,14 +173,13 @@ def guided_and_trained(config: object, situation: Situation) -> tuple[frozenset[
     >>> [sorted(found) for found in byol]
     [['anchor', 'positive'], ['anchor', 'positive']]
     """
-    objective, dim = trial_run(config, situation)
+    objective, inputs = _trial(config, situation)
     with torch.random.fork_rng(devices=[]):
-        inputs = _inputs(objective, situation, dim)
         plain = _outcome(objective, inputs)
         read = set()
         for name in situation.guided:
             other = replace(inputs.batch, guide={**inputs.batch.guide, name: inputs.batch.guide[name].flip(0) + 0.1})
-            figures = _figures(objective, _Inputs(inputs.vectors, other))
+            figures = _figures(objective, replace(inputs, batch=other))
             if not all(_equal(a, b) for a, b in zip(plain, figures, strict=True)):
                 read.add(name)
         trial = copy.deepcopy(objective).train()
@@ -219,7 +250,7 @@ def _inputs(objective: Objective, situation: Situation, dim: int, seed: int = 0)
         columns = situation.sizes.get(name, width)
         noise = 0.4 * torch.randn(len(owner[name]), columns, generator=draw)
         batch.guide[name] = torch.randn(size // 4 + 1, columns, generator=draw)[owner[name] % (size // 4 + 1)] + noise
-    return _Inputs(vectors, batch)
+    return _Inputs(vectors, batch, dim)
 
 
 def _limits(objective: Objective, role: str) -> tuple[float, float]:
@@ -266,16 +297,16 @@ def _variations(inputs: _Inputs, name: str) -> Iterator[_Inputs]:
     """The same inputs with one of them changed, in several ways."""
     batch = inputs.batch
     if name in inputs.vectors:
-        yield _Inputs({**inputs.vectors, name: inputs.vectors[name].flip(1) + 0.1}, batch)
+        yield replace(inputs, vectors={**inputs.vectors, name: inputs.vectors[name].flip(1) + 0.1})
     elif name == "guide":
         flip = {key: z.flip(0) + 0.1 for key, z in batch.guide.items()}
-        yield _Inputs(inputs.vectors, replace(batch, guide=flip))
-        yield _Inputs(inputs.vectors, replace(batch, guide={k: torch.ones_like(z) for k, z in batch.guide.items()}))
+        yield replace(inputs, batch=replace(batch, guide=flip))
+        yield replace(inputs, batch=replace(batch, guide={k: torch.ones_like(z) for k, z in batch.guide.items()}))
     elif name == "scores":
-        yield _Inputs(inputs.vectors, replace(batch, scores={k: z.flip(0) for k, z in batch.scores.items()}))
+        yield replace(inputs, batch=replace(batch, scores={k: z.flip(0) for k, z in batch.scores.items()}))
     elif name == "group":
-        yield _Inputs(inputs.vectors, replace(batch, group=torch.arange(batch.size)))
+        yield replace(inputs, batch=replace(batch, group=torch.arange(batch.size)))
     else:
         value = getattr(batch, name)
-        yield _Inputs(inputs.vectors, replace(batch, **{name: value.flip(0)}))
-        yield _Inputs(inputs.vectors, replace(batch, **{name: value.sort().values}))
+        yield replace(inputs, batch=replace(batch, **{name: value.flip(0)}))
+        yield replace(inputs, batch=replace(batch, **{name: value.sort().values}))
