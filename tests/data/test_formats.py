@@ -71,7 +71,7 @@ WRITERS: dict[str, Callable[[list[dict[str, Any]]], bytes]] = {
 }
 """A writer of each format; a new format gets one here."""
 
-ARRAYS = ("npy", "npz", "safetensors")
+ARRAYS = ("npy", "npz", "safetensors", "hdf5")
 """Formats of arrays, which tests/data/test_vectors.py reads."""
 
 NAMED = {"documents": "sentences", "book": "anchor"}

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zarr
 from safetensors.numpy import save_file
 
 from embedkit.data import TrainingRows
 from embedkit.data.vectors.arrays import safetensors_arrays
+from embedkit.data.vectors.chunked import Chunked, hdf5_arrays, zarr_arrays
 from embedkit.data.vectors.columnar import column_tables
 from embedkit.data.vectors.values import as_float32
-from embedkit.errors import DataError
+from embedkit.errors import DataError, MissingExtraError
 from tests.data.helpers import opened
 
 ANCHORS = np.random.default_rng(0).standard_normal((9, 4)).astype(np.float32)
@@ -48,6 +54,18 @@ def _jsonl(path: str) -> None:
     Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def _hdf5(path: str, **settings: Any) -> None:
+    with h5py.File(path, "w") as file:
+        for name, column in COLUMNS.items():
+            file.create_dataset(name, data=column, **settings)
+
+
+def _zarr(path: str, version: Literal[2, 3]) -> None:
+    group = zarr.open_group(path, mode="w", zarr_format=version)
+    for name, column in COLUMNS.items():
+        group.create_array(name, data=np.asarray(column), chunks=(4, *column.shape[1:]))
+
+
 WRITERS: dict[str, Callable[[str], Any]] = {
     "rows.npz": lambda path: np.savez(path, **COLUMNS),
     "packed.npz": lambda path: np.savez_compressed(path, **COLUMNS),
@@ -56,6 +74,10 @@ WRITERS: dict[str, Callable[[str], Any]] = {
     "lists.parquet": lambda path: pq.write_table(_table(False), path),
     "rows.arrow": _arrow,
     "rows.jsonl": _jsonl,
+    "rows.h5": _hdf5,
+    "packed.hdf5": lambda path: _hdf5(path, chunks=True, compression="gzip"),
+    "three.zarr": lambda path: _zarr(path, 3),
+    "two.zarr": lambda path: _zarr(path, 2),
 }
 
 
@@ -229,3 +251,107 @@ def test_numbers_of_16_bits_become_float32_of_the_same_value() -> None:
         assert np.array_equal(as_float32(values), values.astype(np.float32), equal_nan=True)
     assert np.array_equal(np.signbit(as_float32(finite)), np.signbit(finite))
     assert as_float32(np.zeros((0, 3), np.float16)).shape == (0, 3)
+
+
+def test_arrays_of_hdf5_are_mapped_where_they_lie_in_one_piece_and_read_by_chunk_elsewhere(files: Path) -> None:
+    assert isinstance(hdf5_arrays(Path("rows.h5"))["anchor"].array, np.ndarray)
+    rows = np.array([7, 0, 8, 0])
+    for arrays in (hdf5_arrays(Path("packed.hdf5")), zarr_arrays(Path("two.zarr"))):
+        assert isinstance(arrays["anchor"].array, Chunked)
+        assert np.array_equal(arrays["anchor"].take(rows), ANCHORS[rows])
+        assert np.array_equal(arrays["anchor"].first(3).take(slice(0, 3)), ANCHORS[:3])
+
+
+def test_ids_and_groups_of_hdf5(files: Path) -> None:
+    with h5py.File("ids.h5", "w") as file:
+        file["id"] = [f"d{i}" for i in range(9)]
+        file["deep/vector"] = ANCHORS
+    beside = [{"path": "ids.h5", "on": "d", "id": "id", "names": {"deep/vector": "one"}}]
+    Path("ids.tsv").write_text("d\tnumber\n" + "".join(f"d{i}\t{i}\n" for i in range(9)))
+    rows = opened([{"path": "ids.tsv", "beside": beside, "columns": {"one": "anchor", "number": "label"}}],
+                  "anchor", "label", batch_size=9)  # fmt: skip
+    [batch] = rows.batches(0)
+    assert all(np.array_equal(row["anchor"], ANCHORS[row["label"]]) for row in batch.rows)
+
+
+def _bad_hdf5(kind: str, path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        if kind == "objects":
+            file.create_dataset("vector", (2,), h5py.vlen_dtype(np.float32))
+        elif kind == "records":
+            file["vector"] = np.zeros(2, [("a", "f4")])
+        elif kind == "elsewhere":
+            (path.parent / "raw").write_bytes(bytes(64))
+            file.create_dataset("vector", (2, 2), np.float32, external=[(str(path.parent / "raw"), 0, 64)])
+        elif kind == "bomb":
+            file.create_dataset("vector", (2**20, 2**10), np.float32, chunks=(16, 2**10))
+        else:
+            file["vector"] = np.array([[1.0, 2.0], [np.nan, 1.0]])
+    if kind == "cut":
+        path.write_bytes(path.read_bytes()[:-20])
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        ("objects", "vector: holds arrays of any length or Python objects"), ("records", "vector: holds records"),
+        ("elsewhere", "keeps its numbers in another file"), ("bomb", "decompression bomb"),
+        ("cut", "not a readable HDF5 file"), ("nan", "bad.h5:2 column 'vector': number 0 of the vector is nan"),
+    ],
+)  # fmt: skip
+def test_a_bad_hdf5_file_is_told_in_a_line(kind: str, line: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.h5"
+    _bad_hdf5(kind, path)
+    with pytest.raises(DataError) as caught:
+        opened([{"path": str(path), "columns": {"vector": "anchor"}}], batch_size=2)
+    assert line in str(caught.value)
+
+
+def test_nothing_of_zarr_is_unpickled_and_a_damaged_chunk_is_named(files: Path) -> None:
+    settings = json.loads(Path("two.zarr/anchor/.zarray").read_text())
+    Path("two.zarr/anchor/.zarray").write_text(json.dumps({**settings, "filters": [{"id": "pickle"}]}))
+    with pytest.raises(DataError, match="the codec 'pickle' is not read"):
+        opened([{"path": "two.zarr"}], "anchor")
+    Path("three.zarr/anchor/c/1/0").write_bytes(b"damage")
+    with pytest.raises(DataError, match="three.zarr anchor, rows from"):
+        opened([{"path": "three.zarr"}], "anchor positive", "label", batch_size=3)
+
+
+def test_what_is_not_installed_is_told_with_the_command(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package, path in (("h5py", "rows.h5"), ("zarr", "three.zarr")):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(MissingExtraError, match=r'pip install "embedkit\[vectors\]"'):
+            opened([{"path": path}], "anchor positive")
+
+
+def test_arrays_in_shards(tmp_path: Path) -> None:
+    def member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+        entry = tarfile.TarInfo(name)
+        entry.size = len(content)
+        tar.addfile(entry, io.BytesIO(content))
+
+    def saved(array: np.ndarray) -> bytes:
+        content = io.BytesIO()
+        np.save(content, array)
+        return content.getvalue()
+
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for row in range(9):
+            pack = io.BytesIO()
+            np.savez(pack, positive=POSITIVES[row])
+            member(tar, f"{row}.npy", saved(ANCHORS[row]))
+            member(tar, f"{row}.npz", pack.getvalue())
+            member(tar, f"{row}.cls", str(row).encode())
+    source = {
+        "path": str(tmp_path / "0.tar"),
+        "columns": {"vector": "anchor", "positive": "positive", "label": "label"},
+    }
+    for settings in ({}, {"stream": True}):
+        rows = opened([source | settings], "anchor positive", "label", batch_size=9)
+        batch = next(rows.batches(0))
+        assert all(np.array_equal(row["anchor"], ANCHORS[row["label"]]) for row in batch.rows)
+        assert all(np.array_equal(row["positive"], POSITIVES[row["label"]]) for row in batch.rows)
+    with tarfile.open(tmp_path / "1.tar", "w") as tar:
+        member(tar, "a.npy", saved(ANCHORS[0])[:-3])
+    with pytest.raises(DataError, match=r"1.tar:1 \(a\).*cut off"):
+        opened([{"path": str(tmp_path / "1.tar"), "columns": {"vector": "anchor"}}], batch_size=1)

@@ -133,7 +133,7 @@ class Layout:
     Examples
     --------
     >>> sorted(name for name, layout in layouts.items())
-    ['images', 'saved', 'sidecars', 'tables']
+    ['images', 'saved', 'sidecars', 'tables', 'zarr']
     """
 
     rank: int

@@ -28,6 +28,7 @@ _KINDS = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1",
 }  # fmt: skip
+_DAMAGE = (zipfile.BadZipFile, zipfile.LargeZipFile, OSError, EOFError, ValueError, NotImplementedError)
 _LONGEST_HEADER = 100 * 2**20
 
 
@@ -107,7 +108,7 @@ def npz_arrays(path: Location) -> dict[str, np.ndarray]:
         with open_bytes(path) as handle, zipfile.ZipFile(handle) as archive:
             members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
             return {member.filename[:-4]: _member(archive, handle, member, path) for member in members}
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
+    except _DAMAGE as error:
         raise DataError(f"not a readable npz file ({first_line(error)})", where=str(path), remedy=_COPY) from error
 
 
@@ -118,14 +119,48 @@ def _member(archive: zipfile.ZipFile, handle: IO[bytes], member: zipfile.ZipInfo
         lengths = np.frombuffer(handle.read(4), "<u2")
         start = member.header_offset + 30 + int(lengths.sum())
         return npy_array(path, name=where, start=start, size=member.file_size)
+    return _unpacked(archive, member, where)
+
+
+def _unpacked(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> np.ndarray:
     if member.file_size > max(FREE, MAX_RATIO * member.compress_size):
         raise DataError("unpacks like a decompression bomb", where=where, remedy="save it with numpy.savez")
-    content = io.BytesIO(archive.read(member))
+    return npy_of(io.BytesIO(archive.read(member)), where)
+
+
+def npy_of(content: io.BytesIO, where: str) -> np.ndarray:
+    """The array of a ``.npy`` file in memory; see `npy_array`.
+
+    Examples
+    --------
+    >>> content = io.BytesIO()
+    >>> np.save(content, np.arange(3))
+    >>> npy_of(io.BytesIO(content.getvalue()), "a.npy").tolist()
+    [0, 1, 2]
+    """
     shape, fortran, dtype = _header(content, where)
     rest = content.getbuffer()[content.tell() :]
     if len(rest) < math.prod(shape) * dtype.itemsize:
         raise _truncated(shape, dtype, len(rest), where)
     return np.frombuffer(rest, dtype, math.prod(shape)).reshape(shape, order="F" if fortran else "C")
+
+
+def npz_of(content: io.BytesIO, where: str) -> dict[str, np.ndarray]:
+    """The arrays of a ``.npz`` file in memory by name; see `npz_arrays`.
+
+    Examples
+    --------
+    >>> content = io.BytesIO()
+    >>> np.savez(content, vector=np.arange(3))
+    >>> npz_of(io.BytesIO(content.getvalue()), "a.npz")["vector"].tolist()
+    [0, 1, 2]
+    """
+    try:
+        with zipfile.ZipFile(content) as archive:
+            members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+            return {one.filename[:-4]: _unpacked(archive, one, f"{where} {one.filename[:-4]}") for one in members}
+    except _DAMAGE as error:
+        raise DataError(f"not a readable npz file ({first_line(error)})", where=where, remedy=_COPY) from error
 
 
 def safetensors_arrays(path: Location) -> dict[str, Piece]:

@@ -1,4 +1,4 @@
-"""Arrays: one a file (``.npy``) or several (``.npz``, safetensors), a column each."""
+"""Arrays: one a file (``.npy``) or several (``.npz``, safetensors, HDF5), a column each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from embedkit.data.schema.rows import Record
 from embedkit.data.sources.registry import Format, readers
 from embedkit.data.sources.remote import Location
 from embedkit.data.vectors.arrays import npy_array, npz_arrays, records_of, safetensors_arrays, whole_columns
+from embedkit.data.vectors.chunked import hdf5_arrays
 from embedkit.data.vectors.column import Piece
 
 
@@ -66,8 +67,28 @@ def read_safetensors(path: Location) -> Iterator[Record]:
     yield from records_of(_safetensors(path))
 
 
+def _hdf5(path: Location) -> dict[str, Piece]:
+    return whole_columns(hdf5_arrays(path), str(path))
+
+
+def read_hdf5(path: Location) -> Iterator[Record]:
+    """Rows of the arrays of an HDF5 file, a column each; those of groups are called ``group/name``.
+
+    Examples
+    --------
+    >>> import h5py
+    >>> from pathlib import Path
+    >>> with h5py.File("rows.h5", "w") as file:
+    ...     file["label"] = [3, 4]
+    >>> list(read_hdf5(Path("rows.h5")))
+    [(1, {'label': 3}), (2, {'label': 4})]
+    """
+    yield from records_of(_hdf5(path))
+
+
 readers.add("npy")(Format((".npy",), read_npy, compressible=False, in_folders=False, columns=_npy))
 readers.add("npz")(Format((".npz",), read_npz, compressible=False, in_folders=False, columns=_npz))
 readers.add("safetensors")(
     Format((".safetensors",), read_safetensors, compressible=False, in_folders=False, columns=_safetensors)
 )
+readers.add("hdf5")(Format((".h5", ".hdf5", ".hdf"), read_hdf5, compressible=False, in_folders=False, columns=_hdf5))

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from embedkit.data.images.pictures import TEXT_ENDINGS, is_image
 from embedkit.data.schema.rows import BadRow
 from embedkit.data.sources.formats.json_objects import json_object
+from embedkit.data.vectors.arrays import npy_of, npz_of
+from embedkit.errors import DataError
 
 CAPTIONS = ("text", "caption", "captions", "texts", "text_1")
 """Fields of a JSON file that say what a text file beside it says too; the text file counts, as in open_clip."""
+
+
+ARRAY_ENDINGS = ("npy", "npz")
+"""Endings of files that hold arrays."""
 
 
 def hidden(name: str) -> bool:
@@ -50,7 +59,8 @@ def sample_cells(files: Iterable[tuple[str, str, Callable[[], bytes]]]) -> dict[
 
     An image becomes ``image``, ``txt`` becomes ``text``, ``cls`` becomes ``label``; the fields of a ``json`` object
     become columns where the name is free. A compound ending stays a column of its own: ``input.jpg`` with bytes,
-    ``output.txt`` with text. Other files keep their ending as column, with bytes.
+    ``output.txt`` with text. An array becomes a column of that name: ``npy`` becomes ``vector``, ``frames.npy`` becomes
+    ``frames``, those of ``npz`` keep their names. Other files keep their ending as column, with bytes.
 
     Parameters
     ----------
@@ -77,6 +87,10 @@ def sample_cells(files: Iterable[tuple[str, str, Callable[[], bytes]]]) -> dict[
             _put(cells, TEXT_ENDINGS[last] if last == extension else extension, _text(content(), name))
         elif extension == "cls":
             _put(cells, "label", _text(content(), name).strip())
+        elif last in ARRAY_ENDINGS:
+            for column, array in _arrays(content(), name, last).items():
+                stem = "vector" if last == extension else extension.rpartition(".")[0]
+                _put(cells, stem if last == "npy" else column, array)
         elif extension == "json":
             fields |= _object(content(), name)
         else:
@@ -91,6 +105,15 @@ def _put(cells: dict[str, Any], name: str, value: Any) -> None:
     if name in cells:
         raise BadRow("duplicate file", f"the sample has two files for {name!r}", remedy="keep one of them")
     cells[name] = value
+
+
+def _arrays(content: bytes, name: str, ending: str) -> dict[str, np.ndarray]:
+    try:
+        if ending == "npy":
+            return {"": npy_of(io.BytesIO(content), name)}
+        return npz_of(io.BytesIO(content), name)
+    except DataError as error:
+        raise BadRow("bad vector", f"{name!r}: {error.what}", remedy=error.remedy) from error
 
 
 def _text(content: bytes, name: str) -> str:
