@@ -163,8 +163,8 @@ def zarr_arrays(folder: Path) -> dict[str, Piece]:
     arrays: dict[str, Piece] = {}
     try:
         root = zarr.open(folder, mode="r", use_consolidated=False)
-        found = {folder.stem: root} if isinstance(root, zarr.Array) else dict(_arrays_of(root, ""))
-        for name, array in found.items():
+        members = {folder.stem: root} if isinstance(root, zarr.Array) else dict(_arrays_of(root, ""))
+        for name, array in members.items():
             where = f"{folder} {name}"
             text = array.dtype.kind in "UT"
             _check_type(array.dtype, where, text)
@@ -208,8 +208,8 @@ def _check_type(dtype: np.dtype[Any], where: str, text: bool) -> None:
                         remedy="save all steps in one array NAME, and where rows begin in NAME_offsets")  # fmt: skip
 
 
-def _check_size(size: int, stored: int, where: str) -> None:
-    if size > max(FREE, MAX_RATIO * stored):
+def _check_size(size: int, storage: int, where: str) -> None:
+    if size > max(FREE, MAX_RATIO * storage):
         raise DataError("unpacks like a decompression bomb", where=where, remedy="save it with less compression")
 
 
