@@ -114,8 +114,8 @@ def _trial_at(config: object, situation: Situation, build: Callable[..., Objecti
 
 def _narrow(situation: Situation) -> Situation:
     """The same situation with large vectors near `_WIDEST`."""
-    known = {situation.dim, situation.guide_dim, *situation.sizes.values()} - {None}
-    large = sorted(size for size in known if size is not None and size > _WIDEST)
+    sizes = {situation.dim, situation.guide_dim, *situation.sizes.values()} - {None}
+    large = sorted(size for size in sizes if size is not None and size > _WIDEST)
     size_of = {size: _WIDEST + 16 * place for place, size in enumerate(large, 1)}
     return replace(
         situation,
