@@ -47,6 +47,7 @@ def test_pair_classification_takes_the_best_similarity(tmp_path: Path) -> None:
         rounded = np.round(values / np.abs(values).max(), 6)
         assert result.metrics[f"{name}_ap"] == pytest.approx(100 * average_precision_score(gold, rounded))
     assert result.score == max(result.metrics[f"{name}_ap"] for name in ("cosine", "dot", "euclidean", "manhattan"))
+    assert len(result.worst) == 5 and {row["gold"] for row in result.worst} <= {"0", "1"}
     low, high = result.interval
     assert low < result.score < high
 
@@ -91,6 +92,9 @@ def test_bitext_f1_is_scikit_learns_weighted_one(tmp_path: Path) -> None:
     assert result.score == pytest.approx(100 * f1_score(np.arange(50), chosen, average="weighted", zero_division=0))
     assert result.metrics["accuracy"] == pytest.approx(100 * (chosen == np.arange(50)).mean())
     assert 5 < result.metrics["accuracy"] < 95
+    wrong = [row for row in range(50) if chosen[row] != row]
+    assert [row["query"] for row in result.worst] == [first[row] for row in wrong[:5]]
+    assert [row["found first"] for row in result.worst] == [second[chosen[row]] for row in wrong[:5]]
 
 
 def _reranking(folder: Path, rows: list[dict[str, Any]]) -> Path:
@@ -120,6 +124,7 @@ def test_reranking_ties_count_against_the_model(tmp_path: Path) -> None:
     table = {"q": [1.0, 0.0], "p": [1.0, 1.0], "n": [1.0, 1.0], "far": [0.0, 1.0]}
     report = evaluate(Fixed(table), "reranking", _reranking(tmp_path, rows), resamples=0)
     assert report.scores["askubuntu"] == 50.0
+    assert report.tasks["askubuntu"].worst == [{"query": "q", "found first": "n", "wanted": "p", "value": "0.500"}]
     with pytest.raises(NonFiniteError, match="every candidate has the same score"):
         evaluate(Fixed(table | {"far": [2.0, 2.0]}), "reranking", tmp_path)
 

@@ -240,3 +240,19 @@ def to_rgb(image: Any) -> Image:
         ground = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(ground, image).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")  # type: ignore[no-any-return]
+
+
+def small_jpeg(image: Image, side: int, quality: int = 85) -> bytes:
+    """An image as JPEG, at most `side` pixels on the longer side; what is transparent is white.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> small_jpeg(Image.new("RGBA", (640, 480)), 320)[:3].hex()
+    'ffd8ff'
+    """
+    small = to_rgb(image).copy()
+    small.thumbnail((side, side))
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=quality, optimize=True)
+    return file.getvalue()

@@ -17,6 +17,7 @@ from embedkit.registry import Registry, derived_from
 
 if TYPE_CHECKING:
     from embedkit.evaluation.core.embedder import Embedder
+    from embedkit.evaluation.core.gallery import Example
     from embedkit.evaluation.core.inputs import Item
     from embedkit.evaluation.datasets.look import Look
     from embedkit.evaluation.datasets.tables import Table
@@ -86,6 +87,8 @@ class TaskResult:
         Departures from the protocol, in words.
     worst : list of dict
         What the model does worst on, as texts; saved where samples are.
+    examples : list of Example
+        Searches to look at, images as thumbnails; saved where samples are.
 
     Examples
     --------
@@ -104,6 +107,7 @@ class TaskResult:
     details: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     worst: list[dict[str, str]] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ def worst_pairs(first: Sequence[str], second: Sequence[str], gold: Array, predic
     apart = np.abs(rankdata(gold) - rankdata(prediction))
     return [
         {
-            "first": _cut(first[i]),
-            "second": _cut(second[i]),
+            "first": excerpt(first[i]),
+            "second": excerpt(second[i]),
             "gold": f"{gold[i]:g}",
             "prediction": f"{prediction[i]:.3f}",
         }
@@ -51,9 +51,9 @@ def worst_queries(queries: Sequence[str], values: Array, first: Sequence[str], a
     places = [i for i in np.argsort(values, kind="stable")[:COUNT] if values[i] < 1]
     return [
         {
-            "query": _cut(queries[i]),
-            "found first": _cut(first[i]),
-            "wanted": _cut(answers[i]),
+            "query": excerpt(queries[i]),
+            "found first": excerpt(first[i]),
+            "wanted": excerpt(answers[i]),
             "value": f"{values[i]:.3f}",
         }
         for i in places
@@ -78,6 +78,13 @@ def read_rows(rows: Any) -> list[Row]:
     return [{str(key): str(value) for key, value in row.items()} for row in rows]
 
 
-def _cut(text: str) -> str:
+def excerpt(text: str) -> str:
+    """A text on one line, at most 240 characters of it.
+
+    Examples
+    --------
+    >>> excerpt("a\\n  cat")
+    'a cat'
+    """
     line = " ".join(text.split())
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."

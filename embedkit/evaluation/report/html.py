@@ -88,7 +88,8 @@ class _Suite:
             "definitions": list(dict.fromkeys(line for r in self.reports for line in r.definitions)),
             "parts": self._parts(), "geometry": self._geometry(), "distributions": distributions,
             "halves": _legend(_HALVES, PARTS) if halves else [],
-            "worst": self._worst(), "width": {2: " two", 3: " three"}.get(len(self.reports), ""), "data": self._data(),
+            "worst": self._worst(), "galleries": self._galleries(),
+            "width": {2: " two", 3: " three"}.get(len(self.reports), ""), "data": self._data(),
         }  # fmt: skip
 
     def _scores(self) -> Content:
@@ -135,7 +136,7 @@ class _Suite:
         chart = bars("Differences", groups, names[:1], first=place, size=520) if groups else ""
         title = f"{names[0]} against {names[1]}"
         if names[0] == names[1]:
-            title = f"{comparison.second} against {comparison.first}"
+            title = f"{shortened(comparison.second)} against {shortened(comparison.first)}"
         return {
             "title": title, "notes": comparison.notes, "bounded": any(row.interval for row in comparison.rows),
             "table": {"header": ["task", "difference", "95 % interval", "p"], "rows": rows}, "chart": chart,
@@ -172,6 +173,16 @@ class _Suite:
                     tables.append({"name": f"{task}: {name}", "table": table})
         return tables
 
+    def _galleries(self) -> list[Content]:
+        """Searches to look at, a list a task and model."""
+        galleries = []
+        for task in _tasks(self.reports):
+            for report, name in zip(self.reports, self.names, strict=True):
+                examples = report.tasks[task].examples if task in report.tasks else []
+                if examples:
+                    galleries.append({"name": f"{task}: {name}", "examples": examples})
+        return galleries
+
     def _data(self) -> Content:
         """How much was scored, of what: one row a task and data set."""
         rows: dict[tuple[str, ...], None] = {}
@@ -187,12 +198,14 @@ class _Suite:
     def _geometry(self) -> list[Content]:
         """Plots of geometry tasks: cosines of positives and strangers, and the spectrum."""
         figures, spectra = [], []
+        drawn = [result.details.get("cosine_counts", {}) for report in self.reports for result in report.tasks.values()]
+        top = max((max(row) / max(sum(row), 1) for counts in drawn for row in counts.values()), default=None)
         for report, name in zip(self.reports, self.names, strict=True):
             for task, result in report.tasks.items():
                 counts = result.details.get("cosine_counts")
                 if counts:
                     parts = list(reversed(counts.items()))  # what belongs together in the colour of the upper half
-                    chart = histogram(f"{name}, {task}: cosines", parts, -1, 1, "cosine")
+                    chart = histogram(f"{name}, {task}: cosines", parts, -1, 1, "cosine", top=top)
                     figures.append(_figure(f"{name}: {task}", chart, _legend([part for part, _ in parts], PARTS)))
                 if result.details.get("spectrum"):
                     shares = enumerate(result.details["spectrum"], 1)
@@ -323,7 +336,8 @@ def _cards(reports: Sequence[Report]) -> list[Content]:
     cards = []
     for name, report in zip(_names(reports), reports, strict=True):
         bounds, result = report.score_facts(report.main_name)[1], report.tasks.get(report.main_name)
-        metric = f" {result.metric}" if result is not None else f" of {len(report.tasks)} tasks"
+        count = len(report.tasks)
+        metric = f" {result.metric}" if result is not None else f" of {count} task{'s' * (count != 1)}"
         interval = f"95 %: {bounds[0]:.2f} to {bounds[1]:.2f}" if bounds else "no interval"
         what = f"{report.suite} {report.main_name}{metric}"
         cards.append({"model": name, "what": what, "score": f"{report.main:.2f}", "interval": interval})

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from embedkit.errors import DataError
+from embedkit.evaluation.core.gallery import read_examples
 from embedkit.evaluation.core.stats import STATISTICS, Samples
 from embedkit.evaluation.core.task import TaskResult
 from embedkit.evaluation.core.worst import read_rows
@@ -145,6 +146,7 @@ class Report:
         if samples:
             for name, r in self.tasks.items():
                 content["tasks"][name] |= {"worst": r.worst} if r.worst else {}
+                content["tasks"][name] |= {"examples": [e.to_json() for e in r.examples]} if r.examples else {}
             content["samples"] = {
                 name: {
                     "statistic": r.samples.statistic,
@@ -341,4 +343,5 @@ def _task(name: str, part: Mapping[str, Any], record: Mapping[str, Any] | None) 
         details=_details(part["details"]),
         notes=list(part["notes"]),
         worst=read_rows(part.get("worst", [])),
+        examples=read_examples(part.get("examples", [])),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from pydantic import Field
 
 from embedkit.errors import DataError, NonFiniteError
 from embedkit.evaluation.core.embedder import Embedder
+from embedkit.evaluation.core.gallery import Example, search_examples
 from embedkit.evaluation.core.inputs import Item
 from embedkit.evaluation.core.stats import Array, Samples, unit_rows
 from embedkit.evaluation.core.suites import TaskConfig
@@ -32,6 +34,37 @@ class ImageTextSettings(TaskSettings):
     cutoffs: tuple[int, ...] = Field((1, 5, 10), min_length=1)
     captions: int | None = Field(None, gt=0)
     folds: int = Field(1, gt=0)
+
+
+class _Search:
+    """Images and texts (I, D), (T, D) searched by each other, `depth` answers each; `owner` (T,) is a text's image."""
+
+    def __init__(self, images: Array, texts: Array, owner: Array, depth: int) -> None:
+        self.images, self.texts, self.owner = images, texts, owner
+        self.scores, self.places = exact_top_k(images, [(0, texts)], depth, len(texts))
+        self.back_scores, self.back_places = exact_top_k(texts, [(0, images)], depth, len(images))
+        self.right = owner[self.places] == np.arange(len(images))[:, None]  # (I, k)
+        self.owned = self.back_places == owner[:, None]  # (T, k)
+
+    def examples(self, images: Sequence[Item], texts: Sequence[Item]) -> list[Example]:
+        """Searches both ways to look at."""
+        to_text = search_examples(
+            "image to text", images, texts, self.scores, self.places, self.right, self._own_text
+        )  # fmt: skip
+        to_image = search_examples(
+            "text to image", texts, images, self.back_scores, self.back_places, self.owned, self._own_image
+        )  # fmt: skip
+        return to_text + to_image
+
+    def _own_text(self, image: int) -> tuple[int, float]:
+        """The nearest text of an image, and its score."""
+        own = np.flatnonzero(self.owner == image)
+        scores = self.texts[own] @ self.images[image]
+        return int(own[scores.argmax()]), float(scores.max())
+
+    def _own_image(self, text: int) -> tuple[int, float]:
+        image = int(self.owner[text])
+        return image, float(self.images[image] @ self.texts[text])
 
 
 @TASKS.add("image-text")
@@ -123,12 +156,15 @@ class ImageTextTask(Task):
                 remedy="they must share one space",
             )
         size = len(images) // self.settings.folds
-        parts, values = [], []
+        parts, values, examples, depth = [], [], [], max(self.settings.cutoffs)
         for start in range(0, len(images), size):
             rows = (self.owner >= start) & (self.owner < start + size)
-            metrics, value = self._fold(images[start : start + size], texts[rows], self.owner[rows] - start)
+            search = _Search(images[start : start + size], texts[rows], self.owner[rows] - start, depth)
+            metrics, value = self._fold(search)
             parts.append(metrics)
             values.append(value)
+            if start == 0:
+                examples = search.examples(self.images[:size], [self.texts[row] for row in np.flatnonzero(rows)])
         metrics = {name: 100 * float(np.mean([part[name] for part in parts])) for name in parts[0]}
         ways = [name for name in metrics if "hit_rate" in name]
         metrics["mean_hit_rate"] = float(np.mean([metrics[name] for name in ways]))
@@ -140,19 +176,16 @@ class ImageTextTask(Task):
         }  # fmt: skip
         samples = Samples("mean", {"value": np.concatenate(values)})
         return TaskResult(self.name, "mean_hit_rate", metrics["mean_hit_rate"], metrics, samples, details=details,
-                          notes=list(self.notes))  # fmt: skip
+                          notes=list(self.notes), examples=examples)  # fmt: skip
 
-    def _fold(self, images: Array, texts: Array, owner: Array) -> tuple[dict[str, float], Array]:
+    def _fold(self, search: _Search) -> tuple[dict[str, float], Array]:
         """Measures on 0..1, and for each image its part of the mean hit rate (their mean is that rate)."""
-        depth, metrics = max(self.settings.cutoffs), {}
-        positives = np.bincount(owner, minlength=len(images))
-        scores, places = exact_top_k(images, [(0, texts)], depth, len(texts))
-        back_scores, back = exact_top_k(texts, [(0, images)], depth, len(images))
-        if np.ptp(scores) == 0 or np.ptp(back_scores) == 0:
+        if np.ptp(search.scores) == 0 or np.ptp(search.back_scores) == 0:
             raise NonFiniteError("every image has the same score for every text", where=f"task {self.name}")
-        right = owner[places] == np.arange(len(images))[:, None]  # (I, k)
-        owned = back == owner[:, None]  # (T, k)
-        to_text, to_image = np.zeros(len(images)), np.zeros(len(texts))
+        owner, right, owned, metrics = search.owner, search.right, search.owned, dict[str, float]()
+        images, texts = right.shape[0], owned.shape[0]
+        positives = np.bincount(owner, minlength=images)
+        to_text, to_image = np.zeros(images), np.zeros(texts)
         for k in self.settings.cutoffs:
             hits = right[:, :k].any(axis=1)
             metrics[f"image_to_text_hit_rate@{k}"] = float(hits.mean())
@@ -160,5 +193,5 @@ class ImageTextTask(Task):
             metrics[f"text_to_image_hit_rate@{k}"] = float(owned[:, :k].any(axis=1).mean())
             to_text += hits / len(self.settings.cutoffs)
             to_image += owned[:, :k].any(axis=1) / len(self.settings.cutoffs)
-        by_image = np.bincount(owner, weights=to_image, minlength=len(images)) * len(images) / len(texts)
+        by_image = np.bincount(owner, weights=to_image, minlength=images) * images / texts
         return metrics, (to_text + by_image) / 2

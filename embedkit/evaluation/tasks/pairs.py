@@ -22,6 +22,7 @@ from embedkit.evaluation.core.stats import (
 )
 from embedkit.evaluation.core.suites import TaskConfig
 from embedkit.evaluation.core.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
+from embedkit.evaluation.core.worst import worst_pairs, worst_queries
 from embedkit.evaluation.datasets.look import Look
 from embedkit.evaluation.datasets.tables import content_hash, of_two_values, open_table
 from embedkit.evaluation.measures.ranking import ranking_metrics
@@ -172,7 +173,10 @@ class PairClassificationTask(Task):
             "pairs_with_zero_vector": zeros, "definitions": dict(self.definitions),
         }  # fmt: skip
         notes = [*self.notes, *(f"{self.name}: {words}" for words in remarks)]
-        return TaskResult(self.name, "max_ap", metrics["max_ap"], metrics, samples, details=details, notes=notes)
+        worst = worst_pairs(self.first, self.second, self.gold, similarities[best])
+        return TaskResult(
+            self.name, "max_ap", metrics["max_ap"], metrics, samples, details=details, notes=notes, worst=worst
+        )
 
 
 @TASKS.add("bitext")
@@ -222,8 +226,9 @@ class BitextTask(Task):
         value = 2 * right / (1 + np.bincount(nearest, minlength=len(second))[: len(first)])
         metrics = {"f1": 100 * float(value.mean()), "accuracy": 100 * float(right.mean())}
         samples = Samples("mean", {"value": value})
+        worst = worst_queries(self.first, right.astype(float), [self.second[n] for n in nearest], self.second)
         return TaskResult(self.name, "f1", metrics["f1"], metrics, samples, details={"pairs": len(first)},
-                          notes=list(self.notes))  # fmt: skip
+                          notes=list(self.notes), worst=worst)  # fmt: skip
 
 
 @TASKS.add("reranking")
@@ -277,11 +282,13 @@ class RerankingTask(Task):
         """MAP, MRR@10 and nDCG@10."""
         queries = unit_rows(embed(self.queries, side="query"))
         depth = max(len(p) + len(n) for p, n in zip(self.positives, self.negatives, strict=True))
-        gains, flat = np.zeros((len(queries), depth)), True
+        gains, flat, first = np.zeros((len(queries), depth)), True, []
         for row, (good, bad) in enumerate(zip(self.positives, self.negatives, strict=True)):
             scores = unit_rows(embed([*good, *bad], side="document")) @ queries[row]
             relevant = np.array([1] * len(good) + [0] * len(bad))
-            gains[row, : len(scores)] = relevant[np.lexsort((relevant, -scores))]
+            order = np.lexsort((relevant, -scores))
+            gains[row, : len(scores)] = relevant[order]
+            first.append([*good, *bad][order[0]])
             flat = flat and bool(np.ptp(scores) == 0)
         if flat:
             raise NonFiniteError("every candidate has the same score", where=f"task {self.name}")
@@ -292,4 +299,5 @@ class RerankingTask(Task):
         details: dict[str, Any] = {"queries": len(queries), "most_candidates": depth}
         details["prompts"], remarks = embed.describe_prompts(query=None, document=None)
         notes = [*self.notes, *(f"{self.name}: {words}" for words in remarks)]
-        return TaskResult(self.name, "map", metrics["map"], metrics, samples, details=details, notes=notes)
+        worst = worst_queries(self.queries, values["map"], first, [good[0] for good in self.positives])
+        return TaskResult(self.name, "map", metrics["map"], metrics, samples, details=details, notes=notes, worst=worst)

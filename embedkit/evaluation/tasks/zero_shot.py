@@ -9,6 +9,7 @@ from pydantic import Field
 
 from embedkit.errors import DataError, NonFiniteError
 from embedkit.evaluation.core.embedder import Embedder
+from embedkit.evaluation.core.gallery import search_examples
 from embedkit.evaluation.core.inputs import Item
 from embedkit.evaluation.core.stats import Array, Samples, unit_rows
 from embedkit.evaluation.core.suites import TaskConfig
@@ -92,11 +93,11 @@ class ZeroShotTask(Task):
             raise DataError(what, where=f"task {self.name}", remedy="check its spelling, or leave it out")
         number = {name: place for place, name in enumerate(self.classes)}
         self.labels = np.array([number[label] for label in labels])
-        class_names = [s.names.get(name, name) for name in self.classes]
-        if len(set(class_names)) < len(class_names):
+        self.class_names = [s.names.get(name, name) for name in self.classes]
+        if len(set(self.class_names)) < len(self.class_names):
             where = f"task {self.name}: settings.names"
             raise DataError("two classes have the same name", where=where, remedy="give each a name of its own")
-        self.prompts = [template.replace("{}", name) for name in class_names for template in s.templates]
+        self.prompts = [template.replace("{}", name) for name in self.class_names for template in s.templates]
         self.expect_rows(len(labels))
 
     @classmethod
@@ -156,4 +157,9 @@ class ZeroShotTask(Task):
             "by_class": {name: 100 * value for name, value in zip(self.classes, by_class, strict=True)},
         }  # fmt: skip
         samples = Samples("mean", {"value": right[:, 0].astype(np.int64)})
-        return TaskResult(self.name, "top1", metrics["top1"], metrics, samples, details=details, notes=list(self.notes))
+        examples = search_examples(
+            "input to class", self.items, self.class_names, np.take_along_axis(scores, ranking, 1), ranking, right,
+            lambda row: (int(self.labels[row]), float(scores[row, self.labels[row]])),
+        )  # fmt: skip
+        return TaskResult(self.name, "top1", metrics["top1"], metrics, samples, details=details, notes=list(self.notes),
+                          examples=examples)  # fmt: skip

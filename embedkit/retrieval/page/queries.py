@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import threading
 import time
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from embedkit.data.images.pictures import load_picture
+from embedkit.data.images.pictures import load_picture, small_jpeg
 from embedkit.data.schema.rows import BadRow
 from embedkit.errors import DataError, UserError
 from embedkit.retrieval.codes import NAMES
@@ -223,7 +222,7 @@ class SearchPage:
         if path is None:
             return None
         try:
-            return small_jpeg(load_picture(path, need=_SMALL).image)
+            return small_jpeg(load_picture(path, need=_SMALL).image, _SMALL)
         except BadRow:
             return None  # the page shows the path instead
 
@@ -232,7 +231,7 @@ class SearchPage:
         row = query.row if query.row is not None and query.row < len(index) else None
         upload = None
         if query.image is not None and fault is None:
-            jpeg = small_jpeg(load_picture(query.image, need=_SMALL).image)
+            jpeg = small_jpeg(load_picture(query.image, need=_SMALL).image, _SMALL)
             upload = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
         return render_template(
             Path(__file__).parent / "templates", "page", name=index.folder.name, rows=len(index),
@@ -252,23 +251,3 @@ class SearchPage:
         named_by_file = hit.image is not None and Path(hit.image).name == str(hit.id)
         return {"hit": hit, "name": "" if named_by_file else str(hit.id), "more": "/?" + more,
                 "meter": min(1.0, max(0.0, hit.score))}  # fmt: skip
-
-
-def small_jpeg(image: Image) -> bytes:
-    """An image as JPEG, at most 320 pixels on the longer side; what is transparent is white.
-
-    Examples
-    --------
-    >>> from PIL import Image
-    >>> small_jpeg(Image.new("RGBA", (640, 480)))[:3].hex()
-    'ffd8ff'
-    """
-    from PIL import Image as images
-
-    small = image.convert("RGBA")
-    small.thumbnail((_SMALL, _SMALL))
-    ground = images.new("RGB", small.size, "white")
-    ground.paste(small, mask=small.getchannel("A"))
-    file = io.BytesIO()
-    ground.save(file, "JPEG", quality=85)
-    return file.getvalue()
