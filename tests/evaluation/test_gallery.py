@@ -48,10 +48,10 @@ def test_examples_are_the_search_itself(report: Report) -> None:
             right = {flat.index(example.query.text) // 2}
         order = np.argsort(-row, kind="stable")
         wanted = [*order[:FOUND]] if right & set(order[:FOUND]) else [*order[:FOUND], max(right, key=row.__getitem__)]
-        assert [one.text or one.image for one in example.found] == [names[place] for place in wanted]
-        assert [one.right for one in example.found] == [place in right for place in wanted]
-        assert [one.score for one in example.found] == pytest.approx([row[place] for place in wanted], abs=1e-5)
-    assert any(len(example.found) == FOUND + 1 for example in examples), "a right one that was not found is shown"
+        assert [one.text or one.image for one in example.answers] == [names[place] for place in wanted]
+        assert [one.right for one in example.answers] == [place in right for place in wanted]
+        assert [one.score for one in example.answers] == pytest.approx([row[place] for place in wanted], abs=1e-5)
+    assert any(len(example.answers) == FOUND + 1 for example in examples), "a right one that was not found is shown"
 
 
 def test_the_worst_are_the_worst_and_the_others_are_spread() -> None:
@@ -104,6 +104,6 @@ def test_images_and_the_classes_they_were_taken_for(tmp_path: Path) -> None:
     _, names, result = _zero_shot(tmp_path, templates=["{}"])
     for example in result.examples:
         assert example.query.image and not example.query.text
-        assert sum(one.right for one in example.found) == 1
-        assert all(one.text in names for one in example.found)
+        assert sum(one.right for one in example.answers) == 1
+        assert all(one.text in names for one in example.answers)
     assert Seen(text=names[0]).image == ""

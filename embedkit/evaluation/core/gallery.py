@@ -66,19 +66,19 @@ class Example:
     why : str
         Why it is shown: ``among the worst`` or ``one of many``.
     query : Seen
-    found : list of Seen
+    answers : list of Seen
         The first `FOUND`, and behind them the best right one if none of them is right.
 
     Examples
     --------
-    >>> Example("text to image", "one of many", Seen("a cat"), [Seen("a dog", score=0.2)]).found[0].right
+    >>> Example("text to image", "one of many", Seen("a cat"), [Seen("a dog", score=0.2)]).answers[0].right
     False
     """
 
     way: str
     why: str
     query: Seen
-    found: list[Seen]
+    answers: list[Seen]
 
     def to_json(self) -> dict[str, Any]:
         """The example as plain JSON types."""
@@ -137,19 +137,19 @@ def search_examples(
     Examples
     --------
     >>> scores, places = np.array([[0.9, 0.2]]), np.array([[1, 0]])
-    >>> found = search_examples("text to text", ["a"], ["b", "c"], scores, places, places == 0, lambda query: (0, 0.2))
-    >>> [(one.text, one.right) for one in found[0].found]
+    >>> examples = search_examples("to text", ["a"], ["b", "c"], scores, places, places == 0, lambda query: (0, 0.2))
+    >>> [(one.text, one.right) for one in examples[0].answers]
     [('c', False), ('b', True)]
     """
     values = np.where(right.any(axis=1), 1.0 / (1 + right.argmax(axis=1)), 0.0)
     examples = []
     for query, why in shown_queries(values).items():
         first = zip(places[query, :FOUND], scores[query, :FOUND], right[query, :FOUND], strict=True)
-        found = [seen(answers[place], float(score), bool(hit)) for place, score, hit in first]
+        row = [seen(answers[place], float(score), bool(hit)) for place, score, hit in first]
         if not right[query, :FOUND].any():
             place, score = best_right(query)
-            found.append(seen(answers[place], score, True))
-        examples.append(Example(way, why, seen(queries[query]), found))
+            row.append(seen(answers[place], score, True))
+        examples.append(Example(way, why, seen(queries[query]), row))
     return examples
 
 
@@ -170,7 +170,7 @@ def read_examples(content: Any) -> list[Example]:
     if not isinstance(content, list):
         raise ValueError("examples is no list")
     return [
-        Example(str(part["way"]), str(part["why"]), _read_seen(part["query"]), [_read_seen(x) for x in part["found"]])
+        Example(str(part["way"]), str(part["why"]), _read_seen(part["query"]), [_read_seen(x) for x in part["answers"]])
         for part in content
     ]
 

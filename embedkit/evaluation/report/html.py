@@ -198,8 +198,10 @@ class _Suite:
     def _geometry(self) -> list[Content]:
         """Plots of geometry tasks: cosines of positives and strangers, and the spectrum."""
         figures, spectra = [], []
-        drawn = [result.details.get("cosine_counts", {}) for report in self.reports for result in report.tasks.values()]
-        top = max((max(row) / max(sum(row), 1) for counts in drawn for row in counts.values()), default=None)
+        spreads = [
+            result.details.get("cosine_counts", {}) for report in self.reports for result in report.tasks.values()
+        ]
+        top = max((max(row) / max(sum(row), 1) for counts in spreads for row in counts.values()), default=None)
         for report, name in zip(self.reports, self.names, strict=True):
             for task, result in report.tasks.items():
                 counts = result.details.get("cosine_counts")
@@ -365,7 +367,7 @@ def html_report(
         Any number of models and suites; results of one suite stand side by side, the first is compared with the rest.
     title : str
     runs : sequence of path
-        Run folders whose training curves are drawn.
+        Run folders whose training curves are spreads.
 
     Examples
     --------
