@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -171,6 +172,19 @@ def _share_cores() -> None:
         os.environ["GOMP_SPINCOUNT"] = SPINS  # gate: the same
 
 
+@functools.cache
+def parser() -> Callable[..., object]:
+    """The commands as typer parses them; made once in a process, since making them takes as long as a short command.
+
+    Examples
+    --------
+    >>> parser()(args=["--version"], prog_name="embedkit", standalone_mode=False)
+    embedkit 0.2.0
+    0
+    """
+    return typer.main.get_command(app)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code of a command line that was run: 0 success, 2 an error of the user, 1 one of embedkit.
 
@@ -192,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != "--debug"]
     try:
         check_command(words, _COMMANDS, _OWN_OPTIONS)
-        code = app(args=words, prog_name="embedkit", standalone_mode=False)
+        code = parser()(args=words, prog_name="embedkit", standalone_mode=False)
         if code == INTERRUPTED:  # typer has made a code of the Ctrl-C, and says nothing
             _say("interrupted")
         sys.stdout.flush()

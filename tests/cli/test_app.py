@@ -64,7 +64,7 @@ def test_user_errors_keep_their_own_exit_code(capsys: pytest.CaptureFixture[str]
     def stop(*_: Any, **__: Any) -> None:
         raise Stopped("stopped", where="runs/a", remedy="go on with --resume")
 
-    monkeypatch.setattr(cli, "app", stop)
+    monkeypatch.setattr(cli, "parser", lambda: stop)
     assert run(capsys, "train", "x") == (143, "", "embedkit: runs/a: stopped; go on with --resume\n")
 
 
@@ -72,7 +72,7 @@ def test_unexpected_errors_ask_for_a_report(capsys: pytest.CaptureFixture[str], 
     def fail(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("a\nb")
 
-    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(cli, "parser", lambda: fail)
     code, _, err = run(capsys, "recipes")
     assert code == 1 and err.count("\n") == 1 and "internal error: ZeroDivisionError: a b" in err and "report" in err
     code, _, err = run(capsys, "recipes", "--debug")
@@ -90,7 +90,7 @@ def test_interruption_exits_130(capsys: pytest.CaptureFixture[str], monkeypatch:
 
     monkeypatch.setattr("embedkit.cli.suites.console", interrupt)  # typer is between it and us
     assert run(capsys, "suites") == (130, "", "embedkit: interrupted\n")
-    monkeypatch.setattr(cli, "app", interrupt)
+    monkeypatch.setattr(cli, "parser", lambda: interrupt)
     assert run(capsys, "train", "x") == (130, "", "embedkit: interrupted\n")
 
 
