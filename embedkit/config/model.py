@@ -79,6 +79,11 @@ class TextTowerConfig(Settings):
     )
     tokenizer: str | None = Field(None, description="as in model.tokenizer; 'clip' is CLIP's own")
     pooling: str | None = Field(None, description="as model.pooling")
+    multi_prompt: list[str] = Field(
+        default_factory=list,
+        description="two or more prompts with {} each, read at a learned token of its own; their vectors one behind "
+        "the other",
+    )
     max_length: int | None = Field(
         None, gt=1, description="tokens, special tokens included; the loaded model's if unset"
     )

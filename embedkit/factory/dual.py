@@ -17,8 +17,9 @@ from embedkit.formats.detect import inspect
 from embedkit.formats.loading import OPEN_CLIP, assemble
 from embedkit.formats.transformers.dual_reader import preprocess_of, read_vision_model
 from embedkit.models.base import Model
+from embedkit.models.combined.multi_prompt import MultiPromptEncoder, multi_prompt
 from embedkit.models.inputs.preprocess import Preprocess
-from embedkit.models.modules.adapters import add_lora
+from embedkit.models.modules.adapters import add_lora, train_rows
 from embedkit.models.modules.clip_text import stretch_positions
 from embedkit.models.modules.dual import DualEncoder, Projection
 from embedkit.models.modules.image_towers import BATCH_NORMS, ImageTower, named_tower, pair, resized
@@ -123,21 +124,22 @@ def changed_preprocess(preprocess: Preprocess, settings: dict[str, object]) -> P
 
 def _new(towers: TowersConfig) -> DualEncoder:
     assert towers.dim is not None
-    text = _text(towers.text)
+    text = _text(towers.text, towers.dim)
     image, preprocess = _image(towers.image, towers.dim)
     if towers.text.projection == "none" and text.dim != towers.dim:
         raise ModelError(
             f"the text tower has {text.dim} coordinates", where="model.towers.dim", remedy="add a projection"
         )
     ends = image.dim == towers.dim and image.ends_in_projection
-    behind_text = Projection(towers.text.projection or "linear", text.dim, towers.dim)
+    is_fit = isinstance(text, MultiPromptEncoder)
+    behind_text = Projection(towers.text.projection or ("none" if is_fit else "linear"), text.dim, towers.dim)
     behind_image = Projection(towers.image.projection or ("none" if ends else "linear"), image.dim, towers.dim)
     if towers.image.preprocess:
         preprocess = changed_preprocess(preprocess, towers.image.preprocess)
     return DualEncoder(text, resized(image, preprocess.size), behind_text, behind_image, preprocess)
 
 
-def _text(config: TextTowerConfig) -> Model:
+def _text(config: TextTowerConfig, dim: int) -> Model:
     settings = taken(config, _TEXT_KEYS)
     if config.size is not None:
         settings["config"] = text_size(config.size)
@@ -151,7 +153,12 @@ def _text(config: TextTowerConfig) -> Model:
         model = builders[section.kind](view)
     if isinstance(model, TextEncoder):  # layers that only its own training used are no part of a tower
         model.dense = nn.ModuleList(layer for layer in model.layers if not layer.train_only)
-    return model
+    if not config.multi_prompt:
+        return model
+    if config.pooling is not None:
+        raise ModelError("prompts are read at their own tokens", where="model.towers.text.pooling",
+                         remedy="leave it out, or leave multi_prompt out")  # fmt: skip
+    return multi_prompt(model, config.multi_prompt, dim)
 
 
 def _image(config: ImageTowerConfig, dim: int) -> tuple[ImageTower, Preprocess]:
@@ -179,6 +186,9 @@ def _adapt(model: DualEncoder, towers: TowersConfig) -> None:
         model.image.set_patch_dropout(towers.image.patch_dropout)
     if any(isinstance(module, BATCH_NORMS) for module in model.image.modules()):
         model.image.freeze_batch_norm = towers.image.freeze_batch_norm
+    if isinstance(model.text, MultiPromptEncoder) and towers.text.lora is not None:
+        add_lora(model.text.encoder, towers.text.lora)
+        train_rows(model.text.encoder.encoder.get_input_embeddings().weight, min(model.text.marks))
     if model.text.backbone is not None and towers.text.lora is not None:
         add_lora(model.text, towers.text.lora)
     if towers.image.lora is not None:

@@ -67,7 +67,8 @@ class FolderPlan:
     weights : Path
         The folder of the encoder's weights and tokenizer (a sub-folder in old sentence-transformers layouts).
     kind : str
-        "text", "clip-text", "static", "feature", "sequence", "dual", "concatenation", "chain" or "multi".
+        "text", "clip-text", "static", "feature", "sequence", "dual", "concatenation", "chain", "multi" or
+        "multi-prompt".
     origin : str
         Name of the reader, one of `embedkit.formats.registry.readers`.
     spec : dict

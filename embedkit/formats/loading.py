@@ -238,7 +238,8 @@ def _assembled(
 
         return read_text(plan)
     if plan.kind not in ("text", "clip-text"):
-        kinds = "known: chain, clip-text, concatenation, dual, feature, multi, open_clip-text, sequence, static, text"
+        kinds = "known: chain, clip-text, concatenation, dual, feature, multi, multi-prompt, open_clip-text, sequence, "
+        kinds += "static, text"
         raise ModelError(f"unknown kind of model {plan.kind!r}", where=str(plan.root), remedy=kinds)
     from embedkit.models.modules.clip_text import ClipTextEncoder
     from embedkit.models.modules.text import TextEncoder

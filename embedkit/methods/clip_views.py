@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from embedkit.config.settings import Count
+from embedkit.config.settings import Count, Template
 from embedkit.errors import ModelError, RecipeError
 from embedkit.methods.base import Row, View, methods
-from embedkit.methods.branches.captions import Texts, check_sentences, drawn_texts
+from embedkit.methods.branches.captions import Texts, check_kinds, check_sentences, drawn_texts
 from embedkit.methods.branches.projectors import Branches
 from embedkit.methods.clip import ImageText
 from embedkit.methods.common.image_views import check_sizes
@@ -43,9 +43,11 @@ class ClipViews(ImageText):
         must be there.
     texts : mapping
         View -> what it draws of the captions, see `embedkit.methods.branches.captions.drawn_texts`: "caption", "first",
-        "sentence", or "same" as the first view; ``positive`` must be there. The key ``augment`` changes them.
+        "sentence", "same" or "negated", as the first; ``positive`` must be there. The key ``augment`` changes them.
     merged : int
         Neighbouring sentences of a drawn "sentence".
+    negation : str, optional
+        Words around a "negated" text, "This image does not show {}" if not given.
     projectors : mapping
         Branch -> `embedkit.methods.branches.projectors.ProjectorSettings`.
 
@@ -60,9 +62,8 @@ class ClipViews(ImageText):
     paper: ClassVar[str] = "Fini et al. 2023, TMLR; Mu et al. 2022, ECCV, SLIP; Zheng et al. 2024, ECCV, DreamLIP"
 
     def __init__(
-        self, images: Mapping[str, Any] = {"anchor": "clip"},
-        texts: Mapping[str, Texts] = {"positive": "caption"},
-        merged: Count = 1, projectors: Mapping[str, Mapping[str, Any]] = {},
+        self, images: Mapping[str, Any] = {"anchor": "clip"}, texts: Mapping[str, Texts] = {"positive": "caption"},
+        merged: Count = 1, negation: Template | None = None, projectors: Mapping[str, Mapping[str, Any]] = {},
     ) -> None:  # fmt: skip
         self._images = {name: crop_of(value, f"method.images.{name}") for name, value in images.items()}
         self._says_teacher = any(isinstance(value, Mapping) and "teacher" in value for value in images.values())
@@ -73,8 +74,7 @@ class ClipViews(ImageText):
         if double := sorted(set(self._images) & set(self._texts)):
             raise RecipeError(f"{double[0]!r} is a view of images and of texts", where="method.texts",
                               remedy="give one of them another name")  # fmt: skip
-        if merged > 1 and "sentence" not in self._texts.values():
-            raise RecipeError("no view draws sentences", where="method.merged", remedy="leave it out")
+        self.negation = check_kinds(self._texts, merged, negation)
         towers = dict.fromkeys(self._images, "image") | dict.fromkeys(self._texts, "text")
         self._branches = Branches(projectors, towers)
 
@@ -117,16 +117,16 @@ class ClipViews(ImageText):
         return self._branches.modules(model, self.ema is not None)
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
-        generators, owner = [random(i) for i in range(len(rows))], list(range(len(rows)))
-        paired = zip(rows, generators, strict=True)
-        draws = [drawn_texts(row["texts"], self._texts, self.merged, g) for row, g in paired]
-        views = {}
+        generators, owner, views = [random(i) for i in range(len(rows))], list(range(len(rows))), {}
+        pairs, kinds = zip(rows, generators, strict=True), self._texts
+        draws = [drawn_texts(row["texts"], kinds, self.merged, g) for row, g in pairs]
         for name, crop in self._images.items():
             size = None if crop.size is None else (crop.size, crop.size)
             images = image_inputs([row["image"] for row in rows], crop.transform, generators, size)
             views[name] = View(images, owner, tower="image", guided=crop.teacher)
         for name in self._texts:
-            views[name] = View([texts[name] for texts in draws], list(owner))
+            around = self.negation if kinds[name] == "negated" else None
+            views[name] = View([texts[name] for texts in draws], list(owner), around)
         for name in self._branches.raw_views:
             views[name].settings = {"raw": True}
         return views

@@ -55,8 +55,8 @@ class PromptBERTOptimised(Prompted):
 
     def adapt(self, model: Model) -> None:
         from embedkit.formats.transformers.masked_head import masked_transform
-        from embedkit.methods.common.parts import train_rows
         from embedkit.models.inputs.tokens import SENTENCE_SLOT, SLOT
+        from embedkit.models.modules.adapters import train_rows
 
         text = self.text_encoder(model)
         name = "first" if "first" in text.prompts else text.default_prompt

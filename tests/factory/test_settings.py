@@ -170,7 +170,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "towers.text": {
         "revision": "abc", "tokenizer": "builtin", "pooling": "max", "max_length": 9, "prompts": {"z": "they "},
         "default_prompt": "b", "dropout": 0.37, "lora": {"rank": 3}, "dim": 20, "ngrams": 3, "buckets": 999,
-        "projection": "mlp", "keep_positions": 4,
+        "projection": "mlp", "keep_positions": 4, "multi_prompt": ["{}", "no {}"],
     },
     "towers.image": {
         "revision": "abc", "quick_gelu": True, "pooling": "mean", "patch_dropout": 0.5, "freeze_batch_norm": True,

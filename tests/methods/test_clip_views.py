@@ -57,6 +57,15 @@ def test_texts_of_a_row_stay_with_it_where_they_are_not_as_many_as_the_rows() ->
         assert [str(row) in text for row, text in enumerate(views[name].inputs)] == [True] * 5
 
 
+def test_a_negated_text_is_the_first_one_with_words_around() -> None:
+    rows = [{"image": b"", "texts": ["a dog", "a cat"]}] * 3
+    for settings, around in ({}, "This image does not show {}"), ({"negation": "no {}"}, "no {}"):
+        method = methods["clip-views"](texts={"positive": "caption", "text1": "negated"}, **settings)
+        views = method.views(rows, random)
+        assert views["text1"].inputs == views["positive"].inputs
+        assert (views["text1"].prompt, views["positive"].prompt) == (around, None)
+
+
 def test_a_branch_is_a_projector_for_each_tower_on_what_the_tower_gives() -> None:
     """One hidden layer, normalised over all rows of a view; the shared vectors are the model's own."""
     from embedkit.factory import build
@@ -99,6 +108,7 @@ def test_a_branch_is_a_projector_for_each_tower_on_what_the_tower_gives() -> Non
         ({"texts": {"positive": "sentences"}}, "sentences"),
         ({"texts": {"positive": "caption", "anchor": "same"}}, "a view of images and of texts"),
         ({"merged": 2}, "no view draws sentences"),
+        ({"negation": "no {}"}, "method.negation: no view is negated"),
         ({"images": {"anchor": "weeak"}}, "weak"),
         ({"projectors": {"local": {"views": ["image1"]}}}, "there is no view 'image1'"),
         ({"projectors": {"local": {"views": ["anchor"], "wide": 3}}}, "unknown setting 'wide'"),

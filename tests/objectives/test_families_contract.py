@@ -273,6 +273,7 @@ REFUSED = [
     ("sct", {"size": 0}), ("sct", {"fidelity": "talk"}),
     ("arcface", {"margin": 4.0}), ("cosface", {"scale": 0}), ("soft-triple", {"centres": 0}),
     ("emp-ssl", {"eps": 0}), ("frossl", {"invariance": -1}), ("mmcr", {"local": -1}), ("tico", {"keep": 1}),
+    ("part-diversity", {"parts": 1}),
     ("koleo", {"eps": 0}), ("sigreg", {"knots": 1}), ("lejepa", {"weight": 2}), ("lejepa", {"global_views": 0}),
     ("co2", {"temperature": 0}), ("co2", {"size": -1}),
     ("dino", {"prototypes": -1}), ("dino", {"centre_momentum": 1}), ("dino", {"teacher_temperature": 0}),

@@ -23,6 +23,8 @@ def member_count(kind: str, spec: Mapping[str, Any]) -> int:
     """
     if kind == "concatenation":
         return len(spec["weights"])
+    if kind == "multi-prompt":
+        return 1 + len(spec["templates"])
     return len(spec["modalities"]) if kind == "multi" else 2 if kind == "chain" else 0
 
 
@@ -50,6 +52,7 @@ def read_combined(plan: FolderPlan) -> CombinedModel:
     from embedkit.models.combined.chain import EncoderChain
     from embedkit.models.combined.concatenation import EncoderConcatenation
     from embedkit.models.combined.multi import MultiEncoder
+    from embedkit.models.combined.multi_prompt import MultiPromptEncoder
     from embedkit.models.vectors.feature import FeatureEncoder
 
     missing = [folder for folder in plan.members if not (folder / OWN_FILE).is_file()]
@@ -60,6 +63,8 @@ def read_combined(plan: FolderPlan) -> CombinedModel:
         return EncoderConcatenation(members, spec["weights"], spec["unit"], spec["normalize"])
     if plan.kind == "multi":
         return MultiEncoder(dict(zip(spec["modalities"], members, strict=True)), spec["normalize"])
+    if plan.kind == "multi-prompt":
+        return MultiPromptEncoder(members[0], members[1:], spec["templates"], spec["normalize"])
     encoder, head = members
     if not isinstance(head, FeatureEncoder):
         raise ModelError("the second member of a chain maps vectors", where=str(plan.members[1]),

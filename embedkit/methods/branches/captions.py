@@ -8,10 +8,13 @@ from typing import Literal
 import numpy as np
 
 from embedkit.data.schema.sentences import split_sentences
-from embedkit.errors import DataError
+from embedkit.errors import DataError, RecipeError
 
-Texts = Literal["caption", "first", "sentence", "same"]
+Texts = Literal["caption", "first", "sentence", "same", "negated"]
 """What a text view draws."""
+
+NEGATION = "This image does not show {}"
+"""What stands around a negated caption."""
 
 
 def drawn_texts(
@@ -25,7 +28,8 @@ def drawn_texts(
         Of one image, the raw one first.
     kinds : mapping
         View -> "first", the first caption; "caption", one of them; "sentence", one of all their sentences, the first
-        caption left out where it is a view of its own and there are others; "same", the text of the first view.
+        caption left out where it is a view of its own and there are others; "same" and "negated", the text of the first
+        view.
         Captions and sentences are drawn without replacement as long as there are enough.
     merged : int
         Neighbouring sentences of a "sentence", of one caption.
@@ -44,7 +48,7 @@ def drawn_texts(
     draws = {kind: _order(pools[kind], choices.count(kind), random) for kind in pools if kind in choices}
     texts: dict[str, str] = {}
     for name, kind in kinds.items():
-        texts[name] = next(iter(texts.values())) if kind == "same" else draws[kind].pop(0)
+        texts[name] = next(iter(texts.values())) if kind in ("same", "negated") else draws[kind].pop(0)
     return texts
 
 
@@ -67,6 +71,28 @@ def sentences_of(caption: str, merged: int = 1) -> list[str]:
     """
     sentences = split_sentences(caption)
     return [" ".join(sentences[start : start + merged]) for start in range(max(1, len(sentences) - merged + 1))]
+
+
+def check_kinds(kinds: Mapping[str, Texts], merged: int, negation: str | None) -> str:
+    """What stands around negated texts; settings of sentences and of negation that no text view reads are refused.
+
+    Raises
+    ------
+    RecipeError
+        Naming the setting.
+
+    Examples
+    --------
+    >>> check_kinds({"positive": "caption"}, 1, "not {}")
+    Traceback (most recent call last):
+    embedkit.errors.RecipeError: method.negation: no view is negated; leave it out, or add one: negated: negated
+    """
+    if merged > 1 and "sentence" not in kinds.values():
+        raise RecipeError("no view draws sentences", where="method.merged", remedy="leave it out")
+    if negation is not None and "negated" not in kinds.values():
+        raise RecipeError("no view is negated", where="method.negation", remedy="leave it out, or add one: negated: "
+                          "negated")  # fmt: skip
+    return negation or NEGATION
 
 
 def check_sentences(rows: Sequence[Sequence[str]]) -> None:

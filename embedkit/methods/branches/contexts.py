@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embedkit.errors import DataError, ModelError
-from embedkit.methods.common.parts import train_rows
 from embedkit.models.heads.projector import projector
 from embedkit.models.inputs.inputs import Inputs
+from embedkit.models.modules.adapters import train_rows
 from embedkit.models.modules.text import TextEncoder
 
 NAME = "context"

@@ -155,22 +155,6 @@ def need_text(model: Any) -> TextEncoder:
     return model
 
 
-def train_rows(table: nn.Parameter, first: int) -> None:
-    """Train the rows of a table from `first` on and no others: these get no gradient, and the table no weight decay.
-
-    Examples
-    --------
-    >>> table = nn.Parameter(torch.ones(3, 2))
-    >>> train_rows(table, 2)
-    >>> table.sum().backward()
-    >>> table.grad.tolist(), table.undecayed
-    ([[0.0, 0.0], [0.0, 0.0], [1.0, 1.0]], True)
-    """
-    table.requires_grad_(True)
-    table.register_hook(lambda gradient: torch.cat([torch.zeros_like(gradient[:first]), gradient[first:]]))
-    table.undecayed = True  # type: ignore[attr-defined]
-
-
 def own_rows(owner: Tensor, rows: slice) -> Tensor:
     """Which entries (N,) belong to the rows of this process, bool.
 

@@ -1,9 +1,10 @@
-"""Low-rank adapters on an encoder, through peft."""
+"""What of an encoder is trained: low-rank adapters, through peft, or some rows of a table."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from embedkit.config.model import LoraConfig
@@ -106,3 +107,19 @@ def has_adapters(encoder: nn.Module) -> bool:
     False
     """
     return any(hasattr(module, "base_layer") or is_updated(module) for module in encoder.modules())
+
+
+def train_rows(table: nn.Parameter, first: int) -> None:
+    """Train the rows of a table from `first` on and no others: these get no gradient, and the table no weight decay.
+
+    Examples
+    --------
+    >>> table = nn.Parameter(torch.ones(3, 2))
+    >>> train_rows(table, 2)
+    >>> table.sum().backward()
+    >>> table.grad.tolist(), table.undecayed
+    ([[0.0, 0.0], [0.0, 0.0], [1.0, 1.0]], True)
+    """
+    table.requires_grad_(True)
+    table.register_hook(lambda gradient: torch.cat([torch.zeros_like(gradient[:first]), gradient[first:]]))
+    table.undecayed = True  # type: ignore[attr-defined]

@@ -23,6 +23,11 @@ def three(rng: np.random.Generator, step: int) -> Draw:
     return views(rng, count=3, size=4, dim=5)
 
 
+def wide_parts(rng: np.random.Generator, step: int) -> Draw:
+    """Two views whose columns have halves and thirds."""
+    return views(rng, size=5, dim=12)
+
+
 def single(rng: np.random.Generator, step: int) -> Draw:
     """One view."""
     return views(rng, count=1, size=6)
@@ -116,6 +121,16 @@ def koleo(x: Arrays, fixed: Arrays, facts: Facts) -> float:
     return mean(losses)
 
 
+def part_diversity(parts: int) -> Oracle:
+    """Every two parts of every vector."""
+
+    def loss(x: Arrays, fixed: Arrays, facts: Facts) -> float:
+        cut = [np.split(row, parts) for z in stacked(x) for row in z]
+        return mean(cosine(each[i], each[j]) ** 2 for each in cut for i in range(parts) for j in range(i))
+
+    return loss
+
+
 def directions(objective: Objective, draw: Draw) -> dict[str, np.ndarray]:
     """Those that the objective draws, one a row."""
 
@@ -193,6 +208,8 @@ CASES = [
     Case("co2", co2(0.05)),
     Case("co2", co2(0.3, pair=True), {"temperature": 0.3, "pair": True}, variant="pair"),
     Case("co2", co2(0.3, queue=True), {"temperature": 0.3, "size": 7}, variant="queue", warm=2, peek=held),
+    Case("part-diversity", part_diversity(2), {}, wide_parts),
+    Case("part-diversity", part_diversity(3), {"parts": 3}, wide_parts, "three"),
     Case("koleo", koleo, draw=single),
     Case("koleo", koleo, draw=three, variant="views"),
     Case("sigreg", sigreg(), FEW, single, peek=directions, exempt=("length",)),

@@ -8,6 +8,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from embedkit.errors import RecipeError
 from embedkit.objectives.base import LossOutput, ObjectiveBatch
 from embedkit.objectives.family import (
     FURTHER,
@@ -24,7 +25,7 @@ from embedkit.objectives.family import (
     take,
 )
 from embedkit.objectives.registry import objective
-from embedkit.objectives.tools import choice, masked_lse, number, unit
+from embedkit.objectives.tools import choice, masked_lse, number, unit, whole
 
 
 def log_mean_potential(vectors: Tensor, t: float) -> Tensor:
@@ -136,6 +137,51 @@ class KoLeo(Family):
             distance = torch.where(apart, torch.where(apart, square, 1.0).sqrt(), 0.0)
             total = total - (distance + self.eps).log().sum()
         return loss_of_rows({"nearest": total / (batch.size * len(views))})
+
+
+@objective(
+    "part-diversity", paper="arXiv 2508.02762 (abstract only), Context-Adaptive Multi-Prompt Embedding",
+    family="potential", splits=True, slots="squared cosine of two parts of a vector", cost="K B D",
+)  # fmt: skip
+class PartDiversity(Family):
+    """The mean squared cosine of two of the K parts of a vector, over all pairs of parts and all rows; views averaged.
+
+    Beside a contrastive loss on vectors that are put together of parts, as those of several prompts are, so that the
+    parts say different things. The abstract asks for diversity; squared cosines are chosen here.
+
+    Parameters
+    ----------
+    parts : int
+        How many equal parts a vector has.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from embedkit.objectives import ObjectiveBatch, build
+    >>> z = {"anchor": torch.tensor([[1.0, 0.0, 3.0, 0.0], [0.0, 1.0, 1.0, 0.0]])}
+    >>> build({"name": "part-diversity", "parts": 2})(z, ObjectiveBatch.of(z)).loss  # 1 and 0
+    tensor(0.5000)
+    """
+
+    requires = frozenset({"anchor"})
+    accepts = FURTHER | {"positive"}
+
+    def __init__(self, *, parts: int = 2) -> None:
+        super().__init__()
+        self.parts = whole("parts", parts, least=2)
+
+    def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
+        """The loss of this process's rows."""
+        views = any_views(embeddings)
+        total = 0.0 * views[0].sum()
+        for z in views:
+            if z.shape[1] % self.parts:
+                raise RecipeError(f"{self.parts} parts do not divide {z.shape[1]} coordinates", where="objective.parts",
+                                  remedy="set the number of prompts")  # fmt: skip
+            each = unit(z[batch.rows].unflatten(1, (self.parts, z.shape[1] // self.parts)))  # (rows, K, D / K)
+            cosines = each @ each.transpose(1, 2)
+            total = total + (cosines.square().sum() - cosines.diagonal(dim1=1, dim2=2).square().sum())
+        return loss_of_rows({"alike": total / (self.parts * (self.parts - 1) * batch.size * len(views))})
 
 
 @objective(
