@@ -50,7 +50,7 @@ class MultiPromptEncoder(CombinedModel):
     >>> from embedkit.factory import build
     >>> text = build(load_recipe("multi-prompt", smoke=True).model, 0).text
     >>> text.dim, len(text.templates), text.prepare(["a red ring"]).costs.tolist()
-    (16, 2, [12])
+    (16, 2, [27])
     """
 
     kind = "multi-prompt"
