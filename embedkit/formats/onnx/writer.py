@@ -1,4 +1,4 @@
-"""Export as ONNX graphs: one of a text encoder, two of a dual encoder, one of its image tower alone."""
+"""Export as ONNX graphs: one of a text encoder or of vectors, two of a dual encoder, one of its image tower."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from embedkit.formats.image_part import KIND
-from embedkit.formats.onnx import dual_graph, image_graph, text_graph
+from embedkit.formats.onnx import dual_graph, image_graph, text_graph, vector_graph
 from embedkit.formats.registry import DUAL_KINDS, IMAGE_KINDS, TEXT_KINDS, FolderWriter, writers
 
 
@@ -16,7 +16,11 @@ def _write(model: Any, folder: Path, samples: int = 100) -> dict[str, Any]:
         return image_graph.write(model, folder, samples)
     if model.kind == "dual":
         return dual_graph.write(model, folder, samples)
+    if model.kind in vector_graph.KINDS:
+        return vector_graph.write(model, folder)
     return text_graph.write(model, folder)
 
 
-writers.add("onnx")(FolderWriter(TEXT_KINDS | DUAL_KINDS | IMAGE_KINDS, _write, text_graph.need_onnx))
+writers.add("onnx")(
+    FolderWriter(TEXT_KINDS | DUAL_KINDS | IMAGE_KINDS | vector_graph.KINDS, _write, text_graph.need_onnx)
+)
