@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from embedkit.cli.docstrings import descriptions
+
 if TYPE_CHECKING:
     from embedkit.objectives.registry import Preset
     from embedkit.registry import Registry
@@ -151,7 +153,8 @@ def _parts(installed: bool) -> dict[str, Any]:
     from embedkit.views.base import views
 
     sections: dict[str, Any] = {}
-    by_view = {"augment": {"type": "object", "additionalProperties": {"$ref": "#/$defs/Views"}}}
+    by_view = {"augment": {"type": "object", "additionalProperties": {"$ref": "#/$defs/Views"},
+                           "description": "views of texts and vectors by the name of the method's view"}}  # fmt: skip
     of_methods = {
         name: _settings(sections, method, by_view | _views_of(method))
         for name, method in _entries(methods, installed).items()
@@ -182,7 +185,8 @@ def _objective(preset: Preset) -> dict[str, Any]:
     """Settings of an objective with its source; one of the kernel takes other parts, and then their settings too."""
     from embedkit.objectives.parts.slots import SLOTS, part_settings
 
-    settings = {key: _default(value) for key, value in preset.settings.items()}
+    words = {name: text for part in reversed(preset.parts) for name, text in descriptions(part).items()}
+    settings = {key: _default(value) | _described(words, key) for key, value in preset.settings.items()}
     if preset.family != "table":
         return {"properties": settings, "description": preset.paper}
     slots = {slot: {"$ref": f"#/$defs/Slot-{slot}"} for slot in SLOTS}
@@ -212,7 +216,14 @@ def _settings(sections: dict[str, Any], part: Any, special: Mapping[str, Any]) -
     contents = settings_model(part).model_json_schema()
     for name, section in contents.get("$defs", {}).items():
         sections.setdefault(name, section)
-    return {"properties": contents["properties"] | special, "description": (part.__doc__ or "").strip().split("\n")[0]}
+    words = descriptions(part)
+    settings = contents["properties"] | special
+    settings = {key: {**node, **_described(words, key)} for key, node in settings.items()}
+    return {"properties": settings, "description": (part.__doc__ or "").strip().split("\n")[0]}
+
+
+def _described(words: Mapping[str, str], key: str) -> dict[str, Any]:
+    return {"description": words[key]} if words.get(key) else {}
 
 
 def _default(value: Any) -> dict[str, Any]:

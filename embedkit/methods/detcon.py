@@ -32,6 +32,7 @@ class DetCon(PatchTerm):
     cells : int
         Regions down and across.
     temperature : float
+        Of the contrast.
 
     Examples
     --------

@@ -33,6 +33,7 @@ class PatchDistillation(PatchTerm):
     size : int
         Size of the teacher's patches.
     temperature : float
+        Of the contrast.
 
     Examples
     --------

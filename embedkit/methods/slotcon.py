@@ -34,9 +34,11 @@ class SlotCon(PrototypeTerm):
     transform, hidden, size
         See `PatchTerm`.
     slots : int
+        Number of slots.
     weight : float
         Of the assignments' loss; the contrast has the rest.
     temperature, teacher_temperature, contrast_temperature : float
+        Of the student's assignments, of the teacher's, and of the contrast of slots.
     momentum : float
         Of the centre.
 

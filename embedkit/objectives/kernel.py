@@ -327,6 +327,8 @@ def table_preset(name: str, *, paper: str, note: str = "", cost: str = "B² D", 
                                   remedy=nearest(key, {**all_settings(picks), **TABLE_SETTINGS, **picks}))  # fmt: skip
         return TableObjective(picks, **{**TABLE_SETTINGS, **others}, dim=dim, num_rows=num_rows)
 
+    parts = (*(SLOTS[slot][choice[0]] for slot, choice in choices.items()), TableObjective)
     summary = ", ".join(f"{key}: {value}" for key, value in slots.items())
     tiled = not getattr(SLOTS["reducer"][choices["reducer"][0]], "dense", False)
-    presets.add(name)(Preset(name, paper, make_table, settings, "table", summary, state, cost, tiled, True, note))
+    about = Preset(name, paper, make_table, settings, "table", summary, state, cost, tiled, True, note, parts)
+    presets.add(name)(about)

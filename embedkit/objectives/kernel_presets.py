@@ -157,6 +157,8 @@ class KernelMixture(WeightedSum):
         Share of the kernel with `gamma`.
     gamma, temperature, temperature2 : float
         Of the two kernels.
+    tile : int, str or None
+        Rows of the tiles in which the matrices are evaluated, "auto", or None for whole ones.
 
     Examples
     --------
@@ -194,6 +196,8 @@ class Hallucinator(Objective):
         Largest extrapolation.
     hidden : int
         Width of the layer.
+    weight : float
+        Factor on the loss of the synthetic positives.
 
     Examples
     --------

@@ -43,6 +43,9 @@ class Preset:
         Whether it can be evaluated without holding the similarity matrix; whether processes share its work by anchors.
     note : str
         A caveat, such as a formula that is not verified against its paper.
+    parts : tuple of callable
+        What takes the settings: the class, or the parts of the similarity matrix kernel; their docstrings say what the
+        settings mean.
 
     Examples
     --------
@@ -63,6 +66,7 @@ class Preset:
     tiled: bool = False
     splits: bool = True
     note: str = ""
+    parts: tuple[Callable[..., Any], ...] = ()
 
 
 _by_class: dict[type[Objective], Preset] = {}
@@ -156,7 +160,7 @@ def _preset(cls: type[Objective], name: str, defaults: Mapping[str, Any] | None 
         sizes = {k: v for k, v in {"dim": dim, "num_rows": num_rows}.items() if k in arguments}
         return cls(**{**defaults, **overrides}, **sizes)
 
-    return Preset(name=name, make=make, settings=settings, **about)
+    return Preset(name=name, make=make, settings=settings, parts=(cls,), **about)
 
 
 def build(config: Component | Mapping[str, Any] | str, *, dim: int | None = None,

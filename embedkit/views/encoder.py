@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 def dropout(rate: Rate) -> Step:
     """All dropout of the encoder at this rate; views of several rates as in SupCL-Seq (Sedghamiz et al. 2021).
 
+    Parameters
+    ----------
+    rate : float
+        Share of the numbers that are zeroed.
+
     Examples
     --------
     >>> from embedkit.views.base import Chain
@@ -49,6 +54,11 @@ def token_shuffle() -> Step:
 def token_cutoff(rate: Rate = 0.15) -> Step:
     """Zero this share of a text's token embeddings (ConSERT).
 
+    Parameters
+    ----------
+    rate : float
+        Share of the tokens.
+
     Examples
     --------
     >>> from embedkit.views.base import Chain
@@ -61,6 +71,11 @@ def token_cutoff(rate: Rate = 0.15) -> Step:
 @views.add("feature-cutoff")
 def feature_cutoff(rate: Rate = 0.2) -> Step:
     """Zero this share of the dimensions of the token embeddings, the same for all tokens of a text (ConSERT).
+
+    Parameters
+    ----------
+    rate : float
+        Share of the dimensions.
 
     Examples
     --------
@@ -75,6 +90,11 @@ def feature_cutoff(rate: Rate = 0.2) -> Step:
 def element_cutoff(rate: Rate = 0.2) -> Step:
     """Zero this share of the single numbers of the token embeddings, without rescaling (ConSERT's "dropout").
 
+    Parameters
+    ----------
+    rate : float
+        Share of the numbers.
+
     Examples
     --------
     >>> from embedkit.views.base import Chain
@@ -88,6 +108,11 @@ def element_cutoff(rate: Rate = 0.2) -> Step:
 def column_cutoff(rate: Rate = 0.2) -> Step:
     """Zero this share of the columns of a sequence, the same ones at all its steps, without rescaling.
 
+    Parameters
+    ----------
+    rate : float
+        Share of the columns.
+
     Examples
     --------
     >>> from embedkit.views.base import Chain
@@ -100,6 +125,11 @@ def column_cutoff(rate: Rate = 0.2) -> Step:
 @views.add("noise")
 def noise(deviation: NotNegative = 0.01) -> Step:
     """Add Gaussian noise to the token embeddings.
+
+    Parameters
+    ----------
+    deviation : float
+        Standard deviation of the noise.
 
     Examples
     --------
@@ -119,6 +149,17 @@ def adversarial(
 
     URLBERT's views (Li et al. 2024): ``{epsilon: 1.0, steps: 2, step_size: 0.1, start: 1.0e-5, per: token}``, and a
     step size of 1e-5 in the other one; there the distance is that of predicted words.
+
+    Parameters
+    ----------
+    steps : int
+        Gradients that the search takes.
+    step_size : float or None
+        Of a gradient that is added to the noise; None puts the gradient in its place.
+    start : float
+        Length of the noise that the search begins with.
+    per : str
+        What has the length `epsilon`: the whole "text", or each "token".
 
     Examples
     --------

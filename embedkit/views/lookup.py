@@ -26,6 +26,11 @@ def back_translation(
     The file has the columns `text` and `translation`; a text may stand in several rows, and one is drawn. White space
     is collapsed before texts are compared. A text without a row is refused, or kept with ``missing: keep``.
 
+    Parameters
+    ----------
+    path : str
+        File of the back-translations.
+
     Examples
     --------
     >>> import numpy as np

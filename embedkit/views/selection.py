@@ -48,6 +48,11 @@ def stop_words(rate: Share = 0.8) -> Step:
 def one_of(steps: Sequence[str | dict[str, Any]]) -> Step:
     """One of several edits, drawn for each text; an entry may have a ``weight``, which is 1 otherwise.
 
+    Parameters
+    ----------
+    steps : list
+        Names of views, or mappings with a name, settings and a weight.
+
     Examples
     --------
     >>> import numpy as np

@@ -90,6 +90,11 @@ def permutation(parts: Count = 4) -> Step:
 def channel_swap(share: Share = 0.5) -> Step:
     """This share of the columns, two at least, change places among themselves, the same ones at all steps.
 
+    Parameters
+    ----------
+    share : float
+        Share of the columns.
+
     Examples
     --------
     >>> channel_swap(1.0).change(np.array([1.0, 2.0, 3.0]), np.random.default_rng(0)).tolist()
@@ -114,6 +119,11 @@ def mixup(alpha: Positive = 0.2) -> Step:
 
     Its share is drawn from Beta(alpha, alpha), 1 minus it where that is more. A sequence of another length is brought
     to that of the row's own. The last row of a process with an odd number of them stays as it is.
+
+    Parameters
+    ----------
+    alpha : float
+        Both parameters of the Beta distribution; small ones mix little.
 
     Examples
     --------

@@ -56,6 +56,11 @@ def word_deletion(rate: Share = 0.1, marker: str | None = None) -> Step:
 def span_deletion(spans: Count = 5, share: Share = 0.05, marker: str | None = None) -> Step:
     """Drop up to `spans` disjoint spans, each `share` of the words long.
 
+    Parameters
+    ----------
+    marker : str or None
+        Stands for each span that is gone, such as "[MASK]".
+
     Examples
     --------
     >>> import numpy as np
@@ -114,6 +119,13 @@ def random_span(least: Count = 32, most: Count = 512, alpha: Shape = 4.0, beta: 
 
     DeCLUTR (Giorgi et al. 2021) draws anchors with (4, 2), mostly long, and positives with (2, 4), mostly short.
 
+    Parameters
+    ----------
+    least, most : int
+        Bounds of the size in words.
+    alpha, beta : float
+        Parameters of the Beta distribution of sizes.
+
     Examples
     --------
     >>> import numpy as np
@@ -138,6 +150,11 @@ def phrases(parts: Count = 2, even: bool = False) -> Step:
     The method ``compcse`` composes before its training head and compares the first 256 numbers only; here the head of a
     method that has one comes first.
 
+    Parameters
+    ----------
+    even : bool
+        Whether the phrases are of equal length; else they are cut at random places.
+
     Examples
     --------
     >>> import numpy as np
@@ -157,6 +174,11 @@ def phrases(parts: Count = 2, even: bool = False) -> Step:
 @views.add("template")
 def template(text: Template) -> Step:
     """A prompt around the text, e.g. ``This sentence : "{}" means [MASK].`` (PromptBERT, Jiang et al. 2022).
+
+    Parameters
+    ----------
+    text : str
+        The prompt, with {} where the text goes.
 
     Examples
     --------

@@ -161,6 +161,24 @@ def test_every_setting_says_what_it_means() -> None:
     assert [place for place, node in settings.items() if node["description"].strip().endswith(".")] == []
 
 
+def settings_of_parts(contents: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Place and definition of every setting of methods, objectives and views; a reference is what it refers to."""
+    sections = contents["$defs"]
+    for kind in ("Method", "Objective", "View", "Auxiliary"):
+        for case in sections[kind]["anyOf"][-1]["allOf"]:
+            name = case["if"]["properties"]["name"]["const"]
+            for key, node in case["then"]["properties"].items():
+                place = node.get("$ref", "").removeprefix("#/$defs/")
+                yield f"{kind} {name}.{key}", sections[place] | node if place else node
+
+
+def test_every_setting_of_a_part_says_what_it_means() -> None:
+    settings = dict(settings_of_parts(recipe_schema()))
+    assert len(settings) > 3_000 and {"Objective infonce.temperature", "View word-deletion.rate"} <= set(settings)
+    assert [place for place, node in settings.items() if not node.get("description", "").strip()] == []
+    assert [place for place, node in settings.items() if node["description"].startswith("See `")] == []
+
+
 def test_a_file_without_a_name_is_one_that_others_extend(validator: jsonschema.Draft202012Validator) -> None:
     assert list(validator.iter_errors({"model": {"name": "m"}})) == []
     assert list(validator.iter_errors({"name": "own", "model": {"name": "m"}})) != []

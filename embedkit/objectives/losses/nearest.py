@@ -65,6 +65,15 @@ class NearestNeighbours(_Lookup):
     NNCLR (Dwibedi et al. 2021). No gradient flows to the neighbour. Before the first step the queue holds random unit
     vectors; without `random_start` it is empty, and an anchor is its own neighbour.
 
+    Parameters
+    ----------
+    size : int
+        Vectors in the queue.
+    keys : str
+        Whose vectors are looked up: the encoder's "own", or those of the "guide".
+    hidden : int
+        Width of the predictor.
+
     Examples
     --------
     >>> import torch
@@ -93,6 +102,21 @@ class Centroids(_Lookup):
 
     All4One (Estepa et al. 2023): the summary r of the neighbours nn_1 .. nn_k, and g of [prediction, nn_1 .. nn_k-1],
     are the transformer's first outputs. Its dropout is left out, so that the loss is the same on every process.
+
+    Parameters
+    ----------
+    size : int
+        Vectors in the queue.
+    keys : str
+        Whose vectors are looked up: the encoder's "own", or those of the "guide".
+    hidden : int
+        Width of the predictor.
+    random_start : bool
+        Whether the queue begins with random vectors.
+    nearest : int
+        Neighbours in a summary.
+    layers, heads : int
+        Of the transformer.
 
     Examples
     --------

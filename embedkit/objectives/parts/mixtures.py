@@ -29,6 +29,11 @@ class InterpolatedQueue(Queue):
     Zhu et al. 2021, section 4.2. Partners and shares are drawn anew in each step, the same on every process; the queue
     keeps the vectors as they were. A mixture has no label, group or guide's vector.
 
+    Parameters
+    ----------
+    interpolate : float
+        Both parameters of the Beta distribution that shares are drawn from.
+
     Examples
     --------
     >>> z = {"anchor": torch.eye(2), "positive": torch.eye(2)}
@@ -61,6 +66,11 @@ class InterpolatedBatch(Bank):
 
     After Zhu et al. 2021, section 4.2, without a queue: unit vectors, with gradient. A mixture that holds the anchor's
     own row is left out.
+
+    Parameters
+    ----------
+    interpolate : float
+        Both parameters of the Beta distribution that shares are drawn from.
 
     Examples
     --------

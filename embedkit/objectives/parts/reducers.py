@@ -216,6 +216,13 @@ class SoftmaxOut(_Ratio):
 class SoftmaxIn(_Ratio):
     """-log of the mean over the positives of e^l_p / (own · e^l_p + others · Σ of other positives + negatives).
 
+    Parameters
+    ----------
+    own, others : float
+        Weights of the positive and of the other positives in the denominator.
+    average : str
+        Mean over "all" anchors, or only those with a "positive".
+
     Examples
     --------
     >>> import torch

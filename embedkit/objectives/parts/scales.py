@@ -59,6 +59,13 @@ class Fixed(Scale):
     SupCon (Khosla et al. 2020) uses 0.07; 1 gives the "times temperature" of global contrastive losses and 0.5 the
     "times 2 temperature" of MoCo v3.
 
+    Parameters
+    ----------
+    temperature : float
+        Scores are divided by it: lower is stricter with hard negatives.
+    bias : float
+        Added to every logit.
+
     Examples
     --------
     >>> Fixed(temperature=0.1, base_temperature=0.05).factor()
@@ -87,6 +94,15 @@ class Learnable(Scale):
 
     `log_scale` starts at -log(temperature). It is clamped to at most log(`max_scale`) after each step and not in the
     forward pass, so that its gradient never vanishes. Neither parameter should be decayed.
+
+    Parameters
+    ----------
+    temperature : float
+        At the start.
+    min_scale : float
+        Lower bound of the scale.
+    bias : float or None
+        Added to every logit, and learned; None has none.
 
     Examples
     --------
@@ -129,6 +145,15 @@ class Aligned(Scale):
 
     MACL (Huang et al., ICML 2023); A is taken over the whole batch, without gradient.
 
+    Parameters
+    ----------
+    temperature : float
+        Where the positives are as near as `offset`.
+    alpha : float
+        How much it grows with their mean score.
+    offset : float
+        Mean score at which it is as given.
+
     Examples
     --------
     >>> import torch
@@ -160,6 +185,15 @@ class PerSample(Scale):
 
     The gradient log u + rho - E_w[l] is smoothed with `momentum`, clipped to ± `clip`, and moves the temperature by
     `tau_lr` inside [tau_min, tau_max]. State: temperature and smoothed gradient by row, one set for each direction.
+
+    Parameters
+    ----------
+    temperature : float
+        Of every row at the start.
+    rho : float
+        Strength of the pull that keeps temperatures from falling.
+    tau_min, tau_max : float
+        Bounds of the temperatures.
 
     Examples
     --------
@@ -292,6 +326,11 @@ class _Margin(Positive):
 class AdditiveMargin(_Margin):
     """Positive scores less `margin`; equal to weighing every negative by e^(margin · scale).
 
+    Parameters
+    ----------
+    warmup : float
+        Share of the run over which the margin grows from 0.
+
     Examples
     --------
     >>> import torch
@@ -342,6 +381,13 @@ class Simo(Positive):
 class AngularMargin(_Margin):
     """cos(θ + margin) for positives; s - margin · sin(π - margin) beyond θ = π - margin.
 
+    Parameters
+    ----------
+    margin : float
+        In radians.
+    warmup : float
+        Share of the run over which the margin grows from 0.
+
     Examples
     --------
     >>> import torch
@@ -368,6 +414,11 @@ class AngularMargin(_Margin):
 @part("positive", "von-mises")
 class VonMises(Positive):
     """Positive logits weigh 2 - B · softmax over the batch of s / sigma: hard positives more, mean 1 (DCLW).
+
+    Parameters
+    ----------
+    sigma : float
+        Temperature of that softmax.
 
     Examples
     --------

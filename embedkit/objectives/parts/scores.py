@@ -132,6 +132,11 @@ class Distance(Score):
     Squared distances are clamped to at least `eps`: below gamma 2 the gradient at 0 is infinite. With ``normalize:
     false`` the vectors keep their lengths.
 
+    Parameters
+    ----------
+    gamma : float
+        Power of the distance: 2 is Gaussian, 1 Laplacian.
+
     Examples
     --------
     >>> import torch
@@ -165,6 +170,13 @@ class Halves(Score):
     """The product of two kernels: distances ^gamma and ^gamma2 of the two halves of a vector (Tan et al., section 4).
 
     s = -‖a1 - c1‖^gamma - ratio · ‖a2 - c2‖^gamma2, with each half a unit vector; `ratio` is T1 / T2.
+
+    Parameters
+    ----------
+    gamma, gamma2 : float
+        Powers of the distances of the two halves.
+    eps : float
+        Least squared distance.
 
     Examples
     --------
@@ -316,6 +328,15 @@ class Gated(Score):
 
     Hydra / SimLAP (arXiv 2410.18200): g = sigmoid(MLP((e_y1 + e_y2) / 2)), without the
     BatchNorm that the authors' MLP has.
+
+    Parameters
+    ----------
+    classes : int
+        Number of labels.
+    pairing : str
+        Which labels are partners: "arbitrary", "distinct" or "identical".
+    label_dim, hidden : int
+        Size of a label's embedding, and of the gate's hidden layer.
 
     Examples
     --------

@@ -140,6 +140,11 @@ class AdaptiveTarget(SoftTarget):
     p is the softmax of the positive's own cosine to the other candidates / `teacher_temperature`, and the confidence
     c is 1 - entropy(p) / log(number of them). The positive is the key of a weak view.
 
+    Parameters
+    ----------
+    neighbours : float
+        Factor on the weights of candidates other than the positive.
+
     Examples
     --------
     >>> import torch
@@ -180,6 +185,8 @@ class Divergence(Reducer):
         "cross-entropy", "kl" of p from q, "reverse-kl" of q from p, or "js".
     leak_p, leak_q : float
         Share of p and of q that is spread evenly over all candidates that count.
+    average : str
+        Mean over "all" anchors, or only those with a "positive".
 
     Examples
     --------
