@@ -32,5 +32,7 @@ def build(output: Path) -> None:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "site"
+    if target.name.startswith("-"):
+        sys.exit(__doc__)
     build(target)
     print(f"{target / 'index.html'}: the site; it can be opened from disk")

@@ -90,8 +90,9 @@ async def _pictures(page: Browser, site: Path, folder: Path, questions: list[str
     await page.call("Emulation.setDeviceMetricsOverride", **size)
     for name, address, scheme in PICTURES:
         feature = {"name": "prefers-color-scheme", "value": scheme}
+        await page.value("localStorage.clear()")  # the scheme of the last picture, which its page would write again
+        await page.open("about:blank")
         await page.call("Emulation.setEmulatedMedia", features=[feature])
-        await page.value("localStorage.clear()")  # the scheme of the last picture
         await page.open(start.replace("index.html", address))
         picture = await page.call("Page.captureScreenshot", format="png")
         (folder / f"site-{name}.png").write_bytes(base64.b64decode(picture["data"]))
