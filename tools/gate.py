@@ -11,7 +11,8 @@ import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from vocabulary import participles, without_example
@@ -52,15 +53,42 @@ class Finding:
 
 @dataclass
 class Source:
-    """A parsed file."""
+    """A file; what is derived from its text is computed once, when first read."""
 
     path: Path
     text: str
-    tree: ast.Module
-    lines: list[str] = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.lines = self.text.splitlines()
+    @cached_property
+    def lines(self) -> list[str]:
+        """Its lines, without ends."""
+        return self.text.splitlines()
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        """The syntax tree."""
+        return ast.parse(self.text)
+
+    @cached_property
+    def nodes(self) -> list[ast.AST]:
+        """All nodes of the tree."""
+        return list(ast.walk(self.tree))
+
+    @cached_property
+    def breaches(self) -> list[tuple[int, str]]:
+        """Line and reason of everything that `check_banned` looks for, excuses aside."""
+        return [(getattr(node, "lineno", 0), why) for node in self.nodes if (why := _banned(node)) is not None]
+
+    @cached_property
+    def imports(self) -> list[tuple[int, str, str]]:
+        """Line, module ("" for a plain import) and name of every import, in functions too; those for types aside."""
+        blocks = [node for node in self.nodes if isinstance(node, ast.If) and _dotted(node.test) == "TYPE_CHECKING"]
+        exempt = {node for block in blocks for node in ast.walk(block)}
+        return [
+            (node.lineno, (node.module or "") if isinstance(node, ast.ImportFrom) else "", alias.name)
+            for node in self.nodes
+            if isinstance(node, ast.Import | ast.ImportFrom) and node not in exempt
+            for alias in node.names
+        ]
 
 
 @dataclass
@@ -78,8 +106,7 @@ def read(root: Path, folders: Iterable[str]) -> list[Source]:
     sources = []
     for folder in folders:
         for path in sorted((root / folder).rglob("*.py")):
-            text = path.read_text(encoding="utf-8")
-            sources.append(Source(path.relative_to(root), text, ast.parse(text)))
+            sources.append(Source(path.relative_to(root), path.read_text(encoding="utf-8")))
     return sources
 
 
@@ -93,7 +120,7 @@ def check_size(source: Source) -> Iterator[Finding]:
 
 def check_bodies(source: Source) -> Iterator[Finding]:
     """Function bodies of at most `MAX_BODY_LINES` lines, docstring not counted."""
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             body = node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
             if body and (length := (body[-1].end_lineno or 0) - body[0].lineno + 1) > MAX_BODY_LINES:
@@ -198,27 +225,16 @@ def _banned(node: ast.AST) -> str | None:
     return None
 
 
-def _types_only(tree: ast.Module) -> set[ast.AST]:
-    """All nodes below an ``if TYPE_CHECKING``."""
-    blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and _dotted(node.test) == "TYPE_CHECKING"]
-    return {node for block in blocks for node in ast.walk(block)}
-
-
 def imports(source: Source, modules: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[int, str]]:
     """Line and name of every module of the package that a file imports, in functions too; imports for types aside.
 
     `modules` maps the name of each module to the names that it hands on from others (those of its stub).
     """
-    exempt = _types_only(source.tree)
-    for node in ast.walk(source.tree):
-        if node in exempt or not isinstance(node, ast.Import | ast.ImportFrom):
-            continue
-        module = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
-        for alias in node.names:
-            inner = f"{module}.{alias.name}" if module else alias.name
-            name = inner if inner in modules else modules.get(module, {}).get(alias.name, module or inner)
-            if name.split(".")[0] == "embedkit":
-                yield node.lineno, name
+    for line, module, alias in source.imports:
+        inner = f"{module}.{alias}" if module else alias
+        name = inner if inner in modules else modules.get(module, {}).get(alias, module or inner)
+        if name.split(".")[0] == "embedkit":
+            yield line, name
 
 
 def module_name(path: Path) -> str:
@@ -251,7 +267,7 @@ def check_layers(source: Source, modules: Mapping[str, Mapping[str, str]]) -> It
     for line, name in sorted(set(imports(source, modules))):
         if (other := _room(name)) in further:
             yield Finding(source.path, line, f"{room} imports from {other}, which is to its right")
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.Call) and _dotted(node.func) == "Registry":
             homes = [argument.value for argument in node.args[1:] if isinstance(argument, ast.Constant)]
             for home in homes:
@@ -288,16 +304,14 @@ def folder_sizes(sources: list[Source]) -> Counter[Path]:
 def check_banned(source: Source) -> Iterator[Finding]:
     """No call that can run foreign code, no setting from the environment, no swallowed exception."""
     excused = excuses(source)
-    for node in ast.walk(source.tree):
-        why = _banned(node)
-        if why is not None and (line := getattr(node, "lineno", 0)) not in excused:
+    for line, why in source.breaches:
+        if line not in excused:
             yield Finding(source.path, line, why)
 
 
 def excuses(source: Source) -> set[int]:
     """Lines that break a rule of `check_banned` and say why."""
-    broken = {getattr(node, "lineno", 0) for node in ast.walk(source.tree) if _banned(node) is not None}
-    return {line for line in broken if re.search(r"#\s*gate: \S", source.lines[line - 1])}
+    return {line for line, _ in source.breaches if re.search(r"#\s*gate: \S", source.lines[line - 1])}
 
 
 def definitions(source: Source) -> Iterator[Definition]:
@@ -354,7 +368,7 @@ def undocumented(public: list[Definition]) -> list[Finding]:
 
 def check_vocabulary(source: Source) -> Iterator[Finding]:
     """No participle as a name; an example for every public class and function of the package."""
-    for line, name in participles(source.tree):
+    for line, name in participles(source.nodes):
         yield Finding(source.path, line, f"{name}: a participle as a name; use a noun")
     for line, name in without_example(source.tree) if source.path.parts[0] == "embedkit" else ():
         yield Finding(source.path, line, f"{name} has no example")
@@ -384,7 +398,7 @@ def untyped(public: list[Definition]) -> Iterator[Finding]:
 def _code_lines(source: Source) -> list[tuple[int, str]]:
     """Numbered lines that hold code: no comments, docstrings, imports or lone brackets."""
     docstrings: set[int] = set()
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
         if text or isinstance(node, ast.Import | ast.ImportFrom):
             docstrings.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))  # type: ignore[attr-defined]

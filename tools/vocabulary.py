@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 _WORDS = """
@@ -19,16 +19,16 @@ PARTICIPLES = frozenset(_WORDS.split())
 """Names that say what happened to a thing instead of what it is (``kept`` for ``rows``)."""
 
 
-def participles(tree: ast.Module) -> Iterator[tuple[int, str]]:
+def participles(nodes: Iterable[ast.AST]) -> Iterator[tuple[int, str]]:
     """Line and name of every variable, parameter, field and attribute that is a bare participle.
 
     Examples
     --------
     >>> import ast
-    >>> list(participles(ast.parse("kept = [row for row in rows]")))
+    >>> list(participles(ast.walk(ast.parse("kept = [row for row in rows]"))))
     [(1, 'kept')]
     """
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Name | ast.Attribute) and not isinstance(node.ctx, ast.Store):
             continue
         name = {ast.Name: "id", ast.arg: "arg", ast.Attribute: "attr"}.get(type(node))
@@ -62,7 +62,7 @@ def main(folders: list[str]) -> int:
     for path in sorted(file for folder in folders or ["embedkit"] for file in Path(folder).rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         public = not any(part.startswith("_") and part != "__init__.py" for part in path.parts)
-        for line, name in participles(tree):
+        for line, name in participles(ast.walk(tree)):
             print(f"{path}:{line}: {name}: a participle as a name; use a noun")
             count += 1
         for line, name in without_example(tree) if public else ():

@@ -62,4 +62,4 @@ def test_one_that_is_would_be_found() -> None:
         "class Run(Base):\n    def __init__(self):\n        self.step = 0\n"
         "    def start(self):\n        self.step, self.state = 1, None\n        self.shared = 2\n"
     )
-    assert strays([Source(Path("run.py"), text, ast.parse(text))]) == ["run.py:7: Run.state"]
+    assert strays([Source(Path("run.py"), text)]) == ["run.py:7: Run.state"]
