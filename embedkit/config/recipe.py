@@ -335,7 +335,8 @@ class GuideConfig(Settings):
         None, ge=0, le=1, description="decay that a half cosine reaches at the end of the run, 1 in BYOL and DINO"
     )
     parts: list[str] | None = Field(
-        None, description="parts of the method that the running mean covers; all that it has for that when not given"
+        None,
+        description="parts that the running mean covers, NAME/PART those of an auxiliary; all when not given",
     )
     dropout: bool = Field(False, description="a frozen guide keeps its dropout; a running mean always does")
 

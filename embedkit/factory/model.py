@@ -9,6 +9,7 @@ from embedkit.factory.folder_settings import folder_of, permissions
 from embedkit.factory.registry import builders
 from embedkit.factory.settings import every_setting_used
 from embedkit.formats.detect import inspect
+from embedkit.formats.registry import readers
 
 if TYPE_CHECKING:
     from embedkit.models.base import Model
@@ -35,10 +36,14 @@ def build(config: ModelConfig, seed: int = 0) -> Model:
     >>> build(ModelConfig(kind="static", tokenizer="builtin", dim=4)).dim
     4
     """
+    plan = None
     if config.name is not None and not config.name.startswith("open_clip:"):
-        inspect(folder_of(config), **permissions(config))  # refuse a wrong folder before torch is imported
+        plan = inspect(folder_of(config), **permissions(config))  # refuse a wrong folder before torch is imported
     import torch
 
     with torch.random.fork_rng(devices=[]), every_setting_used(config, "model", READ_ELSEWHERE) as section:
         torch.manual_seed(seed)
-        return builders[config.kind](section).train()
+        model = builders[config.kind](section).train()
+    if plan is not None:  # for a method that goes on with a kept head
+        model.classifiers = readers[plan.origin]().classifiers(plan.root)
+    return model

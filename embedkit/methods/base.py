@@ -121,7 +121,7 @@ class Method:
     """Views whose embeddings get a gradient from the objective, where the trainer has found out."""
 
     gives: frozenset[str] = frozenset()
-    """Roles that the method itself gives each row, whatever the data have: "group"."""
+    """Roles that the method itself gives each row, whatever the data have: "group" (draws, or pseudo labels)."""
 
     row_groups: int | None = None
     """Groups of equal size that a batch is divided into by place, for a method that `gives` "group"."""
@@ -295,6 +295,21 @@ class Method:
     turns: int = 1
     """Optimiser steps on each batch; terms see which one it is, from 0, as ``batch.turn``."""
 
+    def use_main(self, main: Method) -> None:
+        """As an auxiliary: take note of the method beside it, before anything is built.
+
+        Raises
+        ------
+        RecipeError
+            It lacks what this one shares with it.
+        """
+
+    guides_own_views: ClassVar[bool] = False
+    """As an auxiliary that reads patches: whether it needs what the guide makes of the view that it learns from."""
+
+    shares_parts: bool = False
+    """As an auxiliary that reads patches: whether its parts are given with those of the main method, as ``main``."""
+
     reads_main: ClassVar[bool] = False
     """As an auxiliary: whether its terms see the main method's outputs and batch, beside those of its own views."""
 
@@ -330,7 +345,8 @@ class Method:
     def embed_guide(self, encoder: Any, parts: nn.ModuleDict, inputs: Any) -> Tensor:
         """What the guide makes of one chunk of a view: (n, K), without gradient; its encoder's vectors by default.
 
-        `parts` are the running means of the method's parts, where the guide has them.
+        `parts` are the method's parts with the running means that the guide has in place of those it follows
+        (`with_means`).
         """
         return encoder(inputs)  # type: ignore[no-any-return]
 
@@ -388,6 +404,10 @@ class Method:
     def followed_parts(self, parts: nn.ModuleDict) -> dict[str, nn.Module]:
         """The modules among `parts` that the running mean of this run follows."""
         return {name: parts[name] for name in self.guide_parts}
+
+    def with_means(self, parts: Any, means: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The parts as the guide sees them: the running means, under the names of `followed_parts`, in their place."""
+        return {**parts, **means}
 
     def terms(
         self, outputs: dict[str, Tensor], embeddings: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict

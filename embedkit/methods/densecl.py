@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from embedkit.config.settings import Count, Positive
+from embedkit.config.settings import Count, Positive, Whole
 from embedkit.methods.base import methods
 from embedkit.methods.patches.term import PatchTerm, two_views
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from embedkit.models.base import Model
     from embedkit.models.modules.patches import PatchTokens
     from embedkit.objectives.base import ObjectiveBatch
 
@@ -21,10 +22,10 @@ class DenseCL(PatchTerm):
     """Dense contrastive learning (Wang et al. 2021, CVPR, section 3).
 
     The positive of a patch is the patch of the other view whose features are nearest to its own before the projector,
-    or that lies nearest in the picture; negatives are the means of the projected patches of the other images of the
-    batch. Both directions are averaged. Where there is a running mean of the encoder, keys are what it makes of the
-    other view, through a running mean of the projector. The paper has a queue of 65,536 means of keys instead of the
-    batch's, and weighs this loss and the global one by one half each: with weight 1 beside a method the sum is twice
+    or that lies nearest in the picture; negatives are means of the projected patches, of an image each: those of the
+    other images of the batch, or of the last `queue` images, as in the paper. Both directions are averaged. Where there
+    is a running mean of the encoder, keys are what it makes of the other view, through a running mean of the projector.
+    The paper weighs this loss and the global one by one half each: with weight 1 beside a method the sum is twice
     theirs.
 
     Parameters
@@ -35,6 +36,8 @@ class DenseCL(PatchTerm):
         0.2 in the paper.
     match : str
         "features" (the paper), or "place".
+    queue : int
+        Means of keys of earlier images; 65,536 in the paper, 0 for those of the batch. It starts with random vectors.
 
     Examples
     --------
@@ -49,9 +52,18 @@ class DenseCL(PatchTerm):
     def __init__(
         self, transform: str | Mapping[str, Any] | None = "moco", hidden: Count = 2048, size: Count = 128,
         temperature: Positive = 0.2, match: Literal["features", "place"] = "features",
+        queue: Whole = 0,
     ) -> None:  # fmt: skip
         super().__init__(transform, hidden, size)
-        self.temperature, self.match = temperature, match
+        self.temperature, self.match, self.queue = temperature, match, queue
+
+    def parts(self, model: Model) -> nn.ModuleDict:
+        from embedkit.objectives.parts.banks import Queue
+
+        parts = super().parts(model)
+        if self.queue:
+            parts["queue"] = Queue(self.queue, dim=self.size)
+        return parts
 
     def patch_columns(self, patches: PatchTokens, parts: nn.ModuleDict, inputs: Any) -> Tensor:
         """Projected patches, and behind each what it is matched by: features without gradient, or its place."""
@@ -93,11 +105,29 @@ class DenseCL(PatchTerm):
         rows = torch.arange(batch.rows.start, batch.rows.stop, device=next(iter(batch.own.values())).device)
         keys_of = {**batch.own, **batch.own_guide}
         pooled = {**outputs, **batch.guide_parcel}
-        for query, key in two_views(keys_of):
-            if query not in batch.own:  # seen by the running mean alone
-                continue
+        earlier: Any = parts["queue"].vectors if "queue" in parts else None
+        for query, key in _directions(batch):
             queries, features = self._split(batch.own[query], width)
             keys, others = self._split(keys_of[key], width)
             match = (nearest if self.match == "features" else nearest_places)(features.detach(), others.detach())
-            losses.append(dense_contrast(queries, keys, match, pooled[key], rows, self.temperature).sum())
+            means, own = (pooled[key], rows) if earlier is None else (earlier.to(queries.dtype), None)
+            losses.append(dense_contrast(queries, keys, match, means, own, self.temperature).sum())
         return {self.term: torch.stack(losses).sum() / (len(losses) * batch.size)}
+
+    def after_step(
+        self, outputs: dict[str, Tensor], embeddings: dict[str, Tensor], batch: ObjectiveBatch, model: Any,
+        parts: nn.ModuleDict,
+    ) -> None:  # fmt: skip
+        """Put the means of this step's keys into the queue, those of the first direction."""
+        from embedkit.objectives.matrix.similarity import Side
+
+        if "queue" in parts:
+            queue: Any = parts["queue"]
+            _, key = _directions(batch)[0]
+            queue.keeps_roles = False
+            queue.after_step({}, batch, Side({**outputs, **batch.guide_parcel}[key], {}))
+
+
+def _directions(batch: ObjectiveBatch) -> list[tuple[str, str]]:
+    """Pairs of a view and the view of its keys; a view that the running mean alone sees is none of the first."""
+    return [(view, key) for view, key in two_views({**batch.own, **batch.own_guide}) if view in batch.own]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from embedkit.config.settings import Count, Positive, Rate, Share
 from embedkit.methods.base import methods
-from embedkit.methods.patches.prototypes import PrototypeTerm
+from embedkit.methods.patches.shared import SharedHeadTerm
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 
 @methods.add("ibot")
-class IBot(PrototypeTerm):
+class IBot(SharedHeadTerm):
     """Masked patches with an online tokenizer (Zhou et al. 2022, ICLR, section 3.2).
 
     The student sees images some of whose patches are hidden behind a mask token, the running mean of the encoder
-    (``guide: {ema: 0.996}``) sees all. Both heads, the teacher's a running mean too, end in cosines with ``prototypes``
-    directions. Of each hidden patch the student's distribution is to be the teacher's, which is centred and sharpened:
-    cross-entropy, averaged over the hidden patches of an image. This happens to an image with probability ``share``, at
-    a rate drawn evenly from ``low`` to ``high``; hidden patches are drawn one by one, not in blocks.
+    (``guide: {ema: 0.996}``) sees all. Heads end in cosines with prototypes, the teacher's a running mean too. Of each
+    hidden patch the student's distribution is to be the teacher's, which is centred and sharpened: cross-entropy,
+    averaged over the hidden patches of an image. This happens to an image with probability ``share``, at a rate drawn
+    evenly from ``low`` to ``high``; hidden patches are drawn one by one, not in blocks. Views of another size than the
+    model's are left whole.
 
     Parameters
     ----------
-    transform, hidden, size
-        See `PatchTerm`; `size` is that of the vectors that are compared with prototypes.
-    prototypes : int
+    transform, hidden, size, prototypes, shared
+        See `embedkit.methods.patches.shared.SharedHeadTerm`; the paper shares the head (section 3.2).
     temperature, teacher_temperature : float
         Of student and teacher.
     momentum : float
@@ -50,15 +50,22 @@ class IBot(PrototypeTerm):
 
     paper: ClassVar[str] = "Zhou et al. 2022, ICLR, iBOT, section 3.2"
     term: ClassVar[str] = "masked"
+    guides_own_views: ClassVar[bool] = True
 
     def __init__(
-        self, transform: str | Mapping[str, Any] | None = "simclr", hidden: Count = 2048, size: Count = 256,
-        prototypes: Count = 8192, temperature: Positive = 0.1, teacher_temperature: Positive = 0.07,
-        momentum: Rate = 0.9, share: Share = 0.5, low: Share = 0.1, high: Share = 0.5,
+        self, transform: str | Mapping[str, Any] | None = "simclr", hidden: Count | None = None,
+        size: Count | None = None, prototypes: Count | None = None, temperature: Positive = 0.1,
+        teacher_temperature: Positive = 0.07, momentum: Rate = 0.9, share: Share = 0.5, low: Share = 0.1,
+        high: Share = 0.5, shared: bool = False,
     ) -> None:  # fmt: skip
-        super().__init__(transform, hidden, size)
-        self.prototypes, self.temperature, self.teacher_temperature = prototypes, temperature, teacher_temperature
+        super().__init__(transform, hidden, size, prototypes, shared)
+        self.temperature, self.teacher_temperature = temperature, teacher_temperature
         self.momentum, self.share, self.rates = momentum, share, (low, high)
+
+    def adapt(self, model: Model) -> None:
+        super().adapt(model)
+        tower: Any = model.image
+        self.whole = tuple(tower.size)
 
     def parts(self, model: Model) -> nn.ModuleDict:
         import torch
@@ -66,7 +73,7 @@ class IBot(PrototypeTerm):
 
         tower: Any = model.image
         tower.patch_embedding()  # refuses a tower without one
-        parts = self.with_prototypes(model, self.prototypes)
+        parts = self.head_parts(model)
         parts["mask"] = nn.ParameterDict({"filler": nn.Parameter(torch.zeros(tower.token_width))})
         return parts
 
@@ -76,6 +83,8 @@ class IBot(PrototypeTerm):
 
         from embedkit.models.modules.patches import seeded
 
+        if tuple(inputs.size) != self.whole:
+            return None
         count, (low, high) = inputs.patches, self.rates
         draws = seeded(inputs.data["seeds"], count + 2, inputs.device)
         chance = draws[:, :2].double() / 2**63
@@ -88,10 +97,9 @@ class IBot(PrototypeTerm):
         """Projected patches, and behind each whether it was hidden."""
         import torch
 
-        cover = self.cover(inputs, parts)
-        assert cover is not None
-        tokens = parts["projector"](patches.tokens)
-        return torch.cat([tokens, cover[0][:, :, None].to(tokens.dtype)], dim=2).flatten(1)
+        tokens, cover = self.projected(patches.tokens, parts), self.cover(inputs, parts)
+        hidden = tokens.new_zeros(tokens.shape[:2]) if cover is None else cover[0].to(tokens.dtype)
+        return torch.cat([tokens, hidden[:, :, None]], dim=2).flatten(1)
 
     def tokens_of(self, columns: Tensor) -> Tensor:
         return self._split(columns)[0]
@@ -107,12 +115,12 @@ class IBot(PrototypeTerm):
 
         from embedkit.methods.patches.heads import assignment_loss, cosines
 
-        self.need_mean(batch, parts)
+        self.note_mean(batch)
         names, losses = [name for name in batch.own if name in batch.own_guide], []
-        table: Any = parts["prototypes"]
+        table = self.student_table(batch, parts)
         for name in names:
             tokens, hidden = self._split(batch.own[name])
-            student = (cosines(tokens, table.weight) / self.temperature).log_softmax(dim=2)
-            teacher = self.teacher(self.tokens_of(batch.own_guide[name]), parts, self.teacher_temperature)
+            student = (cosines(tokens, table) / self.temperature).log_softmax(dim=2)
+            teacher = self.teacher(self.tokens_of(batch.own_guide[name]), batch, parts, self.teacher_temperature)
             losses.append(assignment_loss(student, teacher, hidden).sum())
         return {self.term: torch.stack(losses).sum() / (len(names) * batch.size)}

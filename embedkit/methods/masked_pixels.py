@@ -49,6 +49,7 @@ class MaskedPixels(PatchTerm):
     """
 
     paper: ClassVar[str] = "He et al. 2022, CVPR, Masked Autoencoders Are Scalable Vision Learners, section 3"
+    followed: ClassVar[tuple[str, ...]] = ()
     term: ClassVar[str] = "pixels"
     whole_grid: ClassVar[bool] = False
 

@@ -43,6 +43,7 @@ class PatchDistillation(PatchTerm):
     """
 
     paper: ClassVar[str] = "Huang and Guo 2023, ICCV, Pixel-Wise Contrastive Distillation, section 3"
+    followed: ClassVar[tuple[str, ...]] = ()
     term: ClassVar[str] = "distillation"
     whole_grid: ClassVar[bool] = False
     reads_guide: ClassVar[bool] = True

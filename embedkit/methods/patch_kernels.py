@@ -40,6 +40,7 @@ class PatchKernels(PatchTerm):
     """
 
     paper: ClassVar[str] = "PaKA 2025, arXiv 2509.05606"
+    followed: ClassVar[tuple[str, ...]] = ()
     term: ClassVar[str] = "kernels"
     reads_guide: ClassVar[bool] = True
 

@@ -99,11 +99,11 @@ class SlotCon(PrototypeTerm):
         """Which slots an image has; of the teacher the slots too."""
         import torch
 
-        means: Any = parts["mean"] if guide and "mean" in parts else parts
+        table: Any = parts["prototypes"]
         parcel = super().exchange(outputs, owner, parts, guide)
         for name, z in outputs.items():
             if not name.startswith("main/"):
-                slots, there = self._slots(z, means["prototypes"].weight, self.temperatures[1 if guide else 0])
+                slots, there = self._slots(z, table.weight, self.temperatures[1 if guide else 0])
                 parcel[name] = torch.cat([there.to(z.dtype), *([slots.flatten(1)] if guide else [])], dim=1)
         return parcel
 
@@ -117,7 +117,7 @@ class SlotCon(PrototypeTerm):
 
         from embedkit.methods.patches.heads import slot_contrast
 
-        self.need_mean(batch, parts)
+        self.note_mean(batch)
         losses, table = [], parts["prototypes"].weight
         for name, other in two_views(batch.own_guide):
             if name not in batch.own:
@@ -128,11 +128,11 @@ class SlotCon(PrototypeTerm):
             contrast = slot_contrast(parts["predictor"](slots), there, keys, teacher_columns[:, : self.slots] > 0,
                                      batch.rows.start, self.temperatures[2])  # fmt: skip
             count = ((outputs[name] > 0) & (teacher_columns[:, : self.slots] > 0)).sum().clamp_min(1)
-            groups = self._assignments(batch.own[name], batch.own_guide[other], parts).sum() / batch.size
+            groups = self._assignments(batch.own[name], batch.own_guide[other], batch, parts).sum() / batch.size
             losses.append(self.weight * groups + (1 - self.weight) * contrast / count)
         return {self.term: torch.stack(losses).mean()}
 
-    def _assignments(self, own: Tensor, teacher_columns: Tensor, parts: Any) -> Tensor:
+    def _assignments(self, own: Tensor, teacher_columns: Tensor, batch: ObjectiveBatch, parts: Any) -> Tensor:
         """The loss of assignments of each image, (n,)."""
         import torch
 
@@ -143,5 +143,5 @@ class SlotCon(PrototypeTerm):
         match = nearest_places(places, other_places)[:, :, None]
         gap = (places - other_places.gather(1, match.expand(-1, -1, 2))).norm(dim=2)
         student = (cosines(tokens, parts["prototypes"].weight) / self.temperatures[0]).log_softmax(dim=2)
-        teacher = self.teacher(others, parts, self.temperatures[1]).gather(1, match.expand(-1, -1, self.slots))
+        teacher = self.teacher(others, batch, parts, self.temperatures[1]).gather(1, match.expand(-1, -1, self.slots))
         return assignment_loss(student, teacher, gap < torch.maximum(reach, other_reach)[:, None])

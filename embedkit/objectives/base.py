@@ -65,6 +65,8 @@ class ObjectiveBatch:
         The row that each row is mixed with, and the share of its own, see `embedkit.objectives.compose.mixed_pairs`.
     guide_parcel : dict of str to Tensor
         All that the guide's exchange gave, gathered; `guide` has the names of views.
+    guide_parts : mapping of str to module
+        The method's parts with the running means of those that the guide follows (`Method.with_means`); empty without.
     texts : dict of str to Inputs
         The tokens of all texts of the views that the method shares (`Method.shared_texts`).
     choices : dict of str to Tensor
@@ -97,6 +99,7 @@ class ObjectiveBatch:
     own_guide: dict[str, Tensor] = field(default_factory=dict)
     mix: tuple[Tensor, float] | None = None
     guide_parcel: dict[str, Tensor] = field(default_factory=dict)
+    guide_parts: Mapping[str, Any] = field(default_factory=dict)
     texts: dict[str, Any] = field(default_factory=dict)
     choices: dict[str, Tensor] = field(default_factory=dict)
     chunk: Tensor | None = None

@@ -402,7 +402,7 @@ def begin(
     size = None if guide_dim is None else method.guide_dim(guide_dim)
     if size not in (None, dim):
         check_guide_size(method, objective_config(recipe, method), frozenset(rows.roles), dim, size)
-    objective.begin(frozenset(rows.roles), size)
+    objective.begin(frozenset(rows.roles) | method.gives, size)
 
 
 def notes_of_model(recipe: Recipe, method: Method, rows: TrainingRows, model: Any, parts: Any) -> list[str]:

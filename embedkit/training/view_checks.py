@@ -36,7 +36,7 @@ def check_views(
 
     note_views(method, config, contract, guide=recipe.guide is not None)
     method.shares_draws = any(getattr(part, "shares_draws", False) for part in objective.modules())
-    if method.gives and not method.shares_draws:
+    if method.row_groups is not None and not method.shares_draws:
         raise RecipeError(
             f"objective {config.get('name')!r} compares nothing within groups of one draw", where="method.groups",
             remedy="leave it out, or choose care or gram-equivariance",

@@ -17,6 +17,7 @@ from embedkit.data import RowBatch
 from embedkit.errors import ModelError, RecipeError
 from embedkit.methods import methods
 from embedkit.models.heads.projector import projector
+from embedkit.objectives.base import ObjectiveBatch
 from embedkit.training import setup
 from embedkit.training.loop import build
 from embedkit.training.loop.batches import prepare
@@ -140,6 +141,26 @@ def test_moco_computes_what_is_read_only() -> None:
         views = method.views(_rows(4), np.random.default_rng)
         assert {name for name, view in views.items() if view.guided} == guided
         assert {name for name, view in views.items() if not view.settings} == trained
+
+
+def test_orl_compares_a_region_with_its_partner_and_with_itself() -> None:
+    """The loss against BYOL's on each of the two pairs; a row without a partner has its own image there."""
+    recipe = load_recipe("orl", smoke=True)
+    method, wanted = setup.check(recipe), []
+    rows = [{**row, "image2": other["image"]} for row, other in zip(_rows(4), _rows(8)[4:], strict=True)]
+    views = method.views([*rows, _rows(4)[0]], np.random.default_rng)
+    shown = {name: [item.picture for item in view.inputs] for name, view in views.items()}
+    assert shown["anchor"] == shown["view3"] and shown["positive"][4] == shown["anchor"][4]
+    assert shown["positive"][:4] == [row["image2"] for row in rows]
+    step = _step(method, {"name": "view-pairs", "objective": {"name": "byol", "hidden": 4},
+                          "anchors": ["anchor"], "positives": ["positive", "view3"]})  # fmt: skip
+    result = step.gradients(common.step_batch(step, rows))
+    embeddings, batch, inner = step.latest.embeddings, step.latest.batch, step.bundle.objective.inner[0]
+    for name in ("positive", "view3"):
+        guide = {"anchor": batch.guide["anchor"], "positive": batch.guide[name]}
+        pair = {"anchor": embeddings["anchor"], "positive": embeddings[name]}
+        wanted.append(float(inner(pair, ObjectiveBatch.of(pair, guide=guide)).loss))
+    assert float(result.loss) == pytest.approx(np.mean(wanted), rel=1e-9)
 
 
 def test_msn_leaves_patches_out_of_one_view_and_embeds_the_whole_one_by_the_mean_alone() -> None:

@@ -11,20 +11,31 @@ import pytest
 import torch
 from PIL import Image
 
+from embedkit import objectives
+from embedkit.config.recipe import GuideConfig
 from embedkit.config.recipe_io import load_recipe
 from embedkit.data.images.pictures import Picture
 from embedkit.errors import ModelError, RecipeError
+from embedkit.methods import methods
 from embedkit.methods.patches import heads, losses, places
 from embedkit.models.heads.pixels import PixelDecoder, patch_pixels
 from embedkit.models.inputs.preprocess import Preprocess
 from embedkit.models.modules.dual import DualEncoder
+from embedkit.objectives.base import ObjectiveBatch
+from embedkit.objectives.parts.banks import Queue
+from embedkit.training import setup
 from embedkit.training.loop.cache import Chunking
+from embedkit.training.loop.guide import Guide
 from embedkit.views.image import ImageInput, Transform
 from tests.methods.matrix import gradients
+from tests.methods.test_image_methods import _rows as rows_of_images
 from tests.methods.test_matrix import same
-from tests.training import runs
+from tests.training import common, runs
 
-RECIPES = ("densecl", "pixpro", "detcon", "mae", "macrl", "patch-grouping", "slotcon", "ibot", "pcd", "vicregl", "paka")
+RECIPES = (
+    "densecl", "pixpro", "detcon", "mae", "macrl", "patch-grouping", "slotcon", "ibot", "ibot+own", "pcd", "vicregl",
+    "paka", "scfs", "mmc",
+)  # fmt: skip
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -47,6 +58,118 @@ def test_dense_contrast_is_a_softmax_over_the_match_and_other_images() -> None:
             others = [math.exp(cosine(query, pooled[j]) / 0.2) for j in range(4) if j != int(rows[image])]
             total -= math.log(positive / (positive + sum(others)))
         assert float(found[image]) == pytest.approx(total / 3, rel=1e-12)
+
+
+def test_a_queue_holds_the_means_of_earlier_keys_and_repels_instead_of_the_batch() -> None:
+    """DenseCL with a running mean: keys are its patches, negatives the queue, newest over oldest."""
+    method, width = methods["densecl"](hidden=5, size=4, queue=3, match="place"), 4 + 2
+    parts = torch.nn.ModuleDict({"projector": torch.nn.Identity(), "queue": Queue(3, dim=4)}).double()
+    own, keys = draw(2, 3 * width), draw(2, 3 * width, seed=1)
+    means = keys.unflatten(1, (3, width))[:, :, :4].mean(dim=1)
+    start, rows = parts["queue"].vectors.clone(), {"anchor": draw(2, 4, seed=2)}
+    batch = ObjectiveBatch.of(rows, own={"anchor": own}, own_guide={"positive": keys}, guide_parcel={"positive": means})
+    found, total = method.terms({"anchor": rows["anchor"]}, {}, batch, parts)["dense"], 0.0
+    for image in range(2):
+        seen, others = own[image].view(3, width), keys[image].view(3, width)
+        for patch in seen:
+            best = min(others, key=lambda key, patch=patch: float((key[4:] - patch[4:]).norm()))
+            scores = [cosine(patch[:4], key) / 0.2 for key in (best[:4], *start)]
+            total += math.log(sum(map(math.exp, scores))) - scores[0]
+    assert float(found) == pytest.approx(total / 6, rel=1e-12)
+    method.after_step({"anchor": rows["anchor"]}, {}, batch, None, parts)
+    wanted = torch.cat([torch.nn.functional.normalize(means, dim=1), start[2:]])
+    torch.testing.assert_close(parts["queue"].vectors, wanted)
+
+
+OWN_HEAD = "auxiliary=[{name: ibot, weight: 1.0, hidden: 32, size: 16, prototypes: 8}]"
+
+
+def test_hidden_patches_go_through_the_head_of_whole_images() -> None:
+    """iBOT beside DINO: the term against loops over the hidden patches of both large views, means by hand."""
+    recipe = load_recipe("ibot", ["auxiliary.0.share=0.7"], smoke=True)
+    method = setup.check(recipe)
+    step = common.make_step("dino", None, method=method, config=recipe.model)
+    bundle, term = step.bundle, method.beside_main[0].method
+    method.adapt(bundle.model)
+    bundle.objective = objectives.build("dino", dim=24, num_rows=64).double()
+    followed = method.followed_parts(bundle.parts)
+    assert sorted(followed) == ["ibot/bridge", "projector"]
+    bundle.guide = Guide(GuideConfig(ema=0.5), bundle.model, followed).double()
+    with torch.no_grad():
+        for parameter in bundle.guide.parameters():
+            parameter.mul_(1.5)
+    batch = common.step_batch(step, rows_of_images(6))
+    found = step.gradients(batch).terms["masked"]
+    large = next(pool for pool in batch.pools if pool.guided)
+    covered, filler = term.cover(large.inputs, bundle.parts["ibot"])
+    sides, means = [], bundle.guide.parts
+    for encoder, bridge, head, cover in (
+        (bundle.model, bundle.parts["ibot"]["bridge"], bundle.parts["main"]["projector"], (covered, filler)),
+        (bundle.guide.encoder, means["ibot/bridge"], means["projector"], None),
+    ):
+        with torch.no_grad(), encoder.patch_record(cover) as record:
+            encoder(large.inputs)
+            sides.append((head[:-1](bridge(record[0].tokens)), head[-1].weight))
+    total, images = 0.0, len(covered)
+    assert images == 12 and 0 < int(covered.any(dim=1).sum()) < 12  # two large views, some of them whole
+    for image in range(images):
+        own = []
+        for place in covered[image].nonzero()[:, 0].tolist():
+            student, teacher = (
+                [cosine(tokens[image, place], direction) for direction in table] for tokens, table in sides
+            )
+            p, q = (np.exp(np.array(scores) / t) for scores, t in ((teacher, 0.07), (student, 0.1)))
+            own.append(-float((p / p.sum() * np.log(q / q.sum())).sum()))
+        total += float(np.mean(own)) if own else 0.0
+    assert float(found) == pytest.approx(total / images, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (["method.prototypes=null", "method.freeze_epochs=0", "method.freeze_steps=0"], "set method.prototypes"),
+        (["method.norm=true"], "method.norm: false"), (["auxiliary.0.size=8"], "leave them out, or shared"),
+        (["guide.parts=[ibot/bridge]"], "leave guide.parts out"),
+        (["auxiliary=[]", "method={name: ibot, shared: true}"], "leave shared out"),
+    ],
+)  # fmt: skip
+def test_a_head_that_cannot_be_shared_is_told(changes: list[str], told: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        setup.check(load_recipe("ibot", changes, smoke=True))
+    assert told in caught.value.line()
+
+
+def test_features_are_searched_for_in_the_other_view() -> None:
+    """Against loops: two large views and a small one, the positive is the softmax mean of the teacher's patches."""
+    method = methods["feature-search"](size=4, sharpness=0.1, temperature=0.2)
+    own = {name: draw(2, 4, seed=seed) for seed, name in enumerate(("anchor", "positive", "view3"))}
+    guide = {name: draw(2, 3 * 4, seed=7 + seed) for seed, name in enumerate(("anchor", "positive"))}
+    pooled = {name: draw(3, 4, seed=9 + seed) for seed, name in enumerate(guide)}
+    batch = ObjectiveBatch.of({"anchor": draw(3, 4)}, own=own, own_guide=guide, guide_parcel=pooled, rows=slice(1, 3))
+    found, total = method.terms({}, {}, batch, torch.nn.ModuleDict())["search"], 0.0
+    pairs = [(student, teacher) for teacher in guide for student in own if student != teacher]
+    for student, teacher in pairs:
+        for image in range(2):
+            query, patches = own[student][image], [p / p.norm() for p in guide[teacher][image].view(3, 4)]
+            weights = np.exp([cosine(query, patch) / 0.1 for patch in patches])
+            there = sum(float(w) * patch for w, patch in zip(weights / weights.sum(), patches, strict=True))
+            others = [cosine(query, pooled[teacher][k]) / 0.2 for k in range(3) if k != 1 + image]
+            positive = cosine(query, there) / 0.2
+            total += math.log(sum(map(math.exp, (positive, *others)))) - positive
+    assert float(found) == pytest.approx(total / (len(pairs) * 3), rel=1e-12)
+
+
+def test_a_running_mean_of_chosen_parts_of_a_term() -> None:
+    """`guide.parts` names those of a term beside a method by NAME/PART."""
+    wanted = "guide.parts=[projector, ibot/projector, ibot/prototypes]"
+    method = setup.check(load_recipe("ibot", [OWN_HEAD, wanted], smoke=True))
+    assert method.main.guide_parts == ("projector",)
+    assert method.beside_main[0].method.guide_parts == ("projector", "prototypes")
+    for parts, told in (("[ibot/projector]", "leave guide.parts out"), ("[]", "leave guide.parts out"),
+                        ("[ibot/head]", "no part 'head'"), ("[other/head]", "no part 'other/head'")):  # fmt: skip
+        with pytest.raises(RecipeError) as caught:
+            setup.check(load_recipe("ibot", [OWN_HEAD, f"guide.parts={parts}"], smoke=True))
+        assert told in caught.value.line()
 
 
 def test_propagation_and_consistency() -> None:
@@ -167,8 +290,9 @@ def test_pixels_of_patches_and_where_a_decoder_puts_its_tokens() -> None:
 
 
 def case(name: str) -> dict[str, Any]:
-    """The smoke run of a recipe with batches that chunks do not divide."""
-    whole = load_recipe(name, smoke=True).model_dump(mode="json", exclude_defaults=True)
+    """The smoke run of a recipe with batches that chunks do not divide; "ibot+own" has a head of its own."""
+    name, _, own = name.partition("+")
+    whole = load_recipe(name, [OWN_HEAD] if own else [], smoke=True).model_dump(mode="json", exclude_defaults=True)
     kept = {key: whole[key] for key in ("model", "data", "method", "objective", "guide", "auxiliary") if key in whole}
     return {"name": name, "seed": 3, **kept, "train": {"batch_size": 12, "max_steps": 2, "lr": 1e-3}}
 
@@ -219,6 +343,8 @@ def test_a_term_beside_a_method_takes_no_pass_of_its_own(monkeypatch: pytest.Mon
         ("ibot", {"guide": None}, "add guide"),
         ("pcd", {"guide": None}, "add guide"),
         ("paka", {"guide": None}, "add guide"),
+        ("scfs", {"guide": None}, "add guide"),
+        ("mmc", {"guide": None}, "add guide"),
         *(
             (name, {"model.towers.image.patch_dropout": 0.5}, "patches need whole images")
             for name in ("densecl", "pixpro", "slotcon", "ibot", "vicregl", "paka")

@@ -78,6 +78,7 @@ class WithAuxiliaries(Method):
             raise RecipeError("one method stands twice", where="auxiliary", remedy="keep one of them")
         for auxiliary in beside:
             auxiliary.method.beside({})  # refuses a method that is none
+            auxiliary.method.use_main(main)
         self.paper = main.paper  # type: ignore[misc]
         self.objective = main.objective  # type: ignore[misc]
         self.anchors_a_row = main.anchors_a_row
@@ -160,7 +161,19 @@ class WithAuxiliaries(Method):
         return self.main.project_guide(vectors, batch, parts)
 
     def followed_parts(self, parts: nn.ModuleDict) -> dict[str, nn.Module]:
-        return self.main.followed_parts(parts["main"])  # type: ignore[arg-type]
+        own = self.main.followed_parts(parts["main"])  # type: ignore[arg-type]
+        for auxiliary in self.beside_main:
+            followed = auxiliary.method.followed_parts(parts[auxiliary.name])  # type: ignore[arg-type]
+            own |= {f"{auxiliary.name}/{name}": part for name, part in followed.items()}
+        return own
+
+    def with_means(self, parts: Any, means: Mapping[str, Any]) -> Mapping[str, Any]:
+        own = {"main": self.main.with_means(parts["main"], self._own(means, None))}
+        for auxiliary in self.beside_main:
+            start = f"{auxiliary.name}/"
+            theirs = {name.removeprefix(start): mean for name, mean in means.items() if name.startswith(start)}
+            own[auxiliary.name] = auxiliary.method.with_means(parts[auxiliary.name], theirs)
+        return own
 
     def embedding_dim(self, model: Model) -> int:
         return self.main.embedding_dim(model)
@@ -233,6 +246,8 @@ class WithAuxiliaries(Method):
         if any(rider.method.reads_guide for rider in self._riders) and not any(v.guided for v in own.values()):
             for view in own.values():  # the guide is read by a loss of patches alone
                 view.guided = view.tower == "image"
+        if any(rider.method.guides_own_views for rider in self._riders):
+            _guide_one(own)
         views = dict(own)
         for auxiliary in self.beside_main:
             for name, view in auxiliary.method.beside(own).items():
@@ -268,18 +283,19 @@ class WithAuxiliaries(Method):
 
     def _with_patches(self, model: Any, parts: nn.ModuleDict, inputs: Any, settings: dict[str, Any]) -> Tensor:
         """The main method's output, and behind it the columns of each auxiliary that reads patches, of one pass."""
-        covers = [rider.method.cover(inputs, parts[rider.name]) for rider in self._riders]  # type: ignore[arg-type]
+        covers = [rider.method.cover(inputs, self._parts(parts, rider)) for rider in self._riders]
         with model.patch_record(next((cover for cover in covers if cover is not None), None)) as record:
             output = self.main.embed(model, parts["main"], inputs, **settings)  # type: ignore[arg-type]
         return self._columns(output, record, [
-            rider.method.patch_columns(record[-1], parts[rider.name], inputs)  # type: ignore[arg-type]
+            rider.method.patch_columns(record[-1], self._parts(parts, rider), inputs)
             for rider in self._riders if record
         ])  # fmt: skip
 
     def use_guide(self, guide: GuideConfig | None) -> None:
-        self.main.use_guide(guide)
+        own = [auxiliary.name for auxiliary in self.beside_main]
+        self.main.use_guide(_guide_of(guide, None, own))
         for auxiliary in self.beside_main:
-            auxiliary.method.ema = self.main.ema
+            auxiliary.method.use_guide(_guide_of(guide, auxiliary.name, own))
             if auxiliary.method.reads_guide and guide is None:
                 remedy = "add guide: {model: {name: ...}}, a frozen one, or guide: {ema: 0.99}"
                 raise RecipeError(f"{auxiliary.name!r} has no teacher", where=auxiliary.where, remedy=remedy)
@@ -294,9 +310,15 @@ class WithAuxiliaries(Method):
         with encoder.patch_record() as record:
             output = self.main.embed_guide(encoder, parts, inputs)
         return self._columns(output, record, [
-            rider.method.guide_columns(record[-1], parts[rider.name], inputs)  # type: ignore[arg-type]
+            rider.method.guide_columns(record[-1], self._parts(parts, rider), inputs)
             for rider in self._riders if record
         ])  # fmt: skip
+
+    @staticmethod
+    def _parts(parts: Any, auxiliary: Auxiliary) -> Any:
+        """The parts of an auxiliary, with those of the main method where it shares them."""
+        own = parts[auxiliary.name]
+        return {**own, "main": parts["main"]} if auxiliary.method.shares_parts else own
 
     def _columns(self, output: Tensor, record: list[PatchTokens], added: list[Tensor]) -> Tensor:
         import torch
@@ -327,7 +349,7 @@ class WithAuxiliaries(Method):
             own = {name: block[rider.name] for name, block in blocks.items() if rider.name in block}
             visible = {**own, **{f"main/{name}": z for name, z in main.items()}}
             rows = {**owner, **{f"main/{name}": owner[name] for name in main}}
-            parcel_of = rider.method.exchange(visible, rows, parts[rider.name], guide)  # type: ignore[arg-type]
+            parcel_of = rider.method.exchange(visible, rows, self._parts(parts, rider), guide)
             parcel |= {f"{rider.name}/{name}": z for name, z in parcel_of.items()}
         return parcel
 
@@ -337,11 +359,12 @@ class WithAuxiliaries(Method):
     def terms(
         self, outputs: dict[str, Tensor], embeddings: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict
     ) -> dict[str, Tensor]:
-        terms_by_name = self.main.terms(self._own(outputs, None), embeddings, batch, parts["main"])  # type: ignore[arg-type]
+        main_batch = replace(batch, guide_parts=batch.guide_parts.get("main", {}))
+        terms_by_name = self.main.terms(self._own(outputs, None), embeddings, main_batch, parts["main"])  # type: ignore[arg-type]
         for auxiliary in self.beside_main:
             own = self._own(outputs, auxiliary)
             own_batch = self._batch(batch, auxiliary)
-            terms = auxiliary.method.terms(own, {}, own_batch, parts[auxiliary.name])  # type: ignore[arg-type]
+            terms = auxiliary.method.terms(own, {}, own_batch, self._parts(parts, auxiliary))
             terms_by_name |= {name: value * auxiliary.factor(batch.step) for name, value in terms.items()}
         return terms_by_name
 
@@ -384,6 +407,7 @@ class WithAuxiliaries(Method):
     def _batch(self, batch: ObjectiveBatch, auxiliary: Auxiliary) -> ObjectiveBatch:
         kinds = {name: getattr(batch, name) for name in ("owner", "keys", "lengths", "places", "targets")}
         own: dict[str, Any] = {name: self._own(kind, auxiliary) for name, kind in kinds.items()}
+        own["guide_parts"] = self._parts(batch.guide_parts, auxiliary) if batch.guide_parts else {}
         if auxiliary.method.reads_patches:
             own["owner"] |= self._own(batch.owner, None)
             own["guide_parcel"] = self._own(batch.guide_parcel, auxiliary)
@@ -391,3 +415,22 @@ class WithAuxiliaries(Method):
                 blocks = {name: self._column_blocks(z) for name, z in getattr(batch, kind).items()}
                 own[kind] = {name: block[auxiliary.name] for name, block in blocks.items() if auxiliary.name in block}
         return replace(batch, **own)
+
+
+def _guide_of(guide: GuideConfig | None, name: str | None, others: Sequence[str]) -> GuideConfig | None:
+    """The guide of a recipe with the parts of one method: NAME/PART those of an auxiliary, PART the main method's."""
+    if guide is None or guide.parts is None:
+        return guide
+    pairs = [(part.partition("/"), part) for part in guide.parts]
+    if name is None:
+        own = [part for (start, _, _), part in pairs if start not in others]
+    else:
+        own = [rest for (start, mark, rest), _ in pairs if mark and start == name]
+    return guide.model_copy(update={"parts": own})
+
+
+def _guide_one(views: Mapping[str, View]) -> None:
+    """Let a guide see the first view of images that the encoder learns from, where it sees none of these."""
+    of_images = [view for view in views.values() if view.tower == "image" and not view.settings.get("key")]
+    if of_images and not any(view.guided for view in of_images):
+        of_images[0].guided = True

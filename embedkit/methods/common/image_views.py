@@ -196,9 +196,13 @@ class ImageViews(Method):
         names = [name for name, _ in named(self.crops) if name in outputs]
         keys = {name: batch.guide[name] for name in names if self._is_key(name)}
         vectors = {name: outputs[name] for name in names if name not in keys}
-        if self.prototypes is not None and (batch.step < self.rest[0] or batch.epoch < self.rest[1]):
+        if self.resting(batch):
             return {**together(partial(layers[-1], learns=False), together(layers[:-1], vectors)), **keys}
         return {**together(layers, vectors), **keys}
+
+    def resting(self, batch: ObjectiveBatch) -> bool:
+        """Whether there are prototypes and they get no gradient yet."""
+        return self.prototypes is not None and (batch.step < self.rest[0] or batch.epoch < self.rest[1])
 
     def project_guide(
         self, vectors: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict

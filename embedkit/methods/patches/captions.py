@@ -33,6 +33,7 @@ class CaptionTerm(PatchTerm):
     """
 
     whole_grid: ClassVar[bool] = False
+    followed: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, view: str = "positive", image: str = "anchor") -> None:
         super().__init__(None)

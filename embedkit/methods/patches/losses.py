@@ -23,7 +23,7 @@ def nearest(features: Tensor, others: Tensor) -> Tensor:
 
 
 def dense_contrast(
-    queries: Tensor, keys: Tensor, match: Tensor, pooled: Tensor, rows: Tensor, temperature: float
+    queries: Tensor, keys: Tensor, match: Tensor, pooled: Tensor, rows: Tensor | None, temperature: float
 ) -> Tensor:  # fmt: skip
     """InfoNCE of each patch against its match, with the pooled patches of other images as negatives (DenseCL, eq. 2).
 
@@ -33,9 +33,9 @@ def dense_contrast(
     match : LongTensor (n, P)
         The key of each query, in 0 .. Q - 1.
     pooled : Tensor (N, d)
-        One vector an image of the whole batch.
-    rows : LongTensor (n,)
-        The place of the n images in the batch; their own pooled vectors are no negatives.
+        One vector an image of the whole batch, or of earlier ones.
+    rows : LongTensor (n,), optional
+        The place of the n images in the batch; their own pooled vectors are no negatives. None for earlier images.
     temperature : float
 
     Examples
@@ -47,9 +47,25 @@ def dense_contrast(
     queries, keys = F.normalize(queries, dim=2), F.normalize(keys, dim=2)
     positive = (queries * keys.gather(1, match[:, :, None].expand(-1, -1, keys.shape[2]))).sum(dim=2) / temperature
     scores = queries @ F.normalize(pooled, dim=1).T / temperature  # (n, P, N)
-    itself = rows[:, None] == torch.arange(len(pooled), device=rows.device)[None]
-    scores = scores.masked_fill(itself[:, None], -torch.inf)
+    if rows is not None:
+        itself = rows[:, None] == torch.arange(len(pooled), device=rows.device)[None]
+        scores = scores.masked_fill(itself[:, None], -torch.inf)
     return (torch.cat([positive[:, :, None], scores], dim=2).logsumexp(dim=2) - positive).mean(dim=1)
+
+
+def search(queries: Tensor, tokens: Tensor, sharpness: float) -> Tensor:
+    """Means of unit patches (n, P, d), weighted by how like they are to a vector of the image (n, d): (n, d).
+
+    Weights are ``softmax(cosine / sharpness)``.
+
+    Examples
+    --------
+    >>> search(torch.tensor([[0.0, 3.0]]), torch.eye(2)[None], sharpness=0.01)
+    tensor([[0., 1.]])
+    """
+    unit = F.normalize(tokens, dim=2)
+    weights = (unit @ F.normalize(queries, dim=1)[:, :, None] / sharpness).softmax(dim=1)  # (n, P, 1)
+    return (weights * unit).sum(dim=1)
 
 
 def propagated(tokens: Tensor, values: Tensor, power: float) -> Tensor:

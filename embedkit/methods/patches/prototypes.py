@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from embedkit.errors import ModelError
 from embedkit.methods.patches.term import PatchTerm
 
 if TYPE_CHECKING:
@@ -30,18 +29,19 @@ class PrototypeTerm(PatchTerm):
     """
 
     reads_guide: ClassVar[bool] = True
+    needs_mean: ClassVar[bool] = True
+    followed: ClassVar[tuple[str, ...]] = ("projector", "prototypes")
     momentum: float = 0.9
     """Of the centre."""
 
     def with_prototypes(self, model: Model, count: int) -> nn.ModuleDict:
-        """Projector and prototypes with their running means, and the centre."""
+        """Projector, prototypes and the centre."""
         from torch import nn
 
         from embedkit.methods.patches.heads import Centre
 
-        layers: Any = super().parts(model)
-        table = nn.Linear(self.size, count, bias=False)
-        parts = self.with_mean({"projector": layers["projector"], "prototypes": table})
+        parts = super().parts(model)
+        parts["prototypes"] = nn.Linear(self.size, count, bias=False)
         parts["centre"] = Centre(count, self.momentum)
         return parts
 
@@ -58,28 +58,31 @@ class PrototypeTerm(PatchTerm):
         own = {name: z for name, z in outputs.items() if guide and not name.startswith("main/")}
         return {f"{MEAN}{name}": F.normalize(self.tokens_of(z), dim=2).mean(dim=1) for name, z in own.items()}
 
-    def need_mean(self, batch: ObjectiveBatch, parts: nn.ModuleDict) -> None:
-        """Refuse a run without a running mean of the encoder."""
-        if "mean" not in parts or not batch.own_guide:
-            raise ModelError(f"{self.term!r} patches need a running mean of the encoder", where="guide",
-                             remedy="add guide: {ema: 0.99}")  # fmt: skip
+    def table(self, parts: Any) -> Tensor:
+        """The prototypes (K, size)."""
+        return parts["prototypes"].weight  # type: ignore[no-any-return]
 
-    def teacher(self, tokens: Tensor, parts: Any, temperature: float) -> Tensor:
+    def note_mean(self, batch: ObjectiveBatch) -> None:
+        """Note the teacher's mean cosines (K,) of this batch for the centre, before its prototypes move."""
+        import torch
+        import torch.nn.functional as F
+
+        with torch.no_grad():
+            means = torch.cat([z for name, z in batch.guide_parcel.items() if name.startswith(MEAN)]).mean(dim=0)
+            table = F.normalize(self.table(batch.guide_parts), dim=1)
+            batch.choices[f"{MEAN}{self.term}"] = means @ table.T
+
+    def teacher(self, tokens: Tensor, batch: ObjectiveBatch, parts: Any, temperature: float) -> Tensor:
         """The running mean's distribution of patches (n, P, size) over prototypes, centred and sharpened."""
         from embedkit.methods.patches.heads import cosines
 
-        scores = cosines(tokens, parts["mean"]["prototypes"].weight) - parts["centre"].mean
+        scores = cosines(tokens, self.table(batch.guide_parts)) - parts["centre"].mean
         return (scores / temperature).softmax(dim=2).detach()
 
     def after_step(
         self, outputs: dict[str, Tensor], embeddings: dict[str, Tensor], batch: ObjectiveBatch, model: Any,
         parts: nn.ModuleDict,
     ) -> None:  # fmt: skip
-        """Move the centre, then the running means."""
-        import torch
-        import torch.nn.functional as F
-
-        modules: Any = parts
-        means = torch.cat([z for name, z in batch.guide_parcel.items() if name.startswith(MEAN)]).mean(dim=0)
-        modules["centre"].follow(means @ F.normalize(modules["mean"]["prototypes"].weight, dim=1).T)
-        super().after_step(outputs, embeddings, batch, model, parts)
+        """Move the centre."""
+        centre: Any = parts["centre"]
+        centre.follow(batch.choices[f"{MEAN}{self.term}"])

@@ -16,6 +16,7 @@ from embedkit.views.image import Transform, image_inputs
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from embedkit.config.recipe import GuideConfig
     from embedkit.models.base import Model
     from embedkit.models.modules.patches import PatchTokens
     from embedkit.objectives.base import ObjectiveBatch
@@ -44,8 +45,11 @@ class PatchTerm(Method):
     contract: ClassVar[Contract] = Contract(requires=frozenset({"image"}))
     objective: ClassVar[dict[str, Any] | None] = None
     reads_patches: ClassVar[bool] = True
+    followed: ClassVar[tuple[str, ...]] = ("projector",)
     term: ClassVar[str] = ""
     """The name in the log."""
+    needs_mean: ClassVar[bool] = False
+    """Whether the guide must be a running mean of the encoder and of all that it follows here."""
     whole_grid: ClassVar[bool] = True
     """Whether it needs all patches of an image, so that patch dropout is refused."""
 
@@ -96,31 +100,23 @@ class PatchTerm(Method):
 
         inputs = model.image.token_width  # type: ignore[union-attr]
         layers = (nn.Linear(inputs, self.hidden), nn.ReLU(), nn.Linear(self.hidden, self.size))  # type: ignore[arg-type]
-        return self.with_mean({"projector": nn.Sequential(*layers)})
+        return nn.ModuleDict({"projector": nn.Sequential(*layers)})
 
-    def with_mean(self, modules: Mapping[str, nn.Module]) -> nn.ModuleDict:
-        """The modules, and running means of them where the guide is a running mean of the encoder."""
-        import copy
+    def use_guide(self, guide: GuideConfig | None) -> None:
+        super().use_guide(guide)
+        if self.needs_mean:
+            self.need_means(guide)
 
-        from torch import nn
-
-        if self.ema is None:
-            return nn.ModuleDict(dict(modules))
-        mean = nn.ModuleDict({name: copy.deepcopy(module) for name, module in modules.items()}).requires_grad_(False)
-        return nn.ModuleDict({**modules, "mean": mean})
-
-    def after_step(
-        self, outputs: dict[str, Tensor], embeddings: dict[str, Tensor], batch: ObjectiveBatch, model: Any,
-        parts: nn.ModuleDict,
-    ) -> None:  # fmt: skip
-        """Move the running means of the modules."""
-        import torch
-
-        if "mean" in parts and self.ema is not None:
-            means: Any = parts["mean"]
-            for name, mean in means.items():
-                now = [parameter.detach() for parameter in parts[name].parameters()]
-                torch._foreach_lerp_(list(mean.parameters()), now, 1.0 - self.ema)
+    def need_means(self, guide: GuideConfig | None) -> None:
+        """Refuse a run without running means of the encoder and of what stands behind it here."""
+        frozen = guide is None or guide.ema is None
+        if not frozen and all(name in self.guide_parts for name in self.followed):
+            return
+        raise RecipeError(
+            f"{self.term!r} patches need a running mean of the encoder and of {', '.join(self.followed)}",
+            where="guide" if frozen else "guide.parts",
+            remedy="add guide: {ema: 0.99}" if frozen else "leave guide.parts out",
+        )  # fmt: skip
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         generators, owner = [random(i) for i in range(len(rows))], list(range(len(rows)))
@@ -140,12 +136,6 @@ class PatchTerm(Method):
         with encoder.patch_record() as record:
             encoder(inputs)
         return self.guide_columns(record[0], parts, inputs)
-
-    def guide_columns(self, patches: PatchTokens, parts: nn.ModuleDict, inputs: Any) -> Tensor:
-        """The same of what the guide makes of the images, by the running means of the modules where there are any."""
-        own: Any = dict(parts.items())
-        own |= dict(own.get("mean", {}).items())
-        return self.patch_columns(patches, own, inputs)
 
     def patch_columns(self, patches: PatchTokens, parts: nn.ModuleDict, inputs: Any) -> Tensor:
         """The projected patches, row by row of the grid: (n, P size)."""

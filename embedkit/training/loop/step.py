@@ -166,7 +166,9 @@ class TrainStep:
         whole = {name: self._leaf(self.world.gather(z.detach(), counts[name])) for name, z in parcel.items()}
         whole_batch = self._objective_batch(batch, counts)
         whole_batch.own = own
-        whole_batch.own_guide, whole_batch.guide = self._guide(batch, counts, owner)
+        if self.bundle.guide is not None:
+            whole_batch.guide_parts = self.method.with_means(self.bundle.parts, dict(self.bundle.guide.parts.items()))
+        whole_batch.own_guide, whole_batch.guide = self._guide(batch, counts, owner, whole_batch.guide_parts)
         if self.bundle.guide is not None:
             with torch.no_grad():
                 whole_batch.guide = self.method.project_guide(whole_batch.guide, whole_batch, self.bundle.guide.parts)
@@ -252,14 +254,13 @@ class TrainStep:
         )
 
     def _guide(
-        self, batch: StepBatch, counts: dict[str, list[int]], owner: dict[str, Tensor]
+        self, batch: StepBatch, counts: dict[str, list[int]], owner: dict[str, Tensor], parts: Any
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:  # fmt: skip
         """What the guide makes of this process's inputs, and its vectors of views, gathered; all that was exchanged is
         `_guide_parcel`."""
         guide = self.bundle.guide
         if guide is None:
             return {}, {}
-        parts: Any = self.bundle.parts
 
         def embed(encoder: Any, inputs: Any) -> Tensor:
             return self.method.embed_guide(encoder, parts, inputs)
