@@ -46,6 +46,9 @@ def encode(
         str | None, typer.Option("--id-column", help="Column whose values are kept beside the vectors; id, _id ...")
     ] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="Name or text of a prompt.")] = None,
+    tower: Annotated[
+        str | None, typer.Option("--tower", metavar="NAME", help="The tower that reads them, of a model with several.")
+    ] = None,
     truncate_dim: TruncateDim = None,
     layers: Annotated[
         int | None, typer.Option("--layers", min=1, help="The first layers of a text encoder alone.")
@@ -93,6 +96,7 @@ def encode(
         raise UserError(f"--sparse writes .npz, not {target.suffix}", where=COMMAND_LINE, remedy="name OUTPUT so")
     from embedkit.formats import load
     from embedkit.models import encode_file
+    from embedkit.models.combined.multi import named_tower
     from embedkit.models.encode.engine import engine as engine_of
     from embedkit.models.encode.file_encoding import check_encoding
     from embedkit.models.encode.joining import check_precision
@@ -106,6 +110,7 @@ def encode(
         model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, revision=revision,
         allow_pickle=allow_pickle, layers=layers,
     )  # fmt: skip
+    encoder = encoder if tower is None else named_tower(encoder, tower)
     with engine_of(engine), bar("rows") if state.is_main_process else nullcontext() as progress:
         result = encode_file(
             encoder, source, target, column=column, id_column=id_column, prompt=prompt, truncate_dim=truncate_dim,

@@ -23,7 +23,9 @@ def export(
     ] = "sentence-transformers",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is no export.")] = False,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Images and texts compared, where they are.")] = 100,
-    tower: Annotated[str | None, typer.Option("--tower", help="image: the image tower of a dual model alone.")] = None,
+    tower: Annotated[
+        str | None, typer.Option("--tower", help="One tower: image of a dual model, or one by name.")
+    ] = None,
     layers: Annotated[
         int | None, typer.Option("--layers", min=1, help="The first layers of a text encoder alone.")
     ] = None,

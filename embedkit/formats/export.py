@@ -41,7 +41,8 @@ def export(
     samples : int
         Images and texts that the parity report of a dual encoder or a classifier compares, made by embedkit itself.
     tower : str, optional
-        "image" for the image tower of a dual encoder without the texts; needed where the format holds both.
+        "image" for the image tower of a dual encoder without the texts; needed where the format holds both. The name of
+        a tower of a model with named ones.
 
     Raises
     ------

@@ -136,8 +136,8 @@ def refuse(library: str, reason: str) -> NoReturn:
 
 
 def part_of(model: Model, tower: str | None, kinds: frozenset[str]) -> Any:
-    """What of a model a format of these `kinds` gets: the model, or the image tower alone, when it is asked for or the
-    format holds nothing else.
+    """What of a model a format of these `kinds` gets: the model, one of its named towers, or the image tower alone,
+    when it is asked for or the format holds nothing else.
 
     Raises
     ------
@@ -152,8 +152,14 @@ def part_of(model: Model, tower: str | None, kinds: frozenset[str]) -> Any:
     >>> part_of(model, None, frozenset({"image"})).kind, part_of(model, None, frozenset({"dual", "image"})).kind
     ('image', 'dual')
     """
+    from embedkit.models.combined.multi import MultiEncoder, named_tower
     from embedkit.models.modules.dual import DualEncoder
 
+    if isinstance(model, MultiEncoder):
+        if tower is None:
+            raise ModelError("a model of several towers has no form there", where="tower",
+                             remedy=f"export one: tower {' or '.join(map(repr, model.names))}")  # fmt: skip
+        return named_tower(model, tower)
     if tower not in (None, KIND):
         raise ModelError(f"unknown tower {tower!r}", where="tower", remedy="known: image; leave it out for the whole")
     if tower is None and (model.kind in kinds or KIND not in kinds):

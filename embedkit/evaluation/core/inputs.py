@@ -1,4 +1,4 @@
-"""What is encoded: texts, and images, vectors and sequences kept as bytes."""
+"""What is encoded: texts, and images, vectors and sequences kept as bytes; for a named tower where there are some."""
 
 from __future__ import annotations
 
@@ -68,7 +68,32 @@ class EncodedVector:
         return numbers if self.width is None else numbers.reshape(-1, self.width)
 
 
-Item = str | EncodedImage | EncodedVector
+@dataclass(frozen=True)
+class TowerItem:
+    """An input with the name of the tower that reads it, for models with several.
+
+    Examples
+    --------
+    >>> TowerItem("a dog", "caption").decode()
+    Named(tower='caption', value='a dog')
+    """
+
+    item: Item
+    tower: str
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return repr(self.item[:60]) if isinstance(self.item, str) else self.item.name
+
+    def decode(self) -> Any:
+        """What `MultiEncoder.encode` takes."""
+        from embedkit.models.inputs.towers import Named
+
+        return Named(self.tower, self.item if isinstance(self.item, str) else self.item.decode())
+
+
+Item = str | EncodedImage | EncodedVector | TowerItem
 
 
 def item_key(item: Item) -> bytes:
@@ -81,6 +106,8 @@ def item_key(item: Item) -> bytes:
     """
     if isinstance(item, str):
         return hashlib.blake2b(item.encode("utf-8", "surrogatepass"), digest_size=16, person=b"text").digest()
+    if isinstance(item, TowerItem):
+        return hashlib.blake2b(item_key(item.item) + item.tower.encode(), digest_size=16, person=b"tower").digest()
     person = b"image" if isinstance(item, EncodedImage) else b"vector" if item.width is None else b"sequence"
     return hashlib.blake2b(item.content, digest_size=16, person=person).digest()
 

@@ -216,6 +216,27 @@ class MultiEncoder(CombinedModel):
         return {"modalities": self.names, "normalize": self.normalize, **self._similarity_spec()}
 
 
+def named_tower(model: Model, name: str) -> Model:
+    """One tower of a model with named towers, with vectors as `MultiEncoder.encode` gives them.
+
+    Raises
+    ------
+    UserError
+        The model has no named towers, or none of this name.
+
+    Examples
+    --------
+    >>> from embedkit.models import FeatureEncoder
+    >>> named_tower(MultiEncoder({"sound": FeatureEncoder(width=9)}), "sound").input_width
+    9
+    """
+    if not isinstance(model, MultiEncoder):
+        raise UserError(f"a {model.kind} model has no named towers", where="tower", remedy="leave it out")
+    tower = model.tower(name)
+    tower.normalize = model.normalize
+    return tower
+
+
 def _reads(tower: Model, value: Any) -> bool:
     """Whether a tower can read an input of this type."""
     if tower.input_width is not None:
