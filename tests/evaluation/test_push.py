@@ -120,7 +120,7 @@ def test_the_rest_is_sent_after_an_interruption(hub: Hub, run: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("token", "says"),
     [(None, "the hub: there is no token"), (READ_TOKEN, "this token may not write here"),
-     ("hf_" + "x" * 30, "the hub does not know this token")],
+     ("hf_" + "x" * 30, "the hub does not know this token"), ("“hf_" + "x" * 30 + "”", "characters that no token has")],
 )  # fmt: skip
 def test_a_token_that_cannot_write_is_a_line(
     token: str | None, says: str, hub: Hub, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

@@ -101,8 +101,12 @@ def push(
 def _hub(token: str | None) -> HfApi:
     from huggingface_hub import HfApi, get_token
 
-    if not (token or get_token()):
+    secret = token or get_token()
+    if not secret:
         raise UserError("there is no token", where="the hub", remedy=_NO_TOKEN)
+    if not secret.isascii():  # no header can hold it
+        remedy = "copy it again, without quotation marks, into HF_TOKEN"
+        raise UserError("the token has characters that no token has", where="the hub", remedy=remedy)
     return HfApi(token=token)
 
 

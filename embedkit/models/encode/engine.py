@@ -201,7 +201,8 @@ def engine(name: str | None) -> Iterator[None]:
         return
     kind, _, number = name.partition(":")
     if kind not in ENGINES:
-        raise UserError(f"there is no engine {kind!r}", where="engine", remedy=nearest(kind, ENGINES))
+        spark = "Spark runs embedkit by mapInPandas: docs/engines.md has the lines" if kind == "spark" else None
+        raise UserError(f"there is no engine {kind!r}", where="engine", remedy=spark or nearest(kind, ENGINES))
     if ":" in name and not (number.isdecimal() and int(number) > 0):
         raise UserError(f"{number!r} is no number of workers", where="engine", remedy="write ray, or ray:4")
     from embedkit.system.processes import join
