@@ -201,7 +201,8 @@ def _block(word: str) -> str:
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("rey", "there is no engine 'rey'; did you mean 'ray'"), ("spark", "docs/engines.md"), ("ray:0", "'0' is no number of workers"),
+    [("rey", "there is no engine 'rey'; did you mean 'ray'"), ("spark", "docs/engines.md"),
+     ("ray:0", "'0' is no number of workers"),
      ("ray:two", "'two' is no number of workers")],
 )  # fmt: skip
 def test_names_that_are_no_engine(name: str, says: str) -> None:
