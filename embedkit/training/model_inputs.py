@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from embedkit.config.model import FeatureConfig, ModelConfig, SequenceConfig
 from embedkit.data.schema.kinds import OPEN_ROLES, modality_role
+from embedkit.data.vectors.column import BLOCK
+from embedkit.data.vectors.rows import column_of
+from embedkit.data.vectors.values import stacked
 from embedkit.errors import DataError
 
 if TYPE_CHECKING:
@@ -57,6 +60,39 @@ def fitted(
         own = {role: kinds.get(role, "text")} if role in roles else {}
         towers[name] = _fitted(tower, {role: widths[role]} if role in widths else {}, own, where)
     return config.model_copy(update={"modalities": towers}) if towers else config
+
+
+def check_places(config: ModelConfig, rows: TrainingRows) -> None:
+    """Refuse rows whose places are no latitude and longitude, where the model makes waves of them; not of streams.
+
+    Raises
+    ------
+    DataError
+        One of them is beyond its range; file and row are named.
+
+    Examples
+    --------
+    >>> check_places(ModelConfig(kind="feature"), None)  # no waves
+    """
+    roles: list[str] = []
+    for name, tower in (config.modalities or {}).items() if config.kind == "multi" else ((None, config),):
+        if tower.feature is not None and tower.feature.waves is not None:
+            roles += sorted(rows.widths) if name is None else [modality_role(name)]
+    if not roles:
+        return
+    from embedkit.data.datasets.in_memory import HeldRows
+    from embedkit.models.vectors.places import REMEDY, first_bad_place
+
+    for role in roles if isinstance(rows, HeldRows) else ():
+        for start in range(0, rows.num_rows, BLOCK):
+            batch = rows.block(range(start, min(start + BLOCK, rows.num_rows)))
+            values = column_of(batch.rows, role) if len(batch.rows) else []
+            there = [place for place, value in enumerate(values) if value is not None]
+            bad = first_bad_place(stacked([values[place] for place in there])) if there else None
+            if bad is not None:
+                latitude, longitude = values[there[bad]]
+                what = f"the place of {_name(role)} is {latitude:.6g}, {longitude:.6g}"
+                raise DataError(what, where=rows.where(start + there[bad]), remedy=REMEDY)
 
 
 def _fitted(config: ModelConfig, widths: Mapping[str, int], kinds: Mapping[str, str], where: str) -> ModelConfig:

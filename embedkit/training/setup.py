@@ -18,6 +18,7 @@ from embedkit.methods import methods
 from embedkit.methods.base import Method
 from embedkit.training.batching import check_first_rows
 from embedkit.training.layers import widen
+from embedkit.training.model_inputs import check_places
 from embedkit.training.model_inputs import fitted as fitted_model
 from embedkit.training.monitor.trackers import check_trackers
 from embedkit.training.view_checks import check_views
@@ -352,6 +353,7 @@ def as_opened(recipe: Recipe, rows: TrainingRows) -> Recipe:
     >>> recipe.train.batch_size, fitted.train.batch_size
     (64, 8)
     """
+    check_places(recipe.model, rows)
     train = recipe.train.model_copy(update={"batch_size": rows.batch_size, "holdout": holdout_share(recipe)})
     return recipe.model_copy(
         update={"train": train, "model": fitted_model(recipe.model, rows.widths, rows.roles, rows.kinds)}

@@ -13,6 +13,8 @@ from embedkit.errors import DataError
 FINEST = 2e-3
 """The shortest wave, in radii of the earth: 13 km."""
 
+REMEDY = "give latitude (-90 to 90), then longitude, in degrees"
+
 
 def waves_of(places: Tensor, scales: int) -> Tensor:
     """Features (N, 6 scales + 3) of places (N, 2), latitude and longitude in degrees.
@@ -51,8 +53,19 @@ def check_places(values: np.ndarray) -> None:
     Traceback (most recent call last):
     embedkit.errors.DataError: inputs: place 1 is 151.2, -33.9; give latitude (-90 to 90), then longitude, in degrees
     """
+    bad = first_bad_place(values)
+    if bad is not None:
+        latitude, longitude = values[bad]
+        raise DataError(f"place {bad} is {latitude:.6g}, {longitude:.6g}", where="inputs", remedy=REMEDY)
+
+
+def first_bad_place(values: np.ndarray) -> int | None:
+    """The first of some places (N, 2) that is none.
+
+    Examples
+    --------
+    >>> first_bad_place(np.array([[48.1, 11.6], [151.2, -33.9]]))
+    1
+    """
     bad = np.flatnonzero((np.abs(values) > [90.0, 360.0]).any(axis=1))
-    if len(bad):
-        latitude, longitude = values[bad[0]]
-        raise DataError(f"place {bad[0]} is {latitude:.6g}, {longitude:.6g}", where="inputs",
-                        remedy="give latitude (-90 to 90), then longitude, in degrees")  # fmt: skip
+    return int(bad[0]) if len(bad) else None

@@ -139,12 +139,15 @@ class HeldOut:
 def kind_of(rows: Sequence[dict[str, Any]]) -> str | None:
     """What rows with these roles are scored as; None where they are not pairs of anything.
 
-    >>> kind_of([{"anchor": "a", "positive": "b"}])
-    'pairs'
+    >>> kind_of([{"anchor": "a", "positive": "b"}]), kind_of([{"anchor": np.ones(2), "positive": np.ones(2)}])
+    ('pairs', 'pairs')
     """
     if any(is_modality(role) for row in rows[:1] for role in row):
         return "rows of several modalities"
-    roles = {role for row in rows[:1] for role, value in row.items() if value not in (None, [])}
+    roles = {
+        role for row in rows[:1] for role, value in row.items()
+        if value is not None and not (isinstance(value, list) and not value)
+    }  # fmt: skip
     if {"image", "texts"} <= roles:
         return "image-caption pairs"
     if not {"anchor", "positive"} <= roles:

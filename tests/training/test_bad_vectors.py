@@ -1,0 +1,51 @@
+"""What is wrong with vectors is told with file and row before a model is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embedkit.config.recipe_io import load_recipe
+from embedkit.errors import DataError
+from embedkit.training import setup
+from embedkit.training.evaluation.holdout import kind_of
+from embedkit.training.loop.build import open_inputs
+
+ROWS = 40
+
+
+@pytest.mark.parametrize("source", ["rows.npz", "rows.jsonl"])
+def test_a_place_that_is_none_is_named_by_file_and_row(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = np.stack([np.linspace(-90, 90, ROWS), np.linspace(-180, 360, ROWS)], axis=1)
+    train = [{"path": source, "columns": {"image": "image", "place": "place"}}]
+    settings = {"data.train": train, "train.batch_size": 8, "train.max_steps": 1, "train.holdout": 0.0}
+
+    def write() -> None:
+        image = np.random.default_rng(0).standard_normal((ROWS, 3))
+        if source == "rows.npz":
+            np.savez(source, image=image, place=places)
+        else:
+            lines = (
+                f'{{"image": {one.tolist()}, "place": {two.tolist()}}}\n'
+                for one, two in zip(image, places, strict=True)
+            )
+            Path(source).write_text("".join(lines))
+
+    write()
+    assert open_inputs(setup.check_all(load_recipe("csp", settings))).rows.num_rows == ROWS
+    places[12] = [151.2, -33.9]
+    write()
+    with pytest.raises(DataError, match=rf"{source}:13: the place of place is 151.2, -33.9; give latitude"):
+        open_inputs(setup.check_all(load_recipe("csp", settings)))
+
+
+def test_vectors_that_are_held_out_are_pairs() -> None:
+    row = {"anchor": np.ones(4, np.float32), "positive": np.ones(4, np.float32)}
+    assert kind_of([row]) == "pairs"
+    assert kind_of([{**row, "negatives": [], "score": None}]) == "pairs"
+    assert kind_of([{**row, "positive": None}]) is None
