@@ -118,6 +118,7 @@ for case, name in (
     ("image-views", "swav"), ("image-views+teacher", "byol"), ("image-views+dino", "dino"), ("image-views+msn", "msn"),
     ("clip-views+crops", "silc"), ("clip+concepts", "diht"), ("clip+matching", "soft-mask"),
     ("clip+captioning", "coca"), ("coop", "coop"), ("gopro", "gopro"), ("clip-views+prompts", "multi-prompt"),
+    ("image-difference", "image-difference"),
 ):  # fmt: skip
     CASES[case] = of_recipe(name) | {"train": {"lr": 2e-3}}
 CASES["image-views+dino"] |= {  # a centre that follows at once: the shipped one makes the loss rise to log K first
