@@ -119,6 +119,7 @@ def changed_preprocess(preprocess: Preprocess, settings: dict[str, object]) -> P
         settings["size"] = list(pair(settings["size"]))
         if preprocess.edge is not None and "edge" not in settings:
             settings["edge"] = round(preprocess.edge * min(pair(settings["size"])) / min(preprocess.size))
+        settings.setdefault("patch", None)  # one shape for all
     return Preprocess.of({**preprocess.to_json(), **settings})
 
 

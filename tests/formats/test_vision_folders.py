@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import embedkit
 from embedkit.config.model import ModelConfig
 from embedkit.errors import ModelError
 from embedkit.factory import build
+from embedkit.models.inputs.preprocess import own_shape
 from embedkit.models.modules.image_towers import resized
 from tests.helpers import dual, vision_folders
 
@@ -87,3 +90,42 @@ def test_positions_at_twice_the_resolution_are_timms(family: str) -> None:
     )
     found = new[tables[0]].reshape(wanted.shape)
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_tower_whose_positions_can_be_resampled_takes_each_shape_too() -> None:
+    shape = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
+    text = {"kind": "static", "dim": 8, "tokenizer": "builtin"}
+    towers: Any = {"text": text, "dim": 8, "image": {"config": shape, "preprocess": {"patch": 8, "resize": "squash"}}}
+    model: Any = build(ModelConfig(kind="dual", towers=towers), 0)
+    images = [image.convert("RGB") for image in dual.images(5)]
+    found = model.encode(images)
+    shapes = [own_shape(image.height, image.width, 8, 16) for image in images]
+    assert len(set(shapes)) > 1
+    for image, size, vector in zip(images, shapes, found, strict=True):
+        towers["image"]["preprocess"] = {"size": list(size), "resize": "squash"}
+        other: Any = build(ModelConfig(kind="dual", towers={**towers, "image": {**towers["image"]}}), 0)
+        other.load_state_dict({**model.state_dict(), **_tables(model, other, size)})
+        np.testing.assert_allclose(other.encode([image])[0], vector, atol=1e-5)
+
+
+def _tables(model: Any, other: Any, size: tuple[int, int]) -> dict[str, torch.Tensor]:
+    """The tables of positions of `model` for another size."""
+    wide = resized(copy.deepcopy(model.image), size).state_dict()
+    own = other.image.state_dict()
+    return {f"image.{key}": value for key, value in wide.items() if value.shape == own[key].shape}
+
+
+@pytest.mark.parametrize(("high", "wide"), [(40, 100), (1, 900), (640, 480), (333, 1000), (17, 16), (4000, 3001)])
+@pytest.mark.parametrize("most", [16, 256])
+def test_shapes_are_those_of_transformers(high: int, wide: int, most: int) -> None:
+    from transformers.models.siglip2.image_processing_pil_siglip2 import get_image_size_for_max_num_patches
+
+    theirs = get_image_size_for_max_num_patches(high, wide, patch_size=16, max_num_patches=most)
+    assert own_shape(high, wide, 16, most) == tuple(theirs)
+
+
+def test_a_graph_of_one_shape_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    vision_folders.write_dual("SigLIP 2 NaFlex", tmp_path / "m")
+    with pytest.raises(ModelError, match="a graph takes images of one shape, this tower each in its own"):
+        embedkit.export(embedkit.load(tmp_path / "m", device="cpu"), tmp_path / "graph", format="onnx")

@@ -84,9 +84,8 @@ def _spread(model: Any) -> None:
 
 
 def pictures(name: str, count: int = 4) -> list[Any]:
-    """Pictures of many shapes; squares for NaFlex, which gives others a shape that embedkit gives all alike."""
-    images = dual.images(count)
-    return [image.resize((48, 48)) for image in images] if name.endswith("NaFlex") else images
+    """Pictures of many shapes."""
+    return dual.images(count)
 
 
 def tower_vectors(model: Any, folder: Path, images: list[Any]) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ from embedkit.errors import ModelError
 from embedkit.formats.image_part import ImagePart, image_report
 from embedkit.formats.onnx.text_graph import need_onnx, quiet_exporter
 from embedkit.models.inputs.images import ImageInputs, pixels_of
+from embedkit.models.towers.naflex import NaflexTower
 
 if TYPE_CHECKING:
     from embedkit.models.modules.dual import DualEncoder
@@ -46,6 +47,9 @@ class ImageGraph(nn.Module):
 
         if has_adapters(model.image.encoder):
             raise ModelError("the model has adapters", remedy="save and load it first, which merges them")
+        if isinstance(model.image, NaflexTower) or model.preprocess.patch is not None:
+            raise ModelError("a graph takes images of one shape, this tower each in its own",
+                             remedy="save it as an embedkit folder")  # fmt: skip
         self.tower = copy.deepcopy(model.image)
         self.projection = copy.deepcopy(model.projection("image"))
         self.normalize = normalize

@@ -164,7 +164,7 @@ def preprocess_of(folder: Path) -> Preprocess:
     if "max_num_patches" in config:
         square = math.isqrt(config["max_num_patches"]) * int(config["patch_size"])
         config |= {"size": {"height": square, "width": square}, "do_center_crop": False}
-        what = "NaFlex: all images get one shape, %d x %d; preprocess.size sets another"
+        what = "NaFlex: in use an image keeps its shape, in training all get %d x %d; preprocess.size sets one for both"
         _log.warning(f"%s: {what}", folder, square, square)
     size, crop = dict(config.get("size") or {}), dict(config.get("crop_size") or {})
     cut = bool(config.get("do_center_crop"))
@@ -186,7 +186,8 @@ def preprocess_of(folder: Path) -> Preprocess:
         return Preprocess(size=target, edge=None if target == (side, side) else int(side), **settings)
     if cut and _sides(crop) != _sides(size):
         raise ModelError("a squashed image is cut, which is not supported", where=str(folder))
-    return Preprocess(size=_sides(size), resize="squash", **settings)
+    patch = int(config["patch_size"]) if "max_num_patches" in config else None
+    return Preprocess(size=_sides(size), resize="squash", patch=patch, **settings)
 
 
 def _sides(size: dict[str, Any]) -> tuple[int, int]:

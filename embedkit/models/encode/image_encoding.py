@@ -63,19 +63,35 @@ def encode_images(model: DualEncoder, images: Sequence[Any], settings: EncodeSet
             quick = for_encoding(model)
             coming = _submit(pool, model, images, range(min(step, len(images))))
             for start in starts:
-                inputs = ImageInputs.concat([part.result() for part in coming])
+                parts = [inputs for part in coming for inputs in part.result()]
                 after = start + step
                 coming = _submit(pool, model, images, range(after, min(after + step, len(images))))
-                out = quick(inputs.to(model.device))[:, :dim].float()
+                out = _run(quick, parts, model.device)[:, :dim].float()
                 out = torch.nn.functional.normalize(out, dim=-1) if unit else out
                 vectors[start : start + step] = out.cpu().numpy()
                 bad = first_not_finite(vectors[start : start + step])
                 if bad is not None:
                     raise not_finite(start + bad)
-                show(len(inputs))
+                show(len(out))
     finally:
         model.train(was_training)
     return vectors
+
+
+def _run(model: Any, parts: list[ImageInputs], device: Any) -> torch.Tensor:
+    """Vectors of images in the order of `parts`, each shape in a pass of its own."""
+    places: dict[tuple[int, int], list[int]] = {}
+    for place, part in enumerate(parts):
+        places.setdefault(part.size, []).append(place)
+    if len(places) == 1:
+        return model(ImageInputs.concat(parts).to(device))  # type: ignore[no-any-return]
+    found: list[torch.Tensor] = [torch.empty(0)] * len(parts)
+    for own in places.values():
+        vectors = model(ImageInputs.concat([parts[place] for place in own]).to(device))
+        sizes = [len(parts[place]) for place in own]
+        for place, one in zip(own, vectors.split(sizes), strict=True):
+            found[place] = one
+    return torch.cat(found)
 
 
 def _submit(pool: ThreadPoolExecutor, model: DualEncoder, images: Sequence[Any], places: range) -> list[Future[Any]]:
@@ -86,11 +102,11 @@ def _submit(pool: ThreadPoolExecutor, model: DualEncoder, images: Sequence[Any],
 
 def _prepared(model: DualEncoder, images: Sequence[Any], first: int) -> Any:
     try:
-        return model.prepare(images)
+        return model.prepare_shapes(images)
     except DataError:
         for place, image in enumerate(images):
             try:
-                model.prepare([image])
+                model.prepare_shapes([image])
             except DataError as error:
                 where = f"inputs[{first + place}]" + (f" ({error.where})" if error.where else "")
                 raise DataError(error.what, where=where, remedy=error.remedy) from None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from embedkit.data.images.pictures import SUFFIXES
 from embedkit.errors import DataError, UserError
-from embedkit.models.inputs.preprocess import Preprocess
+from embedkit.models.inputs.preprocess import Preprocess, open_image
 
 
 class ImageInputs:
@@ -151,6 +151,27 @@ def pixels_of(images: Sequence[Any], preprocess: Preprocess) -> Tensor:
     if len({(pixels.shape, pixels.dtype) for pixels in ready}) > 1:
         raise UserError("images of different sizes or types in one list", remedy="bring them to one size first")
     return torch.stack(ready)
+
+
+def own_pixels(images: Sequence[Any], preprocess: Preprocess) -> list[Tensor]:
+    """Pixels (3, H, W) of each image in the shape that its own sides give, see `Preprocess.fitted`; as `pixels_of`.
+
+    Examples
+    --------
+    >>> images = [np.zeros((40, 120, 3), dtype=np.uint8), np.zeros((50, 50, 3), dtype=np.uint8)]
+    >>> [tuple(x.shape) for x in own_pixels(images, Preprocess(size=(64, 64), resize="squash", patch=16))]
+    [(3, 32, 96), (3, 64, 64)]
+    """
+    found = []
+    for image in images:
+        if isinstance(image, np.ndarray | Tensor):
+            shape = tuple(image.shape)
+            sides = (shape[-1], shape[-2]) if shape[0] == 3 else (shape[1], shape[0])
+        else:
+            image = open_image(image)
+            sides = image.size
+        found.append(_pixels(image, preprocess.fitted(sides)))
+    return found
 
 
 _TAKEN = "give uint8 from 0 to 255 or floating point from 0.0 to 1.0, (H, W, 3) or (3, H, W)"

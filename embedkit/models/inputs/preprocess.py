@@ -6,7 +6,7 @@ Only Pillow and numpy are used. Normalisation is not done here but on the device
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +47,9 @@ class Preprocess:
         The image becomes RGB "after" resizing (open_clip) or "before" (transformers); they differ for palettes.
     alpha : str
         Transparent pixels are put on "white", or the channel is left out ("drop", both libraries).
+    patch : int, optional
+        In use each image has a shape of its own, near its proportions, of as many patches of this side as `size` has at
+        most (NaFlex, see `own_shape`); in training all have `size`. None for one shape always.
 
     Examples
     --------
@@ -65,6 +68,7 @@ class Preprocess:
     crop: Literal["round", "truncate"] = "round"
     convert: Literal["after", "before"] = "after"
     alpha: Literal["white", "drop"] = "white"
+    patch: int | None = None
 
     def __post_init__(self) -> None:
         choices = {
@@ -95,7 +99,21 @@ class Preprocess:
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON values."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return values if self.patch is not None else {key: values[key] for key in values if key != "patch"}
+
+    def fitted(self, sides: tuple[int, int]) -> Preprocess:
+        """The preprocessing of a picture of these sides (width, height): that of its own shape with `patch`, else this.
+
+        Examples
+        --------
+        >>> Preprocess(size=(64, 64), resize="squash", patch=16).fitted((300, 100)).size
+        (32, 96)
+        """
+        if self.patch is None:
+            return self
+        most = self.size[0] * self.size[1] // self.patch**2
+        return replace(self, size=own_shape(sides[1], sides[0], self.patch, most), edge=None, patch=None)
 
     def __call__(self, image: Any) -> np.ndarray:
         """Pixels uint8 (3, H, W) of an image, as `open_image` takes it."""
@@ -163,6 +181,30 @@ class Preprocess:
         split = math.floor if self.crop == "truncate" else round
         left, top = split((wide - width) / 2), split((high - height) / 2)
         return picture.crop((left, top, left + width, top + height))
+
+
+def own_shape(high: int, wide: int, patch: int, most: int) -> tuple[int, int]:
+    """Height and width, in whole patches, of the largest picture of these proportions that has `most` patches or fewer.
+
+    Sides are rounded up to whole patches (Tschannen et al. 2025, SigLIP 2, section 2.4.2); the factor is found by
+    halving an interval to 1e-5, as transformers does, whose shape it is.
+
+    Examples
+    --------
+    >>> own_shape(100, 100, patch=16, most=9), own_shape(40, 400, patch=16, most=9)
+    ((48, 48), (16, 144))
+    """
+
+    def patches(factor: float) -> tuple[int, int]:
+        return max(1, math.ceil(high * factor / patch)), max(1, math.ceil(wide * factor / patch))
+
+    low, top = 1e-6, 100.0
+    while top - low >= 1e-5:
+        middle = (low + top) / 2
+        rows, columns = patches(middle)
+        low, top = (middle, top) if rows * columns <= most else (low, middle)
+    rows, columns = patches(low)
+    return rows * patch, columns * patch
 
 
 def open_image(image: Any) -> Any:

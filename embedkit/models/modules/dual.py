@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from embedkit.errors import DataError, ModelError, nearest
 from embedkit.models.augment.dropout import set_dropout
 from embedkit.models.base import Model
-from embedkit.models.inputs.images import ImageInputs, is_image, names_image, pixels_of
+from embedkit.models.inputs.images import ImageInputs, is_image, names_image, own_pixels, pixels_of
 from embedkit.models.inputs.inputs import Inputs
 from embedkit.models.inputs.preprocess import Preprocess
 from embedkit.models.modules.image_towers import ImageTower, channel_factors
@@ -185,6 +185,13 @@ class DualEncoder(Model):
         if kinds != {True}:
             return self.text.prepare(inputs, prompt)
         return ImageInputs(pixels_of(inputs, self.preprocess), self.image.patches)
+
+    def prepare_shapes(self, images: Sequence[Any]) -> list[ImageInputs]:
+        """`ImageInputs` of images in their order: one of them all, or one of each image where images keep their own
+        shape (``preprocess.patch``)."""
+        if self.preprocess.patch is None or not images:
+            return [self.prepare(images)]
+        return [ImageInputs(pixels[None], self.image.patches) for pixels in own_pixels(images, self.preprocess)]
 
     def forward(self, inputs: Inputs | ImageInputs, **settings: Any) -> Tensor:
         """Vectors (N, D) of texts or images, in their order, not normalised; settings are those of the text tower."""

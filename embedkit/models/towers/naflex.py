@@ -14,12 +14,11 @@ from embedkit.models.towers.transformers import TransformersTower
 
 @image_towers.add("naflex")
 class NaflexTower(TransformersTower):
-    """SigLIP 2's NaFlex image tower (Tschannen et al. 2025, section 2.4.2) at one shape for all images.
+    """SigLIP 2's NaFlex image tower (Tschannen et al. 2025, section 2.4.2), one shape a pass.
 
-    Any height and width that the patches divide will do: the model resamples its positions at every pass. transformers
-    gives each image a shape of its own, near its proportions; here all images of a model have one, which is a setting
-    (``preprocess.size``), so that a square image has transformers' vector, and another image has it where the shape is
-    the one that transformers chooses for it.
+    Any height and width that the patches divide will do: the model resamples its positions at every pass. In `encode`
+    each image has a shape of its own, near its proportions, and transformers' vector (``preprocess.patch``); images of
+    one shape run together. A step of training has one shape for all images of a view (``preprocess.size``).
 
     Parameters
     ----------
