@@ -85,13 +85,13 @@ def _run(model: Any, parts: list[ImageInputs], device: Any) -> torch.Tensor:
         places.setdefault(part.size, []).append(place)
     if len(places) == 1:
         return model(ImageInputs.concat(parts).to(device))  # type: ignore[no-any-return]
-    found: list[torch.Tensor] = [torch.empty(0)] * len(parts)
+    outputs: list[torch.Tensor] = [torch.empty(0)] * len(parts)
     for own in places.values():
         vectors = model(ImageInputs.concat([parts[place] for place in own]).to(device))
         sizes = [len(parts[place]) for place in own]
         for place, one in zip(own, vectors.split(sizes), strict=True):
-            found[place] = one
-    return torch.cat(found)
+            outputs[place] = one
+    return torch.cat(outputs)
 
 
 def _submit(pool: ThreadPoolExecutor, model: DualEncoder, images: Sequence[Any], places: range) -> list[Future[Any]]:

@@ -162,7 +162,7 @@ def own_pixels(images: Sequence[Any], preprocess: Preprocess) -> list[Tensor]:
     >>> [tuple(x.shape) for x in own_pixels(images, Preprocess(size=(64, 64), resize="squash", patch=16))]
     [(3, 32, 96), (3, 64, 64)]
     """
-    found = []
+    pixels = []
     for image in images:
         if isinstance(image, np.ndarray | Tensor):
             shape = tuple(image.shape)
@@ -170,8 +170,8 @@ def own_pixels(images: Sequence[Any], preprocess: Preprocess) -> list[Tensor]:
         else:
             image = open_image(image)
             sides = image.size
-        found.append(_pixels(image, preprocess.fitted(sides)))
-    return found
+        pixels.append(_pixels(image, preprocess.fitted(sides)))
+    return pixels
 
 
 _TAKEN = "give uint8 from 0 to 255 or floating point from 0.0 to 1.0, (H, W, 3) or (3, H, W)"
