@@ -242,6 +242,15 @@ class Method:
             Says what such rows lack.
         """
 
+    def check_patches(self, count: int) -> None:
+        """Refuse settings that fit no image of `count` patches, where the recipe says how many a model's image has.
+
+        Raises
+        ------
+        RecipeError
+            All or none of them would be hidden, or regions are smaller.
+        """
+
     def prompt_of(self, model: Model, role: str) -> str | None:
         """The prompt, by name or text, that texts of a role get in training; None for the model's default."""
         return None

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from embedkit.config.settings import Count, Positive
+from embedkit.errors import RecipeError
 from embedkit.methods.base import methods
 from embedkit.methods.patches.term import PatchTerm, two_views
 
@@ -53,6 +54,17 @@ class DetCon(PatchTerm):
     ) -> None:  # fmt: skip
         super().__init__(transform, hidden, size)
         self.cells, self.temperature = cells, temperature
+
+    def check_patches(self, count: int) -> None:
+        if not self.stands_alone:  # another method says how small a part of the picture a view is
+            return
+        crop = None if self.transform is None else self.transform.crop
+        most = int((count / (1.0 if crop is None else crop[0])) ** 0.5)
+        if self.cells > most:
+            raise RecipeError(
+                f"{self.cells} x {self.cells} regions are smaller than a patch of every view ({count} an image)",
+                where="detcon.cells", remedy=f"set it to {most} at most",
+            )  # fmt: skip
 
     def patch_columns(self, patches: PatchTokens, parts: nn.ModuleDict, inputs: Any) -> Tensor:
         """Which regions each view shows, (n, C), and behind them their projected means."""

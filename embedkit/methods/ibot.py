@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from embedkit.config.settings import Count, Positive, Rate, Share
+from embedkit.errors import RecipeError
 from embedkit.methods.base import methods
 from embedkit.methods.patches.shared import SharedHeadTerm
 
@@ -59,8 +60,15 @@ class IBot(SharedHeadTerm):
         high: Share = 0.5, shared: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(transform, hidden, size, prototypes, shared)
+        if low > high:
+            raise RecipeError(f"low is {low:g} and high {high:g}", where="ibot.low", remedy="give the lower one first")
         self.temperature, self.teacher_temperature = temperature, teacher_temperature
         self.momentum, self.share, self.rates = momentum, share, (low, high)
+
+    def check_patches(self, count: int) -> None:
+        if round(self.rates[1] * count) < 1:
+            raise RecipeError(f"high is {self.rates[1]:g}: none of the {count} patches of an image would be hidden",
+                              where="ibot.high", remedy=f"set it to {1 / count:.2g} at least")  # fmt: skip
 
     def adapt(self, model: Model) -> None:
         super().adapt(model)

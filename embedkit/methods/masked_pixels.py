@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from embedkit.config.settings import Count, Rate, Whole
-from embedkit.errors import ModelError
+from embedkit.errors import ModelError, RecipeError
 from embedkit.methods.base import Row, View, methods
 from embedkit.methods.patches.term import PatchTerm
 
@@ -59,6 +59,11 @@ class MaskedPixels(PatchTerm):
     ) -> None:  # fmt: skip
         super().__init__(transform)
         self.hide, self.rate, self.layers, self.width, self.heads = hide, rate, layers, width, heads
+
+    def check_patches(self, count: int) -> None:
+        if self.hide == "mask" and round(self.rate * count) >= count:
+            raise RecipeError(f"rate is {self.rate:g}: all {count} patches of an image would be hidden",
+                              where="masked-pixels.rate", remedy=f"set it to {1 - 1 / count:.2g} at most")  # fmt: skip
 
     def adapt(self, model: Model) -> None:
         super().adapt(model)

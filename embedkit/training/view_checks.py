@@ -41,23 +41,31 @@ def check_views(
             f"objective {config.get('name')!r} compares nothing within groups of one draw", where="method.groups",
             remedy="leave it out, or choose care or gram-equivariance",
         )  # fmt: skip
-    patch = _patch(recipe)
+    patch, side = _patches(recipe)
+    if patch is not None and side is not None:
+        method.check_patches((side // patch) ** 2)
     for size in method.view_sizes:
         if patch is not None and size < patch:
             raise RecipeError(
                 f"images of {size} x {size} pixels are smaller than a patch of the tower, {patch} x {patch}",
                 where="method.views", remedy=f"give sizes of {patch} at least",
             )  # fmt: skip
+        if patch is not None and size % patch:
+            lower = size - size % patch
+            raise RecipeError(
+                f"images of {size} x {size} pixels are not whole patches of {patch} x {patch}: {size % patch} rows and "
+                "columns would not be seen", where="method.views", remedy=f"give {lower} or {lower + patch}",
+            )  # fmt: skip
 
 
-def _patch(recipe: Recipe) -> int | None:
-    """Side of a patch where the recipe says it, not a folder."""
+def _patches(recipe: Recipe) -> tuple[int | None, int | None]:
+    """Sides of a patch and of an image where the recipe says them, not a folder."""
     from embedkit.factory.tower_configs import IMAGE_SIZES
 
     towers = recipe.model.towers
     image = None if towers is None else towers.image
     if image is None:
-        return None
+        return None, None
     config = image.config or IMAGE_SIZES.get(image.size or "", {})
-    patch = config.get("patch_size")
-    return patch if isinstance(patch, int) else None
+    patch, side = config.get("patch_size"), config.get("image_size")
+    return patch if isinstance(patch, int) else None, side if isinstance(side, int) else None

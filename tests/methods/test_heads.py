@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import embedkit
+from embedkit.data.schema.targets import TargetFacts
 from embedkit.errors import DataError, ModelError, RecipeError
 from embedkit.methods import methods
 from embedkit.methods.common.auxiliary import Auxiliary, WithAuxiliaries
@@ -262,6 +263,13 @@ def test_one_class_is_no_choice(tmp_path: Path) -> None:
              "data": {"train": str(tmp_path / "rows.csv")}}  # fmt: skip
     with pytest.raises(DataError, match="'news' in every row"):
         runs.run(tmp_path / "run", given)
+
+
+def test_rows_without_any_class_are_told_before_a_model_is_read() -> None:
+    """Lists of nouns that are all empty: no stream, and no list of classes in a recipe helps."""
+    head = Heads([{"target": "nouns", "kind": "classes"}])
+    with pytest.raises(DataError, match="no row names a class"):
+        head.learn_targets({"classes:nouns": TargetFacts()})
 
 
 def test_a_stream_needs_the_names_of_its_classes(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_hidden_patches_go_through_the_head_of_whole_images() -> None:
     [
         (["method.prototypes=null", "method.freeze_epochs=0", "method.freeze_steps=0"], "set method.prototypes"),
         (["method.norm=true"], "method.norm: false"), (["auxiliary.0.size=8"], "leave them out, or shared"),
-        (["guide.parts=[ibot/bridge]"], "leave guide.parts out"),
+        (["guide.parts=[ibot/bridge]"], "the teacher has no projector"),
         (["auxiliary=[]", "method={name: ibot, shared: true}"], "leave shared out"),
     ],
 )  # fmt: skip
@@ -159,14 +159,43 @@ def test_features_are_searched_for_in_the_other_view() -> None:
     assert float(found) == pytest.approx(total / (len(pairs) * 3), rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("ibot", "auxiliary.0.low=0.9", "low is 0.9 and high 0.5"),
+        ("detcon", "method.cells=20", "20 x 20 regions are smaller than a patch"),
+        ("swav", "method.views=[{name: small, count: 2}, {name: small, size: 20}]", "give 16 or 24"),
+        ("swav", "method.views=[{name: small, count: 2}, {name: small, size: 4}]", "give sizes of 8 at least"),
+        ("ibot", "guide={model: {name: nowhere}}", "running mean of the encoder"),
+        ("dino", "guide.parts=[]", "the teacher has no projector"),
+    ],
+)  # fmt: skip
+def test_masks_crops_and_teachers_that_do_not_fit_are_told_before_a_model_is_read(
+    name: str, change: str, told: str
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        setup.check(load_recipe(name, [change], smoke=True))
+    assert told in caught.value.line() and caught.value.remedy
+
+
+def test_all_or_none_of_the_patches_hidden_is_told() -> None:
+    for name, settings, told in (("ibot", {"low": 0.0, "high": 0.01}, "none of the 16 patches"),
+                                 ("masked-pixels", {"rate": 0.99}, "all 16 patches")):  # fmt: skip
+        with pytest.raises(RecipeError) as caught:
+            methods[name](**settings).check_patches(16)
+        assert told in caught.value.line() and caught.value.remedy
+
+
 def test_a_running_mean_of_chosen_parts_of_a_term() -> None:
     """`guide.parts` names those of a term beside a method by NAME/PART."""
     wanted = "guide.parts=[projector, ibot/projector, ibot/prototypes]"
     method = setup.check(load_recipe("ibot", [OWN_HEAD, wanted], smoke=True))
     assert method.main.guide_parts == ("projector",)
     assert method.beside_main[0].method.guide_parts == ("projector", "prototypes")
-    for parts, told in (("[ibot/projector]", "leave guide.parts out"), ("[]", "leave guide.parts out"),
-                        ("[ibot/head]", "no part 'head'"), ("[other/head]", "no part 'other/head'")):  # fmt: skip
+    for parts, told in (("[projector, ibot/projector]", "leave guide.parts out"),
+                        ("[projector]", "leave guide.parts out"), ("[]", "the teacher has no projector"),
+                        ("[projector, ibot/head]", "no part 'head'"),
+                        ("[projector, other/head]", "no part 'other/head'")):  # fmt: skip
         with pytest.raises(RecipeError) as caught:
             setup.check(load_recipe("ibot", [OWN_HEAD, f"guide.parts={parts}"], smoke=True))
         assert told in caught.value.line()

@@ -30,7 +30,7 @@ PERHAPS = (3, 3.5, -1, "x", True, None, [], {}, ["a", "b"], float("nan"))
 RECIPE = load_recipe(runs.recipe())
 
 
-GUIDES = {"moco": GuideConfig(ema=0.9)}
+GUIDES = dict.fromkeys(("moco", "adacontrast", "feature-search", "ibot", "slotcon"), GuideConfig(ema=0.9))
 """Of methods that cannot do without."""
 
 

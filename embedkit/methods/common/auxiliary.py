@@ -224,6 +224,10 @@ class WithAuxiliaries(Method):
         for method in (self.main, *(auxiliary.method for auxiliary in self.beside_main)):
             method.check_rows(rows)
 
+    def check_patches(self, count: int) -> None:
+        for method in (self.main, *(auxiliary.method for auxiliary in self.beside_main)):
+            method.check_patches(count)
+
     def fit_guide(self, parts: nn.ModuleDict, dim: int) -> None:
         for name, method in (("main", self.main), *((a.name, a.method) for a in self.beside_main)):
             method.fit_guide(parts[name], dim)  # type: ignore[arg-type]

@@ -112,6 +112,9 @@ class HeadSettings:
             width = len(classes)
         if not width:
             what = "a stream does not say which classes it has" if self.named else "no row has a value"
+            if of_rows is not None and self.named:
+                raise DataError(f"target {self.target!r}: no row names a class", where="data.train",
+                                remedy="map a column with names of classes to it")  # fmt: skip
             raise RecipeError(f"target {self.target!r}: {what}", where="heads.classes", remedy="give classes: [a, b]")
         if self.kind == "class" and width < 2:
             raise DataError(

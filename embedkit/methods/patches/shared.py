@@ -71,9 +71,6 @@ class SharedHeadTerm(PrototypeTerm):
         if self.shares_parts and self.main is None:
             raise RecipeError("there is no method beside it whose head it shares", where="method.shared",
                               remedy="leave shared out")  # fmt: skip
-        if self.main is not None and "projector" not in self.main.guide_parts:
-            raise RecipeError("a head is shared of which there is no running mean", where="guide.parts",
-                              remedy="leave guide.parts out")  # fmt: skip
 
     def head_parts(self, model: Model) -> nn.ModuleDict:
         """The modules of its head, and the centre."""
