@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, get_args, get_origin
+
+import typer
 
 
 def _beginning(incomplete: str, words: Iterable[str]) -> list[str]:
@@ -61,20 +64,50 @@ def objective_words(incomplete: str) -> list[str]:
     return _beginning(incomplete, presets)
 
 
-def setting_words(incomplete: str) -> list[str]:
-    """``KEY=`` of a recipe's settings, and the names that ``method=`` and ``objective=`` take.
+def setting_words(context: typer.Context, incomplete: str) -> list[str]:
+    """``KEY=`` of a recipe's settings, and the values of those that have names: methods, objectives, switches, choices.
+
+    Bash takes ``objective=cosen`` apart at "=" and asks for "cosen" alone; behind a word that is completed it puts a
+    space, so that one key is offered together with its values, or with VALUE for what has no names.
 
     Examples
     --------
-    >>> setting_words("train.gradient")
-    ['train.gradient_checkpointing=']
-    >>> setting_words("objective=cosen")
+    >>> from click import Command
+    >>> context = typer.Context(Command("train"))
+    >>> setting_words(context, "train.gradient")
+    ['train.gradient_checkpointing=', 'train.gradient_checkpointing=false', 'train.gradient_checkpointing=true']
+    >>> setting_words(context, "objective=cosen")
     ['objective=cosent']
     """
     from embedkit.config.recipe_keys import recipe_keys
 
+    for words in context.params.values():
+        if isinstance(words, tuple | list) and len(words) > 1 and words[-1] == "=":
+            return _beginning(incomplete, _values(str(words[-2])))
     key, equals, value = incomplete.partition("=")
-    names = {"method": method_words, "objective": objective_words}
-    if equals and key in names:
-        return [f"{key}={name}" for name in names[key](value)]
-    return _beginning(incomplete, (f"{name.replace('.N.', '.0.')}=" for name in recipe_keys()))
+    if equals:
+        return [f"{key}={name}" for name in _beginning(value, _values(key))]
+    keys = _beginning(incomplete, {name.replace(".N.", ".0.") for name in recipe_keys()})
+    values = (sorted(_values(keys[0])) or ["VALUE"]) if len(keys) == 1 else []
+    return [f"{key}=" for key in keys] + [f"{keys[0]}={value}" for value in values]
+
+
+def _values(key: str) -> Iterable[str]:
+    """The values of a setting that have names."""
+    from embedkit.config.recipe_keys import recipe_keys
+
+    if key == "method":
+        return method_words("")
+    if key == "objective":
+        return objective_words("")
+    return _names(recipe_keys().get(key.replace(".0.", ".N.")))
+
+
+def _names(annotation: Any) -> Iterator[str]:
+    if annotation is bool:
+        yield from ("false", "true")
+    elif get_origin(annotation) is Literal:
+        yield from (str(name) for name in get_args(annotation))
+    else:
+        for inner in get_args(annotation):
+            yield from _names(inner)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import click
 import pytest
+import typer
 
 from embedkit.cli.app import main
 from embedkit.cli.completion import setting_words
@@ -24,7 +26,10 @@ def offers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, 
     [
         (["tr"], ["train"]),
         (["train", "quickst"], ["quickstart"]),
-        (["train", "pairs", "train.batch"], ["train.batch_size="]),
+        (["train", "pairs", "train.batch"], ["train.batch_size=", "train.batch_size=VALUE"]),
+        (["train", "pairs", "train.schedule=cos"], ["train.schedule=cosine"]),
+        (["train", "pairs", "seed=1", "objective", "=", "cosen"], ["cosent"]),  # as bash takes a word apart
+        (["train", "pairs", "train.gradient_c"], [f"train.gradient_checkpointing={x}" for x in ("", "false", "true")]),
         (["plan", "pairs", "objective=cosen"], ["objective=cosent"]),
         (["methods", "simcl"], ["simclr"]),
         (["objectives", "cosen"], ["cosent"]),
@@ -39,7 +44,7 @@ def test_the_begun_word_is_completed(
 
 
 def test_every_setting_that_is_offered_is_one() -> None:
-    words = setting_words("")
+    words = setting_words(typer.Context(click.Command("train")), "")
     assert len(words) > 100
     for word in words:
         key = word.removesuffix("=")
