@@ -74,16 +74,17 @@ def check_places(config: ModelConfig, rows: TrainingRows) -> None:
     --------
     >>> check_places(ModelConfig(kind="feature"), None)  # no waves
     """
-    roles: list[str] = []
-    for name, tower in (config.modalities or {}).items() if config.kind == "multi" else ((None, config),):
-        if tower.feature is not None and tower.feature.waves is not None:
-            roles += sorted(rows.widths) if name is None else [modality_role(name)]
+    towers = (config.modalities or {}) if config.kind == "multi" else {}
+    roles = [modality_role(name) for name, tower in towers.items() if _has_waves(tower)]
+    roles += sorted(rows.widths) if config.kind != "multi" and _has_waves(config) else []
     if not roles:
         return
     from embedkit.data.datasets.in_memory import HeldRows
     from embedkit.models.vectors.places import REMEDY, first_bad_place
 
-    for role in roles if isinstance(rows, HeldRows) else ():
+    if not isinstance(rows, HeldRows):
+        return
+    for role in roles:
         for start in range(0, rows.num_rows, BLOCK):
             batch = rows.block(range(start, min(start + BLOCK, rows.num_rows)))
             values = column_of(batch.rows, role) if len(batch.rows) else []
@@ -93,6 +94,10 @@ def check_places(config: ModelConfig, rows: TrainingRows) -> None:
                 latitude, longitude = values[there[bad]]
                 what = f"the place of {_name(role)} is {latitude:.6g}, {longitude:.6g}"
                 raise DataError(what, where=rows.where(start + there[bad]), remedy=REMEDY)
+
+
+def _has_waves(config: ModelConfig) -> bool:
+    return config.feature is not None and config.feature.waves is not None
 
 
 def _fitted(config: ModelConfig, widths: Mapping[str, int], kinds: Mapping[str, str], where: str) -> ModelConfig:

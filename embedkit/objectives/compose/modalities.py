@@ -20,11 +20,12 @@ _OF_ROWS = ("ids", "score", "label", "group", "document_id", "position")
 
 
 def rows_with_both(
-    first: str, second: str, embeddings: Mapping[str, Tensor], batch: ObjectiveBatch
+    first: str, second: str, embeddings: Mapping[str, Tensor], batch: ObjectiveBatch, guide: str | None = None
 ) -> tuple[dict[str, Tensor], ObjectiveBatch]:
     """The rows that have two embeddings, as a batch of their own in which these are anchor and positive.
 
-    A name has at most one vector a row. The rows of a process stay a slice, so that shares add up as before.
+    With `guide`, the rows that have that embedding too, which guides both, without gradient. A name has at most one
+    vector a row. The rows of a process stay a slice, so that shares add up as before.
 
     Examples
     --------
@@ -35,11 +36,11 @@ def rows_with_both(
     (2, True)
     """
     place = {}
-    for name in (first, second):
+    for name in {first, second, *([] if guide is None else [guide])}:
         owner = batch.owner[name]
         place[name] = owner.new_full((batch.size,), -1)
         place[name][owner] = torch.arange(len(owner), device=owner.device)
-    both = (place[first] >= 0) & (place[second] >= 0)
+    both = torch.stack([places >= 0 for places in place.values()]).all(0)
     rows = both.nonzero()[:, 0]
     at = {"anchor": (first, place[first][rows]), "positive": (second, place[second][rows])}
     every = torch.arange(len(rows), device=rows.device)
@@ -50,10 +51,13 @@ def rows_with_both(
     of_rows: dict[str, Any] = {
         name: None if (value := getattr(batch, name)) is None else value[rows] for name in _OF_ROWS
     }
+    guides = renamed(batch.guide)
+    if guide is not None:
+        guides = dict.fromkeys(at, embeddings[guide][place[guide][rows]].detach())
     own = replace(
         batch, size=len(rows), rows=slice(int(both[: batch.rows.start].sum()), int(both[: batch.rows.stop].sum())),
         owner=dict.fromkeys(at, every), keys=renamed(batch.keys), lengths=renamed(batch.lengths),
-        guide=renamed(batch.guide), places=renamed(batch.places), scores={},
+        guide=guides, places=renamed(batch.places), scores={},
         targets={name: values[rows] for name, values in batch.targets.items()}, **of_rows,
     )  # fmt: skip
     return renamed(embeddings), own
@@ -81,6 +85,9 @@ class ModalityPairs(Wrapper):
         "all", the name of the one that is compared with each other, or a list of pairs.
     weights : mapping of str to float, optional
         Pair, as its term is called, -> its weight; 1 for the others.
+    guide : str, optional
+        Another of the names, whose vectors, without gradient, are the guide of `objective`: rows near to each other in
+        one modality are then positives in the others, as in co-training (CoCLR, Han et al. 2020), but in every step.
     dim, num_rows : int or None
         Size of the embeddings and of the training data.
 
@@ -98,7 +105,7 @@ class ModalityPairs(Wrapper):
     def __init__(
         self, *, objective: Config = "infonce", names: Sequence[str] = ("anchor", "positive"),
         pairs: str | Sequence[Sequence[str]] = "all", weights: Mapping[str, float] | None = None,
-        dim: int | None = None, num_rows: int | None = None,
+        guide: str | None = None, dim: int | None = None, num_rows: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         require(len(set(names)) == len(names) >= 2, "names", names, "two or more different names")
@@ -109,7 +116,12 @@ class ModalityPairs(Wrapper):
         self.weights = [number("weights", (weights or {}).get(label, 1.0), least=0) for label in labels]
         self._adopt([build(objective, dim=dim, num_rows=num_rows) for _ in self.pairs])
         places = {"anchor", "positive"}
-        self.requires = (self.requires - places) | {name for pair in self.pairs for name in pair}
+        self.guide = guide if guide is None else choice("guide", guide, tuple(names))
+        self.names = list(dict.fromkeys(name for pair in self.pairs for name in pair))
+        if guide is not None:
+            places |= {"guide"}
+            self.names += [guide] * (guide not in self.names)
+        self.requires = (self.requires - places) | frozenset(self.names)
         self.accepts = self.accepts - places - {"negatives"}
 
     def _parts(
@@ -117,14 +129,13 @@ class ModalityPairs(Wrapper):
     ) -> Iterator[tuple[int, dict[str, Tensor], ObjectiveBatch]]:
         """The pairs that have rows to compare: number, vectors, batch."""
         for at, (first, second) in enumerate(self.pairs):
-            vectors, own = rows_with_both(first, second, embeddings, batch)
+            vectors, own = rows_with_both(first, second, embeddings, batch, self.guide)
             if own.size > 1:
                 yield at, vectors, own
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
         """The weighted sum over the pairs."""
-        names = list(dict.fromkeys(name for pair in self.pairs for name in pair))
-        embeddings = dict(zip(names, take(embeddings, *names), strict=True))
+        embeddings = dict(zip(self.names, take(embeddings, *self.names), strict=True))
         nothing = sum((z.sum() for z in embeddings.values()), torch.zeros(())) * 0.0
         parts = {"-".join(pair): (0.0, LossOutput(nothing)) for pair in self.pairs}
         for at, vectors, own in self._parts(embeddings, batch):
