@@ -280,7 +280,8 @@ REFUSED = [
     ("msn", {"prototypes": 1}), ("msn", {"sharpening": 0}), ("pmsn", {"exponent": -1}),
     ("proxy-anchor", {"classes": 1}), ("proxy-anchor", {"alpha": 0}), ("fast-ap", {"bins": 0}),
     ("modality-pairs", {"pairs": "image"}), ("modality-pairs", {"pairs": [["anchor", "anchor"]]}),
-    ("modality-pairs", {"weights": {"anchor": 1}}), ("modality-pairs", {"guide": "image"}), ("modality-views", {"names": ["anchor"]}),
+    ("modality-pairs", {"weights": {"anchor": 1}}), ("modality-pairs", {"guide": "image"}),
+    ("modality-views", {"names": ["anchor"]}),
     ("mgda", {"terms": PAIR_OF_TERMS[:1]}), ("mgda", {"normalize": "both"}),
     ("harmonise", {"terms": PAIR_OF_TERMS[:1]}), ("harmonise", {"scope": "epoch"}), ("harmonise", {"drop_below": 0.5}),
 ]  # fmt: skip
