@@ -282,7 +282,9 @@ def _print(reports: Sequence[Report], metrics: bool, json_file: str | None) -> N
         kinds = {key: _metric(members, key) for key in keys}
         if len(members) == 1:
             rows = [[key, kinds[key], f"{members[0].scores[key]:.2f}", _interval(members[0], key)] for key in keys]
-            out.print(table(["task", "metric", "score", "95 % interval"], rows, title))
+            bounded = any(row[-1] for row in rows)
+            header = ["task", "metric", "score", "95 % interval"][: 4 if bounded else 3]
+            out.print(table(header, [row[: len(header)] for row in rows], title))
         else:
             names = [str(one.model["name"]) for one in members]
             rows = [[key, kinds[key], *(_cell(one, key) for one in members)] for key in keys]

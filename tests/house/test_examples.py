@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
 
@@ -13,6 +14,12 @@ SCRIPTS = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.py")
 def test_there_are_twenty_and_they_are_short() -> None:
     assert len(SCRIPTS) >= 20
     assert [script.name for script in SCRIPTS if len(script.read_text(encoding="utf-8").splitlines()) > 60] == []
+
+
+def test_they_can_be_run_one_after_another_in_one_folder() -> None:
+    folders = [set(re.findall(r'output="(runs/[\w-]+)"', script.read_text(encoding="utf-8"))) for script in SCRIPTS]
+    names = [name for each in folders for name in each]
+    assert len(names) > 20 and len(names) == len(set(names))
 
 
 @pytest.mark.slow
