@@ -120,7 +120,7 @@ class SwAV(Family):
         self.freeze_steps = whole("freeze_steps", freeze_steps)
         self.queue_from = whole("queue_from", queue_from)
         length = whole("queue", queue)
-        self.prototypes = None if dim is None else nn.Parameter(unit(torch.randn(count, dim)))
+        self.prototypes = None if dim is None else nn.Parameter(unit(torch.randn(capacity(count), dim)))
         self.queue: Tensor
         self.filled: Tensor
         self.register_buffer("queue", torch.zeros(2, length, dim or 0))  # newest first, unit vectors

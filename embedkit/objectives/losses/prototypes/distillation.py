@@ -12,7 +12,7 @@ from embedkit.objectives.family import FURTHER, PAIR, Family, guides, loss_of_ba
 from embedkit.objectives.losses.prototypes.assignment import sinkhorn
 from embedkit.objectives.matrix.similarity import views_of
 from embedkit.objectives.registry import objective
-from embedkit.objectives.tools import number, unit, whole
+from embedkit.objectives.tools import capacity, number, unit, whole
 
 PAPER = "Caron et al. 2021, ICCV, Emerging Properties in Self-Supervised Vision Transformers, section 3.1"
 
@@ -116,7 +116,7 @@ class DINO(SelfDistilled):
         freeze_steps: int = 0, dim: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        count = whole("prototypes", prototypes)
+        count = capacity(whole("prototypes", prototypes))
         self.student_temperature = number("student_temperature", student_temperature, above=0)
         self.teacher_temperature = number("teacher_temperature", teacher_temperature, above=0)
         self.warm_temperature = number("warm_temperature", warm_temperature, above=0)
@@ -227,7 +227,7 @@ class MSN(SelfDistilled):
         regularisation: float = 1.0, exponent: float = 0.0, dim: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        count = whole("prototypes", prototypes, least=2)
+        count = capacity(whole("prototypes", prototypes, least=2))
         self.temperature = number("temperature", temperature, above=0)
         self.sharpening, self.iterations = number("sharpening", sharpening, above=0), whole("iterations", iterations)
         self.regularisation = number("regularisation", regularisation, least=0)
