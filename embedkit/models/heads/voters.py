@@ -33,7 +33,7 @@ def kept_classifier(model: Any, name: str | None) -> tuple[str, TargetHead]:
         raise ModelError("no classifier is kept with the model", where="model.name",
                          remedy="train one before, with a head of keep: true (recipe adacontrast)")  # fmt: skip
     name = names[0] if name is None and len(names) == 1 else name
-    if name not in names:
+    if name is None or name not in names:
         what = f"the model keeps {', '.join(names)}"
         raise ModelError(what if name is None else f"{what}, no {name!r}", where="method.head",
                          remedy="say which" if name is None else nearest(name, names))  # fmt: skip
