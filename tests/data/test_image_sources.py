@@ -136,7 +136,7 @@ def test_samples_of_a_shard(tmp_path: Path) -> None:
     path = _shard(
         tmp_path / "s.tar", ("d/a.x.jpg", b"1"), ("d/a.txt", b"text"), ("d/a.json", b'{"w": 3, "text": "no"}'),
         ("d/b.txt", b"other"), ("d/b.cls", b"7\n"), ("d/.hidden", b"x"), ("e/b.txt", b"\xff"), ("f.json", b"[1]"),
-        ("g.png", b"1"), ("g.jpg", b"2"), ("h.npy", b"raw"),
+        ("g.png", b"1"), ("g.jpg", b"2"), ("h.bin", b"raw"),
     )  # fmt: skip
     records = list(read_shard(path))
     assert [number for number, _ in records] == [1, 2, 3, 4, 5, 6]
@@ -145,7 +145,7 @@ def test_samples_of_a_shard(tmp_path: Path) -> None:
     assert records[1][1] == {"__key__": "d/b", "text": "other", "label": "7"}
     reasons = [values.reason for _, values in records[2:5] if isinstance(values, BadRow)]
     assert reasons == ["not UTF-8", "bad JSON", "duplicate file"]
-    assert records[5][1] == {"__key__": "h", "npy": b"raw"}
+    assert records[5][1] == {"__key__": "h", "bin": b"raw"}
     assert [number for number, _ in read_shard(path, 4)] == [5, 6]
 
 
