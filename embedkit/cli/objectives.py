@@ -54,7 +54,7 @@ def objectives(
 
 def _facts(preset: Any) -> dict[str, Any]:
     """Everything a preset says of itself, as plain values."""
-    facts = {key: value for key, value in vars(preset).items() if key != "make"}
+    facts = {key: value for key, value in vars(preset).items() if key not in ("make", "parts")}
     return facts | {"settings": {key: _plain(value) for key, value in preset.settings.items()}}
 
 
