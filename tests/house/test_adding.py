@@ -74,7 +74,7 @@ def copy(tmp_path: Path) -> Path:
     for name in (*ROOMS, "pyproject.toml"):
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, tmp_path / name)  # compiled modules too, or every command compiles all of them
         else:
             shutil.copy(source, tmp_path / name)
     return tmp_path
