@@ -64,6 +64,7 @@ class IBot(SharedHeadTerm):
             raise RecipeError(f"low is {low:g} and high {high:g}", where="ibot.low", remedy="give the lower one first")
         self.temperature, self.teacher_temperature = temperature, teacher_temperature
         self.momentum, self.share, self.rates = momentum, share, (low, high)
+        self.whole: tuple[int, ...] = ()
 
     def check_patches(self, count: int) -> None:
         if round(self.rates[1] * count) < 1:
