@@ -19,6 +19,8 @@ import zarr
 from safetensors.numpy import save_file
 
 from embedkit.data import TrainingRows
+from embedkit.data.datasets.in_memory import HeldRows
+from embedkit.data.vectors import chunked
 from embedkit.data.vectors.arrays import safetensors_arrays
 from embedkit.data.vectors.chunked import Chunked, hdf5_arrays, zarr_arrays
 from embedkit.data.vectors.columnar import column_tables
@@ -262,6 +264,31 @@ def test_arrays_of_hdf5_are_mapped_where_they_lie_in_one_piece_and_read_by_chunk
         assert np.array_equal(arrays["anchor"].first(3).take(slice(0, 3)), ANCHORS[:3])
 
 
+def test_vectors_in_chunks_that_memory_does_not_hold_stay_in_their_file(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = opened([{"path": "two.zarr"}], "anchor positive", "label", batch_size=3, shuffle="blocks")
+    monkeypatch.setattr(chunked, "available_bytes", lambda: 0)
+    for path in ("two.zarr", "packed.hdf5"):
+        rows = opened([{"path": path}], "anchor positive", "label", batch_size=3, shuffle="blocks")
+        assert isinstance(rows, HeldRows) and rows._vectors["anchor"].mapped_bytes == ANCHORS.nbytes
+        assert _contents(rows) == _contents(whole)
+        assert rows.fingerprint == whole.fingerprint
+
+
+def test_rows_of_chunks_that_are_asked_for_soon_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunked, "available_bytes", lambda: 2**30)
+    source = np.arange(24.0).reshape(12, 2)
+    array = Chunked(source.copy(), rows=4)
+    array.ahead(np.array([9, 1, 5]))
+    array._source[:] = -1.0
+    assert np.array_equal(array.take(np.array([5, 9])), source[[5, 9]])
+    assert array.take(np.array([0, 5])).tolist() == [[-1.0, -1.0]] * 2
+    array.ahead(np.array([0]))
+    array.ahead(np.array([2]))
+    assert array.take(np.array([5])).tolist() == [[-1.0, -1.0]]
+
+
 def test_ids_and_groups_of_hdf5(files: Path) -> None:
     with h5py.File("ids.h5", "w") as file:
         file["id"] = [f"d{i}" for i in range(9)]
@@ -312,6 +339,13 @@ def test_nothing_of_zarr_is_unpickled_and_a_damaged_chunk_is_named(files: Path) 
     Path("two.zarr/anchor/.zarray").write_text(json.dumps({**settings, "filters": [{"id": "pickle"}]}))
     with pytest.raises(DataError, match="the codec 'pickle' is not read"):
         opened([{"path": "two.zarr"}], "anchor")
+    shards = json.loads(Path("three.zarr/label/zarr.json").read_text())
+    for inner, line in (({"index_codecs": [{"name": "pickle"}]}, "the codec 'pickle' is not read"), (["x"], "Zarr")):
+        codec = {"name": "sharding_indexed", "configuration": inner}
+        Path("three.zarr/label/zarr.json").write_text(json.dumps({**shards, "codecs": [codec]}))
+        with pytest.raises(DataError, match=line):
+            zarr_arrays(Path("three.zarr"))
+    Path("three.zarr/label/zarr.json").write_text(json.dumps(shards))
     Path("three.zarr/anchor/c/1/0").write_bytes(b"damage")
     with pytest.raises(DataError, match="three.zarr anchor, rows from"):
         opened([{"path": "three.zarr"}], "anchor positive", "label", batch_size=3)

@@ -15,6 +15,7 @@ from embedkit.data.sources.files import FREE, MAX_RATIO, open_bytes
 from embedkit.data.sources.remote import Location, first_line
 from embedkit.data.vectors.column import Piece
 from embedkit.errors import DataError, need
+from embedkit.system.memory import available_bytes
 
 _COPY = "write or copy the file again"
 _CODECS = frozenset({
@@ -25,7 +26,7 @@ _CODECS = frozenset({
 
 
 class Chunked:
-    """An array (n, W) in a file that is read in blocks of rows.
+    """An array (n, W) in a file that is read in blocks of rows; the chunk that was read last is kept.
 
     Parameters
     ----------
@@ -35,6 +36,8 @@ class Chunked:
         Rows of one of its chunks.
     where : str
         What messages call it.
+    count : int, optional
+        The first so many rows alone.
 
     Raises
     ------
@@ -48,26 +51,51 @@ class Chunked:
     ([6.0, 0.0, 6.0], [[2.0, 3.0]], (2, 2))
     """
 
-    def __init__(self, source: Any, rows: int, where: str = "") -> None:
+    def __init__(self, source: Any, rows: int, where: str = "", count: int | None = None) -> None:
         self._source, self._rows, self._where = source, max(1, rows), where
-        self.shape: tuple[int, ...] = tuple(source.shape)
+        self.shape: tuple[int, ...] = (source.shape[0] if count is None else count, *source.shape[1:])
         self.dtype: np.dtype[Any] = np.dtype(source.dtype)
         self.ndim = len(self.shape)
         self.nbytes = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        self._last = -1, np.empty(0)
+        self._soon: list[tuple[np.ndarray, np.ndarray]] = []
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: int | slice) -> np.ndarray:
+        if not isinstance(rows, slice):
+            return self._chunk(rows // self._rows)[rows % self._rows]  # type: ignore[no-any-return]
+        start, stop, _ = rows.indices(len(self))
+        number = start // self._rows
+        if start < stop <= (number + 1) * self._rows:
+            return self._chunk(number)[start % self._rows : stop - number * self._rows]
+        return self._read(start, stop)
+
+    def _chunk(self, number: int) -> np.ndarray:
+        last, values = self._last
+        if last != number:
+            values = self._read(number * self._rows, min((number + 1) * self._rows, len(self)))
+            self._last = number, values
+        return values
+
+    def _read(self, start: int, stop: int) -> np.ndarray:
         try:
-            return np.asarray(self._source[rows])
+            return np.asarray(self._source[start:stop])
         except (OSError, RuntimeError, ValueError) as error:
-            place = rows.start or 0 if isinstance(rows, slice) else rows
-            where = f"{self._where}, rows from {place + 1:,}"
+            where = f"{self._where}, rows from {start + 1:,}"
             raise DataError(f"cannot be read ({first_line(error)})", where=where, remedy=_COPY) from error
 
     def take(self, rows: np.ndarray, axis: int = 0) -> np.ndarray:
-        """Rows in the order of `rows`; every chunk that holds some of them is read once."""
+        """Rows in the order of `rows`, of those that `ahead` keeps, or from the file."""
+        for window, values in self._soon:
+            place = np.searchsorted(window, rows).clip(max=len(window) - 1)
+            if np.array_equal(window[place], rows):
+                return values[place]  # type: ignore[no-any-return]
+        return self._gathered(rows)
+
+    def _gathered(self, rows: np.ndarray) -> np.ndarray:
+        """Rows from the file; every chunk that holds some of them is read once."""
         result = np.empty((len(rows), *self.shape[1:]), self.dtype)
         order = np.argsort(rows, kind="stable")
         chunks = rows[order] // self._rows
@@ -77,6 +105,48 @@ class Chunked:
             first, last = int(rows[places[0]]), int(rows[places[-1]]) + 1
             result[places] = self[first:last][rows[places] - first]
         return result
+
+    def first(self, count: int) -> Chunked:
+        """The first `count` rows."""
+        return Chunked(self._source, self._rows, self._where, count)
+
+    def ahead(self, rows: np.ndarray) -> None:
+        """Read `rows`, which are asked for soon, and keep them until those of two further calls are kept."""
+        window = np.unique(rows)
+        if len(window) and _fits(self.nbytes // len(self) * len(window)):
+            self._soon = [*self._soon[-1:], (window, self._gathered(window))]
+
+
+class ChunkedPiece(Piece):
+    """Vectors of one file in chunks: in memory from the first use on where they take half of what is free at most.
+
+    Examples
+    --------
+    >>> piece = ChunkedPiece(Chunked(np.arange(8.0).reshape(4, 2), rows=3))
+    >>> len(piece), piece.first(2).take(np.array([1])).tolist()
+    (4, [[2.0, 3.0]])
+    """
+
+    def first(self, count: int) -> Piece:
+        """See `Piece.first`."""
+        chunked = cast(Chunked, self.array)
+        part = chunked if count == len(self) else chunked.first(count)
+        return Piece(part[:]) if _fits(part.nbytes) else ChunkedPiece(cast(np.ndarray, part))
+
+    def ahead(self, rows: np.ndarray) -> None:
+        """See `Piece.ahead`."""
+        cast(Chunked, self.array).ahead(rows)
+
+    @property
+    def on_disk(self) -> bool:
+        """See `Piece.on_disk`."""
+        return True
+
+
+def _fits(size: int) -> bool:
+    """Whether half of the memory that is free holds so many bytes."""
+    room = available_bytes()
+    return room is not None and size <= room // 2
 
 
 def hdf5_arrays(path: Location) -> dict[str, Piece]:
@@ -197,7 +267,8 @@ def _check_codecs(file: Path) -> None:
             if name not in _CODECS:
                 remedy = "save it with another codec; numbers need blosc, zstd or gzip"
                 raise DataError(f"the codec {name!r} is not read", where=str(file), remedy=remedy)
-            pending.append((one.get("configuration") or {}).get("codecs"))
+            inner = one.get("configuration")
+            pending += [inner.get(key) for key in ("codecs", "index_codecs")] if isinstance(inner, dict) else []
 
 
 def _check_type(dtype: np.dtype[Any], where: str, text: bool) -> None:
@@ -216,4 +287,4 @@ def _check_size(size: int, storage: int, where: str) -> None:
 def _piece(data: Any, chunks: tuple[int, ...] | None, where: str) -> Piece:
     if len(data.shape) != 2 or not chunks:
         return Piece(np.asarray(data[()]))
-    return Piece(cast(np.ndarray, Chunked(data, chunks[0], where)))  # it has what a piece asks of an array
+    return ChunkedPiece(cast(np.ndarray, Chunked(data, chunks[0], where)))  # it has what a piece asks of an array

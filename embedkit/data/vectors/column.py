@@ -65,6 +65,11 @@ class Piece:
             last = runs[np.diff(runs, append=-2) != 1] + 1
             _advise(self.array, *self._lines(first * RUN, np.minimum(last * RUN, len(self))))
 
+    @property
+    def on_disk(self) -> bool:
+        """Whether rows are read from the disk when they are asked for."""
+        return _mapping(self.array) is not None
+
     def _lines(self, first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where in `array` rows from `first` to before `last` are."""
         return first, last
@@ -123,8 +128,8 @@ class VectorColumn:
 
     @property
     def mapped_bytes(self) -> int:
-        """Bytes of it that lie in mapped files."""
-        return sum(piece.array.nbytes for piece in self.pieces if _mapping(piece.array) is not None)
+        """Bytes of it that lie in files and not in memory."""
+        return sum(piece.array.nbytes for piece in self.pieces if piece.on_disk)
 
     def places(self) -> np.ndarray:
         """For each row the first row with an equal vector, int64 (N,)."""
@@ -147,9 +152,10 @@ def _mapping(array: np.ndarray) -> mmap.mmap | None:
 
 def _advise(array: np.ndarray, first: np.ndarray, last: np.ndarray) -> None:
     """Let the system read lines from `first` to before `last` of an array, if it is a file that is mapped."""
-    base, each = _mapping(array), array.strides[0]
-    if base is None or each < array[:1].nbytes or _SOON is None:
+    base = _mapping(array)
+    if base is None or _SOON is None or array.strides[0] < array[:1].nbytes:
         return
+    each = array.strides[0]
     start = array.ctypes.data - np.frombuffer(base, np.uint8).ctypes.data
     for one, other in zip((start + first * each).tolist(), (start + last * each).tolist(), strict=True):
         page = one // mmap.PAGESIZE * mmap.PAGESIZE
