@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from embedkit.data import TrainingRows
 from embedkit.data.datasets.in_memory import HeldRows
 from embedkit.data.vectors import chunked
-from embedkit.data.vectors.arrays import safetensors_arrays
+from embedkit.data.vectors.arrays import npy_of, npz_of, safetensors_arrays
 from embedkit.data.vectors.chunked import Chunked, hdf5_arrays, zarr_arrays
 from embedkit.data.vectors.columnar import column_tables
 from embedkit.data.vectors.values import as_float32
@@ -356,6 +356,22 @@ def test_what_is_not_installed_is_told_with_the_command(files: Path, monkeypatch
         monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(MissingExtraError, match=r'pip install "embedkit\[vectors\]"'):
             opened([{"path": path}], "anchor positive")
+
+
+def test_damage_in_npz_and_npy_is_a_line() -> None:
+    content = io.BytesIO()
+    np.savez_compressed(content, v=np.arange(800.0))
+    broken, locked = bytearray(content.getvalue()), bytearray(content.getvalue())
+    broken[120:160] = bytes(40)
+    for start in (6, locked.rindex(b"PK\1\2") + 8):
+        locked[start] |= 1  # a password is needed
+    for file in (broken, locked):
+        with pytest.raises(DataError, match="a: not a readable npz file"):
+            npz_of(io.BytesIO(bytes(file)), "a")
+    content = io.BytesIO()
+    np.lib.format.write_array_header_1_0(content, {"shape": (-1, -1), "fortran_order": False, "descr": "<f8"})
+    with pytest.raises(DataError, match="a side below 0"):
+        npy_of(io.BytesIO(content.getvalue() + bytes(8)), "a")
 
 
 def test_arrays_in_shards(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import IO, Any, Literal
 import numpy as np
 
 from embedkit.data.schema.rows import Record
-from embedkit.data.sources.files import FREE, MAX_RATIO, open_bytes
+from embedkit.data.sources.files import DAMAGED, FREE, MAX_RATIO, open_bytes
 from embedkit.data.sources.remote import Location, first_line
 from embedkit.data.vectors.column import Piece
 from embedkit.data.vectors.ragged import RaggedPiece, with_offsets
@@ -28,7 +28,7 @@ _KINDS = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1",
 }  # fmt: skip
-_DAMAGE = (zipfile.BadZipFile, zipfile.LargeZipFile, OSError, EOFError, ValueError, NotImplementedError)
+_DAMAGE = (zipfile.BadZipFile, zipfile.LargeZipFile, OSError, ValueError, RuntimeError, *DAMAGED)
 _LONGEST_HEADER = 100 * 2**20
 
 
@@ -71,6 +71,8 @@ def _header(handle: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dt
         shape, fortran, dtype = _HEADERS[version](handle)
     except (ValueError, KeyError, EOFError, OverflowError, MemoryError) as error:
         raise DataError(f"not a readable npy file ({first_line(error)})", where=where, remedy=_COPY) from error
+    if min(shape, default=0) < 0:
+        raise DataError("not a readable npy file (a side below 0)", where=where, remedy=_COPY)
     if dtype.hasobject:
         raise DataError(
             "holds Python objects, which only a pickle can store and which are not read", where=where,
