@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from embedkit.errors import RecipeError
 from embedkit.objectives import ObjectiveBatch, build
 
 ROWS = {"image": [0, 1, 2, 3, 4, 5], "caption": [0, 1, 2, 4, 5], "sound": [0, 2, 3, 4, 5]}
@@ -56,3 +57,8 @@ def test_a_guide_of_the_recipe_is_not_asked_for() -> None:
     config = {"name": "modality-pairs", "names": list(ROWS), "pairs": [["image", "caption"]], "objective": ICON}
     assert build({**config, "guide": "sound"}).requires == frozenset(ROWS)
     assert "guide" in build(config).requires
+
+
+def test_a_guide_that_the_objective_does_not_read_is_refused() -> None:
+    with pytest.raises(RecipeError, match="guide is 'sound'"):
+        build({"name": "modality-pairs", "names": list(ROWS), "objective": "infonce", "guide": "sound"})

@@ -117,6 +117,8 @@ class ModalityPairs(Wrapper):
         self._adopt([build(objective, dim=dim, num_rows=num_rows) for _ in self.pairs])
         places = {"anchor", "positive"}
         self.guide = guide if guide is None else choice("guide", guide, tuple(names))
+        reads = "guide" in self.requires | self.accepts
+        require(guide is None or reads, "guide", guide, "left out: the objective reads no guide")
         self.names = list(dict.fromkeys(name for pair in self.pairs for name in pair))
         if guide is not None:
             places |= {"guide"}
