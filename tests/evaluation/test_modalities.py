@@ -83,6 +83,9 @@ def test_pairs_and_columns_are_chosen(model: MultiEncoder) -> None:
         ({}, {"pairs": [["image", "sond"]]}, "there is no modality 'sond'; did you mean 'sound'"),
         ({}, {"columns": {"image": "image"}}, "retrieval needs two modalities"),
         ({}, {"columns": {"img": "image"}}, "there is no column 'img'"),
+        ({}, {"columns": {"image": "image", "sound": "image"}}, "two columns are one modality"),
+        ({}, {"pairs": [["image", "sound"], ["sound", "image"]]}, "a pair stands twice"),
+        ({}, {"pairs": [["image", "image"]]}, "has one modality alone"),
     ],
 )  # fmt: skip
 def test_bad_rows_are_named(change: dict[str, Any], settings: dict[str, Any], line: str) -> None:

@@ -77,6 +77,9 @@ class ModalitiesTask(Task):
             listing = ", ".join(map(repr, self.items)) or "none"
             raise DataError(f"retrieval needs two modalities, and its columns are {listing}", where=self.source,
                             remedy="name them with --set 'columns={COLUMN: TOWER}'")  # fmt: skip
+        if len({frozenset(pair) for pair in pairs} - {frozenset([name]) for name in self.items}) < len(pairs):
+            raise DataError("a pair stands twice, or has one modality alone", where=f"task {self.name}: settings.pairs",
+                            remedy="give each pair of two once; both ways are scored")  # fmt: skip
         for one, two in pairs:
             count = len(self.items[one].keys() & self.items[two].keys())
             if count < 2:
@@ -149,6 +152,9 @@ def _items(table: Table, columns: Mapping[str, str]) -> dict[str, dict[int, Towe
         if column not in table.columns:
             raise DataError(f"there is no column {column!r}", where=table.source, remedy=nearest(column, table.columns))
     names = columns or {name: name for name in table.columns if name not in _OTHERS}
+    if len(set(names.values())) < len(names):
+        raise DataError("two columns are one modality", where=table.source, remedy="name one with --set "
+                        "'columns={COLUMN: TOWER}'")  # fmt: skip
     result: dict[str, dict[int, TowerItem]] = {}
     for column, name in names.items():
         rows = [row for row, cell in enumerate(table.columns[column]) if not _is_empty(cell)]
