@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from embedkit.errors import DataError, ModelError
+from embedkit.models.inputs.images import own_pixels
 from embedkit.models.inputs.preprocess import FILTERS, Preprocess, open_image, rgb
 from tests.helpers import dual
 
@@ -123,12 +124,19 @@ def test_settings_survive_json() -> None:
         ({"crop": "middle"}, "unknown crop 'middle'"),
         ({"convert": "never"}, "unknown convert 'never'"),
         ({"alpha": "black"}, "unknown alpha 'black'"),
+        ({"patch": 0}, "patch is 0; give 1 to 224"),
         ({"sise": [3, 3]}, "unknown setting 'sise'; did you mean 'size'"),
     ],
 )
 def test_unknown_settings_and_values_are_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         Preprocess.of(settings)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (5, 6), (3,), (0, 6, 3), (5, 6, 2)])
+def test_arrays_that_are_no_image_of_a_shape_of_its_own(shape: tuple[int, ...]) -> None:
+    with pytest.raises(DataError, match="are no colour image"):
+        own_pixels([np.zeros(shape, np.uint8)], Preprocess(size=(64, 64), patch=16))
 
 
 @pytest.mark.parametrize("item", [3, None, ["x"], b"", b"no image", "no/such/file.jpg", {"pixels": 1}])

@@ -165,8 +165,8 @@ def own_pixels(images: Sequence[Any], preprocess: Preprocess) -> list[Tensor]:
     pixels = []
     for image in images:
         if isinstance(image, np.ndarray | Tensor):
-            shape = tuple(image.shape)
-            sides = (shape[-1], shape[-2]) if shape[0] == 3 else (shape[1], shape[0])
+            shape = (*image.shape, 1, 1)  # what is no image is refused below
+            sides = (shape[2], shape[1]) if shape[0] == 3 else (shape[1], shape[0])
         else:
             image = open_image(image)
             sides = image.size
@@ -188,7 +188,7 @@ def _pixels(image: Any, preprocess: Preprocess) -> Tensor:
         return pixels
     if first and last:
         raise DataError(f"pixels of the shape {shape}: which axis holds the colours?", remedy="give a PIL image")
-    if not first and not last:
+    if (not first and not last) or 0 in shape:
         raise DataError(f"pixels of the shape {shape} are no colour image", remedy=_TAKEN)
     if pixels.is_floating_point():
         pixels = (pixels * 255.0).round().to(torch.uint8)

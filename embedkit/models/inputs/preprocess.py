@@ -80,6 +80,8 @@ class Preprocess:
                 raise ModelError(
                     f"unknown {name} {getattr(self, name)!r}", where="preprocess", remedy=nearest(str(name), values)
                 )
+        if self.patch is not None and not (isinstance(self.patch, int) and 1 <= self.patch <= min(self.size)):
+            raise ModelError(f"patch is {self.patch!r}", where="preprocess", remedy=f"give 1 to {min(self.size)}")
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> Preprocess:
