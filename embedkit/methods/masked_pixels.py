@@ -63,7 +63,7 @@ class MaskedPixels(PatchTerm):
     def check_patches(self, count: int) -> None:
         if self.hide == "mask" and round(self.rate * count) >= count:
             raise RecipeError(f"rate is {self.rate:g}: all {count} patches of an image would be hidden",
-                              where="masked-pixels.rate", remedy=f"set it to {1 - 1 / count:.2g} at most")  # fmt: skip
+                              where="masked-pixels.rate", remedy=f"set it to {1 - 1 / count:.4g} at most")  # fmt: skip
 
     def adapt(self, model: Model) -> None:
         super().adapt(model)

@@ -367,7 +367,7 @@ def html_report(
         Any number of models and suites; results of one suite stand side by side, the first is compared with the rest.
     title : str
     runs : sequence of path
-        Run folders whose training curves are spreads.
+        Run folders whose training curves are drawn.
 
     Examples
     --------
