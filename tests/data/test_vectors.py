@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from embedkit.data import TrainingRows
 from embedkit.data.datasets.in_memory import HeldRows
 from embedkit.data.vectors import chunked
-from embedkit.data.vectors.arrays import npy_of, npz_of, safetensors_arrays
+from embedkit.data.vectors.arrays import cell_of, npy_of, npz_of, records_of, safetensors_arrays
 from embedkit.data.vectors.chunked import Chunked, hdf5_arrays, zarr_arrays
 from embedkit.data.vectors.columnar import column_tables
 from embedkit.data.vectors.values import as_float32
@@ -299,6 +299,18 @@ def test_ids_and_groups_of_hdf5(files: Path) -> None:
                   "anchor", "label", batch_size=9)  # fmt: skip
     [batch] = rows.batches(0)
     assert all(np.array_equal(row["anchor"], ANCHORS[row["label"]]) for row in batch.rows)
+
+
+def test_texts_of_hdf5_and_zarr_take_the_memory_that_they_need(files: Path) -> None:
+    texts = ["a", "b" * 1000]
+    with h5py.File("texts.h5", "w") as file:
+        file["text"] = texts
+    group = zarr.open_group("texts.zarr", mode="w")
+    group["text"] = np.array(texts)
+    for arrays in (hdf5_arrays(Path("texts.h5")), zarr_arrays(Path("texts.zarr"))):
+        assert [row["text"] for _, row in records_of(arrays)] == texts
+        assert type(cell_of(arrays["text"], 0)) is str
+        assert arrays["text"].array.nbytes < 100
 
 
 def _bad_hdf5(kind: str, path: Path) -> None:

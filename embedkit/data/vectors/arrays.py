@@ -264,5 +264,7 @@ def cell_of(piece: Piece, row: int) -> Any:
     value = piece.array[row]
     if isinstance(value, np.ndarray):
         return value
+    if isinstance(value, str):
+        return str(value)
     plain = value.item()
     return plain.decode("utf-8", "replace") if isinstance(plain, bytes) else plain

@@ -200,7 +200,7 @@ def _dataset(data: Any, path: Location, where: str) -> Piece:
     _check_type(data.dtype, where, text)
     _check_size(data.size * data.dtype.itemsize, data.id.get_storage_size(), where)
     if text:
-        return Piece(np.asarray(data.asstr()[()], np.str_))
+        return Piece(np.asarray(data.asstr()[()], object))  # np.str_ pads all to the longest
     offset = data.id.get_offset()
     if isinstance(path, Path) and offset is not None and data.size and data.chunks is None:
         return Piece(np.asarray(np.memmap(path, data.dtype, "r", offset, data.shape)))
@@ -239,7 +239,7 @@ def zarr_arrays(folder: Path) -> dict[str, Piece]:
             text = array.dtype.kind in "UT"
             _check_type(array.dtype, where, text)
             _check_size(array.nbytes, array.nbytes_stored(), where)
-            arrays[name] = Piece(np.asarray(array[:], np.str_)) if text else _piece(array, array.chunks, where)
+            arrays[name] = Piece(np.asarray(array[:], object)) if text else _piece(array, array.chunks, where)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"not a readable Zarr folder ({first_line(error)})", where=str(folder), remedy=_COPY) from error
     return arrays
