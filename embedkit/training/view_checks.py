@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +42,9 @@ def check_views(
             f"objective {config.get('name')!r} compares nothing within groups of one draw", where="method.groups",
             remedy="leave it out, or choose care or gram-equivariance",
         )  # fmt: skip
-    patch, side = _patches(recipe)
-    if patch is not None and side is not None:
-        method.check_patches((side // patch) ** 2)
+    patch, count = _patches(recipe)
+    if count is not None:
+        method.check_patches(count)
     for size in method.view_sizes:
         if patch is not None and size < patch:
             raise RecipeError(
@@ -59,7 +60,7 @@ def check_views(
 
 
 def _patches(recipe: Recipe) -> tuple[int | None, int | None]:
-    """Sides of a patch and of an image where the recipe says them, not a folder."""
+    """Side of a patch, and how many an image has, where the recipe says them, not a folder."""
     from embedkit.factory.tower_configs import IMAGE_SIZES
 
     towers = recipe.model.towers
@@ -67,5 +68,10 @@ def _patches(recipe: Recipe) -> tuple[int | None, int | None]:
     if image is None:
         return None, None
     config = image.config or IMAGE_SIZES.get(image.size or "", {})
-    patch, side = config.get("patch_size"), config.get("image_size")
-    return patch if isinstance(patch, int) else None, side if isinstance(side, int) else None
+    patch, sides = config.get("patch_size"), image.preprocess.get("size", config.get("image_size"))
+    sides = [sides, sides] if isinstance(sides, int) else sides
+    if not isinstance(patch, int):
+        return None, None
+    if not isinstance(sides, list | tuple) or not all(isinstance(side, int) for side in sides):
+        return patch, None
+    return patch, math.prod(side // patch for side in sides)

@@ -26,6 +26,7 @@ from embedkit.objectives.parts.banks import Queue
 from embedkit.training import setup
 from embedkit.training.loop.cache import Chunking
 from embedkit.training.loop.guide import Guide
+from embedkit.training.view_checks import _patches
 from embedkit.views.image import ImageInput, Transform
 from tests.methods.matrix import gradients
 from tests.methods.test_image_methods import _rows as rows_of_images
@@ -184,6 +185,12 @@ def test_all_or_none_of_the_patches_hidden_is_told() -> None:
         with pytest.raises(RecipeError) as caught:
             methods[name](**settings).check_patches(16)
         assert told in caught.value.line() and caught.value.remedy
+
+
+@pytest.mark.parametrize(("change", "patches"), [("64", 64), ("[64, 32]", 32), ("32", 16)])
+def test_patches_are_counted_at_the_size_that_images_are_given(change: str, patches: int) -> None:
+    recipe = load_recipe("detcon", [f"model.towers.image.preprocess={{size: {change}}}"], smoke=True)
+    assert _patches(recipe) == (8, patches)
 
 
 def test_a_running_mean_of_chosen_parts_of_a_term() -> None:
