@@ -109,6 +109,7 @@ def test_a_branch_is_a_projector_for_each_tower_on_what_the_tower_gives() -> Non
         ({"texts": {"positive": "caption", "anchor": "same"}}, "a view of images and of texts"),
         ({"merged": 2}, "no view draws sentences"),
         ({"negation": "no {}"}, "method.negation: no view is negated"),
+        ({"texts": {"text1": "negated", "positive": "caption"}}, "method.texts.text1: 'negated' is the text of the"),
         ({"images": {"anchor": "weeak"}}, "weak"),
         ({"projectors": {"local": {"views": ["image1"]}}}, "there is no view 'image1'"),
         ({"projectors": {"local": {"views": ["anchor"], "wide": 3}}}, "unknown setting 'wide'"),

@@ -74,7 +74,7 @@ def sentences_of(caption: str, merged: int = 1) -> list[str]:
 
 
 def check_kinds(kinds: Mapping[str, Texts], merged: int, negation: str | None) -> str:
-    """What stands around negated texts; settings of sentences and of negation that no text view reads are refused.
+    """What stands around negated texts; views without a text and settings that no text view reads are refused.
 
     Raises
     ------
@@ -87,6 +87,10 @@ def check_kinds(kinds: Mapping[str, Texts], merged: int, negation: str | None) -
     Traceback (most recent call last):
     embedkit.errors.RecipeError: method.negation: no view is negated; leave it out, or add one: negated: negated
     """
+    first = next(iter(kinds), "")
+    if kinds.get(first) in ("same", "negated"):
+        raise RecipeError(f"{kinds[first]!r} is the text of the first view", where=f"method.texts.{first}",
+                          remedy="write a view that draws a text before it")  # fmt: skip
     if merged > 1 and "sentence" not in kinds.values():
         raise RecipeError("no view draws sentences", where="method.merged", remedy="leave it out")
     if negation is not None and "negated" not in kinds.values():
