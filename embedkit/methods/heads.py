@@ -132,6 +132,7 @@ class Heads(Method):
                 if name not in views:
                     raise RecipeError(f"there is no view {name!r} here", where="auxiliary.heads",
                                       remedy=nearest(name, list(views)))  # fmt: skip
+                views[name].settings.pop("key", None)  # a view of the running mean's alone is the encoder's too
         return {}
 
     def project(self, outputs: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict) -> dict[str, Tensor]:

@@ -91,6 +91,8 @@ class LoRot(Method):
         for name, view in views.items():
             if name != self.view and view.tower == "image":
                 turn(view)
+            elif name == self.view:
+                view.settings.pop("key", None)  # a view of the running mean's alone is the encoder's too
         return {}
 
     def project(self, outputs: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict) -> dict[str, Tensor]:

@@ -143,6 +143,17 @@ def test_moco_computes_what_is_read_only() -> None:
         assert {name for name, view in views.items() if not view.settings} == trained
 
 
+@pytest.mark.parametrize("beside", ["{name: heads, heads: [{target: label, views: [positive]}]}",
+                                    "{name: lorot, view: positive}"])  # fmt: skip
+def test_a_view_that_something_beside_reads_is_embedded_by_the_encoder_too(beside: str) -> None:
+    changes = [f"auxiliary=[{beside}]", "auxiliary.0.weight=1.0",
+               'data.train=[{path: "builtin:shapes-train", columns: {image: image, label: label}}]']  # fmt: skip
+    method: Any = setup.check(load_recipe("moco", changes, smoke=True))
+    assert (method.main.trained_views, method.main.guide_views) == ({"anchor"}, {"positive"})
+    views = method.views(_rows(4), np.random.default_rng)
+    assert views["positive"].guided and not views["positive"].settings.get("key")
+
+
 def test_orl_compares_a_region_with_its_partner_and_with_itself() -> None:
     """The loss against BYOL's on each of the two pairs; a row without a partner has its own image there."""
     recipe = load_recipe("orl", smoke=True)
