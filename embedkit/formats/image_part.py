@@ -196,7 +196,11 @@ def image_report(
     0.0
     """
     from embedkit.formats.parity import probe_images
+    from embedkit.models.towers.naflex import NaflexTower
 
+    if part.preprocess.patch is not None or isinstance(part.tower, NaflexTower):
+        raise ModelError(f"{reader} takes images of one shape, this tower each in its own",
+                         remedy="save it as an embedkit folder")  # fmt: skip
     images = probe_images(samples)
     ours = np.asarray(part.vectors(images, crop), dtype=np.float64)
     theirs = np.asarray(read(images), dtype=np.float64)

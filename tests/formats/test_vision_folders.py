@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import embedkit
 from embedkit.config.model import ModelConfig
 from embedkit.errors import ModelError
 from embedkit.factory import build
-from embedkit.models.inputs.preprocess import own_shape
+from embedkit.formats.open_clip.writer import preprocess_cfg
+from embedkit.models.inputs.preprocess import Preprocess, own_shape
 from embedkit.models.modules.image_towers import resized
 from tests.helpers import dual, vision_folders
 
@@ -129,3 +131,14 @@ def test_a_graph_of_one_shape_is_refused(tmp_path: Path) -> None:
     vision_folders.write_dual("SigLIP 2 NaFlex", tmp_path / "m")
     with pytest.raises(ModelError, match="a graph takes images of one shape, this tower each in its own"):
         embedkit.export(embedkit.load(tmp_path / "m", device="cpu"), tmp_path / "graph", format="onnx")
+
+
+@pytest.mark.parametrize("patch", [8, None])
+def test_an_image_tower_of_many_shapes_has_no_form_in_transformers(tmp_path: Path, patch: int | None) -> None:
+    vision_folders.write_dual("SigLIP 2 NaFlex", tmp_path / "m")
+    model: Any = embedkit.load(tmp_path / "m", device="cpu")
+    model.preprocess = replace(model.preprocess, patch=patch)
+    with pytest.raises(ModelError, match="one shape"):
+        embedkit.export(model, tmp_path / "whole", format="transformers", tower="image")
+    with pytest.raises(ModelError, match="one shape"):
+        preprocess_cfg(Preprocess(size=(32, 32), patch=8))

@@ -185,6 +185,8 @@ def preprocess_cfg(preprocess: Preprocess) -> tuple[dict[str, Any], list[str]]:
     >>> cfg["size"], cfg["resize_mode"], cfg["interpolation"]
     ([32, 32], 'shortest', 'bicubic')
     """
+    if preprocess.patch is not None:
+        refuse("open_clip", "it brings all images to one shape, and preprocess.patch gives each its own")
     if preprocess.resize == "none" or preprocess.interpolation not in ("bicubic", "bilinear"):
         refuse("open_clip", f"it cannot resize with {preprocess.resize!r} and {preprocess.interpolation!r}")
     if preprocess.resize == "shortest" and preprocess.edge not in (None, min(preprocess.size)):

@@ -242,6 +242,8 @@ def write_processor(preprocess: Preprocess, folder: Path, model_type: str) -> li
     >>> write_processor(Preprocess(size=(32, 32), alpha="white"), Path(), "clip")[-1]
     'transformers leaves an alpha channel out; this model puts transparent pixels on white'
     """
+    if preprocess.patch is not None:
+        refuse(LIBRARY, "its image processors bring all images to one shape, and preprocess.patch gives each its own")
     if preprocess.resize == "longest":
         refuse(LIBRARY, "its image processors cannot fill what a fitted image leaves free")
     if preprocess.resize == "shortest" and preprocess.edge is None and preprocess.size[0] != preprocess.size[1]:
