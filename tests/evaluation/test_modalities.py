@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from embedkit.cli.app import main
 from embedkit.errors import DataError, UserError
@@ -16,7 +17,9 @@ from embedkit.evaluation.core.embedder import Embedder
 from embedkit.evaluation.core.suites import TaskConfig
 from embedkit.evaluation.core.task import Opening
 from embedkit.evaluation.datasets.tables import Table
-from embedkit.evaluation.tasks.modalities import ModalitiesTask
+from embedkit.evaluation.tasks.image_text import ImageTextSettings
+from embedkit.evaluation.tasks.modalities import ModalitiesSettings, ModalitiesTask
+from embedkit.evaluation.tasks.retrieval import RetrievalSettings
 from embedkit.models import FeatureEncoder
 from embedkit.models.combined.multi import MultiEncoder
 
@@ -91,6 +94,12 @@ def test_pairs_and_columns_are_chosen(model: MultiEncoder) -> None:
 def test_bad_rows_are_named(change: dict[str, Any], settings: dict[str, Any], line: str) -> None:
     with pytest.raises(DataError, match=line):
         _task(_cells() | change, settings=settings)
+
+
+def test_a_depth_of_nothing_is_refused() -> None:
+    for settings in (ModalitiesSettings, ImageTextSettings, RetrievalSettings):
+        with pytest.raises(ValidationError, match="greater than 0"):
+            settings(cutoffs=(0, 5))
 
 
 def test_a_model_without_these_towers_is_refused(model: MultiEncoder) -> None:

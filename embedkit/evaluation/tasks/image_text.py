@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from embedkit.errors import DataError, NonFiniteError
 from embedkit.evaluation.core.embedder import Embedder
@@ -31,7 +31,7 @@ class ImageTextSettings(TaskSettings):
     (1, 5)
     """
 
-    cutoffs: tuple[int, ...] = Field((1, 5, 10), min_length=1)
+    cutoffs: tuple[PositiveInt, ...] = Field((1, 5, 10), min_length=1)
     captions: int | None = Field(None, gt=0)
     folds: int = Field(1, gt=0)
 

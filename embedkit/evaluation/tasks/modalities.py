@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from embedkit.data.images.pictures import is_image
 from embedkit.data.schema.parsers import is_blank
@@ -34,7 +34,7 @@ class ModalitiesSettings(TaskSettings):
     True
     """
 
-    cutoffs: tuple[int, ...] = Field((1, 5, 10), min_length=1)
+    cutoffs: tuple[PositiveInt, ...] = Field((1, 5, 10), min_length=1)
     pairs: list[tuple[str, str]] | None = None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from embedkit.errors import DataError, NonFiniteError, need
 from embedkit.evaluation.core.embedder import Embedder
@@ -45,7 +45,7 @@ class RetrievalSettings(TaskSettings):
     """
 
     similarity: Literal["cosine", "dot"] = "cosine"
-    cutoffs: tuple[int, ...] = Field((1, 3, 5, 10, 100), min_length=1)
+    cutoffs: tuple[PositiveInt, ...] = Field((1, 3, 5, 10, 100), min_length=1)
     main: str = "ndcg@10"
     query_prompt: str | None = None
     document_prompt: str | None = None
