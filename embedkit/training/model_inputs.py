@@ -77,6 +77,7 @@ def check_places(config: ModelConfig, rows: TrainingRows) -> None:
     towers = (config.modalities or {}) if config.kind == "multi" else {}
     roles = [modality_role(name) for name, tower in towers.items() if _has_waves(tower)]
     roles += sorted(rows.widths) if config.kind != "multi" and _has_waves(config) else []
+    roles = [role for role in roles if rows.widths.get(role) == 2]  # another width is told where the model is made
     if not roles:
         return
     from embedkit.data.datasets.in_memory import HeldRows

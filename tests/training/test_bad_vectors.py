@@ -49,3 +49,10 @@ def test_vectors_that_are_held_out_are_pairs() -> None:
     assert kind_of([row]) == "pairs"
     assert kind_of([{**row, "negatives": [], "score": None}]) == "pairs"
     assert kind_of([{**row, "positive": None}]) is None
+
+
+def test_places_of_three_numbers_are_left_to_the_check_of_widths(tmp_path: Path) -> None:
+    np.savez(tmp_path / "rows.npz", anchor=np.zeros((16, 2)), positive=np.zeros((16, 3)))
+    settings = {"data.train": [{"path": str(tmp_path / "rows.npz")}], "train.batch_size": 8, "model.feature.waves": 4}
+    with pytest.raises(DataError, match="the vectors of positive have 3 numbers, the model reads 2"):
+        open_inputs(setup.check_all(load_recipe("feature-pairs", settings)))
