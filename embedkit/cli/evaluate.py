@@ -114,7 +114,7 @@ def evaluate(
     >>> _ = Path("faq.csv").write_text("query,positive\\nhow do I pay?,pay by card\\nwhere are you?,we are in town\\n")
     >>> main(["eval", "model", "--data", "faq.csv", "--no-card"])
     faq.csv: taken for questions and answers (columns 'query', 'positive'); suite own-retrieval ...
-    task  metric   score   95 % interval
+    task  metric   score
     faq   ndcg@10  100.00
     0
     """

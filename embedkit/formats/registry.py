@@ -149,8 +149,8 @@ class FolderWriter:
 
     Examples
     --------
-    >>> sorted(writers["onnx"].kinds), sorted(writers["clip"].kinds)
-    (['clip-text', 'dual', 'image', 'static', 'text'], ['dual'])
+    >>> sorted(writers["timm"].kinds), sorted(writers["clip"].kinds)
+    (['image'], ['dual'])
     """
 
     kinds: frozenset[str]
