@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from embedkit.config.recipe import Recipe
 from embedkit.errors import RecipeError
 from embedkit.methods.base import Method
+from embedkit.methods.common.auxiliary import WithAuxiliaries
 
 if TYPE_CHECKING:
     from embedkit.data import TrainingRows
@@ -60,7 +61,7 @@ def check_first_rows(method: Method, rows: TrainingRows) -> None:
     >>> from embedkit.methods import methods
     >>> check_first_rows(methods["pairs"](), None)
     """
-    main: Method = getattr(method, "main", method)
+    main = method.main if isinstance(method, WithAuxiliaries) else method
     if type(main).check_rows is Method.check_rows:
         return
     first = next(iter(rows.batches(0)), None)
@@ -77,7 +78,7 @@ def notes_of_first_rows(method: Method, model: Any, rows: TrainingRows) -> list[
     >>> notes_of_first_rows(methods["pairs"](), None, None)
     []
     """
-    main = getattr(method, "main", method)
+    main = method.main if isinstance(method, WithAuxiliaries) else method
     if type(main).notes_of_rows is Method.notes_of_rows:
         return []
     first = next(iter(rows.batches(0)), None)

@@ -17,13 +17,14 @@ from embedkit.config.recipe_io import load_recipe
 from embedkit.data.images.pictures import Picture
 from embedkit.errors import ModelError, RecipeError
 from embedkit.methods import methods
+from embedkit.methods.common.auxiliary import Auxiliary, WithAuxiliaries
 from embedkit.methods.patches import heads, losses, places
 from embedkit.models.heads.pixels import PixelDecoder, patch_pixels
 from embedkit.models.inputs.preprocess import Preprocess
 from embedkit.models.modules.dual import DualEncoder
 from embedkit.objectives.base import ObjectiveBatch
 from embedkit.objectives.parts.banks import Queue
-from embedkit.training import setup
+from embedkit.training import batching, setup
 from embedkit.training.loop.cache import Chunking
 from embedkit.training.loop.guide import Guide
 from embedkit.training.view_checks import _patches
@@ -185,6 +186,19 @@ def test_all_or_none_of_the_patches_hidden_is_told() -> None:
         with pytest.raises(RecipeError) as caught:
             methods[name](**settings).check_patches(16)
         assert told in caught.value.line() and caught.value.remedy
+
+
+def test_a_method_on_patches_by_itself_beside_others() -> None:
+    for name in ("ibot", "densecl"):
+        batching.check_first_rows(methods[name](), None)  # type: ignore[arg-type]
+    labels = methods["heads"](heads=[{"target": "label", "classes": ["a", "b"]}])
+    both = WithAuxiliaries(methods["feature-search"](size=4), [Auxiliary(labels, "heads", "auxiliary.0")])
+    parts: Any = {"main": {}, "heads": {}}
+    columns = torch.arange(24.0).view(2, 12)
+    assert torch.equal(both.exchange({"anchor": columns}, {}, parts, guide=True)["anchor"],
+                       columns.view(2, 3, 4).mean(dim=1))  # fmt: skip
+    with pytest.raises(RecipeError, match="auxiliary.0: both methods read patches"):
+        WithAuxiliaries(methods["ibot"](), [Auxiliary(methods["densecl"](), "densecl", "auxiliary.0")])
 
 
 @pytest.mark.parametrize(("change", "patches"), [("64", 64), ("[64, 32]", 32), ("32", 16)])

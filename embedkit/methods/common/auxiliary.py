@@ -78,6 +78,9 @@ class WithAuxiliaries(Method):
             raise RecipeError("one method stands twice", where="auxiliary", remedy="keep one of them")
         for auxiliary in beside:
             auxiliary.method.beside({})  # refuses a method that is none
+            if main.reads_patches and auxiliary.method.reads_patches:
+                raise RecipeError("both methods read patches, and the first stands by itself", where=auxiliary.where,
+                                  remedy="put both beside simclr or another method on views of images")  # fmt: skip
             auxiliary.method.use_main(main)
         self.paper = main.paper  # type: ignore[misc]
         self.objective = main.objective  # type: ignore[misc]
@@ -310,9 +313,9 @@ class WithAuxiliaries(Method):
 
     def embed_guide(self, encoder: Any, parts: nn.ModuleDict, inputs: Any) -> Tensor:
         if not self._riders or not hasattr(inputs, "pixels"):
-            return self.main.embed_guide(encoder, parts, inputs)
+            return self.main.embed_guide(encoder, parts["main"], inputs)  # type: ignore[arg-type]
         with encoder.patch_record() as record:
-            output = self.main.embed_guide(encoder, parts, inputs)
+            output = self.main.embed_guide(encoder, parts["main"], inputs)  # type: ignore[arg-type]
         return self._columns(output, record, [
             rider.method.guide_columns(record[-1], self._parts(parts, rider), inputs)
             for rider in self._riders if record
@@ -343,8 +346,6 @@ class WithAuxiliaries(Method):
     def exchange(
         self, outputs: dict[str, Tensor], owner: Mapping[str, Tensor], parts: nn.ModuleDict, guide: bool = False
     ) -> dict[str, Tensor]:  # fmt: skip
-        if not self._riders:
-            return outputs
         blocks = {name: self._column_blocks(z) for name, z in outputs.items()}
         main = self._own({name: own[None] for name, own in blocks.items()}, None)
         parcel = {name: own[None] for name, own in blocks.items()}
@@ -363,8 +364,8 @@ class WithAuxiliaries(Method):
     def terms(
         self, outputs: dict[str, Tensor], embeddings: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict
     ) -> dict[str, Tensor]:
-        main_batch = replace(batch, guide_parts=batch.guide_parts.get("main", {}))
-        terms_by_name = self.main.terms(self._own(outputs, None), embeddings, main_batch, parts["main"])  # type: ignore[arg-type]
+        own = self._own(outputs, None)
+        terms_by_name = self.main.terms(own, embeddings, self._main_batch(batch), parts["main"])  # type: ignore[arg-type]
         for auxiliary in self.beside_main:
             own = self._own(outputs, auxiliary)
             own_batch = self._batch(batch, auxiliary)
@@ -389,7 +390,8 @@ class WithAuxiliaries(Method):
         self, outputs: dict[str, Tensor], embeddings: dict[str, Tensor], batch: ObjectiveBatch, model: Any,
         parts: nn.ModuleDict,
     ) -> None:  # fmt: skip
-        self.main.after_step(self._own(outputs, None), embeddings, batch, model, parts["main"])  # type: ignore[arg-type]
+        main, main_batch = self._own(outputs, None), self._main_batch(batch)
+        self.main.after_step(main, embeddings, main_batch, model, parts["main"])  # type: ignore[arg-type]
         for auxiliary in self.beside_main:
             own, own_batch = self._own(outputs, auxiliary), self._batch(batch, auxiliary)
             auxiliary.method.after_step(own, {}, own_batch, model, parts[auxiliary.name])  # type: ignore[arg-type]
@@ -407,6 +409,14 @@ class WithAuxiliaries(Method):
         if auxiliary.method.reads_patches:
             main = {f"main/{name}": z for name, z in self._own(outputs, None).items()}
         return main | {name.removeprefix(start): z for name, z in outputs.items() if name.startswith(start)}
+
+    def _main_batch(self, batch: ObjectiveBatch) -> ObjectiveBatch:
+        """The batch as the main method sees it: its own parts and columns."""
+        columns: dict[str, Any] = {
+            kind: {name: self._column_blocks(z)[None] for name, z in self._own(getattr(batch, kind), None).items()}
+            for kind in ("own", "own_guide")
+        }
+        return replace(batch, guide_parts=batch.guide_parts.get("main", {}), **columns)
 
     def _batch(self, batch: ObjectiveBatch, auxiliary: Auxiliary) -> ObjectiveBatch:
         kinds = {name: getattr(batch, name) for name in ("owner", "keys", "lengths", "places", "targets")}
