@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from embedkit.config.peer_names import ours, plain
 
@@ -64,6 +65,19 @@ class UserError(EmbedkitError):
         head = f"{self.where}: {self.what}" if self.where else self.what
         return one_line(f"{head}; {self.remedy}" if self.remedy else head)
 
+    def move(self, where: str) -> None:
+        """Tell another place.
+
+        Examples
+        --------
+        >>> error = UserError("no text", where="row 3")
+        >>> error.move("faq.csv:3")
+        >>> print(error)
+        faq.csv:3: no text
+        """
+        self.where = where
+        super().__init__(self.line())
+
     def add(self, clause: str) -> None:
         """Put a clause behind the remedy.
 
@@ -76,6 +90,26 @@ class UserError(EmbedkitError):
         """
         self.remedy = f"{self.remedy}; {clause}" if self.remedy else clause
         super().__init__(self.line())
+
+
+@contextmanager
+def moved(old: str, new: str) -> Iterator[None]:
+    """A block whose errors at the place `old`, or below it, are told at `new`: a part knows not where it stands.
+
+    Examples
+    --------
+    >>> with moved("method", "auxiliary.0"):
+    ...     raise UserError("mixup is -1", where="method.heads.0")
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.UserError: auxiliary.0.heads.0: mixup is -1
+    """
+    try:
+        yield
+    except UserError as error:
+        if error.where is not None and (error.where == old or error.where.startswith(f"{old}.")):
+            error.move(new + error.where.removeprefix(old))
+        raise
 
 
 def one_line(text: str) -> str:

@@ -43,11 +43,13 @@ def plan(
     config = open_recipe(recipe, overrides or [], smoke=smoke)
     check_own_data(recipe, config, smoke=smoke, command="plan")
     from embedkit.config.recipe_io import stage_recipes
+    from embedkit.config.stages import of_each
     from embedkit.training import plan as make_plan
 
     out, every = console(json_file), []
-    for stage in stage_recipes(config):
-        facts = make_plan(stage).to_dict()
+    stages = stage_recipes(config)
+    for stage, plan_of_stage in zip(stages, of_each(stages, make_plan), strict=True):
+        facts = plan_of_stage.to_dict()
         every.append(facts)
         for line in page(facts):
             out.print(line)

@@ -38,11 +38,12 @@ def train(
     """
     check_json(json_file)
     from embedkit.config.recipe_io import stage_recipes
+    from embedkit.config.stages import of_each
     from embedkit.training.setup import check_early
 
     config = open_recipe(recipe, overrides or [], smoke=smoke)
     check_own_data(recipe, config, smoke=smoke, command="train")
-    early = [check_early(stage) for stage in stage_recipes(config)]
+    early = of_each(stage_recipes(config), check_early)
     from accelerate import PartialState
 
     from embedkit.training.loop.run import train_recipe

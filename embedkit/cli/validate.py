@@ -50,9 +50,11 @@ def validate(
     if own_paths:
         raise DataError("no such file or folder", where=own_paths[0], remedy="check the path")
     from embedkit.config.recipe_io import stage_recipes
+    from embedkit.config.stages import of_each
     from embedkit.training import setup  # the objective's parts need torch; a wrong key or method is reported before
 
-    checks = [(stage, setup.check(stage)) for stage in stage_recipes(config)]
+    stages = stage_recipes(config)
+    checks = list(zip(stages, of_each(stages, setup.check), strict=True))
     out = console(json_file)
     for note in config.origin.notes:
         out.print(note)

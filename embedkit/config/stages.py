@@ -6,15 +6,15 @@ rate) is what the recipe says, with the stage's own keys over it, as if it exten
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from embedkit.config.model import ModelConfig
 from embedkit.config.overrides import assign, copied
 from embedkit.config.recipe import Recipe, SourceConfig
 from embedkit.config.sections import StageConfig
-from embedkit.errors import RecipeError, nearest
+from embedkit.errors import RecipeError, UserError, nearest
 
 NOT_OF_A_STAGE = ("stages", "fuse", "smoke", "description", "group", "extends")
 """Keys that belong to the whole recipe."""
@@ -24,6 +24,7 @@ READ_BY_MAKERS = ("path", "columns", "split", "where", "limit")
 """Keys of a source that they take."""
 _OF_THE_RUN = {"output", "overwrite", "replace", "model", "progress", "load_options", *READ_BY_MAKERS}
 _COMPONENTS = ("method", "objective")
+Result = TypeVar("Result")
 _ORIGINS: dict[str, Any] = {"name": None, "revision": None, "config": None, "tokenizer": None, "dim": None}
 
 
@@ -144,6 +145,29 @@ def resolved(
                 assign(document, key.removeprefix(own), copied(value), origin)
         documents.append(document)
     return documents
+
+
+def of_each(stages: Sequence[Recipe], function: Callable[[Recipe], Result]) -> list[Result]:
+    """What `function` gives for each stage; where there are several, an error says in which.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe, stage_recipes
+    >>> from embedkit.training.setup import build_method
+    >>> of_each(stage_recipes(load_recipe("adacontrast", {"method.hidden": 64})), build_method)
+    Traceback (most recent call last):
+    embedkit.errors.RecipeError: stages.0 (source): method.hidden: unknown setting 'hidden'; known: ...
+    """
+    found = []
+    for number, stage in enumerate(stages):
+        try:
+            found.append(function(stage))
+        except UserError as error:
+            if len(stages) > 1:
+                here = f"stages.{number} ({stage.name})"
+                error.move(here if error.where is None else f"{here}: {error.where}")
+            raise
+    return found
 
 
 def _check_rows(stage: Recipe, where: str) -> None:

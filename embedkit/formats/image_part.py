@@ -161,6 +161,8 @@ def part_of(model: Model, tower: str | None, kinds: frozenset[str]) -> Any:
                              remedy=f"export one: tower {' or '.join(map(repr, model.names))}")  # fmt: skip
         return named_tower(model, tower)
     if tower not in (None, KIND):
+        if not isinstance(model, DualEncoder):
+            raise ModelError(f"a {model.kind} model has no towers to choose", where="tower", remedy="leave it out")
         raise ModelError(f"unknown tower {tower!r}", where="tower", remedy="known: image; leave it out for the whole")
     if tower is None and (model.kind in kinds or KIND not in kinds):
         return model

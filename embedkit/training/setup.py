@@ -13,7 +13,7 @@ from embedkit.config.settings import check as check_settings
 from embedkit.data.schema.contract import Contract
 from embedkit.data.schema.kinds import is_named
 from embedkit.data.schema.roles import INPUT_ROLES, PARTS
-from embedkit.errors import RecipeError, nearest, need
+from embedkit.errors import RecipeError, moved, nearest, need
 from embedkit.methods import methods
 from embedkit.methods.base import Method
 from embedkit.training.batching import check_first_rows
@@ -71,7 +71,8 @@ def _method(component: Component, where: str) -> Method:
         from embedkit.methods.common.augmenting import augmented
 
         cls = augmented(cls, component.settings["augment"])
-    return cls(**settings)
+    with moved("method", where):
+        return cls(**settings)
 
 
 def objective_config(recipe: Recipe, method: Method) -> dict[str, Any]:

@@ -89,6 +89,7 @@ def test_pairs_and_columns_are_chosen(model: MultiEncoder) -> None:
         ({}, {"columns": {"image": "image", "sound": "image"}}, "two columns are one modality"),
         ({}, {"pairs": [["image", "sound"], ["sound", "image"]]}, "a pair stands twice"),
         ({}, {"pairs": [["image", "image"]]}, "has one modality alone"),
+        ({"class": [1] * 12}, {}, "column 'class' is int.*name the columns that are modalities with --set 'columns="),
     ],
 )  # fmt: skip
 def test_bad_rows_are_named(change: dict[str, Any], settings: dict[str, Any], line: str) -> None:
@@ -100,6 +101,11 @@ def test_a_depth_of_nothing_is_refused() -> None:
     for settings in (ModalitiesSettings, ImageTextSettings, RetrievalSettings):
         with pytest.raises(ValidationError, match="greater than 0"):
             settings(cutoffs=(0, 5))
+
+
+def test_pairs_of_a_wrong_form_are_told_in_our_words() -> None:
+    with pytest.raises(UserError, match=r"task rows: settings.pairs.0: pairs.0 is 'image'; it must be a list"):
+        _task(_cells(), settings={"pairs": ["image", "sound"]})
 
 
 def test_a_model_without_these_towers_is_refused(model: MultiEncoder) -> None:
@@ -124,6 +130,12 @@ def test_the_command_line_reads_towers(
         assert np.allclose(np.load(f"{name}.npy"), model.encode(inputs, tower=name), atol=1e-6)
     assert main(["encode", "model", "x.npy", "no.npy", "--tower", "sond"]) == 2
     assert "did you mean 'sound'" in capsys.readouterr().err
+    assert main(["encode", "model", "x.npy", "no.npy"]) == 2, "two towers read vectors of 5 numbers"
+    assert "--tower: the towers image, sound read such inputs (ndarray); name one" in capsys.readouterr().err
+    places = np.random.default_rng(2).standard_normal((6, 4), np.float32)
+    np.save("places.npy", places)
+    assert main(["encode", "model", "places.npy", "place.npy"]) == 0, "one tower alone reads these"
+    assert np.allclose(np.load("place.npy"), model.encode(places), atol=1e-6)
     assert main(["eval", "model", "--suite", "own-modalities", "-d", "rows.npz"]) == 0
     assert main(["export", "model", "out"]) == 2
     assert "export one: tower 'image' or 'sound'" in capsys.readouterr().err

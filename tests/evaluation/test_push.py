@@ -95,7 +95,7 @@ def test_a_hub_that_ends_the_connection_is_a_line(hub: Hub, run: Path, capsys: p
     hub.add(REPOSITORY, {"config.json": b"{}"})
     hub.breaks = r"."
     assert main(["push", str(run), "ann/faq"]) == 2
-    assert "the hub cannot be reached any more (" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert "the hub cannot be reached (" in capsys.readouterr().err.strip().splitlines()[-1]
     with pytest.raises(ModelError, match="nor a model that the hub can give .*check the name and the network"):
         embedkit.load("ann/faq")
 
@@ -104,8 +104,8 @@ def test_the_rest_is_sent_after_an_interruption(hub: Hub, run: Path, capsys: pyt
     hub.breaks, hub.allowed = r"PUT /objects/", 2  # the model's weights and those of the first checkpoint
     assert main(["push", str(run), "ann/faq", "--checkpoints"]) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line.startswith("embedkit: ann/faq: the hub cannot be reached any more (")
-    assert line.endswith("what was sent is kept: give the same command again for the rest")
+    assert line.startswith("embedkit: ann/faq: the hub cannot be reached (")
+    assert line.endswith("then give the same command again: what was sent before is kept")
     assert len(hub.repositories[REPOSITORY].commits) == 2, "the model and one checkpoint are there"
     hub.breaks = None
     hub.asked.clear()
@@ -139,6 +139,7 @@ def test_a_token_that_cannot_write_is_a_line(
     ("words", "says"),
     [
         (["no such folder", "ann/faq"], "no such model folder"),
+        (["runs/none", "ann/faq"], "no such model folder; give the folder of a run or of a model"),
         (["RUN", "a/b/c"], "a/b/c: no name of a repository"),
         (["RUN/model/1_Pooling", "ann/faq"], "was not written by embedkit"),
         (["COPY", "ann/faq", "--checkpoints"], "there are no checkpoints"),

@@ -130,6 +130,8 @@ def test_what_has_no_place_is_refused(tmp_path: Path) -> None:
         export(dual.text_tower("static"), tmp_path / "m", "timm")
     with pytest.raises(ModelError, match="unknown tower 'text'"):
         export(dual.dual("clip", "vit"), tmp_path / "m", "onnx", tower="text")
+    with pytest.raises(ModelError, match="tower: a static model has no towers to choose; leave it out"):
+        export(dual.text_tower("static"), tmp_path / "m", "onnx", tower="text")
     assert not (tmp_path / "m").exists()
 
 

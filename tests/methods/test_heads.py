@@ -12,12 +12,14 @@ import torch
 from torch import nn
 
 import embedkit
+from embedkit.config.recipe_io import load_recipe
 from embedkit.data.schema.targets import TargetFacts
 from embedkit.errors import DataError, ModelError, RecipeError
 from embedkit.methods import methods
 from embedkit.methods.common.auxiliary import Auxiliary, WithAuxiliaries
 from embedkit.methods.heads import Heads
 from embedkit.models.heads.classifier import TargetHead
+from embedkit.training.setup import build_method
 from tests.methods import toys
 from tests.training import runs
 
@@ -311,3 +313,9 @@ def test_images_alone_are_read_by_a_dual_model(tmp_path: Path) -> None:
     assert model.classify([Image.fromarray(picture)])[0] in names
     with pytest.raises(ModelError, match="is a text model"):
         Heads(heads, image=True).adapt(toys.encoder())
+
+
+def test_a_setting_of_a_head_beside_a_method_is_told_at_its_place() -> None:
+    recipe = load_recipe("core-tuning", {"auxiliary": [{"name": "heads", "heads": [{"target": "label", "mixup": -1}]}]})
+    with pytest.raises(RecipeError, match="auxiliary.0.heads.0.mixup: "):
+        build_method(recipe)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from embedkit.errors import UserError
+from embedkit.errors import RecipeError, UserError
 from embedkit.objectives.base import Objective, ObjectiveBatch
 from embedkit.objectives.registry import build
 
@@ -156,9 +156,26 @@ def test_a_term_sees_the_views_that_it_names() -> None:
     assert not grads["view3"].any()
     np.testing.assert_allclose(grads["anchor"], wanted_grads["anchor"], rtol=1e-12)
     assert "view3" not in build({"name": "sum", "terms": [term]}).accepts
-    for bad, told in (({**term, "views": ["left"]}, "list of views"), ({**term, "views": ["positive"]}, "anchor")):
+    for bad, told in (
+        ({**term, "views": ["left"]}, "a list of some of anchor"),
+        ({**term, "views": ["positive"]}, "anchor"),
+    ):
         with pytest.raises(UserError, match=told):
             build({"name": "sum", "terms": [bad]})
+
+
+@pytest.mark.parametrize(
+    ("term", "line"),
+    [
+        ({"views": ["anchor", "nope"]}, "objective.terms.1: views is .*some of anchor, positive, view3, view4 ..."),
+        ({"temperature": -1}, "objective.terms.1: temperature is -1; it must be"),
+        ({"label": "clip"}, "objective.terms.1.label: two terms are called 'clip'"),
+        ({"name": "ntxnt"}, "objective.terms.1.name: unknown objective 'ntxnt'"),
+    ],
+)
+def test_what_is_wrong_in_a_term_is_told_at_its_place(term: dict[str, Any], line: str) -> None:
+    with pytest.raises(RecipeError, match=line):
+        build({"name": "sum", "terms": [{"name": "clip"}, {"name": "ntxent"} | term]})
 
 
 def test_sum_names_a_missing_input() -> None:

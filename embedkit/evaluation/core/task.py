@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from embedkit.config.rules import must
 from embedkit.errors import UserError, nearest
 from embedkit.evaluation.core.stats import Samples
 from embedkit.evaluation.core.suites import TaskConfig
 from embedkit.registry import Registry, derived_from
+
+_OWN_WORDS = frozenset({"value_error", "assertion_error", "extra_forbidden", "missing"})
+"""Refusals of pydantic that are told as they are."""
 
 if TYPE_CHECKING:
     from embedkit.evaluation.core.embedder import Embedder
@@ -175,7 +179,10 @@ class Task(ABC):
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"])
-            raise UserError(first["msg"], where=f"task {self.name}: settings.{key}") from error
+            what, remedy = first["msg"], None
+            if first["type"] not in _OWN_WORDS:
+                what, remedy = f"{key} is {first['input']!r}", must([first])
+            raise UserError(what, where=f"task {self.name}: settings.{key}", remedy=remedy) from error
 
     def stored_settings(self) -> dict[str, Any]:
         """The settings as result files keep them; a mapping of columns only where there is one."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import os
 import re
 import sys
 import tempfile
@@ -89,6 +90,9 @@ def push(
             folder = model.save(Path(aside) / "model")
             write_card(folder, name=repo_id.rpartition("/")[2])
         else:
+            if ":" not in str(model) and not os.path.exists(os.path.expanduser(model)):
+                remedy = "give the folder of a run or of a model"
+                raise ModelError("no such model folder", where=str(model), remedy=remedy)
             folder = locate(model, fetch=False)
         if not (folder / OWN_FILE).is_file():
             raise ModelError("was not written by embedkit", where=str(folder),
@@ -126,8 +130,8 @@ def _answered(repo_id: str) -> Iterator[None]:
                         remedy="check the name and the settings of the repository") from error  # fmt: skip
     except (HTTPError, OSError, RuntimeError) as error:  # of the client, of the system, of the client's upload in Rust
         raise UserError(
-            f"the hub cannot be reached any more ({_reason(error)})", where=repo_id,
-            remedy="what was sent is kept: give the same command again for the rest",
+            f"the hub cannot be reached ({_reason(error)})", where=repo_id,
+            remedy="check the network; then give the same command again: what was sent before is kept",
         ) from error  # fmt: skip
 
 

@@ -162,7 +162,12 @@ def _items(table: Table, columns: Mapping[str, str]) -> dict[str, dict[int, Towe
             raise DataError(f"no row has the modality {name!r}", where=f"{table.source} column {column!r}",
                             remedy="leave the column out with --set 'columns={COLUMN: TOWER}'")  # fmt: skip
         some = table.take(rows)
-        inputs = some.images(column) if _is_picture(some.columns[column][0]) else inputs_of(some, column)
+        try:
+            inputs = some.images(column) if _is_picture(some.columns[column][0]) else inputs_of(some, column)
+        except DataError as error:
+            if not columns:  # one that is no modality, such as a number of a class
+                error.add("or name the columns that are modalities with --set 'columns={COLUMN: TOWER}'")
+            raise
         result[name] = {row: TowerItem(item, name) for row, item in zip(rows, inputs, strict=True)}
     return result
 

@@ -131,7 +131,7 @@ class MultiEncoder(CombinedModel):
             return fitting[0]
         which = "none of the towers reads" if not fitting else f"the towers {', '.join(fitting)} read"
         raise DataError(f"{which} such inputs ({type(first).__name__})", where="tower",
-                        remedy=f"say which: encode(..., tower={(fitting or self.names)[0]!r})")  # fmt: skip
+                        remedy=f"name one, {' or '.join(map(repr, fitting or self.names))}")  # fmt: skip
 
     def encode(  # type: ignore[override]
         self, inputs: Any, prompt: str | None = None, normalize: bool | None = None, *more: Any,

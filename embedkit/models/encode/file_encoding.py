@@ -397,6 +397,10 @@ def _of_vectors(model: Model, items: list[Item], settings: EncodeSettings) -> np
 
 def _vectors(model: Model, items: list[Item], settings: EncodeSettings, first: int) -> np.ndarray:
     """Vectors of one block; messages count the rows from `first`."""
+    from embedkit.models.combined.multi import MultiEncoder, named_tower
+
+    if isinstance(model, MultiEncoder):
+        model = named_tower(model, model.tower_of(items))
     if model.input_width is not None or any(isinstance(item, np.ndarray) for item in items):
         return _of_vectors(model, items, settings)
     if all(isinstance(item, str) for item in items):

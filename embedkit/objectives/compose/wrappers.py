@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from embedkit.errors import RecipeError, UserError
+from embedkit.errors import RecipeError, UserError, moved
 from embedkit.objectives.base import LossOutput, NegativeCount, Objective, ObjectiveBatch
 from embedkit.objectives.family import PAIR, take
 from embedkit.objectives.matrix.similarity import VIEWS
@@ -230,30 +230,30 @@ class Terms(Wrapper):
         self.unseen: list[frozenset[str]] = []
         self.sizes: list[int | None] = []
         inner = []
-        for term in terms:
-            settings = dict(term)
-            self.weights.append(number("weight", settings.pop("weight", 1.0), least=0))
-            inputs = settings.pop("inputs", {})
-            views = settings.pop("views", VIEWS)
-            fits = isinstance(views, Sequence) and len(views) > 0 and all(view in VIEWS for view in views)
-            require(fits, "views", views, 'a list of views, such as ["anchor", "positive"]')
-            self.unseen.append(frozenset(VIEWS) - set(views))
-            label = settings.pop("label", None)
-            size = settings.pop("dim", None)
-            self.sizes.append(dim if size is None else whole("dim", size, least=1))
-            if "objective" in settings and "name" not in settings:
-                settings = self._inner_objective(settings)
-            require(isinstance(inputs, Mapping), "inputs", inputs, "a mapping such as {positive: view3}")
-            self.inputs.append(dict(inputs))
-            label = str(settings.get("name") if label is None else label)
-            if label in self.labels:
-                raise RecipeError(
-                    f"two terms are called {label!r}", where="objective.terms", remedy="give one of them a label"
-                )
-            self.labels.append(label)
-            inner.append(build(settings, dim=self.sizes[-1], num_rows=num_rows))
-            lost = inner[-1].requires & self.unseen[-1]
-            require(not lost, "views", views, f"a list with {sorted(lost)}, which the term {label!r} needs")
+        for place, term in enumerate(terms):
+            with moved("objective", f"objective.terms.{place}"):
+                settings = dict(term)
+                self.weights.append(number("weight", settings.pop("weight", 1.0), least=0))
+                inputs = settings.pop("inputs", {})
+                views = settings.pop("views", VIEWS)
+                fits = isinstance(views, Sequence) and len(views) > 0 and all(view in VIEWS for view in views)
+                require(fits, "views", views, f"a list of some of {', '.join(VIEWS[:4])} ... {VIEWS[-1]}")
+                self.unseen.append(frozenset(VIEWS) - set(views))
+                label = settings.pop("label", None)
+                size = settings.pop("dim", None)
+                self.sizes.append(dim if size is None else whole("dim", size, least=1))
+                if "objective" in settings and "name" not in settings:
+                    settings = self._inner_objective(settings)
+                require(isinstance(inputs, Mapping), "inputs", inputs, "a mapping such as {positive: view3}")
+                self.inputs.append(dict(inputs))
+                label = str(settings.get("name") if label is None else label)
+                if label in self.labels:
+                    what = f"two terms are called {label!r}"
+                    raise RecipeError(what, where="objective.label", remedy="give one of them a label")
+                self.labels.append(label)
+                inner.append(build(settings, dim=self.sizes[-1], num_rows=num_rows))
+                lost = inner[-1].requires & self.unseen[-1]
+                require(not lost, "views", views, f"a list with {sorted(lost)}, which the term {label!r} needs")
         self._adopt(inner)
         needs = [{names.get(n, n) for n in part.requires} for names, part in zip(self.inputs, inner, strict=True)]
         takes = [

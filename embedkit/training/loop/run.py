@@ -11,7 +11,7 @@ from typing import Any
 
 from embedkit.config.recipe import Recipe
 from embedkit.config.recipe_io import load_recipe, stage_recipes
-from embedkit.config.stages import folder_of_stage
+from embedkit.config.stages import folder_of_stage, of_each
 from embedkit.evaluation.report.card import card_of_run
 from embedkit.system.disk import write_durably
 from embedkit.training import setup
@@ -118,7 +118,7 @@ def train_recipe(
     Callbacks(callbacks)  # a wrong one is refused before anything is read
     stages = stage_recipes(config)
     if early is None and config.stages:
-        early = [setup.check_early(stage) for stage in stages]
+        early = of_each(stages, setup.check_early)
     checked = [setup.check_all(stage, None if early is None else early[place]) for place, stage in enumerate(stages)]
     if not config.stages:
         return _train(checked[0], folder, progress, callbacks, resume=resume)
