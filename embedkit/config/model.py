@@ -338,4 +338,7 @@ class ModelConfig(Settings):
         if self.name is None and not (all(origins) and towers.dim is not None):
             raise ValueError("a dual encoder needs model.name, or model.towers with text, image and dim")
         if self.name is not None and (any(origins) or towers.dim is not None):
-            raise ValueError("model.name brings its own towers: leave name, size, config and dim out of model.towers")
+            raise ValueError(
+                "model.name brings its own towers: leave name, size, config and dim out of model.towers, "
+                "as by model.towers=null"
+            )

@@ -158,16 +158,16 @@ def of_each(stages: Sequence[Recipe], function: Callable[[Recipe], Result]) -> l
     Traceback (most recent call last):
     embedkit.errors.RecipeError: stages.0 (source): method.hidden: unknown setting 'hidden'; known: ...
     """
-    found = []
+    results = []
     for number, stage in enumerate(stages):
         try:
-            found.append(function(stage))
+            results.append(function(stage))
         except UserError as error:
             if len(stages) > 1:
                 here = f"stages.{number} ({stage.name})"
                 error.move(here if error.where is None else f"{here}: {error.where}")
             raise
-    return found
+    return results
 
 
 def _check_rows(stage: Recipe, where: str) -> None:

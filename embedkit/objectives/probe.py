@@ -22,8 +22,9 @@ from embedkit.objectives.tools import small_state
 ROLES = frozenset({"score", "scores", "label", "group", "document_id", "position"})
 """Roles of rows that reach an objective as numbers, not as embeddings."""
 
-WIDTHS = (16, 768, 4096, 8192)
-"""Embedding sizes to try in turn where the model's is not known: some settings need a larger one."""
+WIDTHS = (16, 768, 4096, 5040, 8192)
+"""Embedding sizes to try in turn where the model's is not known: some settings need a larger one, some one that so many
+parts divide, as 5040 is by all numbers to 10."""
 
 _WIDEST = 256
 """Larger vectors are tried at sizes near this one, equal ones at equal sizes: the time may grow with their square."""

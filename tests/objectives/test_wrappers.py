@@ -12,6 +12,7 @@ from torch import Tensor
 
 from embedkit.errors import RecipeError, UserError
 from embedkit.objectives.base import Objective, ObjectiveBatch
+from embedkit.objectives.probe import Situation, trial_run
 from embedkit.objectives.registry import build
 
 DIM, ROWS = 4, 6
@@ -176,6 +177,16 @@ def test_a_term_sees_the_views_that_it_names() -> None:
 def test_what_is_wrong_in_a_term_is_told_at_its_place(term: dict[str, Any], line: str) -> None:
     with pytest.raises(RecipeError, match=line):
         build({"name": "sum", "terms": [{"name": "clip"}, {"name": "ntxent"} | term]})
+
+
+@pytest.mark.parametrize("parts", [3, 5])
+def test_parts_of_any_number_are_tried_at_a_size_that_they_divide(parts: int) -> None:
+    term = {"name": "part-diversity", "parts": parts}
+    config = {"name": "sum", "terms": [{"name": "clip"}, term]}
+    _, dim = trial_run(config, Situation(frozenset({"anchor", "positive"})))
+    assert dim % parts == 0
+    with pytest.raises(RecipeError, match="objective.terms.1.parts: .* parts do not divide 16 coordinates"):
+        trial_run(config, Situation(frozenset({"anchor", "positive"}), dim=16))
 
 
 def test_sum_names_a_missing_input() -> None:

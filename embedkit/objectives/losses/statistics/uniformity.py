@@ -166,18 +166,23 @@ class PartDiversity(Family):
     requires = frozenset({"anchor"})
     accepts = FURTHER | {"positive"}
 
-    def __init__(self, *, parts: int = 2) -> None:
+    def __init__(self, *, parts: int = 2, dim: int | None = None) -> None:
         super().__init__()
         self.parts = whole("parts", parts, least=2)
+        if dim is not None:
+            self._check(dim)
+
+    def _check(self, dim: int) -> None:
+        if dim % self.parts:
+            raise RecipeError(f"{self.parts} parts do not divide {dim} coordinates", where="objective.parts",
+                              remedy="set the number of prompts")  # fmt: skip
 
     def forward(self, embeddings: dict[str, Tensor], batch: ObjectiveBatch) -> LossOutput:
         """The loss of this process's rows."""
         views = any_views(embeddings)
         total = 0.0 * views[0].sum()
         for z in views:
-            if z.shape[1] % self.parts:
-                raise RecipeError(f"{self.parts} parts do not divide {z.shape[1]} coordinates", where="objective.parts",
-                                  remedy="set the number of prompts")  # fmt: skip
+            self._check(z.shape[1])
             each = unit(z[batch.rows].unflatten(1, (self.parts, z.shape[1] // self.parts)))  # (rows, K, D / K)
             cosines = each @ each.transpose(1, 2)
             total = total + (cosines.square().sum() - cosines.diagonal(dim1=1, dim2=2).square().sum())
