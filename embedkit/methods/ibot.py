@@ -61,7 +61,10 @@ class IBot(SharedHeadTerm):
     ) -> None:  # fmt: skip
         super().__init__(transform, hidden, size, prototypes, shared)
         if low > high:
-            raise RecipeError(f"low is {low:g} and high {high:g}", where="ibot.low", remedy="give the lower one first")
+            raise RecipeError(f"low is {low:g} and high {high:g}", where="method.low", remedy="give the lower first")
+        if not share:
+            raise RecipeError("share is 0: no image would have hidden patches", where="method.share",
+                              remedy="set it above 0, or leave the term out")  # fmt: skip
         self.temperature, self.teacher_temperature = temperature, teacher_temperature
         self.momentum, self.share, self.rates = momentum, share, (low, high)
         self.whole: tuple[int, ...] = ()

@@ -164,7 +164,8 @@ def test_features_are_searched_for_in_the_other_view() -> None:
 @pytest.mark.parametrize(
     ("name", "change", "told"),
     [
-        ("ibot", "auxiliary.0.low=0.9", "low is 0.9 and high 0.5"),
+        ("ibot", "auxiliary.0.low=0.9", "auxiliary.0.low: low is 0.9 and high 0.5"),
+        ("ibot", "auxiliary.0.share=0", "auxiliary.0.share: share is 0: no image would have hidden patches"),
         ("detcon", "method.cells=20", "20 x 20 regions are smaller than a patch"),
         ("swav", "method.views=[{name: small, count: 2}, {name: small, size: 20}]", "give 16 or 24"),
         ("swav", "method.views=[{name: small, count: 2}, {name: small, size: 4}]", "give sizes of 8 at least"),
