@@ -84,7 +84,8 @@ def test_a_name_is_taken_once() -> None:
 
 @pytest.mark.parametrize(
     ("name", "kinds"),
-    [("clip", DUAL_KINDS), ("open_clip", DUAL_KINDS), ("onnx", TEXT_KINDS | DUAL_KINDS | IMAGE_KINDS | {"feature", "sequence", "chain"}),
+    [("clip", DUAL_KINDS), ("open_clip", DUAL_KINDS),
+     ("onnx", TEXT_KINDS | DUAL_KINDS | IMAGE_KINDS | {"feature", "sequence", "chain"}),
      ("sentence-transformers", TEXT_KINDS | DUAL_KINDS | {"concatenation"}),
      ("transformers", TEXT_KINDS | DUAL_KINDS | IMAGE_KINDS), ("timm", IMAGE_KINDS), ("torchvision", IMAGE_KINDS)],
 )  # fmt: skip
