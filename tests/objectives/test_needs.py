@@ -8,6 +8,7 @@ import pytest
 
 from embedkit.errors import UserError
 from embedkit.objectives import build
+from embedkit.objectives.base import Objective
 from embedkit.objectives.probe import ROLES, Situation, trial_run
 from embedkit.objectives.registry import presets
 from tests.objectives.test_families_contract import SETTINGS
@@ -47,3 +48,17 @@ def test_what_rows_lack_is_said_in_a_line(name: str) -> None:
         text = str(caught.value)
         assert "\n" not in text, text
         assert any(option in text for option in options), text
+
+
+def test_large_vectors_are_tried_small_and_spoken_of_as_they_are() -> None:
+    sizes: list[int] = []
+
+    def build_at(config: object, *, dim: int, num_rows: int) -> Objective:
+        sizes.append(dim)
+        return build(config, dim=dim, num_rows=num_rows)
+
+    large = Situation(frozenset({"anchor", "positive"}), dim=8192)
+    assert trial_run("barlow-twins", large, build_at)[1] == 8192
+    assert max(sizes) < 1000, sizes
+    with pytest.raises(UserError, match="at most 8192"):
+        trial_run({"name": "matryoshka", "objective": "infonce", "dims": [9000]}, large)
