@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from pydantic import Field
 from embedkit.config.settings import Positive, Share, check
 from embedkit.data.images.pictures import Picture, to_rgb
 from embedkit.errors import RecipeError, nearest
+from embedkit.system.workers import OF_THREAD
 
 if TYPE_CHECKING:
     from embedkit.models.inputs.images import ImageInputs
@@ -219,9 +221,15 @@ class ImageInput:
             pixels if self.mix is None or self.partner is None else self.mix.pixels(pixels, self.partner.render(size))
         )
 
-    def frame(self, preprocess: Preprocess) -> np.ndarray:
+    @property
+    def is_crop(self) -> bool:
+        """Whether a random crop gives its framing, not a model's preprocessing."""
+        return self.transform is not None and self.transform.crop is not None
+
+    def frame(self, preprocess: Preprocess | None = None) -> np.ndarray:
         """What the view shows of its picture, float64 (7,): left, top, right and bottom of its frame, 1 where it is
-        mirrored, and the picture's width and height. The unit is the picture's longer side.
+        mirrored, and the picture's width and height. The unit is the picture's longer side. `preprocess` gives the
+        frame where there is no random crop.
 
         Examples
         --------
@@ -235,7 +243,9 @@ class ImageInput:
         sides: tuple[int, int] = self.picture.image.size
         box = None if self.transform is None else self.transform.box(sides, self.seed)
         mirrored = self.transform is not None and self.transform.mirrors(self.seed)
-        box = preprocess.frame(sides) if box is None else box
+        if box is None:
+            assert preprocess is not None, "without a random crop the model's preprocessing gives the frame"
+            box = preprocess.frame(sides)
         return np.array([*(edge / max(sides) for edge in box), mirrored, *(side / max(sides) for side in sides)])
 
 
@@ -296,15 +306,37 @@ def prepare_images(model: Any, inputs: Sequence[Any]) -> ImageInputs:
     >>> prepare_images(model, [Image.new("RGB", (64, 48), "red")])
     ImageInputs((1, 3, 32, 32), 4 patches, cpu)
     """
+    import torch
+
     from embedkit.models.inputs.images import ImageInputs, pixels_of
 
     own = {image.size for image in inputs if isinstance(image, ImageInput)} - {None, model.preprocess.size}
     preprocess = replace(model.preprocess, size=own.pop(), edge=None) if own else model.preprocess
     size = preprocess.size
+    if inputs and all(isinstance(image, ImageInput) and image.is_crop for image in inputs):
+        workers = OF_THREAD.get()
+        pixels, frame = crops(inputs, size) if workers is None else workers.call(crops, inputs, size, units=len(inputs))
+        return ImageInputs(torch.from_numpy(pixels), model.image.patches_of(size), {"frame": frame})
     images = [image.render(size) if isinstance(image, ImageInput) else image for image in inputs]
     frames = [image.frame(preprocess) for image in inputs if isinstance(image, ImageInput)]
     data = {"frame": np.stack(frames)} if frames and len(frames) == len(inputs) else {}
     return ImageInputs(pixels_of(images, preprocess), model.image.patches_of(size), data)
+
+
+def crops(inputs: Sequence[ImageInput], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels uint8 (N, 3, H, W) of random crops and what each shows, float64 (N, 7), see `ImageInput.frame`.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> from embedkit.data.images.pictures import Picture
+    >>> picture = Picture(Image.new("RGB", (64, 48), "red"), key=b"1")
+    >>> pixels, frames = crops([ImageInput(picture, TRANSFORMS["simclr"])], (32, 32))
+    >>> pixels.shape, frames.shape
+    ((1, 3, 32, 32), (1, 7))
+    """
+    views = [(image.render(size), image.frame()) for image in inputs]
+    return np.stack([pixels for pixels, _ in views]), np.stack([frame for _, frame in views])
 
 
 def salient(image: Any) -> Any:
@@ -336,8 +368,13 @@ def salient(image: Any) -> Any:
 
 
 def _uniform(seed: tuple[int, int], stream: int = 0) -> Iterator[float]:
+    return iter(_draws(seed, stream))
+
+
+@lru_cache(maxsize=64)  # pixels and frame of an image ask for the same ones
+def _draws(seed: tuple[int, int], stream: int) -> list[float]:
     raw = np.random.Philox(key=seed, counter=[0, 0, 0, stream]).random_raw(_DRAWS)
-    return iter(((raw >> np.uint64(11)) * 2.0**-53).tolist())
+    return ((raw >> np.uint64(11)) * 2.0**-53).tolist()  # type: ignore[no-any-return]
 
 
 def _crop(

@@ -21,6 +21,7 @@ from embedkit.models.execution.products import QuickProducts
 from embedkit.models.execution.recompute import Recompute
 from embedkit.system.disk import FolderLock, write_durably
 from embedkit.system.memory import available_bytes
+from embedkit.system.workers import OF_THREAD, Workers
 from embedkit.training import batching, setup
 from embedkit.training.evaluation.holdout import HeldOut
 from embedkit.training.evaluation.suite import Evaluator, Weights, by_chosen_vectors
@@ -54,6 +55,8 @@ from embedkit.training.state.state import Best, RunState
 
 if TYPE_CHECKING:
     from embedkit.training.loop.image_cache import ImageCache
+
+_FEW_IMAGES = 4096  # views that are made before processes start, which takes about as long as to make as many
 
 
 @dataclass(frozen=True)
@@ -477,7 +480,9 @@ def batches_of(
     else:
         source = decode_batches(source, decoding, rows.where)
     numbered = enumerate(source, state.position.step)
-    threads = ThreadPoolExecutor(decoding.threads, "embedkit-pixels")
+    workers = Workers(decoding.threads, after=_FEW_IMAGES)
+    threads = ThreadPoolExecutor(decoding.threads, "embedkit-pixels", OF_THREAD.set, (workers,))
+    stack.callback(workers.close)
     stack.callback(threads.shutdown, wait=False, cancel_futures=True)
     settings: dict[str, Any] = {
         "seed": recipe.seed, "threads": threads,
