@@ -140,7 +140,10 @@ class DataConfig(Settings):
     max_chars: int = Field(100_000, gt=0, description="longer cells are refused, or cut with cut_long")
     cut_long: bool = Field(False, description="texts of more than max_chars are cut, not refused")
     max_pixels: int = Field(89_000_000, gt=0, description="larger images are bad rows")
-    workers: int | None = Field(None, gt=0, description="threads that decode images, and in longer runs processes that cut views; one a core, at most 8, if None")
+    workers: int | None = Field(
+        None, gt=0,
+        description="threads that decode images, in longer runs also processes that cut views; if None one a core, at most 8",
+    )  # fmt: skip
     lanes: int = Field(8, gt=0, description="shards: streams that a batch is put together from; part of the order")
 
     @model_validator(mode="after")
