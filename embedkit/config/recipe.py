@@ -142,7 +142,7 @@ class DataConfig(Settings):
     max_pixels: int = Field(89_000_000, gt=0, description="larger images are bad rows")
     workers: int | None = Field(
         None, gt=0,
-        description="threads that decode images, in longer runs also processes that cut views; if None one a core, at most 8",
+        description="threads that decode images, processes that cut views; one a core, at most 8, if None",
     )  # fmt: skip
     lanes: int = Field(8, gt=0, description="shards: streams that a batch is put together from; part of the order")
 
