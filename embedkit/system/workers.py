@@ -49,7 +49,7 @@ class Worker:
     """
 
     def __init__(self) -> None:
-        command = [sys.executable, "-c", _PROGRAM.format(__name__), json.dumps(sys.path)]
+        command = [sys.executable, "-c", _PROGRAM.format(__name__), json.dumps([str(entry) for entry in sys.path])]
         self._process = subprocess.Popen(  # nosec B603
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )
@@ -133,7 +133,7 @@ class Workers:
         with self._lock:
             self._after -= units
             if self._after <= 0 and self._start is None:
-                self._start = threading.Thread(target=self._begin, args=(function,), name="workers-start", daemon=True)
+                self._start = threading.Thread(target=self._begin, args=(function,), name="embedkit-start", daemon=True)
                 self._start.start()
         try:
             worker = self._free.get_nowait()
