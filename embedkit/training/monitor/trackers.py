@@ -33,6 +33,48 @@ def check_trackers(recipe: Recipe) -> None:
             )  # fmt: skip
 
 
+def open_trackers(accelerator: Any, settings: Mapping[str, str | int | float | bool]) -> None:
+    """Open a run in each tracker of the accelerator, and hand it the settings.
+
+    One that fails leaves those before it open: `accelerate.Accelerator.end_training` ends them.
+
+    Raises
+    ------
+    RecipeError
+        With what the tracker says, without keys, and how to keep the run on this machine where it can be: mostly
+        nobody has logged in.
+
+    Examples
+    --------
+    >>> from accelerate import Accelerator
+    >>> open_trackers(Accelerator(), {"seed": 42})  # it has none
+    """
+    names, ready = list(accelerator.log_with), []
+    for name in names:
+        accelerator.log_with, accelerator.trackers = [name], []
+        try:
+            accelerator.init_trackers("embedkit", config=dict(settings))
+        except Exception as error:  # each has errors of its own
+            accelerator.trackers = ready
+            reason = _KEY.sub("***", " ".join(str(error).split()))[:200].rstrip(".!")
+            raise RecipeError(
+                f"the tracker {str(name)!r} does not start: {reason}", where="train.trackers",
+                remedy=_OFFLINE.get(str(name), "set it up as its documentation says, or leave it out"),
+            ) from error  # fmt: skip
+        ready += accelerator.trackers
+    accelerator.log_with, accelerator.trackers = names, ready
+
+
+_KEY = re.compile(r"\b(?=[\w\-]*\d)[\w\-]{16,}")
+_OFFLINE = {
+    name: f"log in as its documentation says, or set {setting} in the environment to keep the run on this machine"
+    for name, setting in {
+        "clearml": "CLEARML_OFFLINE_MODE=1", "comet_ml": "COMET_START_ONLINE=0", "swanlab": "SWANLAB_MODE=offline",
+        "wandb": "WANDB_MODE=offline",
+    }.items()
+}  # fmt: skip
+
+
 class Trackers:
     """The trackers of a run that are open.
 
@@ -58,22 +100,33 @@ class Trackers:
 
     def __init__(self, entries: Sequence[Any]) -> None:
         self._entries, self._step = entries, 0
+        self._names: dict[str, str] = {}  # as trackers have it -> as it is here
 
     def figures(self, figures: Mapping[str, float], step: int) -> None:
         """Hand figures to every tracker, under names that each of them takes."""
         self._step = max(step, self._step)
+        names = {name: self._name(name) for name in sorted(figures, key=lambda name: (_cleaned(name) != name, name))}
         for tracker in self._entries:
-            tracker.log({_taken(name): value for name, value in figures.items()}, step=self._step)
+            tracker.log({names[name]: value for name, value in figures.items()}, step=self._step)
 
     def table(self, table: Table, step: int) -> None:
-        """Hand a table to the trackers that show some: TensorBoard as text, MLflow as an artifact, wandb, ClearML."""
+        """Hand a table to the trackers that show some, all but DVCLive, each in the way that it has for them."""
         self._step = max(step, self._step)
+        name = self._name(table.name)
         for tracker in self._entries:
             if tracker.name in _TABLES:
-                _TABLES[tracker.name](tracker, _taken(table.name), table, self._step)
+                _TABLES[tracker.name](tracker, name, table, self._step)
+
+    def _name(self, name: str) -> str:
+        """The name that trackers have for one of here; one that another name has already gets a number."""
+        cleaned, number = _cleaned(name), 1
+        while self._names.setdefault(cleaned, name) != name:
+            number += 1
+            cleaned = f"{_cleaned(name)}_{number}"
+        return cleaned
 
 
-def _taken(name: str) -> str:
+def _cleaned(name: str) -> str:
     """The name in what MLflow takes, which is least: characters of words, ``-``, ``.``, ``:``, ``/`` and spaces."""
     return re.sub(r"[^\w\-.:/ ]", "_", name.replace("@", "_at_"))
 
@@ -94,7 +147,32 @@ def _as_table(tracker: Any, name: str, table: Table, step: int) -> None:
     tracker.log_table(name, columns=list(table.columns), data=[list(row) for row in table.rows], step=step)
 
 
+def _as_trackio(tracker: Any, name: str, table: Table, step: int) -> None:
+    import trackio
+
+    table_of = trackio.Table(columns=list(table.columns), data=[list(row) for row in table.rows])
+    tracker.log({name: table_of}, step=step)
+
+
+def _as_file(tracker: Any, name: str, table: Table, step: int) -> None:
+    """A file an evaluation, which Comet's page shows as a table."""
+    tracker.writer.log_table(f"{name}/step-{step:08d}.csv", table.rows, headers=list(table.columns))
+
+
+def _as_aim(tracker: Any, name: str, table: Table, step: int) -> None:
+    import aim
+
+    tracker.log({name: aim.Text(table.markdown())}, step=step)
+
+
+def _as_swanlab(tracker: Any, name: str, table: Table, step: int) -> None:
+    import swanlab
+
+    tracker.log({name: swanlab.Text(table.markdown())}, step=step)
+
+
 _TABLES: dict[str, Callable[[Any, str, Table, int], None]] = {
     "tensorboard": _as_text, "mlflow": _as_artifact, "wandb": _as_table, "clearml": _as_table,
+    "trackio": _as_trackio, "comet_ml": _as_file, "aim": _as_aim, "swanlab": _as_swanlab,
 }  # fmt: skip
-"""How a tracker is given a table; the others have none, or none that all their versions have."""
+"""How a tracker is given a table; DVCLive has none."""

@@ -20,7 +20,7 @@ from embedkit.errors import RecipeError
 from embedkit.models.base import Model
 from embedkit.system.processes import join
 from embedkit.training.loop.step import Bundle
-from embedkit.training.monitor.trackers import Trackers
+from embedkit.training.monitor.trackers import Trackers, open_trackers
 from embedkit.training.parallel.distributed import World
 from embedkit.training.parallel.memory import keep_freed_memory
 
@@ -58,7 +58,7 @@ class Engine:
         """Open the run in its trackers. It is called last: a run that fails before its first step has nothing there."""
         if recipe.train.trackers:
             self._trackers = True
-            self.accelerator.init_trackers("embedkit", config=dict(_settings("", recipe.model_dump(mode="json"))))
+            open_trackers(self.accelerator, dict(_settings("", recipe.model_dump(mode="json"))))
 
     @property
     def trackers(self) -> Trackers:
