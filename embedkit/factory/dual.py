@@ -120,6 +120,8 @@ def changed_preprocess(preprocess: Preprocess, settings: dict[str, object]) -> P
         if preprocess.edge is not None and "edge" not in settings:
             settings["edge"] = round(preprocess.edge * min(pair(settings["size"])) / min(preprocess.size))
         settings.setdefault("patch", None)  # one shape for all
+    if {"size", "patch"} & settings.keys():
+        settings.setdefault("max_patches", None)
     return Preprocess.of({**preprocess.to_json(), **settings})
 
 

@@ -251,6 +251,16 @@ class Method:
             All or none of them would be hidden, or regions are smaller.
         """
 
+    def check_tower(self, tower: Any) -> None:
+        """Refuse an image tower that lacks what is read of it; called before a model is loaded where the tower's shape
+        is known without its weights (it has none then, they are on the device "meta"), and again when it is there.
+
+        Raises
+        ------
+        ModelError
+            It has no patches, none that can be hidden, or leaves some out.
+        """
+
     def prompt_of(self, model: Model, role: str) -> str | None:
         """The prompt, by name or text, that texts of a role get in training; None for the model's default."""
         return None
@@ -460,7 +470,7 @@ def prepare_view(model: Model, view: View) -> Inputs:
         return model.prepare(view.inputs, view.prompt)
     from embedkit.views.image import prepare_images
 
-    return prepare_images(model, view.inputs)  # type: ignore[return-value]
+    return prepare_images(model, view.inputs, view.own_shapes)  # type: ignore[return-value]
 
 
 methods: Registry[type[Method]] = Registry(

@@ -109,7 +109,7 @@ class ImageText(Method):
             image if not step else replace(image, partner=view.inputs[i + step], mix=mix)
             for i, (image, step) in enumerate(zip(view.inputs, way[:, 0].tolist(), strict=True))
         ]  # fmt: skip
-        return replace(view, inputs=inputs, places=way)
+        return replace(view, inputs=inputs, places=way, own_shapes=False)
 
     def project(self, outputs: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict) -> dict[str, Tensor]:
         if not self.mixup:

@@ -53,6 +53,8 @@ class CoOp(Method):
     """
 
     paper: ClassVar[str] = "Zhou et al. 2022, IJCV, Learning to Prompt for Vision-Language Models, section 3.2"
+    own_shapes: ClassVar[bool] = True
+    """See `View`."""
     contract: ClassVar[Contract] = Contract(frozenset({"image"}))
     objective: ClassVar[dict[str, Any] | None] = None
 
@@ -105,7 +107,7 @@ class CoOp(Method):
         images = image_inputs([row["image"] for row in rows], transform, generators)
         places = np.arange(len(rows))
         data = {"class": self.targets(rows)["class"], "place": places}
-        return View(images, places.tolist(), tower="image", data=data)
+        return View(images, places.tolist(), tower="image", data=data, own_shapes=self.own_shapes)
 
     def scale(self, model: Any) -> float:
         """The factor on cosines."""

@@ -30,8 +30,7 @@ class GOPro(CoOp):
     The words of `CoOp` are moved by what a generator makes of an image: its vector (content), and mean and deviation of
     its patches (style). Losses: the cross-entropy over classes with the words of the image; ``consistency`` times the
     mean squared difference of the classes' unit vectors between the image and each of two strong views of it; and an
-    objective on the views, SimCLR's behind a projector, with weight 0.1. Beside generator and words the two projections
-    of the model into the shared space are trained, where it has them.
+    objective on the views, SimCLR's behind a projector, with weight 0.1. The model's projections are trained too.
 
     The saved model has the words moved by the mean over images (a running mean of decay 0.99), so that it encodes texts
     without an image. In the paper style is of all layers, and one strong view AugMix's; its code moves all words alike.
@@ -50,6 +49,7 @@ class GOPro(CoOp):
     """
 
     paper: ClassVar[str] = "Singha et al. 2023, BMVC, GOPro: Generate and Optimize Prompts in CLIP"
+    own_shapes: ClassVar[bool] = False
     objective: ClassVar[dict[str, Any] | None] = {"name": "sum", "terms": [
         {"name": "ntxent", "temperature": 0.1, "weight": 0.1, "inputs": {"anchor": "image1", "positive": "image2"}},
     ]}  # fmt: skip

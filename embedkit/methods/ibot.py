@@ -74,6 +74,10 @@ class IBot(SharedHeadTerm):
             raise RecipeError(f"high is {self.rates[1]:g}: none of the {count} patches of an image would be hidden",
                               where="ibot.high", remedy=f"set it to {1 / count:.2g} at least")  # fmt: skip
 
+    def check_tower(self, tower: Any) -> None:
+        super().check_tower(tower)
+        tower.patch_embedding()  # refuses a tower without one
+
     def adapt(self, model: Model) -> None:
         super().adapt(model)
         tower: Any = model.image
@@ -84,7 +88,6 @@ class IBot(SharedHeadTerm):
         from torch import nn
 
         tower: Any = model.image
-        tower.patch_embedding()  # refuses a tower without one
         parts = self.head_parts(model)
         parts["mask"] = nn.ParameterDict({"filler": nn.Parameter(torch.zeros(tower.token_width))})
         return parts

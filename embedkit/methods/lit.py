@@ -79,12 +79,13 @@ class LiT(ImageText):
         import torch
 
         from embedkit.models.inputs.images import ImageInputs
+        from embedkit.models.inputs.shapes import ShapedImages
 
         features = inputs.data.get("features")
         if features is not None:
             vectors = torch.as_tensor(features, device=inputs.device, dtype=model.dtype)
             return model.projections["image"](vectors)  # type: ignore[no-any-return]
-        if not isinstance(inputs, ImageInputs):
+        if not isinstance(inputs, ImageInputs | ShapedImages):
             return model(inputs, **settings)  # type: ignore[no-any-return]
         return model.projections["image"](tower_vectors(model, inputs))  # type: ignore[no-any-return]
 
@@ -117,6 +118,6 @@ def tower_vectors(model: Any, inputs: Any) -> Tensor:
     model.image.eval()
     try:
         with torch.no_grad():
-            return model.image(model.pixels(inputs))  # type: ignore[no-any-return]
+            return model.tower_vectors(inputs)[1]  # type: ignore[no-any-return]
     finally:
         model.image.train(training)

@@ -122,5 +122,6 @@ def turn(view: View) -> bool:
         return False
     turns = [turn_of(one.seed) for one in view.inputs]
     view.inputs = [replace(one, turn=own) for one, own in zip(view.inputs, turns, strict=True)]
+    view.own_shapes = False
     view.places = np.array([[4 * quarter + angle] for quarter, angle in turns], dtype=np.int64).reshape(-1, 1)
     return True

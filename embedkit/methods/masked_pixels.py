@@ -65,9 +65,8 @@ class MaskedPixels(PatchTerm):
             raise RecipeError(f"rate is {self.rate:g}: all {count} patches of an image would be hidden",
                               where="masked-pixels.rate", remedy=f"set it to {1 - 1 / count:.4g} at most")  # fmt: skip
 
-    def adapt(self, model: Model) -> None:
-        super().adapt(model)
-        tower: Any = model.image
+    def check_tower(self, tower: Any) -> None:
+        super().check_tower(tower)
         if self.hide == "drop" and not tower.patch_dropout:
             raise ModelError("hide: drop without patches that are left out", where="model.towers.image.patch_dropout",
                              remedy="set it to 0.75, or hide: mask")  # fmt: skip

@@ -420,11 +420,17 @@ def notes_of_model(recipe: Recipe, method: Method, rows: TrainingRows, model: An
     >>> notes_of_model(recipe, method, open_rows(recipe, method), build(recipe.model, 0), None)
     []
     """
-    from embedkit.methods.common.usage import equal_views
+    from embedkit.methods.common.usage import equal_views, views_of_one_shape
 
     usage = _usage_of_rows(recipe, method, rows)
     note = equal_views(method, usage, model, parts)
-    return [*usage.notes, *([] if note is None else [f"{recipe.method.name}: {note}"])]
+    notes = [*usage.notes, *([] if note is None else [f"{recipe.method.name}: {note}"])]
+    names = views_of_one_shape(method, usage, model)
+    if names:
+        high, wide = model.preprocess.size
+        notes.append(f"all images of {', '.join(names)} are {high} x {wide}: patches of images are compared, or images "
+                     "mixed or turned, so preprocess.patch has no effect there")  # fmt: skip
+    return notes
 
 
 def most_negatives(rows: TrainingRows) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from embedkit.config.recipe import Recipe
 from embedkit.data.schema.contract import Contract
-from embedkit.errors import RecipeError
+from embedkit.errors import ModelError, RecipeError
 from embedkit.methods.base import Method
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def check_views(
     Traceback (most recent call last):
     embedkit.errors.RecipeError: method.groups: objective 'ntxent' compares nothing within groups of one draw; ...
     """
-    from embedkit.methods.common.usage import note_views
+    from embedkit.methods.common.usage import methods_of, note_views
 
     note_views(method, config, contract, guide=recipe.guide is not None)
     method.shares_draws = any(getattr(part, "shares_draws", False) for part in objective.modules())
@@ -43,6 +44,8 @@ def check_views(
             remedy="leave it out, or choose care or gram-equivariance",
         )  # fmt: skip
     patch, count = _patches(recipe)
+    if patch is None and (method.view_sizes or any(one.reads_patches for one in methods_of(method))):
+        patch, count = _check_folder(recipe, method)
     if count is not None:
         method.check_patches(count)
     for size in method.view_sizes:
@@ -57,6 +60,24 @@ def check_views(
                 f"images of {size} x {size} pixels are not whole patches of {patch} x {patch}: {size % patch} rows and "
                 "columns would not be seen", where="method.views", remedy=f"give {lower} or {lower + patch}",
             )  # fmt: skip
+
+
+def _check_folder(recipe: Recipe, method: Method) -> tuple[int | None, int | None]:
+    """Refuse the image tower of a folder before it is read; side of a patch, where it has a row of them, and how many
+    an image has."""
+    from embedkit.factory.tower_configs import folder_tower
+    from embedkit.models.modules.image_towers import product
+
+    tower = folder_tower(recipe.model) if recipe.model.kind == "dual" else None
+    if tower is None:
+        return None, None
+    with contextlib.suppress(RuntimeError):  # what needs numbers is told when the weights are there
+        method.check_tower(tower)
+    try:
+        tower.patch_embedding()
+    except ModelError:
+        return None, product(tower.grid())
+    return tower.size[0] // tower.grid()[0], product(tower.grid())
 
 
 def _patches(recipe: Recipe) -> tuple[int | None, int | None]:

@@ -53,6 +53,9 @@ class View:
         its row, and the number of sentences there. k is the same in every batch.
     guided : bool
         Whether a guide, if there is one, embeds the view too (plainly, without `settings`).
+    own_shapes : bool
+        Whether each image of the view may have a shape of its own, where the model gives it one (``preprocess.patch``);
+        not where patches of images are compared or images are mixed.
 
     Examples
     --------
@@ -71,6 +74,7 @@ class View:
     data: dict[str, Any] = field(default_factory=dict)
     guided: bool = True
     places: np.ndarray | None = None
+    own_shapes: bool = True
 
 
 TextEdit = Callable[[str, np.random.Generator], "str | list[str]"]

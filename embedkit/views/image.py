@@ -24,6 +24,7 @@ from embedkit.system.workers import OF_THREAD
 if TYPE_CHECKING:
     from embedkit.models.inputs.images import ImageInputs
     from embedkit.models.inputs.preprocess import Preprocess
+    from embedkit.models.inputs.shapes import ShapedImages
     from embedkit.views.mixing import Mix
 
 _DRAWS = 64  # numbers drawn for one view; a crop takes 4 for each of at most 10 tries, the rest fewer than 16
@@ -43,7 +44,8 @@ class Transform:
         Range of the share of the image's area that a random crop covers; None leaves the framing to the model's
         preprocessing.
     ratio : (float, float)
-        Width over height of a crop, before it is resized to the model's size.
+        Width over height of a crop, before it is resized to the model's size; where each image keeps its own shape
+        (``preprocess.patch``), that times width over height of the image.
     flip : float
         Probability of mirroring the image left to right.
     jitter : (float, float, float, float)
@@ -109,18 +111,25 @@ class Transform:
         """
         return 1.0 if self.crop is None else min(2.0, self.crop[0] ** -0.5)
 
-    def box(self, sides: tuple[int, int], seed: tuple[int, int]) -> tuple[float, float, float, float] | None:
-        """The crop (left, top, right, bottom) of a picture of these sides (width, height); None where none is cut."""
-        return None if self.crop is None else _crop(sides, self.crop, self.ratio, _uniform(seed))
+    def box(
+        self, sides: tuple[int, int], seed: tuple[int, int], own: bool = False
+    ) -> tuple[int, int, int, int] | None:  # fmt: skip
+        """The crop (left, top, right, bottom) of a picture of these sides (width, height); None where none is cut.
+
+        With `own`, `ratio` is in units of the picture's own.
+        """
+        unit = sides[0] / sides[1] if own else 1.0
+        low, high = self.ratio
+        return None if self.crop is None else _crop(sides, self.crop, (low * unit, high * unit), _uniform(seed))
 
     def mirrors(self, seed: tuple[int, int]) -> bool:
         """Whether the image is mirrored."""
         return next(_uniform(seed, 1)) < self.flip
 
-    def __call__(self, image: Any, size: tuple[int, int], seed: tuple[int, int]) -> Any:
-        """A PIL image in RGB of `size` (height, width), or of the old size when nothing is cropped."""
+    def __call__(self, image: Any, size: tuple[int, int], seed: tuple[int, int], own: bool = False) -> Any:
+        """A PIL image in RGB of `size` (height, width), of the old size where nothing is cropped; `own` as in `box`."""
         image = to_rgb(image)
-        box = self.box(image.size, seed)
+        box = self.box(image.size, seed, own)
         if box is not None:
             image = image.resize((size[1], size[0]), _BICUBIC, box=box, reducing_gap=2.0)
         draws = _uniform(seed, 1)
@@ -204,11 +213,17 @@ class ImageInput:
         """Equal for equal files, whatever the augmentation."""
         return self.picture.key
 
-    def render(self, size: tuple[int, int]) -> Any:
-        """Pixels uint8 (3, H, W) of a crop, or a PIL image; a model's `prepare` takes both."""
+    def fitted(self, preprocess: Preprocess) -> Preprocess:
+        """The preprocessing of the view where it keeps its own shape, that of its crop: see `Preprocess.fitted`."""
+        sides: tuple[int, int] = self.picture.image.size
+        box = None if self.transform is None else self.transform.box(sides, self.seed, own=True)
+        return preprocess.fitted(sides if box is None else (box[2] - box[0], box[3] - box[1]))
+
+    def render(self, size: tuple[int, int], own: bool = False) -> Any:
+        """Pixels uint8 (3, H, W) of a crop, or a PIL image; a model's `prepare` takes both. `own` as in `box`."""
         if self.transform is None:
             return self.picture.image
-        image = self.transform(self.picture.image, size, self.seed)
+        image = self.transform(self.picture.image, size, self.seed, own)
         if self.transform.crop is None:
             return image
         pixels = np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
@@ -294,8 +309,11 @@ def turn_of(seed: tuple[int, int]) -> tuple[int, int]:
     return int(4 * next(draws)), int(4 * next(draws))
 
 
-def prepare_images(model: Any, inputs: Sequence[Any]) -> ImageInputs:
-    """The images of a view as the model's input, all of one size; an empty list is an empty `ImageInputs`.
+def prepare_images(model: Any, inputs: Sequence[Any], own_shapes: bool = True) -> ImageInputs | ShapedImages:
+    """The images of a view as the model's input; an empty list is an empty `ImageInputs`.
+
+    All have one size; but where the model keeps the shape of each image (``preprocess.patch``), the view has no size of
+    its own and `own_shapes` is true, they are `ShapedImages`.
 
     Examples
     --------
@@ -310,6 +328,8 @@ def prepare_images(model: Any, inputs: Sequence[Any]) -> ImageInputs:
 
     from embedkit.models.inputs.images import ImageInputs, pixels_of
 
+    if own_shapes and inputs and _keeps_shapes(model, inputs):
+        return _shaped(model.preprocess, inputs)
     own = {image.size for image in inputs if isinstance(image, ImageInput)} - {None, model.preprocess.size}
     preprocess = replace(model.preprocess, size=own.pop(), edge=None) if own else model.preprocess
     size = preprocess.size
@@ -337,6 +357,49 @@ def crops(inputs: Sequence[ImageInput], size: tuple[int, int]) -> tuple[np.ndarr
     """
     views = [(image.render(size), image.frame()) for image in inputs]
     return np.stack([pixels for pixels, _ in views]), np.stack([frame for _, frame in views])
+
+
+def shaped_crops(inputs: Sequence[ImageInput], preprocess: Preprocess) -> list[np.ndarray]:
+    """Pixels uint8 (3, H, W) of random crops, each in its own shape, see `ImageInput.fitted`.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> from embedkit.data.images.pictures import Picture
+    >>> from embedkit.models.inputs.preprocess import Preprocess
+    >>> picture = Picture(Image.new("RGB", (90, 20), "red"), key=b"1")
+    >>> preprocess = Preprocess(size=(32, 32), resize="squash", patch=8)
+    >>> [view.shape for view in shaped_crops([ImageInput(picture, TRANSFORMS["clip"])], preprocess)]
+    [(3, 16, 64)]
+    """
+    return [image.render(image.fitted(preprocess).size, own=True) for image in inputs]
+
+
+def _keeps_shapes(model: Any, inputs: Sequence[Any]) -> bool:
+    """Whether images of a view keep their shapes: not where batch normalisation needs all of them in one pass."""
+    sized = any(isinstance(image, ImageInput) and image.size is not None for image in inputs)
+    return model.preprocess.patch is not None and not sized and not model.image.mixes_images
+
+
+def _shaped(preprocess: Preprocess, inputs: Sequence[Any]) -> ShapedImages:
+    import torch
+
+    from embedkit.models.inputs.images import own_pixels, pixels_of
+    from embedkit.models.inputs.shapes import ShapedImages
+
+    side = preprocess.patch or 1
+    if all(isinstance(image, ImageInput) and image.is_crop for image in inputs):
+        workers, given = OF_THREAD.get(), (inputs, preprocess)
+        views = shaped_crops(*given) if workers is None else workers.call(shaped_crops, *given, units=len(inputs))
+        return ShapedImages.of([torch.from_numpy(view) for view in views], side)
+    pixels = []
+    for image in inputs:
+        if isinstance(image, ImageInput):
+            own = image.fitted(preprocess)
+            pixels.append(pixels_of([image.render(own.size, own=True)], own)[0])
+        else:
+            pixels += own_pixels([image], preprocess)
+    return ShapedImages.of(pixels, side)
 
 
 def salient(image: Any) -> Any:

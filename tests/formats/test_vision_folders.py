@@ -13,11 +13,13 @@ import torch
 
 import embedkit
 from embedkit.config.model import ModelConfig
+from embedkit.data.images.pictures import Picture
 from embedkit.errors import ModelError
 from embedkit.factory import build
 from embedkit.formats.open_clip.writer import preprocess_cfg
 from embedkit.models.inputs.preprocess import Preprocess, own_shape
 from embedkit.models.modules.image_towers import resized
+from embedkit.views.image import ImageInput, prepare_images
 from tests.helpers import dual, vision_folders
 
 
@@ -73,6 +75,29 @@ def test_naflex_has_transformers_vector_where_the_shape_is_its_own(tmp_path: Pat
     settings = {"image": {"preprocess": {"size": list(shape)}}}
     ours = build(ModelConfig(kind="dual", name=str(tmp_path), towers=settings))
     np.testing.assert_allclose(ours.encode(images, normalize=False), theirs, atol=2e-5)
+
+
+@pytest.mark.parametrize("most", [16, 21])
+def test_naflex_trains_on_transformers_patches(most: int, tmp_path: Path) -> None:
+    """Pixels, shapes and vectors of pictures without random changes, whether or not `max_num_patches` is a square."""
+    from transformers import AutoImageProcessor, Siglip2ImageProcessor
+
+    model = vision_folders.write_dual("SigLIP 2 NaFlex", tmp_path)
+    Siglip2ImageProcessor(patch_size=8, max_num_patches=most).save_pretrained(tmp_path)
+    shapes = [(100, 40), (50, 50), (20, 90), (9, 9)]
+    images = [image.resize(sides) for image, sides in zip(dual.images(4), shapes, strict=True)]
+    theirs = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")(images=images, return_tensors="pt")
+    ours: Any = build(ModelConfig(kind="dual", name=str(tmp_path)))
+    inputs: Any = prepare_images(ours, [ImageInput(Picture(image, b"")) for image in images])
+    np.testing.assert_array_equal(inputs.shapes, theirs["spatial_shapes"])
+    assert max(inputs.costs) > 16 or most == 16
+    rows = ours.pixels(inputs).movedim(1, -1).flatten(1)  # (P, side side 3)
+    wanted = torch.cat([own[:cost] for own, cost in zip(theirs["pixel_values"], inputs.costs, strict=True)])
+    torch.testing.assert_close(rows, wanted, atol=1e-6, rtol=0)
+    with torch.no_grad():
+        vectors = model.get_image_features(**theirs).pooler_output
+        torch.testing.assert_close(ours(inputs), vectors, atol=2e-5, rtol=0)
+    np.testing.assert_allclose(ours.encode(images, normalize=False), vectors, atol=2e-5)
 
 
 @pytest.mark.parametrize("family", ["open_clip-vit", "vit", "clip", "siglip"])

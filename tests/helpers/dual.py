@@ -43,6 +43,7 @@ IMAGES: dict[str, dict[str, Any]] = {
         "family": "transformers", "config": {"model_type": "dinov2_with_registers", "num_register_tokens": 3, **_HF},
     },
 }  # fmt: skip
+NAFLEX = {"family": "transformers", "config": {"model_type": "siglip2_vision_model", "num_patches": 16, **_HF}}
 TEXTS = ("bert", "roberta", "modernbert", "t5", "mpnet", "simcse", "promptbert", "static", "clip", "siglip")
 CAPTIONS = [
     "a photo of a cat", "", "the “small” dog’s ball", "salt &amp; pepper", "many words " * 70, "UPPER  case\tTEXT",
@@ -80,7 +81,7 @@ def image_tower(family: str, seed: int = 0) -> ImageTower:
     """A random image tower in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tower = build_image_tower(IMAGES[family])
+        tower = build_image_tower(NAFLEX if family == "naflex" else IMAGES[family])
         if not family.startswith("timm") and family != "open_clip-resnet":
             spread(tower)
     return tower.eval()

@@ -6,11 +6,13 @@ import contextlib
 import inspect
 from collections import Counter
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from embedkit.config.recipe_io import load_recipe
 from embedkit.config.settings import check
 from embedkit.data.schema.contract import Contract
 from embedkit.data.schema.roles import ROLES
@@ -18,12 +20,23 @@ from embedkit.errors import RecipeError, UserError
 from embedkit.methods import methods
 from embedkit.methods.base import Method
 from embedkit.methods.common.augmenting import augmented
-from embedkit.methods.common.usage import NUMBERS, Noted, Usage, _invented, _random, _views, usage_of
+from embedkit.methods.common.usage import (
+    NUMBERS,
+    Noted,
+    Usage,
+    _invented,
+    _random,
+    _views,
+    usage_of,
+    views_of_one_shape,
+)
+from embedkit.models.inputs.preprocess import Preprocess
 from embedkit.objectives import build
 from embedkit.objectives.base import ObjectiveBatch
 from embedkit.objectives.probe import Situation, trial_run
 from embedkit.objectives.registry import presets
 from embedkit.objectives.tools import small_state
+from embedkit.training import setup
 from embedkit.views.base import View, views
 from tests.methods import toys
 from tests.objectives.test_families_contract import SETTINGS
@@ -261,3 +274,15 @@ def test_views_that_only_dropout_tells_apart_are_known(
 ) -> None:
     method = method_of(name)
     assert usage(method, dict(method.objective or {}), frozenset(roles)).same_inputs == same_inputs
+
+
+def test_images_of_one_shape_are_told_where_the_model_gives_each_its_own() -> None:
+    """Patches that an auxiliary compares, and mixed images; nothing where shapes are kept or the model has one."""
+    own, one = (SimpleNamespace(preprocess=Preprocess(patch=patch)) for patch in (16, None))
+    for name, settings, told in (
+        ("densecl", [], ["anchor", "positive"]), ("zerovl", ["method.mixup=0.1"], ["anchor"]), ("clip", [], []),
+    ):  # fmt: skip
+        method = setup.build_method(load_recipe(name, settings, smoke=True))
+        usage = Usage(frozenset({"image", "texts"}))
+        assert views_of_one_shape(method, usage, own) == told
+        assert views_of_one_shape(method, usage, one) == []

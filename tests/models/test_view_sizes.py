@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from embedkit.errors import ModelError
+from embedkit.models.inputs.shapes import ShapedImages
 from embedkit.models.modules.image_towers import ImageTower, build_image_tower, resized
 from embedkit.models.towers.open_clip import OpenClipTower
 from embedkit.models.towers.timm import TimmTower
@@ -80,3 +82,48 @@ def test_what_cannot_take_another_size_says_so() -> None:
     with pytest.raises(ModelError, match="takes square images"), clip.sized((16, 24)):
         pass
     assert clip.patches_of((16, 16)) == 4
+
+
+# --- each image in its own shape ----------------------------------------------------------------------------------
+
+
+def _shaped_towers() -> dict[str, Any]:
+    siglip = {"model_type": "siglip2_vision_model", "num_patches": 16, **VIT}
+    towers = _towers()
+    return {
+        "naflex": lambda: build_image_tower({"family": "transformers", "config": siglip}),
+        "naflex-mean": lambda: build_image_tower({"family": "transformers", "config": siglip, "pooling": "mean"}),
+        "open_clip": towers["open_clip"], "vit": towers["vit"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(_shaped_towers()))
+def test_images_of_many_shapes_have_the_vectors_that_each_has_alone(name: str) -> None:
+    torch.manual_seed(0)
+    tower: ImageTower = _shaped_towers()[name]().double().eval()
+    shapes = [(2, 5), (4, 4), (1, 3), (2, 5)]
+    images = [torch.randn(3, 8 * high, 8 * wide, dtype=torch.float64) for high, wide in shapes]
+    inputs = ShapedImages.of(images, side=8)
+    found = tower.shaped(inputs.pixels, inputs.shapes)
+    for image, vector in zip(images, found, strict=True):
+        with tower.sized((image.shape[1], image.shape[2])):
+            torch.testing.assert_close(tower(image[None])[0], vector, rtol=0, atol=1e-12)
+    part = inputs.select([2, 0])
+    assert part.shapes.tolist() == [[1, 3], [2, 5]] and part.costs.tolist() == [3, 10]
+    torch.testing.assert_close(tower.shaped(part.pixels, part.shapes), found[[2, 0]], rtol=0, atol=1e-12)
+    found.square().sum().backward()
+    assert all(bool(p.grad.any()) for key, p in tower.named_parameters() if "position" in key and p.grad is not None)
+    assert tower.shaped(inputs.pixels[:0], inputs.shapes[:0]).shape == (0, tower.dim)
+
+
+def test_patch_dropout_of_images_of_many_shapes_follows_the_image() -> None:
+    torch.manual_seed(0)
+    tower = _towers()["vit"]().train()
+    tower.set_patch_dropout(0.5)
+    images = [torch.randn(3, 16, 40), torch.randn(3, 32, 32), torch.randn(3, 16, 40)]
+    seeds = np.array([3, 5, 7], dtype=np.uint64)
+    inputs = ShapedImages.of(images, side=8).replace(seeds=seeds)
+    whole = tower.shaped(inputs.pixels, inputs.shapes, inputs.data["seeds"])
+    for index in ([2], [1, 0]):
+        part = inputs.select(index)
+        torch.testing.assert_close(tower.shaped(part.pixels, part.shapes, part.data["seeds"]), whole[index])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -57,10 +58,12 @@ def rows(count: int, step: int = 0) -> list[dict[str, Any]]:
 
 def make(
     objective: dict[str, Any], chunking: Chunking | None = None, *, text: str = "clip", patch_dropout: float = 0.0,
-    dropout: float | None = None, dtype: torch.dtype = torch.float64,
+    dropout: float | None = None, dtype: torch.dtype = torch.float64, image: str = "open_clip-vit", patch: bool = False,
 ) -> TrainStep:  # fmt: skip
-    """A step over a tiny dual encoder, equal on every process."""
-    model = dual.dual(text, **({"dropout": dropout} if dropout is not None else {}))
+    """A step over a tiny dual encoder, equal on every process; with `patch` each image has its own shape."""
+    model = dual.dual(text, image, **({"dropout": dropout} if dropout is not None else {}))
+    if patch:
+        model.preprocess = replace(model.preprocess, resize="squash", patch=8)
     if patch_dropout:
         model.image.set_patch_dropout(patch_dropout)
     loss = objectives.build(objective, dim=model.dim)
@@ -159,7 +162,10 @@ def one(
     """Loss share and gradients of one step in this process."""
     step = make(objective, chunking, **settings)
     torch.manual_seed(7)
-    result = step.gradients(common.step_batch(step, rows(11), 3))
+    data = rows(11)
+    for row, image in zip(data, dual.images(11), strict=True) if settings.get("patch") else ():
+        row["image"] = np.asarray(image)
+    result = step.gradients(common.step_batch(step, data, 3))
     return float(result.loss), common.gradients(step)
 
 
@@ -181,6 +187,24 @@ def test_neither_chunks_nor_processes_change_the_gradient(processes: Any, object
         assert sum(share for share, _ in results) == pytest.approx(loss, rel=1e-12)
         for _, found in results:
             assert common.largest_error(found, wanted) < BOUND
+
+
+@pytest.mark.parametrize("image", ["naflex", "open_clip-vit"])
+def test_images_of_many_shapes_have_the_gradient_of_the_whole_batch(processes: Any, image: str) -> None:
+    """NaFlex pads what a chunk holds, another tower runs each shape apart: the gradient depends on neither."""
+    settings = {"image": image, "patch": True, **({} if image == "naflex" else {"patch_dropout": 0.5})}
+    loss, wanted = one({"name": "clip"}, Chunking(), settings)
+    tables = [name for name in wanted if "image" in name and "position" in name]
+    assert tables and all(float(wanted[name].abs().max()) > 0 for name in tables)
+    assert common.largest_error(one({"name": "clip"}, Chunking(), {**settings, "patch": False})[1], wanted) > 1e-3
+    for chunking in (Chunking(size=3, keep=0), Chunking(tokens=40, keep=2)):
+        chunked_loss, found = one({"name": "clip"}, chunking, settings)
+        assert chunked_loss == pytest.approx(loss, rel=1e-12)
+        assert common.largest_error(found, wanted) < BOUND
+    results = processes(2).run(one, {"name": "clip"}, Chunking(size=2, keep=1), settings)
+    assert sum(share for share, _ in results) == pytest.approx(loss, rel=1e-12)
+    for _, found in results:
+        assert common.largest_error(found, wanted) < BOUND
 
 
 def test_dropout_and_dropped_patches_are_replayed() -> None:

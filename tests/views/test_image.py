@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ from PIL import Image
 
 from embedkit.data.images.pictures import Picture, load_picture
 from embedkit.errors import RecipeError
-from embedkit.views.image import TRANSFORMS, ImageInput, Transform, _crop, _uniform, seed_of
+from embedkit.models.inputs.preprocess import Preprocess
+from embedkit.views.image import TRANSFORMS, ImageInput, Transform, _crop, _uniform, prepare_images, seed_of
 
 
 def _picture(wide: int = 50, high: int = 44) -> Picture:
@@ -37,6 +40,26 @@ def test_pixels_depend_on_the_seed_alone(name: str) -> None:
 def test_numbers_are_the_same_with_every_numpy() -> None:
     first = [round(number, 6) for number, _ in zip(_uniform((5, 6)), range(3), strict=False)]
     assert first == [0.155724, 0.955484, 0.559949]
+
+
+def test_a_crop_keeps_its_own_shape() -> None:
+    """With `preprocess.patch` crops have the picture's proportions, more or less; a size of the view's own holds."""
+    tower = SimpleNamespace(patches_of=lambda size: 1, mixes_images=False)
+    model: Any = SimpleNamespace(preprocess=Preprocess(size=(32, 32), resize="squash", patch=8), image=tower)
+    pictures = [_picture(200, 50), _picture(40, 44), _picture(3, 9)]
+    for name in ("clip", "simclr"):
+        views = [ImageInput(picture, TRANSFORMS[name], (1, seed)) for seed in range(20) for picture in pictures]
+        inputs: Any = prepare_images(model, views)
+        assert inputs.pixels.shape[1:] == (3, 8, 8) and inputs.costs.max() <= 16
+        shapes = inputs.shapes.reshape(20, 3, 2)
+        assert (shapes[:, 0, 1] > shapes[:, 0, 0]).all() and (shapes[:, 2, 0] > shapes[:, 2, 1]).all()
+        box = TRANSFORMS[name].box((200, 50), (1, 0), own=True)
+        assert box is not None and 3 / 4 - 0.1 < (box[2] - box[0]) / (box[3] - box[1]) / 4 < 4 / 3 + 0.1
+    assert prepare_images(model, views, own_shapes=False).pixels.shape == (60, 3, 32, 32)
+    small = [replace(view, size=(16, 16)) for view in views]
+    assert prepare_images(model, small).pixels.shape == (60, 3, 16, 16)
+    tower.mixes_images = True
+    assert prepare_images(model, views).pixels.shape == (60, 3, 32, 32)
 
 
 def test_rows_have_seeds_of_their_own() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import ModelError
-from embedkit.formats.folder import FolderPlan
+from embedkit.formats.folder import FolderPlan, read_json
 from embedkit.formats.open_clip.text_config import end_id
 from embedkit.models.inputs.preprocess import FILTERS, Preprocess
 
@@ -164,8 +164,8 @@ def preprocess_of(folder: Path) -> Preprocess:
     if "max_num_patches" in config:
         square = math.isqrt(config["max_num_patches"]) * int(config["patch_size"])
         config |= {"size": {"height": square, "width": square}, "do_center_crop": False}
-        what = "NaFlex: in use an image keeps its shape, in training all get %d x %d; preprocess.size sets one for both"
-        _log.warning(f"%s: {what}", folder, square, square)
+        what = "NaFlex: an image keeps its shape, with %d patches at most; preprocess.size sets one shape for all"
+        _log.warning(f"%s: {what}", folder, config["max_num_patches"])
     size, crop = dict(config.get("size") or {}), dict(config.get("crop_size") or {})
     cut = bool(config.get("do_center_crop"))
     settings: dict[str, Any] = {
@@ -186,8 +186,30 @@ def preprocess_of(folder: Path) -> Preprocess:
         return Preprocess(size=target, edge=None if target == (side, side) else int(side), **settings)
     if cut and _sides(crop) != _sides(size):
         raise ModelError("a squashed image is cut, which is not supported", where=str(folder))
-    patch = int(config["patch_size"]) if "max_num_patches" in config else None
-    return Preprocess(size=_sides(size), resize="squash", patch=patch, **settings)
+    if "max_num_patches" in config:
+        most = int(config["max_num_patches"])
+        settings |= {"patch": int(config["patch_size"]), "max_patches": None if math.isqrt(most) ** 2 == most else most}
+    return Preprocess(size=_sides(size), resize="squash", **settings)
+
+
+def image_sides(folder: Path) -> tuple[int, int] | None:
+    """Height and width of the images of a transformers folder, as `preprocess_of` reads them; None where it names none.
+
+    Examples
+    --------
+    >>> from transformers import CLIPImageProcessor
+    >>> _ = CLIPImageProcessor(size={"shortest_edge": 64}, crop_size=48).save_pretrained("images")
+    >>> image_sides(Path("images")), image_sides(Path("elsewhere"))
+    ((48, 48), None)
+    """
+    file = folder / "preprocessor_config.json"
+    config = read_json(file) if file.is_file() else {}
+    if "max_num_patches" in config:
+        side = math.isqrt(config["max_num_patches"]) * int(config["patch_size"])
+        return side, side
+    size = config.get("crop_size" if config.get("do_center_crop") else "size") or {}
+    size = {"height": size, "width": size} if isinstance(size, int) else size
+    return _sides(size) if {"height", "width"} <= size.keys() else None
 
 
 def _sides(size: dict[str, Any]) -> tuple[int, int]:

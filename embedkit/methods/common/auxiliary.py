@@ -231,6 +231,10 @@ class WithAuxiliaries(Method):
         for method in (self.main, *(auxiliary.method for auxiliary in self.beside_main)):
             method.check_patches(count)
 
+    def check_tower(self, tower: Any) -> None:
+        for method in (self.main, *(auxiliary.method for auxiliary in self.beside_main)):
+            method.check_tower(tower)
+
     def fit_guide(self, parts: nn.ModuleDict, dim: int) -> None:
         for name, method in (("main", self.main), *((a.name, a.method) for a in self.beside_main)):
             method.fit_guide(parts[name], dim)  # type: ignore[arg-type]
@@ -249,7 +253,7 @@ class WithAuxiliaries(Method):
         return nn.ModuleDict({"main": self.main.parts(model), **others})
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
-        own = self.main.views(rows, random)
+        own = self._of_one_shape(self.main.views(rows, random))
         if any(rider.method.reads_guide for rider in self._riders) and not any(v.guided for v in own.values()):
             for view in own.values():  # the guide is read by a loss of patches alone
                 view.guided = view.tower == "image"
@@ -264,7 +268,7 @@ class WithAuxiliaries(Method):
         return views
 
     def outline(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
-        own = self.main.outline(rows, random)
+        own = self._of_one_shape(self.main.outline(rows, random))
         for auxiliary in self.beside_main:
             auxiliary.method.beside(own)
         return own
@@ -283,6 +287,12 @@ class WithAuxiliaries(Method):
                 return self._with_patches(model, parts, inputs, settings)
         method, name = (self.main, "main") if auxiliary is None else (auxiliary.method, auxiliary.name)
         return method.embed(model, parts[name], inputs, **settings)  # type: ignore[arg-type]
+
+    def _of_one_shape(self, views: dict[str, View]) -> dict[str, View]:
+        """The views, whose images have one shape where an auxiliary reads their patches."""
+        for view in views.values():
+            view.own_shapes = view.own_shapes and not self._riders
+        return views
 
     @property
     def _riders(self) -> list[Auxiliary]:

@@ -285,7 +285,7 @@ def _views(method: Method, roles: frozenset[str], optional: bool) -> tuple[dict[
     views: dict[str, View] = {}
     reads: set[str] = set()
     tables: dict[str, Noted] = {}
-    inner = _methods_of(method)
+    inner = methods_of(method)
     for number, form in enumerate(forms):
         rows = [Noted(_invented(method, i, form)) for i in range(_INVENTED)]
         with _noted(inner, tables):
@@ -308,7 +308,15 @@ def _views(method: Method, roles: frozenset[str], optional: bool) -> tuple[dict[
     return views, reads
 
 
-def _methods_of(method: Method) -> list[Method]:
+def methods_of(method: Method) -> list[Method]:
+    """A method and its auxiliaries.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> len(methods_of(methods["clip"]()))
+    1
+    """
     if isinstance(method, WithAuxiliaries):
         return [method.main, *(auxiliary.method for auxiliary in method.beside_main)]
     return [method]
@@ -378,6 +386,25 @@ def _invented(method: Method, number: int, roles: frozenset[str]) -> dict[str, A
     }  # fmt: skip
     row |= dict.fromkeys(filter(is_target, roles)) | {role: f"{role} {number}" for role in filter(is_modality, roles)}
     return {role: row[role] for role in row if role in roles}
+
+
+def views_of_one_shape(method: Method, usage: Usage, model: Any) -> list[str]:
+    """Views whose images all have one shape, though the model would give each its own (``preprocess.patch``).
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> from embedkit.methods import methods
+    >>> from embedkit.models import Preprocess
+    >>> model = SimpleNamespace(preprocess=Preprocess(patch=16))
+    >>> usage = Usage(frozenset({"image"}))
+    >>> views_of_one_shape(methods["densecl"](), usage, model), views_of_one_shape(methods["simclr"](), usage, model)
+    (['anchor', 'positive'], [])
+    """
+    if model.preprocess is None or model.preprocess.patch is None:
+        return []
+    views = _views(method, usage.roles, False)[0]
+    return [name for name, view in views.items() if view.tower == "image" and not view.own_shapes]
 
 
 def equal_views(method: Method, usage: Usage, model: Any, parts: Any) -> str | None:

@@ -74,13 +74,9 @@ class PatchTerm(Method):
                               remedy="leave patch_dropout out of the views")  # fmt: skip
         return {}
 
-    def adapt(self, model: Model) -> None:
-        """Refuse a model whose images have no patches; freeze what sees no image where no other method needs it."""
+    def check_tower(self, tower: Any) -> None:
         import torch
 
-        if model.kind != "dual":
-            raise ModelError(f"is a {model.kind} model", where="model.kind", remedy="use a dual model: it sees images")
-        tower: Any = model.image
         if self.whole_grid and tower.patch_dropout:
             raise ModelError(
                 f"{self.term!r} patches need whole images", where="model.towers.image.patch_dropout",
@@ -90,6 +86,12 @@ class PatchTerm(Method):
         with torch.no_grad():  # tells what has no patches
             tower.eval().tokens(next(tower.parameters()).new_zeros(1, 3, *tower.size))
         tower.train(training)
+
+    def adapt(self, model: Model) -> None:
+        """Refuse a model whose images have no patches; freeze what sees no image where no other method needs it."""
+        if model.kind != "dual":
+            raise ModelError(f"is a {model.kind} model", where="model.kind", remedy="use a dual model: it sees images")
+        self.check_tower(model.image)
         if self.stands_alone:
             model.text.requires_grad_(False)
             for projection in model.projections.values():  # type: ignore[union-attr,operator]
@@ -122,7 +124,7 @@ class PatchTerm(Method):
         generators, owner = [random(i) for i in range(len(rows))], list(range(len(rows)))
         pictures = [row["image"] for row in rows]
         return {
-            name: View(image_inputs(pictures, self.transform, generators), owner, tower="image")
+            name: View(image_inputs(pictures, self.transform, generators), owner, tower="image", own_shapes=False)
             for name in ("anchor", "positive")
         }
 

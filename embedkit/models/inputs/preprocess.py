@@ -20,6 +20,7 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}  # Pillow's own numbers
 Three = tuple[float, float, float]
+_OPTIONAL = ("patch", "max_patches")  # settings that older folders do not have
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,10 @@ class Preprocess:
     alpha : str
         Transparent pixels are put on "white", or the channel is left out ("drop", both libraries).
     patch : int, optional
-        In use each image has a shape of its own, near its proportions, of as many patches of this side as `size` has at
-        most (NaFlex, see `own_shape`); in training all have `size`. None for one shape always.
+        Each image has a shape of its own, near its proportions, of as many patches of this side as `size` has at most
+        (NaFlex, see `own_shape`). None for one shape, `size`, for all.
+    max_patches : int, optional
+        With `patch`, the most patches of an image where they are not those of `size`.
 
     Examples
     --------
@@ -69,6 +72,7 @@ class Preprocess:
     convert: Literal["after", "before"] = "after"
     alpha: Literal["white", "drop"] = "white"
     patch: int | None = None
+    max_patches: int | None = None
 
     def __post_init__(self) -> None:
         choices = {
@@ -82,6 +86,9 @@ class Preprocess:
                 )
         if self.patch is not None and not (isinstance(self.patch, int) and 1 <= self.patch <= min(self.size)):
             raise ModelError(f"patch is {self.patch!r}", where="preprocess", remedy=f"give 1 to {min(self.size)}")
+        if self.max_patches is not None and (self.patch is None or self.max_patches < 1):
+            what = "max_patches without patch" if self.patch is None else f"max_patches is {self.max_patches}"
+            raise ModelError(what, where="preprocess", remedy="leave it out, or give both, above 0")
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> Preprocess:
@@ -102,7 +109,7 @@ class Preprocess:
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON values."""
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        return values if self.patch is not None else {key: values[key] for key in values if key != "patch"}
+        return {key: values[key] for key in values if key not in _OPTIONAL or values[key] is not None}
 
     def fitted(self, sides: tuple[int, int]) -> Preprocess:
         """The preprocessing of a picture of these sides (width, height): that of its own shape with `patch`, else this.
@@ -114,8 +121,9 @@ class Preprocess:
         """
         if self.patch is None:
             return self
-        most = self.size[0] * self.size[1] // self.patch**2
-        return replace(self, size=own_shape(sides[1], sides[0], self.patch, most), edge=None, patch=None)
+        most = self.max_patches or self.size[0] * self.size[1] // self.patch**2
+        own = own_shape(sides[1], sides[0], self.patch, most)
+        return replace(self, size=own, edge=None, patch=None, max_patches=None)
 
     def __call__(self, image: Any) -> np.ndarray:
         """Pixels uint8 (3, H, W) of an image, as `open_image` takes it."""

@@ -18,6 +18,7 @@ from embedkit.models.base import Model
 from embedkit.models.inputs.images import ImageInputs, is_image, names_image, own_pixels, pixels_of
 from embedkit.models.inputs.inputs import Inputs
 from embedkit.models.inputs.preprocess import Preprocess
+from embedkit.models.inputs.shapes import ShapedImages
 from embedkit.models.modules.image_towers import ImageTower, channel_factors
 from embedkit.models.modules.patches import PatchTokens
 
@@ -193,16 +194,18 @@ class DualEncoder(Model):
             return [self.prepare(images)]
         return [ImageInputs(pixels[None], self.image.patches) for pixels in own_pixels(images, self.preprocess)]
 
-    def forward(self, inputs: Inputs | ImageInputs, **settings: Any) -> Tensor:
+    def forward(self, inputs: Inputs | ImageInputs | ShapedImages, **settings: Any) -> Tensor:
         """Vectors (N, D) of texts or images, in their order, not normalised; settings are those of the text tower."""
-        if self._record is not None and isinstance(inputs, ImageInputs):
+        if self._record is not None and isinstance(inputs, ImageInputs | ShapedImages):
             self._record.append(self.patch_tokens(inputs, *(self._cover or (None, None))))
             return self._record[-1].vectors
         name, vectors = self.tower_vectors(inputs, **settings)
         return self.projection(name)(vectors)
 
-    def tower_vectors(self, inputs: Inputs | ImageInputs, **settings: Any) -> tuple[str, Tensor]:
+    def tower_vectors(self, inputs: Inputs | ImageInputs | ShapedImages, **settings: Any) -> tuple[str, Tensor]:
         """The tower that reads the inputs, "text" or "image", and its vectors (N, W) before the projection."""
+        if isinstance(inputs, ShapedImages):
+            return "image", self.image.shaped(self.pixels(inputs), inputs.shapes, inputs.data.get("seeds"))
         if isinstance(inputs, ImageInputs):
             with self.image.drawing(inputs.data.get("seeds")), self.image.sized(inputs.size):
                 return "image", self.image(self.pixels(inputs))
@@ -218,7 +221,7 @@ class DualEncoder(Model):
             self._record = self._cover = None
 
     def patch_tokens(
-        self, inputs: ImageInputs, cover: Tensor | None = None, filler: Tensor | None = None
+        self, inputs: ImageInputs | ShapedImages, cover: Tensor | None = None, filler: Tensor | None = None
     ) -> PatchTokens:  # fmt: skip
         """Vectors of images in the shared space, not normalised, and of their patches (N, P, W) in the tower's own.
 
@@ -228,13 +231,21 @@ class DualEncoder(Model):
             What `prepare` makes of images.
         cover, filler : Tensor, optional
             Hidden patches (N, h w) and the mask token (W,), see `ImageTower.patch_tokens`.
+
+        Raises
+        ------
+        ModelError
+            For images that each have a shape of their own: their patches are no tensor.
         """
+        if isinstance(inputs, ShapedImages):
+            raise ModelError("patches are read of images of one shape, these each have their own",
+                             where="model.towers.image.preprocess", remedy="set {patch: null}")  # fmt: skip
         with self.image.drawing(inputs.data.get("seeds")), self.image.sized(inputs.size):
             tokens = self.image.patch_tokens(self.pixels(inputs), cover, filler)
         return replace(tokens, vectors=self.projection("image")(tokens.vectors))
 
-    def pixels(self, inputs: ImageInputs) -> Tensor:
-        """Normalised pixels (N, 3, H, W) in the type of the weights."""
+    def pixels(self, inputs: ImageInputs | ShapedImages) -> Tensor:
+        """Normalised pixels (N, 3, H, W), those of patches (P, 3, side, side), in the type of the weights."""
         full = 1.0 if inputs.pixels.is_floating_point() else 255.0
         pixels = inputs.pixels.to(self.dtype)
         scale, shift = channel_factors(self.preprocess.mean, self.preprocess.std, full, pixels)

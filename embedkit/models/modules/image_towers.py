@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embedkit.errors import ModelError, UserError
+from embedkit.models.inputs.shapes import of_each_shape
 from embedkit.models.modules.patches import PatchDropout, Patches
 from embedkit.registry import Registry, derived_from
 
@@ -255,6 +256,29 @@ class ImageTower(Patches, ABC):
         finally:
             for drop in drops:
                 drop.seeds = None
+
+    def shaped(self, pixels: Tensor, shapes: np.ndarray, seeds: np.ndarray | None = None) -> Tensor:
+        """Vectors (N, dim) of images that each have a shape of their own; those of one shape share a pass.
+
+        Parameters
+        ----------
+        pixels : Tensor (P, 3, side, side)
+            The normalised patches of all images, see `ShapedImages`.
+        shapes : array (N, 2) of int64
+            Patches of each image down and across.
+        seeds : array (N,) of uint64, optional
+            See `drawing`.
+        """
+        places, vectors = [], []
+        for own, images in of_each_shape(pixels, shapes):
+            size = int(images.shape[2]), int(images.shape[3])
+            with self.drawing(None if seeds is None else seeds[own]), self.sized(size):
+                vectors.append(self(images))
+            places.append(own)
+        if not vectors:
+            return pixels.new_zeros(0, self.dim)
+        order = torch.from_numpy(np.argsort(np.concatenate(places))).to(pixels.device)
+        return torch.cat(vectors).index_select(0, order)
 
     @abstractmethod
     def forward(self, pixels: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -127,6 +128,22 @@ class TransformersTower(ImageTower):
         config = copy.deepcopy(self.encoder.config)
         config.image_size = size[0] if size[0] == size[1] else list(size)
         return TransformersTower(type(self.encoder)(config), self.pooling)
+
+    @contextlib.contextmanager
+    def sized(self, size: tuple[int, int]) -> Iterator[None]:
+        """See `ImageTower`: the table is in its place, so the model, which can do it for squares alone, does not
+        resample it."""
+        with super().sized(size):
+            embeddings = dict(self.encoder.named_children()).get("embeddings")
+            table = getattr(embeddings, "position_embeddings", None)
+            if embeddings is None or table is None or size == self.size or self.takes_any_size:
+                yield
+                return
+            embeddings.interpolate_pos_encoding = lambda *arguments: embeddings.position_embeddings
+            try:
+                yield
+            finally:
+                del embeddings.interpolate_pos_encoding
 
     def place_patch_dropout(self, rate: float) -> bool:
         """See `ImageTower`: inside the embeddings, as a module without parameters whose hook changes their result."""

@@ -90,7 +90,7 @@ def _pairs(
     transform, frames, tokens, grids = Transform.of(settings.transform, "transform"), [], [], []
     for view in range(2):
         generators = [np.random.default_rng([*seed, view, i]) for i in range(len(images))]
-        inputs = prepare_images(model, image_inputs(pictures, transform, generators)).to(model.device)
+        inputs = prepare_images(model, image_inputs(pictures, transform, generators), own_shapes=False).to(model.device)
         with torch.inference_mode():
             patches = model.patch_tokens(inputs)
         tokens.append(F.normalize(patches.tokens.double(), dim=2).cpu())
