@@ -389,8 +389,8 @@ def _shaped(preprocess: Preprocess, inputs: Sequence[Any]) -> ShapedImages:
 
     side = preprocess.patch or 1
     if all(isinstance(image, ImageInput) and image.is_crop for image in inputs):
-        workers, given = OF_THREAD.get(), (inputs, preprocess)
-        views = shaped_crops(*given) if workers is None else workers.call(shaped_crops, *given, units=len(inputs))
+        workers, pair = OF_THREAD.get(), (inputs, preprocess)
+        views = shaped_crops(*pair) if workers is None else workers.call(shaped_crops, *pair, units=len(inputs))
         return ShapedImages.of([torch.from_numpy(view) for view in views], side)
     pixels = []
     for image in inputs:
