@@ -21,7 +21,7 @@ from embedkit.training.layers import widen
 from embedkit.training.model_inputs import check_places
 from embedkit.training.model_inputs import fitted as fitted_model
 from embedkit.training.monitor.trackers import check_trackers
-from embedkit.training.view_checks import check_views
+from embedkit.training.view_checks import check_views, look_at_pictures
 
 if TYPE_CHECKING:
     from embedkit.data import TrainingRows
@@ -326,6 +326,7 @@ def open_rows(
     method.learn_targets(rows.targets())
     check_first_rows(method, rows)
     method.check_data(rows)
+    look_at_pictures(recipe, method, rows)
     return rows
 
 

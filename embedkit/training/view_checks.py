@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from embedkit.config.recipe import Recipe
 from embedkit.data.schema.contract import Contract
+from embedkit.data.schema.roles import IMAGE_ROLES
 from embedkit.errors import ModelError, RecipeError
 from embedkit.methods.base import Method
 
 if TYPE_CHECKING:
+    from embedkit.data import TrainingRows
+    from embedkit.models.modules.image_towers import ImageTower
     from embedkit.objectives.base import Objective
 
 
@@ -62,22 +65,58 @@ def check_views(
             )  # fmt: skip
 
 
+def look_at_pictures(recipe: Recipe, method: Method, rows: TrainingRows) -> None:
+    """Add a line to the notes of rows whose pictures are smaller than a crop or a patch, see `small_pictures`.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> from embedkit.training.setup import build_method, open_rows
+    >>> recipe = load_recipe("swav", ["method.views=[{name: simclr, size: 40, count: 2}]"], smoke=True)
+    >>> [line for line in open_rows(recipe, build_method(recipe)).notes if "crop" in line]
+    ['128 of 128 pictures are smaller than a crop, 40 x 40, and are enlarged; the first: ...']
+    """
+    from embedkit.methods.common.usage import image_views
+    from embedkit.training.picture_sizes import small_pictures
+
+    if not rows.roles & set(IMAGE_ROLES):
+        return
+    patch = None
+    if not method.view_sizes:
+        patch = _patches(recipe)[0]
+        tower = _folder_tower(recipe) if patch is None else None
+        patch = patch if tower is None else _patch_side(tower)
+    line = small_pictures(rows, image_views(method, rows.roles), min(method.view_sizes, default=None), patch)
+    if line is not None:
+        rows.add_note(line)
+
+
 def _check_folder(recipe: Recipe, method: Method) -> tuple[int | None, int | None]:
     """Refuse the image tower of a folder before it is read; side of a patch, where it has a row of them, and how many
     an image has."""
-    from embedkit.factory.tower_configs import folder_tower
     from embedkit.models.modules.image_towers import product
 
-    tower = folder_tower(recipe.model) if recipe.model.kind == "dual" else None
+    tower = _folder_tower(recipe)
     if tower is None:
         return None, None
     with contextlib.suppress(RuntimeError):  # what needs numbers is told when the weights are there
         method.check_tower(tower)
+    return _patch_side(tower), product(tower.grid())
+
+
+def _folder_tower(recipe: Recipe) -> ImageTower | None:
+    from embedkit.factory.tower_configs import folder_tower
+
+    return folder_tower(recipe.model) if recipe.model.kind == "dual" else None
+
+
+def _patch_side(tower: ImageTower) -> int | None:
+    """Side of a patch of a tower with a row of them."""
     try:
         tower.patch_embedding()
     except ModelError:
-        return None, product(tower.grid())
-    return tower.size[0] // tower.grid()[0], product(tower.grid())
+        return None
+    return tower.size[0] // tower.grid()[0]
 
 
 def _patches(recipe: Recipe) -> tuple[int | None, int | None]:

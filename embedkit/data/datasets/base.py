@@ -98,6 +98,7 @@ class TrainingRows(ABC):
     fingerprint: str
     roles: frozenset[str]
     _sources: Sequence[Source]
+    _added: tuple[str, ...] = ()
 
     @abstractmethod
     def batches(self, epoch: int, start_step: int = 0, rank: int = 0, world: int = 1) -> Iterator[RowBatch]:
@@ -113,7 +114,11 @@ class TrainingRows(ABC):
     @property
     def notes(self) -> list[str]:
         """Warnings about what is allowed and looks like a mistake, a line each; see `embedkit.data.schema.warnings`."""
-        return [note for source in self._sources for note in source.notes]
+        return [*(note for source in self._sources for note in source.notes), *self._added]
+
+    def add_note(self, line: str) -> None:
+        """Add a line to `notes`: what only a run knows to be a mistake."""
+        self._added = (*self._added, line)
 
     @property
     def guesses(self) -> list[str]:

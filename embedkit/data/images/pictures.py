@@ -112,6 +112,24 @@ def load_picture(source: bytes | str, need: int | None = None, max_pixels: int =
     return Picture(image, hashlib.blake2b(content, digest_size=16).digest())
 
 
+def picture_size(source: bytes | str) -> tuple[int, int] | None:
+    """Width and height of a file or of its content, by its header; None for what `load_picture` refuses.
+
+    Examples
+    --------
+    >>> from embedkit.data.builtin.shapes import draw
+    >>> picture_size(draw((0, 0, 1, 0, 0))), picture_size(b"no image")
+    ((32, 32), None)
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()) as image:
+            return image.size
+    except Exception:  # decoders raise anything on hostile bytes; the row is told where it is read
+        return None
+
+
 def _read(path: str) -> bytes:
     try:
         with open(path, "rb") as handle:

@@ -388,6 +388,18 @@ def _invented(method: Method, number: int, roles: frozenset[str]) -> dict[str, A
     return {role: row[role] for role in row if role in roles}
 
 
+def image_views(method: Method, roles: frozenset[str]) -> int:
+    """How many views of images a row with these roles has.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> image_views(methods["simclr"](), frozenset({"image"})), image_views(methods["pairs"](), frozenset({"anchor"}))
+    (2, 0)
+    """
+    return sum(view.tower == "image" for view in _views(method, roles, False)[0].values())
+
+
 def views_of_one_shape(method: Method, usage: Usage, model: Any) -> list[str]:
     """Views whose images all have one shape, though the model would give each its own (``preprocess.patch``).
 
