@@ -39,8 +39,8 @@ def lines(tmp_path: Path) -> Lines:
     ("sides", "settings", "told"),
     [
         ([(40, 30), (8, 9)], [], None),
-        ([(40, 30), (8, 7), (4, 40)], [], "2 of 3 pictures are smaller than a patch of the tower, 8 x 8, and are enlarged; "
-         "the first: {}:3 (8 x 7)"),
+        ([(40, 30), (8, 7), (4, 40)], [], "2 of 3 pictures are smaller than a patch of the tower, 8 x 8, and are "
+         "enlarged; the first: {}:3 (8 x 7)"),
         ([(40, 30), (1, 1)], [], "1 of 2 pictures is smaller than a patch of the tower, 8 x 8, and is enlarged; 1 of 2 "
          "pictures have fewer pixels than there are views of each, 2; the first: {}:3 (1 x 1)"),
         ([(40, 30), (15, 90)], ["method.transform=null", "method.views=[{count: 2}, {size: 16, count: 2}]"],
