@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+from embedkit.config.model import ImageTowerConfig, TextTowerConfig, TowersConfig
 from embedkit.config.peer_names import ANSWERS, FLAGS, LOSS_ANSWERS, PARTS, SETTINGS, plain
 from embedkit.config.recipe_keys import nearest_key, recipe_keys, short_keys
 from embedkit.errors import COMMAND_LINE, RecipeError, listed
@@ -23,6 +24,14 @@ ARGUMENTS = "in the arguments"
 _SOURCES = "data.train"
 _COMPONENTS = ("method", "objective")
 _MODEL_FILES = ("config.json", "modules.json", "embedkit.json", "open_clip_config.json")
+_ORIGINS = {
+    "": (TowersConfig, ("dim",)),
+    "text": (TextTowerConfig, ("kind", "name", "revision", "trust_remote_code", "allow_pickle", "size", "config",
+                               "tokenizer", "multi_prompt", "pooling", "dim", "ngrams", "buckets", "projection")),
+    "image": (ImageTowerConfig, ("name", "revision", "allow_pickle", "size", "config", "quick_gelu", "pooling",
+                                 "projection")),
+}  # fmt: skip
+"""Settings that say how the towers of a dual encoder are made, by their section."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _DATA_FILE = re.compile(r"(?i).*\.(csv|tsv|jsonl?|ndjson|parquet|arrow|feather|txt|tar)(\.gz)?")
 
@@ -245,6 +254,49 @@ def assign(data: dict[str, Any], dotted_key: str, value: Any, where: str) -> Non
             )
         node = child
     node[_position(parts[-1], node, dotted_key, where) if isinstance(node, list) else parts[-1]] = value
+
+
+def left_out_towers(
+    data: Mapping[str, Any], changes: Sequence[tuple[str, Any, str]]
+) -> tuple[list[tuple[str, Any, str]], list[str]]:
+    """Settings that leave out of a recipe how it makes the towers of a dual encoder, where the user names a model
+    (``model.name``), which brings its own. Other settings of the towers stay.
+
+    Parameters
+    ----------
+    data : mapping
+        The contents of the recipe, with the changes.
+    changes : sequence of (key, value, place)
+        What the user lays over it.
+
+    Returns
+    -------
+    list of (key, value, place), list of str
+        Further changes, and a line for the user; empty where the user says himself how towers are made.
+
+    Examples
+    --------
+    >>> data = {"model": {"kind": "dual", "towers": {"dim": 8, "image": {"size": "vit-tiny-64", "patch_dropout": 0.5}}}}
+    >>> left_out_towers(data, [("model.name", "runs/clip", "here")])
+    ([('model.towers.dim', None, 'here'), ('model.towers.image.size', None, 'here')], ['model.name brings its own ...'])
+    """
+    place = next((where for key, value, where in changes if key == "model.name" and value is not None), None)
+    model: Any = data.get("model")
+    towers = model.get("towers") if isinstance(model, Mapping) else None
+    if place is None or not isinstance(towers, Mapping) or model.get("kind") != "dual":
+        return [], []
+    further = []
+    for section, (part, names) in _ORIGINS.items():
+        node = towers.get(section) if section else towers
+        for name in names:
+            key = ".".join(filter(None, ("model.towers", section, name)))
+            if any(f"{one}.".startswith(f"{key}.") or key.startswith(f"{one}.") for one, _, _ in changes):
+                return [], []
+            if isinstance(node, Mapping) and node.get(name) is not None:
+                further.append((key, part.model_fields[name].get_default(call_default_factory=True), place))
+    names = [key.removeprefix("model.towers.") for key, _, _ in further]
+    line = f"model.name brings its own towers: of model.towers {listed(names, 'and')} of the recipe are left out"
+    return further, [line] if further else []
 
 
 def _with_own_names(change: Override, where: str) -> Override:

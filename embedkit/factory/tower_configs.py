@@ -118,6 +118,31 @@ def folder_tower(config: ModelConfig) -> ImageTower | None:
     return None
 
 
+def prompt_count(config: ModelConfig) -> int:
+    """How many prompts the text tower of a dual encoder reads a text under; 0 where it is none of several prompts, and
+    for a model that is not on this machine.
+
+    Examples
+    --------
+    >>> from embedkit.config.recipe_io import load_recipe
+    >>> prompt_count(load_recipe("multi-prompt").model), prompt_count(load_recipe("clip").model)
+    (4, 0)
+    """
+    from embedkit.factory.folder_settings import folder_of, permissions
+    from embedkit.formats.detect import inspect
+    from embedkit.formats.embedkit.dual import TEXT
+
+    if config.name is None:
+        return 0 if config.towers is None else len(config.towers.text.multi_prompt)
+    if not Path(config.name).expanduser().is_dir():
+        return 0
+    with contextlib.suppress(UserError):  # what is wrong with a folder is told when it is read
+        plan = inspect(folder_of(config), **permissions(config))
+        text = inspect(plan.root / TEXT) if plan.kind == "dual" and plan.origin == "embedkit" else plan
+        return len(text.spec["templates"]) if text.kind == "multi-prompt" else 0
+    return 0
+
+
 def _folder_spec(config: ModelConfig) -> tuple[dict[str, Any], tuple[int, int] | None] | None:
     """What `build_image_tower` takes of the folder that a recipe names, and the size of its images where files say it;
     None for no folder of this machine."""

@@ -46,6 +46,7 @@ def check_views(
             f"objective {config.get('name')!r} compares nothing within groups of one draw", where="method.groups",
             remedy="leave it out, or choose care or gram-equivariance",
         )  # fmt: skip
+    _check_parts(recipe, objective, config)
     patch, count = _patches(recipe)
     if patch is None and (method.view_sizes or any(one.reads_patches for one in methods_of(method))):
         patch, count = _check_folder(recipe, method)
@@ -63,6 +64,21 @@ def check_views(
                 f"images of {size} x {size} pixels are not whole patches of {patch} x {patch}: {size % patch} rows and "
                 "columns would not be seen", where="method.views", remedy=f"give {lower} or {lower + patch}",
             )  # fmt: skip
+
+
+def _check_parts(recipe: Recipe, objective: Objective, config: Mapping[str, Any]) -> None:
+    """Refuse parts of vectors that are not those of the prompts whose vectors a text tower puts together."""
+    from embedkit.factory.tower_configs import prompt_count
+    from embedkit.objectives.losses.statistics.uniformity import PartDiversity
+
+    counts = {part.parts for part in objective.modules() if isinstance(part, PartDiversity)}
+    prompts = prompt_count(recipe.model) if counts else 0
+    if not prompts or counts <= {prompts}:
+        return
+    terms = [term.get("name") for term in config.get("terms", ()) if isinstance(term, Mapping)]
+    place = f"terms.{terms.index('part-diversity')}.parts" if "part-diversity" in terms else "parts"
+    raise RecipeError(f"{min(counts - {prompts})} parts of vectors of {prompts} prompts, each of which gives one part",
+                      where=f"objective.{place}", remedy=f"set it to {prompts}")  # fmt: skip
 
 
 def look_at_pictures(recipe: Recipe, method: Method, rows: TrainingRows) -> None:

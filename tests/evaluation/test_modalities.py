@@ -101,6 +101,8 @@ def test_a_depth_of_nothing_is_refused() -> None:
     for settings in (ModalitiesSettings, ImageTextSettings, RetrievalSettings):
         with pytest.raises(ValidationError, match="greater than 0"):
             settings(cutoffs=(0, 5))
+        with pytest.raises(ValidationError, match="5 is there twice: leave one out"):
+            settings(cutoffs=(5, 1, 5))
 
 
 def test_pairs_of_a_wrong_form_are_told_in_our_words() -> None:

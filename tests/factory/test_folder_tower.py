@@ -80,7 +80,7 @@ def test_what_does_not_fit_a_folder_is_told_before_it_is_read(
     recipe: str, image: dict[str, Any], settings: list[str], told: str | None, tmp_path: Path
 ) -> None:
     folder = save(image, tmp_path / "m")
-    given = load_recipe(recipe, ["model.towers=null", f"model.name={folder}", *settings], smoke=True)
+    given = load_recipe(recipe, [f"model.name={folder}", *settings], smoke=True)
     if told is None:
         setup.check(given)
         return
@@ -95,3 +95,18 @@ def test_nothing_is_known_of_what_is_no_folder(tmp_path: Path) -> None:
         ModelConfig(kind="dual", towers={"dim": 8, "text": TEXT, "image": {"size": "vit-nano-32"}}),
     ):  # fmt: skip
         assert folder_tower(config) is None
+
+
+def test_parts_that_are_not_those_of_the_prompts_are_told(tmp_path: Path) -> None:
+    """By the recipe's prompts, and by those of a folder."""
+    own = load_recipe("multi-prompt", smoke=True)
+    setup.check(own)
+    model = build(own.model, 0)
+    model.save(tmp_path / "m")
+    named = [f"model.name={without_weights(tmp_path / 'm')}"]
+    for changes in ([], named):
+        with pytest.raises(RecipeError) as caught:
+            setup.check(load_recipe("multi-prompt", ["objective.terms.1.parts=4", *changes], smoke=True))
+        assert "objective.terms.1.parts: 4 parts of vectors of 2 prompts" in caught.value.line()
+        assert caught.value.remedy == "set it to 2"
+        setup.check(load_recipe("multi-prompt", changes, smoke=True))

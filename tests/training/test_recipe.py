@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import embedkit
 from embedkit import training
 from embedkit.config.recipe import Recipe
-from embedkit.config.recipe_io import check_recipe, dump_recipe, load_recipe, parse_yaml, read_yaml
+from embedkit.config.recipe_io import check_recipe, dump_recipe, load_recipe, parse_yaml, read_yaml, stage_recipes
 from embedkit.config.resources import recipe_names, recipe_path
 from embedkit.errors import RecipeError
 from tests.training import runs
@@ -232,6 +232,21 @@ def test_overrides_reach_lists_components_and_missing_sections() -> None:
 )
 def test_overrides_that_reach_nothing(override: str, what: str) -> None:
     assert what in refused(BASE, override)
+
+
+@pytest.mark.parametrize("smoke", [False, True])
+@pytest.mark.parametrize("name", ["simclr", "clip", "multi-prompt", "adacontrast"])
+def test_a_model_by_name_takes_the_place_of_the_towers_of_a_recipe(name: str, smoke: bool) -> None:
+    recipe = load_recipe(name, ["model.name=m", "model.towers.image.patch_dropout=0.5"], smoke=smoke)
+    for one in stage_recipes(recipe):
+        towers = one.model.towers
+        assert towers is not None and towers.dim is None and not (towers.text.has_origin or towers.image.has_origin)
+        assert one.model.name == "m" and towers.image.patch_dropout == 0.5 and towers.text.pooling is None
+    [line] = [note for note in recipe.origin.notes if "brings its own towers" in note]
+    assert "dim, text." in line and " of the recipe are left out" in line
+    for change in ("model.towers.image.size=vit-tiny-64", "model.towers={dim: 8}"):
+        with pytest.raises(RecipeError, match="model.name brings its own towers"):
+            load_recipe(name, ["model.name=m", change], smoke=smoke)
 
 
 def test_overrides_of_a_mapping_are_taken_as_they_are(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from embedkit.config.rules import must
 from embedkit.errors import UserError, nearest
@@ -44,6 +44,17 @@ class TaskSettings(BaseModel):
 
     columns: dict[str, str] = Field(default_factory=dict)
 
+
+def _different(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    """The numbers, refused where one is there twice: a mean over them would count it twice."""
+    double = next((number for place, number in enumerate(numbers) if number in numbers[:place]), None)
+    if double is not None:
+        raise ValueError(f"{double} is there twice: leave one out")
+    return numbers
+
+
+Cutoffs = Annotated[tuple[PositiveInt, ...], Field(min_length=1), AfterValidator(_different)]
+"""Depths of a ranking, each once."""
 
 Side = Literal["query", "document"]
 """The two sides of a search: models may have a prompt for each."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from embedkit.errors import DataError, NonFiniteError
 from embedkit.evaluation.core.embedder import Embedder
@@ -14,7 +14,7 @@ from embedkit.evaluation.core.gallery import Example, search_examples
 from embedkit.evaluation.core.inputs import Item
 from embedkit.evaluation.core.stats import Array, Samples, unit_rows
 from embedkit.evaluation.core.suites import TaskConfig
-from embedkit.evaluation.core.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
+from embedkit.evaluation.core.task import TASKS, Cutoffs, Opening, Request, Task, TaskResult, TaskSettings
 from embedkit.evaluation.datasets.look import Look
 from embedkit.evaluation.datasets.tables import content_hash, open_table
 from embedkit.evaluation.mteb.parts import MtebPart, labelled, search
@@ -31,7 +31,7 @@ class ImageTextSettings(TaskSettings):
     (1, 5)
     """
 
-    cutoffs: tuple[PositiveInt, ...] = Field((1, 5, 10), min_length=1)
+    cutoffs: Cutoffs = (1, 5, 10)
     captions: int | None = Field(None, gt=0)
     folds: int = Field(1, gt=0)
 

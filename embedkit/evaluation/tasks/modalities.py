@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from pydantic import Field, PositiveInt
 
 from embedkit.data.images.pictures import is_image
 from embedkit.data.schema.parsers import is_blank
@@ -16,7 +15,7 @@ from embedkit.evaluation.core.embedder import Embedder
 from embedkit.evaluation.core.inputs import TowerItem, item_key
 from embedkit.evaluation.core.stats import Array, Samples, unit_rows
 from embedkit.evaluation.core.suites import TaskConfig
-from embedkit.evaluation.core.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
+from embedkit.evaluation.core.task import TASKS, Cutoffs, Opening, Request, Task, TaskResult, TaskSettings
 from embedkit.evaluation.datasets.inputs import inputs_of
 from embedkit.evaluation.datasets.tables import Table, content_hash, open_table
 from embedkit.models.combined.multi import MultiEncoder
@@ -34,7 +33,7 @@ class ModalitiesSettings(TaskSettings):
     True
     """
 
-    cutoffs: tuple[PositiveInt, ...] = Field((1, 5, 10), min_length=1)
+    cutoffs: Cutoffs = (1, 5, 10)
     pairs: list[tuple[str, str]] | None = None
 
 

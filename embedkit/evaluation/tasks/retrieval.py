@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from embedkit.errors import DataError, NonFiniteError, need
 from embedkit.evaluation.core.embedder import Embedder
 from embedkit.evaluation.core.stats import Array, Samples, unit_rows
 from embedkit.evaluation.core.suites import TaskConfig
-from embedkit.evaluation.core.task import TASKS, Opening, Request, Task, TaskResult, TaskSettings
+from embedkit.evaluation.core.task import TASKS, Cutoffs, Opening, Request, Task, TaskResult, TaskSettings
 from embedkit.evaluation.core.worst import worst_queries
 from embedkit.evaluation.datasets.beir import Collection, collection_of_pairs, is_collection, open_collection
 from embedkit.evaluation.datasets.columns import joined_lists
@@ -45,7 +45,7 @@ class RetrievalSettings(TaskSettings):
     """
 
     similarity: Literal["cosine", "dot"] = "cosine"
-    cutoffs: tuple[PositiveInt, ...] = Field((1, 3, 5, 10, 100), min_length=1)
+    cutoffs: Cutoffs = (1, 3, 5, 10, 100)
     main: str = "ndcg@10"
     query_prompt: str | None = None
     document_prompt: str | None = None
