@@ -48,8 +48,14 @@ def _tower(name: str, section: ModelConfig, dim: int) -> Model:
             and section.feature.dim is None:  # fmt: skip
         feature = section.feature.model_copy(update={"dim": dim})
         section = section.model_copy(update={"feature": feature})
-    with every_setting_used(section, f"model.modalities.{name}", READ_ELSEWHERE) as view:
-        tower = builders[section.kind](view)
+    where = f"model.modalities.{name}"
+    with every_setting_used(section, where, READ_ELSEWHERE) as view:
+        try:
+            tower = builders[section.kind](view)
+        except ModelError as error:  # a builder names the settings of a model that stands alone
+            if not (error.where or "").startswith("model."):
+                raise
+            raise ModelError(error.what, where=f"{where}.{error.where[6:]}", remedy=error.remedy) from error
     if tower.dim == dim:
         return tower
     return EncoderChain(tower, FeatureEncoder(tower.dim, dim, start="random"), unit=False)

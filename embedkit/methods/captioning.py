@@ -8,6 +8,7 @@ from embedkit.config.settings import Count, Whole
 from embedkit.errors import ModelError
 from embedkit.methods.base import methods
 from embedkit.methods.patches.captions import CaptionTerm
+from embedkit.methods.patches.term import check_heads
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,6 +51,7 @@ class Captioning(CaptionTerm):
         image: str = "anchor",
     ) -> None:  # fmt: skip
         super().__init__(view, image)
+        check_heads(width, heads)
         self.layers, self.width, self.heads, self.queries = layers, width, heads, queries
 
     @property

@@ -10,7 +10,7 @@ import numpy as np
 from embedkit.config.settings import Count, Rate, Whole
 from embedkit.errors import ModelError, RecipeError
 from embedkit.methods.base import Row, View, methods
-from embedkit.methods.patches.term import PatchTerm
+from embedkit.methods.patches.term import PatchTerm, check_heads
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,6 +58,8 @@ class MaskedPixels(PatchTerm):
         rate: Rate = 0.75, layers: Whole = 8, width: Count = 512, heads: Count = 16,
     ) -> None:  # fmt: skip
         super().__init__(transform)
+        if layers:
+            check_heads(width, heads)
         self.hide, self.rate, self.layers, self.width, self.heads = hide, rate, layers, width, heads
 
     def check_patches(self, count: int) -> None:
@@ -75,8 +77,6 @@ class MaskedPixels(PatchTerm):
             if tower.patch_dropout:
                 raise ModelError("patches are left out and hidden", where="model.towers.image.patch_dropout",
                                  remedy="leave it out, or set hide: drop")  # fmt: skip
-        if self.layers and self.width % self.heads:
-            raise ModelError(f"{self.heads} heads do not divide a width of {self.width}", where="method.heads")
 
     def parts(self, model: Model) -> nn.ModuleDict:
         import torch

@@ -8,6 +8,7 @@ from embedkit.config.settings import Count, Positive
 from embedkit.errors import RecipeError
 from embedkit.methods.base import methods
 from embedkit.methods.patches.captions import CaptionTerm
+from embedkit.methods.patches.term import check_heads
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -60,6 +61,7 @@ class ImageTextMatching(CaptionTerm):
         if soft_masks and layers < 2:
             raise RecipeError("no word reaches the answer of one layer", where="method.layers",
                               remedy="set layers: 2 or more, or leave soft_masks out")  # fmt: skip
+        check_heads(width, heads)
         self.layers, self.width, self.heads = layers, width, heads
         self.temperature, self.soft_masks = temperature, soft_masks
 

@@ -196,7 +196,7 @@ def test_models_and_settings_that_do_not_fit_are_told() -> None:
     with pytest.raises(RecipeError, match=r"method.context: has no words"):
         methods["coop"](context=" ")
     model = small_clip()
-    with pytest.raises(ModelError, match=r"method.context: 30 words of 24 tokens leave no room"):
+    with pytest.raises(ModelError, match=r"method.length: 30 words of 24 tokens leave no room; give fewer"):
         adapted("coop", model, length=30)
     adapted("coop", model)
     with pytest.raises(ModelError, match=r"the model has a prompt 'context' already"):

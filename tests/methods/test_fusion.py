@@ -203,3 +203,6 @@ def test_what_does_not_fit_is_told_before_training() -> None:
 def test_layers_of_one_width_have_heads_that_divide_it() -> None:
     with pytest.raises(ModelError, match="3 heads do not divide a width of 8"):
         CrossAttention(8, 1, 3)
+    for name in ("image-text-matching", "captioning", "masked-pixels"):
+        with pytest.raises(RecipeError, match="method.heads: 3 heads do not divide a width of 8; set it to 2"):
+            methods[name](width=8, heads=3)

@@ -60,7 +60,8 @@ def learn_context(model: Any, context: str, length: int | None, where: str = "me
     starts = [0] * length if length else text.tokenizer(context, add_special_tokens=False)["input_ids"]
     if not starts or len(starts) + 3 > text.max_length:
         what = "no word to learn" if not starts else f"{len(starts)} words of {text.max_length} tokens leave no room"
-        raise ModelError(what, where=where, remedy="give words, or a length")
+        place = f"{where.rpartition('.')[0]}.length" if length else where
+        raise ModelError(what, where=place, remedy="give fewer" if starts else "give words, or a length")
     names = [f"[context{place}]" for place in range(len(starts))]
     first = min(text.add_tokens(names, starts))
     words = text.encoder.get_input_embeddings().weight

@@ -152,6 +152,26 @@ class PatchTerm(Method):
         return {}
 
 
+def check_heads(width: int, heads: int) -> None:
+    """Refuse heads of attention that a width cannot be divided into.
+
+    Raises
+    ------
+    RecipeError
+        With the nearest number that divides it.
+
+    Examples
+    --------
+    >>> check_heads(16, 5)
+    Traceback (most recent call last):
+    embedkit.errors.RecipeError: method.heads: 5 heads do not divide a width of 16; set it to 4
+    """
+    if width % heads:
+        near = min((number for number in range(1, width + 1) if width % number == 0), key=lambda n: abs(n - heads))
+        raise RecipeError(f"{heads} heads do not divide a width of {width}", where="method.heads",
+                          remedy=f"set it to {near}")  # fmt: skip
+
+
 def two_views(names: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Both directions between the first two views that have patches.
 
