@@ -167,6 +167,7 @@ def test_a_default_prompt_must_be_one_of_the_folder_or_the_recipe(tmp_path: Path
 
 
 def test_what_is_wrong_with_a_modality_names_it() -> None:
-    towers = {"place": {"kind": "feature", "feature": {"width": 3, "waves": 4}}}
+    towers = {"place": {"kind": "feature", "feature": {"width": 3, "waves": 4}},
+              "image": {"kind": "feature", "feature": {"width": 9}}}  # fmt: skip
     with pytest.raises(ModelError, match=r"model.modalities.place.feature.waves: waves are made of latitude"):
         build(ModelConfig(kind="multi", dim=8, modalities=towers))
