@@ -268,7 +268,7 @@ def _value_of(words: Sequence[str], names: Iterable[str]) -> str:
 
 
 def check_command(words: Sequence[str], commands: Iterable[str], own: Iterable[str]) -> None:
-    """Refuse a first word that is neither a command nor an option of `embedkit` itself.
+    """Refuse a first word that is neither a command nor an option of `embedkit` itself, and words behind completion's.
 
     Raises
     ------
@@ -283,6 +283,9 @@ def check_command(words: Sequence[str], commands: Iterable[str], own: Iterable[s
     embedkit.errors.UserError: on the command line: unknown command 'trian'; did you mean 'train'?
     """
     first = next(iter(words), None)
+    if first is not None and first.endswith("-completion") and first in own and len(words) > 1:
+        raise UserError(f"{words[1]!r} is not read: {first} is for the shell that it is written in",
+                        where=COMMAND_LINE, remedy=f"write `embedkit {first}` in that shell")  # fmt: skip
     if first is None or first in commands or first in own:
         return
     if first.startswith("-"):
