@@ -313,14 +313,12 @@ def _renamed_note(old: str, new: str) -> str:
 def _with_new_keys(data: dict[str, Any], where: str) -> list[str]:
     """Move the values at old keys of `data` to their new names; a line for each."""
     notes = []
-    for key in [".".join(place) for place in _places(data, ())]:
-        name = new_key(key)
-        if name == key:
-            continue
-        node, last = _node(data, key), key.rpartition(".")[2]
-        if name in (".".join(place) for place in _places(data, ())):
+    for key in [key for key in map(".".join, _places(data, ())) if new_key(key) != key]:
+        name, value = new_key(key), _node(data, key).pop(key.rpartition(".")[2])
+        if name not in map(".".join, _places(data, ())):
+            assign(data, name, value, where)
+        elif _node(data, name)[name.rpartition(".")[2]] != value:  # recipes that 0.1 wrote say some settings twice
             raise RecipeError(f"{key} and {name} are the same setting", where=where, remedy=f"remove {key}")
-        assign(data, name, node.pop(last), where)
         notes.append(_renamed_note(key, name))
     return notes
 

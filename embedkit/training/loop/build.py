@@ -375,7 +375,8 @@ def _resume(
     if checkpoint is None:
         progress.say(f"{folder}: no complete checkpoint, starting from step 0")
         return
-    state.restore(checkpoint, inputs.recipe, inputs.rows.fingerprint, world)
+    for line in state.restore(checkpoint, inputs.recipe, inputs.rows.fingerprint, world):
+        progress.say(line)
     at = state.position
     if at.step >= inputs.total:
         progress.say(f"all {at.step:,} steps are done ({checkpoint.path}): nothing is left to train")

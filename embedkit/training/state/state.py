@@ -120,18 +120,25 @@ class RunState:
         moving = sum(p.numel() * p.element_size() for p in self.bundle.parameters() if p.requires_grad)
         return weights + (3 if self.ema is not None else 2) * moving
 
-    def restore(self, checkpoint: Checkpoint, recipe: Recipe, fingerprint: str, world: World) -> None:
-        """Go back to a checkpoint, or refuse it and list what differs."""
+    def restore(self, checkpoint: Checkpoint, recipe: Recipe, fingerprint: str, world: World) -> list[str]:
+        """Go back to a checkpoint, or refuse it and list what differs; lines on what the run should know of it."""
         document = checkpoint.json("state")
-        differences = recipe_differences(checkpoint.text("recipe.yaml"), recipe, checkpoint.path)
+        differences, notes = recipe_differences(checkpoint.text("recipe.yaml"), recipe, checkpoint.path), []
         with checkpoint.reading("state.json"):
+            before = document["embedkit"] in _RESUMED
             for name, now in self._origin(fingerprint, world).items():
-                if document[name] != now:
+                if name == "reading" and before and name not in document:
+                    continue  # the first ones did not say
+                if name == "embedkit" and before and document[name] != now:
+                    notes.append(f"{checkpoint.path}: was written by embedkit {document[name]}; losses can differ in "
+                                 "the last digits from those that it would have had there")  # fmt: skip
+                elif document[name] != now:
                     differences.append(f"{_WORDS[name]} was {document[name]}, is {now}")
         if differences:
+            remedy = f"finish the run with embedkit {document['embedkit']}" if notes else "give the same settings"
             raise CheckpointError(
                 "belongs to another run: " + "; ".join(differences), where=str(checkpoint.path),
-                remedy="give the same settings, or start anew in another train.output",
+                remedy=f"{remedy}, or start anew in another train.output",
             )  # fmt: skip
         load_weights(self.bundle, checkpoint)
         with checkpoint.reading("optimiser.safetensors"):
@@ -155,6 +162,7 @@ class RunState:
                 raise ValueError(f"step {self.position.step} in the folder of step {checkpoint.step}")
         with checkpoint.reading("random.safetensors"):
             _restore_random(checkpoint, world)
+        return notes
 
     def _origin(self, fingerprint: str, world: World) -> dict[str, Any]:
         """What a run must share with the one that wrote its checkpoint, besides the recipe, to resume bit for bit."""
@@ -164,6 +172,8 @@ class RunState:
         }  # fmt: skip
 
 
+_RESUMED = ("0.1.0",)
+"""Earlier versions whose checkpoints are resumed (docs/upgrading.md)."""
 _WORDS = {
     "world": "the number of processes", "data": "the data", "embedkit": "the version of embedkit",
     "torch": "the version of torch", "device": "the kind of device",
