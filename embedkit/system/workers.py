@@ -49,7 +49,9 @@ class Worker:
     """
 
     def __init__(self) -> None:
-        command = [sys.executable, "-c", _PROGRAM.format(__name__), json.dumps([str(entry) for entry in sys.path])]
+        # isolated until it has this path: without, a file json.py in the folder where it starts would be run
+        path = json.dumps([str(entry) for entry in sys.path])
+        command = [sys.executable, "-I", "-c", _PROGRAM.format(__name__), path]
         self._process = subprocess.Popen(  # nosec B603
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )
@@ -188,7 +190,7 @@ def _serve() -> None:
     while True:
         try:
             function, arguments = pickle.load(questions)  # noqa: S301  # nosec B301
-        except EOFError:
+        except Exception:  # gate: the pipe has ended, within a question perhaps; or one of things that are not here
             return
         try:
             answer = (function(*arguments), None)
@@ -197,5 +199,5 @@ def _serve() -> None:
         try:
             answers.write(pickle.dumps(answer, protocol=5))
             answers.flush()
-        except BrokenPipeError:
+        except Exception:  # gate: nobody reads any more; or it cannot be sent, and who asked does the work
             return

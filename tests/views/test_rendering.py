@@ -124,6 +124,29 @@ def test_a_process_ends_with_its_parent_and_does_not_run_its_script(tmp_path: Pa
     pytest.fail("the process outlives its parent")
 
 
+CUT = """
+import sys
+from embedkit.system.workers import Worker
+worker = Worker()
+print(worker.call(abs, -3))
+worker._process.stdin.write(b"\\x80\\x05cut")
+worker._process.stdin.close()
+print(worker._process.wait())
+"""
+
+
+def test_a_process_runs_no_file_where_it_starts_and_ends_without_a_word(tmp_path: Path) -> None:
+    for folder in ("scripts", "work"):
+        (tmp_path / folder).mkdir()
+    script = tmp_path / "scripts" / "train.py"
+    script.write_text(CUT)
+    (tmp_path / "work" / "json.py").write_text("import os, sys; sys.stderr.write('run'); os._exit(3)")
+    run = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path / "work", capture_output=True, text=True, check=False
+    )
+    assert (run.stdout, run.stderr) == ("3\n0\n", "")
+
+
 def _is_alive(pid: int) -> bool:
     """Whether a process runs; one that has ended and was not waited for does not."""
     try:
