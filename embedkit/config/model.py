@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from embedkit.config.sections import Settings, as_list
+from embedkit.config.settings import Distinct
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
@@ -51,7 +52,7 @@ class LoraConfig(Settings):
     rank: int = Field(8, gt=0, description="rank of the update of a weight matrix")
     alpha: float = Field(16.0, gt=0, description="the update is multiplied by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout rate of the inputs of the updates")
-    targets: list[str] | Literal["all-linear"] = Field(
+    targets: Annotated[list[str], Distinct] | Literal["all-linear"] = Field(
         "all-linear", description="linear layers by the ends of their names, e.g. query; or all of them"
     )
 
@@ -79,7 +80,7 @@ class TextTowerConfig(Settings):
     )
     tokenizer: str | None = Field(None, description="as in model.tokenizer; 'clip' is CLIP's own")
     pooling: str | None = Field(None, description="as model.pooling")
-    multi_prompt: list[str] = Field(
+    multi_prompt: Annotated[list[str], Distinct] = Field(
         default_factory=list,
         description="two or more prompts with {} each, read at a learned token of its own; their vectors one behind "
         "the other",

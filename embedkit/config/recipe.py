@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_
 
 from embedkit.config.model import ModelConfig
 from embedkit.config.sections import Named, ObjectiveConfig, Settings, StageConfig, as_list, by_name
+from embedkit.config.settings import Distinct
 from embedkit.registry import services
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -74,7 +75,9 @@ class SourceConfig(Settings):
     separator: str | None = Field(
         None, min_length=1, max_length=1, description="csv: between cells; detected unless set"
     )
-    header: list[str] | None = Field(None, min_length=1, description="csv, tsv: names of columns of a file without")
+    header: Annotated[list[str], Distinct] | None = Field(
+        None, min_length=1, description="csv, tsv: names of columns of a file without"
+    )
     image_folder: str | None = Field(None, description="where image paths start and stay; they may be absolute")
     file: str | None = Field(None, description="one file of a hub data set or folder")
     name: str | None = Field(None, description="configuration of a hub data set")
@@ -253,7 +256,9 @@ class TrainConfig(Settings):
         None, gt=0, description="steps; when not given each evaluation, and where `evaluation.every` says it would be"
     )
     keep_checkpoints: int = Field(2, gt=0, description="newest checkpoints kept, besides the best one")
-    trackers: list[Tracker] = Field(default_factory=list, description="experiment trackers that get all figures")
+    trackers: Annotated[list[Tracker], Distinct] = Field(
+        default_factory=list, description="experiment trackers that get all figures"
+    )
     threads: int | None = Field(
         None, gt=0, description="threads of PyTorch on the CPU in each process; PyTorch's own choice if unset"
     )
@@ -299,7 +304,9 @@ class EvaluationConfig(Settings):
     data: str | None = Field(
         None, description="folder of the suite's files, or your own file or folder; from the hub if unset"
     )
-    tasks: list[str] | None = Field(None, description="only these tasks of the suite; all that have the split if unset")
+    tasks: Annotated[list[str], Distinct] | None = Field(
+        None, description="only these tasks of the suite; all that have the split if unset"
+    )
     split: str = Field("dev", description="dev, test or train")
     settings: dict[str, Any] = Field(default_factory=dict, description="of the tasks, e.g. folds: 5")
     every: int | None = Field(
@@ -337,7 +344,7 @@ class GuideConfig(Settings):
     ema_end: float | None = Field(
         None, ge=0, le=1, description="decay that a half cosine reaches at the end of the run, 1 in BYOL and DINO"
     )
-    parts: list[str] | None = Field(
+    parts: Annotated[list[str], Distinct] | None = Field(
         None,
         description="parts that the running mean covers, NAME/PART those of an auxiliary; all when not given",
     )

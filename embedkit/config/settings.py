@@ -25,6 +25,16 @@ def _with_slot(template: str) -> str:
     return template
 
 
+def _distinct(values: Sequence[Any]) -> Sequence[Any]:
+    twice = next((value for place, value in enumerate(values) if value in values[:place]), None)
+    if twice is not None:
+        raise ValueError(f"name {twice!r} once, it stands there twice")
+    return values
+
+
+Distinct = AfterValidator(_distinct)
+"""Of a list in which an entry has no more effect when it stands there twice, or counts twice where it is to count once:
+``Annotated[list[str], Distinct]``."""
 Whole = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]

@@ -156,7 +156,8 @@ def of_each(stages: Sequence[Recipe], function: Callable[[Recipe], Result]) -> l
     >>> from embedkit.training.setup import build_method
     >>> of_each(stage_recipes(load_recipe("adacontrast", {"method.hidden": 64})), build_method)
     Traceback (most recent call last):
-    embedkit.errors.RecipeError: stages.0 (source): method.hidden: unknown setting 'hidden'; known: ...
+    embedkit.errors.RecipeError: stages.0 (source): method.hidden: unknown setting 'hidden'; known: augment, heads, \
+image, transform; method.hidden holds for every stage, stages.1.method.hidden for one
     """
     results = []
     for number, stage in enumerate(stages):
@@ -165,9 +166,21 @@ def of_each(stages: Sequence[Recipe], function: Callable[[Recipe], Result]) -> l
         except UserError as error:
             if len(stages) > 1:
                 here = f"stages.{number} ({stage.name})"
+                if key := _key_of_all(stages, error.where or ""):
+                    others = [str(other) for other in range(len(stages)) if other != number]
+                    place = others[0] if len(others) == 1 else "N"
+                    numbers = "" if len(others) == 1 else f" (N: {', '.join(others)})"
+                    error.add(f"{key} holds for every stage, stages.{place}.{key} for one{numbers}")
                 error.move(here if error.where is None else f"{here}: {error.where}")
             raise
     return results
+
+
+def _key_of_all(stages: Sequence[Recipe], place: str) -> str | None:
+    """The longest key that is set for every stage and is `place`, above it or below it."""
+    parts, common = place.split("."), set.intersection(*(set(stage.origin.own) for stage in stages))
+    fits = [key for key in common if all(a == b for a, b in zip(key.split("."), parts, strict=False))]
+    return max(fits, key=lambda key: (len(key), key), default=None)
 
 
 def _check_rows(stage: Recipe, where: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from embedkit.config.settings import NotNegative, Whole
+from embedkit.config.settings import Distinct, NotNegative, Whole
 from embedkit.errors import ModelError, RecipeError
 from embedkit.methods.base import methods
 from embedkit.methods.simcse import SimCSEUnsupervised
@@ -58,7 +58,7 @@ class MiCSE(SimCSEUnsupervised):
     takes_parts: ClassVar[bool] = False
 
     def __init__(
-        self, weight: NotNegative = 0.011, layers: Sequence[Whole] | None = None,
+        self, weight: NotNegative = 0.011, layers: Annotated[Sequence[Whole], Distinct] | None = None,
         samples: Annotated[int, Field(ge=2)] = 150,
     ) -> None:  # fmt: skip
         if layers is not None and (len(layers) < 2 or len(layers) % 2):

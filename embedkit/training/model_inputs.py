@@ -113,17 +113,34 @@ def _fitted(config: ModelConfig, widths: Mapping[str, int], kinds: Mapping[str, 
     if reads == "text":
         return config
     width = _width_of(config)
+    set_to = width
     for role, size in sorted(widths.items()):
         width = size if width is None else width
         if size != width:
-            what = f"the vectors of {_name(role)} have" if reads == "vector" else f"the steps of {_name(role)} have"
-            remedy = f"give all roles vectors of one encoder, or set {where}.{config.kind}.width"
-            raise DataError(f"{what} {size} numbers, the model reads {width}", where="data.train", remedy=remedy)
+            raise _two_widths(config, widths, role, where, set_to)
     if config.name is not None or width is None:
         return config
     empty = FeatureConfig() if config.kind == "feature" else SequenceConfig()
     section = (getattr(config, config.kind) or empty).model_copy(update={"width": width})
     return config.model_copy(update={config.kind: section})
+
+
+def _two_widths(config: ModelConfig, widths: Mapping[str, int], role: str, where: str, set_to: int | None) -> DataError:
+    """The vectors of a role are not as wide as the model, or as those of another role, which alone say its width."""
+    nouns = {name: f"the {'vectors' if config.kind == 'feature' else 'steps'} of {_name(name)} have" for name in widths}
+    what = f"{nouns[role]} {widths[role]} numbers, "
+    if set_to is None:
+        first = min(widths)
+        what += f"those of {_name(first)} {widths[first]}, and one model reads one width"
+        remedy = "give all roles vectors of one encoder, or train a tower for each: recipe align, columns: "
+        remedy += "{COLUMN: first, OTHER_COLUMN: second}"
+    elif config.name is not None:
+        what += f"the model {config.name} reads {set_to}"
+        remedy = "give the vectors that it was trained on, or leave the name out and train a new one"
+    else:
+        what += f"the model reads {set_to}"
+        remedy = f"leave {where}.{config.kind}.width out: the data say it"
+    return DataError(what, where="data.train", remedy=remedy)
 
 
 def _name(role: str) -> str:

@@ -111,6 +111,35 @@ def test_every_format_gives_the_same_batches_and_fingerprint(files: Path) -> Non
         assert rows.where(4).endswith(":5")
 
 
+@pytest.mark.parametrize("path", ["more.npz", "more.h5", "more.zarr"])
+def test_arrays_of_other_lengths_are_left_out_and_told(files: Path, path: str) -> None:
+    more = {"vocabulary": np.arange(200), **COLUMNS, "mean": np.zeros(4), "none": np.zeros((0, 2))}
+    if path.endswith("npz"):
+        np.savez(path, **more)
+    elif path.endswith("h5"):
+        with h5py.File(path, "w") as file:
+            file.update(more)
+    else:
+        zarr.save_group(path, **more)
+    rows = opened([{"path": path}], "anchor positive", "label", batch_size=9)
+    assert rows.num_rows == 9
+    assert sorted(note for note in rows.notes if "not used" in note) == sorted(
+        f"{path}: array {name!r} is not used: it has {count} rows, those in use 9"
+        for name, count in (("vocabulary", 200), ("mean", 4), ("none", 0))
+    )
+
+
+def test_arrays_of_other_lengths_beside_a_table(files: Path) -> None:
+    np.savez("more.npz", id=np.arange(9), vector=ANCHORS, mean=np.zeros(200))
+    Path("ids.csv").write_text("q\n" + "".join(f"{8 - i}\n" for i in range(9)))
+    for entry in ({"path": "more.npz", "on": "q"}, "more.npz"):
+        train = [{"path": "ids.csv", "beside": [entry], "columns": {"vector": "anchor"}}]
+        rows = opened(train, "anchor", batch_size=9)
+        assert any("array 'mean' is not used: it has 200 rows, those in use 9" in note for note in rows.notes)
+        first = rows.block(range(1)).rows[0]["anchor"]
+        np.testing.assert_array_equal(first, ANCHORS[8] if isinstance(entry, dict) else ANCHORS[0])
+
+
 @pytest.mark.parametrize(("path", "by_column"), [("rows.npz", True), ("fixed.parquet", True), ("rows.jsonl", False)])
 def test_arrays_are_read_by_column(files: Path, path: str, by_column: bool) -> None:
     for settings in ({}, {"limit": 4}):
@@ -200,6 +229,9 @@ BAD: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "unequal lists": (lambda: Path("x.jsonl").write_text('{"anchor": [1.0, 2.0]}\n{"anchor": [1.0, 2.0, 3.0]}\n'), {},
                       r"x\.jsonl:2 column 'anchor': the vector has 3 numbers, those before it 2"),
     "unequal arrays": (lambda: np.savez("x.npz", anchor=ANCHORS, label=LABELS[:4]), {}, r"x\.npz: array 'label' has 4"),
+    "complex vectors": (lambda: np.savez("x.npz", anchor=ANCHORS * 1j), {}, r"x\.npz:1 column 'anchor': an array of "
+                        r"complex64 \(4,\) is neither a text nor a vector; save the real and the imaginary parts"),
+    "texts in rows": (lambda: np.savez("x.npz", anchor=ANCHORS.astype(str)), {}, r"expected text, found list of 4, \["),
     "objects in npz": (lambda: np.savez("x.npz", anchor=np.array([{}], object)), {}, r"x\.npz anchor: holds Python"),
     "safetensors": (lambda: Path("x.safetensors").write_bytes(b"\xff" * 20), {}, r"not a readable safetensors"),
     "shorter beside": (lambda: (np.save("x.npy", ANCHORS), np.save("y.npy", POSITIVES[:4])),

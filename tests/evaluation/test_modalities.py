@@ -101,7 +101,7 @@ def test_a_depth_of_nothing_is_refused() -> None:
     for settings in (ModalitiesSettings, ImageTextSettings, RetrievalSettings):
         with pytest.raises(ValidationError, match="greater than 0"):
             settings(cutoffs=(0, 5))
-        with pytest.raises(ValidationError, match="5 is there twice: leave one out"):
+        with pytest.raises(ValidationError, match="name 5 once, it stands there twice"):
             settings(cutoffs=(5, 1, 5))
 
 

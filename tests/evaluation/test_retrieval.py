@@ -187,6 +187,10 @@ def test_missing_collections_and_measures_are_named(tmp_path: Path) -> None:
     collection(tmp_path / "scifact")
     with pytest.raises(UserError, match="no measure 'ndcg@7'"):
         open_suite("retrieval", tmp_path, ["scifact"], settings={"main": "ndcg@7"})
+    with pytest.raises(UserError, match="cutoffs.*name 10 once, it stands there twice"):
+        open_suite("retrieval", tmp_path, ["scifact"], settings={"cutoffs": [10, 10]})
+    with pytest.raises(UserError, match="task 'scifact' is named twice; name it once"):
+        open_suite("retrieval", tmp_path, ["scifact", "scifact"])
 
 
 def test_bad_vectors_never_give_a_score(tmp_path: Path) -> None:

@@ -127,3 +127,17 @@ def test_numbers_come_out_as_the_annotation_has_them_in_the_order_given() -> Non
     found = check(part, {"count": 2, "rate": 1}, "x")
     assert list(found.items()) == [("count", 2), ("rate", 1.0)]
     assert isinstance(found["rate"], float)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"train.trackers": ["wandb", "wandb"]}, {"evaluation": {"suite": "sts", "tasks": ["stsb", "stsb"]}},
+        {"model.lora": {"targets": ["query", "query"]}, }, {"guide": {"ema": 0.9, "parts": ["head", "head"]}},
+        {"data.train": [{"path": "faq.csv", "header": ["question", "question"]}]},
+        {"method": {"name": "micse", "layers": [7, 7]}},
+    ],
+)  # fmt: skip
+def test_an_entry_that_stands_twice_in_a_list_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match=r"name ('\w+'|7) once, it stands there twice"):
+        setup.build_method(load_recipe(runs.recipe(), change))

@@ -286,3 +286,13 @@ def test_images_of_one_shape_are_told_where_the_model_gives_each_its_own() -> No
         usage = Usage(frozenset({"image", "texts"}))
         assert views_of_one_shape(method, usage, own) == told
         assert views_of_one_shape(method, usage, one) == []
+
+
+def test_a_view_that_is_not_there_is_told_where_it_is_named() -> None:
+    method = methods["image-views"](views=["byol", "byol-second", "byol"])
+    objective = {"name": "view-pairs", "objective": "byol", "positives": ["positive", "view9"]}
+    with pytest.raises(RecipeError, match=r"^objective\.positives\.1: no view .* 'view9'; did you mean 'view3'"):
+        usage(method, objective, frozenset({"image"}))
+    summed = {"name": "sum", "terms": [{"name": "byol"}, objective]}
+    with pytest.raises(RecipeError, match=r"^objective\.terms\.1\.positives\.1: "):
+        usage(method, summed, frozenset({"image"}))

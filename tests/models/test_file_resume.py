@@ -140,6 +140,11 @@ def test_images_for_a_text_model(model: Any, tmp_path: Path) -> None:
     [
         ({"x": "a", "y": "b"}, None, "which one holds the texts or images"),
         ({"x": "a", "y": "b"}, "z", "no column 'z'"),
+        (
+            {"x": [0.5, 1.0], "y": [1.0, 2.0]},
+            None,
+            "'x' and 'y' hold vectors: which one .*--column x",
+        ),
         ({"text": None}, None, "cell is empty, not text"),
         ({"text": 5}, None, "cell is int, not text"),
     ],

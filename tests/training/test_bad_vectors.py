@@ -53,6 +53,21 @@ def test_vectors_that_are_held_out_are_pairs() -> None:
 
 def test_places_of_three_numbers_are_left_to_the_check_of_widths(tmp_path: Path) -> None:
     np.savez(tmp_path / "rows.npz", anchor=np.zeros((16, 2)), positive=np.zeros((16, 3)))
-    settings = {"data.train": [{"path": str(tmp_path / "rows.npz")}], "train.batch_size": 8, "model.feature.waves": 4}
-    with pytest.raises(DataError, match="the vectors of positive have 3 numbers, the model reads 2"):
+    train = [{"path": str(tmp_path / "rows.npz")}]
+    settings = {"data.train": train, "train.batch_size": 8, "model.feature.waves": 4}
+    with pytest.raises(DataError, match="vectors of positive have 3 numbers, those of anchor 2, .* recipe align"):
         open_inputs(setup.check_all(load_recipe("feature-pairs", settings)))
+
+
+def test_two_widths_are_two_towers(tmp_path: Path) -> None:
+    np.savez(tmp_path / "rows.npz", anchor=np.eye(16, 2), positive=np.eye(16, 3))
+    train = {"path": str(tmp_path / "rows.npz")}
+    settings = {"data.train": [train], "train.batch_size": 8}
+    with pytest.raises(DataError, match=r"recipe align, columns: \{COLUMN: first, OTHER_COLUMN: second\}"):
+        open_inputs(setup.check_all(load_recipe("feature-pairs", settings)))
+    settings["model.feature.width"] = 2
+    with pytest.raises(DataError, match=r"the model reads 2; leave model\.feature\.width out: the data say it"):
+        open_inputs(setup.check_all(load_recipe("feature-pairs", settings)))
+    aligned = {"data.train": [{**train, "columns": {"anchor": "first", "positive": "second"}}], "train.batch_size": 8}
+    widths = open_inputs(setup.check_all(load_recipe("align", aligned))).rows.widths
+    assert sorted(widths.values()) == [2, 3]

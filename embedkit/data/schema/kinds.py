@@ -11,7 +11,7 @@ import numpy as np
 from embedkit.data.schema.rows import BadRow
 from embedkit.data.schema.targets import is_target
 from embedkit.data.vectors.sequences import axes_of
-from embedkit.data.vectors.values import is_vector
+from embedkit.data.vectors.values import is_vector, no_vector
 from embedkit.errors import DataError, nearest
 
 KINDS = ("text", "vector", "sequence")
@@ -204,5 +204,12 @@ def plain_cell(cell: Any) -> Any:
     --------
     >>> plain_cell(np.array([0.5, 1.0])), plain_cell("a text")
     ([0.5, 1.0], 'a text')
+
+    Raises
+    ------
+    BadRow
+        It is an array of what is neither text nor a whole or floating-point number; without a place.
     """
+    if isinstance(cell, np.ndarray) and cell.ndim and cell.dtype.kind not in "fiuUSTO":
+        raise no_vector(cell)
     return cell.tolist() if isinstance(cell, np.ndarray | np.generic) else cell

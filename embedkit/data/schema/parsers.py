@@ -276,9 +276,14 @@ def show(cell: Any) -> str:
     --------
     >>> show("a cat"), show(3), show(b"1234"), show(None)
     ("str 'a cat'", 'int 3', '4 bytes', 'NoneType')
+    >>> show(["a", "b"])
+    "list of 2, ['a', 'b']"
     """
     if isinstance(cell, bytes):
         return f"{len(cell)} bytes"
+    if isinstance(cell, list):
+        first = repr(cell[:4])
+        return f"list of {len(cell)}, {first if len(first) <= 60 else first[:57] + '...'}" if cell else "list of 0"
     text = repr(cell if not isinstance(cell, str) else cell[:60]) if isinstance(cell, str | bool | float) else ""
     if isinstance(cell, int) and not isinstance(cell, bool):
         text = str(cell) if abs(cell) < 10**30 else "a very large number"

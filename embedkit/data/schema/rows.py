@@ -81,6 +81,8 @@ class Part:
         What stands for its content where it is no file.
     columns : callable, optional
         Name of a column -> its array, where the part can be read by column.
+    uneven : bool
+        Whether these arrays can have different numbers of rows.
 
     Examples
     --------
@@ -96,3 +98,4 @@ class Part:
     format: str | None = None
     token: str | None = None
     columns: Callable[[], Mapping[str, Piece]] | None = None
+    uneven: bool = False

@@ -40,6 +40,7 @@ from embedkit.data.sources.conditions import condition
 from embedkit.data.sources.formats.webdataset import APART
 from embedkit.data.sources.sources import find_parts
 from embedkit.data.sources.target_cells import TargetCells
+from embedkit.data.vectors.arrays import even_part
 from embedkit.data.vectors.beside import Beside, merged, with_cells
 from embedkit.data.vectors.cells import VectorCells
 from embedkit.errors import DataError, nearest
@@ -145,18 +146,11 @@ class Source:
         self._data, self._where = data, f"data.train[{index}] ({config.path})"
         self._images = None if config.image_folder is None else Path(base_dir, config.image_folder).absolute()
         self._guesses_of_parts: list[Guess] = []
-        self.parts = find_parts(
-            config.path,
-            config.format,
-            name=config.name,
-            split=config.split,
-            revision=config.revision,
-            base_dir=base_dir,
-            file=config.file,
+        self._all_parts = self.parts = find_parts(
+            config.path, config.format, name=config.name, split=config.split, revision=config.revision,
+            base_dir=base_dir, file=config.file, prefer="train", tell=self._guesses_of_parts.append,
             options={name: value for name in OPTIONS if (value := getattr(config, name)) is not None},
-            prefer="train",
-            tell=self._guesses_of_parts.append,
-        )
+        )  # fmt: skip
         self._beside = [Beside(one, base_dir) for one in config.beside]
         self._head: list[_Entry] | None = list(itertools.islice(self._records(), HEAD))
         self._names = self._columns_of(self._head)
@@ -199,6 +193,7 @@ class Source:
         Opening a source does this; once the objective is known, which may need other roles than the method alone, it is
         done again without opening anything. Errors as in opening.
         """
+        self.parts = self._all_parts
         head = list(itertools.islice(self._records(), HEAD)) if self._head is None else self._head
         names, where = self._names, self._where
         rows_of_head = [values for _, values in head if isinstance(values, dict)]
@@ -218,7 +213,9 @@ class Source:
         guesses += [Guess(where, what, "kinds") for what in notes_of_kinds]
         self.guesses = tuple(dict.fromkeys(guesses))
         self.roles, self._requires, self._reads, self._limits = binding.roles, requires, reads, limits
-        self.notes = (*map(str, self.guesses), *binding.notes)
+        left_out = self._leave_out({*binding.columns.values(), *self.config.where})
+        head = list(itertools.islice(self._records(), HEAD)) if left_out else head
+        self.notes = (*map(str, self.guesses), *binding.notes, *left_out)
         self._columns, self.documents = binding.columns, binding.documents
         self._slots_of_lists = {
             role: sorted((slot for slot in binding.columns if slot.startswith(prefix)), key=_number_of)
@@ -235,6 +232,13 @@ class Source:
         if "label" not in requires:
             self.notes += tuple(suspicions.of_labels([row for _, row in first], binding.columns, where))
         self.texts.cut_texts = 0
+
+    def _leave_out(self, names: set[str]) -> list[str]:
+        """Drop the arrays that are as long as no column in use; a note of each."""
+        names |= {one.config.on for one in self._beside if one.config.on is not None}
+        parts = [even_part(part, names) for part in self._all_parts]
+        self.parts = [part for part, _ in parts]
+        return list(itertools.chain(*(notes for _, notes in parts), *(one.use(names) for one in self._beside)))
 
     @property
     def widths(self) -> dict[str, int]:
@@ -488,9 +492,7 @@ class Source:
         reasons += [f"{count} skipped: {reason}" for reason, count in account.dropped.items()]
         hints = [f"{column!r} has the values {', '.join(values)}" for column, values in self._first_values.items()]
         remedy = f"first rows: {'; '.join(hints)}" if hints and account.filtered else remedy_of(account.bad)
-        return DataError(
-            f"no rows are left ({', '.join(reasons)})", where=f"data.train[{self.index}] ({self.name})", remedy=remedy
-        )
+        return DataError(f"no rows are left ({', '.join(reasons)})", where=self._where, remedy=remedy)
 
 
 def _number_of(slot: str) -> int:

@@ -51,6 +51,8 @@ class Format:
     columns : callable, optional
         Location -> name of a column -> its array, for files that can be read by column; those of rows that are no
         numbers may be absent.
+    uneven : bool
+        Whether these arrays can have different numbers of rows.
 
     Examples
     --------
@@ -66,6 +68,7 @@ class Format:
     lanes: bool = False
     guess: Callable[[Location], tuple[str, str] | None] | None = None
     columns: Callable[[Location], Mapping[str, Piece]] | None = None
+    uneven: bool = False
 
 
 def _adopt(name: str, part: Any) -> Format:

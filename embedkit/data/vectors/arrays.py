@@ -6,13 +6,14 @@ import io
 import json
 import math
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
 
-from embedkit.data.schema.rows import Record
+from embedkit.data.schema.rows import Part, Record
 from embedkit.data.sources.files import DAMAGED, FREE, MAX_RATIO, open_bytes
 from embedkit.data.sources.remote import Location, first_line
 from embedkit.data.vectors.column import Piece
@@ -217,36 +218,90 @@ def _tensor(path: Location, name: str, entry: Any, base: int, total: int) -> Pie
         return Piece(np.frombuffer(handle.read(length), dtype).reshape(shape), kind == "BF16")
 
 
-def whole_columns(arrays: Mapping[str, Piece], where: str) -> dict[str, Piece]:
-    """The arrays that have rows, checked to have equally many; single numbers are no columns.
+def columns_of_arrays(arrays: Mapping[str, Piece], where: str) -> dict[str, Piece]:
+    """The arrays that have rows; single numbers are no columns. They may have different lengths: see `even_columns`.
 
     Examples
     --------
-    >>> sorted(whole_columns({"vector": Piece(np.eye(2)), "scale": Piece(np.array(20.0))}, "a.npz"))
+    >>> sorted(columns_of_arrays({"vector": Piece(np.eye(2)), "scale": Piece(np.array(20.0))}, "a.npz"))
     ['vector']
     """
-    columns = {name: piece for name, piece in with_offsets(arrays, where).items() if piece.array.ndim}
-    lengths = {name: len(piece) for name, piece in columns.items()}
+    return {name: piece for name, piece in with_offsets(arrays, where).items() if piece.array.ndim}
+
+
+def even_columns(
+    columns: Mapping[str, Piece], names: Collection[str | None], where: str
+) -> tuple[dict[str, Piece], list[str]]:
+    """The columns that are as long as those in use, all where none of them is; and a note of each that is left out.
+
+    Parameters
+    ----------
+    columns : mapping of str to Piece
+        The columns of one file.
+    names : collection of str
+        Of the columns in use; others may be among them.
+    where : str
+        How messages call the file.
+
+    Raises
+    ------
+    DataError
+        Two columns in use have different numbers of rows.
+
+    Examples
+    --------
+    >>> columns, notes = even_columns({"vector": Piece(np.eye(2)), "mean": Piece(np.ones(8))}, ["vector"], "a.npz")
+    >>> list(columns), notes
+    (['vector'], ["a.npz: array 'mean' is not used: it has 8 rows, those in use 2"])
+    """
+    lengths = {name: len(piece) for name, piece in columns.items() if name in names}
+    if not lengths:
+        return dict(columns), []
+    first, count = next(iter(lengths.items()))
     for name, length in lengths.items():
-        first = next(iter(lengths))
-        if length != lengths[first]:
+        if length != count:
             raise DataError(
-                f"array {name!r} has {length:,} rows and {first!r} has {lengths[first]:,}", where=where,
+                f"array {name!r} has {length:,} rows and {first!r} has {count:,}", where=where,
                 remedy="save what belongs to one row in arrays of one length",
             )  # fmt: skip
-    return columns
+    notes = [
+        f"{where}: array {name!r} is not used: it has {len(piece):,} rows, those in use {count:,}"
+        for name, piece in columns.items()
+        if len(piece) != count
+    ]
+    return {name: piece for name, piece in columns.items() if len(piece) == count}, notes
+
+
+def even_part(part: Part, names: Collection[str | None]) -> tuple[Part, list[str]]:
+    """A part without the arrays whose lengths are not those of the columns in use, with notes; see `even_columns`.
+
+    Examples
+    --------
+    >>> arrays = {"vector": Piece(np.eye(2)), "mean": Piece(np.ones(8))}
+    >>> part = Part("a.npz", lambda: records_of(arrays), columns=lambda: arrays, uneven=True)
+    >>> len(list(part.records())), len(list(even_part(part, ["vector"])[0].records()))
+    (8, 2)
+    """
+    if not part.uneven or part.columns is None:
+        return part, []
+    columns, notes = even_columns(part.columns(), names, part.name)
+    if not notes:
+        return part, []
+    return replace(part, records=lambda: records_of(columns), columns=lambda: columns, uneven=False), notes
 
 
 def records_of(columns: Mapping[str, Piece]) -> Iterator[Record]:
     """Rows of columns, numbered from 1: a cell is a view of its array, or a plain number or text.
 
+    Rows behind the end of a column lack its cell.
+
     Examples
     --------
-    >>> list(records_of({"label": Piece(np.array([3, 4]))}))
-    [(1, {'label': 3}), (2, {'label': 4})]
+    >>> list(records_of({"label": Piece(np.array([3, 4])), "mean": Piece(np.array([0.5]))}))
+    [(1, {'label': 3, 'mean': 0.5}), (2, {'label': 4})]
     """
-    for row in range(len(next(iter(columns.values()))) if columns else 0):
-        yield row + 1, {name: cell_of(piece, row) for name, piece in columns.items()}
+    for row in range(max(map(len, columns.values()), default=0)):
+        yield row + 1, {name: cell_of(piece, row) for name, piece in columns.items() if row < len(piece)}
 
 
 def cell_of(piece: Piece, row: int) -> Any:

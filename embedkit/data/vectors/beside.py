@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.data.schema.rows import BadRow
 from embedkit.data.sources.sources import find_parts
-from embedkit.data.vectors.arrays import cell_of
+from embedkit.data.vectors.arrays import cell_of, even_columns
 from embedkit.data.vectors.column import Piece
 from embedkit.errors import DataError, nearest
 
@@ -54,11 +54,26 @@ class Beside:
         for name in config.names:
             if name not in columns:
                 raise DataError(f"there is no column {name!r}", where=self.name, remedy=nearest(name, columns))
-        self.columns: dict[str, Piece] = {config.names.get(name, name): piece for name, piece in columns.items()}
-        self.length = len(next(iter(columns.values())))
+        self._all: dict[str, Piece] = {config.names.get(name, name): piece for name, piece in columns.items()}
+        self._id = None if config.on is None else config.names.get(config.id, config.id)
         if config.optional and config.on is None:
             raise DataError("'optional' is for files that are looked up in", where=config.path, remedy="set on and id")
         self._row_of = None if config.on is None else self._index(columns)
+        self.columns = self._without_id(self._all)
+
+    @property
+    def length(self) -> int:
+        """Number of rows."""
+        return max(map(len, self.columns.values()), default=0)
+
+    def use(self, columns: Collection[str]) -> list[str]:
+        """Leave out the columns that are not as long as those of `columns` among them; a note of each."""
+        even, notes = even_columns(self._all, {*columns, self._id}, self.name)
+        self.columns = self._without_id(even)
+        return notes
+
+    def _without_id(self, columns: Mapping[str, Piece]) -> dict[str, Piece]:
+        return {name: piece for name, piece in columns.items() if name != self._id}
 
     def _index(self, columns: Mapping[str, Piece]) -> dict[str, int]:
         """Id, as text -> row of the file."""
@@ -67,8 +82,7 @@ class Beside:
                 f"there is no column {self.config.id!r} to look {self.config.on!r} up in", where=self.name,
                 remedy=f"set id; the columns are {', '.join(map(repr, columns))}",
             )  # fmt: skip
-        self.columns.pop(self.config.names.get(self.config.id, self.config.id))
-        ids = [str(cell_of(columns[self.config.id], row)) for row in range(self.length)]
+        ids = [str(cell_of(columns[self.config.id], row)) for row in range(len(columns[self.config.id]))]
         index: dict[str, int] = {}
         for row, name in enumerate(ids):
             if index.setdefault(name, row) != row:
@@ -99,11 +113,12 @@ class Beside:
         elif number >= self.length:
             raise BadRow("unaligned files", f"row {number + 1} is not in {self.name}, which has {self.length:,}",
                          remedy=_ALIGN)  # fmt: skip
-        return {name: cell_of(piece, row or 0) for name, piece in self.columns.items()}
+        place = row or 0
+        return {name: cell_of(piece, place) for name, piece in self.columns.items() if place < len(piece)}
 
     def check_count(self, count: int, where: str) -> None:
         """Refuse a source of `count` rows that ends before the file does."""
-        if self._row_of is None and count < self.length:
+        if self._row_of is None and count < min(map(len, self.columns.values()), default=0):
             raise DataError(
                 f"has {count:,} rows, and {self.name} beside it {self.length:,}", where=where, remedy=_ALIGN
             )

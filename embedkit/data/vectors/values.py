@@ -119,6 +119,27 @@ def is_vector(cell: Any) -> bool:
     return isinstance(cell, list) and len(cell) > 1 and all(type(value) in (int, float) for value in cell)
 
 
+_NO_NUMBERS = {
+    "c": "save the real and the imaginary parts as numbers: numpy.concatenate([x.real, x.imag], axis=-1)",
+    "b": "save numbers: x.astype('uint8')",
+    "U": "save one text a row, or numbers: x.astype('float32')",
+}
+"""Kind of numpy's type of an array that is no vector -> how its like is saved as one."""
+
+
+def no_vector(cell: np.ndarray) -> BadRow:
+    """The fault of an array with axes whose values are no whole or floating-point numbers; without a place.
+
+    Examples
+    --------
+    >>> print(no_vector(np.zeros(3, complex)))
+    an array of complex128 (3,) is neither a text nor a vector; save the real and the imaginary parts as numbers: ...
+    """
+    what = f"an array of {cell.dtype} {cell.shape} is neither a text nor a vector"
+    remedy = _NO_NUMBERS.get("U" if cell.dtype.kind in "UST" else cell.dtype.kind, "save numbers, or one text a row")
+    return BadRow("wrong type", what, remedy=remedy)
+
+
 def read_vector(cell: Any) -> np.ndarray:
     """A vector, float32 (W,), of an array, a list of numbers, or the text of a JSON list.
 

@@ -127,7 +127,9 @@ class SuiteConfig(_Strict):
             A task is unknown or does not have the split, or no task has it.
         """
         by_name = {task.name: task for task in self.tasks}
-        for name in tasks or ():
+        for place, name in enumerate(tasks or ()):
+            if name in (tasks or ())[:place]:
+                raise UserError(f"task {name!r} is named twice", where=f"suite {self.name}", remedy="name it once")
             if name not in by_name:
                 raise UserError(f"suite {self.name!r} has no task {name!r}", remedy=nearest(name, by_name))
             if not by_name[name].has(split):

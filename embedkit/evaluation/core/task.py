@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from embedkit.config.rules import must
+from embedkit.config.settings import Distinct
 from embedkit.errors import UserError, nearest
 from embedkit.evaluation.core.stats import Samples
 from embedkit.evaluation.core.suites import TaskConfig
@@ -45,15 +46,7 @@ class TaskSettings(BaseModel):
     columns: dict[str, str] = Field(default_factory=dict)
 
 
-def _different(numbers: tuple[int, ...]) -> tuple[int, ...]:
-    """The numbers, refused where one is there twice: a mean over them would count it twice."""
-    double = next((number for place, number in enumerate(numbers) if number in numbers[:place]), None)
-    if double is not None:
-        raise ValueError(f"{double} is there twice: leave one out")
-    return numbers
-
-
-Cutoffs = Annotated[tuple[PositiveInt, ...], Field(min_length=1), AfterValidator(_different)]
+Cutoffs = Annotated[tuple[PositiveInt, ...], Field(min_length=1), Distinct]
 """Depths of a ranking, each once."""
 
 Side = Literal["query", "document"]

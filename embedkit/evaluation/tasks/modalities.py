@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from embedkit.config.settings import Distinct
 from embedkit.data.images.pictures import is_image
 from embedkit.data.schema.parsers import is_blank
 from embedkit.errors import DataError, UserError, nearest
@@ -34,7 +35,7 @@ class ModalitiesSettings(TaskSettings):
     """
 
     cutoffs: Cutoffs = (1, 5, 10)
-    pairs: list[tuple[str, str]] | None = None
+    pairs: Annotated[list[tuple[str, str]], Distinct] | None = None
 
 
 @TASKS.add("modalities")

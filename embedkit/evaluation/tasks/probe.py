@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from embedkit.config.settings import Distinct
 from embedkit.data.sources.class_names import class_of
 from embedkit.errors import DataError, UserError, need
 from embedkit.evaluation.core.embedder import Embedder
@@ -62,8 +63,8 @@ class ProbeSettings(TaskSettings):
     train: str = "train"
     dev: str = "dev"
     label: str = "label"
-    shots: tuple[int, ...] = ()
-    curve: tuple[Rows, ...] = ()
+    shots: Annotated[tuple[int, ...], Distinct] = ()
+    curve: Annotated[tuple[Rows, ...], Distinct] = ()
     draws: int = Field(10, gt=0)
     mean_classifier: bool = False
     neighbours: int | None = Field(None, gt=0)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
 
+from embedkit.config.settings import Distinct
 from embedkit.errors import DataError, NonFiniteError
 from embedkit.evaluation.core.embedder import Embedder
 from embedkit.evaluation.core.gallery import search_examples
@@ -29,7 +30,7 @@ class ZeroShotSettings(TaskSettings):
     'label_name'
     """
 
-    templates: tuple[str, ...] = Field(("a photo of a {}.",), min_length=1)
+    templates: Annotated[tuple[str, ...], Distinct] = Field(("a photo of a {}.",), min_length=1)
     label: str = "label_name"
     names: dict[str, str] = Field(default_factory=dict)
 

@@ -18,7 +18,7 @@ import numpy as np
 from embedkit.data.schema.contract import Contract
 from embedkit.data.schema.kinds import is_modality
 from embedkit.data.schema.targets import is_target
-from embedkit.errors import RecipeError, UserError
+from embedkit.errors import RecipeError, UserError, nearest
 from embedkit.methods.base import Method, View
 from embedkit.methods.common.augmenting import Augmenting
 from embedkit.methods.common.auxiliary import WithAuxiliaries
@@ -148,6 +148,29 @@ def usage_of(
     return Usage(frozenset(read), _same_inputs(method, views, names), tuple(notes))
 
 
+def _missing_views(objective: Mapping[str, Any], missing: Sequence[str], names: frozenset[str]) -> RecipeError:
+    """What an objective needs and nothing gives; where a setting of it names that, it is told there."""
+    for name in missing:
+        for place in _places(objective, name):
+            what = f"no view or role of this method is called {name!r}"
+            return RecipeError(what, where=f"objective.{place}", remedy=nearest(name, names))
+    return RecipeError(
+        f"objective {objective.get('name')!r} needs {', '.join(missing)}", where="objective",
+        remedy="add a guide section" if "guide" in missing
+        else "choose an objective that the views and roles of the method can feed",
+    )  # fmt: skip
+
+
+def _places(settings: Any, value: str) -> Iterator[str]:
+    """The dotted keys of settings, those of names aside, that hold a text."""
+    items = settings.items() if isinstance(settings, Mapping) else enumerate(settings)
+    for key, item in items:
+        if item == value and key != "name":
+            yield str(key)
+        elif isinstance(item, Mapping | list | tuple):
+            yield from (f"{key}.{place}" for place in _places(item, value))
+
+
 def _effects(
     method: Method, objective: Mapping[str, Any], names: frozenset[str], roles: frozenset[str],
     guided: frozenset[str], optional: bool,
@@ -160,11 +183,7 @@ def _effects(
     trial = build(dict(objective))
     missing = trial.requires - names - numbers - ({"guide"} if guided or method.reads_guide else set())
     if missing:
-        raise RecipeError(
-            f"objective {objective.get('name')!r} needs {', '.join(sorted(missing))}", where="objective",
-            remedy="add a guide section" if "guide" in missing
-            else "choose an objective that the views and roles of the method can feed",
-        )  # fmt: skip
+        raise _missing_views(objective, sorted(missing), names)
     forms = [numbers]
     free = numbers - trial.requires - method.contract.requires
     if optional:  # a role can hide another one: a teacher's scores its vectors, say

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from embedkit.data.schema.roles import IMAGE_NAMES
-from embedkit.data.schema.rows import BadRow
+from embedkit.data.schema.rows import BadRow, Part
+from embedkit.data.vectors.arrays import even_part
 from embedkit.data.vectors.sequences import axes_of, read_sequence
-from embedkit.data.vectors.values import read_vector
-from embedkit.errors import DataError
+from embedkit.data.vectors.values import no_vector, read_vector
+from embedkit.errors import DataError, listed
 
+_log = logging.getLogger(__name__)
 _TEXT_COLUMNS = ("text", "sentence", "anchor")
 _ID_COLUMNS = ("id", "_id", "docid", "doc_id", "query_id", "qid", "pid", "uid", "uuid", "key", "__key__", *IMAGE_NAMES)
 """Columns that say which row is which, the first that a row has counts; of images their path does."""
@@ -75,7 +78,7 @@ def blocks(source: str, reading: Reading, size: int, ids: Ids | None = None) -> 
     from embedkit.data.sources.sources import find_parts
 
     block: list[Item] = []
-    parts = find_parts(source, reading.format, split=reading.split)
+    parts = [_even(part, reading, ids) for part in find_parts(source, reading.format, split=reading.split)]
     rows = ((part, number, row) for part in parts for number, row in part.records())
     for part, number, row in itertools.islice(rows, reading.limit):
         if isinstance(row, BadRow):
@@ -88,6 +91,19 @@ def blocks(source: str, reading: Reading, size: int, ids: Ids | None = None) -> 
             block = []
     if block:
         yield block
+
+
+def _even(part: Part, reading: Reading, ids: Ids | None) -> Part:
+    """A part without the arrays that are not as long as the one that is encoded, which is told."""
+    first = next(part.records(), None) if part.uneven else None
+    if first is None or isinstance(first[1], BadRow):
+        return part
+    number, row = first
+    column = reading.column or _column_of(row, f"{part.name}:{number}")
+    even, notes = even_part(part, {column, None if ids is None else ids.column})
+    for note in notes:
+        _log.warning("%s", note)
+    return even
 
 
 def _item(row: dict[str, Any], column: str | None, folder: Path | None, where: str) -> Item:
@@ -105,6 +121,8 @@ def _item(row: dict[str, Any], column: str | None, folder: Path | None, where: s
             return read_vector(cell) if axes == 1 else read_sequence(cell)
         except BadRow as bad:
             raise bad.at(f"{where}, column {column}") from bad.__cause__
+    if isinstance(cell, np.ndarray):
+        raise no_vector(cell).at(f"{where}, column {column}")
     if not isinstance(cell, str):
         kind = "empty" if cell is None else type(cell).__name__
         raise DataError(f"cell is {kind}, not text", where=f"{where}, column {column}", remedy="fix or remove the row")
@@ -132,9 +150,10 @@ def _column_of(row: dict[str, Any], where: str) -> str:
     vectors = [name for name, cell in row.items() if axes_of(cell)]
     if not texts and not images and len(vectors) == 1:
         return vectors[0]
-    raise DataError(
-        f"columns {', '.join(row)}: which one holds the texts or images?", where=where, remedy="name it: --column NAME"
-    )
+    what = f"columns {', '.join(row)}: which one holds the texts or images?"
+    if vectors and not texts and not images:
+        what = f"columns {listed([repr(name) for name in vectors], 'and')} hold vectors: which one is encoded?"
+    raise DataError(what, where=where, remedy=f"name it: --column {vectors[0] if vectors else 'NAME'}")
 
 
 def digest_of(items: list[Item]) -> str:

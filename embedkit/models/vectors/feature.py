@@ -165,7 +165,7 @@ class FeatureEncoder(VectorEncoder):
         if values.shape[1] != self.width:
             raise DataError(
                 f"the vectors have {values.shape[1]} numbers, the model reads {self.width}", where="inputs",
-                remedy="give the vectors that it was trained on, or set model.feature.width",
+                remedy="give vectors of the encoder whose vectors it was trained on",
             )  # fmt: skip
         if self.waves is not None:
             check_places(values)

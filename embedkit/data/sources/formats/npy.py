@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from embedkit.data.schema.rows import Record
 from embedkit.data.sources.registry import Format, readers
 from embedkit.data.sources.remote import Location
-from embedkit.data.vectors.arrays import npy_array, npz_arrays, records_of, safetensors_arrays, whole_columns
+from embedkit.data.vectors.arrays import columns_of_arrays, npy_array, npz_arrays, records_of, safetensors_arrays
 from embedkit.data.vectors.chunked import hdf5_arrays
 from embedkit.data.vectors.column import Piece
 
 
 def _npy(path: Location) -> dict[str, Piece]:
-    return whole_columns({path.name[: -len(".npy")]: Piece(npy_array(path))}, str(path))
+    return columns_of_arrays({path.name[: -len(".npy")]: Piece(npy_array(path))}, str(path))
 
 
 def _npz(path: Location) -> dict[str, Piece]:
-    return whole_columns({name: Piece(array) for name, array in npz_arrays(path).items()}, str(path))
+    return columns_of_arrays({name: Piece(array) for name, array in npz_arrays(path).items()}, str(path))
 
 
 def read_npy(path: Location) -> Iterator[Record]:
@@ -49,7 +49,7 @@ def read_npz(path: Location) -> Iterator[Record]:
 
 
 def _safetensors(path: Location) -> dict[str, Piece]:
-    return whole_columns(safetensors_arrays(path), str(path))
+    return columns_of_arrays(safetensors_arrays(path), str(path))
 
 
 def read_safetensors(path: Location) -> Iterator[Record]:
@@ -68,7 +68,7 @@ def read_safetensors(path: Location) -> Iterator[Record]:
 
 
 def _hdf5(path: Location) -> dict[str, Piece]:
-    return whole_columns(hdf5_arrays(path), str(path))
+    return columns_of_arrays(hdf5_arrays(path), str(path))
 
 
 def read_hdf5(path: Location) -> Iterator[Record]:
@@ -87,8 +87,10 @@ def read_hdf5(path: Location) -> Iterator[Record]:
 
 
 readers.add("npy")(Format((".npy",), read_npy, compressible=False, in_folders=False, columns=_npy))
-readers.add("npz")(Format((".npz",), read_npz, compressible=False, in_folders=False, columns=_npz))
+readers.add("npz")(Format((".npz",), read_npz, compressible=False, in_folders=False, columns=_npz, uneven=True))
 readers.add("safetensors")(
-    Format((".safetensors",), read_safetensors, compressible=False, in_folders=False, columns=_safetensors)
+    Format((".safetensors",), read_safetensors, compressible=False, in_folders=False, columns=_safetensors, uneven=True)
 )
-readers.add("hdf5")(Format((".h5", ".hdf5", ".hdf"), read_hdf5, compressible=False, in_folders=False, columns=_hdf5))
+readers.add("hdf5")(
+    Format((".h5", ".hdf5", ".hdf"), read_hdf5, compressible=False, in_folders=False, columns=_hdf5, uneven=True)
+)

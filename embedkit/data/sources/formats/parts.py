@@ -68,4 +68,4 @@ def file_part(
             tell(Guess(name, *guess))
     folder = path.parent if isinstance(path, Path) else None
     columns = None if entry.columns is None else partial(entry.columns, path)
-    return Part(name, partial(entry.read, path, **options), folder, path, kind, columns=columns)
+    return Part(name, partial(entry.read, path, **options), folder, path, kind, columns=columns, uneven=entry.uneven)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from embedkit.data.schema.rows import Part
 from embedkit.data.sources.registry import FolderRequest, Layout, layouts
-from embedkit.data.vectors.arrays import records_of, whole_columns
+from embedkit.data.vectors.arrays import columns_of_arrays, records_of
 from embedkit.data.vectors.chunked import zarr_arrays
 from embedkit.data.vectors.column import Piece
 
@@ -30,9 +30,9 @@ def zarr(request: FolderRequest) -> list[Part] | None:
         return None
 
     def columns() -> dict[str, Piece]:
-        return whole_columns(zarr_arrays(folder), str(folder))
+        return columns_of_arrays(zarr_arrays(folder), str(folder))
 
-    return [Part(str(folder), lambda: records_of(columns()), folder, token=str(folder), columns=columns)]
+    return [Part(str(folder), lambda: records_of(columns()), folder, token=str(folder), columns=columns, uneven=True)]
 
 
 layouts.add("zarr")(Layout(0, zarr))
