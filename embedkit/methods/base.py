@@ -372,6 +372,9 @@ class Method:
     reads_patches: ClassVar[bool] = False
     """As an auxiliary: whether it reads the vectors of patches of the main method's images, through `patch_columns`."""
 
+    inner_blocks: int = 0
+    """With `reads_patches`: how many blocks before the last one it reads the patches of, too."""
+
     def patch_columns(self, patches: PatchTokens, parts: nn.ModuleDict, inputs: Any) -> Tensor:
         """What a term needs of the patches of one chunk of images: (n, K), like what `embed` gives.
 

@@ -22,6 +22,7 @@ from embedkit.methods.patches import heads, losses, places
 from embedkit.models.heads.pixels import PixelDecoder, patch_pixels
 from embedkit.models.inputs.preprocess import Preprocess
 from embedkit.models.modules.dual import DualEncoder
+from embedkit.models.modules.patches import recording
 from embedkit.objectives.base import ObjectiveBatch
 from embedkit.objectives.parts.banks import Queue
 from embedkit.training import batching, setup
@@ -29,6 +30,7 @@ from embedkit.training.loop.cache import Chunking
 from embedkit.training.loop.guide import Guide
 from embedkit.training.view_checks import _patches
 from embedkit.views.image import ImageInput, Transform
+from tests.helpers import dual
 from tests.methods.matrix import gradients
 from tests.methods.test_image_methods import _rows as rows_of_images
 from tests.methods.test_matrix import same
@@ -159,6 +161,44 @@ def test_features_are_searched_for_in_the_other_view() -> None:
             positive = cosine(query, there) / 0.2
             total += math.log(sum(map(math.exp, (positive, *others)))) - positive
     assert float(found) == pytest.approx(total / (len(pairs) * 3), rel=1e-12)
+
+
+def test_features_are_searched_for_in_several_layers() -> None:
+    """The mean over layers of what each layer gives alone; the patches of a layer are those behind its block."""
+    both, one = methods["feature-search"](size=4, layers=2), methods["feature-search"](size=4)
+    names, parts = ("anchor", "positive"), torch.nn.ModuleDict()
+    own, pooled = ({name: draw(3, 2, 4, seed=seed + k) for k, name in enumerate(names)} for seed in (0, 2))
+    guide = {name: draw(3, 2, 3, 4, seed=4 + k) for k, name in enumerate(names)}
+
+    def loss(method: Any, layers: slice) -> float:
+        own_, guide_, pooled_ = (
+            {name: z[:, layers].flatten(1) for name, z in of.items()} for of in (own, guide, pooled)
+        )
+        batch = ObjectiveBatch.of({"anchor": draw(3, 4)}, own=own_, own_guide=guide_, guide_parcel=pooled_)
+        return float(method.terms({}, {}, batch, parts)["search"])
+
+    apart = [loss(one, slice(layer, layer + 1)) for layer in range(2)]
+    assert loss(both, slice(None)) == pytest.approx(sum(apart) / 2, rel=1e-12) and apart[0] != apart[1]
+    found = both.exchange({"anchor": guide["anchor"].flatten(1)}, {}, parts, guide=True)["anchor"]
+    torch.testing.assert_close(found, guide["anchor"].mean(dim=2).flatten(1))
+
+
+@pytest.mark.parametrize("family", ["open_clip-vit", "vit", "timm-vit"])
+def test_patches_of_inner_blocks_are_those_behind_them(family: str) -> None:
+    tower: Any = dual.image_tower(family)
+    pixels = torch.randn(2, 3, *tower.size)
+    with torch.no_grad():
+        patches, plain = tower.patch_tokens(pixels, blocks=1), tower.patch_tokens(pixels)
+        blocks = tower.blocks()
+        with recording(blocks[-1]) as last:
+            blocks[-1].register_forward_pre_hook(lambda module, inputs: last.append(inputs[0]))
+            tower(pixels)
+    assert plain.inner == () and torch.equal(plain.tokens, patches.tokens)
+    torch.testing.assert_close(patches.inner[0], last[0][:, tower.prefix_tokens :])
+    with pytest.raises(ModelError, match=f"9 layers are to be read of {len(blocks)}"):
+        tower.patch_tokens(pixels, blocks=8) if len(blocks) < 9 else tower.inner_blocks(99)
+    with pytest.raises(ModelError, match="has no row of patches"):
+        dual.image_tower("open_clip-resnet").patch_tokens(torch.randn(1, 3, 64, 64), blocks=1)
 
 
 @pytest.mark.parametrize(

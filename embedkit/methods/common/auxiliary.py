@@ -298,10 +298,14 @@ class WithAuxiliaries(Method):
     def _riders(self) -> list[Auxiliary]:
         return [auxiliary for auxiliary in self.beside_main if auxiliary.method.reads_patches]
 
+    @property
+    def _inner_blocks(self) -> int:
+        return max((rider.method.inner_blocks for rider in self._riders), default=0)
+
     def _with_patches(self, model: Any, parts: nn.ModuleDict, inputs: Any, settings: dict[str, Any]) -> Tensor:
         """The main method's output, and behind it the columns of each auxiliary that reads patches, of one pass."""
         covers = [rider.method.cover(inputs, self._parts(parts, rider)) for rider in self._riders]
-        with model.patch_record(next((cover for cover in covers if cover is not None), None)) as record:
+        with model.patch_record(next((one for one in covers if one is not None), None), self._inner_blocks) as record:
             output = self.main.embed(model, parts["main"], inputs, **settings)  # type: ignore[arg-type]
         return self._columns(output, record, [
             rider.method.patch_columns(record[-1], self._parts(parts, rider), inputs)
@@ -324,7 +328,7 @@ class WithAuxiliaries(Method):
     def embed_guide(self, encoder: Any, parts: nn.ModuleDict, inputs: Any) -> Tensor:
         if not self._riders or not hasattr(inputs, "pixels"):
             return self.main.embed_guide(encoder, parts["main"], inputs)  # type: ignore[arg-type]
-        with encoder.patch_record() as record:
+        with encoder.patch_record(blocks=self._inner_blocks) as record:
             output = self.main.embed_guide(encoder, parts["main"], inputs)  # type: ignore[arg-type]
         return self._columns(output, record, [
             rider.method.guide_columns(record[-1], self._parts(parts, rider), inputs)

@@ -84,7 +84,8 @@ class PatchTerm(Method):
             )  # fmt: skip
         training = tower.training
         with torch.no_grad():  # tells what has no patches
-            tower.eval().tokens(next(tower.parameters()).new_zeros(1, 3, *tower.size))
+            pixels = next(tower.parameters()).new_zeros(1, 3, *tower.size)
+            tower.eval().patch_tokens(pixels, blocks=self.inner_blocks)
         tower.train(training)
 
     def adapt(self, model: Model) -> None:
@@ -130,12 +131,12 @@ class PatchTerm(Method):
 
     def embed(self, model: Any, parts: nn.ModuleDict, inputs: Any, **settings: Any) -> Tensor:
         """What the term needs of each image."""
-        with model.patch_record(self.cover(inputs, parts)) as record:
+        with model.patch_record(self.cover(inputs, parts), self.inner_blocks) as record:
             model(inputs)
         return self.patch_columns(record[0], parts, inputs)
 
     def embed_guide(self, encoder: Any, parts: nn.ModuleDict, inputs: Any) -> Tensor:
-        with encoder.patch_record() as record:
+        with encoder.patch_record(blocks=self.inner_blocks) as record:
             encoder(inputs)
         return self.guide_columns(record[0], parts, inputs)
 

@@ -110,6 +110,7 @@ class DualEncoder(Model):
     preprocess: Preprocess
     _record: list[PatchTokens] | None = None
     _cover: tuple[Tensor, Tensor] | None = None
+    _blocks: int = 0
 
     def __init__(
         self,
@@ -197,7 +198,7 @@ class DualEncoder(Model):
     def forward(self, inputs: Inputs | ImageInputs | ShapedImages, **settings: Any) -> Tensor:
         """Vectors (N, D) of texts or images, in their order, not normalised; settings are those of the text tower."""
         if self._record is not None and isinstance(inputs, ImageInputs | ShapedImages):
-            self._record.append(self.patch_tokens(inputs, *(self._cover or (None, None))))
+            self._record.append(self.patch_tokens(inputs, *(self._cover or (None, None)), self._blocks))
             return self._record[-1].vectors
         name, vectors = self.tower_vectors(inputs, **settings)
         return self.projection(name)(vectors)
@@ -212,16 +213,20 @@ class DualEncoder(Model):
         return "text", self.text(inputs, **settings)
 
     @contextlib.contextmanager
-    def patch_record(self, cover: tuple[Tensor, Tensor] | None = None) -> Iterator[list[PatchTokens]]:
-        """A list to which every pass over images inside adds their patches, which `cover` and mask token may hide."""
-        self._record, self._cover = [], cover
+    def patch_record(
+        self, cover: tuple[Tensor, Tensor] | None = None, blocks: int = 0
+    ) -> Iterator[list[PatchTokens]]:  # fmt: skip
+        """A list to which every pass over images inside adds their patches, which `cover` and mask token may hide, and
+        those of so many `blocks` before the last."""
+        self._record, self._cover, self._blocks = [], cover, blocks
         try:
             yield self._record
         finally:
-            self._record = self._cover = None
+            self._record, self._cover, self._blocks = None, None, 0
 
     def patch_tokens(
-        self, inputs: ImageInputs | ShapedImages, cover: Tensor | None = None, filler: Tensor | None = None
+        self, inputs: ImageInputs | ShapedImages, cover: Tensor | None = None, filler: Tensor | None = None,
+        blocks: int = 0,
     ) -> PatchTokens:  # fmt: skip
         """Vectors of images in the shared space, not normalised, and of their patches (N, P, W) in the tower's own.
 
@@ -231,6 +236,8 @@ class DualEncoder(Model):
             What `prepare` makes of images.
         cover, filler : Tensor, optional
             Hidden patches (N, h w) and the mask token (W,), see `ImageTower.patch_tokens`.
+        blocks : int
+            Blocks before the last whose patches are given too.
 
         Raises
         ------
@@ -241,7 +248,7 @@ class DualEncoder(Model):
             raise ModelError("patches are read of images of one shape, these each have their own",
                              where="model.towers.image.preprocess", remedy="set {patch: null}")  # fmt: skip
         with self.image.drawing(inputs.data.get("seeds")), self.image.sized(inputs.size):
-            tokens = self.image.patch_tokens(self.pixels(inputs), cover, filler)
+            tokens = self.image.patch_tokens(self.pixels(inputs), cover, filler, blocks)
         return replace(tokens, vectors=self.projection("image")(tokens.vectors))
 
     def pixels(self, inputs: ImageInputs | ShapedImages) -> Tensor:

@@ -4,7 +4,7 @@ behind a mask token (Bao et al. 2022, BEiT, section 2.3), and what a module insi
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,8 @@ class PatchTokens:
         Patches down and across; P is their product, unless patch dropout left some out.
     places : Tensor (N, P) of int64, optional
         The place in the grid of each token, where some were left out.
+    inner : tuple of Tensor (N, P, W)
+        What blocks before the last give, the nearest to it first, where they were asked for.
 
     Examples
     --------
@@ -89,6 +91,7 @@ class PatchTokens:
     tokens: Tensor
     grid: tuple[int, int]
     places: Tensor | None = None
+    inner: tuple[Tensor, ...] = ()
 
 
 class Patches(nn.Module):
@@ -106,6 +109,7 @@ class Patches(nn.Module):
     encoder: Any
     dim: int
     size: tuple[int, int]
+    blocks: Callable[[], list[nn.Module]]
 
     def tokens(self, pixels: Tensor) -> Tensor:
         """(N, 3, H, W) normalised -> vectors of patches (N, P, W), row by row of the grid.
@@ -117,7 +121,9 @@ class Patches(nn.Module):
         """
         return self.patch_tokens(pixels).tokens
 
-    def patch_tokens(self, pixels: Tensor, cover: Tensor | None = None, filler: Tensor | None = None) -> PatchTokens:
+    def patch_tokens(
+        self, pixels: Tensor, cover: Tensor | None = None, filler: Tensor | None = None, blocks: int = 0
+    ) -> PatchTokens:  # fmt: skip
         """Vectors of images and of their patches, in one pass.
 
         Parameters
@@ -128,25 +134,51 @@ class Patches(nn.Module):
             Patches that are hidden: `filler` stands in their place before positions are added.
         filler : Tensor (token_width,), optional
             The mask token.
+        blocks : int
+            Blocks before the last whose patches are given too.
 
         Raises
         ------
         ModelError
             When the architecture has no patches, or none that can be hidden.
         """
-        if cover is None or filler is None:
+        with contextlib.ExitStack() as stack:
+            records = [stack.enter_context(recording(block)) for block in self.inner_blocks(blocks)]
+            if cover is not None and filler is not None:
+                stack.enter_context(covering(self.patch_embedding(), cover, filler))
             vectors, features = self.features(pixels)
-        else:
-            with covering(self.patch_embedding(), cover, filler):
-                vectors, features = self.features(pixels)
         if features.dim() == 4:  # (N, W, h, w)
             return PatchTokens(vectors, features.flatten(2).transpose(1, 2), sides(features))
         tokens, pixel_sides = features[:, self.prefix_tokens :], sides(pixels)
         down, across = (round(n * s / own) for n, s, own in zip(self.grid(), pixel_sides, self.size, strict=True))
+        outputs = [record[0] for record in records]  # of which some libraries give a tuple
+        rows = [output[0] if isinstance(output, tuple) else output for output in outputs]
+        inner = tuple(row[:, self.prefix_tokens :] for row in rows)
         for module in self.encoder.modules():
             if isinstance(module, PatchDropout) and module.places is not None:
-                return PatchTokens(vectors, tokens, (down, across), module.places)
-        return PatchTokens(vectors, tokens, grid_of(tokens.shape[1], (down, across), pixel_sides))
+                return PatchTokens(vectors, tokens, (down, across), module.places, inner)
+        return PatchTokens(vectors, tokens, grid_of(tokens.shape[1], (down, across), pixel_sides), inner=inner)
+
+    def inner_blocks(self, count: int) -> list[nn.Module]:
+        """So many blocks before the last one, the nearest to it first.
+
+        Raises
+        ------
+        ModelError
+            There are fewer, or they give no row of patches.
+        """
+        if not count:
+            return []
+        try:
+            self.patch_embedding()
+        except ModelError as error:
+            raise ModelError("this image tower has no row of patches, of which several layers are to be read",
+                             where="model.towers.image", remedy="use a ViT, or one layer") from error  # fmt: skip
+        blocks = self.blocks()
+        if len(blocks) <= count:
+            raise ModelError(f"{count + 1} layers are to be read of {len(blocks)}", where="model.towers.image",
+                             remedy=f"read {max(1, len(blocks))} at most")  # fmt: skip
+        return blocks[-2 : -2 - count : -1]
 
     @property
     def token_width(self) -> int:
