@@ -18,13 +18,14 @@ from typing import Any
 from embedkit.config.model import ImageTowerConfig, TextTowerConfig, TowersConfig
 from embedkit.config.peer_names import ANSWERS, FLAGS, LOSS_ANSWERS, PARTS, SETTINGS, plain
 from embedkit.config.recipe_keys import nearest_key, recipe_keys, short_keys
+from embedkit.config.sections import Settings
 from embedkit.errors import COMMAND_LINE, RecipeError, listed
 
 ARGUMENTS = "in the arguments"
 _SOURCES = "data.train"
 _COMPONENTS = ("method", "objective")
 _MODEL_FILES = ("config.json", "modules.json", "embedkit.json", "open_clip_config.json")
-_ORIGINS = {
+_ORIGINS: dict[str, tuple[type[Settings], tuple[str, ...]]] = {
     "": (TowersConfig, ("dim",)),
     "text": (TextTowerConfig, ("kind", "name", "revision", "trust_remote_code", "allow_pickle", "size", "config",
                                "tokenizer", "multi_prompt", "pooling", "dim", "ngrams", "buckets", "projection")),
@@ -294,8 +295,8 @@ def left_out_towers(
                 return [], []
             if isinstance(node, Mapping) and node.get(name) is not None:
                 further.append((key, part.model_fields[name].get_default(call_default_factory=True), place))
-    names = [key.removeprefix("model.towers.") for key, _, _ in further]
-    line = f"model.name brings its own towers: of model.towers {listed(names, 'and')} of the recipe are left out"
+    left_out = [key.removeprefix("model.towers.") for key, _, _ in further]
+    line = f"model.name brings its own towers: of model.towers {listed(left_out, 'and')} of the recipe are left out"
     return further, [line] if further else []
 
 
