@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # duckdb 2.0.1
 #
-# Behaviour: array_cosine_similarity (and list_cosine_similarity) with a vector of zeros is NaN, and DuckDB's NaN is larger
-# than every number. Such a row is therefore the most similar of all: first in ORDER BY ... DESC LIMIT k, the answer of
-# max_by, and let through by "> 0.9". By array_cosine_distance the same row stands last and "< 0.1" leaves it out, so that
-# the two usual ways to write one search have different answers. avg() and max() of the similarities are NaN.
+# Behaviour: array_cosine_similarity (and list_cosine_similarity) with a vector of zeros is NaN, and DuckDB's NaN is
+# larger than every number. Such a row is therefore the most similar of all: first in ORDER BY ... DESC LIMIT k, the
+# answer of max_by, and let through by "> 0.9". By array_cosine_distance the same row stands last and "< 0.1" leaves it
+# out, so that the two usual ways to write one search have different answers. avg() and max() of the similarities are
+# NaN.
 #
-# Why a good guess misses: in numpy, pandas and C every comparison with NaN is false, so a threshold drops it; division by
-# a length of zero gives NULL or 0 elsewhere (NULL in sqlite-vec, 0 in qdrant), and DuckDB sorts NULL last in both directions.
-# Vectors of zeros are what static models give for a text without a known word.
+# Why a good guess misses: in numpy, pandas and C every comparison with NaN is false, so a threshold drops it; division
+# by a length of zero gives NULL or 0 elsewhere (NULL in sqlite-vec, 0 in qdrant), and DuckDB sorts NULL last in both
+# directions. Vectors of zeros are what static models give for a text without a known word.
 #
 # Output seen on 2026-11-30:
 #   order by similarity desc limit 2                 zeros nan, same 1.00

@@ -2,16 +2,16 @@
 # sqlite-vec 0.1.9, apsw 3.54.1.0, numpy 2.4.6
 #
 # Behaviour: one row of zeros in a vec0 table with distance_metric=cosine makes a search miss the exact answer. If the
-# row is the first of its chunk (rows 1, 1025, 2049 ... of the table), whole chunks of 1,024 rows drop out of the result:
-# zeros in row 1 hide rows 2 to 1024, zeros in row 1025 hide the first two chunks, zeros in row 2049 stand first, before a
-# distance of 0. In row 700, inside a chunk, zeros do no harm, and with the Euclidean distance they do none in any of the
-# four places. There is no error, and k rows come back in each case.
+# row is the first of its chunk (rows 1, 1025, 2049 ... of the table), whole chunks of 1,024 rows drop out of the
+# result: zeros in row 1 hide rows 2 to 1024, zeros in row 1025 hide the first two chunks, zeros in row 2049 stand
+# first, before a distance of 0. In row 700, inside a chunk, zeros do no harm, and with the Euclidean distance they do
+# none in any of the four places. There is no error, and k rows come back in each case.
 #
 # Why a good guess misses: vec_distance_cosine says NULL for a vector of zeros, so one expects such rows last, first or
 # left out, the same wherever they stand. Their distance is NaN in the search; a chunk's list begins with its first row
-# while nothing compares as smaller, and a list that begins with NaN loses or wins its merge with the other chunks' lists
-# by their order. A vector of zeros is what static models give for an empty text or one without a known word, and an
-# empty first line of a file makes it row 1.
+# while nothing compares as smaller, and a list that begins with NaN loses or wins its merge with the other chunks'
+# lists by their order. A vector of zeros is what static models give for an empty text or one without a known word, and
+# an empty first line of a file makes it row 1.
 #
 # Output seen on 2026-11-30:
 #   cosine zeros in row none  rows that find themselves, by chunk: [1.0, 1.0, 1.0]   nearest to row 60: 60 (0.00), 2612 (0.10), 1485 (0.12)

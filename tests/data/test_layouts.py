@@ -255,6 +255,14 @@ def test_the_text_file_of_a_sample_counts_before_its_json(tmp_path: Path, png: P
     assert _image_rows(only) == [(png(0), ["of the json"])]
 
 
+def test_what_only_late_samples_of_a_shard_have_is_read(tmp_path: Path) -> None:
+    parts = {f"{number}.txt": b"text" for number in range(9)} | {f"{number}.json": b"{}" for number in range(9)}
+    parts |= {"6.negative.txt": b"negative", "8.negative.txt": b"negative", "8.json": b'{"source": "web"}'}
+    rows = list(read_rows(_tar(tmp_path / "s.tar", dict(sorted(parts.items())))))
+    assert [row.get("negative.txt") for row in rows] == [None] * 6 + ["negative", None, "negative"]
+    assert [row.get("source") for row in rows] == [None] * 8 + ["web"]
+
+
 def test_pictures_of_cameras_in_shards_and_folders(tmp_path: Path, png: Png) -> None:
     path = _tar(tmp_path / "s.tar", {"_DSC0.png": png(0), "_DSC0.txt": b"a", "__meta__.json": b"{}", ".x.png": b""})
     assert _image_rows(path) == [(png(0), ["a"])]

@@ -51,6 +51,15 @@ def test_gain_is_linear_and_mrr_is_cut() -> None:
     assert evaluate_run({"q": {"b": 1}}, {"q": {"a": 2.0, "b": 1.0}}, (1, 10))["q"]["mrr@1"] == 0
 
 
+def test_ties_have_one_order_under_every_cutoff() -> None:
+    for relevant, rank in (("a", 3), ("b", 2), ("c", 1)):  # trec_eval: of equal scores the later id comes first
+        found = evaluate_run({"q": {relevant: 1}}, {"q": dict.fromkeys("abc", 0.5)}, (1, 2, 3))["q"]
+        assert found["mrr@3"] == pytest.approx(1 / rank)
+        for k in (1, 2):
+            assert found[f"mrr@{k}"] == pytest.approx(1 / rank if rank <= k else 0)
+            assert found[f"hit_rate@{k}"] == (rank <= k)
+
+
 def test_a_query_without_relevant_documents_counts_as_zero() -> None:
     found = ranking_metrics(np.zeros((2, 3)), [[0], []], (1, 3))
     assert all((values == 0).all() for values in found.values())

@@ -38,6 +38,28 @@ def test_codes_are_the_nearest_of_256_steps() -> None:
     assert beyond.min() == 0 and beyond.max() == 255
 
 
+def test_codes_find_the_nearest_decoded_and_hubs_by_their_own_products() -> None:
+    rng = np.random.default_rng(0)
+    rows = [rng.standard_normal((count, 64)).astype(np.float32) for count in (1000, 50)]
+    vectors, queries = (block / np.linalg.norm(block, axis=1, keepdims=True) for block in rows)
+    ranges = VectorRanges.learn([vectors])
+    codes, own = quantize(vectors, "uint8", ranges), quantize(queries, "uint8", ranges)
+
+    def best(first: np.ndarray, second: np.ndarray) -> list[list[int]]:
+        return np.argsort(-(first.astype(np.float32) @ second.astype(np.float32).T), axis=1)[:, :10].tolist()
+
+    def recall(found: list[list[int]]) -> float:
+        pairs = zip(best(queries, vectors), found, strict=True)
+        return float(np.mean([len(set(exact) & set(row)) / 10 for exact, row in pairs]))
+
+    assert recall(best(queries, ranges.lowest + ranges.step * codes)) > 0.95
+    assert recall(best(queries, ranges.lowest + ranges.step * ((codes ^ 128).view(np.int8).astype(int) + 128))) > 0.95
+    hubs = best(own, codes)
+    assert recall(hubs) < 0.2
+    different = [len({document for row in found for document in row}) for found in (hubs, best(queries, vectors))]
+    assert different[0] < 60 < 250 < different[1]
+
+
 def test_signs_are_those_of_sentence_transformers() -> None:
     library = pytest.importorskip("sentence_transformers.util.quantization")
     vectors = np.random.default_rng(0).standard_normal((30, 24)).astype(np.float32)
