@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from embedkit.cli.docstrings import descriptions
+from embedkit.errors import UserError
 
 if TYPE_CHECKING:
     from embedkit.objectives.registry import Preset
@@ -44,12 +46,22 @@ def schema(
     """
     from embedkit.system.disk import write_durably
 
+    if output is not None and Path(output).exists() and not _is_schema(Path(output)):
+        raise UserError("it exists already, and is no schema of recipes", where=output, remedy="name another file")
     text = schema_text()
     if output is None:
         typer.echo(text, nl=False)
         return
     write_durably(output, text.encode(), "the schema")
     typer.echo(f"{output}: name it in the first line of a recipe, # yaml-language-server: $schema={output}")
+
+
+def _is_schema(path: Path) -> bool:
+    """Whether a file begins as one that this command wrote."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return _DRAFT.encode() in file.read(200)
 
 
 def schema_text(installed: bool = True) -> str:

@@ -216,3 +216,13 @@ def sections_at(node: dict[str, Any], sections: dict[str, Any]) -> dict[str, Any
     (name,) = set(re.findall(r"#/\$defs/(\w+)", json.dumps(node)))
     section: dict[str, Any] = sections[name]
     return section
+
+
+def test_a_file_that_is_no_schema_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "pairs.csv"
+    data.write_text("anchor,positive\n")
+    for path in (data, tmp_path):
+        assert main(["schema", str(path)]) == 2
+        told = capsys.readouterr().err
+        assert told == f"embedkit: {path}: it exists already, and is no schema of recipes; name another file\n"
+    assert data.read_text() == "anchor,positive\n"

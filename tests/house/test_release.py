@@ -60,6 +60,10 @@ def test_containers_run_the_commands_of_the_readme(root: Path) -> None:
     install = second.rpartition(" && ")[0]
     lines = (root / ".devcontainer" / "Dockerfile").read_text().splitlines()
     assert [line.strip().removesuffix("; \\") for line in lines if "python3 -m venv" in line] == [install, first]
+    left_out = set((root / ".devcontainer" / "Dockerfile.dockerignore").read_text().split("\n"))
+    ignored = {line.rstrip("/") for line in (root / ".gitignore").read_text().split("\n")}
+    everywhere = {name.removeprefix("**/") for name in left_out}
+    assert ".git" in left_out and {".venv*", "runs", "build", "dist", "__pycache__"} <= everywhere & ignored
     assert json.loads((root / ".devcontainer" / "devcontainer.json").read_text())["postCreateCommand"] == install
 
 
