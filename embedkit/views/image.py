@@ -256,7 +256,8 @@ class ImageInput:
         [0.25, 0.0, 0.75, 0.5, 0.0, 1.0, 0.5]
         """
         sides: tuple[int, int] = self.picture.image.size
-        box = None if self.transform is None else self.transform.box(sides, self.seed)
+        cut = None if self.transform is None else self.transform.box(sides, self.seed)
+        box: tuple[float, float, float, float] | None = cut
         mirrored = self.transform is not None and self.transform.mirrors(self.seed)
         if box is None:
             assert preprocess is not None, "without a random crop the model's preprocessing gives the frame"
