@@ -13,7 +13,7 @@ from embedkit.errors import RecipeError
 from embedkit.methods.base import Row, View, methods
 from embedkit.methods.moco import MoCo
 from embedkit.views.crops import Crop
-from embedkit.views.image import Transform
+from embedkit.views.image import ImageInput, Transform, prepare_images
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -31,10 +31,10 @@ class AdaContrast(MoCo):
 
     The pseudo label of an image is the class that its nearest neighbours in a queue find likeliest on average: the
     queue holds the running mean's vectors of weak views and what the running mean of the classifier says of them. An
-    image is sought by the encoder's vector of its weak view; while the queue is empty it labels itself (the paper fills
-    it by a pass over all images first). Terms: ``weight`` times the cross-entropy of a strong view with the pseudo
-    label, ``diversity`` times the negative entropy of the mean prediction. In the objective, MoCo's, images of one
-    pseudo label do not repel each other.
+    image is sought by the encoder's vector of its weak view. Before the first step a pass over the images as they are
+    fills the queue: as many as it holds, in the order of the first epoch (the authors' code reads all and keeps some).
+    Terms: ``weight`` times the cross-entropy of a strong view with the pseudo label, ``diversity`` times the negative
+    entropy of the mean prediction. In the objective, MoCo's, images of one pseudo label do not repel each other.
 
     Parameters
     ----------
@@ -48,8 +48,7 @@ class AdaContrast(MoCo):
 
     Examples
     --------
-    >>> from embedkit.methods import methods
-    >>> method = methods["adacontrast"]()
+    >>> method = AdaContrast()
     >>> sorted(method.views([{"image": b"one"}], np.random.default_rng)), method.followed
     (['anchor', 'positive', 'view3'], ('projector', 'classifier'))
     """
@@ -59,7 +58,7 @@ class AdaContrast(MoCo):
     objective: ClassVar[dict[str, Any] | None] = {
         "name": "moco", "temperature": 0.07, "size": 16_384, "direction": {"name": "rows", "keys": "guide"}
     }  # fmt: skip
-    followed: ClassVar[tuple[str, ...]] = ("projector", "classifier")
+    followed: ClassVar[tuple[str, ...]] = ("projector", "classifier")  # type: ignore[misc]
     gives: ClassVar[frozenset[str]] = frozenset({"group"})  # type: ignore[misc]
     listed_views: ClassVar[frozenset[str]] = frozenset()  # type: ignore[misc]
 
@@ -71,14 +70,11 @@ class AdaContrast(MoCo):
         super().__init__(transform, hidden, size)
         self.crops = [*self.crops, Crop(Transform.of("weak"))]
         self.head, self.neighbours, self.vectors = head, neighbours, vectors
-        self.weight, self.diversity = weight, diversity
+        self.weight, self.diversity, self.start_rows = weight, diversity, vectors
 
     @property
     def provides(self) -> frozenset[str]:
         return frozenset({"anchor", "positive"})
-
-    def embedded(self, roles: frozenset[str]) -> frozenset[str]:
-        return self.provides
 
     def use_guide(self, guide: GuideConfig | None) -> None:
         super().use_guide(guide)
@@ -90,15 +86,19 @@ class AdaContrast(MoCo):
 
         self.head, classifier = kept_classifier(model, self.head)
         parts = super().parts(model)
-        parts["classifier"] = classifier
-        parts["voters"] = Voters(self.vectors, model.training_dim, classifier.outputs)
+        parts.update({"classifier": classifier, "voters": Voters(self.vectors, model.training_dim, classifier.outputs)})
         return parts
+
+    def learn_start(self, model: Model, parts: nn.ModuleDict, rows: Sequence[Row]) -> None:
+        """Put these images, as they are, into the queue."""
+        for place in range(0, len(rows), 256):
+            images = prepare_images(model, [ImageInput(row["image"]) for row in rows[place : place + 256]])
+            parts["voters"].look(model, parts["classifier"], images)  # type: ignore[operator]
 
     def keep(self, model: Model, parts: nn.ModuleDict) -> None:
         from embedkit.models.heads.classifier import kept
 
-        classifier: Any = parts["classifier"]
-        model.classifiers = {**model.classifiers, str(self.head): kept(classifier)}
+        model.classifiers = {**model.classifiers, str(self.head): kept(parts["classifier"])}  # type: ignore[arg-type]
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         views = super().views(rows, random)

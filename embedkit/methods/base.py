@@ -242,8 +242,9 @@ class Method:
             Says what such rows lack.
         """
 
-    def check_patches(self, count: int) -> None:
-        """Refuse settings that fit no image of `count` patches, where the recipe says how many a model's image has.
+    def check_patches(self, grid: tuple[int, int]) -> None:
+        """Refuse settings that fit no image of so many patches down and across, where the recipe says how many a
+        model's image has.
 
         Raises
         ------
@@ -283,7 +284,8 @@ class Method:
 
     def learn_start(self, model: Model, parts: nn.ModuleDict, rows: Sequence[Row]) -> None:
         """Set what parts start with from some rows, before the first step; called where `start_rows` is not 0, with a
-        model that is on its device and adapted. Processes take over the result of the first."""
+        model that is on its device and adapted, and parts that are not. Rows with images come decoded, in batches: it
+        is called for each. Processes take over the result of the first."""
 
     def keep(self, model: Model, parts: nn.ModuleDict) -> None:
         """Put into the model what of the parts is used with it; called before it is saved, on its final weights."""

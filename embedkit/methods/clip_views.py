@@ -34,7 +34,7 @@ class ClipViews(ImageText):
     that what leaves the run is the plain model. Batch normalisation is over all rows of a view, of all processes. The
     objective names what it reads: ``sum`` with ``inputs``, ``view-pairs`` for one term over several views.
 
-    With ``guide: {ema: ...}`` a branch that reads "shared" has a running mean of its projector.
+    With ``guide: {ema: ...}`` a branch that reads "shared" has a running mean of its projector, of that decay.
 
     Parameters
     ----------
@@ -147,4 +147,4 @@ class ClipViews(ImageText):
         self, outputs: dict[str, Tensor], embeddings: dict[str, Tensor], batch: ObjectiveBatch, model: Any,
         parts: nn.ModuleDict,
     ) -> None:  # fmt: skip
-        self._branches.follow(parts, self.ema or 0.0)
+        self._branches.follow(parts, batch.guide_decay or 0.0)

@@ -55,7 +55,8 @@ class DetCon(PatchTerm):
         super().__init__(transform, hidden, size)
         self.cells, self.temperature = cells, temperature
 
-    def check_patches(self, count: int) -> None:
+    def check_patches(self, grid: tuple[int, int]) -> None:
+        count = grid[0] * grid[1]
         if not self.stands_alone:  # another method says how small a part of the picture a view is
             return
         crop = None if self.transform is None else self.transform.crop

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from embedkit.config.settings import Count, Positive, Rate, Share
-from embedkit.errors import RecipeError
 from embedkit.methods.base import methods
+from embedkit.methods.patches.blocks import HiddenPatches
 from embedkit.methods.patches.shared import SharedHeadTerm
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from embedkit.models.base import Model
     from embedkit.models.modules.patches import PatchTokens
     from embedkit.objectives.base import ObjectiveBatch
+
+_HIDDEN = "hidden"
 
 
 @methods.add("ibot")
@@ -26,7 +28,7 @@ class IBot(SharedHeadTerm):
     (``guide: {ema: 0.996}``) sees all. Heads end in cosines with prototypes, the teacher's a running mean too. Of each
     hidden patch the student's distribution is to be the teacher's, which is centred and sharpened: cross-entropy,
     averaged over the hidden patches of an image. This happens to an image with probability ``share``, at a rate drawn
-    evenly from ``low`` to ``high``; hidden patches are drawn one by one, not in blocks. Views of another size than the
+    evenly from ``low`` to ``high``. Which ones, is a function of the image's seed. Views of another size than the
     model's are left whole.
 
     Parameters
@@ -41,6 +43,9 @@ class IBot(SharedHeadTerm):
         Share of the images of which patches are hidden.
     low, high : float
         Least and largest share of hidden patches.
+    shape : str
+        "blocks" hides rectangles until the rate is reached, as the paper and BEiT do (from memory), see
+        `embedkit.methods.patches.blocks.blocks`; "patches" are drawn one by one.
 
     Examples
     --------
@@ -57,22 +62,18 @@ class IBot(SharedHeadTerm):
         self, transform: str | Mapping[str, Any] | None = "simclr", hidden: Count | None = None,
         size: Count | None = None, prototypes: Count | None = None, temperature: Positive = 0.1,
         teacher_temperature: Positive = 0.07, momentum: Rate = 0.9, share: Share = 0.5, low: Share = 0.1,
-        high: Share = 0.5, shared: bool = False,
+        high: Share = 0.5, shared: bool = False, shape: Literal["blocks", "patches"] = "blocks",
     ) -> None:  # fmt: skip
         super().__init__(transform, hidden, size, prototypes, shared)
-        if low > high:
-            raise RecipeError(f"low is {low:g} and high {high:g}", where="method.low", remedy="give the lower first")
-        if not share:
-            raise RecipeError("share is 0: no image would have hidden patches", where="method.share",
-                              remedy="set it above 0, or leave the term out")  # fmt: skip
+        self.mask = HiddenPatches(share, low, high, shape)
         self.temperature, self.teacher_temperature = temperature, teacher_temperature
-        self.momentum, self.share, self.rates = momentum, share, (low, high)
-        self.whole: tuple[int, ...] = ()
+        self.momentum, self.whole, self.grid = momentum, (0, 0), (0, 0)
 
-    def check_patches(self, count: int) -> None:
-        if round(self.rates[1] * count) < 1:
-            raise RecipeError(f"high is {self.rates[1]:g}: none of the {count} patches of an image would be hidden",
-                              where="ibot.high", remedy=f"set it to {1 / count:.2g} at least")  # fmt: skip
+    def check_patches(self, grid: tuple[int, int]) -> None:
+        self.mask.check(grid)
+
+    def notes(self, model: Model) -> list[str]:
+        return self.mask.notes(self.grid)
 
     def check_tower(self, tower: Any) -> None:
         super().check_tower(tower)
@@ -81,7 +82,8 @@ class IBot(SharedHeadTerm):
     def adapt(self, model: Model) -> None:
         super().adapt(model)
         tower: Any = model.image
-        self.whole = tuple(tower.size)
+        self.whole, self.grid = tuple(tower.size), tower.grid()
+        self.check_patches(self.grid)
 
     def parts(self, model: Model) -> nn.ModuleDict:
         import torch
@@ -92,21 +94,21 @@ class IBot(SharedHeadTerm):
         parts["mask"] = nn.ParameterDict({"filler": nn.Parameter(torch.zeros(tower.token_width))})
         return parts
 
+    def before_main(self, model: Any, inputs: Any) -> Any:
+        """The images, and of each which patches are hidden."""
+        if not hasattr(inputs, "pixels") or getattr(inputs, "size", None) != self.whole:
+            return inputs
+        return inputs.replace(**{_HIDDEN: self.mask(inputs.data["seeds"], self.grid)})
+
     def cover(self, inputs: Any, parts: nn.ModuleDict) -> tuple[Tensor, Tensor] | None:
         """The hidden patches of each image, drawn from its seed."""
         import torch
 
-        from embedkit.models.modules.patches import seeded
-
         if tuple(inputs.size) != self.whole:
             return None
-        count, (low, high) = inputs.patches, self.rates
-        draws = seeded(inputs.data["seeds"], count + 2, inputs.device)
-        chance = draws[:, :2].double() / 2**63
-        rate = torch.where(chance[:, 0] < self.share, low + (high - low) * chance[:, 1], 0.0)
-        rank = draws[:, 2:].argsort(dim=1).argsort(dim=1)
-        mask: Any = parts["mask"]
-        return rank < (rate * count).round()[:, None], mask["filler"]
+        mask, hidden = parts["mask"], inputs.data.get(_HIDDEN)  # type: Any, Any
+        hidden = self.mask(inputs.data["seeds"], self.grid) if hidden is None else hidden
+        return torch.from_numpy(hidden).to(inputs.device), mask["filler"]
 
     def patch_columns(self, patches: PatchTokens, parts: nn.ModuleDict, inputs: Any) -> Tensor:
         """Projected patches, and behind each whether it was hidden."""

@@ -62,7 +62,8 @@ class MaskedPixels(PatchTerm):
             check_heads(width, heads)
         self.hide, self.rate, self.layers, self.width, self.heads = hide, rate, layers, width, heads
 
-    def check_patches(self, count: int) -> None:
+    def check_patches(self, grid: tuple[int, int]) -> None:
+        count = grid[0] * grid[1]
         if self.hide == "mask" and round(self.rate * count) >= count:
             raise RecipeError(f"rate is {self.rate:g}: all {count} patches of an image would be hidden",
                               where="masked-pixels.rate", remedy=f"set it to {1 - 1 / count:.4g} at most")  # fmt: skip

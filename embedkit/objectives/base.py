@@ -69,6 +69,8 @@ class ObjectiveBatch:
         The method's parts with the running means of those that the guide follows (`Method.with_means`); empty without.
     texts : dict of str to Inputs
         The tokens of all texts of the views that the method shares (`Method.shared_texts`).
+    guide_decay : float or None
+        Where the guide is a running mean: its decay in this step's update.
     choices : dict of str to Tensor
         What a method's `terms` note of the whole batch for its `local_terms`.
     chunk : LongTensor (n,) or None
@@ -100,6 +102,7 @@ class ObjectiveBatch:
     mix: tuple[Tensor, float] | None = None
     guide_parcel: dict[str, Tensor] = field(default_factory=dict)
     guide_parts: Mapping[str, Any] = field(default_factory=dict)
+    guide_decay: float | None = None
     texts: dict[str, Any] = field(default_factory=dict)
     choices: dict[str, Tensor] = field(default_factory=dict)
     chunk: Tensor | None = None

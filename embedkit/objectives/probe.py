@@ -133,7 +133,8 @@ def _build() -> Callable[..., Objective]:
 
 
 def effects(config: object, situation: Situation, build: Callable[..., Objective] | None = None) -> frozenset[str]:
-    """The situation's roles, further views, "negatives" and "guide" that change what the objective computes.
+    """The situation's roles, further views, names of `sizes`, "negatives" and "guide" that change what the objective
+    computes.
 
     Parameters
     ----------
@@ -159,8 +160,9 @@ def effects(config: object, situation: Situation, build: Callable[..., Objective
     with torch.random.fork_rng(devices=[]):
         plain = _outcome(objective, inputs)
         fields = (
-            situation.roles | (situation.names & {"negatives", *VIEWS[2:]}) | ({"guide"} if situation.guided else set())
-        )
+            situation.roles | (situation.names & {"negatives", *VIEWS[2:], *situation.sizes})
+            | ({"guide"} if situation.guided else set())
+        )  # fmt: skip
         return frozenset(name for name in fields if _matters(objective, inputs, name, plain))
 
 
@@ -299,6 +301,8 @@ def _variations(inputs: _Inputs, name: str) -> Iterator[_Inputs]:
     batch = inputs.batch
     if name in inputs.vectors:
         yield replace(inputs, vectors={**inputs.vectors, name: inputs.vectors[name].flip(1) + 0.1})
+        if name in batch.guide:  # of which the guide's vector alone is read
+            yield replace(inputs, batch=replace(batch, guide={**batch.guide, name: batch.guide[name].flip(0) + 0.1}))
     elif name == "guide":
         flip = {key: z.flip(0) + 0.1 for key, z in batch.guide.items()}
         yield replace(inputs, batch=replace(batch, guide=flip))

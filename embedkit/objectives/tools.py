@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from embedkit.errors import NonFiniteError, RecipeError
+
+if TYPE_CHECKING:
+    from embedkit.objectives.base import ObjectiveBatch
 
 _CAPACITY: ContextVar[int | None] = ContextVar("_CAPACITY", default=None)
 
@@ -239,6 +242,21 @@ def number(setting: str, value: Any, *, above: float | None = None, least: float
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
     require(good and all(bound is None or holds(value, bound) for bound, _, holds in rules), setting, value, rule)
     return float(value)
+
+
+def decay_of(momentum: float | None, batch: ObjectiveBatch) -> float:
+    """The decay of an objective's own running mean in a step: its setting, else the guide's, 0.996 where that rests.
+
+    Examples
+    --------
+    >>> from embedkit.objectives.base import ObjectiveBatch
+    >>> batch = ObjectiveBatch.of({"anchor": torch.eye(2)}, guide_decay=0.99)
+    >>> decay_of(None, batch), decay_of(0.9, batch)
+    (0.99, 0.9)
+    """
+    if momentum is not None:
+        return momentum
+    return 0.996 if batch.guide_decay is None else batch.guide_decay
 
 
 def whole(setting: str, value: Any, *, least: int = 0, most: int | None = None) -> int:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from embedkit.data.images.decoding import Decoding, decode_batches
+from embedkit.data.schema.roles import IMAGE_ROLES
 from embedkit.methods.base import Method
 
 if TYPE_CHECKING:
     from embedkit.data import TrainingRows
+    from embedkit.data.datasets.base import RowBatch
     from embedkit.training.parallel.distributed import World
 
 
 def start(
-    method: Method, model: Any, parts: Any, rows: TrainingRows, world: World, say: Callable[[str], None]
+    method: Method, model: Any, parts: Any, rows: TrainingRows, world: World, say: Callable[[str], None],
+    decoding: Decoding | None = None,
 ) -> None:  # fmt: skip
     """Let a method set its parts from the first rows, on the device of the run; all processes get the first one's.
+
+    Rows with images come decoded, one batch after the other, and without the bad ones where these are skipped.
 
     Examples
     --------
@@ -31,17 +38,28 @@ def start(
     """
     if not method.start_rows:
         return
-    first: list[Any] = []
-    for batch in rows.batches(0):
-        first += batch.rows
-        if len(first) >= method.start_rows:
-            break
-    first = first[: method.start_rows]
-    say(f"the parts of the method start from {len(first):,} rows")
-    was_training = model.training
-    method.learn_start(model.to(world.device).eval(), parts, first)
+    was_training, batches = model.training, _first(rows, method.start_rows)
+    model.to(world.device).eval()
+    if rows.roles.isdisjoint(IMAGE_ROLES):
+        first = [row for _, batch in batches for row in batch.rows]
+        say(f"the parts of the method start from {len(first):,} rows")
+        method.learn_start(model, parts, first)
+    else:
+        most = method.start_rows if rows.num_rows is None else min(method.start_rows, rows.num_rows)
+        say(f"the parts of the method start from up to {most:,} rows")
+        for _, batch in decode_batches(batches, decoding or Decoding(), rows.where, empty=True):
+            method.learn_start(model, parts, batch.rows)
     model.train(was_training)
     for tensor in [*parts.parameters(), *parts.buffers()]:
         mine = tensor.detach().to(world.device)[None]
         whole = world.gather(mine if world.is_main else mine[:0], [1] + [0] * (world.size - 1))
         tensor.data.copy_(whole[0])
+
+
+def _first(rows: TrainingRows, count: int) -> Iterator[tuple[int, RowBatch]]:
+    """The first rows of the first epoch, as many as asked for, in its batches."""
+    for batch in rows.batches(0):
+        yield 0, replace(batch, rows=batch.rows[:count], ids=batch.ids[:count], places=batch.places[:count])
+        count -= len(batch.rows)
+        if count <= 0:
+            return

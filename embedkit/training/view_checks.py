@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -47,11 +46,11 @@ def check_views(
             remedy="leave it out, or choose care or gram-equivariance",
         )  # fmt: skip
     _check_parts(recipe, objective, config)
-    patch, count = _patches(recipe)
+    patch, grid = _patches(recipe)
     if patch is None and (method.view_sizes or any(one.reads_patches for one in methods_of(method))):
-        patch, count = _check_folder(recipe, method)
-    if count is not None:
-        method.check_patches(count)
+        patch, grid = _check_folder(recipe, method)
+    if grid is not None:
+        method.check_patches(grid)
     for size in method.view_sizes:
         if patch is not None and size < patch:
             raise RecipeError(
@@ -107,17 +106,15 @@ def look_at_pictures(recipe: Recipe, method: Method, rows: TrainingRows) -> None
         rows.add_note(line)
 
 
-def _check_folder(recipe: Recipe, method: Method) -> tuple[int | None, int | None]:
+def _check_folder(recipe: Recipe, method: Method) -> tuple[int | None, tuple[int, int] | None]:
     """Refuse the image tower of a folder before it is read; side of a patch, where it has a row of them, and how many
-    an image has."""
-    from embedkit.models.modules.image_towers import product
-
+    an image has down and across."""
     tower = _folder_tower(recipe)
     if tower is None:
         return None, None
     with contextlib.suppress(RuntimeError):  # what needs numbers is told when the weights are there
         method.check_tower(tower)
-    return _patch_side(tower), product(tower.grid())
+    return _patch_side(tower), tower.grid()
 
 
 def _folder_tower(recipe: Recipe) -> ImageTower | None:
@@ -135,8 +132,8 @@ def _patch_side(tower: ImageTower) -> int | None:
     return tower.size[0] // tower.grid()[0]
 
 
-def _patches(recipe: Recipe) -> tuple[int | None, int | None]:
-    """Side of a patch, and how many an image has, where the recipe says them, not a folder."""
+def _patches(recipe: Recipe) -> tuple[int | None, tuple[int, int] | None]:
+    """Side of a patch, and how many an image has down and across, where the recipe says them, not a folder."""
     from embedkit.factory.tower_configs import IMAGE_SIZES
 
     towers = recipe.model.towers
@@ -148,6 +145,6 @@ def _patches(recipe: Recipe) -> tuple[int | None, int | None]:
     sides = [sides, sides] if isinstance(sides, int) else sides
     if not isinstance(patch, int):
         return None, None
-    if not isinstance(sides, list | tuple) or not all(isinstance(side, int) for side in sides):
+    if not isinstance(sides, list | tuple) or [isinstance(side, int) for side in sides] != [True, True]:
         return patch, None
-    return patch, math.prod(side // patch for side in sides)
+    return patch, (sides[0] // patch, sides[1] // patch)

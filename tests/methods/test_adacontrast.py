@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -9,15 +10,23 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from embedkit import objectives
 from embedkit.config.recipe import GuideConfig
+from embedkit.config.recipe_io import load_recipe
 from embedkit.errors import ModelError, RecipeError
+from embedkit.factory import build
 from embedkit.methods import methods
 from embedkit.models.base import Model
 from embedkit.models.heads.classifier import TargetHead
 from embedkit.models.heads.voters import kept_classifier
+from embedkit.training import setup
+from embedkit.training.batching import decoding
 from embedkit.training.loop.guide import Guide
+from embedkit.training.parallel.distributed import World
+from embedkit.training.starting import start
+from embedkit.views.image import prepare_images
 from tests.methods.test_image_methods import DUAL, _rows
 from tests.training import common
 
@@ -94,6 +103,43 @@ def test_votes_terms_and_negatives_are_those_of_loops() -> None:
     assert contrast == pytest.approx(np.mean(losses), rel=1e-9)
     assert bundle.parts["classifier"].layers[0].weight.grad.abs().sum() > 0
     assert int(bundle.parts["voters"].filled) == ROWS
+
+
+def test_the_queue_is_filled_by_a_pass_before_the_first_step() -> None:
+    """Against loops: pictures as they are, in their order, through encoder and classifier without their changes."""
+    step = _step()
+    model, parts, method = step.bundle.model, step.bundle.parts, step.method
+    assert method.start_rows == 9
+    rows = _rows(ROWS)
+    model.eval()
+    for batch in (rows[:4], rows[4:]):
+        method.learn_start(model, parts, batch)
+    assert (int(parts["voters"].filled), int(parts["voters"].pointer)) == (6, 6)
+    for place, row in enumerate(rows):
+        with torch.no_grad():
+            z = model(prepare_images(model, [row["image"].image]))[0].numpy()
+        layer = parts["classifier"].layers[0]
+        logits = layer.weight.detach().numpy() @ z + layer.bias.detach().numpy()
+        assert parts["voters"].vectors[place].numpy() == pytest.approx(_unit(z[None])[0], rel=1e-6)
+        assert parts["voters"].votes[place].numpy() == pytest.approx(_softmax(logits[None])[0], rel=1e-6)
+
+
+def test_the_pass_reads_what_the_queue_holds_and_drops_bad_images(tmp_path: Path) -> None:
+    for number in range(6):
+        Image.new("RGB", (40, 40), (40 * number, 9, 9)).save(tmp_path / f"{number}.png")
+    (tmp_path / "0.png").write_bytes(b"no image")
+    changes = ["data.on_bad_row=quarantine", "data.drop_last=false", "train.batch_size=4", "train.holdout=0"]
+    changes += [f"data.train=[{{path: {tmp_path}}}]"]
+    recipe = load_recipe("moco", changes, smoke=True)
+    method, seen, said = methods["moco"](transform="small"), [], []
+    rows, model = setup.open_rows(recipe, method), build(recipe.model, 0)
+    for most, counts in ((3, [[3], [2]]), (100, [[4, 1], [3, 2]])):
+        method.start_rows = most
+        with mock.patch.object(type(method), "learn_start", lambda *a: seen.append([r["image"].image for r in a[3]])):
+            seen.clear()
+            start(method, model, torch.nn.ModuleDict(), rows, World(), said.append, decoding(recipe, method, model))
+        assert [len(batch) for batch in seen] in counts, seen
+    assert said == [f"the parts of the method start from up to {n} rows" for n in (3, 6)]
 
 
 def test_what_it_cannot_go_on_with_is_told() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from embedkit.config.recipe import GuideConfig
 from embedkit.config.recipe_io import load_recipe
 from embedkit.data.images.pictures import load_picture
 from embedkit.errors import DataError, RecipeError
@@ -98,6 +99,24 @@ def test_a_branch_is_a_projector_for_each_tower_on_what_the_tower_gives() -> Non
         torch.testing.assert_close(made[f"local-{view}"], hidden.relu() @ last.weight.T + last.bias)
         assert torch.equal(facts.owner[f"local-{view}"], facts.owner[view])
     assert made["anchor"].shape == (4, model.dim)
+
+
+def test_the_mean_of_a_branch_follows_the_guides_decay() -> None:
+    from embedkit.factory import build
+
+    method = methods["clip-views"](
+        projectors={"self": {"views": ["anchor"], "layers": 1, "size": 3, "reads": "shared"}}
+    )
+    method.use_guide(GuideConfig(ema=0.9, ema_end=1.0))
+    parts = method.parts(build(load_recipe("clip", smoke=True).model, 0))
+    old = {n: p.detach().clone() for n, p in parts["mean-self-image"].named_parameters()}
+    with torch.no_grad():
+        for parameter in parts["self-image"].parameters():
+            parameter.add_(1.0)
+    batch = ObjectiveBatch.of({"anchor": torch.zeros(1, 1)}, guide_decay=0.25)
+    method.after_step({}, {}, batch, None, parts)
+    for name, mean in parts["mean-self-image"].named_parameters():
+        torch.testing.assert_close(mean, old[name] + 0.75)
 
 
 @pytest.mark.parametrize(

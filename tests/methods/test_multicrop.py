@@ -272,6 +272,34 @@ def test_prototypes_rest_at_first() -> None:
         "Linear", "GELU", "Linear", "GELU", "Linear", "BatchNorm1d"]  # fmt: skip
 
 
+def test_further_projectors_have_means_and_keys_of_their_own() -> None:
+    """Against the modules by hand, in one step of MoCo's loss through one of them and BYOL's through the other."""
+    further = {"near": {"views": ["anchor", "positive"], "size": 6, "layers": 1}, "far": {"views": ["view3"]}}
+    method = methods["image-views"](**SMALL, projectors=further)
+    assert method.sizes == {"near-anchor": 6, "near-positive": 6, "far-view3": 8}
+    assert method.listed_views == {"view4", "view5", *method.sizes}
+    step = _step(method, {"name": "byol", "hidden": 4})
+    assert method.guided == {"near-anchor", "near-positive"}  # the teacher does not see the small views
+    parts, means = step.bundle.parts, step.bundle.guide.parts
+    assert list(means) == ["projector", "projector-near", "projector-far"]
+    with torch.no_grad():
+        for parameter in step.bundle.guide.parameters():
+            parameter.mul_(1.5)
+    step.gradients(common.step_batch(step, _rows(6)))
+    outputs, made, batch = step.latest.outputs, step.latest.embeddings, step.latest.batch
+    for view in ("anchor", "positive"):
+        linear = parts["projector-near"][0]
+        torch.testing.assert_close(made[f"near-{view}"], outputs[view] @ linear.weight.T + linear.bias)
+        torch.testing.assert_close(batch.owner[f"near-{view}"], batch.owner[view])
+    assert made["far-view3"].shape == (6, 8) and "far-view4" not in made
+    teacher = {view: step.bundle.guide.encoder(pool.inputs.select(np.arange(6 * place, 6 * place + 6)))
+               for pool in common.step_batch(step, _rows(6)).pools if pool.guided
+               for place, view in enumerate(("anchor", "positive"))}  # fmt: skip
+    for view, z in teacher.items():
+        linear = means["projector-near"][0]
+        torch.testing.assert_close(batch.guide[f"near-{view}"], (z @ linear.weight.T + linear.bias).detach())
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
@@ -289,6 +317,11 @@ def test_prototypes_rest_at_first() -> None:
         (["method.transform=small", "method.freeze_epochs=2"], r"freeze_epochs: has no prototypes to freeze"),
         (["method.views=[small, {name: small, patch_dropout: 1.0}]"], r"method\.views\.1\.patch_dropout"),
         (["method={name: moco}", "guide=null"], "moco needs a running mean"),
+        (["method.projectors={near: {views: [view3]}}"], r"projectors\.near\.views: there is no view 'view3'"),
+        (["method.projectors={near: {views: []}}"], r"projectors\.near\.views: it reads no view"),
+        (["method.projectors={near: {views: [anchor], wide: 3}}"], "unknown setting 'wide'"),
+        (["method.projectors={near: {views: [anchor]}}"],
+         "does not read 'near-anchor', what a projector makes of a view; leave it out there, or name it in the inputs"),
     ],
 )  # fmt: skip
 def test_bad_input_is_told_before_the_model_loads(overrides: list[str], said: str) -> None:

@@ -222,10 +222,15 @@ def test_masks_crops_and_teachers_that_do_not_fit_are_told_before_a_model_is_rea
 
 
 def test_all_or_none_of_the_patches_hidden_is_told() -> None:
-    for name, settings, told in (("ibot", {"low": 0.0, "high": 0.01}, "none of the 16 patches"),
-                                 ("masked-pixels", {"rate": 0.99}, "all 16 patches")):  # fmt: skip
+    few = {"low": 0.0, "high": 0.01}
+    for name, settings, grid, told in (
+        ("ibot", few | {"shape": "patches"}, (4, 4), "none of the 16 patches"),
+        ("ibot", few, (14, 14), "14 x 14 patches have 16 at least, and 2 would be hidden; set it to 0.09"),
+        ("ibot", {}, (1, 16), "no room for blocks; set it to patches"),
+        ("masked-pixels", {"rate": 0.99}, (4, 4), "all 16 patches"),
+    ):  # fmt: skip
         with pytest.raises(RecipeError) as caught:
-            methods[name](**settings).check_patches(16)
+            methods[name](**settings).check_patches(grid)
         assert told in caught.value.line() and caught.value.remedy
 
 
@@ -242,10 +247,31 @@ def test_a_method_on_patches_by_itself_beside_others() -> None:
         WithAuxiliaries(methods["ibot"](), [Auxiliary(methods["densecl"](), "densecl", "auxiliary.0")])
 
 
-@pytest.mark.parametrize(("change", "patches"), [("64", 64), ("[64, 32]", 32), ("32", 16)])
-def test_patches_are_counted_at_the_size_that_images_are_given(change: str, patches: int) -> None:
+@pytest.mark.parametrize(("change", "patches"), [("64", (8, 8)), ("[64, 32]", (8, 4)), ("32", (4, 4))])
+def test_patches_are_counted_at_the_size_that_images_are_given(change: str, patches: tuple[int, int]) -> None:
     recipe = load_recipe("detcon", [f"model.towers.image.preprocess={{size: {change}}}"], smoke=True)
     assert _patches(recipe) == (8, patches)
+
+
+def test_a_text_as_wide_as_an_image_with_its_patches_is_left_whole() -> None:
+    """What CLIP-rocket's branches read of a text, 16 + 32 numbers, and an image with 16 patches of 2 behind it."""
+    losses: list[float] = []
+    weights: dict[str, torch.Tensor] = {}
+    for size in (2, 3):
+        beside = f"auxiliary=[{{name: densecl, weight: 1.0, hidden: 8, size: {size}}}]"
+        recipe = load_recipe("clip-rocket", [beside], smoke=True)
+        method = setup.check(recipe)
+        step = common.make_step(
+            setup.objective_config(recipe, method), Chunking(size=5), method=method, config=recipe.model
+        )
+        weights = {name: z.clone() for name, z in (weights or step.bundle.parts["main"].state_dict()).items()}
+        step.bundle.parts["main"].load_state_dict(weights)
+        torch.manual_seed(0)  # of dropout
+        result = step.gradients(common.step_batch(step, rows_of_images(6)))
+        widths = {z.shape[1] for z in step.latest.outputs.values()}  # type: ignore[union-attr]
+        losses.append(float(result.loss) - float(result.terms["dense"]))
+        assert widths >= {16, 48}
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
 
 
 def test_a_running_mean_of_chosen_parts_of_a_term() -> None:

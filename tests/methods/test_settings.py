@@ -17,6 +17,7 @@ from embedkit.config.settings import Count, File, check
 from embedkit.errors import RecipeError, UserError
 from embedkit.methods import methods
 from embedkit.methods.base import Method
+from embedkit.methods.branches.image_projectors import ImageProjectors
 from embedkit.methods.branches.projectors import Branches
 from embedkit.training import setup
 from tests.methods import toys
@@ -39,9 +40,9 @@ def built(name: str, settings: dict[str, Any]) -> Method:
     return setup.build_method(RECIPE.model_copy(update={"method": method, "guide": GUIDES.get(name)}))
 
 
-def state(method: Method | Branches) -> dict[str, Any]:
+def state(method: Method | Branches | ImageProjectors) -> dict[str, Any]:
     """What a method keeps; of a method or branches that it holds, what those keep."""
-    held = (Method, Branches)
+    held = (Method, Branches, ImageProjectors)
     return {key: state(value) if isinstance(value, held) else value for key, value in vars(method).items()}
 
 

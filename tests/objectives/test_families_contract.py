@@ -276,6 +276,7 @@ REFUSED = [
     ("part-diversity", {"parts": 1}),
     ("koleo", {"eps": 0}), ("sigreg", {"knots": 1}), ("lejepa", {"weight": 2}), ("lejepa", {"global_views": 0}),
     ("co2", {"temperature": 0}), ("co2", {"size": -1}),
+    ("dino", {"momentum": 0.9, "prototypes": 0}), ("dino", {"freeze_steps": 3, "prototypes": 0}),
     ("dino", {"prototypes": -1}), ("dino", {"centre_momentum": 1}), ("dino", {"teacher_temperature": 0}),
     ("msn", {"prototypes": 1}), ("msn", {"sharpening": 0}), ("pmsn", {"exponent": -1}),
     ("proxy-anchor", {"classes": 1}), ("proxy-anchor", {"alpha": 0}), ("fast-ap", {"bins": 0}),

@@ -11,6 +11,8 @@ import torch
 from embedkit.config.recipe import GuideConfig
 from embedkit.config.recipe_io import load_recipe
 from embedkit.errors import RecipeError
+from embedkit.objectives import build
+from embedkit.objectives.base import ObjectiveBatch
 from embedkit.training import train
 from embedkit.training.loop.cache import Chunking
 from embedkit.training.loop.guide import Guide
@@ -56,6 +58,45 @@ def test_running_mean_follows_the_formula() -> None:
         mean = 0.75 * mean + 0.25 * weight.detach()
     assert torch.allclose(dict(guide.encoder.named_parameters())[name], mean, atol=1e-12)
     assert all(not p.requires_grad for p in guide.parameters())
+
+
+def test_means_beside_the_guides_follow_its_decay() -> None:
+    """The batch says the decay of its update; an objective's own means follow it where they are given no momentum."""
+    step = common.make_step(MASKED)
+    step.total_steps = 4
+    for config, number, wanted in (
+        ({"ema": 0.5}, 2, 0.5), ({"ema": 0.5, "ema_end": 1.0}, 0, 0.5), ({"ema": 0.5, "ema_end": 1.0}, 2, 0.75),
+        ({"model": common.model_config().model_dump(exclude_none=True)}, 2, None),
+    ):  # fmt: skip
+        guide = step.bundle.guide = Guide(GuideConfig(**config), step.bundle.model).double()
+        for encoder in guide.encoders:
+            encoder.double()
+        batch = common.step_batch(step, common.rows(10))
+        batch.number = number
+        step.gradients(batch)
+        assert step.latest is not None and step.latest.batch.guide_decay == pytest.approx(wanted)
+    z = {name: torch.randn(6, 4) for name in ("anchor", "positive")}
+    for name, settings, mean_of in (
+        ("dino", {"prototypes": 3}, {"teacher_prototypes": "prototypes"}),
+        ("local-group", {"size": 8, "hidden": 4, "nearest": 2, "layers": 1, "heads": 1}, {}),
+    ):
+        for momentum, decay, share in ((None, 0.25, 0.25), (0.5, 0.25, 0.5), (None, None, 0.996)):
+            objective = build({"name": name, **settings, "momentum": momentum}, dim=4)
+            objective.begin(frozenset(), 4)
+            names = dict(objective.named_parameters())
+            pairs = mean_of or {
+                b: "direction.mixer." + b.removeprefix("direction.mean of ").replace(" ", ".")
+                for b, _ in objective.named_buffers() if ".mean of " in b
+            }  # fmt: skip
+            old = {buffer: objective.get_buffer(buffer).clone() for buffer in pairs}
+            with torch.no_grad():
+                for parameter in objective.parameters():
+                    parameter.add_(1.0)
+            objective.after_step(z, ObjectiveBatch.of(z, guide=z, guide_decay=decay))
+            assert pairs
+            for buffer, parameter in pairs.items():
+                wanted_mean = share * old[buffer] + (1 - share) * names[parameter].detach()
+                torch.testing.assert_close(objective.get_buffer(buffer), wanted_mean)
 
 
 def test_momentum_keys_train_and_resume_exactly(tmp_path: Path) -> None:

@@ -7,15 +7,19 @@ names.
 
 from __future__ import annotations
 
+import atexit
 import json
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from embedkit.config.recipe_io import load_recipe
 from embedkit.methods import methods
+from tests.helpers.image_data import samples
 from tests.methods.cases import CASES as SENTENCE_CASES
 from tests.training import common, runs
 
@@ -116,6 +120,7 @@ for name, method in methods.items():  # recipes/NAME.yaml is the case of a metho
         CASES[name] = of_recipe(name)
 for case, name in (
     ("image-views", "swav"), ("image-views+teacher", "byol"), ("image-views+dino", "dino"), ("image-views+msn", "msn"),
+    ("image-views+mugs", "mugs"),
     ("clip-views+crops", "silc"), ("clip+concepts", "diht"), ("clip+matching", "soft-mask"),
     ("clip+captioning", "coca"), ("coop", "coop"), ("gopro", "gopro"), ("clip-views+prompts", "multi-prompt"),
     ("image-difference", "image-difference"),
@@ -125,12 +130,43 @@ CASES["image-views+dino"] |= {  # a centre that follows at once: the shipped one
     "objective": {"name": "dino", "centre_momentum": 0.0}, "guide": {"ema": 0.9}, "train": {"lr": 3e-3}
 }  # fmt: skip
 CASES["clip-views+crops"]["objective"]["terms"][1] |= {"centre_momentum": 0.0}  # the same
+CASES["image-views+mugs"] |= {"guide": {"ema": 0.9}, "train": {"lr": 3e-3}}  # the same, and queues that one batch fills
+for term, settings in enumerate(({"size": 16}, {"size": 16}, {"centre_momentum": 0.0})):
+    CASES["image-views+mugs"]["objective"]["terms"][term] |= settings
 CASES["topic-moco"]["train"] = {"lr": 2e-2, "batch_size": 64}  # texts of other lengths hide what 16 of them learn
+
+
+CASES["adacontrast"] = of_recipe("adacontrast") | {
+    "method": {"name": "adacontrast", "transform": "small", "hidden": 32, "size": 16, "neighbours": 4, "vectors": 64},
+    "objective": {"name": "moco", "size": 16, "direction": {"name": "rows", "keys": "guide"}}, "guide": {"ema": 0.9},
+    "train": {"lr": 3e-3},
+}  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def model_with_classifier() -> str:
+    """The folder of a tiny random dual encoder that keeps a classifier."""
+    from embedkit.factory import build
+    from embedkit.models.heads.classifier import TargetHead
+
+    model: Any = build(load_recipe("adacontrast", smoke=True).model, 0).eval()
+    torch.manual_seed(0)
+    head = TargetHead(model.training_dim, 3, "class", ["hat", "shoe", "tie"])
+    with torch.no_grad():  # images are of all its classes
+        middle = model(model.prepare([image for image, _ in samples(12)])).mean(dim=0)
+        head.layers[0].weight.mul_(10.0)
+        head.layers[0].bias.copy_(-head.layers[0].weight @ middle)
+    model.classifiers = {"label": head}
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    return str(model.save(Path(folder.name) / "classifier"))
 
 
 def recipe(case: str) -> dict[str, Any]:
     """Twenty steps of a case."""
     changes = CASES[case]
+    if case == "adacontrast":
+        changes = changes | {"model": {"kind": "dual", "name": model_with_classifier()}}
     train = {"max_steps": STEPS, "batch_size": 16, "lr": 5e-4, "warmup": 0.1, "weight_decay": 0.01, "log_every": 1}
     return {
         "name": "stored", "seed": 42, "method": case.partition("+")[0],
@@ -170,8 +206,6 @@ def test_another_seed_or_rate_has_other_losses(tmp_path: Path) -> None:
 
 if __name__ == "__main__":
     import sys
-
-    import torch
 
     torch.set_num_threads(1)
     stored = json.loads(STORED.read_text())

@@ -72,7 +72,8 @@ class WithAuxiliaries(Method):
 
     def __init__(self, main: Method, beside: Sequence[Auxiliary]) -> None:
         self.main, self.beside_main = main, list(beside)
-        self._widths: dict[int, list[int]] = {}
+        self._forms: dict[str, str] = {}
+        self._layouts: dict[str, list[int]] = {}
         names = [auxiliary.name for auxiliary in beside]
         if len(set(names)) < len(names):
             raise RecipeError("one method stands twice", where="auxiliary", remedy="keep one of them")
@@ -227,9 +228,9 @@ class WithAuxiliaries(Method):
         for method in (self.main, *(auxiliary.method for auxiliary in self.beside_main)):
             method.check_rows(rows)
 
-    def check_patches(self, count: int) -> None:
+    def check_patches(self, grid: tuple[int, int]) -> None:
         for method in (self.main, *(auxiliary.method for auxiliary in self.beside_main)):
-            method.check_patches(count)
+            method.check_patches(grid)
 
     def check_tower(self, tower: Any) -> None:
         for method in (self.main, *(auxiliary.method for auxiliary in self.beside_main)):
@@ -276,7 +277,10 @@ class WithAuxiliaries(Method):
     def prepare(self, model: Model, name: str, view: View) -> Inputs:
         auxiliary = self._of(view.settings.get(_MARK))
         method, own = (self.main, name) if auxiliary is None else (auxiliary.method, name.partition("/")[2])
-        return method.prepare(model, own, view)
+        inputs = method.prepare(model, own, view)
+        if auxiliary is None and hasattr(inputs, "pixels"):
+            self._forms[name] = _form(inputs, view.settings)
+        return inputs
 
     def embed(self, model: Any, parts: nn.ModuleDict, inputs: Any, **settings: Any) -> Tensor:
         auxiliary = self._of(settings.pop(_MARK, None))
@@ -307,7 +311,7 @@ class WithAuxiliaries(Method):
         covers = [rider.method.cover(inputs, self._parts(parts, rider)) for rider in self._riders]
         with model.patch_record(next((one for one in covers if one is not None), None), self._inner_blocks) as record:
             output = self.main.embed(model, parts["main"], inputs, **settings)  # type: ignore[arg-type]
-        return self._columns(output, record, [
+        return self._columns(_form(inputs, settings), output, record, [
             rider.method.patch_columns(record[-1], self._parts(parts, rider), inputs)
             for rider in self._riders if record
         ])  # fmt: skip
@@ -330,10 +334,12 @@ class WithAuxiliaries(Method):
             return self.main.embed_guide(encoder, parts["main"], inputs)  # type: ignore[arg-type]
         with encoder.patch_record(blocks=self._inner_blocks) as record:
             output = self.main.embed_guide(encoder, parts["main"], inputs)  # type: ignore[arg-type]
-        return self._columns(output, record, [
+        columns = [
             rider.method.guide_columns(record[-1], self._parts(parts, rider), inputs)
             for rider in self._riders if record
-        ])  # fmt: skip
+        ]  # fmt: skip
+        width = output.shape[1] + sum(own.shape[1] for own in columns)  # more for more patches: it tells the layout
+        return self._columns(_of_guide(width), output, record, columns)
 
     @staticmethod
     def _parts(parts: Any, auxiliary: Auxiliary) -> Any:
@@ -341,26 +347,31 @@ class WithAuxiliaries(Method):
         own = parts[auxiliary.name]
         return {**own, "main": parts["main"]} if auxiliary.method.shares_parts else own
 
-    def _columns(self, output: Tensor, record: list[PatchTokens], added: list[Tensor]) -> Tensor:
+    def _columns(self, form: str, output: Tensor, record: list[PatchTokens], added: list[Tensor]) -> Tensor:
         import torch
 
         if not record:  # the main method has no pass of this view
             return output
         columns = [output, *(own.to(output.dtype) for own in added)]
-        self._widths[sum(z.shape[1] for z in columns)] = [z.shape[1] for z in columns]
+        self._layouts[form] = [z.shape[1] for z in columns]
         return torch.cat(columns, dim=1)
 
-    def _column_blocks(self, z: Tensor) -> dict[str | None, Tensor]:
-        """The columns of an output that belong to the main method (None), and to the auxiliaries by name."""
-        if z.shape[1] not in self._widths:
+    def _column_blocks(self, name: str, z: Tensor, guide: bool = False) -> dict[str | None, Tensor]:
+        """The columns of a view's output that belong to the main method (None), and to the auxiliaries by name.
+
+        They are told by the view's size and settings, of a guide's vectors by their width: raw vectors of a tower, or
+        texts, may be as wide as vectors with patches behind them.
+        """
+        layout = self._layouts.get(_of_guide(z.shape[1]) if guide else self._forms.get(name, ""))
+        if layout is None:
             return {None: z}
         names = [None, *(rider.name for rider in self._riders)]
-        return dict(zip(names, z.split(self._widths[z.shape[1]], dim=1), strict=True))
+        return dict(zip(names, z.split(layout, dim=1), strict=True))
 
     def exchange(
         self, outputs: dict[str, Tensor], owner: Mapping[str, Tensor], parts: nn.ModuleDict, guide: bool = False
     ) -> dict[str, Tensor]:  # fmt: skip
-        blocks = {name: self._column_blocks(z) for name, z in outputs.items()}
+        blocks = {name: self._column_blocks(name, z, guide) for name, z in outputs.items()}
         main = self._own({name: own[None] for name, own in blocks.items()}, None)
         parcel = {name: own[None] for name, own in blocks.items()}
         parcel |= self.main.exchange(main, owner, parts["main"], guide)  # type: ignore[arg-type]
@@ -427,8 +438,11 @@ class WithAuxiliaries(Method):
     def _main_batch(self, batch: ObjectiveBatch) -> ObjectiveBatch:
         """The batch as the main method sees it: its own parts and columns."""
         columns: dict[str, Any] = {
-            kind: {name: self._column_blocks(z)[None] for name, z in self._own(getattr(batch, kind), None).items()}
-            for kind in ("own", "own_guide")
+            kind: {
+                name: self._column_blocks(name, z, guide)[None]
+                for name, z in self._own(getattr(batch, kind), None).items()
+            }
+            for kind, guide in (("own", False), ("own_guide", True))
         }
         return replace(batch, guide_parts=batch.guide_parts.get("main", {}), **columns)
 
@@ -439,10 +453,20 @@ class WithAuxiliaries(Method):
         if auxiliary.method.reads_patches:
             own["owner"] |= self._own(batch.owner, None)
             own["guide_parcel"] = self._own(batch.guide_parcel, auxiliary)
-            for kind in ("own", "own_guide"):
-                blocks = {name: self._column_blocks(z) for name, z in getattr(batch, kind).items()}
+            for kind, guide in (("own", False), ("own_guide", True)):
+                blocks = {name: self._column_blocks(name, z, guide) for name, z in getattr(batch, kind).items()}
                 own[kind] = {name: block[auxiliary.name] for name, block in blocks.items() if auxiliary.name in block}
         return replace(batch, **own)
+
+
+def _form(inputs: Any, settings: Mapping[str, Any]) -> str:
+    """What decides how many numbers a view's output has: the size of its images, if they have one, and its settings."""
+    return repr((getattr(inputs, "size", None), sorted(settings.items())))
+
+
+def _of_guide(width: int) -> str:
+    """The same of what a guide gives of images."""
+    return f"guide {width}"
 
 
 def _guide_of(guide: GuideConfig | None, name: str | None, others: Sequence[str]) -> GuideConfig | None:

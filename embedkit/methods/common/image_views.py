@@ -12,6 +12,7 @@ from embedkit.config.settings import Count, Whole
 from embedkit.data.schema.contract import Contract
 from embedkit.errors import ModelError, RecipeError
 from embedkit.methods.base import Method, Row, View
+from embedkit.methods.branches.image_projectors import ImageProjectors
 from embedkit.views.crops import Crop, crops_of, named
 from embedkit.views.image import Transform, image_inputs
 
@@ -52,6 +53,10 @@ class ImageViews(Method):
         The embeddings are cosines with so many learned prototypes (DINO, Caron et al. 2021).
     freeze_steps, freeze_epochs : int
         Steps, or epochs, at the start in which prototypes get no gradient.
+    projectors : mapping
+        Further projectors of some of the views: name -> `embedkit.methods.branches.image_projectors.ImageProjector`.
+        What one makes of a view is the embedding NAME-VIEW, which the objective reads by ``inputs``; a running mean
+        follows it as ``projector-NAME``.
     groups : int, optional
         Divide the batch into groups that share one random draw, for objectives that compare within them (CARE).
 
@@ -68,7 +73,6 @@ class ImageViews(Method):
         requires=frozenset({"image"}), accepts=frozenset({"image2", "label", "group"})
     )
     objective: ClassVar[dict[str, Any] | None] = {"name": "ntxent", "temperature": 0.1}
-    followed: ClassVar[tuple[str, ...]] = ("projector",)
     _transform: ClassVar[str] = "simclr"
     _norm: ClassVar[bool] = True
 
@@ -77,6 +81,7 @@ class ImageViews(Method):
         views: list[str | dict[str, Any]] | None = None, layers: Count = 2, norm: bool | None = None,
         last_norm: bool = False, activation: Literal["relu", "gelu"] = "relu", prototypes: Count | None = None,
         freeze_steps: Whole = 0, groups: Count | None = None, freeze_epochs: Whole = 0,
+        projectors: Mapping[str, Mapping[str, Any]] = {},
     ) -> None:  # fmt: skip
         if views is not None and transform is not None:
             raise RecipeError("both transform and views", where="method.views", remedy="leave method.transform out")
@@ -89,10 +94,26 @@ class ImageViews(Method):
         self.hidden, self.size, self.layers, self.activation = hidden, size, layers, activation
         self.norm, self.last_norm = self._norm if norm is None else norm, last_norm
         self.prototypes, self.rest, self.row_groups = prototypes, (freeze_steps, freeze_epochs), groups
+        usual = {name: getattr(self, name) for name in ("hidden", "size", "layers", "norm", "last_norm", "activation")}
+        self.further = ImageProjectors(projectors, [name for name, _ in named(self.crops)], usual)
+
+    @property
+    def followed(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("projector", *self.further.parts)
 
     @property
     def provides(self) -> frozenset[str]:
-        return frozenset(name for name, _ in named(self.crops)) | self.gives
+        return frozenset(name for name, _ in named(self.crops)) | frozenset(self.sizes) | self.gives
+
+    @property
+    def sizes(self) -> Mapping[str, int]:  # type: ignore[override]
+        """Embeddings of further projectors with the sizes of their vectors."""
+        return self.further.sizes
+
+    @property
+    def guided(self) -> frozenset[str]:  # type: ignore[override]
+        views = {name for name, crop in named(self.crops) if crop.teacher}
+        return frozenset(name for name, view in self.further.of_parts(self.guide_parts).items() if view in views)
 
     @property
     def gives(self) -> frozenset[str]:  # type: ignore[override]
@@ -113,7 +134,8 @@ class ImageViews(Method):
 
     @property
     def listed_views(self) -> frozenset[str]:  # type: ignore[override]
-        return frozenset(name for name, _ in named(self.crops)) - {"anchor", "positive"}
+        alone = {name for name, _ in named(self.crops) if not self.further.of_view(name)}
+        return frozenset(alone - {"anchor", "positive"}) | frozenset(self.sizes)
 
     @property
     def view_sizes(self) -> frozenset[int]:  # type: ignore[override]
@@ -158,7 +180,7 @@ class ImageViews(Method):
         )  # fmt: skip
         if self.prototypes is not None:
             layers.append(Prototypes(self.size, self.prototypes))
-        return nn.ModuleDict({"projector": layers})
+        return nn.ModuleDict({"projector": layers, **self.further.modules(model.training_dim)})
 
     def views(self, rows: Sequence[Row], random: Callable[[int], np.random.Generator]) -> dict[str, View]:
         generators = [random(i) for i in range(len(rows))]
@@ -168,7 +190,7 @@ class ImageViews(Method):
         for number, (name, crop) in enumerate(named(self.crops)):
             size = None if crop.size is None else (crop.size, crop.size)
             inputs = image_inputs(pictures[number % 2], crop.transform, generators, size)
-            guided = crop.teacher and (self.guide_views is None or name in self.guide_views)
+            guided = crop.teacher and (self.guide_views is None or not self._names(name).isdisjoint(self.guide_views))
             views[name] = View(inputs, list(range(len(rows))), tower="image", guided=guided)
             if guided and self._is_key(name):
                 views[name].settings = {"key": True}
@@ -178,8 +200,14 @@ class ImageViews(Method):
 
     def _is_key(self, name: str) -> bool:
         """Whether a view is embedded by the running mean alone."""
-        both = self.trained_views is not None and self.guide_views is not None and "projector" in self.guide_parts
-        return both and name in self.guide_views and name not in self.trained_views  # type: ignore[operator]
+        needed = {"projector", *self.further.parts}
+        if self.trained_views is None or self.guide_views is None or not needed <= set(self.guide_parts):
+            return False
+        return bool(self._names(name) & self.guide_views) and not self._names(name) & self.trained_views
+
+    def _names(self, view: str) -> set[str]:
+        """Embeddings of a view."""
+        return {view, *self.further.of_view(view)}
 
     def embed(self, model: Any, parts: nn.ModuleDict, inputs: Any, **settings: Any) -> Tensor:
         """The vectors of a view; of one that only the running mean embeds, zeros."""
@@ -197,11 +225,13 @@ class ImageViews(Method):
 
         layers: Any = parts["projector"]
         names = [name for name, _ in named(self.crops) if name in outputs]
-        keys = {name: batch.guide[name] for name in names if self._is_key(name)}
+        keys = {own: batch.guide[own] for name in names if self._is_key(name) for own in self._names(name)}
         vectors = {name: outputs[name] for name in names if name not in keys}
+        self.further.note_owners(batch)
+        others = {**self.further.project(vectors, parts), **keys}
         if self.resting(batch):
-            return {**together(partial(layers[-1], learns=False), together(layers[:-1], vectors)), **keys}
-        return {**together(layers, vectors), **keys}
+            return {**together(partial(layers[-1], learns=False), together(layers[:-1], vectors)), **others}
+        return {**together(layers, vectors), **others}
 
     def resting(self, batch: ObjectiveBatch) -> bool:
         """Whether there are prototypes and they get no gradient yet."""
@@ -212,7 +242,8 @@ class ImageViews(Method):
     ) -> dict[str, Tensor]:  # fmt: skip
         from embedkit.models.heads.projector import together
 
-        return together(parts["projector"], vectors) if "projector" in parts and vectors else vectors
+        own = together(parts["projector"], vectors) if "projector" in parts and vectors else vectors
+        return {**own, **self.further.project(vectors, parts)}
 
 
 def check_sizes(model: Model, sizes: frozenset[int]) -> None:

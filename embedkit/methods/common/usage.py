@@ -130,6 +130,11 @@ def usage_of(
         read.discard("negatives")
     read |= read_by_objective & roles
     unread_views = sorted(method.listed_views & names - read_by_objective) if objective else []
+    if unread_views and unread_views[0] in method.sizes:
+        raise RecipeError(
+            f"objective {objective.get('name')!r} does not read {unread_views[0]!r}, what a projector makes of a view",
+            where="method.projectors", remedy="leave it out there, or name it in the inputs of a term of the objective",
+        )  # fmt: skip
     if unread_views:
         raise RecipeError(
             f"objective {objective.get('name')!r} does not read {unread_views[0]!r}, a view of the list",
@@ -222,9 +227,9 @@ def note_views(method: Method, objective: Mapping[str, Any], contract: Contract,
     names = method.embedded(contract.roles)
     numbers = contract.requires & NUMBERS | method.gives
     views = _views(method, contract.roles, False)[0]
-    guided = frozenset(name for name in names if name in views and views[name].guided)
-    size = method.embedding_size
-    situation = Situation(names, numbers, guided, method.widths, size, method.guide_dim(size) if size else None)
+    size, guided = method.embedding_size, _guided(method, names, views)
+    guide_size = method.guide_dim(size) if size else None
+    situation = Situation(names, numbers, guided, method.widths, size, guide_size, method.sizes)
     try:
         main.guide_views, main.trained_views = guided_and_trained(dict(objective), situation)
     except UserError:  # what is wrong is told where it is checked for

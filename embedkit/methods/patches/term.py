@@ -131,6 +131,7 @@ class PatchTerm(Method):
 
     def embed(self, model: Any, parts: nn.ModuleDict, inputs: Any, **settings: Any) -> Tensor:
         """What the term needs of each image."""
+        inputs = self.before_main(model, inputs)
         with model.patch_record(self.cover(inputs, parts), self.inner_blocks) as record:
             model(inputs)
         return self.patch_columns(record[0], parts, inputs)

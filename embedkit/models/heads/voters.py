@@ -88,6 +88,12 @@ class Voters(nn.Module):
         return votes[torch.cat(places)].mean(dim=1)
 
     @torch.no_grad()
+    def look(self, model: Any, classifier: nn.Module, inputs: Any) -> None:
+        """Put what a model and a classifier, maybe on two devices, say of inputs into the queue."""
+        vectors = model(inputs.to(model.device)).to(next(classifier.parameters()))
+        self.follow(torch.cat([vectors, classifier(vectors).softmax(dim=1)], dim=1))
+
+    @torch.no_grad()
     def follow(self, rows: Tensor) -> None:
         """Replace the oldest by the newest: vectors and probabilities side by side, (N, d + K)."""
         size, dim = self.vectors.shape

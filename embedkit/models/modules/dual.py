@@ -197,14 +197,14 @@ class DualEncoder(Model):
 
     def forward(self, inputs: Inputs | ImageInputs | ShapedImages, **settings: Any) -> Tensor:
         """Vectors (N, D) of texts or images, in their order, not normalised; settings are those of the text tower."""
-        if self._record is not None and isinstance(inputs, ImageInputs | ShapedImages):
-            self._record.append(self.patch_tokens(inputs, *(self._cover or (None, None)), self._blocks))
-            return self._record[-1].vectors
         name, vectors = self.tower_vectors(inputs, **settings)
         return self.projection(name)(vectors)
 
     def tower_vectors(self, inputs: Inputs | ImageInputs | ShapedImages, **settings: Any) -> tuple[str, Tensor]:
         """The tower that reads the inputs, "text" or "image", and its vectors (N, W) before the projection."""
+        if self._record is not None and isinstance(inputs, ImageInputs | ShapedImages):
+            self._record.append(self._tower_tokens(inputs, *(self._cover or (None, None)), self._blocks))
+            return "image", self._record[-1].vectors
         if isinstance(inputs, ShapedImages):
             return "image", self.image.shaped(self.pixels(inputs), inputs.shapes, inputs.data.get("seeds"))
         if isinstance(inputs, ImageInputs):
@@ -217,7 +217,7 @@ class DualEncoder(Model):
         self, cover: tuple[Tensor, Tensor] | None = None, blocks: int = 0
     ) -> Iterator[list[PatchTokens]]:  # fmt: skip
         """A list to which every pass over images inside adds their patches, which `cover` and mask token may hide, and
-        those of so many `blocks` before the last."""
+        those of so many `blocks` before the last, with the tower's own vectors, before the projection."""
         self._record, self._cover, self._blocks = [], cover, blocks
         try:
             yield self._record
@@ -244,12 +244,17 @@ class DualEncoder(Model):
         ModelError
             For images that each have a shape of their own: their patches are no tensor.
         """
+        tokens = self._tower_tokens(inputs, cover, filler, blocks)
+        return replace(tokens, vectors=self.projection("image")(tokens.vectors))
+
+    def _tower_tokens(
+        self, inputs: ImageInputs | ShapedImages, cover: Tensor | None, filler: Tensor | None, blocks: int
+    ) -> PatchTokens:  # fmt: skip
         if isinstance(inputs, ShapedImages):
             raise ModelError("patches are read of images of one shape, these each have their own",
                              where="model.towers.image.preprocess", remedy="set {patch: null}")  # fmt: skip
         with self.image.drawing(inputs.data.get("seeds")), self.image.sized(inputs.size):
-            tokens = self.image.patch_tokens(self.pixels(inputs), cover, filler, blocks)
-        return replace(tokens, vectors=self.projection("image")(tokens.vectors))
+            return self.image.patch_tokens(self.pixels(inputs), cover, filler, blocks)
 
     def pixels(self, inputs: ImageInputs | ShapedImages) -> Tensor:
         """Normalised pixels (N, 3, H, W), those of patches (P, 3, side, side), in the type of the weights."""

@@ -18,7 +18,7 @@ from embedkit.objectives.parts.banks import Queue
 from embedkit.objectives.parts.slots import part
 from embedkit.objectives.parts.targets import Direction, Embeddings, Sides, guide_keys
 from embedkit.objectives.registry import objective
-from embedkit.objectives.tools import choice, number, unit, whole
+from embedkit.objectives.tools import choice, decay_of, number, unit, whole
 
 
 class _Lookup(Direction):
@@ -178,8 +178,8 @@ class LocalGroups(Centroids):
         Neighbours in a group, beside the view itself.
     layers, heads : int
         Of the transformer.
-    momentum : float
-        Share of the old weights in the transformer's running mean; as ``guide.ema``.
+    momentum : float, optional
+        Share of the old weights in the transformer's running mean; the guide's decay in each step if not given.
     dim : int or None
         Size of the embeddings.
 
@@ -194,10 +194,11 @@ class LocalGroups(Centroids):
     """
 
     def __init__(self, size: int = 65_536, hidden: int = 4096, random_start: bool = True, nearest: int = 8,
-                 layers: int = 2, heads: int = 8, momentum: float = 0.996, dim: int | None = None) -> None:  # fmt: skip
+                 layers: int = 2, heads: int = 8, momentum: float | None = None,
+                 dim: int | None = None) -> None:  # fmt: skip
         super().__init__(size, hidden, "own", random_start, nearest, layers, heads, dim)
         self.requires = frozenset({"anchor", "positive", "guide"})
-        self.momentum = number("momentum", momentum, least=0, most=1)
+        self.momentum = None if momentum is None else number("momentum", momentum, least=0, most=1)
         for name, weight in self._weights().items():
             self.register_buffer(_mean_of(name), weight.detach().clone())
 
@@ -225,9 +226,10 @@ class LocalGroups(Centroids):
     def after_step(self, embeddings: Embeddings, batch: ObjectiveBatch) -> None:
         """Put the guide's vectors of the anchors into the queue; move the running mean."""
         self.queue.after_step(embeddings, batch, guide_keys(collect(["anchor"], embeddings, batch)))
+        decay = decay_of(self.momentum, batch)
         for name, weight in self._weights().items():
             mean = self.get_buffer(_mean_of(name))
-            mean.lerp_(weight.to(mean.dtype), 1 - self.momentum)
+            mean.lerp_(weight.to(mean.dtype), 1 - decay)
 
 
 class _Summary(nn.Module):

@@ -275,7 +275,7 @@ def build_state(
     torch.manual_seed(recipe.seed + 1)
     method.adapt(model)
     parts = method.parts(model)
-    start(method, model, parts, inputs.rows, engine.world, say)
+    start(method, model, parts, inputs.rows, engine.world, say, batching.decoding(recipe, method, model))
     by_chosen_vectors(recipe, model)  # what it cannot give is refused now, not at the first evaluation
     for note in setup.notes_of_model(recipe, method, inputs.rows, model, parts):
         say(note)

@@ -130,16 +130,15 @@ class Guide(nn.Module):
         assert whole is not None
         return whole
 
-    def decay_at(self, progress: float) -> float:
-        """The decay when this share of the steps is done.
+    def decay_at(self, progress: float) -> float | None:
+        """The decay when this share of the steps is done; None for a guide that does not move.
 
         >>> from embedkit.training.loop.guide import Guide, GuideConfig
         >>> guide = Guide(GuideConfig(ema=0.9, ema_end=1.0), torch.nn.Linear(1, 1))
         >>> [round(guide.decay_at(share), 3) for share in (0.0, 0.5, 1.0)]
         [0.9, 0.95, 1.0]
         """
-        assert self.decay is not None
-        if self.last_decay is None:
+        if self.decay is None or self.last_decay is None:
             return self.decay
         return self.last_decay - (self.last_decay - self.decay) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
 
@@ -151,9 +150,9 @@ class Guide(nn.Module):
 
         `progress` is the share of the run's steps before this one.
         """
-        if self.mean is None or self.decay is None:
-            return
         decay = self.decay_at(progress)
+        if self.mean is None or decay is None:
+            return
         for mean, module in (
             (self.mean, model),
             *((self.parts[name], part) for name, part in (followed or {}).items()),

@@ -197,7 +197,7 @@ class TrainStep:
         if self.bundle.guide is not None:
             steps = 0 if self.latest is None else self.latest.batch.step
             self.bundle.guide.after_update(
-                self.bundle.model, self.method.followed_parts(self.bundle.parts), steps / max(1, self.total_steps)
+                self.bundle.model, self.method.followed_parts(self.bundle.parts), self._progress(steps)
             )
         if self.latest is not None:
             outputs, embeddings, whole_batch = self.latest.outputs, self.latest.embeddings, self.latest.batch
@@ -205,6 +205,10 @@ class TrainStep:
                 self.bundle.objective.after_step(embeddings, whole_batch)
                 self.method.after_step(outputs, embeddings, whole_batch, self.bundle.model, self.bundle.parts)
             self.latest = None
+
+    def _progress(self, steps: int) -> float:
+        """The share of the run that so many steps are."""
+        return steps / max(1, self.total_steps)
 
     def _aligned(self, local: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
         """Outputs, and the number of rows that each process has of them.
@@ -282,7 +286,7 @@ class TrainStep:
         # bad rows are dropped already, by each process on its own
         rows, stops = zip(*self.world.tables([len(batch.ids), self._stop_request()]), strict=True)
         self.stop = any(stops)
-        offset = sum(rows[: self.world.rank])
+        offset, guide = sum(rows[: self.world.rank]), self.bundle.guide
         labels = {name: gather(values.to(device), rows) for name, values in batch.labels.items()}
         of_inputs = {
             name: gather(
@@ -313,6 +317,7 @@ class TrainStep:
             epoch=batch.epoch,
             seed=batch.seed,
             turn=batch.turn,
+            guide_decay=None if guide is None else guide.decay_at(self._progress(batch.number)),
             targets={name: gather(values.to(device), rows) for name, values in batch.targets.items()},
             texts=self._texts(batch, {name: values[:, 2] for name, values in of_inputs.items()}, counts),
         )

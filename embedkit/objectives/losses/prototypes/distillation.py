@@ -12,7 +12,7 @@ from embedkit.objectives.family import FURTHER, PAIR, Family, guides, loss_of_ba
 from embedkit.objectives.losses.prototypes.assignment import sinkhorn
 from embedkit.objectives.matrix.similarity import views_of
 from embedkit.objectives.registry import objective
-from embedkit.objectives.tools import capacity, number, unit, whole
+from embedkit.objectives.tools import capacity, decay_of, number, unit, whole
 
 PAPER = "Caron et al. 2021, ICCV, Emerging Properties in Self-Supervised Vision Transformers, section 3.1"
 
@@ -93,10 +93,10 @@ class DINO(SelfDistilled):
         The teacher's temperature at the start, and the epochs in which it goes to its own in equal steps.
     centre_momentum : float
         Share of the old centre.
-    momentum : float
-        Share of the teacher's old prototypes; as ``guide.ema``.
+    momentum : float, optional
+        Share of the teacher's old prototypes; the guide's decay in each step if not given. Of `prototypes` only.
     freeze_steps : int
-        Steps at the start in which prototypes get no gradient.
+        Steps at the start in which prototypes get no gradient. Of `prototypes` only.
     dim : int or None
         Size of the embeddings; without it the objective can be checked but not evaluated.
 
@@ -112,17 +112,21 @@ class DINO(SelfDistilled):
 
     def __init__(
         self, *, prototypes: int = 0, student_temperature: float = 0.1, teacher_temperature: float = 0.04,
-        warm_temperature: float = 0.04, warm_epochs: int = 0, centre_momentum: float = 0.9, momentum: float = 0.996,
-        freeze_steps: int = 0, dim: int | None = None,
+        warm_temperature: float = 0.04, warm_epochs: int = 0, centre_momentum: float = 0.9,
+        momentum: float | None = None, freeze_steps: int = 0, dim: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         count = capacity(whole("prototypes", prototypes))
+        if not count and (freeze_steps or momentum is not None):
+            name = "freeze_steps" if freeze_steps else "momentum"
+            raise RecipeError("the objective has no prototypes of its own", where=f"objective.{name}",
+                              remedy="set objective.prototypes, or leave it out")  # fmt: skip
         self.student_temperature = number("student_temperature", student_temperature, above=0)
         self.teacher_temperature = number("teacher_temperature", teacher_temperature, above=0)
         self.warm_temperature = number("warm_temperature", warm_temperature, above=0)
         self.warm_epochs, self.freeze_steps = whole("warm_epochs", warm_epochs), whole("freeze_steps", freeze_steps)
         self.centre_momentum = number("centre_momentum", centre_momentum, least=0, below=1)
-        self.momentum = number("momentum", momentum, least=0, most=1)
+        self.momentum = None if momentum is None else number("momentum", momentum, least=0, most=1)
         start = unit(torch.randn(count, dim)) if count and dim else None
         self.prototypes = None if start is None else nn.Parameter(start)
         self.register_buffer("teacher_prototypes", None if start is None else start.clone())
@@ -171,7 +175,7 @@ class DINO(SelfDistilled):
         centre = self.get_buffer("centre")
         centre.copy_(self.centre_momentum * centre + (1 - self.centre_momentum) * mean.to(centre.dtype))
         if self.prototypes is not None:
-            self.get_buffer("teacher_prototypes").lerp_(self.prototypes, 1 - self.momentum)
+            self.get_buffer("teacher_prototypes").lerp_(self.prototypes, 1 - decay_of(self.momentum, batch))
 
 
 @objective(
