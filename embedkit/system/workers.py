@@ -192,6 +192,7 @@ def _serve() -> None:
             function, arguments = pickle.load(questions)  # noqa: S301  # nosec B301
         except Exception:  # gate: the pipe has ended, within a question perhaps; or one of things that are not here
             return
+        answer: tuple[Any, Exception | None]
         try:
             answer = (function(*arguments), None)
         except Exception as error:  # gate: it is raised again by the process that asked
