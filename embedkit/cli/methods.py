@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from embedkit.cli.completion import method_words
-from embedkit.cli.output import JsonFile, check_json, console, show, table, write_json
+from embedkit.cli.output import JsonFile, check_json, console, entry_of, show, table, write_json
 
 
 def methods(
@@ -41,7 +41,7 @@ def methods(
 
     out = console(json_file)
     if name is not None:
-        facts = _facts(name, registry[name])
+        facts = _facts(name, entry_of(registry, name))
         for key, value in facts.items():
             if key != "settings" and value not in ("", None, []):
                 out.print(f"{key}: {show(value)}")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from embedkit.cli.completion import objective_words
-from embedkit.cli.output import JsonFile, check_json, console, show, table, write_json
+from embedkit.cli.output import JsonFile, check_json, console, entry_of, show, table, write_json
 
 
 def objectives(
@@ -42,7 +42,7 @@ def objectives(
         out.print(table(["objective", "family", "paper"], [[r["name"], r["family"], r["paper"]] for r in rows]))
         write_json(json_file, rows)
         return
-    facts = _facts(presets[name])
+    facts = _facts(entry_of(presets, name))
     for key, value in facts.items():
         if key != "settings" and value != "":
             out.print(f"{key}: {show(value)}")

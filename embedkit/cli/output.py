@@ -9,17 +9,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from embedkit.cli.completion import recipe_words, setting_words
-from embedkit.errors import COMMAND_LINE, UserError
+from embedkit.errors import COMMAND_LINE, UserError, listed
 
 if TYPE_CHECKING:
     from accelerate import PartialState
     from rich.console import Console
     from rich.table import Table
+
+    from embedkit.registry import Registry
+
+T = TypeVar("T")
 
 Overrides = Annotated[
     list[str] | None,
@@ -70,6 +74,34 @@ def console(json_file: str | None = None) -> Console:
     stream = sys.stderr if json_file == "-" else sys.stdout
     width = None if stream.isatty() else 1000  # a file or a pipe has no edge to wrap at
     return Console(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def entry_of(registry: Registry[T], name: str) -> T:
+    """An entry by its name, for the command that lists the registry.
+
+    Raises
+    ------
+    UserError
+        There is none; a recipe, method or objective of that name is told with the command that shows it.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> entry_of(methods, "dino")
+    Traceback (most recent call last):
+    embedkit.errors.UserError: no method is named 'dino'; `embedkit recipes dino` and `embedkit ...
+    """
+    from embedkit.config.resources import recipe_names
+    from embedkit.methods import methods
+    from embedkit.objectives.registry import presets
+
+    if name not in registry:
+        listings = {"recipes": recipe_names(), "methods": methods, "objectives": presets}
+        others = [f"`embedkit {command} {name}`" for command, names in listings.items() if name in names]
+        if others:
+            remedy = f"{listed(others, 'and')} show{'s' if len(others) == 1 else ''} what has this name"
+            raise UserError(f"no {registry.noun} is named {name!r}", remedy=remedy)
+    return registry[name]
 
 
 def place(device: str | None) -> tuple[PartialState, str | None]:

@@ -84,6 +84,8 @@ def nearest_key(name: str, sections: Sequence[str] = ()) -> str:
     --------
     >>> nearest_key("lrr"), nearest_key("epoch", ["train"])
     ("did you mean 'train.lr'?", "did you mean 'epochs'?")
+    >>> nearest_key("image", ["model"])
+    "did you mean 'model.towers.image'?"
     """
     if sections:
         prefix = ".".join(sections) + "."
@@ -92,7 +94,8 @@ def nearest_key(name: str, sections: Sequence[str] = ()) -> str:
         clause = nearest(name, siblings)
         if clause.startswith("did you mean"):
             return clause
-        elsewhere = [key for key in ours(name) if key in recipe_keys()]
+        deeper = [prefix + key for key in inside if key.rpartition(".")[2] == name]
+        elsewhere = deeper[:NEAREST] or [key for key in ours(name) if key in recipe_keys()]
         return f"did you mean {listed([repr(key) for key in elsewhere], 'or')}?" if elsewhere else clause
     top = [key for key in recipe_keys() if "." not in key]
     clause = nearest(name, [*top, *short_keys()])

@@ -139,7 +139,9 @@ def _new(towers: TowersConfig) -> DualEncoder:
     behind_image = Projection(towers.image.projection or ("none" if ends else "linear"), image.dim, towers.dim)
     if towers.image.preprocess:
         preprocess = changed_preprocess(preprocess, towers.image.preprocess)
-    return DualEncoder(text, resized(image, preprocess.size), behind_text, behind_image, preprocess)
+    model = DualEncoder(text, resized(image, preprocess.size), behind_text, behind_image, preprocess)
+    model.are_strangers = True
+    return model
 
 
 def _text(config: TextTowerConfig, dim: int) -> Model:

@@ -97,7 +97,7 @@ def load(
     ModelError
         Not a model, incomplete, damaged, or made of unknown parts.
     UserError
-        An argument that is not known.
+        An argument that is not known, a device that is not here.
     UnsafeFileError
         Reading it would run code, and that was not allowed.
 
@@ -114,6 +114,7 @@ def load(
         if name not in _ATTRIBUTES:
             remedy = _ANSWERS.get(name) or nearest(name, [*_ATTRIBUTES, "max_length", "pooling", "device", "dtype"])
             raise UserError(f"load takes no argument {name!r}", remedy=remedy)
+    device = best_device(device)  # before the model is looked for
     if str(name_or_path).startswith(OPEN_CLIP):
         from embedkit.formats.open_clip.towers import load_tag
 
@@ -164,7 +165,9 @@ def best_device(device: str | torch.device | None) -> torch.device:
     import torch
 
     if device is not None:
-        return torch.device(device)
+        from embedkit.models.encode.arguments import device_here
+
+        return device_here(device)
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import embedkit
 from embedkit.cli.app import app
 from embedkit.config.model import ModelConfig
-from embedkit.errors import UnsafeFileError
+from embedkit.errors import UnsafeFileError, UserError
 from embedkit.factory import build
 from tests.helpers import tiny
 
@@ -60,3 +60,9 @@ def test_each_command_that_reads_a_model_has_both_options(name: str) -> None:
     text = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"}).output
     assert "--allow-pickle" in text
     assert "--trust-remote-code" in text
+
+
+def test_a_device_that_is_not_here_is_a_line_before_the_model_is_looked_for() -> None:
+    for device in ("gpu", "cuda:97"):
+        with pytest.raises(UserError, match=f"no device '{device}'.*; cpu is always there"):
+            embedkit.load("nowhere/model", device=device)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import embedkit
 from embedkit.config.model import ModelConfig
 from embedkit.config.recipe import GuideConfig
 from embedkit.data.images.pictures import load_picture
@@ -313,3 +314,29 @@ def test_a_running_mean_guide_of_simclr_has_a_projector_of_its_own() -> None:
     step.after_update()
     for name, p in mean.named_parameters():
         torch.testing.assert_close(p, before[name] + 0.5)
+
+
+def test_texts_beside_images_alone_are_told_once_until_they_are_trained(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from embedkit.factory import build
+    from embedkit.training.loop.run import _note_text_tower
+
+    def told(model: Any) -> int:
+        caplog.clear()
+        for _ in range(2):
+            model.encode([load_picture(image).image for image, _ in image_data.samples(2)])
+            model.encode(["a red square"])
+        return sum("vectors of texts mean nothing" in record.getMessage() for record in caplog.records)
+
+    model: Any = build(DUAL)
+    assert told(model) == 0  # nothing was trained
+    methods["simclr"](**SETTINGS["simclr"]).adapt(model)
+    _note_text_tower(model)  # the end of that run: its text tower was frozen
+    read: Any = embedkit.load(model.save(tmp_path / "images"))
+    assert read.untrained_text
+    assert told(read) == 1
+    _note_text_tower(read)  # the end of a run on captions that began with it
+    assert told(embedkit.load(read.save(tmp_path / "captions"))) == 0
+    methods["simclr"](**SETTINGS["simclr"]).adapt(read)  # a tower that has met images stays one
+    assert not read.untrained_text

@@ -10,6 +10,7 @@ import pytest
 
 from embedkit.errors import CheckpointError
 from embedkit.training import train
+from embedkit.training.loop.build import check_folder
 from embedkit.training.monitor.log import Progress
 from embedkit.training.state.state import RunState
 from tests.training import common
@@ -170,6 +171,17 @@ def test_existing_run_is_not_overwritten(tmp_path: Path) -> None:
     killed_at(3, given, tmp_path / "run")
     with pytest.raises(CheckpointError, match="holds a run; add --resume"):
         train(given, output=tmp_path / "run", progress=Progress())
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_model_of_others_is_not_replaced(tmp_path: Path, resume: bool) -> None:
+    (tmp_path / "model").mkdir()
+    check_folder(tmp_path, resume=True)  # an empty one is nobody's
+    with pytest.raises(CheckpointError, match="a model, but no checkpoint to resume from; give another"):
+        check_folder(tmp_path, resume=False)
+    (tmp_path / "model" / "net.py").write_text("x = 1")
+    with pytest.raises(CheckpointError, match="embedkit did not write this.*; give another train.output"):
+        check_folder(tmp_path, resume)
 
 
 def test_a_changed_vocabulary_is_refused(tmp_path: Path) -> None:

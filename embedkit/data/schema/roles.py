@@ -436,8 +436,12 @@ def _advice(names: Sequence[str], missing: Sequence[str], lists: frozenset[str] 
     slot = {"texts": "text_1"}.get(missing[0], missing[0])
     if {"sentences", "document_id"} & set(missing):
         return f"the columns are {columns}: {_DOCUMENTS}"
-    if missing[0] == "texts" and "label" in map(normal_name, names):
-        return f"the columns are {columns}: class numbers are no captions, add a column with the names of the classes"
+    label = next((name for name in names if normal_name(name) == "label"), None)
+    if missing[0] == "texts" and label is not None:
+        return (
+            f"the columns are {columns}: class numbers are no captions, add a column with the names of the classes; "
+            f"where they are names, map it with columns: {{{label}: text_1}}"
+        )
     if {"anchor", "positive"} <= set(missing) and lists:
         column = next(name for name in names if name in lists)
         return f"the columns are {columns}: pairs of a list are made by columns: {{{column}: texts}} and explode: true"

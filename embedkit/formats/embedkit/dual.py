@@ -43,7 +43,7 @@ def read_dual(plan: FolderPlan) -> DualEncoder:
     projections = {name: Projection(**settings) for name, settings in spec["projections"].items()}
     model = DualEncoder(
         text, image, projections["text"], projections["image"], Preprocess.of(spec["preprocess"]), scale=spec["scale"],
-        bias=spec["bias"], normalize=spec["normalize"],
+        bias=spec["bias"], normalize=spec["normalize"], untrained_text=spec.get("untrained_text", False),
     )  # fmt: skip
     load_exactly(model.projections, read_safetensors(plan.root / PROJECTIONS), plan.root / PROJECTIONS)
     return model

@@ -29,6 +29,8 @@ NUMBERS = frozenset({"score", "scores", "label", "group", "document_id", "positi
 
 _INVENTED = 4
 
+_ADD_GUIDE = "add a guide section, as guide: {ema: 0.996} or {model: {name: MODEL}}"
+
 
 class Noted(dict[str, Any]):
     """A mapping that notes which of its keys are asked for.
@@ -161,7 +163,7 @@ def _missing_views(objective: Mapping[str, Any], missing: Sequence[str], names: 
             return RecipeError(what, where=f"objective.{place}", remedy=nearest(name, names))
     return RecipeError(
         f"objective {objective.get('name')!r} needs {', '.join(missing)}", where="objective",
-        remedy="add a guide section" if "guide" in missing
+        remedy=_ADD_GUIDE if "guide" in missing
         else "choose an objective that the views and roles of the method can feed",
     )  # fmt: skip
 
@@ -269,7 +271,7 @@ def _refuse_missing(name: str, any_of: Sequence[frozenset[str]], there: frozense
     missing = next(options for options in any_of if not options & there)
     raise RecipeError(
         f"objective {name!r} needs one of {', '.join(sorted(missing))}", where="objective",
-        remedy="add a guide section, or map a column of the data to a role" if "guide" in missing
+        remedy=f"{_ADD_GUIDE}, or map a column of the data to a role" if "guide" in missing
         else "map a column of the data to it",
     )  # fmt: skip
 

@@ -220,11 +220,29 @@ def move(model: Model, device: Any) -> None:
     >>> layer.weight.device
     device(type='meta')
     """
-    if device is None:
-        return
+    if device is not None:
+        model.to(device_here(device))
+
+
+def device_here(device: Any) -> torch.device:
+    """The device of a name, when this machine has it.
+
+    Raises
+    ------
+    UserError
+        When there is no such device.
+
+    Examples
+    --------
+    >>> device_here("gpu")
+    Traceback (most recent call last):
+        ...
+    embedkit.errors.UserError: device: no device 'gpu' (Expected one of cpu, cuda, ...
+    """
     try:
         place = torch.device(device)
-        model.to(place)
+        torch.empty(0, device=place)
+        return place
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"no device {device!r} ({reason})", where="device", remedy="cpu is always there") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from embedkit.models.encode.arguments import EncodeSettings
 
 PROJECTIONS = ("none", "linear", "mlp")
+_log = logging.getLogger(__name__)
 
 
 class Projection(nn.Module):
@@ -93,6 +95,9 @@ class DualEncoder(Model):
         where the objective has its own start. The vectors do not depend on them.
     normalize : bool
         Unit vectors from `encode`.
+    untrained_text : bool
+        Images alone were trained, and beside a text tower that has never met them: vectors of texts mean nothing,
+        which `encode` says once.
 
     Examples
     --------
@@ -123,6 +128,7 @@ class DualEncoder(Model):
         bias: float | None = None,
         normalize: bool = True,
         similarity_fn_name: str = "cosine",
+        untrained_text: bool = False,
     ) -> None:
         super().__init__()
         self.similarity_fn_name = similarity_fn_name
@@ -140,6 +146,7 @@ class DualEncoder(Model):
         self.image: ImageTower = image
         self.projections = nn.ModuleDict({"text": text_projection, "image": image_projection})
         self.preprocess, self.scale, self.bias, self.normalize = preprocess, scale, bias, normalize
+        self.untrained_text, self.are_strangers, self._is_told = untrained_text, False, False
         self.dim = text_projection.outputs
         self.tokenizer = text.tokenizer
         self.prompts, self.default_prompt = text.prompts, text.default_prompt
@@ -287,6 +294,7 @@ class DualEncoder(Model):
             "projections": {name: self.projection(name).spec() for name in ("text", "image")},
             "preprocess": self.preprocess.to_json(),
             "normalize": self.normalize, "scale": self.scale, "bias": self.bias, **self._similarity_spec(),
+            **({"untrained_text": True} if self.untrained_text else {}),
         }  # fmt: skip
 
     def tokenizer_json(self) -> str:
@@ -334,6 +342,12 @@ class DualEncoder(Model):
                     remedy="pass pathlib.Path(path) for the image",
                 )  # fmt: skip
         places = [place for place, item in enumerate(items) if is_image(item)]
+        if self.untrained_text and len(places) < len(items) and not self._is_told:
+            self._is_told = True
+            _log.warning(
+                "this model was trained on images alone: vectors of texts mean nothing; train it on captions first, "
+                "as by recipe clip-finetune"
+            )
         if not places:
             return self.encode_texts(items, settings)
         images = encode_images(self, [items[place] for place in places], settings)

@@ -16,6 +16,7 @@ from embedkit.config.recipe_io import dump_recipe
 from embedkit.data import TrainingRows
 from embedkit.data.images.decoding import decode_batches
 from embedkit.errors import CheckpointError, RecipeError
+from embedkit.formats.folder import OWN_FILE
 from embedkit.methods.base import Method
 from embedkit.models.execution.products import QuickProducts
 from embedkit.models.execution.recompute import Recompute
@@ -229,27 +230,33 @@ def opened(
 
 
 def check_folder(folder: Path, resume: bool) -> None:
-    """Refuse a folder that has a run in it, unless that is resumed, and what is no folder.
+    """Refuse a folder that has a run in it, unless that is resumed, one whose model is another program's, and a file.
 
     Examples
     --------
-    >>> Path("runs/done/model").mkdir(parents=True)
-    >>> check_folder(Path("runs/done"), resume=True)
-    >>> check_folder(Path("runs/done"), resume=False)
+    >>> Path("runs/half/checkpoints/step-5").mkdir(parents=True)
+    >>> check_folder(Path("runs/half"), resume=True)
+    >>> check_folder(Path("runs/half"), resume=False)
     Traceback (most recent call last):
-    embedkit.errors.CheckpointError: runs/done: the output folder holds a run; add --resume, or give ...
+    embedkit.errors.CheckpointError: runs/half: the output folder holds a run; add --resume, or give ...
     """
+    model = folder / "model"
     try:
         has_run = folder.is_dir() and any(folder.glob("checkpoints/step-*"))
-        exists = folder.exists()
+        exists, has_model = folder.exists(), model.exists()
+        is_foreign = has_model and not (model / OWN_FILE).is_file() and (not model.is_dir() or any(model.iterdir()))
     except (OSError, ValueError) as error:  # too long, NUL, no permission
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(f"not a usable path ({reason})", where=str(folder)[:200], remedy="check it") from error
     if exists and not folder.is_dir():
         raise CheckpointError("is not a folder", where=str(folder), remedy="give another train.output")
-    if not resume and (has_run or (folder / "model").exists()):
+    if is_foreign:
+        raise CheckpointError("embedkit did not write this, and a run would put its model in the place of it",
+                              where=str(model), remedy="give another train.output")  # fmt: skip
+    if not resume and (has_run or has_model):
+        what, remedy = ("a run", "add --resume, or ") if has_run else ("a model, but no checkpoint to resume from", "")
         raise CheckpointError(
-            "the output folder holds a run", where=str(folder), remedy="add --resume, or give another train.output"
+            f"the output folder holds {what}", where=str(folder), remedy=f"{remedy}give another train.output"
         )
 
 

@@ -197,6 +197,7 @@ def finish(run: Run, losses: list[float]) -> TrainResult:
     run.ledger.finish(run.rows)
     with run.weights.leaving():
         keep_scale(state.bundle.objective, state.bundle.model)
+        _note_text_tower(state.bundle.model)
         state.bundle.model.classifiers = {}  # those of the model that the run started from know other vectors
         run.inputs.method.keep(state.bundle.model, state.bundle.parts)
         run.engine.save_model(state.bundle.model, target, run.recipe, run.weights.in_use)
@@ -218,6 +219,12 @@ def finish(run: Run, losses: list[float]) -> TrainResult:
     run.progress.stop()
     run.callbacks.end(asdict(result) | {"output": str(target)})
     return result
+
+
+def _note_text_tower(model: Any) -> None:
+    """A text tower that was trained with images is one whose vectors mean something, whatever it began as."""
+    if model.kind == "dual" and any(parameter.requires_grad for parameter in model.text.parameters()):
+        model.untrained_text = False
 
 
 def _load_best(run: Run, step: int) -> None:
