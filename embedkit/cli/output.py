@@ -96,7 +96,7 @@ def entry_of(registry: Registry[T], name: str) -> T:
     from embedkit.objectives.registry import presets
 
     if name not in registry:
-        listings = {"recipes": recipe_names(), "methods": methods, "objectives": presets}
+        listings: dict[str, Any] = {"recipes": recipe_names(), "methods": methods, "objectives": presets}
         others = [f"`embedkit {command} {name}`" for command, names in listings.items() if name in names]
         if others:
             remedy = f"{listed(others, 'and')} show{'s' if len(others) == 1 else ''} what has this name"

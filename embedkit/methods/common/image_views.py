@@ -159,8 +159,9 @@ class ImageViews(Method):
             raise ModelError(f"is a {model.kind} model", where="model.kind", remedy="use a dual model: it sees images")
         model.text.requires_grad_(False)
         model.projections["text"].requires_grad_(False)  # type: ignore[index,union-attr]
-        model.untrained_text = model.untrained_text or model.are_strangers  # type: ignore[has-type]
-        tower: Any = model.image
+        dual: Any = model
+        dual.untrained_text = dual.untrained_text or dual.are_strangers
+        tower = dual.image
         if any(crop.patch_dropout for crop in self.crops):
             if tower.patch_dropout:
                 raise ModelError(
