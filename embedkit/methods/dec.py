@@ -89,6 +89,9 @@ class DeepClusters(Method):
         if views and self.view not in views:
             raise RecipeError(f"there is no view {self.view!r} here", where="auxiliary.dec.view",
                               remedy=nearest(self.view, list(views)))  # fmt: skip
+        if views and views[self.view].tower != "text":
+            raise RecipeError("clusters are found among texts, and this view is of images", where="auxiliary.dec.view",
+                              remedy="give a view of texts, or leave dec out")  # fmt: skip
         return {}
 
     def project(self, outputs: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict) -> dict[str, Tensor]:

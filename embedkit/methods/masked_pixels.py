@@ -28,7 +28,8 @@ class MaskedPixels(PatchTerm):
     ``model.towers.image``, which says how many. With ``hide: mask`` a learned vector stands in their place (SimMIM), at
     the rate given here. The loss is the mean squared error of the values of hidden patches, each patch brought to mean
     0 and variance 1. It is computed in the pass that makes the vectors, so nothing of patches is gathered. Beside a
-    method on views, that method sees the hidden images too (masked contrastive learning).
+    method on views, that method sees the hidden images too (masked contrastive learning); nothing is hidden in views
+    of fewer or more patches than the tower's own, since the decoder has a position for each of those.
 
     Parameters
     ----------
@@ -99,7 +100,7 @@ class MaskedPixels(PatchTerm):
 
     def cover(self, inputs: Any, parts: nn.ModuleDict) -> tuple[Tensor, Tensor] | None:
         """The share `rate` of the patches of each image, drawn from its seed."""
-        if self.hide == "drop":
+        if self.hide == "drop" or inputs.patches != len(parts["decoder"].positions):  # type: ignore[arg-type]
             return None
         import torch
 
@@ -118,6 +119,8 @@ class MaskedPixels(PatchTerm):
         from embedkit.models.heads.pixels import patch_pixels
 
         tokens = patches.tokens
+        if patches.grid[0] * patches.grid[1] != len(parts["decoder"].positions):  # type: ignore[arg-type]
+            return tokens.new_zeros(len(tokens), 2)
         pixels = parts["decoder"](tokens, patches.places)
         full = 1.0 if inputs.pixels.is_floating_point() else 255.0
         target = patch_pixels(inputs.pixels.to(pixels.dtype) / full, patches.grid)

@@ -11,8 +11,11 @@ import torch
 import embedkit
 from embedkit.config.recipe import ModelConfig
 from embedkit.config.recipe_io import load_recipe
+from embedkit.data.builtin.shapes import draw
+from embedkit.data.images.pictures import load_picture
 from embedkit.errors import ModelError, RecipeError
 from embedkit.factory import build
+from embedkit.methods import methods
 from embedkit.methods.common.auxiliary import Auxiliary, WithAuxiliaries
 from embedkit.methods.dec import DeepClusters
 from embedkit.methods.sccl import SCCL
@@ -107,3 +110,7 @@ def test_what_does_not_fit_is_refused() -> None:
     beside = WithAuxiliaries(SimCSEUnsupervised(), [Auxiliary(DeepClusters(2, view="third"), "dec", "auxiliary.0")])
     with pytest.raises(RecipeError, match="no view 'third'"):
         beside.outline([{"anchor": "a cat"}], np.random.default_rng)
+    picture = load_picture(draw((0, 0, 1, 0, 0)))
+    images = WithAuxiliaries(methods["simclr"](), [Auxiliary(DeepClusters(2), "dec", "auxiliary.0")])
+    with pytest.raises(RecipeError, match="found among texts, and this view is of images"):
+        images.outline([{"image": picture}], np.random.default_rng)

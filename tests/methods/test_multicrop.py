@@ -316,6 +316,8 @@ def test_further_projectors_have_means_and_keys_of_their_own() -> None:
         (["method.transform=small", "method.freeze_steps=2"], "no prototypes to freeze"),
         (["method.transform=small", "method.freeze_epochs=2"], r"freeze_epochs: has no prototypes to freeze"),
         (["method.views=[small, {name: small, patch_dropout: 1.0}]"], r"method\.views\.1\.patch_dropout"),
+        (["method.prototypes=8", "objective=dino", "guide={model: {kind: static, tokenizer: builtin, dim: 8}}"],
+         r"guide: the teacher has no projector, so no prototypes .*; give guide: \{ema: 0\.996\}"),
         (["method={name: moco}", "guide=null"], "moco needs a running mean"),
         (["method.projectors={near: {views: [view3]}}"], r"projectors\.near\.views: there is no view 'view3'"),
         (["method.projectors={near: {views: []}}"], r"projectors\.near\.views: it reads no view"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from embedkit.errors import DataError
 from embedkit.objectives import build
 from embedkit.objectives.base import Objective, ObjectiveBatch
 from embedkit.objectives.matrix.similarity import NOBODY, score_ids
@@ -116,3 +117,11 @@ def test_the_guides_vectors_are_kept_where_the_target_reads_them() -> None:
     batch = ObjectiveBatch.of(first, guide=guide)
     objective.after_step(first, batch)
     assert torch.isfinite(objective(first, batch).loss)
+
+
+def test_neighbours_of_a_guide_of_another_size_are_refused_before_the_queue_holds_any() -> None:
+    objective = build({"name": "nnclr", "size": 6, "hidden": 4, "keys": "guide"}, dim=DIM).double()
+    z = pairs(0)
+    narrow = {name: torch.ones(len(vectors), DIM - 1, dtype=torch.float64) for name, vectors in z.items()}
+    with pytest.raises(DataError, match=f"the keys, of {DIM} columns, .* its vectors have {DIM - 1} columns"):
+        objective(z, ObjectiveBatch.of(z, guide=narrow))

@@ -149,9 +149,13 @@ class ImageViews(Method):
         if guide is None and self.says_teacher:
             raise RecipeError("there is no teacher", where="method.views", remedy="add guide: {ema: 0.996}, or leave "
                               "teacher out")  # fmt: skip
-        if self.ema is not None and self.prototypes is not None and "projector" not in self.guide_parts:
-            raise RecipeError("the teacher has no projector, so no prototypes that it assigns views to",
-                              where="guide.parts", remedy="leave it out, or method.prototypes")  # fmt: skip
+        if guide is not None and self.prototypes is not None and "projector" not in self.guide_parts:
+            is_frozen = guide.ema is None
+            raise RecipeError(
+                "the teacher has no projector, so no prototypes that it assigns views to",
+                where="guide" if is_frozen else "guide.parts",
+                remedy=f"{'give guide: {ema: 0.996}' if is_frozen else 'leave it out'}, or leave method.prototypes out",
+            )
 
     def adapt(self, model: Model) -> None:
         """Freeze what sees no image; refuse sizes that the tower cannot take."""

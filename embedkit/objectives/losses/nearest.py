@@ -45,7 +45,7 @@ class _Lookup(Direction):
         """The `count` nearest vectors of the queue to each vector (or its guide's), (N, count, D)."""
         bank = self.queue.side(side)
         assert bank is not None
-        seek = unit(side.z if self.keys == "own" or side.guide is None else side.guide.to(side.z.dtype))
+        seek = unit(side.z if self.keys == "own" or side.guide is None else guide_keys(side).z)
         if not len(bank):
             return seek[:, None].expand(-1, count, -1)
         places = [(block @ bank.z.T).topk(min(count, len(bank)), dim=1).indices for block in seek.split(1024)]

@@ -117,7 +117,8 @@ def guide_keys(side: Side) -> Side:
     tensor([[3., 4.]])
     """
     if side.guide is None or side.guide.shape[1] != side.z.shape[1]:
-        raise DataError("the keys are to come from a guide model and there is none of this size", where="batch.guide",
+        there = "there is none" if side.guide is None else f"its vectors have {side.guide.shape[1]} columns"
+        raise DataError(f"the keys, of {side.z.shape[1]} columns, are to come from a guide, and {there}", where="guide",
                         remedy="use a method with a running mean of the encoder, or set keys: own")  # fmt: skip
     return replace(side, z=side.guide.detach().to(side.z.dtype))
 
