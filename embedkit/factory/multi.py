@@ -53,7 +53,7 @@ def _tower(name: str, section: ModelConfig, dim: int) -> Model:
         try:
             tower = builders[section.kind](view)
         except ModelError as error:  # a builder names the settings of a model that stands alone
-            if not (error.where or "").startswith("model."):
+            if error.where is None or not error.where.startswith("model."):
                 raise
             raise ModelError(error.what, where=f"{where}.{error.where[6:]}", remedy=error.remedy) from error
     if tower.dim == dim:

@@ -27,9 +27,8 @@ class MaskedPixels(PatchTerm):
     With ``hide: drop`` the tower does not see hidden patches at all (MAE): it needs `patch_dropout` in the recipe's
     ``model.towers.image``, which says how many. With ``hide: mask`` a learned vector stands in their place (SimMIM), at
     the rate given here. The loss is the mean squared error of the values of hidden patches, each patch brought to mean
-    0 and variance 1. It is computed in the pass that makes the vectors, so nothing of patches is gathered. Beside a
-    method on views, that method sees the hidden images too (masked contrastive learning); nothing is hidden in views
-    of fewer or more patches than the tower's own, since the decoder has a position for each of those.
+    0 and variance 1, from the pass that makes the vectors: nothing of patches is gathered. A method on views beside it
+    sees the hidden images too (masked contrastive learning); views in other sizes than the tower's stay whole.
 
     Parameters
     ----------
@@ -118,12 +117,11 @@ class MaskedPixels(PatchTerm):
 
         from embedkit.models.heads.pixels import patch_pixels
 
-        tokens = patches.tokens
         if patches.grid[0] * patches.grid[1] != len(parts["decoder"].positions):  # type: ignore[arg-type]
-            return tokens.new_zeros(len(tokens), 2)
-        pixels = parts["decoder"](tokens, patches.places)
-        full = 1.0 if inputs.pixels.is_floating_point() else 255.0
-        target = patch_pixels(inputs.pixels.to(pixels.dtype) / full, patches.grid)
+            return patches.tokens.new_zeros(len(patches.tokens), 2)
+        pixels = parts["decoder"](patches.tokens, patches.places)
+        values = inputs.pixels.to(pixels.dtype) / (1.0 if inputs.pixels.is_floating_point() else 255.0)
+        target = patch_pixels(values, patches.grid)
         cover = self.cover(inputs, parts)
         if cover is not None:
             hidden = cover[0]

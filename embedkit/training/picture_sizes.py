@@ -12,7 +12,7 @@ from embedkit.data.schema.roles import IMAGE_ROLES
 from embedkit.errors import DataError
 
 if TYPE_CHECKING:
-    from embedkit.data import TrainingRows
+    from embedkit.data import RowBatch, TrainingRows
 
 MOST = 1_000  # pictures that are looked at, spread over the rows
 
@@ -72,7 +72,7 @@ def _sizes(rows: TrainingRows) -> Iterator[tuple[int, tuple[int, int]]]:
 
     if isinstance(rows, HeldRows):
         places = np.linspace(0, rows.num_rows - 1, min(rows.num_rows, MOST)).astype(np.int64)
-        batch = rows.block(np.unique(places).tolist())
+        batch: RowBatch | None = rows.block(np.unique(places).tolist())
     else:
         batch = next(iter(rows.batches(0)), None)
     if batch is None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from embedkit.methods import methods
-from embedkit.models.modules.patches import seeded
+from embedkit.models.heads.pixels import PixelDecoder
+from embedkit.models.inputs.images import ImageInputs
+from embedkit.models.modules.patches import PatchTokens, seeded
 
 
 def _blocks_by_loops(seed: int, most: float, grid: tuple[int, int]) -> list[list[bool]]:
@@ -69,3 +72,15 @@ def test_rates_at_which_no_block_is_hidden_are_noted() -> None:
         notes = method.notes(None)
         assert len(notes) == told
     assert "16 at least: at rates below 0.11" in notes[0]
+
+
+def test_crops_of_another_grid_than_the_decoders_have_no_pixels_to_restore() -> None:
+    method = methods["masked-pixels"](layers=0, width=8)
+    decoder = PixelDecoder(8, grid=(4, 4), patch=(2, 2), layers=0, width=8, heads=1)
+    parts: Any = {"decoder": decoder, "mask": {"filler": torch.zeros(8)}}
+    for side, hidden in ((8, 12.0), (4, 0.0)):
+        grid = (side // 2, side // 2)
+        inputs = ImageInputs(torch.rand(3, 3, side, side), grid[0] * grid[1], {"seeds": np.arange(3, dtype=np.uint64)})
+        patches = PatchTokens(torch.zeros(3, 8), torch.rand(3, grid[0] * grid[1], 8), grid)
+        assert method.patch_columns(patches, parts, inputs)[:, 1].tolist() == [hidden] * 3
+        assert (method.cover(inputs, parts) is None) == (not hidden)

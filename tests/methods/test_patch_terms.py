@@ -20,10 +20,9 @@ from embedkit.methods import methods
 from embedkit.methods.common.auxiliary import Auxiliary, WithAuxiliaries
 from embedkit.methods.patches import heads, losses, places
 from embedkit.models.heads.pixels import PixelDecoder, patch_pixels
-from embedkit.models.inputs.images import ImageInputs
 from embedkit.models.inputs.preprocess import Preprocess
 from embedkit.models.modules.dual import DualEncoder
-from embedkit.models.modules.patches import PatchTokens, recording
+from embedkit.models.modules.patches import recording
 from embedkit.objectives.base import ObjectiveBatch
 from embedkit.objectives.parts.banks import Queue
 from embedkit.training import batching, setup
@@ -405,18 +404,6 @@ def test_pixels_of_patches_and_where_a_decoder_puts_its_tokens() -> None:
     for place in range(6):
         token = {1: tokens[0, 0], 4: tokens[0, 1]}.get(place, decoder.filler)
         torch.testing.assert_close(found[0, place], decoder.outputs(token + decoder.positions[place]))
-
-
-def test_crops_of_another_grid_than_the_decoders_have_no_pixels_to_restore() -> None:
-    method = methods["masked-pixels"](layers=0, width=8)
-    decoder = PixelDecoder(8, grid=(4, 4), patch=(2, 2), layers=0, width=8, heads=1)
-    parts: Any = {"decoder": decoder, "mask": {"filler": torch.zeros(8)}}
-    for side, hidden in ((8, 12.0), (4, 0.0)):
-        grid = (side // 2, side // 2)
-        inputs = ImageInputs(torch.rand(3, 3, side, side), grid[0] * grid[1], {"seeds": np.arange(3, dtype=np.uint64)})
-        patches = PatchTokens(torch.zeros(3, 8), torch.rand(3, grid[0] * grid[1], 8), grid)
-        assert method.patch_columns(patches, parts, inputs)[:, 1].tolist() == [hidden] * 3
-        assert (method.cover(inputs, parts) is None) == (not hidden)
 
 
 def case(name: str) -> dict[str, Any]:

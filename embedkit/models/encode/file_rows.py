@@ -95,10 +95,9 @@ def blocks(source: str, reading: Reading, size: int, ids: Ids | None = None) -> 
 
 def _even(part: Part, reading: Reading, ids: Ids | None) -> Part:
     """A part without the arrays that are not as long as the one that is encoded, which is told."""
-    first = next(part.records(), None) if part.uneven else None
-    if first is None or isinstance(first[1], BadRow):
+    number, row = next(part.records(), (0, None)) if part.uneven else (0, None)
+    if row is None or isinstance(row, BadRow):
         return part
-    number, row = first
     column = reading.column or _column_of(row, f"{part.name}:{number}")
     even, notes = even_part(part, {column, None if ids is None else ids.column})
     for note in notes:

@@ -49,7 +49,8 @@ def open_trackers(accelerator: Any, settings: Mapping[str, str | int | float | b
     >>> from accelerate import Accelerator
     >>> open_trackers(Accelerator(), {"seed": 42})  # it has none
     """
-    names, ready = list(accelerator.log_with), []
+    names = list(accelerator.log_with)
+    ready: list[Any] = []
     for name in names:
         accelerator.log_with, accelerator.trackers = [name], []
         try:
