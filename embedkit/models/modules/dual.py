@@ -210,7 +210,8 @@ class DualEncoder(Model):
     def tower_vectors(self, inputs: Inputs | ImageInputs | ShapedImages, **settings: Any) -> tuple[str, Tensor]:
         """The tower that reads the inputs, "text" or "image", and its vectors (N, W) before the projection."""
         if self._record is not None and isinstance(inputs, ImageInputs | ShapedImages):
-            self._record.append(self._tower_tokens(inputs, *(self._cover or (None, None)), self._blocks))
+            cover, filler = self._cover or (None, None)
+            self._record.append(self._tower_tokens(inputs, cover, filler, self._blocks))
             return "image", self._record[-1].vectors
         if isinstance(inputs, ShapedImages):
             return "image", self.image.shaped(self.pixels(inputs), inputs.shapes, inputs.data.get("seeds"))
