@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from embedkit.data import read_rows
+from embedkit.data.sources.sources import find_parts
 from embedkit.errors import DataError, UserError
+from embedkit.evaluation.datasets.tables import read_table
 
 Write = Callable[[str, "str | bytes"], str]
 
@@ -56,6 +58,38 @@ def test_tsv_has_no_quoting_and_csv_has(write: Write) -> None:
     assert list(read_rows(tsv)) == [{"a": '"x', "b": 'y"'}]
     path = write("t.csv", 'a,b\n"x, ""y""\nz",5" nail\n')
     assert list(read_rows(path)) == [{"a": 'x, "y"\nz', "b": '5" nail'}]
+
+
+PANDAS = 'a\tb\n"How do I ""pay""?"\tBy card.\nx\t"1\t2"\n"two\nlines"\ty\n'
+R = '"a"\t"b"\n"one"\t"two"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        (PANDAS, [('How do I "pay"?', "By card."), ("x", "1\t2"), ("two\nlines", "y")]),
+        (R, [("one", "two")]),
+        ('a\tb\n"Hello," he said\tx\n"Yes, ""really"""\ty\n', None),  # no quoting: text behind a closing mark
+        ('a\tb\n"Yes."\tx\n', None),  # one or the other: as it stands
+        ('a\tb\nhe said\t"Yes\nand then\tlater"\n', None),  # two rows, not one of two lines
+        ('a\tb\n5" nail\tx\n6""\ty\n', None),
+    ],
+)
+def test_quoted_cells_between_tabs_are_read_as_pandas_r_and_excel_mean_them(
+    write: Write, text: str, rows: list[tuple[str, str]] | None
+) -> None:
+    path = write("t.tsv", text)
+    plain = [tuple(line.split("\t")) for line in text.splitlines()[1:]]
+    told: list[object] = []
+    found = [row for part in find_parts(str(path), tell=told.append) for _, row in part.records()]
+    assert [tuple(row.values()) for row in found] == (plain if rows is None else rows)
+    assert [str(guess) for guess in told] == (
+        [] if rows is None
+        else [f"{path}: quotation marks stand around cells, and are read as in csv (set 'format' to change that)"]
+    )  # fmt: skip
+    if text == R:
+        assert [list(row.values()) for row in read_rows(path, "tsv")] == [['"one"', '"two"']]
+        assert read_table(Path(path)).columns == {"a": ["one"], "b": ["two"]}
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -48,6 +48,9 @@ class Format:
         Whether it has samples that can be counted and passed over, so that shards are shared by processes.
     guess : callable, optional
         Location -> how a file is read that leaves a choice, and the setting that says otherwise; or None.
+    instead : callable, optional
+        Location -> another format that the content of a file with such an ending calls for, with its settings, and how
+        it is read; or None.
     columns : callable, optional
         Location -> name of a column -> its array, for files that can be read by column; those of rows that are no
         numbers may be absent.
@@ -67,6 +70,7 @@ class Format:
     in_folders: bool = True
     lanes: bool = False
     guess: Callable[[Location], tuple[str, str] | None] | None = None
+    instead: Callable[[Location], tuple[str, dict[str, Any], str] | None] | None = None
     columns: Callable[[Location], Mapping[str, Piece]] | None = None
     uneven: bool = False
 

@@ -5,7 +5,9 @@ Cells are text and stay text: ``001``, ``NA`` and ``null`` are never turned into
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
 
 from embedkit.data.schema.rows import BadRow, Record
 from embedkit.data.sources.files import MAX_LINE, chomp, text_lines
@@ -15,6 +17,8 @@ from embedkit.errors import DataError
 
 SEPARATORS = {"\t": "tabs", ";": "';'", "|": "'|'"}
 """What separates cells where it is no comma, and its name."""
+
+_SAMPLE = 1_000  # lines by which a file is judged
 
 
 def read_tsv(path: Location, header: Sequence[str] | None = None) -> Iterator[Record]:
@@ -45,7 +49,7 @@ def read_csv(path: Location, separator: str | None = None, header: Sequence[str]
     >>> list(read_csv(Path("faq.csv")))
     [(2, {'question': 'Cash; or card?', 'answer': 'Both.'})]
     """
-    yield from _table(path, _csv_rows(path, separator or _separator_of(path)), header)
+    yield from _table(path, _csv_rows(text_lines(path), path, separator or _separator_of(path)), header)
 
 
 def _separator_of(path: Location) -> str:
@@ -60,6 +64,33 @@ def _separator_of(path: Location) -> str:
 def _separator_guess(path: Location) -> tuple[str, str] | None:
     sign = _separator_of(path)
     return None if sign == "," else (f"cells are separated by {SEPARATORS[sign]}", "separator")
+
+
+def _quotes_of(path: Location) -> tuple[str, dict[str, Any], str] | None:
+    """Format and settings of a file with tabs whose first lines have quotation marks around cells that need them, as
+    pandas, Excel and R write; None where they can be part of the texts."""
+    lines = dict(islice(text_lines(path), _SAMPLE))
+    if not any(isinstance(line, str) and '"' in line for line in lines.values()):
+        return None
+    width, needs_quotes = 0, False
+    try:
+        for first, last, cells in _csv_rows(lines.items(), path, "\t"):
+            plain = [_split_tabs(lines[number]) for number in range(first, last + 1)]
+            if isinstance(cells, BadRow) or any(isinstance(part, BadRow) for part in plain):
+                return None
+            if not width:
+                width, needs_quotes = len(cells), all(cell.startswith('"') for cell in plain[0])
+            if len(cells) != width or (last > first and all(len(part) == width for part in plain)):
+                return None
+            alone = len(plain) == 1 and len(plain[0]) == width
+            needs_quotes |= not alone or any(
+                '"' in cell and cell != own for cell, own in zip(cells, plain[0], strict=True)
+            )
+    except DataError:  # a mark that is not closed, behind the sample perhaps
+        if len(lines) < _SAMPLE:
+            return None
+    what = "quotation marks stand around cells, and are read as in csv"
+    return ("csv", {"separator": "\t"}, what) if needs_quotes else None
 
 
 def _split_tabs(line: str | BadRow) -> list[str] | BadRow:
@@ -114,12 +145,14 @@ def check_header(names: Sequence[str], where: str) -> list[str]:
     return list(names)
 
 
-def _csv_rows(path: Location, separator: str) -> Iterator[tuple[int, int, list[str] | BadRow]]:
+def _csv_rows(
+    lines: Iterable[tuple[int, str | BadRow]], path: Location, separator: str
+) -> Iterator[tuple[int, int, list[str] | BadRow]]:
     """First line, last line and cells of each csv row."""
     cells: list[str] = []
     pieces: list[str] = []  # a quoted cell that continues on the next line
     size, first = 0, 0
-    for number, line in text_lines(path):
+    for number, line in lines:
         if isinstance(line, BadRow):
             yield number, number, line
             cells, pieces, size = [], [], 0
@@ -193,4 +226,4 @@ def _quoted(line: str, at: int, pieces: list[str]) -> int:
 
 
 readers.add("csv")(Format((".csv",), read_csv, options=("separator", "header"), guess=_separator_guess))
-readers.add("tsv")(Format((".tsv", ".tab"), read_tsv, options=("header",)))
+readers.add("tsv")(Format((".tsv", ".tab"), read_tsv, options=("header",), instead=_quotes_of))
