@@ -1,6 +1,6 @@
 """Image methods on the same pictures, tower, batch, steps and seeds, and three of them by lightly: one table of probes.
 
-    python eval/images.py --out runs/images [--methods simclr,byol] [--seeds 0,1,2] [--steps 80] [--speed]
+    python eval/images.py --out runs/images [--methods simclr,byol] [--seeds 0,1,2] [--steps 400] [--speed]
 
 Each method runs by its own shipped recipe with these replaced: tower (a small ViT for 32 pixels), data, batch, steps,
 rate, the sizes of heads and of queues, and the decay of running means, which is for short runs here. Colours and
@@ -49,7 +49,7 @@ CASES: dict[str, dict[str, Any]] = {
     "msn": LISTED | {"objective.prototypes": PROTOTYPES, "guide.ema": DECAY, "method.views": [
         {"name": "small"}, {"name": "small", "patch_dropout": 0.15, "teacher": False}, FOCAL]},
     "densecl": PLAIN | {"objective.size": 2048, "guide.ema": DECAY, "auxiliary.0.hidden": HIDDEN,
-                        "auxiliary.0.size": OUT},
+                        "auxiliary.0.size": OUT, "auxiliary.0.queue": 2048},
 }  # fmt: skip
 PEERS = ("simclr", "byol", "dino")  # by lightly too; dino with two views alone
 CASES["dino-2"] = CASES["dino"] | {"method.views": [LARGE]}
@@ -242,7 +242,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--cifar", type=Path, default=Path("../shared/data/image_text/cifar10.parquet"))
     parser.add_argument("--methods", help="names with commas; all by default")
     parser.add_argument("--seeds", default="0,1,2")
-    for name, value in (("steps", 80), ("batch", 128), ("rows", 8000), ("fit", 4000), ("test", 2000), ("threads", 1),
+    for name, value in (("steps", 400), ("batch", 64), ("rows", 8000), ("fit", 2000), ("test", 2000), ("threads", 1),
                         ("workers", 1), ("rounds", 3)):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--lr", type=float, default=1e-3)

@@ -19,6 +19,7 @@ ELSEWHERE = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "eval/methods.md": "methods-compared.md",
+    "eval/images.md": "images-compared.md",
     "eval/image_text.md": "image-text-compared.md",
     "eval/reproduce.md": "reproduce.md",
     "eval/benchmarks/objectives.md": "objectives-timed.md",

@@ -75,9 +75,10 @@ def _quotes_of(path: Location) -> tuple[str, dict[str, Any], str] | None:
     width, needs_quotes = 0, False
     try:
         for first, last, cells in _csv_rows(lines.items(), path, "\t"):
-            plain = [_split_tabs(lines[number]) for number in range(first, last + 1)]
-            if isinstance(cells, BadRow) or any(isinstance(part, BadRow) for part in plain):
+            texts = [line for number in range(first, last + 1) if isinstance(line := lines[number], str)]
+            if isinstance(cells, BadRow) or len(texts) <= last - first:
                 return None
+            plain = [chomp(text).split("\t") for text in texts]
             if not width:
                 width, needs_quotes = len(cells), all(cell.startswith('"') for cell in plain[0])
             if len(cells) != width or (last > first and all(len(part) == width for part in plain)):
