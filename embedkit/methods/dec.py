@@ -89,9 +89,11 @@ class DeepClusters(Method):
         if views and self.view not in views:
             raise RecipeError(f"there is no view {self.view!r} here", where="auxiliary.dec.view",
                               remedy=nearest(self.view, list(views)))  # fmt: skip
-        if views and views[self.view].tower != "text":
-            raise RecipeError("clusters are found among texts, and this view is of images", where="auxiliary.dec.view",
-                              remedy="give a view of texts, or leave dec out")  # fmt: skip
+        if any(views[name].tower != "text" for name in (self.view, "anchor") if name in views):
+            raise RecipeError(
+                "clusters are found among texts that are anchors, and these are images", where="auxiliary.dec",
+                remedy="leave dec out, or put it beside a method on texts",
+            )  # fmt: skip
         return {}
 
     def project(self, outputs: dict[str, Tensor], batch: ObjectiveBatch, parts: nn.ModuleDict) -> dict[str, Tensor]:

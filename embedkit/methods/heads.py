@@ -95,6 +95,8 @@ class Heads(Method):
         if self.image and model.kind != "dual":
             raise ModelError(f"is a {model.kind} model", where="model.kind", remedy="use a dual model: it sees images")
         if self.image:  # freeze what sees no image
+            dual: Any = model
+            dual.untrained_text = dual.untrained_text or dual.are_strangers
             model.text.requires_grad_(False)
             model.projections["text"].requires_grad_(False)  # type: ignore[index,union-attr]
         layers = getattr(model, "layers", ())

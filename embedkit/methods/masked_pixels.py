@@ -28,7 +28,7 @@ class MaskedPixels(PatchTerm):
     ``model.towers.image``, which says how many. With ``hide: mask`` a learned vector stands in their place (SimMIM), at
     the rate given here. The loss is the mean squared error of the values of hidden patches, each patch brought to mean
     0 and variance 1, from the pass that makes the vectors: nothing of patches is gathered. A method on views beside it
-    sees the hidden images too (masked contrastive learning); views in other sizes than the tower's stay whole.
+    sees the hidden images too (masked contrastive learning); with ``hide: mask`` views in other sizes stay whole.
 
     Parameters
     ----------

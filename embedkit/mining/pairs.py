@@ -15,6 +15,7 @@ from embedkit.data.schema.rows import BadRow
 from embedkit.data.sources.data_source import Account, Source
 from embedkit.data.sources.objects import hold, release
 from embedkit.data.sources.sources import find_parts
+from embedkit.data.vectors.arrays import whole_part
 from embedkit.errors import DataError, nearest
 
 POSITIVE_IDS = ("positive_id", "positive_ids", "corpus_id", "passage_id", "docid", "doc_id", "pid")
@@ -415,7 +416,7 @@ def read_corpus(
     texts = TextReader(max_chars=1_000_000, cut=False)
     with data_path(data) as path, our_words():
         candidates = Candidates(name=path if isinstance(data, str | Path) else "the corpus")
-        for part in find_parts(path, prefer="train"):
+        for part in map(whole_part, find_parts(path, prefer="train")):
             for number, values in part.records():
                 where = f"{part.name}:{number}"
                 if isinstance(values, BadRow):

@@ -72,7 +72,7 @@ class Worker:
             question.flush()
             # its own process alone writes into the pipe
             result, error = pickle.load(answers)  # noqa: S301  # nosec B301
-        except (OSError, EOFError, ValueError, TypeError, AttributeError, pickle.PickleError) as failure:
+        except Exception as failure:  # gate: whatever it was, questions and answers are no longer in step
             raise WorkerGone(str(failure)) from failure
         if error is not None:
             raise error

@@ -19,7 +19,7 @@ MOST = 1_000  # pictures that are looked at, spread over the rows
 
 def small_pictures(rows: TrainingRows, views: int, crop: int | None, patch: int | None) -> str | None:
     """A line on pictures that are smaller than a crop or a patch, by the headers of up to 1,000 of them, spread evenly
-    over the rows, or those of the first batch of a stream; None where there are none.
+    over the rows; None where there are none, and for a stream.
 
     Parameters
     ----------
@@ -39,11 +39,11 @@ def small_pictures(rows: TrainingRows, views: int, crop: int | None, patch: int 
     >>> from types import SimpleNamespace
     >>> from embedkit.data.builtin.shapes import draw
     >>> batch = SimpleNamespace(rows=[{"image": draw((0, 0, 1, 0, 0))}], ids=[7])
-    >>> rows = SimpleNamespace(batches=lambda epoch: iter([batch]), num_rows=None, where="photos:{}".format)
+    >>> rows = SimpleNamespace(block=lambda places: batch, num_rows=1, where="photos:{}".format)
     >>> small_pictures(rows, views=2, crop=None, patch=16) is None
     True
     >>> small_pictures(rows, views=2, crop=48, patch=16)
-    '1 of 1 pictures looked at is smaller than a crop, 48 x 48, and is enlarged; the first: photos:7 (32 x 32)'
+    '1 of 1 pictures is smaller than a crop, 48 x 48, and is enlarged; the first: photos:7 (32 x 32)'
     """
     side, what = (crop, "a crop") if crop is not None else (patch or 0, "a patch of the tower")
     sizes = list(_sizes(rows))
@@ -68,15 +68,11 @@ def small_pictures(rows: TrainingRows, views: int, crop: int | None, patch: int 
 
 def _sizes(rows: TrainingRows) -> Iterator[tuple[int, tuple[int, int]]]:
     """Row and size, width and height, of the pictures that are looked at; what cannot be read is told elsewhere."""
-    from embedkit.data.datasets.in_memory import HeldRows
-
-    if isinstance(rows, HeldRows):
-        places = np.linspace(0, rows.num_rows - 1, min(rows.num_rows, MOST)).astype(np.int64)
-        batch: RowBatch | None = rows.block(np.unique(places).tolist())
-    else:
-        batch = next(iter(rows.batches(0)), None)
-    if batch is None:
+    block = getattr(rows, "block", None)
+    if block is None or rows.num_rows is None:  # of a stream, of which one batch costs the whole shuffle buffer
         return
+    places = np.linspace(0, rows.num_rows - 1, min(rows.num_rows, MOST)).astype(np.int64)
+    batch: RowBatch = block(np.unique(places).tolist())
     for row, number in zip(batch.rows, batch.ids, strict=True):
         for role in IMAGE_ROLES:
             image = row.get(role)

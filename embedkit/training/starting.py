@@ -57,9 +57,15 @@ def start(
 
 
 def _first(rows: TrainingRows, count: int) -> Iterator[tuple[int, RowBatch]]:
-    """The first rows of the first epoch, as many as asked for, in its batches."""
-    for batch in rows.batches(0):
-        yield 0, replace(batch, rows=batch.rows[:count], ids=batch.ids[:count], places=batch.places[:count])
-        count -= len(batch.rows)
-        if count <= 0:
+    """The first rows of the first epoch, as many as asked for and there are, each once, in its batches."""
+    earlier: set[int] = set()
+    for batch in rows.batches(0):  # those of a stream have no end
+        new = [place for place, own in enumerate(batch.ids) if own not in earlier][: count - len(earlier)]
+        earlier.update(batch.ids[place] for place in new)
+        if new:
+            yield 0, replace(
+                batch, rows=[batch.rows[place] for place in new], ids=[batch.ids[place] for place in new],
+                places=[batch.places[place] for place in new],
+            )  # fmt: skip
+        if len(earlier) >= count or not new:
             return

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from embedkit.data import read_rows
 from embedkit.data.sources.sources import find_parts
 from embedkit.errors import DataError, UserError
 from embedkit.evaluation.datasets.tables import read_table
+from embedkit.mining.rows.table import read_table as row_table
 
 Write = Callable[[str, "str | bytes"], str]
 
@@ -69,6 +71,7 @@ R = '"a"\t"b"\n"one"\t"two"\n'
     [
         (PANDAS, [('How do I "pay"?', "By card."), ("x", "1\t2"), ("two\nlines", "y")]),
         (R, [("one", "two")]),
+        (R + "\n", [("one", "two")]),  # a blank line at the end is told as ever
         ('a\tb\n"Hello," he said\tx\n"Yes, ""really"""\ty\n', None),  # no quoting: text behind a closing mark
         ('a\tb\n"Yes."\tx\n', None),  # one or the other: as it stands
         ('a\tb\nhe said\t"Yes\nand then\tlater"\n', None),  # two rows, not one of two lines
@@ -81,7 +84,7 @@ def test_quoted_cells_between_tabs_are_read_as_pandas_r_and_excel_mean_them(
     path = write("t.tsv", text)
     plain = [tuple(line.split("\t")) for line in text.splitlines()[1:]]
     told: list[object] = []
-    found = [row for part in find_parts(str(path), tell=told.append) for _, row in part.records()]
+    found = [row for part in find_parts(path, tell=told.append) for _, row in part.records() if isinstance(row, dict)]
     assert [tuple(row.values()) for row in found] == (plain if rows is None else rows)
     assert [str(guess) for guess in told] == (
         [] if rows is None
@@ -90,6 +93,16 @@ def test_quoted_cells_between_tabs_are_read_as_pandas_r_and_excel_mean_them(
     if text == R:
         assert [list(row.values()) for row in read_rows(path, "tsv")] == [['"one"', '"two"']]
         assert read_table(Path(path)).columns == {"a": ["one"], "b": ["two"]}
+        [part] = find_parts(path, options={"header": ["c", "d"]}, tell=told.append)
+        assert list(part.records()) == [(1, {"c": '"a"', "d": '"b"'}), (2, {"c": '"one"', "d": '"two"'})]
+
+
+def test_arrays_of_other_lengths_are_refused_where_all_columns_are_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "rows.npz", x=np.eye(3), label=np.array([0, 1]))
+    with pytest.raises(DataError, match=r"rows\.npz"):
+        read_table(tmp_path / "rows.npz")
+    with pytest.raises(DataError, match=r"rows\.npz"):
+        row_table(str(tmp_path / "rows.npz"))
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image
 from embedkit import objectives
 from embedkit.config.recipe import GuideConfig
 from embedkit.config.recipe_io import load_recipe
+from embedkit.data import RowBatch
 from embedkit.errors import ModelError, RecipeError
 from embedkit.factory import build
 from embedkit.methods import methods
@@ -25,7 +27,7 @@ from embedkit.training import setup
 from embedkit.training.batching import decoding
 from embedkit.training.loop.guide import Guide
 from embedkit.training.parallel.distributed import World
-from embedkit.training.starting import start
+from embedkit.training.starting import _first, start
 from embedkit.views.image import prepare_images
 from tests.methods.test_image_methods import DUAL, _rows
 from tests.training import common
@@ -159,3 +161,14 @@ def test_what_it_cannot_go_on_with_is_told() -> None:
     for guide in (None, GuideConfig(ema=0.9, parts=["classifier"])):
         with pytest.raises(RecipeError, match="running mean of the encoder and its projector"):
             methods["adacontrast"]().use_guide(guide)
+
+
+def test_a_stream_that_begins_again_gives_each_image_once() -> None:
+    def batches(epoch: int) -> Iterator[RowBatch]:
+        while True:
+            for first in (0, 2, 4):
+                yield RowBatch([{"image": first}, {"image": first + 1}], [first, first + 1], 2, epoch, 0)
+
+    rows: Any = SimpleNamespace(batches=batches)
+    assert [batch.ids for _, batch in _first(rows, 20)] == [[0, 1], [2, 3], [4, 5]]
+    assert [batch.ids for _, batch in _first(rows, 3)] == [[0, 1], [2]]

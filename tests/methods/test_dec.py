@@ -112,5 +112,5 @@ def test_what_does_not_fit_is_refused() -> None:
         beside.outline([{"anchor": "a cat"}], np.random.default_rng)
     picture = load_picture(draw((0, 0, 1, 0, 0)))
     images = WithAuxiliaries(methods["simclr"](), [Auxiliary(DeepClusters(2), "dec", "auxiliary.0")])
-    with pytest.raises(RecipeError, match="found among texts, and this view is of images"):
+    with pytest.raises(RecipeError, match="found among texts that are anchors, and these are images"):
         images.outline([{"image": picture}], np.random.default_rng)

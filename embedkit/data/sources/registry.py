@@ -49,8 +49,8 @@ class Format:
     guess : callable, optional
         Location -> how a file is read that leaves a choice, and the setting that says otherwise; or None.
     instead : callable, optional
-        Location -> another format that the content of a file with such an ending calls for, with its settings, and how
-        it is read; or None.
+        Location, whether the first line is data -> another format that the content of a file with such an ending calls
+        for, with its settings, and how it is read; or None.
     columns : callable, optional
         Location -> name of a column -> its array, for files that can be read by column; those of rows that are no
         numbers may be absent.
@@ -70,7 +70,7 @@ class Format:
     in_folders: bool = True
     lanes: bool = False
     guess: Callable[[Location], tuple[str, str] | None] | None = None
-    instead: Callable[[Location], tuple[str, dict[str, Any], str] | None] | None = None
+    instead: Callable[[Location, bool], tuple[str, dict[str, Any], str] | None] | None = None
     columns: Callable[[Location], Mapping[str, Piece]] | None = None
     uneven: bool = False
 

@@ -290,6 +290,27 @@ def even_part(part: Part, names: Collection[str | None]) -> tuple[Part, list[str
     return replace(part, records=lambda: records_of(columns), columns=lambda: columns, uneven=False), notes
 
 
+def whole_part(part: Part) -> Part:
+    """The part itself, for readers that take all of its columns, whichever are in use.
+
+    Raises
+    ------
+    DataError
+        Its columns have different numbers of rows.
+
+    Examples
+    --------
+    >>> arrays = {"vector": Piece(np.eye(2)), "mean": Piece(np.ones(8))}
+    >>> whole_part(Part("a.npz", lambda: records_of(arrays), columns=lambda: arrays, uneven=True))
+    Traceback (most recent call last):
+    embedkit.errors.DataError: a.npz: ...
+    """
+    if part.uneven and part.columns is not None:
+        columns = part.columns()
+        even_columns(columns, columns.keys(), part.name)
+    return part
+
+
 def records_of(columns: Mapping[str, Piece]) -> Iterator[Record]:
     """Rows of columns, numbered from 1: a cell is a view of its array, or a plain number or text.
 

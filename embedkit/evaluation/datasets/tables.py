@@ -19,6 +19,7 @@ from embedkit.data.sources.files import text_lines
 from embedkit.data.sources.formats.parts import file_part
 from embedkit.data.sources.hub import check_card, hub_client_quiet
 from embedkit.data.sources.registry import endings, file_named, readers
+from embedkit.data.vectors.arrays import whole_part
 from embedkit.errors import DataError, nearest
 from embedkit.evaluation.core.inputs import EncodedImage
 from embedkit.evaluation.core.suites import HubSource, TaskConfig
@@ -218,7 +219,7 @@ def read_table(path: Path) -> Table:
     if path.is_dir():
         columns, numbers = read_folder(path)
         return Table(columns, numbers, str(path))
-    table = _read(path, file_part(path).records())
+    table = _read(path, whole_part(file_part(path)).records())
     if not len(table):
         raise DataError("no rows", where=str(path), remedy="check that the file is complete")
     table.columns = named_cells(table.columns, class_names(path))

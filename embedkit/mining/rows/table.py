@@ -16,6 +16,7 @@ from embedkit.data.schema.roles import IMAGE_NAMES, named_role, normal_name
 from embedkit.data.schema.rows import BadRow, Part
 from embedkit.data.sources.conditions import condition
 from embedkit.data.sources.sources import find_parts
+from embedkit.data.vectors.arrays import whole_part
 from embedkit.errors import DataError, UserError, nearest
 from embedkit.evaluation.core.inputs import EncodedImage, Item
 from embedkit.mining.pairs import data_path, our_note
@@ -221,6 +222,7 @@ def read_table(
     with data_path(data) as path:
         table = RowTable(name=path if isinstance(data, str | Path) else "the rows")
         parts = find_parts(path, split=split, prefer="train", tell=lambda guess: table.note(our_note(str(guess))))
+        parts = [whole_part(part) for part in parts]
         for part, number, values in itertools.islice(_records(parts, where or {}), limit):
             table.rows.append(values)
             table.places.append(f"{part.name}:{number}")

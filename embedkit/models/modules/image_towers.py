@@ -235,8 +235,9 @@ class ImageTower(Patches, ABC):
                 other = self.rebuilt(size)
             same = other.encoder is self.encoder
             if not other.encoder.state_dict().keys() <= self.encoder.state_dict().keys():
-                raise ModelError("views of several sizes go through no adapters", where="method.views",
-                                 remedy="train without lora, or give all views the model's size")  # fmt: skip
+                raise ModelError("images of several sizes go through no adapters", where="model.towers.image.lora",
+                                 remedy="train without it, or give all one size: leave out sizes in method.views, and "
+                                 "set model.towers.image.preprocess.patch to null")  # fmt: skip
             buffers = {} if same else dict(other.encoder.named_buffers())
             constants = {
                 name: buffers[name] for name, now in self.encoder.named_buffers()

@@ -66,7 +66,7 @@ def _separator_guess(path: Location) -> tuple[str, str] | None:
     return None if sign == "," else (f"cells are separated by {SEPARATORS[sign]}", "separator")
 
 
-def _quotes_of(path: Location) -> tuple[str, dict[str, Any], str] | None:
+def _quotes_of(path: Location, headless: bool) -> tuple[str, dict[str, Any], str] | None:
     """Format and settings of a file with tabs whose first lines have quotation marks around cells that need them, as
     pandas, Excel and R write; None where they can be part of the texts."""
     lines = dict(islice(text_lines(path), _SAMPLE))
@@ -80,7 +80,10 @@ def _quotes_of(path: Location) -> tuple[str, dict[str, Any], str] | None:
                 return None
             plain = [chomp(text).split("\t") for text in texts]
             if not width:
-                width, needs_quotes = len(cells), all(cell.startswith('"') for cell in plain[0])
+                width = len(cells)
+                needs_quotes = not headless and all(cell.startswith('"') for cell in plain[0])
+            if cells == [""]:
+                continue
             if len(cells) != width or (last > first and all(len(part) == width for part in plain)):
                 return None
             alone = len(plain) == 1 and len(plain[0]) == width

@@ -54,7 +54,7 @@ def file_part(
     """
     name = label or str(path)
     kind = named_format(path.name, name) if format == "auto" else format
-    instead = None if format != "auto" or (look := readers[kind].instead) is None else look(path)
+    instead = None if format != "auto" or (look := readers[kind].instead) is None else look(path, "header" in options)
     if instead is not None:
         kind, options = instead[0], {**instead[1], **options}
         if tell is not None:
