@@ -114,7 +114,8 @@ def load(
         if name not in _ATTRIBUTES:
             remedy = _ANSWERS.get(name) or nearest(name, [*_ATTRIBUTES, "max_length", "pooling", "device", "dtype"])
             raise UserError(f"load takes no argument {name!r}", remedy=remedy)
-    device = best_device(device)  # before the model is looked for
+    if device is not None:  # before the model is looked for
+        device = best_device(device)
     if str(name_or_path).startswith(OPEN_CLIP):
         from embedkit.formats.open_clip.towers import load_tag
 

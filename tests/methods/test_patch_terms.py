@@ -209,7 +209,7 @@ def test_patches_of_inner_blocks_are_those_behind_them(family: str) -> None:
         ("detcon", "method.cells=20", "20 x 20 regions are smaller than a patch"),
         ("swav", "method.views=[{name: small, count: 2}, {name: small, size: 20}]", "give 16 or 24"),
         ("swav", "method.views=[{name: small, count: 2}, {name: small, size: 4}]", "give sizes of 8 at least"),
-        ("ibot", "guide={model: {name: nowhere}}", "running mean of the encoder"),
+        ("ibot", "guide={model: {name: nowhere}}", "the teacher has no projector"),
         ("dino", "guide.parts=[]", "the teacher has no projector"),
     ],
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -80,7 +81,7 @@ def test_the_running_mean_sees_the_large_crops_and_its_head_follows() -> None:
     hidden = (hidden @ second.weight.T + second.bias).relu()
     torch.testing.assert_close(facts.guide["self-image1"], hidden @ third.weight.T + third.bias)
     assert made["self-local2"].shape == (4, 16)
-    method.ema = 0.75
+    facts = replace(facts, guide_decay=0.75)
     old = first.weight.clone()
     method.after_step({}, {}, facts, model, parts)
     torch.testing.assert_close(first.weight, 0.75 * old + 0.25 * parts["self-image"][0].weight)

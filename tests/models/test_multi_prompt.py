@@ -112,7 +112,7 @@ def test_adapters_leave_the_new_words_to_train() -> None:
         ({"config": {"model_type": "siglip_text_model", **_SHAPE}}, "a padded text tower is not read at a token"),
         ({"multi_prompt": ["{}"]}, "there is 1 prompt; give two or more"),
         ({"multi_prompt": ["{}", "a ring"]}, r"multi_prompt\[1\]: 'a ring' has 0 slots"),
-        ({"multi_prompt": ["{}"] * 5}, "5 prompts do not divide 12 coordinates"),
+        ({"multi_prompt": [f"{word} {{}}" for word in "abcde"]}, "5 prompts do not divide 12 coordinates"),
         ({"pooling": "cls"}, "text.pooling: prompts are read at their own tokens; leave it out"),
     ],
 )

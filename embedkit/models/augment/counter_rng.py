@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedkit.models.inputs.inputs import Inputs
-
 if TYPE_CHECKING:
+    from embedkit.models.inputs.inputs import Inputs
     from embedkit.models.inputs.sequences import SequenceInputs
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -67,6 +66,7 @@ def uniforms(inputs: Inputs, stream: str, width: int | None = None) -> np.ndarra
 
     Examples
     --------
+    >>> from embedkit.models.inputs.inputs import Inputs
     >>> texts = Inputs.of([[2, 7, 3], [2, 3]]).replace(seeds=np.array([1, 2], dtype=np.uint64))
     >>> uniforms(texts, "noise").round(3).tolist()
     [0.555, 0.47, 0.07, 0.665, 0.65]
@@ -104,6 +104,7 @@ def ranks(inputs: Inputs, values: np.ndarray) -> np.ndarray:
 
     Examples
     --------
+    >>> from embedkit.models.inputs.inputs import Inputs
     >>> ranks(Inputs.of([[2, 7, 3], [2, 3]]), np.array([0.5, 0.1, 0.9, 0.4, 0.2])).tolist()
     [1, 0, 2, 1, 0]
     """

@@ -243,7 +243,7 @@ def device_here(device: Any) -> torch.device:
         place = torch.device(device)
         torch.empty(0, device=place)
         return place
-    except (RuntimeError, AssertionError, TypeError) as error:
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"no device {device!r} ({reason})", where="device", remedy="cpu is always there") from error
 
