@@ -145,7 +145,7 @@ class Workers:
             result = worker.call(function, *arguments)
         except WorkerGone:  # it is not put back
             return function(*arguments)
-        except BaseException:
+        except Exception:  # the function's own, which came back whole: the process goes on
             self._free.put(worker)
             raise
         self._free.put(worker)
