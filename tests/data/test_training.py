@@ -299,7 +299,7 @@ def test_a_wrong_mapping_is_told_before_the_file_is_read(tmp_path: Path) -> None
             opened([{"path": str(path)}], batch_size=4)
     finally:
         patch.undo()
-    assert reads < 1000
+    assert reads < 3000  # of 300,001: a sample tells how the cells are written
 
 
 def test_relative_paths_start_at_the_base_folder(write: Write, tmp_path: Path) -> None:

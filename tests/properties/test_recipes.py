@@ -13,8 +13,11 @@ from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from embedkit.config.overrides import parse_words
+from embedkit.config.peer_names import FLAGS, SETTINGS
 from embedkit.config.recipe import Recipe
 from embedkit.config.recipe_io import check_recipe, dump_recipe, load_recipe, parse_yaml
+from embedkit.config.recipe_keys import short_keys
 from embedkit.config.sections import Component
 from embedkit.errors import RecipeError
 from tests.properties.lines import own_line
@@ -162,19 +165,32 @@ def test_any_text_is_a_value_or_an_error_of_our_own(text: str) -> None:
         assert not isinstance(found, dict) or all(isinstance(key, str) for key in found)
 
 
+KEYS = sorted(("seed", "data", "data.train.0.limit", "LOSS", *short_keys(), *SETTINGS, *FLAGS))
+
+
 @given(
-    word=st.text(max_size=30) | st.sampled_from(["seed", "train.batch_size", "train.max_steps", "data.train.0.limit"]),
-    rest=st.text(max_size=30) | st.integers(-9, 99).map(str),
+    word=st.text(max_size=30) | st.sampled_from(KEYS),
+    rest=st.text(max_size=30) | st.integers(-9, 99).map(str) | st.sampled_from(["true", "TripletLoss", "own.csv"]),
 )
 def test_any_override_is_applied_or_refused(word: str, rest: str) -> None:
     with own_line() as line:
         found: Any = load_recipe(GOOD, [f"{word}={rest}"]).model_dump()
     if line:
         return
-    key, _, text = f"{word}={rest}".partition("=")
-    for step in key.strip().split("."):
+    (override,) = parse_words([f"{word}={rest}"], lambda text, _: parse_yaml(text, "override"))
+    for step in override.key.strip().split("."):
         found = found[int(step)] if isinstance(found, list) else found[step]
-    assert found == parse_yaml(text, "override") or str(found) == text.strip()
+    assert _is_value(found, override.value) or str(found) == str(override.value).strip()
+
+
+def _is_value(found: Any, value: Any) -> bool:
+    """Whether a part of a recipe is what was given, a name standing for the part that has it."""
+    if isinstance(found, list) and isinstance(value, list):
+        return len(found) == len(value) and all(map(_is_value, found, value))
+    if isinstance(found, dict):
+        own = {"name": value} if isinstance(value, str) else value
+        return all(key in found and _is_value(found[key], item) for key, item in own.items())
+    return bool(found == value)
 
 
 @given(key=st.sampled_from(["seed", "train.batch_size", "train.max_steps"]), number=st.integers(2, 60))

@@ -236,8 +236,8 @@ class ImageTower(Patches, ABC):
             same = other.encoder is self.encoder
             if not other.encoder.state_dict().keys() <= self.encoder.state_dict().keys():
                 raise ModelError("images of several sizes go through no adapters", where="model.towers.image.lora",
-                                 remedy="train without it, or give all one size: leave out sizes in method.views, and "
-                                 "set model.towers.image.preprocess.patch to null")  # fmt: skip
+                                 remedy="train without it, or give every image of method.views the model's size, "
+                                 f"{self.size[0]} x {self.size[1]}")  # fmt: skip
             buffers = {} if same else dict(other.encoder.named_buffers())
             constants = {
                 name: buffers[name] for name, now in self.encoder.named_buffers()
