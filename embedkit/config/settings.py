@@ -11,6 +11,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
 from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
@@ -64,7 +65,8 @@ def settings_model(target: Callable[..., Any]) -> type[BaseModel]:
     >>> settings_model(crop).model_json_schema()["properties"]["area"]["maximum"]
     1
     """
-    hints = get_type_hints(target.__init__ if isinstance(target, type) else target, include_extras=True)  # type: ignore[misc]
+    by_init = isinstance(target, type) and not is_dataclass(target)  # a field is read in the module of its class
+    hints = get_type_hints(target.__init__ if by_init else target, include_extras=True)  # type: ignore[misc]
     fields: dict[str, Any] = {
         name: (hints.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
         for name, parameter in inspect.signature(target).parameters.items()

@@ -131,6 +131,8 @@ def test_the_mean_of_a_branch_follows_the_guides_decay() -> None:
         ({"texts": {"text1": "negated", "positive": "caption"}}, "method.texts.text1: 'negated' is the text of the"),
         ({"images": {"anchor": "weeak"}}, "weak"),
         ({"projectors": {"local": {"views": ["image1"]}}}, "there is no view 'image1'"),
+        ({"projectors": {"lo.cal": {"views": ["anchor"]}}}, "a projector called 'lo.cal'"),
+        ({"projectors": {"local": {"views": []}}}, "it reads no view"),
         ({"projectors": {"local": {"views": ["anchor"], "wide": 3}}}, "unknown setting 'wide'"),
         ({"projectors": {"local": {}}}, "views is missing"),
     ],

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from embedkit.config.settings import Count, check
-from embedkit.errors import RecipeError, nearest
+from embedkit.config.settings import Count
+from embedkit.methods.branches.views import BranchViews, read_branches
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ImageProjector:
+class ImageProjector(BranchViews):
     """One of them; what is None is as in the method's own projector.
 
     Attributes
@@ -32,17 +32,12 @@ class ImageProjector:
     {'anchor': 'local-anchor', 'positive': 'local-positive'}
     """
 
-    views: Sequence[str]
     hidden: Count | None = None
     size: Count | None = None
     layers: Count | None = None
     norm: bool | None = None
     last_norm: bool | None = None
     activation: Literal["relu", "gelu"] | None = None
-
-    def names(self, branch: str) -> dict[str, str]:
-        """View -> name of the embedding that the objective sees."""
-        return {view: f"{branch}-{view}" for view in self.views}
 
 
 class ImageProjectors:
@@ -60,7 +55,7 @@ class ImageProjectors:
     Raises
     ------
     RecipeError
-        A setting that is unknown or out of bounds, or a view that there is not.
+        See `read_branches`.
 
     Examples
     --------
@@ -74,17 +69,7 @@ class ImageProjectors:
         self, config: Mapping[str, Mapping[str, Any]], views: Sequence[str], usual: Mapping[str, Any]
     ) -> None:  # fmt: skip
         self.settings: dict[str, ImageProjector] = {}
-        for name, settings in config.items():
-            where = f"method.projectors.{name}"
-            own = ImageProjector(**check(ImageProjector, dict(settings), where))
-            for view in own.views:
-                if view not in views:
-                    raise RecipeError(f"there is no view {view!r}", where=f"{where}.views",
-                                      remedy=nearest(view, list(views)))  # fmt: skip
-            if not own.views:
-                raise RecipeError("it reads no view", where=f"{where}.views", remedy="name some, or leave it out")
-            if "." in name or "/" in name:
-                raise RecipeError(f"a projector called {name!r}", where=where, remedy="use a name without . and /")
+        for name, own in read_branches(ImageProjector, config, views).items():
             settings = {field.name: getattr(own, field.name) for field in fields(own)}
             self.settings[name] = ImageProjector(**{**usual, **{k: v for k, v in settings.items() if v is not None}})
 

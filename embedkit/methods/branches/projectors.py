@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import itertools
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from embedkit.config.settings import Count, check
-from embedkit.errors import RecipeError, nearest
+from embedkit.config.settings import Count
+from embedkit.methods.branches.views import BranchViews, read_branches
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ProjectorSettings:
+class ProjectorSettings(BranchViews):
     """A branch: what of which views goes through which projector.
 
     Attributes
@@ -44,16 +43,11 @@ class ProjectorSettings:
     {'image1': 'local-image1', 'text1': 'local-text1'}
     """
 
-    views: Sequence[str]
     size: Count = 256
     hidden: Count = 4096
     layers: Count = 3
     norm: bool = True
     reads: Literal["tower", "shared"] = "tower"
-
-    def names(self, branch: str) -> dict[str, str]:
-        """View -> name of the embedding that the objective sees."""
-        return {view: f"{branch}-{view}" for view in self.views}
 
     def inputs(self, model: Model, tower: str) -> int:
         """Numbers of what the projector of a tower reads."""
@@ -62,27 +56,9 @@ class ProjectorSettings:
 
     def module(self, inputs: int) -> nn.Sequential:
         """A fresh projector, (N, inputs) -> (N, size)."""
-        return projector(inputs, self.hidden, self.size, self.layers, self.norm)
+        from embedkit.models.heads.projector import projector
 
-
-def projector(inputs: int, hidden: int, outputs: int, layers: int = 3, norm: bool = True) -> nn.Sequential:
-    """Linear layers with ReLU, and with batch normalisation where `norm` is set, between them.
-
-    Examples
-    --------
-    >>> [type(layer).__name__ for layer in projector(4, 8, 2, layers=2)]
-    ['Linear', 'BatchNorm1d', 'ReLU', 'Linear']
-    """
-    from torch import nn
-
-    sizes = [inputs, *[hidden] * (layers - 1), outputs]
-    modules: list[nn.Module] = []
-    for place, (before, after) in enumerate(itertools.pairwise(sizes)):
-        is_last = place == layers - 1
-        modules.append(nn.Linear(before, after, bias=is_last or not norm))
-        if not is_last:
-            modules += [nn.BatchNorm1d(after), nn.ReLU()] if norm else [nn.ReLU()]
-    return nn.Sequential(*modules)
+        return projector(inputs, self.hidden, self.size, layers=self.layers, norm=self.norm)
 
 
 def running_mean(module: nn.Module) -> nn.Module:
@@ -90,7 +66,8 @@ def running_mean(module: nn.Module) -> nn.Module:
 
     Examples
     --------
-    >>> [p.requires_grad for p in running_mean(projector(2, 2, 2, layers=1)).parameters()]
+    >>> from torch import nn
+    >>> [p.requires_grad for p in running_mean(nn.Linear(2, 2)).parameters()]
     [False, False]
     """
     return copy.deepcopy(module).requires_grad_(False)
@@ -109,7 +86,7 @@ class Branches:
     Raises
     ------
     RecipeError
-        A setting that is unknown or out of bounds, or a view that there is not.
+        See `read_branches`.
 
     Examples
     --------
@@ -120,14 +97,7 @@ class Branches:
 
     def __init__(self, config: Mapping[str, Mapping[str, Any]], towers: Mapping[str, str]) -> None:
         self.towers = dict(towers)
-        self.settings: dict[str, ProjectorSettings] = {}
-        for name, settings in config.items():
-            where = f"method.projectors.{name}"
-            self.settings[name] = ProjectorSettings(**check(ProjectorSettings, dict(settings), where))
-            for view in self.settings[name].views:
-                if view not in towers:
-                    raise RecipeError(f"there is no view {view!r}", where=f"{where}.views",
-                                      remedy=nearest(view, list(towers)))  # fmt: skip
+        self.settings = read_branches(ProjectorSettings, config, list(towers))
 
     @property
     def sizes(self) -> dict[str, int]:
