@@ -218,8 +218,28 @@ def _seconds(recipe: Recipe, batch: Mapping[str, Any], total: int) -> float | No
 
 
 def _objective(config: Mapping[str, Any]) -> str:
-    """Name and settings of the objective in words."""
-    return ", ".join(str(value) if key == "name" else f"{key} {value}" for key, value in config.items()) or "none"
+    """Name and settings of the objective in words.
+
+    Examples
+    --------
+    >>> _objective({"name": "infonce", "temperature": 0.05, "margin": None})
+    'infonce, temperature 0.05, margin none'
+    >>> _objective({"name": "sum", "terms": [{"name": "supcon", "weight": 0.9}, {"name": "heads"}]})
+    'sum, terms supcon (weight 0.9) + heads'
+    """
+    return (
+        ", ".join(str(value) if key == "name" else f"{key} {_value(value)}" for key, value in config.items()) or "none"
+    )
+
+
+def _value(value: Any) -> str:
+    """A setting in words; one that is an objective by its name, with its own settings in brackets."""
+    if isinstance(value, Mapping):
+        own = ", ".join(f"{key} {_value(item)}" for key, item in value.items() if key != "name")
+        return f"{value['name']} ({own})" if "name" in value and own else str(value.get("name", own))
+    if isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+        return " + ".join(map(_value, value))
+    return "none" if value is None else str(value)
 
 
 def _first_batches(recipe: Recipe, rows: Any, method: Any, model: Any) -> list[StepBatch]:

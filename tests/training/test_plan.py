@@ -278,3 +278,8 @@ def test_plan_of_a_method_with_parts_and_of_one_without_objective(tmp_path: Path
     prompt = runs.recipe(model={"pooling": "cls"}) | {"method": {"name": "promcse", "prompt_length": 4}}
     trained = sum(group["parameters"] for group in plan(load_recipe(prompt)).parameters)
     assert trained == 4 * 2 * 2 * 32 < words
+
+
+def test_an_objective_of_several_terms_is_told_in_words() -> None:
+    figures = plan(load_recipe("classify", smoke=True))
+    assert figures.objective == "sum, terms supcon (temperature 0.3, base_temperature none, weight 0.9)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import pytest
 
 from embedkit.errors import CheckpointError
 from embedkit.training import train
-from embedkit.training.loop.build import check_folder
 from embedkit.training.monitor.log import Progress
+from embedkit.training.state.output_folder import check_folder
 from embedkit.training.state.state import RunState
 from tests.training import common
 
@@ -171,6 +172,24 @@ def test_existing_run_is_not_overwritten(tmp_path: Path) -> None:
     killed_at(3, given, tmp_path / "run")
     with pytest.raises(CheckpointError, match="holds a run; add --resume"):
         train(given, output=tmp_path / "run", progress=Progress())
+
+
+def test_a_model_whose_checkpoints_are_gone_is_not_trained_over(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    given, output = recipe(tmp_path, "shuffled", "full"), tmp_path / "run"
+    train(given, output=output, progress=Progress())
+    weights = (output / "model" / "model.safetensors").stat()
+    for is_damaged in (True, False):
+        for checkpoint in (output / "checkpoints").glob("step-*"):
+            if is_damaged:
+                (checkpoint / "state.json").write_text("{}")
+            else:
+                shutil.rmtree(checkpoint)
+        with pytest.raises(CheckpointError, match="a model, but no checkpoint to resume from; give another"):
+            train(given, output=output, resume=True, progress=Progress())
+    assert (output / "model" / "model.safetensors").stat() == weights
+    shutil.rmtree(output / "model")  # nothing of value is left: the same command begins anew
+    assert train(given, output=output, resume=True, progress=Progress()).steps == TOTAL
 
 
 @pytest.mark.parametrize("resume", [False, True])

@@ -141,6 +141,15 @@ def test_a_run_that_was_stopped_anywhere_ends_bit_for_bit_like_a_whole_one(tmp_p
         assert mine.keys() == whole.keys() and all(torch.equal(mine[name], whole[name]) for name in whole)
 
 
+def test_a_finished_stage_needs_no_checkpoints(tmp_path: Path) -> None:
+    wanted = run(tmp_path)
+    shutil.rmtree(tmp_path / "1-words" / "checkpoints")
+    assert run(tmp_path, resume=True).steps == wanted.steps
+    shutil.rmtree(tmp_path / "2-contrast" / "checkpoints")
+    with pytest.raises(CheckpointError, match="2-contrast: the output folder holds a model, but no checkpoint"):
+        run(tmp_path, resume=True)
+
+
 def test_a_stage_of_another_run_is_not_taken_over(tmp_path: Path) -> None:
     run(tmp_path)
     with pytest.raises(CheckpointError, match="holds a run"):

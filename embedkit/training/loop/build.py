@@ -16,7 +16,6 @@ from embedkit.config.recipe_io import dump_recipe
 from embedkit.data import TrainingRows
 from embedkit.data.images.decoding import decode_batches
 from embedkit.errors import CheckpointError, RecipeError
-from embedkit.formats.folder import OWN_FILE
 from embedkit.methods.base import Method
 from embedkit.models.execution.products import QuickProducts
 from embedkit.models.execution.recompute import Recompute
@@ -50,6 +49,7 @@ from embedkit.training.parallel.engine import Engine
 from embedkit.training.parallel.signals import StopRequest
 from embedkit.training.starting import start
 from embedkit.training.state.checkpoint import CheckpointStore
+from embedkit.training.state.output_folder import check_folder, refuse_model
 from embedkit.training.state.sample_accounting import Ledger
 from embedkit.training.state.saving import Saver
 from embedkit.training.state.state import Best, RunState
@@ -229,37 +229,6 @@ def opened(
         yield _assembled(inputs, folder, engine, state, starting, precision, display, listeners, stack, resume=resume)
 
 
-def check_folder(folder: Path, resume: bool) -> None:
-    """Refuse a folder that has a run in it, unless that is resumed, one whose model is another program's, and a file.
-
-    Examples
-    --------
-    >>> Path("runs/half/checkpoints/step-5").mkdir(parents=True)
-    >>> check_folder(Path("runs/half"), resume=True)
-    >>> check_folder(Path("runs/half"), resume=False)
-    Traceback (most recent call last):
-    embedkit.errors.CheckpointError: runs/half: the output folder holds a run; add --resume, or give ...
-    """
-    model = folder / "model"
-    try:
-        has_run = folder.is_dir() and any(folder.glob("checkpoints/step-*"))
-        exists, has_model = folder.exists(), model.exists()
-        is_foreign = has_model and not (model / OWN_FILE).is_file() and (not model.is_dir() or any(model.iterdir()))
-    except (OSError, ValueError) as error:  # too long, NUL, no permission
-        reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"not a usable path ({reason})", where=str(folder)[:200], remedy="check it") from error
-    if exists and not folder.is_dir():
-        raise CheckpointError("is not a folder", where=str(folder), remedy="give another train.output")
-    if is_foreign:
-        raise CheckpointError("embedkit did not write this, and a run would put its model in the place of it",
-                              where=str(model), remedy="give another train.output")  # fmt: skip
-    if not resume and (has_run or has_model):
-        what, remedy = ("a run", "add --resume, or ") if has_run else ("a model, but no checkpoint to resume from", "")
-        raise CheckpointError(
-            f"the output folder holds {what}", where=str(folder), remedy=f"{remedy}give another train.output"
-        )
-
-
 def build_state(
     inputs: Inputs, engine: Engine, precision: Precision, say: Callable[[str], None] = lambda line: None
 ) -> tuple[RunState, StartingPoint]:
@@ -380,6 +349,7 @@ def _resume(
             remedy="put train.output on a disk that all machines share",
         )  # fmt: skip
     if checkpoint is None:
+        refuse_model(folder)
         progress.say(f"{folder}: no complete checkpoint, starting from step 0")
         return
     for line in state.restore(checkpoint, inputs.recipe, inputs.rows.fingerprint, world):

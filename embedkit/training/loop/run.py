@@ -15,15 +15,16 @@ from embedkit.config.stages import folder_of_stage, of_each
 from embedkit.evaluation.report.card import card_of_run
 from embedkit.system.disk import write_durably
 from embedkit.training import setup
-from embedkit.training.loop.build import Run, check_folder, open_inputs, opened
+from embedkit.training.loop.build import Run, open_inputs, opened
 from embedkit.training.loop.cache import RandomState
 from embedkit.training.loop.loop import loop
-from embedkit.training.loop.stages import at_stage, is_done, side_by_side
+from embedkit.training.loop.stages import RESULT, at_stage, is_done, side_by_side
 from embedkit.training.monitor.callbacks import Callbacks
 from embedkit.training.monitor.log import Progress, default_progress
 from embedkit.training.optim.scale import keep_scale
 from embedkit.training.parallel.memory import memory_error
 from embedkit.training.parallel.signals import lost_process
+from embedkit.training.state.output_folder import check_folder
 from embedkit.training.state.state import load_weights
 
 
@@ -75,7 +76,8 @@ def train(
     recipe, overrides, smoke
         As in `embedkit.config.recipe_io.load_recipe`.
     resume : bool
-        Resume from the latest complete checkpoint in the output folder; start anew when there is none.
+        Resume from the latest complete checkpoint in the output folder; start anew when there is none. A folder that
+        holds a model and no checkpoint is refused, as the model would be replaced.
     output : str or Path, optional
         Folder of the run instead of ``train.output``.
     progress : Progress, optional
@@ -124,8 +126,10 @@ def train_recipe(
         return _train(checked[0], folder, progress, callbacks, resume=resume)
     check_folder(folder, resume=False)  # a run without stages stays what it is
     folders = [folder_of_stage(folder, number, stage.name) for number, stage in enumerate(stages)]
-    for target in folders:
-        check_folder(target, resume)
+    for number, target in enumerate(folders, 1):
+        is_kept = resume and number < len(folders) and (target / RESULT).is_file()  # its model alone is needed
+        if not is_kept:
+            check_folder(target, resume)
     for target in folders:  # by the last one a folder is known whose last stage has not begun
         target.mkdir(parents=True, exist_ok=True)
     progress = progress or default_progress()
@@ -211,7 +215,7 @@ def finish(run: Run, losses: list[float]) -> TrainResult:
     scores = rows[-1]["scores"] if rows else {}
     held_out = {} if run.holdout is None else asdict(run.holdout.scores)
     result = TrainResult(target, state.position.step, loss, losses, scores, asdict(state.best), held_out)
-    file = run.folder / "result.json"
+    file = run.folder / RESULT
     if world.is_main and (losses or not file.exists()):  # a finished run that is resumed keeps its figures
         document = asdict(result) | {"output": str(target), "loss": loss if losses else None}
         write_durably(file, (json.dumps(document, indent=1) + "\n").encode())

@@ -19,6 +19,9 @@ from embedkit.training import setup
 from embedkit.training.monitor.log import Progress
 from embedkit.training.state.state import recipe_differences
 
+RESULT = "result.json"
+"""Figures of a run; the last file that it writes."""
+
 _KEYS = ("split", "where", "limit")
 
 
@@ -88,7 +91,7 @@ def is_done(folder: Path, recipe: Recipe) -> bool:
     >>> is_done(Path("runs/mlm-simcse/1-mlm"), load_recipe("mlm-simcse"))
     False
     """
-    if not ((folder / "result.json").is_file() and (folder / "model").is_dir()):
+    if not ((folder / RESULT).is_file() and (folder / "model").is_dir()):
         return False
     differences = recipe_differences((folder / "recipe.yaml").read_text("utf-8"), recipe, folder)
     if differences:
