@@ -68,6 +68,18 @@ def test_merging_adds_the_product_of_the_factors() -> None:
     assert all(torch.equal(merged[name], before[name]) for name in untouched)
 
 
+def test_running_means_are_saved_with_an_adapter() -> None:
+    model, plain = nn.Module(), nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4))
+    model.encoder = copy.deepcopy(plain)
+    add_lora(model, LoraConfig(rank=2, targets=["2"]))
+    stirred(model, ".lora_")
+    rows = torch.randn(8, 4, generator=torch.Generator().manual_seed(0)) * 3 + 1
+    model.encoder.train()(rows)
+    plain.load_state_dict(merged_state(model.encoder))
+    torch.testing.assert_close(plain.eval()(rows), model.encoder.eval()(rows))
+    assert plain[1].running_mean.abs().max() > 0
+
+
 def test_a_model_without_adapters() -> None:
     model = tiny.text_encoder("bert")
     assert not has_adapters(model.encoder)

@@ -436,6 +436,17 @@ def test_arithmetic_that_the_machine_lacks_is_refused_before_the_model(
     assert precision.choose_precision("auto", torch.device("cpu")) == "fp32"
 
 
+def test_training_within_a_block_of_autocast_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from embedkit import factory
+
+    monkeypatch.setattr(factory, "build", None)
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(RecipeError, match=r"train\.precision: .*first forward pass; leave the block"),
+    ):
+        runs.run(tmp_path / "run", None, "train.precision=fp32")
+
+
 def test_bf16_trains_near_fp32_where_the_machine_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)  # emulated here; four tiny steps do not mind
     wanted = runs.run(tmp_path / "fp32", runs.recipe()).losses

@@ -26,7 +26,8 @@ def choose_precision(setting: str, device: torch.device) -> Precision:
     Raises
     ------
     RecipeError
-        When the wanted arithmetic would be emulated or is not there: it is never taken silently.
+        When the wanted arithmetic would be emulated or is not there: it is never taken silently. And within a block of
+        `torch.autocast`, which gives every forward pass the weights of the first one until the block ends.
 
     Examples
     --------
@@ -36,6 +37,11 @@ def choose_precision(setting: str, device: torch.device) -> Precision:
     Traceback (most recent call last):
     embedkit.errors.RecipeError: train.precision: fp16 training needs a GPU; use fp32 or auto
     """
+    if torch.is_autocast_enabled(device.type):
+        raise RecipeError(
+            "training is within a block of torch.autocast, where a model keeps the weights of its first forward pass",
+            where="train.precision", remedy="leave the block, and set bf16 or fp16 here",
+        )  # fmt: skip
     if setting == "auto":
         return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if setting == "fp16" and device.type == "cpu":
