@@ -44,7 +44,7 @@ def examine(subject: str | Path, *, trust_remote_code: bool = False, allow_pickl
         return Examination("run", subject, *examine_run(path))
     if stage_folders(path):
         return Examination("run", subject, *examine_stages(path))
-    if subject.startswith("builtin:") or path.is_file() or (path.is_dir() and not _is_model(path)):
+    if subject.startswith("builtin:") or path.is_file() or (path.is_dir() and not _has_model(path)):
         return Examination("data", subject, *examine_data(subject))
     from embedkit.formats import load
 
@@ -64,6 +64,25 @@ def _notes(path: Path, trust_remote_code: bool, allow_pickle: bool) -> list[Find
     return [Finding("the folder is read so", note, remedy) for note in plan.notes]
 
 
-def _is_model(folder: Path) -> bool:
-    names = ("config.json", "modules.json", "embedkit.json", "open_clip_config.json")
-    return any((folder / name).is_file() for name in names)
+def _has_model(folder: Path) -> bool:
+    """Whether a folder stands for a model, and not for data.
+
+    Raises
+    ------
+    ModelError
+        It holds models, one level deeper or more, and no data beside them.
+    """
+    from embedkit.data.sources.formats.samples import visible_files
+    from embedkit.data.sources.registry import format_of
+    from embedkit.formats.detect import locate
+    from embedkit.formats.registry import is_model, models_below, not_itself
+
+    if is_model(locate(folder)):
+        return True
+    below = models_below(folder)
+    if below:
+        runs = [model.parent for model in below if (model.parent / "log.jsonl").is_file()]
+        files = [folder / name for name in visible_files(folder) if format_of(name) is not None]
+        if not any(all(owner not in file.parents for owner in (*below, *runs)) for file in files):
+            raise not_itself(folder, below)
+    return False

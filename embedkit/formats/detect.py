@@ -12,7 +12,7 @@ from pathlib import Path
 
 from embedkit.errors import ModelError
 from embedkit.formats.folder import PICKLES, FolderPlan
-from embedkit.formats.registry import reader_of, readers
+from embedkit.formats.registry import is_model, reader_of
 from embedkit.formats.safety import check_code, check_text, check_weights
 
 _log = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ def _model_of(path: Path) -> Path:
         snapshot = path / "snapshots" / head.read_text(encoding="utf-8").strip()
         if snapshot.is_dir():
             return snapshot
-    if any((path / reader.mark).is_file() for _, reader in readers.items()):
+    if is_model(path):
         return path
     steps = sorted((int(p.name[11:]), p) for p in path.glob("checkpoint-*") if p.is_dir() and p.name[11:].isdigit())
     if steps:

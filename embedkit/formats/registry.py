@@ -5,8 +5,10 @@ A library is a folder of this one with a module ``reader``, a module ``writer``,
 
 from __future__ import annotations
 
+import contextlib
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
     from embedkit.models.base import Model
     from embedkit.models.heads.classifier import TargetHead
     from embedkit.models.modules.dual import DualEncoder
+
+
+_DEPTH, _MOST_FOLDERS, _NAMED = 4, 300, 5
+"""Levels and folders in which models are looked for, and how many of them a line names."""
 
 
 class FolderReader(ABC):
@@ -123,6 +129,8 @@ def reader_of(root: Path) -> FolderReader:
     """
     ranked = sorted((reader() for _, reader in readers.items()), key=lambda reader: reader.rank)
     reader = next((reader for reader in ranked if reader.reads(root)), None)
+    if reader is None and (below := models_below(root)):
+        raise not_itself(root, below)
     if reader is None:
         *others, last = (reader.mark for reader in reversed(ranked))
         contents = ", ".join(sorted(p.name for p in root.iterdir())[:5]) or "nothing"
@@ -131,6 +139,61 @@ def reader_of(root: Path) -> FolderReader:
             remedy="give a folder written by embedkit, sentence-transformers or transformers",
         )  # fmt: skip
     return reader
+
+
+def is_model(root: Path) -> bool:
+    """Whether some library's mark stands in a folder.
+
+    Examples
+    --------
+    >>> is_model(Path("."))
+    False
+    """
+    return any(reader().reads(root) for _, reader in readers.items())
+
+
+def models_below(root: Path) -> list[Path]:
+    """The model folders inside a folder, up to four levels deep; of models within models the outer one.
+
+    At most some hundred folders are looked at.
+
+    Examples
+    --------
+    >>> Path("cache/models--a--b/snapshots/0123").mkdir(parents=True)
+    >>> Path("cache/models--a--b/snapshots/0123/config.json").touch()
+    >>> [path.as_posix() for path in models_below(Path("cache"))]
+    ['cache/models--a--b/snapshots/0123']
+    """
+    models: list[Path] = []
+    level, left = [root], _MOST_FOLDERS
+    for _ in range(_DEPTH):
+        inner: list[Path] = []
+        for folder in level:
+            with contextlib.suppress(OSError), os.scandir(folder) as entries:  # one that may not be read
+                inner += sorted(folder / e.name for e in entries if not e.name.startswith(".") and e.is_dir())
+        level = []
+        for folder in inner[:left]:
+            (models if is_model(folder) else level).append(folder)
+        left -= len(inner)
+        if left <= 0:
+            break
+    return models
+
+
+def not_itself(root: Path, below: Sequence[Path]) -> ModelError:
+    """The error of a folder that is no model and has models inside.
+
+    Examples
+    --------
+    >>> print(not_itself(Path("runs"), [Path("runs/faq/model")]))
+    runs: not a model folder; a model lies inside it; give runs/faq/model
+    """
+    names = ", ".join(map(str, below[:_NAMED])) + (f" and {len(below) - _NAMED} more" if len(below) > _NAMED else "")
+    if len(below) == 1:
+        return ModelError("not a model folder; a model lies inside it", where=str(root), remedy=f"give {names}")
+    return ModelError(
+        f"not a model folder; {len(below)} models lie inside it", where=str(root), remedy=f"give one of {names}"
+    )
 
 
 @dataclass(frozen=True)

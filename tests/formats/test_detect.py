@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from embedkit.cli.app import main
+from embedkit.data.builtin import tokenizer
+from embedkit.doctor import examine
 from embedkit.errors import ModelError, UnsafeFileError
 from embedkit.formats.detect import inspect, locate
 from embedkit.formats.registry import reader_of
+from embedkit.models import StaticEncoder
 from tests.helpers import tiny
 
 MARKS = {
@@ -74,7 +79,7 @@ def test_a_folder_of_the_hubs_cache_stands_for_its_main_snapshot(tmp_path: Path)
     assert locate(cache) == cache / "snapshots" / "bbb"
     (cache / "refs" / "main").write_text("ccc")  # a snapshot that was deleted
     assert locate(cache) == cache
-    with pytest.raises(ModelError, match=r"not a model folder.*it holds refs, snapshots"):
+    with pytest.raises(ModelError, match=r"not a model folder; 2 models lie inside it; give one of .*aaa, .*bbb"):
         reader_of(locate(cache))
 
 
@@ -215,6 +220,32 @@ def test_no_model_folder_names_each_mark_and_some_of_what_it_holds(tmp_path: Pat
 
 
 # --- inspect ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inner", ["0_Transformer", "x/model", "models--a--b/snapshots/0123"])
+def test_a_model_that_lies_deeper_is_named(
+    tmp_path: Path, inner: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = StaticEncoder(tokenizer(), dim=4).save(Path("m", inner))
+    Path("texts.txt").write_text("a\nb\n")
+    line = f"m: not a model folder; a model lies inside it; give {Path('m', inner)}"
+    for words in (["doctor", "m"], ["encode", "m", "texts.txt", "out.npy"]):
+        assert main(words) == 2
+        assert line in capsys.readouterr().err
+    assert main(["doctor", str(model)]) == 0
+    shutil.copytree(model, "m/other")
+    with pytest.raises(ModelError, match=r"2 models lie inside it; give one of m/.*, m/"):
+        inspect(Path("m"))
+
+
+def test_a_folder_of_data_beside_a_model_is_no_model_that_is_missed(tmp_path: Path) -> None:
+    StaticEncoder(tokenizer(), dim=4).save(tmp_path / "run" / "model")
+    (tmp_path / "run" / "log.jsonl").write_text("{}")
+    with pytest.raises(ModelError, match="a model lies inside it"):
+        examine(tmp_path)
+    (tmp_path / "faq.csv").write_text("question,answer\na,b\n")
+    assert examine(tmp_path).kind == "data"
 
 
 def test_a_plan_says_what_the_folder_says(tmp_path: Path) -> None:
