@@ -62,6 +62,15 @@ def test_a_crop_keeps_its_own_shape() -> None:
     assert prepare_images(model, views).pixels.shape == (60, 3, 32, 32)
 
 
+def test_a_crop_that_makes_an_image_smaller_smooths_it() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (448, 448, 3), dtype=np.uint8)
+    handle = io.BytesIO()
+    Image.fromarray(noise).save(handle, "PNG")
+    whole = Transform(crop=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0)
+    pixels = ImageInput(load_picture(handle.getvalue()), whole, (1, 2)).render((56, 56))
+    assert pixels.std() < noise.std() / 6  # single pixels, one of eight, have two thirds of it and more
+
+
 def test_rows_have_seeds_of_their_own() -> None:
     random = np.random.Generator(np.random.Philox(key=[1, 2], counter=[3, 4, 0, 0]))
     again = np.random.Generator(np.random.Philox(key=[1, 2], counter=[3, 4, 0, 0]))
