@@ -292,7 +292,10 @@ class ModelConfig(Settings):
     @model_validator(mode="after")
     def _one_origin(self) -> ModelConfig:
         if self.kind == "text" and (self.name is None) == (self.config is None):
-            raise ValueError("give either model.name (a folder or hub id) or model.config (a random encoder)")
+            raise ValueError(
+                "give either model.name (a folder or hub id) or model.config (a random encoder); model.name=null or "
+                "model.config=null leaves out the one of the recipe"
+            )
         if self.config is not None and (self.tokenizer is None or "model_type" not in self.config):
             raise ValueError("model.config needs model.tokenizer and the key model_type")
         if self.kind == "static" and self.name is None and (self.tokenizer is None or self.dim is None):

@@ -257,11 +257,12 @@ def assign(data: dict[str, Any], dotted_key: str, value: Any, where: str) -> Non
     node[_position(parts[-1], node, dotted_key, where) if isinstance(node, list) else parts[-1]] = value
 
 
-def left_out_towers(
+def left_out_random(
     data: Mapping[str, Any], changes: Sequence[tuple[str, Any, str]]
 ) -> tuple[list[tuple[str, Any, str]], list[str]]:
-    """Settings that leave out of a recipe how it makes the towers of a dual encoder, where the user names a model
-    (``model.name``), which brings its own. Other settings of the towers stay.
+    """Settings that leave out of a recipe how it makes a model from random weights, where the user names a model
+    (``model.name``), which brings its own: configuration and tokenizer of a text encoder, the towers of a dual encoder.
+    Other settings of the model stay.
 
     Parameters
     ----------
@@ -283,8 +284,12 @@ def left_out_towers(
     """
     place = next((where for key, value, where in changes if key == "model.name" and value is not None), None)
     model: Any = data.get("model")
-    towers = model.get("towers") if isinstance(model, Mapping) else None
-    if place is None or not isinstance(towers, Mapping) or model.get("kind") != "dual":
+    if place is None or not isinstance(model, Mapping):
+        return [], []
+    if model.get("kind", "text") == "text":
+        return _left_out_config(model, [key for key, _, _ in changes], place)
+    towers = model.get("towers")
+    if not isinstance(towers, Mapping) or model["kind"] != "dual":
         return [], []
     further = []
     for section, (part, names) in _ORIGINS.items():
@@ -298,6 +303,17 @@ def left_out_towers(
     left_out = [key.removeprefix("model.towers.") for key, _, _ in further]
     line = f"model.name brings its own towers: of model.towers {listed(left_out, 'and')} of the recipe are left out"
     return further, [line] if further else []
+
+
+def _left_out_config(
+    model: Mapping[str, Any], keys: Sequence[str], place: str
+) -> tuple[list[tuple[str, Any, str]], list[str]]:
+    """What `left_out_random` leaves out of a text encoder: a random configuration that the user did not give."""
+    if model.get("config") is None or any(f"{key}.".startswith("model.config.") or key == "model" for key in keys):
+        return [], []
+    names = [name for name in ("config", "tokenizer") if model.get(name) is not None and f"model.{name}" not in keys]
+    line = f"model.name brings its own weights: {listed([f'model.{name}' for name in names], 'and')} of the recipe are"
+    return [(f"model.{name}", None, place) for name in names], [f"{line} left out"]
 
 
 def _with_own_names(change: Override, where: str) -> Override:

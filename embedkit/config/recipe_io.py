@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from embedkit.config.overrides import ARGUMENTS, assign, copied, from_mapping, left_out_towers, parse_words
+from embedkit.config.overrides import ARGUMENTS, assign, copied, from_mapping, left_out_random, parse_words
 from embedkit.config.recipe import OLD_KEYS, Origin, Recipe
 from embedkit.config.recipe_keys import wrong_key_or_value
 from embedkit.config.stages import NOT_OF_A_STAGE, check_place, checked_stages, folder_of_stage, merged, refuse_trust
@@ -235,7 +235,7 @@ def _loaded(
         assign(data, key, copied(value), here)
         if key == "stages":
             plain["stages"] = value
-    further, lines = left_out_towers(data, laid_over[len(laid_over) - len(override_keys) :])
+    further, lines = left_out_random(data, laid_over[len(laid_over) - len(override_keys) :])
     for key, value, here in further:
         assign(data, key, value, here)
     notes, laid_over = [*notes, *lines], [*laid_over, *further]

@@ -249,6 +249,28 @@ def test_a_model_by_name_takes_the_place_of_the_towers_of_a_recipe(name: str, sm
             load_recipe(name, ["model.name=m", change], smoke=smoke)
 
 
+@pytest.mark.parametrize(
+    ("name", "smoke"),
+    [
+        ("pairs", True),
+        ("simcse-unsup", True),
+        ("quickstart", False),
+        ("quickstart", True),
+        ("mlm-small", False),
+        ("mlm-simcse", True),
+    ],
+)
+def test_a_model_by_name_takes_the_place_of_a_random_text_encoder(name: str, smoke: bool) -> None:
+    recipe = load_recipe(name, ["model.name=m", "model.max_length=17"], smoke=smoke)
+    for number, one in enumerate(stage_recipes(recipe)):
+        assert one.model.config is None and one.model.tokenizer is None and one.model.name == "m"
+        assert number or one.model.max_length in (17, 128)
+    [line] = [note for note in recipe.origin.notes if "brings its own weights" in note]
+    assert "model.config and model.tokenizer of the recipe are left out" in line
+    with pytest.raises(RecipeError, match=r"give either model.name .*model.name=null"):
+        load_recipe(name, ["model.name=m", "model.config={model_type: bert}", "model.tokenizer=builtin"], smoke=smoke)
+
+
 def test_overrides_of_a_mapping_are_taken_as_they_are(tmp_path: Path) -> None:
     odd = "\U0001f600 no: 1e-5 \x85 # {"
     where = Path("a folder") / "t.tsv"
