@@ -14,7 +14,10 @@ from embedkit.errors import COMMAND_LINE, DataError, RecipeError, UserError
 if TYPE_CHECKING:
     from embedkit.config.recipe import Recipe
 
-_CANDIDATES = ("clip-finetune", "scored-pairs", "classify", "pairs", "simclr", "simcse-unsup")
+_CANDIDATES = (
+    "clip-finetune", "scored-pairs", "classify", "pairs", "simclr", "simcse-unsup", "feature-supcon", "feature-pairs",
+    "feature-simclr", "time-series",
+)  # fmt: skip
 """Recipes for one's own data that may fit, of two that read as many columns the earlier one first."""
 
 
@@ -75,6 +78,7 @@ def _fitting(names: list[str], data: str) -> tuple[dict[str, tuple[Recipe, list[
     from embedkit.config.recipe_io import load_recipe
     from embedkit.data.datasets.open import open_sources
     from embedkit.training import setup
+    from embedkit.training.model_inputs import fitted
 
     fitting: dict[str, tuple[int, Recipe, list[str]]] = {}
     refusals: list[UserError] = []
@@ -82,6 +86,8 @@ def _fitting(names: list[str], data: str) -> tuple[dict[str, tuple[Recipe, list[
         recipe = load_recipe(name, {"data.train": data})
         try:
             sources = open_sources(recipe.data, setup.contract_of(recipe, setup.check(recipe)))
+            for source in sources:  # whether the model reads texts where these are texts
+                fitted(recipe.model, {}, frozenset(source.roles), source.kinds)
         except (DataError, RecipeError) as error:
             refusals.append(error)
             continue

@@ -279,7 +279,7 @@ def left_out_random(
     Examples
     --------
     >>> data = {"model": {"kind": "dual", "towers": {"dim": 8, "image": {"size": "vit-tiny-64", "patch_dropout": 0.5}}}}
-    >>> left_out_towers(data, [("model.name", "runs/clip", "here")])
+    >>> left_out_random(data, [("model.name", "runs/clip", "here")])
     ([('model.towers.dim', None, 'here'), ('model.towers.image.size', None, 'here')], ['model.name brings its own ...'])
     """
     place = next((where for key, value, where in changes if key == "model.name" and value is not None), None)

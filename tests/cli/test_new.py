@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -47,6 +48,27 @@ def test_the_recipe_that_reads_most_of_the_data_is_taken(
     recipe, base = load_recipe(file), load_recipe(RECIPES[name])
     assert (recipe.name, recipe.data.train[0].path) == (file.stem, name)
     assert (recipe.method, recipe.model, recipe.train) == (base.method, base.model, base.train)
+
+
+@pytest.mark.parametrize(
+    ("columns", "name"),
+    [
+        ({"query": (6, 4), "document": (6, 4)}, "feature-pairs"), ({"anchor": (6, 4)}, "feature-simclr"),
+        ({"anchor": (6, 4), "label": ()}, "feature-supcon"), ({"anchor": (6, 20, 3)}, "time-series"),
+    ],
+)  # fmt: skip
+def test_vectors_and_sequences_get_a_recipe_that_reads_them(
+    columns: dict[str, tuple[int, ...]], name: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    cells = {
+        key: rng.normal(size=size).astype("float32") if size else np.arange(6) % 2 for key, size in columns.items()
+    }
+    np.savez("rows.npz", **cells)
+    assert main(["new", "rows.npz", "--yes"]) == 0
+    assert f"rows.yaml: {name} on rows.npz" in capsys.readouterr().out
+    recipe = load_recipe("rows.yaml")
+    assert recipe.model == load_recipe(name).model and recipe.model.kind in ("feature", "sequence")
 
 
 def test_what_is_given_is_written_and_only_that(folder: Path) -> None:

@@ -30,6 +30,15 @@ def test_starts() -> None:
     assert _outputs(FeatureEncoder(6, dim=3, form="mlp", depth=2, hidden=5), X).shape == (50, 3)
 
 
+def test_more_principal_axes_than_numbers_are_refused_before_the_rows_are_read() -> None:
+    for form in ("linear", "residual"):
+        with pytest.raises(
+            ModelError, match=r"model.feature.dim: it is 7, .* 6 numbers .*; give 6 at most, or another start"
+        ):
+            FeatureEncoder(6, dim=7, form=form, start="pca")  # type: ignore[arg-type]
+    assert FeatureEncoder(6, dim=6, start="pca").dim == 6
+
+
 @pytest.mark.parametrize("size", [50, 7])
 def test_scaling_and_principal_axes_are_those_of_all_rows(size: int) -> None:
     wide = X.astype(np.float64)

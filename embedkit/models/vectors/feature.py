@@ -76,6 +76,9 @@ class FeatureEncoder(VectorEncoder):
         self.waves, self._reads = waves, width if waves is None else 6 * waves + 3
         self.dim, self.form, self.start = dim or self._reads, form, start
         self.hidden, self.depth, self.dropout = hidden or self._reads, depth, dropout
+        if start == "pca" and form != "mlp" and self.dim > self._reads:
+            raise ModelError(f"it is {self.dim}, and inputs of {self._reads} numbers have {self._reads} principal axes",
+                             where="model.feature.dim", remedy=f"give {self._reads} at most, or another start than pca")  # fmt: skip
         self.linear = None if form == "mlp" or (form == "residual" and self.dim == self._reads) else self._linear()
         self.layers = None if form == "linear" else self._mlp(zero=form == "residual")
 
