@@ -312,7 +312,7 @@ def _fill(pairs: Pairs, source: Source) -> None:
     count = 0
     for place, outcome in source.outcomes(Account(), records()):
         if isinstance(outcome, BadRow):
-            raise outcome if outcome.where else outcome.at(source.where(place))
+            raise outcome.refused(source.where(place))
         ids = _ids_of(current, pairs.id_column, source.where(place))
         for number, row in enumerate(outcome):
             own = ids[number : number + 1] if len(ids) == len(outcome) else ids
@@ -347,7 +347,7 @@ def our_words() -> Iterator[None]:
     try:
         yield
     except BadRow as bad:
-        raise DataError(bad.what, where=bad.where, remedy=_FIX) from bad.__cause__
+        raise bad.refused() from bad.__cause__
     except DataError as error:
         where = None if error.where is None else _PLACE.sub(r"\1", error.where)
         raise DataError(error.what, where=where, remedy=error.remedy) from error.__cause__
@@ -420,7 +420,7 @@ def read_corpus(
             for number, values in part.records():
                 where = f"{part.name}:{number}"
                 if isinstance(values, BadRow):
-                    raise values if values.where else values.at(where)
+                    raise values.refused(where)
                 if candidates.rows == 0:
                     column = column or _text_column(values, where, option)
                     id_column = id_column or next((name for name in CORPUS_IDS if name in values), None)
@@ -431,7 +431,7 @@ def read_corpus(
                     text = texts.text(values[str(column)])
                     group = None if values.get("group") in (None, "") else read_group(values["group"])
                 except BadRow as bad:
-                    raise bad.at(f"{where} column {column!r}") from bad.__cause__
+                    raise bad.refused(f"{where} column {column!r}") from bad.__cause__
                 candidates.add(text, _ids_of(values, id_column, where), group, equal=equal)
     if not candidates.rows:
         raise DataError("the corpus has no texts", where=candidates.name, remedy="give a file with a text a row")

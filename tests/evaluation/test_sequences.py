@@ -57,6 +57,43 @@ def test_classes_neighbours_and_odd_rows_of_series(file: Path) -> None:
     assert space.metrics["between_share"] > 0.3
 
 
+def test_retrieval_of_vectors_by_vectors_and_of_sequences(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    documents = rng.standard_normal((30, 6)).astype(np.float32)
+    queries = documents + 1.5 * rng.standard_normal((30, 6)).astype(np.float32)
+    documents[7], queries[9] = documents[3], queries[8]  # one document of two queries, one query with two answers
+    np.savez(tmp_path / "v.npz", query=queries, document=documents)
+    report = evaluate(FeatureEncoder(6), data=tmp_path / "v.npz", resamples=0)
+    task, different = report.tasks["v"], [row for row in range(30) if row != 9]
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (queries[different], np.delete(documents, 7, 0))]
+    cosines = unit[0] @ unit[1].T
+    place = {row: row - (row > 7) for row in range(30) if row != 7} | {7: 3}
+    gains = []
+    for n, row in enumerate(different):
+        right = {place[row]} | ({place[9]} if row == 8 else set())
+        ranked = [document in right for document in np.argsort(-cosines[n])[:10]]
+        discounts = 1 / np.log2(np.arange(2, 12))
+        gains.append(np.dot(ranked, discounts) / discounts[: len(right)].sum())
+    assert report.suite == "own-retrieval" and task.score == pytest.approx(100 * np.mean(gains), abs=1e-9)
+    assert 20 < task.score < 90 and task.worst[0]["query"].startswith(str(tmp_path / "v.npz:"))
+    np.savez(tmp_path / "same.npz", anchor=queries, positive=documents)  # the hash is that of the rows, not of the file
+    again = evaluate(FeatureEncoder(6), data=tmp_path / "same.npz", resamples=0)
+    hashes = [one.settings["data"][name]["sha256"] for one, name in ((report, "v"), (again, "same"))]
+    assert hashes[0] == hashes[1]
+    rows = [{"query": x[:2].reshape(2, 1).tolist(), "positive": x[:2].reshape(2, 1).tolist()} for x in queries[:5]]
+    model = SequenceEncoder(1, dim=4, hidden=4)
+    assert evaluate(model, "own-retrieval", rows, resamples=0).main == 100
+
+
+def test_columns_of_vectors_where_texts_are_read_are_told(tmp_path: Path) -> None:
+    np.savez(tmp_path / "v.npz", query=np.eye(3), positive=np.eye(3), negatives=np.ones((3, 1, 3)), score=np.ones(3))
+    with pytest.raises(DataError, match="negatives of vectors are not read; leave the column out"):
+        evaluate(FeatureEncoder(3), "own-retrieval", tmp_path / "v.npz", resamples=0)
+    settings = {"columns": {"query": "sentence1", "positive": "sentence2", "score": "score"}}
+    with pytest.raises(DataError, match="is ndarray, not text; name a column of texts"):
+        evaluate(FeatureEncoder(3), "own-sts", tmp_path / "v.npz", settings=settings, resamples=0)
+
+
 def test_vectors_go_the_same_way(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     label = np.arange(60) % 3

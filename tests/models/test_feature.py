@@ -11,7 +11,7 @@ import torch
 import embedkit
 from embedkit.data.vectors.values import Vectors
 from embedkit.errors import DataError, ModelError, UserError
-from embedkit.models import FeatureEncoder
+from embedkit.models import FeatureEncoder, encode_file
 from embedkit.models.augment.counter_rng import seeds_of
 
 X = (np.random.default_rng(0).standard_normal((50, 6)) * [1, 2, 3, 4, 5, 0] + [9, 8, 7, 6, 5, 4]).astype(np.float32)
@@ -121,3 +121,13 @@ def test_files_are_encoded(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", id=np.arange(50), vector=X)
     encode_file(model, tmp_path / "x.npz", tmp_path / "ids.npy")
     assert len((tmp_path / "ids.ids.jsonl").read_text().split()) == 50
+
+
+def test_a_bad_row_of_a_file_that_is_encoded_is_told_without_a_setting_of_training(tmp_path: Path) -> None:
+    x = X.copy()
+    x[17, 3] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    with pytest.raises(
+        DataError, match=r"x.npy:18, column x: number 3 of the vector is nan; fix .*, or take it out of the file"
+    ):
+        encode_file(FeatureEncoder(6), tmp_path / "x.npy", tmp_path / "out.npy")

@@ -56,6 +56,18 @@ class BadRow(DataError):
         """The same fault with its place filled in."""
         return BadRow(self.reason, self.what, where=where, remedy=self.remedy)
 
+    def refused(self, where: str | None = None) -> BadRow:
+        """The same fault outside of training, where no recipe says what is done with a bad row.
+
+        Examples
+        --------
+        >>> fault = BadRow("bad vector", "number 3 is nan", remedy="fix the row, or set data.on_bad_row: skip")
+        >>> print(fault.refused("a.npy:7"))
+        a.npy:7: number 3 is nan; fix the row, or take it out of the file
+        """
+        remedy = self.remedy and self.remedy.replace("set data.on_bad_row: skip", "take it out of the file")
+        return BadRow(self.reason, self.what, where=self.where or where, remedy=remedy)
+
 
 Record = tuple[int, "dict[str, Any] | BadRow"]
 """The number of a row in its file (line number in text formats, 1, 2, ... in tables) and its cells by column."""

@@ -78,13 +78,13 @@ def read_rows(rows: Any) -> list[Row]:
     return [{str(key): str(value) for key, value in row.items()} for row in rows]
 
 
-def excerpt(text: str) -> str:
-    """A text on one line, at most 240 characters of it.
+def excerpt(text: Any) -> str:
+    """A text on one line, at most 240 characters of it; of a vector its file and row.
 
     Examples
     --------
     >>> excerpt("a\\n  cat")
     'a cat'
     """
-    line = " ".join(text.split())
+    line = " ".join((text if isinstance(text, str) else text.name).split())
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."

@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from embedkit.data.vectors.sequences import axes_of
 from embedkit.errors import DataError
+from embedkit.evaluation.core.inputs import Item, item_key
+from embedkit.evaluation.datasets.inputs import inputs_of
 from embedkit.evaluation.datasets.splits import choose
 from embedkit.evaluation.datasets.tables import Table, read_lines, read_table
 
@@ -30,8 +33,8 @@ class Collection:
 
     Attributes
     ----------
-    document_ids, documents : list of str
-        Ids and texts (title, blank, text) in file order.
+    document_ids, documents : list
+        Ids and texts (title, blank, text), or vectors, in file order.
     query_ids, queries : list of str
         Only queries that have a judgement in the split.
     qrels : dict of str to dict of str to int
@@ -47,9 +50,9 @@ class Collection:
 
     source: str
     document_ids: list[str]
-    documents: list[str]
+    documents: list[Any]
     query_ids: list[str]
-    queries: list[str]
+    queries: list[Any]
     qrels: dict[str, dict[str, int]]
     notes: list[str] = field(default_factory=list)
 
@@ -260,7 +263,7 @@ def collection_of_pairs(table: Table) -> Collection:
     """The collection that a table of ``query`` and ``positive`` makes, with more documents from ``negatives`` (lists).
 
     Equal texts are one query or one document; every passage beside a query is relevant to it, and the corpus is that of
-    all passages.
+    all passages. Vectors and sequences may stand in for both.
 
     Examples
     --------
@@ -268,6 +271,8 @@ def collection_of_pairs(table: Table) -> Collection:
     >>> collection_of_pairs(table).qrels
     {'q0': {'d0': 1, 'd1': 1}}
     """
+    if any(axes_of(cell) for cell in table.columns.get("query", ())[:1]):
+        return _of_vectors(table)
     queries, passages = table.texts("query"), table.lists("positive")
     negatives = table.lists("negatives", empty=True) if "negatives" in table.columns else [[] for _ in queries]
     query_ids: dict[str, str] = {}
@@ -282,3 +287,21 @@ def collection_of_pairs(table: Table) -> Collection:
             documents.setdefault(passage, f"d{len(documents)}")
     return Collection(table.source, list(documents.values()), list(documents), list(query_ids.values()),
                       list(query_ids), qrels)  # fmt: skip
+
+
+def _of_vectors(table: Table) -> Collection:
+    """The collection of a table whose ``query`` and ``positive`` are vectors or sequences; equal ones are one."""
+    if "negatives" in table.columns:
+        raise DataError("negatives of vectors are not read", where=table.source, remedy="leave the column out")
+    queries, documents = inputs_of(table, "query"), inputs_of(table, "positive")
+    query_ids: dict[bytes, str] = {}
+    document_ids: dict[bytes, str] = {}
+    qrels: dict[str, dict[str, int]] = {}
+    firsts: tuple[list[Item], list[Item]] = ([], [])
+    for query, document in zip(queries, documents, strict=True):
+        for item, ids, sign, items in ((query, query_ids, "q", firsts[0]), (document, document_ids, "d", firsts[1])):
+            if item_key(item) not in ids:
+                ids[item_key(item)] = f"{sign}{len(ids)}"
+                items.append(item)
+        qrels.setdefault(query_ids[item_key(query)], {})[document_ids[item_key(document)]] = 1
+    return Collection(table.source, list(document_ids.values()), firsts[1], list(query_ids.values()), firsts[0], qrels)

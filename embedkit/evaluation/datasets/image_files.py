@@ -45,7 +45,7 @@ def read_folder(folder: Path) -> tuple[dict[str, list[Any]], list[int]]:
         for part in find_parts(str(place)):
             for number, values in part.records():
                 if isinstance(values, BadRow):
-                    raise values
+                    raise values.refused()
                 row = dict(values) if split is None else {**values, "split": values.get("split", split)}
                 rows.append(_beside(row, part.folder or place, folder))
                 numbers.append(number)

@@ -44,7 +44,7 @@ def inputs_of(table: Table, name: str = "text") -> list[Item]:
         try:
             vector: Any = cells.read("anchor", cell, kind)
         except BadRow as bad:
-            raise bad.at(f"{table.place(row)} column {name!r}") from bad.__cause__
+            raise bad.refused(f"{table.place(row)} column {name!r}") from bad.__cause__
         width = None if kind == "vector" else vector.shape[1]
         vectors.append(EncodedVector(vector.tobytes(), table.place(row), width))
     return vectors

@@ -263,5 +263,5 @@ def _rows(data: Data) -> list[dict[str, Any]]:
             objects.release(path)
     bad = next((values for values in records if isinstance(values, BadRow)), None)
     if bad is not None:
-        raise bad
+        raise bad.refused()
     return [dict(values) for values in records if not isinstance(values, BadRow)]

@@ -21,7 +21,7 @@ from embedkit.data.sources.hub import check_card, hub_client_quiet
 from embedkit.data.sources.registry import endings, file_named, readers
 from embedkit.data.vectors.arrays import whole_part
 from embedkit.errors import DataError, nearest
-from embedkit.evaluation.core.inputs import EncodedImage
+from embedkit.evaluation.core.inputs import EncodedImage, EncodedVector
 from embedkit.evaluation.core.suites import HubSource, TaskConfig
 from embedkit.evaluation.datasets.image_files import holds_images, image_content, read_folder
 from embedkit.evaluation.datasets.splits import choose
@@ -82,7 +82,12 @@ class Table:
             text = " ".join(cell.split()) if isinstance(cell, str) and not is_blank(cell) else ""
             if not text:
                 problem = "is empty" if cell is None or isinstance(cell, str) else f"is {type(cell).__name__}, not text"
-                raise DataError(f"column {name!r} {problem}", where=self.place(row), remedy=_FIX)
+                remedy = (
+                    "name a column of texts"
+                    if isinstance(cell, list | tuple | dict) or hasattr(cell, "shape")
+                    else _FIX
+                )
+                raise DataError(f"column {name!r} {problem}", where=self.place(row), remedy=remedy)
             values_read.append(text)
         return values_read
 
@@ -168,7 +173,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """
     for number, line in text_lines(path):
         if isinstance(line, BadRow):
-            raise line
+            raise line.refused()
         yield number, line.rstrip("\r\n")
 
 
@@ -176,7 +181,7 @@ def _sound(records: Iterable[Record]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Numbered records; the first bad one is raised."""
     for number, values in records:
         if isinstance(values, BadRow):
-            raise values
+            raise values.refused()
         yield number, values
 
 
@@ -486,7 +491,7 @@ def content_hash(*columns: Sequence[Any]) -> str:
     digest = hashlib.sha256()
     for cells in columns:
         for cell in cells:
-            if isinstance(cell, EncodedImage):
+            if isinstance(cell, EncodedImage | EncodedVector):
                 digest.update(cell.content)
             else:
                 digest.update(json.dumps(cell, ensure_ascii=False, default=str).encode())

@@ -27,8 +27,6 @@ TEXTS = ("text", "sentence")
 
 OTHERS = ("passage", "document", "contents", "content", "caption")
 
-_FIX = "fix the row, or take it out of the file"
-
 
 @dataclass
 class RowTable:
@@ -141,8 +139,7 @@ class RowTable:
         try:
             return reader(row[column])
         except BadRow as bad:
-            where = f"{self.places[place]} column {column!r}"
-            raise DataError(bad.what, where=where, remedy=_FIX) from bad.__cause__
+            raise bad.refused(f"{self.places[place]} column {column!r}") from bad.__cause__
 
     def moved(self, target: Path | None, image_column: str | None = None) -> list[dict[str, Any]]:
         """The rows for a file in another folder: relative paths of images lead to the same files from there.
@@ -240,7 +237,7 @@ def _records(parts: Iterable[Part], where: Mapping[str, Any]) -> Iterator[tuple[
         unseen, columns = set(where), dict[str, None]()
         for number, values in part.records():
             if isinstance(values, BadRow):
-                raise values if values.where else values.at(f"{part.name}:{number}")
+                raise values.refused(f"{part.name}:{number}")
             if unseen:
                 columns |= dict.fromkeys(values)
                 unseen -= values.keys()

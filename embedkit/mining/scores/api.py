@@ -223,7 +223,7 @@ def _read(data: Any, **options: Any) -> tuple[list[dict[str, Any]], list[str]]:
         source, notes = open_pairs(path, also=frozenset({"negatives"}), **options)
         for place, outcome in source.outcomes(Account()):
             if isinstance(outcome, BadRow):
-                raise outcome if outcome.where else outcome.at(source.where(place))
+                raise outcome.refused(source.where(place))
             for row in outcome:
                 rows.append({"negatives": [], **row})
     if not rows:

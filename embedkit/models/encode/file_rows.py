@@ -119,9 +119,9 @@ def _item(row: dict[str, Any], column: str | None, folder: Path | None, where: s
         try:
             return read_vector(cell) if axes == 1 else read_sequence(cell)
         except BadRow as bad:
-            raise bad.at(f"{where}, column {column}") from bad.__cause__
+            raise bad.refused(f"{where}, column {column}") from bad.__cause__
     if isinstance(cell, np.ndarray):
-        raise no_vector(cell).at(f"{where}, column {column}")
+        raise no_vector(cell).refused(f"{where}, column {column}")
     if not isinstance(cell, str):
         kind = "empty" if cell is None else type(cell).__name__
         raise DataError(f"cell is {kind}, not text", where=f"{where}, column {column}", remedy="fix or remove the row")
@@ -132,7 +132,7 @@ def _item(row: dict[str, Any], column: str | None, folder: Path | None, where: s
     try:
         return Path(image_path(cell, folder))
     except BadRow as bad:
-        raise bad.at(f"{where}, column {column}") from bad.__cause__
+        raise bad.refused(f"{where}, column {column}") from bad.__cause__
 
 
 def _column_of(row: dict[str, Any], where: str) -> str:

@@ -77,8 +77,9 @@ class FeatureEncoder(VectorEncoder):
         self.dim, self.form, self.start = dim or self._reads, form, start
         self.hidden, self.depth, self.dropout = hidden or self._reads, depth, dropout
         if start == "pca" and form != "mlp" and self.dim > self._reads:
-            raise ModelError(f"it is {self.dim}, and inputs of {self._reads} numbers have {self._reads} principal axes",
-                             where="model.feature.dim", remedy=f"give {self._reads} at most, or another start than pca")  # fmt: skip
+            what = f"it is {self.dim}, and inputs of {self._reads} numbers have {self._reads} principal axes"
+            remedy = f"give {self._reads} at most, or another start than pca"
+            raise ModelError(what, where="model.feature.dim", remedy=remedy)
         self.linear = None if form == "mlp" or (form == "residual" and self.dim == self._reads) else self._linear()
         self.layers = None if form == "linear" else self._mlp(zero=form == "residual")
 
