@@ -1,4 +1,5 @@
-"""Data: empty, repeated and equal texts, scores that say nothing or the opposite of what they should."""
+"""Data: empty, repeated and equal texts, vectors that cannot be read or stand twice, scores that say nothing or the
+opposite of what they should."""
 
 from __future__ import annotations
 
@@ -29,6 +30,7 @@ def examine_data(path: str) -> Examined:
     ('2 different texts, 3.5 words on average', '1 of 2')
     """
     from embedkit.data import read_rows
+    from embedkit.data.vectors.sequences import axes_of
 
     rows = list(itertools.islice(read_rows(path), ROWS_READ))
     if not rows:
@@ -48,6 +50,9 @@ def examine_data(path: str) -> Examined:
         if words > 2:  # names, labels and ids are no texts
             wordy.append(column)
             findings += _column_findings(column, cells, different)
+    for column in [name for name in rows[0] if axes_of(rows[0][name]) == 1]:
+        facts[f"column {column}"] = f"vectors of {len(rows[0][column]):,} numbers"
+        findings += _vector_findings(column, [row.get(column) for row in rows])
     for one, two in itertools.combinations(texts, 2):
         equal = sum(row.get(one) == row.get(two) for row in rows)
         if equal > 0.01 * len(rows) and len(set(texts[one])) > 20:
@@ -76,6 +81,34 @@ def _column_findings(column: str, cells: list[str], different: int) -> Iterator[
             f"{different:,} different among {len(cells):,}; {most[:40]!r} {count:,} times",
             "equal texts in a batch are false negatives: set data.sampler=no-duplicates",
         )
+
+
+def _vector_findings(column: str, cells: list[Any]) -> Iterator[Finding]:
+    """What is wrong with a column of vectors: rows that cannot be read, those of zeros, and equal ones."""
+    from embedkit.data.schema.rows import BadRow
+    from embedkit.data.vectors.values import read_vector
+
+    vectors, bad = [], []
+    for row, cell in enumerate(cells, 1):
+        try:
+            vectors.append(read_vector(cell))
+        except BadRow as fault:
+            bad.append(f"row {row}: {fault.what}")
+    if bad:
+        yield Finding(f"column {column!r} has vectors that cannot be read", f"{len(bad):,} of {len(cells):,}; {bad[0]}",
+                      "fix these rows, or train with data.on_bad_row=skip")  # fmt: skip
+    widths = Counter(len(vector) for vector in vectors)
+    if len(widths) > 1:
+        evidence = ", ".join(f"{count:,} of {width:,} numbers" for width, count in widths.most_common(3))
+        yield Finding(f"column {column!r} has vectors of unequal width", evidence, "give all rows the same length")
+    zeros = sum(not vector.any() for vector in vectors)
+    if zeros:
+        yield Finding(f"column {column!r} has vectors of zeros", f"{zeros:,} of {len(cells):,}",
+                      "they have no direction, and a cosine of 0 to everything: drop these rows")  # fmt: skip
+    different = len({vector.tobytes() for vector in vectors})
+    if different > 20 and different < 0.8 * len(vectors):
+        yield Finding(f"column {column!r} repeats its vectors", f"{different:,} different among {len(vectors):,}",
+                      "equal vectors in a batch are false negatives: drop the copies")  # fmt: skip
 
 
 def score_findings(column: str, rows: Sequence[tuple[str, str, Any]]) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -45,6 +46,38 @@ def test_healthy_data_has_no_findings(tmp_path: Path) -> None:
 )
 def test_faults_of_data_are_found(tmp_path: Path, fault: Any, word: str) -> None:
     assert word in whats(examine(write_tsv(tmp_path / "bad.tsv", fault(pairs(200)))))
+
+
+def _changed(x: np.ndarray, rows: slice, value: Any) -> np.ndarray:
+    x[rows] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    ("fault", "word", "evidence"),
+    [
+        (lambda x: x, None, ""),
+        (
+            lambda x: _changed(x, slice(6, 8), np.nan),
+            "'x' has vectors that cannot be read",
+            "2 of 80; row 7: number 0 ",
+        ),
+        (lambda x: _changed(x, slice(3, 4), 0.0), "'x' has vectors of zeros", "1 of 80"),
+        (lambda x: _changed(x, slice(40, 80), x[0]), "'x' repeats its vectors", "40 different among 80"),
+    ],
+)
+def test_faults_of_vectors_are_found(tmp_path: Path, fault: Any, word: str | None, evidence: str) -> None:
+    np.save(tmp_path / "x.npy", fault(np.random.default_rng(0).standard_normal((80, 4)).astype(np.float32)))
+    found = examine(str(tmp_path / "x.npy"))
+    assert found.facts["column x"] == "vectors of 4 numbers" and len(found.findings) == (word is not None)
+    assert all(word in one.what and one.evidence.startswith(evidence) for one in found.findings)  # type: ignore[operator]
+
+
+def test_vectors_of_unequal_width_are_found(tmp_path: Path) -> None:
+    rows = [{"vec": [0.5] * (5 if row == 7 else 4), "text": f"a text, number {row}"} for row in range(9)]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (finding,) = examine(str(tmp_path / "x.jsonl")).findings
+    assert "unequal width" in finding.what and finding.evidence == "8 of 4 numbers, 1 of 5 numbers"
 
 
 def test_overlap_of_training_and_evaluation_is_found(tmp_path: Path) -> None:
