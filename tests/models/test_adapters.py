@@ -68,6 +68,21 @@ def test_merging_adds_the_product_of_the_factors() -> None:
     assert all(torch.equal(merged[name], before[name]) for name in untouched)
 
 
+def test_a_layer_under_two_names_takes_no_adapter() -> None:
+    """peft's adapter would act under the first name alone, until the merge."""
+    model = nn.Module()
+    model.encoder = nn.ModuleDict({"one": nn.Linear(4, 4), "other": nn.Linear(4, 4)})
+    model.encoder["again"] = model.encoder["one"]
+    with pytest.raises(ModelError, match=r"model\.lora\.targets: the layer one is again too"):
+        add_lora(model, LoraConfig(rank=2, targets=["one"]))
+    model.encoder = nn.ModuleDict({"one": nn.Sequential(nn.Linear(4, 4))})
+    model.encoder["again"] = model.encoder["one"]  # the adapter is within what both names stand for
+    add_lora(model, LoraConfig(rank=2, targets=["0"]))
+    stirred(model, ".lora_")
+    rows = torch.ones(1, 4)
+    assert torch.equal(model.encoder["one"](rows), model.encoder["again"](rows))
+
+
 def test_running_means_are_saved_with_an_adapter() -> None:
     model, plain = nn.Module(), nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4))
     model.encoder = copy.deepcopy(plain)

@@ -24,7 +24,7 @@ def add_lora(model: Any, config: LoraConfig) -> None:
     MissingExtraError
         When peft is not installed.
     ModelError
-        When no layer has a name in ``targets``.
+        When no layer has a name in ``targets``, or one of them stands under a second name.
 
     Examples
     --------
@@ -59,6 +59,18 @@ def add_lora(model: Any, config: LoraConfig) -> None:
         raise ModelError(f"adapters do not fit ({reason})", where="model.lora.targets") from error
     if fused and not add_fused_lora(model.encoder, config, read) and not targets:
         raise ModelError("no layer has such a name", where="lora.targets", remedy="try all-linear")
+    _refuse_second_names(model.encoder)
+
+
+def _refuse_second_names(encoder: nn.Module) -> None:
+    """peft puts an adapter in front of a layer under its first name; under another one the plain layer stays."""
+    first = {id(module.base_layer): name for name, module in encoder.named_modules() if hasattr(module, "base_layer")}
+    for name, module in encoder.named_modules(remove_duplicate=False):
+        if id(module) in first and not name.endswith(".base_layer"):
+            raise ModelError(
+                f"the layer {first[id(module)]} is {name} too, where its adapter would not act",
+                where="model.lora.targets", remedy="name other layers, or train without lora",
+            )  # fmt: skip
 
 
 def _linear_layers(encoder: nn.Module, config: LoraConfig, fused: set[str]) -> list[str]:
