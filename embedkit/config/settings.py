@@ -163,3 +163,38 @@ def _place(loc: Sequence[int | str], settings: Any) -> tuple[list[int | str], An
             place.append(part)
             value = value[part]
     return place, value
+
+
+def refuse_idle(owner: type, values: Mapping[str, Any], where: str, needs: str) -> None:
+    """Refuse settings that are not their defaults, where what reads them is off.
+
+    Parameters
+    ----------
+    owner : type
+        Whose settings they are.
+    values : mapping
+        Setting -> its value.
+    where : str
+        Key of the section.
+    needs : str
+        What has to be set for them, in words.
+
+    Raises
+    ------
+    RecipeError
+        Naming the first one.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> refuse_idle(methods["sent2vec"], {"t": 5e-6, "least": 9}, "method", "frequencies")
+    Traceback (most recent call last):
+    embedkit.errors.RecipeError: method.least: has no effect without frequencies; set that, or leave it out (5 if ...)
+    """
+    for name, value in values.items():
+        default = inspect.signature(owner).parameters[name].default
+        if value != default:
+            raise RecipeError(
+                f"has no effect without {needs}", where=f"{where}.{name}",
+                remedy=f"set that, or leave it out ({default} if a recipe has it)",
+            )  # fmt: skip

@@ -8,9 +8,11 @@ from embedkit.config.model import FeatureConfig, ModelConfig, SequenceConfig
 from embedkit.errors import ModelError
 from embedkit.factory.folder_settings import folder_of
 from embedkit.factory.registry import builders
+from embedkit.factory.settings import taken
 from embedkit.formats.detect import inspect
 from embedkit.formats.loading import assemble
 from embedkit.models.vectors.feature import FeatureEncoder
+from embedkit.models.vectors.places import waves_width
 from embedkit.models.vectors.sequence import SequenceEncoder
 
 
@@ -29,9 +31,16 @@ def _feature(config: ModelConfig) -> FeatureEncoder:
     if settings.width is None:
         raise ModelError("nothing says how many numbers a vector has", where="model.feature.width", remedy="set it")
     return FeatureEncoder(
-        settings.width, settings.dim, settings.form, settings.hidden, settings.depth, settings.dropout, settings.start,
-        settings.scaling, normalize=config.normalize is not False, waves=settings.waves,
+        settings.width, settings.dim, settings.form, scaling=settings.scaling, waves=settings.waves,
+        normalize=config.normalize is not False, **taken(settings, _of_form(settings)),
     )  # fmt: skip
+
+
+def _of_form(settings: Any) -> list[str]:
+    """The settings that a form has: those of its hidden layers, and where its linear map starts."""
+    width = settings.width if settings.waves is None else waves_width(settings.waves)
+    has_map = settings.form == "linear" or (settings.form == "residual" and settings.dim not in (None, width))
+    return [*(() if settings.form == "linear" else ("hidden", "depth", "dropout")), *(("start",) if has_map else ())]
 
 
 @builders.add("sequence")
@@ -50,9 +59,11 @@ def _sequence(config: ModelConfig) -> SequenceEncoder:
         raise ModelError("nothing says how many numbers a step has", where="model.sequence.width", remedy="set it")
     form = settings.form
     more = {"heads": settings.heads} if form == "transformer" else {} if form == "gru" else {"kernel": settings.kernel}
+    if form != "gru" or settings.depth > 1:  # a GRU drops between its layers
+        more["dropout"] = settings.dropout
     return SequenceEncoder(
         settings.width, settings.dim, form, settings.hidden, settings.depth, patch=settings.patch,
-        dropout=settings.dropout, scaling=settings.scaling, normalize=config.normalize is not False, **more,
+        scaling=settings.scaling, normalize=config.normalize is not False, **more,
     )  # fmt: skip
 
 

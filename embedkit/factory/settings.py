@@ -7,6 +7,7 @@ effect on the model, and is an error that names the key.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar, cast
 
@@ -72,7 +73,11 @@ class RecordedSettings:
         whole = isinstance(self._section, ModelConfig) and self._section.kind == "dual"
         if whole and name in TextTowerConfig.model_fields:
             return f"it belongs to a tower: {self._where}.towers.text.{name}"
-        return "leave it out"
+        for view in (view for views in self._inner.values() for view in views):
+            if key in view.unread():
+                return view.remedy(key)
+        default = type(self._section).model_fields[name].get_default(call_default_factory=True)
+        return f"leave it out, or set it to {json.dumps(default)} where the recipe has it"
 
     def unread(self) -> list[str]:
         """Keys that the user set and nobody read."""
@@ -118,7 +123,7 @@ def every_setting_used(section: Section, where: str, elsewhere: Iterable[str] = 
     ...     head.kind
     Traceback (most recent call last):
     ...
-    embedkit.errors.ModelError: model.head.dim: has no effect on this model; leave it out
+    embedkit.errors.ModelError: model.head.dim: has no effect on this model; leave it out, or ...
     """
     view = RecordedSettings(section, where)
     view.take(elsewhere)
@@ -134,7 +139,7 @@ def refuse_unread(view: RecordedSettings) -> None:
     >>> refuse_unread(RecordedSettings(ModelConfig(name="m", pooling="cls"), "model"))
     Traceback (most recent call last):
     ...
-    embedkit.errors.ModelError: model.name: has no effect on this model (and model.pooling); leave it out
+    embedkit.errors.ModelError: model.name: has no effect on this model (and model.pooling); leave it out, or ...
     """
     keys = view.unread()
     if keys:

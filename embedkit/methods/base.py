@@ -195,7 +195,10 @@ class Method:
     """Random changes of the images of a view, for methods that read images."""
 
     listed_views: frozenset[str] = frozenset()
-    """Further views ("view3" ...) that a list of the recipe asks for, so that something has to read them."""
+    """Further views ("view3" ...) that the recipe asks for, so that something has to read them."""
+
+    gives_patches: bool = True
+    """Whether the patches of its images can be read by a method beside it: they pass through the image tower."""
 
     view_sizes: frozenset[int] = frozenset()
     """Sides of the square images of views that are not as large as the model's."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from embedkit.config.settings import Count, NotNegative, Share, Template
+from embedkit.config.settings import Count, NotNegative, Share, Template, refuse_idle
 from embedkit.data.schema.contract import Contract
 from embedkit.errors import RecipeError
 from embedkit.methods.base import Method, Row, View, methods
@@ -76,6 +76,8 @@ class ImageText(Method):
         self.transform = Transform.of(transform)
         self.captions, self.template = captions, template
         self.mixup, self.mix_texts, self.cutmix, self.image_size = mixup, mix_texts, cutmix, (1, 1)
+        if not mixup:
+            refuse_idle(ImageText, {"mix_texts": mix_texts, "cutmix": cutmix}, "method", "mixup")
         if mixup and (captions > 1 or self.transform is None or self.transform.crop is None):
             what = "several captions" if captions > 1 else "images of any size"
             raise RecipeError(f"{what} cannot be mixed", where="method.mixup",

@@ -32,15 +32,14 @@ class ClipViews(ImageText):
     Every view has its embedding in the shared space. A branch of `projectors` gives some of the views a second one,
     ``BRANCH-VIEW``, by a projector of training only: on what the tower gives, beside the model's own projection, so
     that what leaves the run is the plain model. Batch normalisation is over all rows of a view, of all processes. The
-    objective names what it reads: ``sum`` with ``inputs``, ``view-pairs`` for one term over several views.
-
-    With ``guide: {ema: ...}`` a branch that reads "shared" has a running mean of its projector, of that decay.
+    objective names what it reads: ``sum`` with ``inputs``, ``view-pairs`` for one term over several views. With
+    ``guide: {ema: ...}`` a branch that reads "shared" has a running mean of its projector, of that decay.
 
     Parameters
     ----------
     images : mapping
-        View -> transform, as in `ImageText`, with ``size`` and ``teacher`` (`embedkit.views.crops.crop_of`); ``anchor``
-        must be there.
+        View -> transform, as in `ImageText`, with ``size`` and ``teacher`` (`embedkit.views.crops.crop_of`). One is
+        ``anchor``; a term of the objective or a projector reads each other one, as for texts.
     texts : mapping
         View -> what it draws of the captions, see `embedkit.methods.branches.captions.drawn_texts`: "caption", "first",
         "sentence", "same" or "negated", as the first; ``positive`` must be there. The key ``augment`` changes them.
@@ -71,12 +70,10 @@ class ClipViews(ImageText):
         for name, key, views in (("anchor", "images", self._images), ("positive", "texts", self._texts)):
             if name not in views:
                 raise RecipeError(f"there is no view {name!r}", where=f"method.{key}", remedy=f"give it: {name}: ...")
-        if double := sorted(set(self._images) & set(self._texts)):
-            raise RecipeError(f"{double[0]!r} is a view of images and of texts", where="method.texts",
-                              remedy="give one of them another name")  # fmt: skip
+        for name in sorted(set(self._images) & set(self._texts)):
+            raise RecipeError(f"{name!r} is a view of images and of texts", where="method.texts", remedy="rename it")
         self.negation = check_kinds(self._texts, merged, negation)
-        towers = dict.fromkeys(self._images, "image") | dict.fromkeys(self._texts, "text")
-        self._branches = Branches(projectors, towers)
+        self._branches = Branches(projectors, dict.fromkeys(self._images, "image") | dict.fromkeys(self._texts, "text"))
 
     @property
     def provides(self) -> frozenset[str]:
@@ -84,8 +81,11 @@ class ClipViews(ImageText):
 
     @property
     def sizes(self) -> Mapping[str, int]:  # type: ignore[override]
-        """Embeddings of branches with the sizes of their vectors."""
         return self._branches.sizes
+
+    @property
+    def listed_views(self) -> frozenset[str]:  # type: ignore[override]
+        return self._branches.listed
 
     @property
     def guided(self) -> frozenset[str]:  # type: ignore[override]

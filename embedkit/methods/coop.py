@@ -55,6 +55,7 @@ class CoOp(Method):
     paper: ClassVar[str] = "Zhou et al. 2022, IJCV, Learning to Prompt for Vision-Language Models, section 3.2"
     own_shapes: ClassVar[bool] = True
     """See `View`."""
+    gives_patches: ClassVar[bool] = False  # type: ignore[misc]
     contract: ClassVar[Contract] = Contract(frozenset({"image"}))
     objective: ClassVar[dict[str, Any] | None] = None
 

@@ -94,11 +94,8 @@ class Heads(Method):
     def adapt(self, model: Model) -> None:
         if self.image and model.kind != "dual":
             raise ModelError(f"is a {model.kind} model", where="model.kind", remedy="use a dual model: it sees images")
-        if self.image:  # freeze what sees no image
-            dual: Any = model
-            dual.untrained_text = dual.untrained_text or dual.are_strangers
-            model.text.requires_grad_(False)
-            model.projections["text"].requires_grad_(False)  # type: ignore[index,union-attr]
+        if self.image:
+            model.train_images_alone()  # type: ignore[operator]
         layers = getattr(model, "layers", ())
         if any(head.keep for head in self.heads) and not all(
             layer.runs(True) and layer.runs(False) for layer in layers
@@ -129,6 +126,9 @@ class Heads(Method):
         return {name: view for name, view in role_views(rows).items() if name in self.contract.requires}
 
     def beside(self, views: Mapping[str, View]) -> dict[str, View]:
+        if self.image:
+            raise RecipeError("beside a method heads read its views", where="auxiliary.heads.image",
+                              remedy="leave image and transform out, and name a view of images in views")  # fmt: skip
         for head in self.heads if views else ():
             for name in head.views:
                 if name not in views:

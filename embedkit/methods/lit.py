@@ -46,7 +46,7 @@ class LiT(ImageText):
 
     def __init__(self, cache: bool = True, captions: Count = 1, template: Template | None = None) -> None:
         super().__init__(None, captions, template)
-        self.caches_images = cache
+        self.caches_images, self.gives_patches = cache, not cache
 
     def adapt(self, model: Model) -> None:
         """Lock the image tower."""

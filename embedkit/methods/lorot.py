@@ -58,6 +58,7 @@ class LoRot(Method):
         if self.transform is None or self.transform.crop is None:
             raise RecipeError("has no crop, so that nothing can be turned", where="method.transform",
                               remedy="use weak, or give crop")  # fmt: skip
+        self.stands_alone = True
 
     @property
     def contract_beside(self) -> Contract:
@@ -70,6 +71,8 @@ class LoRot(Method):
         """Refuse a model without images."""
         if model.kind != "dual":
             raise ModelError(f"is a {model.kind} model", where="model.kind", remedy="use a dual model: it sees images")
+        if self.stands_alone:
+            model.train_images_alone()  # type: ignore[operator]
 
     def parts(self, model: Model) -> nn.ModuleDict:
         from torch import nn
@@ -85,6 +88,7 @@ class LoRot(Method):
 
     def beside(self, views: Mapping[str, View]) -> dict[str, View]:
         """Turn the views of the method beside it."""
+        self.stands_alone = False
         if views and not any(turn(view) for name, view in views.items() if view.tower == "image" and name == self.view):
             raise RecipeError(f"there is no view {self.view!r} of cropped images here", where="auxiliary.lorot",
                               remedy="put it beside a method on images whose transform has a crop")  # fmt: skip

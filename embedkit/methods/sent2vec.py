@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from embedkit.config.settings import File, Positive, Rate, Whole
+from embedkit.config.settings import File, Positive, Rate, Whole, refuse_idle
 from embedkit.data.schema.contract import Contract
 from embedkit.errors import ModelError
 from embedkit.methods.base import Method, Row, View, methods
@@ -81,6 +81,7 @@ class Sent2Vec(Method):
         self, frequencies: File | None = None, t: Rate = 5e-6, least: Whole = 5, ngram_dropout: Rate = 0.3,
         placeholder: str = "[UNK]", start: Positive | None = None,
     ) -> None:  # fmt: skip
+        refuse_idle(Sent2Vec, {} if frequencies else {"t": t, "least": least}, "method", "frequencies")
         self.frequencies, self.t, self.least = frequencies, t, least
         self.ngram_dropout, self.placeholder, self.start = ngram_dropout, placeholder, start
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from embedkit.config.settings import Count, Positive, Rate
+from embedkit.config.settings import Count, Positive, Rate, refuse_idle
 from embedkit.methods.base import methods
 from embedkit.methods.simctg import TokenTerm
 
@@ -58,6 +58,7 @@ class VirtualAdversarial(TokenTerm):
         step_size: Positive = 1e-3, start: Positive = 1e-5, per: Literal["text", "token"] = "token",
         rate: Rate = 0.15,
     ) -> None:  # fmt: skip
+        refuse_idle(VirtualAdversarial, {"rate": rate} if reads == "vectors" else {}, "method", "reads: words")
         self.output, self.rate = reads, rate
         self.epsilon, self.steps, self.step_size, self.start, self.per = epsilon, steps, step_size, start, per
 

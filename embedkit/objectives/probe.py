@@ -160,7 +160,7 @@ def effects(config: object, situation: Situation, build: Callable[..., Objective
     with torch.random.fork_rng(devices=[]):
         plain = _outcome(objective, inputs)
         fields = (
-            situation.roles | (situation.names & {"negatives", *VIEWS[2:], *situation.sizes})
+            situation.roles | (situation.names - ({*VIEWS[:2]} - {*situation.sizes}))
             | ({"guide"} if situation.guided else set())
         )  # fmt: skip
         return frozenset(name for name in fields if _matters(objective, inputs, name, plain))

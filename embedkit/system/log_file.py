@@ -13,6 +13,22 @@ Row = Mapping[str, Any]
 """``step``, and either numbers by name or ``scores``: number or None by ``suite/task``."""
 
 
+RATES = tuple(f"{noun}_per_s" for noun in ("sentences", "images", "vectors", "sequences", "inputs"))
+"""What a log calls the speed, by what the model reads; inputs where texts and images, say, are read in one step."""
+
+
+def speed_of(row: Mapping[str, Any]) -> tuple[str, float] | None:
+    """What a row of a log counts, and how many of it a second; None for a row of an evaluation.
+
+    Examples
+    --------
+    >>> speed_of({"step": 10, "images_per_s": 250.0})
+    ('images', 250.0)
+    """
+    name = next((name for name in RATES if name in row), None)
+    return None if name is None else (name.removesuffix("_per_s"), float(row[name]))
+
+
 def read_log(path: Path) -> list[Row]:
     """The rows of the log of a run.
 

@@ -17,7 +17,7 @@ from embedkit.data.images.decoding import decode_batches
 from embedkit.errors import RecipeError
 from embedkit.models.encode.encoding import BATCH_TOKENS
 from embedkit.models.execution.recompute import Recompute
-from embedkit.system.log_file import read_log
+from embedkit.system.log_file import read_log, speed_of
 from embedkit.system.memory import available_bytes, resident_bytes
 from embedkit.training import batching, setup
 from embedkit.training.evaluation.holdout import why_unscored
@@ -213,7 +213,7 @@ def _output(recipe: Recipe) -> Path:
 def _seconds(recipe: Recipe, batch: Mapping[str, Any], total: int) -> float | None:
     """Seconds of all steps at the speed that the log in the folder of the run records; None without one."""
     path = _output(recipe) / "log.jsonl"
-    speeds = [row["sentences_per_s"] for row in read_log(path) if "sentences_per_s" in row] if path.is_file() else []
+    speeds = [speed[1] for speed in map(speed_of, read_log(path)) if speed is not None] if path.is_file() else []
     return total * batch["inputs"] / speeds[-1] if speeds and speeds[-1] > 0 else None
 
 

@@ -17,11 +17,12 @@ from embedkit.errors import RecipeError, moved, nearest, need
 from embedkit.methods import methods
 from embedkit.methods.base import Method
 from embedkit.training.batching import check_first_rows
+from embedkit.training.idle import idle_settings
 from embedkit.training.layers import widen
 from embedkit.training.model_inputs import check_places
 from embedkit.training.model_inputs import fitted as fitted_model
 from embedkit.training.monitor.trackers import check_trackers
-from embedkit.training.view_checks import check_views, look_at_pictures
+from embedkit.training.view_checks import check_views, look_at_pictures, views_of_one_shape
 
 if TYPE_CHECKING:
     from embedkit.data import TrainingRows
@@ -327,6 +328,8 @@ def open_rows(
     check_first_rows(method, rows)
     method.check_data(rows)
     look_at_pictures(recipe, method, rows)
+    for line in idle_settings(recipe):
+        rows.add_note(line)
     return rows
 
 
@@ -421,12 +424,15 @@ def notes_of_model(recipe: Recipe, method: Method, rows: TrainingRows, model: An
     >>> notes_of_model(recipe, method, open_rows(recipe, method), build(recipe.model, 0), None)
     []
     """
-    from embedkit.methods.common.usage import equal_views, views_of_one_shape
+    from embedkit.methods.common.usage import equal_views
 
     usage = _usage_of_rows(recipe, method, rows)
     note = equal_views(method, usage, model, parts)
     notes = [*usage.notes, *([] if note is None else [f"{recipe.method.name}: {note}"])]
     names = views_of_one_shape(method, usage, model)
+    if getattr(model, "untrained_text", False) and any(p.requires_grad for p in model.text.parameters()):
+        notes.append(f"{recipe.model.name}: was trained on images alone, so its text tower ({model.text.kind}, "
+                     f"{model.text.dim} numbers) has learnt nothing of them yet: it is trained from there")  # fmt: skip
     if names:
         high, wide = model.preprocess.size
         notes.append(f"all images of {', '.join(names)} are {high} x {wide}: patches of images are compared, or images "

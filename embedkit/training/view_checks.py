@@ -14,6 +14,7 @@ from embedkit.methods.base import Method
 
 if TYPE_CHECKING:
     from embedkit.data import TrainingRows
+    from embedkit.methods.common.usage import Usage
     from embedkit.models.modules.image_towers import ImageTower
     from embedkit.objectives.base import Objective
 
@@ -91,7 +92,6 @@ def look_at_pictures(recipe: Recipe, method: Method, rows: TrainingRows) -> None
     >>> [line for line in open_rows(recipe, build_method(recipe)).notes if "crop" in line]
     ['128 of 128 pictures are smaller than a crop, 40 x 40, and are enlarged; the first: ...']
     """
-    from embedkit.methods.common.usage import image_views
     from embedkit.training.picture_sizes import small_pictures
 
     if not rows.roles & set(IMAGE_ROLES):
@@ -148,3 +148,39 @@ def _patches(recipe: Recipe) -> tuple[int | None, tuple[int, int] | None]:
     if not isinstance(sides, list | tuple) or [isinstance(side, int) for side in sides] != [True, True]:
         return patch, None
     return patch, (sides[0] // patch, sides[1] // patch)
+
+
+def views_of_one_shape(method: Method, usage: Usage, model: Any) -> list[str]:
+    """Views whose images all have one shape, though the model would give each its own (``preprocess.patch``).
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> from embedkit.methods import methods
+    >>> from embedkit.methods.common.usage import Usage
+    >>> from embedkit.models import Preprocess
+    >>> model = SimpleNamespace(preprocess=Preprocess(patch=16))
+    >>> usage = Usage(frozenset({"image"}))
+    >>> views_of_one_shape(methods["densecl"](), usage, model), views_of_one_shape(methods["simclr"](), usage, model)
+    (['anchor', 'positive'], [])
+    """
+    if model.preprocess is None or model.preprocess.patch is None:
+        return []
+    from embedkit.methods.common.usage import views_of
+
+    views = views_of(method, usage.roles, False)[0]
+    return [name for name, view in views.items() if view.tower == "image" and not view.own_shapes]
+
+
+def image_views(method: Method, roles: frozenset[str]) -> int:
+    """How many views of images a row with these roles has.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> image_views(methods["simclr"](), frozenset({"image"})), image_views(methods["pairs"](), frozenset({"anchor"}))
+    (2, 0)
+    """
+    from embedkit.methods.common.usage import views_of
+
+    return sum(view.tower == "image" for view in views_of(method, roles, False)[0].values())

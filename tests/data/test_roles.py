@@ -125,7 +125,9 @@ def test_the_label_of_builtin_rows_goes_without_saying(write: Write) -> None:
     builtin = opened([{"path": "builtin:inference-train", "limit": 8}], "anchor positive")
     assert builtin.notes == []
     own = opened([{"path": write("t.tsv", "anchor\tpositive\tlabel\nA\tB\t1\n")}], "anchor positive", batch_size=1)
-    assert "column 'label' is not used, nothing reads role label" in own.notes[0]
+    assert "column 'label' is not used, nothing reads role label; map it to score" in own.notes[0]
+    alone = opened([{"path": write("u.tsv", "anchor\tlabel\nA\t1\n")}], "anchor", batch_size=1)
+    assert alone.notes[0].endswith("column 'label' is not used, nothing reads role label")
     other = opened([{"path": "builtin:triplets-train", "limit": 8}], "anchor positive")
     assert "column 'negatives' is not used" in other.notes[0]
 

@@ -122,8 +122,10 @@ def origins(folders: dict[str, str]) -> dict[str, dict[str, Any]]:
         "static with n-grams": {"kind": "static", "dim": 12, "ngrams": 2, **words},
         "linear map of vectors": {"kind": "feature", "feature": {"width": 6}},
         "residual map of vectors": {"kind": "feature", "feature": {"width": 6, "form": "residual"}},
+        "mlp of vectors": {"kind": "feature", "feature": {"width": 6, "form": "mlp"}},
         "map of places": {"kind": "feature", "feature": {"width": 2, "waves": 4}},
         "convolutions over steps": {"kind": "sequence", "sequence": {"width": 6}},
+        "layer of a recurrence": {"kind": "sequence", "sequence": {"width": 6, "form": "gru", "depth": 1}},
         "transformer over steps": {"kind": "sequence", "sequence": {"width": 6, "form": "transformer"}},
         "several modalities": {
             "kind": "multi", "dim": 12, "modalities": {
@@ -206,6 +208,9 @@ def changed(base: dict[str, Any], where: str, key: str) -> dict[str, Any]:
     return section
 
 
+OF_LAYERS = {"hidden", "depth", "dropout", "start"}
+
+
 def fingerprint(model: Any) -> tuple[Any, ...]:
     """Whatever a setting can change in a model: settings, shapes, rates, what is trained, what is random."""
     rates = sorted(
@@ -218,7 +223,11 @@ def fingerprint(model: Any) -> tuple[Any, ...]:
     shapes = [(name, tuple(p.shape), p.requires_grad) for name, p in model.named_parameters()]
     image = model.image if model.kind == "dual" else None
     frozen = None if image is None else (image.freeze_batch_norm, image.patch_dropout)
-    return model.spec(), model.tokenizer_json(), model.prompts, model.default_prompt, rates, plain, shapes, frozen
+    spec, weights = model.spec(), None
+    if model.kind in ("feature", "sequence"):  # a spec has them all; what they make tells which have an effect
+        spec = {key: value for key, value in spec.items() if key not in OF_LAYERS}
+        weights = [float(p.detach().abs().sum()) for p in model.parameters()]
+    return weights, spec, model.tokenizer_json(), model.prompts, model.default_prompt, rates, plain, shapes, frozen
 
 
 ORIGINS = tuple(origins(dict.fromkeys(("tokenizer", "text", "static", "dual", "open_clip", "convnext", "vit"), "")))
@@ -228,19 +237,21 @@ _built: dict[str, tuple[Any, ...]] = {}
 @pytest.mark.parametrize("origin", ORIGINS)
 def test_every_field_has_an_effect_or_is_refused_by_its_key(origin: str, folders: dict[str, str]) -> None:
     base = origins(folders)[origin]
-    plain = fingerprint(build(ModelConfig(**base)))
+    plain = fingerprint(build(ModelConfig(**base), 0))
     effects, refusals = [], []
     for where, values in VALUES.items():
         if where and where.partition(".")[0] != {"dual": "towers"}.get(base.get("kind", ""), base.get("kind")):
             continue
         for key in values:
+            if where in base and base[where].get(key) == values[key]:
+                continue
             try:
                 config = ModelConfig(**changed(base, where, key))
             except ValueError:  # the recipe's own check: told before anything
                 refusals.append(f"{where}.{key}")
                 continue
             try:
-                model = build(config)
+                model = build(config, 0)
             except UserError as error:
                 message = str(error)
                 assert key in message, message
@@ -251,6 +262,13 @@ def test_every_field_has_an_effect_or_is_refused_by_its_key(origin: str, folders
             effects.append(f"{where}.{key}")
     assert effects, origin
     assert refusals, origin
+
+
+@pytest.mark.parametrize("key", ["hidden", "depth", "dropout", "start"])
+def test_what_a_form_of_vectors_lacks_is_refused(key: str) -> None:
+    section = {"width": 6, "form": "mlp" if key == "start" else "linear", key: VALUES["feature"][key]}
+    with pytest.raises(ModelError, match=rf"model\.feature\.{key}: has no effect .*; leave it out, or set it to"):
+        build(ModelConfig(kind="feature", feature=section))
 
 
 @pytest.mark.parametrize("kind", ["text folder", "random text"])

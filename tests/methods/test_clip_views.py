@@ -158,3 +158,24 @@ def test_a_term_on_a_branch_of_another_size_says_what_it_needs() -> None:
         Exception, match=r"has vectors of 128 numbers, the embedding 'siam-.*' has 24; give the term dim: 24"
     ):
         setup.check_all(recipe)
+
+
+@pytest.mark.parametrize(
+    ("override", "place"),
+    [
+        ("method.images.image3=weak", r"method\.images\.image3: .*'image3'"),
+        ("method.texts={positive: caption, text1: first}", r"method\.texts\.text1: .*'text1'"),
+    ],
+)
+def test_a_view_that_no_term_and_no_projector_reads_is_refused(override: str, place: str) -> None:
+    from embedkit.training import setup
+
+    with pytest.raises(RecipeError, match=place):
+        setup.check_all(load_recipe("slip", [override], smoke=True))
+
+
+def test_a_view_that_a_method_beside_reads_may_have_no_term() -> None:
+    from embedkit.training import setup
+
+    texts, beside = "method.texts={positive: caption, text1: first}", "auxiliary=[{name: patch-grouping, view: text1}]"
+    assert setup.check_all(load_recipe("slip", [texts, beside], smoke=True)).contract.requires == {"image", "texts"}

@@ -12,8 +12,9 @@ import torch
 import embedkit
 from embedkit.config.model import ModelConfig
 from embedkit.config.recipe import GuideConfig
+from embedkit.config.recipe_io import load_recipe
 from embedkit.data.images.pictures import load_picture
-from embedkit.errors import RecipeError
+from embedkit.errors import RecipeError, UserError
 from embedkit.methods import methods
 from embedkit.methods.base import Method
 from embedkit.methods.common.usage import note_views
@@ -21,6 +22,7 @@ from embedkit.training.loop.cache import Chunking
 from embedkit.training.loop.guide import Guide
 from embedkit.training.loop.step import TrainStep
 from tests.helpers import image_data
+from tests.methods import toys
 from tests.training import common
 
 DUAL = ModelConfig.model_validate(
@@ -340,3 +342,58 @@ def test_texts_beside_images_alone_are_told_once_until_they_are_trained(
     assert told(embedkit.load(read.save(tmp_path / "captions"))) == 0
     methods["simclr"](**SETTINGS["simclr"]).adapt(read)  # a tower that has met images stays one
     assert not read.untrained_text
+
+
+OF_IMAGES = [
+    name
+    for name in methods
+    if methods[name](**toys.REQUIRED.get(name, {})).contract.requires == {"image"}
+    and name not in ("captioning", "concepts", "coop", "gopro", "image-text-matching", "patch-grouping")
+]
+"""Methods that read images alone; those that read words of a class, or a text beside, are none."""
+
+
+@pytest.mark.parametrize("name", OF_IMAGES)
+def test_what_reads_images_alone_trains_no_text_tower_and_notes_one_that_has_met_none(name: str) -> None:
+    from embedkit.factory import build
+
+    model: Any = build(DUAL)
+    methods[name](**toys.REQUIRED.get(name, {})).adapt(model)
+    assert model.untrained_text
+    assert not any(p.requires_grad for p in [*model.text.parameters(), *model.projections["text"].parameters()])
+
+
+def test_a_text_tower_that_stood_beside_images_alone_is_told_where_it_is_trained_on(tmp_path: Path) -> None:
+    from embedkit.factory import build
+    from embedkit.training import setup
+
+    model: Any = build(DUAL)
+    model.train_images_alone()
+    model.save(tmp_path / "images")
+    overrides = [f"model.name={tmp_path / 'images'}", "model.towers=null"]
+    lines = {}
+    for name in ("clip-finetune", "simclr"):
+        recipe = load_recipe(name, overrides, smoke=True)
+        checked = setup.check_all(recipe)
+        rows, read = setup.open_rows(recipe, checked.method), build(recipe.model)
+        checked.method.adapt(read)
+        notes = setup.notes_of_model(recipe, checked.method, rows, read, None)
+        lines[name] = [line for line in notes if "trained on images alone" in line]
+    assert len(lines["clip-finetune"]) == 1 and not lines["simclr"]
+
+
+def test_heads_on_images_of_their_own_are_no_heads_beside_another_method() -> None:
+    from embedkit.methods.common.auxiliary import Auxiliary, WithAuxiliaries
+
+    with pytest.raises(UserError, match=r"auxiliary\.heads\.image: beside a method heads read its views"):
+        WithAuxiliaries(methods["clip"](), [Auxiliary(methods["heads"](image=True), "heads", "auxiliary.0")])
+
+
+@pytest.mark.parametrize("name", ["coop", "gopro", "lit"])
+def test_a_loss_of_patches_beside_a_locked_image_tower_is_refused(name: str) -> None:
+    from embedkit.methods.common.auxiliary import Auxiliary, WithAuxiliaries
+
+    beside = [Auxiliary(methods["densecl"](), "densecl", "auxiliary.0")]
+    with pytest.raises(RecipeError, match=r"auxiliary\.0: reads patches, and the method beside it has none"):
+        WithAuxiliaries(methods[name](), beside)
+    assert WithAuxiliaries(methods["lit"](cache=False), beside).main.gives_patches

@@ -142,3 +142,17 @@ def test_numbers_come_out_as_the_annotation_has_them_in_the_order_given() -> Non
 def test_an_entry_that_stands_twice_in_a_list_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match=r"name ('\w+'|7) once, it stands there twice"):
         setup.build_method(load_recipe(runs.recipe(), change))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("clip", {"cutmix": 0.5}, r"method\.cutmix: has no effect without mixup; set that, or leave it out \(0\.0 if"),
+        ("clip", {"mix_texts": 0.9}, r"method\.mix_texts: has no effect without mixup"),
+        ("sent2vec", {"least": 9}, r"method\.least: has no effect without frequencies"),
+        ("vat", {"reads": "vectors", "rate": 0.3}, r"method\.rate: has no effect without reads: words"),
+    ],
+)
+def test_a_setting_that_another_one_switches_off_is_refused(name: str, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        methods[name](**settings)

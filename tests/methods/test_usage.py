@@ -26,9 +26,8 @@ from embedkit.methods.common.usage import (
     Usage,
     _invented,
     _random,
-    _views,
     usage_of,
-    views_of_one_shape,
+    views_of,
 )
 from embedkit.models.inputs.preprocess import Preprocess
 from embedkit.objectives import build
@@ -37,6 +36,7 @@ from embedkit.objectives.probe import Situation, trial_run
 from embedkit.objectives.registry import presets
 from embedkit.objectives.tools import small_state
 from embedkit.training import setup
+from embedkit.training.view_checks import views_of_one_shape
 from embedkit.views.base import View, views
 from tests.methods import toys
 from tests.objectives.test_families_contract import SETTINGS
@@ -81,7 +81,7 @@ def situations() -> dict[tuple[Any, ...], list[str]]:
 
 
 def usage_views(method: Method, roles: frozenset[str]) -> dict[str, Any]:
-    return _views(method, roles, False)[0]
+    return views_of(method, roles, False)[0]
 
 
 def one_batch(names: frozenset[str], roles: frozenset[str], guided: frozenset[str], widths: dict[str, int], dim: int,

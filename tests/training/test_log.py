@@ -6,12 +6,19 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 from embedkit.config.recipe_io import load_recipe
-from embedkit.training.monitor.log import NotebookProgress, RichProgress, default_progress
+from embedkit.factory import build
+from embedkit.system.log_file import RATES, speed_of
+from embedkit.training import setup
+from embedkit.training.monitor.log import NotebookProgress, Progress, RichProgress, RunLog, default_progress, log_line
+from embedkit.training.parallel.distributed import World
+from embedkit.training.planning import _first_batches
 from tests.training import runs
 
 
@@ -149,3 +156,23 @@ def test_off_a_terminal_a_log_line_says_the_time_left(
     first, second, last = capsys.readouterr().err.splitlines()
     assert second.endswith(", about 11 min left")
     assert "left" not in first + last
+
+
+@pytest.mark.parametrize(
+    ("name", "noun"),
+    [("quickstart", "sentences"), ("simclr", "images"), ("clip-small", "inputs"), ("feature-pairs", "vectors"),
+     ("time-series", "sequences")],
+)  # fmt: skip
+def test_the_speed_counts_what_the_model_reads(name: str, noun: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name, ["train.batch_size=4"], smoke=True)
+    method = setup.build_method(recipe)
+    rows = setup.open_rows(recipe, method)
+    recipe = setup.as_opened(recipe, rows)
+    model: Any = build(recipe.model)
+    batch = _first_batches(recipe, rows, method, model)[0]
+    log = RunLog(tmp_path / "log.jsonl", World(), Progress(), waited=lambda: 0.0)
+    log.add(SimpleNamespace(loss=torch.ones(()), terms={}, metrics={}), batch)  # type: ignore[arg-type]
+    figures = log.write(1, {"lr": 0.1})
+    assert [key for key in figures if key in RATES] == [f"{noun}_per_s"]
+    assert f" {noun}/s, " in log_line(1, figures)
+    assert speed_of(json.loads((tmp_path / "log.jsonl").read_text())) == (noun, figures[f"{noun}_per_s"])

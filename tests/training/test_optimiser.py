@@ -112,6 +112,8 @@ def test_a_pattern_without_match_and_nothing_to_train_are_refused() -> None:
         assign_groups(bundle(), config(groups=[{"pattern": "model.nothing.*"}]))
     with pytest.raises(RecipeError, match="matches no parameter"):  # all of it is taken by an earlier pattern
         assign_groups(bundle(), config(groups=[{"pattern": "*", "lr": 1.0}, {"pattern": "model.*", "lr": 2.0}]))
+    groups = assign_groups(bundle(), config(groups=[{"pattern": "model.nothing.*"}]), shipped=True)
+    assert {group.name for group in groups} == {group.name for group in assign_groups(bundle(), config())}
     with pytest.raises(RecipeError, match="every parameter is frozen"):
         assign_groups(bundle(), config(groups=[{"pattern": "*", "frozen": True}]))
 

@@ -315,7 +315,7 @@ class _Guessing:
                 if _role_of(slot) in self.extras or of_targets.issuperset(candidates):
                     continue
                 unread = f"column {candidates[0]!r} is not used, nothing reads role {_role_of(slot)}"
-                if slot == "label":
+                if slot == "label" and "positive" in self.targets:  # pairs, which it may tell apart
                     unread += (
                         f"; map it to score for an objective that reads scores, or keep the rows of one class with "
                         f"where: {{{candidates[0]}: 1}}"

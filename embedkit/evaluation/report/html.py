@@ -21,7 +21,7 @@ from embedkit.evaluation.report.charts import COLOURS, PARTS, Bar, bars, colour,
 from embedkit.evaluation.report.comparison import Comparison, compare_reports
 from embedkit.evaluation.report.rendering import render, shortened, without_empty, without_folders
 from embedkit.evaluation.report.report import Report, write_text
-from embedkit.system.log_file import read_log
+from embedkit.system.log_file import RATES, read_log
 
 _HALVES = ("gold score in the lower half", "gold score in the upper half")
 Content = dict[str, Any]
@@ -276,7 +276,7 @@ def training_curves(run: Path) -> Content:
     if not path.is_file():
         raise DataError("no log.jsonl, so it is no run folder", where=str(run), remedy="give the folder of a run")
     rows, figures = read_log(path), []
-    for key in ("loss", "lr", "gradient_norm", "sentences_per_s"):
+    for key in ("loss", "lr", "gradient_norm", *RATES):
         points = [(float(row["step"]), float(row[key])) for row in rows if isinstance(row.get(key), int | float)]
         if points:
             figures.append(_figure(key.replace("_", " "), lines(key, [(key, points)], "step")))

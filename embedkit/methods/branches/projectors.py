@@ -110,6 +110,12 @@ class Branches:
                          for view, name in one.names(branch).items() if view not in unseen)  # fmt: skip
 
     @property
+    def listed(self) -> frozenset[str]:
+        """What a term has to read: embeddings of branches, and further views that no branch reads."""
+        read = {view for one in self.settings.values() for view in one.views}
+        return frozenset({*self.sizes, *self.towers} - {"anchor", "positive"} - read)
+
+    @property
     def raw_views(self) -> set[str]:
         """Views of which a branch reads what the tower gives."""
         return {view for one in self.settings.values() if one.reads == "tower" for view in one.views}

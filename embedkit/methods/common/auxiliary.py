@@ -82,6 +82,9 @@ class WithAuxiliaries(Method):
             if main.reads_patches and auxiliary.method.reads_patches:
                 raise RecipeError("both methods read patches, and the first stands by itself", where=auxiliary.where,
                                   remedy="put both beside simclr or another method on views of images")  # fmt: skip
+            if auxiliary.method.reads_patches and not main.gives_patches:
+                raise RecipeError("reads patches, and the method beside it has none: its image tower is locked",
+                                  where=auxiliary.where, remedy="leave it out, or train with clip")  # fmt: skip
             auxiliary.method.use_main(main)
         self.paper = main.paper  # type: ignore[misc]
         self.objective = main.objective  # type: ignore[misc]

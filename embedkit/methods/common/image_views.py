@@ -161,10 +161,8 @@ class ImageViews(Method):
         """Freeze what sees no image; refuse sizes that the tower cannot take."""
         if model.kind != "dual":
             raise ModelError(f"is a {model.kind} model", where="model.kind", remedy="use a dual model: it sees images")
-        model.text.requires_grad_(False)
-        model.projections["text"].requires_grad_(False)  # type: ignore[index,union-attr]
         dual: Any = model
-        dual.untrained_text = dual.untrained_text or dual.are_strangers
+        dual.train_images_alone()
         tower = dual.image
         if any(crop.patch_dropout for crop in self.crops):
             if tower.patch_dropout:

@@ -29,6 +29,9 @@ NUMBERS = frozenset({"score", "scores", "label", "group", "document_id", "positi
 
 _INVENTED = 4
 
+VIEWS = tuple(f"view{number}" for number in range(3, 17))
+"""Names of the views of a list behind the first two."""
+
 _ADD_GUIDE = "add a guide section, as guide: {ema: 0.996} or {model: {name: MODEL}}"
 
 
@@ -123,7 +126,7 @@ def usage_of(
     >>> sorted(usage.roles)
     ['anchor', 'positive']
     """
-    views, reads = _views(method, roles, optional)
+    views, reads = views_of(method, roles, optional)
     names = method.embedded(roles) if objective else frozenset()
     read = set(reads) & roles | (method.reads & roles)
     guided = _guided(method, names, views) if guide else frozenset()
@@ -131,17 +134,8 @@ def usage_of(
     if "negatives" not in read_by_objective and "negatives" not in method.contract.requires:
         read.discard("negatives")
     read |= read_by_objective & roles
-    unread_views = sorted(method.listed_views & names - read_by_objective) if objective else []
-    if unread_views and unread_views[0] in method.sizes:
-        raise RecipeError(
-            f"objective {objective.get('name')!r} does not read {unread_views[0]!r}, what a projector makes of a view",
-            where="method.projectors", remedy="leave it out there, or name it in the inputs of a term of the objective",
-        )  # fmt: skip
-    if unread_views:
-        raise RecipeError(
-            f"objective {objective.get('name')!r} does not read {unread_views[0]!r}, a view of the list",
-            where="method.views", remedy="list two views, or choose an objective of many views, such as swav or ntxent",
-        )  # fmt: skip
+    if objective:
+        _check_listed(method, objective, views, names - read_by_objective - _read_beside(method, views))
     notes = []
     if guide and "guide" not in read_by_objective and not method.reads_guide:
         error = RecipeError(
@@ -153,6 +147,34 @@ def usage_of(
             raise error
         notes.append(error.line())
     return Usage(frozenset(read), _same_inputs(method, views, names), tuple(notes))
+
+
+def _check_listed(method: Method, objective: Any, views: Mapping[str, View], unread: frozenset[str]) -> None:
+    """Refuse a view that the recipe asks for, or what a projector makes of one, where nothing reads it."""
+    name = min(method.listed_views & unread, default=None)
+    if name is None:
+        return
+    what, many = f"objective {objective.get('name')!r} does not read {name!r}", name in VIEWS
+    if name in method.sizes:
+        raise RecipeError(
+            f"{what}, what a projector makes of a view", where="method.projectors",
+            remedy="leave it out there, or name it in the inputs of a term of the objective",
+        )  # fmt: skip
+    raise RecipeError(
+        f"{what}, a view{' of the list' * many}",
+        where="method.views" if many else f"method.{views[name].tower}s.{name}",
+        remedy="list two views, or choose an objective of many views, such as swav or ntxent" if many
+        else "leave it out, or name it in the inputs of a term of the objective, or in the views of a projector",
+    )  # fmt: skip
+
+
+def _read_beside(method: Method, views: Mapping[str, View]) -> frozenset[str]:
+    """Views of the main method that an auxiliary may read; of a list of views it reads the first two."""
+    others = methods_of(method)[1:]
+    names = {getattr(one, key, None) for one in others for key in ("view", "image")}
+    if any(one.reads_patches for one in others):
+        names |= {name for name, view in views.items() if view.tower == "image" and name not in VIEWS}
+    return frozenset(name for name in names if isinstance(name, str))
 
 
 def _missing_views(objective: Mapping[str, Any], missing: Sequence[str], names: frozenset[str]) -> RecipeError:
@@ -228,7 +250,7 @@ def note_views(method: Method, objective: Mapping[str, Any], contract: Contract,
         return
     names = method.embedded(contract.roles)
     numbers = contract.requires & NUMBERS | method.gives
-    views = _views(method, contract.roles, False)[0]
+    views = views_of(method, contract.roles, False)[0]
     size, guided = method.embedding_size, _guided(method, names, views)
     guide_size = method.guide_dim(size) if size else None
     situation = Situation(names, numbers, guided, method.widths, size, guide_size, method.sizes)
@@ -254,7 +276,7 @@ def check_guide_size(
     from embedkit.objectives.probe import Situation, trial_run
 
     names = method.embedded(roles) if objective else frozenset()
-    views = _views(method, roles, False)[0]
+    views = views_of(method, roles, False)[0]
     guided = _guided(method, names, views)
     if guided:
         trial_run(
@@ -303,8 +325,16 @@ def _inputs(objective: Any) -> frozenset[str]:
     return objective.requires | objective.accepts  # type: ignore[no-any-return]
 
 
-def _views(method: Method, roles: frozenset[str], optional: bool) -> tuple[dict[str, View], set[str]]:
-    """The views of a few invented rows, and the roles that were asked for; unread prompts are refused."""
+def views_of(method: Method, roles: frozenset[str], optional: bool) -> tuple[dict[str, View], set[str]]:
+    """The views of a few invented rows, and the roles that were asked for; unread prompts are refused.
+
+    Examples
+    --------
+    >>> from embedkit.methods import methods
+    >>> views, reads = views_of(methods["pairs"](), frozenset({"anchor", "positive"}), optional=False)
+    >>> list(views), sorted(reads)
+    (['anchor', 'positive'], ['anchor', 'positive'])
+    """
     forms = [roles]
     if optional:
         forms += [roles - {role} for role in sorted(roles & method.contract.accepts)]
@@ -414,37 +444,6 @@ def _invented(method: Method, number: int, roles: frozenset[str]) -> dict[str, A
     return {role: row[role] for role in row if role in roles}
 
 
-def image_views(method: Method, roles: frozenset[str]) -> int:
-    """How many views of images a row with these roles has.
-
-    Examples
-    --------
-    >>> from embedkit.methods import methods
-    >>> image_views(methods["simclr"](), frozenset({"image"})), image_views(methods["pairs"](), frozenset({"anchor"}))
-    (2, 0)
-    """
-    return sum(view.tower == "image" for view in _views(method, roles, False)[0].values())
-
-
-def views_of_one_shape(method: Method, usage: Usage, model: Any) -> list[str]:
-    """Views whose images all have one shape, though the model would give each its own (``preprocess.patch``).
-
-    Examples
-    --------
-    >>> from types import SimpleNamespace
-    >>> from embedkit.methods import methods
-    >>> from embedkit.models import Preprocess
-    >>> model = SimpleNamespace(preprocess=Preprocess(patch=16))
-    >>> usage = Usage(frozenset({"image"}))
-    >>> views_of_one_shape(methods["densecl"](), usage, model), views_of_one_shape(methods["simclr"](), usage, model)
-    (['anchor', 'positive'], [])
-    """
-    if model.preprocess is None or model.preprocess.patch is None:
-        return []
-    views = _views(method, usage.roles, False)[0]
-    return [name for name, view in views.items() if view.tower == "image" and not view.own_shapes]
-
-
 def equal_views(method: Method, usage: Usage, model: Any, parts: Any) -> str | None:
     """A line for the user where two views are equal, because nothing but dropout differs and there is none.
 
@@ -472,7 +471,7 @@ def equal_views(method: Method, usage: Usage, model: Any, parts: Any) -> str | N
         return None
     import torch
 
-    views = {name: view for name, view in _views(method, usage.roles, False)[0].items() if name in usage.same_inputs}
+    views = {name: view for name, view in views_of(method, usage.roles, False)[0].items() if name in usage.same_inputs}
     view = next(iter(views.values()))
     if view.tower != "text":
         return None

@@ -94,11 +94,8 @@ class PatchTerm(Method):
             raise ModelError(f"is a {model.kind} model", where="model.kind", remedy="use a dual model: it sees images")
         self.check_tower(model.image)
         if self.stands_alone:
-            dual: Any = model
-            dual.untrained_text = dual.untrained_text or dual.are_strangers
-            model.text.requires_grad_(False)
-            for projection in model.projections.values():  # type: ignore[union-attr,operator]
-                projection.requires_grad_(False)
+            model.train_images_alone()  # type: ignore[operator]
+            model.projections["image"].requires_grad_(False)  # type: ignore[index,union-attr]
 
     def parts(self, model: Model) -> nn.ModuleDict:
         from torch import nn

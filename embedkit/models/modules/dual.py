@@ -271,6 +271,22 @@ class DualEncoder(Model):
         scale, shift = channel_factors(self.preprocess.mean, self.preprocess.std, full, pixels)
         return pixels * scale - shift
 
+    def train_images_alone(self) -> None:
+        """Freeze what sees no image, and note a text tower that has never met one: its vectors mean nothing.
+
+        Examples
+        --------
+        >>> from embedkit.config.recipe_io import load_recipe
+        >>> from embedkit.factory import build
+        >>> model = build(load_recipe("simclr", smoke=True).model)
+        >>> model.train_images_alone()
+        >>> model.untrained_text, any(p.requires_grad for p in model.text.parameters())
+        (True, False)
+        """
+        self.untrained_text = self.untrained_text or self.are_strangers
+        self.text.requires_grad_(False)
+        self.projections["text"].requires_grad_(False)
+
     def projection(self, name: str) -> Projection:
         """The projection behind the tower "text" or "image"."""
         projection = self.projections[name]

@@ -16,7 +16,7 @@ from embedkit.errors import DataError, ModelError
 from embedkit.models.augment.counter_rng import uniforms
 from embedkit.models.inputs.vectors import VectorInputs
 from embedkit.models.vectors.base import Scaling, VectorEncoder
-from embedkit.models.vectors.places import check_places, waves_of
+from embedkit.models.vectors.places import check_places, waves_of, waves_width
 from embedkit.models.vectors.scaling import Moments
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class FeatureEncoder(VectorEncoder):
             raise ModelError("waves are made of latitude and longitude as they are", where="model.feature.waves",
                              remedy="give width 2, scaling none, another start than pca")  # fmt: skip
         self._begin(width, scaling, normalize, similarity_fn_name)
-        self.waves, self._reads = waves, width if waves is None else 6 * waves + 3
+        self.waves, self._reads = waves, width if waves is None else waves_width(waves)
         self.dim, self.form, self.start = dim or self._reads, form, start
         self.hidden, self.depth, self.dropout = hidden or self._reads, depth, dropout
         if start == "pca" and form != "mlp" and self.dim > self._reads:

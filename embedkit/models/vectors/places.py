@@ -38,6 +38,17 @@ def waves_of(places: Tensor, scales: int) -> Tensor:
     return torch.cat([point, angles.sin(), angles.cos()], dim=1)
 
 
+def waves_width(scales: int) -> int:
+    """How many features `waves_of` gives.
+
+    Examples
+    --------
+    >>> waves_width(4)
+    27
+    """
+    return 6 * scales + 3
+
+
 def check_places(values: np.ndarray) -> None:
     """Refuse numbers (N, 2) that are no latitude and longitude in degrees.
 

@@ -272,7 +272,7 @@ def build_state(
     )  # fmt: skip
     bundle = Bundle(model, parts, objective, guide)
     undecayed = frozenset(f"objective.{name}" for name in objective.no_weight_decay)
-    groups = assign_groups(bundle, config, undecayed)
+    groups = assign_groups(bundle, config, undecayed, shipped=not recipe.origin.has("train.groups"))
     bundle = engine.place(bundle)
     if guide is not None:
         guide.place(engine.world.device)

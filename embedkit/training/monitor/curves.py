@@ -11,9 +11,10 @@ from typing import Any
 from embedkit.errors import DataError, UserError, nearest
 from embedkit.formats.detect import stage_folders
 from embedkit.system.disk import writing
+from embedkit.system.log_file import RATES
 
 SUFFIXES = (".svg", ".png", ".pdf")
-_USUAL = ("loss", "lr", "gradient_norm", "sentences_per_s")
+_USUAL = ("loss", "lr", "gradient_norm", *RATES)
 Curve = tuple[list[int], list[float]]
 """Steps and values."""
 

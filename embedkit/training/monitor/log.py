@@ -17,12 +17,18 @@ import torch
 from torch import Tensor
 
 from embedkit.evaluation.report.tables import Table
+from embedkit.models.inputs.sequences import SequenceInputs
+from embedkit.models.inputs.vectors import VectorInputs
 from embedkit.system.disk import disk_reason, write_durably
+from embedkit.system.log_file import speed_of
 from embedkit.system.notebook import NotebookBar, in_notebook
-from embedkit.training.loop.batches import StepBatch
+from embedkit.training.loop.batches import Pool, StepBatch
 from embedkit.training.loop.step import StepResult
 from embedkit.training.monitor.trackers import Trackers
 from embedkit.training.parallel.distributed import World
+
+PARTS = {"images": "patches", "sequences": "steps"}
+"""What inputs are made of where it is not tokens; a vector is whole."""
 
 
 class Progress:
@@ -163,7 +169,7 @@ def default_progress() -> Progress:
 
 
 def log_line(step: int, figures: Mapping[str, float]) -> str:
-    """One line for people: loss, learning rate, speed, padding and waiting shares.
+    """One line for people: loss, learning rate, speed, padding and waiting shares; see `RATES` for what is counted.
 
     Examples
     --------
@@ -173,13 +179,25 @@ def log_line(step: int, figures: Mapping[str, float]) -> str:
     >>> slow = {"loss": 2.0, "lr": 1e-3, "sentences_per_s": 0.42, "tokens_per_s": 5, **shares}
     >>> log_line(10, slow)
     'step 10: loss 2.0000, lr 0.001, 0.42 sentences/s, 5 tokens/s, padding 2.0%, waiting for data 10.0%'
+    >>> log_line(10, {"loss": 0.5, "lr": 1e-3, "images_per_s": 90, "tokens_per_s": 900, **shares})
+    'step 10: loss 0.5000, lr 0.001, 90 images/s, 900 patches/s, padding 2.0%, waiting for data 10.0%'
     """
     first = f"step {step}: loss {figures['loss']:.4f}, lr {figures['lr']:.3g}"
-    rate = figures["sentences_per_s"]
-    speed = f"{rate:{'.0f' if rate >= 10 else '.2g'}} sentences/s, {figures['tokens_per_s']:.0f} tokens/s"
+    noun, rate = speed_of(figures) or ("inputs", 0.0)
+    speed = f"{rate:{'.0f' if rate >= 10 else '.2g'}} {noun}/s"
+    if noun != "vectors":
+        speed += f", {figures['tokens_per_s']:.0f} {PARTS.get(noun, 'tokens')}/s"
     shares = f"padding {figures['padding_share']:.1%}, waiting for data {figures['data_wait_share']:.1%}"
     short = f", {figures['short_batches']:.0f} batches short of negatives" if figures.get("short_batches") else ""
     return f"{first}, {speed}, {shares}{short}"
+
+
+def _noun(pool: Pool) -> str:
+    """What the inputs of a pool are, in the plural."""
+    kind = type(pool.inputs)
+    if kind in (VectorInputs, SequenceInputs):  # a modality of vectors may be called image
+        return "vectors" if kind is VectorInputs else "sequences"
+    return "images" if pool.tower == "image" else "sentences"
 
 
 def _step_of(line: bytes) -> float:
@@ -200,6 +218,7 @@ class _Window:
     metrics: dict[str, Tensor] = field(default_factory=dict)
     steps: int = 0
     inputs: int = 0
+    nouns: set[str] = field(default_factory=set)
     tokens: int = 0
     computed: int = 0
 
@@ -241,6 +260,7 @@ class RunLog:
         window.metrics = result.metrics
         window.steps += 1
         window.inputs += sum(len(pool.inputs) for pool in batch.pools)
+        window.nouns |= {_noun(pool) for pool in batch.pools}
         window.tokens += tokens
         window.computed += tokens
 
@@ -255,7 +275,7 @@ class RunLog:
         seconds = max(1e-9, time.perf_counter() - window.since)
         figures = dict(zip(names, losses, strict=True)) | {n: float(v) for n, v in window.metrics.items()}
         figures |= {
-            "sentences_per_s": inputs / seconds,
+            f"{min(window.nouns) if len(window.nouns) == 1 else 'inputs'}_per_s": inputs / seconds,
             "tokens_per_s": tokens / seconds,
             "padding_share": 1.0 - tokens / computed if computed else 0.0,
             "data_wait_share": min(1.0, (self._waited() - window.waited) / seconds),

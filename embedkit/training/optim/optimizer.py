@@ -38,18 +38,19 @@ class ParameterGroup:
 
 
 def assign_groups(
-    module: nn.Module, config: TrainConfig, undecayed: frozenset[str] = frozenset()
+    module: nn.Module, config: TrainConfig, undecayed: frozenset[str] = frozenset(), shipped: bool = False
 ) -> list[ParameterGroup]:
     """Groups of all trainable parameters; those that a group freezes stop wanting gradients.
 
     The first pattern of ``train.groups`` that matches a name decides. Vectors and scalars (biases, norms, temperatures)
     and the names in `undecayed` get no weight decay unless their group asks for one, nor do parameters of which only
-    some rows are trained (their attribute ``undecayed``).
+    some rows are trained (their attribute ``undecayed``). Patterns of a `shipped` recipe may match nothing: they are
+    for every model that it may be given.
 
     Raises
     ------
     RecipeError
-        When a pattern matches nothing, or nothing is left to train.
+        When a pattern of a user's matches nothing, or nothing is left to train.
 
     Examples
     --------
@@ -77,7 +78,7 @@ def assign_groups(
         group.names.append(name)
         group.count += parameter.numel()
     for rule in config.groups:
-        if rule.pattern not in matched:
+        if rule.pattern not in matched and not shipped:
             raise RecipeError(
                 f"pattern {rule.pattern!r} matches no parameter", where="train.groups",
                 remedy="`embedkit plan` lists the names; patterns are shell style, as in '*.layer.0.*'",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from embedkit.config.settings import refuse_idle
 from embedkit.errors import RecipeError
 from embedkit.objectives.base import LossOutput, ObjectiveBatch
 from embedkit.objectives.family import FURTHER, PAIR, Family, all_views, loss_of_rows, take
@@ -120,6 +121,7 @@ class SwAV(Family):
         self.freeze_steps = whole("freeze_steps", freeze_steps)
         self.queue_from = whole("queue_from", queue_from)
         length = whole("queue", queue)
+        refuse_idle(SwAV, {} if length else {"queue_from": queue_from}, "objective", "queue")
         self.prototypes = None if dim is None else nn.Parameter(unit(torch.randn(capacity(count), dim)))
         self.queue: Tensor
         self.filled: Tensor

@@ -90,7 +90,8 @@ class DINO(SelfDistilled):
     student_temperature, teacher_temperature : float
         Temperatures of both.
     warm_temperature, warm_epochs : float, int
-        The teacher's temperature at the start, and the epochs in which it goes to its own in equal steps.
+        The teacher's temperature at the start, 0.04 if not given, and the epochs in which it goes to its own in equal
+        steps.
     centre_momentum : float
         Share of the old centre.
     momentum : float, optional
@@ -112,7 +113,7 @@ class DINO(SelfDistilled):
 
     def __init__(
         self, *, prototypes: int = 0, student_temperature: float = 0.1, teacher_temperature: float = 0.04,
-        warm_temperature: float = 0.04, warm_epochs: int = 0, centre_momentum: float = 0.9,
+        warm_temperature: float | None = None, warm_epochs: int = 0, centre_momentum: float = 0.9,
         momentum: float | None = None, freeze_steps: int = 0, dim: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -123,8 +124,12 @@ class DINO(SelfDistilled):
                               remedy="set objective.prototypes, or leave it out")  # fmt: skip
         self.student_temperature = number("student_temperature", student_temperature, above=0)
         self.teacher_temperature = number("teacher_temperature", teacher_temperature, above=0)
-        self.warm_temperature = number("warm_temperature", warm_temperature, above=0)
+        start_temperature = 0.04 if warm_temperature is None else warm_temperature
+        self.warm_temperature = number("warm_temperature", start_temperature, above=0)
         self.warm_epochs, self.freeze_steps = whole("warm_epochs", warm_epochs), whole("freeze_steps", freeze_steps)
+        if warm_temperature is not None and not self.warm_epochs:
+            raise RecipeError("has no effect without warm_epochs", where="objective.warm_temperature",
+                              remedy="set that, or leave it out")  # fmt: skip
         self.centre_momentum = number("centre_momentum", centre_momentum, least=0, below=1)
         self.momentum = None if momentum is None else number("momentum", momentum, least=0, most=1)
         start = unit(torch.randn(count, dim)) if count and dim else None

@@ -8,6 +8,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from embedkit.config.settings import refuse_idle
 from embedkit.errors import RecipeError
 from embedkit.objectives.base import LossOutput, ObjectiveBatch
 from embedkit.objectives.family import (
@@ -277,7 +278,11 @@ class DecoupledUniformity(Family):
         self.t, self.sigma = number("t", t, above=0), number("sigma", sigma, above=0)
         self.ridge = number("ridge", ridge, above=0)
         self.prior = choice("prior", prior, ("none", "guide", "label"))
-        if prior != "none":
+        if prior != "guide":
+            refuse_idle(DecoupledUniformity, {"sigma": sigma}, "objective", "prior: guide")
+        if prior == "none":
+            refuse_idle(DecoupledUniformity, {"ridge": ridge}, "objective", "prior")
+        else:
             self.requires = self.requires | {prior}
 
     def _smoother(self, batch: ObjectiveBatch) -> Tensor:
