@@ -22,7 +22,7 @@ import xxhash
 
 from embedkit.errors import DataError, UserError
 from embedkit.evaluation.core.stats import Array
-from embedkit.system.disk import FolderLock, write_durably, writing
+from embedkit.system.disk import FolderLock, tell_kept, write_durably, writing
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -234,11 +234,14 @@ def open_parts(
         parts.wait()
         try:
             yield parts
-        except UserError as error:
-            if parts.main and type(error) in (DataError, UserError):  # the same call would come to the same end
+        except (UserError, KeyboardInterrupt) as error:
+            is_empty = not any(parts.folder.glob("*.np[yz]"))
+            # after such an error the same call would come to the same end
+            is_idle = type(error) in (DataError, UserError) or (is_empty and isinstance(error, KeyboardInterrupt))
+            if is_idle and parts.main:
                 shutil.rmtree(parts.folder)
-            elif any(parts.folder.glob("*.np[yz]")):
-                error.add(f"the parts that are done are kept in {parts.folder}, and the same call goes on from there")
+            elif not is_empty and parts.main:
+                tell_kept(error, "the parts", parts.folder)
             raise
         parts.wait()
         if parts.main:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import shutil
 import stat
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import IO
 
 from embedkit.errors import CheckpointError, DiskError, UserError
+
+_log = logging.getLogger(__name__)
 
 FULL = "no space left on the disk"
 
@@ -55,6 +58,23 @@ def _is_full(folder: Path) -> bool:
 def _is_foreign(error: BaseException) -> bool:
     """Whether an error may come from the disk: it is neither a line for the user nor a wish to stop."""
     return isinstance(error, Exception) and not isinstance(error, UserError)
+
+
+def tell_kept(error: BaseException, what: str, place: Path) -> None:
+    """Say where the work so far is kept: in the line of an error, or in one of its own after Ctrl-C.
+
+    Examples
+    --------
+    >>> error = UserError("no quota")
+    >>> tell_kept(error, "the answers", Path("answers.jsonl"))
+    >>> print(error)
+    no quota; the answers so far are kept in answers.jsonl, and the same call goes on from there
+    """
+    text = f"{what} so far are kept in {place}, and the same call goes on from there"
+    if isinstance(error, UserError):
+        error.add(text)
+    else:
+        _log.warning("%s", text)
 
 
 def disk_error(error: BaseException, path: Path, what: str, remedy: str = "write somewhere else") -> DiskError:

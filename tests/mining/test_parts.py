@@ -20,6 +20,10 @@ from embedkit.data import read_rows
 from embedkit.errors import CheckpointError, DiskError, UserError
 from embedkit.factory import build
 from embedkit.mining import api, parts, vectors
+from embedkit.mining.rows.journal import Journal
+from embedkit.mining.scores import api as scores
+from embedkit.models.encode import file_encoding
+from embedkit.models.encode.file_encoding import encode_file
 from embedkit.system.disk import FolderLock
 from tests.helpers.gloo import run_processes
 
@@ -116,6 +120,48 @@ def test_a_full_disk_keeps_what_is_done(
     assert (tmp_path / ".out.jsonl.parts").is_dir()
     embedkit.mine(faq, model, output=tmp_path / "out.jsonl", **SETTINGS)
     assert (tmp_path / "out.jsonl").is_file() and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("count", [0, 2])
+@pytest.mark.parametrize("command", ["mine", "encode", "index", "score", "generate"])
+def test_ctrl_c_tells_where_the_work_is_kept_and_leaves_nothing_else(
+    faq: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    command: str, count: int,
+) -> None:  # fmt: skip
+    output = tmp_path / "work" / ("out.npy" if command == "encode" else "out.jsonl")
+    output.parent.mkdir()
+    done = iter(range(100))
+
+    def interrupt(*_: Any) -> None:
+        if next(done) >= count:
+            raise KeyboardInterrupt
+
+    def each(function: Any) -> Any:
+        return lambda *given, **named: (interrupt(), function(*given, **named))[1]
+
+    def call() -> Any:
+        if command == "mine":
+            return embedkit.mine(faq, model, output=output, **SETTINGS)
+        if command == "generate":
+            return embedkit.generate(faq, lambda prompt: '["again"]', column="anchor", output=output)
+        if command == "score":
+            return embedkit.score(faq, model=model, output=output)
+        if command == "index":
+            return embedkit.build_index(faq, output, embedkit.load(model), column="anchor", block_rows=25)
+        return encode_file(embedkit.load(model), faq, output, column="anchor", block_rows=25)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parts.np, "savez", each(np.savez))
+        patch.setattr(file_encoding, "write_block", each(file_encoding.write_block))
+        patch.setattr(Journal, "put", each(Journal.put))
+        patch.setattr(scores, "WINDOW", 25)
+        with pytest.raises(KeyboardInterrupt):
+            call()
+    places = list(output.parent.iterdir())
+    if count == 0:
+        assert not places and "kept" not in caplog.text
+        return
+    assert len(places) == 1 and f"so far are kept in {places[0]}, and the same call goes on" in caplog.text
 
 
 @pytest.mark.parametrize(("change", "expected"), [

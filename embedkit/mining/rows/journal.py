@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from embedkit.errors import DataError, UserError
-from embedkit.system.disk import disk_error
+from embedkit.system.disk import disk_error, tell_kept
 
 _HEAD = b'{"key": "'
 """How each line begins."""
@@ -106,7 +106,7 @@ class Journal:
 
     @contextlib.contextmanager
     def kept(self, what: str) -> Iterator[None]:
-        """Errors of the block tell where `what` is kept; an empty file is taken away.
+        """What stops the block tells where `what` is kept; an empty file is taken away.
 
         Examples
         --------
@@ -119,9 +119,9 @@ class Journal:
         """
         try:
             yield
-        except UserError as error:
+        except (UserError, KeyboardInterrupt) as error:
             if self.path is not None and self.path.is_file() and self.path.stat().st_size:
-                error.add(f"{what} so far are kept in {self.path}, and the same call goes on from there")
+                tell_kept(error, what, self.path)
             elif self.path is not None:
                 self.path.unlink(missing_ok=True)
             raise

@@ -24,7 +24,7 @@ from embedkit.models.encode.file_rows import Ids, Item, Reading, blocks, digest_
 from embedkit.models.encode.joining import check_output, check_precision, load_part, write_block
 from embedkit.models.encode.joining import join as join_blocks
 from embedkit.models.encode.quantization import VectorRanges, bounds_of
-from embedkit.system.disk import FolderLock, write_durably, writing
+from embedkit.system.disk import FolderLock, tell_kept, write_durably, writing
 from embedkit.system.processes import join
 
 if TYPE_CHECKING:
@@ -274,15 +274,15 @@ def encoded_parts(
 
 @contextmanager
 def _kept(parts: Path, main: bool) -> Iterator[None]:
-    """Errors of the block tell what the folder of the parts is for; one without a block of vectors is taken away."""
+    """What stops the block tells what the folder of the parts is for; one without a block of vectors is taken away."""
     try:
         yield
-    except UserError as error:
+    except (UserError, KeyboardInterrupt) as error:
         is_empty = not any(parts.glob("*.npy"))
         if is_empty and main:
             shutil.rmtree(parts)
-        elif not is_empty and type(error) is not UserError:  # as one that tells of a damaged block is
-            error.add(f"the rows encoded so far are kept in {parts}, and the same call goes on from there")
+        elif not is_empty and main and type(error) is not UserError:  # as one that tells of a damaged block is
+            tell_kept(error, "the rows encoded", parts)
         raise
 
 
