@@ -336,6 +336,7 @@ def test_command_line_and_python_are_one(here: Path, name: str, capsys: pytest.C
 
 @pytest.mark.parametrize("flaw", [
     (["near-duplicate=0.9"], "unknown criterion 'near-duplicate'; did you mean 'near-duplicates'?"),
+    (["score=0.5"], "score.column: it is 0.5, and must be text; name the setting, score={SETTING: 0.5}, of column,"),
     (["near-duplicates=2"], "near-duplicates.threshold: threshold is 2; it must be at most 1"),
     (["near-duplicates={treshold: 0.9}"], "unknown setting 'treshold'; did you mean 'threshold'?"),
     (["near-duplicates={keep: last}"], "near-duplicates.keep"),

@@ -10,7 +10,7 @@ import torch
 
 import embedkit
 from embedkit.data.vectors.values import Vectors
-from embedkit.errors import DataError, ModelError, UserError
+from embedkit.errors import DataError, ModelError, NonFiniteError, UserError
 from embedkit.models import FeatureEncoder, encode_file
 from embedkit.models.augment.counter_rng import seeds_of
 
@@ -131,3 +131,9 @@ def test_a_bad_row_of_a_file_that_is_encoded_is_told_without_a_setting_of_traini
         DataError, match=r"x.npy:18, column x: number 3 of the vector is nan; fix .*, or take it out of the file"
     ):
         encode_file(FeatureEncoder(6), tmp_path / "x.npy", tmp_path / "out.npy")
+    with pytest.raises(NonFiniteError, match=r"inputs\[17\]: the vector has NaN or infinite values; so has this input"):
+        FeatureEncoder(6).encode(x)
+    broken = FeatureEncoder(6)
+    torch.nn.init.constant_(broken.linear.weight, float("nan"))  # type: ignore[union-attr]
+    with pytest.raises(NonFiniteError, match=r"inputs\[0\]: .*; check the weights"):
+        broken.encode(X)

@@ -13,7 +13,7 @@ from pydantic import AfterValidator
 
 from embedkit.config.recipe_io import parse_yaml
 from embedkit.config.settings import check
-from embedkit.errors import UserError, nearest
+from embedkit.errors import UserError, listed, nearest
 from embedkit.evaluation.core.stats import Array
 from embedkit.mining.rows.table import RowTable
 from embedkit.mining.rows.vectors import Encoder, RowVectors, VectorSource, encoded_column, vectors_of
@@ -272,7 +272,12 @@ def _mapping(word: str) -> Mapping[str, Any]:
         return {"name": name, **value}
     if " " in name or name not in criteria:
         return {"name": name}  # the caller says what is near
-    return {"name": name, next(iter(inspect.signature(criteria[name]).parameters)): value}
+    settings = inspect.signature(criteria[name]).parameters
+    first = next(iter(settings))
+    if "str" in str(settings[first].annotation) and isinstance(value, int | float):
+        remedy = f"name the setting, {name}={{SETTING: {text}}}, of {listed(list(settings), 'and')}"
+        raise UserError(f"it is {text}, and must be text", where=f"{name}.{first}", remedy=remedy)
+    return {"name": name, first: value}
 
 
 def without(places: Array, drop: Array) -> Array:

@@ -193,8 +193,8 @@ def first_not_finite(vectors: np.ndarray) -> int | None:
     return None if finite.all() else int(np.argmin(finite))
 
 
-def not_finite(place: int) -> NonFiniteError:
-    """The error for an input at `place`.
+def not_finite(place: int, item: Any = None) -> NonFiniteError:
+    """The error for an input at `place`; of `item`, a vector or a sequence, where this has such values itself.
 
     Examples
     --------
@@ -202,6 +202,8 @@ def not_finite(place: int) -> NonFiniteError:
     inputs[3]: the vector has NaN or infinite values; check the weights, or load the model with dtype float32
     """
     remedy = "check the weights, or load the model with dtype float32"
+    if isinstance(item, np.ndarray) and not np.isfinite(item).all():
+        remedy = "so has this input: mend it, or leave it out"
     return NonFiniteError("the vector has NaN or infinite values", where=f"inputs[{place}]", remedy=remedy)
 
 

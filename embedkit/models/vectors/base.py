@@ -133,7 +133,7 @@ class VectorEncoder(Model):
                     part = out.cpu().numpy()
                     bad = first_not_finite(part)
                     if bad is not None:
-                        raise not_finite(rows.start + bad)
+                        raise not_finite(rows.start + bad, items[rows.start + bad])
                     vectors[rows] = part
                     show(len(part))
         finally:
