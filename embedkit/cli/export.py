@@ -29,6 +29,9 @@ def export(
     layers: Annotated[
         int | None, typer.Option("--layers", min=1, help="The first layers of a text encoder alone.")
     ] = None,
+    route: Annotated[
+        str | None, typer.Option("--route", help="One route of a Router of sentence-transformers: query, document ...")
+    ] = None,
     revision: Revision = None,
     trust_remote_code: TrustRemoteCode = False,
     allow_pickle: AllowPickle = False,
@@ -53,7 +56,7 @@ def export(
     check_format(format)  # what is missing is asked for before a model is read
     encoder = load(
         model, device="cpu", trust_remote_code=trust_remote_code, revision=revision, allow_pickle=allow_pickle,
-        layers=layers,
+        layers=layers, route=route,
     )  # fmt: skip
     write(encoder, output, format=format, overwrite=overwrite, samples=samples, tower=tower)
     console().print(f"written to {output}")

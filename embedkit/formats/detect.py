@@ -114,7 +114,7 @@ def _way_of_a_file(path: Path) -> str:
     if path.suffix.lower() in PICKLES:
         return (
             "a checkpoint alone does not say what model it is of: write it as a folder with safetensors by the library "
-            f"that trained it, and give that; one of open_clip is open_clip:ARCHITECTURE/{path.name} with allow_pickle"
+            f"that trained it, and give that; one of open_clip is open_clip:ARCHITECTURE/{path} with --allow-pickle"
         )
     return "give the folder that holds it"
 
@@ -148,6 +148,13 @@ def _model_of(path: Path) -> Path:
     if steps:
         numbers = ", ".join(str(step) for step, _ in steps)
         raise ModelError(f"holds checkpoints {numbers}, no model", where=str(path), remedy=f"give {steps[-1][1]}")
+    epochs = [p for part in ("checkpoints", ".") for p in (path / part).glob("epoch_*.pt") if p.stem[6:].isdigit()]
+    if epochs:
+        last = max(epochs, key=lambda file: int(file.stem[6:]))
+        raise ModelError(
+            "is a run of open_clip, no model folder", where=str(path),
+            remedy=f"give open_clip:ARCHITECTURE/{last} with --allow-pickle",
+        )  # fmt: skip
     return path
 
 

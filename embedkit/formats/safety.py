@@ -8,6 +8,7 @@ from typing import Any
 
 from embedkit.errors import ModelError, UnsafeFileError
 from embedkit.formats.folder import PICKLES, FolderPlan, read_json
+from embedkit.formats.tensors import STATE_REMEDY
 
 PICKLE_REMEDY = (
     "convert it to safetensors, or allow it: allow_pickle=True in Python, --allow-pickle on the command line, "
@@ -18,6 +19,8 @@ CODE_REMEDY = (
     "the command line, model.trust_remote_code=true in a recipe (model.towers.text.trust_remote_code for a tower)"
 )
 
+_WEIGHTS = ("pytorch_model", "adapter_model")
+"""How the names of pickles begin that are weights, and nothing else of a run."""
 _POINTER = b"version https://git-lfs"
 
 
@@ -49,11 +52,14 @@ def check_weights(plan: FolderPlan, allow_pickle: bool) -> None:
         pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
         if not pickles:
             raise ModelError("no weights (*.safetensors) in the folder", where=str(folder), remedy="copy it completely")
+        weights = [name for name in pickles if name.startswith(_WEIGHTS)]
         if not allow_pickle:
             raise UnsafeFileError(
-                f"the weights are a pickle ({pickles[0]}), which can run code when it is read", where=str(folder),
-                remedy=PICKLE_REMEDY,
+                f"the weights are a pickle ({(weights or pickles)[0]}), which can run code when it is read",
+                where=str(folder), remedy=PICKLE_REMEDY if weights else STATE_REMEDY,
             )  # fmt: skip
+        if not weights:
+            raise ModelError(f"no weights in the folder, only {pickles[0]}", where=str(folder), remedy=STATE_REMEDY)
 
 
 def _check_fetched(folder: Path) -> None:

@@ -12,6 +12,11 @@ from embedkit.errors import ModelError, UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+STATE_REMEDY = (
+    "write its tensors alone beside config.json: "
+    "safetensors.torch.save_file(torch.load(FILE)['state_dict'], 'FOLDER/model.safetensors')"
+)
+
 
 def find_tensors(encoder: Any, aliases: Mapping[str, Sequence[str]], allow_pickle: bool = False) -> dict[str, Tensor]:
     """Tensors of the files that an encoder was read from: for each key of `aliases` the first of its names in them.
@@ -150,9 +155,11 @@ def check_complete(report: dict[str, Any], folder: Path) -> None:
     missing = sorted(key for key in report["missing_keys"] if not key.endswith("position_ids"))
     if missing or report["mismatched_keys"]:
         keys = missing or sorted(str(key) for key in report["mismatched_keys"])
+        states = sorted({"state_dict", "model_state_dict"} & set(report.get("unexpected_keys") or ()))
         raise ModelError(
-            f"{len(keys)} weights are missing or have another shape (first: {keys[0]})",
-            where=str(folder), remedy="config.json and the weights do not belong together",
+            f"{len(keys)} weights are missing or have another shape (first: {keys[0]})", where=str(folder),
+            remedy=f"it is a checkpoint with {states[0]!r} inside: {STATE_REMEDY}" if states
+            else "config.json and the weights do not belong together",
         )  # fmt: skip
 
 

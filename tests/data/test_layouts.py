@@ -133,6 +133,13 @@ def test_tevatron_passages(write: Write) -> None:
         ({"sentence_A": "a", "sentence_B": "b"}, PAIRS, {"anchor": "a", "positive": "b"}),
         ({"sentence_1": "a", "sentence_2": "b"}, PAIRS, {"anchor": "a", "positive": "b"}),
         ({"text1": "a", "text2": "b"}, PAIRS, {"anchor": "a", "positive": "b"}),
+        ({"qid1": "1", "question1": "a", "question2": "b", "is_duplicate": "1"}, PAIRS,
+         {"anchor": "a", "positive": "b", "label": 1}),
+        ({"question1": "a", "question2": "b", "is_duplicate": 0}, "anchor positive score",
+         {"anchor": "a", "positive": "b", "score": 0}),
+        ({"question": "a", "positive_ctxs": [{"title": "T", "text": "b"}], "negative_ctxs": [],
+          "hard_negative_ctxs": [{"title": "", "text": "c"}]}, PAIRS,
+         {"anchor": "a", "positive": "T b", "negatives": ["c"]}),
         ({"Answer": "b", " Question": "a"}, PAIRS, {"anchor": "a", "positive": "b"}),
         ({"anchor": "a", "positive": "b", "negative": ["c", "d"]}, PAIRS,
          {"anchor": "a", "positive": "b", "negatives": ["c", "d"]}),
@@ -165,6 +172,44 @@ def test_labels_beside_pairs_are_told(write: Write) -> None:
         "f.jsonl", _lines(*({"sentence1": f"a{i}", "sentence2": f"b{i}", "label": i % 2 * 1.0} for i in range(6)))
     )
     assert "is 0 in 3 of the first 6 pairs" in _notes(_open(floats))
+
+
+def test_classes_of_nli_are_told_with_the_one_to_keep(write: Write) -> None:
+    """SNLI's own files: pairs of every class, and "-" where its annotators do not agree."""
+    names = ("entailment", "contradiction", "-")
+    path = write("snli.jsonl", _lines(*({"gold_label": name, "sentence1": "a", "sentence2": name} for name in names)))
+    notes = _notes(_open(path))
+    assert "column 'gold_label' is not used" in notes and "where: {gold_label: entailment}" in notes
+    kept = _open(path, where={"gold_label": "entailment"})
+    assert _rows(kept) == [{"anchor": "a", "positive": "entailment"}]
+    assert "is not used" not in _notes(kept)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "advice", "source"),
+    [
+        ("sts.csv", "main\t0001\t5.000\tA plane takes off.\tA plane is taking off.\n" * 2, "header: [NAME_1, ",
+         {"header": ["genre", "number", "score", "sentence1", "sentence2"]}),
+        ("qrels.tsv", "7\t0\t12\t0\n", "where this line is a row, name the columns with header",
+         {"header": ["anchor", "zero", "positive", "relevance"]}),
+        ("snli.txt", "gold_label\tsentence1\tsentence2\n-\ta\tb\n", "set 'format: tsv'", {"format": "tsv"}),
+        ("beir.tsv", "query-id\tcorpus-id\tscore\nq1\td1\t1\n", "own-retrieval", None),
+    ],
+)  # fmt: skip
+def test_tables_of_benchmarks_are_answered(
+    write: Write, name: str, content: str, advice: str, source: dict[str, Any] | None
+) -> None:
+    path = write(name, content)
+    with pytest.raises(DataError) as caught:
+        _open(path)
+    assert advice in str(caught.value.remedy)
+    if source is not None:  # as the remedy says
+        assert {"anchor", "positive"} <= set(_rows(_open(path, **source))[0])
+
+
+def test_a_pickle_of_examples_is_never_read(write: Write) -> None:
+    with pytest.raises(DataError, match="a pickle is not read: it can run code; write its rows as"):
+        _open(write("examples.pkl", b"never read"))
 
 
 def test_json_columns_of_datasets_hold_values(tmp_path: Path) -> None:
@@ -293,6 +338,30 @@ def test_captions_of_coco(tmp_path: Path, png: Png, write: Write) -> None:
     }))  # fmt: skip
     right = [(png(2), ["two"]), (png(1), ["one", "uno"])]
     assert _image_rows(path, image_folder=str(tmp_path / "images")) == right
+
+
+def test_captions_in_karpathys_splits(tmp_path: Path, png: Png, write: Write) -> None:
+    """dataset_coco.json and dataset_flickr30k.json of Karpathy & Fei-Fei 2015"""
+    write("val2014/1.png", png(1))
+    write("2.png", png(2))
+    images = [
+        {"filepath": "val2014", "filename": "1.png", "split": "restval", "imgid": 0,
+         "sentences": [{"tokens": ["one"], "raw": "One.", "sentid": 0}, {"raw": "Uno."}]},
+        {"filename": "2.png", "split": "train", "imgid": 1, "sentences": [{"raw": "Two."}]},
+    ]  # fmt: skip
+    path = write("dataset.json", json.dumps({"dataset": "coco", "images": images}))
+    assert _image_rows(path) == [(png(1), ["One.", "Uno."]), (png(2), ["Two."])]
+    assert _image_rows(path, where={"split": "train"}) == [(png(2), ["Two."])]
+    with pytest.raises(DataError, match="without 'split'.*images have filename, split and sentences"):
+        _image_rows(write("cut.json", json.dumps({"images": [{"filename": "1.png", "sentences": []}]})))
+
+
+def test_the_table_of_flickr30k(tmp_path: Path, png: Png, write: Write) -> None:
+    """results.csv: names behind "| ", no column that is called a caption"""
+    write("1.png", png(1))
+    path = write("results.csv", "image_name| comment_number| comment\n1.png| 0| A dog .\n1.png| 1| A cat .\n")
+    columns = {"image_name": "image", "comment": "text_1"}
+    assert [row["texts"] for row in _rows(_open(path, CAPTIONED, "", columns=columns))] == [[" A dog ."], [" A cat ."]]
 
 
 def test_text_files_beside_images(tmp_path: Path, png: Png, write: Write) -> None:

@@ -93,6 +93,17 @@ def test_checkpoints_of_another_trainer_are_counted_by_number_not_by_letter(tmp_
     assert locate(tmp_path) == tmp_path
 
 
+def test_a_run_of_open_clip_is_told_how_its_last_checkpoint_is_given(tmp_path: Path) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    checkpoints.mkdir()
+    for name in ("epoch_9.pt", "epoch_10.pt", "epoch_latest.pt"):
+        (checkpoints / name).write_bytes(b"never read")
+    for folder in (tmp_path, checkpoints):
+        with pytest.raises(ModelError, match="is a run of open_clip") as caught:
+            locate(folder)
+        assert f"open_clip:ARCHITECTURE/{checkpoints / 'epoch_10.pt'} with" in str(caught.value.remedy)
+
+
 @pytest.mark.parametrize("suffix", [".bin", ".pt", ".pth", ".pkl", ".ckpt"])
 def test_a_bare_checkpoint_is_told_how_to_become_a_folder(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"

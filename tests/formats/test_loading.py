@@ -269,7 +269,8 @@ def test_two_towers_from_a_pickle_that_was_allowed(library: str, name: str, wrap
     expected = embedkit.load(tmp_path, device="cpu").encode(dual.CAPTIONS)
     (weights,) = tmp_path.glob("*.safetensors")
     state = load_file(weights)
-    torch.save({"epoch": 3, "state_dict": state} if wrapped else state, tmp_path / name)
+    distributed = {f"module.{key}": tensor for key, tensor in state.items()} if library == "open_clip" else state
+    torch.save({"epoch": 3, "state_dict": distributed} if wrapped else state, tmp_path / name)
     weights.unlink()
     with pytest.raises(ModelError, match=rf"the weights are a pickle \({name}\)"):
         embedkit.load(tmp_path)

@@ -50,9 +50,14 @@ def test_classes_of_every_version(tmp_path: Path, prefix: str) -> None:
 
 @pytest.mark.parametrize("prefix", ["", "other.", "sentence_transformersx.", "os.sentence_transformers."])
 def test_classes_of_others_are_not_known_whatever_their_name(tmp_path: Path, prefix: str) -> None:
-    with pytest.raises(ModelError, match="is not known") as caught:
+    with pytest.raises(ModelError, match="is not known: code of its own, which is not run") as caught:
         plan_of_modules(folder_of(tmp_path, [TEXT, POOLING], prefix))
-    assert "known modules: Asym, CLIPModel, Dense" in str(caught.value.remedy)
+    assert ".npy" in str(caught.value.remedy)
+
+
+def test_a_class_that_sentence_transformers_has_not_lists_those_that_are_known(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="is not known; known modules: Asym, CLIPModel, Dense"):
+        plan_of_modules(folder_of(tmp_path, [TEXT, ("Whatever", "2_Whatever", {})]))
 
 
 def dense(place: str, size: int, **more: Any) -> tuple[str, str, dict[str, Any]]:

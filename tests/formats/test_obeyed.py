@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import embedkit
+from embedkit.cli.app import main
 from embedkit.errors import ModelError, UnsafeFileError
 from embedkit.formats.detect import inspect
 from tests.helpers import tiny
@@ -149,6 +150,9 @@ def test_routes_are_read_one_at_a_time(base: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(document.encode(TEXTS), model.encode_document(TEXTS), atol=1e-5)
     with pytest.raises(ModelError, match="has no route 'answer'"):
         embedkit.load(tmp_path / "m", route="answer")
+    words = ["export", str(tmp_path / "m"), str(tmp_path / "query"), "--route", "query"]
+    assert main(words) == 0  # as the remedy says
+    np.testing.assert_array_equal(embedkit.load(tmp_path / "query", device="cpu").encode(TEXTS), query.encode(TEXTS))
 
 
 def test_a_route_where_there_are_none(base: Path, tmp_path: Path) -> None:
@@ -176,6 +180,14 @@ def test_a_router_of_equal_routes_is_read(base: Path, tmp_path: Path) -> None:
 # --- refused, and said -----------------------------------------------------------------------------------------------
 
 
+def test_a_cross_encoder_is_told_where_it_belongs(base: Path, tmp_path: Path) -> None:
+    from sentence_transformers import CrossEncoder
+
+    CrossEncoder(str(base), num_labels=1, device="cpu").save_pretrained(str(tmp_path / "m"))
+    with pytest.raises(ModelError, match=r"sequence-classification.*--scorer"):
+        embedkit.load(tmp_path / "m")
+
+
 def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
@@ -191,8 +203,9 @@ def test_modules_that_are_not_supported_say_why(base: Path, tmp_path: Path, kind
     entries = json.loads(listing.read_text())
     entries[1]["type"] = f"sentence_transformers.models.{kind}"
     listing.write_text(json.dumps(entries))
-    with pytest.raises(ModelError, match=f"{kind} is not supported: .*{reason}"):
+    with pytest.raises(ModelError, match=f"{kind} is not supported: .*{reason}") as caught:
         embedkit.load(tmp_path / "m")
+    assert ("dense vectors" if reason == "sparse" else ".npy") in str(caught.value.remedy)
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,20 @@ def test_safetensors_are_enough_whatever_lies_beside_them(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", PICKLES)
-def test_a_pickle_alone_is_refused_and_allowed(folder: Path, suffix: str) -> None:
+def test_a_checkpoint_alone_is_no_file_of_weights(folder: Path, suffix: str) -> None:
+    """As trainers write them: epoch=3.ckpt of Lightning, model.pt of a loop of one's own."""
     (folder / "model.safetensors").rename(folder / f"weights{suffix}")
     with pytest.raises(UnsafeFileError, match=rf"the weights are a pickle \(weights{suffix}\)") as caught:
+        check_weights(plan(folder), allow_pickle=False)
+    assert "save_file" in str(caught.value.remedy)
+    with pytest.raises(ModelError, match=rf"no weights in the folder, only weights{suffix}.*save_file"):
+        check_weights(plan(folder), allow_pickle=True)
+
+
+def test_a_pickle_alone_is_refused_and_allowed(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    (folder / "optimizer.pt").write_bytes(b"")
+    with pytest.raises(UnsafeFileError, match=r"the weights are a pickle \(pytorch_model.bin\)") as caught:
         check_weights(plan(folder), allow_pickle=False)
     assert caught.value.where == str(folder)
     assert all(way in str(caught.value.remedy) for way in ("allow_pickle=True", "--allow-pickle", "model.allow_pickle"))

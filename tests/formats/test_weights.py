@@ -157,6 +157,50 @@ def test_weights_beyond_the_encoder_are_told_quietly(tmp_path: Path, caplog: pyt
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "module.bert.", "0.auto_model."])
+def test_what_a_wrapper_writes_before_the_names_is_read_over_and_told(
+    prefix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bare(bert("BertModel"), tmp_path)
+    right = embedkit.load(tmp_path, device="cpu").encode(TEXTS)
+    state = load_file(tmp_path / "model.safetensors")
+    wrapped = {prefix + name: tensor for name, tensor in state.items()}
+    save_file(wrapped, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    np.testing.assert_array_equal(embedkit.load(tmp_path, device="cpu").encode(TEXTS), right)
+    assert f"the names of its weights begin with {prefix}" in caplog.text
+    wrapped |= {f"other.{name}": tensor.clone() for name, tensor in state.items()}
+    save_file(wrapped, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="weights are missing"):  # which of the two?
+        embedkit.load(tmp_path)
+
+
+def test_a_checkpoint_with_its_tensors_inside_is_told_what_to_write(tmp_path: Path) -> None:
+    bare(bert("BertModel"), tmp_path)
+    file = tmp_path / "model.safetensors"
+    torch.save({"epoch": 3, "state_dict": load_file(file)}, tmp_path / "pytorch_model.bin")
+    file.unlink()
+    with pytest.raises(ModelError, match="a checkpoint with 'state_dict' inside: .*save_file"):
+        embedkit.load(tmp_path, allow_pickle=True)
+
+
+def test_what_simcses_training_writes_is_read_at_the_first_token(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its class BertForCL keeps the layer of [CLS] as mlp.dense (train.py of princeton-nlp/SimCSE)."""
+    bare(bert("BertModel"), tmp_path)
+    pooled = embedkit.load(tmp_path, device="cpu", pooling="pooler").encode(TEXTS)
+    first = embedkit.load(tmp_path, device="cpu", pooling="cls").encode(TEXTS)
+    state = load_file(tmp_path / "model.safetensors")
+    named = {f"bert.{name}".replace("bert.pooler.dense", "mlp.dense"): tensor for name, tensor in state.items()}
+    save_file(named, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "architectures": ["BertForCL"]}))
+    caplog.clear()
+    np.testing.assert_array_equal(embedkit.load(tmp_path, device="cpu").encode(TEXTS), first)
+    assert "its first token, for SimCSE's code wrote it" in caplog.text
+    np.testing.assert_array_equal(embedkit.load(tmp_path, device="cpu", pooling="pooler").encode(TEXTS), pooled)
+
+
 @pytest.mark.parametrize("layer", ["encoder.layer.1.output.dense.weight", "embeddings.word_embeddings.weight"])
 def test_a_missing_tensor_is_named_not_drawn(layer: str, tmp_path: Path) -> None:
     bare(bert("BertModel"), tmp_path)

@@ -15,24 +15,25 @@ from embedkit.data.schema.kinds import is_named
 from embedkit.data.schema.targets import target_name
 from embedkit.errors import DataError, nearest
 
-IMAGE_NAMES = ("image", "img", "file_name", "filename", "image_path", "filepath")
+IMAGE_NAMES = ("image", "img", "file_name", "filename", "image_path", "filepath", "image_name")
 """Names of columns that hold images or their paths, the likeliest first."""
 
 ALIASES: Mapping[str, Sequence[str]] = {
     "anchor": (
         "text", "sentence", "sent0", "sentence1", "sentence_1", "sentence_a", "text1", "premise", "query", "question",
+        "question1",
     ),
     "positive": (
         "pos", "positive_passages", "sent1", "sentence2", "sentence_2", "sentence_b", "text2", "hypothesis",
-        "entailment", "answer", "passage", "document",
+        "entailment", "answer", "passage", "document", "question2", "positive_ctxs",
     ),
-    "negatives": ("negs", "hard_negatives", "negative_passages"),
+    "negatives": ("negs", "hard_negatives", "negative_passages", "hard_negative_ctxs"),
     "negative_1": ("negative", "neg", "hard_neg", "hard_negative", "contradiction"),
     "score": ("similarity", "similarity_score"),
     "scores": ("teacher_scores",),
     "scores_of_positives": ("pos_scores",),
     "scores_of_negatives": ("neg_scores",),
-    "label": ("labels",),
+    "label": ("labels", "is_duplicate"),
     "group": (),
     "image": IMAGE_NAMES[1:],
     "image2": ("img2",),
@@ -71,6 +72,7 @@ _PLAIN = frozenset({"caption", "captions", "labels", "similarity", "similarity_s
 """Names that cannot mean anything else, so that nothing is guessed."""
 
 _SEPARATORS = {"\t": "a tab", ";": "';'", ",": "','", "|": "'|'"}
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
 _SLOTS = {"negatives": re.compile(r"negative_(\d{1,4})"), "texts": re.compile(r"text_(\d{1,4})")}
 _NUMBERED_ALIASES = {
     "negative": re.compile(r"(?:neg|hard_neg|hard_negative)_(\d{1,4})"),
@@ -316,15 +318,22 @@ class _Guessing:
                     continue
                 unread = f"column {candidates[0]!r} is not used, nothing reads role {_role_of(slot)}"
                 if slot == "label" and "positive" in self.targets:  # pairs, which it may tell apart
+                    value = 1 if normal_name(candidates[0]) == "is_duplicate" else "VALUE"
                     unread += (
-                        f"; map it to score for an objective that reads scores, or keep the rows of one class with "
-                        f"where: {{{candidates[0]}: 1}}"
+                        f": rows of every label are trained alike; map it to score for an objective that reads scores, "
+                        f"or keep the rows of one class with where: {{{candidates[0]}: {value}}}"
                     )
                 notes.append(f"{self.where}: {unread}")
             elif len(candidates) == 1 or exact:
                 columns[slot] = exact[0] if exact else candidates[0]
             else:
                 raise _undecided(slot, candidates, self.where)
+        for column in self.names:  # words, and no numbers of classes
+            if normal_name(column) == "gold_label" and "positive" in columns:
+                notes.append(
+                    f"{self.where}: column {column!r} is not used: pairs of every class are trained alike; keep "
+                    f"those of one with where: {{{column}: entailment}}"
+                )
         if "score" in self.requires and not {"score", "scores"} & set(columns):
             self._label_as_score(columns)
         return columns, notes
@@ -433,7 +442,18 @@ def _advice(names: Sequence[str], missing: Sequence[str], lists: frozenset[str] 
     if len(names) == 1 and between is not None:
         remedy = "set 'format: tsv'" if between == "a tab" else f"set 'format: csv' and 'separator': {between}"
         return f"the only column is {columns}: where cells are separated by {between}, {remedy}"
+    if {"query-id", "corpus-id"} <= set(names):
+        return (
+            f"the columns are {columns}: judgements of a BEIR folder, which `embedkit eval` scores with the suite "
+            "own-retrieval; to be trained on, write rows of query and positive"
+        )
+    if any(len(name.split()) > 3 or _NUMBER.fullmatch(name.strip()) for name in names):
+        example = ", ".join(f"NAME_{place}" for place in range(1, len(names) + 1))
+        return f"the columns are {columns}: where the first line is a row, name the columns with header: [{example}]"
     slot = {"texts": "text_1"}.get(missing[0], missing[0])
+    table = (
+        "; set 'format: tsv' or 'format: csv' where the lines are those of a table" if list(names) == ["text"] else ""
+    )
     if {"sentences", "document_id"} & set(missing):
         return f"the columns are {columns}: {_DOCUMENTS}"
     label = next((name for name in names if normal_name(name) == "label"), None)
@@ -446,7 +466,7 @@ def _advice(names: Sequence[str], missing: Sequence[str], lists: frozenset[str] 
         column = next(name for name in names if name in lists)
         return f"the columns are {columns}: pairs of a list are made by columns: {{{column}: texts}} and explode: true"
     if missing == ["positive"] and len(names) == 1:
-        return f"the only column is {columns}: sentences alone are trained by recipe simcse-unsup"
+        return f"the only column is {columns}: sentences alone are trained by recipe simcse-unsup{table}"
     if missing == ["positive"] and "label" in map(normal_name, names):
         labelled = "method=views objective=supcon data.sampler=by-label"
         return f"the columns are {columns}: texts with class labels are trained by {labelled}"
@@ -457,4 +477,4 @@ def _advice(names: Sequence[str], missing: Sequence[str], lists: frozenset[str] 
     if len(missing) == len(names) == 2:
         both = f"{{{names[0]}: {missing[0]}, {names[1]}: {missing[1]}}}".replace("texts", "text_1")
         return f"the columns are {columns}: say which is which, columns: {both}, or the other way round"
-    return f"the columns are {columns}: map one with columns: {{COLUMN: {slot}}}{kinds}"
+    return f"the columns are {columns}: map one with columns: {{COLUMN: {slot}}}{kinds}{table}"

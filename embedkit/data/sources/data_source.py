@@ -215,7 +215,9 @@ class Source:
         self.roles, self._requires, self._reads, self._limits = binding.roles, requires, reads, limits
         left_out = self._leave_out({*binding.columns.values(), *self.config.where})
         head = list(itertools.islice(self._records(), HEAD)) if left_out else head
-        self.notes = (*map(str, self.guesses), *binding.notes, *left_out)
+        used = [f"column {column!r} is not used" for column in self.config.where]
+        notes = [note for note in binding.notes if not any(what in note for what in used)]
+        self.notes = (*map(str, self.guesses), *notes, *left_out)
         self._columns, self.documents = binding.columns, binding.documents
         self._slots_of_lists = {
             role: sorted((slot for slot in binding.columns if slot.startswith(prefix)), key=_number_of)

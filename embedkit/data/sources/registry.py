@@ -243,6 +243,10 @@ def named_format(name: str, where: str) -> str:
     embedkit.errors.DataError: data/faq.xlsx: cannot infer the format from the extension; set 'format': ...
     """
     format = format_of(name)
+    if format is None and name.lower().endswith((".pkl", ".pickle", ".joblib", ".pt", ".pth")):
+        raise DataError(
+            "a pickle is not read: it can run code", where=where, remedy="write its rows as .jsonl or .parquet"
+        )
     if format is None:
         raise DataError(
             "cannot infer the format from the extension", where=where, remedy=f"set 'format': {', '.join(readers)}"

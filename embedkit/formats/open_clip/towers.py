@@ -61,23 +61,14 @@ def read(folder: Path, *, allow_pickle: bool = False) -> DualEncoder:
 
 
 def _weights(folder: Path, allow_pickle: bool) -> dict[str, Any]:
-    from embedkit.formats.tensors import read_safetensors, reading
+    from embedkit.formats.tensors import read_safetensors
 
     if (folder / WEIGHTS).is_file():
         return read_safetensors(folder / WEIGHTS)
     pickles = [name for name in PICKLES if (folder / name).is_file()]
-    if not pickles:
+    tensors = _checkpoint(folder / pickles[0], allow_pickle) if pickles else None
+    if tensors is None:
         raise ModelError(f"has no {WEIGHTS}", where=str(folder), remedy="copy the folder completely")
-    if not allow_pickle:
-        raise UnsafeFileError(
-            f"the weights are a pickle ({pickles[0]})", where=str(folder),
-            remedy=PICKLE_REMEDY,
-        )  # fmt: skip
-    import torch
-
-    with reading(folder):
-        checkpoint = torch.load(folder / pickles[0], map_location="cpu", weights_only=True)
-        tensors: dict[str, Any] = checkpoint.get("state_dict", checkpoint)
     return tensors
 
 
@@ -135,7 +126,7 @@ def _checkpoint(file: Path, allow_pickle: bool) -> dict[str, Any] | None:
     if file.suffix == ".safetensors":
         return read_safetensors(file)
     if not allow_pickle:
-        raise UnsafeFileError("the checkpoint is a pickle", where=str(file), remedy=PICKLE_REMEDY)
+        raise UnsafeFileError(f"the weights are a pickle ({file.name})", where=str(file.parent), remedy=PICKLE_REMEDY)
     import torch
 
     with reading(file):

@@ -24,15 +24,23 @@ POOLING_FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
+OF_VECTORS = "encode with sentence-transformers and give its vectors as a .npy file"
+_OF_PAIRS = "a cross-encoder is given as --scorer to `embedkit score` and `embedkit mine`"
+_OF_SPARSE = "its vectors are sparse"
+_DENSE_ONLY = "give a model of dense vectors"
 REFUSED = {
-    "BoW": "it counts words", "CNN": "a convolution over tokens", "LSTM": "a recurrent network over tokens",
-    "WordEmbeddings": "word vectors with a tokenizer of their own",
-    "WordWeights": "token vectors are weighted by word",
-    "WeightedLayerPooling": "token vectors are a weighted mean over layers",
-    "SpladePooling": "its vectors are sparse", "MLMTransformer": "its vectors are sparse",
-    "SparseStaticEmbedding": "its vectors are sparse", "MultiVectorMask": "it gives a vector for each token",
-    "LogitScore": "it scores pairs",
+    "BoW": ("it counts words", OF_VECTORS), "CNN": ("a convolution over tokens", OF_VECTORS),
+    "LSTM": ("a recurrent network over tokens", OF_VECTORS),
+    "WordEmbeddings": ("word vectors with a tokenizer of their own", OF_VECTORS),
+    "WordWeights": ("token vectors are weighted by word", OF_VECTORS),
+    "WeightedLayerPooling": ("token vectors are a weighted mean over layers", OF_VECTORS),
+    "SpladePooling": (_OF_SPARSE, _DENSE_ONLY), "MLMTransformer": (_OF_SPARSE, _DENSE_ONLY),
+    "SparseStaticEmbedding": (_OF_SPARSE, _DENSE_ONLY),
+    "MultiVectorMask": ("it gives a vector for each token", "give a model of one vector a text"),
+    "LogitScore": ("it scores pairs", _OF_PAIRS),
 }  # fmt: skip
+"""Classes of modules that are not read -> why, and what to do."""
+_TASKS = {"sequence-classification": _OF_PAIRS, "fill-mask": _DENSE_ONLY}
 
 
 def add_module(plan: FolderPlan, name: str, folder: Path, last: bool) -> None:
@@ -66,11 +74,14 @@ def _transformer(plan: FolderPlan, folder: Path) -> None:
         settings = plan.settings(file)
         settings.pass_over(("module_output_name", "unpad_inputs"))
         if settings.get("transformer_task", "feature-extraction") != "feature-extraction":
-            raise ModelError(f"its task is {settings['transformer_task']}, not feature-extraction", where=str(file))
+            task = str(settings["transformer_task"])
+            raise ModelError(f"its task is {task}, not feature-extraction", where=str(file),
+                             remedy=_TASKS.get(task, OF_VECTORS))  # fmt: skip
         text = (settings.get("modality_config") or {}).get("text", {})
         method, output = text.get("method", "forward"), text.get("method_output_name", "last_hidden_state")
         if (method, output) != ("forward", "last_hidden_state"):
-            raise ModelError(f"a text goes through {method!r} of the model, which is not supported", where=str(file))
+            raise ModelError(f"a text goes through {method!r} of the model, which is not supported", where=str(file),
+                             remedy=OF_VECTORS)  # fmt: skip
         plan.lower_case = bool(settings.get("do_lower_case", False))
         length = settings.get("max_seq_length") or _model_arguments(settings)
         if length:
@@ -132,7 +143,8 @@ def _pooling(plan: FolderPlan, folder: Path) -> None:
 
 def _needs_text(plan: FolderPlan, name: str, path: Path) -> None:
     if plan.kind != "text":
-        raise ModelError(f"a {name} module behind a static model is not supported", where=str(path))
+        raise ModelError(f"a {name} module behind a static model is not supported", where=str(path),
+                         remedy=OF_VECTORS)  # fmt: skip
 
 
 def _on_sentences(settings: Settings) -> bool:
@@ -145,7 +157,8 @@ def _dense(plan: FolderPlan, folder: Path) -> None:
     _needs_text(plan, "Dense", path)
     on_sentences = _on_sentences(settings)
     if settings.get("use_residual") or not on_sentences:
-        raise ModelError("a Dense module with a residual or on token vectors is not supported", where=str(path))
+        raise ModelError("a Dense module with a residual or on token vectors is not supported", where=str(path),
+                         remedy=OF_VECTORS)  # fmt: skip
     function = str(settings.get("activation_function", "torch.nn.modules.activation.Tanh"))
     if not function.startswith("torch."):
         raise UnsafeFileError(f"names the function {function!r}, none of torch's", where=str(path), remedy="change it")
@@ -162,7 +175,8 @@ def _sparse_code(plan: FolderPlan, folder: Path) -> None:
     _needs_text(plan, "SparseAutoEncoder", path)
     settings.pass_over(("k_aux", "dead_threshold"))  # of its training
     if settings.get("normalize"):
-        raise ModelError("a SparseAutoEncoder that normalises its input is not supported", where=str(path))
+        raise ModelError("a SparseAutoEncoder that normalises its input is not supported", where=str(path),
+                         remedy=OF_VECTORS)  # fmt: skip
     sizes = {"inputs": settings["input_dim"], "outputs": settings.get("hidden_dim", 512), "k": settings.get("k", 8)}
     plan.dense.append((folder, {"kind": "sparse-code", **sizes}))
 
@@ -181,7 +195,7 @@ def _dropout(plan: FolderPlan, folder: Path) -> None:
 def _normalize(plan: FolderPlan, folder: Path, last: bool) -> None:
     path = folder / "config.json"
     if not _on_sentences(plan.settings(path)):
-        raise ModelError("a Normalize module on token vectors is not supported", where=str(path))
+        raise ModelError("a Normalize module on token vectors is not supported", where=str(path), remedy=OF_VECTORS)
     if last:
         plan.spec["normalize"] = True
     else:

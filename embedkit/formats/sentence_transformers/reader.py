@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from embedkit.errors import ModelError, nearest
 from embedkit.formats.folder import DUAL_TYPES, FolderPlan, inside, model_type, read_json
 from embedkit.formats.registry import FolderReader, readers
-from embedkit.formats.sentence_transformers.modules import MODULES, REFUSED, add_module
+from embedkit.formats.sentence_transformers.modules import MODULES, OF_VECTORS, REFUSED, add_module
 
 if TYPE_CHECKING:
     from embedkit.models.modules.dual import DualEncoder
@@ -124,8 +124,12 @@ def _name(kind: str, listing: Path) -> str:
     """The module's class, when it is one of sentence-transformers' that embedkit reads."""
     name = kind.rpartition(".")[2]
     if kind.startswith("sentence_transformers.") and name in REFUSED:
-        raise ModelError(f"module {name} is not supported: {REFUSED[name]}", where=str(listing))
-    if not kind.startswith("sentence_transformers.") or name not in MODULES:
+        reason, remedy = REFUSED[name]
+        raise ModelError(f"module {name} is not supported: {reason}", where=str(listing), remedy=remedy)
+    if not kind.startswith("sentence_transformers."):
+        raise ModelError(f"module {kind!r} is not known: code of its own, which is not run", where=str(listing),
+                         remedy=OF_VECTORS)  # fmt: skip
+    if name not in MODULES:
         raise ModelError(
             f"module {kind!r} is not known", where=str(listing), remedy=f"known modules: {', '.join(sorted(MODULES))}"
         )
@@ -144,7 +148,8 @@ def _route(folder: Path, route: str | None) -> list[Entry]:
     if route is None:
         raise ModelError(
             f"its inputs go through different modules ({', '.join(routes)})", where=str(path),
-            remedy=f"load one of them: embedkit.load(FOLDER, route={next(iter(routes))!r})",
+            remedy=f"load one of them: embedkit.load(FOLDER, route={next(iter(routes))!r}), or write it as a folder: "
+            f"embedkit export FOLDER OUTPUT --route {next(iter(routes))}",
         )  # fmt: skip
     if route not in routes:
         raise ModelError(f"has no route {route!r}", where=str(path), remedy=nearest(route, routes))
@@ -165,7 +170,11 @@ def _dual(plan: FolderPlan, names: list[str], folder: Path) -> FolderPlan:
         settings = read_json(file)
         for kind, entry in (settings.get("modality_config") or {}).items():
             if kind not in ("text", "image") or entry.get("method") != f"get_{kind}_features":
-                raise ModelError(f"a {kind} goes through {entry.get('method')!r} of the model", where=str(file))
+                raise ModelError(
+                    f"a {kind} goes through {entry.get('method')!r} of the model",
+                    where=str(file),
+                    remedy="texts of get_text_features and images of get_image_features are read",
+                )
         if settings.get("max_seq_length"):
             plan.spec["max_length"] = int(settings["max_seq_length"])
     _model_settings(plan)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,11 +48,19 @@ def read_encoder(
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
         for key, value in (overrides or {}).items():
             setattr(config, key, value)
-        encoder, report = _encoder_class(config, trust_remote_code).from_pretrained(
-            folder, config=config, dtype=torch.float32, output_loading_info=True, local_files_only=True,
-            use_safetensors=not allow_pickle or any(folder.glob("*.safetensors")), weights_only=True,
-            trust_remote_code=trust_remote_code, **_encoder_settings(config),
-        )  # fmt: skip
+        settings = {
+            "config": config, "dtype": torch.float32, "output_loading_info": True, "local_files_only": True,
+            "use_safetensors": not allow_pickle or any(folder.glob("*.safetensors")), "weights_only": True,
+            "trust_remote_code": trust_remote_code, **_encoder_settings(config),
+        }  # fmt: skip
+        cls = _encoder_class(config, trust_remote_code)
+        encoder, report = cls.from_pretrained(folder, **settings)
+        prefix = common_prefix(report["missing_keys"], report["unexpected_keys"])
+        if prefix:
+            _log.warning(
+                "%s: the names of its weights begin with %s, as a wrapper writes them: read without", folder, prefix
+            )
+            encoder, report = cls.from_pretrained(folder, key_mapping={f"^{re.escape(prefix)}": ""}, **settings)
     check_complete(report, folder)
     if report["unexpected_keys"]:
         names = sorted({key.split(".")[0] for key in report["unexpected_keys"]})
@@ -58,11 +68,30 @@ def read_encoder(
     return encoder
 
 
+def common_prefix(missing: Iterable[str], others: Iterable[str]) -> str | None:
+    """What stands in front of the names of all missing weights in a file: ``module.`` of DataParallel, ``model.`` of
+    Lightning, ``_orig_mod.`` of a compiled model. None where it is nothing, or several things.
+
+    Examples
+    --------
+    >>> common_prefix(["pooler.bias"], ["module.pooler.bias", "module.head.bias"])
+    'module.'
+    >>> common_prefix(["pooler.bias"], ["query.pooler.bias", "document.pooler.bias"])
+    """
+    names, keys = sorted(missing), set(others)
+    if not names:
+        return None
+    prefixes = [key.removesuffix(names[0]) for key in keys if key.endswith(f".{names[0]}")]
+    fitting = [prefix for prefix in prefixes if all(prefix + name in keys for name in names)]
+    return fitting[0] if len(fitting) == 1 else None
+
+
 def pretrained_pooler(encoder: Any, train_only: bool = False, allow_pickle: bool = False) -> Dense:
     """The layer on the first token that an encoder was pretrained with, Linear + Tanh, from the folder it came from.
 
     BERT's was trained to tell following sentences (Devlin et al. 2019, section 3.1). The released models of SimCSE keep
-    their head under the same name, and the supervised ones are scored through it (Gao et al. 2021, section 6.3).
+    their head under the same name, and the supervised ones are scored through it (Gao et al. 2021, section 6.3); what
+    SimCSE's training writes has it as ``mlp.dense``.
 
     Raises
     ------
@@ -80,7 +109,7 @@ def pretrained_pooler(encoder: Any, train_only: bool = False, allow_pickle: bool
     from embedkit.models.modules.text import Dense
 
     base = encoder.base_model_prefix
-    stems = [f"{prefix}{stem}" for prefix in ("", f"{base}.") for stem in ("pooler.dense", "pooler")]
+    stems = [f"{prefix}{stem}" for prefix in ("", f"{base}.") for stem in ("pooler.dense", "pooler", "mlp.dense")]
     aliases = {key: [f"{stem}.{key}" for stem in stems] for key in ("weight", "bias")}
     tensors = find_tensors(encoder, aliases, allow_pickle)
     if len(tensors) < len(aliases):

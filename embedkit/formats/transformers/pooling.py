@@ -7,10 +7,18 @@ from embedkit.formats.folder import DUAL_TYPES, FolderPlan, read_json
 
 _HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
 
+_GUESSES = {
+    "causal": ("last-token", "its last token, for it is a causal language model"),
+    "simcse": ("cls", "its first token, for SimCSE's code wrote it (pooling pooler adds its layer mlp; PromptBERT's "
+                      "reads a mask in a template)"),
+    "any": ("mean", "the mean of its tokens"),
+}  # fmt: skip
+"""Pooling and what is said of it by the kind of a folder."""
+
 
 def default_pooling(plan: FolderPlan) -> None:
-    """Set the pooling of a plan whose folder names none: the last token for a ``*ForCausalLM``, else the mean, as
-    sentence-transformers has it since version 5.4; the guess is a note.
+    """Set the pooling of a plan whose folder names none: the last token for a ``*ForCausalLM``, the first for a
+    ``*ForCL`` of SimCSE's code, else the mean, as sentence-transformers has it since version 5.4; the guess is a note.
 
     Raises
     ------
@@ -37,8 +45,7 @@ def default_pooling(plan: FolderPlan) -> None:
             remedy=f"models of texts and images that are read: {', '.join(DUAL_TYPES)} and open_clip's",
         )  # fmt: skip
     causal = name.endswith("ForCausalLM") and config.get("is_causal", True)
-    plan.spec["pooling"] = "last-token" if causal else "mean"
-    token = "its last token, for it is a causal language model" if causal else "the mean of its tokens"
+    plan.spec["pooling"], token = _GUESSES["causal" if causal else "simcse" if name.endswith("ForCL") else "any"]
     plan.notes.append(f"the folder names no pooling: a text is {token}; set pooling (model.pooling) for another")
     if name.endswith(_HEADS):
         plan.notes.append(f"{name}: a classifier or reranker, whose head is not used: no encoder of sentences yet")

@@ -110,7 +110,7 @@ def _table(
         if header is None:
             if isinstance(cells, BadRow):
                 raise cells
-            header = check_header(cells, f"{path}:{number}")
+            header = check_header([cell.strip() for cell in cells], f"{path}:{number}")
             if header == [""]:
                 raise DataError("the header line is blank", where=f"{path}:{number}", remedy="name the columns there")
         elif isinstance(cells, BadRow):
@@ -144,7 +144,10 @@ def check_header(names: Sequence[str], where: str) -> list[str]:
     earlier: set[str] = set()
     for name in names:
         if name in earlier:
-            raise DataError(f"column {name!r} occurs twice in the header", where=where, remedy="rename one of them")
+            remedy = "rename one of them"
+            if not name.strip("0123456789. "):
+                remedy += "; where this line is a row, name the columns with header: [NAME_1, NAME_2, ...]"
+            raise DataError(f"column {name!r} occurs twice in the header", where=where, remedy=remedy)
         earlier.add(name)
     return list(names)
 

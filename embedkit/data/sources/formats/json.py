@@ -23,7 +23,8 @@ _REMEDY = "write a list of objects, or one object a line as .jsonl"
 
 
 def read_json(path: Location) -> Iterator[Record]:
-    """The objects of an array, numbered from 1; lines of objects; or COCO's images, each with its ``captions``.
+    """The objects of an array, numbered from 1; lines of objects; or the images of COCO's file or of Karpathy's splits,
+    each with its ``captions``.
 
     Raises
     ------
@@ -43,6 +44,8 @@ def read_json(path: Location) -> Iterator[Record]:
     value = _whole(path)
     if isinstance(value, dict) and {"images", "annotations"} <= set(value):
         value = _coco(value, path)
+    elif isinstance(value, dict) and _is_karpathy(value.get("images")):
+        value = _karpathy(value["images"], path)
     if not isinstance(value, list):
         remedy = COLLECTION if isinstance(value, dict) and {"queries", "corpus"} <= set(value) else _REMEDY
         raise DataError(f"a JSON {type(value).__name__}, not a list of objects", where=str(path), remedy=remedy)
@@ -109,6 +112,28 @@ def _coco(value: dict[str, Any], path: Location) -> list[dict[str, Any]]:
             remedy="images have id and file_name, annotations image_id and caption",
         ) from error  # fmt: skip
     return rows
+
+
+def _is_karpathy(images: Any) -> bool:
+    return isinstance(images, list) and bool(images) and isinstance(images[0], dict) and "sentences" in images[0]
+
+
+def _karpathy(images: list[Any], path: Location) -> list[dict[str, Any]]:
+    """A row an image of the files of Karpathy & Fei-Fei 2015 (``dataset_coco.json``, ``dataset_flickr30k.json``): the
+    ``file_name`` behind its folder, the list of its ``captions``, and its ``split`` (train, restval, val, test)."""
+    try:
+        return [
+            {
+                "file_name": f"{image['filepath']}/{image['filename']}" if image.get("filepath") else image["filename"],
+                "captions": [sentence["raw"] for sentence in image["sentences"]], "split": image["split"],
+            }
+            for image in images
+        ]  # fmt: skip
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"images with sentences but without {error}, so no captions in Karpathy's form", where=str(path),
+            remedy="images have filename, split and sentences, each with raw",
+        ) from error  # fmt: skip
 
 
 readers.add("json")(Format((".json",), read_json, in_folders=False))
