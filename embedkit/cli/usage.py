@@ -75,13 +75,26 @@ class Command(TyperCommand):
             if word == "--":
                 return result + words[number:]
             name, equals, value = word.partition("=")
-            other = RENAMED_OPTIONS.get(name) or {new: old for old, new in RENAMED_OPTIONS.items()}.get(name)
-            if name not in names and other in names:
-                if name in RENAMED_OPTIONS:
+            other = self.own_name(name, names)
+            if name not in names and other is not None:
+                if name not in RENAMED_OPTIONS.values() and name.replace("_", "-") != other:
                     typer.echo(f"embedkit: {name} is called {other} here", err=True)
                 word = f"{other}{equals}{value}"
             result.append(word)
         return result
+
+    def own_name(self, name: str, names: Sequence[str]) -> str | None:
+        """What an option of another spelling or of another library is called here; None where nothing is."""
+        older = {new: old for old, new in RENAMED_OPTIONS.items()}
+        others = [name.replace("_", "-"), RENAMED_OPTIONS.get(name), older.get(name), *self.peer_names(name)]
+        return next((other for other in others if name.startswith("--") and other in names), None)
+
+    def peer_names(self, name: str) -> Sequence[str]:
+        """Our options that other libraries call `name`."""
+        from embedkit.cli.peer_options import OPTIONS
+        from embedkit.config.peer_names import plain
+
+        return OPTIONS.get(plain(name), ())
 
 
 class RecipeCommand(Command):
@@ -119,6 +132,10 @@ class RecipeCommand(Command):
                 raise UserError(f"{name} needs a value", where=COMMAND_LINE, remedy=f"write {name} VALUE")
             result.append(f"{name.removeprefix('--')}={value if value or equals else 'true'}")
         return result
+
+    def peer_names(self, name: str) -> Sequence[str]:
+        """None: they are settings."""
+        return ()
 
     def _check_setting(self, name: str, value: str) -> bool:
         """Whether an option that is a setting may stand without a value; others are refused with the nearest one."""
@@ -230,7 +247,7 @@ def in_our_words(error: Exception, command: Any, words: Sequence[str], path: str
     param, kind = getattr(error, "param", None), type(error).__name__
     option = getattr(error, "option_name", None)
     if kind == "NoSuchOption":
-        return _unknown(str(option), option_names(command), help_line)
+        return _of_peers(str(option), command, path) or _unknown(str(option), option_names(command), help_line)
     if kind == "MissingParameter" and param is not None:
         needed = [one for one in command.params if one.param_type_name == "option" and one.required]
         usage = " ".join([path, *_argument_names(command), *(f"{_name(one)} {one.name.upper()}" for one in needed)])
@@ -245,6 +262,23 @@ def in_our_words(error: Exception, command: Any, words: Sequence[str], path: str
         value = _value_of(words, (*param.opts, *param.secondary_opts))
         return UserError(f"{_name(param)} is {value!r}", where=COMMAND_LINE, remedy=rule)
     return UserError("the words cannot be taken apart into options and values", where=COMMAND_LINE, remedy=help_line)
+
+
+def _of_peers(option: str, command: Any, path: str) -> UserError | None:
+    """The error for an option of another library that is an argument here, or has something else in its place."""
+    from embedkit.cli.peer_options import ANSWERS, ARGUMENTS
+    from embedkit.config.peer_names import plain
+
+    arguments = {one.name: _name(one) for one in command.params if one.param_type_name == "argument"}
+    word = next((arguments[name] for name in ARGUMENTS.get(plain(option), ()) if name in arguments), None)
+    if word is not None:
+        usage = " ".join([path, *arguments.values()])
+        return UserError(f"{option} is the word {word} here", where=COMMAND_LINE, remedy=f"write `{usage}`")
+    answer = ANSWERS.get(plain(option))
+    names = [part for part in re.findall(r"--[a-z][a-z-]*", answer or "") if part not in option_names(command)]
+    if answer is None or names:  # it speaks of options of another command
+        return None
+    return UserError(f"{option} is no option of `{path}`", where=COMMAND_LINE, remedy=answer)
 
 
 def _kind(command: Any, name: str) -> tuple[str, int | None]:

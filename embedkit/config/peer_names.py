@@ -157,8 +157,14 @@ def plain(name: str) -> str:
     return "".join(c for c in name.casefold() if c not in "-_. ")
 
 
-def _turned(table: dict[str, str]) -> dict[str, tuple[str, ...]]:
-    """Peer name, plain -> our names."""
+def turned(table: dict[str, str]) -> dict[str, tuple[str, ...]]:
+    """Peer name, plain -> our names, of a table of our names and theirs.
+
+    Examples
+    --------
+    >>> turned({"train.lr": "learning_rate", "train.output": "output_dir out"})
+    {'learningrate': ('train.lr',), 'outputdir': ('train.output',), 'out': ('train.output',)}
+    """
     by_peer: dict[str, tuple[str, ...]] = {}
     for our, names in table.items():
         for name in names.split():
@@ -166,9 +172,9 @@ def _turned(table: dict[str, str]) -> dict[str, tuple[str, ...]]:
     return by_peer
 
 
-SETTINGS = _turned(_SETTINGS)
+SETTINGS = turned(_SETTINGS)
 """Peer name of a setting, plain -> our dotted key."""
-PARTS = _turned(_PARTS)
+PARTS = turned(_PARTS)
 """Peer name of a loss, method, recipe, sampler or value, plain -> ours."""
 
 

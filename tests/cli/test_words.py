@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from embedkit.cli import app as cli
+from embedkit.cli import peer_options
+from embedkit.cli.usage import option_names
 from embedkit.config.overrides import full_key
 from embedkit.config.peer_names import ANSWERS, FLAGS, PARTS, SETTINGS, plain
 from embedkit.config.recipe import Recipe
@@ -225,6 +229,54 @@ def test_mistakes_are_answered(capsys: pytest.CaptureFixture[str], words: list[s
     assert "recipes/" not in err, "the shipped file is not to blame"
     for part in parts[:-1] if "too many" in parts[-1] else parts:
         assert part in err, err
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "read"),
+    [
+        ("mine", "--range_min 1 --relative_margin 0.1", "--range-min 1 --relative-margin 0.1"),
+        ("mine", "--model_name_or_path m --negative_number 3", "--model m --num-negatives 3"),
+        ("mine", "--sampling_strategy=top", "--sampling=top"),
+        ("search", "--top_k 3", "--top-k 3"),
+        ("search", "--k 3", "--top-k 3"),
+        ("export", "--backend onnx", "--format onnx"),
+        ("train", "--batch_size 8", "batch_size=8"),
+    ],
+)
+def test_options_of_other_libraries_are_read(command: str, words: str, read: str) -> None:
+    parser: Any = get_command(cli.app).commands[command]  # type: ignore[attr-defined]
+    assert parser.rewritten(words.split()) == read.split()
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("encode --model_name_or_path m a.txt", ["is the word MODEL here", "`embedkit encode MODEL INPUT OUTPUT`"]),
+        ("search idx --query cats", ["--query is the word QUERY here"]),
+        ("mine --input_file a.csv", ["is the word PAIRS here"]),
+        ("encode m a.txt --batch_size 32", ["--batch_size is no option of `embedkit encode`", "no size is needed"]),
+        ("mine a.csv b.jsonl --use_faiss", ["the search is exact", "--block-size"]),
+        ("mine a.csv b.jsonl --range_for_sampling 2-200", ["--range-min 2 --range-max 200"]),
+        ("mine a.csv b.jsonl --output_format triplet", ["--one-per-row"]),
+        ("export m o --opset 14", ["--format onnx"]),
+        ("eval m --pooler cls", ["SimCSE's cls is --pooling pooler"]),
+        ("eval m --benchmark x", ["--suite mteb:"]),
+    ],
+)
+def test_what_is_no_option_here_is_answered(capsys: pytest.CaptureFixture[str], words: str, parts: list[str]) -> None:
+    code, err = run(capsys, *words.split())
+    assert code == 2 and err.count("\n") == 1, err
+    assert all(part in err for part in parts), err
+
+
+def test_the_table_of_options_names_what_there_is() -> None:
+    commands = get_command(cli.app).commands.values()  # type: ignore[attr-defined]
+    options = {name for command in commands for name in option_names(command)}
+    arguments = {one.name for command in commands for one in command.params if one.param_type_name == "argument"}
+    assert {name for names in peer_options.OPTIONS.values() for name in names} <= options
+    assert {name for names in peer_options.ARGUMENTS.values() for name in names} <= arguments
+    for answer in peer_options.ANSWERS.values():
+        assert set(re.findall(r"--[a-z][a-z-]*", answer)) <= options, answer
 
 
 @pytest.mark.parametrize("words", ["encode m a.txt b.npy c", "recipes pairs x", "suites sts x", "methods pairs x"])

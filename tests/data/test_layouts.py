@@ -188,7 +188,7 @@ def test_classes_of_nli_are_told_with_the_one_to_keep(write: Write) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "advice", "source"),
     [
-        ("sts.csv", "main\t0001\t5.000\tA plane takes off.\tA plane is taking off.\n" * 2, "header: [NAME_1, ",
+        ("sts.csv", "main\t0001\t5.000\tA plane rises.\tA plane takes off.\nmain\t2\t1.0\tA\tB\n", "header: [NAME_1, ",
          {"header": ["genre", "number", "score", "sentence1", "sentence2"]}),
         ("qrels.tsv", "7\t0\t12\t0\n", "where this line is a row, name the columns with header",
          {"header": ["anchor", "zero", "positive", "relevance"]}),
