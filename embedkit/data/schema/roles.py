@@ -7,7 +7,7 @@ when its name is the role's or a well-known alias (`ALIASES`), and only a role t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from embedkit.data.images.pictures import TEXT_ENDINGS, is_image
@@ -119,6 +119,7 @@ def bind(
     lists: frozenset[str] = frozenset(),
     extras: frozenset[str] = frozenset(),
     split: bool = False,
+    filters: Set[str] = frozenset(),
 ) -> Binding:
     """The columns of a source bound to roles, checked against what is read.
 
@@ -140,6 +141,8 @@ def bind(
         Roles whose columns the user did not give: no note is made where nothing reads them.
     split : bool
         A column of texts holds documents, which will be cut into sentences.
+    filters : set of str
+        Columns by which rows are chosen: they are used, and no note is made.
 
     Raises
     ------
@@ -158,6 +161,7 @@ def bind(
     targets = (reads | {"texts"} if explode else reads) | document_roles(reads)
     if mapping is None:
         columns, notes = _Guessing(names, requires, targets, where, lists, extras).columns()
+        notes = [note for note in notes if not any(f"column {name!r} is not used" in note for name in filters)]
     else:
         columns, notes = _mapped(names, mapping, targets, where, lists), []
     if split and mapping is None and "sentences" in targets and "sentences" not in columns and "anchor" in columns:

@@ -203,7 +203,7 @@ class Source:
         lists = list_columns(names, rows_of_head, vectors, mapping or {})
         binding = bind(
             names, {names[0]: "anchor"} if single else mapping, requires=requires, reads=reads, where=where,
-            explode=self.config.explode, lists=lists, split=self.config.split_sentences,
+            explode=self.config.explode, lists=lists, split=self.config.split_sentences, filters={*self.config.where},
             extras=frozenset({"label"} if self.parts[0].name.startswith("builtin:") else ()),
         )  # fmt: skip
         guesses = [*self._guesses_of_parts, *(Guess(where, what, "columns") for what in binding.guesses)]
@@ -215,9 +215,7 @@ class Source:
         self.roles, self._requires, self._reads, self._limits = binding.roles, requires, reads, limits
         left_out = self._leave_out({*binding.columns.values(), *self.config.where})
         head = list(itertools.islice(self._records(), HEAD)) if left_out else head
-        used = [f"column {column!r} is not used" for column in self.config.where]
-        notes = [note for note in binding.notes if not any(what in note for what in used)]
-        self.notes = (*map(str, self.guesses), *notes, *left_out)
+        self.notes = (*map(str, self.guesses), *binding.notes, *left_out)
         self._columns, self.documents = binding.columns, binding.documents
         self._slots_of_lists = {
             role: sorted((slot for slot in binding.columns if slot.startswith(prefix)), key=_number_of)

@@ -41,31 +41,37 @@ def read_encoder(
     >>> read_encoder(Path("encoder"), overrides={"hidden_dropout_prob": 0.0}).config.hidden_dropout_prob
     0.0
     """
-    import torch
     from transformers import AutoConfig
 
     with reading(folder):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
         for key, value in (overrides or {}).items():
             setattr(config, key, value)
-        settings = {
-            "config": config, "dtype": torch.float32, "output_loading_info": True, "local_files_only": True,
-            "use_safetensors": not allow_pickle or any(folder.glob("*.safetensors")), "weights_only": True,
-            "trust_remote_code": trust_remote_code, **_encoder_settings(config),
-        }  # fmt: skip
-        cls = _encoder_class(config, trust_remote_code)
-        encoder, report = cls.from_pretrained(folder, **settings)
+        encoder, report = _read(folder, config, None, trust_remote_code, allow_pickle)
         prefix = common_prefix(report["missing_keys"], report["unexpected_keys"])
         if prefix:
-            _log.warning(
-                "%s: the names of its weights begin with %s, as a wrapper writes them: read without", folder, prefix
-            )
-            encoder, report = cls.from_pretrained(folder, key_mapping={f"^{re.escape(prefix)}": ""}, **settings)
+            note = "%s: the names of its weights begin with %s, as a wrapper writes them: read without"
+            _log.warning(note, folder, prefix)
+            encoder, report = _read(folder, config, prefix, trust_remote_code, allow_pickle)
     check_complete(report, folder)
     if report["unexpected_keys"]:
         names = sorted({key.split(".")[0] for key in report["unexpected_keys"]})
         _log.info("%s: %d weights not used (%s)", folder, len(report["unexpected_keys"]), ", ".join(names))
     return encoder
+
+
+def _read(
+    folder: Path, config: Any, prefix: str | None, trust_remote_code: bool, allow_pickle: bool
+) -> tuple[Any, dict[str, Any]]:
+    """The encoder and transformers' report, of weights that have `prefix` in front of their names."""
+    import torch
+
+    return _encoder_class(config, trust_remote_code).from_pretrained(  # type: ignore[no-any-return]
+        folder, config=config, dtype=torch.float32, output_loading_info=True, local_files_only=True,
+        use_safetensors=not allow_pickle or any(folder.glob("*.safetensors")), weights_only=True,
+        key_mapping=None if prefix is None else {f"^{re.escape(prefix)}": ""},
+        trust_remote_code=trust_remote_code, **_encoder_settings(config),
+    )  # fmt: skip
 
 
 def common_prefix(missing: Iterable[str], others: Iterable[str]) -> str | None:
