@@ -108,10 +108,15 @@ def search(
     if serve:
         _serve(index, host or "127.0.0.1", 8765 if port is None else port, top_k, method)
         return
+    from embedkit.data.sources.registry import format_of
+
     words = list(queries or [])
     for place, word in enumerate(words):
         if not word.strip():
             raise UserError("the query is empty", where=f"query {place + 1}", remedy="give a text")
+        if format_of(word) and Path(word).is_file():
+            raise UserError("is a file, and a query is a text", where=word,
+                            remedy="write the text; in Python embedkit.search(INDEX, TEXTS) takes many")  # fmt: skip
     if words and top_k > len(index):
         out.print(f"note: --top-k is {top_k}, and the index has {len(index):,} rows: all of them follow")
     hits = (

@@ -190,7 +190,7 @@ def test_classes_of_nli_are_told_with_the_one_to_keep(write: Write) -> None:
     [
         ("sts.csv", "main\t0001\t5.000\tA plane rises.\tA plane takes off.\nmain\t2\t1.0\tA\tB\n", "header: [NAME_1, ",
          {"header": ["genre", "number", "score", "sentence1", "sentence2"]}),
-        ("qrels.tsv", "7\t0\t12\t0\n", "where this line is a row, name the columns with header",
+        ("qrels.tsv", "7\t0\t12\t0\n", "where this line is a row, write names before it",
          {"header": ["anchor", "zero", "positive", "relevance"]}),
         ("snli.txt", "gold_label\tsentence1\tsentence2\n-\ta\tb\n", "set 'format: tsv'", {"format": "tsv"}),
         ("beir.tsv", "query-id\tcorpus-id\tscore\nq1\td1\t1\n", "own-retrieval", None),

@@ -60,7 +60,9 @@ def test_an_adapter_in_a_sentence_transformers_folder(tmp_path: Path) -> None:
     model.save(str(tmp_path / "m"))
     assert (tmp_path / "m" / "adapter_config.json").is_file()
     expected = model.encode(TEXTS, batch_size=1, show_progress_bar=False)
-    np.testing.assert_allclose(embedkit.load(tmp_path / "m", device="cpu").encode(TEXTS), expected, atol=2e-5)
+    merged = embedkit.load(tmp_path / "m", device="cpu")
+    np.testing.assert_allclose(merged.encode(TEXTS), expected, atol=2e-5)
+    assert all(parameter.requires_grad for parameter in merged.parameters()), "peft leaves the base frozen"
 
 
 def test_a_base_beside_the_adapter_is_found_by_its_relative_path(tmp_path: Path) -> None:

@@ -257,6 +257,7 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     for words, message in (
         (["search", "ix"], "a query is missing"),
         (["search", "ix", ""], "the query is empty"),
+        (["search", "ix", "t.csv"], "t.csv: is a file, and a query is a text"),
         (["search", "ix", "a", "--int8", "--binary"], "--int8 and --binary were given"),
         (["search", "ix", "a", "--pca"], "no pca codes"),
         (["search", "nothing", "a"], "no such index"),

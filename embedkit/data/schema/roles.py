@@ -453,7 +453,8 @@ def _advice(names: Sequence[str], missing: Sequence[str], lists: frozenset[str] 
         )
     if any(len(name.split()) > 3 or _NUMBER.fullmatch(name.strip()) for name in names):
         example = ", ".join(f"NAME_{place}" for place in range(1, len(names) + 1))
-        return f"the columns are {columns}: where the first line is a row, name the columns with header: [{example}]"
+        before = "write the names of the columns before it, or in a recipe header"
+        return f"the columns are {columns}: where the first line is a row, {before}: [{example}]"
     slot = {"texts": "text_1"}.get(missing[0], missing[0])
     table = (
         "; set 'format: tsv' or 'format: csv' where the lines are those of a table" if list(names) == ["text"] else ""

@@ -58,7 +58,7 @@ def merge_adapter(encoder: Any, folder: Path) -> Any:
             where=str(folder), remedy="give the base model that it was trained on",
         )  # fmt: skip
     with reading(folder):
-        merged = model.merge_and_unload()
+        merged = model.merge_and_unload().requires_grad_(True)  # peft leaves the base frozen
     logging.getLogger(__name__).info("%s: the adapter is merged into its base model", folder)
     return merged
 

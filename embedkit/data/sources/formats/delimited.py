@@ -146,7 +146,7 @@ def check_header(names: Sequence[str], where: str) -> list[str]:
         if name in earlier:
             remedy = "rename one of them"
             if not name.strip("0123456789. "):
-                remedy += "; where this line is a row, name the columns with header: [NAME_1, NAME_2, ...]"
+                remedy += "; where this line is a row, write names before it, or in a recipe header: [NAME_1, ...]"
             raise DataError(f"column {name!r} occurs twice in the header", where=where, remedy=remedy)
         earlier.add(name)
     return list(names)
