@@ -324,8 +324,8 @@ class _Guessing:
                 if slot == "label" and "positive" in self.targets:  # pairs, which it may tell apart
                     value = 1 if normal_name(candidates[0]) == "is_duplicate" else "VALUE"
                     unread += (
-                        f": rows of every label are trained alike; map it to score for an objective that reads scores, "
-                        f"or keep the rows of one class with where: {{{candidates[0]}: {value}}}"
+                        f"; map it to score for an objective that reads scores, or keep the rows of one class with "
+                        f"where: {{{candidates[0]}: {value}}}, for those of all are trained alike"
                     )
                 notes.append(f"{self.where}: {unread}")
             elif len(candidates) == 1 or exact:
