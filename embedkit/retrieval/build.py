@@ -20,7 +20,7 @@ from embedkit.retrieval.codes import NAMES, write_codes
 from embedkit.retrieval.folder import SETTINGS, VECTORS, write_rows, write_settings
 from embedkit.retrieval.sparse import write_sparse
 from embedkit.retrieval.vectors import Vectors
-from embedkit.system.disk import disk_error, filling
+from embedkit.system.disk import filling, refusals
 
 if TYPE_CHECKING:
     from embedkit.retrieval.index import Index
@@ -218,6 +218,9 @@ def _similarity(model: Any) -> str:
     return name
 
 
+_ITEMS = "the rows of the index cannot be written"
+
+
 class _ItemFile:
     """The texts and paths of the rows, kept in a file while their vectors are computed."""
 
@@ -229,7 +232,7 @@ class _ItemFile:
 
     def add(self, first: int, items: Sequence[Item]) -> None:
         """Take a block of rows."""
-        try:
+        with refusals(self._path, _ITEMS):
             if self._file is None:
                 self._file = open(self._path, "w", encoding="utf-8", errors="surrogatepass", newline="\n")  # noqa: SIM115
             for number, item in enumerate(items, first + 1):
@@ -241,13 +244,12 @@ class _ItemFile:
                     else {"image": str(item) if isinstance(item, Path) else None}
                 )
                 self._file.write(json.dumps(row) + "\n")
-        except OSError as error:
-            raise disk_error(error, self._path, "the rows of the index cannot be written") from error
 
     def close(self) -> None:
         """End writing."""
         if self._file is not None:
-            self._file.close()
+            with refusals(self._path, _ITEMS):
+                self._file.close()
 
     def rows(self, ids: Path | None) -> Iterator[dict[str, Any]]:
         """The rows with their ids."""

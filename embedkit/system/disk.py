@@ -55,6 +55,24 @@ def _is_full(folder: Path) -> bool:
     return space.f_blocks > 0 and space.f_bavail == 0
 
 
+@contextlib.contextmanager
+def refusals(path: Path, what: str) -> Iterator[None]:
+    """A block that writes at `path` by itself; what the disk refuses is one line, with `what` and the reason.
+
+    Examples
+    --------
+    >>> with refusals(Path("ids.jsonl"), "the ids cannot be written"):
+    ...     raise OSError(errno.EROFS, "Read-only file system")
+    Traceback (most recent call last):
+    ...
+    embedkit.errors.DiskError: ids.jsonl: the ids cannot be written: Read-only file system; write somewhere else
+    """
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error, path, what) from error
+
+
 def _is_foreign(error: BaseException) -> bool:
     """Whether an error may come from the disk: it is neither a line for the user nor a wish to stop."""
     return isinstance(error, Exception) and not isinstance(error, UserError)

@@ -75,6 +75,13 @@ def _encode(suffix: str, folder: Path, number: int) -> None:
     encode_file(_text(number), source, folder / f"out{suffix}", block_rows=80, overwrite=True)
 
 
+def _index(folder: Path, number: int) -> None:
+    from embedkit.retrieval.build import build_index
+
+    texts = [f"text {number} of {row}" for row in range(400)]
+    build_index(texts, folder / "index", _text(0), overwrite=True)
+
+
 def _checkpoint(folder: Path, number: int) -> None:
     import torch
 
@@ -168,6 +175,7 @@ WRITERS: dict[str, Writer] = {
     "dual model": _save_dual,
     "encode to npy": functools.partial(_encode, ".npy"),
     "encode to parquet": functools.partial(_encode, ".parquet"),
+    "index": _index,
     "scores as JSON": _json,
     "HTML report": _html,
     "model card": _card,

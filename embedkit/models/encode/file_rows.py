@@ -19,6 +19,7 @@ from embedkit.data.vectors.arrays import even_part
 from embedkit.data.vectors.sequences import axes_of, read_sequence
 from embedkit.data.vectors.values import no_vector, read_vector
 from embedkit.errors import DataError, listed
+from embedkit.system.disk import refusals
 
 _log = logging.getLogger(__name__)
 _TEXT_COLUMNS = ("text", "sentence", "anchor")
@@ -174,6 +175,9 @@ def digest_of(items: list[Item]) -> str:
     return digest.hexdigest()
 
 
+_IDS = "the ids cannot be written"
+
+
 class Ids:
     """Writes the id of each row to a file of the parts as the rows go by; only the main process writes.
 
@@ -206,12 +210,14 @@ class Ids:
 
     def __enter__(self) -> Ids:
         if self._write:
-            self._lines = open(self._path, "w", encoding="utf-8", newline="\n")
+            with refusals(self._path, _IDS):
+                self._lines = open(self._path, "w", encoding="utf-8", newline="\n")
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._lines is not None:
-            self._lines.close()
+            with refusals(self._path, _IDS):
+                self._lines.close()
 
     def add(self, row: dict[str, Any], where: str) -> None:
         """Note the id of a row; the first row decides which column has it."""
@@ -223,4 +229,5 @@ class Ids:
         if self.column not in row:
             raise DataError(f"no column {self.column!r}", where=where, remedy=f"it has {', '.join(row)}")
         if self._lines is not None:
-            self._lines.write(json.dumps(row[self.column], ensure_ascii=False, default=str) + "\n")
+            with refusals(self._path, _IDS):
+                self._lines.write(json.dumps(row[self.column], ensure_ascii=False, default=str) + "\n")
