@@ -171,12 +171,17 @@ def check_target(folder: str | Path, overwrite: bool) -> Path:
     Examples
     --------
     >>> Path("letters").mkdir()
+    >>> check_target("letters", overwrite=False).name  # an empty folder is filled
+    'letters'
+    >>> _ = Path("letters/a.txt").write_text("Dear reader")
     >>> check_target("letters", overwrite=True)
     Traceback (most recent call last):
     ...
     embedkit.errors.UserError: .../letters: exists, and is no index; choose another name
     """
     target = Path(folder).expanduser().absolute()
+    if target.is_dir() and not any(target.iterdir()):
+        return target
     if target.exists() and not (target / SETTINGS).is_file():
         raise UserError("exists, and is no index", where=str(target), remedy="choose another name")
     if target.exists() and not overwrite:

@@ -279,7 +279,7 @@ REFUSED = [
     ("dino", {"momentum": 0.9, "prototypes": 0}), ("dino", {"freeze_steps": 3, "prototypes": 0}),
     ("dino", {"warm_temperature": 0.02}), ("swav", {"queue": 0, "queue_from": 3}),
     ("decoupled-uniformity", {"sigma": 2.0}), ("decoupled-uniformity", {"prior": "label", "sigma": 2.0}),
-    ("decoupled-uniformity", {"ridge": 0.1}),
+    ("decoupled-uniformity", {"prior": "none", "ridge": 0.2}),
     ("dino", {"prototypes": -1}), ("dino", {"centre_momentum": 1}), ("dino", {"teacher_temperature": 0}),
     ("msn", {"prototypes": 1}), ("msn", {"sharpening": 0}), ("pmsn", {"exponent": -1}),
     ("proxy-anchor", {"classes": 1}), ("proxy-anchor", {"alpha": 0}), ("fast-ap", {"bins": 0}),

@@ -192,8 +192,11 @@ def test_places_that_must_not_be_replaced(model: Any, tmp_path: Path) -> None:
     build_index(["a dog"], tmp_path / "ix", model, overwrite=True)
     assert Index(tmp_path / "ix").row(0) == {"text": "a dog"}
     (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.txt").write_text("Dear reader")
     with pytest.raises(UserError, match="exists, and is no index"):
         build_index(["a dog"], tmp_path / "letters", model, overwrite=True)
+    (tmp_path / "empty").mkdir()
+    assert len(build_index(["a dog"], tmp_path / "empty", model)) == 1
 
 
 def test_a_full_disk_leaves_what_was_there(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -294,6 +294,9 @@ def test_resume_without_any_whole_checkpoint_starts_anew_and_says_so(tmp_path: P
     given = runs.recipe(train={"max_steps": 2})
     first = runs.run(tmp_path / "run", given)
     (tmp_path / "run" / "checkpoints" / "step-00000002" / "state.json").unlink()
+    with pytest.raises(CheckpointError, match="holds a model, but no checkpoint to resume from"):
+        runs.run(tmp_path / "run", given, resume=True)
+    shutil.rmtree(tmp_path / "run" / "model")
     progress = runs.Recorder()
     again = runs.run(tmp_path / "run", given, resume=True, progress=progress)
     assert any("no complete checkpoint, starting from step 0" in line for line in progress.lines)
