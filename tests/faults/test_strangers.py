@@ -9,6 +9,7 @@ import csv
 import io
 import itertools
 import json
+import re
 import shutil
 import tarfile
 from collections.abc import Sequence
@@ -328,5 +329,5 @@ def test_a_checkpoint_of_open_clips_training_is_read(tmp_path: Path) -> None:
     with torch.no_grad():
         right = theirs.encode_text(open_clip.get_tokenizer(name)(["a dog", "red car"]), normalize=True).numpy()
     np.testing.assert_allclose(ours.encode(["a dog", "red car"]), right, atol=1e-5)
-    with pytest.raises(ModelError, match="open_clip:ARCHITECTURE/epoch_3.pt"):
+    with pytest.raises(ModelError, match=re.escape(place.replace(name, "ARCHITECTURE"))):
         embedkit.load(tmp_path / "epoch_3.pt")
